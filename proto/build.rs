@@ -1,0 +1,10 @@
+//! Compiles the .proto files with protox, a protobuf compiler in Rust: no protoc is needed.
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(
+        ["shardgate/client/v1/client.proto", "shardgate/backend/v1/backend.proto"],
+        ["proto"],
+    )?;
+    tonic_prost_build::configure().build_client(false).compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! The checked settings: what the rest of the program reads. Plain numbers, immutable once made.
+//! Every default stands here, once; `config::raw` names the keys, `config::check` holds the rules.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Process-wide settings (`shards/gateway.toml`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewaySettings {
+    /// Where clients connect. Boot.
+    pub listen: SocketAddr,
+    /// Path of the upgrade request. Boot.
+    pub path: String,
+    /// Name of this node in `welcome` and to services. Boot.
+    pub node: String,
+    /// Admin endpoint. Boot.
+    pub admin: SocketAddr,
+    /// Shards; `None` = one for each allowed core, less one from 4 cores up. Boot.
+    pub shards: Option<usize>,
+    /// Allowed `Origin` values (scheme://host[:port], exact, lower case); empty = the request's own
+    /// host only. A request without `Origin` passes. Live.
+    pub origins: Vec<String>,
+    /// Ids answered by the gateway itself, first and last. Live.
+    pub gateway_ids: (u32, u32),
+    /// Whether id 9003 explains routes to clients. Live.
+    pub explain_to_clients: bool,
+    /// Whether the demo services run in this process. Boot.
+    pub demo: DemoSettings,
+    /// Time from the first stop signal to the end, in which read messages are answered. Live.
+    pub stop_grace: Duration,
+    /// Default log filter, e.g. `info`. Live.
+    pub log: String,
+    /// Log lines as JSON. Boot.
+    pub log_json: bool,
+}
+
+/// The embedded demo services (`[demo]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DemoSettings {
+    /// Run them in this process.
+    pub enabled: bool,
+    /// Addresses of logic, chat and fight.
+    pub addresses: [SocketAddr; 3],
+}
+
+/// One shard's settings (`shards/default.toml` under `shards/N.toml`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardSettings {
+    /// Core to pin to; `None` = the N-th allowed core. Boot.
+    pub core: Option<usize>,
+    /// Spin this long before parking: for dedicated cores only. Boot.
+    pub spin: Duration,
+    /// glommio's preempt timer: how long a busy shard may leave new I/O unseen. Boot.
+    pub preempt: Duration,
+    /// io_uring entries a ring. Boot.
+    pub ring_depth: usize,
+    /// Connections and what one client may do.
+    pub conn: ConnSettings,
+    /// Priority queue and admission.
+    pub queue: QueueSettings,
+    /// Batches.
+    pub batch: BatchSettings,
+    /// Retries.
+    pub retry: RetrySettings,
+    /// Deduplication.
+    pub dedup: DedupSettings,
+    /// Route cache.
+    pub cache: CacheSettings,
+    /// HTTP/2 connections to services.
+    pub backend: BackendSettings,
+}
+
+/// `[conn]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnSettings {
+    /// Connections a shard; one over it gets 503.
+    pub connections_max: usize,
+    /// Bytes of one message, joined.
+    pub message_bytes_max: usize,
+    /// Fragments of one message.
+    pub fragments_max: u32,
+    /// From accept to the end of the handshake.
+    pub handshake_timeout_ms: u64,
+    /// Clients must send something this often; twice this without a frame closes with 4002.
+    pub heartbeat_ms: u64,
+    /// Bytes waiting to be taken by one client; over it: close 4001.
+    pub outbox_bytes_max: usize,
+    /// Longest time in which a client takes nothing although bytes wait; over it: close 4001.
+    pub write_timeout_ms: u64,
+    /// Frames a second of any kind; over it the connection is closed with 1008. 0 = no limit.
+    pub frames_per_s_max: u32,
+    /// Messages without an answer before reading pauses.
+    pub unanswered_max: u32,
+    /// Payload bytes without an answer before reading pauses.
+    pub unanswered_bytes_max: usize,
+    /// Bad messages in ten seconds before the connection is closed with 1008.
+    pub bad_messages_max: u32,
+    /// From our Close frame to the end of TCP.
+    pub close_timeout_ms: u64,
+    /// SO_SNDBUF of client sockets; 0 = the kernel's choice.
+    pub send_buffer_bytes: usize,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueSettings {
+    /// Messages waiting, a shard.
+    pub items_max: usize,
+    /// Payload bytes waiting, a shard.
+    pub bytes_max: usize,
+    /// Largest share of either that one instance may hold, in percent.
+    pub instance_percent: u32,
+    /// Fill in percent up to which a class is admitted: critical, high, normal, low.
+    pub admit_percent: [u32; 4],
+    /// Class delays of the virtual-deadline order, in milliseconds.
+    pub class_delay_ms: [u64; 4],
+    /// Admission by class; off = only the hard caps.
+    pub backpressure: bool,
+    /// `is_throttling` turns on at this fill in percent …
+    pub throttle_on_percent: u32,
+    /// … and off again below this one.
+    pub throttle_off_percent: u32,
+}
+
+/// `[batch]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchSettings {
+    /// Messages a batch.
+    pub items_max: usize,
+    /// Bytes a batch.
+    pub bytes_max: usize,
+    /// Longest time a message waits for company while its instance is busy.
+    pub window_ms: u64,
+    /// Batches in flight an instance and shard.
+    pub in_flight_max: usize,
+    /// Unary calls in flight an instance and shard.
+    pub calls_max: usize,
+}
+
+/// `[retry]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetrySettings {
+    /// Attempts within the deadline, the first included.
+    pub attempts_max: u32,
+    /// Wait before the second attempt; doubled each time, jittered by +-20 %.
+    pub delay_ms: u64,
+    /// Longest wait between attempts.
+    pub delay_max_ms: u64,
+    /// Retries as a share of first attempts, in percent.
+    pub budget_percent: u32,
+}
+
+/// `[dedup]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct DedupSettings {
+    /// Off: ids are passed on and not looked at.
+    pub enabled: bool,
+    /// How long an id is remembered after its answer.
+    pub window_ms: u64,
+    /// Ids remembered, a shard.
+    pub entries_max: usize,
+    /// Bytes of keys and stored answers, a shard.
+    pub bytes_max: usize,
+    /// Answers up to this size are stored; a duplicate of a larger one gets DUPLICATE.
+    pub reply_bytes_max: usize,
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheSettings {
+    /// Entries, a shard.
+    pub entries_max: usize,
+    /// Time from insertion to expiry.
+    pub ttl_ms: u64,
+}
+
+/// `[backend]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendSettings {
+    /// Longest connection attempt, TCP and HTTP/2 preface.
+    pub connect_timeout_ms: u64,
+    /// First reconnect delay; x1.6 each time, +-20 % (gRPC connection-backoff.md).
+    pub backoff_ms: u64,
+    /// Longest reconnect delay.
+    pub backoff_max_ms: u64,
+    /// PING after this long without a byte while calls are in flight; 0 = never.
+    pub keepalive_ms: u64,
+    /// Close if a PING is not answered in this time.
+    pub keepalive_timeout_ms: u64,
+    /// Replace a connection at this age, +-10 %; 0 = never.
+    pub age_max_ms: u64,
+}
+
+impl Default for ConnSettings {
+    fn default() -> Self {
+        Self {
+            connections_max: 200_000,
+            message_bytes_max: 64 << 10,
+            fragments_max: crate::limits::FRAGMENTS_DEFAULT,
+            handshake_timeout_ms: 5_000,
+            heartbeat_ms: 30_000,
+            outbox_bytes_max: 1 << 20,
+            write_timeout_ms: 10_000,
+            frames_per_s_max: 0,
+            unanswered_max: 256,
+            unanswered_bytes_max: 1 << 20,
+            bad_messages_max: 20,
+            close_timeout_ms: 5_000,
+            send_buffer_bytes: 0,
+        }
+    }
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            items_max: 10_000,
+            bytes_max: 64 << 20,
+            instance_percent: 25,
+            admit_percent: [100, 95, 85, 70],
+            class_delay_ms: [0, 5, 50, 500],
+            backpressure: true,
+            throttle_on_percent: 70,
+            throttle_off_percent: 50,
+        }
+    }
+}
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        Self {
+            items_max: 100,
+            bytes_max: crate::limits::BATCH_BYTES_CAP,
+            window_ms: 10,
+            in_flight_max: 10,
+            calls_max: 100,
+        }
+    }
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self { attempts_max: 3, delay_ms: 100, delay_max_ms: 1_000, budget_percent: 20 }
+    }
+}
+
+impl Default for DedupSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            window_ms: 60_000,
+            entries_max: 100_000,
+            bytes_max: 32 << 20,
+            reply_bytes_max: 4 << 10,
+        }
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { entries_max: 100_000, ttl_ms: 300_000 }
+    }
+}
+
+impl Default for BackendSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: 5_000,
+            backoff_ms: 1_000,
+            backoff_max_ms: 120_000,
+            keepalive_ms: 20_000,
+            keepalive_timeout_ms: 10_000,
+            age_max_ms: 3_600_000,
+        }
+    }
+}
+
+impl Default for ShardSettings {
+    fn default() -> Self {
+        Self {
+            core: None,
+            spin: Duration::ZERO,
+            preempt: Duration::from_millis(1),
+            ring_depth: 1024,
+            conn: ConnSettings::default(),
+            queue: QueueSettings::default(),
+            batch: BatchSettings::default(),
+            retry: RetrySettings::default(),
+            dedup: DedupSettings::default(),
+            cache: CacheSettings::default(),
+            backend: BackendSettings::default(),
+        }
+    }
+}
+
+impl Default for DemoSettings {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { enabled: true, addresses: [local(50001), local(50002), local(50003)] }
+    }
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            path: "/ws".into(),
+            node: "node-1".into(),
+            admin: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            shards: None,
+            origins: Vec::new(),
+            gateway_ids: (9000, 9999),
+            explain_to_clients: false,
+            demo: DemoSettings::default(),
+            stop_grace: Duration::from_secs(10),
+            log: "info".into(),
+            log_json: false,
+        }
+    }
+}

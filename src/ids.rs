@@ -1,0 +1,146 @@
+//! Names of things as small integers: each identifies a slot *and* the tenant of that slot, so that a
+//! stale id is recognised (and ignored) instead of reaching whoever lives there now.
+
+use std::fmt;
+
+/// A shard: index of its thread, 0-based.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct ShardId(pub u16);
+
+/// A route: index in the snapshot's route table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct RouteId(pub u16);
+
+/// A service: index in the snapshot's service table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServiceId(pub u16);
+
+/// One address of a service. Given out by control, dense, and never reused for another instance
+/// within a process, so shards index by it across snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct InstanceId(pub u32);
+
+/// A tenant. Tenant 0 is the default one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct TenantId(pub u16);
+
+/// Slot bits of a key: 24, so a table holds at most 16,777,216 entries.
+pub const SLOT_BITS: u32 = 24;
+const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
+
+macro_rules! slot_key {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// Generation (high 40 bits) | slot (low 24 bits). Generation 0 is never handed out, so the
+        /// raw value 0 is free to mean "none". At one reuse of a slot every microsecond, 2^40
+        /// generations last 12 days; at the real rates, for ever.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The key of `slot` in its `generation`.
+            pub fn new(generation: u64, slot: u32) -> Self {
+                debug_assert!(generation != 0 && u64::from(slot) <= SLOT_MASK);
+                Self(generation << SLOT_BITS | u64::from(slot))
+            }
+            /// Index of the slot.
+            pub fn slot(self) -> usize {
+                (self.0 & SLOT_MASK) as usize
+            }
+            /// How often the slot had been used before, plus one.
+            pub fn generation(self) -> u64 {
+                self.0 >> SLOT_BITS
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(raw: u64) -> Self {
+                Self(raw)
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(key: $name) -> u64 {
+                key.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({}g{})"), self.slot(), self.generation())
+            }
+        }
+    };
+}
+
+slot_key! {
+    /// A connection of one shard. What crosses shards names the shard beside it.
+    ConnId
+}
+slot_key! {
+    /// A message that has no terminal answer yet. It is the request id that services see.
+    MsgKey
+}
+slot_key! {
+    /// An ordered stream: the messages of one session to one service with one hash key.
+    StreamKey
+}
+slot_key! {
+    /// A batch (or unary call) in flight.
+    Ticket
+}
+
+/// Public id of a session: 80 random bits as 16 characters of base32 (Crockford's alphabet).
+///
+/// 80 bits: with a billion sessions alive the chance that any two are equal is 4e-7 (n^2 / 2^81).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// The id made of the low 80 bits of `random`.
+    pub fn from_random(random: u128) -> Self {
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        let mut text = [0; 16];
+        for (i, c) in text.iter_mut().enumerate() {
+            *c = ALPHABET[(random >> (5 * i)) as usize & 31];
+        }
+        Self(text)
+    }
+
+    /// As it is written on the wire.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("made of base32 characters")
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_carries_its_slot_and_generation() {
+        let key = MsgKey::new(7, 0xff_ffff);
+        assert_eq!((key.slot(), key.generation()), (0xff_ffff, 7));
+        assert_eq!(MsgKey::from(u64::from(key)), key);
+    }
+
+    #[test]
+    fn session_ids_are_sixteen_plain_characters() {
+        assert_eq!(SessionId::from_random(0).as_str(), "0000000000000000");
+        assert_eq!(SessionId::from_random(u128::MAX).as_str(), "zzzzzzzzzzzzzzzz");
+        assert_eq!(SessionId::from_random(1 << 5).as_str(), "0100000000000000");
+    }
+}

@@ -1,0 +1,309 @@
+//! Counting: closed lists of counters and histograms, one set a shard, added up at export.
+
+use hdrhistogram::Histogram;
+
+use crate::ids::{InstanceId, ShardId};
+use crate::message::{CallFault, Micros, Reason};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// What is counted. Each is a plain add on the shard that sees it.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// All, in order.
+            pub const ALL: &[Counter] = &[$(Counter::$name,)*];
+            /// Name in statistics, metrics and logs.
+            pub fn name(self) -> &'static str {
+                match self { $(Counter::$name => $label,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP connections accepted.
+    Accepted = "accepted",
+    /// Connections over `connections_max`, answered 503.
+    AcceptRefused = "accept_refused",
+    /// accept() failed (out of files, aborted connections).
+    AcceptFailed = "accept_failed",
+    /// Upgrades answered 101.
+    Upgraded = "upgraded",
+    /// Handshakes answered with an HTTP error.
+    HandshakeRefused = "handshake_refused",
+    /// Handshakes not finished in time.
+    HandshakeTimeout = "handshake_timeout",
+    /// Connections gone, for whatever cause.
+    Closed = "closed",
+    /// Closed because the client broke RFC 6455.
+    ClosedProtocol = "closed_protocol",
+    /// Closed with 1008.
+    ClosedPolicy = "closed_policy",
+    /// Closed with 4001.
+    ClosedSlow = "closed_slow",
+    /// Closed with 4002.
+    ClosedNoHeartbeat = "closed_no_heartbeat",
+    /// Closed with 1001.
+    ClosedDrain = "closed_drain",
+    /// Bytes received from clients.
+    BytesIn = "bytes_in",
+    /// Bytes sent to clients.
+    BytesOut = "bytes_out",
+    /// Data frames and control frames received.
+    FramesIn = "frames_in",
+    /// send() calls to clients.
+    Sends = "sends",
+    /// recv() calls on client sockets.
+    Receives = "receives",
+    /// Messages handled as system messages.
+    SystemMessages = "system_messages",
+    /// Messages handled as business messages.
+    BusinessMessages = "business_messages",
+    /// Messages handled as gateway messages.
+    GatewayMessages = "gateway_messages",
+    /// Messages that could not be read.
+    BadMessages = "bad_messages",
+    /// Errors answered to system messages.
+    SystemErrors = "system_errors",
+    /// Errors answered to business messages.
+    BusinessErrors = "business_errors",
+    /// Errors answered to gateway messages.
+    GatewayErrors = "gateway_errors",
+    /// Terminal answers written to connections.
+    Answers = "answers",
+    /// Messages whose connection went away before the answer.
+    AnswersUndeliverable = "answers_undeliverable",
+    /// One-way messages that were refused.
+    OneWayRefused = "one_way_refused",
+    /// Times reading a connection was paused for its unanswered messages.
+    ReadPaused = "read_paused",
+    /// Route found in the cache.
+    CacheHits = "cache_hits",
+    /// Route computed.
+    CacheMisses = "cache_misses",
+    /// No route, or no instance.
+    FailedRoutes = "failed_routes",
+    /// Messages put in the queue.
+    Enqueued = "enqueued",
+    /// Messages taken out of the queue, sent or expired.
+    Dequeued = "dequeued",
+    /// Messages that were duplicates.
+    Duplicates = "duplicates",
+    /// Messages refused by the queue.
+    QueueRejected = "queue_rejected",
+    /// Calls started.
+    Calls = "calls",
+    /// Messages in those calls.
+    Dispatched = "dispatched",
+    /// Messages the service answered with OK.
+    DispatchOk = "dispatch_ok",
+    /// Messages whose dispatch ended in an error.
+    DispatchFailed = "dispatch_failed",
+    /// Messages sent again.
+    Retries = "retries",
+    /// Retries not made because the budget was used up.
+    RetryBudgetSpent = "retry_budget_spent",
+    /// Messages moved to another instance.
+    FailedOver = "failed_over",
+    /// Outcomes for calls that are not known any more.
+    StaleOutcomes = "stale_outcomes",
+    /// Response items for requests that were not in the batch.
+    UnknownResponses = "unknown_responses",
+    /// Items refused by a full submit lane.
+    LaneRefused = "lane_refused",
+    /// Items lost at a full or closed deliver lane.
+    LaneLost = "lane_lost",
+    /// Connections to services opened.
+    BackendConnects = "backend_connects",
+    /// Attempts to connect to a service that failed.
+    BackendConnectFailed = "backend_connect_failed",
+    /// Connections to services lost or closed.
+    BackendDisconnects = "backend_disconnects",
+}
+
+/// Counters of one shard.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    values: Vec<u64>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: vec![0; Counter::ALL.len()] }
+    }
+}
+
+impl Counters {
+    /// Adds one.
+    #[inline]
+    pub fn inc(&mut self, counter: Counter) {
+        self.values[counter as usize] += 1;
+    }
+    /// Adds `n`.
+    #[inline]
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.values[counter as usize] += n;
+    }
+    /// Present value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Counters) {
+        for (a, b) in self.values.iter_mut().zip(&other.values) {
+            *a += b;
+        }
+    }
+}
+
+/// Where time is spent: one histogram each, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Stage {
+    /// Receive and decode, a turn's time shared by its messages.
+    Decode,
+    /// Enqueued to taken into a batch.
+    QueueWait,
+    /// Oldest message of a batch: enqueued to the batch's departure, one value a batch.
+    BatchWait,
+    /// Call handed to its connection to outcome, one value a batch.
+    RoundTrip,
+    /// Answer written to the outbox to its bytes accepted by the kernel, one value a flush.
+    ReplyFlush,
+    /// Message read to answer written, in the gateway.
+    Whole,
+    /// How late the shard answered the pulse thread.
+    Stall,
+}
+
+impl Stage {
+    /// All, in the order of a message's way.
+    pub const ALL: [Stage; 7] = [
+        Stage::Decode,
+        Stage::QueueWait,
+        Stage::BatchWait,
+        Stage::RoundTrip,
+        Stage::ReplyFlush,
+        Stage::Whole,
+        Stage::Stall,
+    ];
+
+    /// Name in statistics and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Decode => "decode",
+            Stage::QueueWait => "queue_wait",
+            Stage::BatchWait => "batch_wait",
+            Stage::RoundTrip => "round_trip",
+            Stage::ReplyFlush => "reply_flush",
+            Stage::Whole => "whole",
+            Stage::Stall => "stall",
+        }
+    }
+}
+
+/// Largest recordable time: 10 minutes, [`crate::limits::TIMEOUT_MS_MAX`]. Longer ones count as it.
+const STAGE_US_MAX: u64 = 600_000_000;
+
+/// Histograms of one shard: HDR, two significant digits (relative error at most 1 %), 25 KiB each.
+#[derive(Clone, Debug)]
+pub struct Histograms {
+    stages: Vec<Histogram<u64>>,
+}
+
+impl Default for Histograms {
+    fn default() -> Self {
+        let make = || Histogram::new_with_bounds(1, STAGE_US_MAX, 2).expect("bounds are valid");
+        Self { stages: Stage::ALL.iter().map(|_| make()).collect() }
+    }
+}
+
+impl Histograms {
+    /// Records `count` values of `us` microseconds.
+    #[inline]
+    pub fn record(&mut self, stage: Stage, us: u64, count: u64) {
+        self.stages[stage as usize].saturating_record_n(us, count);
+    }
+    /// One stage's histogram.
+    pub fn get(&self, stage: Stage) -> &Histogram<u64> {
+        &self.stages[stage as usize]
+    }
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Histograms) {
+        for (a, b) in self.stages.iter_mut().zip(&other.stages) {
+            a.add(b).expect("same bounds");
+        }
+    }
+}
+
+/// Levels of one shard at one moment.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Gauges {
+    /// Open connections, handshakes included.
+    pub connections: u64,
+    /// Upgraded connections.
+    pub sessions: u64,
+    /// Messages without an answer.
+    pub unanswered: u64,
+    /// Messages waiting in queues.
+    pub queue_items: u64,
+    /// Payload bytes waiting in queues.
+    pub queue_bytes: u64,
+    /// Fill of the fuller of both caps, 0 to 1.
+    pub usage_ratio: f64,
+    /// Whether the shard throttles.
+    pub is_throttling: bool,
+    /// Entries in the route cache, expired ones included.
+    pub cache_entries: u64,
+    /// Unexpired entries.
+    pub cache_active: u64,
+    /// Ids in the dedup window.
+    pub dedup_entries: u64,
+    /// Bytes held by the dedup window.
+    pub dedup_bytes: u64,
+    /// Calls in flight.
+    pub calls_in_flight: u64,
+    /// Bytes in outboxes.
+    pub outbox_bytes: u64,
+    /// Ids of the state of the routing snapshot.
+    pub snapshot_version: u64,
+}
+
+/// One instance as one shard sees it.
+#[derive(Clone, Debug)]
+pub struct InstanceReport {
+    /// Which.
+    pub instance: InstanceId,
+    /// Whether a connection is up.
+    pub connected: bool,
+    /// Messages waiting for it.
+    pub waiting: u64,
+    /// Calls in flight to it.
+    pub in_flight: u64,
+    /// Messages answered OK.
+    pub ok: u64,
+    /// Messages failed.
+    pub failed: u64,
+}
+
+/// All that a shard tells control when asked.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Who.
+    pub shard: ShardId,
+    /// When, on the process clock.
+    pub at: Micros,
+    /// Sums since boot.
+    pub counters: Counters,
+    /// Error answers by reason, in the order of [`Reason::ALL`].
+    pub reasons: [u64; Reason::ALL.len()],
+    /// Failed calls by fault.
+    pub faults: Vec<(CallFault, u64)>,
+    /// Levels now.
+    pub gauges: Gauges,
+    /// Histograms since boot.
+    pub histograms: Histograms,
+    /// Instances.
+    pub instances: Vec<InstanceReport>,
+}
