@@ -1,6 +1,8 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core.
 pub mod config;
 pub mod ids;
+pub mod lanes;
 pub mod limits;
+pub mod mailbox;
 pub mod message;
 pub mod stats;

@@ -1,0 +1,168 @@
+//! Bounded lanes between threads: all that two threads know of each other.
+//!
+//! A lane is a bounded multi-producer channel with one receiver. The receiver owns one doorbell for
+//! *all* its lanes: a burst of sends costs one wake-up, because only the first ring after the receiver
+//! armed the bell wakes its task. Two classes: *submit* (a refused item comes back to the sender,
+//! who answers for it) and *deliver* (the last chance of an item: what is not taken is counted).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use atomic_waker::AtomicWaker;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+
+/// Wakes the task of a receiver once for any number of rings.
+#[derive(Debug, Default)]
+pub struct Doorbell {
+    /// Set by the first ring, cleared when the receiver starts to look.
+    rung: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Doorbell {
+    /// A bell for one receiver.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Something is there to be looked at.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready when the bell was rung since the last time this was ready. The receiver looks at its
+    /// lanes after that: an item sent after the look rings again.
+    pub fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.rung.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        // A ring between the look and the registration would wake nobody: look again.
+        if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Why a lane did not take an item, which comes back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LaneRefusal<T> {
+    /// The cap is reached.
+    Full(T),
+    /// The receiver is gone.
+    Closed(T),
+}
+
+/// Sending end. Clones share the lane.
+#[derive(Debug)]
+pub struct LaneSender<T> {
+    items: Sender<T>,
+    bell: Arc<Doorbell>,
+}
+
+impl<T> Clone for LaneSender<T> {
+    fn clone(&self) -> Self {
+        Self { items: self.items.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<T> LaneSender<T> {
+    /// Hands `item` over, or gives it back. Never blocks.
+    pub fn try_send(&self, item: T) -> Result<(), LaneRefusal<T>> {
+        match self.items.try_send(item) {
+            Ok(()) => {
+                self.bell.ring();
+                Ok(())
+            }
+            Err(TrySendError::Full(item)) => Err(LaneRefusal::Full(item)),
+            Err(TrySendError::Disconnected(item)) => Err(LaneRefusal::Closed(item)),
+        }
+    }
+}
+
+/// Receiving end.
+#[derive(Debug)]
+pub struct LaneReceiver<T> {
+    items: Receiver<T>,
+}
+
+impl<T> LaneReceiver<T> {
+    /// The oldest item, if there is one.
+    pub fn try_recv(&self) -> Option<T> {
+        match self.items.try_recv() {
+            Ok(item) => Some(item),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Items waiting.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+/// A lane of at most `items_max` items whose receiver is woken by `bell`.
+pub fn lane<T>(items_max: usize, bell: &Arc<Doorbell>) -> (LaneSender<T>, LaneReceiver<T>) {
+    let (items, receiver) = bounded(items_max);
+    (LaneSender { items, bell: bell.clone() }, LaneReceiver { items: receiver })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    struct CountingWaker(AtomicUsize);
+    impl Wake for CountingWaker {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_burst_costs_one_wake_up() {
+        let bell = Doorbell::new();
+        let (tx, rx) = lane(10, &bell);
+        let counter = Arc::new(CountingWaker(AtomicUsize::new(0)));
+        let waker = Waker::from(counter.clone());
+        let cx = Context::from_waker(&waker);
+        assert!(bell.poll_rung(&cx).is_pending());
+        for i in 0..10 {
+            tx.try_send(i).expect("room for ten");
+        }
+        assert_eq!(counter.0.load(Ordering::SeqCst), 1);
+        assert!(bell.poll_rung(&cx).is_ready());
+        assert_eq!(
+            std::iter::from_fn(|| rx.try_recv()).collect::<Vec<_>>(),
+            (0..10).collect::<Vec<_>>()
+        );
+        assert!(bell.poll_rung(&cx).is_pending());
+    }
+
+    #[test]
+    fn an_item_sent_before_the_receiver_sleeps_is_seen() {
+        let bell = Doorbell::new();
+        let (tx, rx) = lane(1, &bell);
+        tx.try_send(1).expect("room");
+        let cx = Context::from_waker(Waker::noop());
+        assert!(bell.poll_rung(&cx).is_ready());
+        assert_eq!((rx.len(), rx.try_recv()), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_refused_item_comes_back_with_the_reason() {
+        let bell = Doorbell::new();
+        let (tx, rx) = lane(1, &bell);
+        tx.try_send(1).expect("room");
+        assert_eq!(tx.try_send(2), Err(LaneRefusal::Full(2)));
+        drop(rx);
+        assert_eq!(tx.try_send(3), Err(LaneRefusal::Closed(3)));
+    }
+}
