@@ -90,6 +90,10 @@ slot_key! {
     /// A batch (or unary call) in flight.
     Ticket
 }
+slot_key! {
+    /// An idempotency key that a shard remembers.
+    DedupKey
+}
 
 /// Public id of a session: 80 random bits as 16 characters of base32 (Crockford's alphabet).
 ///

@@ -1,48 +1,117 @@
 //! Consistent hashing: a ring of instance ids.
 
 use crate::ids::InstanceId;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Points of all instances of one service, sorted by position.
+///
+/// Where the points of an instance lie depends on its name and weight alone, so every shard, node
+/// and restart agrees, and when an instance joins or leaves, only its own keys move.
+///
+/// Three parallel arrays: the binary search of a lookup touches the positions only, eight of them
+/// a cache line. At 160 points x 10 instances that is 12.8 KB, which stays in the L1 cache.
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
-    points: Vec<(u64, InstanceId)>,
+    /// Positions, ascending.
+    positions: Vec<u64>,
+    /// Owner of the point with the same index.
+    owners: Vec<InstanceId>,
+    /// Index of the next point clockwise that has another owner; the point's own index if the ring
+    /// has one owner only.
+    next_other: Vec<u32>,
 }
 
 impl Ring {
-    /// A ring of `(id, name, weight)` with `points_per_weight` points each.
+    /// A ring of `(id, name, weight)` with `points_per_weight` points times weight each. Weight 0
+    /// has no point: it is never picked. All points together must be fewer than 2^32.
     pub fn new<'a>(
         instances: impl IntoIterator<Item = (InstanceId, &'a str, u32)>,
         points_per_weight: u32,
     ) -> Self {
         let mut points = Vec::new();
         for (id, name, weight) in instances {
-            for n in 0..weight * points_per_weight {
-                let at = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(n));
-                points.push((at, id));
-            }
+            let base = xxh3_64(name.as_bytes());
+            let count = u64::from(weight) * u64::from(points_per_weight);
+            points.extend((0..count).map(|n| (point(base, n), name, id)));
         }
+        // Two points in one place: the name decides, because ids differ from node to node.
         points.sort_unstable();
-        Self { points }
+        let positions = points.iter().map(|&(at, ..)| at).collect();
+        let owners: Vec<_> = points.iter().map(|&(.., id)| id).collect();
+        let next_other = next_others(&owners);
+        Self { positions, owners, next_other }
     }
 
     /// Owner of `hash`: the first point at or after it.
+    #[inline]
     pub fn pick(&self, hash: u64) -> Option<InstanceId> {
-        self.walk(hash).next()
+        self.owners.get(self.index(hash)?).copied()
     }
 
-    /// Points from `hash` clockwise, each once; an instance appears as often as it has points.
-    pub fn walk(&self, hash: u64) -> impl Iterator<Item = InstanceId> + '_ {
-        let at = self.points.partition_point(|&(p, _)| p < hash);
-        self.points[at..].iter().chain(&self.points[..at]).map(|&(_, id)| id)
-    }
-
-    /// The next instance after `not` for `hash`: where its keys go when `not` fails.
+    /// The first instance clockwise from `hash` that is not in `not`: where its keys go when those
+    /// fail. Asked again with each answer added to `not`, it names every instance once.
+    ///
+    /// One look a run of points with one owner: at most two if `not` has one entry.
+    #[inline]
     pub fn next_distinct(&self, hash: u64, not: &[InstanceId]) -> Option<InstanceId> {
-        self.walk(hash).find(|id| !not.contains(id))
+        let mut at = self.index(hash)?;
+        let mut walked = 0;
+        while walked < self.owners.len() {
+            let owner = self.owners[at];
+            if !not.contains(&owner) {
+                return Some(owner);
+            }
+            let next = self.next_other[at] as usize;
+            // A step onto itself means one owner only: the whole circle is walked.
+            walked += if next > at { next - at } else { next + self.owners.len() - at };
+            at = next;
+        }
+        None
     }
 
     /// Whether it has no instance.
     pub fn is_empty(&self) -> bool {
-        self.points.is_empty()
+        self.positions.is_empty()
     }
+
+    /// Index of the first point at or after `hash`, around the end.
+    #[inline]
+    fn index(&self, hash: u64) -> Option<usize> {
+        let at = self.positions.partition_point(|&p| p < hash);
+        match self.positions.len() {
+            0 => None,
+            len if at == len => Some(0),
+            _ => Some(at),
+        }
+    }
+}
+
+/// Position of the point number `n` of the instance whose name hashes to `base`: SplitMix64.
+///
+/// Not XXH3 of the name with `n` as its seed: for three bytes it XORs the two, so that the points
+/// of "ws1" and "ws2" would fall on each other.
+fn point(base: u64, n: u64) -> u64 {
+    let mut z = base.wrapping_add((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// For each point the index of the next one with another owner.
+fn next_others(owners: &[InstanceId]) -> Vec<u32> {
+    let len = owners.len();
+    assert!(u32::try_from(len).is_ok(), "points of a ring are counted in 32 bits");
+    let mut next: Vec<u32> = (0..len as u32).collect();
+    // Where the ring, read from its first point, first changes its owner: that is where the run
+    // that goes around the end leads to.
+    let Some(first) = (1..len).find(|&i| owners[i] != owners[0]) else { return next };
+    let wrap = if owners[len - 1] == owners[0] { first } else { 0 };
+    let mut other = wrap as u32;
+    for i in (0..len).rev() {
+        if i + 1 < len && owners[i] != owners[i + 1] {
+            other = i as u32 + 1;
+        }
+        next[i] = other;
+    }
+    next
 }

@@ -1,0 +1,252 @@
+//! The route cache: which instance an affinity hash was sent to, LRU with a time to live.
+
+use hashbrown::HashTable;
+
+use crate::config::settings::CacheSettings;
+use crate::ids::{InstanceId, ServiceId, TenantId};
+use crate::message::Micros;
+
+/// End of a list.
+const NONE: u32 = u32::MAX;
+/// Entries that room is made for at the start, so that the default of 100,000 never rehashes under
+/// load. 5 bytes an entry in the table, address space only in the slab.
+const RESERVE_MAX: usize = 1 << 17;
+
+/// What the instance of a message depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct RouteKey {
+    /// Whose message.
+    pub tenant: TenantId,
+    /// Which service.
+    pub service: ServiceId,
+    /// [`crate::config::snapshot::affinity_hash`]: what the ring is asked with, so two values with
+    /// one hash have one instance and may share an entry.
+    pub hash: u64,
+}
+
+/// `RouteKey -> InstanceId`, bounded, least recently used out first, gone `ttl` after insertion.
+///
+/// One snapshot's answers: [`RouteCache::flush`] when the version changes. Time never runs back:
+/// what is inserted at an earlier time than the one before counts as inserted then.
+#[derive(Debug)]
+pub struct RouteCache {
+    /// Indexes into `nodes`.
+    table: HashTable<u32>,
+    nodes: Vec<Node>,
+    /// Nodes without an entry, linked by `used.next`.
+    free: u32,
+    /// By last use: the head was used last.
+    used: List,
+    /// By insertion, and so by expiry: the head is the newest.
+    aged: List,
+    entries_max: usize,
+    ttl_us: u64,
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    key: RouteKey,
+    instance: InstanceId,
+    inserted: Micros,
+    used: Links,
+    aged: Links,
+}
+
+/// Neighbours in one list.
+#[derive(Clone, Copy, Debug)]
+struct Links {
+    prev: u32,
+    next: u32,
+}
+
+/// Ends of one list.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+const UNLINKED: Links = Links { prev: NONE, next: NONE };
+const EMPTY: List = List { head: NONE, tail: NONE };
+
+impl RouteCache {
+    /// An empty cache. `seed` keeps a client that chooses its affinity keys from choosing where
+    /// they fall in the table.
+    pub fn new(settings: &CacheSettings, seed: u64) -> Self {
+        // One index is the end of a list.
+        let entries_max = settings.entries_max.min(NONE as usize - 1);
+        let reserve = entries_max.min(RESERVE_MAX);
+        Self {
+            table: HashTable::with_capacity(reserve),
+            nodes: Vec::with_capacity(reserve),
+            free: NONE,
+            used: EMPTY,
+            aged: EMPTY,
+            entries_max,
+            ttl_us: settings.ttl_ms.saturating_mul(1000),
+            seed,
+        }
+    }
+
+    /// The instance of `key`, which counts as a use. An expired entry is a miss, and removed.
+    #[inline]
+    pub fn get(&mut self, key: &RouteKey, now: Micros) -> Option<InstanceId> {
+        let hash = mix(self.seed, key);
+        let nodes = &self.nodes;
+        let index = *self.table.find(hash, |&i| nodes[i as usize].key == *key)?;
+        let node = &self.nodes[index as usize];
+        let instance = node.instance;
+        if self.expired(node, now) {
+            self.remove(index);
+            return None;
+        }
+        if self.used.head != index {
+            self.used.unlink(&mut self.nodes, index, |n| &mut n.used);
+            self.used.push(&mut self.nodes, index, |n| &mut n.used);
+        }
+        Some(instance)
+    }
+
+    /// Remembers the instance of `key` from now on; the least recently used entry makes room.
+    pub fn insert(&mut self, key: RouteKey, instance: InstanceId, now: Micros) {
+        if self.entries_max == 0 {
+            return;
+        }
+        let newest = self.nodes.get(self.aged.head as usize).map_or(Micros(0), |n| n.inserted);
+        let node =
+            Node { key, instance, inserted: now.max(newest), used: UNLINKED, aged: UNLINKED };
+        let hash = mix(self.seed, &key);
+        let nodes = &self.nodes;
+        let index = match self.table.find(hash, |&i| nodes[i as usize].key == key) {
+            Some(&index) => {
+                self.unlink(index);
+                self.nodes[index as usize] = node;
+                index
+            }
+            None => {
+                if self.table.len() >= self.entries_max {
+                    self.remove(self.used.tail);
+                }
+                let index = self.place(node);
+                let (nodes, seed) = (&self.nodes, self.seed);
+                self.table.insert_unique(hash, index, |&i| mix(seed, &nodes[i as usize].key));
+                index
+            }
+        };
+        self.used.push(&mut self.nodes, index, |n| &mut n.used);
+        self.aged.push(&mut self.nodes, index, |n| &mut n.aged);
+    }
+
+    /// Removes all entries and keeps the memory.
+    pub fn flush(&mut self) {
+        self.table.clear();
+        self.nodes.clear();
+        self.free = NONE;
+        self.used = EMPTY;
+        self.aged = EMPTY;
+    }
+
+    /// Entries, expired ones that nobody asked for included.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether it has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Entries that are not expired. Costs one step an expired entry that was not removed yet.
+    pub fn active(&self, now: Micros) -> usize {
+        let mut expired = 0;
+        let mut at = self.aged.tail;
+        while let Some(node) = self.nodes.get(at as usize).filter(|n| self.expired(n, now)) {
+            expired += 1;
+            at = node.aged.prev;
+        }
+        self.table.len() - expired
+    }
+
+    /// Removes up to `budget` expired entries, oldest first.
+    pub fn expire(&mut self, now: Micros, budget: usize) {
+        for _ in 0..budget {
+            let oldest = self.aged.tail;
+            match self.nodes.get(oldest as usize) {
+                Some(node) if self.expired(node, now) => self.remove(oldest),
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    #[inline]
+    fn expired(&self, node: &Node, now: Micros) -> bool {
+        now.since(node.inserted) >= self.ttl_us
+    }
+
+    /// A place for `node`, in no list yet.
+    fn place(&mut self, node: Node) -> u32 {
+        if self.free == NONE {
+            self.nodes.push(node);
+            return self.nodes.len() as u32 - 1;
+        }
+        let index = self.free;
+        self.free = self.nodes[index as usize].used.next;
+        self.nodes[index as usize] = node;
+        index
+    }
+
+    /// Takes the entry out of everything.
+    fn remove(&mut self, index: u32) {
+        let hash = mix(self.seed, &self.nodes[index as usize].key);
+        if let Ok(found) = self.table.find_entry(hash, |&i| i == index) {
+            found.remove();
+        }
+        self.unlink(index);
+        self.nodes[index as usize].used.next = self.free;
+        self.free = index;
+    }
+
+    /// Takes the node out of both lists.
+    fn unlink(&mut self, index: u32) {
+        self.used.unlink(&mut self.nodes, index, |n| &mut n.used);
+        self.aged.unlink(&mut self.nodes, index, |n| &mut n.aged);
+    }
+}
+
+impl List {
+    /// Makes `index` the head. It is in no list of this kind.
+    #[inline]
+    fn push(&mut self, nodes: &mut [Node], index: u32, links: impl Fn(&mut Node) -> &mut Links) {
+        *links(&mut nodes[index as usize]) = Links { prev: NONE, next: self.head };
+        match nodes.get_mut(self.head as usize) {
+            Some(head) => links(head).prev = index,
+            None => self.tail = index,
+        }
+        self.head = index;
+    }
+
+    /// Takes `index`, which is in this list, out of it.
+    #[inline]
+    fn unlink(&mut self, nodes: &mut [Node], index: u32, links: impl Fn(&mut Node) -> &mut Links) {
+        let Links { prev, next } = *links(&mut nodes[index as usize]);
+        match nodes.get_mut(prev as usize) {
+            Some(node) => links(node).next = next,
+            None => self.head = next,
+        }
+        match nodes.get_mut(next as usize) {
+            Some(node) => links(node).prev = prev,
+            None => self.tail = prev,
+        }
+    }
+}
+
+/// The affinity hash is XXH3 of something a client may choose, so it is not used as it is: folded
+/// multiplication with the seed, tenant and service. An odd factor is never zero.
+#[inline]
+fn mix(seed: u64, key: &RouteKey) -> u64 {
+    let scope = u64::from(key.tenant.0) << 16 | u64::from(key.service.0);
+    let factor = 0x9e37_79b9_7f4a_7c15_u64.wrapping_add(scope << 1);
+    let product = u128::from(key.hash ^ seed) * u128::from(factor);
+    (product >> 64) as u64 ^ product as u64
+}
