@@ -7,3 +7,4 @@ pub mod limits;
 pub mod mailbox;
 pub mod message;
 pub mod stats;
+pub mod wire;

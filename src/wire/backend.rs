@@ -1,0 +1,202 @@
+//! The services' messages (`proto/shardgate/backend/v1/backend.proto`), written and read without
+//! allocation: a batch is its head, then items, and a large payload is not copied but follows the
+//! head of its item by reference.
+
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint,
+    skip_field,
+};
+
+use crate::message::{Encoding, Priority};
+use crate::wire::protobuf::{
+    KEY_BYTES, bytes_len, number_len, put_bytes, put_key, put_number, take_bytes,
+};
+
+/// A `BaseRequest` but for its payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RequestFields<'a> {
+    /// Unique for gateway, boot and shard; the same in every attempt.
+    pub request_id: u64,
+    /// The client's.
+    pub msg_id: u32,
+    /// The client's; 0 = one-way.
+    pub seq: u64,
+    /// Public id of the session.
+    pub session: &'a str,
+    /// Empty before authentication.
+    pub user: &'a str,
+    /// Name of the tenant.
+    pub tenant: &'a str,
+    /// Class of the message.
+    pub priority: Priority,
+    /// Idempotency key; empty = none.
+    pub id: &'a str,
+    /// Affinity key; empty = none.
+    pub key: &'a str,
+    /// When the message was read: microseconds since 1970.
+    pub received_unix_us: i64,
+    /// What is left of the deadline.
+    pub timeout_ms: u32,
+    /// 1 the first time.
+    pub attempt: u32,
+    /// What the client speaks.
+    pub encoding: Encoding,
+    /// W3C trace context; empty = none.
+    pub traceparent: &'a str,
+}
+
+impl RequestFields<'_> {
+    fn priority_number(&self) -> u64 {
+        match self.priority {
+            Priority::Critical => 1,
+            Priority::High => 2,
+            Priority::Normal => 3,
+            Priority::Low => 4,
+        }
+    }
+
+    fn encoding_number(&self) -> u64 {
+        match self.encoding {
+            Encoding::Json => 1,
+            Encoding::Protobuf => 2,
+        }
+    }
+
+    /// Bytes of the `BaseRequest` with a payload of `payload_len` bytes.
+    fn body_len(&self, payload_len: usize) -> usize {
+        number_len(self.request_id)
+            + number_len(u64::from(self.msg_id))
+            + number_len(self.seq)
+            + bytes_len(self.session.len())
+            + bytes_len(self.user.len())
+            + bytes_len(self.tenant.len())
+            + number_len(self.priority_number())
+            + bytes_len(self.id.len())
+            + bytes_len(self.key.len())
+            + number_len(self.received_unix_us as u64)
+            + number_len(u64::from(self.timeout_ms))
+            + number_len(u64::from(self.attempt))
+            + bytes_len(self.traceparent.len())
+            + number_len(self.encoding_number())
+            + bytes_len(payload_len)
+    }
+}
+
+/// Bytes that one item adds to a batch: key, length, fields and payload.
+pub fn item_len(fields: &RequestFields<'_>, payload_len: usize) -> usize {
+    let body = fields.body_len(payload_len);
+    KEY_BYTES + encoded_len_varint(body as u64) + body
+}
+
+/// Appends the fields of a `BatchRequest` that are not its items.
+pub fn write_batch_head(out: &mut Vec<u8>, gateway: &str, shard: u32, boot_id: u64) {
+    put_bytes(out, 1, gateway.as_bytes());
+    put_number(out, 2, u64::from(shard));
+    if boot_id != 0 {
+        put_key(out, 4, WireType::SixtyFourBit);
+        out.extend_from_slice(&boot_id.to_le_bytes());
+    }
+}
+
+/// Appends one item of a `BatchRequest` up to its payload, whose `payload_len` bytes must follow:
+/// field 8 is written last (the order of fields is free) so that they can follow by reference.
+pub fn write_request_head(out: &mut Vec<u8>, fields: &RequestFields<'_>, payload_len: usize) {
+    let body = fields.body_len(payload_len);
+    out.reserve(KEY_BYTES + encoded_len_varint(body as u64) + body - payload_len);
+    put_key(out, 3, WireType::LengthDelimited);
+    encode_varint(body as u64, out);
+    let start = out.len();
+    put_number(out, 1, fields.request_id);
+    put_number(out, 2, u64::from(fields.msg_id));
+    put_number(out, 3, fields.seq);
+    put_bytes(out, 4, fields.session.as_bytes());
+    put_bytes(out, 5, fields.user.as_bytes());
+    put_bytes(out, 6, fields.tenant.as_bytes());
+    put_number(out, 7, fields.priority_number());
+    put_bytes(out, 9, fields.id.as_bytes());
+    put_bytes(out, 10, fields.key.as_bytes());
+    put_number(out, 11, fields.received_unix_us as u64);
+    put_number(out, 12, u64::from(fields.timeout_ms));
+    put_number(out, 13, u64::from(fields.attempt));
+    put_bytes(out, 14, fields.traceparent.as_bytes());
+    put_number(out, 15, fields.encoding_number());
+    if payload_len != 0 {
+        put_key(out, 8, WireType::LengthDelimited);
+        encode_varint(payload_len as u64, out);
+    }
+    debug_assert_eq!(out.len() - start + payload_len, body, "the length was computed before");
+}
+
+/// Appends one item of a `BatchRequest`, its payload copied in.
+pub fn write_request(out: &mut Vec<u8>, fields: &RequestFields<'_>, payload: &[u8]) {
+    write_request_head(out, fields, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// A `BaseResponse`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ResponseItem<'a> {
+    /// Echoed.
+    pub request_id: u64,
+    /// As the service gave it; outside 0-16 it means UNKNOWN. Over 32 bits: `u32::MAX`.
+    pub status: u32,
+    /// For people. Text that is not UTF-8 reads as empty: it is not worth the item.
+    pub message: &'a str,
+    /// The answer.
+    pub payload: &'a [u8],
+    /// 0 = no hint.
+    pub retry_after_ms: u32,
+}
+
+/// Reads a `BatchResponse` and gives each item to `on`, in the service's order. An error says what
+/// is wrong with the bytes; items before the fault were whole and have been given.
+pub fn read_responses<'a>(
+    bytes: &'a [u8],
+    mut on: impl FnMut(ResponseItem<'a>),
+) -> Result<(), &'static str> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest).map_err(|_| NOT_A_BATCH)?;
+        match (tag, wire_type) {
+            (1, WireType::LengthDelimited) => {
+                on(read_item(take_bytes(&mut rest).ok_or(NOT_A_BATCH)?)?);
+            }
+            (1, _) => return Err(WRONG_TYPE),
+            _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())
+                .map_err(|_| NOT_A_BATCH)?,
+        }
+    }
+    Ok(())
+}
+
+const NOT_A_BATCH: &str = "not a protobuf BatchResponse";
+const WRONG_TYPE: &str = "a field of the BatchResponse has the wrong wire type";
+
+fn read_item(mut rest: &[u8]) -> Result<ResponseItem<'_>, &'static str> {
+    let mut item = ResponseItem::default();
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest).map_err(|_| NOT_A_BATCH)?;
+        match (tag, wire_type) {
+            (1 | 2 | 5, WireType::Varint) => {
+                let value = decode_varint(&mut rest).map_err(|_| NOT_A_BATCH)?;
+                let narrow = u32::try_from(value).unwrap_or(u32::MAX);
+                match tag {
+                    1 => item.request_id = value,
+                    2 => item.status = narrow,
+                    _ => item.retry_after_ms = narrow,
+                }
+            }
+            (3 | 4, WireType::LengthDelimited) => {
+                let value = take_bytes(&mut rest).ok_or(NOT_A_BATCH)?;
+                match tag {
+                    3 => item.message = std::str::from_utf8(value).unwrap_or_default(),
+                    _ => item.payload = value,
+                }
+            }
+            (1..=5, _) => return Err(WRONG_TYPE),
+            _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())
+                .map_err(|_| NOT_A_BATCH)?,
+        }
+    }
+    Ok(item)
+}
