@@ -1,4 +1,69 @@
-//! Configuration: raw files -> checked settings and a versioned snapshot.
+//! Configuration: files, environment and flags -> checked settings and the first snapshot, or every
+//! problem at once. Pure but for one function in [`load`] that reads the directory.
+mod check;
+pub mod load;
+pub mod problem;
+mod raw;
+mod reader;
 pub mod ring;
+mod routing;
 pub mod settings;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use load::{Overrides, load};
+pub use problem::{Problem, Problems, Source};
+
+use settings::{GatewaySettings, ShardSettings};
+use snapshot::Snapshot;
+
+/// All that was configured, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is process-wide.
+    pub gateway: GatewaySettings,
+    /// Settings of the shards.
+    pub shards: ShardFiles,
+    /// Services and routes, version 1. Instance ids are dense, in the order of the file.
+    pub snapshot: Snapshot,
+    /// Points on the ring for each unit of weight.
+    pub ring_points: u32,
+    /// What looks wrong but does not stop a start.
+    pub warnings: Vec<Problem>,
+    /// Where each value came from.
+    pub provenance: Vec<Provenance>,
+}
+
+/// One key, its value as TOML, and where that came from. A key that `shards/N.toml` sets is written
+/// `N/section.key`.
+pub type Provenance = (String, String, Source);
+
+/// `default.toml` and the files over it.
+#[derive(Clone, Debug, Default)]
+pub struct ShardFiles {
+    /// What holds for a shard without a file of its own.
+    pub default: ShardSettings,
+    /// `N.toml` over `default.toml`, by N.
+    pub overrides: BTreeMap<usize, ShardSettings>,
+    /// `--core`: the core of shard 0, 1, …; empty if not given.
+    pub cores: Vec<usize>,
+}
+
+impl ShardFiles {
+    /// Settings of shard `n`.
+    pub fn shard(&self, n: usize) -> ShardSettings {
+        let mut settings = self.overrides.get(&n).unwrap_or(&self.default).clone();
+        if let Some(&core) = self.cores.get(n) {
+            settings.core = Some(core);
+        }
+        settings
+    }
+
+    /// Files for shards that do not exist when there are `count`, by number.
+    pub fn unused(&self, count: usize) -> impl Iterator<Item = usize> + '_ {
+        self.overrides.range(count..).map(|(&n, _)| n)
+    }
+}

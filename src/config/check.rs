@@ -1,0 +1,398 @@
+//! The keys of `gateway.toml` and `default.toml`, their bounds, and what must hold between them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::reader::{ADDRESS_RULE, Bounds, Reader};
+use super::settings::*;
+use crate::limits::*;
+
+/// Sections of `default.toml` and `N.toml`; every other one is of `gateway.toml`.
+pub const SHARD_SECTIONS: [&str; 8] =
+    ["shard", "conn", "queue", "batch", "retry", "dedup", "cache", "backend"];
+
+/// Entries of a table of a shard: the slots that a key can number.
+const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
+/// Bytes a shard may be told to hold: 64 GiB, as much as a large host has for each of a few cores.
+const SHARD_BYTES_MAX: u64 = 64 << 30;
+/// Bytes one client may be told to hold: 1 GiB, 64 of the largest messages.
+const CLIENT_BYTES_MAX: u64 = 1 << 30;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// Rule for names: they become metric labels and log fields.
+pub const NAME_RULE: &str = "must be 1 to 64 letters, digits, '-', '_' or '.'";
+
+/// Whether `s` can be a name.
+pub fn is_name(s: &str) -> bool {
+    (1..=64).contains(&s.len())
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn is_path(s: &str) -> bool {
+    s.starts_with('/')
+        && s.len() <= 256
+        && s.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
+}
+
+fn is_origin(s: &str) -> bool {
+    let Some((scheme, host)) = s.split_once("://") else { return false };
+    let lower = |b: u8| b.is_ascii_graphic() && !b.is_ascii_uppercase();
+    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    scheme_ok && !host.is_empty() && !host.contains(['/', '?', '#', '@']) && s.bytes().all(lower)
+}
+
+/// Whether `s` is a log filter.
+fn is_filter(s: &str) -> bool {
+    !s.is_empty() && tracing_subscriber::EnvFilter::builder().parse(s).is_ok()
+}
+
+/// `gateway.toml` without its services and routes.
+pub fn gateway(r: &mut Reader) -> GatewaySettings {
+    let d = GatewaySettings::default();
+    let settings = GatewaySettings {
+        listen: r.address("listen", d.listen),
+        path: r.text(
+            "path",
+            &d.path,
+            is_path,
+            "must start with '/' and have at most 256 visible characters, without '?' and '#'",
+        ),
+        node: r.text("node", &d.node, is_name, NAME_RULE),
+        admin: r.address("admin", d.admin),
+        shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
+        origins: r.texts(
+            "origins",
+            &d.origins,
+            is_origin,
+            "must be scheme://host or scheme://host:port in lower case, e.g. \"https://example.org\"",
+        ),
+        gateway_ids: gateway_ids(r, d.gateway_ids),
+        explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),
+        demo: demo(r, d.demo),
+        stop_grace: Duration::from_millis(r.number(
+            "stop.grace_ms",
+            d.stop_grace.as_millis() as u64,
+            Bounds::new(0, 10 * MINUTE_MS),
+        )),
+        log: r.text(
+            "log.filter",
+            &d.log,
+            is_filter,
+            "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"",
+        ),
+        log_json: r.boolean("log.json", d.log_json),
+    };
+    r.relation(
+        !collide(settings.listen, settings.admin),
+        ["admin", "listen"],
+        format!(
+            "listen {} and admin {} are the same port; give admin another one",
+            settings.listen, settings.admin
+        ),
+    );
+    settings
+}
+
+/// Whether both cannot be bound: port 0 is a new one each time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_ip
+}
+
+fn gateway_ids(r: &mut Reader, default: (u32, u32)) -> (u32, u32) {
+    let default = [default.0, default.1];
+    let ids = r.numbers("gateway.ids", default, Bounds::new(1, u64::from(u32::MAX)));
+    r.relation(
+        ids[0] <= ids[1],
+        ["gateway.ids"; 2],
+        "the first id must not be above the last; write [first, last]",
+    );
+    (ids[0], ids[1])
+}
+
+fn demo(r: &mut Reader, d: DemoSettings) -> DemoSettings {
+    let enabled = r.boolean("demo.enabled", d.enabled);
+    let shown = d.addresses.map(|a| a.to_string());
+    let before = r.report.problems.len();
+    let valid = |s: &str| s.parse::<SocketAddr>().is_ok();
+    let texts = r.texts("demo.addresses", &shown, valid, ADDRESS_RULE);
+    let addresses: Vec<SocketAddr> = texts.iter().filter_map(|s| s.parse().ok()).collect();
+    let addresses = match <[SocketAddr; 3]>::try_from(addresses) {
+        Ok(addresses) => addresses,
+        Err(_) => {
+            if r.report.problems.len() == before {
+                r.problem("demo.addresses", "must be three addresses: logic, chat and fight");
+            }
+            d.addresses
+        }
+    };
+    DemoSettings { enabled, addresses }
+}
+
+/// `[routing] ring_points`.
+pub fn ring_points(r: &mut Reader) -> u32 {
+    r.number("routing.ring_points", 160, Bounds::new(1, 4096))
+}
+
+/// `default.toml`, or `N.toml` over it.
+pub fn shard(r: &mut Reader) -> ShardSettings {
+    let d = ShardSettings::default();
+    let us = |duration: Duration| duration.as_micros() as u64;
+    let settings = ShardSettings {
+        core: r.number_or_auto("shard.core", Bounds::new(0, SHARDS_MAX as u64 - 1)),
+        spin: Duration::from_micros(r.number("shard.spin_us", us(d.spin), Bounds::new(0, 10_000))),
+        preempt: Duration::from_micros(r.number(
+            "shard.preempt_us",
+            us(d.preempt),
+            Bounds::new(100, 100_000),
+        )),
+        // The kernel's own limit is 32,768 entries.
+        ring_depth: r.number("shard.ring_depth", d.ring_depth, Bounds::new(64, 32_768)),
+        conn: conn(r, d.conn),
+        queue: queue(r, d.queue),
+        batch: batch(r, d.batch),
+        retry: retry(r, d.retry),
+        dedup: dedup(r, d.dedup),
+        cache: cache(r, d.cache),
+        backend: backend(r, d.backend),
+    };
+    conn_relations(r, &settings);
+    queue_relations(r, &settings);
+    other_relations(r, &settings);
+    settings
+}
+
+fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
+    let message = Bounds::new(128, MESSAGE_BYTES_CAP as u64);
+    let client = Bounds::new(1 << 10, CLIENT_BYTES_MAX);
+    let buffer = Bounds::or_zero("the kernel's choice", 4 << 10, 64 << 20);
+    let frames = Bounds::or_zero("no limit", 1, 1_000_000);
+    let timeout = Bounds::new(100, 10 * MINUTE_MS);
+    ConnSettings {
+        connections_max: r.number(
+            "conn.connections_max",
+            d.connections_max,
+            Bounds::new(1, SLOTS_MAX),
+        ),
+        message_bytes_max: r.number("conn.message_bytes_max", d.message_bytes_max, message),
+        fragments_max: r.number("conn.fragments_max", d.fragments_max, Bounds::new(1, 65_536)),
+        handshake_timeout_ms: r.number(
+            "conn.handshake_timeout_ms",
+            d.handshake_timeout_ms,
+            timeout,
+        ),
+        heartbeat_ms: r.number("conn.heartbeat_ms", d.heartbeat_ms, Bounds::new(100, HOUR_MS)),
+        outbox_bytes_max: r.number("conn.outbox_bytes_max", d.outbox_bytes_max, client),
+        write_timeout_ms: r.number("conn.write_timeout_ms", d.write_timeout_ms, timeout),
+        frames_per_s_max: r.number("conn.frames_per_s_max", d.frames_per_s_max, frames),
+        unanswered_max: r.number("conn.unanswered_max", d.unanswered_max, Bounds::new(1, 65_536)),
+        unanswered_bytes_max: r.number("conn.unanswered_bytes_max", d.unanswered_bytes_max, client),
+        bad_messages_max: r.number(
+            "conn.bad_messages_max",
+            d.bad_messages_max,
+            Bounds::new(1, 10_000),
+        ),
+        close_timeout_ms: r.number("conn.close_timeout_ms", d.close_timeout_ms, timeout),
+        send_buffer_bytes: r.number("conn.send_buffer_bytes", d.send_buffer_bytes, buffer),
+    }
+}
+
+fn queue(r: &mut Reader, d: QueueSettings) -> QueueSettings {
+    let percent = Bounds::new(1, 100);
+    let delay = Bounds::new(0, TIMEOUT_MS_MAX as u64);
+    QueueSettings {
+        items_max: r.number("queue.items_max", d.items_max, Bounds::new(1, 1_000_000)),
+        bytes_max: r.number("queue.bytes_max", d.bytes_max, Bounds::new(64 << 10, SHARD_BYTES_MAX)),
+        instance_percent: r.number("queue.instance_percent", d.instance_percent, percent),
+        admit_percent: r.numbers("queue.admit_percent", d.admit_percent, percent),
+        class_delay_ms: r.numbers("queue.class_delay_ms", d.class_delay_ms, delay),
+        backpressure: r.boolean("queue.backpressure", d.backpressure),
+        throttle_on_percent: r.number("queue.throttle_on_percent", d.throttle_on_percent, percent),
+        throttle_off_percent: r.number(
+            "queue.throttle_off_percent",
+            d.throttle_off_percent,
+            Bounds::new(0, 99),
+        ),
+    }
+}
+
+fn batch(r: &mut Reader, d: BatchSettings) -> BatchSettings {
+    let items = Bounds::new(1, BATCH_ITEMS_CAP as u64);
+    let bytes = Bounds::new(1 << 10, BATCH_BYTES_CAP as u64);
+    BatchSettings {
+        items_max: r.number("batch.items_max", d.items_max, items),
+        bytes_max: r.number("batch.bytes_max", d.bytes_max, bytes),
+        window_ms: r.number("batch.window_ms", d.window_ms, Bounds::new(0, MINUTE_MS)),
+        in_flight_max: r.number("batch.in_flight_max", d.in_flight_max, Bounds::new(1, 1000)),
+        calls_max: r.number("batch.calls_max", d.calls_max, Bounds::new(1, 1000)),
+    }
+}
+
+fn retry(r: &mut Reader, d: RetrySettings) -> RetrySettings {
+    let delay = Bounds::new(1, MINUTE_MS);
+    let attempts = Bounds::new(1, ATTEMPTS_MAX as u64);
+    RetrySettings {
+        attempts_max: r.number("retry.attempts_max", d.attempts_max, attempts),
+        delay_ms: r.number("retry.delay_ms", d.delay_ms, delay),
+        delay_max_ms: r.number("retry.delay_max_ms", d.delay_max_ms, delay),
+        budget_percent: r.number("retry.budget_percent", d.budget_percent, Bounds::new(0, 100)),
+    }
+}
+
+fn dedup(r: &mut Reader, d: DedupSettings) -> DedupSettings {
+    let bytes = Bounds::new(64 << 10, SHARD_BYTES_MAX);
+    let reply = Bounds::new(0, RESPONSE_BYTES_MAX as u64);
+    DedupSettings {
+        enabled: r.boolean("dedup.enabled", d.enabled),
+        window_ms: r.number("dedup.window_ms", d.window_ms, Bounds::new(100, DAY_MS)),
+        entries_max: r.number("dedup.entries_max", d.entries_max, Bounds::new(1, SLOTS_MAX)),
+        bytes_max: r.number("dedup.bytes_max", d.bytes_max, bytes),
+        reply_bytes_max: r.number("dedup.reply_bytes_max", d.reply_bytes_max, reply),
+    }
+}
+
+fn cache(r: &mut Reader, d: CacheSettings) -> CacheSettings {
+    CacheSettings {
+        entries_max: r.number("cache.entries_max", d.entries_max, Bounds::new(1, SLOTS_MAX)),
+        ttl_ms: r.number("cache.ttl_ms", d.ttl_ms, Bounds::new(1, DAY_MS)),
+    }
+}
+
+fn backend(r: &mut Reader, d: BackendSettings) -> BackendSettings {
+    let timeout = Bounds::new(10, MINUTE_MS);
+    let keepalive = Bounds::or_zero("never", 100, 2 * HOUR_MS);
+    let age = Bounds::or_zero("never", 1_000, 30 * DAY_MS);
+    BackendSettings {
+        connect_timeout_ms: r.number("backend.connect_timeout_ms", d.connect_timeout_ms, timeout),
+        backoff_ms: r.number("backend.backoff_ms", d.backoff_ms, timeout),
+        backoff_max_ms: r.number(
+            "backend.backoff_max_ms",
+            d.backoff_max_ms,
+            Bounds::new(10, HOUR_MS),
+        ),
+        keepalive_ms: r.number("backend.keepalive_ms", d.keepalive_ms, keepalive),
+        keepalive_timeout_ms: r.number(
+            "backend.keepalive_timeout_ms",
+            d.keepalive_timeout_ms,
+            timeout,
+        ),
+        age_max_ms: r.number("backend.age_max_ms", d.age_max_ms, age),
+    }
+}
+
+fn conn_relations(r: &mut Reader, s: &ShardSettings) {
+    let c = &s.conn;
+    r.relation(
+        c.outbox_bytes_max > c.message_bytes_max,
+        ["conn.outbox_bytes_max", "conn.message_bytes_max"],
+        format!(
+            "outbox_bytes_max {} must be above message_bytes_max {}, or an echo could not be sent; \
+             raise the one or lower the other",
+            c.outbox_bytes_max, c.message_bytes_max
+        ),
+    );
+    r.relation(
+        c.unanswered_bytes_max >= c.message_bytes_max,
+        ["conn.unanswered_bytes_max", "conn.message_bytes_max"],
+        format!(
+            "unanswered_bytes_max {} must be at least message_bytes_max {}, so that one message \
+             fits; raise the one or lower the other",
+            c.unanswered_bytes_max, c.message_bytes_max
+        ),
+    );
+    r.relation(
+        c.send_buffer_bytes <= c.outbox_bytes_max,
+        ["conn.send_buffer_bytes", "conn.outbox_bytes_max"],
+        format!(
+            "send_buffer_bytes {} must not be above outbox_bytes_max {}: the kernel would hold \
+             more for a slow client than we do",
+            c.send_buffer_bytes, c.outbox_bytes_max
+        ),
+    );
+    if c.message_bytes_max > BATCH_BYTES_CAP {
+        let rule = format!(
+            "messages above {BATCH_BYTES_CAP} bytes fit no batch: services in mode \"batch\" \
+             never see them"
+        );
+        r.warning("conn.message_bytes_max", rule);
+    }
+}
+
+fn queue_relations(r: &mut Reader, s: &ShardSettings) {
+    let (q, b) = (&s.queue, &s.batch);
+    r.relation(
+        q.throttle_off_percent < q.throttle_on_percent,
+        ["queue.throttle_off_percent", "queue.throttle_on_percent"],
+        format!(
+            "throttle_off_percent {} must be below throttle_on_percent {}",
+            q.throttle_off_percent, q.throttle_on_percent
+        ),
+    );
+    r.relation(
+        q.admit_percent.is_sorted_by(|a, b| a >= b),
+        ["queue.admit_percent"; 2],
+        "must not rise from critical over high and normal to low: the less urgent give way first",
+    );
+    r.relation(
+        q.class_delay_ms.is_sorted(),
+        ["queue.class_delay_ms"; 2],
+        "must not fall from critical over high and normal to low: the urgent go first",
+    );
+    let share = |of: usize| (of as u128 * u128::from(q.instance_percent) / 100) as usize;
+    r.relation(
+        share(q.items_max) >= b.items_max,
+        ["queue.items_max", "queue.instance_percent"],
+        format!(
+            "an instance's share, {} % of {} = {} messages, must hold one batch of {} \
+             (batch.items_max); raise it or make batches smaller",
+            q.instance_percent,
+            q.items_max,
+            share(q.items_max),
+            b.items_max
+        ),
+    );
+    let largest = b.bytes_max.max(s.conn.message_bytes_max);
+    r.relation(
+        share(q.bytes_max) >= largest,
+        ["queue.bytes_max", "queue.instance_percent"],
+        format!(
+            "an instance's share, {} % of {} = {} bytes, must hold one batch (batch.bytes_max {}) \
+             and one message (conn.message_bytes_max {}); raise it or make those smaller",
+            q.instance_percent,
+            q.bytes_max,
+            share(q.bytes_max),
+            b.bytes_max,
+            s.conn.message_bytes_max
+        ),
+    );
+}
+
+fn other_relations(r: &mut Reader, s: &ShardSettings) {
+    r.relation(
+        s.retry.delay_ms <= s.retry.delay_max_ms,
+        ["retry.delay_ms", "retry.delay_max_ms"],
+        format!(
+            "delay_ms {} must not be above delay_max_ms {}",
+            s.retry.delay_ms, s.retry.delay_max_ms
+        ),
+    );
+    r.relation(
+        s.dedup.reply_bytes_max <= s.dedup.bytes_max,
+        ["dedup.reply_bytes_max", "dedup.bytes_max"],
+        format!(
+            "reply_bytes_max {} must not be above bytes_max {}, which holds all of them",
+            s.dedup.reply_bytes_max, s.dedup.bytes_max
+        ),
+    );
+    r.relation(
+        s.backend.backoff_ms <= s.backend.backoff_max_ms,
+        ["backend.backoff_ms", "backend.backoff_max_ms"],
+        format!(
+            "backoff_ms {} must not be above backoff_max_ms {}",
+            s.backend.backoff_ms, s.backend.backoff_max_ms
+        ),
+    );
+}

@@ -1,0 +1,327 @@
+//! From a directory, the environment and the flags to a [`Config`]; which of them wins.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::check;
+use super::problem::{Problem, Problems, Source};
+use super::raw::{self, Value};
+use super::reader::{self, Entry, Reader, Report, nearest};
+use super::routing;
+use super::{Config, ShardFiles};
+use crate::limits::SHARDS_MAX;
+
+/// The text of `shards/gateway.toml`, which holds when there is no directory.
+pub const GATEWAY_TOML: &str = include_str!("../../shards/gateway.toml");
+/// The text of `shards/default.toml`, which holds when there is no such file.
+pub const DEFAULT_TOML: &str = include_str!("../../shards/default.toml");
+
+/// What the command line sets. Texts, not values: they are checked like everything else.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--admin`
+    pub admin: Option<String>,
+    /// `--shards`
+    pub shards: Option<String>,
+    /// `--core`: the cores of shard 0, 1, …; without `--shards` it also says how many there are.
+    pub cores: Option<String>,
+    /// `--no-demo`
+    pub no_demo: bool,
+    /// `--log`
+    pub log: Option<String>,
+}
+
+/// A file that was read.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// Its name in problems.
+    pub name: Arc<str>,
+    /// What it holds.
+    pub text: String,
+}
+
+impl Text {
+    fn new(name: impl Into<Arc<str>>, text: &str) -> Self {
+        Self { name: name.into(), text: text.to_owned() }
+    }
+}
+
+/// All files of a directory.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `gateway.toml`
+    pub gateway: Text,
+    /// `default.toml`
+    pub default: Text,
+    /// `N.toml`, by N.
+    pub shards: BTreeMap<usize, Text>,
+    /// What looks like ours and is not.
+    pub strays: Vec<Problem>,
+}
+
+impl Files {
+    /// The built-in ones.
+    pub fn embedded() -> Self {
+        Self {
+            gateway: Text::new("built-in gateway.toml", GATEWAY_TOML),
+            default: Text::new("built-in default.toml", DEFAULT_TOML),
+            shards: BTreeMap::new(),
+            strays: Vec::new(),
+        }
+    }
+}
+
+/// Loads and checks everything.
+///
+/// Files are taken from `dir` (`--config`), else from `SHARDGATE_CONFIG`, else from `./shards` if it
+/// has a `gateway.toml`, else the built-in ones. Environment and then flags go over them.
+pub fn load(
+    dir: Option<&Path>,
+    env: &[(String, String)],
+    flags: &Overrides,
+) -> Result<Config, Problems> {
+    let from_env = env.iter().find(|(name, _)| name == "SHARDGATE_CONFIG");
+    let files = match (dir, from_env) {
+        (Some(dir), _) => read(dir),
+        (None, Some((_, dir))) => read(Path::new(dir)),
+        (None, None) if Path::new("shards/gateway.toml").exists() => read(Path::new("shards")),
+        (None, None) => Ok(Files::embedded()),
+    };
+    from_files(files?, env, flags)
+}
+
+/// Reads the files of `dir`.
+fn read(dir: &Path) -> Result<Files, Problems> {
+    let mut problems = Vec::new();
+    let mut files = Files::embedded();
+    let list = match fs::read_dir(dir) {
+        Ok(list) => list,
+        Err(e) => {
+            let rule = format!("cannot read the configuration directory: {e}; see --config");
+            return Err(Problems(vec![Problem::whole(file(dir), rule)]));
+        }
+    };
+    let mut paths: Vec<PathBuf> = list.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let mut has_gateway = false;
+    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
+        let stem = path.file_stem().map_or(String::new(), |s| s.to_string_lossy().into_owned());
+        let number = stem.parse::<usize>().ok().filter(|n| n.to_string() == stem);
+        let known =
+            number.is_some_and(|n| n < SHARDS_MAX) || stem == "gateway" || stem == "default";
+        if !known {
+            files.strays.push(Problem::whole(file(path), stray(&stem)));
+            continue;
+        }
+        has_gateway |= stem == "gateway";
+        let text = match fs::read_to_string(path) {
+            Ok(text) => Text::new(path.to_string_lossy(), &text),
+            Err(e) => {
+                problems.push(Problem::whole(file(path), format!("cannot read it: {e}")));
+                continue;
+            }
+        };
+        match number {
+            Some(n) => drop(files.shards.insert(n, text)),
+            None if stem == "gateway" => files.gateway = text,
+            None => files.default = text,
+        }
+    }
+    if !has_gateway {
+        let rule = "there is no such file; copy the one of the repository, or name another \
+                    directory with --config";
+        problems.push(Problem::whole(file(&dir.join("gateway.toml")), rule));
+    }
+    if problems.is_empty() { Ok(files) } else { Err(Problems(problems)) }
+}
+
+fn file(path: &Path) -> Source {
+    Source::File(path.to_string_lossy().into(), 0)
+}
+
+fn stray(stem: &str) -> String {
+    let hint = match nearest(stem, ["gateway", "default"].into_iter()) {
+        Some(near) => format!("did you mean {near}.toml?"),
+        None => {
+            format!("known are gateway.toml, default.toml and 0.toml to {}.toml", SHARDS_MAX - 1)
+        }
+    };
+    format!("nothing reads this file; {hint}")
+}
+
+/// Checks the texts of `files` under `env` and `flags`.
+pub fn from_files(
+    files: Files,
+    env: &[(String, String)],
+    flags: &Overrides,
+) -> Result<Config, Problems> {
+    let mut report = Report { warnings: files.strays, ..Report::default() };
+    let (gateway_env, shard_env) = environment(env);
+    let cores = cores(flags, &mut report);
+    let gateway_file = parse(&files.gateway, &mut report);
+    let default_file = parse(&files.default, &mut report);
+    let syntax = gateway_file.is_none();
+
+    let default_layer = default_file.unwrap_or_default();
+    let mut shard = Reader::new(vec![default_layer.clone(), Vec::new(), shard_env.clone()]);
+    let default = check::shard(&mut shard);
+    let gateway_flags = flag_entries(flags, cores.len());
+    let gateway_layers = vec![gateway_file.unwrap_or_default(), gateway_env, gateway_flags];
+    let mut gateway = Reader::new(gateway_layers);
+    let settings = check::gateway(&mut gateway);
+    let ring_points = check::ring_points(&mut gateway);
+
+    let mut overrides = BTreeMap::new();
+    let mut window_ms = default.batch.window_ms;
+    for (&n, text) in &files.shards {
+        let Some(own) = parse(text, &mut report) else { continue };
+        let mut reader = Reader::new(vec![default_layer.clone(), own, shard_env.clone()]);
+        let merged = check::shard(&mut reader);
+        reader.unknown(gateway.known(), "gateway.toml");
+        window_ms = window_ms.max(merged.batch.window_ms);
+        let mut found = reader.report;
+        found.provenance.retain(|(_, _, s)| matches!(s, Source::File(f, _) if *f == text.name));
+        for (key, _, _) in &mut found.provenance {
+            *key = format!("{n}/{key}");
+        }
+        report.absorb(found);
+        overrides.insert(n, merged);
+    }
+    let snapshot = routing::snapshot(&mut gateway, ring_points, settings.gateway_ids, window_ms);
+    gateway.unknown(shard.known(), "default.toml");
+    shard.unknown(gateway.known(), "gateway.toml");
+    demo_warning(&mut gateway, &settings, &snapshot);
+    let shards = ShardFiles { default, overrides, cores };
+    counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
+    report.absorb(gateway.report);
+    report.absorb(shard.report);
+    if syntax {
+        // What the file would have said is unknown, so nothing can be missed in it.
+        report.problems.retain(|p| p.source != Source::Default);
+    }
+    for list in [&mut report.problems, &mut report.warnings] {
+        list.sort();
+        list.dedup();
+    }
+    if !report.problems.is_empty() {
+        return Err(Problems(report.problems));
+    }
+    let Report { warnings, provenance, .. } = report;
+    Ok(Config { gateway: settings, shards, snapshot, ring_points, warnings, provenance })
+}
+
+fn parse(text: &Text, report: &mut Report) -> Option<Vec<Entry>> {
+    let at = |line| Source::File(text.name.clone(), line);
+    match raw::document(&text.text) {
+        Ok(fields) => Some(reader::entries(fields, &at(0))),
+        Err(e) => {
+            let rule = format!("not TOML: {}", e.message);
+            report.problems.push(Problem::whole(at(e.line), rule));
+            None
+        }
+    }
+}
+
+const ENV_PREFIX: &str = "SHARDGATE__";
+
+/// The environment variable that sets `key`.
+pub(super) fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// Entries for `gateway.toml` and for `default.toml`.
+fn environment(env: &[(String, String)]) -> (Vec<Entry>, Vec<Entry>) {
+    let entry = |(name, text): &(String, String)| {
+        let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
+        let source = Source::Env(name.as_str().into());
+        Some(Entry { key, value: raw::value(text), source, verbatim: Some(text.clone()) })
+    };
+    let of_shard = |e: &Entry| {
+        let section = e.key.split('.').next().unwrap_or_default();
+        check::SHARD_SECTIONS.contains(&section)
+    };
+    let (shard, gateway) = env.iter().filter_map(entry).partition(of_shard);
+    (gateway, shard)
+}
+
+fn flag_entries(flags: &Overrides, cores: usize) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut set = |key: &str, flag, text: &str, value| {
+        let (key, verbatim) = (key.to_owned(), Some(text.to_owned()));
+        entries.push(Entry { key, value, source: Source::Flag(flag), verbatim });
+    };
+    if let Some(s) = &flags.listen {
+        set("listen", "--listen", s, Value::Text(s.clone()));
+    }
+    if let Some(s) = &flags.admin {
+        set("admin", "--admin", s, Value::Text(s.clone()));
+    }
+    if cores > 0 {
+        set("shards.count", "--core", "", Value::Integer(cores as i128));
+    }
+    if let Some(s) = &flags.shards {
+        set("shards.count", "--shards", s, raw::value(s));
+    }
+    if flags.no_demo {
+        set("demo.enabled", "--no-demo", "", Value::Bool(false));
+    }
+    if let Some(s) = &flags.log {
+        set("log.filter", "--log", s, Value::Text(s.clone()));
+    }
+    entries
+}
+
+/// The cores of `--core`.
+fn cores(flags: &Overrides, report: &mut Report) -> Vec<usize> {
+    let Some(text) = &flags.cores else { return Vec::new() };
+    let parsed = text.split(',').map(|s| s.trim().parse::<usize>().ok());
+    if let Some(cores) = parsed.collect::<Option<Vec<_>>>().filter(|c| c.len() <= SHARDS_MAX) {
+        return cores;
+    }
+    let rule = "must be numbers of cores with commas between, one for each shard, e.g. 0,2,4";
+    report.problems.push(Problem {
+        source: Source::Flag("--core"),
+        key: "shard.core".into(),
+        value: format!("{text:?}"),
+        rule: rule.into(),
+    });
+    Vec::new()
+}
+
+fn demo_warning(
+    r: &mut Reader,
+    settings: &super::settings::GatewaySettings,
+    snapshot: &super::snapshot::Snapshot,
+) {
+    let used = |a: &SocketAddr| snapshot.instances.iter().any(|i| i.address == *a);
+    if settings.demo.enabled && !settings.demo.addresses.iter().any(used) {
+        let rule = "no service leads to the demo services; set demo.enabled = false";
+        r.warning("demo.enabled", rule);
+    }
+}
+
+/// What must hold between the number of shards, the files and `--core`.
+fn counted(
+    r: &mut Reader,
+    report: &mut Report,
+    texts: &BTreeMap<usize, Text>,
+    count: Option<usize>,
+    shards: &ShardFiles,
+) {
+    let Some(count) = count else { return };
+    let cores = shards.cores.len();
+    if cores > 0 && cores != count {
+        r.problem("shards.count", format!("--core names {cores} cores; give as many as shards"));
+    }
+    for n in shards.unused(count) {
+        if let Some(text) = texts.get(&n) {
+            let rule = format!("there are only {count} shards, 0 to {}", count - 1);
+            report.warnings.push(Problem::whole(Source::File(text.name.clone(), 0), rule));
+        }
+    }
+}

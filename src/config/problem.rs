@@ -1,0 +1,91 @@
+//! What can be wrong with a configuration, in one line each: where, what, the rule and the way out.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a value came from.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Source {
+    /// A file, and a line in it (1-based; 0 = the file as a whole).
+    File(Arc<str>, usize),
+    /// An environment variable.
+    Env(Arc<str>),
+    /// A command-line flag.
+    Flag(&'static str),
+    /// Nobody set it.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(name, 0) => f.write_str(name),
+            Source::File(name, line) => write!(f, "{name}:{line}"),
+            Source::Env(name) => write!(f, "environment {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+            Source::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One problem.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Problem {
+    /// Where it is.
+    pub source: Source,
+    /// The key, dotted; empty when the problem is about a whole file.
+    pub key: String,
+    /// The value as TOML; empty when there is none.
+    pub value: String,
+    /// The rule that it breaks, and the way out.
+    pub rule: String,
+}
+
+impl Problem {
+    /// A problem with `source` as a whole.
+    pub fn whole(source: Source, rule: impl Into<String>) -> Self {
+        Self { source, key: String::new(), value: String::new(), rule: rule.into() }
+    }
+}
+
+/// Longest value shown in a problem; the line number leads to the rest.
+const SHOWN_CHARS_MAX: usize = 80;
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.source)?;
+        match (self.key.is_empty(), self.value.is_empty()) {
+            (true, _) => {}
+            (false, true) => write!(f, "{}: ", self.key)?,
+            (false, false) => write!(f, "{} = {}: ", self.key, shortened(&self.value))?,
+        }
+        f.write_str(&self.rule)
+    }
+}
+
+/// `text` on one line and not too long for it.
+fn shortened(text: &str) -> String {
+    let mut out: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    if out.len() < text.len() {
+        out.push('…');
+    }
+    out
+}
+
+/// All problems of a configuration, in the order of the files and lines. Never empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

@@ -1,0 +1,440 @@
+//! A typed view of dotted keys that notes every problem and goes on with the default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::Provenance;
+use super::problem::{Problem, Source};
+use super::raw::{self, Field, Node, Value};
+
+/// What a reading found.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<Problem>,
+    pub provenance: Vec<Provenance>,
+}
+
+impl Report {
+    pub fn absorb(&mut self, other: Report) {
+        self.problems.extend(other.problems);
+        self.warnings.extend(other.warnings);
+        self.provenance.extend(other.provenance);
+    }
+}
+
+/// A key that somebody set. The layer tells who wins: files, then environment, then flags.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    pub value: Value,
+    pub source: Source,
+    /// The text as given, where quotes are optional (environment, flags).
+    pub verbatim: Option<String>,
+}
+
+/// Entries of a file's fields.
+pub fn entries(fields: Vec<Field>, file: &Source) -> Vec<Entry> {
+    let at = |line| match file {
+        Source::File(name, _) => Source::File(name.clone(), line),
+        Source::Env(_) | Source::Flag(_) | Source::Default => file.clone(),
+    };
+    let entry =
+        |f: Field| Entry { source: at(f.line), key: f.key, value: f.node.value, verbatim: None };
+    raw::flatten(fields).into_iter().map(entry).collect()
+}
+
+/// Whole numbers that a key takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    zero: Option<&'static str>,
+    min: u64,
+    max: u64,
+}
+
+impl Bounds {
+    /// `min` to `max`.
+    pub const fn new(min: u64, max: u64) -> Self {
+        Self { zero: None, min, max }
+    }
+    /// 0, which means `meaning`, or `min` to `max`.
+    pub const fn or_zero(meaning: &'static str, min: u64, max: u64) -> Self {
+        Self { zero: Some(meaning), min, max }
+    }
+    fn admits(self, n: u64) -> bool {
+        (self.min..=self.max).contains(&n) || (n == 0 && self.zero.is_some())
+    }
+    fn rule(self) -> String {
+        let Self { zero, min, max } = self;
+        let zero = zero.map_or(String::new(), |meaning| format!(", or 0 for {meaning}"));
+        format!("must be a whole number from {min} to {max}{zero}")
+    }
+}
+
+/// Integer types of settings.
+pub trait Number: Copy + TryFrom<u64> + TryInto<u64> {}
+impl<T: Copy + TryFrom<u64> + TryInto<u64>> Number for T {}
+
+/// Reads keys one by one; in the end, keys that nobody asked for are problems.
+pub struct Reader {
+    /// Before each key in problems, e.g. `route[2].`.
+    prefix: String,
+    /// Where a missing key is missed.
+    home: Source,
+    set: BTreeMap<String, (usize, Entry)>,
+    known: Vec<&'static str>,
+    pub report: Report,
+}
+
+impl Reader {
+    /// Of `layers`, the last of which wins.
+    pub fn new(layers: Vec<Vec<Entry>>) -> Self {
+        let mut set = BTreeMap::new();
+        for (layer, entries) in layers.into_iter().enumerate() {
+            for entry in entries {
+                set.insert(entry.key.clone(), (layer, entry));
+            }
+        }
+        let (prefix, known) = (String::new(), Vec::new());
+        Self { prefix, home: Source::Default, set, known, report: Report::default() }
+    }
+
+    /// Of the table `node` in a list; `None`, and a problem, if it is no table.
+    pub fn of_table(
+        prefix: String,
+        node: Node,
+        list: &Source,
+        report: &mut Report,
+    ) -> Option<Self> {
+        let home = match list {
+            Source::File(name, _) => Source::File(name.clone(), node.line),
+            Source::Env(_) | Source::Flag(_) | Source::Default => list.clone(),
+        };
+        let Value::Table(fields) = node.value else {
+            let (key, value) = (prefix, node.value.to_string());
+            let rule = "must be a table, { key = value, ... }".into();
+            report.problems.push(Problem { source: home, key, value, rule });
+            return None;
+        };
+        let mut reader = Self::new(vec![entries(fields, &home)]);
+        reader.prefix = format!("{prefix}.");
+        reader.home = home;
+        Some(reader)
+    }
+
+    /// Keys that were asked for.
+    pub fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
+    /// Where `key` was set; where it should have been if it was not.
+    pub fn source(&self, key: &str) -> Source {
+        self.set.get(key).map_or(self.home.clone(), |(_, entry)| entry.source.clone())
+    }
+
+    /// Whether somebody set `key`.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.set.contains_key(key)
+    }
+
+    /// A problem with the value of `key`, or with its absence.
+    pub fn problem(&mut self, key: &str, rule: impl Into<String>) {
+        let problem = self.about(key, rule.into());
+        self.report.problems.push(problem);
+    }
+
+    /// Like [`Self::problem`], but it does not stop a start.
+    pub fn warning(&mut self, key: &str, rule: impl Into<String>) {
+        let problem = self.about(key, rule.into());
+        self.report.warnings.push(problem);
+    }
+
+    /// A problem between `keys`, told at the one that the strongest layer set: that one was changed.
+    pub fn relation(&mut self, holds: bool, keys: [&str; 2], rule: impl Into<String>) {
+        if holds {
+            return;
+        }
+        let layer = |key| self.set.get(key).map(|&(layer, _)| layer);
+        let at = if layer(keys[1]) > layer(keys[0]) { keys[1] } else { keys[0] };
+        self.problem(at, rule);
+    }
+
+    fn about(&self, key: &str, rule: String) -> Problem {
+        let value = self.set.get(key).map_or(String::new(), |(_, e)| e.value.to_string());
+        Problem { source: self.source(key), key: format!("{}{key}", self.prefix), value, rule }
+    }
+
+    /// The entry of `key`, which is known from now on.
+    fn entry(&mut self, key: &'static str, default: &dyn ToString) -> Option<Entry> {
+        self.known.push(key);
+        let entry = self.set.get(key).map(|(_, entry)| entry.clone());
+        let (value, source) = match &entry {
+            Some(entry) => (entry.value.to_string(), entry.source.clone()),
+            None => (default.to_string(), Source::Default),
+        };
+        self.report.provenance.push((format!("{}{key}", self.prefix), value, source));
+        entry
+    }
+
+    /// A whole number.
+    pub fn number<T: Number>(&mut self, key: &'static str, default: T, bounds: Bounds) -> T {
+        let shown = default.try_into().unwrap_or(u64::MAX);
+        let Some(entry) = self.entry(key, &shown) else { return default };
+        match as_number(&entry.value, bounds) {
+            Some(n) => n,
+            None => {
+                self.problem(key, bounds.rule());
+                default
+            }
+        }
+    }
+
+    /// A whole number, or `auto`.
+    pub fn number_or_auto<T: Number>(&mut self, key: &'static str, bounds: Bounds) -> Option<T> {
+        let entry = self.entry(key, &r#""auto""#)?;
+        if matches!(&entry.value, Value::Text(s) if s == "auto") {
+            return None;
+        }
+        let n = as_number(&entry.value, bounds);
+        if n.is_none() {
+            self.problem(key, format!("{}, or \"auto\"", bounds.rule()));
+        }
+        n
+    }
+
+    /// `N` whole numbers.
+    pub fn numbers<T: Number, const N: usize>(
+        &mut self,
+        key: &'static str,
+        default: [T; N],
+        bounds: Bounds,
+    ) -> [T; N] {
+        let shown = default.map(|n| n.try_into().unwrap_or(u64::MAX));
+        let shown = format!("{shown:?}");
+        let Some(entry) = self.entry(key, &shown) else { return default };
+        let list = match &entry.value {
+            Value::List(list) => list.iter().map(|n| as_number(&n.value, bounds)).collect(),
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Bool(_)
+            | Value::Date(_)
+            | Value::Table(_) => None,
+        };
+        match list.and_then(|list: Vec<T>| <[T; N]>::try_from(list).ok()) {
+            Some(numbers) => numbers,
+            None => {
+                let rule = format!("must be a list of {N} numbers; each {}", bounds.rule());
+                self.problem(key, rule);
+                default
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        match self.entry(key, &default).map(|e| e.value) {
+            None => default,
+            Some(Value::Bool(b)) => b,
+            Some(_) => {
+                self.problem(key, "must be true or false");
+                default
+            }
+        }
+    }
+
+    /// A string, if somebody set one.
+    fn optional_text(&mut self, key: &'static str, default: &str) -> Option<String> {
+        let entry = self.entry(key, &format!("{default:?}"))?;
+        match (entry.value, entry.verbatim) {
+            (Value::Text(s), _) | (_, Some(s)) => Some(s),
+            (_, None) => {
+                self.problem(key, "must be a string, in quotes");
+                None
+            }
+        }
+    }
+
+    /// A string that `valid` admits; `rule` says which ones that are.
+    pub fn text(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        valid: impl FnOnce(&str) -> bool,
+        rule: &str,
+    ) -> String {
+        match self.optional_text(key, default) {
+            None => default.to_owned(),
+            Some(s) if valid(&s) => s,
+            Some(_) => {
+                self.problem(key, rule);
+                default.to_owned()
+            }
+        }
+    }
+
+    /// A string that has no default; `None`, and a problem, without a valid one.
+    pub fn required_text(
+        &mut self,
+        key: &'static str,
+        valid: impl FnOnce(&str) -> bool,
+        rule: &str,
+    ) -> Option<String> {
+        if !self.is_set(key) {
+            self.known.push(key);
+            self.problem(key, format!("is missing; {rule}"));
+            return None;
+        }
+        let text = self.optional_text(key, "")?;
+        if valid(&text) {
+            return Some(text);
+        }
+        self.problem(key, rule);
+        None
+    }
+
+    /// One word of a closed list.
+    pub fn word<T: Copy + PartialEq>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        words: &[(&'static str, T)],
+    ) -> T {
+        let shown = words.iter().find(|(_, t)| *t == default).map_or("", |(word, _)| word);
+        let entry = self.entry(key, &format!("{shown:?}"));
+        let Some(entry) = entry else { return default };
+        let found = words.iter().find(|(w, _)| matches!(&entry.value, Value::Text(s) if s == w));
+        if let Some(&(_, value)) = found {
+            return value;
+        }
+        let list: Vec<String> = words.iter().map(|(w, _)| format!("{w:?}")).collect();
+        self.problem(key, format!("must be one of {}", list.join(", ")));
+        default
+    }
+
+    /// An IP address and a port.
+    pub fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
+        let valid = |s: &str| s.parse::<SocketAddr>().is_ok();
+        let text = self.text(key, &default.to_string(), valid, ADDRESS_RULE);
+        text.parse().unwrap_or(default)
+    }
+
+    /// A list of strings that `valid` admits; `None` if nobody set it.
+    pub fn texts(
+        &mut self,
+        key: &'static str,
+        default: &[String],
+        valid: impl Fn(&str) -> bool,
+        rule: &str,
+    ) -> Vec<String> {
+        let shown = format!("{default:?}");
+        let Some(entry) = self.entry(key, &shown) else { return default.to_vec() };
+        let Value::List(list) = &entry.value else {
+            self.problem(key, format!("must be a list of strings; each {rule}"));
+            return default.to_vec();
+        };
+        let mut out = Vec::new();
+        for (i, node) in list.iter().enumerate() {
+            match &node.value {
+                Value::Text(s) if valid(s) => out.push(s.clone()),
+                _ => self.problem(key, format!("item {i} = {}: {rule}", node.value)),
+            }
+        }
+        out
+    }
+
+    /// The items of a list and where it stands; empty if nobody set it.
+    pub fn list(&mut self, key: &'static str) -> (Vec<Node>, Source) {
+        self.known.push(key);
+        let source = self.source(key);
+        match self.set.get(key).map(|(_, entry)| entry.value.clone()) {
+            None => (Vec::new(), source),
+            Some(Value::List(list)) => (list, source),
+            Some(_) => {
+                self.problem(key, format!("must be a list of tables: [[{key}]]"));
+                (Vec::new(), source)
+            }
+        }
+    }
+
+    /// Notes the keys that nobody asked for. `elsewhere` are keys of another file, with its name.
+    pub fn unknown(&mut self, elsewhere: &[&'static str], other_file: &str) {
+        let mut found = Vec::new();
+        for (key, (_, entry)) in &self.set {
+            let section = format!("{key}.");
+            let is_section = self.known.iter().any(|k| k.starts_with(&section));
+            let empty = matches!(&entry.value, Value::Table(fields) if fields.is_empty());
+            if self.known.contains(&key.as_str()) || (is_section && empty) {
+                continue;
+            }
+            let rule = if is_section {
+                format!("is a section, not a value; write [{key}] and its keys below")
+            } else {
+                self.unknown_rule(entry, elsewhere, other_file)
+            };
+            found.push((key.clone(), rule));
+        }
+        for (key, rule) in found {
+            self.problem(&key, rule);
+        }
+    }
+
+    fn unknown_rule(&self, entry: &Entry, elsewhere: &[&str], other_file: &str) -> String {
+        let key = entry.key.as_str();
+        let is_env = matches!(entry.source, Source::Env(_));
+        if elsewhere.contains(&key) && !is_env {
+            return format!("unknown key here; it belongs in {other_file}");
+        }
+        let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
+        match nearest(key, all) {
+            Some(near) if is_env => {
+                format!("unknown variable; did you mean {}?", super::load::variable(near))
+            }
+            Some(near) => format!("unknown key; did you mean {near}?"),
+            None if is_env => "unknown variable; unset it (names mirror sections and keys)".into(),
+            None => "unknown key; remove it".into(),
+        }
+    }
+}
+
+/// Rule for addresses.
+pub const ADDRESS_RULE: &str =
+    "must be an IP address and a port, e.g. \"127.0.0.1:9000\" (host names are not looked up)";
+
+fn as_number<T: Number>(value: &Value, bounds: Bounds) -> Option<T> {
+    let Value::Integer(i) = value else { return None };
+    let n = u64::try_from(*i).ok().filter(|&n| bounds.admits(n))?;
+    T::try_from(n).ok()
+}
+
+/// The candidate that `word` was probably meant to be: at most a third of it mistyped, or the same
+/// last part in another section.
+pub fn nearest<'a>(word: &str, all: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
+    let word_chars: Vec<char> = word.chars().take(WORD_CHARS_MAX).collect();
+    let allowed = (word_chars.len() / 3).clamp(1, 4);
+    let measure = |candidate: &'a str| {
+        let distance = edits(&word_chars, &candidate.chars().collect::<Vec<_>>());
+        let moved = last(candidate) == last(word);
+        (distance <= allowed || moved).then_some((distance, candidate))
+    };
+    all.filter_map(measure).min().map(|(_, candidate)| candidate)
+}
+
+/// Characters of a word that are compared: longer than any key.
+const WORD_CHARS_MAX: usize = 64;
+
+/// Levenshtein's distance, one row at a time.
+fn edits(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut corner = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,359 @@
+//! `[[service]]` and `[[route]]` -> the first snapshot, or what is wrong with them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::check::{NAME_RULE, is_name};
+use super::problem::{Problem, Source};
+use super::raw::Node;
+use super::reader::{ADDRESS_RULE, Bounds, Reader, Report, nearest};
+use super::ring::Ring;
+use super::snapshot::*;
+use crate::ids::{InstanceId, ServiceId};
+use crate::limits::TIMEOUT_MS_MAX;
+use crate::message::Priority;
+
+/// Points on all rings together: 2^20 of 16 bytes are 16 MiB, hashed and sorted in a fraction of a
+/// second whenever health changes.
+const POINTS_MAX: u64 = 1 << 20;
+/// Services: each is a queue group in every shard; ServiceId is a u16.
+const SERVICES_MAX: usize = 1024;
+/// Routes: RouteId is a u16, and overlaps are looked for pair by pair (8 million pairs).
+const ROUTES_MAX: usize = 4096;
+/// Instances of all services: every shard keeps a connection to each.
+const INSTANCES_MAX: usize = 4096;
+
+/// Services and routes as far as they could be read.
+#[derive(Default)]
+struct Tables {
+    services: Vec<ServiceTable>,
+    instances: Vec<Instance>,
+    routes: Vec<RouteTable>,
+    report: Report,
+}
+
+struct ServiceTable {
+    name: Option<Arc<str>>,
+    mode: Mode,
+    source: Source,
+}
+
+struct RouteTable {
+    index: usize,
+    route: Route,
+    source: Source,
+}
+
+impl RouteTable {
+    fn shown(&self) -> String {
+        format!("[{}, {}]", self.route.first, self.route.last)
+    }
+}
+
+/// Reads services and routes. `gateway_ids` are taken; no route may wait less than `window_ms` for
+/// its answer, the longest time a message waits for company.
+pub fn snapshot(
+    r: &mut Reader,
+    ring_points: u32,
+    gateway_ids: (u32, u32),
+    window_ms: u64,
+) -> Snapshot {
+    let mut tables = Tables::default();
+    let (services, source) = r.list("service");
+    tables.read_services(services, &source);
+    tables.check_points(ring_points, &source);
+    let (routes, source) = r.list("route");
+    tables.read_routes(routes, &source, window_ms);
+    tables.check_ranges(gateway_ids);
+    tables.check_unused(r);
+    let Tables { services, instances, routes, report } = tables;
+    let sound = report.problems.is_empty();
+    r.report.absorb(report);
+    let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
+    routes.sort_by_key(|route| route.first);
+    // A ring of what was refused could be of any size.
+    let services = if sound { rings(services, &instances, ring_points) } else { Vec::new() };
+    Snapshot { version: 1, routes, services, instances }
+}
+
+fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Vec<Service> {
+    let service = |(index, table): (usize, ServiceTable)| {
+        let own = instances.iter().filter(|i| usize::from(i.service.0) == index);
+        let ring = Ring::new(own.map(|i| (i.id, &*i.name, i.weight)), points);
+        Some(Service { name: table.name?, mode: table.mode, ring })
+    };
+    services.into_iter().enumerate().filter_map(service).collect()
+}
+
+impl Tables {
+    fn too_many(&mut self, what: &str, count: usize, max: usize, source: &Source) -> bool {
+        if count > max {
+            let rule = format!("{count} of {what} are too many; at most {max}");
+            self.report.problems.push(Problem::whole(source.clone(), rule));
+        }
+        count > max
+    }
+
+    fn read_services(&mut self, list: Vec<Node>, source: &Source) {
+        if self.too_many("[[service]]", list.len(), SERVICES_MAX, source) {
+            return;
+        }
+        for (index, node) in list.into_iter().enumerate() {
+            let prefix = format!("service[{index}]");
+            let reader = Reader::of_table(prefix, node, source, &mut self.report);
+            let (name, mode, home) = match reader {
+                Some(reader) => self.read_service(index, reader),
+                None => (None, Mode::Batch, source.clone()),
+            };
+            self.services.push(ServiceTable { name, mode, source: home });
+        }
+    }
+
+    fn read_service(&mut self, index: usize, mut r: Reader) -> (Option<Arc<str>>, Mode, Source) {
+        let name = r.required_text("name", is_name, NAME_RULE);
+        let mode = r.word("mode", Mode::Batch, &[("batch", Mode::Batch), ("unary", Mode::Unary)]);
+        let same = |s: &ServiceTable| name.is_some() && s.name.as_deref() == name.as_deref();
+        if let Some(other) = self.services.iter().position(same) {
+            r.problem("name", format!("is also the name of service[{other}]; rename one"));
+        }
+        let missing = !r.is_set("instances");
+        let (list, source) = r.list("instances");
+        if list.is_empty() {
+            let what = if missing { "is missing" } else { "is empty" };
+            let rule = format!("{what}; list at least one {{ id = \"...\", address = \"...\" }}");
+            r.problem("instances", rule);
+        }
+        if !self.too_many("instances", self.instances.len() + list.len(), INSTANCES_MAX, &source) {
+            for (n, node) in list.into_iter().enumerate() {
+                let prefix = format!("service[{index}].instances[{n}]");
+                if let Some(reader) = Reader::of_table(prefix, node, &source, &mut self.report) {
+                    self.read_instance(ServiceId(index as u16), reader);
+                }
+            }
+        }
+        r.unknown(&[], "");
+        let home = r.source("name");
+        self.report.absorb(r.report);
+        (name.map(Arc::from), mode, home)
+    }
+
+    fn read_instance(&mut self, service: ServiceId, mut r: Reader) {
+        let name = r.required_text("id", is_name, NAME_RULE);
+        let valid = |s: &str| s.parse::<SocketAddr>().is_ok_and(|a| a.port() != 0);
+        let address = r.required_text("address", valid, ADDRESS_RULE);
+        let weight = r.number("weight", 1, Bounds::new(1, 1000));
+        if let (Some(name), Some(address)) = (name, address.and_then(|a| a.parse().ok())) {
+            let owner = |i: &Instance| format!("service[{}]", i.service.0);
+            if let Some(other) = self.instances.iter().find(|i| *i.name == *name) {
+                let rule = format!("is also an instance of {}; ids are unique", owner(other));
+                r.problem("id", rule);
+            }
+            let same = |i: &&Instance| i.service == service && i.address == address;
+            if let Some(other) = self.instances.iter().find(same) {
+                let rule = format!(
+                    "is also the address of {:?}; for a larger share of the keys \
+                                    raise its weight",
+                    &*other.name
+                );
+                r.problem("address", rule);
+            }
+            let id = InstanceId(self.instances.len() as u32);
+            self.instances.push(Instance { id, service, name: name.into(), address, weight });
+        }
+        r.unknown(&[], "");
+        self.report.absorb(r.report);
+    }
+
+    fn check_points(&mut self, ring_points: u32, source: &Source) {
+        let weights: u64 = self.instances.iter().map(|i| u64::from(i.weight)).sum();
+        let points = weights * u64::from(ring_points);
+        if points > POINTS_MAX {
+            let rule = format!(
+                "weights of {weights} in all, times {ring_points} ring_points, are {points} points; \
+                 at most {POINTS_MAX}: use smaller weights or fewer points"
+            );
+            self.report.problems.push(Problem::whole(source.clone(), rule));
+        }
+    }
+
+    fn read_routes(&mut self, list: Vec<Node>, source: &Source, window_ms: u64) {
+        if self.too_many("[[route]]", list.len(), ROUTES_MAX, source) {
+            return;
+        }
+        let names = self.services.iter().enumerate();
+        let names = names.filter_map(|(i, s)| Some((s.name.clone()?, i as u16)));
+        let names: HashMap<Arc<str>, u16> = names.collect();
+        for (index, node) in list.into_iter().enumerate() {
+            let prefix = format!("route[{index}]");
+            if let Some(reader) = Reader::of_table(prefix, node, source, &mut self.report) {
+                self.read_route(index, reader, &names, window_ms);
+            }
+        }
+    }
+
+    fn read_route(
+        &mut self,
+        index: usize,
+        mut r: Reader,
+        names: &HashMap<Arc<str>, u16>,
+        window_ms: u64,
+    ) {
+        let range = range(&mut r);
+        let service = service(&mut r, names);
+        let priorities = Priority::ALL.map(|p| (p.name(), p));
+        let route = Route {
+            first: range.map_or(0, |r| r.0),
+            last: range.map_or(0, |r| r.1),
+            service: ServiceId(service.unwrap_or(0)),
+            priority: r.word("priority", Priority::Normal, &priorities),
+            timeout_ms: r.number("timeout_ms", 5000, Bounds::new(1, TIMEOUT_MS_MAX as u64)),
+            order: r.word(
+                "order",
+                Order::Session,
+                &[("session", Order::Session), ("none", Order::None)],
+            ),
+            hash_on: r.word(
+                "hash_on",
+                HashOn::User,
+                &[("user", HashOn::User), ("session", HashOn::Session), ("key", HashOn::Key)],
+            ),
+            payload: r.word(
+                "payload",
+                PayloadKind::Json,
+                &[("json", PayloadKind::Json), ("bytes", PayloadKind::Bytes)],
+            ),
+            idempotent: r.boolean("idempotent", false),
+            failover: r.word(
+                "failover",
+                Failover::Next,
+                &[("next", Failover::Next), ("none", Failover::None)],
+            ),
+            method: method(&mut r),
+            service_text: r.boolean("service_text", false),
+        };
+        if window_ms >= u64::from(route.timeout_ms) {
+            let rule = format!(
+                "must be above batch.window_ms {window_ms}, which a message may wait for company"
+            );
+            r.problem("timeout_ms", rule);
+        }
+        if let Some(service) = service.and_then(|s| self.services.get(usize::from(s))) {
+            mode_rules(&mut r, &route, service.mode);
+        }
+        r.unknown(&[], "");
+        let source = r.source("range");
+        self.report.absorb(r.report);
+        if range.is_some() {
+            self.routes.push(RouteTable { index, route, source });
+        }
+    }
+
+    fn check_ranges(&mut self, (first, last): (u32, u32)) {
+        for (at, table) in self.routes.iter().enumerate() {
+            let overlaps = |first, last| first <= table.route.last && table.route.first <= last;
+            let mut problem = |rule| {
+                let (key, value) = (format!("route[{}].range", table.index), table.shown());
+                let source = table.source.clone();
+                self.report.problems.push(Problem { source, key, value, rule });
+            };
+            let earlier = self.routes[..at].iter().find(|t| overlaps(t.route.first, t.route.last));
+            if let Some(RouteTable { index, route: Route { first, last, .. }, .. }) = earlier {
+                problem(format!(
+                    "overlaps route[{index}] ({first}-{last}); ranges must not overlap"
+                ));
+            }
+            if overlaps(first, last) {
+                problem(format!(
+                    "overlaps the gateway's own ids ({first}-{last}); change the range or \
+                     [gateway] ids"
+                ));
+            }
+        }
+    }
+
+    fn check_unused(&mut self, r: &mut Reader) {
+        if self.services.is_empty() && !r.is_set("service") {
+            r.warning("service", "no [[service]]: only the gateway's own ids are answered");
+        }
+        for (index, service) in self.services.iter().enumerate() {
+            let used = self.routes.iter().any(|t| usize::from(t.route.service.0) == index);
+            if let (Some(name), false) = (&service.name, used) {
+                let rule = format!("no [[route]] leads to {name:?}; add one or remove the service");
+                let key = format!("service[{index}].name");
+                let (source, value) = (service.source.clone(), format!("{name:?}"));
+                self.report.warnings.push(Problem { source, key, value, rule });
+            }
+        }
+    }
+}
+
+fn range(r: &mut Reader) -> Option<(u32, u32)> {
+    // 0 is "no msg_id" on the wire.
+    let bounds = Bounds::new(1, u64::from(u32::MAX));
+    let before = r.report.problems.len();
+    let missing = !r.is_set("range");
+    let [first, last] = r.numbers("range", [1, 1], bounds);
+    if missing {
+        r.problem("range", "is missing; write range = [first, last]");
+    } else if first > last {
+        r.problem("range", "the first id must not be above the last; write [first, last]");
+    }
+    (r.report.problems.len() == before).then_some((first, last))
+}
+
+fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
+    let name = r.required_text("service", is_name, "must be the name of a [[service]]")?;
+    let found = names.get(name.as_str()).copied();
+    if found.is_none() {
+        let hint = match nearest(&name, names.keys().map(|n| &**n)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "add a [[service]] with that name".into(),
+        };
+        r.problem("service", format!("there is no such service; {hint}"));
+    }
+    found
+}
+
+fn method(r: &mut Reader) -> Option<Arc<str>> {
+    let valid = |s: &str| s.is_empty() || is_method(s);
+    let rule = "must have the form \"/package.Service/Method\"";
+    let text = r.text("method", "", valid, rule);
+    (!text.is_empty()).then(|| text.into())
+}
+
+fn is_method(s: &str) -> bool {
+    let Some((service, method)) = s.strip_prefix('/').and_then(|s| s.split_once('/')) else {
+        return false;
+    };
+    let word = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    s.len() <= 256 && service.split('.').all(word) && word(method)
+}
+
+fn mode_rules(r: &mut Reader, route: &Route, mode: Mode) {
+    // A method of the wrong form has its problem already.
+    let given =
+        route.method.is_some() || r.report.problems.iter().any(|p| p.key.ends_with("method"));
+    match mode {
+        Mode::Batch if given => r.problem(
+            "method",
+            "only services with mode = \"unary\" are called by method; remove it or change the mode",
+        ),
+        Mode::Batch => {}
+        Mode::Unary => {
+            if !given {
+                let rule = "is missing; its service has mode = \"unary\": name the gRPC method, \
+                            \"/package.Service/Method\"";
+                r.problem("method", rule);
+            }
+            if route.payload != PayloadKind::Bytes {
+                let rule = "must be \"bytes\": its service has mode = \"unary\", so the payload is \
+                            the request message itself";
+                r.problem("payload", rule);
+            }
+        }
+    }
+}
