@@ -5,6 +5,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["shardgate/client/v1/client.proto", "shardgate/backend/v1/backend.proto"],
         ["proto"],
     )?;
-    tonic_prost_build::configure().build_client(false).compile_fds(files)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        // Clients of the JSON subprotocol get the same messages as plain JSON.
+        .type_attribute(
+            ".shardgate.client.v1",
+            "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]",
+        )
+        .compile_fds(files)?;
     Ok(())
 }

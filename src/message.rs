@@ -273,6 +273,12 @@ pub struct CallBody {
 }
 
 impl CallBody {
+    /// Appends all segments of `other`.
+    pub fn append(&mut self, mut other: CallBody) {
+        self.remaining += other.remaining;
+        self.segments.append(&mut other.segments);
+    }
+
     /// Appends a segment. Empty ones are left out.
     pub fn push(&mut self, segment: Bytes) {
         if !segment.is_empty() {

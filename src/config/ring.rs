@@ -54,11 +54,16 @@ impl Ring {
     /// One look a run of points with one owner: at most two if `not` has one entry.
     #[inline]
     pub fn next_distinct(&self, hash: u64, not: &[InstanceId]) -> Option<InstanceId> {
+        self.find(hash, |owner| !not.contains(&owner))
+    }
+
+    /// The first instance clockwise from `hash` that `accept` takes.
+    pub fn find(&self, hash: u64, accept: impl Fn(InstanceId) -> bool) -> Option<InstanceId> {
         let mut at = self.index(hash)?;
         let mut walked = 0;
         while walked < self.owners.len() {
             let owner = self.owners[at];
-            if !not.contains(&owner) {
+            if accept(owner) {
                 return Some(owner);
             }
             let next = self.next_other[at] as usize;

@@ -1,5 +1,379 @@
-//! The pure state of a shard: events and the time in, effects out.
+//! A shard's pure state: events and the time go in, effects come out. No await, no clock, no socket,
+//! no randomness that was not passed in, so that the simulator can run it.
+//!
+//! The way of a business message: `inbound` (decode, classify) -> `admit` (route, dedup, pick, let
+//! in) -> `queue` -> `dispatch` (batch) -> a [`Call`] leaves -> its [`Outcome`] -> `outcome` (answer,
+//! retry, move) -> `answer` (reply in the outbox).
+
+pub mod admit;
+pub mod answer;
+pub mod batch;
 pub mod budget;
 pub mod cache;
+pub mod conns;
 pub mod dedup;
+pub mod dispatch;
+pub mod inbound;
+pub mod instances;
+pub mod outcome;
+pub mod own;
+pub mod pending;
+pub mod queue;
 pub mod store;
+pub mod streams;
+pub mod tick;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::config::settings::{GatewaySettings, ShardSettings};
+use crate::config::snapshot::{Snapshot, affinity_hash};
+use crate::engine::batch::{BodyWriter, Origin};
+use crate::engine::budget::RetryBudget;
+use crate::engine::cache::RouteCache;
+use crate::engine::conns::{Conn, Fate, Phase};
+use crate::engine::dedup::DedupWindow;
+use crate::engine::dispatch::Ticketed;
+use crate::engine::instances::Instances;
+use crate::engine::queue::{Fill, Messages};
+use crate::engine::store::Store;
+use crate::engine::streams::Streams;
+use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, TenantId, Ticket};
+use crate::limits;
+use crate::message::{Call, CallFault, Micros, Reason};
+use crate::stats::{Counter, Counters, Gauges, Histograms, Report};
+use crate::wire::frames::FrameLimits;
+use crate::wire::handshake::HandshakeRules;
+
+/// What a shard is told once, at its start.
+#[derive(Clone, Debug)]
+pub struct EngineInit {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Process-wide settings.
+    pub gateway: Arc<GatewaySettings>,
+    /// Its own.
+    pub settings: ShardSettings,
+    /// First routing snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// This run of the gateway.
+    pub boot_id: u64,
+    /// Unix time of [`Micros`] 0, in microseconds.
+    pub unix_at_boot_us: i64,
+    /// Seed of session ids, hashes and jitter: from the system's randomness, or the simulator's.
+    pub seed: u64,
+}
+
+/// What the shell has to do after an event. Each list is taken and emptied by the shell.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Calls to hand to their instance's channel.
+    pub calls: Vec<Call>,
+    /// Calls to cancel: nobody waits for their answer any more.
+    pub cancels: Vec<(InstanceId, Ticket)>,
+    /// Connections with bytes to flush, or with a changed fate.
+    pub dirty: Vec<ConnId>,
+    /// Paused connections that may be read again: see [`Engine::on_resumed`].
+    pub resumed: Vec<ConnId>,
+}
+
+/// Something that may go on at a time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Delayed {
+    Stream(StreamKey),
+    Message(MsgKey),
+}
+
+/// A stop under way.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    until: Micros,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    shard: ShardId,
+    origin: Origin,
+    gateway: Arc<GatewaySettings>,
+    settings: ShardSettings,
+    snapshot: Arc<Snapshot>,
+    rules: HandshakeRules,
+    frame_limits: FrameLimits,
+    delays_us: [u64; 4],
+    rng: StdRng,
+
+    conns: Store<ConnId, Conn>,
+    upgraded: u64,
+    messages: Messages,
+    streams: Streams,
+    tickets: Store<Ticket, Ticketed>,
+    instances: Instances,
+    cache: RouteCache,
+    dedup: DedupWindow,
+    budget: RetryBudget,
+
+    queue_items: usize,
+    queue_bytes: usize,
+    throttling: bool,
+    delayed: BinaryHeap<Reverse<(Micros, Delayed)>>,
+    /// Instances to look at when the turn ends.
+    touched: Vec<InstanceId>,
+    /// Instances with messages that wait for company, and when the first of those has waited enough.
+    windowed: Vec<InstanceId>,
+    window_due: Option<Micros>,
+    arrivals: u64,
+    sweep_at: usize,
+    drain: Option<Drain>,
+    cut_off: u64,
+
+    body: BodyWriter,
+    /// Buffers for outboxes.
+    pool: Vec<Vec<u8>>,
+    /// What the shell has to do.
+    pub effects: Effects,
+
+    counters: Counters,
+    histograms: Histograms,
+    reasons: [u64; Reason::ALL.len()],
+    faults: Vec<(CallFault, u64)>,
+    /// Messages decoded in this turn: they share the turn's decode time.
+    decoded: u64,
+    route_failures: RouteFailures,
+}
+
+/// Limits the log to one `route_failed` a second.
+#[derive(Debug, Default)]
+struct RouteFailures {
+    logged_at: Option<Micros>,
+    since: u64,
+}
+
+/// Messages under way that a shard can have, whatever is configured: waiting ones, those in
+/// calls, and duplicates that wait. 2^20 at 500 bytes each are 512 MiB.
+const MESSAGES_MAX: usize = 1 << 20;
+
+impl Engine {
+    /// A shard without connections.
+    pub fn new(init: EngineInit) -> Self {
+        let EngineInit { shard, gateway, settings, snapshot, boot_id, unix_at_boot_us, seed } =
+            init;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let tickets_max = snapshot.instances.len().max(64) * 1024;
+        Self {
+            shard,
+            origin: Origin {
+                gateway: gateway.node.clone(),
+                shard: u32::from(shard.0),
+                boot_id,
+                unix_at_boot_us,
+            },
+            rules: HandshakeRules {
+                path: gateway.path.clone(),
+                origins: gateway.origins.clone(),
+                subprotocols: true,
+            },
+            frame_limits: FrameLimits {
+                message_bytes_max: settings.conn.message_bytes_max,
+                fragments_max: settings.conn.fragments_max,
+            },
+            delays_us: settings.queue.class_delay_ms.map(|ms| ms * 1000),
+            conns: Store::with_capacity_max(settings.conn.connections_max),
+            upgraded: 0,
+            messages: Store::with_capacity_max(MESSAGES_MAX),
+            streams: Streams::new(MESSAGES_MAX),
+            tickets: Store::with_capacity_max(tickets_max),
+            instances: Instances::new(&snapshot),
+            cache: RouteCache::new(&settings.cache, rng.next_u64()),
+            dedup: DedupWindow::new(&settings.dedup, rng.next_u64()),
+            budget: RetryBudget::new(settings.retry.budget_percent),
+            gateway,
+            settings,
+            snapshot,
+            rng,
+            queue_items: 0,
+            queue_bytes: 0,
+            throttling: false,
+            delayed: BinaryHeap::new(),
+            touched: Vec::new(),
+            windowed: Vec::new(),
+            window_due: None,
+            arrivals: 0,
+            sweep_at: 0,
+            drain: None,
+            cut_off: 0,
+            body: BodyWriter::default(),
+            pool: Vec::new(),
+            effects: Effects::default(),
+            counters: Counters::default(),
+            histograms: Histograms::default(),
+            reasons: [0; Reason::ALL.len()],
+            faults: Vec::new(),
+            decoded: 0,
+            route_failures: RouteFailures::default(),
+        }
+    }
+
+    /// A connection was accepted. `None`: the shard is full or stopping, answer 503.
+    pub fn open(&mut self, peer: SocketAddr, now: Micros) -> Option<ConnId> {
+        self.counters.inc(Counter::Accepted);
+        if self.conns.is_full() || self.drain.is_some() {
+            self.counters.inc(Counter::AcceptRefused);
+            return None;
+        }
+        let random = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
+        let session = SessionId::from_random(random);
+        let hash = affinity_hash(TenantId(0), session.as_str().as_bytes());
+        Some(self.conns.insert(Conn::new(peer, session, hash, now)))
+    }
+
+    /// The socket is gone: forget the connection. Its messages under way run on; their answers
+    /// are counted as undeliverable.
+    pub fn remove(&mut self, id: ConnId) {
+        let Some(mut conn) = self.conns.remove(id) else { return };
+        self.counters.inc(Counter::Closed);
+        if !matches!(conn.phase, Phase::Handshake | Phase::Lingering { .. }) {
+            self.upgraded -= 1;
+        }
+        let pending = conn.outbox.len();
+        conn.outbox.advance(pending, &mut self.pool);
+    }
+
+    /// Bytes for the client that the kernel has not taken.
+    pub fn outbox(&self, id: ConnId) -> &[u8] {
+        self.conns.get(id).map_or(&[], |c| c.outbox.pending())
+    }
+
+    /// The kernel took `n` bytes (0: its buffer is full); says what becomes of the socket.
+    pub fn on_sent(&mut self, id: ConnId, n: usize, now: Micros) -> Fate {
+        let Self { conns, pool, counters, settings, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return Fate::Close };
+        conn.dirty = false;
+        if n > 0 {
+            counters.inc(Counter::Sends);
+            counters.add(Counter::BytesOut, n as u64);
+            conn.outbox.stuck_since = now;
+            conn.outbox.advance(n, pool);
+        }
+        if !conn.outbox.is_empty() {
+            if conn.outbox.len() > settings.conn.outbox_bytes_max {
+                counters.inc(Counter::ClosedSlow);
+                return Fate::Close;
+            }
+            return Fate::Keep;
+        }
+        match conn.phase {
+            Phase::Handshake | Phase::Open | Phase::Closing { .. } => Fate::Keep,
+            Phase::Lingering { .. } => Fate::ShutWrite,
+            Phase::Finished { .. } => Fate::Close,
+        }
+    }
+
+    /// The time between the write of answers and the moment the kernel took them.
+    pub fn record_flush(&mut self, us: u64) {
+        self.histograms.record(crate::stats::Stage::ReplyFlush, us, 1);
+    }
+
+    /// Time spent in receiving and decoding, shared by the messages decoded since the last call.
+    pub fn record_decode(&mut self, us: u64) {
+        let messages = std::mem::take(&mut self.decoded);
+        if messages > 0 {
+            self.histograms.record(crate::stats::Stage::Decode, us / messages, messages);
+        }
+    }
+
+    /// How late the shard answered the pulse.
+    pub fn record_stall(&mut self, us: u64) {
+        self.histograms.record(crate::stats::Stage::Stall, us, 1);
+    }
+
+    /// Counts something the shell saw.
+    pub fn count(&mut self, counter: Counter, n: u64) {
+        self.counters.add(counter, n);
+    }
+
+    /// Routes by `snapshot` from now on. Messages under way keep the rule they were admitted by.
+    pub fn adopt(&mut self, snapshot: Arc<Snapshot>) {
+        self.cache.flush();
+        self.instances.adopt(&snapshot);
+        self.snapshot = snapshot;
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Whether the stop is complete: no connection left.
+    pub fn is_drained(&self) -> bool {
+        self.drain.is_some() && self.conns.is_empty()
+    }
+
+    /// Messages that got an error instead of their service's answer because of the stop.
+    pub fn cut_off(&self) -> u64 {
+        self.cut_off
+    }
+
+    /// Fill of the shard's queue.
+    fn fill(&self) -> Fill {
+        Fill {
+            items: self.queue_items,
+            bytes: self.queue_bytes,
+            items_max: self.settings.queue.items_max,
+            bytes_max: self.settings.queue.bytes_max,
+        }
+    }
+
+    /// Everything that is counted, at this moment.
+    pub fn report(&self, now: Micros) -> Report {
+        let gauges = Gauges {
+            connections: self.conns.len() as u64,
+            sessions: self.upgraded,
+            unanswered: self.messages.len() as u64,
+            queue_items: self.queue_items as u64,
+            queue_bytes: self.queue_bytes as u64,
+            usage_ratio: self.fill().ratio(),
+            is_throttling: self.throttling,
+            cache_entries: self.cache.len() as u64,
+            cache_active: self.cache.active(now) as u64,
+            dedup_entries: self.dedup.len() as u64,
+            dedup_bytes: self.dedup.bytes() as u64,
+            calls_in_flight: self.tickets.len() as u64,
+            outbox_bytes: self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum(),
+            snapshot_version: self.snapshot.version,
+        };
+        Report {
+            shard: self.shard,
+            at: now,
+            counters: self.counters.clone(),
+            reasons: self.reasons,
+            faults: self.faults.clone(),
+            gauges,
+            histograms: self.histograms.clone(),
+            instances: self.instances.report(),
+        }
+    }
+
+    /// The earliest time at which something waits to be done; ticks come besides it.
+    pub fn next_due(&self) -> Option<Micros> {
+        let delayed = self.delayed.peek().map(|&Reverse((at, _))| at);
+        match (delayed, self.window_due) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// Messages that may be decoded from one connection before it has to wait for answers.
+fn is_over(conn: &Conn, settings: &ShardSettings) -> bool {
+    conn.unanswered >= settings.conn.unanswered_max
+        || conn.unanswered_bytes >= settings.conn.unanswered_bytes_max
+}
+
+const _: () = assert!(MESSAGES_MAX <= 1 << crate::ids::SLOT_BITS);
+const _: () = assert!(limits::TICK_MS > 0);

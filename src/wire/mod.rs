@@ -2,6 +2,7 @@
 //! messages. No I/O, no clock, no state but what a half-received frame needs.
 
 pub mod backend;
+pub mod client;
 pub mod frames;
 pub mod handshake;
 pub mod json;

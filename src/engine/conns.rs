@@ -1,0 +1,236 @@
+//! A client connection as the engine sees it: plain state in a slab, small when idle.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::ids::{ConnId, SessionId, TenantId};
+use crate::message::{Encoding, Micros};
+use crate::wire::frames::Decoder;
+
+/// How far a connection is.
+///
+/// ```text
+///   Handshake --101--> Open --our Close--> Closing --their Close--> Finished
+///       |                \----their Close (echoed)------------------/
+///       \--HTTP error--> Lingering
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The upgrade request is not complete.
+    Handshake,
+    /// Frames flow.
+    Open,
+    /// Our Close is sent; the client's is awaited until then. Everything else is ignored.
+    Closing {
+        /// TCP is closed at this time anyway.
+        until: Micros,
+    },
+    /// Nothing more to say: shut for writing after the flush, and wait until then for the client to
+    /// close first, so that a reset does not overtake the last bytes.
+    Lingering {
+        /// TCP is closed at this time anyway.
+        until: Micros,
+    },
+    /// Both Close frames are exchanged: close TCP after the flush.
+    Finished {
+        /// TCP is closed at this time anyway.
+        until: Micros,
+    },
+}
+
+/// Bytes for a client that the kernel has not taken yet. The buffer belongs to a pool: an idle
+/// connection holds none.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Since when the client has taken nothing.
+    pub stuck_since: Micros,
+}
+
+/// Buffers with more than this capacity are not kept: 16 KiB hold some 200 small replies.
+const POOLED_BYTES_MAX: usize = 16 << 10;
+/// Buffers kept for reuse: 256 x 16 KiB = 4 MiB a shard at most.
+const POOLED_MAX: usize = 256;
+/// Sent bytes are cut off the front when they are this many and the larger half: the remaining bytes
+/// are then moved at most once for each byte sent.
+const COMPACT_BYTES: usize = 64 << 10;
+
+impl Outbox {
+    /// Bytes that wait.
+    pub fn pending(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Number of bytes that wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where to append.
+    pub fn writer(&mut self, pool: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0
+            && let Some(buffer) = pool.pop()
+        {
+            self.bytes = buffer;
+        }
+        &mut self.bytes
+    }
+
+    /// The kernel took `n` bytes.
+    pub fn advance(&mut self, n: usize, pool: &mut Vec<Vec<u8>>) {
+        self.sent += n;
+        debug_assert!(self.sent <= self.bytes.len());
+        if self.is_empty() {
+            self.sent = 0;
+            let mut buffer = std::mem::take(&mut self.bytes);
+            if buffer.capacity() <= POOLED_BYTES_MAX && pool.len() < POOLED_MAX {
+                buffer.clear();
+                pool.push(buffer);
+            }
+        } else if self.sent >= COMPACT_BYTES && self.sent >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
+/// Events in a window of fixed length: how many, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Window {
+    since: Micros,
+    count: u32,
+}
+
+impl Window {
+    /// Counts `n` more; says how many there were in the present window of `length_us`.
+    pub fn add(&mut self, n: u32, now: Micros, length_us: u64) -> u32 {
+        if now.since(self.since) >= length_us {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(n);
+        self.count
+    }
+}
+
+/// Who the client is. Boxed: most of it is not needed for a reply.
+#[derive(Debug)]
+pub struct Identity {
+    /// Address of the client's end.
+    pub peer: SocketAddr,
+    /// Authenticated user; `None` = anonymous.
+    pub user: Option<Arc<str>>,
+    /// Tenant.
+    pub tenant: TenantId,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// How far it is.
+    pub phase: Phase,
+    /// Its encoding.
+    pub encoding: Encoding,
+    /// Bytes not decoded yet; the handshake's while that lasts.
+    pub decoder: Decoder,
+    /// The unfinished upgrade request, and how much of it was looked through.
+    pub handshake: Option<Box<(Vec<u8>, usize)>>,
+    /// Bytes to be sent.
+    pub outbox: Outbox,
+    /// On the list of connections to flush.
+    pub dirty: bool,
+    /// Not read until it has fewer messages without an answer.
+    pub paused: bool,
+    /// Messages without an answer.
+    pub unanswered: u32,
+    /// Their bytes.
+    pub unanswered_bytes: usize,
+    /// The highest seq seen: they rise.
+    pub last_seq: u64,
+    /// Public id of the session.
+    pub session: SessionId,
+    /// Affinity hash of the session.
+    pub session_hash: u64,
+    /// Affinity hash of the user; that of the session before authentication.
+    pub user_hash: u64,
+    /// Who it is.
+    pub identity: Box<Identity>,
+    /// When it was accepted.
+    pub opened: Micros,
+    /// When the client last sent something.
+    pub heard: Micros,
+    /// Frames in the present second.
+    pub frames: Window,
+    /// Bad messages in the present ten seconds.
+    pub bad: Window,
+    /// One-way messages refused and not told yet.
+    pub refused_one_way: u64,
+    /// When that was last told.
+    pub told_one_way: Micros,
+}
+
+impl Conn {
+    /// A connection that was just accepted.
+    pub fn new(peer: SocketAddr, session: SessionId, session_hash: u64, now: Micros) -> Self {
+        Self {
+            phase: Phase::Handshake,
+            encoding: Encoding::Json,
+            decoder: Decoder::default(),
+            handshake: None,
+            outbox: Outbox::default(),
+            dirty: false,
+            paused: false,
+            unanswered: 0,
+            unanswered_bytes: 0,
+            last_seq: 0,
+            session,
+            session_hash,
+            user_hash: session_hash,
+            identity: Box::new(Identity { peer, user: None, tenant: TenantId(0) }),
+            opened: now,
+            heard: now,
+            frames: Window::default(),
+            bad: Window::default(),
+            refused_one_way: 0,
+            told_one_way: Micros(0),
+        }
+    }
+
+    /// When TCP is closed whatever the client does, if that is decided.
+    pub fn until(&self) -> Option<Micros> {
+        match self.phase {
+            Phase::Handshake | Phase::Open => None,
+            Phase::Closing { until } | Phase::Lingering { until } | Phase::Finished { until } => {
+                Some(until)
+            }
+        }
+    }
+}
+
+/// What the shell does with a socket after a flush.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Goes on.
+    Keep,
+    /// Shut for writing, read until the client closes.
+    ShutWrite,
+    /// Close now.
+    Close,
+}
+
+/// What the shell does after handing bytes over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadNext {
+    /// Read more.
+    More,
+    /// Do not read until the engine resumes the connection.
+    Pause,
+}
+
+/// A connection that may be read again.
+pub type Resumed = ConnId;

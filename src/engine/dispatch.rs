@@ -1,0 +1,290 @@
+//! From queue to call: promise 4. A batch leaves at once while its instance has nothing in flight
+//! from this shard; while it is busy, what waits leaves at the earliest of a full batch, the window,
+//! or an ended call.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, LazyLock};
+
+use crate::config::snapshot::Mode;
+use crate::engine::answer::Answer;
+use crate::engine::instances::Link;
+use crate::engine::{Delayed, Engine};
+use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
+use crate::limits;
+use crate::message::{Call, CallBody, Micros, Reason, Reject};
+use crate::stats::{Counter, Stage};
+
+/// The method of mode "batch".
+static HANDLE: LazyLock<Arc<str>> =
+    LazyLock::new(|| Arc::from("/shardgate.backend.v1.Backend/Handle"));
+
+/// A call in flight.
+#[derive(Debug, Default)]
+pub struct Ticketed {
+    /// With whom; set when the call leaves.
+    pub instance: Option<InstanceId>,
+    /// Its messages, in the order of the batch. One that was answered meanwhile (deadline) is not
+    /// known any more.
+    pub items: Vec<MsgKey>,
+    /// Streams it carries messages of.
+    pub streams: Vec<StreamKey>,
+    /// When it left.
+    pub started: Micros,
+}
+
+impl Engine {
+    /// Ends a turn: retries that are due, then batches that may leave. The effects hold the calls.
+    pub fn end_turn(&mut self, now: Micros) {
+        while let Some(&Reverse((at, delayed))) = self.delayed.peek() {
+            if at > now {
+                break;
+            }
+            self.delayed.pop();
+            self.resume_delayed(delayed);
+        }
+        if self.window_due.is_some_and(|at| at <= now) {
+            self.window_due = None;
+            for id in std::mem::take(&mut self.windowed) {
+                self.touch(id);
+            }
+        }
+        while let Some(id) = self.touched.pop() {
+            self.instances.get_mut(id).touched = false;
+            self.dispatch(id, now);
+        }
+        self.update_throttling();
+    }
+
+    fn resume_delayed(&mut self, delayed: Delayed) {
+        match delayed {
+            Delayed::Stream(stream) => {
+                if let Some(stream) = self.streams.get_alive(stream) {
+                    stream.delayed = false;
+                    let (head, instance) = (stream.head, stream.instance);
+                    self.resume_head(head, instance);
+                }
+            }
+            Delayed::Message(key) => {
+                if let Some(message) = self.messages.get(key) {
+                    let instance = message.instance;
+                    self.resume_head(Some(key), instance);
+                }
+            }
+        }
+    }
+
+    /// Lets the first waiting message of a freed stream be taken, if it is parked.
+    pub(super) fn resume_head(&mut self, head: Option<MsgKey>, instance: InstanceId) {
+        if let Some(head) = head
+            && self.messages.get(head).is_some_and(|m| m.parked)
+        {
+            let queue = &mut self.instances.get_mut(instance).queue;
+            queue.resume(head, &self.messages, &self.delays_us);
+        }
+        self.touch(instance);
+    }
+
+    /// Sends what may be sent to one instance now.
+    fn dispatch(&mut self, id: InstanceId, now: Micros) {
+        loop {
+            let batch = &self.settings.batch;
+            let window_us = batch.window_ms * 1000;
+            let state = self.instances.get(id);
+            let (slots, items_max) = match state.mode {
+                Mode::Batch => (batch.in_flight_max, batch.items_max),
+                Mode::Unary => (batch.calls_max, 1),
+            };
+            let queue = &state.queue;
+            if queue.items == 0 || state.in_flight >= slots || state.link == Link::Down {
+                return;
+            }
+            let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
+            if state.in_flight > 0 && !full && !state.slot_freed {
+                let Some(oldest) = queue.oldest(id, &self.messages) else { return };
+                let due = Micros(oldest.0 + window_us);
+                if due > now {
+                    self.window_due = Some(self.window_due.map_or(due, |at| at.min(due)));
+                    if !self.windowed.contains(&id) {
+                        self.windowed.push(id);
+                    }
+                    return;
+                }
+            }
+            if !self.launch(id, items_max, now) {
+                return;
+            }
+            self.instances.get_mut(id).slot_freed = false;
+        }
+    }
+
+    /// Fills and sends one call. False if no message was eligible.
+    fn launch(&mut self, id: InstanceId, items_max: usize, now: Micros) -> bool {
+        let mode = self.instances.get(id).mode;
+        let ticket = self.tickets.insert_with(|t| {
+            t.instance = Some(id);
+            t.items.clear();
+            t.streams.clear();
+            t.started = now;
+        });
+        if mode == Mode::Batch {
+            self.body.begin_batch(&self.origin);
+        }
+        let mut latest = now;
+        let mut oldest = now;
+        let mut unary = None;
+        for _ in 0..items_max {
+            let room = self.settings.conn.message_bytes_max + REQUEST_BYTES_MAX;
+            let count = self.tickets.get(ticket).expect("just inserted").items.len();
+            if count > 0 && self.body.len() + room > self.settings.batch.bytes_max {
+                break;
+            }
+            let Some(key) = self.take_next(id, ticket, now) else { break };
+            let message = self.messages.get_mut(key).expect("just taken");
+            message.attempt += 1;
+            latest = latest.max(message.deadline);
+            oldest = oldest.min(message.received);
+            self.histograms.record(Stage::QueueWait, now.since(message.received), 1);
+            let message = self.messages.get(key).expect("just taken");
+            match mode {
+                Mode::Batch => self.body.push(key, message, &self.origin, now),
+                Mode::Unary => unary = Some((key, self.body.unary(message))),
+            }
+            self.tickets.get_mut(ticket).expect("just inserted").items.push(key);
+        }
+        let count = self.tickets.get(ticket).expect("just inserted").items.len();
+        if count == 0 {
+            self.body.discard();
+            self.free_ticket(ticket, now);
+            return false;
+        }
+        self.histograms.record(Stage::BatchWait, now.since(oldest), 1);
+        let timeout_us = latest.since(now);
+        let call = match unary {
+            None => Call {
+                ticket,
+                instance: id,
+                method: HANDLE.clone(),
+                body: self.body.finish(),
+                timeout_us,
+                metadata: Vec::new(),
+            },
+            Some((key, body)) => self.unary_call(ticket, id, key, body, timeout_us),
+        };
+        self.effects.calls.push(call);
+        self.instances.get_mut(id).in_flight += 1;
+        self.counters.inc(Counter::Calls);
+        self.counters.add(Counter::Dispatched, count as u64);
+        self.budget.add_firsts(count as u64, now);
+        true
+    }
+
+    /// Takes the next message that is still worth sending; remembers its stream with the ticket.
+    fn take_next(&mut self, id: InstanceId, ticket: Ticket, now: Micros) -> Option<MsgKey> {
+        loop {
+            let delays = self.delays_us;
+            let key = self.with_queue(id, |queue, messages, streams| {
+                queue.take(id, ticket, messages, streams, &delays)
+            })?;
+            self.counters.inc(Counter::Dequeued);
+            let message = self.messages.get(key).expect("just taken");
+            if let Some(stream) = message.stream {
+                let streams = &mut self.tickets.get_mut(ticket).expect("the caller has it").streams;
+                if streams.last() != Some(&stream) && !streams.contains(&stream) {
+                    streams.push(stream);
+                }
+            }
+            if message.deadline <= now {
+                self.finish(key, &Answer::reject(&EXPIRED), now);
+            } else if message.seq > 0
+                && message.dedup.is_none()
+                && self.conns.get(message.conn).is_none()
+            {
+                self.counters.inc(Counter::AnswersUndeliverable);
+                self.messages.release(key);
+            } else {
+                return Some(key);
+            }
+        }
+    }
+
+    fn unary_call(
+        &mut self,
+        ticket: Ticket,
+        instance: InstanceId,
+        key: MsgKey,
+        body: CallBody,
+        timeout_us: u64,
+    ) -> Call {
+        let message = self.messages.get(key).expect("the caller has it");
+        // The route may be gone from a newer snapshot: then so is the method, and the call is
+        // answered UNIMPLEMENTED by the service.
+        let route = self.snapshot.route(message.msg_id);
+        let method = route.and_then(|(_, r)| r.method.clone()).unwrap_or_else(|| Arc::from("/"));
+        let encode = |text: &str| {
+            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+                .to_string()
+        };
+        let mut metadata = vec![
+            ("shardgate-request-id", key.0.to_string()),
+            ("shardgate-msg-id", message.msg_id.to_string()),
+            ("shardgate-session", message.session.as_str().to_owned()),
+            ("shardgate-attempt", message.attempt.to_string()),
+        ];
+        let optional = [
+            ("shardgate-user", message.user.as_deref().unwrap_or("")),
+            ("shardgate-id", &message.id),
+            ("shardgate-key", &message.key),
+        ];
+        for (name, value) in optional {
+            if !value.is_empty() {
+                metadata.push((name, encode(value)));
+            }
+        }
+        Call { ticket, instance, method, body, timeout_us, metadata }
+    }
+
+    /// The call is over: its streams may go on, each at the instance where it belongs now.
+    pub(super) fn free_ticket(&mut self, ticket: Ticket, now: Micros) {
+        let Some(call) = self.tickets.get_mut(ticket) else { return };
+        let mut streams = std::mem::take(&mut call.streams);
+        for &key in &streams {
+            self.free_stream(key, now);
+        }
+        streams.clear();
+        self.tickets.get_mut(ticket).expect("seen above").streams = streams;
+        self.tickets.release(ticket);
+    }
+
+    fn free_stream(&mut self, key: StreamKey, now: Micros) {
+        let epoch = self.instances.epoch;
+        let stream = self.streams.get_mut(key);
+        stream.busy = None;
+        let (head, instance, moved) = (stream.head, stream.instance, stream.epoch != epoch);
+        let Some(head) = head else {
+            self.streams.close_if_idle(key);
+            return;
+        };
+        if moved {
+            self.place_stream(key, now);
+        } else if !self.streams.get(key).delayed {
+            self.resume_head(Some(head), instance);
+        }
+    }
+
+    fn update_throttling(&mut self) {
+        let percent = (self.fill().ratio() * 100.0) as u32;
+        let settings = &self.settings.queue;
+        self.throttling = if self.throttling {
+            percent >= settings.throttle_off_percent
+        } else {
+            percent >= settings.throttle_on_percent
+        };
+    }
+}
+
+/// Bytes of a request besides its payload: ids and strings at their caps, and field headers.
+const REQUEST_BYTES_MAX: usize = limits::ID_BYTES_MAX + limits::KEY_BYTES_MAX + 1024;
+
+/// The deadline passed in the queue.
+pub(super) const EXPIRED: Reject =
+    Reject::new(Reason::Expired, "the deadline passed before the message was sent");

@@ -1,0 +1,439 @@
+//! What becomes of messages when their call ends, and when their instance goes: promises 1, 2, 7.
+
+use std::cmp::Reverse;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use crate::config::snapshot::{Failover, Mode, Order, PayloadKind};
+use crate::engine::answer::Answer;
+use crate::engine::dispatch::EXPIRED;
+use crate::engine::instances::Link;
+use crate::engine::pending::Place;
+use crate::engine::{Delayed, Engine};
+use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
+use crate::limits;
+use crate::message::{CallError, CallFault, Micros, Outcome, Reason, Reject, Started, status};
+use crate::stats::{Counter, Stage};
+use crate::wire::backend::{ResponseItem, read_responses};
+
+const NO_RESPONSE: Reject = Reject::new(
+    Reason::BadServiceReply,
+    "the service's answer did not hold exactly one response for this message",
+);
+const UNREADABLE: Reject =
+    Reject::new(Reason::BadServiceReply, "the service's answer is not a BatchResponse");
+const UNAVAILABLE: Reject = Reject {
+    reason: Reason::Unavailable,
+    text: "the service could not be reached; the message did not run",
+    retry_after_ms: 1_000,
+};
+
+impl Engine {
+    /// A call ended.
+    pub fn on_outcome(&mut self, outcome: Outcome, now: Micros) {
+        let Outcome { ticket, result } = outcome;
+        let Some(call) = self.tickets.get_mut(ticket) else {
+            self.counters.inc(Counter::StaleOutcomes);
+            return;
+        };
+        let mut items = std::mem::take(&mut call.items);
+        let started = call.started;
+        let instance = call.instance.expect("a call in flight has an instance");
+        let state = self.instances.get_mut(instance);
+        state.in_flight -= 1;
+        state.slot_freed = true;
+        let mode = state.mode;
+        self.histograms.record(Stage::RoundTrip, now.since(started), 1);
+        match result {
+            Ok(body) => match mode {
+                Mode::Batch => self.read_batch(ticket, &items, &body, now),
+                Mode::Unary => self.read_unary(ticket, &items, &body, now),
+            },
+            Err(error) => {
+                self.count_fault(error.fault);
+                self.fail(ticket, instance, &items, &error, now);
+            }
+        }
+        items.clear();
+        if let Some(call) = self.tickets.get_mut(ticket) {
+            call.items = items;
+        }
+        self.free_ticket(ticket, now);
+        self.touch(instance);
+    }
+
+    fn count_fault(&mut self, fault: CallFault) {
+        match self.faults.iter_mut().find(|(f, _)| *f == fault) {
+            Some((_, count)) => *count += 1,
+            None => self.faults.push((fault, 1)),
+        }
+    }
+
+    /// Whether the message is in this call and has no answer yet.
+    fn is_in(&self, key: MsgKey, ticket: Ticket) -> bool {
+        self.messages.get(key).is_some_and(|m| m.place == Place::InFlight(ticket))
+    }
+
+    fn read_unary(&mut self, ticket: Ticket, items: &[MsgKey], body: &Bytes, now: Micros) {
+        for &key in items {
+            if self.is_in(key, ticket) {
+                let item = ResponseItem { request_id: key.0, payload: body, ..Default::default() };
+                self.answer_item(key, &item, now);
+            }
+        }
+    }
+
+    fn read_batch(&mut self, ticket: Ticket, items: &[MsgKey], body: &[u8], now: Micros) {
+        // The first pass counts, so that of two responses to one request neither is taken.
+        let mut unknown = 0;
+        let readable = read_responses(body, |item| {
+            let key = MsgKey(item.request_id);
+            match self.messages.get_mut(key) {
+                Some(m) if m.place == Place::InFlight(ticket) => {
+                    m.responses = m.responses.saturating_add(1);
+                }
+                Some(_) | None => unknown += u64::from(!items.contains(&key)),
+            }
+        });
+        self.counters.add(Counter::UnknownResponses, unknown);
+        if readable.is_ok() {
+            let answered = read_responses(body, |item| {
+                let key = MsgKey(item.request_id);
+                let message = self.messages.get(key);
+                if message.is_some_and(|m| m.place == Place::InFlight(ticket) && m.responses == 1) {
+                    self.answer_item(key, &item, now);
+                }
+            });
+            debug_assert!(answered.is_ok(), "the first pass read the same bytes");
+        }
+        let reject = if readable.is_ok() { &NO_RESPONSE } else { &UNREADABLE };
+        for &key in items {
+            if self.is_in(key, ticket) {
+                self.count_item(key, false);
+                self.finish(key, &Answer::reject(reject), now);
+            }
+        }
+    }
+
+    fn count_item(&mut self, key: MsgKey, ok: bool) {
+        let Some(message) = self.messages.get(key) else { return };
+        let state = self.instances.get_mut(message.instance);
+        if ok {
+            state.ok += 1;
+            self.counters.inc(Counter::DispatchOk);
+        } else {
+            state.failed += 1;
+            self.counters.inc(Counter::DispatchFailed);
+        }
+    }
+
+    /// The service's own answer to one message.
+    fn answer_item(&mut self, key: MsgKey, item: &ResponseItem<'_>, now: Micros) {
+        let message = self.messages.get(key).expect("the caller looked");
+        let status =
+            if item.status > status::UNAUTHENTICATED { status::UNKNOWN } else { item.status };
+        let answer = Answer {
+            status,
+            reason: None,
+            text: if message.rule.service_text { item.message } else { "" },
+            payload: item.payload,
+            is_bytes: message.rule.payload == PayloadKind::Bytes,
+            retry_after_ms: item.retry_after_ms,
+        };
+        self.count_item(key, status == status::OK);
+        self.finish(key, &answer, now);
+    }
+
+    /// A call failed as a whole.
+    fn fail(
+        &mut self,
+        ticket: Ticket,
+        instance: InstanceId,
+        items: &[MsgKey],
+        error: &CallError,
+        now: Micros,
+    ) {
+        // From the last to the first, so that each that is put back comes to stand before the one
+        // that was sent after it.
+        for &key in items.iter().rev() {
+            if !self.is_in(key, ticket) {
+                continue;
+            }
+            match self.verdict(key, instance, error, now) {
+                Verdict::Again { instance, at } => self.send_again(key, instance, at, now),
+                Verdict::Answer(reject, status) => {
+                    self.count_item(key, false);
+                    let mut answer = Answer::reject(&reject);
+                    answer.status = status;
+                    self.finish(key, &answer, now);
+                }
+                Verdict::Service => {
+                    let message = self.messages.get(key).expect("is in the call");
+                    let item = ResponseItem {
+                        request_id: key.0,
+                        status: error.status,
+                        message: if message.rule.service_text { &error.message } else { "" },
+                        ..Default::default()
+                    };
+                    self.answer_item(key, &item, now);
+                }
+            }
+        }
+    }
+
+    /// What becomes of one message of a failed call (promise 7).
+    fn verdict(
+        &mut self,
+        key: MsgKey,
+        failed: InstanceId,
+        error: &CallError,
+        now: Micros,
+    ) -> Verdict {
+        let message = self.messages.get(key).expect("is in the call");
+        let rule = message.rule;
+        let not_run = error.started == Started::No;
+        let attempts = message.attempt;
+        let (hash, deadline) = (message.hash, message.deadline);
+        let unary = self.instances.get(failed).mode == Mode::Unary;
+        let give_up = match error.fault {
+            CallFault::Status if unary => Verdict::Service,
+            CallFault::BadReply => Verdict::Answer(
+                Reject::new(Reason::BadServiceReply, "the service's answer broke the protocol"),
+                error.status,
+            ),
+            _ if deadline <= now && not_run => Verdict::Answer(EXPIRED, EXPIRED.reason.status()),
+            _ if not_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
+            _ => Verdict::Answer(
+                Reject::new(
+                    Reason::OutcomeUnknown,
+                    "sent to the service, which did not answer; it may have run",
+                ),
+                error.status,
+            ),
+        };
+        let allowed = not_run
+            || rule.idempotent
+                && match error.fault {
+                    CallFault::Status => error.status == status::UNAVAILABLE,
+                    CallFault::BadReply | CallFault::TimedOut => false,
+                    CallFault::NotConnected
+                    | CallFault::Refused
+                    | CallFault::Reset
+                    | CallFault::ConnectionLost => true,
+                };
+        let pushed_back = error.pushback == Some(None);
+        let drained = self.drain.is_some_and(|d| d.until <= now);
+        if !allowed || pushed_back || drained || attempts >= limits::ATTEMPTS_MAX {
+            return give_up;
+        }
+        let other = match rule.failover {
+            Failover::Next => self.pick_other(rule.service, hash, Some(failed)),
+            Failover::None => None,
+        };
+        // Surely not run, and someone else is there: at once, and without asking the budget.
+        if not_run && let Some(instance) = other {
+            return Verdict::Again { instance, at: now };
+        }
+        if not_run && error.fault == CallFault::NotConnected {
+            return give_up;
+        }
+        if !not_run && attempts >= self.settings.retry.attempts_max {
+            return give_up;
+        }
+        if !not_run && !self.budget.try_retry(now) {
+            self.counters.inc(Counter::RetryBudgetSpent);
+            return give_up;
+        }
+        let at = self.retry_at(attempts, error.pushback.flatten(), now);
+        if at >= deadline {
+            return give_up;
+        }
+        Verdict::Again { instance: other.unwrap_or(failed), at }
+    }
+
+    /// 100 ms after the first attempt, doubled for each further one, +-20 %.
+    fn retry_at(&mut self, attempts: u32, pushback_ms: Option<u32>, now: Micros) -> Micros {
+        let retry = &self.settings.retry;
+        let doubled = retry.delay_ms << attempts.saturating_sub(1).min(16);
+        let delay_us = doubled.min(retry.delay_max_ms) * 1000;
+        let jittered = delay_us * self.rng.random_range(80..=120) / 100;
+        let pushed = u64::from(pushback_ms.unwrap_or(0)) * 1000;
+        Micros(now.0 + jittered.max(pushed))
+    }
+
+    /// Puts a message of an ended call back, before what follows it in its stream.
+    fn send_again(&mut self, key: MsgKey, instance: InstanceId, at: Micros, now: Micros) {
+        let message = self.messages.get_mut(key).expect("is in the call");
+        self.counters.inc(Counter::Retries);
+        self.counters.inc(Counter::Enqueued);
+        message.failed_on = Some(message.instance);
+        let moved = message.instance != instance;
+        message.instance = instance;
+        message.responses = 0;
+        let stream = message.stream;
+        self.counters.add(Counter::FailedOver, u64::from(moved));
+        if let Some(stream) = stream {
+            self.streams.link_first(stream, key, &mut self.messages);
+        }
+        self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));
+        match stream {
+            // Freed with the ticket: the head is resumed then, or when the delay is over.
+            Some(stream) => {
+                let state = self.streams.get_mut(stream);
+                if at > now && !state.delayed {
+                    state.delayed = true;
+                    self.delayed.push(Reverse((at, Delayed::Stream(stream))));
+                }
+                self.move_stream(stream, instance);
+            }
+            None if at > now => self.delayed.push(Reverse((at, Delayed::Message(key)))),
+            None => self.resume_head(Some(key), instance),
+        }
+    }
+
+    /// Brings all waiting messages of a stream to `instance`, in order.
+    fn move_stream(&mut self, key: StreamKey, instance: InstanceId) {
+        let epoch = self.instances.epoch;
+        let stream = self.streams.get_mut(key);
+        stream.instance = instance;
+        stream.epoch = epoch;
+        let mut next = stream.head;
+        while let Some(key) = next {
+            let message = self.messages.get(key).expect("linked messages exist");
+            next = message.next;
+            self.move_message(key, instance);
+        }
+    }
+
+    fn move_message(&mut self, key: MsgKey, instance: InstanceId) {
+        let message = self.messages.get(key).expect("the caller has it");
+        let from = message.instance;
+        if from == instance {
+            return;
+        }
+        self.counters.inc(Counter::FailedOver);
+        self.with_queue(from, |queue, messages, _| {
+            queue.forget(messages.get(key).expect("the caller has it"));
+        });
+        self.messages.get_mut(key).expect("the caller has it").instance = instance;
+        self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));
+    }
+
+    /// Brings an idle stream to where its key belongs now, or answers its messages if that is
+    /// nowhere.
+    pub(super) fn place_stream(&mut self, key: StreamKey, now: Micros) {
+        let stream = self.streams.get(key);
+        debug_assert!(stream.busy.is_none());
+        let Some(head) = stream.head else { return };
+        let (name, current) = (stream.name, stream.instance);
+        let message = self.messages.get(head).expect("linked messages exist");
+        let (tenant, failover) = (message.tenant, message.rule.failover);
+        let failed_on = message.failed_on;
+        let target = match self.pick(tenant, name.service, name.hash, failover, now) {
+            // The one that has just failed it is only gone back to if there is no other.
+            Ok(owner) if Some(owner) == failed_on => {
+                Some(if self.instances.is_usable(current) { current } else { owner })
+            }
+            Ok(owner) => Some(owner),
+            Err(_) => None,
+        };
+        let Some(target) = target else {
+            while let Some(head) = self.streams.get_alive(key).and_then(|s| s.head) {
+                self.withdraw_waiting(head);
+                self.finish(head, &Answer::reject(&UNAVAILABLE), now);
+            }
+            return;
+        };
+        self.move_stream(key, target);
+        let stream = self.streams.get(key);
+        if !stream.delayed {
+            let head = stream.head;
+            self.resume_head(head, target);
+        }
+    }
+
+    /// The link to an instance changed.
+    pub fn on_link(&mut self, id: InstanceId, link: Link, now: Micros) {
+        let state = self.instances.get_mut(id);
+        if state.link == link {
+            return;
+        }
+        state.link = link;
+        self.instances.epoch += 1;
+        match link {
+            Link::Connecting | Link::Up => self.touch(id),
+            Link::Down => self.evacuate(id, now),
+        }
+    }
+
+    /// Messages that wait for an instance that is gone go to the next on the ring, in order.
+    fn evacuate(&mut self, id: InstanceId, now: Micros) {
+        let mut waiting: Vec<(u64, MsgKey)> = self
+            .messages
+            .iter()
+            .filter(|(_, m)| m.place == Place::Waiting && m.instance == id)
+            .map(|(key, m)| (m.arrival, key))
+            .collect();
+        waiting.sort_unstable();
+        for (_, key) in waiting {
+            // Moved or answered with an earlier one of its stream?
+            let Some(message) = self.messages.get(key) else { continue };
+            if message.instance != id || message.place != Place::Waiting {
+                continue;
+            }
+            let (rule, hash) = (message.rule, message.hash);
+            match message.stream {
+                // A busy stream is placed anew when its call has ended.
+                Some(stream) if self.streams.get(stream).busy.is_some() => {}
+                Some(stream) => self.place_stream(stream, now),
+                None => {
+                    let other = match rule.failover {
+                        Failover::Next => self.pick_other(rule.service, hash, Some(id)),
+                        Failover::None => None,
+                    };
+                    match other {
+                        Some(other) => {
+                            self.move_message(key, other);
+                            self.resume_head(Some(key), other);
+                        }
+                        None => {
+                            self.withdraw_waiting(key);
+                            self.finish(key, &Answer::reject(&UNAVAILABLE), now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a message out of its queue and its stream; the caller answers it.
+    pub(super) fn withdraw_waiting(&mut self, key: MsgKey) {
+        let message = self.messages.get(key).expect("the caller has it");
+        debug_assert!(message.place == Place::Waiting);
+        let (instance, stream) = (message.instance, message.stream);
+        debug_assert!(stream.is_some() == (message.rule.order == Order::Session));
+        self.counters.inc(Counter::Dequeued);
+        self.with_queue(instance, |queue, messages, _| {
+            queue.forget(messages.get(key).expect("the caller has it"));
+        });
+        let Some(stream) = stream else { return };
+        self.streams.unlink(stream, key, &mut self.messages);
+        let state = self.streams.get(stream);
+        if state.busy.is_none() && !state.delayed {
+            let head = state.head;
+            self.resume_head(head, instance);
+        }
+        self.streams.close_if_idle(stream);
+    }
+}
+
+/// What becomes of a message of a failed call.
+enum Verdict {
+    /// Sent again at a time.
+    Again { instance: InstanceId, at: Micros },
+    /// Answered by the gateway, with a gRPC status.
+    Answer(Reject, u32),
+    /// The failure is the service's own answer (unary mode).
+    Service,
+}

@@ -1,0 +1,245 @@
+//! The priority queue of one instance: promise 3.
+//!
+//! The next message is, among the eligible, the one with the smallest *enqueue time + class delay*.
+//! Enqueue times rise, so within a class the key order is the order of arrival: four plain queues and
+//! a look at their fronts give the order of a heap in O(1). A message is *eligible* when it is the
+//! first waiting one of its stream and no call carries messages of that stream. One that reaches the
+//! front while it is not is *parked*: it leaves the class queue, stays linked in its stream, and comes
+//! back through `resumed`, a small heap, when its turn in the stream has come. A message is parked at
+//! most once a stay, so a blocked stream costs others nothing.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use crate::engine::pending::{Pending, Place};
+use crate::engine::store::Store;
+use crate::engine::streams::Streams;
+use crate::ids::{InstanceId, MsgKey, Ticket};
+use crate::message::Priority;
+
+/// Messages without an answer, by key.
+pub type Messages = Store<MsgKey, Pending>;
+
+/// Sort key: virtual deadline in microseconds, class, number of arrival.
+type Rank = (u64, usize, u64);
+
+/// Messages that wait for one instance.
+#[derive(Debug, Default)]
+pub struct InstanceQueue {
+    fresh: [VecDeque<MsgKey>; 4],
+    resumed: BinaryHeap<Reverse<(Rank, MsgKey)>>,
+    /// Messages waiting, parked ones included.
+    pub items: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Keys in `fresh` and `resumed` whose message is not waiting there any more.
+    stale: usize,
+}
+
+impl InstanceQueue {
+    /// Appends a message that has just arrived, as the last of its stream and of its class.
+    pub fn push(&mut self, key: MsgKey, messages: &mut Messages, streams: &mut Streams) {
+        let message = messages.get_mut(key).expect("pushed messages exist");
+        message.place = Place::Waiting;
+        message.parked = false;
+        self.items += 1;
+        self.bytes += message.bytes();
+        let class = message.rule.priority.index();
+        let stream = message.stream;
+        self.fresh[class].push_back(key);
+        if let Some(stream) = stream {
+            streams.link_last(stream, key, messages);
+        }
+    }
+
+    /// Puts a message back that had been taken, or that comes from another instance's queue. Its
+    /// stream links are already right; it keeps its time of arrival.
+    pub fn put_back(&mut self, key: MsgKey, messages: &mut Messages) {
+        let message = messages.get_mut(key).expect("returned messages exist");
+        message.place = Place::Waiting;
+        message.parked = true;
+        self.items += 1;
+        self.bytes += message.bytes();
+    }
+
+    /// Lets a parked message be found again: the head of a stream that became free, or a message
+    /// without a stream.
+    pub fn resume(&mut self, key: MsgKey, messages: &Messages, delays_us: &[u64; 4]) {
+        let message = messages.get(key).expect("resumed messages exist");
+        debug_assert!(message.parked);
+        self.resumed.push(Reverse((rank(message, delays_us), key)));
+    }
+
+    /// Counts out a message that leaves the queue otherwise than by [`Self::take`].
+    pub fn forget(&mut self, message: &Pending) {
+        self.items -= 1;
+        self.bytes -= message.bytes();
+        self.stale += 1;
+    }
+
+    /// Drops keys of messages that left, once they are the majority: amortised O(1) a message.
+    pub fn compact(&mut self, id: InstanceId, messages: &Messages) {
+        if self.stale <= self.items + 64 {
+            return;
+        }
+        for queue in &mut self.fresh {
+            queue.retain(|&key| waits_here(messages, key, id).is_some_and(|m| !m.parked));
+        }
+        self.resumed
+            .retain(|Reverse((_, key))| waits_here(messages, *key, id).is_some_and(|m| m.parked));
+        self.stale = 0;
+    }
+
+    /// Takes the next message for the call `ticket` of instance `id`; `None` if none is eligible.
+    pub fn take(
+        &mut self,
+        id: InstanceId,
+        ticket: Ticket,
+        messages: &mut Messages,
+        streams: &mut Streams,
+        delays_us: &[u64; 4],
+    ) -> Option<MsgKey> {
+        let mut best: Option<(Rank, MsgKey)> = None;
+        for class in 0..4 {
+            if self.fresh[class].is_empty() {
+                continue;
+            }
+            if let Some(found) = self.front(class, id, ticket, messages, streams, delays_us)
+                && best.is_none_or(|b| found < b)
+            {
+                best = Some(found);
+            }
+        }
+        if let Some(found) = self.front_resumed(id, ticket, messages, streams)
+            && best.is_none_or(|b| found < b)
+        {
+            best = Some(found);
+        }
+        let ((_, class, _), key) = best?;
+        let message = messages.get_mut(key).expect("candidates wait here");
+        if message.parked {
+            self.resumed.pop();
+        } else {
+            self.fresh[class].pop_front();
+        }
+        message.place = Place::InFlight(ticket);
+        self.items -= 1;
+        self.bytes -= message.bytes();
+        if let Some(stream) = message.stream {
+            streams.unlink(stream, key, messages);
+            let next = streams.occupy(stream, ticket);
+            if let Some(next) = next
+                && messages.get(next).is_some_and(|m| m.parked)
+            {
+                self.resume(next, messages, delays_us);
+            }
+        }
+        Some(key)
+    }
+
+    /// First eligible message of a class queue; the ineligible before it are parked.
+    fn front(
+        &mut self,
+        class: usize,
+        id: InstanceId,
+        ticket: Ticket,
+        messages: &mut Messages,
+        streams: &Streams,
+        delays_us: &[u64; 4],
+    ) -> Option<(Rank, MsgKey)> {
+        while let Some(&key) = self.fresh[class].front() {
+            match waits_here(messages, key, id) {
+                Some(message) if !message.parked => {
+                    if streams.is_eligible(message.stream, key, ticket) {
+                        return Some((rank(message, delays_us), key));
+                    }
+                    messages.get_mut(key).expect("just seen").parked = true;
+                }
+                Some(_) | None => self.stale = self.stale.saturating_sub(1),
+            }
+            self.fresh[class].pop_front();
+        }
+        None
+    }
+
+    /// First eligible message of those that came back.
+    fn front_resumed(
+        &mut self,
+        id: InstanceId,
+        ticket: Ticket,
+        messages: &Messages,
+        streams: &Streams,
+    ) -> Option<(Rank, MsgKey)> {
+        while let Some(&Reverse((rank, key))) = self.resumed.peek() {
+            match waits_here(messages, key, id) {
+                Some(m) if m.parked && streams.is_eligible(m.stream, key, ticket) => {
+                    return Some((rank, key));
+                }
+                // Parked and not eligible: its stream resumes it again when it is free.
+                Some(_) => {}
+                None => self.stale = self.stale.saturating_sub(1),
+            }
+            self.resumed.pop();
+        }
+        None
+    }
+
+    /// When the message that has waited longest arrived, as far as the fronts tell.
+    pub fn oldest(&self, id: InstanceId, messages: &Messages) -> Option<crate::message::Micros> {
+        let fronts = self.fresh.iter().filter_map(|q| q.front().copied());
+        let heads = self.resumed.peek().map(|&Reverse((_, key))| key);
+        fronts
+            .chain(heads)
+            .filter_map(|key| waits_here(messages, key, id))
+            .map(|m| m.received)
+            .min()
+    }
+
+    /// Keys of all messages that wait here, in no order; for moving them elsewhere.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn rank(message: &Pending, delays_us: &[u64; 4]) -> Rank {
+    let class = message.rule.priority.index();
+    (message.received.0 + delays_us[class], class, message.arrival)
+}
+
+/// The message, if it still waits for `id`.
+fn waits_here(messages: &Messages, key: MsgKey, id: InstanceId) -> Option<&Pending> {
+    messages.get(key).filter(|m| m.place == Place::Waiting && m.instance == id)
+}
+
+/// Fill of a queue against its caps, and who is let in (promise 5).
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    /// Messages.
+    pub items: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Cap on messages.
+    pub items_max: usize,
+    /// Cap on bytes.
+    pub bytes_max: usize,
+}
+
+impl Fill {
+    /// Whether one more message of `bytes` fits below `percent` of both caps.
+    pub fn admits(&self, bytes: usize, percent: u32) -> bool {
+        let percent = percent as usize;
+        (self.items + 1) * 100 <= self.items_max * percent
+            && (self.bytes + bytes) * 100 <= self.bytes_max * percent
+    }
+
+    /// 0 to 1: the fuller of both.
+    pub fn ratio(&self) -> f64 {
+        let of = |used: usize, max: usize| used as f64 / max.max(1) as f64;
+        of(self.items, self.items_max).max(of(self.bytes, self.bytes_max))
+    }
+}
+
+/// Percent admitted for a class with the given thresholds (critical first).
+pub fn admit_percent(thresholds: &[u32; 4], priority: Priority, backpressure: bool) -> u32 {
+    if backpressure { thresholds[priority.index()] } else { 100 }
+}

@@ -1,0 +1,186 @@
+//! What time brings: deadlines, handshakes, heartbeats, slow readers, the end of a stop.
+
+use std::time::Duration;
+
+use crate::engine::answer::Answer;
+use crate::engine::conns::Phase;
+use crate::engine::dispatch::EXPIRED;
+use crate::engine::inbound::close;
+use crate::engine::pending::Place;
+use crate::engine::{Drain, Engine};
+use crate::ids::{ConnId, MsgKey};
+use crate::message::{Micros, Reason, Reject, ServerMessage, status};
+use crate::stats::Counter;
+use crate::wire::client;
+
+/// Ticks in which every connection is looked at once: 100 x 10 ms = 1 s, so that a tick of a shard
+/// with 100,000 connections looks at 1,000 of them.
+const SWEEP_TICKS: usize = 100;
+/// Dedup ids and cache entries dropped in a tick at most: 100,000 a second.
+const EXPIRE_BUDGET: usize = 1_000;
+/// Slots given back to the allocator in a tick at most.
+const TRIM_BUDGET: usize = 64;
+
+const CUT_OFF: Reject = Reject {
+    reason: Reason::Draining,
+    text: "the gateway stopped before the message was sent",
+    retry_after_ms: 1_000,
+};
+const NO_ANSWER: Reject = Reject::new(
+    Reason::OutcomeUnknown,
+    "sent to the service, which did not answer in time; it may have run",
+);
+
+impl Engine {
+    /// Called every [`crate::limits::TICK_MS`]. Returns connections whose socket is to be closed.
+    pub fn tick(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
+        self.expire_messages(now);
+        self.sweep_conns(now, closing);
+        self.dedup.expire(now, EXPIRE_BUDGET);
+        self.cache.expire(now, EXPIRE_BUDGET);
+        self.messages.trim(TRIM_BUDGET);
+        if self.drain.is_some() {
+            self.go_on_draining(now, closing);
+        }
+    }
+
+    /// Answers messages whose deadline has passed: EXPIRED if never sent, else OUTCOME_UNKNOWN.
+    ///
+    /// A look at every slot: 10,000 waiting messages at some 2 ns each are 20 us in 10 ms.
+    fn expire_messages(&mut self, now: Micros) {
+        for slot in 0..self.messages.slots() {
+            if let Some((key, message)) = self.messages.slot_at(slot)
+                && message.deadline <= now
+            {
+                self.give_up(key, &EXPIRED, now);
+            }
+        }
+    }
+
+    /// Ends a message where it is: with `not_sent` if it surely did not run.
+    fn give_up(&mut self, key: MsgKey, not_sent: &Reject, now: Micros) {
+        let Some(message) = self.messages.get(key) else { return };
+        match message.place {
+            Place::Waiting if message.attempt == 0 => {
+                self.withdraw_waiting(key);
+                self.finish(key, &Answer::reject(not_sent), now);
+            }
+            // It waits to be sent again: whether the first attempt ran is not known to the client.
+            Place::Waiting => {
+                self.withdraw_waiting(key);
+                self.finish(key, &unknown(), now);
+            }
+            Place::InFlight(_) => {
+                let state = self.instances.get_mut(message.instance);
+                state.failed += 1;
+                self.counters.inc(Counter::DispatchFailed);
+                self.finish(key, &unknown(), now);
+            }
+            Place::Duplicate => self.finish(key, &unknown(), now),
+        }
+    }
+
+    fn sweep_conns(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
+        let slots = self.conns.slots();
+        let count = slots.div_ceil(SWEEP_TICKS);
+        for _ in 0..count {
+            self.sweep_at = if self.sweep_at + 1 < slots { self.sweep_at + 1 } else { 0 };
+            if let Some((id, _)) = self.conns.slot_at(self.sweep_at) {
+                self.check_conn(id, now, closing);
+            }
+        }
+    }
+
+    fn check_conn(&mut self, id: ConnId, now: Micros, closing: &mut Vec<ConnId>) {
+        let settings = &self.settings.conn;
+        let handshake_us = settings.handshake_timeout_ms * 1000;
+        // A client may be late once: two heartbeats.
+        let silent_us = settings.heartbeat_ms * 2 * 1000;
+        let stuck_us = settings.write_timeout_ms * 1000;
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        if conn.until().is_some_and(|until| until <= now) {
+            closing.push(id);
+            return;
+        }
+        if conn.outbox.is_empty() {
+            conn.outbox.stuck_since = now;
+        } else if now.since(conn.outbox.stuck_since) > stuck_us {
+            self.counters.inc(Counter::ClosedSlow);
+            closing.push(id);
+            return;
+        }
+        match conn.phase {
+            Phase::Handshake if now.since(conn.opened) > handshake_us => {
+                self.handshake_timeout(id, now);
+            }
+            Phase::Open if !conn.paused && now.since(conn.heard) > silent_us => {
+                self.counters.inc(Counter::ClosedNoHeartbeat);
+                self.close(id, close::NO_HEARTBEAT, "nothing heard for two heartbeats", now);
+            }
+            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(id, None, now),
+            Phase::Handshake
+            | Phase::Open
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => {}
+        }
+    }
+
+    /// The stop begins: what was read is answered, new messages are refused, each connection is
+    /// closed with 1001 when it has its answers.
+    pub fn drain(&mut self, grace: Duration, now: Micros) {
+        if self.drain.is_some() {
+            return;
+        }
+        self.drain = Some(Drain { until: Micros(now.0 + grace.as_micros() as u64) });
+        let open: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in open {
+            let Some(conn) = self.conns.get(id) else { continue };
+            let payload =
+                client::payload(conn.encoding, &client::Draining { reconnect_after_ms: 1_000 });
+            self.send(
+                id,
+                &ServerMessage { kind: "draining", payload: &payload, ..Default::default() },
+            );
+        }
+    }
+
+    fn go_on_draining(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
+        let Some(Drain { until }) = self.drain else { return };
+        if until <= now {
+            let left: Vec<MsgKey> = self.messages.iter().map(|(key, _)| key).collect();
+            self.cut_off += left.len() as u64;
+            for key in left {
+                self.give_up(key, &CUT_OFF, now);
+            }
+        }
+        let all: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in all {
+            let Some(conn) = self.conns.get(id) else { continue };
+            match conn.phase {
+                Phase::Open if conn.unanswered == 0 => {
+                    self.counters.inc(Counter::ClosedDrain);
+                    self.close(id, close::GOING_AWAY, "the gateway is stopping", now);
+                }
+                Phase::Handshake => closing.push(id),
+                Phase::Closing { until }
+                | Phase::Lingering { until }
+                | Phase::Finished { until }
+                    if until <= now =>
+                {
+                    closing.push(id);
+                }
+                Phase::Open
+                | Phase::Closing { .. }
+                | Phase::Lingering { .. }
+                | Phase::Finished { .. } => {}
+            }
+        }
+    }
+}
+
+fn unknown() -> Answer<'static> {
+    let mut answer = Answer::reject(&NO_ANSWER);
+    answer.status = status::DEADLINE_EXCEEDED;
+    answer
+}

@@ -1,0 +1,52 @@
+//! The typed payloads of system and gateway messages, in the encoding of the connection.
+
+use crate::message::Encoding;
+
+/// Generated from proto/shardgate/client/v1/client.proto.
+#[allow(missing_docs)]
+pub mod generated {
+    tonic::include_proto!("shardgate.client.v1");
+}
+
+pub use generated::{
+    Draining, ErrorCount, Explain, Explanation, Limits, Pong, Time, Welcome, WhoAmI,
+};
+
+/// A typed payload: JSON with the names of the .proto file, or protobuf.
+pub fn payload<M: prost::Message + serde::Serialize>(encoding: Encoding, message: &M) -> Vec<u8> {
+    match encoding {
+        Encoding::Json => serde_json::to_vec(message).expect("plain fields always serialise"),
+        Encoding::Protobuf => message.encode_to_vec(),
+    }
+}
+
+/// The question of id 9003.
+pub fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain> {
+    match encoding {
+        Encoding::Json => serde_json::from_slice(payload).ok(),
+        Encoding::Protobuf => prost::Message::decode(payload).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_payloads_use_the_names_of_the_proto_file() {
+        let limits = Limits { message_bytes_max: 1, unanswered_max: 2, messages_per_s_max: 0 };
+        let text = payload(Encoding::Json, &limits);
+        let expected = r#"{"message_bytes_max":1,"unanswered_max":2,"messages_per_s_max":0}"#;
+        assert_eq!(String::from_utf8(text).expect("JSON is UTF-8"), expected);
+    }
+
+    #[test]
+    fn an_explain_question_reads_in_both_encodings() {
+        let json = read_explain(Encoding::Json, br#"{"msg_id":1001}"#).expect("valid");
+        assert_eq!((json.msg_id, json.key.as_str()), (1001, ""));
+        let bytes = payload(Encoding::Protobuf, &Explain { msg_id: 7, key: "k".into() });
+        let read = read_explain(Encoding::Protobuf, &bytes).expect("valid");
+        assert_eq!((read.msg_id, read.key.as_str()), (7, "k"));
+        assert!(read_explain(Encoding::Json, b"[]").is_none());
+    }
+}
