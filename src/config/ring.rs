@@ -115,3 +115,6 @@ fn next_others(owners: &[InstanceId]) -> Vec<u32> {
     }
     next
 }
+
+#[cfg(test)]
+mod tests;
