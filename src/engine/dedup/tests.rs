@@ -139,6 +139,8 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
         (0, Owner::User(name), "a"),
         (1, Owner::User(name), "a"),
         (0, Owner::User("ab"), "c"),
+        (0, Owner::User("ba"), "c"),
+        (0, Owner::User("ab"), "d"),
         (0, Owner::User("a"), "bc"),
         (0, Owner::User("abc"), ""),
     ];
