@@ -16,8 +16,8 @@ pub struct Ring {
     positions: Vec<u64>,
     /// Owner of the point with the same index.
     owners: Vec<InstanceId>,
-    /// Index of the next point clockwise that has another owner; the point's own index if the ring
-    /// has one owner only.
+    /// Index of the next point before the end that has another owner; 0, whoever owns that, if
+    /// there is none.
     next_other: Vec<u32>,
 }
 
@@ -51,7 +51,7 @@ impl Ring {
     /// The first instance clockwise from `hash` that is not in `not`: where its keys go when those
     /// fail. Asked again with each answer added to `not`, it names every instance once.
     ///
-    /// One look a run of points with one owner: at most two if `not` has one entry.
+    /// One look a run of points with one owner: at most three if `not` has one entry.
     #[inline]
     pub fn next_distinct(&self, hash: u64, not: &[InstanceId]) -> Option<InstanceId> {
         self.find(hash, |owner| !not.contains(&owner))
@@ -67,7 +67,7 @@ impl Ring {
                 return Some(owner);
             }
             let next = self.next_other[at] as usize;
-            // A step onto itself means one owner only: the whole circle is walked.
+            // Around the end, from point 0 to itself if there is one owner only.
             walked += if next > at { next - at } else { next + self.owners.len() - at };
             at = next;
         }
@@ -102,21 +102,15 @@ fn point(base: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// For each point the index of the next one with another owner.
+/// For each point the index of the next one with another owner, or 0 at the end.
 fn next_others(owners: &[InstanceId]) -> Vec<u32> {
-    let len = owners.len();
-    assert!(u32::try_from(len).is_ok(), "points of a ring are counted in 32 bits");
-    let mut next: Vec<u32> = (0..len as u32).collect();
-    // Where the ring, read from its first point, first changes its owner: that is where the run
-    // that goes around the end leads to.
-    let Some(first) = (1..len).find(|&i| owners[i] != owners[0]) else { return next };
-    let wrap = if owners[len - 1] == owners[0] { first } else { 0 };
-    let mut other = wrap as u32;
-    for i in (0..len).rev() {
-        if i + 1 < len && owners[i] != owners[i + 1] {
-            other = i as u32 + 1;
-        }
-        next[i] = other;
+    assert!(u32::try_from(owners.len()).is_ok(), "points of a ring are counted in 32 bits");
+    let mut next = vec![0; owners.len()];
+    for i in (1..owners.len()).rev() {
+        next[i - 1] = if owners[i - 1] == owners[i] { next[i] } else { i as u32 };
     }
     next
 }
+
+#[cfg(test)]
+mod tests;

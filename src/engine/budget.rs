@@ -118,3 +118,6 @@ impl TokenBucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,3 +250,6 @@ fn mix(seed: u64, key: &RouteKey) -> u64 {
     let product = u128::from(key.hash ^ seed) * u128::from(factor);
     (product >> 64) as u64 ^ product as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -418,3 +418,6 @@ impl StoredReply {
         REPLY_BYTES + self.size()
     }
 }
+
+#[cfg(test)]
+mod tests;

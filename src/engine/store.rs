@@ -213,3 +213,6 @@ impl<K: Copy + From<u64> + Into<u64>, T> Store<K, T> {
         Some(slot)
     }
 }
+
+#[cfg(test)]
+mod tests;

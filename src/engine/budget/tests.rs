@@ -1,0 +1,146 @@
+//! Both budgets against models that remember every event.
+
+use super::*;
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000;
+
+#[test]
+fn low_traffic_may_retry_ten_times_a_window() {
+    let mut budget = RetryBudget::new(20);
+    let granted = (0..100).filter(|_| budget.try_retry(Micros(0))).count();
+    assert_eq!(granted, 10);
+    assert!(!budget.try_retry(Micros(10 * SECOND - 1)));
+    assert!(budget.try_retry(Micros(10 * SECOND)));
+}
+
+#[test]
+fn no_percent_is_no_retry() {
+    let mut budget = RetryBudget::new(0);
+    budget.add_firsts(1000, Micros(0));
+    assert!(!budget.try_retry(Micros(0)));
+}
+
+#[test]
+fn an_outage_adds_a_fifth_to_the_traffic() {
+    let mut budget = RetryBudget::new(20);
+    let mut retries = 0;
+    for ms in 0..60_000 {
+        let now = Micros::from_ms(ms);
+        budget.add_firsts(10, now);
+        retries += (0..10).filter(|_| budget.try_retry(now)).count();
+    }
+    // 600,000 first attempts: 20 % and the floor of ten in each of the six windows.
+    assert!((119_000..=120_060).contains(&retries), "{retries}");
+}
+
+#[test]
+fn a_bucket_passes_its_rate_to_the_token() {
+    let mut bucket = TokenBucket::new(333, 50, Micros(0));
+    let mut taken = 0;
+    for ms in 0..=100_000 {
+        while bucket.take(1, Micros::from_ms(ms)).is_ok() {
+            taken += 1;
+        }
+    }
+    assert_eq!(taken, 50 + 333 * 100);
+}
+
+#[test]
+fn who_waits_as_told_gets_the_sustained_rate() {
+    let mut bucket = TokenBucket::new(700, 1, Micros(0));
+    let (mut now, mut taken) = (0, 0);
+    while now < 10 * SECOND {
+        match bucket.take(1, Micros(now)) {
+            Ok(()) => taken += 1,
+            Err(wait) => now += wait,
+        }
+    }
+    // Waits are whole microseconds, so that a burst of one loses less than one a token.
+    assert!((6_990..=7_001).contains(&taken), "{taken}");
+}
+
+#[test]
+fn what_can_never_be_is_said_so() {
+    let mut bucket = TokenBucket::new(10, 5, Micros(0));
+    assert_eq!(bucket.take(6, Micros(0)), Err(u64::MAX));
+    assert_eq!(bucket.take(5, Micros(0)), Ok(()));
+    let mut dry = TokenBucket::new(0, 5, Micros(0));
+    assert_eq!(dry.take(5, Micros(0)), Ok(()));
+    assert_eq!(dry.take(1, Micros(u64::MAX)), Err(u64::MAX));
+}
+
+#[test]
+fn extremes_do_not_overflow() {
+    let mut bucket = TokenBucket::new(u32::MAX, u32::MAX, Micros(0));
+    assert_eq!(bucket.take(u32::MAX, Micros(u64::MAX)), Ok(()));
+    assert!(bucket.take(1, Micros(0)).is_err(), "the clock ran back: nothing flowed");
+    let mut budget = RetryBudget::new(u32::MAX);
+    budget.add_firsts(u64::MAX / 2, Micros(u64::MAX));
+    assert!(budget.try_retry(Micros(u64::MAX)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn retries_stay_within_the_share_of_the_window(
+        percent in 0u32..150,
+        events in prop::collection::vec((0u64..3 * SECOND, 0u64..40, 0usize..20), 1..60),
+    ) {
+        let mut budget = RetryBudget::new(percent);
+        let (mut firsts, mut retries) = (Vec::<(u64, u64)>::new(), Vec::<u64>::new());
+        let mut now = 0;
+        for (wait, count, tries) in events {
+            now += wait;
+            let second = now / SECOND;
+            budget.add_firsts(count, Micros(now));
+            firsts.push((second, count));
+            for _ in 0..tries {
+                let share: u64 =
+                    firsts.iter().filter(|f| f.0 + 10 > second).map(|f| f.1).sum::<u64>();
+                let used = retries.iter().filter(|r| **r + 10 > second).count() as u64;
+                let floor = if percent == 0 { 0 } else { 10 };
+                let allowed = used < share * u64::from(percent) / 100 + floor;
+                prop_assert_eq!(budget.try_retry(Micros(now)), allowed);
+                if allowed {
+                    retries.push(second);
+                }
+            }
+        }
+    }
+
+    /// The definition of a token bucket: in no stretch of time more than the burst and what flows
+    /// in during it.
+    #[test]
+    fn a_bucket_refuses_exactly_what_breaks_its_rate_over_some_stretch(
+        rate in 1u32..2_000,
+        burst in 1u32..50,
+        asks in prop::collection::vec((0u64..20_000, 1u32..20), 1..100),
+    ) {
+        let mut bucket = TokenBucket::new(rate, burst, Micros(0));
+        let mut taken = Vec::<(u64, u32)>::new();
+        let mut now = 0;
+        for (wait, n) in asks {
+            now += wait;
+            let fits = |at: u64| {
+                let mut sum = u64::from(n);
+                let stretches = std::iter::once((at, 0)).chain(taken.iter().rev().copied());
+                stretches.into_iter().all(|(since, n)| {
+                    sum += u64::from(n);
+                    sum * TOKEN <= u64::from(burst) * TOKEN + u64::from(rate) * (at - since)
+                })
+            };
+            match bucket.take(n, Micros(now)) {
+                Ok(()) => {
+                    prop_assert!(fits(now));
+                    taken.push((now, n));
+                }
+                Err(u64::MAX) => prop_assert!(n > burst),
+                Err(wait) => {
+                    prop_assert!(!fits(now) && !fits(now + wait - 1) && fits(now + wait));
+                }
+            }
+        }
+    }
+}

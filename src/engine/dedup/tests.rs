@@ -1,0 +1,462 @@
+//! Promise 8: at most once per window. The window against a list with nothing clever in it.
+
+use super::*;
+use proptest::prelude::*;
+
+const WINDOW_US: u64 = 10_000;
+
+fn settings() -> DedupSettings {
+    DedupSettings {
+        enabled: true,
+        window_ms: WINDOW_US / 1000,
+        entries_max: 100,
+        bytes_max: 1 << 20,
+        reply_bytes_max: 100,
+    }
+}
+
+fn reply(text: &str) -> StoredReply {
+    StoredReply {
+        status: 0,
+        reason: None,
+        message: "".into(),
+        payload: text.as_bytes().into(),
+        is_bytes: false,
+        retry_after_ms: 0,
+    }
+}
+
+fn msg(n: u64) -> MsgKey {
+    MsgKey(n)
+}
+
+/// The id "a" of user "u", message 1001 with an empty payload.
+fn plain(window: &DedupWindow) -> DedupId<'static> {
+    window.id(TenantId(0), Owner::User("u"), "a", fingerprint(1001, b""))
+}
+
+/// What [`DedupWindow::bytes`] must say, counted anew; and that its parts agree.
+fn check_invariants(window: &DedupWindow) {
+    let (mut bytes, mut stored, mut live) = (0, 0, 0);
+    for (key, entry) in window.entries.iter() {
+        bytes += ENTRY_BYTES + entry.key.len();
+        match &entry.state {
+            State::InFlight { waiters } => bytes += waiters.len() * WAITER_BYTES,
+            State::Finished { reply, .. } => {
+                stored += reply.as_ref().map_or(0, |r| r.cost());
+                live += 1;
+                let at = window.finished.iter().position(|&k| k == key).expect("queued");
+                assert!(reply.is_none() || at >= window.stripped);
+            }
+        }
+    }
+    assert_eq!((window.bytes, window.stored_bytes), (bytes + stored, stored));
+    assert_eq!(window.table.len(), window.entries.len());
+    assert!(window.finished.len() >= live && window.stripped <= window.finished.len());
+    assert!(window.bytes <= window.bytes_max);
+}
+
+#[test]
+fn a_duplicate_waits_then_gets_the_answer_until_the_window_has_passed() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let id = plain(&window);
+    assert_eq!(window.check(&id, Micros(0)), Seen::New);
+    let key = window.begin(&id, Micros(0)).expect("room");
+    assert_eq!(window.begin(&id, Micros(0)), None, "it is not new any more");
+    assert_eq!(window.check(&id, Micros(0)), Seen::InFlight(key));
+    assert!(window.add_waiter(key, msg(7), Micros(0)));
+    assert!(window.add_waiter(key, msg(8), Micros(0)));
+    // However long it takes, it is not forgotten while it is in flight.
+    let end = Micros(100 * WINDOW_US);
+    window.expire(end, 100);
+    assert_eq!(window.check(&id, end), Seen::InFlight(key));
+    assert_eq!(window.finish(key, Some(reply("42")), end), [msg(7), msg(8)]);
+    let last = Micros(end.0 + WINDOW_US - 1);
+    window.expire(last, 100);
+    assert_eq!(window.check(&id, last), Seen::Finished(&reply("42")));
+    let past = Micros(end.0 + WINDOW_US);
+    assert_eq!(window.check(&id, past), Seen::New);
+    assert!(window.begin(&id, past).is_some());
+    assert_eq!(window.len(), 1);
+    check_invariants(&window);
+}
+
+#[test]
+fn a_refusal_before_dispatch_frees_the_id() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let id = plain(&window);
+    let key = window.begin(&id, Micros(0)).expect("room");
+    assert!(window.add_waiter(key, msg(7), Micros(0)));
+    assert_eq!(window.release(key), [msg(7)]);
+    assert_eq!(window.check(&id, Micros(0)), Seen::New);
+    assert_eq!((window.len(), window.bytes()), (0, 0));
+    // The key is stale now: nothing happens to whoever has its slot.
+    let again = window.begin(&id, Micros(0)).expect("room");
+    assert!(window.release(key).is_empty());
+    assert!(window.finish(key, None, Micros(0)).is_empty());
+    assert!(!window.add_waiter(key, msg(7), Micros(0)));
+    assert_eq!(window.check(&id, Micros(0)), Seen::InFlight(again));
+}
+
+#[test]
+fn an_end_is_final() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let id = plain(&window);
+    let key = window.begin(&id, Micros(0)).expect("room");
+    window.finish(key, Some(reply("first")), Micros(0));
+    assert!(window.release(key).is_empty());
+    assert!(window.finish(key, Some(reply("second")), Micros(0)).is_empty());
+    assert!(!window.add_waiter(key, msg(7), Micros(0)));
+    assert_eq!(window.check(&id, Micros(0)), Seen::Finished(&reply("first")));
+    check_invariants(&window);
+}
+
+#[test]
+fn the_same_id_for_something_else_is_a_mismatch() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let ask = |window: &DedupWindow, msg_id, payload: &[u8]| {
+        window.id(TenantId(0), Owner::User("u"), "a", fingerprint(msg_id, payload))
+    };
+    let key = window.begin(&ask(&window, 1001, b"x"), Micros(0)).expect("room");
+    for finished in [false, true] {
+        for (msg_id, payload) in [(1002, &b"x"[..]), (1001, b"y"), (1001, b"")] {
+            let other = ask(&window, msg_id, payload);
+            assert_eq!(window.check(&other, Micros(0)), Seen::Mismatch, "finished: {finished}");
+            assert_eq!(window.begin(&other, Micros(0)), None);
+        }
+        window.finish(key, None, Micros(0));
+    }
+    assert_eq!(window.check(&ask(&window, 1001, b"x"), Micros(0)), Seen::FinishedNotStored);
+}
+
+#[test]
+fn owners_tenants_and_ids_are_told_apart_in_full() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let session = SessionId::from_random(0);
+    let name = "0000000000000000";
+    let ids = [
+        (0, Owner::Session(&session), "a"),
+        (0, Owner::User(name), "a"),
+        (1, Owner::User(name), "a"),
+        (0, Owner::User("ab"), "c"),
+        (0, Owner::User("ba"), "c"),
+        (0, Owner::User("ab"), "d"),
+        (0, Owner::User("a"), "bc"),
+        (0, Owner::User("abc"), ""),
+    ];
+    for (tenant, owner, text) in ids {
+        let mut id = window.id(TenantId(tenant), owner, text, 0);
+        id.hash = 7; // all of them collide
+        assert_eq!(window.check(&id, Micros(0)), Seen::New);
+        assert!(window.begin(&id, Micros(0)).is_some());
+    }
+    assert_eq!(window.len(), ids.len());
+}
+
+#[test]
+fn an_answer_too_large_is_not_stored() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    for (size, stored) in [(100, true), (101, false)] {
+        let text = size.to_string();
+        let id = window.id(TenantId(0), Owner::User("u"), &text, 0);
+        let key = window.begin(&id, Micros(0)).expect("room");
+        let large = reply(&"x".repeat(size));
+        window.finish(key, Some(large.clone()), Micros(0));
+        let want = if stored { Seen::Finished(&large) } else { Seen::FinishedNotStored };
+        assert_eq!(window.check(&id, Micros(0)), want);
+    }
+}
+
+#[test]
+fn a_full_window_refuses_and_forgets_nothing() {
+    let mut window = DedupWindow::new(&DedupSettings { entries_max: 2, ..settings() }, 1);
+    let ids = ["a", "b", "c"].map(|text| window.id(TenantId(0), Owner::User("u"), text, 0));
+    let key = window.begin(&ids[0], Micros(0)).expect("room");
+    window.begin(&ids[1], Micros(0)).expect("room");
+    assert_eq!(window.begin(&ids[2], Micros(0)), None);
+    window.finish(key, None, Micros(5));
+    assert_eq!(window.begin(&ids[2], Micros(4 + WINDOW_US)), None);
+    assert_eq!(window.check(&ids[0], Micros(4 + WINDOW_US)), Seen::FinishedNotStored);
+    // The window of the first has passed: it makes room.
+    assert!(window.begin(&ids[2], Micros(5 + WINDOW_US)).is_some());
+    assert_eq!(window.check(&ids[0], Micros(5 + WINDOW_US)), Seen::New);
+}
+
+#[test]
+fn stored_answers_make_room_for_ids_oldest_first() {
+    let each = ENTRY_BYTES + 2;
+    let bytes_max = 3 * each + 2 * (REPLY_BYTES + 100);
+    let mut window = DedupWindow::new(&DedupSettings { bytes_max, ..settings() }, 1);
+    let ids = ["a", "b", "c", "d"].map(|text| window.id(TenantId(0), Owner::User("u"), text, 0));
+    let answer = reply(&"x".repeat(100));
+    assert!(answer.cost() > each, "one answer makes room for one id");
+    for id in &ids[..3] {
+        let key = window.begin(id, Micros(0)).expect("room");
+        window.finish(key, Some(answer.clone()), Micros(0));
+        check_invariants(&window);
+    }
+    let seen = |window: &DedupWindow| {
+        ids.each_ref().map(|id| match window.check(id, Micros(0)) {
+            Seen::New => "new",
+            Seen::InFlight(_) => "in flight",
+            Seen::Finished(_) => "stored",
+            Seen::FinishedNotStored => "not stored",
+            Seen::Mismatch => "mismatch",
+        })
+    };
+    assert_eq!(seen(&window), ["not stored", "stored", "stored", "new"]);
+    window.begin(&ids[3], Micros(0)).expect("room");
+    check_invariants(&window);
+    assert!(window.stored_bytes < 2 * answer.cost());
+    assert_eq!(seen(&window)[2..], ["stored", "in flight"]);
+}
+
+#[test]
+fn what_cannot_fit_takes_no_stored_answer_down_with_it() {
+    let bytes_max = ENTRY_BYTES + 2 + REPLY_BYTES + 10;
+    let mut window = DedupWindow::new(&DedupSettings { bytes_max, ..settings() }, 1);
+    let id = plain(&window);
+    let key = window.begin(&id, Micros(0)).expect("room");
+    window.finish(key, Some(reply("0123456789")), Micros(0));
+    let name = "u".repeat(bytes_max);
+    let large = window.id(TenantId(0), Owner::User(&name), "a", 0);
+    assert_eq!(window.begin(&large, Micros(0)), None);
+    assert_eq!(window.check(&id, Micros(0)), Seen::Finished(&reply("0123456789")));
+}
+
+#[test]
+fn waiters_have_a_cap() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let id = plain(&window);
+    let key = window.begin(&id, Micros(0)).expect("room");
+    for n in 0..WAITERS_MAX as u64 {
+        assert!(window.add_waiter(key, msg(n), Micros(0)));
+    }
+    assert!(!window.add_waiter(key, msg(999), Micros(0)));
+    assert_eq!(window.waiting(key), Some(WAITERS_MAX));
+    assert_eq!(window.finish(key, None, Micros(0)).len(), WAITERS_MAX);
+    check_invariants(&window);
+}
+
+#[test]
+fn the_same_id_anew_in_every_window_leaves_no_trail() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    for turn in 0..1000 {
+        let now = Micros(turn * WINDOW_US);
+        let id = plain(&window);
+        let key = window.begin(&id, now).expect("room");
+        window.finish(key, Some(reply("x")), now);
+        check_invariants(&window);
+        assert!(window.finished.len() <= 2 && window.entries.slots() == 1);
+    }
+}
+
+#[test]
+fn short_payloads_do_not_make_up_for_the_message_id() {
+    let mut seen = std::collections::HashSet::new();
+    for msg_id in 1000..1100 {
+        for text in 0..100 {
+            assert!(seen.insert(fingerprint(msg_id, format!("{text}").as_bytes())));
+            assert!(seen.insert(fingerprint(msg_id, format!("\"user{text:02}\"").as_bytes())));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// What a gateway does with a message: look, then begin it or wait.
+    Message {
+        id: usize,
+        print: u128,
+    },
+    Finish {
+        which: prop::sample::Index,
+        reply: Option<usize>,
+    },
+    Release(prop::sample::Index),
+    Wait(u64),
+    Expire(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let index = any::<prop::sample::Index>;
+    let print = prop_oneof![9 => Just(0u128), 1 => Just(1u128)];
+    prop_oneof![
+        10 => (0usize..16, print).prop_map(|(id, print)| Op::Message { id, print }),
+        6 => (index(), prop::option::of(0usize..150))
+            .prop_map(|(which, reply)| Op::Finish { which, reply }),
+        2 => index().prop_map(Op::Release),
+        4 => (0..WINDOW_US / 2).prop_map(Op::Wait),
+        2 => (0usize..4).prop_map(Op::Expire),
+    ]
+}
+
+struct ModelEntry {
+    id: usize,
+    print: u128,
+    key: DedupKey,
+    waiters: Vec<MsgKey>,
+    /// Time of the end, its place among all ends, and the answer if stored.
+    end: Option<(u64, u64, Option<StoredReply>)>,
+}
+
+/// All that is remembered, expired entries dropped at once.
+struct Model {
+    entries: Vec<ModelEntry>,
+    entries_max: usize,
+    bytes_max: usize,
+    ends: u64,
+}
+
+impl Model {
+    fn drop_expired(&mut self, now: u64) {
+        self.entries.retain(|e| e.end.as_ref().is_none_or(|end| now < end.0 + WINDOW_US));
+    }
+
+    fn bytes(&self, with_replies: bool) -> usize {
+        let entry = |e: &ModelEntry| {
+            let stored = e.end.as_ref().and_then(|end| end.2.as_ref());
+            let stored = stored.filter(|_| with_replies).map_or(0, |r| REPLY_BYTES + r.size());
+            let (_, owner, text) = name(e.id);
+            ENTRY_BYTES + owner.len() + text.len() + e.waiters.len() * WAITER_BYTES + stored
+        };
+        self.entries.iter().map(entry).sum()
+    }
+
+    fn make_room(&mut self, cost: usize) -> bool {
+        if self.bytes(false) + cost > self.bytes_max {
+            return false;
+        }
+        while self.bytes(true) + cost > self.bytes_max {
+            let stored = self.entries.iter_mut().filter_map(|e| e.end.as_mut());
+            let oldest = stored.filter(|end| end.2.is_some()).min_by_key(|end| end.1);
+            oldest.expect("replies are what is too much").2 = None;
+        }
+        true
+    }
+}
+
+/// Sixteen names: two tenants, two owners, four ids.
+fn name(n: usize) -> (TenantId, &'static str, &'static str) {
+    let owner = if n & 2 == 0 { "alice" } else { "bob" };
+    (TenantId(n as u16 & 1), owner, ["", "a", "b", "a-rather-long-idempotency-key"][n >> 2])
+}
+
+fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {
+    let (tenant, owner, text) = name(n);
+    window.id(tenant, Owner::User(owner), text, print)
+}
+
+/// Compares what both know of all names.
+fn compare(window: &DedupWindow, model: &Model, now: u64) -> Result<(), TestCaseError> {
+    for id in 0..16 {
+        let entry = model.entries.iter().find(|e| e.id == id);
+        for print in 0..2 {
+            let want = match entry {
+                None => Seen::New,
+                Some(e) if e.print != print => Seen::Mismatch,
+                Some(e) => match &e.end {
+                    None => Seen::InFlight(e.key),
+                    Some((.., Some(reply))) => Seen::Finished(reply),
+                    Some((.., None)) => Seen::FinishedNotStored,
+                },
+            };
+            prop_assert_eq!(window.check(&ask(window, id, print), Micros(now)), want);
+        }
+    }
+    check_invariants(window);
+    prop_assert!(window.len() <= model.entries_max && window.len() >= model.entries.len());
+    prop_assert!(window.finished.len() <= 2 * model.entries_max + 1);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn behaves_as_a_list_of_all_that_is_remembered(
+        ops in prop::collection::vec(op(), 1..150),
+        entries_max in 1usize..12,
+        room in 0usize..3_000,
+        seed in any::<u64>(),
+    ) {
+        let bytes_max = ENTRY_BYTES + room;
+        let caps = DedupSettings { entries_max, bytes_max, ..settings() };
+        let mut window = DedupWindow::new(&caps, seed);
+        let mut model = Model { entries: Vec::new(), entries_max, bytes_max, ends: 0 };
+        let (mut now, mut given, mut messages) = (0, Vec::<DedupKey>::new(), 0);
+        for op in ops {
+            model.drop_expired(now);
+            match op {
+                Op::Message { id, print } => {
+                    let asked = ask(&window, id, print);
+                    let at = model.entries.iter().position(|e| e.id == id);
+                    if let Seen::InFlight(key) = window.check(&asked, Micros(now)) {
+                        messages += 1;
+                        let fits = model.make_room(WAITER_BYTES);
+                        prop_assert_eq!(window.add_waiter(key, msg(messages), Micros(now)), fits);
+                        if fits {
+                            model.entries[at.expect("seen")].waiters.push(msg(messages));
+                        }
+                    } else {
+                        let (_, owner, text) = name(id);
+                        let fits = at.is_none()
+                            && model.entries.len() < entries_max
+                            && model.make_room(ENTRY_BYTES + owner.len() + text.len());
+                        let key = window.begin(&asked, Micros(now));
+                        prop_assert_eq!(key.is_some(), fits);
+                        if let Some(key) = key {
+                            prop_assert!(!given.contains(&key));
+                            given.push(key);
+                            let entry = ModelEntry { id, print, key, waiters: vec![], end: None };
+                            model.entries.push(entry);
+                        }
+                    }
+                }
+                Op::Finish { which, reply: size } if !given.is_empty() => {
+                    let key = given[which.index(given.len())];
+                    let answer = size.map(|n| reply(&"x".repeat(n)));
+                    let waiters = window.finish(key, answer.clone(), Micros(now));
+                    let live = |e: &&mut ModelEntry| e.key == key && e.end.is_none();
+                    match model.entries.iter_mut().find(live) {
+                        None => prop_assert!(waiters.is_empty()),
+                        Some(entry) => {
+                            prop_assert_eq!(waiters, std::mem::take(&mut entry.waiters));
+                            model.ends += 1;
+                            let end = (now, model.ends, None);
+                            entry.end = Some(end);
+                            let answer = answer.filter(|r| r.size() <= caps.reply_bytes_max);
+                            if let Some(answer) = answer
+                                && model.make_room(REPLY_BYTES + answer.size())
+                            {
+                                let mut all = model.entries.iter_mut();
+                                let entry = all.find(|e| e.key == key).expect("there");
+                                entry.end = Some((now, model.ends, Some(answer)));
+                            }
+                        }
+                    }
+                }
+                Op::Release(which) if !given.is_empty() => {
+                    let key = given[which.index(given.len())];
+                    let live = |e: &ModelEntry| e.key == key && e.end.is_none();
+                    let want = match model.entries.iter().position(live) {
+                        None => Vec::new(),
+                        Some(at) => model.entries.remove(at).waiters,
+                    };
+                    prop_assert_eq!(window.release(key), want);
+                }
+                Op::Finish { .. } | Op::Release(_) => {}
+                Op::Wait(us) => now += us,
+                Op::Expire(budget) => window.expire(Micros(now), budget),
+            }
+            model.drop_expired(now);
+            compare(&window, &model, now)?;
+        }
+        // All of it ends, and nothing is left.
+        for key in given {
+            window.finish(key, None, Micros(now));
+        }
+        window.expire(Micros(now + WINDOW_US), usize::MAX);
+        prop_assert_eq!((window.len(), window.bytes(), window.finished.len()), (0, 0, 0));
+    }
+}
