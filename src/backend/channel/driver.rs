@@ -112,11 +112,13 @@ impl Driver {
         }
         for _ in 0..ROUNDS_MAX {
             self.take_orders();
-            self.connect_if_wanted();
             self.start_waiting();
             self.poll_links();
             self.poll_calls();
             self.close_if_done();
+            self.connect_if_wanted();
+            // A connection became ready, or a stream free.
+            self.start_waiting();
             if !self.has_work() {
                 break;
             }

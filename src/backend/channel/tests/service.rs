@@ -78,6 +78,7 @@ pub(super) fn bind() -> TcpListener {
 pub(super) fn serve_h2(answer: fn(Bytes) -> Bytes) -> Server {
     serve(bind(), move |stream, _| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(true).unwrap();
         runtime.block_on(async move {
             let stream = tokio::net::TcpStream::from_std(stream).unwrap();
