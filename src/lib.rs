@@ -1,4 +1,5 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core.
+pub mod backend;
 pub mod config;
 pub mod engine;
 pub mod ids;

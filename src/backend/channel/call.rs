@@ -1,0 +1,72 @@
+//! A call in flight: its stream, and the response while it arrives.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+
+use super::link::LinkId;
+use crate::backend::framing::Assembly;
+use crate::backend::status;
+use crate::ids::Ticket;
+use crate::message::{CallBody, CallError, Micros};
+
+pub(super) struct InFlight {
+    pub(super) ticket: Ticket,
+    pub(super) link: LinkId,
+    pub(super) deadline: Micros,
+    request: SendStream<CallBody>,
+    reply: Reply,
+}
+
+enum Reply {
+    Head(ResponseFuture),
+    Body(RecvStream, Assembly),
+}
+
+impl InFlight {
+    pub(super) fn new(
+        ticket: Ticket,
+        link: LinkId,
+        deadline: Micros,
+        request: SendStream<CallBody>,
+        response: ResponseFuture,
+    ) -> Self {
+        Self { ticket, link, deadline, request, reply: Reply::Head(response) }
+    }
+
+    /// Tells the service that nobody waits any more. Nothing happens if the stream has ended.
+    pub(super) fn reset(&mut self) {
+        self.request.send_reset(Reason::CANCEL);
+    }
+
+    /// Takes what has arrived; ready when the call has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CallError>> {
+        if let Reply::Head(response) = &mut self.reply {
+            let response = match ready!(Pin::new(response).poll(cx)) {
+                Ok(response) => response,
+                Err(e) => return Poll::Ready(Err(status::from_h2(&e))),
+            };
+            let (head, body) = response.into_parts();
+            status::check_head(&head, body.is_end_stream())?;
+            self.reply = Reply::Body(body, Assembly::default());
+        }
+        let Reply::Body(body, assembly) = &mut self.reply else {
+            return Poll::Pending;
+        };
+        while let Some(chunk) = ready!(body.poll_data(cx)) {
+            let chunk = chunk.map_err(|e| status::from_h2(&e))?;
+            // Fails only if more is released than came, which this is not.
+            let _ = body.flow_control().release_capacity(chunk.len());
+            assembly.push(chunk).map_err(status::from_framing)?;
+        }
+        match ready!(body.poll_trailers(cx)) {
+            Ok(Some(trailers)) => status::check_trailers(&trailers)?,
+            Ok(None) => return Poll::Ready(Err(status::no_trailers())),
+            Err(e) => return Poll::Ready(Err(status::from_h2(&e))),
+        }
+        Poll::Ready(std::mem::take(assembly).finish().map_err(status::from_framing))
+    }
+}

@@ -1,0 +1,624 @@
+//! The task of a channel: which call goes where and when, and when to connect.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use glommio::timer::Timer;
+
+use super::call::InFlight;
+use super::link::{GoingAway, Link, LinkId, Phase};
+use super::request::Requests;
+use super::signals::{SLOTS, Signals, call_waker, timer_waker};
+use super::{ChannelEvent, Order, Shared};
+use crate::backend::backoff::Backoff;
+use crate::backend::status as ends;
+use crate::config::settings::BackendSettings;
+use crate::config::snapshot::Instance;
+use crate::ids::Ticket;
+use crate::message::{Call, CallError, Micros, Outcome, Started, status};
+
+/// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default; over
+/// this bound a call is refused, so that a wrong setting cannot grow the queue without end.
+const WAITING_MAX: usize = 1024;
+/// Rounds in one poll of the task: an outcome often makes the engine send the next call, which then
+/// leaves in the same turn; more than a few rounds are a matter for the next turn.
+const ROUNDS_MAX: u32 = 4;
+/// The timer is not set finer than this: deadlines are milliseconds.
+const TIMER_STEP_US: u64 = 1_000;
+/// Spread of the age at which connections are replaced, in percent to either side (gRFC A9).
+const AGE_JITTER_PERCENT: u64 = 10;
+const NEVER: Micros = Micros(u64::MAX);
+
+struct Slot {
+    waker: Waker,
+    call: Option<InFlight>,
+}
+
+struct Waiting {
+    call: Call,
+    deadline: Micros,
+}
+
+pub(super) struct Driver {
+    shared: Rc<Shared>,
+    signals: Arc<Signals>,
+    instance: Instance,
+    settings: BackendSettings,
+    clock: Box<dyn Fn() -> Micros>,
+    now: Micros,
+    links: Vec<Link>,
+    links_made: u32,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    in_flight: usize,
+    waiting: VecDeque<Waiting>,
+    requests: Requests,
+    backoff: Backoff,
+    /// Earliest time of the next attempt to connect.
+    connect_at: Micros,
+    keepalive_us: u64,
+    timer: Option<Timer>,
+    timer_waker: Waker,
+    /// When the timer fires, and when it should.
+    timer_at: Micros,
+    wake_at: Micros,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        instance: Instance,
+        settings: BackendSettings,
+        seed: u64,
+        clock: Box<dyn Fn() -> Micros>,
+    ) -> Self {
+        let signals = Arc::clone(&shared.signals);
+        Self {
+            requests: Requests::new(instance.address),
+            backoff: Backoff::new(settings.backoff_ms, settings.backoff_max_ms, seed),
+            keepalive_us: settings.keepalive_ms.saturating_mul(1000),
+            timer_waker: timer_waker(&signals),
+            shared,
+            signals,
+            instance,
+            settings,
+            clock,
+            now: Micros(0),
+            links: Vec::new(),
+            links_made: 0,
+            slots: Vec::new(),
+            free: Vec::new(),
+            in_flight: 0,
+            waiting: VecDeque::new(),
+            connect_at: Micros(0),
+            timer: None,
+            timer_at: NEVER,
+            wake_at: NEVER,
+        }
+    }
+
+    /// One turn. In each round: what is due, new calls, connections, calls; then one send a connection.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.signals.begin(cx.waker());
+        self.now = (self.clock)();
+        if self.signals.take_timer() {
+            self.timer = None;
+            self.timer_at = NEVER;
+            self.look_at_clock();
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.take_orders();
+            self.start_waiting();
+            self.poll_links();
+            self.poll_calls();
+            self.close_if_done();
+            self.connect_if_wanted();
+            // A connection became ready, or a stream free.
+            self.start_waiting();
+            if !self.has_work() {
+                break;
+            }
+        }
+        self.links.iter_mut().for_each(Link::send_gathered);
+        if self.is_done() {
+            self.shared.ended.set(true);
+            self.shared.refuse_all();
+            return Poll::Ready(());
+        }
+        self.set_timer();
+        self.signals.end();
+        if self.has_work() {
+            self.signals.wake_task_again();
+        }
+        Poll::Pending
+    }
+
+    fn has_work(&self) -> bool {
+        self.signals.any_call()
+            || self.links.iter().any(Link::is_marked)
+            || !self.shared.orders.borrow().is_empty()
+    }
+
+    fn take_orders(&mut self) {
+        loop {
+            let order = self.shared.orders.borrow_mut().pop_front();
+            match order {
+                Some(Order::Send(call)) => self.accept(call),
+                Some(Order::Cancel(ticket)) => self.cancel(ticket),
+                None => return,
+            }
+        }
+    }
+
+    fn deliver(&self, ticket: Ticket, result: Result<bytes::Bytes, CallError>) {
+        self.shared.emit(ChannelEvent::Outcome(Outcome { ticket, result }));
+    }
+
+    /// Puts a new call among the waiting, from where it starts in the same round if it can.
+    fn accept(&mut self, call: Call) {
+        let deadline = Micros(self.now.0.saturating_add(call.timeout_us));
+        if self.shared.closing.get() {
+            self.deliver(call.ticket, Err(ends::not_connected("the channel is closing")));
+        } else if !self.has_hope() {
+            self.deliver(
+                call.ticket,
+                Err(ends::not_connected("the last attempt to connect failed")),
+            );
+        } else if self.waiting.len() >= WAITING_MAX {
+            let error = ends::not_sent(status::UNAVAILABLE, "too many calls wait for a stream");
+            self.deliver(call.ticket, Err(error));
+        } else {
+            self.wake_by(deadline);
+            self.waiting.push_back(Waiting { call, deadline });
+        }
+    }
+
+    /// Whether a call has a connection to wait for.
+    fn has_hope(&self) -> bool {
+        self.now >= self.connect_at || self.links.iter().any(|link| link.phase != Phase::Draining)
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        if let Some(index) = self.waiting.iter().position(|w| w.call.ticket == ticket) {
+            self.waiting.remove(index);
+            self.deliver(ticket, Err(ends::cancelled(Started::No)));
+            return;
+        }
+        let is_it = |slot: &Slot| slot.call.as_ref().is_some_and(|call| call.ticket == ticket);
+        if let Some(index) = self.slots.iter().position(is_it) {
+            self.abandon(index, ends::cancelled(Started::Maybe));
+        }
+    }
+
+    /// Starts calls, first come first served, as long as there are streams.
+    fn start_waiting(&mut self) {
+        while !self.waiting.is_empty() && self.in_flight < SLOTS {
+            let room = |link: &Link| link.has_room();
+            let Some(index) = self.links.iter().rposition(room) else {
+                return;
+            };
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
+            self.start(index, waiting);
+        }
+    }
+
+    fn start(&mut self, link: usize, waiting: Waiting) {
+        let Waiting { call, deadline } = waiting;
+        if deadline <= self.now {
+            self.deliver(call.ticket, Err(ends::timed_out(Started::No)));
+            return;
+        }
+        let head = match self.requests.head(&call, deadline.since(self.now)) {
+            Ok(head) => head,
+            Err(why) => {
+                self.deliver(call.ticket, Err(ends::not_sent(status::INTERNAL, why)));
+                return;
+            }
+        };
+        let link = &mut self.links[link];
+        let id = link.id;
+        let (response, mut request) = match link.open(head, self.now) {
+            Ok(streams) => streams,
+            Err(Some(e)) if !e.is_go_away() && !e.is_io() => {
+                let error = ends::not_sent(status::INTERNAL, "the request cannot be made");
+                self.deliver(call.ticket, Err(error));
+                return;
+            }
+            // The connection goes away, and the call has not left: it waits for the next one.
+            Err(_) => {
+                self.waiting.push_front(Waiting { call, deadline });
+                self.retire(id, None);
+                return;
+            }
+        };
+        // An error here means that the stream has failed already, and then the response says so.
+        let _ = request.send_data(call.body, true);
+        if link.streams == 1 && self.keepalive_us > 0 {
+            let silent_until = Micros(link.silent_since.0.saturating_add(self.keepalive_us));
+            self.wake_by(silent_until);
+        }
+        self.occupy(InFlight::new(call.ticket, id, deadline, request, response));
+    }
+
+    fn occupy(&mut self, call: InFlight) {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                let index = self.slots.len();
+                self.slots.push(Slot { waker: call_waker(&self.signals, index), call: None });
+                index
+            }
+        };
+        self.slots[index].call = Some(call);
+        self.in_flight += 1;
+        // The first poll registers the slot's waker.
+        self.signals.mark_call(index);
+    }
+
+    fn vacate(&mut self, index: usize) -> Option<InFlight> {
+        let call = self.slots[index].call.take()?;
+        self.free.push(index);
+        self.in_flight -= 1;
+        if let Some(link) = self.links.iter_mut().find(|link| link.id == call.link) {
+            link.streams -= 1;
+            if link.streams == 0 && link.phase == Phase::Draining {
+                link.drain(self.now, self.settings.connect_timeout_ms);
+                let close_by = link.finish_by;
+                self.wake_by(close_by);
+            }
+        }
+        Some(call)
+    }
+
+    /// Ends a call from our side.
+    fn abandon(&mut self, index: usize, error: CallError) {
+        if let Some(mut call) = self.vacate(index) {
+            call.reset();
+            self.deliver(call.ticket, Err(error));
+        }
+    }
+
+    fn poll_calls(&mut self) {
+        for word in 0..Signals::words() {
+            let mut marks = self.signals.take_calls(word);
+            while marks != 0 {
+                let bit = marks.trailing_zeros() as usize;
+                marks &= marks - 1;
+                self.poll_call(word * 64 + bit);
+            }
+        }
+    }
+
+    /// Polls one call; true when nothing is left in its slot.
+    fn poll_call(&mut self, index: usize) -> bool {
+        let Some(slot) = self.slots.get_mut(index) else {
+            return true;
+        };
+        let Some(call) = &mut slot.call else {
+            return true;
+        };
+        let mut cx = Context::from_waker(&slot.waker);
+        let Poll::Ready(result) = call.poll(&mut cx) else {
+            return false;
+        };
+        if let Some(mut call) = self.vacate(index) {
+            if result.is_err() {
+                call.reset();
+            }
+            self.deliver(call.ticket, result);
+        }
+        true
+    }
+
+    fn poll_links(&mut self) {
+        let mut index = 0;
+        while index < self.links.len() {
+            let link = &mut self.links[index];
+            if !link.take_mark() {
+                index += 1;
+                continue;
+            }
+            let id = link.id;
+            let progress = link.poll(self.now);
+            if progress.ready {
+                self.became_ready(index);
+            }
+            if let Some(going_away) = progress.going_away
+                && progress.over.is_none()
+            {
+                self.retire(id, Some(going_away));
+            }
+            match progress.over {
+                Some(why) => self.lost(id, &why),
+                None => index += 1,
+            }
+        }
+    }
+
+    /// The server's SETTINGS arrived: new calls go here, older connections finish theirs.
+    fn became_ready(&mut self, index: usize) {
+        self.backoff.connected();
+        let age_us = self.settings.age_max_ms.saturating_mul(1000);
+        let age_us = self.backoff.jitter(age_us, AGE_JITTER_PERCENT);
+        let (now, timeout_ms) = (self.now, self.settings.connect_timeout_ms);
+        for (other, link) in self.links.iter_mut().enumerate() {
+            if other != index && link.phase == Phase::Ready {
+                link.drain(now, timeout_ms);
+                self.wake_at = self.wake_at.min(link.finish_by);
+            }
+        }
+        let link = &mut self.links[index];
+        link.phase = Phase::Ready;
+        link.ready_at = now;
+        if age_us > 0 {
+            link.replace_at = Micros(now.0.saturating_add(age_us));
+            let replace_at = link.replace_at;
+            self.wake_by(replace_at);
+        }
+        self.shared.up.set(true);
+        self.shared.emit(ChannelEvent::Up);
+    }
+
+    /// The connection takes no more calls; another one is wanted at once.
+    fn retire(&mut self, id: LinkId, going_away: Option<GoingAway>) {
+        let Some(index) = self.links.iter().position(|link| link.id == id) else {
+            return;
+        };
+        if let Some(GoingAway { why, calm }) = going_away {
+            tracing::info!(instance = %self.instance.name, %why, "backend_going_away");
+            if calm {
+                self.keepalive_us = self.keepalive_us.saturating_mul(2);
+            }
+        }
+        let link = &mut self.links[index];
+        let (phase, ready_at) = (link.phase, link.ready_at);
+        link.drain(self.now, self.settings.connect_timeout_ms);
+        let close_by = link.finish_by;
+        self.wake_by(close_by);
+        if phase == Phase::Ready {
+            let lived_us = self.now.since(ready_at);
+            self.connect_after(lived_us);
+        }
+        self.note_up();
+    }
+
+    fn connect_after(&mut self, lived_us: u64) {
+        let delay_us = self.backoff.after_loss(lived_us);
+        self.connect_at = Micros(self.now.0.saturating_add(delay_us));
+    }
+
+    fn note_up(&self) {
+        self.shared.up.set(self.links.iter().any(|link| link.phase == Phase::Ready));
+    }
+
+    /// A connection is over, or an attempt failed: its calls end, and so do those that waited for it.
+    fn lost(&mut self, id: LinkId, why: &str) {
+        let Some(index) = self.links.iter().position(|link| link.id == id) else {
+            return;
+        };
+        // What arrived before the end counts.
+        self.poll_calls();
+        let phase = self.links[index].phase;
+        self.links[index].cut();
+        self.end_calls_of(id);
+        let link = self.links.remove(index);
+        self.note_up();
+        match phase {
+            Phase::Connecting => {
+                let delay_us = self.backoff.after_failure();
+                self.connect_at = Micros(self.now.0.saturating_add(delay_us));
+            }
+            Phase::Ready => self.connect_after(self.now.since(link.ready_at)),
+            Phase::Draining => return,
+        }
+        self.report_down(why);
+    }
+
+    fn report_down(&mut self, why: &str) {
+        if self.links.iter().any(|link| link.phase != Phase::Draining) {
+            return;
+        }
+        if self.connect_at > self.now {
+            let error = ends::not_connected(why);
+            while let Some(waiting) = self.waiting.pop_front() {
+                self.deliver(waiting.call.ticket, Err(error.clone()));
+            }
+        }
+        if !self.shared.closing.get() {
+            self.shared.emit(ChannelEvent::Down { why: why.to_owned() });
+        }
+    }
+
+    fn end_calls_of(&mut self, id: LinkId) {
+        for index in 0..self.slots.len() {
+            let is_its = |call: &InFlight| call.link == id;
+            if !self.slots[index].call.as_ref().is_some_and(is_its) || self.poll_call(index) {
+                continue;
+            }
+            if let Some(call) = self.vacate(index) {
+                self.deliver(call.ticket, Err(ends::connection_lost()));
+            }
+        }
+    }
+
+    fn connect_if_wanted(&mut self) {
+        let closing = self.shared.closing.get() && self.waiting.is_empty();
+        let now = self.now;
+        let serves = |link: &Link| match link.phase {
+            Phase::Connecting => true,
+            Phase::Ready => link.replace_at > now,
+            Phase::Draining => false,
+        };
+        if closing || self.links.iter().any(serves) {
+            return;
+        }
+        if now < self.connect_at {
+            self.wake_by(self.connect_at);
+            return;
+        }
+        let id = LinkId(self.links_made);
+        self.links_made = self.links_made.wrapping_add(1);
+        let timeout_ms = self.settings.connect_timeout_ms;
+        match Link::connect(id, self.instance.address, &self.signals, now, timeout_ms) {
+            Ok(link) => {
+                let finish_by = link.finish_by;
+                self.links.push(link);
+                self.wake_by(finish_by);
+            }
+            Err(e) => {
+                let delay_us = self.backoff.after_failure();
+                self.connect_at = Micros(now.0.saturating_add(delay_us));
+                self.wake_by(self.connect_at);
+                self.report_down(&e.to_string());
+            }
+        }
+    }
+
+    /// Everything that is due by the clock, and when something is due next.
+    fn look_at_clock(&mut self) {
+        self.wake_at = NEVER;
+        self.end_late_calls();
+        self.look_at_links();
+        if self.connect_at > self.now {
+            self.wake_by(self.connect_at);
+        }
+    }
+
+    fn end_late_calls(&mut self) {
+        let now = self.now;
+        for index in 0..self.slots.len() {
+            match self.slots[index].call.as_ref().map(|call| call.deadline) {
+                Some(deadline) if deadline <= now => {
+                    self.abandon(index, ends::timed_out(Started::Maybe));
+                }
+                Some(deadline) => self.wake_by(deadline),
+                None => {}
+            }
+        }
+        for _ in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting.pop_front() else {
+                break;
+            };
+            if waiting.deadline <= now {
+                self.deliver(waiting.call.ticket, Err(ends::timed_out(Started::No)));
+            } else {
+                self.wake_by(waiting.deadline);
+                self.waiting.push_back(waiting);
+            }
+        }
+    }
+
+    fn look_at_links(&mut self) {
+        let mut index = 0;
+        while index < self.links.len() {
+            let link = &self.links[index];
+            let id = link.id;
+            let due = match link.phase {
+                Phase::Connecting => Some((link.finish_by, "no answer to the connection attempt")),
+                Phase::Draining if link.streams == 0 => {
+                    Some((link.finish_by, "not closed in time"))
+                }
+                Phase::Ready | Phase::Draining => None,
+            };
+            match due {
+                Some((at, why)) if at <= self.now => {
+                    self.lost(id, why);
+                    continue;
+                }
+                Some((at, _)) => self.wake_by(at),
+                None => {}
+            }
+            let link = &self.links[index];
+            if link.phase == Phase::Ready && link.replace_at > self.now {
+                self.wake_by(link.replace_at);
+            }
+            if self.is_silent(index) {
+                self.lost(id, "no answer to PING");
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Keepalive (gRFC A8, doc/keepalive.md): true when a PING was not answered in time.
+    fn is_silent(&mut self, index: usize) -> bool {
+        let now = self.now;
+        let link = &mut self.links[index];
+        if self.keepalive_us == 0 || link.phase == Phase::Connecting {
+            return false;
+        }
+        let timeout_us = self.settings.keepalive_timeout_ms.saturating_mul(1000);
+        let at = match link.pinged_at {
+            // Any byte is a sign of life, not only the answer.
+            Some(at) => {
+                let at = Micros(at.max(link.silent_since).0.saturating_add(timeout_us));
+                if at <= now {
+                    return true;
+                }
+                at
+            }
+            None if link.streams == 0 => return false,
+            None => {
+                let at = Micros(link.silent_since.0.saturating_add(self.keepalive_us));
+                if at <= now {
+                    link.ping(now);
+                    Micros(now.0.saturating_add(timeout_us))
+                } else {
+                    at
+                }
+            }
+        };
+        self.wake_by(at);
+        false
+    }
+
+    /// Closing: connections without calls are closed, politely.
+    fn close_if_done(&mut self) {
+        if !self.shared.closing.get() || !self.waiting.is_empty() {
+            return;
+        }
+        let (now, timeout_ms) = (self.now, self.settings.connect_timeout_ms);
+        self.links.retain(|link| link.phase != Phase::Connecting);
+        for link in &mut self.links {
+            if link.phase == Phase::Ready {
+                link.drain(now, timeout_ms);
+                self.wake_at = self.wake_at.min(link.finish_by);
+            }
+        }
+        self.note_up();
+    }
+
+    fn is_done(&self) -> bool {
+        self.shared.closing.get()
+            && self.links.is_empty()
+            && self.in_flight == 0
+            && self.waiting.is_empty()
+            && self.shared.orders.borrow().is_empty()
+    }
+
+    /// Has the task look at the clock by `at`.
+    fn wake_by(&mut self, at: Micros) {
+        self.wake_at = self.wake_at.min(at);
+    }
+
+    /// Arms the timer if something is due before it fires. A timer that fires too early only looks.
+    fn set_timer(&mut self) {
+        if self.wake_at >= self.timer_at {
+            return;
+        }
+        let wait_us = self.wake_at.since(self.now).max(TIMER_STEP_US);
+        let mut timer = Timer::new(Duration::from_micros(wait_us));
+        let mut cx = Context::from_waker(&self.timer_waker);
+        if Pin::new(&mut timer).poll(&mut cx).is_ready() {
+            self.timer_waker.wake_by_ref();
+        }
+        self.timer = Some(timer);
+        self.timer_at = self.wake_at;
+    }
+}

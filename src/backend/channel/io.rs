@@ -1,0 +1,250 @@
+//! The socket: a glommio stream under the tokio traits that h2 asks for, with what h2 writes in one
+//! turn gathered into one `sendmsg`.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use futures_io::{AsyncRead as _, AsyncWrite as _};
+use glommio::net::TcpStream;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes gathered before they are sent: copying 32 KiB costs some 2 us, about what one `sendmsg` does
+/// before it moves any byte, so gathering more would not pay.
+const GATHER_BYTES_MAX: usize = 32 << 10;
+/// Reads in one poll of the connection, before others have their chance: a shard has no other budget
+/// for a peer that sends faster than we read.
+const READS_PER_POLL_MAX: u32 = 16;
+/// Slices in one `sendmsg`; h2 offers at most 64, and the gathered bytes are one more.
+const SLICES_MAX: usize = 65;
+/// HTTP/2's frame header (RFC 9113 4.1).
+const FRAME_HEADER_BYTES: usize = 9;
+/// Type of SETTINGS (RFC 9113 6.5), which must be the server's first frame (3.4).
+const FRAME_SETTINGS: u8 = 4;
+
+/// One connection's socket and what is counted at it.
+pub(super) struct Socket {
+    stream: TcpStream,
+    gathered: Vec<u8>,
+    /// Bytes of `gathered` that are sent.
+    sent: usize,
+    first: [u8; FRAME_HEADER_BYTES],
+    bytes_read: u64,
+    reads_left: u32,
+    failed: Option<io::ErrorKind>,
+}
+
+/// h2's end of a [`Socket`].
+pub(super) struct Io(pub(super) Rc<RefCell<Socket>>);
+
+impl Socket {
+    /// Starts to connect. That nobody listens is often known at once; otherwise the first read or
+    /// write fails. Nothing here is a future that could be dropped half way.
+    pub(super) fn connect(address: SocketAddr) -> io::Result<Self> {
+        let raw = RawSocket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        raw.set_tcp_nodelay(true)?;
+        match raw.connect(&address.into()) {
+            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                return Err(e);
+            }
+            Ok(()) | Err(_) => {}
+        }
+        // SAFETY: the descriptor is open and owned by nobody else after `into_raw_fd`.
+        let stream = unsafe { TcpStream::from_raw_fd(raw.into_raw_fd()) };
+        Ok(Self {
+            stream,
+            gathered: Vec::new(),
+            sent: 0,
+            first: [0; FRAME_HEADER_BYTES],
+            bytes_read: 0,
+            reads_left: READS_PER_POLL_MAX,
+            failed: None,
+        })
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Whether the server's first frame header was read and is that of SETTINGS.
+    pub(super) fn greeted(&self) -> bool {
+        self.bytes_read >= FRAME_HEADER_BYTES as u64
+    }
+
+    /// Why the socket failed, if it did.
+    pub(super) fn failure(&self) -> Option<io::ErrorKind> {
+        self.failed
+    }
+
+    /// Gives the next poll of the connection its budget of reads.
+    pub(super) fn refill(&mut self) {
+        self.reads_left = READS_PER_POLL_MAX;
+    }
+
+    /// Sends what was gathered. `Pending` has registered `cx` for when the socket takes more.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.gathered.len() {
+            let n = ready!(self.poll_send_with(cx, &[]))?;
+            debug_assert_eq!(n, 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One `sendmsg` of the gathered bytes and `more`; returns how many of `more` were sent.
+    fn poll_send_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        more: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        slices[0] = IoSlice::new(&self.gathered[self.sent..]);
+        let mut count = 1;
+        for (slot, slice) in slices[1..].iter_mut().zip(more) {
+            *slot = *slice;
+            count += 1;
+        }
+        // SAFETY: `self.stream` owns the descriptor and outlives this borrow of it.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        let mut control = SendAncillaryBuffer::default();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let result = rustix::net::sendmsg(fd, &slices[..count], &mut control, flags);
+        let n = match result {
+            Ok(n) => n,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(rustix::io::Errno::AGAIN) => {
+                // The stream's own write finds the socket full as well, and arms the poll.
+                let first = slices[..count].iter().find(|s| !s.is_empty());
+                let first: &[u8] = first.map_or(&[], |s| s);
+                match ready!(Pin::new(&mut self.stream).poll_write(cx, first)) {
+                    Ok(n) => n,
+                    Err(e) => return Poll::Ready(Err(self.fail(e))),
+                }
+            }
+            Err(e) => return Poll::Ready(Err(self.fail(e.into()))),
+        };
+        let waiting = self.gathered.len() - self.sent;
+        if n < waiting {
+            self.sent += n;
+            return Poll::Ready(Ok(0));
+        }
+        self.gathered.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(n - waiting))
+    }
+
+    fn fail(&mut self, e: io::Error) -> io::Error {
+        self.failed.get_or_insert(e.kind());
+        e
+    }
+
+    /// Looks at the first frame header: a peer that does not speak HTTP/2 is told apart before h2
+    /// waits for a frame of 4 MiB.
+    fn check_first(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let have = self.bytes_read.min(FRAME_HEADER_BYTES as u64) as usize;
+        self.bytes_read += bytes.len() as u64;
+        if have == FRAME_HEADER_BYTES {
+            return Ok(());
+        }
+        let n = bytes.len().min(FRAME_HEADER_BYTES - have);
+        self.first[have..have + n].copy_from_slice(&bytes[..n]);
+        let [_, _, _, kind, flags, stream @ ..] = self.first;
+        if have + n == FRAME_HEADER_BYTES && (kind, flags, stream) != (FRAME_SETTINGS, 0, [0; 4]) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/2 server"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: as in `poll_send_with`.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        // An armed poll holds the file, so that closing alone would not tell the peer. A failure
+        // means that the peer knows already.
+        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let socket = &mut *self.0.borrow_mut();
+        if socket.reads_left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        socket.reads_left -= 1;
+        let space = buf.initialize_unfilled();
+        let n = match ready!(Pin::new(&mut socket.stream).poll_read(cx, space)) {
+            Ok(n) => n,
+            Err(e) => return Poll::Ready(Err(socket.fail(e))),
+        };
+        if let Err(e) = socket.check_first(&space[..n]) {
+            return Poll::Ready(Err(socket.fail(e)));
+        }
+        buf.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let socket = &mut *self.0.borrow_mut();
+        if let Some(kind) = socket.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let bytes: usize = slices.iter().map(|s| s.len()).sum();
+        loop {
+            if bytes == 0 || socket.gathered.len() + bytes <= GATHER_BYTES_MAX {
+                slices.iter().for_each(|s| socket.gathered.extend_from_slice(s));
+                return Poll::Ready(Ok(bytes));
+            }
+            let n = ready!(socket.poll_send_with(cx, slices))?;
+            if n > 0 {
+                return Poll::Ready(Ok(n));
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// h2 flushes after each frame that it does not copy; the channel sends once at the end of its
+    /// turn instead (`Socket::poll_send`).
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &mut *self.0.borrow_mut();
+        ready!(socket.poll_send(cx))?;
+        Pin::new(&mut socket.stream).poll_close(cx)
+    }
+}

@@ -1,0 +1,286 @@
+//! One HTTP/2 connection of a channel: from connecting over ready and draining to its end.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, Reason, SendStream};
+use http::Request;
+
+use super::io::{Io, Socket};
+use super::signals::{LinkFlag, Signals};
+use crate::message::{CallBody, Micros};
+
+/// Streams before the server's SETTINGS say how many; we wait for them, so this is for servers that
+/// name none. 100 is what RFC 9113 6.5.2 recommends as the least.
+const STREAMS_ASSUMED: usize = 100;
+/// Receive window of a stream: most responses arrive without waiting for a WINDOW_UPDATE.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Receive window of a connection: 8 streams' worth; also gives h2's budget for small DATA frames
+/// (half of it).
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Header list that a response may have.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// Streams that we may reset in a connection's life because the server broke a rule. h2's default of
+/// 1,024 is a limit against attackers, and we reach it with time-outs; a million an hour (the default
+/// age of a connection) is 277 a second.
+const LOCAL_RESETS_MAX: usize = 1_000_000;
+/// Streams that we reset and remember for a second, so that late frames for them are dropped quietly:
+/// all calls of a channel may time out at once.
+const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
+
+/// Names a link within its channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LinkId(pub(super) u32);
+
+/// Where a link is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// The server's SETTINGS have not arrived.
+    Connecting,
+    /// Takes calls.
+    Ready,
+    /// Finishes its calls and takes no more.
+    Draining,
+}
+
+type Opened = Result<(SendRequest<CallBody>, Connection<Io, CallBody>), h2::Error>;
+
+enum Stage {
+    Opening(Pin<Box<dyn Future<Output = Opened>>>),
+    Open { connection: Box<Connection<Io, CallBody>>, pings: Option<PingPong> },
+    Over,
+}
+
+/// What a poll of a link found out. More than one may be true.
+#[derive(Default, Debug)]
+pub(super) struct Progress {
+    /// The server's SETTINGS arrived.
+    pub(super) ready: bool,
+    /// GOAWAY arrived; the text says with what.
+    pub(super) going_away: Option<GoingAway>,
+    /// The connection is over; the text says why.
+    pub(super) over: Option<String>,
+}
+
+/// A received GOAWAY.
+#[derive(Debug)]
+pub(super) struct GoingAway {
+    /// For the log.
+    pub(super) why: String,
+    /// ENHANCE_YOUR_CALM: we are too much for the server, by default with our pings.
+    pub(super) calm: bool,
+}
+
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) phase: Phase,
+    /// Calls on it.
+    pub(super) streams: usize,
+    /// When the attempt has failed if it is still [`Phase::Connecting`]; when a connection that was
+    /// drained is cut if it is still there.
+    pub(super) finish_by: Micros,
+    /// When it became ready.
+    pub(super) ready_at: Micros,
+    /// When to replace it; `u64::MAX` = never.
+    pub(super) replace_at: Micros,
+    /// Since when silence counts: the last byte read, or the first call after none.
+    pub(super) silent_since: Micros,
+    /// When the unanswered PING was sent.
+    pub(super) pinged_at: Option<Micros>,
+    stage: Stage,
+    send: Option<SendRequest<CallBody>>,
+    socket: Rc<RefCell<Socket>>,
+    flag: Arc<LinkFlag>,
+    waker: Waker,
+    bytes_seen: u64,
+}
+
+impl Link {
+    /// Starts to connect.
+    pub(super) fn connect(
+        id: LinkId,
+        address: SocketAddr,
+        signals: &Arc<Signals>,
+        now: Micros,
+        timeout_ms: u64,
+    ) -> std::io::Result<Self> {
+        let socket = Rc::new(RefCell::new(Socket::connect(address)?));
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_max_send_streams(STREAMS_ASSUMED)
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
+        let io = Io(Rc::clone(&socket));
+        let opening = async move { builder.handshake::<_, CallBody>(io).await };
+        let flag = LinkFlag::new(Arc::clone(signals));
+        Ok(Self {
+            id,
+            phase: Phase::Connecting,
+            streams: 0,
+            finish_by: now.plus_ms(timeout_ms),
+            ready_at: now,
+            replace_at: Micros(u64::MAX),
+            silent_since: now,
+            pinged_at: None,
+            stage: Stage::Opening(Box::pin(opening)),
+            send: None,
+            socket,
+            waker: Waker::from(Arc::clone(&flag)),
+            flag,
+            bytes_seen: 0,
+        })
+    }
+
+    /// Clears the mark and tells whether the link was marked as having something to do.
+    pub(super) fn take_mark(&self) -> bool {
+        self.flag.take()
+    }
+
+    /// Whether the link has something to do.
+    pub(super) fn is_marked(&self) -> bool {
+        self.flag.is_set()
+    }
+
+    /// Moves the connection on: reads, handles, writes.
+    pub(super) fn poll(&mut self, now: Micros) -> Progress {
+        let mut progress = Progress::default();
+        self.socket.borrow_mut().refill();
+        let waker = self.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        if let Stage::Opening(opening) = &mut self.stage {
+            match opening.as_mut().poll(&mut cx) {
+                Poll::Pending => return progress,
+                Poll::Ready(Err(e)) => {
+                    progress.over = Some(self.end(&e.to_string()));
+                    return progress;
+                }
+                Poll::Ready(Ok((send, mut connection))) => {
+                    let pings = connection.ping_pong();
+                    self.send = Some(send);
+                    self.stage = Stage::Open { connection: Box::new(connection), pings };
+                }
+            }
+        }
+        let Stage::Open { connection, pings } = &mut self.stage else {
+            return progress;
+        };
+        let ended = match Pin::new(&mut **connection).poll(&mut cx) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) => Some("closed by the service".to_owned()),
+            Poll::Ready(Err(e)) => Some(e.to_string()),
+        };
+        if let (Some(pings), Some(_)) = (pings, self.pinged_at)
+            && pings.poll_pong(&mut cx).is_ready()
+        {
+            self.pinged_at = None;
+        }
+        self.look_at_read(now, &mut progress);
+        progress.over = ended.map(|why| self.end(&why));
+        progress
+    }
+
+    /// What the bytes that were read have changed.
+    fn look_at_read(&mut self, now: Micros, progress: &mut Progress) {
+        let (bytes, greeted) = {
+            let socket = self.socket.borrow();
+            (socket.bytes_read(), socket.greeted())
+        };
+        if bytes == self.bytes_seen {
+            return;
+        }
+        self.bytes_seen = bytes;
+        self.silent_since = now;
+        if self.phase == Phase::Connecting && greeted {
+            progress.ready = true;
+        }
+        if self.phase != Phase::Draining {
+            progress.going_away = self.check_sender();
+        }
+    }
+
+    /// h2 refuses new streams from the moment that GOAWAY arrived, and that is how one learns of it.
+    fn check_sender(&mut self) -> Option<GoingAway> {
+        let send = self.send.as_mut()?;
+        match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(e)) => Some(GoingAway {
+                calm: e.reason() == Some(Reason::ENHANCE_YOUR_CALM),
+                why: e.to_string(),
+            }),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
+        }
+    }
+
+    fn end(&mut self, why: &str) -> String {
+        self.send = None;
+        match self.socket.borrow().failure() {
+            Some(kind) => kind.to_string(),
+            None => why.to_owned(),
+        }
+    }
+
+    /// Drops the connection itself; h2 then fails every stream on it.
+    pub(super) fn cut(&mut self) {
+        self.send = None;
+        self.stage = Stage::Over;
+    }
+
+    /// Sends what the turn gathered.
+    pub(super) fn send_gathered(&mut self) {
+        let mut cx = Context::from_waker(&self.waker);
+        match self.socket.borrow_mut().poll_send(&mut cx) {
+            Poll::Pending | Poll::Ready(Ok(())) => {}
+            // The connection's next read or write meets the same failure and ends it.
+            Poll::Ready(Err(_)) => self.flag.mark(),
+        }
+    }
+
+    /// Whether one more call may start.
+    pub(super) fn has_room(&self) -> bool {
+        self.phase == Phase::Ready
+            && self.send.as_ref().is_some_and(|s| self.streams < s.current_max_send_streams())
+    }
+
+    /// Opens a stream. An error means that nothing of it left.
+    pub(super) fn open(
+        &mut self,
+        head: Request<()>,
+        now: Micros,
+    ) -> Result<(ResponseFuture, SendStream<CallBody>), Option<h2::Error>> {
+        let send = self.send.as_mut().ok_or(None)?;
+        let streams = send.send_request(head, false).map_err(Some)?;
+        if self.streams == 0 {
+            self.silent_since = self.silent_since.max(now);
+        }
+        self.streams += 1;
+        Ok(streams)
+    }
+
+    /// No new calls from now on; when the last one has ended the connection is closed with GOAWAY.
+    /// Called again at that moment, to give the closing its time.
+    pub(super) fn drain(&mut self, now: Micros, timeout_ms: u64) {
+        self.phase = Phase::Draining;
+        self.finish_by = now.plus_ms(timeout_ms);
+        // h2 closes a connection that has neither streams nor a sender.
+        self.send = None;
+        self.flag.mark();
+    }
+
+    /// Sends a PING.
+    pub(super) fn ping(&mut self, now: Micros) {
+        if let Stage::Open { pings: Some(pings), .. } = &mut self.stage
+            && pings.send_ping(Ping::opaque()).is_ok()
+        {
+            self.pinged_at = Some(now);
+            self.flag.mark();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The client's side of the tests: an executor, a channel, and a record of what it said.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use atomic_waker::AtomicWaker;
+use bytes::Bytes;
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::backend::channel::{Channel, ChannelEvent, open};
+use crate::backend::framing::prefix;
+use crate::config::settings::BackendSettings;
+use crate::config::snapshot::Instance;
+use crate::ids::{InstanceId, ServiceId, Ticket};
+use crate::message::{Call, CallBody, CallError, Micros};
+
+/// Longest wait for a condition.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `test` on an executor of its own.
+pub(super) fn run(test: impl Future<Output = ()>) {
+    LocalExecutorBuilder::new(Placement::Unbound)
+        .io_memory(65_536)
+        .preempt_timer(Duration::from_millis(1))
+        .make()
+        .unwrap()
+        .run(test);
+}
+
+/// Wakes the executor every few milliseconds, as the pulse thread does for a shard.
+struct Pulse {
+    waker: Arc<AtomicWaker>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Pulse {
+    fn start() -> Self {
+        let (waker, stop) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicBool::new(false)));
+        let (its_waker, its_stop) = (Arc::clone(&waker), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !its_stop.load(Ordering::SeqCst) {
+                its_waker.wake();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self { waker, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Quick settings: reconnect after about 50 ms, no keepalive, no age.
+pub(super) fn settings() -> BackendSettings {
+    BackendSettings {
+        connect_timeout_ms: 2_000,
+        backoff_ms: 50,
+        backoff_max_ms: 100,
+        keepalive_ms: 0,
+        keepalive_timeout_ms: 1_000,
+        age_max_ms: 0,
+    }
+}
+
+pub(super) struct Rig {
+    pub(super) channel: Channel,
+    pub(super) events: Rc<RefCell<Vec<ChannelEvent>>>,
+    ended: Rc<Cell<bool>>,
+    sent: u32,
+    pulse: Pulse,
+}
+
+impl Rig {
+    pub(super) fn open(address: SocketAddr, settings: BackendSettings) -> Self {
+        let start = Instant::now();
+        let instance = Instance {
+            id: InstanceId(3),
+            service: ServiceId(0),
+            name: "test-1".into(),
+            address,
+            weight: 1,
+        };
+        let events = Rc::new(RefCell::new(Vec::new()));
+        let record = Rc::clone(&events);
+        let (channel, task) = open(
+            instance,
+            settings,
+            1,
+            move || Micros(start.elapsed().as_micros() as u64),
+            move |event| record.borrow_mut().push(event),
+        );
+        let ended = Rc::new(Cell::new(false));
+        let its_ended = Rc::clone(&ended);
+        glommio::spawn_local(async move {
+            task.await;
+            its_ended.set(true);
+        })
+        .detach();
+        Self { channel, events, ended, sent: 0, pulse: Pulse::start() }
+    }
+
+    /// Sends a call with `payload` as its message.
+    pub(super) fn send(&mut self, payload: &[u8], timeout_ms: u64) -> Ticket {
+        let ticket = Ticket::new(1, self.sent);
+        self.sent += 1;
+        let mut body = CallBody::default();
+        body.push(Bytes::from(prefix(payload.len() as u32).to_vec()));
+        let (a, b) = payload.split_at(payload.len() / 2);
+        body.push(Bytes::copy_from_slice(a));
+        body.push(Bytes::copy_from_slice(b));
+        self.channel.send(Call {
+            ticket,
+            instance: InstanceId(3),
+            method: "/test.Service/Method".into(),
+            body,
+            timeout_us: timeout_ms * 1000,
+            metadata: vec![("session", "s-1".to_owned())],
+        });
+        ticket
+    }
+
+    /// Waits until `condition` holds.
+    pub(super) async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        poll_fn(|cx| {
+            self.pulse.waker.register(cx.waker());
+            if condition() {
+                return Poll::Ready(());
+            }
+            assert!(start.elapsed() < PATIENCE, "no {what}; events: {:?}", self.events.borrow());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn outcomes(&self, ticket: Ticket) -> Vec<Result<Bytes, CallError>> {
+        let is_its = |event: &ChannelEvent| match event {
+            ChannelEvent::Outcome(o) if o.ticket == ticket => Some(o.result.clone()),
+            ChannelEvent::Outcome(_) | ChannelEvent::Up | ChannelEvent::Down { .. } => None,
+        };
+        self.events.borrow().iter().filter_map(is_its).collect()
+    }
+
+    /// Waits for the outcome of a call.
+    pub(super) async fn outcome(&self, ticket: Ticket) -> Result<Bytes, CallError> {
+        self.until("outcome", || !self.outcomes(ticket).is_empty()).await;
+        self.outcomes(ticket).remove(0)
+    }
+
+    pub(super) async fn until_up(&self) {
+        self.until("connection", || self.channel.is_up()).await;
+    }
+
+    /// `Up`s and `Down`s so far.
+    pub(super) fn ups_and_downs(&self) -> (usize, usize) {
+        let events = self.events.borrow();
+        let ups = events.iter().filter(|e| matches!(e, ChannelEvent::Up)).count();
+        let downs = events.iter().filter(|e| matches!(e, ChannelEvent::Down { .. })).count();
+        (ups, downs)
+    }
+
+    /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each call.
+    pub(super) async fn close(self) {
+        self.channel.close();
+        self.until("end of the task", || self.ended.get()).await;
+        for slot in 0..self.sent {
+            let outcomes = self.outcomes(Ticket::new(1, slot));
+            assert_eq!(outcomes.len(), 1, "call {slot}: {outcomes:?}");
+        }
+    }
+}
