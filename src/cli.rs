@@ -71,7 +71,7 @@ EXIT CODES
 #[command(
     name = "shardgate",
     version,
-    about = "A WebSocket gateway: one pinned thread a core, messages routed by id, batched to gRPC services",
+    about = "A WebSocket gateway: one pinned thread a core, messages batched to gRPC services",
     after_help = AFTER_HELP,
     args_conflicts_with_subcommands = true
 )]
@@ -140,8 +140,8 @@ impl From<ServeArgs> for Serve {
     }
 }
 
-/// The verb of a command line, the program's name first. `Err` is what to do instead of a verb: help
-/// or usage were printed, and this is the code to exit with.
+/// The verb of a command line, the program's name first. `Err` is what to do instead: help or
+/// usage were printed, and this is the code to exit with.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, ExitCode> {
     try_parse(args).map_err(|e| {
         // Without a terminal there is nobody to tell.

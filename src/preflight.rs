@@ -62,7 +62,7 @@ pub const IO_MEMORY_BYTES: usize = 64 << 10;
 const RINGS: u64 = 3;
 /// Below this soft limit glommio refuses to start an executor (0.9, `Reactor::new`).
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// Kernel memory of a ring for each entry: 64 of the submission, 2 x 16 of completions, 4 of the index.
+/// Kernel memory of a ring for each entry: 64 of submission, 2 x 16 of completions, 4 of index.
 const RING_ENTRY_BYTES: u64 = 100;
 /// glommio 0.9 probes the ring's operations and asks for at least this kernel.
 const KERNEL_MIN: (u32, u32) = (5, 8);
@@ -126,8 +126,8 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     Ok(Plan { shards, io_memory_bytes: IO_MEMORY_BYTES, warnings })
 }
 
-/// Shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up, which is left
-/// to control, pulse and the kernel.
+/// Shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up, which is
+/// left to control, pulse and the kernel.
 pub fn auto_count(allowed: usize) -> usize {
     let spare = usize::from(allowed >= 4);
     (allowed - spare).clamp(1, SHARDS_MAX)

@@ -78,8 +78,8 @@ impl Files {
 
 /// Loads and checks everything.
 ///
-/// Files are taken from `dir` (`--config`), else from `SHARDGATE_CONFIG`, else from `./shards` if it
-/// has a `gateway.toml`, else the built-in ones. Environment and then flags go over them.
+/// Files are taken from `dir` (`--config`), else from `SHARDGATE_CONFIG`, else from `./shards` if
+/// it has a `gateway.toml`, else the built-in ones. Environment and then flags go over them.
 pub fn load(
     dir: Option<&Path>,
     env: &[(String, String)],

@@ -111,8 +111,8 @@ fn bare(key: &str) -> String {
     if !key.is_empty() && key.chars().all(plain) { key.to_owned() } else { format!("{key:?}") }
 }
 
-/// Dotted keys with what they hold: sections are opened, lists stay whole. An empty section is kept,
-/// so that a misspelt one is noticed.
+/// Dotted keys with what they hold: sections are opened, lists stay whole. An empty section is
+/// kept, so that a misspelt one is noticed.
 pub fn flatten(fields: Vec<Field>) -> Vec<Field> {
     let mut out = Vec::new();
     let mut stack: Vec<Field> = fields.into_iter().rev().collect();

@@ -149,7 +149,7 @@ impl Reader {
         self.report.warnings.push(problem);
     }
 
-    /// A problem between `keys`, told at the one that the strongest layer set: that one was changed.
+    /// A problem between `keys`, told at the one that the strongest layer set: it was changed.
     pub fn relation(&mut self, holds: bool, keys: [&str; 2], rule: impl Into<String>) {
         if holds {
             return;

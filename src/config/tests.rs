@@ -126,7 +126,7 @@ timeout_ms = "5000"
         ":15: service[1].name = \"logic\": is also the name of service[0]; rename one",
         ":16: service[1].instances = []: is empty; list at least one",
         ":20: route[0].service = \"logik\": there is no such service; did you mean \"logic\"?",
-        ":23: route[1].range = [1500, 2500]: overlaps route[0] (1000-1999); ranges must not overlap",
+        ":23: route[1].range = [1500, 2500]: overlaps route[0] (1000-1999); ranges must not",
         ":25: route[1].priority = \"urgent\": must be one of \"critical\", \"high\"",
         ":26: route[1].timeout_ms = \"5000\": must be a whole number from 1 to 600000",
     ];
@@ -213,6 +213,12 @@ fn rings_of_all_services_together_are_bounded() {
     };
     assert!(of(Some(&body(2, 160)), None).is_ok());
     one_gateway(&body(2, 4096), "8192000 points; at most 1048576");
+}
+
+#[test]
+fn too_many_services_are_one_problem() {
+    let body = format!("{}[[route]]\nrange = [1, 2]\nservice = \"logic\"", LOGIC.repeat(1025));
+    one_gateway(&body, "1025 of [[service]] are too many; at most 1024");
 }
 
 #[test]
@@ -414,9 +420,16 @@ fn built_in_files_are_those_of_the_repository() {
     assert_eq!(own.shards.shard(0), built_in.shards.default);
 }
 
+/// Text that is TOML now and then, with our keys.
+const TOML_LIKE: &str = "([a-z_.=0-9\\[\\]{}\", \n-]{0,8}|\
+    listen|queue|route|service|range|instances|shard){0,40}";
+/// A TOML value of any type.
+const VALUE: &str = "-?[0-9]{1,40}|true|\"[^\"\\\\\n]{0,9}\"|\
+    \\[[0-9, ]{0,20}\\]|[0-9]\\.[0-9]|\\{\\}";
+
 proptest::proptest! {
     #[test]
-    fn no_text_is_a_panic(a in ".{0,200}", b in "([a-z_.=0-9\\[\\]{}\", \n-]{0,8}|listen|queue|route|service|range|instances|shard){0,40}") {
+    fn no_text_is_a_panic(a in ".{0,200}", b in TOML_LIKE) {
         for body in [&a, &b] {
             drop(of(Some(body), None));
             drop(of(None, Some(body)));
@@ -425,7 +438,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_value_is_a_panic(at in 0_usize..60, value in "-?[0-9]{1,40}|true|\"[^\"\\\\\n]{0,9}\"|\\[[0-9, ]{0,20}\\]|[0-9]\\.[0-9]|\\{\\}") {
+    fn no_value_is_a_panic(at in 0_usize..60, value in VALUE) {
         for whole in [GATEWAY_TOML, DEFAULT_TOML] {
             let keys = whole.lines().filter(|l| !l.starts_with('#') && l.contains(" = "));
             let Some(line) = keys.clone().nth(at % keys.count()) else { continue };
