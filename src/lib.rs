@@ -1,11 +1,15 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core.
 pub mod backend;
+pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod engine;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
 pub mod mailbox;
 pub mod message;
+pub mod preflight;
+pub mod shard;
 pub mod stats;
 pub mod wire;

@@ -67,7 +67,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
             "origins",
             &d.origins,
             is_origin,
-            "must be scheme://host or scheme://host:port in lower case, e.g. \"https://example.org\"",
+            "must be scheme://host[:port] in lower case, e.g. \"https://example.org\"",
         ),
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),

@@ -78,8 +78,8 @@ impl Files {
 
 /// Loads and checks everything.
 ///
-/// Files are taken from `dir` (`--config`), else from `SHARDGATE_CONFIG`, else from `./shards` if it
-/// has a `gateway.toml`, else the built-in ones. Environment and then flags go over them.
+/// Files are taken from `dir` (`--config`), else from `SHARDGATE_CONFIG`, else from `./shards` if
+/// it has a `gateway.toml`, else the built-in ones. Environment and then flags go over them.
 pub fn load(
     dir: Option<&Path>,
     env: &[(String, String)],
@@ -177,22 +177,20 @@ pub fn from_files(
     let ring_points = check::ring_points(&mut gateway);
 
     let mut overrides = BTreeMap::new();
-    let mut window_ms = default.batch.window_ms;
+    let mut readers = Vec::new();
     for (&n, text) in &files.shards {
         let Some(own) = parse(text, &mut report) else { continue };
         let mut reader = Reader::new(vec![default_layer.clone(), own, shard_env.clone()]);
-        let merged = check::shard(&mut reader);
-        reader.unknown(gateway.known(), "gateway.toml");
-        window_ms = window_ms.max(merged.batch.window_ms);
-        let mut found = reader.report;
-        found.provenance.retain(|(_, _, s)| matches!(s, Source::File(f, _) if *f == text.name));
-        for (key, _, _) in &mut found.provenance {
-            *key = format!("{n}/{key}");
-        }
-        report.absorb(found);
-        overrides.insert(n, merged);
+        overrides.insert(n, check::shard(&mut reader));
+        readers.push((n, text, reader));
     }
+    let windows = overrides.values().chain([&default]).map(|s| s.batch.window_ms);
+    let window_ms = windows.max().unwrap_or_default();
     let snapshot = routing::snapshot(&mut gateway, ring_points, settings.gateway_ids, window_ms);
+    for (n, text, mut reader) in readers {
+        reader.unknown(gateway.known(), "gateway.toml");
+        report.absorb(own_report(n, text, reader.report));
+    }
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
     demo_warning(&mut gateway, &settings, &snapshot);
@@ -213,6 +211,16 @@ pub fn from_files(
     }
     let Report { warnings, provenance, .. } = report;
     Ok(Config { gateway: settings, shards, snapshot, ring_points, warnings, provenance })
+}
+
+/// What the file of shard `n` adds: the problems, and where its own keys came from.
+fn own_report(n: usize, text: &Text, mut report: Report) -> Report {
+    let own = |source: &Source| matches!(source, Source::File(name, _) if *name == text.name);
+    report.provenance.retain(|(_, _, source)| own(source));
+    for (key, _, _) in &mut report.provenance {
+        *key = format!("{n}/{key}");
+    }
+    report
 }
 
 fn parse(text: &Text, report: &mut Report) -> Option<Vec<Entry>> {

@@ -1,5 +1,5 @@
 //! Configuration: files, environment and flags -> checked settings and the first snapshot, or every
-//! problem at once. Pure but for one function in [`load`] that reads the directory.
+//! problem at once. Pure but for one function in [`mod@load`] that reads the directory.
 mod check;
 pub mod load;
 pub mod problem;

@@ -111,18 +111,22 @@ fn bare(key: &str) -> String {
     if !key.is_empty() && key.chars().all(plain) { key.to_owned() } else { format!("{key:?}") }
 }
 
-/// Dotted keys with what they hold: sections are opened, lists stay whole. An empty section is kept,
-/// so that a misspelt one is noticed.
+/// Dotted keys with what they hold: sections are opened, lists stay whole. An empty section is
+/// kept, so that a misspelt one is noticed.
 pub fn flatten(fields: Vec<Field>) -> Vec<Field> {
     let mut out = Vec::new();
     let mut stack: Vec<Field> = fields.into_iter().rev().collect();
     while let Some(field) = stack.pop() {
-        match field.node.value {
-            Value::Table(inner) if !inner.is_empty() => {
-                let dotted = |f: Field| Field { key: format!("{}.{}", field.key, f.key), ..f };
+        let Field { key, line, node } = field;
+        if let Value::Table(inner) = node.value {
+            if inner.is_empty() {
+                out.push(Field { key, line, node: Node { value: Value::Table(inner), ..node } });
+            } else {
+                let dotted = |f: Field| Field { key: format!("{key}.{}", f.key), ..f };
                 stack.extend(inner.into_iter().rev().map(dotted));
             }
-            _ => out.push(field),
+        } else {
+            out.push(Field { key, line, node });
         }
     }
     out
@@ -142,6 +146,7 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+            Value::Table(fields) if fields.is_empty() => f.write_str("{}"),
             Value::Table(fields) => {
                 f.write_str("{ ")?;
                 for (i, field) in fields.iter().enumerate() {

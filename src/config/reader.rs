@@ -149,7 +149,7 @@ impl Reader {
         self.report.warnings.push(problem);
     }
 
-    /// A problem between `keys`, told at the one that the strongest layer set: that one was changed.
+    /// A problem between `keys`, told at the one that the strongest layer set: it was changed.
     pub fn relation(&mut self, holds: bool, keys: [&str; 2], rule: impl Into<String>) {
         if holds {
             return;
@@ -212,14 +212,10 @@ impl Reader {
         let shown = default.map(|n| n.try_into().unwrap_or(u64::MAX));
         let shown = format!("{shown:?}");
         let Some(entry) = self.entry(key, &shown) else { return default };
-        let list = match &entry.value {
-            Value::List(list) => list.iter().map(|n| as_number(&n.value, bounds)).collect(),
-            Value::Text(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Bool(_)
-            | Value::Date(_)
-            | Value::Table(_) => None,
+        let list = if let Value::List(list) = &entry.value {
+            list.iter().map(|n| as_number(&n.value, bounds)).collect()
+        } else {
+            None
         };
         match list.and_then(|list: Vec<T>| <[T; N]>::try_from(list).ok()) {
             Some(numbers) => numbers,
@@ -335,9 +331,12 @@ impl Reader {
         };
         let mut out = Vec::new();
         for (i, node) in list.iter().enumerate() {
-            match &node.value {
-                Value::Text(s) if valid(s) => out.push(s.clone()),
-                _ => self.problem(key, format!("item {i} = {}: {rule}", node.value)),
+            if let Value::Text(s) = &node.value
+                && valid(s)
+            {
+                out.push(s.clone());
+            } else {
+                self.problem(key, format!("item {i} = {}: {rule}", node.value));
             }
         }
         out
@@ -384,6 +383,13 @@ impl Reader {
         let is_env = matches!(entry.source, Source::Env(_));
         if elsewhere.contains(&key) && !is_env {
             return format!("unknown key here; it belongs in {other_file}");
+        }
+        if matches!(&entry.value, Value::Table(_)) {
+            let sections = self.known.iter().filter_map(|k| Some(k.split_once('.')?.0));
+            return match nearest(key, sections) {
+                Some(near) => format!("unknown section; did you mean [{near}]?"),
+                None => "unknown section; remove it".into(),
+            };
         }
         let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
         match nearest(key, all) {

@@ -61,10 +61,16 @@ pub fn snapshot(
 ) -> Snapshot {
     let mut tables = Tables::default();
     let (services, source) = r.list("service");
-    tables.read_services(services, &source);
+    let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
+    if counted {
+        tables.read_services(services, &source);
+    }
     tables.check_points(ring_points, &source);
     let (routes, source) = r.list("route");
-    tables.read_routes(routes, &source, window_ms);
+    // Without its services every route would be a problem, and none of its own.
+    if counted {
+        tables.read_routes(routes, &source, window_ms);
+    }
     tables.check_ranges(gateway_ids);
     tables.check_unused(r);
     let Tables { services, instances, routes, report } = tables;
@@ -96,9 +102,6 @@ impl Tables {
     }
 
     fn read_services(&mut self, list: Vec<Node>, source: &Source) {
-        if self.too_many("[[service]]", list.len(), SERVICES_MAX, source) {
-            return;
-        }
         for (index, node) in list.into_iter().enumerate() {
             let prefix = format!("service[{index}]");
             let reader = Reader::of_table(prefix, node, source, &mut self.report);
@@ -170,8 +173,8 @@ impl Tables {
         let points = weights * u64::from(ring_points);
         if points > POINTS_MAX {
             let rule = format!(
-                "weights of {weights} in all, times {ring_points} ring_points, are {points} points; \
-                 at most {POINTS_MAX}: use smaller weights or fewer points"
+                "weights of {weights} in all, times {ring_points} ring_points, are {points} \
+                 points; at most {POINTS_MAX}: use smaller weights or fewer points"
             );
             self.report.problems.push(Problem::whole(source.clone(), rule));
         }
@@ -340,7 +343,7 @@ fn mode_rules(r: &mut Reader, route: &Route, mode: Mode) {
     match mode {
         Mode::Batch if given => r.problem(
             "method",
-            "only services with mode = \"unary\" are called by method; remove it or change the mode",
+            "only services with mode = \"unary\" are called by method; remove it or set that mode",
         ),
         Mode::Batch => {}
         Mode::Unary => {

@@ -1,0 +1,490 @@
+//! What must hold on this machine before anything starts: one line each that says what to do.
+//! Every check is a function of numbers; only [`plan`] and the probes at the end ask the system.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::Config;
+use crate::config::settings::ShardSettings;
+use crate::ids::ShardId;
+use crate::limits::SHARDS_MAX;
+
+/// Something that keeps the gateway from starting, or from doing all that is configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// What is wrong, with its numbers.
+    pub what: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Problem {
+    fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.fix)
+    }
+}
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The shards, by number.
+    pub shards: Vec<ShardPlan>,
+    /// Bytes that each shard's executor registers with each of its rings.
+    pub io_memory_bytes: usize,
+    /// What was adjusted or looks wrong.
+    pub warnings: Vec<Problem>,
+}
+
+/// How to start one shard.
+#[derive(Clone, Debug)]
+pub struct ShardPlan {
+    /// Its number.
+    pub id: ShardId,
+    /// The core to pin to.
+    pub core: usize,
+    /// Its settings: `core` is filled in, `connections_max` is what the file limit allows.
+    pub settings: ShardSettings,
+}
+
+/// Memory registered for file I/O, which we do not do: 64 KiB, the least that glommio takes.
+/// Its default of 10 MiB would pin 30 MiB a shard.
+pub const IO_MEMORY_BYTES: usize = 64 << 10;
+/// Rings of a glommio executor: main, latency, poll.
+const RINGS: u64 = 3;
+/// Below this soft limit glommio refuses to start an executor (0.9, `Reactor::new`).
+const MEMLOCK_MIN: u64 = 512 << 10;
+/// Kernel memory of a ring for each entry: 64 of submission, 2 x 16 of completions, 4 of index.
+const RING_ENTRY_BYTES: u64 = 100;
+/// glommio 0.9 probes the ring's operations and asks for at least this kernel.
+const KERNEL_MIN: (u32, u32) = (5, 8);
+/// From here on ring memory is charged to the control group, no longer to RLIMIT_MEMLOCK.
+const KERNEL_FREE_RINGS: (u32, u32) = (5, 12);
+/// Files of the process itself: standard streams, control's epoll, admin connections.
+const FILES_OF_PROCESS: u64 = 64;
+/// Files of a shard: three rings, eventfds, epoll set and its copy, listener, and room for what is
+/// being accepted or closed.
+const FILES_OF_SHARD: u64 = 32;
+/// Connections a shard must be able to take for a start to make sense.
+const CONNECTIONS_MIN: u64 = 16;
+
+/// Checks everything and lays out the shards. Raises the soft limits of locked memory and open
+/// files to the hard ones. Leaves no socket and no ring behind.
+pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    let kernel = kernel_version(&uname_release());
+    problems.extend(kernel.and_then(kernel_problem));
+
+    let allowed = allowed_cores();
+    let count = config.gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
+    let (shards, core_problems) = lay_out(config, count, &allowed);
+    problems.extend(core_problems);
+    let mut shards: Vec<ShardPlan> = shards;
+    if config.gateway.shards.is_none() {
+        warnings.extend(config.shards.unused(count).map(|n| unused_problem(n, count)));
+    }
+    warnings.extend(spin_warning(&shards, allowed.len()));
+
+    let depth = shards.iter().map(|s| s.settings.ring_depth).max().unwrap_or(1);
+    let memlock = raised(Resource::Memlock);
+    problems.extend(memlock_problem(memlock.current, memlock.maximum, count));
+    let need = memlock_need(count, depth, kernel);
+    match memlock_short(memlock.current, need, kernel) {
+        Some(Short::Fatal(problem)) => problems.push(problem),
+        Some(Short::Harmless(problem)) => warnings.push(problem),
+        None => {}
+    }
+
+    let nofile = raised(Resource::Nofile);
+    let overhead =
+        files_overhead(count, config.snapshot.instances.len(), config.gateway.demo.enabled);
+    match connections_allowed(nofile.current, nofile.maximum, overhead, count) {
+        Ok(each) => warnings.extend(clamp_connections(&mut shards, each, nofile.current)),
+        Err(problem) => problems.push(problem),
+    }
+
+    problems.extend(uring_problem(probe_uring(depth), uring_disabled_sysctl()));
+    for (key, address, bound) in addresses(config) {
+        problems.extend(bound.err().and_then(|e| port_problem(&key, address, e)));
+    }
+    let range = local_port_range();
+    for (key, a) in [("listen", config.gateway.listen), ("admin", config.gateway.admin)] {
+        warnings.extend(ephemeral_warning(key, a.port(), range));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Plan { shards, io_memory_bytes: IO_MEMORY_BYTES, warnings })
+}
+
+/// Shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up, which is
+/// left to control, pulse and the kernel.
+pub fn auto_count(allowed: usize) -> usize {
+    let spare = usize::from(allowed >= 4);
+    (allowed - spare).clamp(1, SHARDS_MAX)
+}
+
+/// Cores for `count` shards: the configured one, else the N-th allowed one.
+fn lay_out(config: &Config, count: usize, allowed: &[usize]) -> (Vec<ShardPlan>, Vec<Problem>) {
+    let wanted: Vec<_> = (0..count).map(|n| config.shards.shard(n).core).collect();
+    let (cores, problems) = match assign_cores(&wanted, allowed) {
+        Ok(cores) => (cores, Vec::new()),
+        Err(problems) => (vec![0; count], problems),
+    };
+    let shard = |(n, core): (usize, usize)| {
+        let settings = ShardSettings { core: Some(core), ..config.shards.shard(n) };
+        ShardPlan { id: ShardId(n as u16), core, settings }
+    };
+    (cores.into_iter().enumerate().map(shard).collect(), problems)
+}
+
+/// A core for each shard: the one it wants, else the N-th of `allowed`; no core twice.
+pub fn assign_cores(
+    wanted: &[Option<usize>],
+    allowed: &[usize],
+) -> Result<Vec<usize>, Vec<Problem>> {
+    if wanted.len() > allowed.len() {
+        let what = format!("{} shards for {} allowed cores", wanted.len(), allowed.len());
+        let fix = format!(
+            "set [shards] count or --shards to {} or less, or \"auto\", or allow more cores \
+             (taskset, cpuset of the container)",
+            allowed.len()
+        );
+        return Err(vec![Problem::new(what, fix)]);
+    }
+    let mut cores: Vec<usize> = Vec::new();
+    let mut problems = Vec::new();
+    for (n, want) in wanted.iter().enumerate() {
+        let core = want.unwrap_or(allowed[n]);
+        if !allowed.contains(&core) {
+            let what =
+                format!("shard {n} wants core {core}, which does not exist or is not allowed");
+            let fix = format!("allowed are {}: change core in shards/{n}.toml", ranges(allowed));
+            problems.push(Problem::new(what, fix));
+        } else if let Some(other) = cores.iter().position(|&c| c == core) {
+            let what = format!("shards {other} and {n} are both on core {core}");
+            let fix = format!("give one of them another core ([shard] core in shards/{n}.toml)");
+            problems.push(Problem::new(what, fix));
+        }
+        cores.push(core);
+    }
+    if problems.is_empty() { Ok(cores) } else { Err(problems) }
+}
+
+/// `cores`, which rise, as `0-3, 6`.
+fn ranges(cores: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &core in cores {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == core => *last = core,
+            Some(_) | None => parts.push((core, core)),
+        }
+    }
+    let show = |&(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+fn unused_problem(n: usize, count: usize) -> Problem {
+    let what = format!("{n}.toml is read by no shard: there are {count}");
+    Problem::new(what, "set [shards] count, or remove the file")
+}
+
+/// Spinning on every core leaves none to control and kernel.
+fn spin_warning(shards: &[ShardPlan], allowed: usize) -> Option<Problem> {
+    let spins = shards.iter().filter(|s| !s.settings.spin.is_zero()).count();
+    (spins > 0 && spins >= allowed).then(|| {
+        let what = format!("spin_us is set on all {allowed} allowed cores");
+        Problem::new(what, "control and kernel have no core left; use fewer shards or spin_us = 0")
+    })
+}
+
+/// Whether a kernel is too old.
+pub fn kernel_problem((major, minor): (u32, u32)) -> Option<Problem> {
+    ((major, minor) < KERNEL_MIN).then(|| {
+        let (a, b) = KERNEL_MIN;
+        let what = format!("Linux {major}.{minor} is too old for io_uring as it is used here");
+        Problem::new(what, format!("run a kernel of {a}.{b} or newer"))
+    })
+}
+
+/// Major and minor number of a release such as `6.18.44-generic`.
+pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|s| s.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// Whether the soft limit of locked memory stops glommio. `None` is unlimited. The soft limit was
+/// raised to the hard one already where that was possible.
+pub fn memlock_problem(soft: Option<u64>, hard: Option<u64>, shards: usize) -> Option<Problem> {
+    let soft = soft.filter(|&soft| soft < MEMLOCK_MIN)?;
+    let want = kib((MEMLOCK_MIN).max(shards as u64 * RINGS * IO_MEMORY_BYTES as u64));
+    let hard = hard.map_or("unlimited".into(), |hard| format!("{} KiB", kib(hard)));
+    let what = format!(
+        "locked memory (RLIMIT_MEMLOCK) is {} KiB soft, {hard} hard; io_uring needs {want} KiB",
+        kib(soft)
+    );
+    let fix = format!(
+        "raise it: `ulimit -l {want}` as root, LimitMEMLOCK= in the systemd unit, memlock in \
+         /etc/security/limits.conf, or docker run --ulimit memlock=-1"
+    );
+    Some(Problem::new(what, fix))
+}
+
+fn kib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024)
+}
+
+/// Bytes that count against RLIMIT_MEMLOCK: registered buffers, and on old kernels the rings.
+pub fn memlock_need(shards: usize, depth: usize, kernel: Option<(u32, u32)>) -> u64 {
+    let rings = if kernel.is_some_and(|k| k < KERNEL_FREE_RINGS) {
+        depth.next_power_of_two() as u64 * RING_ENTRY_BYTES
+    } else {
+        0
+    };
+    shards as u64 * RINGS * (IO_MEMORY_BYTES as u64 + rings)
+}
+
+/// What follows from too little locked memory for all shards together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Short {
+    /// Rings cannot be made.
+    Fatal(Problem),
+    /// Buffers, which we do not use, are not registered.
+    Harmless(Problem),
+}
+
+/// Whether `need` exceeds a `soft` limit that glommio itself accepts.
+pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -> Option<Short> {
+    let soft = soft.filter(|&soft| (MEMLOCK_MIN..need).contains(&soft))?;
+    let what = format!(
+        "locked memory (RLIMIT_MEMLOCK) is {} KiB, all shards together want {} KiB",
+        kib(soft),
+        kib(need)
+    );
+    let raise = format!("`ulimit -l {}` or LimitMEMLOCK= raises it", kib(need));
+    Some(if kernel.is_some_and(|k| k < KERNEL_FREE_RINGS) {
+        Short::Fatal(Problem::new(what, format!("{raise}; or use fewer shards")))
+    } else {
+        Short::Harmless(Problem::new(what, format!("some do without registered buffers; {raise}")))
+    })
+}
+
+/// Files that are no client's: of the process, its shards, and their connections to instances (two
+/// each while one replaces the other, and the demo services' ends of them).
+pub fn files_overhead(shards: usize, instances: usize, demo: bool) -> u64 {
+    let ends = if demo { 4 } else { 2 };
+    FILES_OF_PROCESS + shards as u64 * (FILES_OF_SHARD + ends * instances as u64)
+}
+
+/// Connections that the limit of open files allows each shard. `None` is unlimited.
+pub fn connections_allowed(
+    soft: Option<u64>,
+    hard: Option<u64>,
+    overhead: u64,
+    shards: usize,
+) -> Result<u64, Problem> {
+    let Some(soft) = soft else { return Ok(u64::MAX) };
+    let each = soft.saturating_sub(overhead) / shards.max(1) as u64;
+    if each >= CONNECTIONS_MIN {
+        return Ok(each);
+    }
+    let hard = hard.map_or("unlimited".into(), |hard| hard.to_string());
+    let want = overhead + shards as u64 * 10_000;
+    let what = format!(
+        "open files (RLIMIT_NOFILE) are {soft} soft, {hard} hard; {shards} shards need {overhead} \
+         before the first client"
+    );
+    let fix = format!("raise it: `ulimit -n {want}` as root, or LimitNOFILE={want} in the unit");
+    Err(Problem::new(what, fix))
+}
+
+/// Lowers `connections_max` to `each` where it is higher, and says so once.
+pub fn clamp_connections(
+    shards: &mut [ShardPlan],
+    each: u64,
+    soft: Option<u64>,
+) -> Option<Problem> {
+    let each = usize::try_from(each).unwrap_or(usize::MAX);
+    let wanted: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
+    for shard in shards.iter_mut() {
+        let max = &mut shard.settings.conn.connections_max;
+        *max = each.min(*max);
+    }
+    let got: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
+    (got < wanted).then(|| {
+        let soft = soft.unwrap_or(u64::MAX);
+        let what = format!(
+            "open files (RLIMIT_NOFILE {soft}) allow {got} connections, connections_max asks for \
+             {wanted}"
+        );
+        let fix = format!(
+            "a shard takes {each} at most; raise the limit (`ulimit -n`, LimitNOFILE=) or lower \
+             [conn] connections_max"
+        );
+        Problem::new(what, fix)
+    })
+}
+
+/// What the answer to `io_uring_setup` and `kernel.io_uring_disabled` mean.
+pub fn uring_problem(answer: Result<(), Errno>, disabled: Option<u32>) -> Option<Problem> {
+    let error = answer.err()?;
+    Some(match (error, disabled) {
+        (Errno::NOSYS, _) => Problem::new(
+            "this kernel has no io_uring (too old, built without it, or a sandbox hides it)",
+            "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor",
+        ),
+        (Errno::PERM | Errno::ACCESS, Some(2)) => Problem::new(
+            "io_uring is switched off (kernel.io_uring_disabled = 2)",
+            "`sysctl -w kernel.io_uring_disabled=0` as root on the host",
+        ),
+        (Errno::PERM | Errno::ACCESS, Some(1)) => Problem::new(
+            "io_uring is for privileged users only (kernel.io_uring_disabled = 1)",
+            "`sysctl -w kernel.io_uring_disabled=0` as root on the host, or set \
+             kernel.io_uring_group to a group of this user",
+        ),
+        (Errno::PERM | Errno::ACCESS, _) => Problem::new(
+            "io_uring is blocked for this process, most likely by seccomp (Docker's default \
+             profile blocks it)",
+            "allow io_uring_setup, io_uring_enter and io_uring_register in the profile, with \
+             docker run --security-opt seccomp=profile.json (or seccomp=unconfined)",
+        ),
+        (Errno::NOMEM, _) => Problem::new(
+            "there is not enough locked memory for an io_uring",
+            "raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) or lower [shard] ring_depth",
+        ),
+        (Errno::MFILE | Errno::NFILE, _) => Problem::new(
+            "there are too many open files for an io_uring",
+            "raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=) or fs.file-max",
+        ),
+        (other, _) => {
+            let what = format!("io_uring_setup failed: {other}");
+            Problem::new(what, "see the kernel's log; [shard] ring_depth may be too large")
+        }
+    })
+}
+
+/// Why `key` cannot listen on `address`. `None` for what only the start itself can tell.
+pub fn port_problem(key: &str, address: SocketAddr, error: Errno) -> Option<Problem> {
+    let port = address.port();
+    let what = |why: &str| format!("{key} {address} {why}");
+    Some(match error {
+        Errno::ADDRINUSE => Problem::new(
+            what("is in use by another process"),
+            format!("`ss -ltnp 'sport = :{port}'` shows which; stop it or {}", other_port(key)),
+        ),
+        Errno::ACCESS | Errno::PERM => Problem::new(
+            what("is not allowed to this user"),
+            format!(
+                "take a port from 1024 up, `sysctl -w net.ipv4.ip_unprivileged_port_start={port}`, \
+                 or give the program CAP_NET_BIND_SERVICE"
+            ),
+        ),
+        Errno::ADDRNOTAVAIL => Problem::new(
+            what("is no address of this host"),
+            "`ip address` lists them; 0.0.0.0 or [::] takes all",
+        ),
+        Errno::AFNOSUPPORT => {
+            Problem::new(what("is of a family this host does not have"), "use the other one")
+        }
+        Errno::MFILE | Errno::NFILE => return None, // told by the check of open files
+        other => Problem::new(what(&format!("cannot be bound: {other}")), other_port(key)),
+    })
+}
+
+fn other_port(key: &str) -> String {
+    if key.starts_with("demo") {
+        "set [demo] enabled = false (--no-demo) or other demo.addresses".into()
+    } else {
+        format!("choose another one (--{key}, or {key} in gateway.toml)")
+    }
+}
+
+/// Ports of outgoing connections: one of those can hold ours when we start again.
+pub fn ephemeral_warning(key: &str, port: u16, range: Option<(u16, u16)>) -> Option<Problem> {
+    let (low, high) = range?;
+    (low..=high).contains(&port).then(|| {
+        let what =
+            format!("{key} port {port} is among those of outgoing connections ({low}-{high})");
+        let fix = format!(
+            "one may hold it at a restart; reserve it: `sysctl -w \
+                           net.ipv4.ip_local_reserved_ports={port}`, or choose another"
+        );
+        Problem::new(what, fix)
+    })
+}
+
+/// What is to be bound, and the answer to an attempt.
+fn addresses(config: &Config) -> Vec<(String, SocketAddr, Result<(), Errno>)> {
+    let gateway = &config.gateway;
+    let mut list = vec![("listen".to_owned(), gateway.listen), ("admin".to_owned(), gateway.admin)];
+    if gateway.demo.enabled {
+        let demo = ["logic", "chat", "fight"].into_iter().zip(gateway.demo.addresses);
+        list.extend(demo.map(|(name, a)| (format!("demo service {name}"), a)));
+    }
+    list.into_iter().map(|(key, a)| (key, a, try_bind(a))).collect()
+}
+
+/// Binds and lets go. Without SO_REUSEPORT, so that another gateway on the port is noticed, with
+/// which the kernel would share out our clients; with SO_REUSEADDR, as old connections do no harm.
+fn try_bind(address: SocketAddr) -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &address)
+}
+
+/// The limit, after its soft half was raised to the hard one where the system lets us.
+fn raised(resource: Resource) -> Rlimit {
+    let now = getrlimit(resource);
+    if now.current != now.maximum {
+        // A refusal leaves the soft limit, which the checks then judge.
+        let _ = setrlimit(resource, Rlimit { current: now.maximum, maximum: now.maximum });
+    }
+    getrlimit(resource)
+}
+
+/// Cores that this process may run on, rising.
+pub fn allowed_cores() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect(),
+        // More than 1,024 cores: the set does not fit. The first ones are there.
+        Err(_) => (0..std::thread::available_parallelism().map_or(1, |n| n.get())).collect(),
+    }
+}
+
+/// Makes a ring of `depth` entries and closes it.
+fn probe_uring(depth: usize) -> Result<(), Errno> {
+    let mut params = rustix::io_uring::io_uring_params::default();
+    let entries = u32::try_from(depth).unwrap_or(u32::MAX);
+    // SAFETY: `params` is a zeroed structure that lives through the call; no flag is set, so the
+    // kernel follows no pointer or descriptor in it. The ring is never mapped, only closed.
+    unsafe { rustix::io_uring::io_uring_setup(entries, &mut params) }.map(drop)
+}
+
+fn uname_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn uring_disabled_sysctl() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
+    text.trim().parse().ok()
+}
+
+fn local_port_range() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ports = text.split_whitespace().map(|s| s.parse().ok());
+    Some((ports.next()??, ports.next()??))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Every check with the numbers of the machines that fail it.
+
+use super::*;
+use crate::config::load::{Files, Overrides, from_files};
+
+fn config(flags: Overrides) -> Config {
+    let free = Overrides {
+        listen: Some("127.0.0.1:0".into()),
+        admin: Some("127.0.0.1:0".into()),
+        no_demo: true,
+        ..flags
+    };
+    from_files(Files::embedded(), &[], &free).expect("right")
+}
+
+fn says(problem: Option<Problem>, parts: &[&str]) {
+    let line = problem.expect("a problem").to_string();
+    assert!(!line.contains('\n'), "{line}");
+    for part in parts {
+        assert!(line.contains(part), "{line}\n{part}");
+    }
+}
+
+#[test]
+fn auto_leaves_a_core_from_four_up() {
+    let counts: Vec<_> = [0, 1, 2, 3, 4, 8, 5000].into_iter().map(auto_count).collect();
+    assert_eq!(counts, [1, 1, 2, 3, 3, 7, SHARDS_MAX]);
+}
+
+#[test]
+fn shards_take_their_core_or_the_nth_allowed_one() {
+    assert_eq!(assign_cores(&[None, None], &[2, 5, 7]), Ok(vec![2, 5]));
+    assert_eq!(assign_cores(&[Some(7), None], &[2, 5, 7]), Ok(vec![7, 5]));
+}
+
+#[test]
+fn cores_that_cannot_be_had_are_named() {
+    let problems = |wanted: &[_], allowed: &[_]| {
+        let list = assign_cores(wanted, allowed).expect_err("a problem");
+        list.into_iter().map(|p| p.to_string()).collect::<Vec<_>>()
+    };
+    let found = problems(&[Some(9), Some(1), Some(1)], &[0, 1, 2, 4]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("shard 0 wants core 9"), "{found:?}");
+    assert!(found[0].contains("allowed are 0-2, 4: change core in shards/0.toml"), "{found:?}");
+    assert!(found[1].contains("shards 1 and 2 are both on core 1"), "{found:?}");
+    let found = problems(&[None; 3], &[0, 1]);
+    assert!(found[0].contains("3 shards for 2 allowed cores: set [shards] count"), "{found:?}");
+}
+
+#[test]
+fn old_kernels_are_refused() {
+    assert_eq!(kernel_version("6.18.44-generic"), Some((6, 18)));
+    assert_eq!(kernel_version("5.4"), Some((5, 4)));
+    assert_eq!(kernel_version("6"), None);
+    assert_eq!(kernel_version("strange"), None);
+    assert_eq!(kernel_problem((5, 8)), None);
+    says(kernel_problem((4, 19)), &["Linux 4.19 is too old", "run a kernel of 5.8 or newer"]);
+}
+
+#[test]
+fn too_little_locked_memory_is_told_with_numbers() {
+    assert_eq!(memlock_problem(Some(512 << 10), Some(512 << 10), 64), None);
+    assert_eq!(memlock_problem(None, None, 64), None);
+    let problem = memlock_problem(Some(64 << 10), Some(64 << 10), 8);
+    says(problem, &["is 64 KiB soft, 64 KiB hard", "needs 1536 KiB", "`ulimit -l 1536`"]);
+}
+
+#[test]
+fn ring_memory_counts_on_old_kernels_only() {
+    let (new, old) = (Some((6, 1)), Some((5, 10)));
+    assert_eq!(memlock_need(4, 1024, new), 4 * 3 * 65_536);
+    assert_eq!(memlock_need(4, 1000, old), 4 * 3 * (65_536 + 102_400));
+    assert_eq!(memlock_short(Some(8 << 20), 4 << 20, new), None);
+    assert_eq!(memlock_short(None, u64::MAX, old), None);
+    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, new), Some(Short::Harmless(_))));
+    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, old), Some(Short::Fatal(_))));
+}
+
+#[test]
+fn the_file_limit_bounds_connections() {
+    let overhead = files_overhead(2, 3, false);
+    assert_eq!(overhead, 64 + 2 * (32 + 6));
+    assert_eq!(connections_allowed(Some(20_000), None, overhead, 2), Ok((20_000 - overhead) / 2));
+    assert_eq!(connections_allowed(None, None, overhead, 2), Ok(u64::MAX));
+    let few = connections_allowed(Some(150), Some(150), overhead, 2);
+    says(few.err(), &["are 150 soft, 150 hard", "need 140 before", "`ulimit -n 20140`"]);
+
+    let (mut shards, _) = lay_out(&config(Overrides::default()), 2, &[0, 1]);
+    assert_eq!(clamp_connections(&mut shards, u64::MAX, None), None);
+    let warning = clamp_connections(&mut shards, 9_000, Some(20_000));
+    says(warning, &["RLIMIT_NOFILE 20000", "allow 18000 connections", "asks for 400000"]);
+    assert!(shards.iter().all(|s| s.settings.conn.connections_max == 9_000));
+}
+
+#[test]
+fn a_refused_ring_is_explained_by_its_cause() {
+    let refused = |e, sysctl| uring_problem(Err(e), sysctl);
+    assert_eq!(uring_problem(Ok(()), Some(1)), None);
+    says(refused(Errno::NOSYS, None), &["has no io_uring", "CONFIG_IO_URING"]);
+    says(refused(Errno::PERM, Some(2)), &["sysctl -w kernel.io_uring_disabled=0"]);
+    says(refused(Errno::PERM, Some(1)), &["privileged users only", "kernel.io_uring_group"]);
+    says(refused(Errno::PERM, Some(0)), &["Docker's default profile", "--security-opt seccomp="]);
+    says(refused(Errno::NOMEM, Some(0)), &["RLIMIT_MEMLOCK"]);
+    says(refused(Errno::MFILE, Some(0)), &["RLIMIT_NOFILE"]);
+    says(refused(Errno::INVAL, Some(0)), &["io_uring_setup failed"]);
+}
+
+#[test]
+fn a_taken_port_is_told_by_key_and_address() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("bound");
+    let error = try_bind(address).expect_err("it is taken");
+    says(
+        port_problem("listen", address, error),
+        &["is in use", "`ss -ltnp 'sport = :", "--listen, or listen in gateway.toml"],
+    );
+    says(port_problem("demo service chat", address, error), &["(--no-demo)"]);
+    drop(other);
+    assert_eq!(try_bind(address), Ok(()));
+    assert_eq!(try_bind(address), Ok(()), "nothing is left of the first attempt");
+}
+
+#[test]
+fn addresses_that_cannot_be_bound_say_why() {
+    let address: SocketAddr = "192.0.2.1:80".parse().expect("an address");
+    assert_eq!(try_bind(address), Err(Errno::ADDRNOTAVAIL));
+    says(port_problem("listen", address, Errno::ADDRNOTAVAIL), &["is no address of this host"]);
+    says(port_problem("admin", address, Errno::ACCESS), &["ip_unprivileged_port_start=80"]);
+    says(port_problem("admin", address, Errno::AFNOSUPPORT), &["family"]);
+    says(port_problem("admin", address, Errno::IO), &["cannot be bound", "--admin"]);
+    assert_eq!(port_problem("admin", address, Errno::MFILE), None);
+}
+
+#[test]
+fn a_port_of_outgoing_connections_is_a_warning() {
+    assert_eq!(ephemeral_warning("listen", 9000, Some((32768, 60999))), None);
+    assert_eq!(ephemeral_warning("listen", 0, Some((32768, 60999))), None);
+    assert_eq!(ephemeral_warning("listen", 40_000, None), None);
+    let warning = ephemeral_warning("listen", 40_000, Some((32768, 60999)));
+    says(warning, &["(32768-60999)", "ip_local_reserved_ports=40000"]);
+}
+
+#[test]
+fn spinning_everywhere_is_a_warning() {
+    let (mut shards, _) = lay_out(&config(Overrides::default()), 2, &[0, 1]);
+    assert_eq!(spin_warning(&shards, 2), None);
+    for shard in &mut shards {
+        shard.settings.spin = std::time::Duration::from_micros(50);
+    }
+    assert_eq!(spin_warning(&shards, 3), None);
+    says(spin_warning(&shards, 2), &["all 2 allowed cores"]);
+}
+
+#[test]
+fn a_core_that_is_not_there_stops_the_plan() {
+    let cores = Some("1023".to_owned());
+    let problems = plan(&config(Overrides { cores, ..Overrides::default() })).expect_err("no core");
+    assert!(problems.iter().any(|p| p.what.contains("shard 0 wants core 1023")), "{problems:?}");
+}
