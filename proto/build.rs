@@ -5,6 +5,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["shardgate/client/v1/client.proto", "shardgate/backend/v1/backend.proto"],
         ["proto"],
     )?;
-    tonic_prost_build::configure().build_client(false).compile_fds(files)?;
+    // Payloads of the service protocol as `Bytes`: the demo services hand them through uncopied.
+    tonic_prost_build::configure()
+        .build_client(false)
+        .bytes(".shardgate.backend.v1")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core.
 pub mod config;
+pub mod demo;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
