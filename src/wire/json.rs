@@ -54,7 +54,7 @@ struct Envelope<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, deserialize_with = "raw_value")]
     payload: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     payload_base64: Option<Cow<'a, str>>,
     #[serde(borrow)]
     id: Cow<'a, str>,
@@ -69,12 +69,24 @@ fn raw_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>
     <&RawValue>::deserialize(from).map(Some)
 }
 
+/// A string, borrowed unless it has escapes. (Derived, an optional one would be copied, and `null`
+/// would pass.)
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Text::deserialize(from).map(|text| Some(text.0))
+}
+
 /// Decodes one message.
 pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
     if too_deep(text.as_bytes()) {
         return Err(BadMessage { seq: find_seq(text), reject: TOO_DEEP });
     }
-    let Ok(envelope) = serde_json::from_str::<Envelope<'_>>(text) else {
+    // Derived, the envelope would also be read from an array of its fields.
+    let is_object = text.trim_ascii_start().starts_with('{');
+    let parsed = if is_object { serde_json::from_str::<Envelope<'_>>(text).ok() } else { None };
+    let Some(envelope) = parsed else {
         return Err(BadMessage { seq: find_seq(text), reject: NOT_A_MESSAGE });
     };
     if envelope.payload.is_some() && envelope.payload_base64.is_some() {
@@ -269,3 +281,6 @@ fn put_value<T: Serialize + ?Sized>(out: &mut Vec<u8>, key: &[u8], value: &T) {
     out.extend_from_slice(key);
     serde_json::to_writer(&mut *out, value).expect("a Vec takes every byte");
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,3 +149,6 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
         out.extend_from_slice(value);
     }
 }
+
+#[cfg(test)]
+mod tests;
