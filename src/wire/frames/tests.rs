@@ -247,6 +247,16 @@ fn empty_fragments_are_counted() {
 }
 
 #[test]
+fn small_messages_are_held_to_the_limits_too() {
+    let limits = FrameLimits { message_bytes_max: 5, fragments_max: 1 };
+    assert_eq!(fails(&limits, &frames(&[(0x81, b"12345")])), None);
+    assert_eq!(fails(&limits, &frames(&[(0x81, b"123456")])), Some(ProtocolError::TooBig));
+    assert_eq!(fails(&limits, &frames(&[(0x01, b""), (0x80, b"")])).unwrap().close_code(), 1009);
+    let empty = (vec![Seen::Text(String::new())], 1, None);
+    assert_eq!(run_whole(&limits, &frames(&[(0x81, b"")])), empty);
+}
+
+#[test]
 fn bad_text_fails_before_its_frame_is_complete() {
     let mut bytes = frame(0x01, b"hello \xff and much more", MASK);
     let mut decoder = Decoder::default();
