@@ -92,7 +92,7 @@ pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
     if envelope.payload.is_some() && envelope.payload_base64.is_some() {
         return Err(BadMessage::new(envelope.seq, TWO_PAYLOADS));
     }
-    check(ClientMessage {
+    let message = ClientMessage {
         msg_id: envelope.msg_id,
         seq: envelope.seq,
         kind: envelope.kind,
@@ -102,11 +102,13 @@ pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
         key: envelope.key,
         deadline_ms: envelope.deadline_ms,
         ack: envelope.ack,
-    })
+    };
+    check(&message)?;
+    Ok(message)
 }
 
 /// The rules that hold in both encodings.
-pub(super) fn check(message: ClientMessage<'_>) -> Result<ClientMessage<'_>, BadMessage> {
+pub(super) fn check(message: &ClientMessage<'_>) -> Result<(), BadMessage> {
     let rule = if message.seq > SEQ_MAX {
         SEQ_RANGE
     } else if message.kind.len() > TYPE_BYTES_MAX {
@@ -118,7 +120,7 @@ pub(super) fn check(message: ClientMessage<'_>) -> Result<ClientMessage<'_>, Bad
     } else if message.msg_id == 0 && message.kind.is_empty() {
         NO_ID
     } else {
-        return Ok(message);
+        return Ok(());
     };
     Err(BadMessage::new(message.seq, rule))
 }
