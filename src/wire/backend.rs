@@ -200,3 +200,6 @@ fn read_item(mut rest: &[u8]) -> Result<ResponseItem<'_>, &'static str> {
     }
     Ok(item)
 }
+
+#[cfg(test)]
+mod tests;

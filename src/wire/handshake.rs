@@ -1,7 +1,7 @@
 //! The server's side of the WebSocket upgrade (RFC 6455 section 4.2) over bytes received so far.
 //!
-//! Stricter than it must be, on purpose: whatever two HTTP parsers could read differently (bare line
-//! feeds, folded lines, two Hosts, a body) is refused, and every refusal ends the connection.
+//! Stricter than it must be, on purpose: whatever two HTTP parsers could read differently (bare
+//! line feeds, folded lines, two Hosts, a body) is refused, and every refusal ends the connection.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -109,7 +109,7 @@ const METHOD_BYTES_MAX: usize = 20;
 fn check_start(input: &[u8]) -> Result<(), Refusal> {
     let start = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
     let method = start.split(|&byte| byte == b' ').next().unwrap_or(start);
-    if start.starts_with(b"\x16\x03") {
+    if start.starts_with(b"\x16") {
         return Err((400, "this port speaks plain HTTP/1.1, not TLS"));
     }
     if start.starts_with(b"PRI ") {
@@ -390,3 +390,6 @@ pub fn refuse(status: u16, why: &'static str) -> Vec<u8> {
     )
     .into_bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,7 @@ struct Envelope<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, deserialize_with = "raw_value")]
     payload: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     payload_base64: Option<Cow<'a, str>>,
     #[serde(borrow)]
     id: Cow<'a, str>,
@@ -69,18 +69,30 @@ fn raw_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>
     <&RawValue>::deserialize(from).map(Some)
 }
 
+/// A string, borrowed unless it has escapes. (Derived, an optional one would be copied, and `null`
+/// would pass.)
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Text::deserialize(from).map(|text| Some(text.0))
+}
+
 /// Decodes one message.
 pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
     if too_deep(text.as_bytes()) {
         return Err(BadMessage { seq: find_seq(text), reject: TOO_DEEP });
     }
-    let Ok(envelope) = serde_json::from_str::<Envelope<'_>>(text) else {
+    // Derived, the envelope would also be read from an array of its fields.
+    let is_object = text.trim_ascii_start().starts_with('{');
+    let parsed = if is_object { serde_json::from_str::<Envelope<'_>>(text).ok() } else { None };
+    let Some(envelope) = parsed else {
         return Err(BadMessage { seq: find_seq(text), reject: NOT_A_MESSAGE });
     };
     if envelope.payload.is_some() && envelope.payload_base64.is_some() {
         return Err(BadMessage::new(envelope.seq, TWO_PAYLOADS));
     }
-    check(ClientMessage {
+    let message = ClientMessage {
         msg_id: envelope.msg_id,
         seq: envelope.seq,
         kind: envelope.kind,
@@ -90,11 +102,13 @@ pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
         key: envelope.key,
         deadline_ms: envelope.deadline_ms,
         ack: envelope.ack,
-    })
+    };
+    check(&message)?;
+    Ok(message)
 }
 
 /// The rules that hold in both encodings.
-pub(super) fn check(message: ClientMessage<'_>) -> Result<ClientMessage<'_>, BadMessage> {
+pub(super) fn check(message: &ClientMessage<'_>) -> Result<(), BadMessage> {
     let rule = if message.seq > SEQ_MAX {
         SEQ_RANGE
     } else if message.kind.len() > TYPE_BYTES_MAX {
@@ -106,7 +120,7 @@ pub(super) fn check(message: ClientMessage<'_>) -> Result<ClientMessage<'_>, Bad
     } else if message.msg_id == 0 && message.kind.is_empty() {
         NO_ID
     } else {
-        return Ok(message);
+        return Ok(());
     };
     Err(BadMessage::new(message.seq, rule))
 }
@@ -269,3 +283,6 @@ fn put_value<T: Serialize + ?Sized>(out: &mut Vec<u8>, key: &[u8], value: &T) {
     out.extend_from_slice(key);
     serde_json::to_writer(&mut *out, value).expect("a Vec takes every byte");
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,12 +23,11 @@ const NOT_UTF8: Reject = Reject::new(Reason::BadMessage, "a string field is not 
 /// Decodes one message. Unknown fields are skipped; of a field given twice the last counts.
 pub fn decode(bytes: &[u8]) -> Result<ClientMessage<'_>, BadMessage> {
     let mut message = ClientMessage::default();
-    match merge(bytes, &mut message) {
-        Ok(()) => check(message),
-        // The sequence number is echoed if it was read before the fault, or behind a fault that
-        // left the rest readable.
-        Err(reject) => Err(BadMessage::new(message.seq, reject)),
-    }
+    // The sequence number is echoed if it was read before the fault, or behind a fault that left
+    // the rest readable.
+    merge(bytes, &mut message).map_err(|reject| BadMessage::new(message.seq, reject))?;
+    check(&message)?;
+    Ok(message)
 }
 
 /// Reads all fields. A fault inside a field is remembered and the rest is still read.
@@ -149,3 +148,6 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
         out.extend_from_slice(value);
     }
 }
+
+#[cfg(test)]
+mod tests;
