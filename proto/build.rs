@@ -5,20 +5,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["shardgate/client/v1/client.proto", "shardgate/backend/v1/backend.proto"],
         ["proto"],
     )?;
-<<<<<<< HEAD
     tonic_prost_build::configure()
         .build_client(false)
+        // Payloads of the service protocol as `Bytes`: the demo services hand them through uncopied.
+        .bytes(".shardgate.backend.v1")
         // Clients of the JSON subprotocol get the same messages as plain JSON.
         .type_attribute(
             ".shardgate.client.v1",
             "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]",
         )
-=======
-    // Payloads of the service protocol as `Bytes`: the demo services hand them through uncopied.
-    tonic_prost_build::configure()
-        .build_client(false)
-        .bytes(".shardgate.backend.v1")
->>>>>>> demo
         .compile_fds(files)?;
     Ok(())
 }

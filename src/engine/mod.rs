@@ -46,7 +46,7 @@ use crate::engine::streams::Streams;
 use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, TenantId, Ticket};
 use crate::limits;
 use crate::message::{Call, CallFault, Micros, Reason};
-use crate::stats::{Counter, Counters, Gauges, Histograms, Report};
+use crate::stats::{Counter, Counters, Gauges, Histograms, Report, Stage};
 use crate::wire::frames::FrameLimits;
 use crate::wire::handshake::HandshakeRules;
 
@@ -145,6 +145,7 @@ pub struct Engine {
     /// Messages decoded in this turn: they share the turn's decode time.
     decoded: u64,
     route_failures: RouteFailures,
+    exhausted_at: Option<Micros>,
 }
 
 /// Limits the log to one `route_failed` a second.
@@ -216,6 +217,7 @@ impl Engine {
             faults: Vec::new(),
             decoded: 0,
             route_failures: RouteFailures::default(),
+            exhausted_at: None,
         }
     }
 
@@ -274,22 +276,36 @@ impl Engine {
         }
     }
 
-    /// The time between the write of answers and the moment the kernel took them.
-    pub fn record_flush(&mut self, us: u64) {
-        self.histograms.record(crate::stats::Stage::ReplyFlush, us, 1);
+    /// Whether the connection has too much unanswered to be read.
+    pub fn is_paused(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_some_and(|c| c.paused)
+    }
+
+    /// The time in which `count` connections got their answers written and flushed.
+    pub fn record_flush(&mut self, us: u64, count: u64) {
+        self.histograms.record(Stage::ReplyFlush, us, count);
+    }
+
+    /// Out of descriptors: whether that is to be logged, at most once a minute.
+    pub fn note_exhausted(&mut self, now: Micros) -> bool {
+        let first = self.exhausted_at.is_none_or(|at| now.since(at) >= 60_000_000);
+        if first {
+            self.exhausted_at = Some(now);
+        }
+        first
     }
 
     /// Time spent in receiving and decoding, shared by the messages decoded since the last call.
     pub fn record_decode(&mut self, us: u64) {
         let messages = std::mem::take(&mut self.decoded);
         if messages > 0 {
-            self.histograms.record(crate::stats::Stage::Decode, us / messages, messages);
+            self.histograms.record(Stage::Decode, us / messages, messages);
         }
     }
 
     /// How late the shard answered the pulse.
     pub fn record_stall(&mut self, us: u64) {
-        self.histograms.record(crate::stats::Stage::Stall, us, 1);
+        self.histograms.record(Stage::Stall, us, 1);
     }
 
     /// Counts something the shell saw.

@@ -1,0 +1,515 @@
+//! The net loop: one task a shard that reads what is ready, feeds the engine, starts calls, and
+//! flushes what got dirty, each once a turn.
+//!
+//! Fairness of a turn, in this order: commands and pulse; accept (at most 64); resumed connections;
+//! ready connections (at most four reads each, 64 KiB a read); batches; one write a dirty connection.
+//! Then the other tasks run, and the ring is asked.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use glommio::timer::Timer;
+
+use crate::backend::channel::{self, Channel, ChannelEvent};
+use crate::config::snapshot::{Instance, Snapshot};
+use crate::engine::conns::{Fate, ReadNext};
+use crate::engine::instances::Link;
+use crate::ids::{ConnId, InstanceId};
+use crate::lanes::LaneRefusal;
+use crate::limits;
+use crate::mailbox::{Command, ShardEvent};
+use crate::message::{Call, Micros};
+use crate::shard::readiness::{Ready, ReadySet};
+use crate::shard::sockets::{Accepted, Moved, Sockets, accept};
+use crate::shard::{ShardInit, Shell};
+use crate::stats::Counter;
+use crate::wire::handshake;
+
+/// The listener's number in the readiness set; no connection has it (generation 0 is not used).
+const LISTENER: u64 = 0;
+/// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
+const ACCEPT_PAUSE_US: u64 = 100_000;
+/// How long ended shards wait for their channels to say goodbye to the services.
+const CHANNELS_END_US: u64 = 1_000_000;
+
+/// A timer that is set.
+struct Alarm {
+    at: Micros,
+    timer: Timer,
+}
+
+/// The net loop's state.
+pub struct Net {
+    shell: Rc<Shell>,
+    init: ShardInit,
+    set: ReadySet,
+    listener: Option<TcpListener>,
+    /// There may be someone to accept; not before this time.
+    accept_at: Option<Micros>,
+    sockets: Sockets,
+    /// Connections to read.
+    to_read: Vec<ConnId>,
+    channels: Vec<Option<Channel>>,
+    scratch: Box<[u8]>,
+    alarm: Option<Alarm>,
+    stopping: bool,
+    // Buffers that live on so that a turn does not allocate.
+    ready: Vec<Ready>,
+    reading: Vec<ConnId>,
+    dirty: Vec<ConnId>,
+    resumed: Vec<ConnId>,
+    closing: Vec<ConnId>,
+    calls: Vec<Call>,
+}
+
+impl Net {
+    /// Sets the shard up; nothing is accepted before [`Self::serve`].
+    pub fn new(shell: Rc<Shell>, init: ShardInit) -> io::Result<Self> {
+        let set = ReadySet::new()?;
+        let listener = init.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        set.add_listener(&listener, LISTENER)?;
+        Ok(Self {
+            shell,
+            init,
+            set,
+            listener: Some(listener),
+            accept_at: Some(Micros(0)),
+            sockets: Sockets::default(),
+            to_read: Vec::new(),
+            channels: Vec::new(),
+            scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
+            alarm: None,
+            stopping: false,
+            ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
+            reading: Vec::new(),
+            dirty: Vec::new(),
+            resumed: Vec::new(),
+            closing: Vec::new(),
+            calls: Vec::new(),
+        })
+    }
+
+    /// Serves until told to stop.
+    pub async fn serve(mut self) -> io::Result<()> {
+        let snapshot = self.shell.enter(|engine| engine.snapshot().clone());
+        self.open_channels(&snapshot);
+        let shard = self.init.engine.shard;
+        self.tell(ShardEvent::Ready(shard)).await;
+        loop {
+            let rung = self.wait().await?;
+            let now = self.shell.now();
+            if rung {
+                let stop = self.on_bell(now).await;
+                if stop {
+                    return Ok(());
+                }
+            }
+            self.turn(now)?;
+            if self.stopping && self.shell.enter(|engine| engine.is_drained()) {
+                break;
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Until there is something to do. True if the bell rang: a command, or the pulse.
+    async fn wait(&mut self) -> io::Result<bool> {
+        let due = self.shell.enter(|engine| engine.next_due());
+        self.set_alarm(due);
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let rung = self.init.bell.poll_rung(cx).is_ready();
+        let poked = self.shell.take_poke(cx);
+        let alarmed = match &mut self.alarm {
+            Some(alarm) => std::pin::Pin::new(&mut alarm.timer).poll(cx).is_ready(),
+            None => false,
+        };
+        if alarmed {
+            self.alarm = None;
+        }
+        if rung || poked || alarmed || !self.to_read.is_empty() {
+            return Poll::Ready(Ok(rung));
+        }
+        match self.set.poll_wake(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(false)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no harm.
+    fn set_alarm(&mut self, due: Option<Micros>) {
+        let Some(due) = due else { return };
+        if self.alarm.as_ref().is_some_and(|a| a.at <= due) {
+            return;
+        }
+        let wait = Duration::from_micros(due.since(self.shell.now()).max(1));
+        self.alarm = Some(Alarm { at: due, timer: Timer::new(wait) });
+    }
+
+    /// Commands and the pulse. True: end at once.
+    async fn on_bell(&mut self, now: Micros) -> bool {
+        if let Some(late_us) = self.init.pulse.answer(now) {
+            self.tick(late_us, now);
+        }
+        let mut budget = limits::LANE_BUDGET;
+        while let Some(command) = self.init.commands.try_recv() {
+            match command {
+                Command::Adopt(snapshot) => {
+                    self.shell.enter(|engine| engine.adopt(snapshot.clone()));
+                    self.open_channels(&snapshot);
+                }
+                Command::Report => {
+                    let report = self.shell.enter(|engine| engine.report(now));
+                    let report = ShardEvent::Report(Box::new(report));
+                    if self.init.events.try_send(report).is_err() {
+                        self.shell.enter(|engine| engine.count(Counter::LaneLost, 1));
+                    }
+                }
+                Command::Drain { grace } => {
+                    self.stop_accepting(now);
+                    self.shell.enter(|engine| engine.drain(grace, now));
+                    self.stopping = true;
+                }
+                Command::Abort => return true,
+            }
+            budget -= 1;
+            if budget == 0 {
+                self.init.bell.ring();
+                break;
+            }
+        }
+        false
+    }
+
+    fn tick(&mut self, late_us: u64, now: Micros) {
+        let mut closing = std::mem::take(&mut self.closing);
+        self.shell.enter(|engine| {
+            engine.record_stall(late_us);
+            engine.tick(now, &mut closing);
+        });
+        for id in closing.drain(..) {
+            self.close(id);
+        }
+        self.closing = closing;
+    }
+
+    fn turn(&mut self, now: Micros) -> io::Result<()> {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.set.look(&mut ready)?;
+        for event in ready.drain(..) {
+            self.on_ready(event, now);
+        }
+        self.ready = ready;
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept_all(now);
+        }
+        self.resume(now);
+        self.read_all(now);
+        self.shell.enter(|engine| engine.end_turn(now));
+        self.start_calls();
+        self.flush_all(now);
+        Ok(())
+    }
+
+    fn on_ready(&mut self, event: Ready, now: Micros) {
+        if event.token == LISTENER {
+            self.accept_at = Some(self.accept_at.map_or(now, |at| at.max(now)));
+            return;
+        }
+        let id = ConnId(event.token);
+        let Some(socket) = self.sockets.get(id) else { return };
+        if event.write && !socket.writable {
+            socket.writable = true;
+            self.dirty.push(id);
+        }
+        if event.read {
+            socket.readable = true;
+            if !socket.listed {
+                socket.listed = true;
+                self.to_read.push(id);
+            }
+        }
+    }
+
+    fn accept_all(&mut self, now: Micros) {
+        let send_buffer = self.init.engine.settings.conn.send_buffer_bytes;
+        for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
+            let Some(listener) = &self.listener else { return };
+            match accept(listener, send_buffer) {
+                Accepted::Client(stream, peer) => {
+                    let Some(id) = self.shell.enter(|engine| engine.open(peer, now)) else {
+                        refuse(&stream);
+                        continue;
+                    };
+                    if let Err(error) = self.set.add(&stream, id.0) {
+                        tracing::warn!(%error, "a client socket could not be watched");
+                        self.shell.enter(|engine| engine.remove(id));
+                        continue;
+                    }
+                    self.sockets.insert(id, stream).listed = true;
+                    self.to_read.push(id);
+                }
+                Accepted::Nobody => {
+                    self.accept_at = None;
+                    return;
+                }
+                Accepted::Aborted => {
+                    self.shell.enter(|engine| engine.count(Counter::AcceptFailed, 1));
+                }
+                Accepted::Exhausted(error) => {
+                    let first = self.shell.enter(|engine| {
+                        engine.count(Counter::AcceptFailed, 1);
+                        engine.note_exhausted(now)
+                    });
+                    if first {
+                        tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
+                    }
+                    self.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
+                    return;
+                }
+            }
+        }
+        // More may wait, and the edge is spent.
+        self.accept_at = Some(now);
+        self.shell.poke();
+    }
+
+    /// Connections that have fewer unanswered messages now: what was held back, then the socket.
+    fn resume(&mut self, now: Micros) {
+        let mut resumed = std::mem::take(&mut self.resumed);
+        self.shell.enter(|engine| std::mem::swap(&mut resumed, &mut engine.effects.resumed));
+        for id in resumed.drain(..) {
+            let next = self.shell.enter(|engine| engine.on_resumed(id, now));
+            if next == ReadNext::More
+                && let Some(socket) = self.sockets.get(id)
+                && socket.readable
+                && !socket.listed
+            {
+                socket.listed = true;
+                self.to_read.push(id);
+            }
+        }
+        self.resumed = resumed;
+    }
+
+    fn read_all(&mut self, now: Micros) {
+        if self.to_read.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut self.reading, &mut self.to_read);
+        let mut reading = std::mem::take(&mut self.reading);
+        for id in reading.drain(..) {
+            self.read(id, now);
+        }
+        self.reading = reading;
+        let us = self.shell.now().since(now);
+        self.shell.enter(|engine| engine.record_decode(us));
+    }
+
+    fn read(&mut self, id: ConnId, now: Micros) {
+        let Some(socket) = self.sockets.get(id) else { return };
+        socket.listed = false;
+        if self.shell.enter(|engine| engine.is_paused(id)) {
+            return;
+        }
+        for _ in 0..limits::READS_PER_TURN_MAX {
+            match socket.receive(&mut self.scratch) {
+                Moved::Bytes(n) => {
+                    let input = &mut self.scratch[..n];
+                    let next = self.shell.enter(|engine| engine.on_bytes(id, input, now));
+                    if next == ReadNext::Pause || !socket.readable {
+                        return;
+                    }
+                }
+                Moved::Later => return,
+                Moved::Ended => {
+                    if self.shell.enter(|engine| engine.on_end(id)) {
+                        self.close(id);
+                    }
+                    return;
+                }
+            }
+        }
+        socket.listed = true;
+        self.to_read.push(id);
+    }
+
+    fn start_calls(&mut self) {
+        let mut calls = std::mem::take(&mut self.calls);
+        self.shell.enter(|engine| std::mem::swap(&mut calls, &mut engine.effects.calls));
+        for call in calls.drain(..) {
+            let channel = self.channels.get(call.instance.0 as usize).and_then(Option::as_ref);
+            channel.expect("the engine calls instances of its snapshots").send(call);
+        }
+        self.calls = calls;
+    }
+
+    /// One write for each connection with something new to say.
+    fn flush_all(&mut self, now: Micros) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.shell.enter(|engine| dirty.append(&mut engine.effects.dirty));
+        let count = dirty.len() as u64;
+        for id in dirty.drain(..) {
+            self.flush(id, now);
+        }
+        self.dirty = dirty;
+        if count > 0 {
+            let us = self.shell.now().since(now);
+            self.shell.enter(|engine| engine.record_flush(us, count));
+        }
+    }
+
+    fn flush(&mut self, id: ConnId, now: Micros) {
+        let Some(socket) = self.sockets.get(id) else { return };
+        let fate = self.shell.enter(|engine| {
+            let bytes = engine.outbox(id);
+            let sent = match bytes.is_empty() || !socket.writable {
+                true => 0,
+                false => match socket.send(bytes) {
+                    Moved::Bytes(n) => n,
+                    Moved::Later => 0,
+                    Moved::Ended => return Fate::Close,
+                },
+            };
+            engine.on_sent(id, sent, now)
+        });
+        match fate {
+            Fate::Keep => {}
+            Fate::ShutWrite => socket.shut_write(),
+            Fate::Close => self.close(id),
+        }
+    }
+
+    fn close(&mut self, id: ConnId) {
+        if let Some(mut socket) = self.sockets.remove(id) {
+            socket.shut_write();
+            // Bytes that nobody reads would turn the end into a reset, which can overtake the last
+            // words. What has arrived is taken away.
+            while let Moved::Bytes(_) = socket.receive(&mut self.scratch) {
+                if !socket.readable {
+                    break;
+                }
+            }
+        }
+        self.shell.enter(|engine| engine.remove(id));
+    }
+
+    /// Opens channels to new instances, closes those to instances that are gone.
+    fn open_channels(&mut self, snapshot: &Arc<Snapshot>) {
+        for instance in &snapshot.instances {
+            let index = instance.id.0 as usize;
+            if self.channels.len() <= index {
+                self.channels.resize_with(index + 1, || None);
+            }
+            if self.channels[index].is_none() {
+                self.channels[index] = Some(self.open_channel(instance));
+            }
+        }
+        for (index, slot) in self.channels.iter_mut().enumerate() {
+            let id = InstanceId(index as u32);
+            if snapshot.instance(id).is_none()
+                && let Some(channel) = slot
+            {
+                channel.close();
+            }
+        }
+    }
+
+    fn open_channel(&self, instance: &Instance) -> Channel {
+        let id = instance.id;
+        let name = instance.name.clone();
+        let shard = self.init.engine.shard.0;
+        let settings = self.init.engine.settings.backend.clone();
+        // Shards must not reconnect in step.
+        let seed = self.init.engine.seed ^ (u64::from(id.0) << 32);
+        let clock = self.shell.clone();
+        let shell = self.shell.clone();
+        let on_event = move |event| {
+            let now = shell.now();
+            match event {
+                ChannelEvent::Up => {
+                    tracing::info!(shard, instance = &*name, "instance_up");
+                    shell.enter(|engine| {
+                        engine.count(Counter::BackendConnects, 1);
+                        engine.on_link(id, Link::Up, now);
+                    });
+                }
+                ChannelEvent::Down { why } => {
+                    tracing::warn!(shard, instance = &*name, why, "instance_down");
+                    shell.enter(|engine| {
+                        engine.count(Counter::BackendDisconnects, 1);
+                        engine.on_link(id, Link::Down, now);
+                    });
+                }
+                ChannelEvent::Outcome(outcome) => {
+                    shell.enter(|engine| engine.on_outcome(outcome, now));
+                }
+            }
+            shell.poke();
+        };
+        let (channel, task) =
+            channel::open(instance.clone(), settings, seed, move || clock.now(), on_event);
+        let shell = self.shell.clone();
+        shell.channels.set(shell.channels.get() + 1);
+        glommio::spawn_local(async move {
+            task.await;
+            shell.channels.set(shell.channels.get() - 1);
+            shell.poke();
+        })
+        .detach();
+        channel
+    }
+
+    /// The listener goes: who waits in its queue is accepted first, so that the engine can tell.
+    fn stop_accepting(&mut self, now: Micros) {
+        self.accept_all(now);
+        self.listener = None;
+        self.accept_at = None;
+    }
+
+    /// The orderly end: channels say goodbye, control hears of it.
+    async fn end(mut self) {
+        self.channels.iter().flatten().for_each(Channel::close);
+        let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
+        while self.shell.channels.get() > 0 && self.shell.now() < give_up {
+            // The pulse rings each tick, so this wait ends.
+            if self.wait().await.is_err() {
+                break;
+            }
+        }
+        let shard = self.init.engine.shard;
+        let cut_off = self.shell.enter(|engine| engine.cut_off());
+        self.tell(ShardEvent::Stopped { shard, cut_off }).await;
+    }
+
+    /// Tells control something that must arrive: again with each pulse while its lane is full.
+    async fn tell(&mut self, mut event: ShardEvent) {
+        loop {
+            match self.init.events.try_send(event) {
+                Ok(()) => return,
+                Err(LaneRefusal::Full(back)) => event = back,
+                Err(LaneRefusal::Closed(_)) => return,
+            }
+            let bell = self.init.bell.clone();
+            poll_fn(|cx| bell.poll_rung(cx)).await;
+        }
+    }
+}
+
+/// 503 for a client for whom there is no room. One try: it has sent nothing that must be answered.
+fn refuse(stream: &std::net::TcpStream) {
+    let response = handshake::refuse(503, "this gateway is full; try again later");
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    let _ = rustix::net::send(stream, &response, flags);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+}

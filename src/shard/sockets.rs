@@ -1,0 +1,157 @@
+//! The client sockets of a shard, by connection: non-blocking, edge-triggered.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+
+use crate::ids::ConnId;
+
+/// One client socket.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    id: ConnId,
+    /// The set said that there are bytes, and they are not all read.
+    pub readable: bool,
+    /// On the list of sockets to read in the next turn.
+    pub listed: bool,
+    /// The kernel takes bytes, as far as is known.
+    pub writable: bool,
+    /// Shut for writing.
+    pub shut: bool,
+}
+
+/// What a read or write came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moved {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now.
+    Later,
+    /// Nothing ever again.
+    Ended,
+}
+
+impl Socket {
+    /// Receives into `buffer`.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Moved {
+        loop {
+            match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Moved::Ended,
+                Ok((n, _)) => {
+                    // A short read took all there was: the next bytes make a new edge.
+                    self.readable = n == buffer.len();
+                    return Moved::Bytes(n);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Moved::Later;
+                }
+                Err(_) => return Moved::Ended,
+            }
+        }
+    }
+
+    /// Sends as much of `bytes` as the kernel takes.
+    pub fn send(&mut self, bytes: &[u8]) -> Moved {
+        loop {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, bytes, flags) {
+                Ok(n) => {
+                    self.writable = n == bytes.len();
+                    return Moved::Bytes(n);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.writable = false;
+                    return Moved::Later;
+                }
+                Err(_) => return Moved::Ended,
+            }
+        }
+    }
+
+    /// No more bytes to the client: it sees the end after those that were sent.
+    pub fn shut_write(&mut self) {
+        if !self.shut {
+            self.shut = true;
+            // It fails only when the connection is gone already.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+    }
+}
+
+/// All of them, by the slot of their connection.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    slots: Vec<Option<Socket>>,
+}
+
+impl Sockets {
+    /// Enters a socket.
+    pub fn insert(&mut self, id: ConnId, stream: TcpStream) -> &mut Socket {
+        let slot = id.slot();
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        self.slots[slot].insert(Socket {
+            stream,
+            id,
+            readable: true,
+            listed: false,
+            writable: true,
+            shut: false,
+        })
+    }
+
+    /// The socket of a connection, unless it is gone.
+    pub fn get(&mut self, id: ConnId) -> Option<&mut Socket> {
+        self.slots.get_mut(id.slot())?.as_mut().filter(|s| s.id == id)
+    }
+
+    /// Takes a socket out; dropping it closes it.
+    pub fn remove(&mut self, id: ConnId) -> Option<Socket> {
+        self.get(id)?;
+        self.slots[id.slot()].take()
+    }
+}
+
+/// What accepting came to.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A client, with Nagle's algorithm off: the shard coalesces itself, one write a turn.
+    Client(TcpStream, SocketAddr),
+    /// Nobody waits.
+    Nobody,
+    /// This one is gone; there may be others.
+    Aborted,
+    /// Out of descriptors or memory: later.
+    Exhausted(io::Error),
+}
+
+/// Accepts one client.
+pub fn accept(listener: &TcpListener, send_buffer_bytes: usize) -> Accepted {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (fd, peer): (OwnedFd, _) = match rustix::net::acceptfrom_with(listener, flags) {
+        Ok(accepted) => accepted,
+        Err(Errno::AGAIN) => return Accepted::Nobody,
+        Err(Errno::INTR | Errno::CONNABORTED) => return Accepted::Aborted,
+        Err(errno) => return Accepted::Exhausted(errno.into()),
+    };
+    let stream = TcpStream::from(fd);
+    let Some(peer) = peer.and_then(|p| SocketAddr::try_from(p).ok()) else {
+        return Accepted::Aborted;
+    };
+    let prepared = stream.set_nodelay(true).and_then(|()| match send_buffer_bytes {
+        0 => Ok(()),
+        bytes => socket2::SockRef::from(&stream).set_send_buffer_size(bytes),
+    });
+    match prepared {
+        Ok(()) => Accepted::Client(stream, peer),
+        Err(_) => Accepted::Aborted,
+    }
+}
