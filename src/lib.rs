@@ -1,8 +1,11 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core.
 pub mod backend;
+pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
+pub mod echo;
 pub mod engine;
 pub mod ids;
 pub mod lanes;

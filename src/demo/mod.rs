@@ -4,7 +4,7 @@
 //!
 //! | payload | answer |
 //! |---|---|
-//! | `{"delay_ms": n}` | the echo after n ms, at most 60,000; the batch waits for its slowest item |
+//! | `{"delay_ms": n}` | the echo after n ms, at most 60,000; the batch waits for the slowest |
 //! | `{"fail": 14}` | that status for this item, with `"retry_after_ms"` if given |
 //! | `{"fail_call": 14}` | that gRPC status for the whole call |
 //! | `{"count": true}` | service, instance, affinity key, and how often this process counted it |

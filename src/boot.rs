@@ -1,0 +1,184 @@
+//! Start and ordered stop: check everything, bind everything, then start the threads; control runs
+//! on the calling thread until they have ended.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
+use crate::config::Config;
+use crate::control::log::LogGuard;
+use crate::control::{self, ControlInputs};
+use crate::demo::{self, DemoServices};
+use crate::engine::EngineInit;
+use crate::lanes::{Doorbell, LaneSender, lane};
+use crate::limits;
+use crate::mailbox::Command;
+use crate::preflight;
+use crate::shard::pulse::{Pulse, PulseThread};
+use crate::shard::{self, ShardInit};
+
+/// Connections that wait to be accepted, a shard. The kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// Lines of one problem each, and the way out.
+struct StartError(String);
+
+/// The threads that serve.
+struct Running {
+    shards: Vec<JoinHandle<()>>,
+    pulse: PulseThread,
+    demo: Option<DemoServices>,
+    /// Writes what is logged up to its drop.
+    log: LogGuard,
+}
+
+/// The verb `serve`.
+pub fn serve(args: &Serve) -> ExitCode {
+    let config = match args.load(&environment()) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match start(config) {
+        Ok((inputs, running)) => {
+            let reason = control::run(inputs);
+            running.end(reason.code() == 0);
+            ExitCode::from(reason.code())
+        }
+        Err(StartError(lines)) => {
+            eprintln!("{lines}");
+            ExitCode::from(EXIT_START)
+        }
+    }
+}
+
+fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
+    let boot = Instant::now();
+    let unix_at_boot_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+    let plan = preflight::plan(&config).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        StartError(lines.join("\n"))
+    })?;
+    let log = control::log::init(&config.gateway.log, config.gateway.log_json)
+        .map_err(|error| StartError(format!("log: {error}")))?;
+    for line in config.warnings.iter().map(ToString::to_string) {
+        tracing::warn!("{line}");
+    }
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    let demo = start_demo(&config)?;
+    let gateway = Arc::new(config.gateway.clone());
+    let snapshot = Arc::new(config.snapshot.clone());
+    let admin = TcpListener::bind(gateway.admin)
+        .map_err(|error| StartError(format!("admin = {}: {error}", gateway.admin)))?;
+    let listeners = listeners(gateway.listen, plan.shards.len())
+        .map_err(|error| StartError(format!("listen = {}: {error}", gateway.listen)))?;
+    let ws = listeners[0].local_addr().map_err(|e| StartError(format!("listen: {e}")))?;
+    let boot_id = rand::random();
+    let control_bell = Doorbell::new();
+    // Each shard has at most a report and one last word under way.
+    let (events_in, events) = lane(plan.shards.len() * 4 + 4, &control_bell);
+    let mut mailboxes: Vec<LaneSender<Command>> = Vec::new();
+    let mut pulses = Vec::new();
+    let mut shards = Vec::new();
+    for (planned, listener) in plan.shards.into_iter().zip(listeners) {
+        let bell = Doorbell::new();
+        let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
+        let pulse = Pulse::new(bell.clone());
+        let init = ShardInit {
+            core: planned.core,
+            engine: EngineInit {
+                shard: planned.id,
+                gateway: gateway.clone(),
+                settings: planned.settings,
+                snapshot: snapshot.clone(),
+                boot_id,
+                unix_at_boot_us: unix_at_boot_us as i64,
+                seed: rand::random(),
+            },
+            listener,
+            commands,
+            events: events_in.clone(),
+            bell,
+            pulse: pulse.clone(),
+            boot,
+        };
+        shards.push(shard::start(init).map_err(|e| StartError(format!("a shard's thread: {e}")))?);
+        mailboxes.push(mailbox);
+        pulses.push(pulse);
+    }
+    let pulse = PulseThread::start(pulses, boot)
+        .map_err(|error| StartError(format!("the pulse thread: {error}")))?;
+    let inputs = ControlInputs {
+        gateway: config.gateway,
+        ws,
+        shards: mailboxes,
+        events,
+        bell: control_bell,
+        snapshot,
+        boot_id,
+        started: boot,
+        admin,
+        log_dropped: Some(log.dropped()),
+    };
+    Ok((inputs, Running { shards, pulse, demo, log }))
+}
+
+fn start_demo(config: &Config) -> Result<Option<DemoServices>, StartError> {
+    let settings = &config.gateway.demo;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    demo::start(settings, None).map(Some).map_err(|error| {
+        let [logic, chat, fight] = settings.addresses;
+        StartError(format!(
+            "demo.addresses = {logic}, {chat}, {fight}: {error}; use other ports, or set \
+             demo.enabled = false (--no-demo) if your own services listen there"
+        ))
+    })
+}
+
+impl Running {
+    /// Joins what has ended in order; after a forced end nothing is waited for.
+    fn end(self, in_order: bool) {
+        if !in_order {
+            return;
+        }
+        for shard in self.shards {
+            if shard.join().is_err() {
+                tracing::error!("a shard's thread panicked");
+            }
+        }
+        self.pulse.stop();
+        if let Some(Err(error)) = self.demo.map(DemoServices::stop) {
+            tracing::warn!(%error, "demo services");
+        }
+        drop(self.log);
+    }
+}
+
+/// One listener a shard, all on one address; the kernel spreads the connections over them.
+fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        // Port 0: the others follow the first.
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}

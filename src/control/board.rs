@@ -1,0 +1,244 @@
+//! What control knows of its shards: their state, their reports, and commands not yet delivered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::ids::ShardId;
+use crate::lanes::{LaneRefusal, LaneSender};
+use crate::mailbox::{Command, ShardEvent};
+use crate::stats::Report;
+
+/// Where a shard is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShardState {
+    /// Not ready yet.
+    Starting,
+    /// Serves.
+    Ready,
+    /// Was told to drain.
+    Draining,
+    /// Ended in order.
+    Stopped,
+    /// Could not go on.
+    Failed,
+}
+
+impl ShardState {
+    /// Word in `/health`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ShardState::Starting => "starting",
+            ShardState::Ready => "ready",
+            ShardState::Draining => "draining",
+            ShardState::Stopped => "stopped",
+            ShardState::Failed => "failed",
+        }
+    }
+
+    /// Whether its thread is done.
+    pub fn ended(self) -> bool {
+        match self {
+            ShardState::Stopped | ShardState::Failed => true,
+            ShardState::Starting | ShardState::Ready | ShardState::Draining => false,
+        }
+    }
+}
+
+/// One shard at the end of a gathering.
+#[derive(Clone, Debug)]
+pub struct ShardView {
+    /// Who.
+    pub shard: ShardId,
+    /// Its state.
+    pub state: ShardState,
+    /// Time since it last answered anything; `None` = never.
+    pub answered: Option<Duration>,
+    /// It was asked in this gathering, and did not answer in time.
+    pub silent: bool,
+    /// Its last report, old if `silent`.
+    pub report: Option<Arc<Report>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    commands: LaneSender<Command>,
+    /// Commands its mailbox had no room for, oldest first.
+    waiting: VecDeque<Command>,
+    state: ShardState,
+    /// Its mailbox is gone.
+    closed: bool,
+    /// A report was asked for and has not come: no second one is asked for.
+    asked: bool,
+    answered: Option<Instant>,
+    report: Option<Arc<Report>>,
+}
+
+/// All shards, by number.
+#[derive(Debug)]
+pub struct Board {
+    entries: Vec<Entry>,
+    /// Messages cut off by the stop, in all.
+    pub cut_off: u64,
+}
+
+impl Board {
+    /// Shards that start.
+    pub fn new(shards: Vec<LaneSender<Command>>) -> Self {
+        let entry = |commands| Entry {
+            commands,
+            waiting: VecDeque::new(),
+            state: ShardState::Starting,
+            closed: false,
+            asked: false,
+            answered: None,
+            report: None,
+        };
+        Self { entries: shards.into_iter().map(entry).collect(), cut_off: 0 }
+    }
+
+    /// Shards.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether all shards have been ready.
+    pub fn all_ready(&self) -> bool {
+        self.entries.iter().all(|e| e.state != ShardState::Starting)
+    }
+
+    /// Whether all shards ended.
+    pub fn all_ended(&self) -> bool {
+        self.entries.iter().all(|e| e.state.ended())
+    }
+
+    /// Whether one failed.
+    pub fn any_failed(&self) -> bool {
+        self.entries.iter().any(|e| e.state == ShardState::Failed)
+    }
+
+    /// Shards whose threads are not done.
+    pub fn not_ended(&self) -> Vec<u16> {
+        let alive = self.entries.iter().enumerate().filter(|(_, e)| !e.state.ended());
+        alive.map(|(n, _)| n as u16).collect()
+    }
+
+    /// Takes in what a shard says.
+    pub fn take(&mut self, event: ShardEvent, now: Instant) {
+        let shard = match &event {
+            ShardEvent::Ready(shard) => *shard,
+            ShardEvent::Report(report) => report.shard,
+            ShardEvent::Stopped { shard, .. } | ShardEvent::Failed { shard, .. } => *shard,
+        };
+        let Some(entry) = self.entries.get_mut(usize::from(shard.0)) else {
+            tracing::error!(shard = shard.0, "event of a shard that does not exist");
+            return;
+        };
+        entry.answered = Some(now);
+        match event {
+            ShardEvent::Ready(_) => {
+                if entry.state == ShardState::Starting {
+                    entry.state = ShardState::Ready;
+                }
+            }
+            ShardEvent::Report(report) => {
+                entry.asked = false;
+                entry.report = Some(report.into());
+            }
+            ShardEvent::Stopped { cut_off, .. } => {
+                entry.state = ShardState::Stopped;
+                entry.asked = false;
+                self.cut_off += cut_off;
+                tracing::info!(shard = shard.0, cut_off, "shard stopped");
+            }
+            ShardEvent::Failed { why, .. } => {
+                entry.state = ShardState::Failed;
+                entry.asked = false;
+                tracing::error!(shard = shard.0, why, "shard failed");
+            }
+        }
+    }
+
+    /// Asks every shard that serves for a report.
+    pub fn ask_reports(&mut self) {
+        for entry in &mut self.entries {
+            match entry.state {
+                ShardState::Ready | ShardState::Draining if !entry.asked => {
+                    entry.asked = true;
+                    entry.waiting.push_back(Command::Report);
+                }
+                ShardState::Ready
+                | ShardState::Draining
+                | ShardState::Starting
+                | ShardState::Stopped
+                | ShardState::Failed => {}
+            }
+        }
+    }
+
+    /// Whether every report that was asked for has come.
+    pub fn all_answered(&self) -> bool {
+        self.entries.iter().all(|e| !e.asked)
+    }
+
+    /// Tells every shard that has not ended to drain.
+    pub fn drain(&mut self, grace: Duration) {
+        for entry in self.entries.iter_mut().filter(|e| !e.state.ended()) {
+            entry.state = ShardState::Draining;
+            entry.waiting.push_back(Command::Drain { grace });
+        }
+    }
+
+    /// Tells every shard that has not ended to end at once, ahead of all else.
+    pub fn abort(&mut self) {
+        for entry in self.entries.iter_mut().filter(|e| !e.state.ended()) {
+            entry.waiting.push_front(Command::Abort);
+        }
+    }
+
+    /// Sends what waits, as far as there is room. Whether something still waits.
+    pub fn flush(&mut self) -> bool {
+        for entry in &mut self.entries {
+            while let Some(command) = entry.waiting.pop_front() {
+                match entry.commands.try_send(command) {
+                    Ok(()) => {}
+                    Err(LaneRefusal::Full(command)) => {
+                        entry.waiting.push_front(command);
+                        break;
+                    }
+                    Err(LaneRefusal::Closed(_)) => {
+                        entry.waiting.clear();
+                        entry.closed = true;
+                    }
+                }
+            }
+        }
+        self.entries.iter().any(|e| !e.waiting.is_empty())
+    }
+
+    /// Shards whose mailbox is gone although they did not say that they ended. To be asked after
+    /// all events were taken: a shard says so before it drops its mailbox.
+    pub fn fail_vanished(&mut self, now: Instant) {
+        let vanished: Vec<_> = (0u16..)
+            .zip(&self.entries)
+            .filter(|(_, e)| e.closed && !e.state.ended())
+            .map(|(n, _)| ShardId(n))
+            .collect();
+        for shard in vanished {
+            let why = "its mailbox is gone: the thread ended without saying why".into();
+            self.take(ShardEvent::Failed { shard, why }, now);
+        }
+    }
+
+    /// How all shards are now.
+    pub fn view(&self, now: Instant) -> Vec<ShardView> {
+        let view = |(n, e): (u16, &Entry)| ShardView {
+            shard: ShardId(n),
+            state: e.state,
+            answered: e.answered.map(|at| now.duration_since(at)),
+            silent: e.asked,
+            report: e.report.clone(),
+        };
+        (0u16..).zip(&self.entries).map(view).collect()
+    }
+}

@@ -1,0 +1,146 @@
+//! Logging: text or JSON lines on stderr, through a bounded queue that loses lines, not time.
+//!
+//! A stderr whose reader has stopped must not stop a shard, so lines go to a thread of their own;
+//! what does not fit is dropped and counted. Control characters in a line are escaped, so that no
+//! value can forge a line or talk to a terminal.
+
+use std::io::{self, Write};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines waiting for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
+const LINES_MAX: usize = 8_192;
+/// Longest line; a longer one is cut.
+const LINE_BYTES_MAX: usize = 8 << 10;
+
+/// Keeps the log thread alive; dropping it writes what is queued, for at most about a second.
+pub struct LogGuard {
+    _worker: WorkerGuard,
+    dropped: DroppedLines,
+}
+
+impl LogGuard {
+    /// The count of lines lost because stderr did not take them.
+    pub fn dropped(&self) -> DroppedLines {
+        self.dropped.clone()
+    }
+}
+
+/// Reads how many log lines were lost.
+#[derive(Clone)]
+pub struct DroppedLines(ErrorCounter);
+
+impl DroppedLines {
+    /// Lines lost since boot.
+    pub fn get(&self) -> usize {
+        self.0.dropped_lines()
+    }
+}
+
+/// Installs the process's logging. `filter` is the setting `log`, e.g. `info` or
+/// `info,shardgate=debug`. One line says what is wrong with it, or that logging was set up before.
+pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|error| format!("log = {filter:?}: {error}"))?;
+    let (lines, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES_MAX)
+        .thread_name("log")
+        .finish(io::stderr());
+    let dropped = DroppedLines(lines.error_counter());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(CleanLines { lines, json });
+    let installed =
+        if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    installed.map_err(|error| error.to_string())?;
+    Ok(LogGuard { _worker: worker, dropped })
+}
+
+/// Cleans each line before it is queued.
+struct CleanLines {
+    lines: NonBlocking,
+    json: bool,
+}
+
+impl<'a> MakeWriter<'a> for CleanLines {
+    type Writer = LineWriter;
+
+    fn make_writer(&'a self) -> LineWriter {
+        LineWriter { lines: self.lines.clone(), json: self.json }
+    }
+}
+
+/// The subscriber writes one whole line with one call.
+struct LineWriter {
+    lines: NonBlocking,
+    json: bool,
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.write_all(clean(line, self.json).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `line` without control characters but the newline at its end, and not longer than the limit.
+fn clean(line: &[u8], json: bool) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    if json && text.len() > LINE_BYTES_MAX {
+        // Half a JSON object is none.
+        return format!(
+            "{{\"level\":\"WARN\",\"message\":\"line left out\",\"bytes\":{}}}\n",
+            text.len()
+        );
+    }
+    let mut out = String::with_capacity(text.len().min(LINE_BYTES_MAX) + 16);
+    for c in text.chars() {
+        if out.len() >= LINE_BYTES_MAX {
+            out.push_str(" [cut]");
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_can_neither_forge_a_line_nor_talk_to_a_terminal() {
+        let line = "INFO peer=x\n\rERROR forged\u{1b}[2J\u{9b}K\u{7f} ü\n".as_bytes();
+        let expected = "INFO peer=x\\n\\rERROR forged\\u{1b}[2J\\u{9b}K\\u{7f} ü\n";
+        assert_eq!(clean(line, false), expected);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_a_long_json_line_is_left_out() {
+        let long = "x".repeat(1 << 20);
+        assert!(clean(long.as_bytes(), false).len() < LINE_BYTES_MAX + 16);
+        let json = clean(long.as_bytes(), true);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["bytes"], 1 << 20);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_named() {
+        let error = init("info,,=[", false).err().unwrap();
+        assert!(error.starts_with("log = \"info,,=[\""), "{error}");
+    }
+}

@@ -1,0 +1,282 @@
+//! The control thread: starts nothing, owns nothing of a shard; it watches, answers the admin
+//! endpoint, and stops the shards in order.
+
+mod admin;
+mod board;
+pub mod log;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use self::board::{Board, ShardView};
+use crate::config::settings::GatewaySettings;
+use crate::config::snapshot::Snapshot;
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
+use crate::mailbox::{Command, ShardEvent};
+
+/// A shard that does not answer within this is named as silent. It answers between two turns, which
+/// take milliseconds.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A full mailbox is tried again this often.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+/// After `stop_grace` a shard still has to write its last errors and see clients' Close frames.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// Admin connections at once, and so requests that share a gathering; more wait to be accepted.
+const ASKS_MAX: usize = 64;
+
+/// What boot hands over.
+pub struct ControlInputs {
+    /// Process-wide settings.
+    pub gateway: GatewaySettings,
+    /// Where clients connect, as bound.
+    pub ws: SocketAddr,
+    /// Mailboxes of the shards, by number.
+    pub shards: Vec<LaneSender<Command>>,
+    /// What the shards say.
+    pub events: LaneReceiver<ShardEvent>,
+    /// Rings when they say something.
+    pub bell: Arc<Doorbell>,
+    /// The routing state the shards started with.
+    pub snapshot: Arc<Snapshot>,
+    /// Random number of this run.
+    pub boot_id: u64,
+    /// When the process started.
+    pub started: Instant,
+    /// The admin endpoint's socket, listening.
+    pub admin: std::net::TcpListener,
+    /// Counts lost log lines, when [`log::init`] was used.
+    pub log_dropped: Option<log::DroppedLines>,
+}
+
+/// Why [`run`] returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExitReason {
+    /// A signal, and every shard stopped in order.
+    Stopped,
+    /// A second signal: the shards were told to abort, and not waited for.
+    Forced,
+    /// A shard failed; the others were drained.
+    ShardFailed,
+    /// A shard did not stop in time.
+    Stuck,
+    /// The control thread itself could not start (no runtime, no signal handlers, no socket).
+    ControlFailed,
+}
+
+impl ExitReason {
+    /// The process's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            ExitReason::Stopped => 0,
+            ExitReason::Forced
+            | ExitReason::ShardFailed
+            | ExitReason::Stuck
+            | ExitReason::ControlFailed => 1,
+        }
+    }
+}
+
+/// Runs control on the calling thread until the shards have stopped (or are given up). The first
+/// SIGTERM or SIGINT drains, the second ends at once.
+pub fn run(inputs: ControlInputs) -> ExitReason {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            let (mut term, mut int) =
+                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let (stop, stops) = mpsc::channel(2);
+            tokio::spawn(async move {
+                loop {
+                    let name = tokio::select! {
+                        _ = term.recv() => "SIGTERM",
+                        _ = int.recv() => "SIGINT",
+                    };
+                    // Full = two wait already, and a third says nothing new.
+                    let _ = stop.try_send(name);
+                }
+            });
+            serve(inputs, stops).await
+        })
+    });
+    result.unwrap_or_else(|error| {
+        tracing::error!(%error, "control failed");
+        ExitReason::ControlFailed
+    })
+}
+
+/// Control itself; each item of `stops` is a stop signal.
+async fn serve(
+    inputs: ControlInputs,
+    mut stops: mpsc::Receiver<&'static str>,
+) -> io::Result<ExitReason> {
+    let (ask, mut asks) = mpsc::channel(ASKS_MAX);
+    let admin_address = inputs.admin.local_addr()?;
+    let about = Arc::new(view::About {
+        node: inputs.gateway.node.clone(),
+        boot_id: inputs.boot_id,
+        started: inputs.started,
+        snapshot: inputs.snapshot,
+        log_dropped: inputs.log_dropped,
+    });
+    tokio::spawn(admin::serve(inputs.admin, admin_address, about, ask)?);
+    let ready_line = format!(
+        "shardgate ready: ws://{}{} admin http://{admin_address} shards {}",
+        inputs.ws,
+        inputs.gateway.path,
+        inputs.shards.len()
+    );
+    let mut control = Control {
+        board: Board::new(inputs.shards),
+        events: inputs.events,
+        grace: inputs.gateway.stop_grace,
+        ready_line: Some(ready_line),
+        waiters: Vec::new(),
+        gather_until: None,
+        stop_until: None,
+    };
+    loop {
+        let commands_wait = control.turn();
+        if let Some(reason) = control.finished() {
+            return Ok(reason);
+        }
+        tokio::select! {
+            () = poll_fn(|cx| inputs.bell.poll_rung(cx)) => {}
+            Some(name) = stops.recv() => {
+                if control.stop(name) {
+                    return Ok(ExitReason::Forced);
+                }
+            }
+            Some(waiter) = asks.recv() => control.gather(waiter),
+            () = sleep_until(control.next_wake(commands_wait)) => {}
+        }
+    }
+}
+
+/// Sleeps until `at`, or for ever.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a gathering found.
+#[derive(Debug)]
+struct Gathered {
+    draining: bool,
+    shards: Vec<ShardView>,
+}
+
+/// One request that waits for a gathering.
+type Waiter = oneshot::Sender<Arc<Gathered>>;
+
+/// The state of the control thread.
+struct Control {
+    board: Board,
+    events: LaneReceiver<ShardEvent>,
+    grace: Duration,
+    /// Printed once, when all shards are ready.
+    ready_line: Option<String>,
+    /// Requests that share the gathering under way.
+    waiters: Vec<Waiter>,
+    gather_until: Option<Instant>,
+    /// Set when a stop began: when it is given up.
+    stop_until: Option<Instant>,
+}
+
+impl Control {
+    /// Takes all events, acts on them, sends commands. Whether commands still wait for room.
+    fn turn(&mut self) -> bool {
+        let now = Instant::now();
+        let commands_wait = self.board.flush();
+        while let Some(event) = self.events.try_recv() {
+            self.board.take(event, now);
+        }
+        self.board.fail_vanished(now);
+        if self.board.all_ready()
+            && self.stop_until.is_none()
+            && !self.board.any_failed()
+            && let Some(line) = self.ready_line.take()
+        {
+            // Not println: a closed stdout is no reason to end.
+            use std::io::Write;
+            let _ = writeln!(io::stdout(), "{line}");
+            tracing::info!("{line}");
+        }
+        if self.board.any_failed() && self.stop_until.is_none() {
+            self.begin_stop("a shard failed");
+        }
+        let gathered = self.gather_until.is_some_and(|until| until <= now);
+        if gathered || (self.gather_until.is_some() && self.board.all_answered()) {
+            self.gather_until = None;
+            let found = Arc::new(Gathered {
+                draining: self.stop_until.is_some(),
+                shards: self.board.view(now),
+            });
+            for waiter in self.waiters.drain(..) {
+                // A request whose client went away does not wait any more.
+                let _ = waiter.send(found.clone());
+            }
+        }
+        commands_wait | self.board.flush()
+    }
+
+    /// Why control is done, if it is.
+    fn finished(&mut self) -> Option<ExitReason> {
+        let until = self.stop_until?;
+        if self.board.all_ended() {
+            tracing::info!(cut_off = self.board.cut_off, "stopped");
+            let failed = self.board.any_failed();
+            return Some(if failed { ExitReason::ShardFailed } else { ExitReason::Stopped });
+        }
+        (until <= Instant::now()).then(|| {
+            tracing::error!(shards = ?self.board.not_ended(), "shards do not stop: giving up");
+            self.board.abort();
+            self.board.flush();
+            ExitReason::Stuck
+        })
+    }
+
+    /// A stop signal. Whether it was the second: then the shards were told to abort.
+    fn stop(&mut self, name: &str) -> bool {
+        if self.stop_until.is_none() {
+            self.begin_stop(name);
+            return false;
+        }
+        tracing::warn!(signal = name, "second signal: ending at once");
+        self.board.abort();
+        self.board.flush();
+        true
+    }
+
+    fn begin_stop(&mut self, why: &str) {
+        let stop_grace_ms = self.grace.as_millis() as u64;
+        tracing::info!(why, stop_grace_ms, shards = self.board.len(), "draining");
+        self.stop_until = Some(Instant::now() + self.grace + STOP_MARGIN);
+        self.board.drain(self.grace);
+    }
+
+    /// Adds a request to the gathering under way, or begins one.
+    fn gather(&mut self, waiter: Waiter) {
+        self.waiters.push(waiter);
+        if self.gather_until.is_none() {
+            self.gather_until = Some(Instant::now() + GATHER_TIMEOUT);
+            self.board.ask_reports();
+        }
+    }
+
+    /// When to look again without being woken.
+    fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
+        let retry = commands_wait.then(|| Instant::now() + RETRY_EVERY);
+        [self.gather_until, self.stop_until, retry].into_iter().flatten().min()
+    }
+}

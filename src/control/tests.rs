@@ -1,0 +1,357 @@
+//! Control against fake shards: tasks that answer their mailboxes; the admin endpoint by raw HTTP.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config::ring::Ring;
+use crate::config::snapshot::{Instance, Mode, Service};
+use crate::ids::{InstanceId, ServiceId, ShardId};
+use crate::lanes::lane;
+use crate::message::{CallFault, Micros, Reason};
+use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
+
+/// How a fake shard behaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Fake {
+    /// Answers everything.
+    Good,
+    /// Is ready, and answers nothing but a drain.
+    Mute,
+    /// Is ready, and answers nothing at all.
+    Dead,
+    /// Says that it failed instead of being ready.
+    Failing,
+}
+
+fn report(shard: ShardId) -> Box<Report> {
+    let n = u64::from(shard.0) + 1;
+    let mut counters = Counters::default();
+    for (counter, value) in [
+        (Counter::CacheHits, 3 * n),
+        (Counter::CacheMisses, n),
+        (Counter::Dispatched, 4 * n),
+        (Counter::DispatchOk, 3 * n),
+        (Counter::DispatchFailed, n),
+        (Counter::BadMessages, n),
+        (Counter::BusinessErrors, n),
+    ] {
+        counters.add(counter, value);
+    }
+    let mut histograms = Histograms::default();
+    histograms.record(Stage::RoundTrip, 1000, 1);
+    Box::new(Report {
+        shard,
+        at: Micros(1),
+        counters,
+        reasons: [n; Reason::ALL.len()],
+        faults: vec![(CallFault::Reset, n)],
+        gauges: Gauges {
+            connections: n,
+            usage_ratio: 0.25 * n as f64,
+            is_throttling: n == 2,
+            snapshot_version: 7,
+            ..Gauges::default()
+        },
+        histograms,
+        instances: vec![InstanceReport {
+            instance: InstanceId(5),
+            connected: true,
+            waiting: n,
+            in_flight: 0,
+            ok: 3 * n,
+            failed: n,
+        }],
+    })
+}
+
+fn snapshot() -> Arc<Snapshot> {
+    let service = Service { name: "logic".into(), mode: Mode::Batch, ring: Ring::new([], 1) };
+    let instance = Instance {
+        id: InstanceId(5),
+        service: ServiceId(0),
+        name: "logic-1".into(),
+        address: SocketAddr::from(([127, 0, 0, 1], 50001)),
+        weight: 1,
+    };
+    let (services, instances) = (vec![service], vec![instance]);
+    Arc::new(Snapshot { version: 7, routes: Vec::new(), services, instances })
+}
+
+async fn fake_shard(
+    shard: ShardId,
+    fake: Fake,
+    mailbox: LaneReceiver<Command>,
+    bell: Arc<Doorbell>,
+    events: LaneSender<ShardEvent>,
+) {
+    let say = |event| events.try_send(event).unwrap();
+    if fake == Fake::Failing {
+        return say(ShardEvent::Failed { shard, why: "no ring".into() });
+    }
+    say(ShardEvent::Ready(shard));
+    loop {
+        while let Some(command) = mailbox.try_recv() {
+            match command {
+                Command::Report if fake == Fake::Good => say(ShardEvent::Report(report(shard))),
+                Command::Drain { .. } if fake != Fake::Dead => {
+                    return say(ShardEvent::Stopped { shard, cut_off: 2 });
+                }
+                Command::Abort => return,
+                Command::Report | Command::Drain { .. } | Command::Adopt(_) => {}
+            }
+        }
+        poll_fn(|cx| bell.poll_rung(cx)).await;
+    }
+}
+
+/// A running control with its fake shards.
+struct Rig {
+    admin: SocketAddr,
+    stop: mpsc::Sender<&'static str>,
+    control: JoinHandle<io::Result<ExitReason>>,
+}
+
+fn rig(fakes: &[Fake]) -> Rig {
+    let bell = Doorbell::new();
+    let (tell, events) = lane(64, &bell);
+    let shards = (0u16..)
+        .zip(fakes)
+        .map(|(n, fake)| {
+            let mail_bell = Doorbell::new();
+            // One command a mailbox: control has to cope with full ones.
+            let (mail, mailbox) = lane(1, &mail_bell);
+            tokio::spawn(fake_shard(ShardId(n), *fake, mailbox, mail_bell, tell.clone()));
+            mail
+        })
+        .collect();
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = admin.local_addr().unwrap();
+    let inputs = ControlInputs {
+        gateway: GatewaySettings { stop_grace: Duration::from_millis(50), ..Default::default() },
+        ws: SocketAddr::from(([127, 0, 0, 1], 9000)),
+        shards,
+        events,
+        bell,
+        snapshot: snapshot(),
+        boot_id: 1,
+        started: Instant::now(),
+        admin,
+        log_dropped: None,
+    };
+    let (stop, stops) = mpsc::channel(2);
+    Rig { admin: address, stop, control: tokio::spawn(serve(inputs, stops)) }
+}
+
+impl Rig {
+    /// Status and body of one raw HTTP request.
+    async fn raw(&self, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        // An error after the answer (a reset for unread bytes) does not unsay it.
+        let _ = stream.read_to_string(&mut text).await;
+        let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        (status, text.split_once("\r\n\r\n").unwrap_or_default().1.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.admin);
+        let (status, body) = self.raw(&request).await;
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// Asks until all shards said that they are ready: they are tasks beside this one.
+    async fn healthy(&self) -> Value {
+        loop {
+            let (status, body) = self.get("/health").await;
+            if body["status"] != "starting" {
+                assert_eq!(status, 200, "{body}");
+                return body;
+            }
+        }
+    }
+
+    async fn ended(self) -> ExitReason {
+        self.control.await.unwrap().unwrap()
+    }
+}
+
+/// All paths of a JSON value; items of lists as `[]`.
+fn paths(value: &Value, at: &str, out: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                paths(value, &format!("{at}.{name}"), out);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| paths(item, &format!("{at}[]"), out)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            out.insert(at.to_owned());
+        }
+    }
+}
+
+#[tokio::test]
+async fn health_is_ok_when_every_shard_answers() {
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    let body = rig.healthy().await;
+    assert_eq!(body["status"], "ok");
+    assert_eq!(body["shards"][1]["state"], "ready");
+    assert!(body["shards"][1]["answered_ms_ago"].is_u64() && body["uptime_s"].is_u64());
+}
+
+#[tokio::test]
+async fn routing_stats_has_the_names_that_tools_rely_on() {
+    const NAMES: [&str; 20] = [
+        ".backpressure.is_throttling",
+        ".backpressure.usage_ratio",
+        ".cache.active_entries",
+        ".cache.hit_rate",
+        ".cache.total_entries",
+        ".dispatch.avg_latency_ms",
+        ".dispatch.failed_dispatches",
+        ".dispatch.success_rate",
+        ".dispatch.successful_dispatches",
+        ".dispatch.total_dispatched",
+        ".handlers.business",
+        ".handlers.errors",
+        ".handlers.gateway",
+        ".handlers.system",
+        ".queue.monitor.dequeue_count",
+        ".queue.monitor.duplicate_count",
+        ".queue.monitor.enqueue_count",
+        ".queue.monitor.rejected_count",
+        ".queue.size",
+        ".routing.cache_hits",
+    ];
+    const MORE: [&str; 3] =
+        [".routing.cache_misses", ".routing.failed_routes", ".routing.total_routes"];
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let (status, body) = rig.get("/routing/stats").await;
+    assert_eq!(status, 200);
+    let mut found = BTreeSet::new();
+    paths(&body, "", &mut found);
+    let own: Vec<_> = NAMES.iter().chain(&MORE).map(|n| n.to_string()).collect();
+    let shard = own.iter().map(|n| format!(".shards[]{n}"));
+    let expected: BTreeSet<_> =
+        own.iter().cloned().chain(shard).chain([".shards[].shard".into()]).collect();
+    assert_eq!(found, expected);
+    // 1 and 2 times 3 hits and 1 miss.
+    assert_eq!(
+        (&body["routing"]["total_routes"], &body["cache"]["hit_rate"]),
+        (&12.into(), &0.75.into())
+    );
+    assert_eq!(
+        body["backpressure"],
+        serde_json::json!({
+            "usage_ratio": 0.5, "is_throttling": true
+        })
+    );
+    assert_eq!(
+        (&body["handlers"]["errors"], &body["dispatch"]["success_rate"]),
+        (&6.into(), &0.75.into())
+    );
+    let latency = body["dispatch"]["avg_latency_ms"].as_f64().unwrap();
+    assert!((latency - 1.0).abs() < 0.02, "{latency}");
+    assert_eq!(body["shards"][1]["routing"]["cache_hits"], 6);
+}
+
+#[tokio::test]
+async fn stats_add_up_the_shards() {
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let (status, body) = rig.get("/stats").await;
+    assert_eq!((status, &body["connections"]), (200, &3.into()));
+    assert_eq!(body["counters"].as_object().unwrap().len(), Counter::ALL.len());
+    assert_eq!(body["reasons"]["QUEUE_FULL"], 3);
+    assert_eq!(body["call_faults"]["reset"], 3);
+    assert_eq!(body["stages"]["round_trip"]["count"], 2);
+    assert_eq!(body["versions"]["snapshot_by_shard"]["1"], 7);
+    let logic = &body["services"]["logic"]["instances"][0];
+    assert_eq!((&logic["id"], &logic["connected"]), (&"logic-1".into(), &2.into()));
+    assert_eq!((&logic["ok"], &logic["shards"][1]["ok"]), (&9.into(), &6.into()));
+    assert_eq!(body["shards"][1]["connections"], 2);
+}
+
+#[tokio::test]
+async fn a_shard_that_does_not_answer_is_named_and_the_others_are_shown() {
+    let rig = rig(&[Fake::Good, Fake::Mute]);
+    let (status, body) = rig.get("/health").await;
+    assert_eq!((status, &body["status"]), (503, &"degraded".into()));
+    assert_eq!(body["silent_shards"], serde_json::json!([1]));
+    assert_eq!(body["shards"][1]["state"], "silent");
+    let (status, body) = rig.get("/routing/stats").await;
+    assert_eq!((status, body["shards"].as_array().unwrap().len()), (200, 1));
+}
+
+#[tokio::test]
+async fn the_first_stop_drains_and_ends_with_code_0() {
+    let rig = rig(&[Fake::Good, Fake::Mute]);
+    rig.stop.send("SIGTERM").await.unwrap();
+    let reason = rig.ended().await;
+    assert_eq!((reason, reason.code()), (ExitReason::Stopped, 0));
+}
+
+#[tokio::test]
+async fn a_second_stop_ends_at_once_with_code_1() {
+    let rig = rig(&[Fake::Good, Fake::Dead]);
+    rig.stop.send("SIGTERM").await.unwrap();
+    let (status, body) = rig.get("/health").await;
+    assert_eq!((status, &body["status"]), (503, &"draining".into()));
+    rig.stop.send("SIGINT").await.unwrap();
+    let reason = rig.ended().await;
+    assert_eq!((reason, reason.code()), (ExitReason::Forced, 1));
+}
+
+#[tokio::test]
+async fn a_failed_shard_drains_the_others_and_ends_with_code_1() {
+    let reason = rig(&[Fake::Good, Fake::Failing]).ended().await;
+    assert_eq!((reason, reason.code()), (ExitReason::ShardFailed, 1));
+}
+
+#[tokio::test]
+async fn what_a_browser_could_be_tricked_into_is_refused() {
+    let rig = rig(&[Fake::Good]);
+    let port = rig.admin.port();
+    let cases = [
+        (200, "GET /health", format!("Host: localhost:{port}")),
+        (200, "GET /health", "Host: [::1]:1234".into()),
+        (200, "GET /health", format!("Host: {0}\r\nOrigin: http://{0}", rig.admin)),
+        (403, "GET /health", format!("Host: evil.example:{port}")),
+        (403, "GET /health", format!("Host: localhost.evil.example:{port}")),
+        (403, "GET /health", format!("Host: x@{}", rig.admin)),
+        (403, "GET /health", "X: y".into()),
+        (403, "GET /health", format!("Host: {0}\r\nHost: {0}", rig.admin)),
+        (403, "GET /health", format!("Host: {}\r\nOrigin: http://evil.example", rig.admin)),
+        (403, "GET /health", format!("Host: {}\r\nOrigin: null", rig.admin)),
+        (405, "POST /health", format!("Host: {}", rig.admin)),
+        (405, "HEAD /stats", format!("Host: {}", rig.admin)),
+        (405, "OPTIONS /routing/stats", format!("Host: {}", rig.admin)),
+        (404, "GET /other", format!("Host: {}", rig.admin)),
+    ];
+    rig.healthy().await;
+    for (expected, line, headers) in cases {
+        let (status, _) = rig.raw(&format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n")).await;
+        assert_eq!(status, expected, "{line} {headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_off() {
+    let rig = rig(&[Fake::Good]);
+    let flood =
+        format!("GET /health HTTP/1.1\r\nHost: {}\r\nX: {}", rig.admin, "x".repeat(1 << 20));
+    let mut stream = TcpStream::connect(rig.admin).await.unwrap();
+    // Refused after 16 KiB: writing all of it or reading on ends, one way or the other.
+    let _ = stream.write_all(flood.as_bytes()).await;
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    assert_eq!(rig.healthy().await["status"], "ok");
+}
