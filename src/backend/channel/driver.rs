@@ -329,6 +329,9 @@ impl Driver {
             if progress.ready {
                 self.became_ready(index);
             }
+            if progress.pong {
+                self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us)));
+            }
             if let Some(going_away) = progress.going_away
                 && progress.over.is_none()
             {

@@ -61,6 +61,8 @@ enum Stage {
 pub(super) struct Progress {
     /// The server's SETTINGS arrived.
     pub(super) ready: bool,
+    /// Our PING was answered.
+    pub(super) pong: bool,
     /// GOAWAY arrived; the text says with what.
     pub(super) going_away: Option<GoingAway>,
     /// The connection is over; the text says why.
@@ -182,6 +184,7 @@ impl Link {
             && pings.poll_pong(&mut cx).is_ready()
         {
             self.pinged_at = None;
+            progress.pong = true;
         }
         self.look_at_read(now, &mut progress);
         progress.over = ended.map(|why| self.end(&why));

@@ -6,7 +6,7 @@ mod rig;
 mod service;
 
 use self::rig::{Rig, run, settings};
-use self::service::{Raw, serve_h2, serve_raw};
+use self::service::{serve_h2, serve_raw};
 
 #[test]
 fn a_call_gets_its_answer() {

@@ -162,6 +162,10 @@ impl Rig {
         self.until("connection", || self.channel.is_up()).await;
     }
 
+    pub(super) async fn until_ended(&self) {
+        self.until("end of the task", || self.ended.get()).await;
+    }
+
     /// `Up`s and `Down`s so far.
     pub(super) fn ups_and_downs(&self) -> (usize, usize) {
         let events = self.events.borrow();
@@ -173,7 +177,7 @@ impl Rig {
     /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each call.
     pub(super) async fn close(self) {
         self.channel.close();
-        self.until("end of the task", || self.ended.get()).await;
+        self.until_ended().await;
         for slot in 0..self.sent {
             let outcomes = self.outcomes(Ticket::new(1, slot));
             assert_eq!(outcomes.len(), 1, "call {slot}: {outcomes:?}");
