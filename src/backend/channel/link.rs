@@ -214,6 +214,7 @@ impl Link {
     fn check_sender(&mut self) -> Option<GoingAway> {
         let send = self.send.as_mut()?;
         match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(e)) if e.is_io() => None,
             Poll::Ready(Err(e)) => Some(GoingAway {
                 calm: e.reason() == Some(Reason::ENHANCE_YOUR_CALM),
                 why: e.to_string(),
@@ -246,10 +247,16 @@ impl Link {
         }
     }
 
-    /// Whether one more call may start.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether one more call may start. h2 counts a stream that was reset until its RST_STREAM is
+    /// written, so it is asked as well: over its count it would queue a stream and refuse the next.
+    pub(super) fn has_room(&mut self) -> bool {
+        let Some(send) = &mut self.send else {
+            return false;
+        };
+        let mut cx = Context::from_waker(Waker::noop());
         self.phase == Phase::Ready
-            && self.send.as_ref().is_some_and(|s| self.streams < s.current_max_send_streams())
+            && self.streams < send.current_max_send_streams()
+            && matches!(send.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
 
     /// Opens a stream. An error means that nothing of it left.
