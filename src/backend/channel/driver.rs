@@ -21,8 +21,8 @@ use crate::config::snapshot::Instance;
 use crate::ids::Ticket;
 use crate::message::{Call, CallError, Micros, Outcome, Started, status};
 
-/// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default; over
-/// this bound a call is refused, so that a wrong setting cannot grow the queue without end.
+/// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default;
+/// over this bound a call is refused, so that a wrong setting cannot grow the queue without end.
 const WAITING_MAX: usize = 1024;
 /// Rounds in one poll of the task: an outcome often makes the engine send the next call, which then
 /// leaves in the same turn; more than a few rounds are a matter for the next turn.
@@ -101,7 +101,8 @@ impl Driver {
         }
     }
 
-    /// One turn. In each round: what is due, new calls, connections, calls; then one send a connection.
+    /// One turn. In each round: what is due, new calls, connections, calls; then one send a
+    /// connection.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.signals.begin(cx.waker());
         self.now = (self.clock)();
@@ -143,8 +144,8 @@ impl Driver {
             || !self.shared.orders.borrow().is_empty()
     }
 
-    /// Takes the orders that are there now. A handler that answers each failed call with another one
-    /// is served in later rounds, of which there is a bounded number.
+    /// Takes the orders that are there now. A handler that answers each failed call with another
+    /// one is served in later rounds, of which there is a bounded number.
     fn take_orders(&mut self) {
         let count = self.shared.orders.borrow().len();
         for _ in 0..count {
@@ -407,7 +408,8 @@ impl Driver {
         self.shared.up.set(self.links.iter().any(|link| link.phase == Phase::Ready));
     }
 
-    /// A connection is over, or an attempt failed: its calls end, and so do those that waited for it.
+    /// A connection is over, or an attempt failed: its calls end, and so do those that waited for
+    /// it.
     fn lost(&mut self, id: LinkId, why: &str) {
         let Some(index) = self.links.iter().position(|link| link.id == id) else {
             return;

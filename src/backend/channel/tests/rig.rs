@@ -195,7 +195,8 @@ impl Rig {
         (ups, downs)
     }
 
-    /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each call.
+    /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each
+    /// call.
     pub(super) async fn close(self) {
         self.channel.close();
         self.until_ended().await;
