@@ -32,8 +32,9 @@ impl Backoff {
 
     /// Microseconds to wait after a connection that had become ready was lost, `lived_us` later.
     ///
-    /// At once, except that connections which keep dying before the first delay is over are failures
-    /// too: without that a server that greets and hangs up would be called in a tight loop.
+    /// At once, except that connections which keep dying before the first delay is over are
+    /// failures too: without that a server that greets and hangs up would be called in a tight
+    /// loop.
     pub fn after_loss(&mut self, lived_us: u64) -> u64 {
         if lived_us >= self.first_us {
             self.short_lives = 0;
@@ -44,8 +45,8 @@ impl Backoff {
         if self.short_lives == 1 { 0 } else { self.after_failure() }
     }
 
-    /// The server's SETTINGS arrived: the next failure is a first one again, unless connections have
-    /// been dying young.
+    /// The server's SETTINGS arrived: the next failure is a first one again, unless connections
+    /// have been dying young.
     pub fn connected(&mut self) {
         if self.short_lives < 2 {
             self.next_us = self.first_us;

@@ -33,8 +33,8 @@ pub enum FramingError {
 
 /// The one message of a response while it arrives.
 ///
-/// A message that lies within one chunk is passed on as a slice of it; only one that spans chunks is
-/// copied, into a buffer that grows with what has arrived and not with what was claimed.
+/// A message that lies within one chunk is passed on as a slice of it; only one that spans chunks
+/// is copied, into a buffer that grows with what has arrived and not with what was claimed.
 #[derive(Debug, Default)]
 pub struct Assembly {
     prefix: [u8; PREFIX_BYTES],

@@ -1,5 +1,6 @@
-//! How a call ended, out of what HTTP/2 and gRPC said: PROTOCOL-HTTP2.md ("HTTP2 Transport Mapping"),
-//! statuscodes.md and http-grpc-status-mapping.md. h2's own texts reach logs, never a decision.
+//! How a call ended, out of what HTTP/2 and gRPC said: PROTOCOL-HTTP2.md ("HTTP2 Transport
+//! Mapping"), statuscodes.md and http-grpc-status-mapping.md. h2's own texts reach logs, never a
+//! decision.
 
 use h2::Reason;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -104,8 +105,8 @@ pub fn no_trailers() -> CallError {
     bad_reply(status::UNKNOWN, "the stream ended without trailers")
 }
 
-/// Judges the header block that opens a response; `ends` = the stream ends with it, so that it is also
-/// the trailers ("Trailers-Only").
+/// Judges the header block that opens a response; `ends` = the stream ends with it, so that it is
+/// also the trailers ("Trailers-Only").
 pub fn check_head(head: &Parts, ends: bool) -> Result<(), CallError> {
     let headers = &head.headers;
     if head.status != http::StatusCode::OK {

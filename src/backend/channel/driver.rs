@@ -21,8 +21,8 @@ use crate::config::snapshot::Instance;
 use crate::ids::Ticket;
 use crate::message::{Call, CallError, Micros, Outcome, Started, status};
 
-/// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default; over
-/// this bound a call is refused, so that a wrong setting cannot grow the queue without end.
+/// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default;
+/// over this bound a call is refused, so that a wrong setting cannot grow the queue without end.
 const WAITING_MAX: usize = 1024;
 /// Rounds in one poll of the task: an outcome often makes the engine send the next call, which then
 /// leaves in the same turn; more than a few rounds are a matter for the next turn.
@@ -101,7 +101,8 @@ impl Driver {
         }
     }
 
-    /// One turn. In each round: what is due, new calls, connections, calls; then one send a connection.
+    /// One turn. In each round: what is due, new calls, connections, calls; then one send a
+    /// connection.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.signals.begin(cx.waker());
         self.now = (self.clock)();
@@ -143,8 +144,11 @@ impl Driver {
             || !self.shared.orders.borrow().is_empty()
     }
 
+    /// Takes the orders that are there now. A handler that answers each failed call with another
+    /// one is served in later rounds, of which there is a bounded number.
     fn take_orders(&mut self) {
-        loop {
+        let count = self.shared.orders.borrow().len();
+        for _ in 0..count {
             let order = self.shared.orders.borrow_mut().pop_front();
             match order {
                 Some(Order::Send(call)) => self.accept(call),
@@ -197,8 +201,7 @@ impl Driver {
     /// Starts calls, first come first served, as long as there are streams.
     fn start_waiting(&mut self) {
         while !self.waiting.is_empty() && self.in_flight < SLOTS {
-            let room = |link: &Link| link.has_room();
-            let Some(index) = self.links.iter().rposition(room) else {
+            let Some(index) = self.links.iter_mut().rposition(Link::has_room) else {
                 return;
             };
             let Some(waiting) = self.waiting.pop_front() else {
@@ -233,7 +236,7 @@ impl Driver {
             // The connection goes away, and the call has not left: it waits for the next one.
             Err(_) => {
                 self.waiting.push_front(Waiting { call, deadline });
-                self.retire(id, None);
+                self.retire(id);
                 return;
             }
         };
@@ -329,14 +332,20 @@ impl Driver {
             if progress.ready {
                 self.became_ready(index);
             }
-            if let Some(going_away) = progress.going_away
-                && progress.over.is_none()
-            {
-                self.retire(id, Some(going_away));
+            if progress.pong {
+                self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us)));
+            }
+            if let Some(going_away) = &progress.going_away {
+                self.note_going_away(going_away);
             }
             match progress.over {
                 Some(why) => self.lost(id, &why),
-                None => index += 1,
+                None => {
+                    if progress.going_away.is_some() {
+                        self.retire(id);
+                    }
+                    index += 1;
+                }
             }
         }
     }
@@ -365,17 +374,19 @@ impl Driver {
         self.shared.emit(ChannelEvent::Up);
     }
 
+    /// gRFC A8: a server that is called too often says so, and then we call half as often.
+    fn note_going_away(&mut self, going_away: &GoingAway) {
+        tracing::info!(instance = %self.instance.name, why = %going_away.why, "backend_going_away");
+        if going_away.calm {
+            self.keepalive_us = self.keepalive_us.saturating_mul(2);
+        }
+    }
+
     /// The connection takes no more calls; another one is wanted at once.
-    fn retire(&mut self, id: LinkId, going_away: Option<GoingAway>) {
+    fn retire(&mut self, id: LinkId) {
         let Some(index) = self.links.iter().position(|link| link.id == id) else {
             return;
         };
-        if let Some(GoingAway { why, calm }) = going_away {
-            tracing::info!(instance = %self.instance.name, %why, "backend_going_away");
-            if calm {
-                self.keepalive_us = self.keepalive_us.saturating_mul(2);
-            }
-        }
         let link = &mut self.links[index];
         let (phase, ready_at) = (link.phase, link.ready_at);
         link.drain(self.now, self.settings.connect_timeout_ms);
@@ -397,7 +408,8 @@ impl Driver {
         self.shared.up.set(self.links.iter().any(|link| link.phase == Phase::Ready));
     }
 
-    /// A connection is over, or an attempt failed: its calls end, and so do those that waited for it.
+    /// A connection is over, or an attempt failed: its calls end, and so do those that waited for
+    /// it.
     fn lost(&mut self, id: LinkId, why: &str) {
         let Some(index) = self.links.iter().position(|link| link.id == id) else {
             return;

@@ -15,11 +15,11 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes gathered before they are sent: copying 32 KiB costs some 2 us, about what one `sendmsg` does
-/// before it moves any byte, so gathering more would not pay.
+/// Bytes gathered before they are sent: copying 32 KiB costs some 2 us, about what one `sendmsg`
+/// does before it moves any byte, so gathering more would not pay.
 const GATHER_BYTES_MAX: usize = 32 << 10;
-/// Reads in one poll of the connection, before others have their chance: a shard has no other budget
-/// for a peer that sends faster than we read.
+/// Reads in one poll of the connection, before others have their chance: a shard has no other
+/// budget for a peer that sends faster than we read.
 const READS_PER_POLL_MAX: u32 = 16;
 /// Slices in one `sendmsg`; h2 offers at most 64, and the gathered bytes are one more.
 const SLICES_MAX: usize = 65;

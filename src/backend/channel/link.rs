@@ -25,12 +25,12 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Header list that a response may have.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-/// Streams that we may reset in a connection's life because the server broke a rule. h2's default of
-/// 1,024 is a limit against attackers, and we reach it with time-outs; a million an hour (the default
-/// age of a connection) is 277 a second.
+/// Streams that we may reset in a connection's life because the server broke a rule. h2's default
+/// of 1,024 is a limit against attackers, and we reach it with time-outs; a million an hour (the
+/// default age of a connection) is 277 a second.
 const LOCAL_RESETS_MAX: usize = 1_000_000;
-/// Streams that we reset and remember for a second, so that late frames for them are dropped quietly:
-/// all calls of a channel may time out at once.
+/// Streams that we reset and remember for a second, so that late frames for them are dropped
+/// quietly: all calls of a channel may time out at once.
 const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 
 /// Names a link within its channel.
@@ -61,6 +61,8 @@ enum Stage {
 pub(super) struct Progress {
     /// The server's SETTINGS arrived.
     pub(super) ready: bool,
+    /// Our PING was answered.
+    pub(super) pong: bool,
     /// GOAWAY arrived; the text says with what.
     pub(super) going_away: Option<GoingAway>,
     /// The connection is over; the text says why.
@@ -182,6 +184,7 @@ impl Link {
             && pings.poll_pong(&mut cx).is_ready()
         {
             self.pinged_at = None;
+            progress.pong = true;
         }
         self.look_at_read(now, &mut progress);
         progress.over = ended.map(|why| self.end(&why));
@@ -207,10 +210,12 @@ impl Link {
         }
     }
 
-    /// h2 refuses new streams from the moment that GOAWAY arrived, and that is how one learns of it.
+    /// h2 refuses new streams from the moment that GOAWAY arrived, and that is how one learns of
+    /// it.
     fn check_sender(&mut self) -> Option<GoingAway> {
         let send = self.send.as_mut()?;
         match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(e)) if e.is_io() => None,
             Poll::Ready(Err(e)) => Some(GoingAway {
                 calm: e.reason() == Some(Reason::ENHANCE_YOUR_CALM),
                 why: e.to_string(),
@@ -243,10 +248,16 @@ impl Link {
         }
     }
 
-    /// Whether one more call may start.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether one more call may start. h2 counts a stream that was reset until its RST_STREAM is
+    /// written, so it is asked as well: over its count it would queue a stream and refuse the next.
+    pub(super) fn has_room(&mut self) -> bool {
+        let Some(send) = &mut self.send else {
+            return false;
+        };
+        let mut cx = Context::from_waker(Waker::noop());
         self.phase == Phase::Ready
-            && self.send.as_ref().is_some_and(|s| self.streams < s.current_max_send_streams())
+            && self.streams < send.current_max_send_streams()
+            && matches!(send.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
 
     /// Opens a stream. An error means that nothing of it left.

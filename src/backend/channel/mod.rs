@@ -1,9 +1,9 @@
 //! A channel: calls in, outcomes out, whatever the connections to the instance do meanwhile.
 //!
-//! One task a channel and none a call. The task is a single poll loop ([`driver`]): it takes new calls,
-//! polls the connections that have something to do, then the calls that have something to do, and last
-//! sends what that gathered, so that the frames of one turn leave in one write. Nothing in it is ever
-//! cancelled: a call that nobody wants any more is a stream that is reset.
+//! One task a channel and none a call. The task is a single poll loop ([`driver`]): it takes new
+//! calls, polls the connections that have something to do, then the calls that have something to
+//! do, and last sends what that gathered, so that the frames of one turn leave in one write.
+//! Nothing in it is ever cancelled: a call that nobody wants any more is a stream that is reset.
 mod call;
 mod driver;
 mod io;
@@ -31,10 +31,11 @@ use signals::Signals;
 /// What a channel tells its owner.
 #[derive(Debug)]
 pub enum ChannelEvent {
-    /// A connection is ready: the server's SETTINGS arrived. Again for each one that replaces another.
+    /// A connection is ready: the server's SETTINGS arrived. Again for each one that replaces
+    /// another.
     Up,
-    /// A connection was lost or an attempt failed, and there is no other. Not when [`Channel::close`]
-    /// asked for it.
+    /// A connection was lost or an attempt failed, and there is no other. Not when
+    /// [`Channel::close`] asked for it.
     Down {
         /// For the log.
         why: String,
@@ -66,15 +67,15 @@ struct Shared {
 }
 
 impl Channel {
-    /// Makes a call. Never blocks. Its outcome is an event of the channel's task; only when the task
-    /// has ended ([`Channel::close`]) does it come out of this function, so hold no borrow here that
-    /// the event handler needs.
+    /// Makes a call. Never blocks. Its outcome is an event of the channel's task; only when the
+    /// task has ended ([`Channel::close`]) does it come out of this function, so hold no borrow
+    /// here that the event handler needs.
     pub fn send(&self, call: Call) {
         self.order(Order::Send(call));
     }
 
-    /// Gives up a call: RST_STREAM with CANCEL. Its outcome comes all the same (CANCELLED, unless it
-    /// ended before). An unknown ticket is ignored.
+    /// Gives up a call: RST_STREAM with CANCEL. Its outcome comes all the same (CANCELLED, unless
+    /// it ended before). An unknown ticket is ignored.
     pub fn cancel(&self, ticket: Ticket) {
         self.order(Order::Cancel(ticket));
     }
@@ -126,11 +127,11 @@ impl Shared {
     }
 }
 
-/// Opens a channel to `instance`. The future is its task: spawn it once, on the thread that calls this,
-/// and never drop it unfinished (it ends after [`Channel::close`]).
+/// Opens a channel to `instance`. The future is its task: spawn it once, on the thread that calls
+/// this, and never drop it unfinished (it ends after [`Channel::close`]).
 ///
-/// `seed` decides the jitter. `clock` is read once a turn. `on_event` runs inside the task; it may call
-/// the channel.
+/// `seed` decides the jitter. `clock` is read once a turn. `on_event` runs inside the task; it may
+/// call the channel.
 pub fn open(
     instance: Instance,
     settings: BackendSettings,

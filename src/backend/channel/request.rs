@@ -82,8 +82,8 @@ impl Requests {
 
 /// `grpc-timeout` for `left_us`: a number of at most 8 digits and its unit, rounded down to two
 /// significant digits. h2 indexes this header by its value, and so the few dozen values that remain
-/// stay in the 4 KiB table of the peer instead of pushing everything else out of it; the service may
-/// give up earlier than we do by less than a tenth, never later.
+/// stay in the 4 KiB table of the peer instead of pushing everything else out of it; the service
+/// may give up earlier than we do by less than a tenth, never later.
 fn quantised(left_us: u64) -> (u64, u8) {
     let mut step = 1;
     while left_us / step >= 100 {
@@ -142,7 +142,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_timeout_is_never_longer_and_less_than_a_tenth_shorter(left_us in 10u64..600_000_000_000) {
+        fn a_timeout_is_at_most_a_tenth_shorter_and_never_longer(
+            left_us in 10u64..600_000_000_000,
+        ) {
             let (number, unit) = quantised(left_us);
             let us = number * match unit { b'S' => 1_000_000, b'm' => 1_000, _ => 1 };
             prop_assert!(us <= left_us && us * 11 > left_us * 10, "{} {}", us, left_us);

@@ -1,5 +1,5 @@
-//! Who has something to do: one bit a call and one flag a connection, set by their wakers, so that the
-//! channel's one task looks only at what moved.
+//! Who has something to do: one bit a call and one flag a connection, set by their wakers, so that
+//! the channel's one task looks only at what moved.
 
 use atomic_waker::AtomicWaker;
 use std::sync::Arc;

@@ -78,8 +78,11 @@ pub(super) struct Rig {
     pub(super) events: Rc<RefCell<Vec<ChannelEvent>>>,
     ended: Rc<Cell<bool>>,
     sent: u32,
+    chain: Chain,
     pulse: Pulse,
 }
+
+type Chain = Rc<RefCell<Option<Box<dyn FnMut(Ticket)>>>>;
 
 impl Rig {
     pub(super) fn open(address: SocketAddr, settings: BackendSettings) -> Self {
@@ -93,12 +96,21 @@ impl Rig {
         };
         let events = Rc::new(RefCell::new(Vec::new()));
         let record = Rc::clone(&events);
+        let chain = Chain::default();
+        let its_chain = Rc::clone(&chain);
         let (channel, task) = open(
             instance,
             settings,
             1,
             move || Micros(start.elapsed().as_micros() as u64),
-            move |event| record.borrow_mut().push(event),
+            move |event| {
+                if let (ChannelEvent::Outcome(o), Some(next)) =
+                    (&event, its_chain.borrow_mut().as_mut())
+                {
+                    next(o.ticket);
+                }
+                record.borrow_mut().push(event);
+            },
         );
         let ended = Rc::new(Cell::new(false));
         let its_ended = Rc::clone(&ended);
@@ -107,27 +119,36 @@ impl Rig {
             its_ended.set(true);
         })
         .detach();
-        Self { channel, events, ended, sent: 0, pulse: Pulse::start() }
+        Self { channel, events, ended, sent: 0, chain, pulse: Pulse::start() }
     }
 
     /// Sends a call with `payload` as its message.
     pub(super) fn send(&mut self, payload: &[u8], timeout_ms: u64) -> Ticket {
         let ticket = Ticket::new(1, self.sent);
         self.sent += 1;
-        let mut body = CallBody::default();
-        body.push(Bytes::from(prefix(payload.len() as u32).to_vec()));
-        let (a, b) = payload.split_at(payload.len() / 2);
-        body.push(Bytes::copy_from_slice(a));
-        body.push(Bytes::copy_from_slice(b));
-        self.channel.send(Call {
-            ticket,
-            instance: InstanceId(3),
-            method: "/test.Service/Method".into(),
-            body,
-            timeout_us: timeout_ms * 1000,
-            metadata: vec![("session", "s-1".to_owned())],
-        });
+        self.channel.send(call(ticket, payload, timeout_ms));
         ticket
+    }
+
+    /// Sends a call whose outcome makes the handler send the next one, `count` in all.
+    pub(super) fn send_chain(&mut self, count: u32) -> Ticket {
+        let first = self.sent;
+        self.sent += count;
+        let channel = self.channel.clone();
+        let last = self.sent;
+        *self.chain.borrow_mut() = Some(Box::new(move |ended: Ticket| {
+            let next = ended.slot() as u32 + 1;
+            if next < last {
+                channel.send(call(Ticket::new(1, next), b"link", 10_000));
+            }
+        }));
+        self.channel.send(call(Ticket::new(1, first), b"link", 10_000));
+        Ticket::new(1, first)
+    }
+
+    pub(super) fn outcome_count(&self) -> usize {
+        let is_one = |event: &&ChannelEvent| matches!(event, ChannelEvent::Outcome(_));
+        self.events.borrow().iter().filter(is_one).count()
     }
 
     /// Waits until `condition` holds.
@@ -162,6 +183,10 @@ impl Rig {
         self.until("connection", || self.channel.is_up()).await;
     }
 
+    pub(super) async fn until_ended(&self) {
+        self.until("end of the task", || self.ended.get()).await;
+    }
+
     /// `Up`s and `Down`s so far.
     pub(super) fn ups_and_downs(&self) -> (usize, usize) {
         let events = self.events.borrow();
@@ -170,13 +195,30 @@ impl Rig {
         (ups, downs)
     }
 
-    /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each call.
+    /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each
+    /// call.
     pub(super) async fn close(self) {
         self.channel.close();
-        self.until("end of the task", || self.ended.get()).await;
+        self.until_ended().await;
         for slot in 0..self.sent {
             let outcomes = self.outcomes(Ticket::new(1, slot));
             assert_eq!(outcomes.len(), 1, "call {slot}: {outcomes:?}");
         }
+    }
+}
+
+fn call(ticket: Ticket, payload: &[u8], timeout_ms: u64) -> Call {
+    let mut body = CallBody::default();
+    body.push(Bytes::from(prefix(payload.len() as u32).to_vec()));
+    let (a, b) = payload.split_at(payload.len() / 2);
+    body.push(Bytes::copy_from_slice(a));
+    body.push(Bytes::copy_from_slice(b));
+    Call {
+        ticket,
+        instance: InstanceId(3),
+        method: "/test.Service/Method".into(),
+        body,
+        timeout_us: timeout_ms * 1000,
+        metadata: vec![("session", "s-1".to_owned())],
     }
 }

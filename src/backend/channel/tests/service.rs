@@ -19,6 +19,7 @@ pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 /// Flags: END_STREAM (DATA, HEADERS), ACK (SETTINGS, PING), END_HEADERS (HEADERS).
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const ACK: u8 = 1;
