@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 /// Wakes the task of a receiver once for any number of rings.
 #[derive(Debug, Default)]
@@ -90,10 +90,7 @@ pub struct LaneReceiver<T> {
 impl<T> LaneReceiver<T> {
     /// The oldest item, if there is one.
     pub fn try_recv(&self) -> Option<T> {
-        match self.items.try_recv() {
-            Ok(item) => Some(item),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.items.try_recv().ok()
     }
 
     /// Whether nothing waits.

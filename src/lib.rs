@@ -1,4 +1,5 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core.
+
 pub mod backend;
 pub mod boot;
 pub mod cli;

@@ -1,1 +1,2 @@
+//! Micro benches.
 fn main() {}

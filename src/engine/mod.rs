@@ -298,8 +298,8 @@ impl Engine {
     /// Time spent in receiving and decoding, shared by the messages decoded since the last call.
     pub fn record_decode(&mut self, us: u64) {
         let messages = std::mem::take(&mut self.decoded);
-        if messages > 0 {
-            self.histograms.record(Stage::Decode, us / messages, messages);
+        if let Some(each) = us.checked_div(messages) {
+            self.histograms.record(Stage::Decode, each, messages);
         }
     }
 

@@ -1,1 +1,2 @@
+//! End to end: the real program, real sockets.
 fn main() {}

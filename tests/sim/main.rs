@@ -1,1 +1,2 @@
+//! The seeded simulator.
 fn main() {}

@@ -25,7 +25,7 @@ fn request() -> impl Strategy<Value = v1::BaseRequest> {
             user: strings.1,
             tenant: strings.2,
             priority,
-            payload,
+            payload: payload.into(),
             id: strings.3,
             key: strings.4,
             received_unix_us: numbers.3,
@@ -64,7 +64,8 @@ fn read(bytes: &[u8]) -> (Vec<ResponseItem<'_>>, Result<(), &'static str>) {
 
 #[test]
 fn malformed_batches_are_refused_after_their_whole_items() {
-    let good = v1::BaseResponse { request_id: 7, payload: b"x".to_vec(), ..Default::default() };
+    let good =
+        v1::BaseResponse { request_id: 7, payload: b"x".to_vec().into(), ..Default::default() };
     let batch = v1::BatchResponse { responses: vec![good] }.encode_to_vec();
     let item = ResponseItem { request_id: 7, payload: b"x", ..Default::default() };
     for (tail, result) in [
@@ -128,14 +129,14 @@ proptest! {
     ) {
         let responses: Vec<_> = items.into_iter().map(|item| v1::BaseResponse {
             request_id: item.0, status: item.1, message: String::from_iter(item.2),
-            payload: item.3, retry_after_ms: item.4,
+            payload: item.3.into(), retry_after_ms: item.4,
         }).collect();
         let bytes = v1::BatchResponse { responses: responses.clone() }.encode_to_vec();
         let (read, result) = read(&bytes);
         prop_assert_eq!(result, Ok(()));
         let read: Vec<_> = read.into_iter().map(|item| v1::BaseResponse {
             request_id: item.request_id, status: item.status,
-            message: item.message.to_owned(), payload: item.payload.to_vec(),
+            message: item.message.to_owned(), payload: item.payload.to_vec().into(),
             retry_after_ms: item.retry_after_ms,
         }).collect();
         prop_assert_eq!(read, responses);
