@@ -23,6 +23,8 @@ pub fn payload<M: prost::Message + serde::Serialize>(encoding: Encoding, message
 /// The question of id 9003.
 pub fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain> {
     match encoding {
+        // serde would also take an array of the fields.
+        Encoding::Json if !payload.trim_ascii_start().starts_with(b"{") => None,
         Encoding::Json => serde_json::from_slice(payload).ok(),
         Encoding::Protobuf => prost::Message::decode(payload).ok(),
     }
