@@ -14,6 +14,7 @@ pub mod limits;
 pub mod mailbox;
 pub mod message;
 pub mod preflight;
+pub mod readiness;
 pub mod shard;
 pub mod stats;
 pub mod wire;

@@ -20,6 +20,7 @@ use crate::config::settings::BackendSettings;
 use crate::config::snapshot::Instance;
 use crate::ids::Ticket;
 use crate::message::{Call, CallError, Micros, Outcome, Started, status};
+use crate::readiness::Registry;
 
 /// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default;
 /// over this bound a call is refused, so that a wrong setting cannot grow the queue without end.
@@ -58,6 +59,7 @@ pub(super) struct Driver {
     waiting: VecDeque<Waiting>,
     requests: Requests,
     backoff: Backoff,
+    registry: Registry,
     /// Earliest time of the next attempt to connect.
     connect_at: Micros,
     keepalive_us: u64,
@@ -73,6 +75,7 @@ impl Driver {
         shared: Rc<Shared>,
         instance: Instance,
         settings: BackendSettings,
+        registry: Registry,
         seed: u64,
         clock: Box<dyn Fn() -> Micros>,
     ) -> Self {
@@ -82,6 +85,7 @@ impl Driver {
             backoff: Backoff::new(settings.backoff_ms, settings.backoff_max_ms, seed),
             keepalive_us: settings.keepalive_ms.saturating_mul(1000),
             timer_waker: timer_waker(&signals),
+            registry,
             shared,
             signals,
             instance,
@@ -477,7 +481,8 @@ impl Driver {
         let id = LinkId(self.links_made);
         self.links_made = self.links_made.wrapping_add(1);
         let timeout_ms = self.settings.connect_timeout_ms;
-        match Link::connect(id, self.instance.address, &self.signals, now, timeout_ms) {
+        let address = self.instance.address;
+        match Link::connect(id, address, &self.registry, &self.signals, now, timeout_ms) {
             Ok(link) => {
                 let finish_by = link.finish_by;
                 self.links.push(link);
