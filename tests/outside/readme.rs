@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use shardgate::config::Overrides;
 use shardgate::config::load::{DEFAULT_TOML, Files, GATEWAY_TOML, from_files};
+use shardgate::config::{Overrides, Source};
 
 use crate::support::{BINARY, Checkout, Running, available, root, run, succeeds};
 
@@ -193,4 +193,34 @@ fn the_table_of_keys_is_that_of_the_code() {
     }
     let have: Vec<&str> = table.lines().collect();
     assert_eq!(have, rows, "UPDATE_README=1 cargo test --test outside table writes it anew");
+}
+
+#[test]
+fn the_table_of_services_and_routes_has_their_keys_and_defaults() {
+    let mut files = Files::embedded();
+    files.default.text.clear();
+    // Only what has no default.
+    files.gateway.text = r#"
+        [[service]]
+        name = "logic"
+        instances = [{ id = "logic-1", address = "127.0.0.1:50001" }]
+        [[route]]
+        range = [1000, 1999]
+        service = "logic""#
+        .into();
+    let config = from_files(files, &[], &Overrides::default()).expect("the rest has defaults");
+    let mut wanted = BTreeMap::new();
+    for (key, default, source) in &config.provenance {
+        if key.contains("[0]") {
+            let default =
+                if *source == Source::Default { format!("`{default}`") } else { String::new() };
+            wanted.insert(format!("`{}`", key.replace("[0]", "")), default);
+        }
+    }
+    let text = readme();
+    let (_, rest) = text.split_once("\n|---|---|---|\n").expect("the table's head");
+    let (table, _) = rest.split_once("\n\n").expect("the table's end");
+    let cells = table.lines().map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let have: BTreeMap<_, _> = cells.map(|c| (c[1].to_owned(), c[2].to_owned())).collect();
+    assert_eq!(have, wanted);
 }
