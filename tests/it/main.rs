@@ -1,2 +1,4 @@
-//! End to end: the real program, real sockets.
-fn main() {}
+//! The gateway's promises, held against real processes and real sockets: a module a promise.
+
+mod path;
+mod support;
