@@ -1,4 +1,7 @@
 //! The gateway's promises, held against real processes and real sockets: a module a promise.
 
+mod frames;
+mod handshake;
+mod one_answer;
 mod path;
 mod support;
