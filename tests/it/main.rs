@@ -4,4 +4,5 @@ mod frames;
 mod handshake;
 mod one_answer;
 mod path;
+mod bounded;
 mod support;
