@@ -5,4 +5,5 @@ mod handshake;
 mod one_answer;
 mod path;
 mod bounded;
+mod retry;
 mod support;
