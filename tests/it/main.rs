@@ -6,4 +6,5 @@ mod one_answer;
 mod path;
 mod bounded;
 mod retry;
+mod drain;
 mod support;

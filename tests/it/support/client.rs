@@ -197,21 +197,35 @@ impl Client {
         }
     }
 
+    /// Sends a JSON text, unless the gateway has closed.
+    pub fn try_send_text(&mut self, text: &str) -> bool {
+        self.socket.send(Message::text(text)).is_ok()
+    }
+
+    /// The next message, or the code of the close frame that came instead.
+    #[track_caller]
+    pub fn read_or_close(&mut self) -> Result<Value, Option<u16>> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return Ok(serde_json::from_str(&text).expect("JSON")),
+                Ok(Message::Close(close)) => {
+                    let _ = self.socket.flush();
+                    return Err(close.map(|c| u16::from(c.code)));
+                }
+                Ok(_) => {}
+                Err(e) => panic!("{e} instead of a close frame"),
+            }
+        }
+    }
+
     /// Reads to the close frame, answers it, and gives its code and all messages before it.
     #[track_caller]
     pub fn until_close(&mut self) -> (Vec<Value>, Option<u16>) {
         let mut messages: Vec<Value> = std::mem::take(&mut self.early).into_values().collect();
         loop {
-            match self.socket.read() {
-                Ok(Message::Text(text)) => {
-                    messages.push(serde_json::from_str(&text).expect("JSON"));
-                }
-                Ok(Message::Close(close)) => {
-                    let _ = self.socket.flush();
-                    return (messages, close.map(|c| u16::from(c.code)));
-                }
-                Ok(_) => {}
-                Err(e) => panic!("{e} instead of a close frame, after {messages:?}"),
+            match self.read_or_close() {
+                Ok(message) => messages.push(message),
+                Err(code) => return (messages, code),
             }
         }
     }
