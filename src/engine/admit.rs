@@ -160,7 +160,8 @@ impl Engine {
         let settings = &self.settings.queue;
         let percent = admit_percent(&settings.admit_percent, route.priority, settings.backpressure);
         let queue = &self.instances.get(instance).queue;
-        let share = |n: usize| n / 100 * settings.instance_percent as usize;
+        // The product of the largest caps, 64 GiB x 100, fits.
+        let share = |n: usize| n * settings.instance_percent as usize / 100;
         let here = Fill {
             items: queue.items,
             bytes: queue.bytes,

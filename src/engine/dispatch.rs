@@ -132,6 +132,7 @@ impl Engine {
         let mut latest = now;
         let mut oldest = now;
         let mut unary = None;
+        let mut firsts = 0;
         for _ in 0..items_max {
             let room = self.settings.conn.message_bytes_max + REQUEST_BYTES_MAX;
             let count = self.tickets.get(ticket).expect("just inserted").items.len();
@@ -141,6 +142,7 @@ impl Engine {
             let Some(key) = self.take_next(id, ticket, now) else { break };
             let message = self.messages.get_mut(key).expect("just taken");
             message.attempt += 1;
+            firsts += u64::from(message.attempt == 1);
             latest = latest.max(message.deadline);
             oldest = oldest.min(message.received);
             self.histograms.record(Stage::QueueWait, now.since(message.received), 1);
@@ -174,7 +176,7 @@ impl Engine {
         self.instances.get_mut(id).in_flight += 1;
         self.counters.inc(Counter::Calls);
         self.counters.add(Counter::Dispatched, count as u64);
-        self.budget.add_firsts(count as u64, now);
+        self.budget.add_firsts(firsts, now);
         true
     }
 

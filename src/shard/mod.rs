@@ -32,8 +32,9 @@ pub struct ShardInit {
     pub core: usize,
     /// Its engine's part.
     pub engine: EngineInit,
-    /// Bound, not yet in use; every shard has its own on the one address (SO_REUSEPORT).
-    pub listener: TcpListener,
+    /// Bound, not yet in use; every shard has its own on the one address (SO_REUSEPORT). Taken
+    /// by the net loop.
+    pub listener: Option<TcpListener>,
     /// From control.
     pub commands: LaneReceiver<Command>,
     /// To control.

@@ -75,16 +75,19 @@ pub struct Net {
 
 impl Net {
     /// Sets the shard up; nothing is accepted before [`Self::serve`].
-    pub fn new(shell: Rc<Shell>, init: ShardInit) -> io::Result<Self> {
+    pub fn new(shell: Rc<Shell>, mut init: ShardInit) -> io::Result<Self> {
         let set = ReadySet::new()?;
-        let listener = init.listener.try_clone()?;
-        listener.set_nonblocking(true)?;
-        set.add(&listener, LISTENER)?;
+        // Taken, not copied: a second descriptor would keep the port open after the stop.
+        let listener = init.listener.take();
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+            set.add(listener, LISTENER)?;
+        }
         Ok(Self {
             shell,
             init,
             set,
-            listener: Some(listener),
+            listener,
             accept_at: Some(Micros(0)),
             sockets: Sockets::default(),
             to_read: Vec::new(),
@@ -523,7 +526,11 @@ impl Net {
 
     /// The listener goes: who waits in its queue is accepted first, so that the engine can tell.
     fn stop_accepting(&mut self, now: Micros) {
-        self.accept_all(now);
+        self.accept_at = Some(now);
+        // A flood may hold more than one turn takes; the backlog ends it.
+        while self.listener.is_some() && self.accept_at.is_some_and(|at| at <= now) {
+            self.accept_all(now);
+        }
         self.listener = None;
         self.accept_at = None;
     }

@@ -1,2 +1,14 @@
-//! End to end: the real program, real sockets.
-fn main() {}
+//! The gateway's promises, held against real processes and real sockets: a module a promise.
+
+mod bounded;
+mod dedup;
+mod drain;
+mod frames;
+mod handshake;
+mod head_of_line;
+mod no_batching_delay;
+mod one_answer;
+mod order;
+mod path;
+mod retry;
+mod support;

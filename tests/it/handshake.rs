@@ -1,0 +1,251 @@
+//! The upgrade, seen from outside: every row of faults.md section 1 that a socket can show.
+
+use std::net::{Shutdown, SocketAddr};
+use std::time::Instant;
+
+use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
+
+/// A right request, changed line by line.
+fn request(to: SocketAddr, change: impl Fn(&mut Vec<String>)) -> String {
+    let mut lines: Vec<String> = vec![
+        "GET /ws HTTP/1.1".into(),
+        format!("Host: {to}"),
+        "Upgrade: websocket".into(),
+        "Connection: keep-alive, Upgrade".into(),
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==".into(),
+        "Sec-WebSocket-Version: 13".into(),
+    ];
+    change(&mut lines);
+    lines.join("\r\n") + "\r\n\r\n"
+}
+
+/// A right request with another line in the place of the `n`-th.
+fn instead(to: SocketAddr, n: usize, line: &str) -> String {
+    request(to, |lines| lines[n] = line.into())
+}
+
+/// A right request with another line.
+fn with(to: SocketAddr, line: &str) -> String {
+    request(to, |lines| lines.push(line.into()))
+}
+
+/// A right request without a line.
+fn without(to: SocketAddr, n: usize) -> String {
+    request(to, |lines| drop(lines.remove(n)))
+}
+
+/// Sends a request, wants a status, and the end of TCP after it.
+#[track_caller]
+fn refused(to: SocketAddr, what: &str, request: &[u8], status: u16) -> String {
+    let mut raw = Raw::connect(to);
+    raw.try_send(request);
+    let head = raw.head();
+    let got: u16 = head.split(' ').nth(1).expect("a status line").parse().expect("a code");
+    assert_eq!(got, status, "{what}: {head}");
+    assert!(head.to_ascii_lowercase().contains("connection: "), "{what}: {head}");
+    assert!(head.contains("close"), "{what}: {head}");
+    raw.rest();
+    head
+}
+
+#[test]
+fn every_wrong_request_gets_its_status() {
+    let gateway = Gateway::start(&Config::new());
+    let to = gateway.ws;
+    let line = |n, line: &str| instead(to, n, line);
+    let long = "x".repeat(9000);
+    let many: String = (0..70).map(|n| format!("X-{n}: y\r\n")).collect();
+    let rows: Vec<(&str, String, u16)> = vec![
+        ("POST", line(0, "POST /ws HTTP/1.1"), 405),
+        ("HEAD", line(0, "HEAD /ws HTTP/1.1"), 405),
+        ("HTTP/1.0", line(0, "GET /ws HTTP/1.0"), 505),
+        ("HTTP/2.0", line(0, "GET /ws HTTP/2.0"), 505),
+        ("another path", line(0, "GET /other HTTP/1.1"), 404),
+        ("no Host", without(to, 1), 400),
+        ("two Hosts", with(to, "Host: other"), 400),
+        ("Host with a path", line(1, "Host: a/b"), 400),
+        ("no Upgrade", without(to, 2), 426),
+        ("Upgrade to something else", line(2, "Upgrade: h2c"), 426),
+        ("no Connection", without(to, 3), 426),
+        ("Connection without upgrade", line(3, "Connection: keep-alive"), 426),
+        ("no key", without(to, 4), 400),
+        ("short key", line(4, "Sec-WebSocket-Key: c2hvcnQ="), 400),
+        ("key not base64", line(4, "Sec-WebSocket-Key: !!!!IHNhbXBsZSBub25jZQ=="), 400),
+        ("two keys", with(to, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400),
+        ("no version", without(to, 5), 426),
+        ("version 12", line(5, "Sec-WebSocket-Version: 12"), 426),
+        ("body by length", with(to, "Content-Length: 5"), 400),
+        ("body in chunks", with(to, "Transfer-Encoding: chunked"), 400),
+        ("both", with(to, "Content-Length: 5\r\nTransfer-Encoding: chunked"), 400),
+        ("two lengths of zero", with(to, "Content-Length: 0\r\nContent-Length: 0"), 400),
+        ("folded line", with(to, "X-A: b\r\n c"), 400),
+        ("bare line feed", with(to, "X-A: b\nX-C: d"), 400),
+        ("bare carriage return", with(to, "X-A: b\rc"), 400),
+        ("NUL", with(to, "X-A: b\0c"), 400),
+        ("space before the colon", with(to, "X-A : b"), 400),
+        ("too many bytes", with(to, &format!("X-A: {long}")), 431),
+        ("too many fields", with(to, many.trim_end()), 431),
+        ("long target", line(0, &format!("GET /ws?{} HTTP/1.1", &long[..4000])), 414),
+        ("target without end", format!("GET /{long}"), 414),
+        ("HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400),
+        ("TLS", "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03".into(), 400),
+        ("noise", "\x01\x02\x03".into(), 400),
+        ("foreign origin", with(to, "Origin: http://evil.example"), 403),
+        ("origin null", with(to, "Origin: null"), 403),
+        ("origin with our host in it", with(to, &format!("Origin: http://{to}.evil")), 403),
+        ("two origins", with(to, &format!("Origin: http://{to}\r\nOrigin: http://{to}")), 400),
+        ("unknown subprotocol", with(to, "Sec-WebSocket-Protocol: mqtt, chat"), 400),
+        ("malformed extension", with(to, "Sec-WebSocket-Extensions: a;;b"), 400),
+    ];
+    for (what, request, status) in &rows {
+        let head = refused(to, what, request.as_bytes(), *status);
+        match status {
+            405 => assert!(head.contains("\r\nAllow: GET\r\n"), "{what}: {head}"),
+            426 => {
+                assert!(head.contains("\r\nUpgrade: websocket\r\n"), "{what}: {head}");
+                assert!(head.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{what}: {head}");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(gateway.counter("handshake_refused"), rows.len() as u64);
+    assert_eq!(gateway.admin_get("/stats")["sessions"], 0);
+    Client::connect(to);
+}
+
+#[test]
+fn every_right_request_is_upgraded() {
+    let gateway = Gateway::start(&Config::new());
+    let to = gateway.ws;
+    let both = "Sec-WebSocket-Protocol: chat, shardgate.v1.protobuf, shardgate.v1.json";
+    let deflate = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits";
+    let bad_deflate = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99";
+    let rows: Vec<(&str, String, Option<&str>)> = vec![
+        ("plain", request(to, |_| ()), None),
+        ("a query", instead(to, 0, "GET /ws?token=x HTTP/1.1"), None),
+        ("other cases", instead(to, 2, "uPGRADE: WebSocket"), None),
+        ("length 0", with(to, "Content-Length: 0"), None),
+        ("own origin", with(to, &format!("Origin: http://{to}")), None),
+        ("deflate is declined", with(to, deflate), None),
+        ("wrong deflate parameters are declined", with(to, bad_deflate), None),
+        ("json", with(to, "Sec-WebSocket-Protocol: shardgate.v1.json"), Some("json")),
+        ("first known one", with(to, both), Some("protobuf")),
+    ];
+    for (what, request, subprotocol) in rows {
+        let mut raw = Raw::connect(to);
+        raw.send(request.as_bytes());
+        let head = raw.head();
+        assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{what}: {head}");
+        // The key of RFC 6455 section 1.3, and its answer there.
+        let accept = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        assert!(head.contains(accept), "{what}: {head}");
+        assert!(!head.contains("Sec-WebSocket-Extensions"), "{what}: {head}");
+        let named = head.split("Sec-WebSocket-Protocol: shardgate.v1.").nth(1);
+        assert_eq!(named.and_then(|rest| rest.split("\r\n").next()), subprotocol, "{what}");
+    }
+}
+
+#[test]
+fn only_listed_origins_pass_where_there_is_a_list() {
+    let gateway = Gateway::start(&Config::new().key("origins = [\"https://game.example\"]"));
+    let to = gateway.ws;
+    let rows = [
+        ("https://game.example", true),
+        ("https://GAME.example", true),
+        ("http://game.example", false),
+        ("https://game.example:444", false),
+        ("https://xgame.example", false),
+        ("null", false),
+    ];
+    for (origin, passes) in rows {
+        let request = with(to, &format!("Origin: {origin}"));
+        if passes {
+            let mut raw = Raw::connect(to);
+            raw.send(request.as_bytes());
+            assert!(raw.head().contains(" 101 "), "{origin}");
+        } else {
+            refused(to, origin, request.as_bytes(), 403);
+        }
+    }
+    // The own host is not on the list; who sends no Origin is no browser.
+    refused(to, "own", with(to, &format!("Origin: http://{to}")).as_bytes(), 403);
+    Client::connect(to);
+}
+
+#[test]
+fn a_request_may_come_in_pieces_and_with_frames_behind_it() {
+    let gateway = Gateway::start(&Config::new());
+    let mut raw = Raw::connect(gateway.ws);
+    let mut bytes = Raw::request(gateway.ws).into_bytes();
+    bytes.extend(frame(0x81, br#"{"msg_id":9000,"seq":1,"payload":"early"}"#));
+    for byte in bytes {
+        raw.send(&[byte]);
+    }
+    assert!(raw.head().contains(" 101 "));
+    assert_eq!(raw.frame().json()["type"], "welcome");
+    assert_eq!(raw.frame().json()["payload"], "early");
+}
+
+#[test]
+fn frames_behind_a_refused_request_are_dropped() {
+    let gateway = Gateway::start(&Config::new());
+    let mut bytes = without(gateway.ws, 5).into_bytes();
+    bytes.extend(frame(0x81, br#"{"msg_id":9000,"seq":1,"payload":"early"}"#));
+    bytes.extend(Raw::request(gateway.ws).into_bytes());
+    refused(gateway.ws, "pipelined", &bytes, 426);
+    let stats = gateway.admin_get("/stats");
+    assert_eq!(
+        (&stats["counters"]["gateway_messages"], &stats["sessions"]),
+        (&0.into(), &0.into())
+    );
+}
+
+#[test]
+fn a_slow_handshake_is_told_and_closed() {
+    let gateway = Gateway::start(&Config::new().shard("conn.handshake_timeout_ms = 200"));
+    // An upgraded connection is not meant, however long it is silent.
+    let mut client = Client::connect(gateway.ws);
+    let started = Instant::now();
+    let mut silent = Raw::connect(gateway.ws);
+    let mut half = Raw::connect(gateway.ws);
+    half.send(b"GET /ws HTTP/1.1\r\nHost: x\r\n");
+    for raw in [&mut silent, &mut half] {
+        assert!(raw.head().starts_with("HTTP/1.1 408 "));
+        raw.rest();
+    }
+    assert!(started.elapsed().as_millis() >= 200);
+    assert_eq!(gateway.counter("handshake_timeout"), 2);
+    assert_eq!(client.ask(serde_json::json!({"type": "ping"}))["type"], "pong");
+}
+
+#[test]
+fn who_leaves_within_the_handshake_is_forgotten() {
+    let gateway = Gateway::start(&Config::new());
+    for bytes in [&b""[..], b"GET /ws HT"] {
+        let mut raw = Raw::connect(gateway.ws);
+        raw.send(bytes);
+        raw.stream().shutdown(Shutdown::Both).expect("connected");
+    }
+    eventually("both are forgotten", || {
+        let stats = gateway.admin_get("/stats");
+        let gone = stats["counters"]["accepted"] == 2 && stats["connections"] == 0;
+        gone.then_some(())
+    });
+}
+
+#[test]
+fn a_connection_too_many_gets_503() {
+    let gateway = Gateway::start(&Config::new().shard("conn.connections_max = 2"));
+    let first = Client::connect(gateway.ws);
+    let _second = Client::connect(gateway.ws);
+    let mut third = Raw::connect(gateway.ws);
+    let head = third.head();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(head.contains("\r\nRetry-After: "), "{head}");
+    third.rest();
+    // The admin endpoint still answers, and a place that is free again is given away.
+    assert_eq!(gateway.counter("accept_refused"), 1);
+    drop(first);
+    eventually("a place is free", || (gateway.counter("closed") == 1).then_some(()));
+    Client::connect(gateway.ws);
+}

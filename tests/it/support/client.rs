@@ -1,0 +1,232 @@
+//! A polite WebSocket client: tungstenite over a blocking socket, in either encoding.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+
+use prost::Message as _;
+use serde_json::{Value, json};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
+use tungstenite::{Message, WebSocket};
+
+use super::PATIENCE;
+
+/// `ClientMessage` of client.proto, written down a second time: the numbers are a promise.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MessageIn {
+    #[prost(uint32, tag = "1")]
+    pub msg_id: u32,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    #[prost(string, tag = "3")]
+    pub kind: String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub payload: Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub id: String,
+    #[prost(string, tag = "6")]
+    pub key: String,
+    #[prost(uint32, tag = "7")]
+    pub deadline_ms: u32,
+    #[prost(uint64, tag = "8")]
+    pub ack: u64,
+}
+
+/// `ServerMessage` of client.proto.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MessageOut {
+    #[prost(uint32, tag = "1")]
+    pub msg_id: u32,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    #[prost(string, tag = "3")]
+    pub kind: String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub payload: Vec<u8>,
+    #[prost(uint32, tag = "5")]
+    pub status: u32,
+    #[prost(string, tag = "6")]
+    pub message: String,
+    #[prost(string, tag = "7")]
+    pub reason: String,
+    #[prost(uint32, tag = "8")]
+    pub retry_after_ms: u32,
+    #[prost(uint64, tag = "9")]
+    pub offset: u64,
+}
+
+/// A connection. JSON unless made with [`Client::protobuf`].
+pub struct Client {
+    socket: WebSocket<TcpStream>,
+    seq: u64,
+    /// Answers read while another one was waited for.
+    early: HashMap<u64, Value>,
+    /// The payload of the welcome.
+    pub welcome: Value,
+}
+
+impl Client {
+    /// Connects and reads the welcome.
+    #[track_caller]
+    pub fn connect(to: SocketAddr) -> Self {
+        let mut client = Self::open(to, Some("shardgate.v1.json"));
+        let first = client.read();
+        assert_eq!(first["type"], "welcome", "the welcome comes first: {first}");
+        client.welcome = first["payload"].clone();
+        client
+    }
+
+    /// Connects in protobuf; the welcome is left to be read.
+    #[track_caller]
+    pub fn protobuf(to: SocketAddr) -> Self {
+        Self::open(to, Some("shardgate.v1.protobuf"))
+    }
+
+    /// Connects, offering a subprotocol or none.
+    #[track_caller]
+    pub fn open(to: SocketAddr, subprotocol: Option<&'static str>) -> Self {
+        let stream = TcpStream::connect(to).expect("the gateway listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_nodelay(true).expect("an option");
+        let mut request = format!("ws://{to}/ws").into_client_request().expect("a request");
+        if let Some(name) = subprotocol {
+            let value = HeaderValue::from_static(name);
+            request.headers_mut().insert("Sec-WebSocket-Protocol", value);
+        }
+        let (socket, _) = tungstenite::client(request, stream).expect("an upgrade");
+        Self { socket, seq: 0, early: HashMap::new(), welcome: Value::Null }
+    }
+
+    /// The socket under it.
+    pub fn stream(&self) -> &TcpStream {
+        self.socket.get_ref()
+    }
+
+    /// The session of the welcome.
+    pub fn session(&self) -> String {
+        self.welcome["session"].as_str().expect("a session").to_owned()
+    }
+
+    /// Sends a JSON text.
+    #[track_caller]
+    pub fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).expect("sent");
+    }
+
+    /// Sends a message with the next seq, which is returned.
+    #[track_caller]
+    pub fn send(&mut self, mut message: Value) -> u64 {
+        self.seq += 1;
+        message["seq"] = self.seq.into();
+        self.send_text(&message.to_string());
+        self.seq
+    }
+
+    /// As [`Client::send`], but waits for `flush`.
+    #[track_caller]
+    pub fn write(&mut self, mut message: Value) -> u64 {
+        self.seq += 1;
+        message["seq"] = self.seq.into();
+        self.socket.write(Message::text(message.to_string())).expect("written");
+        self.seq
+    }
+
+    /// Sends what was written.
+    #[track_caller]
+    pub fn flush(&mut self) {
+        self.socket.flush().expect("sent");
+    }
+
+    /// The next message from the socket.
+    #[track_caller]
+    pub fn read(&mut self) -> Value {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => {
+                    return serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+                }
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                other => panic!("a JSON message, not {other:?}"),
+            }
+        }
+    }
+
+    /// The answer to `seq`; others are kept, and none may come twice.
+    #[track_caller]
+    pub fn answer(&mut self, seq: u64) -> Value {
+        loop {
+            if let Some(answer) = self.early.remove(&seq) {
+                return answer;
+            }
+            let message = self.read();
+            let of = message["seq"].as_u64().unwrap_or(0);
+            if of == 0 {
+                continue;
+            }
+            let before = self.early.insert(of, message);
+            assert_eq!(before, None, "two answers to {of}");
+        }
+    }
+
+    /// Sends a message and waits for its answer.
+    #[track_caller]
+    pub fn ask(&mut self, message: Value) -> Value {
+        let seq = self.send(message);
+        self.answer(seq)
+    }
+
+    /// Sends a payload to a route and waits for its answer.
+    #[track_caller]
+    pub fn call(&mut self, msg_id: u32, payload: Value) -> Value {
+        self.ask(json!({"msg_id": msg_id, "payload": payload}))
+    }
+
+    /// Sends a protobuf message.
+    #[track_caller]
+    pub fn send_proto(&mut self, message: &MessageIn) {
+        self.socket.send(Message::binary(message.encode_to_vec())).expect("sent");
+    }
+
+    /// The next protobuf message.
+    #[track_caller]
+    pub fn read_proto(&mut self) -> MessageOut {
+        match self.socket.read() {
+            Ok(Message::Binary(bytes)) => MessageOut::decode(&bytes[..]).expect("a message"),
+            other => panic!("a protobuf message, not {other:?}"),
+        }
+    }
+
+    /// Sends a JSON text, unless the gateway has closed.
+    pub fn try_send_text(&mut self, text: &str) -> bool {
+        self.socket.send(Message::text(text)).is_ok()
+    }
+
+    /// The next message, or the code of the close frame that came instead.
+    #[track_caller]
+    pub fn read_or_close(&mut self) -> Result<Value, Option<u16>> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return Ok(serde_json::from_str(&text).expect("JSON")),
+                Ok(Message::Close(close)) => {
+                    let _ = self.socket.flush();
+                    return Err(close.map(|c| u16::from(c.code)));
+                }
+                Ok(_) => {}
+                Err(e) => panic!("{e} instead of a close frame"),
+            }
+        }
+    }
+
+    /// Reads to the close frame, answers it, and gives its code and all messages before it.
+    #[track_caller]
+    pub fn until_close(&mut self) -> (Vec<Value>, Option<u16>) {
+        let mut messages: Vec<Value> = std::mem::take(&mut self.early).into_values().collect();
+        loop {
+            match self.read_or_close() {
+                Ok(message) => messages.push(message),
+                Err(code) => return (messages, code),
+            }
+        }
+    }
+}

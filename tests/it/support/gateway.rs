@@ -1,0 +1,308 @@
+//! The gateway as a child process: configuration written, ready line read, admin endpoint asked.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{PATIENCE, eventually};
+
+/// Texts of a configuration directory.
+#[derive(Clone, Default)]
+pub struct Config {
+    keys: String,
+    tables: String,
+    shard: String,
+    files: Vec<(String, String)>,
+    shards: Option<usize>,
+}
+
+impl Config {
+    /// One shard, no demo services, no service.
+    pub fn new() -> Self {
+        Self::default().key("demo.enabled = false").key("log.filter = \"info\"")
+    }
+
+    /// A line of gateway.toml, outside of tables: `stop.grace_ms = 5`.
+    pub fn key(mut self, line: &str) -> Self {
+        writeln!(self.keys, "{line}").expect("a string takes it");
+        self
+    }
+
+    /// A line of default.toml with the whole key: `conn.unanswered_max = 4`.
+    pub fn shard(mut self, line: &str) -> Self {
+        writeln!(self.shard, "{line}").expect("a string takes it");
+        self
+    }
+
+    /// How many shards.
+    pub fn shards(mut self, count: usize) -> Self {
+        self.shards = Some(count);
+        self
+    }
+
+    /// Another file.
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.into(), text.into()));
+        self
+    }
+
+    /// A service in mode batch.
+    pub fn service(self, name: &str, instances: &[(&str, SocketAddr)]) -> Self {
+        self.service_of("batch", name, instances)
+    }
+
+    /// A service in a mode.
+    pub fn service_of(mut self, mode: &str, name: &str, instances: &[(&str, SocketAddr)]) -> Self {
+        let list: Vec<String> = instances
+            .iter()
+            .map(|(id, address)| format!("{{ id = \"{id}\", address = \"{address}\" }}"))
+            .collect();
+        let list = list.join(", ");
+        write!(
+            self.tables,
+            "[[service]]\nname = \"{name}\"\nmode = \"{mode}\"\ninstances = [{list}]\n"
+        )
+        .expect("a string takes it");
+        self
+    }
+
+    /// A route of `first` to `first + 999`, with further lines.
+    pub fn route(mut self, first: u32, service: &str, lines: &str) -> Self {
+        let last = first + 999;
+        write!(
+            self.tables,
+            "[[route]]\nrange = [{first}, {last}]\nservice = \"{service}\"\n{lines}\n"
+        )
+        .expect("a string takes it");
+        self
+    }
+
+    /// Writes the files.
+    pub fn write(&self) -> TempDir {
+        let dir = tempfile::tempdir().expect("a directory for temporary files");
+        let gateway = format!("{}\n{}", self.keys, self.tables);
+        let own = [("gateway.toml", &gateway), ("default.toml", &self.shard)];
+        let more = self.files.iter().map(|(name, text)| (name.as_str(), text));
+        for (name, text) in own.into_iter().chain(more) {
+            std::fs::write(dir.path().join(name), text).expect("written");
+        }
+        dir
+    }
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The program, to be configured.
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shardgate"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SHARDGATE") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program to its end: for starts that must fail.
+pub fn run(args: &[&str], change: impl FnOnce(&mut Command)) -> Finished {
+    let mut command = command();
+    command.args(args);
+    change(&mut command);
+    let mut child = command.spawn().expect("the program starts");
+    let read = |mut from: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            from.read_to_string(&mut text).map(|_| text).expect("UTF-8")
+        })
+    };
+    let stdout = read(Box::new(child.stdout.take().expect("piped")));
+    let stderr = read(Box::new(child.stderr.take().expect("piped")));
+    let until = std::time::Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        if std::time::Instant::now() > until {
+            child.kill().expect("a child");
+            child.wait().expect("a child");
+            panic!("it runs on: {args:?}");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    };
+    let text = |thread: JoinHandle<String>| thread.join().expect("it reads");
+    Finished { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// A gateway that serves. Killed when dropped.
+pub struct Gateway {
+    child: Child,
+    /// Where clients connect.
+    pub ws: SocketAddr,
+    /// Where its statistics are.
+    pub admin: SocketAddr,
+    /// How many shards it said it has.
+    pub shards: usize,
+    log: Arc<Mutex<String>>,
+    _dir: TempDir,
+}
+
+impl Gateway {
+    /// Starts one and waits until it is ready.
+    #[track_caller]
+    pub fn start(config: &Config) -> Self {
+        let dir = config.write();
+        let mut command = command();
+        command.arg("--config").arg(dir.path());
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        match config.shards {
+            Some(count) => command.args(["--shards", &count.to_string()]),
+            None => command.args(["--core", &next_core().to_string()]),
+        };
+        let mut child = command.spawn().expect("the program starts");
+        let log = follow(child.stderr.take().expect("piped"));
+        let ready = first_line(child.stdout.take().expect("piped"));
+        let Ok(line) = ready.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("not ready; stderr:\n{}", log.lock().expect("not poisoned"));
+        };
+        // shardgate ready: ws://127.0.0.1:1/ws admin http://127.0.0.1:2 shards 1
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["shardgate", "ready:", ws, "admin", admin, "shards", shards] = words[..] else {
+            panic!("not the ready line: {line}");
+        };
+        let address = |url: &str| {
+            let host = url.split('/').nth(2).expect("a URL");
+            host.parse::<SocketAddr>().expect("an address")
+        };
+        let (ws, admin) = (address(ws), address(admin));
+        let shards = shards.parse().expect("a number");
+        Self { child, ws, admin, shards, log, _dir: dir }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("not poisoned").clone()
+    }
+
+    /// Asks the admin endpoint: status code and JSON.
+    #[track_caller]
+    pub fn admin(&self, path: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin endpoint");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).expect("a status line").parse().expect("a code");
+        let json = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e} in {answer}"));
+        (status, json)
+    }
+
+    /// JSON of an admin path that answers 200.
+    #[track_caller]
+    pub fn admin_get(&self, path: &str) -> Value {
+        let (status, json) = self.admin(path);
+        assert_eq!(status, 200, "{path}: {json}");
+        json
+    }
+
+    /// A counter of `/stats`.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        let stats = self.admin_get("/stats");
+        stats["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {stats}"))
+    }
+
+    /// Waits until every shard has a connection to each of these instances.
+    #[track_caller]
+    pub fn wait_connected(&self, service: &str, ids: &[&str]) {
+        eventually("instances are connected", || {
+            ids.iter().all(|id| self.connected(service, id) == self.shards as u64).then_some(())
+        });
+    }
+
+    /// How many shards have a connection to an instance.
+    pub fn connected(&self, service: &str, id: &str) -> u64 {
+        let stats = self.admin_get("/stats");
+        let list = stats["services"][service]["instances"].as_array().expect("a list").clone();
+        let found = list.iter().find(|i| i["id"] == id).expect("a configured instance");
+        found["connected"].as_u64().expect("a number")
+    }
+
+    /// Sends a signal to it.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it lives");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        eventually("the gateway ends", || child.try_wait().expect("a child"))
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the gateway\n{}---", self.log());
+        }
+    }
+}
+
+/// Gateways of one shard take turns on the allowed cores, as tests run side by side.
+fn next_core() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let cores = rustix::thread::sched_getaffinity(None).expect("an affinity");
+    let allowed: Vec<usize> = (0..1024).filter(|&n| cores.is_set(n)).collect();
+    allowed[NEXT.fetch_add(1, Ordering::Relaxed) % allowed.len()]
+}
+
+fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let shared = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let mut log = shared.lock().expect("not poisoned");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    log
+}
+
+/// Hands on the first line; reads the rest, so that the pipe never fills.
+fn first_line(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let _ = tell.send(line);
+        }
+    });
+    told
+}

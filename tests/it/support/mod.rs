@@ -1,0 +1,34 @@
+//! What the tests share: a gateway process, WebSocket clients, scripted services.
+
+mod client;
+mod gateway;
+mod raw;
+mod service;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Client, MessageIn, MessageOut};
+pub use gateway::{Config, Finished, Gateway, run};
+pub use raw::{Frame, Raw, frame, header};
+pub use service::{Action, Arrived, Instance, demo, ok};
+
+/// How long anything may take before a test gives up: far above what it needs on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Polls until `look` finds something.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Shards to start when a test wants several: two, or one on a machine with one core.
+pub fn several() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(2))
+}

@@ -1,0 +1,262 @@
+//! A scripted instance of a service: gRPC by hand over h2, so that it can also break every rule.
+//! Each runs in a thread of its own, with a tokio runtime that is dropped to kill it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use prost::Message;
+use shardgate::config::settings::DemoSettings;
+use shardgate::demo::DemoServices;
+use shardgate::demo::proto::{BaseRequest, BaseResponse, BatchRequest, BatchResponse};
+use tokio::net::TcpListener as TokioListener;
+use tokio::sync::{oneshot, watch};
+
+use super::eventually;
+
+/// What a service does with a call.
+pub enum Action {
+    /// These responses.
+    Reply(Vec<BaseResponse>),
+    /// This as the answer's message, whatever it is.
+    Message(Vec<u8>),
+    /// A gRPC status and no message.
+    Status(u32),
+    /// RST_STREAM.
+    Reset(h2::Reason),
+    /// The same after a time.
+    After(Duration, Box<Action>),
+    /// Nothing, ever.
+    Never,
+}
+
+/// A call that arrived.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// Method.
+    pub path: String,
+    /// Metadata.
+    pub headers: HeaderMap,
+    /// Its message.
+    pub body: Bytes,
+    /// The message as a batch; empty if it is none.
+    pub batch: BatchRequest,
+}
+
+/// The payload comes back.
+pub fn ok(request: &BaseRequest) -> BaseResponse {
+    BaseResponse {
+        request_id: request.request_id,
+        payload: request.payload.clone(),
+        ..Default::default()
+    }
+}
+
+type Script = dyn Fn(&Arrived) -> Action + Send + Sync;
+
+struct Shared {
+    script: Mutex<Arc<Script>>,
+    arrived: Mutex<Vec<Arrived>>,
+    /// While true, calls wait before they are answered (they are recorded before).
+    held: watch::Sender<bool>,
+}
+
+/// See the module.
+pub struct Instance {
+    /// Where it listens. An address of its own: when it is down, nobody else gets its port.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+/// An address of 127.0.0.0/8 that no other instance of this machine uses by chance.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, a, b, _] = std::process::id().to_be_bytes();
+    let [c, d] = n.to_be_bytes();
+    let ip = Ipv4Addr::new(127, 1 + (a ^ c) % 250, b.max(1), d.max(1));
+    let listener = TcpListener::bind((ip, 0)).expect("all of 127.0.0.0/8 is this machine");
+    listener.local_addr().expect("bound")
+}
+
+impl Instance {
+    /// An echo that listens.
+    pub fn echo() -> Self {
+        Self::start(|call| Action::Reply(call.batch.requests.iter().map(ok).collect()))
+    }
+
+    /// One that listens and does as told.
+    pub fn start(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Self {
+        let mut instance = Self::down(script);
+        instance.restart();
+        instance
+    }
+
+    /// One that does not listen yet.
+    pub fn down(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Self {
+        let shared = Arc::new(Shared {
+            script: Mutex::new(Arc::new(script)),
+            arrived: Mutex::default(),
+            held: watch::Sender::new(false),
+        });
+        Self { address: own_address(), shared, running: None }
+    }
+
+    /// Does something else from now on.
+    pub fn script(&self, script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) {
+        *self.shared.script.lock().expect("not poisoned") = Arc::new(script);
+    }
+
+    /// Listens (again), on the same port.
+    pub fn restart(&mut self) {
+        assert!(self.running.is_none(), "it runs");
+        let listener = TcpListener::bind(self.address).expect("its own address is free");
+        listener.set_nonblocking(true).expect("an option");
+        let (stop, stopped) = oneshot::channel();
+        let shared = self.shared.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async move {
+                tokio::select! {
+                    _ = serve(listener, shared) => {}
+                    _ = stopped => {}
+                }
+            });
+            // With the runtime went all its tasks, and so all connections.
+        });
+        self.running = Some((stop, thread));
+    }
+
+    /// Ends it, and every connection with it.
+    pub fn kill(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            drop(stop);
+            thread.join().expect("it ends");
+        }
+    }
+
+    /// Calls wait from now on.
+    pub fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    /// Calls that wait are answered, and later ones at once.
+    pub fn release(&self) {
+        self.shared.held.send_replace(false);
+    }
+
+    /// Calls so far.
+    pub fn calls(&self) -> Vec<Arrived> {
+        self.shared.arrived.lock().expect("not poisoned").clone()
+    }
+
+    /// Messages so far, in the order of their arrival.
+    pub fn requests(&self) -> Vec<BaseRequest> {
+        self.calls().into_iter().flat_map(|call| call.batch.requests).collect()
+    }
+
+    /// Waits until so many messages have arrived.
+    #[track_caller]
+    pub fn wait_for(&self, count: usize) -> Vec<BaseRequest> {
+        eventually("messages arrive at the instance", || {
+            Some(self.requests()).filter(|r| r.len() >= count)
+        })
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let listener = TokioListener::from_std(listener).expect("a runtime");
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let mut builder = h2::server::Builder::new();
+            builder.initial_window_size(4 << 20).initial_connection_window_size(16 << 20);
+            let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(call(request, respond, shared.clone()));
+            }
+        });
+    }
+}
+
+async fn call(
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    shared: Arc<Shared>,
+) {
+    let (head, mut stream) = request.into_parts();
+    let mut bytes = BytesMut::new();
+    while let Some(Ok(chunk)) = stream.data().await {
+        let _ = stream.flow_control().release_capacity(chunk.len());
+        bytes.extend_from_slice(&chunk);
+    }
+    // One message: a flag, four bytes of length, the message.
+    let body = bytes.freeze().slice(5..);
+    let batch = BatchRequest::decode(body.clone()).unwrap_or_default();
+    let path = head.uri.path().to_owned();
+    let arrived = Arrived { path, headers: head.headers, body, batch };
+    let script = shared.script.lock().expect("not poisoned").clone();
+    let mut action = script(&arrived);
+    shared.arrived.lock().expect("not poisoned").push(arrived);
+    let mut held = shared.held.subscribe();
+    // The sender lives as long as the instance.
+    let _ = held.wait_for(|held| !held).await;
+    while let Action::After(time, next) = action {
+        tokio::time::sleep(time).await;
+        action = *next;
+    }
+    let message = match action {
+        Action::Reply(responses) => BatchResponse { responses }.encode_to_vec(),
+        Action::Message(message) => message,
+        Action::Status(code) => {
+            let mut head = Response::new(());
+            let headers = head.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from(code));
+            let _ = respond.send_response(head, true);
+            return;
+        }
+        Action::Reset(reason) => {
+            respond.send_reset(reason);
+            return;
+        }
+        Action::Never => return std::future::pending().await,
+        Action::After(..) => unreachable!("unpacked above"),
+    };
+    let mut head = Response::new(());
+    let grpc = HeaderValue::from_static("application/grpc");
+    head.headers_mut().insert("content-type", grpc);
+    let Ok(mut body) = respond.send_response(head, false) else { return };
+    let mut framed = BytesMut::with_capacity(message.len() + 5);
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(&message);
+    let _ = body.send_data(framed.freeze(), false);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let _ = body.send_trailers(trailers);
+}
+
+/// The demo services logic, chat and fight (tonic's server, not ours above) in a thread, and where
+/// they listen.
+pub fn demo() -> (DemoServices, [SocketAddr; 3]) {
+    let addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 3];
+    let services = shardgate::demo::start(&DemoSettings { enabled: true, addresses }, None)
+        .expect("free ports");
+    let addresses = services.addresses();
+    (services, addresses)
+}
