@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use futures_io::AsyncRead;
 use glommio::net::TcpStream;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use crate::limits;
@@ -63,7 +64,7 @@ impl ReadySet {
         let spare = rustix::buffer::spare_capacity(&mut self.events);
         match epoll::wait(&self.epoll, spare, Some(&now)) {
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         for event in self.events.drain(..) {
@@ -80,9 +81,16 @@ impl ReadySet {
     }
 
     /// Ready when the set may have an event; then [`Self::look`]. Polls the ring, not the set.
+    ///
+    /// With no descriptor or memory left it stays pending: the caller is woken by the pulse each
+    /// [`limits::TICK_MS`] and looks at the set then.
     pub fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.sleeper.is_none() {
-            let copy = rustix::io::fcntl_dupfd_cloexec(self.epoll.as_fd(), 0)?;
+            let copy = match rustix::io::fcntl_dupfd_cloexec(self.epoll.as_fd(), 0) {
+                Ok(copy) => copy,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            };
             // SAFETY: the descriptor is fresh and owned; the stream takes it over and closes it.
             self.sleeper = Some(unsafe { TcpStream::from_raw_fd(copy.into_raw_fd()) });
         }
