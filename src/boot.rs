@@ -104,7 +104,7 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
                 unix_at_boot_us: unix_at_boot_us as i64,
                 seed: rand::random(),
             },
-            listener,
+            listener: Some(listener),
             commands,
             events: events_in.clone(),
             bell,

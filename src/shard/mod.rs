@@ -33,8 +33,9 @@ pub struct ShardInit {
     pub core: usize,
     /// Its engine's part.
     pub engine: EngineInit,
-    /// Bound, not yet in use; every shard has its own on the one address (SO_REUSEPORT).
-    pub listener: TcpListener,
+    /// Bound, not yet in use; every shard has its own on the one address (SO_REUSEPORT). The net
+    /// loop takes it.
+    pub listener: Option<TcpListener>,
     /// From control.
     pub commands: LaneReceiver<Command>,
     /// To control.
@@ -76,6 +77,11 @@ impl Shell {
         {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether there is a poke that was not taken.
+    fn is_poked(&self) -> bool {
+        self.poked.get()
     }
 
     /// Whether the net loop was poked since it last asked; if not, it will be woken.

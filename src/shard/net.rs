@@ -34,6 +34,9 @@ use crate::wire::handshake;
 const LISTENER: u64 = 0;
 /// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
+/// A turn this long gives no client a second read: the others have had to wait for long enough. A
+/// buffer of 26-byte messages takes about half of it.
+const READING_US_MAX: u64 = 1_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
@@ -69,16 +72,19 @@ pub struct Net {
 
 impl Net {
     /// Sets the shard up; nothing is accepted before [`Self::serve`].
-    pub fn new(shell: Rc<Shell>, init: ShardInit) -> io::Result<Self> {
+    pub fn new(shell: Rc<Shell>, mut init: ShardInit) -> io::Result<Self> {
         let set = ReadySet::new()?;
-        let listener = init.listener.try_clone()?;
-        listener.set_nonblocking(true)?;
-        set.add_listener(&listener, LISTENER)?;
+        // Taken, not copied: with the last descriptor goes the queue in the kernel, too.
+        let listener = init.listener.take();
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+            set.add_listener(listener, LISTENER)?;
+        }
         Ok(Self {
             shell,
             init,
             set,
-            listener: Some(listener),
+            listener,
             accept_at: Some(Micros(0)),
             sockets: Sockets::default(),
             to_read: Vec::new(),
@@ -120,10 +126,22 @@ impl Net {
     }
 
     /// Until there is something to do. True if the bell rang: a command, or the pulse.
+    ///
+    /// With work left over from the last turn it is at once, but not before the shard's other tasks
+    /// had their turn: one client that keeps its socket full must not keep the channels from theirs.
     async fn wait(&mut self) -> io::Result<bool> {
         let due = self.shell.enter(|engine| engine.next_due());
         self.set_alarm(due);
-        poll_fn(|cx| self.poll_wait(cx)).await
+        let mut may_go_on = self.to_read.is_empty() && !self.shell.is_poked();
+        poll_fn(|cx| {
+            if may_go_on {
+                return self.poll_wait(cx);
+            }
+            may_go_on = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
@@ -234,6 +252,7 @@ impl Net {
         }
         if event.read {
             socket.readable = true;
+            socket.ending |= event.ended;
             if !socket.listed {
                 socket.listed = true;
                 self.to_read.push(id);
@@ -330,6 +349,11 @@ impl Net {
                     if next == ReadNext::Pause || !socket.readable {
                         return;
                     }
+                    // Only a client that fills the buffer comes here: the clock is not read for
+                    // the others. Small frames cost far more than their bytes.
+                    if self.shell.now().since(now) > READING_US_MAX {
+                        break;
+                    }
                 }
                 Moved::Later => return,
                 Moved::Ended => {
@@ -394,9 +418,10 @@ impl Net {
         if let Some(mut socket) = self.sockets.remove(id) {
             socket.shut_write();
             // Bytes that nobody reads would turn the end into a reset, which can overtake the last
-            // words. What has arrived is taken away.
-            while let Moved::Bytes(_) = socket.receive(&mut self.scratch) {
-                if !socket.readable {
+            // words. What has arrived is taken away, from a flooder no more than in a turn.
+            for _ in 0..limits::READS_PER_TURN_MAX {
+                let moved = socket.receive(&mut self.scratch);
+                if !matches!(moved, Moved::Bytes(_)) || !socket.readable {
                     break;
                 }
             }
@@ -479,6 +504,7 @@ impl Net {
 
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
+        self.to_read.clear();
         self.channels.iter().flatten().for_each(Channel::close);
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {

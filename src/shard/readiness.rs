@@ -36,6 +36,8 @@ pub struct Ready {
     pub read: bool,
     /// There may be room to write.
     pub write: bool,
+    /// The client has ended its side, or the connection broke.
+    pub ended: bool,
 }
 
 impl ReadySet {
@@ -75,6 +77,7 @@ impl ReadySet {
                 token: data.u64(),
                 read: flags.intersects(EventFlags::IN | ended),
                 write: flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP),
+                ended: flags.intersects(ended),
             });
         }
         Ok(())
@@ -108,5 +111,39 @@ impl ReadySet {
     /// Number of the set's descriptor, for the log.
     pub fn number(&self) -> i32 {
         self.epoll.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ConnId;
+    use crate::shard::sockets::{Moved, Sockets};
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+
+    /// Bytes and the end may be one edge: after the bytes there is none for the end.
+    #[test]
+    fn an_end_right_behind_the_last_bytes_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut client = std::net::TcpStream::connect(address).expect("it listens");
+        let (server, _) = listener.accept().expect("a client waits");
+        client.write_all(b"last").expect("room");
+        client.shutdown(Shutdown::Write).expect("connected");
+        let id = ConnId::new(1, 0);
+        let mut sockets = Sockets::default();
+        let mut set = ReadySet::new().expect("a descriptor");
+        set.add(&server, id.0).expect("a socket");
+        let mut events = Vec::new();
+        while !events.iter().any(|e: &Ready| e.ended) {
+            events.clear();
+            set.look(&mut events).expect("a set");
+        }
+        let socket = sockets.insert(id, server);
+        socket.ending = true;
+        assert_eq!(socket.receive(&mut [0; 64]), Moved::Bytes(4));
+        assert!(socket.readable, "the end is still to be read");
+        assert_eq!(socket.receive(&mut [0; 64]), Moved::Ended);
     }
 }

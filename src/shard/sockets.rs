@@ -16,6 +16,8 @@ pub struct Socket {
     id: ConnId,
     /// The set said that there are bytes, and they are not all read.
     pub readable: bool,
+    /// The set said that the client's side has ended: what is to be read ends with that.
+    pub ending: bool,
     /// On the list of sockets to read in the next turn.
     pub listed: bool,
     /// The kernel takes bytes, as far as is known.
@@ -42,8 +44,9 @@ impl Socket {
             match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Moved::Ended,
                 Ok((n, _)) => {
-                    // A short read took all there was: the next bytes make a new edge.
-                    self.readable = n == buffer.len();
+                    // A short read took all there was, and the next bytes make a new edge. But an
+                    // end that was there already made its edge together with these bytes.
+                    self.readable = n == buffer.len() || self.ending;
                     return Moved::Bytes(n);
                 }
                 Err(Errno::INTR) => {}
@@ -102,6 +105,7 @@ impl Sockets {
             stream,
             id,
             readable: true,
+            ending: false,
             listed: false,
             writable: true,
             shut: false,
