@@ -23,6 +23,9 @@ static HANDLE: LazyLock<Arc<str>> =
 pub struct Ticketed {
     /// With whom; set when the call leaves.
     pub instance: Option<InstanceId>,
+    /// One message whose payload is the body (mode "unary"). Of the time when it left: a new
+    /// snapshot does not change how its answer is to be read.
+    pub unary: bool,
     /// Its messages, in the order of the batch. One that was answered meanwhile (deadline) is not
     /// known any more.
     pub items: Vec<MsgKey>,
@@ -100,6 +103,7 @@ impl Engine {
             }
             let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
             if state.in_flight > 0 && !full && !state.slot_freed {
+                let queue = &mut self.instances.get_mut(id).queue;
                 let Some(oldest) = queue.oldest(id, &self.messages) else { return };
                 let due = Micros(oldest.0 + window_us);
                 if due > now {
@@ -122,6 +126,7 @@ impl Engine {
         let mode = self.instances.get(id).mode;
         let ticket = self.tickets.insert_with(|t| {
             t.instance = Some(id);
+            t.unary = mode == Mode::Unary;
             t.items.clear();
             t.streams.clear();
             t.started = now;
@@ -129,6 +134,7 @@ impl Engine {
         if mode == Mode::Batch {
             self.body.begin_batch(&self.origin);
         }
+        let mut firsts = 0;
         let mut latest = now;
         let mut oldest = now;
         let mut unary = None;
@@ -141,6 +147,7 @@ impl Engine {
             let Some(key) = self.take_next(id, ticket, now) else { break };
             let message = self.messages.get_mut(key).expect("just taken");
             message.attempt += 1;
+            firsts += u64::from(message.attempt == 1);
             latest = latest.max(message.deadline);
             oldest = oldest.min(message.received);
             self.histograms.record(Stage::QueueWait, now.since(message.received), 1);
@@ -174,7 +181,7 @@ impl Engine {
         self.instances.get_mut(id).in_flight += 1;
         self.counters.inc(Counter::Calls);
         self.counters.add(Counter::Dispatched, count as u64);
-        self.budget.add_firsts(count as u64, now);
+        self.budget.add_firsts(firsts, now);
         true
     }
 
