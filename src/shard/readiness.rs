@@ -1,8 +1,9 @@
 //! The readiness set: every client socket of a shard in one edge-triggered epoll set, and the set
 //! itself watched through the ring.
 //!
-//! Why not a glommio stream a connection: per event that arms a poll, takes a completion as task work
-//! and a rescheduling interrupt. The set is armed once a connection; the ring is used only to sleep.
+//! Why not a glommio stream a connection: per event that arms a poll, takes a completion as task
+//! work and a rescheduling interrupt. The set is armed once a connection; the ring is used only to
+//! sleep.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -19,9 +20,9 @@ use crate::limits;
 /// Sockets that became ready since they were last asked.
 pub struct ReadySet {
     epoll: OwnedFd,
-    /// A stream over a copy of the set's descriptor. glommio arms a poll on it when it is made; when
-    /// the set has an event, its `recv` is tried and fails with ENOTSOCK, which is the signal. It
-    /// serves once.
+    /// A stream over a copy of the set's descriptor. glommio arms a poll on it when it is made;
+    /// when the set has an event, its `recv` is tried and fails with ENOTSOCK, which is the signal.
+    /// It serves once.
     sleeper: Option<TcpStream>,
     events: Vec<Event>,
 }
