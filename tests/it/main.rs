@@ -14,3 +14,4 @@ mod path;
 mod retry;
 mod stats;
 mod support;
+mod tidy;
