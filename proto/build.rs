@@ -7,7 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     tonic_prost_build::configure()
         .build_client(false)
-        // Payloads of the service protocol as `Bytes`: the demo services hand them through uncopied.
+        // Payloads of the service protocol as `Bytes`: the demo services hand them through
+        // uncopied.
         .bytes(".shardgate.backend.v1")
         // Clients of the JSON subprotocol get the same messages as plain JSON.
         .type_attribute(

@@ -1,5 +1,5 @@
-//! Names of things as small integers: each identifies a slot *and* the tenant of that slot, so that a
-//! stale id is recognised (and ignored) instead of reaching whoever lives there now.
+//! Names of things as small integers: each identifies a slot *and* the tenant of that slot, so that
+//! a stale id is recognised (and ignored) instead of reaching whoever lives there now.
 
 use std::fmt;
 

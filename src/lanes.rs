@@ -1,9 +1,10 @@
 //! Bounded lanes between threads: all that two threads know of each other.
 //!
 //! A lane is a bounded multi-producer channel with one receiver. The receiver owns one doorbell for
-//! *all* its lanes: a burst of sends costs one wake-up, because only the first ring after the receiver
-//! armed the bell wakes its task. Two classes: *submit* (a refused item comes back to the sender,
-//! who answers for it) and *deliver* (the last chance of an item: what is not taken is counted).
+//! *all* its lanes: a burst of sends costs one wake-up, because only the first ring after the
+//! receiver armed the bell wakes its task. Two classes: *submit* (a refused item comes back to the
+//! sender, who answers for it) and *deliver* (the last chance of an item: what is not taken is
+//! counted).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! Caps that are part of the program, with their arithmetic. What an operator may tune is in `config`;
-//! these bound what can be tuned, and what a peer can make us do.
+//! Caps that are part of the program, with their arithmetic. What an operator may tune is in
+//! `config`; these bound what can be tuned, and what a peer can make us do.
 
 /// Shards a process can have. ShardId is a u16; 1,024 cores is more than any host of today.
 pub const SHARDS_MAX: usize = 1024;
@@ -53,8 +53,8 @@ pub const BATCH_ITEMS_CAP: usize = 1000;
 pub const BATCH_BYTES_CAP: usize = 1 << 20;
 /// Bytes of a service's answer to one call: gRPC's own default limit.
 pub const RESPONSE_BYTES_MAX: usize = 4 << 20;
-/// Payloads of at least this many bytes travel by reference, smaller ones are copied into the batch:
-/// a copy of 1 KiB costs some 20 ns, an atomic reference count and another chunk as much.
+/// Payloads of at least this many bytes travel by reference, smaller ones are copied into the
+/// batch: a copy of 1 KiB costs some 20 ns, an atomic reference count and another chunk as much.
 pub const PAYLOAD_BY_REFERENCE_BYTES: usize = 1 << 10;
 /// Sent to a service within one deadline, at most: gRFC A6 caps maxAttempts at 5.
 pub const ATTEMPTS_MAX: u32 = 5;

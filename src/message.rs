@@ -1,4 +1,5 @@
-//! What moves through the gateway: plain data that every layer knows, and the closed lists of reasons.
+//! What moves through the gateway: plain data that every layer knows, and the closed lists of
+//! reasons.
 
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -248,7 +249,8 @@ pub struct ServerMessage<'a> {
     pub seq: u64,
     /// Empty = reply.
     pub kind: &'a str,
-    /// Payload; for JSON clients the text of a JSON value unless `payload_is_bytes`. Empty = absent.
+    /// Payload; for JSON clients the text of a JSON value unless `payload_is_bytes`. Empty =
+    /// absent.
     pub payload: &'a [u8],
     /// For JSON clients: write `payload_base64` instead of `payload`.
     pub payload_is_bytes: bool,
@@ -329,7 +331,8 @@ pub struct Call {
     pub method: std::sync::Arc<str>,
     /// gRPC prefix and message.
     pub body: CallBody,
-    /// What is left of the latest deadline in it, in microseconds: `grpc-timeout`, and when we give up.
+    /// What is left of the latest deadline in it, in microseconds: `grpc-timeout`, and when we give
+    /// up.
     pub timeout_us: u64,
     /// Extra request metadata (unary mode): name, percent-encoded value.
     pub metadata: Vec<(&'static str, String)>,

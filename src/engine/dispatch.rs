@@ -1,6 +1,6 @@
 //! From queue to call: promise 4. A batch leaves at once while its instance has nothing in flight
-//! from this shard; while it is busy, what waits leaves at the earliest of a full batch, the window,
-//! or an ended call.
+//! from this shard; while it is busy, what waits leaves at the earliest of a full batch, the
+//! window, or an ended call.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};

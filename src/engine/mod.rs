@@ -1,9 +1,9 @@
-//! A shard's pure state: events and the time go in, effects come out. No await, no clock, no socket,
-//! no randomness that was not passed in, so that the simulator can run it.
+//! A shard's pure state: events and the time go in, effects come out. No await, no clock, no
+//! socket, no randomness that was not passed in, so that the simulator can run it.
 //!
 //! The way of a business message: `inbound` (decode, classify) -> `admit` (route, dedup, pick, let
-//! in) -> `queue` -> `dispatch` (batch) -> a [`Call`] leaves -> its [`Outcome`] -> `outcome` (answer,
-//! retry, move) -> `answer` (reply in the outbox).
+//! in) -> `queue` -> `dispatch` (batch) -> a [`Call`] leaves -> its [`Outcome`] -> `outcome`
+//! (answer, retry, move) -> `answer` (reply in the outbox).
 
 pub mod admit;
 pub mod answer;
@@ -126,7 +126,8 @@ pub struct Engine {
     delayed: BinaryHeap<Reverse<(Micros, Delayed)>>,
     /// Instances to look at when the turn ends.
     touched: Vec<InstanceId>,
-    /// Instances with messages that wait for company, and when the first of those has waited enough.
+    /// Instances with messages that wait for company, and when the first of those has waited
+    /// enough.
     windowed: Vec<InstanceId>,
     window_due: Option<Micros>,
     arrivals: u64,

@@ -1,12 +1,12 @@
 //! The priority queue of one instance: promise 3.
 //!
 //! The next message is, among the eligible, the one with the smallest *enqueue time + class delay*.
-//! Enqueue times rise, so within a class the key order is the order of arrival: four plain queues and
-//! a look at their fronts give the order of a heap in O(1). A message is *eligible* when it is the
-//! first waiting one of its stream and no call carries messages of that stream. One that reaches the
-//! front while it is not is *parked*: it leaves the class queue, stays linked in its stream, and comes
-//! back through `resumed`, a small heap, when its turn in the stream has come. A message is parked at
-//! most once a stay, so a blocked stream costs others nothing.
+//! Enqueue times rise, so within a class the key order is the order of arrival: four plain queues
+//! and a look at their fronts give the order of a heap in O(1). A message is *eligible* when it is
+//! the first waiting one of its stream and no call carries messages of that stream. One that
+//! reaches the front while it is not is *parked*: it leaves the class queue, stays linked in its
+//! stream, and comes back through `resumed`, a small heap, when its turn in the stream has come. A
+//! message is parked at most once a stay, so a blocked stream costs others nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

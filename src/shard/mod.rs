@@ -1,7 +1,8 @@
 //! The glommio shell of a shard: bytes into events, effects into non-blocking actions.
 //!
 //! One task runs the net loop ([`net`]); each channel to an instance has one task of its own. They
-//! share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses an await.
+//! share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses an
+//! await.
 
 pub mod net;
 pub mod pulse;
@@ -100,8 +101,8 @@ pub fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(move || run(shard, init))
 }
 
-/// glommio registers this much buffer memory in each of its three rings for direct I/O, which sockets
-/// do not use: 64 KiB is its floor (the default of 10 MiB pins 31 MB a shard).
+/// glommio registers this much buffer memory in each of its three rings for direct I/O, which
+/// sockets do not use: 64 KiB is its floor (the default of 10 MiB pins 31 MB a shard).
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
 fn run(shard: ShardId, init: ShardInit) {

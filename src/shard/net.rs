@@ -2,8 +2,8 @@
 //! flushes what got dirty, each once a turn.
 //!
 //! Fairness of a turn, in this order: commands and pulse; accept (at most 64); resumed connections;
-//! ready connections (at most four reads each, 64 KiB a read); batches; one write a dirty connection.
-//! Then the other tasks run, and the ring is asked.
+//! ready connections (at most four reads each, 64 KiB a read); batches; one write a dirty
+//! connection. Then the other tasks run, and the ring is asked.
 
 use std::future::poll_fn;
 use std::io;
@@ -189,7 +189,8 @@ impl Net {
         }
     }
 
-    /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no harm.
+    /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no
+    /// harm.
     fn set_alarm(&mut self, due: Option<Micros>) {
         let Some(due) = due else { return };
         if self.alarm.as_ref().is_some_and(|a| a.at <= due) {

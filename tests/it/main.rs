@@ -1,5 +1,6 @@
 //! The gateway's promises, held against real processes and real sockets: a module a promise.
 
+mod boot;
 mod bounded;
 mod dedup;
 mod drain;
@@ -11,4 +12,6 @@ mod one_answer;
 mod order;
 mod path;
 mod retry;
+mod stats;
 mod support;
+mod tidy;

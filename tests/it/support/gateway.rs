@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -88,6 +89,9 @@ impl Config {
     /// Writes the files.
     pub fn write(&self) -> TempDir {
         let dir = tempfile::tempdir().expect("a directory for temporary files");
+        // Some gateways run as another user.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).expect("our own directory");
         let gateway = format!("{}\n{}", self.keys, self.tables);
         let own = [("gateway.toml", &gateway), ("default.toml", &self.shard)];
         let more = self.files.iter().map(|(name, text)| (name.as_str(), text));
@@ -165,8 +169,15 @@ impl Gateway {
     /// Starts one and waits until it is ready.
     #[track_caller]
     pub fn start(config: &Config) -> Self {
+        Self::start_with(config, |_| ())
+    }
+
+    /// Starts one with a change to its command.
+    #[track_caller]
+    pub fn start_with(config: &Config, change: impl FnOnce(&mut Command)) -> Self {
         let dir = config.write();
         let mut command = command();
+        change(&mut command);
         command.arg("--config").arg(dir.path());
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         match config.shards {

@@ -1,0 +1,332 @@
+//! Rules about the source itself: who may know whom, and what stands in no file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// The vocabulary: what every layer may name.
+const WORDS: [&str; 6] = ["ids", "limits", "message", "stats", "lanes", "mailbox"];
+
+/// Every module of the crate, and what it may name beside itself (and the vocabulary, from
+/// `config` on). design.md section 3: vocabulary < config, wire < engine, backend < shard, and
+/// beside it control < boot, cli, main.
+const MAY_NAME: [(&str, &[&str]); 19] = [
+    ("ids", &[]),
+    ("limits", &[]),
+    ("message", &["ids"]),
+    ("stats", &["ids", "message"]),
+    ("lanes", &[]),
+    // Control hands the shards whole snapshots, so the command that carries one names it.
+    ("mailbox", &["ids", "stats", "config::snapshot"]),
+    ("config", &[]),
+    ("wire", &[]),
+    ("engine", &["config", "wire"]),
+    ("backend", &["config", "wire"]),
+    ("shard", &["config", "wire", "engine", "backend"]),
+    // Never `shard` nor `engine`: it speaks to them through the mailbox.
+    ("control", &["config"]),
+    // What else can be started: each stands on as little as it can.
+    ("demo", &["config"]),
+    ("echo", &["wire"]),
+    ("preflight", &["config"]),
+    ("cli", &["config"]),
+    ("boot", &["config", "engine", "shard", "control", "demo", "cli", "preflight"]),
+    ("main", &["boot", "cli", "demo", "echo"]),
+    ("lib", &[]),
+];
+
+/// Where a library may be named, and nowhere else.
+const LIBRARIES: [(&str, &[&str]); 2] = [
+    ("glommio", &["src/shard/", "src/backend/channel/", "src/boot.rs"]),
+    // The runtime; its I/O traits also in the channel, because h2 asks for them.
+    ("tokio", &["src/control/", "src/demo/", "src/backend/channel/"]),
+];
+
+/// Lines of a file.
+const LINES_MAX: usize = 600;
+/// Files that may have more, up to so many lines, and why.
+const LONG_FILES: [(&str, usize, &str); 1] = [(
+    "src/backend/channel/driver.rs",
+    640,
+    "one poll loop over one state; a cut through it would share all of its fields",
+)];
+/// Columns of a line.
+const COLUMNS_MAX: usize = 100;
+
+/// Files where nothing may read a clock.
+const CLOCKLESS: [&str; 3] = ["src/engine/", "src/wire/", "src/config/"];
+/// Files where nothing may lock.
+const LOCKLESS: [&str; 3] = ["src/engine/", "src/shard/", "src/backend/"];
+
+/// `text` with comments, strings and characters blanked, so that what is left is code.
+fn code(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let blank = |out: &mut Vec<u8>, from: usize, to: usize| {
+        let end = to.min(out.len());
+        out[from..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+    };
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &text.as_bytes()[at..];
+        let end = if rest.starts_with(b"//") {
+            rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len())
+        } else if rest.starts_with(b"/*") {
+            rest.windows(2).position(|w| w == b"*/").map_or(rest.len(), |n| n + 2)
+        } else if let Some(hashes) = raw_string(rest, at.checked_sub(1).map(|n| bytes[n])) {
+            let close = [&b"\""[..], &b"#".repeat(hashes)].concat();
+            let from = hashes + 2;
+            let found = rest[from..].windows(close.len()).position(|w| w == close);
+            found.map_or(rest.len(), |n| from + n + close.len())
+        } else if rest[0] == b'"' {
+            quoted(rest, b'"')
+        } else if rest[0] == b'\'' && is_char(rest) {
+            quoted(rest, b'\'')
+        } else {
+            at += 1;
+            continue;
+        };
+        blank(&mut out, at, at + end);
+        at += end;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Number of hashes, if a raw string begins here.
+fn raw_string(rest: &[u8], before: Option<u8>) -> Option<usize> {
+    let in_word = before.is_some_and(|b| (b.is_ascii_alphanumeric() && b != b'b') || b == b'_');
+    let hashes = rest.strip_prefix(b"r")?.iter().take_while(|b| **b == b'#').count();
+    (!in_word && rest.get(hashes + 1) == Some(&b'"')).then_some(hashes)
+}
+
+/// Whether a quote begins a character and not a lifetime.
+fn is_char(rest: &[u8]) -> bool {
+    rest.get(1) == Some(&b'\\')
+        || std::str::from_utf8(&rest[1..rest.len().min(6)])
+            .or_else(|e| std::str::from_utf8(&rest[1..1 + e.valid_up_to()]))
+            .is_ok_and(|s| s.chars().nth(1) == Some('\''))
+}
+
+/// Length of something in quotes, escapes included.
+fn quoted(rest: &[u8], quote: u8) -> usize {
+    let mut at = 1;
+    while at < rest.len() && rest[at] != quote {
+        at += if rest[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+/// The part before the tests at a file's end; nothing of a file that is all tests.
+fn without_tests<'a>(path: &str, code: &'a str) -> &'a str {
+    if path.contains("/tests/") || path.ends_with("/tests.rs") || path.starts_with("tests/") {
+        return "";
+    }
+    let inline = code.match_indices("#[cfg(test)]\nmod ").find(|(at, _)| {
+        let line = code[*at..].lines().nth(1).unwrap_or_default();
+        line.trim_end().ends_with('{')
+    });
+    &code[..inline.map_or(code.len(), |(at, _)| at)]
+}
+
+/// Paths that begin with `prefix`, as far as two names: `a::b` of `crate::a::b::C`.
+fn named(code: &str, prefix: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = &code[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => found.extend(group_of(group).iter().map(|part| two_names(part))),
+            None => drop(found.insert(two_names(rest))),
+        }
+    }
+    found
+}
+
+fn two_names(path: &str) -> String {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let word = |s: &str| s.chars().take_while(|c| is_word(*c)).collect::<String>();
+    let first = word(path.trim_start());
+    let rest = path.trim_start()[first.len()..].strip_prefix("::").map(word).unwrap_or_default();
+    if rest.is_empty() { first } else { format!("{first}::{rest}") }
+}
+
+/// The parts of `a, b::{c, d}} …` up to the brace that closes it.
+fn group_of(text: &str) -> Vec<String> {
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for c in text.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => parts.push(String::new()),
+            c => {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                parts.last_mut().expect("never empty").push(c);
+            }
+        }
+    }
+    parts.retain(|part| !part.trim().is_empty());
+    parts
+}
+
+/// What is wrong with one file.
+fn check(path: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut say = |what: String| wrong.push(format!("{path}: {what}"));
+    if !text.starts_with("//!") {
+        say("must start with a //! line that says what it is for".into());
+    }
+    let lines = text.lines().count();
+    let long = LONG_FILES.iter().find(|(name, ..)| *name == path);
+    if lines > long.map_or(LINES_MAX, |(_, max, _)| *max) {
+        say(format!("{lines} lines: cut it, or give a reason in LONG_FILES"));
+    }
+    if long.is_some() && lines <= LINES_MAX {
+        say("is short enough: take it out of LONG_FILES".into());
+    }
+    for (n, line) in text.lines().enumerate() {
+        if line.chars().count() > COLUMNS_MAX {
+            say(format!("line {}: over {COLUMNS_MAX} columns", n + 1));
+        }
+    }
+    for word in [concat!("FIX", "ME"), concat!("TO", "DO"), concat!("XX", "X")] {
+        if text.split(|c: char| !c.is_alphanumeric()).any(|found| found == word) {
+            say(format!("{word}: do it, or open an issue"));
+        }
+    }
+    let code = code(text);
+    for forbidden in ["#[ignore", "todo!", "unimplemented!", "dbg!"] {
+        if code.contains(forbidden) {
+            say(format!("{forbidden} in the code"));
+        }
+    }
+    let product = without_tests(path, &code);
+    let within = |list: &[&str]| list.iter().any(|start| path.starts_with(start));
+    if product.contains(".unwrap()") {
+        say(".unwrap() outside of tests: expect(\"why it holds\")".into());
+    }
+    if within(&CLOCKLESS) && ["Instant::now", "SystemTime::now"].iter().any(|c| product.contains(c))
+    {
+        say("reads a clock: the time is passed in".into());
+    }
+    if within(&LOCKLESS) && ["Mutex", "RwLock"].iter().any(|lock| product.contains(lock)) {
+        say("locks: nothing is shared on the data path".into());
+    }
+    let words: BTreeSet<&str> = product.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    for (library, places) in LIBRARIES {
+        if words.contains(library) && !within(places) {
+            say(format!("names {library}, which belongs into {places:?}"));
+        }
+    }
+    if let Some(inside) = path.strip_prefix("src/") {
+        check_order(inside, product, &mut say);
+    }
+    wrong
+}
+
+/// Whether a file names only what lies below it.
+fn check_order(inside: &str, product: &str, say: &mut impl FnMut(String)) {
+    let module = inside.split(['/', '.']).next().unwrap_or_default();
+    let Some((_, below)) = MAY_NAME.iter().find(|(name, _)| *name == module) else {
+        say(format!("module {module} is not in MAY_NAME: say what it may name"));
+        return;
+    };
+    let own_words = if WORDS.contains(&module) { &[][..] } else { &WORDS[..] };
+    let prefix = if module == "main" { "shardgate::" } else { "crate::" };
+    for path in named(product, prefix) {
+        let first = path.split("::").next().unwrap_or_default();
+        let allowed = first == module
+            || own_words.contains(&first)
+            || below.iter().any(|name| *name == first || *name == path);
+        if !allowed {
+            say(format!("names {path}, which is not below {module}"));
+        }
+    }
+    // src/a.rs is one level deep, src/a/b.rs two; as many `super` reach the crate's root.
+    let parts: Vec<&str> = inside.split('/').collect();
+    let depth = parts.len() - usize::from(parts.last() == Some(&"mod.rs"));
+    let out = "super::".repeat(depth);
+    if module != "main" && module != "lib" && product.contains(&out) {
+        say(format!("leaves {module} by {out}: use crate::"));
+    }
+}
+
+/// All .rs files of the repository that are written by hand.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut left: Vec<_> = ["src", "tests", "proto", "perf"].map(|d| root.join(d)).into();
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory of the repository").flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(root).expect("below it").to_string_lossy();
+                found.push((name.into_owned(), fs::read_to_string(&path).expect("UTF-8")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_source_keeps_its_own_rules() {
+    let sources = sources();
+    assert!(sources.len() > 80, "it looks in the right place");
+    let wrong: Vec<String> = sources.iter().flat_map(|(path, text)| check(path, text)).collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn the_checker_finds_what_is_planted() {
+    let head = "//! Something.\n";
+    let long = "x".repeat(101);
+    let planted = [
+        ("src/ids.rs", "fn f() {}".to_owned(), "must start"),
+        ("src/ids.rs", format!("{head}{}", "\n".repeat(600)), "601 lines"),
+        ("src/backend/channel/driver.rs", head.into(), "take it out"),
+        ("src/ids.rs", format!("{head}// {long}"), "line 2: over 100"),
+        ("src/ids.rs", format!("{head}// {}ME: later", "FIX"), "open an issue"),
+        ("tests/it/a.rs", format!("{head}#[ignore]\nfn f() {{}}"), "#[ignore"),
+        ("src/ids.rs", format!("{head}fn f() {{ todo!() }}"), "todo!"),
+        ("src/ids.rs", format!("{head}fn f() {{ a.unwrap(); }}"), "unwrap"),
+        ("src/engine/a.rs", format!("{head}fn f() {{ Instant::now(); }}"), "clock"),
+        ("src/wire/a.rs", format!("{head}fn f() {{ SystemTime::now(); }}"), "clock"),
+        ("src/shard/a.rs", format!("{head}use std::sync::Mutex;"), "locks"),
+        ("src/engine/a.rs", format!("{head}use glommio::timer;"), "names glommio"),
+        ("src/shard/a.rs", format!("{head}use tokio::net;"), "names tokio"),
+        ("src/engine/a.rs", format!("{head}use crate::shard::Net;"), "names shard::Net"),
+        ("src/control/a.rs", format!("{head}use crate::shard;"), "names shard,"),
+        ("src/control/a.rs", format!("{head}fn f() {{ crate::engine::g(); }}"), "names engine::g"),
+        ("src/wire/a.rs", format!("{head}use crate::{{limits, engine::{{a, b}}}};"), "engine"),
+        ("src/ids.rs", format!("{head}use crate::config::snapshot;"), "names config::snapshot"),
+        ("src/mailbox.rs", format!("{head}use crate::config::load;"), "names config::load"),
+        ("src/engine/a.rs", format!("{head}use super::super::shard;"), "leaves engine"),
+        ("src/config/mod.rs", format!("{head}use super::shard;"), "leaves config"),
+        ("src/new.rs", head.into(), "MAY_NAME"),
+        ("src/main.rs", format!("{head}use shardgate::shard;"), "names shard"),
+    ];
+    for (path, text, expected) in planted {
+        let found = check(path, &text);
+        assert!(found.iter().any(|line| line.contains(expected)), "{path}: {text:?}: {found:?}");
+    }
+}
+
+#[test]
+fn the_checker_finds_nothing_where_nothing_is() {
+    let head = "//! Something.\n";
+    let texts = [
+        ("src/engine/a.rs", "use crate::{config::snapshot, ids::{ConnId, MsgKey}, wire};"),
+        ("src/engine/a.rs", "// glommio, Instant::now and crate::shard in words\nfn f() {}"),
+        ("src/engine/a.rs", "const A: &str = \"crate::shard \\\" Mutex\";"),
+        ("src/engine/a.rs", "const A: &str = r#\"a\" crate::shard\"#;\nconst B: char = '\"';"),
+        ("src/engine/a.rs", "fn f<'a>(a: &'a str) -> char { '\\'' }"),
+        ("src/engine/a.rs", "#[cfg(test)]\nmod tests {\n    use crate::shard;\n    a.unwrap();\n}"),
+        ("src/engine/a/tests.rs", "use crate::shard; fn f() { a.unwrap(); Instant::now(); }"),
+        ("src/engine/a.rs", "#[cfg(test)]\nmod tests;\nuse crate::ids::ConnId;"),
+        ("src/mailbox.rs", "use crate::config::snapshot::Snapshot;"),
+        ("src/engine/a/b.rs", "use super::super::ids;"),
+    ];
+    for (path, text) in texts {
+        assert_eq!(check(path, &format!("{head}{text}\n")), Vec::<String>::new(), "{text}");
+    }
+}
