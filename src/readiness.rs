@@ -135,9 +135,11 @@ impl ReadySet {
     }
 
     /// Ready when the set may have an event; then [`Self::look`]. Polls the ring, not the set.
-    pub fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Without a descriptor to spare it stays pending: the pulse brings the next look.
+    pub fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.sleeper.is_none() {
-            let copy = rustix::io::fcntl_dupfd_cloexec(self.inner.epoll.as_fd(), 0)?;
+            let copy = rustix::io::fcntl_dupfd_cloexec(self.inner.epoll.as_fd(), 0);
+            let Ok(copy) = copy else { return Poll::Pending };
             // SAFETY: the descriptor is fresh and owned; the stream takes it over and closes it.
             self.sleeper = Some(unsafe { TcpStream::from_raw_fd(copy.into_raw_fd()) });
         }
@@ -147,7 +149,7 @@ impl ReadySet {
             Poll::Pending => Poll::Pending,
             Poll::Ready(_) => {
                 self.sleeper = None;
-                Poll::Ready(Ok(()))
+                Poll::Ready(())
             }
         }
     }

@@ -138,15 +138,16 @@ impl Net {
         loop {
             let polls = self.shell.channel_polls.get();
             let mut yielded = false;
-            let woken = poll_fn(|cx| {
-                let woken = self.poll_flags(cx);
-                if woken.is_pending() && !std::mem::replace(&mut yielded, true) {
+            let rung = poll_fn(|cx| {
+                // Once in any case: a client that keeps its socket full must not keep the others'
+                // tasks from running.
+                if !std::mem::replace(&mut yielded, true) {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Poll::Ready(woken)
+                Poll::Ready(self.poll_flags(cx))
             });
-            if let Poll::Ready(rung) = woken.await {
+            if let Poll::Ready(rung) = rung.await {
                 return Ok(rung);
             }
             if polls == self.shell.channel_polls.get() {
@@ -160,11 +161,11 @@ impl Net {
         if self.set.look(linger, &mut self.ready)? == Looked::Something {
             return Ok(false);
         }
-        poll_fn(|cx| match self.poll_flags(cx) {
-            Poll::Ready(rung) => Poll::Ready(Ok(rung)),
-            Poll::Pending => self.set.poll_wake(cx).map_ok(|()| false),
-        })
-        .await
+        let rung = poll_fn(|cx| match self.poll_flags(cx) {
+            Poll::Ready(rung) => Poll::Ready(rung),
+            Poll::Pending => self.set.poll_wake(cx).map(|()| false),
+        });
+        Ok(rung.await)
     }
 
     /// Ready if something other than a socket wants a turn: true if that is the bell.

@@ -105,7 +105,7 @@ impl Rig {
         glommio::spawn_local(async move {
             loop {
                 set.look(Duration::ZERO, &mut Vec::new()).unwrap();
-                std::future::poll_fn(|cx| set.poll_wake(cx)).await.unwrap();
+                std::future::poll_fn(|cx| set.poll_wake(cx)).await;
             }
         })
         .detach();
