@@ -71,6 +71,8 @@ pub struct Ready {
     pub read: bool,
     /// There may be room to write.
     pub write: bool,
+    /// The peer has ended its side, or the connection broke.
+    pub ended: bool,
 }
 
 /// What a look found.
@@ -126,7 +128,7 @@ impl ReadySet {
             let write = flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP);
             let token = data.u64();
             if token >= TOKEN_MIN {
-                on.push(Ready { token, read, write });
+                on.push(Ready { token, read, write, ended });
             } else if let Some(Some(state)) = self.inner.watches.borrow().get(token as usize) {
                 state.wake(read, write, ended);
             }

@@ -40,6 +40,9 @@ const LISTENER: u64 = TOKEN_MIN | (TOKEN_MIN - 1);
 const LINGER: Duration = Duration::from_millis(1);
 /// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
+/// A turn this long gives no client a second read: the others have had to wait for long enough. A
+/// buffer of 26-byte messages takes about half of it.
+const READING_US_MAX: u64 = 1_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
@@ -277,6 +280,7 @@ impl Net {
         }
         if event.read {
             socket.readable = true;
+            socket.ending |= event.ended;
             if !socket.listed {
                 socket.listed = true;
                 self.to_read.push(id);
@@ -373,6 +377,11 @@ impl Net {
                     if next == ReadNext::Pause || !socket.readable {
                         return;
                     }
+                    // Only a client that fills the buffer comes here: the clock is not read for
+                    // the others. Small frames cost far more than their bytes.
+                    if self.shell.now().since(now) > READING_US_MAX {
+                        break;
+                    }
                 }
                 Moved::Later => return,
                 Moved::Ended => {
@@ -437,9 +446,10 @@ impl Net {
         if let Some(mut socket) = self.sockets.remove(id) {
             socket.shut_write();
             // Bytes that nobody reads would turn the end into a reset, which can overtake the last
-            // words. What has arrived is taken away.
-            while let Moved::Bytes(_) = socket.receive(&mut self.scratch) {
-                if !socket.readable {
+            // words. What has arrived is taken away, from a flooder no more than in a turn.
+            for _ in 0..limits::READS_PER_TURN_MAX {
+                let moved = socket.receive(&mut self.scratch);
+                if !matches!(moved, Moved::Bytes(_)) || !socket.readable {
                     break;
                 }
             }
@@ -538,6 +548,7 @@ impl Net {
 
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
+        self.to_read.clear();
         self.channels.iter().flatten().for_each(Channel::close);
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
