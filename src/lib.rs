@@ -33,15 +33,16 @@
 //!
 //! In the order of dependence; a module uses only those above its own line.
 //!
-//! - [`limits`] [`ids`] [`message`] [`stats`] [`lanes`] [`mailbox`]: the vocabulary. Caps with their
-//!   arithmetic, names, what moves, what is counted, and all that two threads know of each other.
+//! - [`limits`] [`ids`] [`message`] [`stats`] [`lanes`] [`mailbox`]: the vocabulary. Caps with
+//!   their arithmetic, names, what moves, what is counted, all that two threads know of each other.
 //! - [`config`]: files, environment, flags -> checked settings and an immutable
 //!   [`config::snapshot::Snapshot`], or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
 //! - [`engine`]: a shard's state as a pure state machine. Events and the time in, effects out.
+//! - [`readiness`]: the sockets of a shard in one epoll set, and how the shard waits for it.
 //! - [`backend`]: gRPC over HTTP/2 to one instance. Calls in, outcomes out, whatever the connection
 //!   does meanwhile.
-//! - [`shard`]: the shell of an engine. Readiness set, sockets, net loop, pulse.
+//! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. Admin endpoint, ordered stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
 //! - [`preflight`] [`boot`] [`cli`]: what must hold on this machine; start and stop; verbs, flags,
@@ -55,27 +56,25 @@
 //!   so a seed replays a run, and the simulator runs many engines in one thread.
 //! - **No lock and no shared memory between shards.** Threads meet in bounded [`lanes`], in atomics
 //!   that only ring or measure ([`lanes::Doorbell`], [`shard::pulse`]), and in immutable snapshots.
-//!   A full lane gives the item back to its sender, or the loss is counted; it never blocks a shard.
+//!   A full lane gives the item back to its sender, or the loss is counted; it blocks no shard.
 //! - **No borrow of the engine across an await.** [`shard::Shell::enter`] takes a sync closure, and
 //!   tasks keep ids, never references; an id whose slot has a new tenant finds nothing.
-//! - **No task a connection and none a message.** A connection is plain state in a slab; the client
-//!   sockets are in one edge-triggered set, whose descriptor the ring watches
-//!   ([`shard::readiness`]).
-//! - **No cancelled task or accept.** glommio 0.9 leaks the one and loses connections by the other:
-//!   tasks end because a flag or a closed socket tells them to. The same version can sleep with work
-//!   to do, which is why the pulse wakes every shard.
+//! - **No task a connection and none a message.** A connection is plain state in a slab; a shard's
+//!   sockets are in one edge-triggered set, whose descriptor the ring watches ([`readiness`]).
+//! - **No cancelled task.** glommio 0.9 leaks it: tasks end because a flag or a closed socket tells
+//!   them to. The same version can sleep with work to do, so the pulse wakes every shard.
 //! - **No unbounded queue.** Everything that grows has a cap in items, and in bytes where bytes can
 //!   grow; what is over it is refused with a [`message::Reason`].
 //! - **No message without its end.** What was read with a seq above 0 gets exactly one terminal
 //!   answer while its connection lives.
-//! - **No second run by a retry of ours**, but on routes that say `idempotent`: what is not known to
-//!   be unstarted ends as [`message::Reason::OutcomeUnknown`].
+//! - **No second run by a retry of ours**, but on routes that say `idempotent`: what is not known
+//!   to be unstarted ends as [`message::Reason::OutcomeUnknown`].
 //! - **No allocation a message in the steady state**, no payload parsed, none copied that can be
 //!   borrowed; only the shell reads the clock.
 //! - **No panic by remote input.** Bad bytes, late answers and unknown ids are values; a failed
 //!   assertion of our own ends the process, as a half-true shard is worse than a restart.
-//! - **No glommio but in [`shard`] and [`backend::channel`], no tokio runtime but in [`control`] and
-//!   [`demo`]**; so either can be replaced.
+//! - **No glommio but in [`shard`], [`readiness`] and [`backend::channel`], no tokio runtime but in
+//!   [`control`] and [`demo`]**; so either can be replaced.
 
 pub mod backend;
 pub mod boot;
