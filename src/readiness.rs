@@ -1,10 +1,10 @@
-//! The readiness set: every socket of a shard, of clients and of services, in one edge-triggered epoll
-//! set, and the set itself watched through the ring while the shard sleeps.
+//! The readiness set: every socket of a shard, of clients and of services, in one edge-triggered
+//! epoll set, and the set itself watched through the ring while the shard sleeps.
 //!
-//! Why not a glommio stream a socket: per event that arms a poll, takes a completion as task work and
-//! a rescheduling interrupt, and one pass of glommio's reactor costs six or seven `io_uring_enter`.
-//! The set is armed once a socket; while work is under way the shard waits in the set itself (see
-//! [`ReadySet::look`]), and the ring is used only for the long sleep.
+//! Why not a glommio stream a socket: per event that arms a poll, takes a completion as task work
+//! and a rescheduling interrupt, and one pass of glommio's reactor costs six or seven
+//! `io_uring_enter`. The set is armed once a socket; while work is under way the shard waits in
+//! the set itself (see [`ReadySet::look`]), and the ring is used only for the long sleep.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,9 +28,9 @@ pub const TOKEN_MIN: u64 = 1 << crate::ids::SLOT_BITS;
 /// Sockets that became ready since they were last asked.
 pub struct ReadySet {
     inner: Rc<Inner>,
-    /// A stream over a copy of the set's descriptor. glommio arms a poll on it when it is made; when
-    /// the set has an event, its `recv` is tried and fails with ENOTSOCK, which is the signal. It
-    /// serves once.
+    /// A stream over a copy of the set's descriptor. glommio arms a poll on it when it is made;
+    /// when the set has an event, its `recv` is tried and fails with ENOTSOCK, which is the
+    /// signal. It serves once.
     sleeper: Option<TcpStream>,
     events: Vec<Event>,
 }
@@ -108,9 +108,9 @@ impl ReadySet {
         Ok(epoll::add(&self.inner.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
-    /// What is ready, at most [`limits::EVENTS_PER_WAIT`] at once; the owner's go to `on`, tasks are
-    /// woken. Blocks the thread for up to `wait` if nothing is: only for a shard with nothing to run.
-    /// A glommio timer that becomes due interrupts the wait.
+    /// What is ready, at most [`limits::EVENTS_PER_WAIT`] at once; the owner's go to `on`, tasks
+    /// are woken. Blocks the thread for up to `wait` if nothing is: only for a shard with nothing
+    /// to run. A glommio timer that becomes due interrupts the wait.
     pub fn look(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Looked> {
         self.events.clear();
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };

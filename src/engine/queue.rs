@@ -184,8 +184,8 @@ impl InstanceQueue {
         None
     }
 
-    /// When the message that has waited longest arrived, as far as the fronts tell. Fronts that have
-    /// left are dropped first: they would hide those behind them.
+    /// When the message that has waited longest arrived, as far as the fronts tell. Fronts that
+    /// have left are dropped first: they would hide those behind them.
     pub fn oldest(
         &mut self,
         id: InstanceId,

@@ -131,8 +131,8 @@ impl Shared {
 /// Opens a channel to `instance`. The future is its task: spawn it once, on the thread that calls
 /// this, and never drop it unfinished (it ends after [`Channel::close`]).
 ///
-/// Its sockets join the set of `registry`, whose owner looks. `seed` decides the jitter. `clock` is read once a turn. `on_event` runs inside the task; it may
-/// call the channel.
+/// Its sockets join the set of `registry`, whose owner looks. `seed` decides the jitter. `clock`
+/// is read once a turn. `on_event` runs inside the task; it may call the channel.
 pub fn open(
     instance: Instance,
     settings: BackendSettings,
