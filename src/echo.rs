@@ -9,7 +9,7 @@ use crate::wire::frames::{self, Data, Decoder, Flow, FrameEvent, FrameLimits, Op
 use crate::wire::handshake::{self, HandshakeRules, Progress};
 
 /// What conformance suites send: messages of up to 16 MiB; and 4 MiB in fragments of 64 bytes,
-/// which are 65,536, with an empty one that ends them (Autobahn 9.3.1, 9.4.1).
+/// which are 65,536 and an empty one that ends them (Autobahn 9.3.1, 9.4.1).
 const LIMITS: FrameLimits =
     FrameLimits { message_bytes_max: limits::MESSAGE_BYTES_CAP, fragments_max: 65_536 + 1 };
 
