@@ -179,16 +179,20 @@ pub struct Turn {
     frames: Vec<Vec<u8>>,
     calls: Vec<Call>,
     outcomes: Vec<(Ticket, Bytes)>,
+    served: usize,
     answered: usize,
 }
 
 impl Turn {
     /// All clients past their handshake.
     pub fn new(with_id: bool) -> Self {
+        let mut settings = ShardSettings::default();
+        // A round is 1 ms: 500 x 64 ids are remembered, a third of what there is room for.
+        settings.dedup.window_ms = 500;
         let mut engine = Engine::new(EngineInit {
             shard: ShardId(0),
             gateway: Arc::new(GatewaySettings::default()),
-            settings: ShardSettings::default(),
+            settings,
             snapshot: Arc::new(snapshot(1)),
             boot_id: 1,
             unix_at_boot_us: 1_700_000_000_000_000,
@@ -217,6 +221,7 @@ impl Turn {
             frames: Vec::new(),
             calls: Vec::new(),
             outcomes: Vec::new(),
+            served: 0,
             answered: 0,
         }
     }
@@ -244,8 +249,10 @@ impl Turn {
 
     /// Not timed: the service.
     pub fn serve(&mut self) {
+        self.served = 0;
         for call in self.calls.drain(..) {
             let ids = request_ids(call.body);
+            self.served += ids.len();
             self.outcomes.push((call.ticket, responses(ids.into_iter(), b"{\"ok\":true}")));
         }
     }
@@ -266,6 +273,7 @@ impl Turn {
 
     /// Not timed: whether that was what it should be.
     pub fn check(&self) {
+        assert_eq!(self.served, TURN, "each message reached the service");
         assert_eq!(self.answered, TURN, "each message has its answer");
     }
 }
