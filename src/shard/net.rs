@@ -263,7 +263,13 @@ impl Net {
         }
         self.resume(now);
         self.read_all(now);
-        self.shell.enter(|engine| engine.end_turn(now));
+        let resumed = self.shell.enter(|engine| {
+            engine.end_turn(now);
+            !engine.effects.resumed.is_empty()
+        });
+        if resumed {
+            self.shell.poke();
+        }
         self.start_calls();
         self.flush_all(now);
         Ok(())
