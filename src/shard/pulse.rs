@@ -17,9 +17,9 @@ const EAGER_US: u64 = 60_000_000;
 
 /// One shard's end of the pulse.
 ///
-/// It keeps the waker of the net loop for good. A doorbell would not do: its waker is used up by the
-/// first ring, and an executor that goes back to sleep before it has run the task is never woken by
-/// a second one.
+/// It keeps the waker of the net loop for good. A doorbell would not do: its waker is used up by
+/// the first ring, and an executor that goes back to sleep before it has run the task is never
+/// woken by a second one.
 #[derive(Debug, Default)]
 pub struct Pulse {
     waker: OnceLock<Waker>,
