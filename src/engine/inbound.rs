@@ -97,6 +97,7 @@ impl Engine {
         let Self { conns, pool, effects, .. } = self;
         let conn = conns.get_mut(id).expect("the caller has it");
         conn.phase = Phase::Open;
+        conn.upgraded = true;
         conn.encoding = encoding;
         conn.outbox.writer(pool).extend_from_slice(response);
         mark_dirty(conn, id, &mut effects.dirty);

@@ -195,9 +195,14 @@ impl InstanceQueue {
             .min()
     }
 
-    /// Keys of all messages that wait here, in no order; for moving them elsewhere.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Keys in the class queues, stale ones included.
+    pub fn fresh_keys(&self) -> impl Iterator<Item = MsgKey> {
+        self.fresh.iter().flatten().copied()
+    }
+
+    /// Keys that came back, stale ones included.
+    pub fn resumed_keys(&self) -> impl Iterator<Item = MsgKey> {
+        self.resumed.iter().map(|&Reverse((_, key))| key)
     }
 }
 

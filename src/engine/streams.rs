@@ -59,6 +59,11 @@ impl Streams {
         self.streams.get_mut(key)
     }
 
+    /// All alive, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (StreamKey, &Stream)> {
+        self.streams.iter()
+    }
+
     /// Streams alive.
     pub fn len(&self) -> usize {
         self.streams.len()
