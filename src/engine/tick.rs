@@ -158,7 +158,8 @@ impl Engine {
         for id in all {
             let Some(conn) = self.conns.get(id) else { continue };
             match conn.phase {
-                Phase::Open if conn.unanswered == 0 => {
+                // What was read before a pause is still to be answered, if only with DRAINING.
+                Phase::Open if conn.unanswered == 0 && !conn.decoder.has_unread() => {
                     self.counters.inc(Counter::ClosedDrain);
                     self.close(id, close::GOING_AWAY, "the gateway is stopping", now);
                 }
