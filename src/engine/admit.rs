@@ -201,6 +201,7 @@ impl Engine {
             pending.parked = false;
             pending.responses = 0;
             pending.attempt = 0;
+            pending.maybe_ran = false;
             pending.received = now;
             pending.deadline = now.plus_ms(u64::from(timeout_ms));
             pending.arrival = arrival;

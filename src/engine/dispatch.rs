@@ -6,7 +6,6 @@ use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};
 
 use crate::config::snapshot::Mode;
-use crate::engine::answer::Answer;
 use crate::engine::instances::Link;
 use crate::engine::{Delayed, Engine};
 use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
@@ -194,7 +193,7 @@ impl Engine {
                 }
             }
             if message.deadline <= now {
-                self.finish(key, &Answer::reject(&EXPIRED), now);
+                self.refuse(key, &EXPIRED, now);
             } else if message.seq > 0
                 && message.dedup.is_none()
                 && self.conns.get(message.conn).is_none()

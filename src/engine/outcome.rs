@@ -28,6 +28,10 @@ const UNAVAILABLE: Reject = Reject {
     text: "the service could not be reached; the message did not run",
     retry_after_ms: 1_000,
 };
+const MAYBE_RAN: Reject = Reject::new(
+    Reason::OutcomeUnknown,
+    "sent to the service, which did not answer; it may have run",
+);
 
 impl Engine {
     /// A call ended.
@@ -190,9 +194,11 @@ impl Engine {
         error: &CallError,
         now: Micros,
     ) -> Verdict {
-        let message = self.messages.get(key).expect("is in the call");
+        let message = self.messages.get_mut(key).expect("is in the call");
         let rule = message.rule;
         let not_run = error.started == Started::No;
+        message.maybe_ran |= !not_run;
+        let never_run = !message.maybe_ran;
         let attempts = message.attempt;
         let (hash, deadline) = (message.hash, message.deadline);
         let unary = self.instances.get(failed).mode == Mode::Unary;
@@ -202,15 +208,9 @@ impl Engine {
                 Reject::new(Reason::BadServiceReply, "the service's answer broke the protocol"),
                 error.status,
             ),
-            _ if deadline <= now && not_run => Verdict::Answer(EXPIRED, EXPIRED.reason.status()),
-            _ if not_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
-            _ => Verdict::Answer(
-                Reject::new(
-                    Reason::OutcomeUnknown,
-                    "sent to the service, which did not answer; it may have run",
-                ),
-                error.status,
-            ),
+            _ if deadline <= now && never_run => Verdict::Answer(EXPIRED, EXPIRED.reason.status()),
+            _ if never_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
+            _ => Verdict::Answer(MAYBE_RAN, error.status),
         };
         let allowed = not_run
             || rule.idempotent
@@ -341,7 +341,7 @@ impl Engine {
         let Some(target) = target else {
             while let Some(head) = self.streams.get_alive(key).and_then(|s| s.head) {
                 self.withdraw_waiting(head);
-                self.finish(head, &Answer::reject(&UNAVAILABLE), now);
+                self.refuse(head, &UNAVAILABLE, now);
             }
             return;
         };
@@ -399,12 +399,20 @@ impl Engine {
                         }
                         None => {
                             self.withdraw_waiting(key);
-                            self.finish(key, &Answer::reject(&UNAVAILABLE), now);
+                            self.refuse(key, &UNAVAILABLE, now);
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Ends a message that is not in a call: with `not_run`, unless an attempt of it may have run.
+    pub(super) fn refuse(&mut self, key: MsgKey, not_run: &Reject, now: Micros) {
+        let maybe_ran = self.messages.get(key).expect("the caller has it").maybe_ran;
+        let mut answer = Answer::reject(if maybe_ran { &MAYBE_RAN } else { not_run });
+        answer.status = not_run.reason.status();
+        self.finish(key, &answer, now);
     }
 
     /// Takes a message out of its queue and its stream; the caller answers it.

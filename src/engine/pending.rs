@@ -114,6 +114,8 @@ pub struct Pending {
     pub responses: u8,
     /// Attempts made.
     pub attempt: u32,
+    /// Whether one of them may have run: then it is never told that it surely did not.
+    pub maybe_ran: bool,
     /// When it was read.
     pub received: Micros,
     /// When the answer stops being worth having.
@@ -170,6 +172,7 @@ impl Default for Pending {
             parked: false,
             responses: 0,
             attempt: 0,
+            maybe_ran: false,
             received: Micros(0),
             deadline: Micros(0),
             arrival: 0,
