@@ -99,6 +99,7 @@ impl Engine {
             }
             let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
             if state.in_flight > 0 && !full && !state.slot_freed {
+                let queue = &mut self.instances.get_mut(id).queue;
                 let Some(oldest) = queue.oldest(id, &self.messages) else { return };
                 let due = Micros(oldest.0 + window_us);
                 if due > now {
@@ -131,6 +132,7 @@ impl Engine {
         let mut latest = now;
         let mut oldest = now;
         let mut unary = None;
+        let mut firsts = 0;
         for _ in 0..items_max {
             let room = self.settings.conn.message_bytes_max + REQUEST_BYTES_MAX;
             let count = self.tickets.get(ticket).expect("just inserted").items.len();
@@ -140,6 +142,7 @@ impl Engine {
             let Some(key) = self.take_next(id, ticket, now) else { break };
             let message = self.messages.get_mut(key).expect("just taken");
             message.attempt += 1;
+            firsts += u64::from(message.attempt == 1);
             latest = latest.max(message.deadline);
             oldest = oldest.min(message.received);
             self.histograms.record(Stage::QueueWait, now.since(message.received), 1);
@@ -173,7 +176,7 @@ impl Engine {
         self.instances.get_mut(id).in_flight += 1;
         self.counters.inc(Counter::Calls);
         self.counters.add(Counter::Dispatched, count as u64);
-        self.budget.add_firsts(count as u64, now);
+        self.budget.add_firsts(firsts, now);
         true
     }
 

@@ -43,6 +43,10 @@ impl Engine {
     pub fn on_resumed(&mut self, id: ConnId, now: Micros) -> ReadNext {
         let Some(conn) = self.conns.get_mut(id) else { return ReadNext::Pause };
         conn.heard = now;
+        // Resumed twice in one turn, and paused again by the first of them.
+        if conn.paused {
+            return ReadNext::Pause;
+        }
         if conn.decoder.has_unread() { self.feed(id, &mut [], now) } else { ReadNext::More }
     }
 

@@ -112,6 +112,12 @@ impl Instances {
         known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_ref()?)))
     }
 
+    /// See [`Self::iter`].
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceId, &mut InstanceState)> {
+        let known = self.states.iter_mut().enumerate();
+        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_mut()?)))
+    }
+
     /// For statistics.
     pub fn report(&self) -> Vec<InstanceReport> {
         self.iter()

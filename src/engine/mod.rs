@@ -392,3 +392,6 @@ fn is_over(conn: &Conn, settings: &ShardSettings) -> bool {
 
 const _: () = assert!(MESSAGES_MAX <= 1 << crate::ids::SLOT_BITS);
 const _: () = assert!(limits::TICK_MS > 0);
+
+#[cfg(test)]
+mod tests;

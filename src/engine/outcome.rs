@@ -167,6 +167,9 @@ impl Engine {
             match self.verdict(key, instance, error, now) {
                 Verdict::Again { instance, at } => self.send_again(key, instance, at, now),
                 Verdict::Answer(reject, status) => {
+                    if error.started == Started::Maybe {
+                        self.streams.pass(self.messages.get(key).expect("is in the call"));
+                    }
                     self.count_item(key, false);
                     let mut answer = Answer::reject(&reject);
                     answer.status = status;
@@ -212,8 +215,12 @@ impl Engine {
             _ if never_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
             _ => Verdict::Answer(MAYBE_RAN, error.status),
         };
+        // Sent again, it would run after one that was sent later (promise 2).
+        let message = self.messages.get(key).expect("is in the call");
+        let passed = !not_run && self.streams.is_passed(message);
         let allowed = not_run
             || rule.idempotent
+                && !passed
                 && match error.fault {
                     CallFault::Status => error.status == status::UNAVAILABLE,
                     CallFault::BadReply | CallFault::TimedOut => false,

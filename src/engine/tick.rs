@@ -39,6 +39,9 @@ impl Engine {
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
         self.messages.trim(TRIM_BUDGET);
+        for (id, state) in self.instances.iter_mut() {
+            state.queue.compact(id, &self.messages);
+        }
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
         }
@@ -66,6 +69,7 @@ impl Engine {
                 self.refuse(key, not_sent, now);
             }
             Place::InFlight(_) => {
+                self.streams.pass(message);
                 let state = self.instances.get_mut(message.instance);
                 state.failed += 1;
                 self.counters.inc(Counter::DispatchFailed);
