@@ -237,3 +237,6 @@ pub enum ReadNext {
 
 /// A connection that may be read again.
 pub type Resumed = ConnId;
+
+#[cfg(test)]
+mod tests;

@@ -264,3 +264,6 @@ impl Fill {
 pub fn admit_percent(thresholds: &[u32; 4], priority: Priority, backpressure: bool) -> u32 {
     if backpressure { thresholds[priority.index()] } else { 100 }
 }
+
+#[cfg(test)]
+mod tests;
