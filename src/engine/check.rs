@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::snapshot::Mode;
 use crate::engine::conns::Phase;
+use crate::engine::instances::Link;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
 use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey};
+use crate::message::Micros;
 use crate::stats::Counter;
 
 /// One connection as an observer sees it.
@@ -82,6 +84,36 @@ impl Engine {
         self.check_messages()
     }
 
+    /// Promise 4, after [`Engine::end_turn`]: nothing that may leave waits for an instance that has
+    /// nothing in flight, or longer than the window for one that has a free slot.
+    pub fn check_no_delay(&self, now: Micros) -> Result<(), String> {
+        let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
+        let window_us = self.settings.batch.window_ms * 1000;
+        for (key, m) in self.messages.iter().filter(|(_, m)| m.place == Place::Waiting) {
+            let eligible = match m.stream {
+                None => !delayed.contains(&Delayed::Message(key)),
+                Some(stream) => {
+                    let s = self.streams.get(stream);
+                    s.head == Some(key) && s.busy.is_none() && !s.delayed
+                }
+            };
+            let state = self.instances.get(m.instance);
+            let slot = state.in_flight < self.slots(state.mode) && state.link != Link::Down;
+            let due = state.in_flight == 0 || m.received.0 + window_us <= now.0;
+            ensure(!(eligible && slot && due), || {
+                format!("{key:?} waits for {:?} with {} in flight", m.instance, state.in_flight)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn slots(&self, mode: Mode) -> usize {
+        match mode {
+            Mode::Batch => self.settings.batch.in_flight_max,
+            Mode::Unary => self.settings.batch.calls_max,
+        }
+    }
+
     fn check_queues(&self) -> Result<(), String> {
         let mut waiting: BTreeMap<InstanceId, Sum> = BTreeMap::new();
         for (_, m) in self.messages.iter().filter(|(_, m)| m.place == Place::Waiting) {
@@ -152,10 +184,7 @@ impl Engine {
             ensure(found == state.in_flight, || {
                 format!("{id:?}: in_flight {}, in truth {found}", state.in_flight)
             })?;
-            let most = match state.mode {
-                Mode::Batch => self.settings.batch.in_flight_max,
-                Mode::Unary => self.settings.batch.calls_max,
-            };
+            let most = self.slots(state.mode);
             ensure(found <= most, || format!("{id:?}: {found} in flight, at most {most}"))?;
         }
         Ok(())

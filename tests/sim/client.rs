@@ -161,7 +161,9 @@ impl Peer {
         }
         let sent = self.sent.get_mut(&answer.seq);
         let sent = sent.unwrap_or_else(|| panic!("promise 1: an answer to nothing: {answer:?}"));
-        if answer.kind == "error" && answer.reason == "BAD_MESSAGE" && sent.misused > 0 {
+        // What could not be taken as a message is told without its msg_id.
+        let bad = answer.kind == "error" && answer.reason == "BAD_MESSAGE" && answer.msg_id == 0;
+        if bad && sent.misused > 0 {
             sent.misused -= 1;
             return None;
         }

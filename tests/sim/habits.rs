@@ -7,13 +7,17 @@ use crate::client::What;
 use crate::wire::{self, Message};
 use crate::world::{Event, World};
 
+/// Messages of one connection: what more would show is better shown by another seed.
+const MESSAGES_MAX: u64 = 300;
+
 impl World {
     /// A client writes what it has, and thinks of more.
     pub fn peer_writes(&mut self, p: usize) {
         if self.peers[p].gone || self.peers[p].reset {
             return;
         }
-        if self.peers[p].outgoing.is_empty() && self.peers[p].talks() && self.active {
+        let tired = self.peers[p].orders >= MESSAGES_MAX;
+        if self.peers[p].outgoing.is_empty() && self.peers[p].talks() && self.active && !tired {
             self.act(p);
         }
         let room = self.up_room(p);

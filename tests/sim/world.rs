@@ -280,6 +280,11 @@ impl World {
         }
         self.shards[s].engine.record_decode(1);
         self.shards[s].engine.end_turn(now);
+        if self.dice.chance(10) {
+            let engine = &self.shards[s].engine;
+            let checked = engine.check_invariants().and_then(|()| engine.check_no_delay(now));
+            checked.unwrap_or_else(|what| panic!("shard {s} at {}: {what}", self.now));
+        }
         self.start_calls(s);
         let mut dirty = std::mem::take(&mut self.shards[s].dirty);
         dirty.append(&mut self.shards[s].engine.effects.dirty);
@@ -288,11 +293,6 @@ impl World {
             self.flush(s, id);
         }
         self.shards[s].engine.effects.cancels.clear();
-        if self.dice.chance(12) || !self.active {
-            if let Err(what) = self.shards[s].engine.check_invariants() {
-                panic!("shard {s} at {}: {what}", self.now);
-            }
-        }
         self.after_turn(s);
     }
 
@@ -797,7 +797,10 @@ impl World {
         });
         let peers_rest = self.peers.iter().all(|p| {
             let written = p.outgoing.is_empty() && p.up.is_empty() && p.down.is_empty();
-            p.gone || p.reset || written && !p.gateway_ended
+            (self.shards[p.shard].stopped && p.down.is_empty())
+                || p.gone
+                || p.reset
+                || written && !p.gateway_ended
         });
         shards_rest && peers_rest && self.calls.is_empty()
     }

@@ -21,7 +21,7 @@ fn pending(seq: u64, payload: &[u8]) -> Pending {
         received: Micros(10),
         deadline: Micros(5_001),
         session: SessionId::from_random(u128::from(seq)),
-        user: (seq % 2 == 0).then(|| "someone".into()),
+        user: seq.is_multiple_of(2).then(|| "someone".into()),
         encoding: Encoding::Protobuf,
         id: format!("id-{seq}"),
         key: String::new(),
