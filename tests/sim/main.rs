@@ -1,14 +1,17 @@
 //! The seeded simulator: whole shards (engines in the shell's order of events) with clients,
 //! instances, control and clock that are simulated, and an oracle for the promises of the design.
 //!
-//! `SHARDGATE_SIM_SEED=N` replays one seed; `SHARDGATE_SIM_SEEDS=N` runs that many.
+//! `SHARDGATE_SIM_SEED=N` replays one seed; `SHARDGATE_SIM_SEEDS=N` runs that many,
+//! from `SHARDGATE_SIM_FIRST` on.
 
 mod backend;
+mod calls;
 mod client;
 mod dice;
 mod habits;
 mod oracle;
 mod plan;
+mod shell;
 mod wire;
 mod world;
 
@@ -33,9 +36,8 @@ impl Drop for OnFailure {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let seed = self.0;
-            eprintln!(
-                "seed {seed} failed; run it again with\n  SHARDGATE_SIM_SEED={seed} cargo test --test sim one_seed"
-            );
+            let command = "cargo test --test sim one_seed";
+            eprintln!("seed {seed} failed; again: SHARDGATE_SIM_SEED={seed} {command}");
         }
     }
 }
@@ -84,7 +86,8 @@ fn one_seed() {
 #[test]
 fn the_promises_hold_in_every_world() {
     let seeds = number("SHARDGATE_SIM_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
+    let first = number("SHARDGATE_SIM_FIRST").unwrap_or(0);
+    let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut answers: BTreeMap<String, u64> = BTreeMap::new();
     let mut runs = 0;
@@ -93,7 +96,7 @@ fn the_promises_hold_in_every_world() {
             let mut seen = Vec::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds {
+                if seed >= first + seeds {
                     return seen;
                 }
                 seen.push(run(seed));
