@@ -117,7 +117,7 @@ impl Engine {
     /// Ends a message under way that is in no queue: answers it and those that wait for the same.
     pub(super) fn finish(&mut self, key: MsgKey, answer: &Answer<'_>, now: Micros) {
         let message = self.messages.get(key).expect("a message is finished once");
-        let unknown = Answer::reject(&MAY_HAVE_RUN);
+        let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
         let answer = if message.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (conn, msg_id, seq) = (message.conn, message.msg_id, message.seq);
         let (dedup, received, bytes) = (message.dedup, message.received, message.bytes());

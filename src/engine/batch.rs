@@ -160,3 +160,6 @@ fn fields<'a>(
 fn timeout_ms(deadline: Micros, now: Micros) -> u32 {
     u32::try_from(deadline.since(now).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

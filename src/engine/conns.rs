@@ -134,6 +134,8 @@ pub struct Identity {
 pub struct Conn {
     /// How far it is.
     pub phase: Phase,
+    /// Whether its upgrade was answered 101: counted as a session until it is removed.
+    pub upgraded: bool,
     /// Its encoding.
     pub encoding: Encoding,
     /// Bytes not decoded yet; the handshake's while that lasts.
@@ -179,6 +181,7 @@ impl Conn {
     pub fn new(peer: SocketAddr, session: SessionId, session_hash: u64, now: Micros) -> Self {
         Self {
             phase: Phase::Handshake,
+            upgraded: false,
             encoding: Encoding::Json,
             decoder: Decoder::default(),
             handshake: None,
@@ -234,3 +237,6 @@ pub enum ReadNext {
 
 /// A connection that may be read again.
 pub type Resumed = ConnId;
+
+#[cfg(test)]
+mod tests;

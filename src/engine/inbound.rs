@@ -43,6 +43,10 @@ impl Engine {
     pub fn on_resumed(&mut self, id: ConnId, now: Micros) -> ReadNext {
         let Some(conn) = self.conns.get_mut(id) else { return ReadNext::Pause };
         conn.heard = now;
+        // Resumed twice in one turn, and paused again by the first of them.
+        if conn.paused {
+            return ReadNext::Pause;
+        }
         if conn.decoder.has_unread() { self.feed(id, &mut [], now) } else { ReadNext::More }
     }
 
@@ -97,6 +101,7 @@ impl Engine {
         let Self { conns, pool, effects, .. } = self;
         let conn = conns.get_mut(id).expect("the caller has it");
         conn.phase = Phase::Open;
+        conn.upgraded = true;
         conn.encoding = encoding;
         conn.outbox.writer(pool).extend_from_slice(response);
         mark_dirty(conn, id, &mut effects.dirty);
@@ -183,13 +188,11 @@ impl Engine {
     /// Sends a Close frame and waits for the client's.
     pub(super) fn close(&mut self, id: ConnId, code: u16, why: &str, now: Micros) {
         let until = now.plus_ms(self.settings.conn.close_timeout_ms);
-        let Self { conns, pool, effects, upgraded, .. } = self;
+        let Self { conns, pool, effects, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
         frames::write_close(conn.outbox.writer(pool), Some(code), why);
         // After an error of the client's the rest of its bytes cannot be read as frames.
         conn.phase = if conn.decoder.ended() {
-            // `remove` counts a connection that lingers as one that was never upgraded.
-            *upgraded -= 1;
             Phase::Lingering { until }
         } else {
             Phase::Closing { until }

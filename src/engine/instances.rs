@@ -106,13 +106,23 @@ impl Instances {
         state.present && state.link != Link::Down
     }
 
+    /// All that some snapshot named, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &InstanceState)> {
+        let known = self.states.iter().enumerate();
+        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_ref()?)))
+    }
+
+    /// See [`Self::iter`].
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceId, &mut InstanceState)> {
+        let known = self.states.iter_mut().enumerate();
+        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_mut()?)))
+    }
+
     /// For statistics.
     pub fn report(&self) -> Vec<InstanceReport> {
-        let known = self.states.iter().enumerate();
-        known
-            .filter_map(|(index, state)| Some((index, state.as_ref()?)))
-            .map(|(index, state)| InstanceReport {
-                instance: InstanceId(index as u32),
+        self.iter()
+            .map(|(instance, state)| InstanceReport {
+                instance,
                 connected: state.link == Link::Up,
                 waiting: state.queue.items as u64,
                 in_flight: state.in_flight as u64,

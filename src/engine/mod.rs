@@ -10,6 +10,7 @@ pub mod answer;
 pub mod batch;
 pub mod budget;
 pub mod cache;
+pub mod check;
 pub mod conns;
 pub mod dedup;
 pub mod dispatch;
@@ -243,9 +244,7 @@ impl Engine {
     pub fn remove(&mut self, id: ConnId) {
         let Some(mut conn) = self.conns.remove(id) else { return };
         self.counters.inc(Counter::Closed);
-        if !matches!(conn.phase, Phase::Handshake | Phase::Lingering { .. }) {
-            self.upgraded -= 1;
-        }
+        self.upgraded -= u64::from(conn.upgraded);
         let pending = conn.outbox.len();
         conn.outbox.advance(pending, &mut self.pool);
     }
@@ -403,3 +402,6 @@ fn is_over(conn: &Conn, settings: &ShardSettings) -> bool {
 
 const _: () = assert!(MESSAGES_MAX <= 1 << crate::ids::SLOT_BITS);
 const _: () = assert!(limits::TICK_MS > 0);
+
+#[cfg(test)]
+mod tests;

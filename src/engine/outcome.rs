@@ -28,6 +28,10 @@ const UNAVAILABLE: Reject = Reject {
     text: "the service could not be reached; the message did not run",
     retry_after_ms: 1_000,
 };
+const MAYBE_RAN: Reject = Reject::new(
+    Reason::OutcomeUnknown,
+    "sent to the service, which did not answer; it may have run",
+);
 
 impl Engine {
     /// A call ended.
@@ -164,11 +168,12 @@ impl Engine {
             }
             match self.verdict(key, instance, error, now) {
                 Verdict::Again { instance, at } => {
-                    let message = self.messages.get_mut(key).expect("is in the call");
-                    message.may_have_run |= error.started == Started::Maybe;
                     self.send_again(key, instance, at, now);
                 }
                 Verdict::Answer(reject, status) => {
+                    if error.started == Started::Maybe {
+                        self.streams.pass(self.messages.get(key).expect("is in the call"));
+                    }
                     self.count_item(key, false);
                     let mut answer = Answer::reject(&reject);
                     answer.status = status;
@@ -196,9 +201,11 @@ impl Engine {
         error: &CallError,
         now: Micros,
     ) -> Verdict {
-        let message = self.messages.get(key).expect("is in the call");
+        let message = self.messages.get_mut(key).expect("is in the call");
         let rule = message.rule;
         let not_run = error.started == Started::No;
+        message.may_have_run |= !not_run;
+        let never_run = !message.may_have_run;
         let attempts = message.attempt;
         let (hash, deadline) = (message.hash, message.deadline);
         let unary = matches!(message.place, Place::InFlight(ticket)
@@ -209,18 +216,16 @@ impl Engine {
                 Reject::new(Reason::BadServiceReply, "the service's answer broke the protocol"),
                 error.status,
             ),
-            _ if deadline <= now && not_run => Verdict::Answer(EXPIRED, EXPIRED.reason.status()),
-            _ if not_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
-            _ => Verdict::Answer(
-                Reject::new(
-                    Reason::OutcomeUnknown,
-                    "sent to the service, which did not answer; it may have run",
-                ),
-                error.status,
-            ),
+            _ if deadline <= now && never_run => Verdict::Answer(EXPIRED, EXPIRED.reason.status()),
+            _ if never_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
+            _ => Verdict::Answer(MAYBE_RAN, error.status),
         };
+        // Sent again, it would run after one that was sent later (promise 2).
+        let message = self.messages.get(key).expect("is in the call");
+        let passed = !not_run && self.streams.is_passed(message);
         let allowed = not_run
             || rule.idempotent
+                && !passed
                 && match error.fault {
                     CallFault::Status => error.status == status::UNAVAILABLE,
                     CallFault::BadReply | CallFault::TimedOut => false,

@@ -209,6 +209,9 @@ pub struct Stream {
     pub name: StreamName,
     /// The call that carries messages of it; none may start before that has ended.
     pub busy: Option<Ticket>,
+    /// Arrival of the last message of its call that has its answer although it may have run: what
+    /// was sent before that one must not be sent again after it.
+    pub passed: u64,
     /// Waits for a retry to be due: nothing of it may be taken.
     pub delayed: bool,
     /// First and last of its waiting messages, in the order sent.

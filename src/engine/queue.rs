@@ -219,6 +219,16 @@ impl InstanceQueue {
     pub fn keys(&self) -> usize {
         self.fresh.iter().map(VecDeque::len).sum::<usize>() + self.resumed.len()
     }
+
+    /// Keys in the class queues, stale ones included.
+    pub fn fresh_keys(&self) -> impl Iterator<Item = MsgKey> {
+        self.fresh.iter().flatten().copied()
+    }
+
+    /// Keys that came back, stale ones included.
+    pub fn resumed_keys(&self) -> impl Iterator<Item = MsgKey> {
+        self.resumed.iter().map(|&Reverse((_, key))| key)
+    }
 }
 
 fn rank(message: &Pending, delays_us: &[u64; 4]) -> Rank {
@@ -263,3 +273,6 @@ impl Fill {
 pub fn admit_percent(thresholds: &[u32; 4], priority: Priority, backpressure: bool) -> u32 {
     if backpressure { thresholds[priority.index()] } else { 100 }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use hashbrown::HashTable;
 
-use crate::engine::pending::{Stream, StreamName};
+use crate::engine::pending::{Pending, Stream, StreamName};
 use crate::engine::queue::Messages;
 use crate::engine::store::Store;
 use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
@@ -26,6 +26,7 @@ impl Streams {
         let key = streams.insert(Stream {
             name,
             busy: None,
+            passed: 0,
             delayed: false,
             head: None,
             tail: None,
@@ -57,6 +58,11 @@ impl Streams {
     /// A stream that may be gone.
     pub fn get_alive(&mut self, key: StreamKey) -> Option<&mut Stream> {
         self.streams.get_mut(key)
+    }
+
+    /// All alive, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (StreamKey, &Stream)> {
+        self.streams.iter()
     }
 
     /// Streams alive.
@@ -115,6 +121,19 @@ impl Streams {
             Some(next) => messages.get_mut(next).expect("linked messages exist").prev = prev,
             None => stream.tail = prev,
         }
+    }
+
+    /// A message in the stream's call is given up although it may have run.
+    pub fn pass(&mut self, message: &Pending) {
+        if let Some(stream) = message.stream {
+            let stream = self.get_mut(stream);
+            stream.passed = stream.passed.max(message.arrival);
+        }
+    }
+
+    /// Whether a later message of its stream may have run, and will not run again after this one.
+    pub fn is_passed(&self, message: &Pending) -> bool {
+        message.stream.is_some_and(|s| self.get(s).passed > message.arrival)
     }
 
     /// Marks the stream as carried by `ticket`; says what now waits first in it.

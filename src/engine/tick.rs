@@ -39,6 +39,9 @@ impl Engine {
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
         self.messages.trim(TRIM_BUDGET);
+        for (id, state) in self.instances.iter_mut() {
+            state.queue.compact(id, &self.messages);
+        }
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
         }
@@ -67,6 +70,7 @@ impl Engine {
                 self.finish(key, &Answer::reject(not_sent), now);
             }
             Place::InFlight(_) => {
+                self.streams.pass(message);
                 let state = self.instances.get_mut(message.instance);
                 state.failed += 1;
                 self.counters.inc(Counter::DispatchFailed);
@@ -154,7 +158,8 @@ impl Engine {
         for id in all {
             let Some(conn) = self.conns.get(id) else { continue };
             match conn.phase {
-                Phase::Open if conn.unanswered == 0 => {
+                // What was read before a pause is still to be answered, if only with DRAINING.
+                Phase::Open if conn.unanswered == 0 && !conn.decoder.has_unread() => {
                     self.counters.inc(Counter::ClosedDrain);
                     self.close(id, close::GOING_AWAY, "the gateway is stopping", now);
                 }

@@ -1,0 +1,279 @@
+//! What clients do: talk in bursts, repeat themselves, break rules, read slowly, leave.
+
+use shardgate::config::snapshot::PayloadKind;
+use shardgate::message::Encoding;
+
+use crate::client::What;
+use crate::wire::{self, Message};
+use crate::world::{Event, World};
+
+/// Messages of one connection: what more would show is better shown by another seed.
+const MESSAGES_MAX: u64 = 300;
+
+impl World {
+    /// A client writes what it has, and thinks of more.
+    pub fn peer_writes(&mut self, p: usize) {
+        if self.peers[p].gone || self.peers[p].reset {
+            return;
+        }
+        let tired = self.peers[p].orders >= MESSAGES_MAX;
+        if self.peers[p].outgoing.is_empty() && self.peers[p].talks() && self.active && !tired {
+            self.act(p);
+        }
+        let room = self.up_room(p);
+        let split = self.dice.chance(self.plan.faults.split);
+        let most = if split { self.dice.range(1, 300) as usize } else { usize::MAX };
+        let peer = &mut self.peers[p];
+        let n = peer.outgoing.len().min(room).min(most);
+        let bytes: Vec<u8> = peer.outgoing.drain(..n).collect();
+        peer.up.extend(bytes);
+        let rest = !peer.outgoing.is_empty();
+        if n > 0 || peer.ends || peer.reset {
+            self.readable(p);
+        }
+        let after = match rest {
+            true => self.dice.range(1, 2_000),
+            false => self.dice.range(1, self.plan.pause_us),
+        };
+        if rest || self.active {
+            self.at(after, Event::Write(p));
+        }
+    }
+
+    fn act(&mut self, p: usize) {
+        let faults = self.plan.faults.clone();
+        let encoding = self.peers[p].encoding;
+        if self.peers[p].written == 0 {
+            let upgrade = wire::upgrade(encoding, &mut self.dice);
+            self.peers[p].write(&upgrade);
+            // Some do not wait for the answer.
+            if !self.dice.chance(20) {
+                return;
+            }
+        }
+        if self.dice.chance(faults.leave) {
+            return self.leave(p);
+        }
+        if self.dice.chance(faults.bad) {
+            return self.misbehave(p);
+        }
+        for _ in 0..self.dice.range(1, self.plan.burst) {
+            match self.dice.below(20) {
+                0 => self.say_own(p),
+                1 => {
+                    let mut out = Vec::new();
+                    wire::frame(&mut out, wire::PING, true, b"hello", &mut self.dice);
+                    self.peers[p].write(&out);
+                }
+                _ => self.say(p),
+            }
+        }
+    }
+
+    /// A message to a service, sometimes one that was sent before.
+    fn say(&mut self, p: usize) {
+        let faults = self.plan.faults.clone();
+        let known = self.peers[p].with_id.len() as u64;
+        if known > 0 && self.dice.chance(faults.repeat) {
+            let at = self.dice.below(known.min(20));
+            let (mut message, unit) = self.peers[p].with_id[(known - 1 - at) as usize].clone();
+            if self.dice.chance(5) {
+                // The same id for something else: refused.
+                let unit = self.new_unit(p, &mut message);
+                return self.submit(p, message, What::Business(unit), false);
+            }
+            self.oracle.repeats(unit);
+            return self.submit(p, message, What::Business(unit), false);
+        }
+        let first = self.dice.pick(&[1_000, 2_000, 3_000, 4_000]);
+        let msg_id = first + self.dice.below(4) as u32 * 100 + self.dice.below(3) as u32;
+        let msg_id = if self.dice.chance(1) { 5_555 } else { msg_id };
+        let route = self.plan.route(msg_id).cloned();
+        let bytes = route.as_ref().is_some_and(|r| r.payload == PayloadKind::Bytes);
+        let mut message = Message { msg_id, ..Message::default() };
+        message.is_bytes = bytes && self.peers[p].encoding == Encoding::Json;
+        if self.dice.chance(faults.with_id) {
+            message.id = format!("id{}", self.peers[p].with_id.len());
+        }
+        if self.dice.chance(60) {
+            message.key = format!("room{}", self.dice.below(3));
+        }
+        if self.dice.chance(faults.short_deadline) {
+            message.deadline_ms = self.dice.range(1, 40) as u32;
+        }
+        let one_way = message.id.is_empty() && self.dice.chance(faults.one_way);
+        let unit = self.new_unit(p, &mut message);
+        if !message.id.is_empty() {
+            self.peers[p].with_id.push((message.clone(), unit));
+        }
+        self.submit(p, message, What::Business(unit), one_way);
+    }
+
+    /// Gives the message its unit, which stands in its payload.
+    fn new_unit(&mut self, p: usize, message: &mut Message) -> u64 {
+        let order = self.peers[p].orders;
+        let route = self.plan.route(message.msg_id).cloned();
+        let unit = self.oracle.sends(p, message, route.as_ref(), order);
+        let large = self.dice.chance(self.plan.faults.large);
+        let most = if large { 6_000 } else { 40 };
+        let filler = "x".repeat(self.dice.below(most) as usize);
+        message.payload = format!("{{\"p\":\"{filler}\",\"u\":{unit}}}").into_bytes();
+        unit
+    }
+
+    /// A message to the gateway itself.
+    fn say_own(&mut self, p: usize) {
+        let (msg_id, kind) = match self.dice.below(9) {
+            0 => (0, "ping"),
+            1 => (0, "heartbeat"),
+            2 => (0, "auth"),
+            3 => (0, "nonsense"),
+            n => (9_000 + n as u32 - 4, ""),
+        };
+        let payload = if msg_id == 9_003 { &b"{\"msg_id\":1000}"[..] } else { b"" };
+        let message = Message { msg_id, kind, payload: payload.to_vec(), ..Message::default() };
+        let one_way = self.dice.chance(30);
+        self.submit(p, message, What::Own, one_way);
+    }
+
+    fn submit(&mut self, p: usize, mut message: Message, what: What, one_way: bool) {
+        let encoding = self.peers[p].encoding;
+        let seq = if one_way { 0 } else { self.peers[p].next_seq + self.dice.range(1, 3) };
+        self.peers[p].next_seq = self.peers[p].next_seq.max(seq);
+        message.seq = seq;
+        let order = self.peers[p].orders;
+        self.peers[p].orders += 1;
+        let mut out = Vec::new();
+        let text = wire::encode(encoding, &message);
+        wire::message(&mut out, opcode(encoding), &text, &mut self.dice);
+        self.peers[p].write(&out);
+        self.peers[p].expects(seq, message.msg_id, what, order);
+    }
+
+    fn misbehave(&mut self, p: usize) {
+        let encoding = self.peers[p].encoding;
+        let mut out = Vec::new();
+        match self.dice.below(5) {
+            // A seq again.
+            0 => {
+                // A bad message leaves its seq unused.
+                let mut used = self.peers[p].sent.iter().rev().filter(|(_, s)| s.what != What::Bad);
+                let Some((&seq, _)) = used.next() else { return };
+                let message = Message { msg_id: 1_000, seq, ..Message::default() };
+                let text = wire::encode(encoding, &message);
+                wire::message(&mut out, opcode(encoding), &text, &mut self.dice);
+                self.peers[p].write(&out);
+                let end = self.peers[p].written;
+                let sent = self.peers[p].sent.get_mut(&seq).expect("just seen");
+                (sent.misused, sent.end) = (sent.misused + 1, end);
+            }
+            // Neither msg_id nor type.
+            1 => self.submit(p, Message::default(), What::Bad, false),
+            2 => {
+                let key = "k".repeat(129);
+                let message = Message { msg_id: 1_000, key, ..Message::default() };
+                self.submit(p, message, What::Bad, false);
+            }
+            3 => {
+                let text: &[u8] =
+                    if encoding == Encoding::Json { b"{nonsense" } else { &[0xff; 3] };
+                wire::message(&mut out, opcode(encoding), text, &mut self.dice);
+                self.peers[p].write(&out);
+            }
+            // Breaks RFC 6455: this client is done.
+            _ => {
+                self.peers[p].write(&[0xf3, 0x80, 0, 0, 0, 0]);
+                self.peers[p].says_close = true;
+            }
+        }
+    }
+
+    fn leave(&mut self, p: usize) {
+        match self.dice.below(3) {
+            0 => {
+                let peer = &mut self.peers[p];
+                peer.reset = true;
+                peer.outgoing.clear();
+                peer.up.clear();
+                peer.down.clear();
+                peer.gone = true;
+                self.replace();
+            }
+            1 => self.peers[p].ends = true,
+            _ => {
+                let mut out = Vec::new();
+                wire::frame(&mut out, wire::CLOSE, true, &1000_u16.to_be_bytes(), &mut self.dice);
+                self.peers[p].write(&out);
+                self.peers[p].says_close = true;
+            }
+        }
+    }
+
+    fn replace(&mut self) {
+        if self.active && self.peers.len() < 200 {
+            self.connect();
+        }
+    }
+
+    /// Lets a client read soon.
+    pub fn soon_read(&mut self, p: usize) {
+        if self.peers[p].reads_at.is_some() || self.peers[p].gone {
+            return;
+        }
+        let longest = if self.peers[p].slow && self.active { 30_000 } else { 300 };
+        let after = self.dice.range(1, longest);
+        self.peers[p].reads_at = Some(self.now + after);
+        self.at(after, Event::Read(p));
+    }
+
+    pub fn peer_reads(&mut self, p: usize) {
+        self.peers[p].reads_at = None;
+        if self.peers[p].gone {
+            return;
+        }
+        let most = if self.peers[p].slow && self.active { 500 } else { usize::MAX };
+        let peer = &mut self.peers[p];
+        let encoding = peer.encoding;
+        let n = peer.down.len().min(most);
+        let bytes: Vec<u8> = peer.down.drain(..n).collect();
+        peer.parser.push(&bytes);
+        while let Some(heard) = self.peers[p].parser.next(encoding) {
+            if let Some(unit) = self.peers[p].hears(&heard) {
+                let wire::Heard::Message(answer) = &heard else { continue };
+                self.oracle.answered(unit, answer);
+            }
+            if let wire::Heard::Close(code) = heard
+                && !self.peers[p].says_close
+                && self.dice.chance(80)
+            {
+                let mut out = Vec::new();
+                let code = if code == 1005 { 1000 } else { code };
+                wire::frame(&mut out, wire::CLOSE, true, &code.to_be_bytes(), &mut self.dice);
+                self.peers[p].says_close = true;
+                self.peers[p].write(&out);
+                self.at(1, Event::Write(p));
+            }
+        }
+        if n > 0 {
+            self.writable(p);
+        }
+        let peer = &mut self.peers[p];
+        if !peer.down.is_empty() {
+            self.soon_read(p);
+        } else if peer.gateway_ended {
+            peer.gone = true;
+            // It closes its side, too: what the gateway still waits for, if it does.
+            peer.ends = true;
+            peer.outgoing.clear();
+            self.readable(p);
+            self.replace();
+        }
+    }
+}
+
+fn opcode(encoding: Encoding) -> u8 {
+    match encoding {
+        Encoding::Json => wire::TEXT,
+        Encoding::Protobuf => wire::BINARY,
+    }
+}

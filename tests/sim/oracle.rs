@@ -1,0 +1,175 @@
+//! What must hold whatever happens: who may be answered what, and what may run when.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shardgate::config::snapshot::{HashOn, Order, Route};
+
+use crate::wire::{Answer, Message};
+
+/// The answers that say that a message did not run.
+const NOT_RUN: [&str; 9] = [
+    "NO_ROUTE",
+    "QUEUE_FULL",
+    "RATE_LIMITED",
+    "EXPIRED",
+    "UNAVAILABLE",
+    "TOO_LARGE",
+    "DRAINING",
+    "BAD_MESSAGE",
+    "UNIMPLEMENTED",
+];
+
+/// Connection, service, and what the instance is picked by.
+type StreamName = (usize, u16, String);
+
+/// One payload of a client: sent once, or repeated under one id.
+#[derive(Debug)]
+struct Unit {
+    peer: usize,
+    stream: Option<StreamName>,
+    /// Its place among those of its connection.
+    order: u64,
+    idempotent: bool,
+    has_id: bool,
+    sends: u64,
+    runs: u64,
+    requests: BTreeSet<(usize, u64)>,
+    /// The answer that said that it did not run.
+    not_run: Option<String>,
+    ok: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    /// Place of the last one that ran the first time.
+    last: Option<u64>,
+    in_flight: BTreeSet<(usize, u64)>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    dedup: bool,
+    units: Vec<Unit>,
+    streams: BTreeMap<StreamName, Stream>,
+    /// Answers by reason: what the run has covered.
+    pub seen: BTreeMap<String, u64>,
+    pub runs: u64,
+}
+
+impl Oracle {
+    /// `dedup`: whether ids are looked at.
+    pub fn new(dedup: bool) -> Self {
+        Self { dedup, ..Self::default() }
+    }
+
+    /// A message is about to be sent: its number.
+    pub fn sends(&mut self, peer: usize, m: &Message, route: Option<&Route>, order: u64) -> u64 {
+        let stream = route.filter(|r| r.order == Order::Session).map(|r| {
+            let key = match r.hash_on {
+                HashOn::Key => m.key.clone(),
+                HashOn::Session | HashOn::User => String::new(),
+            };
+            (peer, r.service.0, key)
+        });
+        self.units.push(Unit {
+            peer,
+            stream,
+            order,
+            idempotent: route.is_some_and(|r| r.idempotent),
+            has_id: !m.id.is_empty(),
+            sends: 1,
+            runs: 0,
+            requests: BTreeSet::new(),
+            not_run: None,
+            ok: None,
+        });
+        self.units.len() as u64 - 1
+    }
+
+    /// Whose it is.
+    pub fn peer(&self, unit: u64) -> usize {
+        self.units[unit as usize].peer
+    }
+
+    /// It is sent again with the same id.
+    pub fn repeats(&mut self, unit: u64) {
+        self.units[unit as usize].sends += 1;
+    }
+
+    /// A call leaves its shard.
+    pub fn departs(&mut self, shard: usize, ticket: u64, units: &[u64]) {
+        for &unit in units {
+            if let Some(name) = &self.units[unit as usize].stream {
+                let stream = self.streams.entry(name.clone()).or_default();
+                stream.in_flight.insert((shard, ticket));
+                assert!(stream.in_flight.len() == 1, "promise 2: two calls carry {name:?}");
+            }
+        }
+    }
+
+    /// Its outcome is handed over.
+    pub fn ends(&mut self, shard: usize, ticket: u64, units: &[u64]) {
+        for &unit in units {
+            if let Some(name) = &self.units[unit as usize].stream {
+                let stream = self.streams.get_mut(name).expect("it departed");
+                stream.in_flight.remove(&(shard, ticket));
+            }
+        }
+    }
+
+    /// An instance runs a message. `order` is its place by its seq, if it has one.
+    pub fn runs(&mut self, unit: u64, request: (usize, u64), order: Option<u64>) -> u64 {
+        self.runs += 1;
+        let it = &mut self.units[unit as usize];
+        it.requests.insert(request);
+        it.runs += 1;
+        let most = if it.has_id && !self.dedup { it.sends } else { 1 };
+        let requests = it.requests.len() as u64;
+        assert!(requests <= most, "promise 8: unit {unit} ran as {:?}", it.requests);
+        let once = it.idempotent || it.runs <= most;
+        assert!(once, "promise 7: unit {unit} ran {} times", it.runs);
+        if let (Some(said), false) = (&it.not_run, it.has_id) {
+            panic!("promise 7: unit {unit} runs after the answer {said}");
+        }
+        if it.runs == 1
+            && let Some(name) = &it.stream
+            && (order.is_some() || it.sends == 1)
+        {
+            let at = order.unwrap_or(it.order);
+            let stream = self.streams.entry(name.clone()).or_default();
+            let rises = stream.last.is_none_or(|last| last < at);
+            assert!(rises, "promise 2: {name:?} runs {at} after {:?}", stream.last);
+            stream.last = Some(at);
+        }
+        self.runs
+    }
+
+    /// The client has its answer.
+    pub fn answered(&mut self, unit: u64, answer: &Answer) {
+        let word = if answer.reason.is_empty() { "(service)" } else { &answer.reason };
+        *self.seen.entry(word.to_owned()).or_default() += 1;
+        let it = &mut self.units[unit as usize];
+        if NOT_RUN.contains(&&*answer.reason) && !it.has_id {
+            assert!(it.runs == 0, "promise 7: unit {unit} ran, but is told {}", answer.reason);
+            it.not_run = Some(answer.reason.clone());
+        }
+        if !answer.reason.is_empty() {
+            return;
+        }
+        if answer.status != 0 || answer.payload.is_empty() {
+            return;
+        }
+        assert!(it.runs > 0, "unit {unit} never ran, but the service is said to have answered");
+        let text = String::from_utf8_lossy(&answer.payload);
+        if !text.starts_with('{') {
+            return;
+        }
+        let right = text.contains(&format!("\"u\":{unit}}}"));
+        assert!(right, "promise 1: unit {unit} got the answer of another: {text}");
+        if self.dedup && it.has_id {
+            let first = it.ok.get_or_insert_with(|| answer.payload.clone());
+            assert!(*first == answer.payload, "promise 8: unit {unit} has two answers");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What a seed stands for: shards, their settings, services and routes, clients, and which faults
+//! occur. Each option is on or off by the seed ("swarm"), so that runs differ in kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shardgate::config::ring::Ring;
+use shardgate::config::settings::{GatewaySettings, ShardSettings};
+use shardgate::config::snapshot::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
+};
+use shardgate::ids::{InstanceId, ServiceId};
+use shardgate::message::Priority;
+
+use crate::dice::Dice;
+
+/// Names of the services; the last one is called in unary mode.
+pub const SERVICES: [&str; 4] = ["logic", "chat", "fight", "legacy"];
+/// The unary service.
+pub const UNARY: u16 = 3;
+
+/// Faults and habits, in percent unless said otherwise; 0 = does not occur.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    /// Calls that fail as a whole.
+    pub fail: u64,
+    /// Calls that are never answered.
+    pub hang: u64,
+    /// Answers that are not a BatchResponse.
+    pub garbage: u64,
+    /// Items with an error, missing, answered twice, or unknown.
+    pub item: u64,
+    /// Mean time between link flaps in milliseconds; 0 = none.
+    pub flap_ms: u64,
+    /// Mean time between snapshots in milliseconds; 0 = none.
+    pub adopt_ms: u64,
+    /// Client actions that end the connection.
+    pub leave: u64,
+    /// Clients that read slowly.
+    pub slow: u64,
+    /// Bad messages.
+    pub bad: u64,
+    /// Messages that repeat an earlier one with the same id.
+    pub repeat: u64,
+    /// Messages with an id.
+    pub with_id: u64,
+    /// One-way messages.
+    pub one_way: u64,
+    /// Large payloads.
+    pub large: u64,
+    /// Writes and reads in small pieces.
+    pub split: u64,
+    /// Ticks that come late.
+    pub stall: u64,
+    /// Messages with a deadline of a few milliseconds.
+    pub short_deadline: u64,
+    /// Instances that come and go slowly: answer times in microseconds.
+    pub answer_us: u64,
+}
+
+/// The whole of a run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub shards: usize,
+    pub clients: usize,
+    pub gateway: Arc<GatewaySettings>,
+    pub settings: ShardSettings,
+    pub routes: Vec<Route>,
+    pub faults: Faults,
+    /// Pause between a client's bursts, at most.
+    pub pause_us: u64,
+    pub burst: u64,
+    /// How long clients send.
+    pub active_us: u64,
+    /// When the stop begins, if in the middle.
+    pub drain_at_us: Option<u64>,
+    pub grace: Duration,
+    /// Cap of the lanes to and from control.
+    pub lane_items: usize,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let mut d = Dice::new(seed ^ 0x7368_6172_6467_6174);
+        let active_us = d.range(300, 2_500) * 1_000;
+        let drain_at_us = d.chance(35).then(|| d.range(100_000, active_us));
+        let gateway =
+            GatewaySettings { explain_to_clients: d.chance(50), ..GatewaySettings::default() };
+        Self {
+            seed,
+            shards: d.range(1, 4) as usize,
+            clients: d.range(1, 12) as usize,
+            gateway: Arc::new(gateway),
+            settings: settings(&mut d),
+            routes: routes(&mut d),
+            faults: faults(&mut d),
+            pause_us: d.pick(&[2_000, 20_000, 100_000]),
+            burst: d.pick(&[1, 3, 10, 30]),
+            active_us,
+            drain_at_us,
+            grace: Duration::from_millis(d.pick(&[0, 20, 500, 4_000])),
+            lane_items: d.pick(&[1, 2, 8]),
+        }
+    }
+
+    /// The route of a message.
+    pub fn route(&self, msg_id: u32) -> Option<&Route> {
+        self.routes.iter().find(|r| (r.first..=r.last).contains(&msg_id))
+    }
+}
+
+fn settings(d: &mut Dice) -> ShardSettings {
+    let mut s = ShardSettings::default();
+    s.conn.connections_max = d.pick(&[4, 64]);
+    s.conn.message_bytes_max = 16 << 10;
+    s.conn.unanswered_max = d.pick(&[1, 2, 5, 30, 256]);
+    s.conn.unanswered_bytes_max = d.pick(&[200, 20_000, 1 << 20]);
+    s.conn.outbox_bytes_max = d.pick(&[17 << 10, 64 << 10, 1 << 20]);
+    s.conn.heartbeat_ms = d.pick(&[100, 30_000, 30_000]);
+    s.conn.write_timeout_ms = d.pick(&[200, 10_000]);
+    s.conn.close_timeout_ms = d.pick(&[100, 2_000]);
+    s.conn.handshake_timeout_ms = d.pick(&[100, 5_000]);
+    s.conn.bad_messages_max = d.pick(&[3, 1_000]);
+    s.conn.frames_per_s_max = d.pick(&[0, 0, 0, 300]);
+    s.queue.items_max = d.pick(&[100, 400, 10_000]);
+    s.queue.bytes_max = d.pick(&[64 << 10, 64 << 20]);
+    s.queue.instance_percent = d.pick(&[25, 100]);
+    s.queue.backpressure = d.chance(70);
+    s.batch.items_max = d.pick(&[1, 3, 10, 100]);
+    s.batch.bytes_max = d.pick(&[20 << 10, 1 << 20]);
+    s.batch.window_ms = d.pick(&[0, 2, 10]);
+    s.batch.in_flight_max = d.pick(&[1, 2, 10]);
+    s.batch.calls_max = d.pick(&[1, 4, 100]);
+    s.retry.delay_ms = d.pick(&[1, 20, 100]);
+    s.retry.delay_max_ms = 200;
+    s.retry.attempts_max = d.pick(&[1, 2, 3, 5]);
+    s.retry.budget_percent = d.pick(&[0, 20, 100]);
+    s.dedup.enabled = d.chance(90);
+    s.dedup.entries_max = d.pick(&[10, 5_000]);
+    s.dedup.reply_bytes_max = d.pick(&[10, 4_096]);
+    s.cache.entries_max = d.pick(&[0, 3, 1_000]);
+    s
+}
+
+fn routes(d: &mut Dice) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for service in 0..SERVICES.len() as u16 {
+        let unary = service == UNARY;
+        // One way of hashing a service, so that a stream has messages of several routes.
+        let hash_on = d.pick(&[HashOn::User, HashOn::Session, HashOn::Key]);
+        for part in 0..4 {
+            let first = 1_000 * (u32::from(service) + 1) + 100 * part;
+            let bytes = unary || d.chance(25);
+            routes.push(Route {
+                first,
+                last: first + 99,
+                service: ServiceId(service),
+                priority: d.pick(&Priority::ALL),
+                timeout_ms: d.pick(&[30, 300, 1_500]),
+                order: if d.chance(75) { Order::Session } else { Order::None },
+                hash_on: if d.chance(80) { hash_on } else { HashOn::Key },
+                payload: if bytes { PayloadKind::Bytes } else { PayloadKind::Json },
+                idempotent: d.chance(40),
+                failover: if d.chance(75) { Failover::Next } else { Failover::None },
+                method: unary.then(|| Arc::from("/game.Legacy/Do")),
+                service_text: d.chance(50),
+            });
+        }
+    }
+    routes
+}
+
+fn faults(d: &mut Dice) -> Faults {
+    // A quarter of the runs is free of backend faults: there the strict rules hold.
+    let calm = d.chance(25);
+    let mut some = |percent: &[u64]| if calm { 0 } else { d.pick(percent) };
+    let (fail, hang) = (some(&[0, 0, 5, 30]), some(&[0, 0, 2, 10]));
+    let (garbage, item) = (some(&[0, 0, 5]), some(&[0, 0, 5, 20]));
+    let (flap_ms, adopt_ms) = (some(&[0, 20, 100, 500]), some(&[0, 30, 300]));
+    Faults {
+        fail,
+        hang,
+        garbage,
+        item,
+        flap_ms,
+        adopt_ms,
+        leave: d.pick(&[0, 0, 1, 5]),
+        slow: d.pick(&[0, 0, 30]),
+        bad: d.pick(&[0, 0, 3]),
+        repeat: d.pick(&[0, 10, 30]),
+        with_id: d.pick(&[0, 20, 80]),
+        one_way: d.pick(&[0, 5, 50]),
+        large: d.pick(&[0, 0, 5, 30]),
+        split: d.pick(&[0, 20, 90]),
+        stall: d.pick(&[0, 0, 5]),
+        short_deadline: d.pick(&[0, 0, 10, 50]),
+        answer_us: d.pick(&[300, 3_000, 30_000]),
+    }
+}
+
+/// A snapshot of `routes` in which `instances` exist.
+pub fn snapshot(version: u64, routes: &[Route], instances: &[Instance]) -> Arc<Snapshot> {
+    let services = SERVICES.iter().enumerate().map(|(n, name)| {
+        let own = instances.iter().filter(|i| usize::from(i.service.0) == n);
+        Service {
+            name: Arc::from(*name),
+            mode: if n == usize::from(UNARY) { Mode::Unary } else { Mode::Batch },
+            ring: Ring::new(own.map(|i| (i.id, &*i.name, i.weight)), 8),
+        }
+    });
+    Arc::new(Snapshot {
+        version,
+        routes: routes.to_vec(),
+        services: services.collect(),
+        instances: instances.to_vec(),
+    })
+}
+
+/// The instance numbered `id`.
+pub fn instance(id: u32, service: u16, d: &mut Dice) -> Instance {
+    Instance {
+        id: InstanceId(id),
+        service: ServiceId(service),
+        name: format!("{}-{id}", SERVICES[usize::from(service)]).into(),
+        address: ([127, 0, 0, 1], 50_000 + id as u16).into(),
+        weight: d.range(1, 3) as u32,
+    }
+}

@@ -1,0 +1,376 @@
+//! The scheduler: a clock and events in its order; clients that come, control, and the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use shardgate::config::snapshot::{Instance, Snapshot};
+use shardgate::engine::{Engine, EngineInit};
+use shardgate::ids::{ConnId, ShardId};
+use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
+use shardgate::limits;
+use shardgate::mailbox::{Command, ShardEvent};
+use shardgate::message::{Encoding, Micros};
+use shardgate::stats::{Counter, Report};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::backend::{Calls, Channel};
+use crate::client::{Peer, UP_BYTES_MAX};
+use crate::dice::Dice;
+use crate::oracle::Oracle;
+use crate::plan::{self, Plan, SERVICES, UNARY};
+
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A shard's loop runs, because something woke it.
+    Turn(usize),
+    /// The pulse of a shard.
+    Tick(usize),
+    /// A client writes, or does what it does next.
+    Write(usize),
+    /// A client reads.
+    Read(usize),
+    Arrives(usize, u64),
+    Ends(usize, u64),
+    TimesOut(usize, u64),
+    /// The connection of a shard to an instance comes up, or breaks.
+    Up(usize, u32),
+    Break(usize, u32),
+    /// Somewhere a connection breaks.
+    Flap,
+    /// Control looks at its lanes, and sometimes changes the instances.
+    Control,
+    Adopt,
+    Drain,
+}
+
+/// A socket as a shard's shell knows it.
+#[derive(Debug)]
+pub struct Socket {
+    pub peer: usize,
+    pub readable: bool,
+    pub writable: bool,
+    pub listed: bool,
+}
+
+pub struct Shard {
+    pub engine: Engine,
+    pub sockets: BTreeMap<ConnId, Socket>,
+    pub to_read: Vec<ConnId>,
+    pub dirty: Vec<ConnId>,
+    pub backlog: VecDeque<usize>,
+    pub channels: BTreeMap<u32, Channel>,
+    pub bell: Arc<Doorbell>,
+    pub commands: LaneReceiver<Command>,
+    pub control: LaneSender<Command>,
+    pub turn_at: Option<u64>,
+    pub stalled_until: u64,
+    pub stopping: bool,
+    pub stopped: bool,
+    pub lost_reports: u64,
+    /// What control wants this shard to know and could not send yet.
+    pub adopt: Option<Arc<Snapshot>>,
+    pub drain: bool,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub now: u64,
+    pub dice: Dice,
+    pub events: BTreeMap<(u64, u64), Event>,
+    pub numbers: u64,
+    pub shards: Vec<Shard>,
+    pub peers: Vec<Peer>,
+    pub calls: Calls,
+    pub oracle: Oracle,
+    /// Clients send; faults occur.
+    pub active: bool,
+    pub draining: bool,
+    pub instances: Vec<Instance>,
+    pub instance_ids: u32,
+    pub version: u64,
+    pub reports: LaneSender<ShardEvent>,
+    pub reported: LaneReceiver<ShardEvent>,
+    pub trace: Xxh3,
+    pub turns: u64,
+}
+
+/// When a run begins: not at 0, so that 0 can mean "never".
+const START_US: u64 = 1_000_000;
+
+impl World {
+    pub fn new(plan: Plan) -> Self {
+        let mut dice = Dice::new(plan.seed);
+        let mut instances = Vec::new();
+        for service in 0..SERVICES.len() as u16 {
+            for _ in 0..dice.range(1, 3) {
+                instances.push(plan::instance(instances.len() as u32, service, &mut dice));
+            }
+        }
+        let snapshot = plan::snapshot(1, &plan.routes, &instances);
+        let (reports, reported) = lane(plan.lane_items, &Doorbell::new());
+        let shards = (0..plan.shards).map(|n| Shard::new(n, &plan, &snapshot, dice.next()));
+        let shards = shards.collect();
+        let mut world = Self {
+            now: START_US,
+            events: BTreeMap::new(),
+            numbers: 0,
+            shards,
+            peers: Vec::new(),
+            calls: Calls::new(),
+            oracle: Oracle::new(plan.settings.dedup.enabled),
+            active: true,
+            draining: false,
+            instance_ids: instances.len() as u32,
+            instances,
+            version: 1,
+            reports,
+            reported,
+            trace: Xxh3::new(),
+            turns: 0,
+            dice,
+            plan,
+        };
+        world.begin(&snapshot);
+        world
+    }
+
+    pub fn begin(&mut self, snapshot: &Snapshot) {
+        for s in 0..self.shards.len() {
+            self.open_channels(s, snapshot);
+            let first = self.dice.below(limits::TICK_MS * 1000);
+            self.at(first, Event::Tick(s));
+        }
+        for _ in 0..self.plan.clients {
+            self.connect();
+        }
+        self.at(1_000, Event::Control);
+        if self.plan.faults.flap_ms > 0 {
+            self.at(5_000, Event::Flap);
+        }
+        if self.plan.faults.adopt_ms > 0 {
+            self.at(20_000, Event::Adopt);
+        }
+        if let Some(at) = self.plan.drain_at_us {
+            self.at(at, Event::Drain);
+        }
+    }
+
+    /// Schedules `event` in `us` microseconds.
+    pub fn at(&mut self, us: u64, event: Event) {
+        self.numbers += 1;
+        self.events.insert((self.now + us, self.numbers), event);
+    }
+
+    /// Runs what happens until `until`.
+    pub fn run(&mut self, until: u64) {
+        while let Some((&(at, number), &event)) = self.events.first_key_value() {
+            if at > until {
+                break;
+            }
+            self.events.remove(&(at, number));
+            self.now = at;
+            self.note(&[at, number]);
+            self.happens(event);
+        }
+        self.now = until;
+    }
+
+    pub fn happens(&mut self, event: Event) {
+        match event {
+            Event::Turn(s) => {
+                if self.shards[s].turn_at == Some(self.now) {
+                    self.shards[s].turn_at = None;
+                    self.turn(s);
+                }
+            }
+            Event::Tick(s) => self.tick(s),
+            Event::Write(p) => self.peer_writes(p),
+            Event::Read(p) => self.peer_reads(p),
+            Event::Arrives(s, ticket) => self.call_arrives(s, ticket),
+            Event::Ends(s, ticket) => self.call_ends(s, ticket),
+            Event::TimesOut(s, ticket) => self.call_times_out(s, ticket),
+            Event::Up(s, id) => self.link_up(s, id),
+            Event::Break(s, id) => self.link_breaks(s, id),
+            Event::Flap => self.flap(),
+            Event::Control => self.control(),
+            Event::Adopt => self.change_instances(),
+            Event::Drain => self.begin_drain(),
+        }
+    }
+
+    /// Adds to the trace that two runs of a seed must share.
+    pub fn note(&mut self, words: &[u64]) {
+        for word in words {
+            self.trace.update(&word.to_le_bytes());
+        }
+    }
+
+    pub fn trace(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    pub fn report(&self, s: usize) -> Report {
+        self.shards[s].engine.report(Micros(self.now))
+    }
+
+    pub fn connect(&mut self) {
+        let s = self.dice.below(self.plan.shards as u64) as usize;
+        let encoding = self.dice.pick(&[Encoding::Json, Encoding::Protobuf]);
+        let slow = self.dice.chance(self.plan.faults.slow);
+        let down_max = if slow { 2 << 10 } else { 32 << 10 };
+        let p = self.peers.len();
+        self.peers.push(Peer::new(s, encoding, slow, down_max));
+        self.shards[s].backlog.push_back(p);
+        let after = self.dice.below(20_000);
+        self.at(after, Event::Write(p));
+        self.wake(s);
+    }
+
+    pub fn up_room(&self, p: usize) -> usize {
+        UP_BYTES_MAX - self.peers[p].up.len()
+    }
+
+    pub fn control(&mut self) {
+        if self.dice.chance(60) {
+            while self.reported.try_recv().is_some() {}
+        }
+        let s = self.dice.below(self.plan.shards as u64) as usize;
+        if self.dice.chance(30) {
+            // Full: the next report will do.
+            let _ = self.shards[s].control.try_send(Command::Report);
+            self.wake(s);
+        }
+        for s in 0..self.shards.len() {
+            self.send_commands(s);
+        }
+        let after = self.dice.range(1_000, 20_000);
+        self.at(after, Event::Control);
+    }
+
+    /// Sends what a shard must know; again at the next time while its mailbox is full.
+    pub fn send_commands(&mut self, s: usize) {
+        let shard = &mut self.shards[s];
+        if let Some(snapshot) = shard.adopt.take()
+            && let Err(LaneRefusal::Full(_)) =
+                shard.control.try_send(Command::Adopt(snapshot.clone()))
+        {
+            shard.adopt = Some(snapshot);
+        }
+        if shard.drain {
+            let drain = Command::Drain { grace: self.plan.grace };
+            shard.drain = shard.control.try_send(drain).is_err();
+        }
+        self.wake(s);
+    }
+
+    pub fn change_instances(&mut self) {
+        if !self.active {
+            return;
+        }
+        for _ in 0..self.dice.range(1, 3) {
+            let here = self.instances.len() as u64;
+            if here > 0 && self.dice.chance(55) {
+                let gone = self.dice.below(here) as usize;
+                self.instances.remove(gone);
+            } else if self.instance_ids < 400 {
+                let service = self.dice.below(u64::from(UNARY) + 1) as u16;
+                self.instances.push(plan::instance(self.instance_ids, service, &mut self.dice));
+                self.instance_ids += 1;
+            }
+        }
+        self.version += 1;
+        let snapshot = plan::snapshot(self.version, &self.plan.routes, &self.instances);
+        for s in 0..self.shards.len() {
+            self.shards[s].adopt = Some(snapshot.clone());
+        }
+        let after = self.dice.below(self.plan.faults.adopt_ms * 2_000) + 1;
+        self.at(after, Event::Adopt);
+    }
+
+    pub fn begin_drain(&mut self) {
+        self.draining = true;
+        for s in 0..self.shards.len() {
+            self.shards[s].drain = true;
+        }
+    }
+
+    /// Whether nothing is under way: all that was written is read, answered and taken.
+    pub fn is_quiet(&self) -> bool {
+        let shards_rest = self.shards.iter().all(|shard| {
+            let view = shard.engine.view();
+            let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none();
+            shard.stopped || !self.draining && idle
+        });
+        let peers_rest = self.peers.iter().all(|p| {
+            let written = p.outgoing.is_empty() && p.up.is_empty() && p.down.is_empty();
+            (self.shards[p.shard].stopped && p.down.is_empty())
+                || p.gone
+                || p.reset
+                || written && !p.gateway_ended
+        });
+        shards_rest && peers_rest && self.calls.is_empty()
+    }
+
+    /// What must hold when nothing happens any more.
+    pub fn check_end(&self) {
+        for (s, shard) in self.shards.iter().enumerate() {
+            let view = shard.engine.view();
+            if let Err(what) = shard.engine.check_invariants() {
+                panic!("shard {s} at the end: {what}");
+            }
+            let report = self.report(s);
+            assert_eq!(report.counters.get(Counter::LaneLost), shard.lost_reports, "losses");
+            if self.draining {
+                assert!(shard.stopped, "shard {s} does not end: {view:?}");
+            } else {
+                assert_eq!((view.messages, view.streams, view.calls), (0, 0, 0), "shard {s}");
+                assert_eq!((report.gauges.queue_items, report.gauges.queue_bytes), (0, 0));
+            }
+        }
+        for (p, peer) in self.peers.iter().enumerate() {
+            let limit = match (peer.close_code, peer.read_at_close) {
+                (None, _) if peer.open && !peer.gone && !peer.gateway_ended => peer.written,
+                (Some(1001), Some(read)) if self.draining => read,
+                _ => continue,
+            };
+            let open = peer.unanswered(limit);
+            let lost: Vec<_> = open.iter().map(|seq| (seq, &peer.sent[seq])).collect();
+            let state = (peer.read, peer.written, peer.close_code, peer.read_at_close);
+            assert!(lost.is_empty(), "promise 1: peer {p} {state:?} has no answer to {lost:?}");
+        }
+    }
+}
+
+impl Shard {
+    pub fn new(n: usize, plan: &Plan, snapshot: &Arc<Snapshot>, seed: u64) -> Self {
+        let bell = Doorbell::new();
+        let (control, commands) = lane(plan.lane_items, &bell);
+        let engine = Engine::new(EngineInit {
+            shard: ShardId(n as u16),
+            gateway: plan.gateway.clone(),
+            settings: plan.settings.clone(),
+            snapshot: snapshot.clone(),
+            boot_id: 7,
+            unix_at_boot_us: 1_700_000_000_000_000,
+            seed,
+        });
+        Self {
+            engine,
+            sockets: BTreeMap::new(),
+            to_read: Vec::new(),
+            dirty: Vec::new(),
+            backlog: VecDeque::new(),
+            channels: BTreeMap::new(),
+            bell,
+            commands,
+            control,
+            turn_at: None,
+            stalled_until: 0,
+            stopping: false,
+            stopped: false,
+            lost_reports: 0,
+            adopt: None,
+            drain: false,
+        }
+    }
+}
