@@ -111,8 +111,10 @@ fn bytes_are_capped_as_messages_are() {
     let mut client = Client::connect(gateway.ws);
     instance.hold();
     let payload = "x".repeat(10_000 - 2);
-    let seqs: Vec<u64> =
-        (0..20).map(|_| client.send(json!({"msg_id": 1000, "payload": payload}))).collect();
+    let mut send = || client.send(json!({"msg_id": 1000, "payload": payload}));
+    let mut seqs = vec![send()];
+    instance.wait_for(1);
+    seqs.extend((0..19).map(|_| send()));
     // One in flight, and six of 10,000 bytes below 65,536.
     let mut refused = 0;
     while refused < 13 {

@@ -7,9 +7,9 @@ mod service;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Client, MessageIn, MessageOut};
+pub use client::{Client, MessageIn};
 pub use gateway::{Config, Finished, Gateway, run};
-pub use raw::{Frame, Raw, frame, header};
+pub use raw::{Raw, frame, header};
 pub use service::{Action, Arrived, Instance, demo, ok};
 
 /// How long anything may take before a test gives up: far above what it needs on a busy machine.

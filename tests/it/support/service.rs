@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -29,8 +28,6 @@ pub enum Action {
     Status(u32),
     /// RST_STREAM.
     Reset(h2::Reason),
-    /// The same after a time.
-    After(Duration, Box<Action>),
     /// Nothing, ever.
     Never,
 }
@@ -210,15 +207,11 @@ async fn call(
     let path = head.uri.path().to_owned();
     let arrived = Arrived { path, headers: head.headers, body, batch };
     let script = shared.script.lock().expect("not poisoned").clone();
-    let mut action = script(&arrived);
+    let action = script(&arrived);
     shared.arrived.lock().expect("not poisoned").push(arrived);
     let mut held = shared.held.subscribe();
     // The sender lives as long as the instance.
     let _ = held.wait_for(|held| !held).await;
-    while let Action::After(time, next) = action {
-        tokio::time::sleep(time).await;
-        action = *next;
-    }
     let message = match action {
         Action::Reply(responses) => BatchResponse { responses }.encode_to_vec(),
         Action::Message(message) => message,
@@ -235,7 +228,6 @@ async fn call(
             return;
         }
         Action::Never => return std::future::pending().await,
-        Action::After(..) => unreachable!("unpacked above"),
     };
     let mut head = Response::new(());
     let grpc = HeaderValue::from_static("application/grpc");
