@@ -8,9 +8,10 @@ use crate::limits;
 use crate::wire::frames::{self, Data, Decoder, Flow, FrameEvent, FrameLimits, OpCode};
 use crate::wire::handshake::{self, HandshakeRules, Progress};
 
-/// What conformance suites send: messages of 16 MiB, in up to 65,536 fragments.
+/// What conformance suites send: messages of up to 16 MiB; and 4 MiB in fragments of 64 bytes,
+/// which are 65,536 and an empty one that ends them (Autobahn 9.3.1, 9.4.1).
 const LIMITS: FrameLimits =
-    FrameLimits { message_bytes_max: limits::MESSAGE_BYTES_CAP, fragments_max: 65_536 };
+    FrameLimits { message_bytes_max: limits::MESSAGE_BYTES_CAP, fragments_max: 65_536 + 1 };
 
 /// Serves until the process is ended. Says on stdout where it listens.
 pub fn serve(listen: SocketAddr) -> io::Result<()> {

@@ -160,8 +160,9 @@ impl Engine {
         let settings = &self.settings.queue;
         let percent = admit_percent(&settings.admit_percent, route.priority, settings.backpressure);
         let queue = &self.instances.get(instance).queue;
-        // The product of the largest caps, 64 GiB x 100, fits.
-        let share = |n: usize| n * settings.instance_percent as usize / 100;
+        // In 128 bits: 64 GiB times 100 is fine, but nothing here says that it is no more.
+        let percent_of = u128::from(settings.instance_percent);
+        let share = |n: usize| (n as u128 * percent_of / 100) as usize;
         let here = Fill {
             items: queue.items,
             bytes: queue.bytes,
@@ -202,6 +203,7 @@ impl Engine {
             pending.parked = false;
             pending.responses = 0;
             pending.attempt = 0;
+            pending.may_have_run = false;
             pending.received = now;
             pending.deadline = now.plus_ms(u64::from(timeout_ms));
             pending.arrival = arrival;

@@ -107,10 +107,18 @@ const NOT_JSON: Reject = Reject::new(Reason::BadServiceReply, "the service's ans
 const REPLY_TOO_LARGE: Reject =
     Reject::new(Reason::BadServiceReply, "the service's answer is larger than outbox_bytes_max");
 
+/// A retry surely did not run, but the attempt before it may have: "not run" would be a lie.
+const MAY_HAVE_RUN: Reject = Reject::new(
+    Reason::OutcomeUnknown,
+    "sent to the service before, which did not answer; it may have run",
+);
+
 impl Engine {
     /// Ends a message under way that is in no queue: answers it and those that wait for the same.
     pub(super) fn finish(&mut self, key: MsgKey, answer: &Answer<'_>, now: Micros) {
         let message = self.messages.get_mut(key).expect("a message is finished once");
+        let unknown = Answer::reject(&MAY_HAVE_RUN);
+        let answer = if message.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (conn, msg_id, seq) = (message.conn, message.msg_id, message.seq);
         let (dedup, received, bytes) = (message.dedup, message.received, message.bytes());
         if let Payload::Large(_) = message.payload {

@@ -23,6 +23,9 @@ static HANDLE: LazyLock<Arc<str>> =
 pub struct Ticketed {
     /// With whom; set when the call leaves.
     pub instance: Option<InstanceId>,
+    /// One message whose payload is the body (mode "unary"). Of the time when it left: a new
+    /// snapshot does not change how its answer is to be read.
+    pub unary: bool,
     /// Its messages, in the order of the batch. One that was answered meanwhile (deadline) is not
     /// known any more.
     pub items: Vec<MsgKey>,
@@ -100,6 +103,7 @@ impl Engine {
             }
             let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
             if state.in_flight > 0 && !full && !state.slot_freed {
+                let queue = &mut self.instances.get_mut(id).queue;
                 let Some(oldest) = queue.oldest(id, &self.messages) else { return };
                 let due = Micros(oldest.0 + window_us);
                 if due > now {
@@ -122,6 +126,7 @@ impl Engine {
         let mode = self.instances.get(id).mode;
         let ticket = self.tickets.insert_with(|t| {
             t.instance = Some(id);
+            t.unary = mode == Mode::Unary;
             t.items.clear();
             t.streams.clear();
             t.started = now;

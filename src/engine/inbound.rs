@@ -183,11 +183,13 @@ impl Engine {
     /// Sends a Close frame and waits for the client's.
     pub(super) fn close(&mut self, id: ConnId, code: u16, why: &str, now: Micros) {
         let until = now.plus_ms(self.settings.conn.close_timeout_ms);
-        let Self { conns, pool, effects, .. } = self;
+        let Self { conns, pool, effects, upgraded, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
         frames::write_close(conn.outbox.writer(pool), Some(code), why);
         // After an error of the client's the rest of its bytes cannot be read as frames.
         conn.phase = if conn.decoder.ended() {
+            // `remove` counts a connection that lingers as one that was never upgraded.
+            *upgraded -= 1;
             Phase::Lingering { until }
         } else {
             Phase::Closing { until }

@@ -19,6 +19,8 @@ pub mod outcome;
 pub mod own;
 pub mod pending;
 pub mod queue;
+#[cfg(test)]
+mod regressions;
 pub mod store;
 pub mod streams;
 pub mod tick;
@@ -165,6 +167,7 @@ impl Engine {
     pub fn new(init: EngineInit) -> Self {
         let EngineInit { shard, gateway, settings, snapshot, boot_id, unix_at_boot_us, seed } =
             init;
+        let snapshot = own(&snapshot);
         let mut rng = StdRng::seed_from_u64(seed);
         let tickets_max = snapshot.instances.len().max(64) * 1024;
         Self {
@@ -318,7 +321,7 @@ impl Engine {
     pub fn adopt(&mut self, snapshot: Arc<Snapshot>) {
         self.cache.flush();
         self.instances.adopt(&snapshot);
-        self.snapshot = snapshot;
+        self.snapshot = own(&snapshot);
     }
 
     /// The snapshot in force.
@@ -384,6 +387,12 @@ impl Engine {
             (a, b) => a.or(b),
         }
     }
+}
+
+/// A shard's own copy of a snapshot. Each message holds it while it is routed, and the count of one
+/// `Arc` for all shards would be a cache line that every message of every core writes to.
+fn own(snapshot: &Snapshot) -> Arc<Snapshot> {
+    Arc::new(snapshot.clone())
 }
 
 /// Messages that may be decoded from one connection before it has to wait for answers.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use bytes::Bytes;
 use rand::RngExt;
 
-use crate::config::snapshot::{Failover, Mode, Order, PayloadKind};
+use crate::config::snapshot::{Failover, Order, PayloadKind};
 use crate::engine::answer::Answer;
 use crate::engine::dispatch::EXPIRED;
 use crate::engine::instances::Link;
@@ -38,18 +38,15 @@ impl Engine {
             return;
         };
         let mut items = std::mem::take(&mut call.items);
-        let started = call.started;
+        let (started, unary) = (call.started, call.unary);
         let instance = call.instance.expect("a call in flight has an instance");
         let state = self.instances.get_mut(instance);
         state.in_flight -= 1;
         state.slot_freed = true;
-        let mode = state.mode;
         self.histograms.record(Stage::RoundTrip, now.since(started), 1);
         match result {
-            Ok(body) => match mode {
-                Mode::Batch => self.read_batch(ticket, &items, &body, now),
-                Mode::Unary => self.read_unary(ticket, &items, &body, now),
-            },
+            Ok(body) if unary => self.read_unary(ticket, &items, &body, now),
+            Ok(body) => self.read_batch(ticket, &items, &body, now),
             Err(error) => {
                 self.count_fault(error.fault);
                 self.fail(ticket, instance, &items, &error, now);
@@ -161,7 +158,11 @@ impl Engine {
                 continue;
             }
             match self.verdict(key, instance, error, now) {
-                Verdict::Again { instance, at } => self.send_again(key, instance, at, now),
+                Verdict::Again { instance, at } => {
+                    let message = self.messages.get_mut(key).expect("is in the call");
+                    message.may_have_run |= error.started == Started::Maybe;
+                    self.send_again(key, instance, at, now);
+                }
                 Verdict::Answer(reject, status) => {
                     self.count_item(key, false);
                     let mut answer = Answer::reject(&reject);
@@ -195,7 +196,8 @@ impl Engine {
         let not_run = error.started == Started::No;
         let attempts = message.attempt;
         let (hash, deadline) = (message.hash, message.deadline);
-        let unary = self.instances.get(failed).mode == Mode::Unary;
+        let unary = matches!(message.place, Place::InFlight(ticket)
+            if self.tickets.get(ticket).is_some_and(|t| t.unary));
         let give_up = match error.fault {
             CallFault::Status if unary => Verdict::Service,
             CallFault::BadReply => Verdict::Answer(

@@ -114,6 +114,9 @@ pub struct Pending {
     pub responses: u8,
     /// Attempts made.
     pub attempt: u32,
+    /// Whether an attempt that failed may have been executed: nothing that says it did not run may
+    /// be answered any more.
+    pub may_have_run: bool,
     /// When it was read.
     pub received: Micros,
     /// When the answer stops being worth having.
@@ -170,6 +173,7 @@ impl Default for Pending {
             parked: false,
             responses: 0,
             attempt: 0,
+            may_have_run: false,
             received: Micros(0),
             deadline: Micros(0),
             arrival: 0,

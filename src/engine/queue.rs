@@ -184,8 +184,27 @@ impl InstanceQueue {
         None
     }
 
-    /// When the message that has waited longest arrived, as far as the fronts tell.
-    pub fn oldest(&self, id: InstanceId, messages: &Messages) -> Option<crate::message::Micros> {
+    /// When the message that has waited longest arrived, as far as the fronts tell. Fronts that
+    /// have left are dropped first: they would hide those behind them.
+    pub fn oldest(
+        &mut self,
+        id: InstanceId,
+        messages: &Messages,
+    ) -> Option<crate::message::Micros> {
+        for queue in &mut self.fresh {
+            while let Some(&key) = queue.front()
+                && waits_here(messages, key, id).is_none_or(|m| m.parked)
+            {
+                queue.pop_front();
+                self.stale = self.stale.saturating_sub(1);
+            }
+        }
+        while let Some(&Reverse((_, key))) = self.resumed.peek()
+            && waits_here(messages, key, id).is_none()
+        {
+            self.resumed.pop();
+            self.stale = self.stale.saturating_sub(1);
+        }
         let fronts = self.fresh.iter().filter_map(|q| q.front().copied());
         let heads = self.resumed.peek().map(|&Reverse((_, key))| key);
         fronts

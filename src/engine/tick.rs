@@ -61,14 +61,10 @@ impl Engine {
     fn give_up(&mut self, key: MsgKey, not_sent: &Reject, now: Micros) {
         let Some(message) = self.messages.get(key) else { return };
         match message.place {
-            Place::Waiting if message.attempt == 0 => {
-                self.withdraw_waiting(key);
-                self.finish(key, &Answer::reject(not_sent), now);
-            }
-            // It waits to be sent again: whether the first attempt ran is not known to the client.
+            // Unless it waits to be sent again after an attempt that may have run: `finish` knows.
             Place::Waiting => {
                 self.withdraw_waiting(key);
-                self.finish(key, &unknown(), now);
+                self.finish(key, &Answer::reject(not_sent), now);
             }
             Place::InFlight(_) => {
                 let state = self.instances.get_mut(message.instance);

@@ -6,7 +6,6 @@
 
 pub mod net;
 pub mod pulse;
-pub mod readiness;
 pub mod sockets;
 
 use std::cell::{Cell, RefCell};
@@ -58,6 +57,8 @@ pub struct Shell {
     net_waker: RefCell<Option<Waker>>,
     /// Channel tasks that have not ended.
     channels: Cell<usize>,
+    /// How often a channel's task ran: while it rises, the net loop lets the others run on.
+    channel_polls: Cell<u64>,
 }
 
 impl Shell {
@@ -129,6 +130,7 @@ fn run(shard: ShardId, init: ShardInit) {
             poked: Cell::new(false),
             net_waker: RefCell::new(None),
             channels: Cell::new(0),
+            channel_polls: Cell::new(0),
         });
         let served = match Net::new(shell, init) {
             Ok(net) => net.serve().await,

@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,16 +25,24 @@ use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::{Call, Micros};
-use crate::shard::readiness::{Ready, ReadySet};
+use crate::readiness::{Looked, Ready, ReadySet, TOKEN_MIN};
 use crate::shard::sockets::{Accepted, Moved, Sockets, accept};
 use crate::shard::{ShardInit, Shell};
 use crate::stats::Counter;
 use crate::wire::handshake;
 
-/// The listener's number in the readiness set; no connection has it (generation 0 is not used).
-const LISTENER: u64 = 0;
+/// The listener's number in the readiness set: a key whose slot no connection can have, in its
+/// first generation.
+const LISTENER: u64 = TOKEN_MIN | (TOKEN_MIN - 1);
+/// How long the shard waits in the set before it sleeps on the ring. The next message or answer
+/// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
+/// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
+const LINGER: Duration = Duration::from_millis(1);
 /// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
+/// A turn this long gives no client a second read: the others have had to wait for long enough. A
+/// buffer of 26-byte messages takes about half of it.
+const READING_US_MAX: u64 = 1_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
@@ -75,7 +84,7 @@ impl Net {
         let listener = init.listener.take();
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
-            set.add_listener(listener, LISTENER)?;
+            set.add(listener, LISTENER)?;
         }
         Ok(Self {
             shell,
@@ -123,13 +132,47 @@ impl Net {
     }
 
     /// Until there is something to do. True if the bell rang: a command, or the pulse.
+    ///
+    /// In this order: the other tasks run until none has anything to do; then the thread waits in
+    /// the readiness set for a moment; then it sleeps on the ring.
     async fn wait(&mut self) -> io::Result<bool> {
         let due = self.shell.enter(|engine| engine.next_due());
         self.set_alarm(due);
-        poll_fn(|cx| self.poll_wait(cx)).await
+        loop {
+            let polls = self.shell.channel_polls.get();
+            let mut yielded = false;
+            let rung = poll_fn(|cx| {
+                // Once in any case: a client that keeps its socket full must not keep the others'
+                // tasks from running.
+                if !std::mem::replace(&mut yielded, true) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(self.poll_flags(cx))
+            });
+            if let Poll::Ready(rung) = rung.await {
+                return Ok(rung);
+            }
+            if polls == self.shell.channel_polls.get() {
+                break;
+            }
+        }
+        let linger = match &self.alarm {
+            Some(alarm) => LINGER.min(Duration::from_micros(alarm.at.since(self.shell.now()))),
+            None => LINGER,
+        };
+        if self.set.look(linger, &mut self.ready)? == Looked::Something {
+            return Ok(false);
+        }
+        let rung = poll_fn(|cx| match self.poll_flags(cx) {
+            Poll::Ready(rung) => Poll::Ready(rung),
+            Poll::Pending => self.set.poll_wake(cx).map(|()| false),
+        });
+        Ok(rung.await)
     }
 
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Ready if something other than a socket wants a turn: true if that is the bell.
+    fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let rung = self.init.bell.poll_rung(cx).is_ready();
         let poked = self.shell.take_poke(cx);
         let alarmed = match &mut self.alarm {
@@ -140,12 +183,9 @@ impl Net {
             self.alarm = None;
         }
         if rung || poked || alarmed || !self.to_read.is_empty() {
-            return Poll::Ready(Ok(rung));
-        }
-        match self.set.poll_wake(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(false)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+            Poll::Ready(rung)
+        } else {
+            Poll::Pending
         }
     }
 
@@ -209,7 +249,10 @@ impl Net {
 
     fn turn(&mut self, now: Micros) -> io::Result<()> {
         let mut ready = std::mem::take(&mut self.ready);
-        self.set.look(&mut ready)?;
+        // The wait may have brought some already.
+        if ready.is_empty() {
+            self.set.look(Duration::ZERO, &mut ready)?;
+        }
         for event in ready.drain(..) {
             self.on_ready(event, now);
         }
@@ -238,6 +281,7 @@ impl Net {
         }
         if event.read {
             socket.readable = true;
+            socket.ending |= event.ended;
             if !socket.listed {
                 socket.listed = true;
                 self.to_read.push(id);
@@ -334,6 +378,11 @@ impl Net {
                     if next == ReadNext::Pause || !socket.readable {
                         return;
                     }
+                    // Only a client that fills the buffer comes here: the clock is not read for
+                    // the others. Small frames cost far more than their bytes.
+                    if self.shell.now().since(now) > READING_US_MAX {
+                        break;
+                    }
                 }
                 Moved::Later => return,
                 Moved::Ended => {
@@ -398,9 +447,10 @@ impl Net {
         if let Some(mut socket) = self.sockets.remove(id) {
             socket.shut_write();
             // Bytes that nobody reads would turn the end into a reset, which can overtake the last
-            // words. What has arrived is taken away.
-            while let Moved::Bytes(_) = socket.receive(&mut self.scratch) {
-                if !socket.readable {
+            // words. What has arrived is taken away, from a flooder no more than in a turn.
+            for _ in 0..limits::READS_PER_TURN_MAX {
+                let moved = socket.receive(&mut self.scratch);
+                if !matches!(moved, Moved::Bytes(_)) || !socket.readable {
                     break;
                 }
             }
@@ -436,6 +486,7 @@ impl Net {
         let settings = self.init.engine.settings.backend.clone();
         // Shards must not reconnect in step.
         let seed = self.init.engine.seed ^ (u64::from(id.0) << 32);
+        let registry = self.set.registry();
         let clock = self.shell.clone();
         let shell = self.shell.clone();
         let on_event = move |event| {
@@ -461,12 +512,23 @@ impl Net {
             }
             shell.poke();
         };
-        let (channel, task) =
-            channel::open(instance.clone(), settings, seed, move || clock.now(), on_event);
+        let (channel, task) = channel::open(
+            instance.clone(),
+            settings,
+            registry,
+            seed,
+            move || clock.now(),
+            on_event,
+        );
         let shell = self.shell.clone();
         shell.channels.set(shell.channels.get() + 1);
         glommio::spawn_local(async move {
-            task.await;
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                shell.channel_polls.set(shell.channel_polls.get() + 1);
+                task.as_mut().poll(cx)
+            })
+            .await;
             shell.channels.set(shell.channels.get() - 1);
             shell.poke();
         })
@@ -487,6 +549,7 @@ impl Net {
 
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
+        self.to_read.clear();
         self.channels.iter().flatten().for_each(Channel::close);
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {

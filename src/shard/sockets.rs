@@ -16,6 +16,8 @@ pub struct Socket {
     id: ConnId,
     /// The set said that there are bytes, and they are not all read.
     pub readable: bool,
+    /// The set said that the client's side has ended: what is to be read ends with that.
+    pub ending: bool,
     /// On the list of sockets to read in the next turn.
     pub listed: bool,
     /// The kernel takes bytes, as far as is known.
@@ -42,8 +44,9 @@ impl Socket {
             match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Moved::Ended,
                 Ok((n, _)) => {
-                    // A short read took all there was: the next bytes make a new edge.
-                    self.readable = n == buffer.len();
+                    // A short read took all there was, and the next bytes make a new edge. But an
+                    // end that was there already made its edge together with these bytes.
+                    self.readable = n == buffer.len() || self.ending;
                     return Moved::Bytes(n);
                 }
                 Err(Errno::INTR) => {}
@@ -102,6 +105,7 @@ impl Sockets {
             stream,
             id,
             readable: true,
+            ending: false,
             listed: false,
             writable: true,
             shut: false,
@@ -153,5 +157,39 @@ pub fn accept(listener: &TcpListener, send_buffer_bytes: usize) -> Accepted {
     match prepared {
         Ok(()) => Accepted::Client(stream, peer),
         Err(_) => Accepted::Aborted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::readiness::{Ready, ReadySet};
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+    use std::time::Duration;
+
+    /// Bytes and the end may be one edge: after the bytes there is none for the end.
+    #[test]
+    fn an_end_right_behind_the_last_bytes_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut client = std::net::TcpStream::connect(address).expect("it listens");
+        let (server, _) = listener.accept().expect("a client waits");
+        client.write_all(b"last").expect("room");
+        client.shutdown(Shutdown::Write).expect("connected");
+        let id = ConnId::new(1, 0);
+        let mut sockets = Sockets::default();
+        let mut set = ReadySet::new().expect("a descriptor");
+        set.add(&server, id.0).expect("a socket");
+        let mut events = Vec::new();
+        while !events.iter().any(|e: &Ready| e.ended) {
+            events.clear();
+            set.look(Duration::ZERO, &mut events).expect("a set");
+        }
+        let socket = sockets.insert(id, server);
+        socket.ending = true;
+        assert_eq!(socket.receive(&mut [0; 64]), Moved::Bytes(4));
+        assert!(socket.readable, "the end is still to be read");
+        assert_eq!(socket.receive(&mut [0; 64]), Moved::Ended);
     }
 }

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Config, Gateway, Instance, MessageIn, Raw, demo, frame, several};
+use crate::support::{
+    Client, Config, Gateway, Instance, MessageIn, Raw, demo, eventually, frame, several,
+};
 
 /// The configuration of the repository, with the demo services where they are now.
 fn with_demo(config: Config) -> (Gateway, shardgate::demo::DemoServices) {
@@ -145,7 +147,7 @@ fn an_id_without_route_is_refused_and_the_connection_stays() {
     }
     assert_eq!(client.call(1000, json!(1))["payload"], 1);
     assert_eq!(gateway.admin_get("/routing/stats")["routing"]["failed_routes"], 6);
-    assert!(gateway.log().contains("route_failed"), "{}", gateway.log());
+    eventually("route_failed in the log", || gateway.log().contains("route_failed").then_some(()));
 }
 
 /// Bad JSON messages, and the seq that the error has.

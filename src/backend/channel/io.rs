@@ -1,19 +1,20 @@
-//! The socket: a glommio stream under the tokio traits that h2 asks for, with what h2 writes in one
-//! turn gathered into one `sendmsg`.
+//! The socket, in the shard's readiness set, under the tokio traits that h2 asks for, with what h2
+//! writes in one turn gathered into one `sendmsg`.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use futures_io::{AsyncRead as _, AsyncWrite as _};
-use glommio::net::TcpStream;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::readiness::{Registry, Watch};
 
 /// Bytes gathered before they are sent: copying 32 KiB costs some 2 us, about what one `sendmsg`
 /// does before it moves any byte, so gathering more would not pay.
@@ -30,7 +31,9 @@ const FRAME_SETTINGS: u8 = 4;
 
 /// One connection's socket and what is counted at it.
 pub(super) struct Socket {
-    stream: TcpStream,
+    // Dropped in this order: the watch before what it watches.
+    watch: Watch,
+    stream: OwnedFd,
     gathered: Vec<u8>,
     /// Bytes of `gathered` that are sent.
     sent: usize,
@@ -46,7 +49,7 @@ pub(super) struct Io(pub(super) Rc<RefCell<Socket>>);
 impl Socket {
     /// Starts to connect. That nobody listens is often known at once; otherwise the first read or
     /// write fails. Nothing here is a future that could be dropped half way.
-    pub(super) fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn connect(address: SocketAddr, registry: &Registry) -> io::Result<Self> {
         let raw = RawSocket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking().cloexec(),
@@ -54,14 +57,15 @@ impl Socket {
         )?;
         raw.set_tcp_nodelay(true)?;
         match raw.connect(&address.into()) {
-            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                 return Err(e);
             }
             Ok(()) | Err(_) => {}
         }
-        // SAFETY: the descriptor is open and owned by nobody else after `into_raw_fd`.
-        let stream = unsafe { TcpStream::from_raw_fd(raw.into_raw_fd()) };
+        let stream = OwnedFd::from(raw);
+        let watch = registry.watch(&stream)?;
         Ok(Self {
+            watch,
             stream,
             gathered: Vec::new(),
             sent: 0,
@@ -114,24 +118,21 @@ impl Socket {
             *slot = *slice;
             count += 1;
         }
-        // SAFETY: `self.stream` owns the descriptor and outlives this borrow of it.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        ready!(self.watch.poll_writable(cx));
         let mut control = SendAncillaryBuffer::default();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let result = rustix::net::sendmsg(fd, &slices[..count], &mut control, flags);
-        let n = match result {
-            Ok(n) => n,
-            Err(rustix::io::Errno::INTR) => 0,
-            Err(rustix::io::Errno::AGAIN) => {
-                // The stream's own write finds the socket full as well, and arms the poll.
-                let first = slices[..count].iter().find(|s| !s.is_empty());
-                let first: &[u8] = first.map_or(&[], |s| s);
-                match ready!(Pin::new(&mut self.stream).poll_write(cx, first)) {
-                    Ok(n) => n,
-                    Err(e) => return Poll::Ready(Err(self.fail(e))),
+        let n = loop {
+            let sent = rustix::net::sendmsg(&self.stream, &slices[..count], &mut control, flags);
+            match sent {
+                Ok(n) => break n,
+                Err(Errno::INTR) => {}
+                // Full, or not connected yet: an edge comes for both.
+                Err(Errno::AGAIN) => {
+                    self.watch.clear_writable();
+                    ready!(self.watch.poll_writable(cx));
                 }
+                Err(e) => return Poll::Ready(Err(self.fail(e.into()))),
             }
-            Err(e) => return Poll::Ready(Err(self.fail(e.into()))),
         };
         let waiting = self.gathered.len() - self.sent;
         if n < waiting {
@@ -141,6 +142,28 @@ impl Socket {
         self.gathered.clear();
         self.sent = 0;
         Poll::Ready(Ok(n - waiting))
+    }
+
+    /// One `recv`, when there is something to be received.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.watch.poll_readable(cx));
+        let room = space.len();
+        loop {
+            match rustix::net::recv(&self.stream, &mut *space, RecvFlags::DONTWAIT) {
+                Ok((n, _)) => {
+                    if n < room {
+                        self.watch.clear_readable();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.watch.clear_readable();
+                    ready!(self.watch.poll_readable(cx));
+                }
+                Err(e) => return Poll::Ready(Err(e.into())),
+            }
+        }
     }
 
     fn fail(&mut self, e: io::Error) -> io::Error {
@@ -168,11 +191,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // SAFETY: as in `poll_send_with`.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
-        // An armed poll holds the file, so that closing alone would not tell the peer. A failure
-        // means that the peer knows already.
-        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+        // Closing alone would do; this says it at once even if the descriptor was inherited. A
+        // failure means that the peer knows already.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
 }
 
@@ -189,7 +210,7 @@ impl AsyncRead for Io {
         }
         socket.reads_left -= 1;
         let space = buf.initialize_unfilled();
-        let n = match ready!(Pin::new(&mut socket.stream).poll_read(cx, space)) {
+        let n = match ready!(socket.poll_receive(cx, space)) {
             Ok(n) => n,
             Err(e) => return Poll::Ready(Err(socket.fail(e))),
         };
@@ -245,6 +266,6 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = &mut *self.0.borrow_mut();
         ready!(socket.poll_send(cx))?;
-        Pin::new(&mut socket.stream).poll_close(cx)
+        Poll::Ready(Ok(rustix::net::shutdown(&socket.stream, rustix::net::Shutdown::Write)?))
     }
 }

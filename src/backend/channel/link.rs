@@ -11,6 +11,8 @@ use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 use http::Request;
 
+use crate::readiness::Registry;
+
 use super::io::{Io, Socket};
 use super::signals::{LinkFlag, Signals};
 use crate::message::{CallBody, Micros};
@@ -107,11 +109,12 @@ impl Link {
     pub(super) fn connect(
         id: LinkId,
         address: SocketAddr,
+        registry: &Registry,
         signals: &Arc<Signals>,
         now: Micros,
         timeout_ms: u64,
     ) -> std::io::Result<Self> {
-        let socket = Rc::new(RefCell::new(Socket::connect(address)?));
+        let socket = Rc::new(RefCell::new(Socket::connect(address, registry)?));
         let mut builder = Builder::new();
         builder
             .enable_push(false)

@@ -24,6 +24,7 @@ use crate::config::settings::BackendSettings;
 use crate::config::snapshot::Instance;
 use crate::ids::Ticket;
 use crate::message::{Call, Micros, Outcome};
+use crate::readiness::Registry;
 
 use driver::Driver;
 use signals::Signals;
@@ -130,11 +131,12 @@ impl Shared {
 /// Opens a channel to `instance`. The future is its task: spawn it once, on the thread that calls
 /// this, and never drop it unfinished (it ends after [`Channel::close`]).
 ///
-/// `seed` decides the jitter. `clock` is read once a turn. `on_event` runs inside the task; it may
-/// call the channel.
+/// Its sockets join the set of `registry`, whose owner looks. `seed` decides the jitter. `clock`
+/// is read once a turn. `on_event` runs inside the task; it may call the channel.
 pub fn open(
     instance: Instance,
     settings: BackendSettings,
+    registry: Registry,
     seed: u64,
     clock: impl Fn() -> Micros + 'static,
     on_event: impl FnMut(ChannelEvent) + 'static,
@@ -148,6 +150,6 @@ pub fn open(
         on_event: RefCell::new(Box::new(on_event)),
     });
     let channel = Channel { shared: Rc::clone(&shared) };
-    let mut driver = Driver::new(shared, instance, settings, seed, Box::new(clock));
+    let mut driver = Driver::new(shared, instance, settings, registry, seed, Box::new(clock));
     (channel, poll_fn(move |cx| driver.poll(cx)))
 }

@@ -13,6 +13,8 @@ use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::readiness::ReadySet;
+
 use crate::backend::channel::{Channel, ChannelEvent, open};
 use crate::backend::framing::prefix;
 use crate::config::settings::BackendSettings;
@@ -98,9 +100,19 @@ impl Rig {
         let record = Rc::clone(&events);
         let chain = Chain::default();
         let its_chain = Rc::clone(&chain);
+        let mut set = ReadySet::new().unwrap();
+        let registry = set.registry();
+        glommio::spawn_local(async move {
+            loop {
+                set.look(Duration::ZERO, &mut Vec::new()).unwrap();
+                std::future::poll_fn(|cx| set.poll_wake(cx)).await;
+            }
+        })
+        .detach();
         let (channel, task) = open(
             instance,
             settings,
+            registry,
             1,
             move || Micros(start.elapsed().as_micros() as u64),
             move |event| {

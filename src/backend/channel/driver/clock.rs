@@ -1,0 +1,154 @@
+//! What time brings to a channel: deadlines, keepalive, ages, and the timer for the next of them.
+
+use std::pin::Pin;
+use std::task::Context;
+use std::time::Duration;
+
+use glommio::timer::Timer;
+
+use super::{Driver, NEVER, Phase, TIMER_STEP_US, ends};
+use crate::message::{Micros, Started};
+
+impl Driver {
+    /// Everything that is due by the clock, and when something is due next.
+    pub(super) fn look_at_clock(&mut self) {
+        self.wake_at = NEVER;
+        self.end_late_calls();
+        self.look_at_links();
+        if self.connect_at > self.now {
+            self.wake_by(self.connect_at);
+        }
+    }
+
+    fn end_late_calls(&mut self) {
+        let now = self.now;
+        for index in 0..self.slots.len() {
+            match self.slots[index].call.as_ref().map(|call| call.deadline) {
+                Some(deadline) if deadline <= now => {
+                    self.abandon(index, ends::timed_out(Started::Maybe));
+                }
+                Some(deadline) => self.wake_by(deadline),
+                None => {}
+            }
+        }
+        for _ in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting.pop_front() else {
+                break;
+            };
+            if waiting.deadline <= now {
+                self.deliver(waiting.call.ticket, Err(ends::timed_out(Started::No)));
+            } else {
+                self.wake_by(waiting.deadline);
+                self.waiting.push_back(waiting);
+            }
+        }
+    }
+
+    fn look_at_links(&mut self) {
+        let mut index = 0;
+        while index < self.links.len() {
+            let link = &self.links[index];
+            let id = link.id;
+            let due = match link.phase {
+                Phase::Connecting => Some((link.finish_by, "no answer to the connection attempt")),
+                Phase::Draining if link.streams == 0 => {
+                    Some((link.finish_by, "not closed in time"))
+                }
+                Phase::Ready | Phase::Draining => None,
+            };
+            match due {
+                Some((at, why)) if at <= self.now => {
+                    self.lost(id, why);
+                    continue;
+                }
+                Some((at, _)) => self.wake_by(at),
+                None => {}
+            }
+            let link = &self.links[index];
+            if link.phase == Phase::Ready && link.replace_at > self.now {
+                self.wake_by(link.replace_at);
+            }
+            if self.is_silent(index) {
+                self.lost(id, "no answer to PING");
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Keepalive (gRFC A8, doc/keepalive.md): true when a PING was not answered in time.
+    fn is_silent(&mut self, index: usize) -> bool {
+        let now = self.now;
+        let link = &mut self.links[index];
+        if self.keepalive_us == 0 || link.phase == Phase::Connecting {
+            return false;
+        }
+        let timeout_us = self.settings.keepalive_timeout_ms.saturating_mul(1000);
+        let at = match link.pinged_at {
+            // Any byte is a sign of life, not only the answer.
+            Some(at) => {
+                let at = Micros(at.max(link.silent_since).0.saturating_add(timeout_us));
+                if at <= now {
+                    return true;
+                }
+                at
+            }
+            None if link.streams == 0 => return false,
+            None => {
+                let at = Micros(link.silent_since.0.saturating_add(self.keepalive_us));
+                if at <= now {
+                    link.ping(now);
+                    Micros(now.0.saturating_add(timeout_us))
+                } else {
+                    at
+                }
+            }
+        };
+        self.wake_by(at);
+        false
+    }
+
+    /// Closing: connections without calls are closed, politely.
+    pub(super) fn close_if_done(&mut self) {
+        if !self.shared.closing.get() || !self.waiting.is_empty() {
+            return;
+        }
+        let (now, timeout_ms) = (self.now, self.settings.connect_timeout_ms);
+        self.links.retain(|link| link.phase != Phase::Connecting);
+        for link in &mut self.links {
+            if link.phase == Phase::Ready {
+                link.drain(now, timeout_ms);
+                self.wake_at = self.wake_at.min(link.finish_by);
+            }
+        }
+        self.note_up();
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.shared.closing.get()
+            && self.links.is_empty()
+            && self.in_flight == 0
+            && self.waiting.is_empty()
+            && self.shared.orders.borrow().is_empty()
+    }
+
+    /// Has the task look at the clock by `at`.
+    pub(super) fn wake_by(&mut self, at: Micros) {
+        self.wake_at = self.wake_at.min(at);
+    }
+
+    /// Arms the timer if something is due before it fires. A timer that fires too early only looks.
+    pub(super) fn set_timer(&mut self) {
+        if self.wake_at >= self.timer_at {
+            return;
+        }
+        let wait_us = self.wake_at.since(self.now).max(TIMER_STEP_US);
+        let mut timer = Timer::new(Duration::from_micros(wait_us));
+        let mut cx = Context::from_waker(&self.timer_waker);
+        if Pin::new(&mut timer).poll(&mut cx).is_ready() {
+            self.timer_waker.wake_by_ref();
+        }
+        self.timer = Some(timer);
+        self.timer_at = self.wake_at;
+    }
+}

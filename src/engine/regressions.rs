@@ -1,0 +1,216 @@
+//! What a review found broken, one test a finding, driven from bytes in to bytes out.
+
+use super::*;
+use crate::config::ring::Ring;
+use crate::config::snapshot::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service,
+};
+use crate::engine::instances::Link;
+use crate::ids::ServiceId;
+use crate::message::{Call, CallError, Outcome, Priority, Started, status};
+use bytes::Bytes;
+use prost::encoding::encode_varint;
+
+struct Rig {
+    engine: Engine,
+    now: Micros,
+}
+
+fn snapshot(instances: u32) -> Snapshot {
+    let names: Vec<String> = (0..instances).map(|n| format!("logic-{n}")).collect();
+    let points = names.iter().enumerate().map(|(n, s)| (InstanceId(n as u32), s.as_str(), 1));
+    Snapshot {
+        version: 1,
+        routes: vec![Route {
+            first: 1000,
+            last: 1999,
+            service: ServiceId(0),
+            priority: Priority::Normal,
+            timeout_ms: 5_000,
+            order: Order::Session,
+            hash_on: HashOn::User,
+            payload: PayloadKind::Json,
+            idempotent: true,
+            failover: Failover::Next,
+            method: None,
+            service_text: false,
+        }],
+        services: vec![Service {
+            name: "logic".into(),
+            mode: Mode::Batch,
+            ring: Ring::new(points, 160),
+        }],
+        instances: names
+            .iter()
+            .enumerate()
+            .map(|(n, name)| Instance {
+                id: InstanceId(n as u32),
+                service: ServiceId(0),
+                name: name.as_str().into(),
+                address: SocketAddr::from(([127, 0, 0, 1], 50_001 + n as u16)),
+                weight: 1,
+            })
+            .collect(),
+    }
+}
+
+impl Rig {
+    fn new(snapshot: Snapshot, settings: ShardSettings) -> Self {
+        let engine = Engine::new(EngineInit {
+            shard: ShardId(0),
+            gateway: Arc::new(GatewaySettings::default()),
+            settings,
+            snapshot: Arc::new(snapshot),
+            boot_id: 1,
+            unix_at_boot_us: 0,
+            seed: 1,
+        });
+        Self { engine, now: Micros(1_000_000) }
+    }
+
+    /// A client past its handshake; what it was told so far is gone.
+    fn client(&mut self) -> ConnId {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let id = self.engine.open(peer, self.now).expect("room");
+        let mut request =
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                .to_vec();
+        self.engine.on_bytes(id, &mut request, self.now);
+        assert!(self.told(id).contains("welcome"));
+        id
+    }
+
+    fn says(&mut self, id: ConnId, json: &str) {
+        assert!(json.len() < 126);
+        let mut frame = vec![0x81, 0x80 | json.len() as u8, 0, 0, 0, 0];
+        frame.extend_from_slice(json.as_bytes());
+        self.engine.on_bytes(id, &mut frame, self.now);
+        self.engine.end_turn(self.now);
+    }
+
+    /// Takes the outbox.
+    fn told(&mut self, id: ConnId) -> String {
+        let bytes = self.engine.outbox(id).to_vec();
+        self.engine.on_sent(id, bytes.len(), self.now);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn one_call(&mut self) -> Call {
+        let mut calls = std::mem::take(&mut self.engine.effects.calls);
+        assert_eq!(calls.len(), 1);
+        calls.remove(0)
+    }
+
+    fn fails(&mut self, call: &Call, fault: CallFault, started: Started) {
+        let message = String::new();
+        let error =
+            CallError { fault, started, status: status::UNAVAILABLE, message, pushback: None };
+        self.engine.on_outcome(Outcome { ticket: call.ticket, result: Err(error) }, self.now);
+        self.engine.end_turn(self.now);
+    }
+
+    fn later(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+        self.engine.tick(self.now, &mut Vec::new());
+        self.engine.end_turn(self.now);
+    }
+}
+
+const ASK: &str = r#"{"msg_id":1001,"seq":1,"payload":1,"id":"a"}"#;
+
+#[test]
+fn a_message_that_may_have_run_is_never_called_not_run() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.says(client, ASK);
+    let call = rig.one_call();
+    rig.fails(&call, CallFault::ConnectionLost, Started::Maybe);
+    rig.engine.on_link(InstanceId(0), Link::Down, rig.now);
+    rig.engine.end_turn(rig.now);
+    assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
+    rig.engine.on_link(InstanceId(0), Link::Up, rig.now);
+    // The id stays used: the same message is not executed a second time.
+    rig.says(client, r#"{"msg_id":1001,"seq":2,"payload":1,"id":"a"}"#);
+    assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
+    assert!(rig.engine.effects.calls.is_empty());
+}
+
+#[test]
+fn a_retry_that_surely_did_not_run_does_not_clear_the_attempt_before_it() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.says(client, ASK);
+    let first = rig.one_call();
+    rig.fails(&first, CallFault::Reset, Started::Maybe);
+    rig.later(130);
+    let second = rig.one_call();
+    rig.fails(&second, CallFault::NotConnected, Started::No);
+    assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
+}
+
+#[test]
+fn a_message_that_was_refused_unstarted_and_expires_did_not_run() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.says(client, r#"{"msg_id":1001,"seq":1,"payload":1,"deadline_ms":150}"#);
+    let call = rig.one_call();
+    rig.fails(&call, CallFault::Refused, Started::No);
+    rig.later(200);
+    assert!(rig.told(client).contains("EXPIRED"));
+}
+
+#[test]
+fn the_answer_of_a_call_is_read_in_the_mode_it_was_made_in() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.says(client, ASK);
+    let call = rig.one_call();
+    let mut unary = snapshot(1);
+    unary.services[0].mode = Mode::Unary;
+    rig.engine.adopt(Arc::new(unary));
+    let request_id = rig.engine.messages.iter().next().expect("one is under way").0.0;
+    let mut item = vec![0x08];
+    encode_varint(request_id, &mut item);
+    item.extend_from_slice(b"\x22\x0242");
+    let mut body = vec![0x0a, item.len() as u8];
+    body.extend_from_slice(&item);
+    let result = Ok(Bytes::from(body));
+    rig.engine.on_outcome(Outcome { ticket: call.ticket, result }, rig.now);
+    assert!(rig.told(client).contains(r#""payload":42"#));
+}
+
+#[test]
+fn a_message_behind_an_expired_one_leaves_within_the_window() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let (a, b, c) = (rig.client(), rig.client(), rig.client());
+    rig.says(a, r#"{"msg_id":1001,"seq":1,"payload":1}"#);
+    rig.one_call();
+    rig.says(b, r#"{"msg_id":1001,"seq":1,"payload":1,"deadline_ms":1}"#);
+    rig.now = rig.now.plus_ms(2);
+    rig.engine.tick(rig.now, &mut Vec::new());
+    assert!(rig.told(b).contains("EXPIRED"));
+    rig.says(c, r#"{"msg_id":1001,"seq":1,"payload":1}"#);
+    rig.later(11);
+    rig.one_call();
+}
+
+#[test]
+fn a_small_queue_admits_its_share() {
+    let mut settings = ShardSettings::default();
+    settings.queue.items_max = 50;
+    settings.batch.items_max = 10;
+    let mut rig = Rig::new(snapshot(1), settings);
+    let client = rig.client();
+    rig.says(client, ASK);
+    rig.one_call();
+}
+
+#[test]
+fn a_session_that_broke_the_frame_rules_is_counted_out() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.engine.on_bytes(client, &mut [0x81, 0x00], rig.now);
+    rig.engine.remove(client);
+    assert_eq!(rig.engine.report(rig.now).gauges.sessions, 0);
+}

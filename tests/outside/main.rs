@@ -1,0 +1,6 @@
+//! What people use with the gateway and we did not write: the README's commands, and clients and
+//! services of other languages. Where a program is missing, its test says so in one line.
+
+mod interop;
+mod readme;
+mod support;

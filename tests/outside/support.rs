@@ -1,0 +1,253 @@
+//! The built gateway as a child process in a directory of its own, and what tests need around it.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+/// The built program.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_shardgate");
+/// Longest wait for anything here: a debug build on two busy cores answers in well under a second,
+/// Chromium's first start takes a few.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the repository is.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether a test of an outside program can run. If not it says so in one line, past the capture of
+/// the test's output; under SHARDGATE_REQUIRE_EXTERNAL=1 the test fails instead.
+pub fn available(test: &str, what: &str, found: bool) -> bool {
+    if !found {
+        let required = std::env::var("SHARDGATE_REQUIRE_EXTERNAL").is_ok_and(|v| v == "1");
+        assert!(
+            !required,
+            "{test} needs {what}, and SHARDGATE_REQUIRE_EXTERNAL=1 forbids skipping"
+        );
+        writeln!(io::stderr(), "skipped: {test} needs {what}").expect("stderr is open");
+    }
+    found
+}
+
+/// Whether `program` with `args` runs and succeeds.
+pub fn succeeds(program: &str, args: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// A port that nobody listens on. Below those of outgoing connections, so that none of these takes
+/// it before it is used; each is given once in this process, and from a start of its own.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 200) as u16 * 100;
+    (0..COUNT)
+        .map(|_| FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("20,000 ports are not all taken")
+}
+
+/// A directory that looks like the checkout, with its configuration on ports of its own.
+pub struct Checkout {
+    dir: TempDir,
+    /// Ports of the repository's configuration, and what stands for them here.
+    ports: Vec<(&'static str, u16)>,
+}
+
+impl Checkout {
+    /// A new one.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["tests", "proto"] {
+            symlink(root().join(name), dir.path().join(name)).expect("a link");
+        }
+        let ports = ["9000", "8000", "50001", "50002", "50003"].map(|port| (port, free_port()));
+        let checkout = Self { dir, ports: ports.to_vec() };
+        fs::create_dir(checkout.path().join("shards")).expect("a directory");
+        for name in ["gateway.toml", "default.toml"] {
+            let text = fs::read_to_string(root().join("shards").join(name)).expect("in the tree");
+            fs::write(checkout.path().join("shards").join(name), checkout.here(&text))
+                .expect("the directory is ours");
+        }
+        checkout
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `text` with the ports of this checkout.
+    pub fn here(&self, text: &str) -> String {
+        self.ports.iter().fold(text.to_owned(), |text, (port, own)| {
+            text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{own}"))
+        })
+    }
+
+    /// The address that stands for 127.0.0.1:`port`.
+    pub fn address(&self, port: &str) -> SocketAddr {
+        self.here(&format!("127.0.0.1:{port}")).parse().expect("an address")
+    }
+
+    /// A shell command in this directory.
+    pub fn shell(&self, line: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).current_dir(self.path());
+        // Nothing of the surroundings changes what is configured here.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SHARDGATE_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// The gateway as configured here, with `env` over it, ready and connected to the instances of
+    /// the services `wanted`.
+    pub fn gateway(&self, env: &[(&str, &str)], wanted: &[&str]) -> Running {
+        let mut command = self.shell(&format!("exec {BINARY}"));
+        let gateway = Running::start(command.envs(env.iter().copied()), "ready: ws://");
+        eventually("all shards are connected", || {
+            let stats = get_json(self.address("8000"), "/stats");
+            let shards = stats["shards"].as_array().map_or(0, Vec::len);
+            wanted.iter().all(|service| {
+                let instances = stats["services"][service]["instances"].as_array();
+                instances.is_some_and(|all| all.iter().all(|i| i["connected"] == shards))
+            })
+        });
+        gateway
+    }
+
+    /// Where the gateway of this checkout takes WebSockets.
+    pub fn url(&self) -> String {
+        self.here("ws://127.0.0.1:9000/ws")
+    }
+}
+
+/// A child in a process group of its own, ended with the value.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    errors: PathBuf,
+    _dir: TempDir,
+}
+
+impl Running {
+    /// Starts `command`, and waits for a line on its stdout that contains `ready`.
+    pub fn start(command: &mut Command, ready: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let errors = dir.path().join("stderr");
+        let stderr = fs::File::create(&errors).expect("the directory is ours");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
+        let mut child = command.spawn().expect("the program is there");
+        let stdout = child.stdout.take().expect("piped");
+        let (line, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // A test that ended reads no more.
+            BufReader::new(stdout).lines().map_while(Result::ok).all(|l| line.send(l).is_ok());
+        });
+        let mut running = Self { child, lines, errors, _dir: dir };
+        if !ready.is_empty() {
+            running.line_with(ready);
+        }
+        running
+    }
+
+    /// The next line on stdout that contains `text`.
+    pub fn line_with(&mut self, text: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => panic!("no {text:?}; {}", self.errors()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("ended without {text:?}; {}", self.errors())
+                }
+            }
+        }
+    }
+
+    /// What it wrote to stderr.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Asks it to stop, and waits for that.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(Instant::now() < until, "SIGTERM does not stop it; {}", self.errors());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        // A child that ended is not waited for yet, so its number is still its own.
+        if self.child.try_wait().expect("it is our child").is_none() {
+            kill_process_group(Pid::from_child(&self.child), signal).expect("our own group");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("it is our child");
+        if thread::panicking() {
+            eprintln!("stderr of a child:\n{}", self.errors());
+        }
+    }
+}
+
+/// Runs `command` to its end within [`PATIENCE`]; gives what it printed, and fails if it failed.
+pub fn run(command: &mut Command) -> String {
+    let mut running = Running::start(command, "");
+    let mut output = String::new();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match running.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(line) => output += &(line + "\n"),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("no end; so far:\n{output}"),
+        }
+    }
+    let status = running.child.wait().expect("it is our child");
+    assert!(status.success(), "{command:?}: {status}\n{output}{}", running.errors());
+    output
+}
+
+/// Waits until `holds`.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "it never came true that {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The body of `GET path`.
+pub fn get_json(address: SocketAddr, path: &str) -> serde_json::Value {
+    let mut stream = TcpStream::connect(address).expect("the admin endpoint listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("it reads");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("it answers and closes");
+    let (_, body) = response.split_once("\r\n\r\n").expect("a header");
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {response}"))
+}
