@@ -112,11 +112,6 @@ impl Net {
         let snapshot = self.shell.enter(|engine| engine.snapshot().clone());
         self.open_channels(&snapshot);
         let shard = self.init.engine.shard;
-        poll_fn(|cx| {
-            self.init.pulse.watch(cx.waker());
-            Poll::Ready(())
-        })
-        .await;
         self.tell(ShardEvent::Ready(shard)).await;
         loop {
             let rung = self.wait().await?;
