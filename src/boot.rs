@@ -92,7 +92,7 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
     for (planned, listener) in plan.shards.into_iter().zip(listeners) {
         let bell = Doorbell::new();
         let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
-        let pulse = Pulse::new(bell.clone());
+        let pulse = Arc::new(Pulse::default());
         let init = ShardInit {
             core: planned.core,
             engine: EngineInit {

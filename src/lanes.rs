@@ -37,11 +37,9 @@ impl Doorbell {
     /// Ready when the bell was rung since the last time this was ready. The receiver looks at its
     /// lanes after that: an item sent after the look rings again.
     pub fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.rung.swap(false, Ordering::AcqRel) {
-            return Poll::Ready(());
-        }
+        // First, because a ring between a look and the registration would wake nobody; and in any
+        // case, because the last ring has used the waker up.
         self.waker.register(cx.waker());
-        // A ring between the look and the registration would wake nobody: look again.
         if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
@@ -142,6 +140,20 @@ mod tests {
             (0..10).collect::<Vec<_>>()
         );
         assert!(bell.poll_rung(&cx).is_pending());
+    }
+
+    #[test]
+    fn the_bell_stays_armed_after_it_was_heard() {
+        let bell = Doorbell::new();
+        let counter = Arc::new(CountingWaker(AtomicUsize::new(0)));
+        let waker = Waker::from(counter.clone());
+        let cx = Context::from_waker(&waker);
+        assert!(bell.poll_rung(&cx).is_pending());
+        bell.ring();
+        assert!(bell.poll_rung(&cx).is_ready());
+        // Not polled again, as by a task that goes to sleep for another reason.
+        bell.ring();
+        assert_eq!(counter.0.load(Ordering::SeqCst), 2);
     }
 
     #[test]

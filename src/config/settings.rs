@@ -50,7 +50,8 @@ pub struct ShardSettings {
     pub core: Option<usize>,
     /// Spin this long before parking: for dedicated cores only. Boot.
     pub spin: Duration,
-    /// glommio's preempt timer: how long a busy shard may leave new I/O unseen. Boot.
+    /// glommio's preempt timer: how long a busy shard may leave timers and wake-ups from other
+    /// threads unseen. Sockets do not wait for it ([`crate::readiness`]). Boot.
     pub preempt: Duration,
     /// io_uring entries a ring. Boot.
     pub ring_depth: usize,
@@ -280,7 +281,7 @@ impl Default for ShardSettings {
         Self {
             core: None,
             spin: Duration::ZERO,
-            preempt: Duration::from_millis(1),
+            preempt: Duration::from_millis(5),
             ring_depth: 1024,
             conn: ConnSettings::default(),
             queue: QueueSettings::default(),

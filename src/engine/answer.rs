@@ -116,16 +116,12 @@ const MAY_HAVE_RUN: Reject = Reject::new(
 impl Engine {
     /// Ends a message under way that is in no queue: answers it and those that wait for the same.
     pub(super) fn finish(&mut self, key: MsgKey, answer: &Answer<'_>, now: Micros) {
-        let message = self.messages.get_mut(key).expect("a message is finished once");
+        let message = self.messages.get(key).expect("a message is finished once");
         let unknown = Answer::reject(&MAY_HAVE_RUN);
         let answer = if message.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (conn, msg_id, seq) = (message.conn, message.msg_id, message.seq);
         let (dedup, received, bytes) = (message.dedup, message.received, message.bytes());
-        if let Payload::Large(_) = message.payload {
-            message.payload = Payload::default();
-        }
-        message.user = None;
-        self.messages.release(key);
+        self.release(key);
         self.histograms.record(Stage::Whole, now.since(received), 1);
         self.settle(conn, bytes);
         self.reply(conn, msg_id, seq, answer, now);
@@ -133,7 +129,9 @@ impl Engine {
         let waiters = if answer.says_not_run() {
             self.dedup.release(dedup)
         } else {
-            self.dedup.finish(dedup, Some(answer.to_stored()), now)
+            let bytes = answer.text.len() + answer.payload.len();
+            let is_kept = bytes <= self.settings.dedup.reply_bytes_max;
+            self.dedup.finish(dedup, is_kept.then(|| answer.to_stored()), now)
         };
         for waiter in waiters {
             // One that had its own deadline is not known any more.
@@ -143,11 +141,22 @@ impl Engine {
         }
     }
 
+    /// Ends a message's key. Its slot keeps the small buffers for the next one, and nothing else.
+    pub(super) fn release(&mut self, key: MsgKey) {
+        if let Some(message) = self.messages.get_mut(key) {
+            if let Payload::Large(_) = message.payload {
+                message.payload = Payload::default();
+            }
+            message.user = None;
+        }
+        self.messages.release(key);
+    }
+
     /// Undoes the insertion of a message that was not taken in after all.
     pub(super) fn withdraw(&mut self, key: MsgKey) {
         let message = self.messages.get(key).expect("the caller has it");
         let (conn, bytes) = (message.conn, message.bytes());
-        self.messages.release(key);
+        self.release(key);
         self.settle(conn, bytes);
     }
 

@@ -207,7 +207,7 @@ impl Engine {
                 && self.conns.get(message.conn).is_none()
             {
                 self.counters.inc(Counter::AnswersUndeliverable);
-                self.messages.release(key);
+                self.release(key);
             } else {
                 return Some(key);
             }

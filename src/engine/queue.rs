@@ -214,9 +214,10 @@ impl InstanceQueue {
             .min()
     }
 
-    /// Keys of all messages that wait here, in no order; for moving them elsewhere.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Keys held, those of messages that have left included: what [`Self::compact`] bounds.
+    #[cfg(test)]
+    pub fn keys(&self) -> usize {
+        self.fresh.iter().map(VecDeque::len).sum::<usize>() + self.resumed.len()
     }
 }
 

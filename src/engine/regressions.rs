@@ -214,3 +214,22 @@ fn a_session_that_broke_the_frame_rules_is_counted_out() {
     rig.engine.remove(client);
     assert_eq!(rig.engine.report(rig.now).gauges.sessions, 0);
 }
+
+#[test]
+fn keys_of_messages_that_left_do_not_pile_up_while_no_call_ends() {
+    let mut settings = ShardSettings::default();
+    settings.batch.in_flight_max = 1;
+    let mut rig = Rig::new(snapshot(1), settings);
+    let first = rig.client();
+    rig.says(first, r#"{"msg_id":1001,"seq":1,"payload":1}"#);
+    rig.one_call();
+    let client = rig.client();
+    for seq in 1..=1_000 {
+        let ask = format!(r#"{{"msg_id":1001,"seq":{seq},"payload":1,"deadline_ms":1}}"#);
+        rig.says(client, &ask);
+        rig.now = rig.now.plus_ms(2);
+        rig.engine.tick(rig.now, &mut Vec::new());
+        assert!(rig.told(client).contains("EXPIRED"));
+    }
+    assert!(rig.engine.instances.get(InstanceId(0)).queue.keys() < 200);
+}

@@ -122,6 +122,9 @@ fn run(shard: ShardId, init: ShardInit) {
             return;
         }
     };
+    // glommio 0.9 goes to sleep with its first task unrun if the thread is descheduled for a whole
+    // preempt timer just after this, and nobody could wake it yet: begin with a fresh time slice.
+    std::thread::yield_now();
     executor.run(async move {
         let events = init.events.clone();
         let shell = Rc::new(Shell {

@@ -173,7 +173,8 @@ impl Net {
 
     /// Ready if something other than a socket wants a turn: true if that is the bell.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let rung = self.init.bell.poll_rung(cx).is_ready();
+        self.init.pulse.wakes(cx.waker());
+        let rung = self.init.bell.poll_rung(cx).is_ready() || self.init.pulse.is_due();
         let poked = self.shell.take_poke(cx);
         let alarmed = match &mut self.alarm {
             Some(alarm) => std::pin::Pin::new(&mut alarm.timer).poll(cx).is_ready(),
@@ -262,7 +263,13 @@ impl Net {
         }
         self.resume(now);
         self.read_all(now);
-        self.shell.enter(|engine| engine.end_turn(now));
+        let resumed = self.shell.enter(|engine| {
+            engine.end_turn(now);
+            !engine.effects.resumed.is_empty()
+        });
+        if resumed {
+            self.shell.poke();
+        }
         self.start_calls();
         self.flush_all(now);
         Ok(())
@@ -553,10 +560,11 @@ impl Net {
         self.channels.iter().flatten().for_each(Channel::close);
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
-            // The pulse rings each tick, so this wait ends.
+            // The pulse comes each tick, so this wait ends.
             if self.wait().await.is_err() {
                 break;
             }
+            self.init.pulse.answer(self.shell.now());
         }
         let shard = self.init.engine.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
@@ -571,8 +579,8 @@ impl Net {
                 Err(LaneRefusal::Full(back)) => event = back,
                 Err(LaneRefusal::Closed(_)) => return,
             }
-            let bell = self.init.bell.clone();
-            poll_fn(|cx| bell.poll_rung(cx)).await;
+            poll_fn(|cx| self.poll_flags(cx)).await;
+            self.init.pulse.answer(self.shell.now());
         }
     }
 }

@@ -2,27 +2,40 @@
 //! answered. It is the shards' clock tick, their stall histogram, and the rescue from an executor
 //! that went to sleep with work to do (glommio 0.9 does that).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::lanes::Doorbell;
 use crate::limits;
 use crate::message::Micros;
 
+/// A shard that has not answered for so long is woken once a second only: each wake-up that it
+/// does not take holds a reference of its task, of which glommio allows 32,767.
+const EAGER_US: u64 = 60_000_000;
+
 /// One shard's end of the pulse.
-#[derive(Debug)]
+///
+/// It keeps the waker of the net loop for good. A doorbell would not do: its waker is used up by
+/// the first ring, and an executor that goes back to sleep before it has run the task is never
+/// woken by a second one.
+#[derive(Debug, Default)]
 pub struct Pulse {
-    bell: Arc<Doorbell>,
+    waker: OnceLock<Waker>,
     /// When the unanswered pulse was sent, in microseconds since boot; 0 = it was answered.
     sent: AtomicU64,
 }
 
 impl Pulse {
-    /// For the shard that `bell` wakes.
-    pub fn new(bell: Arc<Doorbell>) -> Arc<Self> {
-        Arc::new(Self { bell, sent: AtomicU64::new(0) })
+    /// The task to be woken. The first call counts.
+    pub fn wakes(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    /// Whether a pulse waits for its answer.
+    pub fn is_due(&self) -> bool {
+        self.sent.load(Ordering::Acquire) != 0
     }
 
     /// The shard answers: how late it is, if a pulse was sent since it last answered.
@@ -35,8 +48,14 @@ impl Pulse {
 
     fn send(&self, now: Micros) {
         // One that is not answered yet keeps its time: the shard's lateness counts from there.
-        let _ = self.sent.compare_exchange(0, now.0.max(1), Ordering::AcqRel, Ordering::Relaxed);
-        self.bell.ring();
+        let sent = self.sent.compare_exchange(0, now.0.max(1), Ordering::AcqRel, Ordering::Acquire);
+        let late_us = now.since(Micros(sent.unwrap_or_else(|since| since)));
+        let tick_us = limits::TICK_MS * 1000;
+        if let Some(waker) = self.waker.get()
+            && (sent.is_ok() || late_us < EAGER_US || late_us % 1_000_000 < tick_us)
+        {
+            waker.wake_by_ref();
+        }
     }
 }
 
@@ -72,14 +91,37 @@ impl PulseThread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 
     #[test]
     fn lateness_counts_from_the_first_unanswered_pulse() {
-        let pulse = Pulse::new(Doorbell::new());
+        let pulse = Pulse::default();
         assert_eq!(pulse.answer(Micros(5)), None);
         pulse.send(Micros(10));
         pulse.send(Micros(20));
+        assert!(pulse.is_due());
         assert_eq!(pulse.answer(Micros(25)), Some(15));
         assert_eq!(pulse.answer(Micros(26)), None);
+    }
+
+    /// glommio can sleep again before it has run the task that was woken.
+    #[test]
+    fn a_shard_that_does_not_answer_is_woken_again_by_each_pulse() {
+        let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+        let pulse = Pulse::default();
+        pulse.wakes(&Waker::from(wakes.clone()));
+        let tick = limits::TICK_MS * 1000;
+        (1..=100).for_each(|n| pulse.send(Micros(n * tick)));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 100);
+        (0..1000).for_each(|n| pulse.send(Micros(2 * EAGER_US + n * tick)));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 110, "once a second after a minute");
     }
 }
