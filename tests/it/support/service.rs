@@ -13,6 +13,7 @@ use prost::Message;
 use shardgate::config::settings::DemoSettings;
 use shardgate::demo::DemoServices;
 use shardgate::demo::proto::{BaseRequest, BaseResponse, BatchRequest, BatchResponse};
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::{oneshot, watch};
 
@@ -69,17 +70,24 @@ pub struct Instance {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// Keeps the address while nobody listens.
+    _reserved: Socket,
 }
 
-/// An address of 127.0.0.0/8 that no other instance of this machine uses by chance.
-fn own_address() -> SocketAddr {
+/// An address of 127.0.0.0/8 that is nobody else's for as long as the socket lives: it is bound and
+/// does not listen, so a connection is refused unless the instance listens there beside it.
+fn own_address() -> (SocketAddr, Socket) {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let [_, a, b, _] = std::process::id().to_be_bytes();
-    let [c, d] = n.to_be_bytes();
-    let ip = Ipv4Addr::new(127, 1 + (a ^ c) % 250, b.max(1), d.max(1));
-    let listener = TcpListener::bind((ip, 0)).expect("all of 127.0.0.0/8 is this machine");
-    listener.local_addr().expect("bound")
+    // Not 127.0.0.1, where clients get their ports from.
+    let [_, _, a, b] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 1 + a % 250, b, 1 + (n % 250) as u8);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    let any_port = SocketAddr::from((ip, 0));
+    socket.bind(&any_port.into()).expect("all of 127.0.0.0/8 is this machine");
+    let address = socket.local_addr().expect("bound").as_socket().expect("IPv4");
+    (address, socket)
 }
 
 impl Instance {
@@ -102,7 +110,8 @@ impl Instance {
             arrived: Mutex::default(),
             held: watch::Sender::new(false),
         });
-        Self { address: own_address(), shared, running: None }
+        let (address, reserved) = own_address();
+        Self { address, shared, running: None, _reserved: reserved }
     }
 
     /// Does something else from now on.
