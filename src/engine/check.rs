@@ -99,7 +99,10 @@ impl Engine {
             };
             let state = self.instances.get(m.instance);
             let slot = state.in_flight < self.slots(state.mode) && state.link != Link::Down;
-            let due = state.in_flight == 0 || m.received.0 + window_us <= now.0;
+            // One that was parked waits at most a window from when it came back: `oldest` looks at
+            // the most urgent of those only.
+            let waited = !m.parked && m.received.0 + window_us <= now.0;
+            let due = state.in_flight == 0 || waited;
             ensure(!(eligible && slot && due), || {
                 format!("{key:?} waits for {:?} with {} in flight", m.instance, state.in_flight)
             })?;
