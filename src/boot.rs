@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
 use crate::config::Config;
 use crate::control::log::LogGuard;
-use crate::control::{self, ControlInputs};
+use crate::control::{self, ControlInputs, ExitReason};
 use crate::demo::{self, DemoServices};
 use crate::engine::EngineInit;
 use crate::lanes::{Doorbell, LaneSender, lane};
@@ -49,7 +49,7 @@ pub fn serve(args: &Serve) -> ExitCode {
     match start(config) {
         Ok((inputs, running)) => {
             let reason = control::run(inputs);
-            running.end(reason.code() == 0);
+            running.end(matches!(reason, ExitReason::Stopped | ExitReason::CutOff));
             ExitCode::from(reason.code())
         }
         Err(StartError(lines)) => {

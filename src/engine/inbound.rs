@@ -20,6 +20,7 @@ pub(super) mod close {
     pub const GOING_AWAY: u16 = 1001;
     pub const UNSUPPORTED: u16 = 1003;
     pub const POLICY: u16 = 1008;
+    pub const TOO_SLOW: u16 = 4001;
     pub const NO_HEARTBEAT: u16 = 4002;
 }
 
@@ -198,6 +199,13 @@ impl Engine {
             Phase::Closing { until }
         };
         mark_dirty(conn, id, &mut effects.dirty);
+    }
+
+    /// The client does not take what it asked for. It gets the code if it reads within the close
+    /// timeout; nothing is added to what waits any more.
+    pub(super) fn close_slow(&mut self, id: ConnId, now: Micros) {
+        self.counters.inc(Counter::ClosedSlow);
+        self.close(id, close::TOO_SLOW, "answers are not read fast enough", now);
     }
 
     fn on_frame(&mut self, id: ConnId, event: FrameEvent<'_>, now: Micros) -> Flow {

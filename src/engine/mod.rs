@@ -266,9 +266,8 @@ impl Engine {
             conn.outbox.advance(n, pool);
         }
         if !conn.outbox.is_empty() {
-            if conn.outbox.len() > settings.conn.outbox_bytes_max {
-                counters.inc(Counter::ClosedSlow);
-                return Fate::Close;
+            if conn.outbox.len() > settings.conn.outbox_bytes_max && conn.phase == Phase::Open {
+                self.close_slow(id, now);
             }
             return Fate::Keep;
         }

@@ -182,7 +182,9 @@ fn the_answer_of_a_call_is_read_in_the_mode_it_was_made_in() {
 
 #[test]
 fn a_message_behind_an_expired_one_leaves_within_the_window() {
-    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let mut settings = ShardSettings::default();
+    settings.batch.eager_max = 1;
+    let mut rig = Rig::new(snapshot(1), settings);
     let (a, b, c) = (rig.client(), rig.client(), rig.client());
     rig.says(a, r#"{"msg_id":1001,"seq":1,"payload":1}"#);
     rig.one_call();

@@ -60,6 +60,9 @@ fn snapshot() -> Arc<Snapshot> {
 impl Rig {
     fn new(change: impl FnOnce(&mut ShardSettings)) -> Self {
         let mut settings = ShardSettings::default();
+        // One call at a time, and no client that is not read.
+        settings.batch.eager_max = 1;
+        settings.conn.unanswered_max = 256;
         change(&mut settings);
         let mut engine = Engine::new(EngineInit {
             shard: ShardId(0),

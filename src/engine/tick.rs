@@ -104,9 +104,8 @@ impl Engine {
         }
         if conn.outbox.is_empty() {
             conn.outbox.stuck_since = now;
-        } else if now.since(conn.outbox.stuck_since) > stuck_us {
-            self.counters.inc(Counter::ClosedSlow);
-            closing.push(id);
+        } else if now.since(conn.outbox.stuck_since) > stuck_us && conn.phase == Phase::Open {
+            self.close_slow(id, now);
             return;
         }
         match conn.phase {

@@ -142,7 +142,7 @@ fn what_has_no_answer_in_the_grace_gets_an_error() {
         assert_eq!(answers[&1]["reason"], reason);
     }
     assert!(started.elapsed() >= Duration::from_millis(300));
-    gateway.wait();
+    assert_eq!(gateway.wait().code(), Some(1));
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     eventually("it is logged", || gateway.log().contains("cut_off=2").then_some(()));
 }

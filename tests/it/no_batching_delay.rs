@@ -39,6 +39,7 @@ fn messages_that_wait_for_a_busy_instance_leave_within_the_window() {
     let config = Config::new()
         .service("logic", &[("a", instance.address)])
         .route(1000, "logic", "")
+        .shard("batch.eager_max = 1")
         .shard("batch.window_ms = 50");
     let gateway = Gateway::start(&config);
     gateway.wait_connected("logic", &["a"]);

@@ -61,6 +61,7 @@ fn an_unordered_route_uses_several_slots_for_one_session() {
         let config = Config::new()
             .service("logic", &[("a", instance.address)])
             .route(1000, "logic", &format!("order = \"{order}\""))
+            .shard("conn.unanswered_max = 100")
             .shard("batch.items_max = 2");
         let gateway = Gateway::start(&config);
         gateway.wait_connected("logic", &["a"]);

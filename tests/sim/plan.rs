@@ -131,6 +131,7 @@ fn settings(d: &mut Dice) -> ShardSettings {
     s.batch.bytes_max = d.pick(&[20 << 10, 1 << 20]);
     s.batch.window_ms = d.pick(&[0, 2, 10]);
     s.batch.in_flight_max = d.pick(&[1, 2, 10]);
+    s.batch.eager_max = d.pick(&[1, 2, 10]);
     s.batch.calls_max = d.pick(&[1, 4, 100]);
     s.retry.delay_ms = d.pick(&[1, 20, 100]);
     s.retry.delay_max_ms = 200;

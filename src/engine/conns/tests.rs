@@ -17,7 +17,8 @@ proptest! {
         let mut next = 0_u8;
         for (writes, n) in steps {
             if writes {
-                let bytes: Vec<u8> = (0..n).map(|_| { next = next.wrapping_add(1); next }).collect();
+                let bytes: Vec<u8> = (1..=n).map(|i| next.wrapping_add(i as u8)).collect();
+                next = next.wrapping_add(n as u8);
                 outbox.writer(&mut pool).extend_from_slice(&bytes);
                 model.extend(bytes);
             } else {
