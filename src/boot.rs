@@ -86,11 +86,17 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
     let control_bell = Doorbell::new();
     // Each shard has at most a report and one last word under way.
     let (events_in, events) = lane(plan.shards.len() * 4 + 4, &control_bell);
+    let bells: Vec<Arc<Doorbell>> = plan.shards.iter().map(|_| Doorbell::new()).collect();
+    // One lane into each shard, from all others.
+    let (to_shards, from_shards): (Vec<_>, Vec<_>) =
+        bells.iter().map(|bell| lane(limits::HANDOFF_ITEMS_MAX, bell)).unzip();
     let mut mailboxes: Vec<LaneSender<Command>> = Vec::new();
     let mut pulses = Vec::new();
     let mut shards = Vec::new();
-    for (planned, listener) in plan.shards.into_iter().zip(listeners) {
-        let bell = Doorbell::new();
+    let parts = plan.shards.into_iter().zip(listeners).zip(bells).zip(from_shards);
+    for (index, (((planned, listener), bell), handed)) in parts.enumerate() {
+        let others = to_shards.iter().enumerate().filter(|(other, _)| *other != index);
+        let siblings = others.map(|(_, lane)| lane.clone()).collect();
         let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
         let pulse = Arc::new(Pulse::default());
         let init = ShardInit {
@@ -107,6 +113,8 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
             listener: Some(listener),
             commands,
             events: events_in.clone(),
+            siblings,
+            handed,
             bell,
             pulse: pulse.clone(),
             boot,

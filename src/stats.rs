@@ -27,6 +27,8 @@ counters! {
     Accepted = "accepted",
     /// Connections over `connections_max`, answered 503.
     AcceptRefused = "accept_refused",
+    /// Clients handed to another shard, because this one had no room.
+    HandedOver = "handed_over",
     /// accept() failed (out of files, aborted connections).
     AcceptFailed = "accept_failed",
     /// Upgrades answered 101.

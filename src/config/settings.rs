@@ -74,7 +74,7 @@ pub struct ShardSettings {
 /// `[conn]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnSettings {
-    /// Connections a shard; one over it gets 503.
+    /// Connections a shard; one over it goes to a shard with room, or gets 503.
     pub connections_max: usize,
     /// Bytes of one message, joined.
     pub message_bytes_max: usize,

@@ -226,10 +226,15 @@ impl Engine {
         }
     }
 
+    /// Whether [`Self::open`] would take a connection.
+    pub fn has_room(&self) -> bool {
+        !self.conns.is_full() && self.drain.is_none()
+    }
+
     /// A connection was accepted. `None`: the shard is full or stopping, answer 503.
     pub fn open(&mut self, peer: SocketAddr, now: Micros) -> Option<ConnId> {
         self.counters.inc(Counter::Accepted);
-        if self.conns.is_full() || self.drain.is_some() {
+        if !self.has_room() {
             self.counters.inc(Counter::AcceptRefused);
             return None;
         }

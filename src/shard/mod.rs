@@ -21,7 +21,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
-use crate::mailbox::{Command, ShardEvent};
+use crate::mailbox::{Command, Handoff, ShardEvent};
 use crate::message::Micros;
 use crate::shard::net::Net;
 use crate::shard::pulse::Pulse;
@@ -40,7 +40,11 @@ pub struct ShardInit {
     pub commands: LaneReceiver<Command>,
     /// To control.
     pub events: LaneSender<ShardEvent>,
-    /// Woken by commands and by the pulse.
+    /// To the other shards.
+    pub siblings: Vec<LaneSender<Handoff>>,
+    /// From the other shards.
+    pub handed: LaneReceiver<Handoff>,
+    /// Woken by commands, by the other shards and by the pulse.
     pub bell: Arc<Doorbell>,
     /// Its pulse.
     pub pulse: Arc<Pulse>,

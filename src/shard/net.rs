@@ -5,6 +5,8 @@
 //! ready connections (at most four reads each, 64 KiB a read); batches; one write a dirty
 //! connection. Then the other tasks run, and the ring is asked.
 
+mod accept;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
@@ -26,10 +28,9 @@ use crate::limits;
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::readiness::{Looked, Ready, ReadySet, TOKEN_MIN};
-use crate::shard::sockets::{Accepted, Moved, Sockets, accept};
+use crate::shard::sockets::{Moved, Sockets};
 use crate::shard::{ShardInit, Shell};
 use crate::stats::Counter;
-use crate::wire::handshake;
 
 /// The listener's number in the readiness set: a key whose slot no connection can have, in its
 /// first generation.
@@ -38,8 +39,6 @@ const LISTENER: u64 = TOKEN_MIN | (TOKEN_MIN - 1);
 /// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
 const LINGER: Duration = Duration::from_millis(1);
-/// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
-const ACCEPT_PAUSE_US: u64 = 100_000;
 /// A turn this long gives no client a second read: the others have had to wait for long enough. A
 /// buffer of 26-byte messages takes about half of it.
 const READING_US_MAX: u64 = 1_000;
@@ -67,6 +66,8 @@ pub struct Net {
     scratch: Box<[u8]>,
     alarm: Option<Alarm>,
     stopping: bool,
+    /// The shard that was last handed a client.
+    next_sibling: usize,
     // Buffers that live on so that a turn does not allocate.
     ready: Vec<Ready>,
     reading: Vec<ConnId>,
@@ -98,6 +99,7 @@ impl Net {
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             alarm: None,
             stopping: false,
+            next_sibling: 0,
             ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
             reading: Vec::new(),
             dirty: Vec::new(),
@@ -206,6 +208,7 @@ impl Net {
         if let Some(late_us) = self.init.pulse.answer(now) {
             self.tick(late_us, now);
         }
+        self.take_handed(now);
         let mut budget = limits::LANE_BUDGET;
         while let Some(command) = self.init.commands.try_recv() {
             match command {
@@ -294,49 +297,6 @@ impl Net {
                 self.to_read.push(id);
             }
         }
-    }
-
-    fn accept_all(&mut self, now: Micros) {
-        let send_buffer = self.init.engine.settings.conn.send_buffer_bytes;
-        for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
-            let Some(listener) = &self.listener else { return };
-            match accept(listener, send_buffer) {
-                Accepted::Client(stream, peer) => {
-                    let Some(id) = self.shell.enter(|engine| engine.open(peer, now)) else {
-                        refuse(&stream);
-                        continue;
-                    };
-                    if let Err(error) = self.set.add(&stream, id.0) {
-                        tracing::warn!(%error, "a client socket could not be watched");
-                        self.shell.enter(|engine| engine.remove(id));
-                        continue;
-                    }
-                    self.sockets.insert(id, stream).listed = true;
-                    self.to_read.push(id);
-                }
-                Accepted::Nobody => {
-                    self.accept_at = None;
-                    return;
-                }
-                Accepted::Aborted => {
-                    self.shell.enter(|engine| engine.count(Counter::AcceptFailed, 1));
-                }
-                Accepted::Exhausted(error) => {
-                    let first = self.shell.enter(|engine| {
-                        engine.count(Counter::AcceptFailed, 1);
-                        engine.note_exhausted(now)
-                    });
-                    if first {
-                        tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
-                    }
-                    self.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
-                    return;
-                }
-            }
-        }
-        // More may wait, and the edge is spent.
-        self.accept_at = Some(now);
-        self.shell.poke();
     }
 
     /// Connections that have fewer unanswered messages now: what was held back, then the socket.
@@ -543,17 +503,6 @@ impl Net {
         channel
     }
 
-    /// The listener goes: who waits in its queue is accepted first, so that the engine can tell.
-    fn stop_accepting(&mut self, now: Micros) {
-        self.accept_at = Some(now);
-        // A flood may hold more than one turn takes; the backlog ends it.
-        while self.listener.is_some() && self.accept_at.is_some_and(|at| at <= now) {
-            self.accept_all(now);
-        }
-        self.listener = None;
-        self.accept_at = None;
-    }
-
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
         self.to_read.clear();
@@ -566,6 +515,8 @@ impl Net {
             }
             self.init.pulse.answer(self.shell.now());
         }
+        // Who was handed over meanwhile is refused, not forgotten.
+        self.take_handed(self.shell.now());
         let shard = self.init.engine.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
         self.tell(ShardEvent::Stopped { shard, cut_off }).await;
@@ -583,12 +534,4 @@ impl Net {
             self.init.pulse.answer(self.shell.now());
         }
     }
-}
-
-/// 503 for a client for whom there is no room. One try: it has sent nothing that must be answered.
-fn refuse(stream: &std::net::TcpStream) {
-    let response = handshake::refuse(503, "this gateway is full; try again later");
-    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
-    let _ = rustix::net::send(stream, &response, flags);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
 }

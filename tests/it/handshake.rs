@@ -3,7 +3,7 @@
 use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
-use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
+use crate::support::{Client, Config, Gateway, Raw, eventually, frame, several};
 
 /// A right request, changed line by line.
 fn request(to: SocketAddr, change: impl Fn(&mut Vec<String>)) -> String {
@@ -231,6 +231,20 @@ fn who_leaves_within_the_handshake_is_forgotten() {
         let gone = stats["counters"]["accepted"] == 2 && stats["connections"] == 0;
         gone.then_some(())
     });
+}
+
+#[test]
+fn a_full_shard_hands_new_clients_to_one_that_has_room() {
+    let shards = several();
+    let gateway = Gateway::start(&Config::new().shard("conn.connections_max = 8").shards(shards));
+    // The kernel spreads clients by a hash: hardly ever evenly. All have a place all the same.
+    let clients: Vec<Client> = (0..8 * shards).map(|_| Client::connect(gateway.ws)).collect();
+    assert_eq!(clients.len(), 8 * shards);
+    assert_eq!(gateway.counter("upgraded"), 8 * shards as u64);
+    assert_eq!(gateway.counter("accept_refused"), 0);
+    let mut third = Raw::connect(gateway.ws);
+    assert!(third.head().starts_with("HTTP/1.1 503 "));
+    assert_eq!(gateway.counter("accept_refused"), 1);
 }
 
 #[test]

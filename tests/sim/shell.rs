@@ -116,6 +116,9 @@ impl World {
             return;
         }
         let now = Micros(self.now);
+        while let Some(p) = self.shards[s].handed.try_recv() {
+            self.admit(s, p);
+        }
         while let Some(command) = self.shards[s].commands.try_recv() {
             match command {
                 Command::Adopt(snapshot) => {
@@ -141,21 +144,46 @@ impl World {
 
     pub fn accept(&mut self, s: usize) {
         while let Some(p) = self.shards[s].backlog.pop_front() {
-            let address = SocketAddr::from(([127, 0, 0, 1], 1024 + p as u16));
-            let opened = match self.shards[s].stopping {
-                true => None,
-                false => self.shards[s].engine.open(address, Micros(self.now)),
-            };
-            let Some(id) = opened else {
-                self.peers[p].gateway_ended = true;
-                self.soon_read(p);
-                continue;
-            };
-            self.peers[p].conn = Some(id);
-            let socket = Socket { peer: p, readable: true, writable: true, listed: true };
-            self.shards[s].sockets.insert(id, socket);
-            self.shards[s].to_read.push(id);
+            let is_full = !self.shards[s].stopping && !self.shards[s].engine.has_room();
+            if !is_full || !self.hand_over(s, p) {
+                self.admit(s, p);
+            }
         }
+    }
+
+    fn admit(&mut self, s: usize, p: usize) {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1024 + p as u16));
+        let opened = match self.shards[s].stopping {
+            true => None,
+            false => self.shards[s].engine.open(address, Micros(self.now)),
+        };
+        let Some(id) = opened else {
+            self.peers[p].gateway_ended = true;
+            self.soon_read(p);
+            return;
+        };
+        self.peers[p].conn = Some(id);
+        let socket = Socket { peer: p, readable: true, writable: true, listed: true };
+        self.shards[s].sockets.insert(id, socket);
+        self.shards[s].to_read.push(id);
+    }
+
+    /// A client for whom there is no room goes to the next shard whose lane takes it.
+    fn hand_over(&mut self, s: usize, p: usize) -> bool {
+        for step in 1..self.shards.len() {
+            let other = (s + step) % self.shards.len();
+            if self.shards[other].stopped {
+                continue;
+            }
+            if self.shards[other].handoff.try_send(p).is_ok() {
+                self.shards[s].engine.count(Counter::HandedOver, 1);
+                self.peers[p].shard = other;
+                self.wake(other);
+                return true;
+            }
+            self.shards[s].engine.count(Counter::LaneRefused, 1);
+        }
+        false
     }
 
     pub fn resume(&mut self, s: usize) {

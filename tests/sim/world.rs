@@ -62,6 +62,9 @@ pub struct Shard {
     pub bell: Arc<Doorbell>,
     pub commands: LaneReceiver<Command>,
     pub control: LaneSender<Command>,
+    /// Clients of full shards, into this one: what `Handoff` carries there.
+    pub handoff: LaneSender<usize>,
+    pub handed: LaneReceiver<usize>,
     pub turn_at: Option<u64>,
     pub stalled_until: u64,
     pub stopping: bool,
@@ -345,6 +348,7 @@ impl Shard {
     pub fn new(n: usize, plan: &Plan, snapshot: &Arc<Snapshot>, seed: u64) -> Self {
         let bell = Doorbell::new();
         let (control, commands) = lane(plan.lane_items, &bell);
+        let (handoff, handed) = lane(plan.lane_items, &bell);
         let engine = Engine::new(EngineInit {
             shard: ShardId(n as u16),
             gateway: plan.gateway.clone(),
@@ -364,6 +368,8 @@ impl Shard {
             bell,
             commands,
             control,
+            handoff,
+            handed,
             turn_at: None,
             stalled_until: 0,
             stopping: false,

@@ -1,0 +1,126 @@
+//! New clients: accepted here, or handed over by a shard that has no room.
+
+use std::net::{SocketAddr, TcpStream};
+
+use crate::lanes::LaneRefusal;
+use crate::limits;
+use crate::mailbox::Handoff;
+use crate::message::Micros;
+use crate::shard::net::Net;
+use crate::shard::sockets::{Accepted, accept};
+use crate::stats::Counter;
+use crate::wire::handshake;
+
+/// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
+const ACCEPT_PAUSE_US: u64 = 100_000;
+
+impl Net {
+    /// Accepts who waits, up to a turn's budget.
+    pub(super) fn accept_all(&mut self, now: Micros) {
+        let send_buffer = self.init.engine.settings.conn.send_buffer_bytes;
+        for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
+            let Some(listener) = &self.listener else { return };
+            match accept(listener, send_buffer) {
+                Accepted::Client(stream, peer) => {
+                    if self.shell.enter(|engine| engine.has_room()) {
+                        self.admit(stream, peer, now);
+                    } else if let Some(stream) = self.hand_over(stream, peer) {
+                        self.admit(stream, peer, now);
+                    }
+                }
+                Accepted::Nobody => {
+                    self.accept_at = None;
+                    return;
+                }
+                Accepted::Aborted => {
+                    self.shell.enter(|engine| engine.count(Counter::AcceptFailed, 1));
+                }
+                Accepted::Exhausted(error) => {
+                    let first = self.shell.enter(|engine| {
+                        engine.count(Counter::AcceptFailed, 1);
+                        engine.note_exhausted(now)
+                    });
+                    if first {
+                        tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
+                    }
+                    self.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
+                    return;
+                }
+            }
+        }
+        // More may wait, and the edge is spent.
+        self.accept_at = Some(now);
+        self.shell.poke();
+    }
+
+    /// A client becomes a connection of this shard, or is refused.
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, now: Micros) {
+        let Some(id) = self.shell.enter(|engine| engine.open(peer, now)) else {
+            refuse(&stream);
+            return;
+        };
+        if let Err(error) = self.set.add(&stream, id.0) {
+            tracing::warn!(%error, "a client socket could not be watched");
+            self.shell.enter(|engine| engine.remove(id));
+            return;
+        }
+        self.sockets.insert(id, stream).listed = true;
+        self.to_read.push(id);
+    }
+
+    /// Offers a client for whom there is no room to the other shards, each in turn: the kernel
+    /// spreads clients by a hash, so that one shard can be full while others are not. Gives the
+    /// client back if this shard stops or no lane takes it.
+    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
+        if self.stopping {
+            return Some(stream);
+        }
+        let mut handoff = Handoff::Client { stream, peer };
+        for _ in 0..self.init.siblings.len() {
+            self.next_sibling = (self.next_sibling + 1) % self.init.siblings.len();
+            match self.init.siblings[self.next_sibling].try_send(handoff) {
+                Ok(()) => {
+                    self.shell.enter(|engine| engine.count(Counter::HandedOver, 1));
+                    return None;
+                }
+                Err(LaneRefusal::Full(back) | LaneRefusal::Closed(back)) => {
+                    self.shell.enter(|engine| engine.count(Counter::LaneRefused, 1));
+                    handoff = back;
+                }
+            }
+        }
+        let Handoff::Client { stream, .. } = handoff;
+        Some(stream)
+    }
+
+    /// Takes what other shards handed over. One hop: a client for whom there is no room here either
+    /// is refused.
+    pub(super) fn take_handed(&mut self, now: Micros) {
+        for _ in 0..limits::LANE_BUDGET {
+            match self.init.handed.try_recv() {
+                Some(Handoff::Client { stream, peer }) => self.admit(stream, peer, now),
+                None => return,
+            }
+        }
+        self.init.bell.ring();
+    }
+
+    /// The listener goes: who waits in its queue is accepted first, so that the engine can tell.
+    pub(super) fn stop_accepting(&mut self, now: Micros) {
+        self.accept_at = Some(now);
+        // A flood may hold more than one turn takes; the backlog ends it.
+        while self.listener.is_some() && self.accept_at.is_some_and(|at| at <= now) {
+            self.accept_all(now);
+        }
+        self.listener = None;
+        self.accept_at = None;
+    }
+}
+
+/// 503 for a client for whom there is no room. One try: it has sent nothing that must be answered.
+fn refuse(stream: &std::net::TcpStream) {
+    let response = handshake::refuse(503, "this gateway is full; try again later");
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    let _ = rustix::net::send(stream, &response, flags);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+}
