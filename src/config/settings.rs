@@ -236,7 +236,7 @@ impl Default for BatchSettings {
             bytes_max: crate::limits::BATCH_BYTES_CAP,
             window_ms: 10,
             in_flight_max: 10,
-            eager_max: 2,
+            eager_max: 4,
             calls_max: 100,
         }
     }
