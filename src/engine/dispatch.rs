@@ -1,6 +1,6 @@
 //! From queue to call: promise 4. A batch leaves at once while its instance has fewer than
-//! `eager_max` in flight from this shard. While it is busier, what waits leaves at the earliest of a
-//! full batch, the window, or an ended call.
+//! `eager_max` in flight from this shard. While it is busier, what waits leaves at the earliest of
+//! a full batch, the window, or an ended call.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};
