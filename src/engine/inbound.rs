@@ -133,6 +133,13 @@ impl Engine {
         mark_dirty(conn, id, &mut effects.dirty);
     }
 
+    /// The gateway stops before the upgrade request is complete.
+    pub(super) fn refuse_handshake(&mut self, id: ConnId, now: Micros) {
+        self.counters.inc(Counter::HandshakeRefused);
+        let response = handshake::refuse(503, "this gateway is stopping; connect again");
+        self.linger(id, &response, now);
+    }
+
     /// The handshake took too long.
     pub(super) fn handshake_timeout(&mut self, id: ConnId, now: Micros) {
         self.counters.inc(Counter::HandshakeTimeout);

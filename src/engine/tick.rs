@@ -162,7 +162,7 @@ impl Engine {
                     self.counters.inc(Counter::ClosedDrain);
                     self.close(id, close::GOING_AWAY, "the gateway is stopping", now);
                 }
-                Phase::Handshake => closing.push(id),
+                Phase::Handshake => self.refuse_handshake(id, now),
                 Phase::Closing { until }
                 | Phase::Lingering { until }
                 | Phase::Finished { until }

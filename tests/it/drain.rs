@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Action, Client, Config, Gateway, Instance, eventually, several};
+use crate::support::{Action, Client, Config, Gateway, Instance, Raw, eventually, several};
 
 fn config(instance: &Instance) -> Config {
     Config::new().service("logic", &[("a", instance.address)]).route(
@@ -173,4 +173,15 @@ fn a_client_that_does_not_answer_the_close_does_not_hold_the_stop_up() {
     assert_eq!(rude.closed(), Some(1001));
     assert_eq!(gateway.wait().code(), Some(0));
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_handshake_that_the_stop_interrupts_gets_503() {
+    let gateway = Gateway::start(&Config::new());
+    let mut raw = Raw::connect(gateway.ws);
+    raw.send(b"GET /ws HTTP/1.1\r\nHost: a\r\n");
+    eventually("it is accepted", || (gateway.counter("receives") == 1).then_some(()));
+    gateway.signal(Signal::TERM);
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
 }

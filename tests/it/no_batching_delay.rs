@@ -65,6 +65,7 @@ fn a_full_batch_does_not_wait_for_the_window() {
     let config = Config::new()
         .service("logic", &[("a", instance.address)])
         .route(1000, "logic", "timeout_ms = 60000")
+        .shard("batch.eager_max = 1")
         .shard("batch.items_max = 3")
         .shard("batch.window_ms = 20000");
     let gateway = Gateway::start(&config);
