@@ -42,8 +42,6 @@ pub const ACCEPTS_PER_TURN_MAX: usize = 64;
 /// Items taken from one lane in one turn.
 pub const LANE_BUDGET: usize = 256;
 
-/// Items a lane between two shards holds. 1,024 pushes of 1 KiB are 1 MiB a lane.
-pub const LANE_ITEMS_MAX: usize = 1024;
 /// Clients that may wait to be taken over from one shard by another: one turn's accepts.
 pub const HANDOFF_ITEMS_MAX: usize = ACCEPTS_PER_TURN_MAX;
 /// Commands control may have waiting at one shard. It sends a handful a second.

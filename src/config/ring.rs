@@ -48,15 +48,6 @@ impl Ring {
         self.owners.get(self.index(hash)?).copied()
     }
 
-    /// The first instance clockwise from `hash` that is not in `not`: where its keys go when those
-    /// fail. Asked again with each answer added to `not`, it names every instance once.
-    ///
-    /// One look a run of points with one owner: at most three if `not` has one entry.
-    #[inline]
-    pub fn next_distinct(&self, hash: u64, not: &[InstanceId]) -> Option<InstanceId> {
-        self.find(hash, |owner| !not.contains(&owner))
-    }
-
     /// The first instance clockwise from `hash` that `accept` takes.
     pub fn find(&self, hash: u64, accept: impl Fn(InstanceId) -> bool) -> Option<InstanceId> {
         let mut at = self.index(hash)?;

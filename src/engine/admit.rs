@@ -10,7 +10,7 @@ use crate::engine::dedup::{self, Owner, Seen};
 use crate::engine::pending::{Place, Rule, StreamName};
 use crate::engine::queue::{Fill, InstanceQueue, Messages, admit_percent};
 use crate::engine::streams::Streams;
-use crate::ids::{ConnId, DedupKey, InstanceId, MsgKey, RouteId, ServiceId, TenantId};
+use crate::ids::{ConnId, DedupKey, InstanceId, MsgKey, ServiceId, TenantId};
 use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
 use crate::stats::Counter;
 use crate::wire::json;
@@ -45,32 +45,30 @@ impl Engine {
             return Err(DRAINING);
         }
         let snapshot = self.snapshot.clone();
-        let Some((route_id, route)) = snapshot.route(message.msg_id) else {
+        let Some((_, route)) = snapshot.route(message.msg_id) else {
             self.route_failed(message.msg_id, "", "no route", now);
             return Err(NO_ROUTE);
         };
         let encoding = self.conns.get(id).expect("the caller has it").encoding;
         let payload = payload_of(message, encoding, route.payload)?;
-        let dedup = match self.deduplicate(id, message, &payload, route, route_id, now)? {
+        let dedup = match self.deduplicate(id, message, &payload, route, now)? {
             Dedup::NotAsked => None,
             Dedup::First(key) => Some(key),
             Dedup::Done => return Ok(()),
         };
-        let admitted = self.enqueue(id, message, &payload, route, route_id, dedup, now);
+        let admitted = self.enqueue(id, message, &payload, route, dedup, now);
         if let (Err(_), Some(key)) = (&admitted, dedup) {
             self.dedup.release(key);
         }
         admitted
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the facts of one message, used once")]
     fn enqueue(
         &mut self,
         id: ConnId,
         message: &ClientMessage<'_>,
         payload: &[u8],
         route: &Route,
-        route_id: RouteId,
         dedup: Option<DedupKey>,
         now: Micros,
     ) -> Result<(), Reject> {
@@ -97,7 +95,7 @@ impl Engine {
         };
         let bytes = payload.len() + message.id.len() + message.key.len();
         self.admit(instance, route, bytes)?;
-        let key = self.insert(id, message, payload, route, route_id, now);
+        let key = self.insert(id, message, payload, route, now);
         let pending = self.messages.get_mut(key).expect("just inserted");
         (pending.hash, pending.instance, pending.dedup) = (hash, instance, dedup);
         if ordered {
@@ -184,7 +182,6 @@ impl Engine {
         message: &ClientMessage<'_>,
         payload: &[u8],
         route: &Route,
-        route_id: RouteId,
         now: Micros,
     ) -> MsgKey {
         let conn = self.conns.get_mut(id).expect("the caller has it");
@@ -199,7 +196,7 @@ impl Engine {
             pending.conn = id;
             pending.msg_id = message.msg_id;
             pending.seq = message.seq;
-            pending.rule = rule(route, route_id);
+            pending.rule = rule(route);
             pending.parked = false;
             pending.responses = 0;
             pending.attempt = 0;
@@ -235,7 +232,6 @@ impl Engine {
         message: &ClientMessage<'_>,
         payload: &[u8],
         route: &Route,
-        route_id: RouteId,
         now: Micros,
     ) -> Result<Dedup, Reject> {
         if message.id.is_empty() || !self.settings.dedup.enabled {
@@ -276,7 +272,7 @@ impl Engine {
             }
             Seen::InFlight(first) => {
                 self.counters.inc(Counter::Duplicates);
-                self.wait_for(first, id, message, route, route_id, now)?;
+                self.wait_for(first, id, message, route, now)?;
                 Ok(Dedup::Done)
             }
         }
@@ -288,7 +284,6 @@ impl Engine {
         id: ConnId,
         message: &ClientMessage<'_>,
         route: &Route,
-        route_id: RouteId,
         now: Micros,
     ) -> Result<(), Reject> {
         const FULL: Reject = Reject {
@@ -299,7 +294,7 @@ impl Engine {
         if self.messages.is_full() {
             return Err(FULL);
         }
-        let key = self.insert(id, message, &[], route, route_id, now);
+        let key = self.insert(id, message, &[], route, now);
         self.messages.get_mut(key).expect("just inserted").place = Place::Duplicate;
         if self.dedup.add_waiter(first, key, now) {
             return Ok(());
@@ -354,9 +349,8 @@ enum Dedup {
     Done,
 }
 
-fn rule(route: &Route, id: RouteId) -> Rule {
+fn rule(route: &Route) -> Rule {
     Rule {
-        route: id,
         service: route.service,
         priority: route.priority,
         order: route.order,

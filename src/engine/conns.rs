@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::ids::{ConnId, SessionId, TenantId};
+use crate::ids::{SessionId, TenantId};
 use crate::message::{Encoding, Micros};
 use crate::wire::frames::Decoder;
 
@@ -234,9 +234,6 @@ pub enum ReadNext {
     /// Do not read until the engine resumes the connection.
     Pause,
 }
-
-/// A connection that may be read again.
-pub type Resumed = ConnId;
 
 #[cfg(test)]
 mod tests;

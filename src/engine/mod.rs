@@ -77,8 +77,6 @@ pub struct EngineInit {
 pub struct Effects {
     /// Calls to hand to their instance's channel.
     pub calls: Vec<Call>,
-    /// Calls to cancel: nobody waits for their answer any more.
-    pub cancels: Vec<(InstanceId, Ticket)>,
     /// Connections with bytes to flush, or with a changed fate.
     pub dirty: Vec<ConnId>,
     /// Paused connections that may be read again: see [`Engine::on_resumed`].

@@ -8,8 +8,7 @@ use bytes::Bytes;
 
 use crate::config::snapshot::{Failover, Order, PayloadKind};
 use crate::ids::{
-    ConnId, DedupKey, InstanceId, MsgKey, RouteId, ServiceId, SessionId, StreamKey, TenantId,
-    Ticket,
+    ConnId, DedupKey, InstanceId, MsgKey, ServiceId, SessionId, StreamKey, TenantId, Ticket,
 };
 use crate::limits;
 use crate::message::{Encoding, Micros, Priority};
@@ -37,8 +36,6 @@ pub enum Place {
 /// that is under way.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Rule {
-    /// Index in the snapshot of its time; for the log only.
-    pub route: RouteId,
     /// Who handles it.
     pub service: ServiceId,
     /// Class.
@@ -161,7 +158,6 @@ impl Default for Pending {
             msg_id: 0,
             seq: 0,
             rule: Rule {
-                route: RouteId(0),
                 service: ServiceId(0),
                 priority: Priority::Normal,
                 order: Order::None,

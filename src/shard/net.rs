@@ -456,10 +456,12 @@ impl Net {
         let registry = self.set.registry();
         let clock = self.shell.clone();
         let shell = self.shell.clone();
+        let mut up = false;
         let on_event = move |event| {
             let now = shell.now();
             match event {
                 ChannelEvent::Up => {
+                    up = true;
                     tracing::info!(shard, instance = &*name, "instance_up");
                     shell.enter(|engine| {
                         engine.count(Counter::BackendConnects, 1);
@@ -467,9 +469,13 @@ impl Net {
                     });
                 }
                 ChannelEvent::Down { why } => {
+                    let counter = match std::mem::replace(&mut up, false) {
+                        true => Counter::BackendDisconnects,
+                        false => Counter::BackendConnectFailed,
+                    };
                     tracing::warn!(shard, instance = &*name, why, "instance_down");
                     shell.enter(|engine| {
-                        engine.count(Counter::BackendDisconnects, 1);
+                        engine.count(counter, 1);
                         engine.on_link(id, Link::Down, now);
                     });
                 }

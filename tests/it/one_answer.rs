@@ -74,6 +74,7 @@ fn an_instance_that_dies_under_load_costs_no_answer_and_moves_only_its_keys() {
         instances[1].wait_for(seen + 200);
         instances[1].kill();
         eventually("its loss is seen", || (gateway.connected("logic", "b") == 0).then_some(()));
+        assert!(gateway.counter("backend_disconnects") > 0);
         during = owners(&mut Client::connect(gateway.ws));
         let seen = instances[0].requests().len();
         instances[0].wait_for(seen + 200);
@@ -136,6 +137,9 @@ fn a_service_that_never_listened_is_unavailable_and_the_gateway_starts() {
     let mut client = Client::connect(gateway.ws);
     assert_eq!(client.call(1001, json!(1))["reason"], "UNAVAILABLE");
     assert_eq!(gateway.admin("/health").0, 200);
+    // Attempts that fail are not connections that are lost.
+    assert!(gateway.counter("backend_connect_failed") > 0);
+    assert_eq!(gateway.counter("backend_disconnects"), 0);
 }
 
 #[test]

@@ -86,7 +86,6 @@ impl World {
         for id in dirty {
             self.flush(s, id);
         }
-        self.shards[s].engine.effects.cancels.clear();
         self.after_turn(s);
     }
 
