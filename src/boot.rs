@@ -77,8 +77,8 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
     let demo = start_demo(&config)?;
     let gateway = Arc::new(config.gateway.clone());
     let snapshot = Arc::new(config.snapshot.clone());
-    let admin = TcpListener::bind(gateway.admin)
-        .map_err(|error| StartError(format!("admin = {}: {error}", gateway.admin)))?;
+    let admin = TcpListener::bind(gateway.admin.listen)
+        .map_err(|error| StartError(format!("admin.listen = {}: {error}", gateway.admin.listen)))?;
     let listeners = listeners(gateway.listen, plan.shards.len())
         .map_err(|error| StartError(format!("listen = {}: {error}", gateway.listen)))?;
     let ws = listeners[0].local_addr().map_err(|e| StartError(format!("listen: {e}")))?;

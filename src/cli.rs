@@ -203,7 +203,7 @@ pub fn check(loaded: Result<Config, Problems>) -> (String, u8) {
         "ok: listen {}{}, admin {}, shards {shards}, demo services {}\n",
         gateway.listen,
         gateway.path,
-        gateway.admin,
+        gateway.admin.listen,
         if gateway.demo.enabled { "on" } else { "off" },
     );
     for route in &snapshot.routes {

@@ -117,7 +117,9 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
         problems.extend(bound.err().and_then(|e| port_problem(&key, address, e)));
     }
     let range = local_port_range();
-    for (key, a) in [("listen", config.gateway.listen), ("admin", config.gateway.admin)] {
+    for (key, a) in
+        [("listen", config.gateway.listen), ("admin.listen", config.gateway.admin.listen)]
+    {
         warnings.extend(ephemeral_warning(key, a.port(), range));
     }
     if !problems.is_empty() {
@@ -425,7 +427,10 @@ pub fn ephemeral_warning(key: &str, port: u16, range: Option<(u16, u16)>) -> Opt
 /// What is to be bound, and the answer to an attempt.
 fn addresses(config: &Config) -> Vec<(String, SocketAddr, Result<(), Errno>)> {
     let gateway = &config.gateway;
-    let mut list = vec![("listen".to_owned(), gateway.listen), ("admin".to_owned(), gateway.admin)];
+    let mut list = vec![
+        ("listen".to_owned(), gateway.listen),
+        ("admin.listen".to_owned(), gateway.admin.listen),
+    ];
     if gateway.demo.enabled {
         let demo = ["logic", "chat", "fight"].into_iter().zip(gateway.demo.addresses);
         list.extend(demo.map(|(name, a)| (format!("demo service {name}"), a)));

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::operate;
 use super::reader::{ADDRESS_RULE, Bounds, Reader};
 use super::settings::*;
 use crate::limits::*;
@@ -61,7 +62,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
             "must start with '/' and have at most 256 visible characters, without '?' and '#'",
         ),
         node: r.text("node", &d.node, is_name, NAME_RULE),
-        admin: r.address("admin", d.admin),
+        admin: operate::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
         origins: r.texts(
             "origins",
@@ -72,11 +73,9 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),
         demo: demo(r, d.demo),
-        stop_grace: Duration::from_millis(r.number(
-            "stop.grace_ms",
-            d.stop_grace.as_millis() as u64,
-            Bounds::new(0, 10 * MINUTE_MS),
-        )),
+        stop: operate::stop(r),
+        discovery: operate::discovery(r),
+        health: operate::health(r),
         log: r.text(
             "log.filter",
             &d.log,
@@ -86,11 +85,11 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         log_json: r.boolean("log.json", d.log_json),
     };
     r.relation(
-        !collide(settings.listen, settings.admin),
-        ["admin", "listen"],
+        !collide(settings.listen, settings.admin.listen),
+        ["admin.listen", "listen"],
         format!(
             "listen {} and admin {} are the same port; give admin another one",
-            settings.listen, settings.admin
+            settings.listen, settings.admin.listen
         ),
     );
     settings

@@ -267,7 +267,7 @@ fn flag_entries(flags: &Overrides, cores: usize) -> Vec<Entry> {
         set("listen", "--listen", s, Value::Text(s.clone()));
     }
     if let Some(s) = &flags.admin {
-        set("admin", "--admin", s, Value::Text(s.clone()));
+        set("admin.listen", "--admin", s, Value::Text(s.clone()));
     }
     if cores > 0 {
         set("shards.count", "--core", "", Value::Integer(cores as i128));

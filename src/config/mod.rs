@@ -2,6 +2,7 @@
 //! problem at once. Pure but for one function in [`mod@load`] that reads the directory.
 mod check;
 pub mod load;
+mod operate;
 pub mod problem;
 mod raw;
 mod reader;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub use check::is_name;
 pub use load::{Overrides, load};
 pub use problem::{Problem, Problems, Source};
 

@@ -83,6 +83,8 @@ pub struct Reader {
     home: Source,
     set: BTreeMap<String, (usize, Entry)>,
     known: Vec<&'static str>,
+    /// Keys whose values are shown to nobody.
+    secrets: Vec<&'static str>,
     pub report: Report,
 }
 
@@ -95,8 +97,8 @@ impl Reader {
                 set.insert(entry.key.clone(), (layer, entry));
             }
         }
-        let (prefix, known) = (String::new(), Vec::new());
-        Self { prefix, home: Source::Default, set, known, report: Report::default() }
+        let (prefix, known, secrets) = (String::new(), Vec::new(), Vec::new());
+        Self { prefix, home: Source::Default, set, known, secrets, report: Report::default() }
     }
 
     /// Of the table `node` in a list; `None`, and a problem, if it is no table.
@@ -160,7 +162,7 @@ impl Reader {
     }
 
     fn about(&self, key: &str, rule: String) -> Problem {
-        let value = self.set.get(key).map_or(String::new(), |(_, e)| e.value.to_string());
+        let value = self.set.get(key).map_or(String::new(), |(_, e)| self.shown(e));
         Problem { source: self.source(key), key: format!("{}{key}", self.prefix), value, rule }
     }
 
@@ -169,7 +171,7 @@ impl Reader {
         self.known.push(key);
         let entry = self.set.get(key).map(|(_, entry)| entry.clone());
         let (value, source) = match &entry {
-            Some(entry) => (entry.value.to_string(), entry.source.clone()),
+            Some(entry) => (self.shown(entry), entry.source.clone()),
             None => (default.to_string(), Source::Default),
         };
         self.report.provenance.push((format!("{}{key}", self.prefix), value, source));
@@ -266,6 +268,32 @@ impl Reader {
                 self.problem(key, rule);
                 default.to_owned()
             }
+        }
+    }
+
+    /// A string that `valid` admits and that is shown to nobody: neither in problems nor in
+    /// [`Provenance`].
+    pub fn secret(
+        &mut self,
+        key: &'static str,
+        valid: impl FnOnce(&str) -> bool,
+        rule: &str,
+    ) -> Option<String> {
+        self.secrets.push(key);
+        let text = self.optional_text(key, "")?;
+        if valid(&text) {
+            return Some(text);
+        }
+        self.problem(key, rule);
+        None
+    }
+
+    /// The value of an entry as it may be shown.
+    fn shown(&self, entry: &Entry) -> String {
+        let empty = matches!(&entry.value, Value::Text(s) if s.is_empty());
+        match self.secrets.contains(&entry.key.as_str()) && !empty {
+            true => "\"<redacted>\"".into(),
+            false => entry.value.to_string(),
         }
     }
 

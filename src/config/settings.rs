@@ -2,6 +2,8 @@
 //! Every default stands here, once; `config::raw` names the keys, `config::check` holds the rules.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Process-wide settings (`shards/gateway.toml`).
@@ -14,7 +16,7 @@ pub struct GatewaySettings {
     /// Name of this node in `welcome` and to services. Boot.
     pub node: String,
     /// Admin endpoint. Boot.
-    pub admin: SocketAddr,
+    pub admin: AdminSettings,
     /// Shards; `None` = one for each allowed core, less one from 4 cores up. Boot.
     pub shards: Option<usize>,
     /// Allowed `Origin` values (scheme://host[:port], exact, lower case); empty = the request's own
@@ -26,12 +28,135 @@ pub struct GatewaySettings {
     pub explain_to_clients: bool,
     /// Whether the demo services run in this process. Boot.
     pub demo: DemoSettings,
-    /// Time from the first stop signal to the end, in which read messages are answered. Live.
-    pub stop_grace: Duration,
+    /// How it stops. Live.
+    pub stop: StopSettings,
+    /// Where instances come from besides the files.
+    pub discovery: DiscoverySettings,
+    /// When an instance is trusted with messages. Live.
+    pub health: HealthSettings,
     /// Default log filter, e.g. `info`. Live.
     pub log: String,
     /// Log lines as JSON. Boot.
     pub log_json: bool,
+}
+
+/// `[admin]`. Boot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminSettings {
+    /// Where it listens. Not on a loopback address only with TLS and a token (checked).
+    pub listen: SocketAddr,
+    /// What a caller that changes something must show; `None` = of `token_file`, or made up.
+    pub token: Option<String>,
+    /// File that holds the token, or gets the one made up.
+    pub token_file: Option<PathBuf>,
+    /// Certificate chain, PEM; together with `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key, PEM.
+    pub tls_key: Option<PathBuf>,
+}
+
+/// `[stop]`. Live.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StopSettings {
+    /// Time from the first stop signal to the end, in which read messages are answered.
+    pub grace: Duration,
+    /// Connections are closed evenly over this time, so that they do not all come back at once.
+    pub spread: Duration,
+    /// Clients are told to come back after this, plus up to as much again by chance.
+    pub reconnect: Duration,
+}
+
+/// `[discovery]`, `[dns]`, `[etcd]`, `[registry]`. Boot, but for `debounce` and the registry's
+/// callers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiscoverySettings {
+    /// Changes that come within this time of the first are published together. Live.
+    pub debounce: Duration,
+    /// Name servers; empty = those of the system.
+    pub dns_servers: Vec<SocketAddr>,
+    /// etcd, if it is used.
+    pub etcd: Option<EtcdSettings>,
+    /// The gRPC registry, if it is served.
+    pub registry: Option<RegistrySettings>,
+}
+
+/// `[etcd]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct EtcdSettings {
+    /// `http://host:port` or `https://host:port`, tried in turn. Never empty.
+    pub endpoints: Vec<String>,
+    /// Keys are `<prefix>/services/<service>/<instance>` and `<prefix>/routes/<name>`.
+    pub prefix: String,
+    /// User; empty = no authentication.
+    pub user: String,
+    /// Its password, or in `password_file`.
+    pub password: Option<String>,
+    /// File that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// Certificates that sign the servers' ones, PEM; `None` = those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate, PEM; together with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[registry]` and `[[registry_token]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegistrySettings {
+    /// Where services register themselves. Boot.
+    pub listen: SocketAddr,
+    /// Certificate chain, PEM; together with `tls_key`. Boot.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key, PEM. Boot.
+    pub tls_key: Option<PathBuf>,
+    /// Who may register what. Never empty. Live.
+    pub callers: Vec<RegistryCaller>,
+}
+
+/// One that may register instances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegistryCaller {
+    /// Name in logs.
+    pub name: Arc<str>,
+    /// Its token, or in `token_file`.
+    pub token: Option<String>,
+    /// File that holds the token.
+    pub token_file: Option<PathBuf>,
+    /// Services whose instances it may change.
+    pub services: Vec<Arc<str>>,
+}
+
+/// `[health]` and `[ejection]`. Live.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthSettings {
+    /// Between two checks (grpc.health.v1) of an instance, give or take 10 %; zero = never.
+    pub check_every: Duration,
+    /// A check without an answer for this long has failed.
+    pub check_timeout: Duration,
+    /// Checks in a row that have to succeed before one that is down is up.
+    pub up_after: u32,
+    /// Checks in a row that have to fail before one that is up is down.
+    pub down_after: u32,
+    /// With fewer healthy instances of a service than this, in percent, all are used.
+    pub panic_percent: u32,
+    /// Time in which an instance that is back gets its keys again, step by step; zero = at once.
+    pub slow_start: Duration,
+    /// Failed calls in a row before an instance is ejected; 0 = never.
+    pub eject_after: u32,
+    /// Connections lost by one shard within `eject` before it is ejected; 0 = never.
+    pub eject_losses: u32,
+    /// Length of the first ejection; each further one is longer by as much …
+    pub eject: Duration,
+    /// … up to this.
+    pub eject_max: Duration,
+    /// Share of a service's instances that may be ejected at once, in percent; one of two may be
+    /// in any case unless this is 0.
+    pub ejected_percent_max: u32,
+    /// Share of its keys that an instance gets on trial, in percent.
+    pub trial_percent: u32,
+    /// A trial without a failure ends after this.
+    pub trial: Duration,
 }
 
 /// The embedded demo services (`[demo]`).
@@ -304,19 +429,74 @@ impl Default for DemoSettings {
     }
 }
 
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            token: None,
+            token_file: None,
+            tls_cert: None,
+            tls_key: None,
+        }
+    }
+}
+
+impl Default for StopSettings {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(10),
+            spread: Duration::ZERO,
+            reconnect: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Default for DiscoverySettings {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(100),
+            dns_servers: Vec::new(),
+            etcd: None,
+            registry: None,
+        }
+    }
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self {
+            check_every: Duration::from_secs(30),
+            check_timeout: Duration::from_secs(5),
+            up_after: 2,
+            down_after: 3,
+            panic_percent: 50,
+            slow_start: Duration::from_secs(10),
+            eject_after: 5,
+            eject_losses: 3,
+            eject: Duration::from_secs(30),
+            eject_max: Duration::from_secs(300),
+            ejected_percent_max: 50,
+            trial_percent: 10,
+            trial: Duration::from_secs(5),
+        }
+    }
+}
+
 impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
             path: "/ws".into(),
             node: "node-1".into(),
-            admin: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            admin: AdminSettings::default(),
             shards: None,
             origins: Vec::new(),
             gateway_ids: (9000, 9999),
             explain_to_clients: false,
             demo: DemoSettings::default(),
-            stop_grace: Duration::from_secs(10),
+            stop: StopSettings::default(),
+            discovery: DiscoverySettings::default(),
+            health: HealthSettings::default(),
             log: "info".into(),
             log_json: false,
         }

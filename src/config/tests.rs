@@ -244,10 +244,10 @@ fn relations_between_keys_are_checked() {
 
 #[test]
 fn listen_and_admin_have_ports_of_their_own() {
-    one_gateway("admin = \"127.0.0.1:9000\"", "are the same port; give admin another one");
-    one_gateway("admin = \"0.0.0.0:9000\"", "are the same port; give admin another one");
-    assert!(of(Some("listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\""), None).is_ok());
-    assert!(of(Some("listen = \"127.0.0.2:80\"\nadmin = \"127.0.0.1:80\""), None).is_ok());
+    one_gateway("admin.listen = \"127.0.0.1:9000\"", "are the same port; give admin another one");
+    one_gateway("admin.listen = \"0.0.0.0:9000\"", "are the same port; give admin another one");
+    assert!(of(Some("listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\""), None).is_ok());
+    assert!(of(Some("listen = \"127.0.0.2:80\"\nadmin.listen = \"127.0.0.1:80\""), None).is_ok());
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn flags_override_the_environment_and_that_the_files() {
     let own = [(1, "[queue]\nitems_max = 30000\nbytes_max = 134217728")];
     let config = from_files(files(None, None, &own), &env, &flags).expect("right");
     assert_eq!(config.gateway.listen.port(), 3);
-    assert_eq!(config.gateway.admin.port(), 4);
+    assert_eq!(config.gateway.admin.listen.port(), 4);
     assert_eq!(config.gateway.node, "7");
     assert_eq!(config.gateway.shards, Some(2));
     assert!(!config.gateway.demo.enabled);

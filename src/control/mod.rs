@@ -3,6 +3,7 @@
 
 mod admin;
 mod board;
+pub mod discovery;
 pub mod log;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use crate::mailbox::{Command, ShardEvent};
 const GATHER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A full mailbox is tried again this often.
 const RETRY_EVERY: Duration = Duration::from_millis(10);
-/// After `stop_grace` a shard still has to write its last errors and see clients' Close frames.
+/// After `stop.grace` a shard still has to write its last errors and see clients' Close frames.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Admin connections at once, and so requests that share a gathering; more wait to be accepted.
 const ASKS_MAX: usize = 64;
@@ -141,7 +142,7 @@ async fn serve(
     let mut control = Control {
         board: Board::new(inputs.shards),
         events: inputs.events,
-        grace: inputs.gateway.stop_grace,
+        grace: inputs.gateway.stop.grace,
         ready_line: Some(ready_line),
         waiters: Vec::new(),
         gather_until: None,

@@ -132,7 +132,13 @@ fn rig(fakes: &[Fake]) -> Rig {
     let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = admin.local_addr().unwrap();
     let inputs = ControlInputs {
-        gateway: GatewaySettings { stop_grace: Duration::from_millis(50), ..Default::default() },
+        gateway: GatewaySettings {
+            stop: crate::config::settings::StopSettings {
+                grace: Duration::from_millis(50),
+                ..Default::default()
+            },
+            ..Default::default()
+        },
         ws: SocketAddr::from(([127, 0, 0, 1], 9000)),
         shards,
         events,
