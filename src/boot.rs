@@ -11,7 +11,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
-use crate::config::Config;
+use crate::config::{Config, Loader};
+use crate::control::compose::Composer;
 use crate::control::log::LogGuard;
 use crate::control::{self, ControlInputs, ExitReason};
 use crate::demo::{self, DemoServices};
@@ -39,14 +40,18 @@ struct Running {
 
 /// The verb `serve`.
 pub fn serve(args: &Serve) -> ExitCode {
-    let config = match args.load(&environment()) {
-        Ok(config) => config,
+    let loaded = args.loader(&environment()).and_then(|loader| {
+        let config = loader.check(&[])?;
+        Ok((loader, config))
+    });
+    let (loader, config) = match loaded {
+        Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(config) {
+    match start(loader, config) {
         Ok((inputs, running)) => {
             let reason = control::run(inputs);
             running.end(matches!(reason, ExitReason::Stopped | ExitReason::CutOff));
@@ -59,7 +64,7 @@ pub fn serve(args: &Serve) -> ExitCode {
     }
 }
 
-fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
+fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), StartError> {
     let boot = Instant::now();
     let unix_at_boot_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
     let plan = preflight::plan(&config).map_err(|problems| {
@@ -76,7 +81,8 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
     }
     let demo = start_demo(&config)?;
     let gateway = Arc::new(config.gateway.clone());
-    let snapshot = Arc::new(config.snapshot.clone());
+    let composer = Composer::new(&config);
+    let snapshot = composer.snapshot().clone();
     let admin = TcpListener::bind(gateway.admin.listen)
         .map_err(|error| StartError(format!("admin.listen = {}: {error}", gateway.admin.listen)))?;
     let listeners = listeners(gateway.listen, plan.shards.len())
@@ -84,8 +90,7 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
     let ws = listeners[0].local_addr().map_err(|e| StartError(format!("listen: {e}")))?;
     let boot_id = rand::random();
     let control_bell = Doorbell::new();
-    // Each shard has at most a report and one last word under way.
-    let (events_in, events) = lane(plan.shards.len() * 4 + 4, &control_bell);
+    let (events_in, events) = lane(plan.shards.len() * limits::EVENTS_PER_SHARD_MAX, &control_bell);
     let bells: Vec<Arc<Doorbell>> = plan.shards.iter().map(|_| Doorbell::new()).collect();
     // One lane into each shard, from all others.
     let (to_shards, from_shards): (Vec<_>, Vec<_>) =
@@ -126,12 +131,13 @@ fn start(config: Config) -> Result<(ControlInputs, Running), StartError> {
     let pulse = PulseThread::start(pulses, boot)
         .map_err(|error| StartError(format!("the pulse thread: {error}")))?;
     let inputs = ControlInputs {
-        gateway: config.gateway,
+        config,
+        loader,
+        composer,
         ws,
         shards: mailboxes,
         events,
         bell: control_bell,
-        snapshot,
         boot_id,
         started: boot,
         admin,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Overrides, Problems};
+use crate::config::{self, Config, Loader, Overrides, Problems};
 
 /// Something went wrong while starting or running.
 pub const EXIT_START: u8 = 1;
@@ -47,7 +47,12 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The configuration under these flags and the `SHARDGATE…` variables among `env`.
+    /// Where the configuration is read, under these flags and the `SHARDGATE…` variables of `env`.
+    pub fn loader(&self, env: &[(String, String)]) -> Result<Loader, Problems> {
+        Loader::open(self.config.as_deref(), env, &self.overrides)
+    }
+
+    /// The configuration that is there.
     pub fn load(&self, env: &[(String, String)]) -> Result<Config, Problems> {
         config::load(self.config.as_deref(), env, &self.overrides)
     }

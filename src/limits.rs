@@ -1,6 +1,12 @@
 //! Caps that are part of the program, with their arithmetic. What an operator may tune is in
 //! `config`; these bound what can be tuned, and what a peer can make us do.
 
+/// Instances of all services: every shard keeps a connection to each.
+pub const INSTANCES_MAX: usize = 4096;
+/// Points on all rings together: 2^20 of 16 bytes are 16 MiB, hashed and sorted in a fraction of a
+/// second whenever instances change.
+pub const RING_POINTS_MAX: u64 = 1 << 20;
+
 /// Shards a process can have. ShardId is a u16; 1,024 cores is more than any host of today.
 pub const SHARDS_MAX: usize = 1024;
 
@@ -46,6 +52,9 @@ pub const LANE_BUDGET: usize = 256;
 pub const HANDOFF_ITEMS_MAX: usize = ACCEPTS_PER_TURN_MAX;
 /// Commands control may have waiting at one shard. It sends a handful a second.
 pub const MAILBOX_ITEMS_MAX: usize = 64;
+
+/// Events a shard may have waiting at control: a report, a last word, and signals of some ticks.
+pub const EVENTS_PER_SHARD_MAX: usize = 16;
 
 /// Messages in one batch that can be configured, and bytes of its body.
 pub const BATCH_ITEMS_CAP: usize = 1000;

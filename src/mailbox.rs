@@ -3,25 +3,35 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::config::snapshot::Snapshot;
 use crate::ids::ShardId;
-use crate::stats::Report;
+use crate::stats::{Report, Signal};
+
+/// One published state: all that a shard routes and works by. Published as a whole and with one
+/// version, so that nothing is ever half applied.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Routes, services and instances.
+    pub snapshot: Arc<Snapshot>,
+    /// Process-wide settings.
+    pub gateway: Arc<GatewaySettings>,
+    /// The shard's own.
+    pub settings: ShardSettings,
+}
 
 /// Control to one shard.
 #[derive(Debug)]
 pub enum Command {
-    /// Route by this snapshot from now on.
-    Adopt(Arc<Snapshot>),
-    /// Send a [`ShardEvent::Report`].
-    Report,
+    /// Route and work by this from now on. Keys that are read at the start only are the same as
+    /// before (checked by who sends it).
+    Adopt(Box<Published>),
+    /// Send a [`ShardEvent::Report`] with this number.
+    Report(u64),
     /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
-    /// not answered after `grace` is answered with an error.
-    Drain {
-        /// Time for what is in flight.
-        grace: Duration,
-    },
+    /// not answered after the grace is answered with an error.
+    Drain(StopSettings),
     /// End at once.
     Abort,
 }
@@ -33,6 +43,13 @@ pub enum ShardEvent {
     Ready(ShardId),
     /// The answer to [`Command::Report`].
     Report(Box<Report>),
+    /// How instances did since the shard last said so; only those that are worth a word.
+    Signals {
+        /// Who.
+        shard: ShardId,
+        /// One for each such instance.
+        signals: Vec<Signal>,
+    },
     /// The shard ended in order: messages left without their answer by it.
     Stopped {
         /// Who.

@@ -289,9 +289,25 @@ pub struct InstanceReport {
     pub failed: u64,
 }
 
+/// How an instance did in one shard since the last one: what it is trusted by. Sent each tick, but
+/// only for instances with failures, with the first success after them, or not fully trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signal {
+    /// Which.
+    pub instance: InstanceId,
+    /// Whether a call succeeded.
+    pub ok: bool,
+    /// Calls that failed since the last success in this time.
+    pub failures: u32,
+    /// Connections that were lost.
+    pub losses: u32,
+}
+
 /// All that a shard tells control when asked.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// Number of the question.
+    pub number: u64,
     /// Who.
     pub shard: ShardId,
     /// When, on the process clock.

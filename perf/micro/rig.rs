@@ -9,7 +9,7 @@ use prost::encoding::{decode_varint, encode_varint};
 use shardgate::config::ring::Ring;
 use shardgate::config::settings::{GatewaySettings, ShardSettings};
 use shardgate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
 };
 use shardgate::engine::batch::Origin;
 use shardgate::engine::pending::{Pending, StreamName};
@@ -86,13 +86,16 @@ pub fn snapshot(instances: u32) -> Snapshot {
         service_text: false,
     };
     let points = names.iter().zip(0..).map(|(name, n)| (InstanceId(n), name.as_str(), 1));
-    let service = Service { name: "logic".into(), mode: Mode::Batch, ring: Ring::new(points, 160) };
+    let service =
+        Service { name: "logic".into(), mode: Mode::Batch, ring: Ring::new(points, 160).into() };
     let instance = |(name, n): (&String, u32)| Instance {
         id: InstanceId(n),
         service: ServiceId(0),
         name: name.as_str().into(),
         address: SocketAddr::from(([127, 0, 0, 1], 50_001)),
         weight: 1,
+        share: Share::ALL,
+        draining: false,
     };
     Snapshot {
         version: 1,

@@ -23,6 +23,13 @@ impl Backoff {
         Self { first_us, max_us, next_us: first_us, short_lives: 0, random: seed }
     }
 
+    /// Changes the bounds; a delay that has grown stays within them.
+    pub fn set_bounds(&mut self, first_ms: u64, max_ms: u64) {
+        self.first_us = first_ms.max(1).saturating_mul(1000);
+        self.max_us = max_ms.saturating_mul(1000).max(self.first_us);
+        self.next_us = self.next_us.clamp(self.first_us, self.max_us);
+    }
+
     /// Microseconds to wait after an attempt that failed.
     pub fn after_failure(&mut self) -> u64 {
         let delay = self.next_us;

@@ -10,8 +10,8 @@ use super::check;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
-use super::routing;
-use super::{Config, ShardFiles};
+use super::routing::{self, Ground};
+use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 
 /// The text of `shards/gateway.toml`, which holds when there is no directory.
@@ -85,14 +85,53 @@ pub fn load(
     env: &[(String, String)],
     flags: &Overrides,
 ) -> Result<Config, Problems> {
-    let from_env = env.iter().find(|(name, _)| name == "SHARDGATE_CONFIG");
-    let files = match (dir, from_env) {
-        (Some(dir), _) => read(dir),
-        (None, Some((_, dir))) => read(Path::new(dir)),
-        (None, None) if Path::new("shards/gateway.toml").exists() => read(Path::new("shards")),
-        (None, None) => Ok(Files::embedded()),
-    };
-    from_files(files?, env, flags)
+    Loader::open(dir, env, flags)?.check(&[])
+}
+
+/// Where a configuration comes from, and the texts that were last read there: so that it can be
+/// read again, and checked again with other routes from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    /// `None` = built in.
+    dir: Option<PathBuf>,
+    env: Vec<(String, String)>,
+    flags: Overrides,
+    files: Files,
+}
+
+impl Loader {
+    /// Finds and reads the files, see [`load`].
+    pub fn open(
+        dir: Option<&Path>,
+        env: &[(String, String)],
+        flags: &Overrides,
+    ) -> Result<Self, Problems> {
+        let from_env = env.iter().find(|(name, _)| name == "SHARDGATE_CONFIG");
+        let dir = match (dir, from_env) {
+            (Some(dir), _) => Some(dir.to_owned()),
+            (None, Some((_, dir))) => Some(dir.into()),
+            (None, None) if Path::new("shards/gateway.toml").exists() => Some("shards".into()),
+            (None, None) => None,
+        };
+        let files = dir.as_deref().map_or_else(|| Ok(Files::embedded()), read)?;
+        Ok(Self { dir, env: env.to_vec(), flags: flags.clone(), files })
+    }
+
+    /// Of texts that are here already.
+    pub fn of_files(files: Files, env: &[(String, String)], flags: &Overrides) -> Self {
+        Self { dir: None, env: env.to_vec(), flags: flags.clone(), files }
+    }
+
+    /// The same with the files as they are now.
+    pub fn read_again(&self) -> Result<Self, Problems> {
+        let files = self.dir.as_deref().map_or_else(|| Ok(Files::embedded()), read)?;
+        Ok(Self { files, ..self.clone() })
+    }
+
+    /// Checks everything, with the routes of `found` beside those of the files.
+    pub fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
+        check_all(self.files.clone(), &self.env, &self.flags, found)
+    }
 }
 
 /// Reads the files of `dir`.
@@ -160,6 +199,15 @@ pub fn from_files(
     env: &[(String, String)],
     flags: &Overrides,
 ) -> Result<Config, Problems> {
+    check_all(files, env, flags, &[])
+}
+
+fn check_all(
+    files: Files,
+    env: &[(String, String)],
+    flags: &Overrides,
+    found: &[FoundRoute],
+) -> Result<Config, Problems> {
     let mut report = Report { warnings: files.strays, ..Report::default() };
     let (gateway_env, shard_env) = environment(env);
     let cores = cores(flags, &mut report);
@@ -186,7 +234,14 @@ pub fn from_files(
     }
     let windows = overrides.values().chain([&default]).map(|s| s.batch.window_ms);
     let window_ms = windows.max().unwrap_or_default();
-    let snapshot = routing::snapshot(&mut gateway, ring_points, settings.gateway_ids, window_ms);
+    let ground = Ground {
+        ring_points,
+        gateway_ids: settings.gateway_ids,
+        window_ms,
+        discovered: settings.discovery.etcd.is_some() || settings.discovery.registry.is_some(),
+        found,
+    };
+    let (snapshot, lookups) = routing::snapshot(&mut gateway, &ground);
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -210,7 +265,7 @@ pub fn from_files(
         return Err(Problems(report.problems));
     }
     let Report { warnings, provenance, .. } = report;
-    Ok(Config { gateway: settings, shards, snapshot, ring_points, warnings, provenance })
+    Ok(Config { gateway: settings, shards, snapshot, lookups, ring_points, warnings, provenance })
 }
 
 /// What the file of shard `n` adds: the problems, and where its own keys came from.

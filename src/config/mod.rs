@@ -1,5 +1,6 @@
 //! Configuration: files, environment and flags -> checked settings and the first snapshot, or every
 //! problem at once. Pure but for one function in [`mod@load`] that reads the directory.
+pub mod change;
 mod check;
 pub mod load;
 mod operate;
@@ -14,9 +15,10 @@ pub mod snapshot;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use check::is_name;
-pub use load::{Overrides, load};
+pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
 
 use settings::{GatewaySettings, ShardSettings};
@@ -31,12 +33,34 @@ pub struct Config {
     pub shards: ShardFiles,
     /// Services and routes, version 1. Instance ids are dense, in the order of the file.
     pub snapshot: Snapshot,
+    /// Names that are looked up for instances.
+    pub lookups: Vec<Lookup>,
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// What looks wrong but does not stop a start.
     pub warnings: Vec<Problem>,
     /// Where each value came from.
     pub provenance: Vec<Provenance>,
+}
+
+/// A service whose instances are the addresses of a name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Lookup {
+    /// The service.
+    pub service: Arc<str>,
+    /// The name.
+    pub host: Arc<str>,
+    /// Where they all listen.
+    pub port: u16,
+}
+
+/// A route that stands elsewhere than in the files.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FoundRoute {
+    /// Where it stands, e.g. the key in etcd: what problems name.
+    pub at: Arc<str>,
+    /// A JSON object with the keys of a `[[route]]` table.
+    pub json: Arc<str>,
 }
 
 /// One key, its value as TOML, and where that came from. A key that `shards/N.toml` sets is written

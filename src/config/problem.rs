@@ -12,6 +12,8 @@ pub enum Source {
     Env(Arc<str>),
     /// A command-line flag.
     Flag(&'static str),
+    /// A place outside, e.g. a key in etcd.
+    Found(Arc<str>),
     /// Nobody set it.
     Default,
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Source {
             Source::File(name, line) => write!(f, "{name}:{line}"),
             Source::Env(name) => write!(f, "environment {name}"),
             Source::Flag(name) => write!(f, "flag {name}"),
+            Source::Found(at) => f.write_str(at),
             Source::Default => f.write_str("default"),
         }
     }

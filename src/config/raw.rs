@@ -78,6 +78,27 @@ pub fn value(text: &str) -> Value {
     }
 }
 
+/// The same tree of a JSON value. `null` is an empty string, which no rule of ours admits.
+pub fn from_json(json: serde_json::Value) -> Value {
+    let node = |json| Node { value: from_json(json), line: 0 };
+    match json {
+        serde_json::Value::Null => Value::Text(String::new()),
+        serde_json::Value::Bool(b) => Value::Bool(b),
+        serde_json::Value::Number(n) => match (n.as_u64(), n.as_i64()) {
+            (Some(n), _) => Value::Integer(n.into()),
+            (None, Some(n)) => Value::Integer(n.into()),
+            (None, None) => Value::Float(n.to_string()),
+        },
+        serde_json::Value::String(s) => Value::Text(s),
+        serde_json::Value::Array(list) => Value::List(list.into_iter().map(node).collect()),
+        serde_json::Value::Object(map) => {
+            let field =
+                |(key, json): (String, _)| Field { key: bare(&key), line: 0, node: node(json) };
+            Value::Table(map.into_iter().map(field).collect())
+        }
+    }
+}
+
 fn fields(table: DeTable<'_>, lines: &Lines) -> Vec<Field> {
     let mut entries: Vec<_> = table.into_iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);

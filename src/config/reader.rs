@@ -37,7 +37,7 @@ pub struct Entry {
 pub fn entries(fields: Vec<Field>, file: &Source) -> Vec<Entry> {
     let at = |line| match file {
         Source::File(name, _) => Source::File(name.clone(), line),
-        Source::Env(_) | Source::Flag(_) | Source::Default => file.clone(),
+        Source::Env(_) | Source::Flag(_) | Source::Found(_) | Source::Default => file.clone(),
     };
     let entry =
         |f: Field| Entry { source: at(f.line), key: f.key, value: f.node.value, verbatim: None };
@@ -110,7 +110,7 @@ impl Reader {
     ) -> Option<Self> {
         let home = match list {
             Source::File(name, _) => Source::File(name.clone(), node.line),
-            Source::Env(_) | Source::Flag(_) | Source::Default => list.clone(),
+            Source::Env(_) | Source::Flag(_) | Source::Found(_) | Source::Default => list.clone(),
         };
         let Value::Table(fields) = node.value else {
             let (key, value) = (prefix, node.value.to_string());

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 ///
 /// Three parallel arrays: the binary search of a lookup touches the positions only, eight of them
 /// a cache line. At 160 points x 10 instances that is 12.8 KB, which stays in the L1 cache.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ring {
     /// Positions, ascending.
     positions: Vec<u64>,

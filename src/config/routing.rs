@@ -6,30 +6,28 @@ use std::sync::Arc;
 
 use super::check::{NAME_RULE, is_name};
 use super::problem::{Problem, Source};
-use super::raw::Node;
+use super::raw::{self, Node};
 use super::reader::{ADDRESS_RULE, Bounds, Reader, Report, nearest};
 use super::ring::Ring;
 use super::snapshot::*;
+use super::{FoundRoute, Lookup};
 use crate::ids::{InstanceId, ServiceId};
-use crate::limits::TIMEOUT_MS_MAX;
+use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
 use crate::message::Priority;
 
-/// Points on all rings together: 2^20 of 16 bytes are 16 MiB, hashed and sorted in a fraction of a
-/// second whenever health changes.
-const POINTS_MAX: u64 = 1 << 20;
 /// Services: each is a queue group in every shard; ServiceId is a u16.
 const SERVICES_MAX: usize = 1024;
 /// Routes: RouteId is a u16, and overlaps are looked for pair by pair (8 million pairs).
 const ROUTES_MAX: usize = 4096;
-/// Instances of all services: every shard keeps a connection to each.
-const INSTANCES_MAX: usize = 4096;
 
 /// Services and routes as far as they could be read.
 #[derive(Default)]
 struct Tables {
     services: Vec<ServiceTable>,
     instances: Vec<Instance>,
+    lookups: Vec<Lookup>,
     routes: Vec<RouteTable>,
+    discovered: bool,
     report: Report,
 }
 
@@ -51,15 +49,24 @@ impl RouteTable {
     }
 }
 
-/// Reads services and routes. `gateway_ids` are taken; no route may wait less than `window_ms` for
-/// its answer, the longest time a message waits for company.
-pub fn snapshot(
-    r: &mut Reader,
-    ring_points: u32,
-    gateway_ids: (u32, u32),
-    window_ms: u64,
-) -> Snapshot {
-    let mut tables = Tables::default();
+/// What services and routes are read under.
+pub struct Ground<'a> {
+    /// Points on the ring for each unit of weight.
+    pub ring_points: u32,
+    /// Ids that no route may have.
+    pub gateway_ids: (u32, u32),
+    /// The longest time a message waits for company: every route waits longer for its answer.
+    pub window_ms: u64,
+    /// Whether instances may come from elsewhere, so that a service needs none of its own.
+    pub discovered: bool,
+    /// Routes from elsewhere.
+    pub found: &'a [FoundRoute],
+}
+
+/// Reads services and routes: the first snapshot, and the names to be looked up.
+pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) {
+    let &Ground { ring_points, gateway_ids, window_ms, discovered, found } = ground;
+    let mut tables = Tables { discovered, ..Tables::default() };
     let (services, source) = r.list("service");
     let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
     if counted {
@@ -69,25 +76,25 @@ pub fn snapshot(
     let (routes, source) = r.list("route");
     // Without its services every route would be a problem, and none of its own.
     if counted {
-        tables.read_routes(routes, &source, window_ms);
+        tables.read_routes(routes, &source, found, window_ms);
     }
     tables.check_ranges(gateway_ids);
     tables.check_unused(r);
-    let Tables { services, instances, routes, report } = tables;
+    let Tables { services, instances, lookups, routes, report, .. } = tables;
     let sound = report.problems.is_empty();
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
     routes.sort_by_key(|route| route.first);
     // A ring of what was refused could be of any size.
     let services = if sound { rings(services, &instances, ring_points) } else { Vec::new() };
-    Snapshot { version: 1, routes, services, instances }
+    (Snapshot { version: 1, routes, services, instances }, lookups)
 }
 
 fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Vec<Service> {
     let service = |(index, table): (usize, ServiceTable)| {
         let own = instances.iter().filter(|i| usize::from(i.service.0) == index);
         let ring = Ring::new(own.map(|i| (i.id, &*i.name, i.weight)), points);
-        Some(Service { name: table.name?, mode: table.mode, ring })
+        Some(Service { name: table.name?, mode: table.mode, ring: ring.into() })
     };
     services.into_iter().enumerate().filter_map(service).collect()
 }
@@ -122,7 +129,8 @@ impl Tables {
         }
         let missing = !r.is_set("instances");
         let (list, source) = r.list("instances");
-        if list.is_empty() {
+        let lookup = dns(&mut r);
+        if list.is_empty() && lookup.is_none() && !self.discovered {
             let what = if missing { "is missing" } else { "is empty" };
             let rule = format!("{what}; list at least one {{ id = \"...\", address = \"...\" }}");
             r.problem("instances", rule);
@@ -134,6 +142,9 @@ impl Tables {
                     self.read_instance(ServiceId(index as u16), reader);
                 }
             }
+        }
+        if let (Some((host, port)), Some(name)) = (lookup, &name) {
+            self.lookups.push(Lookup { service: name.as_str().into(), host, port });
         }
         r.unknown(&[], "");
         let home = r.source("name");
@@ -162,7 +173,9 @@ impl Tables {
                 r.problem("address", rule);
             }
             let id = InstanceId(self.instances.len() as u32);
-            self.instances.push(Instance { id, service, name: name.into(), address, weight });
+            let (share, draining) = (Share::ALL, false);
+            let name = name.into();
+            self.instances.push(Instance { id, service, name, address, weight, share, draining });
         }
         r.unknown(&[], "");
         self.report.absorb(r.report);
@@ -180,16 +193,39 @@ impl Tables {
         }
     }
 
-    fn read_routes(&mut self, list: Vec<Node>, source: &Source, window_ms: u64) {
-        if self.too_many("[[route]]", list.len(), ROUTES_MAX, source) {
+    fn read_routes(
+        &mut self,
+        list: Vec<Node>,
+        source: &Source,
+        found: &[FoundRoute],
+        window_ms: u64,
+    ) {
+        if self.too_many("[[route]]", list.len() + found.len(), ROUTES_MAX, source) {
             return;
         }
+        let in_files = list.len();
         let names = self.services.iter().enumerate();
         let names = names.filter_map(|(i, s)| Some((s.name.clone()?, i as u16)));
         let names: HashMap<Arc<str>, u16> = names.collect();
         for (index, node) in list.into_iter().enumerate() {
             let prefix = format!("route[{index}]");
             if let Some(reader) = Reader::of_table(prefix, node, source, &mut self.report) {
+                self.read_route(index, reader, &names, window_ms);
+            }
+        }
+        for (index, route) in (in_files..).zip(found) {
+            let at = Source::Found(route.at.clone());
+            let value = match serde_json::from_str(&route.json) {
+                Ok(json) => raw::from_json(json),
+                Err(e) => {
+                    let rule = format!("not JSON: {e}");
+                    self.report.problems.push(Problem::whole(at, rule));
+                    continue;
+                }
+            };
+            let prefix = format!("route[{index}]");
+            let node = Node { value, line: 0 };
+            if let Some(reader) = Reader::of_table(prefix, node, &at, &mut self.report) {
                 self.read_route(index, reader, &names, window_ms);
             }
         }
@@ -316,6 +352,26 @@ fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
         r.problem("service", format!("there is no such service; {hint}"));
     }
     found
+}
+
+/// `dns = "host:port"`
+fn dns(r: &mut Reader) -> Option<(Arc<str>, u16)> {
+    let valid = |s: &str| s.is_empty() || host_and_port(s).is_some();
+    let rule = "must be a host name and a port, e.g. \"chat.internal:50002\"; for an IP address \
+                use instances";
+    let text = r.text("dns", "", valid, rule);
+    host_and_port(&text).map(|(host, port)| (host.into(), port))
+}
+
+fn host_and_port(s: &str) -> Option<(&str, u16)> {
+    let (host, port) = s.rsplit_once(':')?;
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let named = host.len() <= 253 && host.trim_end_matches('.').split('.').all(label);
+    let port = port.parse().ok().filter(|&port| port > 0)?;
+    (named && host.parse::<std::net::IpAddr>().is_err()).then_some((host, port))
 }
 
 fn method(r: &mut Reader) -> Option<Arc<str>> {

@@ -48,9 +48,11 @@ fn the_files_hold_the_defaults_of_the_settings() {
 #[test]
 fn the_files_name_every_key() {
     let config = of(None, None).expect("the files are right");
-    // Optional keys of routes are in the text of the comment instead of in every route.
+    // Optional keys of services and routes are in the text of the comment instead.
     let missing = config.provenance.iter().filter(|(_, _, source)| *source == Source::Default);
-    let missing: Vec<_> = missing.filter(|(key, ..)| !key.starts_with("route[")).collect();
+    let missing: Vec<_> = missing
+        .filter(|(key, ..)| !key.starts_with("route[") && !key.starts_with("service["))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
     for (key, value, _) in &config.provenance {
         let last = key.rsplit('.').next().expect("a part");
@@ -245,7 +247,8 @@ fn relations_between_keys_are_checked() {
 #[test]
 fn listen_and_admin_have_ports_of_their_own() {
     one_gateway("admin.listen = \"127.0.0.1:9000\"", "are the same port; give admin another one");
-    one_gateway("admin.listen = \"0.0.0.0:9000\"", "are the same port; give admin another one");
+    one_gateway("listen = \"0.0.0.0:8000\"", "are the same port; give admin another one");
+    one_gateway("admin.listen = \"0.0.0.0:1\"", "is not a loopback address");
     assert!(of(Some("listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\""), None).is_ok());
     assert!(of(Some("listen = \"127.0.0.2:80\"\nadmin.listen = \"127.0.0.1:80\""), None).is_ok());
 }
@@ -290,7 +293,7 @@ fn flags_override_the_environment_and_that_the_files() {
     };
     let env = [
         ("SHARDGATE__LISTEN", "127.0.0.1:2"),
-        ("SHARDGATE__ADMIN", "127.0.0.1:4"),
+        ("SHARDGATE__ADMIN__LISTEN", "127.0.0.1:4"),
         ("SHARDGATE__NODE", "7"),
         ("SHARDGATE__QUEUE__ITEMS_MAX", "20_000"),
         ("SHARDGATE__DEMO__ENABLED", "true"),

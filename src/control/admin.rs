@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Sleep;
 
 use super::view::{self, About};
-use super::{ASKS_MAX, Gathered, Waiter};
+use super::{ASKS_MAX, Ask, Gathered};
 
 /// A connection's life: a gathering takes at most one second, the rest is the client's time.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 struct Admin {
     about: Arc<About>,
-    ask: mpsc::Sender<Waiter>,
+    ask: mpsc::Sender<Ask>,
 }
 
 /// The endpoint as a future that never ends by itself.
@@ -45,7 +45,7 @@ pub fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,
     about: Arc<About>,
-    ask: mpsc::Sender<Waiter>,
+    ask: mpsc::Sender<Ask>,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     listener.set_nonblocking(true)?;
     let slots = Arc::new(Semaphore::new(ASKS_MAX));
@@ -94,7 +94,7 @@ impl Admin {
     async fn gather(&self) -> Result<Arc<Gathered>, Response> {
         let refuse = || (StatusCode::SERVICE_UNAVAILABLE, "control is ending\n").into_response();
         let (waiter, found) = oneshot::channel();
-        self.ask.try_send(waiter).map_err(|_| refuse())?;
+        self.ask.try_send(Ask::Gather(waiter)).map_err(|_| refuse())?;
         found.await.map_err(|_| refuse())
     }
 }

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::settings::StopSettings;
 use crate::ids::ShardId;
 use crate::lanes::{LaneRefusal, LaneSender};
-use crate::mailbox::{Command, ShardEvent};
+use crate::mailbox::{Command, Published, ShardEvent};
 use crate::stats::Report;
 
 /// Where a shard is in its life.
@@ -68,8 +69,8 @@ struct Entry {
     state: ShardState,
     /// Its mailbox is gone.
     closed: bool,
-    /// A report was asked for and has not come: no second one is asked for.
-    asked: bool,
+    /// Number of the report that was asked for and has not come: no second one is asked for.
+    asked: Option<u64>,
     answered: Option<Instant>,
     report: Option<Arc<Report>>,
 }
@@ -78,6 +79,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Board {
     entries: Vec<Entry>,
+    questions: u64,
     /// Messages cut off by the stop, in all.
     pub cut_off: u64,
 }
@@ -90,11 +92,11 @@ impl Board {
             waiting: VecDeque::new(),
             state: ShardState::Starting,
             closed: false,
-            asked: false,
+            asked: None,
             answered: None,
             report: None,
         };
-        Self { entries: shards.into_iter().map(entry).collect(), cut_off: 0 }
+        Self { entries: shards.into_iter().map(entry).collect(), questions: 0, cut_off: 0 }
     }
 
     /// Shards.
@@ -128,7 +130,9 @@ impl Board {
         let shard = match &event {
             ShardEvent::Ready(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
-            ShardEvent::Stopped { shard, .. } | ShardEvent::Failed { shard, .. } => *shard,
+            ShardEvent::Signals { shard, .. }
+            | ShardEvent::Stopped { shard, .. }
+            | ShardEvent::Failed { shard, .. } => *shard,
         };
         let Some(entry) = self.entries.get_mut(usize::from(shard.0)) else {
             tracing::error!(shard = shard.0, "event of a shard that does not exist");
@@ -142,18 +146,23 @@ impl Board {
                 }
             }
             ShardEvent::Report(report) => {
-                entry.asked = false;
+                // One that was given up may still come, beside the one that is awaited.
+                if entry.asked == Some(report.number) {
+                    entry.asked = None;
+                }
                 entry.report = Some(report.into());
             }
+            // Control's judge of health has them.
+            ShardEvent::Signals { .. } => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
-                entry.asked = false;
+                entry.asked = None;
                 self.cut_off += cut_off;
                 tracing::info!(shard = shard.0, cut_off, "shard stopped");
             }
             ShardEvent::Failed { why, .. } => {
                 entry.state = ShardState::Failed;
-                entry.asked = false;
+                entry.asked = None;
                 tracing::error!(shard = shard.0, why, "shard failed");
             }
         }
@@ -161,11 +170,12 @@ impl Board {
 
     /// Asks every shard that serves for a report.
     pub fn ask_reports(&mut self) {
+        self.questions += 1;
         for entry in &mut self.entries {
             match entry.state {
-                ShardState::Ready | ShardState::Draining if !entry.asked => {
-                    entry.asked = true;
-                    entry.waiting.push_back(Command::Report);
+                ShardState::Ready | ShardState::Draining if entry.asked.is_none() => {
+                    entry.asked = Some(self.questions);
+                    entry.waiting.push_back(Command::Report(self.questions));
                 }
                 ShardState::Ready
                 | ShardState::Draining
@@ -178,14 +188,26 @@ impl Board {
 
     /// Whether every report that was asked for has come.
     pub fn all_answered(&self) -> bool {
-        self.entries.iter().all(|e| !e.asked)
+        self.entries.iter().all(|e| e.asked.is_none())
+    }
+
+    /// Publishes to every shard that has not ended; one that has not taken the last one yet skips
+    /// it.
+    pub fn publish(&mut self, published: impl Fn(ShardId) -> Published) {
+        for (n, entry) in (0u16..).zip(&mut self.entries) {
+            if entry.state.ended() {
+                continue;
+            }
+            entry.waiting.retain(|command| !matches!(command, Command::Adopt(_)));
+            entry.waiting.push_back(Command::Adopt(Box::new(published(ShardId(n)))));
+        }
     }
 
     /// Tells every shard that has not ended to drain.
-    pub fn drain(&mut self, grace: Duration) {
+    pub fn drain(&mut self, settings: &StopSettings) {
         for entry in self.entries.iter_mut().filter(|e| !e.state.ended()) {
             entry.state = ShardState::Draining;
-            entry.waiting.push_back(Command::Drain { grace });
+            entry.waiting.push_back(Command::Drain(settings.clone()));
         }
     }
 
@@ -236,7 +258,7 @@ impl Board {
             shard: ShardId(n),
             state: e.state,
             answered: e.answered.map(|at| now.duration_since(at)),
-            silent: e.asked,
+            silent: e.asked.is_some(),
             report: e.report.clone(),
         };
         (0u16..).zip(&self.entries).map(view).collect()

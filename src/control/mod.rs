@@ -1,8 +1,10 @@
-//! The control thread: starts nothing, owns nothing of a shard; it watches, answers the admin
-//! endpoint, and stops the shards in order.
+//! The control thread: it owns nothing of a shard. It watches the shards, keeps the directory of
+//! services and publishes what changes, answers the admin endpoint, and stops the shards in order.
 
 mod admin;
 mod board;
+pub mod compose;
+mod directory;
 pub mod discovery;
 pub mod log;
 #[cfg(test)]
@@ -19,8 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::board::{Board, ShardView};
-use crate::config::settings::GatewaySettings;
-use crate::config::snapshot::Snapshot;
+use self::compose::Composer;
+use self::directory::{Directory, DirectoryView, Reloaded};
+use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::mailbox::{Command, ShardEvent};
 
@@ -36,8 +39,12 @@ const ASKS_MAX: usize = 64;
 
 /// What boot hands over.
 pub struct ControlInputs {
-    /// Process-wide settings.
-    pub gateway: GatewaySettings,
+    /// What is configured, as the shards were started with it.
+    pub config: Config,
+    /// Where that came from.
+    pub loader: Loader,
+    /// Makes snapshots; its first one is what the shards started with.
+    pub composer: Composer,
     /// Where clients connect, as bound.
     pub ws: SocketAddr,
     /// Mailboxes of the shards, by number.
@@ -46,8 +53,6 @@ pub struct ControlInputs {
     pub events: LaneReceiver<ShardEvent>,
     /// Rings when they say something.
     pub bell: Arc<Doorbell>,
-    /// The routing state the shards started with.
-    pub snapshot: Arc<Snapshot>,
     /// Random number of this run.
     pub boot_id: u64,
     /// When the process started.
@@ -90,26 +95,51 @@ impl ExitReason {
     }
 }
 
+/// What the outside asks of control.
+#[derive(Debug)]
+enum Ask {
+    /// How everything is; several share one gathering.
+    Gather(oneshot::Sender<Arc<Gathered>>),
+    /// Read the files again. The result is told when every shard has been told.
+    Reload(oneshot::Sender<Result<Reloaded, Vec<Problem>>>),
+    /// Give an instance nothing new, or something again. False: there is none of that name.
+    DrainInstance {
+        /// Its name.
+        name: String,
+        /// Or again.
+        on: bool,
+        /// Whether there is one.
+        done: oneshot::Sender<bool>,
+    },
+    /// Stop in order; the second time at once.
+    Stop(&'static str),
+}
+
 /// Runs control on the calling thread until the shards have stopped (or are given up). The first
-/// SIGTERM or SIGINT drains, the second ends at once.
+/// SIGTERM or SIGINT drains, the second ends at once; SIGHUP reads the files again.
 pub fn run(inputs: ControlInputs) -> ExitReason {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.and_then(|runtime| {
         runtime.block_on(async {
-            let (mut term, mut int) =
-                (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-            let (stop, stops) = mpsc::channel(2);
+            let mut term = signal(SignalKind::terminate())?;
+            let mut int = signal(SignalKind::interrupt())?;
+            let mut hup = signal(SignalKind::hangup())?;
+            let (ask, asks) = mpsc::channel(ASKS_MAX);
+            let from_signals = ask.clone();
             tokio::spawn(async move {
                 loop {
-                    let name = tokio::select! {
-                        _ = term.recv() => "SIGTERM",
-                        _ = int.recv() => "SIGINT",
+                    let ask = tokio::select! {
+                        _ = term.recv() => Ask::Stop("SIGTERM"),
+                        _ = int.recv() => Ask::Stop("SIGINT"),
+                        // Nobody waits for the result: it is in the log and in /health.
+                        _ = hup.recv() => Ask::Reload(oneshot::channel().0),
                     };
-                    // Full = two wait already, and a third says nothing new.
-                    let _ = stop.try_send(name);
+                    if from_signals.send(ask).await.is_err() {
+                        return;
+                    }
                 }
             });
-            serve(inputs, stops).await
+            serve(inputs, ask, asks).await
         })
     });
     result.unwrap_or_else(|error| {
@@ -118,31 +148,31 @@ pub fn run(inputs: ControlInputs) -> ExitReason {
     })
 }
 
-/// Control itself; each item of `stops` is a stop signal.
+/// Control itself.
 async fn serve(
     inputs: ControlInputs,
-    mut stops: mpsc::Receiver<&'static str>,
+    ask: mpsc::Sender<Ask>,
+    mut asks: mpsc::Receiver<Ask>,
 ) -> io::Result<ExitReason> {
-    let (ask, mut asks) = mpsc::channel(ASKS_MAX);
+    let gateway = &inputs.config.gateway;
     let admin_address = inputs.admin.local_addr()?;
     let about = Arc::new(view::About {
-        node: inputs.gateway.node.clone(),
+        node: gateway.node.clone(),
         boot_id: inputs.boot_id,
         started: inputs.started,
-        snapshot: inputs.snapshot,
         log_dropped: inputs.log_dropped,
     });
     tokio::spawn(admin::serve(inputs.admin, admin_address, about, ask)?);
     let ready_line = format!(
         "shardgate ready: ws://{}{} admin http://{admin_address} shards {}",
         inputs.ws,
-        inputs.gateway.path,
+        gateway.path,
         inputs.shards.len()
     );
     let mut control = Control {
         board: Board::new(inputs.shards),
         events: inputs.events,
-        grace: inputs.gateway.stop.grace,
+        directory: Directory::new(inputs.loader, inputs.config, inputs.composer),
         ready_line: Some(ready_line),
         waiters: Vec::new(),
         gather_until: None,
@@ -155,12 +185,11 @@ async fn serve(
         }
         tokio::select! {
             () = poll_fn(|cx| inputs.bell.poll_rung(cx)) => {}
-            Some(name) = stops.recv() => {
-                if control.stop(name) {
+            Some(ask) = asks.recv() => {
+                if control.answer(ask) {
                     return Ok(ExitReason::Forced);
                 }
             }
-            Some(waiter) = asks.recv() => control.gather(waiter),
             () = sleep_until(control.next_wake(commands_wait)) => {}
         }
     }
@@ -179,6 +208,7 @@ async fn sleep_until(at: Option<Instant>) {
 struct Gathered {
     draining: bool,
     shards: Vec<ShardView>,
+    directory: DirectoryView,
 }
 
 /// One request that waits for a gathering.
@@ -188,7 +218,7 @@ type Waiter = oneshot::Sender<Arc<Gathered>>;
 struct Control {
     board: Board,
     events: LaneReceiver<ShardEvent>,
-    grace: Duration,
+    directory: Directory,
     /// Printed once, when all shards are ready.
     ready_line: Option<String>,
     /// Requests that share the gathering under way.
@@ -207,6 +237,9 @@ impl Control {
             self.board.take(event, now);
         }
         self.board.fail_vanished(now);
+        if self.directory.turn(now) {
+            self.publish();
+        }
         if self.board.all_ready()
             && self.stop_until.is_none()
             && !self.board.any_failed()
@@ -226,6 +259,7 @@ impl Control {
             let found = Arc::new(Gathered {
                 draining: self.stop_until.is_some(),
                 shards: self.board.view(now),
+                directory: self.directory.view(),
             });
             for waiter in self.waiters.drain(..) {
                 // A request whose client went away does not wait any more.
@@ -255,6 +289,36 @@ impl Control {
         })
     }
 
+    /// Does what is asked. Whether the shards were told to abort.
+    fn answer(&mut self, ask: Ask) -> bool {
+        match ask {
+            Ask::Gather(waiter) => self.gather(waiter),
+            Ask::Reload(done) => {
+                let result = self.directory.reload(Instant::now());
+                if result.is_ok() {
+                    self.publish();
+                }
+                // Who asked may have gone away.
+                let _ = done.send(result);
+            }
+            Ask::DrainInstance { name, on, done } => {
+                let known = self.directory.drain(&name, on);
+                if known == Some(true) {
+                    self.publish();
+                }
+                let _ = done.send(known.is_some());
+            }
+            Ask::Stop(why) => return self.stop(why),
+        }
+        false
+    }
+
+    /// Sends what the directory has to every shard.
+    fn publish(&mut self) {
+        self.board.publish(|shard| self.directory.published(shard));
+        self.board.flush();
+    }
+
     /// A stop signal. Whether it was the second: then the shards were told to abort.
     fn stop(&mut self, name: &str) -> bool {
         if self.stop_until.is_none() {
@@ -268,10 +332,11 @@ impl Control {
     }
 
     fn begin_stop(&mut self, why: &str) {
-        let stop_grace_ms = self.grace.as_millis() as u64;
+        let settings = &self.directory.config().gateway.stop;
+        let stop_grace_ms = settings.grace.as_millis() as u64;
         tracing::info!(why, stop_grace_ms, shards = self.board.len(), "draining");
-        self.stop_until = Some(Instant::now() + self.grace + STOP_MARGIN);
-        self.board.drain(self.grace);
+        self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
+        self.board.drain(settings);
     }
 
     /// Adds a request to the gathering under way, or begins one.
@@ -286,6 +351,7 @@ impl Control {
     /// When to look again without being woken.
     fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
         let retry = commands_wait.then(|| Instant::now() + RETRY_EVERY);
-        [self.gather_until, self.stop_until, retry].into_iter().flatten().min()
+        let times = [self.gather_until, self.stop_until, self.directory.due(), retry];
+        times.into_iter().flatten().min()
     }
 }

@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config::ring::Ring;
-use crate::config::snapshot::{Instance, Mode, Service};
-use crate::ids::{InstanceId, ServiceId, ShardId};
+use crate::config::Overrides;
+use crate::config::load::Files;
+use crate::ids::{InstanceId, ShardId};
 use crate::lanes::lane;
 use crate::message::{CallFault, Micros, Reason};
 use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
@@ -28,7 +28,7 @@ enum Fake {
     Failing,
 }
 
-fn report(shard: ShardId) -> Box<Report> {
+fn report(shard: ShardId) -> Report {
     let n = u64::from(shard.0) + 1;
     let mut counters = Counters::default();
     for (counter, value) in [
@@ -44,7 +44,8 @@ fn report(shard: ShardId) -> Box<Report> {
     }
     let mut histograms = Histograms::default();
     histograms.record(Stage::RoundTrip, 1000, 1);
-    Box::new(Report {
+    Report {
+        number: 0,
         shard,
         at: Micros(1),
         counters,
@@ -59,27 +60,26 @@ fn report(shard: ShardId) -> Box<Report> {
         },
         histograms,
         instances: vec![InstanceReport {
-            instance: InstanceId(5),
+            instance: InstanceId(0),
             connected: true,
             waiting: n,
             in_flight: 0,
             ok: 3 * n,
             failed: n,
         }],
-    })
+    }
 }
 
-fn snapshot() -> Arc<Snapshot> {
-    let service = Service { name: "logic".into(), mode: Mode::Batch, ring: Ring::new([], 1) };
-    let instance = Instance {
-        id: InstanceId(5),
-        service: ServiceId(0),
-        name: "logic-1".into(),
-        address: SocketAddr::from(([127, 0, 0, 1], 50001)),
-        weight: 1,
-    };
-    let (services, instances) = (vec![service], vec![instance]);
-    Arc::new(Snapshot { version: 7, routes: Vec::new(), services, instances })
+/// One service with one instance.
+fn files() -> Files {
+    let mut files = Files::embedded();
+    files.gateway.text = r#"
+        stop.grace_ms = 50
+        [[service]]
+        name = "logic"
+        instances = [{ id = "logic-1", address = "127.0.0.1:50001" }]"#
+        .into();
+    files
 }
 
 async fn fake_shard(
@@ -97,12 +97,14 @@ async fn fake_shard(
     loop {
         while let Some(command) = mailbox.try_recv() {
             match command {
-                Command::Report if fake == Fake::Good => say(ShardEvent::Report(report(shard))),
-                Command::Drain { .. } if fake != Fake::Dead => {
+                Command::Report(number) if fake == Fake::Good => {
+                    say(ShardEvent::Report(Box::new(Report { number, ..report(shard) })));
+                }
+                Command::Drain(_) if fake != Fake::Dead => {
                     return say(ShardEvent::Stopped { shard, cut_off: 2 });
                 }
                 Command::Abort => return,
-                Command::Report | Command::Drain { .. } | Command::Adopt(_) => {}
+                Command::Report(_) | Command::Drain(_) | Command::Adopt(_) => {}
             }
         }
         poll_fn(|cx| bell.poll_rung(cx)).await;
@@ -112,7 +114,7 @@ async fn fake_shard(
 /// A running control with its fake shards.
 struct Rig {
     admin: SocketAddr,
-    stop: mpsc::Sender<&'static str>,
+    ask: mpsc::Sender<Ask>,
     control: JoinHandle<io::Result<ExitReason>>,
 }
 
@@ -131,26 +133,24 @@ fn rig(fakes: &[Fake]) -> Rig {
         .collect();
     let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = admin.local_addr().unwrap();
+    let flags = Overrides { no_demo: true, ..Overrides::default() };
+    let loader = Loader::of_files(files(), &[], &flags);
+    let config = loader.check(&[]).unwrap();
     let inputs = ControlInputs {
-        gateway: GatewaySettings {
-            stop: crate::config::settings::StopSettings {
-                grace: Duration::from_millis(50),
-                ..Default::default()
-            },
-            ..Default::default()
-        },
+        composer: Composer::new(&config),
+        config,
+        loader,
         ws: SocketAddr::from(([127, 0, 0, 1], 9000)),
         shards,
         events,
         bell,
-        snapshot: snapshot(),
         boot_id: 1,
         started: Instant::now(),
         admin,
         log_dropped: None,
     };
-    let (stop, stops) = mpsc::channel(2);
-    Rig { admin: address, stop, control: tokio::spawn(serve(inputs, stops)) }
+    let (ask, asks) = mpsc::channel(8);
+    Rig { admin: address, ask: ask.clone(), control: tokio::spawn(serve(inputs, ask, asks)) }
 }
 
 impl Rig {
@@ -299,7 +299,7 @@ async fn a_shard_that_does_not_answer_is_named_and_the_others_are_shown() {
 #[tokio::test]
 async fn the_first_stop_drains_and_ends_with_code_0() {
     let rig = rig(&[Fake::Good, Fake::Mute]);
-    rig.stop.send("SIGTERM").await.unwrap();
+    rig.ask.send(Ask::Stop("SIGTERM")).await.unwrap();
     let reason = rig.ended().await;
     assert_eq!((reason, reason.code()), (ExitReason::CutOff, 1));
 }
@@ -307,10 +307,10 @@ async fn the_first_stop_drains_and_ends_with_code_0() {
 #[tokio::test]
 async fn a_second_stop_ends_at_once_with_code_1() {
     let rig = rig(&[Fake::Good, Fake::Dead]);
-    rig.stop.send("SIGTERM").await.unwrap();
+    rig.ask.send(Ask::Stop("SIGTERM")).await.unwrap();
     let (status, body) = rig.get("/health").await;
     assert_eq!((status, &body["status"]), (503, &"draining".into()));
-    rig.stop.send("SIGINT").await.unwrap();
+    rig.ask.send(Ask::Stop("SIGINT")).await.unwrap();
     let reason = rig.ended().await;
     assert_eq!((reason, reason.code()), (ExitReason::Forced, 1));
 }

@@ -1,6 +1,5 @@
 //! What the admin endpoint shows: reports of shards as JSON, each shard's and the sum.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::http::StatusCode;
@@ -18,7 +17,6 @@ pub struct About {
     pub node: String,
     pub boot_id: u64,
     pub started: Instant,
-    pub snapshot: Arc<Snapshot>,
     pub log_dropped: Option<DroppedLines>,
 }
 
@@ -209,10 +207,10 @@ pub fn stats(about: &About, found: &Gathered) -> Value {
     all.insert("boot_id".into(), format!("{:016x}", about.boot_id).into());
     all.insert("uptime_s".into(), about.started.elapsed().as_secs().into());
     all.insert("log_lines_dropped".into(), json!(about.log_dropped.as_ref().map(|d| d.get())));
-    all.insert("services".into(), services(&about.snapshot, found));
+    all.insert("services".into(), services(&found.directory.snapshot, found));
     let versions = json!({
         "shardgate": env!("CARGO_PKG_VERSION"),
-        "snapshot": about.snapshot.version,
+        "snapshot": found.directory.snapshot.version,
         "snapshot_by_shard": snapshot_versions,
     });
     all.insert("versions".into(), versions);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::config::snapshot::{Failover, HashOn, Order, PayloadKind, Route, affinity_hash};
+use crate::config::snapshot::{Failover, HashOn, Order, PayloadKind, Route, affinity_hash, choose};
 use crate::engine::Engine;
 use crate::engine::answer::Answer;
 use crate::engine::cache::RouteKey;
@@ -134,24 +134,24 @@ impl Engine {
                 owner
             }
         };
-        if self.instances.is_usable(owner) {
+        if self.instances.takes(owner, hash) {
             return Ok(owner);
         }
-        match failover {
-            Failover::None => Err(NO_INSTANCE),
-            Failover::Next => self.pick_other(service, hash, None).ok_or(NO_INSTANCE),
-        }
+        let ring = &self.snapshot.services[service.0 as usize].ring;
+        let share = |id| self.instances.share(id);
+        choose(ring, Some(owner), hash, failover, None, share).ok_or(NO_INSTANCE)
     }
 
-    /// The first usable instance clockwise that is not `not`.
+    /// Who gets the hash when it is not to be `not`.
     pub(super) fn pick_other(
         &self,
         service: ServiceId,
         hash: u64,
+        failover: Failover,
         not: Option<InstanceId>,
     ) -> Option<InstanceId> {
         let ring = &self.snapshot.services[service.0 as usize].ring;
-        ring.find(hash, |id| Some(id) != not && self.instances.is_usable(id))
+        choose(ring, None, hash, failover, not, |id| self.instances.share(id))
     }
 
     fn admit(&mut self, instance: InstanceId, route: &Route, bytes: usize) -> Result<(), Reject> {
@@ -197,7 +197,9 @@ impl Engine {
             pending.msg_id = message.msg_id;
             pending.seq = message.seq;
             pending.rule = rule(route);
+            pending.method.clone_from(&route.method);
             pending.parked = false;
+            pending.delayed = false;
             pending.responses = 0;
             pending.attempt = 0;
             pending.may_have_run = false;

@@ -41,6 +41,11 @@ impl RetryBudget {
         }
     }
 
+    /// Changes the share; what was counted stays.
+    pub fn set_percent(&mut self, percent: u32) {
+        self.percent = u64::from(percent);
+    }
+
     /// Counts `count` first attempts.
     #[inline]
     pub fn add_firsts(&mut self, count: u64, now: Micros) {

@@ -89,6 +89,11 @@ impl RouteCache {
         }
     }
 
+    /// Changes the time to live, also of what is in it.
+    pub fn set_ttl(&mut self, ttl_ms: u64) {
+        self.ttl_us = ttl_ms.saturating_mul(1000);
+    }
+
     /// The instance of `key`, which counts as a use. An expired entry is a miss, and removed.
     #[inline]
     pub fn get(&mut self, key: &RouteKey, now: Micros) -> Option<InstanceId> {

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::config::settings::ConnSettings;
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Encoding, Micros};
-use crate::wire::frames::Decoder;
+use crate::wire::frames::{Decoder, FrameLimits};
 
 /// How far a connection is.
 ///
@@ -129,9 +130,40 @@ pub struct Identity {
     pub tenant: TenantId,
 }
 
+/// What a client was told in its `welcome` and may count on: a change of the settings holds for the
+/// connections that come after it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Terms {
+    /// Bytes and fragments of a message.
+    pub frames: FrameLimits,
+    /// How often it must send something.
+    pub heartbeat_ms: u64,
+    /// Messages without an answer before reading pauses.
+    pub unanswered_max: u32,
+    /// Frames a second; 0 = no limit.
+    pub frames_per_s_max: u32,
+}
+
+impl Terms {
+    /// Those of `settings`.
+    pub fn of(settings: &ConnSettings) -> Self {
+        Self {
+            frames: FrameLimits {
+                message_bytes_max: settings.message_bytes_max,
+                fragments_max: settings.fragments_max,
+            },
+            heartbeat_ms: settings.heartbeat_ms,
+            unanswered_max: settings.unanswered_max,
+            frames_per_s_max: settings.frames_per_s_max,
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
+    /// What it was promised.
+    pub terms: Arc<Terms>,
     /// How far it is.
     pub phase: Phase,
     /// Whether its upgrade was answered 101: counted as a session until it is removed.
@@ -178,8 +210,15 @@ pub struct Conn {
 
 impl Conn {
     /// A connection that was just accepted.
-    pub fn new(peer: SocketAddr, session: SessionId, session_hash: u64, now: Micros) -> Self {
+    pub fn new(
+        peer: SocketAddr,
+        session: SessionId,
+        session_hash: u64,
+        terms: Arc<Terms>,
+        now: Micros,
+    ) -> Self {
         Self {
+            terms,
             phase: Phase::Handshake,
             upgraded: false,
             encoding: Encoding::Json,

@@ -150,6 +150,13 @@ impl DedupWindow {
         }
     }
 
+    /// Changes caps and window, also for what is in it; the number of ids stays.
+    pub fn set_limits(&mut self, settings: &DedupSettings) {
+        self.bytes_max = settings.bytes_max;
+        self.reply_bytes_max = settings.reply_bytes_max;
+        self.window_us = settings.window_ms.saturating_mul(1000);
+    }
+
     /// The full key of a message, to ask with. `fingerprint` is [`fingerprint`] of the message.
     pub fn id<'a>(
         &self,

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::config::snapshot::Mode;
 use crate::engine::answer::Answer;
-use crate::engine::instances::Link;
+use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
 use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
 use crate::limits;
@@ -43,12 +43,15 @@ impl Engine {
                 break;
             }
             self.delayed.pop();
-            self.resume_delayed(delayed);
+            self.resume_delayed(delayed, now);
         }
         if self.window_due.is_some_and(|at| at <= now) {
             self.window_due = None;
             for id in std::mem::take(&mut self.windowed) {
-                self.touch(id);
+                // What waited there may have moved, and the instance be forgotten.
+                if self.instances.find_mut(id).is_some() {
+                    self.touch(id);
+                }
             }
         }
         while let Some(id) = self.touched.pop() {
@@ -58,19 +61,25 @@ impl Engine {
         self.update_throttling();
     }
 
-    fn resume_delayed(&mut self, delayed: Delayed) {
+    /// A retry is due: where its key belongs by now.
+    fn resume_delayed(&mut self, delayed: Delayed, now: Micros) {
         match delayed {
-            Delayed::Stream(stream) => {
-                if let Some(stream) = self.streams.get_alive(stream) {
-                    stream.delayed = false;
-                    let (head, instance) = (stream.head, stream.instance);
+            Delayed::Stream(key) => {
+                let Some(stream) = self.streams.get_alive(key) else { return };
+                stream.delayed = false;
+                let (head, instance, busy) = (stream.head, stream.instance, stream.busy);
+                let hash = stream.name.hash;
+                if busy.is_none() && !self.is_at_home(instance, hash) {
+                    self.place_stream(key, now);
+                } else {
                     self.resume_head(head, instance);
                 }
             }
             Delayed::Message(key) => {
-                if let Some(message) = self.messages.get(key) {
-                    let instance = message.instance;
-                    self.resume_head(Some(key), instance);
+                let Some(message) = self.messages.get_mut(key) else { return };
+                message.delayed = false;
+                if message.place == Place::Waiting {
+                    self.place_message(key, now);
                 }
             }
         }
@@ -98,7 +107,7 @@ impl Engine {
                 Mode::Unary => (batch.calls_max, 1),
             };
             let queue = &state.queue;
-            if queue.items == 0 || state.in_flight >= slots || state.link == Link::Down {
+            if queue.items == 0 || state.in_flight >= slots || !state.is_usable() {
                 return;
             }
             let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
@@ -139,7 +148,7 @@ impl Engine {
         let mut unary = None;
         let mut firsts = 0;
         for _ in 0..items_max {
-            let room = self.settings.conn.message_bytes_max + REQUEST_BYTES_MAX;
+            let room = self.message_bytes_high + REQUEST_BYTES_MAX;
             let count = self.tickets.get(ticket).expect("just inserted").items.len();
             if count > 0 && self.body.len() + room > self.settings.batch.bytes_max {
                 break;
@@ -223,10 +232,7 @@ impl Engine {
         timeout_us: u64,
     ) -> Call {
         let message = self.messages.get(key).expect("the caller has it");
-        // The route may be gone from a newer snapshot: then so is the method, and the call is
-        // answered UNIMPLEMENTED by the service.
-        let route = self.snapshot.route(message.msg_id);
-        let method = route.and_then(|(_, r)| r.method.clone()).unwrap_or_else(|| Arc::from("/"));
+        let method = message.method.clone().expect("unary routes name a method (checked)");
         let encode = |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
                 .to_string()

@@ -106,16 +106,16 @@ impl Engine {
         conn.encoding = encoding;
         conn.outbox.writer(pool).extend_from_slice(response);
         mark_dirty(conn, id, &mut effects.dirty);
-        let settings = &self.settings.conn;
+        let terms = &conn.terms;
         let welcome = client::Welcome {
             session: conn.session.as_str().to_owned(),
             node: self.gateway.node.clone(),
             shard: u32::from(self.shard.0),
-            heartbeat_ms: u32::try_from(settings.heartbeat_ms).unwrap_or(u32::MAX),
+            heartbeat_ms: u32::try_from(terms.heartbeat_ms).unwrap_or(u32::MAX),
             limits: Some(client::Limits {
-                message_bytes_max: settings.message_bytes_max as u32,
-                unanswered_max: settings.unanswered_max,
-                messages_per_s_max: settings.frames_per_s_max,
+                message_bytes_max: terms.frames.message_bytes_max as u32,
+                unanswered_max: terms.unanswered_max,
+                messages_per_s_max: terms.frames_per_s_max,
             }),
         };
         self.counters.inc(Counter::Upgraded);
@@ -151,7 +151,7 @@ impl Engine {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         // Out of the slab for the time of the call, so that events can change the connection.
         let mut decoder = std::mem::take(&mut conn.decoder);
-        let limits = self.frame_limits;
+        let limits = conn.terms.frames;
         let fed = decoder.feed(&limits, input, |event| self.on_frame(id, event, now));
         let Some(conn) = self.conns.get_mut(id) else { return ReadNext::Pause };
         conn.decoder = decoder;
@@ -159,7 +159,7 @@ impl Engine {
             Ok(fed) => {
                 self.counters.add(Counter::FramesIn, u64::from(fed.frames));
                 let per_second = conn.frames.add(fed.frames, now, 1_000_000);
-                let max = self.settings.conn.frames_per_s_max;
+                let max = conn.terms.frames_per_s_max;
                 if max > 0 && per_second > max && conn.phase == Phase::Open {
                     self.counters.inc(Counter::ClosedPolicy);
                     self.close(id, close::POLICY, "too many frames a second", now);

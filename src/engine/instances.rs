@@ -1,9 +1,14 @@
-//! The instances as one shard sees them: their queues, calls in flight and links.
+//! The instances as one shard sees them: their queues, calls in flight, links and form.
 
-use crate::config::snapshot::{Mode, Snapshot};
+use crate::config::snapshot::{Mode, Share, Snapshot};
 use crate::engine::queue::InstanceQueue;
 use crate::ids::{InstanceId, ServiceId};
-use crate::stats::InstanceReport;
+use crate::message::{CallError, CallFault, status};
+use crate::stats::{InstanceReport, Signal};
+
+/// A call that was given up after less than this says more about its deadline (which a client may
+/// choose) than about the instance.
+const TIMEOUT_COUNTS_US: u64 = 1_000_000;
 
 /// State of the connection to an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,15 +21,78 @@ pub enum Link {
     Down,
 }
 
+/// How an instance did since control was last told.
+#[derive(Debug, Default)]
+pub struct Form {
+    ok: bool,
+    failures: u32,
+    losses: u32,
+    /// A refused call was counted: one GOAWAY refuses many at once.
+    refused: bool,
+    /// Control knows of failures that no success has followed.
+    told: bool,
+}
+
+impl Form {
+    /// A call was answered.
+    pub fn succeeded(&mut self) {
+        self.ok = true;
+        self.failures = 0;
+    }
+
+    /// A call's answer could not be read.
+    pub fn failed(&mut self) {
+        self.failures += 1;
+    }
+
+    /// A connection was lost.
+    pub fn lost(&mut self) {
+        self.losses += 1;
+    }
+
+    /// A call failed: does that speak against the instance?
+    pub fn ended(&mut self, error: &CallError, unary: bool, took_us: u64) {
+        let counts = match error.fault {
+            // The connection's state tells that, and `lost` counts it once.
+            CallFault::NotConnected | CallFault::ConnectionLost => false,
+            CallFault::Refused => !std::mem::replace(&mut self.refused, true),
+            CallFault::Reset | CallFault::BadReply => true,
+            CallFault::TimedOut => took_us >= TIMEOUT_COUNTS_US,
+            // A unary call's status is the application's answer to one client's message.
+            CallFault::Status if unary => error.status == status::UNAVAILABLE,
+            CallFault::Status => matches!(
+                error.status,
+                status::UNKNOWN
+                    | status::DEADLINE_EXCEEDED
+                    | status::UNIMPLEMENTED
+                    | status::INTERNAL
+                    | status::UNAVAILABLE
+                    | status::DATA_LOSS
+            ),
+        };
+        self.failures += u32::from(counts);
+    }
+
+    /// What control is to hear, if it is worth a word; then a new time begins.
+    fn tell(&mut self, instance: InstanceId, trusted: bool) -> Option<Signal> {
+        let Self { ok, failures, losses, told, .. } = *self;
+        *self = Self { told: failures > 0 || told && !ok, ..Self::default() };
+        let news = failures > 0 || losses > 0 || ok && (told || !trusted);
+        news.then_some(Signal { instance, ok, failures, losses })
+    }
+}
+
 /// One instance.
 #[derive(Debug)]
 pub struct InstanceState {
     /// Its service.
     pub service: ServiceId,
-    /// How it is called.
+    /// How it is called: the same for its whole life.
     pub mode: Mode,
     /// Connection.
     pub link: Link,
+    /// How many of its keys it gets; none when the snapshot in force does not name it.
+    pub share: Share,
     /// Whether the snapshot in force names it.
     pub present: bool,
     /// What waits for it.
@@ -39,14 +107,29 @@ pub struct InstanceState {
     pub ok: u64,
     /// Messages failed.
     pub failed: u64,
+    /// How its calls went.
+    pub form: Form,
 }
 
-/// All instances, by id.
+impl InstanceState {
+    /// Whether any message may be given to it.
+    pub fn is_usable(&self) -> bool {
+        self.present && self.link != Link::Down && self.share != Share::NONE
+    }
+
+    /// Nothing of it is under way, and nobody will come for it again.
+    fn is_over(&self) -> bool {
+        !self.present && self.in_flight == 0 && self.queue.items == 0 && !self.touched
+    }
+}
+
+/// All instances, by id. Ids are never used again, so the list has holes: 8 bytes for each
+/// instance that ever was.
 #[derive(Debug, Default)]
 pub struct Instances {
-    states: Vec<Option<InstanceState>>,
-    /// Rises when an instance comes, goes, or changes its link: streams then look whether they are
-    /// where they belong.
+    states: Vec<Option<Box<InstanceState>>>,
+    /// Rises when an instance comes, goes, or changes its link or share: streams then look whether
+    /// they are where they belong.
     pub epoch: u64,
 }
 
@@ -58,64 +141,101 @@ impl Instances {
         instances
     }
 
-    /// Adds those that are new, marks those that are gone. A state lives on until its id is known
-    /// to be unused; ids are never given to another instance.
+    /// Adds those that are new, marks those that are gone. A state lives on until nothing of it is
+    /// under way.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         self.epoch += 1;
         for state in self.states.iter_mut().flatten() {
             state.present = false;
+            state.share = Share::NONE;
         }
         for instance in &snapshot.instances {
             let index = instance.id.0 as usize;
             if self.states.len() <= index {
                 self.states.resize_with(index + 1, || None);
             }
-            let state = self.states[index].get_or_insert_with(|| InstanceState {
-                service: instance.service,
-                mode: Mode::Batch,
-                link: Link::Connecting,
-                present: true,
-                queue: InstanceQueue::default(),
-                in_flight: 0,
-                slot_freed: false,
-                touched: false,
-                ok: 0,
-                failed: 0,
+            let mode = snapshot.services[instance.service.0 as usize].mode;
+            let state = self.states[index].get_or_insert_with(|| {
+                Box::new(InstanceState {
+                    service: instance.service,
+                    mode,
+                    link: Link::Connecting,
+                    share: Share::NONE,
+                    present: true,
+                    queue: InstanceQueue::default(),
+                    in_flight: 0,
+                    slot_freed: false,
+                    touched: false,
+                    ok: 0,
+                    failed: 0,
+                    form: Form::default(),
+                })
             });
+            assert!(
+                (state.service, state.mode) == (instance.service, mode),
+                "an instance id means one service and mode for ever"
+            );
             state.present = true;
-            state.service = instance.service;
-            state.mode = snapshot.services[instance.service.0 as usize].mode;
+            state.share = if instance.draining { Share::NONE } else { instance.share };
         }
     }
 
-    /// One that some snapshot named.
+    /// Forgets those that are over.
+    pub fn prune(&mut self) {
+        for state in &mut self.states {
+            if state.as_ref().is_some_and(|s| s.is_over()) {
+                *state = None;
+            }
+        }
+    }
+
+    /// One that some snapshot named and that is not over.
     pub fn get(&self, id: InstanceId) -> &InstanceState {
-        let state = self.states.get(id.0 as usize).and_then(Option::as_ref);
+        let state = self.states.get(id.0 as usize).and_then(Option::as_deref);
         state.expect("instance ids come from snapshots")
     }
 
     /// See [`Self::get`].
     pub fn get_mut(&mut self, id: InstanceId) -> &mut InstanceState {
-        let state = self.states.get_mut(id.0 as usize).and_then(Option::as_mut);
-        state.expect("instance ids come from snapshots")
+        self.find_mut(id).expect("instance ids come from snapshots")
     }
 
-    /// Whether messages may be given to it.
-    pub fn is_usable(&self, id: InstanceId) -> bool {
-        let state = self.get(id);
-        state.present && state.link != Link::Down
+    /// One that may be over.
+    pub fn find_mut(&mut self, id: InstanceId) -> Option<&mut InstanceState> {
+        self.states.get_mut(id.0 as usize).and_then(Option::as_deref_mut)
     }
 
-    /// All that some snapshot named, by id.
+    /// What it takes now: nothing if it cannot be reached.
+    pub fn share(&self, id: InstanceId) -> Share {
+        match self.states.get(id.0 as usize).and_then(Option::as_deref) {
+            Some(state) if state.is_usable() => state.share,
+            Some(_) | None => Share::NONE,
+        }
+    }
+
+    /// Whether messages with this hash may be given to it.
+    pub fn takes(&self, id: InstanceId, hash: u64) -> bool {
+        self.share(id).takes(hash)
+    }
+
+    /// All that are not over, by id.
     pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &InstanceState)> {
         let known = self.states.iter().enumerate();
-        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_ref()?)))
+        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_deref()?)))
     }
 
     /// See [`Self::iter`].
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceId, &mut InstanceState)> {
         let known = self.states.iter_mut().enumerate();
-        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_mut()?)))
+        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_deref_mut()?)))
+    }
+
+    /// What control is to hear of them.
+    pub fn tell(&mut self, signals: &mut Vec<Signal>) {
+        for (id, state) in self.iter_mut() {
+            let trusted = state.share == Share::ALL;
+            signals.extend(state.form.tell(id, trusted));
+        }
     }
 
     /// For statistics.

@@ -6,6 +6,7 @@
 //! (answer, retry, move) -> `answer` (reply in the outbox).
 
 pub mod admit;
+pub mod adopt;
 pub mod answer;
 pub mod batch;
 pub mod budget;
@@ -19,6 +20,7 @@ pub mod instances;
 pub mod outcome;
 pub mod own;
 pub mod pending;
+pub mod placement;
 pub mod queue;
 #[cfg(test)]
 mod regressions;
@@ -34,12 +36,12 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::config::settings::{GatewaySettings, ShardSettings};
+use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::config::snapshot::{Snapshot, affinity_hash};
 use crate::engine::batch::{BodyWriter, Origin};
 use crate::engine::budget::RetryBudget;
 use crate::engine::cache::RouteCache;
-use crate::engine::conns::{Conn, Fate, Phase};
+use crate::engine::conns::{Conn, Fate, Phase, Terms};
 use crate::engine::dedup::DedupWindow;
 use crate::engine::dispatch::Ticketed;
 use crate::engine::instances::Instances;
@@ -49,8 +51,7 @@ use crate::engine::streams::Streams;
 use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, TenantId, Ticket};
 use crate::limits;
 use crate::message::{Call, CallFault, Micros, Reason};
-use crate::stats::{Counter, Counters, Gauges, Histograms, Report, Stage};
-use crate::wire::frames::FrameLimits;
+use crate::stats::{Counter, Counters, Gauges, Histograms, Report, Signal, Stage};
 use crate::wire::handshake::HandshakeRules;
 
 /// What a shard is told once, at its start.
@@ -81,6 +82,8 @@ pub struct Effects {
     pub dirty: Vec<ConnId>,
     /// Paused connections that may be read again: see [`Engine::on_resumed`].
     pub resumed: Vec<ConnId>,
+    /// What control is to hear of instances.
+    pub signals: Vec<Signal>,
 }
 
 /// Something that may go on at a time.
@@ -91,9 +94,15 @@ enum Delayed {
 }
 
 /// A stop under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Drain {
+    began: Micros,
+    /// When the grace is over.
     until: Micros,
+    settings: StopSettings,
+    /// Connections there were, and how many of them have been closed since.
+    conns: u64,
+    closed: u64,
 }
 
 /// See the module.
@@ -105,7 +114,10 @@ pub struct Engine {
     settings: ShardSettings,
     snapshot: Arc<Snapshot>,
     rules: HandshakeRules,
-    frame_limits: FrameLimits,
+    /// What new connections are promised.
+    terms: Arc<Terms>,
+    /// The largest message that any connection was ever allowed.
+    message_bytes_high: usize,
     delays_us: [u64; 4],
     rng: StdRng,
 
@@ -168,7 +180,6 @@ impl Engine {
             init;
         let snapshot = own(&snapshot);
         let mut rng = StdRng::seed_from_u64(seed);
-        let tickets_max = snapshot.instances.len().max(64) * 1024;
         Self {
             shard,
             origin: Origin {
@@ -182,16 +193,14 @@ impl Engine {
                 origins: gateway.origins.clone(),
                 subprotocols: true,
             },
-            frame_limits: FrameLimits {
-                message_bytes_max: settings.conn.message_bytes_max,
-                fragments_max: settings.conn.fragments_max,
-            },
+            terms: Arc::new(Terms::of(&settings.conn)),
+            message_bytes_high: settings.conn.message_bytes_max,
             delays_us: settings.queue.class_delay_ms.map(|ms| ms * 1000),
             conns: Store::with_capacity_max(settings.conn.connections_max),
             upgraded: 0,
             messages: Store::with_capacity_max(MESSAGES_MAX),
             streams: Streams::new(MESSAGES_MAX),
-            tickets: Store::with_capacity_max(tickets_max),
+            tickets: Store::with_capacity_max(MESSAGES_MAX),
             instances: Instances::new(&snapshot),
             cache: RouteCache::new(&settings.cache, rng.next_u64()),
             dedup: DedupWindow::new(&settings.dedup, rng.next_u64()),
@@ -239,7 +248,7 @@ impl Engine {
         let random = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
         let session = SessionId::from_random(random);
         let hash = affinity_hash(TenantId(0), session.as_str().as_bytes());
-        Some(self.conns.insert(Conn::new(peer, session, hash, now)))
+        Some(self.conns.insert(Conn::new(peer, session, hash, self.terms.clone(), now)))
     }
 
     /// The socket is gone: forget the connection. Its messages under way run on; their answers
@@ -318,13 +327,6 @@ impl Engine {
         self.counters.add(counter, n);
     }
 
-    /// Routes by `snapshot` from now on. Messages under way keep the rule they were admitted by.
-    pub fn adopt(&mut self, snapshot: Arc<Snapshot>) {
-        self.cache.flush();
-        self.instances.adopt(&snapshot);
-        self.snapshot = own(&snapshot);
-    }
-
     /// The snapshot in force.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
@@ -350,8 +352,8 @@ impl Engine {
         }
     }
 
-    /// Everything that is counted, at this moment.
-    pub fn report(&self, now: Micros) -> Report {
+    /// Everything that is counted, at this moment; `number` is that of the question.
+    pub fn report(&self, number: u64, now: Micros) -> Report {
         let gauges = Gauges {
             connections: self.conns.len() as u64,
             sessions: self.upgraded,
@@ -369,6 +371,7 @@ impl Engine {
             snapshot_version: self.snapshot.version,
         };
         Report {
+            number,
             shard: self.shard,
             at: now,
             counters: self.counters.clone(),
@@ -398,7 +401,7 @@ fn own(snapshot: &Snapshot) -> Arc<Snapshot> {
 
 /// Messages that may be decoded from one connection before it has to wait for answers.
 fn is_over(conn: &Conn, settings: &ShardSettings) -> bool {
-    conn.unanswered >= settings.conn.unanswered_max
+    conn.unanswered >= conn.terms.unanswered_max
         || conn.unanswered_bytes >= settings.conn.unanswered_bytes_max
 }
 

@@ -5,13 +5,12 @@ use std::cmp::Reverse;
 use bytes::Bytes;
 use rand::RngExt;
 
-use crate::config::snapshot::{Failover, Order, PayloadKind};
+use crate::config::snapshot::{Order, PayloadKind};
 use crate::engine::answer::Answer;
 use crate::engine::dispatch::EXPIRED;
-use crate::engine::instances::Link;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
-use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
+use crate::ids::{InstanceId, MsgKey, Ticket};
 use crate::limits;
 use crate::message::{CallError, CallFault, Micros, Outcome, Reason, Reject, Started, status};
 use crate::stats::{Counter, Stage};
@@ -23,7 +22,7 @@ const NO_RESPONSE: Reject = Reject::new(
 );
 const UNREADABLE: Reject =
     Reject::new(Reason::BadServiceReply, "the service's answer is not a BatchResponse");
-const UNAVAILABLE: Reject = Reject {
+pub(super) const UNAVAILABLE: Reject = Reject {
     reason: Reason::Unavailable,
     text: "the service could not be reached; the message did not run",
     retry_after_ms: 1_000,
@@ -49,10 +48,18 @@ impl Engine {
         state.slot_freed = true;
         self.histograms.record(Stage::RoundTrip, now.since(started), 1);
         match result {
-            Ok(body) if unary => self.read_unary(ticket, &items, &body, now),
-            Ok(body) => self.read_batch(ticket, &items, &body, now),
+            Ok(body) => {
+                let readable = match unary {
+                    true => self.read_unary(ticket, &items, &body, now),
+                    false => self.read_batch(ticket, &items, &body, now),
+                };
+                let state = self.instances.get_mut(instance);
+                if readable { state.form.succeeded() } else { state.form.failed() }
+            }
             Err(error) => {
                 self.count_fault(error.fault);
+                let took_us = now.since(started);
+                self.instances.get_mut(instance).form.ended(&error, unary, took_us);
                 self.fail(ticket, instance, &items, &error, now);
             }
         }
@@ -76,16 +83,18 @@ impl Engine {
         self.messages.get(key).is_some_and(|m| m.place == Place::InFlight(ticket))
     }
 
-    fn read_unary(&mut self, ticket: Ticket, items: &[MsgKey], body: &Bytes, now: Micros) {
+    fn read_unary(&mut self, ticket: Ticket, items: &[MsgKey], body: &Bytes, now: Micros) -> bool {
         for &key in items {
             if self.is_in(key, ticket) {
                 let item = ResponseItem { request_id: key.0, payload: body, ..Default::default() };
                 self.answer_item(key, &item, now);
             }
         }
+        true
     }
 
-    fn read_batch(&mut self, ticket: Ticket, items: &[MsgKey], body: &[u8], now: Micros) {
+    /// Whether the answer could be read at all.
+    fn read_batch(&mut self, ticket: Ticket, items: &[MsgKey], body: &[u8], now: Micros) -> bool {
         // The first pass counts, so that of two responses to one request neither is taken.
         // A look through the batch for each stranger is made for as many as the batch has items: a
         // service that sends 4 MiB of them must not cost 2 million looks.
@@ -120,6 +129,7 @@ impl Engine {
                 self.finish(key, &Answer::reject(reject), now);
             }
         }
+        readable.is_ok()
     }
 
     fn count_item(&mut self, key: MsgKey, ok: bool) {
@@ -235,14 +245,11 @@ impl Engine {
                     | CallFault::ConnectionLost => true,
                 };
         let pushed_back = error.pushback == Some(None);
-        let drained = self.drain.is_some_and(|d| d.until <= now);
+        let drained = self.drain.as_ref().is_some_and(|d| d.until <= now);
         if !allowed || pushed_back || drained || attempts >= limits::ATTEMPTS_MAX {
             return give_up;
         }
-        let other = match rule.failover {
-            Failover::Next => self.pick_other(rule.service, hash, Some(failed)),
-            Failover::None => None,
-        };
+        let other = self.pick_other(rule.service, hash, rule.failover, Some(failed));
         // Surely not run, and someone else is there: at once, and without asking the budget.
         if not_run && let Some(instance) = other {
             return Verdict::Again { instance, at: now };
@@ -299,124 +306,11 @@ impl Engine {
                 }
                 self.move_stream(stream, instance);
             }
-            None if at > now => self.delayed.push(Reverse((at, Delayed::Message(key)))),
+            None if at > now => {
+                self.messages.get_mut(key).expect("put back").delayed = true;
+                self.delayed.push(Reverse((at, Delayed::Message(key))));
+            }
             None => self.resume_head(Some(key), instance),
-        }
-    }
-
-    /// Brings all waiting messages of a stream to `instance`, in order.
-    fn move_stream(&mut self, key: StreamKey, instance: InstanceId) {
-        let epoch = self.instances.epoch;
-        let stream = self.streams.get_mut(key);
-        stream.instance = instance;
-        stream.epoch = epoch;
-        let mut next = stream.head;
-        while let Some(key) = next {
-            let message = self.messages.get(key).expect("linked messages exist");
-            next = message.next;
-            self.move_message(key, instance);
-        }
-    }
-
-    fn move_message(&mut self, key: MsgKey, instance: InstanceId) {
-        let message = self.messages.get(key).expect("the caller has it");
-        let from = message.instance;
-        if from == instance {
-            return;
-        }
-        self.counters.inc(Counter::FailedOver);
-        self.with_queue(from, |queue, messages, _| {
-            queue.forget(messages.get(key).expect("the caller has it"));
-            queue.compact(from, messages);
-        });
-        self.messages.get_mut(key).expect("the caller has it").instance = instance;
-        self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));
-    }
-
-    /// Brings an idle stream to where its key belongs now, or answers its messages if that is
-    /// nowhere.
-    pub(super) fn place_stream(&mut self, key: StreamKey, now: Micros) {
-        let stream = self.streams.get(key);
-        debug_assert!(stream.busy.is_none());
-        let Some(head) = stream.head else { return };
-        let (name, current) = (stream.name, stream.instance);
-        let message = self.messages.get(head).expect("linked messages exist");
-        let (tenant, failover) = (message.tenant, message.rule.failover);
-        let failed_on = message.failed_on;
-        let target = match self.pick(tenant, name.service, name.hash, failover, now) {
-            // The one that has just failed it is only gone back to if there is no other.
-            Ok(owner) if Some(owner) == failed_on => {
-                Some(if self.instances.is_usable(current) { current } else { owner })
-            }
-            Ok(owner) => Some(owner),
-            Err(_) => None,
-        };
-        let Some(target) = target else {
-            while let Some(head) = self.streams.get_alive(key).and_then(|s| s.head) {
-                self.withdraw_waiting(head);
-                self.finish(head, &Answer::reject(&UNAVAILABLE), now);
-            }
-            return;
-        };
-        self.move_stream(key, target);
-        let stream = self.streams.get(key);
-        if !stream.delayed {
-            let head = stream.head;
-            self.resume_head(head, target);
-        }
-    }
-
-    /// The link to an instance changed.
-    pub fn on_link(&mut self, id: InstanceId, link: Link, now: Micros) {
-        let state = self.instances.get_mut(id);
-        if state.link == link {
-            return;
-        }
-        state.link = link;
-        self.instances.epoch += 1;
-        match link {
-            Link::Connecting | Link::Up => self.touch(id),
-            Link::Down => self.evacuate(id, now),
-        }
-    }
-
-    /// Messages that wait for an instance that is gone go to the next on the ring, in order.
-    fn evacuate(&mut self, id: InstanceId, now: Micros) {
-        let mut waiting: Vec<(u64, MsgKey)> = self
-            .messages
-            .iter()
-            .filter(|(_, m)| m.place == Place::Waiting && m.instance == id)
-            .map(|(key, m)| (m.arrival, key))
-            .collect();
-        waiting.sort_unstable();
-        for (_, key) in waiting {
-            // Moved or answered with an earlier one of its stream?
-            let Some(message) = self.messages.get(key) else { continue };
-            if message.instance != id || message.place != Place::Waiting {
-                continue;
-            }
-            let (rule, hash) = (message.rule, message.hash);
-            match message.stream {
-                // A busy stream is placed anew when its call has ended.
-                Some(stream) if self.streams.get(stream).busy.is_some() => {}
-                Some(stream) => self.place_stream(stream, now),
-                None => {
-                    let other = match rule.failover {
-                        Failover::Next => self.pick_other(rule.service, hash, Some(id)),
-                        Failover::None => None,
-                    };
-                    match other {
-                        Some(other) => {
-                            self.move_message(key, other);
-                            self.resume_head(Some(key), other);
-                        }
-                        None => {
-                            self.withdraw_waiting(key);
-                            self.finish(key, &Answer::reject(&UNAVAILABLE), now);
-                        }
-                    }
-                }
-            }
         }
     }
 

@@ -105,8 +105,12 @@ pub struct Pending {
     pub seq: u64,
     /// How it is handled.
     pub rule: Rule,
+    /// gRPC method, of a unary service.
+    pub method: Option<Arc<str>>,
     /// Whether it left its class queue to wait with its stream.
     pub parked: bool,
+    /// Waits for a retry to be due, without a stream: not to be taken.
+    pub delayed: bool,
     /// Responses seen for it in the answer that is being read.
     pub responses: u8,
     /// Attempts made.
@@ -166,7 +170,9 @@ impl Default for Pending {
                 failover: Failover::None,
                 service_text: false,
             },
+            method: None,
             parked: false,
+            delayed: false,
             responses: 0,
             attempt: 0,
             may_have_run: false,

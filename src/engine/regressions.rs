@@ -3,10 +3,11 @@
 use super::*;
 use crate::config::ring::Ring;
 use crate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service,
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share,
 };
 use crate::engine::instances::Link;
 use crate::ids::ServiceId;
+use crate::mailbox::Published;
 use crate::message::{Call, CallError, Outcome, Priority, Started, status};
 use bytes::Bytes;
 use prost::encoding::encode_varint;
@@ -38,7 +39,7 @@ fn snapshot(instances: u32) -> Snapshot {
         services: vec![Service {
             name: "logic".into(),
             mode: Mode::Batch,
-            ring: Ring::new(points, 160),
+            ring: Ring::new(points, 160).into(),
         }],
         instances: names
             .iter()
@@ -49,6 +50,8 @@ fn snapshot(instances: u32) -> Snapshot {
                 name: name.as_str().into(),
                 address: SocketAddr::from(([127, 0, 0, 1], 50_001 + n as u16)),
                 weight: 1,
+                share: Share::ALL,
+                draining: false,
             })
             .collect(),
     }
@@ -160,24 +163,59 @@ fn a_message_that_was_refused_unstarted_and_expires_did_not_run() {
     assert!(rig.told(client).contains("EXPIRED"));
 }
 
+/// What is published of `snapshot`, with the settings as they are.
+fn published(rig: &Rig, snapshot: Snapshot) -> Published {
+    Published {
+        snapshot: Arc::new(snapshot),
+        gateway: rig.engine.gateway.clone(),
+        settings: rig.engine.settings.clone(),
+    }
+}
+
 #[test]
-fn the_answer_of_a_call_is_read_in_the_mode_it_was_made_in() {
-    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+fn what_waits_for_an_instance_that_leaves_moves_in_order_and_what_is_in_flight_ends() {
+    let mut settings = ShardSettings::default();
+    settings.batch.in_flight_max = 1;
+    settings.batch.items_max = 1;
+    let mut rig = Rig::new(snapshot(2), settings);
     let client = rig.client();
     rig.says(client, ASK);
-    let call = rig.one_call();
-    let mut unary = snapshot(1);
-    unary.services[0].mode = Mode::Unary;
-    rig.engine.adopt(Arc::new(unary));
-    let request_id = rig.engine.messages.iter().next().expect("one is under way").0.0;
-    let mut item = vec![0x08];
-    encode_varint(request_id, &mut item);
-    item.extend_from_slice(b"\x22\x0242");
-    let mut body = vec![0x0a, item.len() as u8];
-    body.extend_from_slice(&item);
-    let result = Ok(Bytes::from(body));
-    rig.engine.on_outcome(Outcome { ticket: call.ticket, result }, rig.now);
-    assert!(rig.told(client).contains(r#""payload":42"#));
+    let first = rig.one_call();
+    for seq in 2..5 {
+        rig.says(client, &format!(r#"{{"msg_id":1001,"seq":{seq},"payload":{seq}}}"#));
+    }
+    let mut left = snapshot(2);
+    left.instances.retain(|i| i.id != first.instance);
+    let own = left.instances.iter().map(|i| (i.id, &*i.name, i.weight));
+    left.services[0].ring = Ring::new(own, 160).into();
+    let published = published(&rig, left);
+    rig.engine.adopt(published, rig.now);
+    // The stream is busy: nothing of it goes anywhere before its call has ended.
+    rig.later(1);
+    assert!(rig.engine.effects.calls.is_empty());
+    rig.fails(&first, CallFault::Refused, Started::No);
+    let second = rig.one_call();
+    assert_ne!(second.instance, first.instance);
+    // Nothing of the old one is under way: it is forgotten, and a last word of its channel ignored.
+    rig.engine.tick(rig.now, &mut Vec::new());
+    assert!(rig.engine.instances.find_mut(first.instance).is_none());
+    rig.engine.on_link(first.instance, Link::Up, rig.now);
+}
+
+#[test]
+fn a_change_of_settings_keeps_what_connections_were_promised() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let before = rig.client();
+    let mut change = published(&rig, snapshot(1));
+    change.settings.conn.message_bytes_max = 64;
+    rig.engine.adopt(change, rig.now);
+    let after = rig.client();
+    let long = format!(r#"{{"msg_id":1001,"seq":1,"payload":"{}"}}"#, "x".repeat(60));
+    rig.says(before, &long);
+    rig.one_call();
+    rig.says(after, &long);
+    assert_eq!(rig.engine.counters.get(Counter::ClosedProtocol), 1);
+    assert!(rig.engine.conns.get(before).is_some_and(|c| c.phase == Phase::Open));
 }
 
 #[test]
@@ -214,7 +252,7 @@ fn a_session_that_broke_the_frame_rules_is_counted_out() {
     let client = rig.client();
     rig.engine.on_bytes(client, &mut [0x81, 0x00], rig.now);
     rig.engine.remove(client);
-    assert_eq!(rig.engine.report(rig.now).gauges.sessions, 0);
+    assert_eq!(rig.engine.report(0, rig.now).gauges.sessions, 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::check::View;
 use super::*;
 use crate::config::ring::Ring;
 use crate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service,
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share,
 };
 use crate::demo::proto::{BaseResponse, BatchRequest, BatchResponse};
 use crate::engine::instances::Link;
@@ -49,10 +49,12 @@ fn snapshot() -> Arc<Snapshot> {
         name: format!("i{id}").into(),
         address: ([127, 0, 0, 1], 1).into(),
         weight: 1,
+        share: Share::ALL,
+        draining: false,
     };
     let instances = vec![instance(0), instance(1)];
     let ring = Ring::new(instances.iter().map(|i| (i.id, &*i.name, 1)), 8);
-    let service = Service { name: "s".into(), mode: Mode::Batch, ring };
+    let service = Service { name: "s".into(), mode: Mode::Batch, ring: ring.into() };
     let routes = vec![route(1000, true), route(2000, false)];
     Arc::new(Snapshot { version: 1, routes, services: vec![service], instances })
 }
@@ -237,7 +239,8 @@ fn a_stop_answers_what_was_read_before_a_pause() {
     let mut both = [frame(1, "\"msg_id\":1000"), frame(2, "\"msg_id\":1000")].concat();
     rig.engine.on_bytes(rig.conn, &mut both, rig.now);
     let (call, items) = rig.calls().remove(0);
-    rig.engine.drain(std::time::Duration::from_secs(1), rig.now);
+    let stop = StopSettings { grace: std::time::Duration::from_secs(1), ..Default::default() };
+    rig.engine.drain(stop, rig.now);
     rig.ends(call.ticket, ok(&items));
     rig.tick();
     assert_eq!(rig.engine.effects.resumed, [rig.conn]);
@@ -264,10 +267,10 @@ fn a_connection_resumed_twice_stays_within_its_cap() {
 #[test]
 fn a_connection_closed_for_a_protocol_error_is_no_session_any_more() {
     let mut rig = Rig::new(|_| {});
-    assert_eq!(rig.engine.report(rig.now).gauges.sessions, 1);
+    assert_eq!(rig.engine.report(0, rig.now).gauges.sessions, 1);
     rig.engine.on_bytes(rig.conn, &mut [0xf3, 0x80, 0, 0, 0, 0], rig.now);
     rig.engine.remove(rig.conn);
-    assert_eq!(rig.engine.report(rig.now).gauges.sessions, 0);
+    assert_eq!(rig.engine.report(0, rig.now).gauges.sessions, 0);
 }
 
 #[test]

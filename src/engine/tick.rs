@@ -1,7 +1,8 @@
 //! What time brings: deadlines, handshakes, heartbeats, slow readers, the end of a stop.
 
-use std::time::Duration;
+use rand::RngExt;
 
+use crate::config::settings::StopSettings;
 use crate::engine::answer::Answer;
 use crate::engine::conns::Phase;
 use crate::engine::dispatch::EXPIRED;
@@ -42,6 +43,8 @@ impl Engine {
         for (id, state) in self.instances.iter_mut() {
             state.queue.compact(id, &self.messages);
         }
+        self.instances.tell(&mut self.effects.signals);
+        self.instances.prune();
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
         }
@@ -94,10 +97,10 @@ impl Engine {
     fn check_conn(&mut self, id: ConnId, now: Micros, closing: &mut Vec<ConnId>) {
         let settings = &self.settings.conn;
         let handshake_us = settings.handshake_timeout_ms * 1000;
-        // A client may be late once: two heartbeats.
-        let silent_us = settings.heartbeat_ms * 2 * 1000;
         let stuck_us = settings.write_timeout_ms * 1000;
         let conn = self.conns.get_mut(id).expect("the caller has it");
+        // A client may be late once: two heartbeats.
+        let silent_us = conn.terms.heartbeat_ms * 2 * 1000;
         if conn.until().is_some_and(|until| until <= now) {
             closing.push(id);
             return;
@@ -126,17 +129,25 @@ impl Engine {
     }
 
     /// The stop begins: what was read is answered, new messages are refused, each connection is
-    /// closed with 1001 when it has its answers.
-    pub fn drain(&mut self, grace: Duration, now: Micros) {
+    /// closed with 1001 when it has its answers and its turn has come.
+    pub fn drain(&mut self, settings: StopSettings, now: Micros) {
         if self.drain.is_some() {
             return;
         }
-        self.drain = Some(Drain { until: Micros(now.0 + grace.as_micros() as u64) });
         let open: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
+        let least_ms = settings.reconnect.as_millis() as u32;
+        self.drain = Some(Drain {
+            began: now,
+            until: Micros(now.0 + settings.grace.as_micros() as u64),
+            settings,
+            conns: open.len() as u64,
+            closed: 0,
+        });
         for id in open {
+            // By chance, so that those closed together do not come back together.
+            let reconnect_after_ms = least_ms + self.rng.random_range(0..=least_ms);
             let Some(conn) = self.conns.get(id) else { continue };
-            let payload =
-                client::payload(conn.encoding, &client::Draining { reconnect_after_ms: 1_000 });
+            let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
             self.send(
                 id,
                 &ServerMessage { kind: "draining", payload: &payload, ..Default::default() },
@@ -145,7 +156,8 @@ impl Engine {
     }
 
     fn go_on_draining(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
-        let Some(Drain { until }) = self.drain else { return };
+        let Some(drain) = &self.drain else { return };
+        let (until, mut turns) = (drain.until, drain.turns(now));
         if until <= now {
             let left: Vec<MsgKey> = self.messages.iter().map(|(key, _)| key).collect();
             self.cut_off += left.len() as u64;
@@ -159,6 +171,11 @@ impl Engine {
             match conn.phase {
                 // What was read before a pause is still to be answered, if only with DRAINING.
                 Phase::Open if conn.unanswered == 0 && !conn.decoder.has_unread() => {
+                    if turns == 0 {
+                        continue;
+                    }
+                    turns -= 1;
+                    self.drain.as_mut().expect("it goes on").closed += 1;
                     self.counters.inc(Counter::ClosedDrain);
                     self.close(id, close::GOING_AWAY, "the gateway is stopping", now);
                 }
@@ -176,6 +193,21 @@ impl Engine {
                 | Phase::Finished { .. } => {}
             }
         }
+    }
+}
+
+impl Drain {
+    /// How many more connections may be closed by now: evenly over `spread`, all after it or after
+    /// the grace.
+    fn turns(&self, now: Micros) -> u64 {
+        let spread_us = self.settings.spread.min(self.settings.grace).as_micros() as u64;
+        let gone_us = now.since(self.began);
+        if gone_us >= spread_us {
+            return u64::MAX;
+        }
+        // One more than the share of the time that is gone, so that the first goes at once.
+        let due = u128::from(self.conns) * u128::from(gone_us) / u128::from(spread_us) + 1;
+        (due as u64).saturating_sub(self.closed)
     }
 }
 

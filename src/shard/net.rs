@@ -7,6 +7,7 @@
 
 mod accept;
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
@@ -22,7 +23,7 @@ use crate::backend::channel::{self, Channel, ChannelEvent};
 use crate::config::snapshot::{Instance, Snapshot};
 use crate::engine::conns::{Fate, ReadNext};
 use crate::engine::instances::Link;
-use crate::ids::{ConnId, InstanceId};
+use crate::ids::ConnId;
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::{Command, ShardEvent};
@@ -212,20 +213,26 @@ impl Net {
         let mut budget = limits::LANE_BUDGET;
         while let Some(command) = self.init.commands.try_recv() {
             match command {
-                Command::Adopt(snapshot) => {
-                    self.shell.enter(|engine| engine.adopt(snapshot.clone()));
-                    self.open_channels(&snapshot);
-                }
-                Command::Report => {
-                    let report = self.shell.enter(|engine| engine.report(now));
-                    let report = ShardEvent::Report(Box::new(report));
-                    if self.init.events.try_send(report).is_err() {
-                        self.shell.enter(|engine| engine.count(Counter::LaneLost, 1));
+                Command::Adopt(published) => {
+                    let own = &mut self.init.engine.settings;
+                    let changed = own.backend != published.settings.backend;
+                    own.clone_from(&published.settings);
+                    if changed {
+                        let channels = self.channels.iter().flatten();
+                        channels.for_each(|c| c.configure(&published.settings.backend));
                     }
+                    let snapshot = published.snapshot.clone();
+                    // Calls may go to new instances as soon as the engine knows them.
+                    self.open_channels(&snapshot);
+                    self.shell.enter(|engine| engine.adopt(*published, now));
                 }
-                Command::Drain { grace } => {
+                Command::Report(number) => {
+                    let report = self.shell.enter(|engine| engine.report(number, now));
+                    self.report(ShardEvent::Report(Box::new(report)));
+                }
+                Command::Drain(settings) => {
                     self.stop_accepting(now);
-                    self.shell.enter(|engine| engine.drain(grace, now));
+                    self.shell.enter(|engine| engine.drain(settings, now));
                     self.stopping = true;
                 }
                 Command::Abort => return true,
@@ -239,12 +246,24 @@ impl Net {
         false
     }
 
+    /// Tells control something that may be lost: it will be told again, or asks again.
+    fn report(&self, event: ShardEvent) {
+        if self.init.events.try_send(event).is_err() {
+            self.shell.enter(|engine| engine.count(Counter::LaneLost, 1));
+        }
+    }
+
     fn tick(&mut self, late_us: u64, now: Micros) {
         let mut closing = std::mem::take(&mut self.closing);
-        self.shell.enter(|engine| {
+        let signals = self.shell.enter(|engine| {
             engine.record_stall(late_us);
             engine.tick(now, &mut closing);
+            std::mem::take(&mut engine.effects.signals)
         });
+        if !signals.is_empty() {
+            let shard = self.init.engine.shard;
+            self.report(ShardEvent::Signals { shard, signals });
+        }
         for id in closing.drain(..) {
             self.close(id);
         }
@@ -436,12 +455,14 @@ impl Net {
                 self.channels[index] = Some(self.open_channel(instance));
             }
         }
+        // Ids of instances that left are never used again; their tasks end by themselves.
+        let present: HashSet<usize> = snapshot.instances.iter().map(|i| i.id.0 as usize).collect();
         for (index, slot) in self.channels.iter_mut().enumerate() {
-            let id = InstanceId(index as u32);
-            if snapshot.instance(id).is_none()
-                && let Some(channel) = slot
+            if let Some(channel) = slot
+                && !present.contains(&index)
             {
                 channel.close();
+                *slot = None;
             }
         }
     }

@@ -16,8 +16,8 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
     ("lanes", &[]),
-    // Control hands the shards whole snapshots, so the command that carries one names it.
-    ("mailbox", &["ids", "stats", "config::snapshot"]),
+    // Control hands the shards whole states, so the command that carries one names its parts.
+    ("mailbox", &["ids", "stats", "config::snapshot", "config::settings"]),
     ("config", &[]),
     ("wire", &[]),
     ("engine", &["config", "wire"]),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shardgate::config::ring::Ring;
-use shardgate::config::settings::{GatewaySettings, ShardSettings};
+use shardgate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use shardgate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
 };
 use shardgate::ids::{InstanceId, ServiceId};
 use shardgate::message::Priority;
@@ -75,7 +75,7 @@ pub struct Plan {
     pub active_us: u64,
     /// When the stop begins, if in the middle.
     pub drain_at_us: Option<u64>,
-    pub grace: Duration,
+    pub stop: StopSettings,
     /// Cap of the lanes to and from control.
     pub lane_items: usize,
 }
@@ -99,7 +99,11 @@ impl Plan {
             burst: d.pick(&[1, 3, 10, 30]),
             active_us,
             drain_at_us,
-            grace: Duration::from_millis(d.pick(&[0, 20, 500, 4_000])),
+            stop: StopSettings {
+                grace: Duration::from_millis(d.pick(&[0, 20, 500, 4_000])),
+                spread: Duration::from_millis(d.pick(&[0, 0, 100, 2_000])),
+                ..StopSettings::default()
+            },
             lane_items: d.pick(&[1, 2, 8]),
         }
     }
@@ -207,7 +211,7 @@ pub fn snapshot(version: u64, routes: &[Route], instances: &[Instance]) -> Arc<S
         Service {
             name: Arc::from(*name),
             mode: if n == usize::from(UNARY) { Mode::Unary } else { Mode::Batch },
-            ring: Ring::new(own.map(|i| (i.id, &*i.name, i.weight)), 8),
+            ring: Ring::new(own.map(|i| (i.id, &*i.name, i.weight)), 8).into(),
         }
     });
     Arc::new(Snapshot {
@@ -226,5 +230,7 @@ pub fn instance(id: u32, service: u16, d: &mut Dice) -> Instance {
         name: format!("{}-{id}", SERVICES[usize::from(service)]).into(),
         address: ([127, 0, 0, 1], 50_000 + id as u16).into(),
         weight: d.range(1, 3) as u32,
+        share: Share::ALL,
+        draining: false,
     }
 }

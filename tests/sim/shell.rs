@@ -120,20 +120,20 @@ impl World {
         }
         while let Some(command) = self.shards[s].commands.try_recv() {
             match command {
-                Command::Adopt(snapshot) => {
-                    self.shards[s].engine.adopt(snapshot.clone());
-                    self.open_channels(s, &snapshot);
+                Command::Adopt(published) => {
+                    self.open_channels(s, &published.snapshot.clone());
+                    self.shards[s].engine.adopt(*published, now);
                 }
-                Command::Report => {
+                Command::Report(_) => {
                     let report = ShardEvent::Report(Box::new(self.report(s)));
                     if let Err(LaneRefusal::Full(_)) = self.reports.try_send(report) {
                         self.shards[s].lost_reports += 1;
                         self.shards[s].engine.count(Counter::LaneLost, 1);
                     }
                 }
-                Command::Drain { grace } => {
+                Command::Drain(settings) => {
                     self.accept(s);
-                    self.shards[s].engine.drain(grace, now);
+                    self.shards[s].engine.drain(settings, now);
                     self.shards[s].stopping = true;
                 }
                 Command::Abort => unreachable!("the simulator sends none"),

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shardgate::config::snapshot::{Instance, Snapshot};
+use shardgate::config::snapshot::{Instance, Share, Snapshot};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
 use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
 use shardgate::limits;
-use shardgate::mailbox::{Command, ShardEvent};
+use shardgate::mailbox::{Command, Published, ShardEvent};
 use shardgate::message::{Encoding, Micros};
 use shardgate::stats::{Counter, Report};
 use xxhash_rust::xxh3::Xxh3;
@@ -213,7 +213,7 @@ impl World {
     }
 
     pub fn report(&self, s: usize) -> Report {
-        self.shards[s].engine.report(Micros(self.now))
+        self.shards[s].engine.report(0, Micros(self.now))
     }
 
     pub fn connect(&mut self) {
@@ -240,7 +240,7 @@ impl World {
         let s = self.dice.below(self.plan.shards as u64) as usize;
         if self.dice.chance(30) {
             // Full: the next report will do.
-            let _ = self.shards[s].control.try_send(Command::Report);
+            let _ = self.shards[s].control.try_send(Command::Report(0));
             self.wake(s);
         }
         for s in 0..self.shards.len() {
@@ -253,14 +253,19 @@ impl World {
     /// Sends what a shard must know; again at the next time while its mailbox is full.
     pub fn send_commands(&mut self, s: usize) {
         let shard = &mut self.shards[s];
-        if let Some(snapshot) = shard.adopt.take()
-            && let Err(LaneRefusal::Full(_)) =
-                shard.control.try_send(Command::Adopt(snapshot.clone()))
-        {
-            shard.adopt = Some(snapshot);
+        if let Some(snapshot) = shard.adopt.take() {
+            let published = Published {
+                snapshot: snapshot.clone(),
+                gateway: self.plan.gateway.clone(),
+                settings: self.plan.settings.clone(),
+            };
+            let command = Command::Adopt(Box::new(published));
+            if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {
+                shard.adopt = Some(snapshot);
+            }
         }
         if shard.drain {
-            let drain = Command::Drain { grace: self.plan.grace };
+            let drain = Command::Drain(self.plan.stop.clone());
             shard.drain = shard.control.try_send(drain).is_err();
         }
         self.wake(s);
@@ -275,6 +280,12 @@ impl World {
             if here > 0 && self.dice.chance(55) {
                 let gone = self.dice.below(here) as usize;
                 self.instances.remove(gone);
+            } else if here > 0 && self.dice.chance(40) {
+                // Ejected, on trial, warming up, drained, or fully trusted again.
+                let one = self.dice.below(here) as usize;
+                let percent = self.dice.pick(&[0, 0, 10, 50, 100, 100]);
+                self.instances[one].share = Share::percent(percent);
+                self.instances[one].draining = self.dice.chance(10);
             } else if self.instance_ids < 400 {
                 let service = self.dice.below(u64::from(UNARY) + 1) as u16;
                 self.instances.push(plan::instance(self.instance_ids, service, &mut self.dice));

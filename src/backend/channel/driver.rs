@@ -157,9 +157,16 @@ impl Driver {
             match order {
                 Some(Order::Send(call)) => self.accept(call),
                 Some(Order::Cancel(ticket)) => self.cancel(ticket),
+                Some(Order::Configure(settings)) => self.configure(*settings),
                 None => return,
             }
         }
+    }
+
+    fn configure(&mut self, settings: BackendSettings) {
+        self.backoff.set_bounds(settings.backoff_ms, settings.backoff_max_ms);
+        self.keepalive_us = settings.keepalive_ms.saturating_mul(1000);
+        self.settings = settings;
     }
 
     fn deliver(&self, ticket: Ticket, result: Result<bytes::Bytes, CallError>) {

@@ -55,6 +55,7 @@ pub struct Channel {
 enum Order {
     Send(Call),
     Cancel(Ticket),
+    Configure(Box<BackendSettings>),
 }
 
 struct Shared {
@@ -79,6 +80,11 @@ impl Channel {
     /// it ended before). An unknown ticket is ignored.
     pub fn cancel(&self, ticket: Ticket) {
         self.order(Order::Cancel(ticket));
+    }
+
+    /// Changes the settings: at once, but for timers that are running.
+    pub fn configure(&self, settings: &BackendSettings) {
+        self.order(Order::Configure(Box::new(settings.clone())));
     }
 
     /// Finishes what is in flight, then ends; the task returns. New calls fail at once.
@@ -121,7 +127,7 @@ impl Shared {
                     let result = Err(status::not_connected("the channel is closed"));
                     on_event(ChannelEvent::Outcome(Outcome { ticket: call.ticket, result }));
                 }
-                Some(Order::Cancel(_)) => {}
+                Some(Order::Cancel(_) | Order::Configure(_)) => {}
                 None => return,
             }
         }

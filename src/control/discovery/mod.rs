@@ -24,14 +24,8 @@ pub struct Found {
     pub draining: bool,
 }
 
-/// A route that a source knows.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct FoundRoute {
-    /// Where it stands, e.g. the key in etcd: what problems name.
-    pub at: Arc<str>,
-    /// A JSON object with the keys of a `[[route]]` table; checked by the reader of the files.
-    pub json: Arc<str>,
-}
+/// A route that a source knows; checked by the reader of the files.
+pub use crate::config::FoundRoute;
 
 /// All that a source knows now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

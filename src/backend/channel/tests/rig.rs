@@ -18,7 +18,7 @@ use crate::readiness::ReadySet;
 use crate::backend::channel::{Channel, ChannelEvent, open};
 use crate::backend::framing::prefix;
 use crate::config::settings::BackendSettings;
-use crate::config::snapshot::Instance;
+use crate::config::snapshot::{Instance, Share};
 use crate::ids::{InstanceId, ServiceId, Ticket};
 use crate::message::{Call, CallBody, CallError, Micros};
 
@@ -95,6 +95,8 @@ impl Rig {
             name: "test-1".into(),
             address,
             weight: 1,
+            share: Share::ALL,
+            draining: false,
         };
         let events = Rc::new(RefCell::new(Vec::new()));
         let record = Rc::clone(&events);

@@ -1,0 +1,163 @@
+//! What differs between two configurations: which keys, and which of them cannot change while the
+//! process runs.
+
+use std::collections::BTreeMap;
+
+use super::{Config, Problem, Source};
+
+/// Keys that are read at the start only. All others are live; the comments above the keys in the
+/// files say the same (a test holds them together).
+pub const BOOT_KEYS: [&str; 30] = [
+    "listen",
+    "path",
+    "node",
+    "admin.listen",
+    "admin.token",
+    "admin.token_file",
+    "admin.tls_cert",
+    "admin.tls_key",
+    "shards.count",
+    "demo.enabled",
+    "demo.addresses",
+    "log.json",
+    "dns.servers",
+    "etcd.endpoints",
+    "etcd.prefix",
+    "etcd.user",
+    "etcd.password",
+    "etcd.password_file",
+    "etcd.ca_file",
+    "etcd.cert_file",
+    "etcd.key_file",
+    "registry.listen",
+    "registry.tls_cert",
+    "registry.tls_key",
+    "shard.core",
+    "shard.spin_us",
+    "shard.preempt_us",
+    "shard.ring_depth",
+    "dedup.entries_max",
+    "cache.entries_max",
+];
+
+/// One key that differs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The key; of one shard: `N/section.key`.
+    pub key: String,
+    /// Its value before, as TOML; `None` = it was not there (a table of a list).
+    pub old: Option<String>,
+    /// Its value now.
+    pub new: Option<String>,
+    /// Where that comes from.
+    pub source: Source,
+}
+
+impl Change {
+    /// Whether it takes a restart.
+    pub fn is_boot(&self) -> bool {
+        BOOT_KEYS.contains(&section_key(&self.key))
+    }
+}
+
+/// The key without the shard's number.
+fn section_key(key: &str) -> &str {
+    match key.split_once('/') {
+        Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => rest,
+        Some(_) | None => key,
+    }
+}
+
+/// Every key whose value differs, by key. Secrets differ only by being there or not: they are not
+/// shown, and so not seen here.
+pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let (before, after) = (values(old), values(new));
+    let keys: std::collections::BTreeSet<&str> =
+        before.keys().chain(after.keys()).copied().collect();
+    let mut changes = Vec::new();
+    for key in keys {
+        // What a shard's own file does not set is as in default.toml.
+        let of = |values: &BTreeMap<&str, (String, Source)>| {
+            values.get(key).or_else(|| values.get(section_key(key))).cloned()
+        };
+        let (old, new) = (of(&before), of(&after));
+        let value = |side: &Option<(String, Source)>| side.as_ref().map(|(value, _)| value.clone());
+        if value(&old) != value(&new) {
+            let source = new.as_ref().or(old.as_ref()).map_or(Source::Default, |(_, s)| s.clone());
+            let (old, new) = (value(&old), value(&new));
+            changes.push(Change { key: key.to_owned(), old, new, source });
+        }
+    }
+    changes
+}
+
+fn values(config: &Config) -> BTreeMap<&str, (String, Source)> {
+    let list = config.provenance.iter();
+    list.map(|(key, value, source)| (key.as_str(), (value.clone(), source.clone()))).collect()
+}
+
+/// A problem for each key that differs and takes a restart.
+pub fn boot_only(changes: &[Change]) -> Vec<Problem> {
+    let is_boot = changes.iter().filter(|change| change.is_boot());
+    let problem = |change: &Change| Problem {
+        source: change.source.clone(),
+        key: change.key.clone(),
+        value: change.new.clone().unwrap_or_default(),
+        rule: format!(
+            "is read at the start only, where it was {}; restart for it, or change it back",
+            change.old.as_deref().unwrap_or("not set")
+        ),
+    };
+    is_boot.map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+    use crate::config::load::{DEFAULT_TOML, Files, GATEWAY_TOML, from_files};
+
+    fn of(gateway: &str, default: &str) -> Config {
+        let mut files = Files::embedded();
+        files.gateway.text = gateway.into();
+        files.default.text = default.into();
+        from_files(files, &[], &Overrides::default()).expect("right")
+    }
+
+    #[test]
+    fn the_boot_keys_are_those_that_the_files_call_so() {
+        let mut said = Vec::new();
+        for text in [GATEWAY_TOML, DEFAULT_TOML] {
+            let (mut section, mut comment) = (String::new(), String::new());
+            for line in text.lines().take_while(|line| !line.starts_with("[[")) {
+                if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                    section = format!("{name}.");
+                } else if line.starts_with('#') {
+                    comment = line.to_owned();
+                } else if let Some((key, _)) = line.split_once(" = ")
+                    && (comment.ends_with(" boot") || comment == "# boot")
+                {
+                    said.push(format!("{section}{key}"));
+                }
+            }
+        }
+        said.sort();
+        let mut keys = BOOT_KEYS.to_vec();
+        keys.sort();
+        assert_eq!(keys, said);
+    }
+
+    #[test]
+    fn what_differs_is_named_and_boot_only_keys_are_refused() {
+        let old = of("listen = \"127.0.0.1:1\"", "queue.items_max = 5000");
+        let new = of("listen = \"127.0.0.1:2\"", "queue.items_max = 6000");
+        let found = changes(&old, &new);
+        let keys: Vec<_> = found.iter().map(|c| (c.key.as_str(), c.is_boot())).collect();
+        assert_eq!(keys, [("listen", true), ("queue.items_max", false)]);
+        let problems = boot_only(&found);
+        assert_eq!(problems.len(), 1);
+        let line = problems[0].to_string();
+        assert!(line.starts_with("built-in gateway.toml:1: listen = \"127.0.0.1:2\": is read at"));
+        assert!(changes(&old, &old).is_empty());
+    }
+}

@@ -1,0 +1,340 @@
+//! Files, sources and health, put together: one versioned snapshot. Pure.
+//!
+//! Numbers are given here and never used again: a service keeps its number as long as the process
+//! runs (a name whose mode changes is another service), an instance as long as it is there under
+//! its name and address.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::discovery::{Found, Known};
+use crate::config::Config;
+use crate::config::ring::Ring;
+use crate::config::snapshot::{Instance, Mode, Route, Service, Share, Snapshot};
+use crate::ids::{InstanceId, ServiceId};
+use crate::limits;
+
+/// Who says what stands in the files.
+pub const FILES: &str = "files";
+
+/// Services ever known: ServiceId is a u16.
+const SERVICES_EVER_MAX: usize = 1 << 16;
+
+/// An instance as it is known here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its number.
+    pub id: InstanceId,
+    /// Its service's number.
+    pub service: ServiceId,
+    /// Which source names it.
+    pub source: Arc<str>,
+    /// What it says.
+    pub found: Found,
+    /// Its source does not name it any more, but nobody else of its service is left.
+    pub held: bool,
+}
+
+/// What became different by a composition, for the log.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Moved {
+    /// An instance is new.
+    Came(Found),
+    /// An instance is gone.
+    Left(Found),
+    /// It asks for nothing new, or does again.
+    Draining(Found),
+    /// Its weight changed.
+    Weight(Found),
+}
+
+/// A composition.
+#[derive(Debug)]
+pub struct Composed {
+    /// The new state; `None` if nothing differs from the one before.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What moved.
+    pub moved: Vec<Moved>,
+    /// What was left out, and why; in full each time.
+    pub warnings: Vec<String>,
+}
+
+/// Points of one ring: as long as they are the same, so is the `Arc`.
+type Points = Vec<(InstanceId, Arc<str>, u32)>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Composer {
+    snapshot: Arc<Snapshot>,
+    services: HashMap<(Arc<str>, Mode), ServiceId>,
+    /// By instance name.
+    members: BTreeMap<Arc<str>, Member>,
+    instances_ever: u32,
+    rings: HashMap<ServiceId, (Points, u32)>,
+}
+
+impl Composer {
+    /// What the files alone say: version 1.
+    pub fn new(config: &Config) -> Self {
+        let snapshot = Arc::new(Snapshot {
+            version: 0,
+            routes: Vec::new(),
+            services: Vec::new(),
+            instances: Vec::new(),
+        });
+        let mut composer = Self {
+            snapshot,
+            services: HashMap::new(),
+            members: BTreeMap::new(),
+            instances_ever: 0,
+            rings: HashMap::new(),
+        };
+        composer.compose(config, &BTreeMap::new(), &BTreeSet::new(), |_| Share::ALL);
+        composer
+    }
+
+    /// The last snapshot.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Instances by name.
+    pub fn members(&self) -> &BTreeMap<Arc<str>, Member> {
+        &self.members
+    }
+
+    /// Whether `config` could be numbered: names of services are numbered once and for all.
+    pub fn has_room(&self, config: &Config) -> bool {
+        let names = config.snapshot.services.iter().map(|s| (s.name.clone(), s.mode));
+        let new = names.filter(|name| !self.services.contains_key(name)).count();
+        self.services.len() + new <= SERVICES_EVER_MAX
+    }
+
+    /// Puts together what the files, the sources (by name; the first one that names an instance has
+    /// it) and the operator (`draining`: names of instances) say. `share` is the judgement of an
+    /// instance's health.
+    pub fn compose(
+        &mut self,
+        config: &Config,
+        sources: &BTreeMap<Arc<str>, Known>,
+        draining: &BTreeSet<Arc<str>>,
+        share: impl Fn(InstanceId) -> Share,
+    ) -> Composed {
+        let numbers = self.number_services(config);
+        let mut draft = Draft::new(config, &numbers);
+        draft.add_files(config);
+        for (source, known) in sources {
+            let mut found: Vec<&Found> = known.instances.iter().collect();
+            found.sort();
+            found.into_iter().for_each(|found| draft.add(source, found));
+        }
+        draft.hold_last(&self.members);
+        for name in draining {
+            if let Some(member) = draft.members.get_mut(name) {
+                member.found.draining = true;
+            }
+        }
+        let Draft { members, warnings, .. } = draft;
+        let moved = self.take_members(members);
+        let snapshot = self.snapshot_of(config, &numbers, share);
+        let same = is_same(&self.snapshot, &snapshot);
+        if !same {
+            self.snapshot = Arc::new(snapshot);
+        }
+        Composed { snapshot: (!same).then(|| self.snapshot.clone()), moved, warnings }
+    }
+
+    /// The number of each service of the file, by its position there.
+    fn number_services(&mut self, config: &Config) -> Vec<ServiceId> {
+        let number = |service: &Service| {
+            let next = ServiceId(self.services.len() as u16);
+            *self.services.entry((service.name.clone(), service.mode)).or_insert(next)
+        };
+        config.snapshot.services.iter().map(number).collect()
+    }
+
+    /// Gives numbers to the new members; says what moved.
+    fn take_members(&mut self, mut new: BTreeMap<Arc<str>, Member>) -> Vec<Moved> {
+        let mut moved = Vec::new();
+        let mut old = std::mem::take(&mut self.members);
+        for (name, member) in &mut new {
+            let same =
+                |m: &Member| m.service == member.service && m.found.address == member.found.address;
+            match old.remove(name) {
+                Some(before) if same(&before) => {
+                    member.id = before.id;
+                    if before.found.draining != member.found.draining {
+                        moved.push(Moved::Draining(member.found.clone()));
+                    }
+                    if before.found.weight != member.found.weight {
+                        moved.push(Moved::Weight(member.found.clone()));
+                    }
+                }
+                before => {
+                    moved.extend(before.map(|m| Moved::Left(m.found)));
+                    member.id = InstanceId(self.instances_ever);
+                    self.instances_ever += 1;
+                    moved.push(Moved::Came(member.found.clone()));
+                }
+            }
+        }
+        moved.extend(old.into_values().map(|m| Moved::Left(m.found)));
+        moved.sort();
+        self.members = new;
+        moved
+    }
+
+    fn snapshot_of(
+        &mut self,
+        config: &Config,
+        numbers: &[ServiceId],
+        share: impl Fn(InstanceId) -> Share,
+    ) -> Snapshot {
+        let routes = config.snapshot.routes.iter();
+        let renumbered = |route: &Route| Route {
+            service: numbers[usize::from(route.service.0)],
+            ..route.clone()
+        };
+        let mut instances: Vec<Instance> = self
+            .members
+            .values()
+            .map(|member| Instance {
+                id: member.id,
+                service: member.service,
+                name: member.found.name.clone(),
+                address: member.found.address,
+                weight: member.found.weight,
+                share: share(member.id),
+                draining: member.found.draining,
+            })
+            .collect();
+        instances.sort_by_key(|instance| instance.id.0);
+        let mut names: Vec<_> =
+            self.services.iter().map(|(name, id)| (*id, name.clone())).collect();
+        names.sort_unstable_by_key(|(id, _)| id.0);
+        let version = self.snapshot.version + 1;
+        let services = names.into_iter().map(|(id, (name, mode))| {
+            let ring = self.ring(id, &instances, config.ring_points);
+            Service { name, mode, ring }
+        });
+        Snapshot {
+            version,
+            routes: routes.map(renumbered).collect(),
+            services: services.collect(),
+            instances,
+        }
+    }
+
+    /// The ring of a service: the one it had if its points are the same.
+    fn ring(&mut self, id: ServiceId, instances: &[Instance], points: u32) -> Arc<Ring> {
+        let own = instances.iter().filter(|i| i.service == id && !i.draining);
+        let own: Points = own.map(|i| (i.id, i.name.clone(), i.weight)).collect();
+        if let Some((before, per_weight)) = self.rings.get(&id)
+            && (before, *per_weight) == (&own, points)
+            && let Some(service) = self.snapshot.services.get(usize::from(id.0))
+        {
+            return service.ring.clone();
+        }
+        let ring = Ring::new(own.iter().map(|(id, name, weight)| (*id, &**name, *weight)), points);
+        self.rings.insert(id, (own, points));
+        ring.into()
+    }
+}
+
+/// Whether shards would do the same by both.
+fn is_same(old: &Snapshot, new: &Snapshot) -> bool {
+    let same = |(a, b): (&Service, &Service)| {
+        (&a.name, a.mode) == (&b.name, b.mode) && Arc::ptr_eq(&a.ring, &b.ring)
+    };
+    old.version > 0
+        && old.routes == new.routes
+        && old.instances == new.instances
+        && old.services.len() == new.services.len()
+        && old.services.iter().zip(&new.services).all(same)
+}
+
+/// Members as they are gathered.
+struct Draft<'a> {
+    services: HashMap<&'a str, ServiceId>,
+    points_left: u64,
+    points_per_weight: u64,
+    members: BTreeMap<Arc<str>, Member>,
+    addresses: HashMap<(ServiceId, SocketAddr), Arc<str>>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(config: &'a Config, numbers: &[ServiceId]) -> Self {
+        let names = config.snapshot.services.iter().map(|s| &*s.name);
+        Self {
+            services: names.zip(numbers.iter().copied()).collect(),
+            points_left: limits::RING_POINTS_MAX,
+            points_per_weight: u64::from(config.ring_points),
+            members: BTreeMap::new(),
+            addresses: HashMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn add_files(&mut self, config: &Config) {
+        for instance in &config.snapshot.instances {
+            let service = &config.snapshot.services[usize::from(instance.service.0)];
+            let found = Found {
+                service: service.name.clone(),
+                name: instance.name.clone(),
+                address: instance.address,
+                weight: instance.weight,
+                draining: false,
+            };
+            self.add(&FILES.into(), &found);
+        }
+    }
+
+    fn add(&mut self, source: &Arc<str>, found: &Found) {
+        if let Err(why) = self.try_add(source, found, false) {
+            self.warnings.push(format!("{source}: instance {:?}: {why}", &*found.name));
+        }
+    }
+
+    fn try_add(&mut self, source: &Arc<str>, found: &Found, held: bool) -> Result<(), String> {
+        let Some(&service) = self.services.get(&*found.service) else {
+            return Err(format!("there is no [[service]] {:?}; add one", &*found.service));
+        };
+        if let Some(other) = self.members.get(&found.name) {
+            return Err(format!("{} names one of that id already; ids are unique", other.source));
+        }
+        if let Some(other) = self.addresses.get(&(service, found.address)) {
+            return Err(format!("{} is also the address of {:?}", found.address, &**other));
+        }
+        let points = u64::from(found.weight) * self.points_per_weight;
+        if self.members.len() >= limits::INSTANCES_MAX || points > self.points_left {
+            return Err(format!(
+                "there are too many: at most {} instances, and weights times ring_points of {}",
+                limits::INSTANCES_MAX,
+                limits::RING_POINTS_MAX
+            ));
+        }
+        self.points_left -= points;
+        self.addresses.insert((service, found.address), found.name.clone());
+        let (source, found) = (source.clone(), found.clone());
+        let name = found.name.clone();
+        let member = Member { id: InstanceId(u32::MAX), service, source, found, held };
+        self.members.insert(name, member);
+        Ok(())
+    }
+
+    /// A service that had instances by a source and now has none keeps its last ones: an empty
+    /// answer is more often a mistake than a wish. Those that the files named go with the files.
+    fn hold_last(&mut self, before: &BTreeMap<Arc<str>, Member>) {
+        let named: HashSet<ServiceId> = self.members.values().map(|m| m.service).collect();
+        let lost = before.values().filter(|m| !named.contains(&m.service) && &*m.source != FILES);
+        for member in lost {
+            // Its service may be gone with the files: then so is it.
+            let _ = self.try_add(&member.source, &member.found, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! What a composition promises: numbers that mean one thing for ever, and no service emptied by a
+//! source.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Overrides;
+use crate::config::load::{Files, from_files};
+
+fn config(text: &str) -> Config {
+    let mut files = Files::embedded();
+    files.gateway.text = format!("etcd.endpoints = [\"http://127.0.0.1:1\"]\n{text}");
+    from_files(files, &[], &Overrides::default()).expect("right")
+}
+
+fn two_services() -> Config {
+    config(
+        r#"
+        [[service]]
+        name = "a"
+        instances = [{ id = "a-1", address = "127.0.0.1:1001" }]
+        [[service]]
+        name = "b"
+        [[route]]
+        range = [1, 2]
+        service = "a"
+        [[route]]
+        range = [3, 4]
+        service = "b""#,
+    )
+}
+
+fn found(service: &str, name: &str, port: u16) -> Found {
+    Found {
+        service: service.into(),
+        name: name.into(),
+        address: ([127, 0, 0, 1], port).into(),
+        weight: 1,
+        draining: false,
+    }
+}
+
+fn said(list: &[(&str, Vec<Found>)]) -> BTreeMap<Arc<str>, Known> {
+    let known = |found: &Vec<Found>| Known { instances: found.clone(), routes: Vec::new() };
+    list.iter().map(|(source, found)| (Arc::from(*source), known(found))).collect()
+}
+
+fn compose(composer: &mut Composer, config: &Config, list: &[(&str, Vec<Found>)]) -> Composed {
+    composer.compose(config, &said(list), &BTreeSet::new(), |_| Share::ALL)
+}
+
+fn names(composer: &Composer) -> Vec<&str> {
+    composer.members().keys().map(|name| &**name).collect()
+}
+
+#[test]
+fn what_the_sources_find_is_added_to_the_files() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    assert_eq!(composer.snapshot().version, 1);
+    let both = [found("b", "b-1", 2001), found("a", "a-2", 2002)];
+    let composed = compose(&mut composer, &config, &[("etcd", both.to_vec())]);
+    assert_eq!(names(&composer), ["a-1", "a-2", "b-1"]);
+    assert_eq!(composed.snapshot.expect("it differs").version, 2);
+    assert_eq!(composed.moved, [Moved::Came(both[1].clone()), Moved::Came(both[0].clone())]);
+    assert!(compose(&mut composer, &config, &[("etcd", both.to_vec())]).snapshot.is_none());
+}
+
+#[test]
+fn what_cannot_be_added_is_left_out_with_a_reason() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    let wrong = vec![found("c", "c-1", 1), found("a", "a-1", 2), found("a", "x", 1001)];
+    let composed = compose(&mut composer, &config, &[("etcd", wrong)]);
+    assert_eq!(names(&composer), ["a-1"]);
+    let warnings = composed.warnings.join("\n");
+    for part in ["no [[service]] \"c\"", "files names one of that id", "the address of \"a-1\""] {
+        assert!(warnings.contains(part), "{warnings}");
+    }
+}
+
+#[test]
+fn a_service_is_never_emptied_by_a_source() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    compose(&mut composer, &config, &[("etcd", vec![found("b", "b-1", 1), found("b", "b-2", 2)])]);
+    compose(&mut composer, &config, &[("etcd", vec![found("b", "b-2", 2)])]);
+    assert_eq!(names(&composer), ["a-1", "b-2"]);
+    let ring = composer.snapshot().services[1].ring.clone();
+    let composed = compose(&mut composer, &config, &[]);
+    assert!(composed.snapshot.is_none() && composer.members()["b-2"].held);
+    assert!(Arc::ptr_eq(&ring, &composer.snapshot().services[1].ring));
+    compose(&mut composer, &config, &[("dns:b", vec![found("b", "b-3", 3)])]);
+    assert_eq!(names(&composer), ["a-1", "b-3"]);
+}
+
+#[test]
+fn numbers_mean_one_thing_for_ever() {
+    let first = two_services();
+    let mut composer = Composer::new(&first);
+    compose(&mut composer, &first, &[("etcd", vec![found("b", "b-1", 1)])]);
+    let b = composer.snapshot().route(3).expect("it is there").1.service;
+    // "a" is gone, "b" comes first in the file.
+    let second = config("[[service]]\nname = \"b\"\n[[route]]\nrange = [1, 9]\nservice = \"b\"");
+    compose(&mut composer, &second, &[("etcd", vec![found("b", "b-1", 1)])]);
+    assert_eq!(composer.snapshot().route(3).expect("it is there").1.service, b);
+    assert_eq!(names(&composer), ["b-1"]);
+    let a = &composer.snapshot().services[0];
+    assert!(&*a.name == "a" && a.ring.is_empty());
+    // Another address is another instance, and so is one that comes back.
+    let old = composer.members()["b-1"].id;
+    compose(&mut composer, &second, &[("etcd", vec![found("b", "b-1", 2)])]);
+    let moved = composer.members()["b-1"].id;
+    compose(&mut composer, &second, &[("etcd", vec![found("b", "b-2", 3)])]);
+    compose(&mut composer, &second, &[("etcd", vec![found("b", "b-1", 2)])]);
+    let back = composer.members()["b-1"].id;
+    assert!(old != moved && moved != back && old != back);
+    // Another mode is another service.
+    let unary = config(
+        "[[service]]\nname = \"b\"\nmode = \"unary\"\n[[route]]\nrange = [1, 9]\nservice = \"b\"\n\
+         method = \"/x.Y/Z\"\npayload = \"bytes\"",
+    );
+    compose(&mut composer, &unary, &[("etcd", vec![found("b", "b-1", 2)])]);
+    assert_ne!(composer.snapshot().route(3).expect("it is there").1.service, b);
+}
+
+#[test]
+fn a_draining_instance_leaves_the_ring_and_stays_an_instance() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    let draining = BTreeSet::from([Arc::from("a-1")]);
+    let composed = composer.compose(&config, &BTreeMap::new(), &draining, |_| Share::ALL);
+    let snapshot = composed.snapshot.expect("it differs");
+    assert!(snapshot.instances[0].draining && snapshot.services[0].ring.is_empty());
+    assert!(matches!(&composed.moved[..], [Moved::Draining(found)] if &*found.name == "a-1"));
+    let health = composer.compose(&config, &BTreeMap::new(), &BTreeSet::new(), |_| Share::NONE);
+    let snapshot = health.snapshot.expect("it differs");
+    assert!(snapshot.instances[0].share == Share::NONE && !snapshot.services[0].ring.is_empty());
+}
+
+proptest! {
+    /// Whatever comes and goes: a number is never given twice, and the ring holds the members.
+    #[test]
+    fn any_history_keeps_the_numbers_apart(
+        steps in prop::collection::vec(prop::collection::btree_map(0u16..6, 1u16..4, 0..6), 1..30),
+    ) {
+        let config = two_services();
+        let mut composer = Composer::new(&config);
+        let mut meant: HashMap<InstanceId, (Arc<str>, SocketAddr)> = HashMap::new();
+        for step in steps {
+            let instance = |(n, port): (&u16, &u16)| found("b", &format!("b-{n}"), n * 10 + port);
+            let list: Vec<Found> = step.iter().map(instance).collect();
+            let had = composer.members().len() > 1;
+            compose(&mut composer, &config, &[("etcd", list.clone())]);
+            prop_assert!(!had || composer.members().len() > 1, "emptied");
+            if !list.is_empty() {
+                prop_assert_eq!(composer.members().len(), 1 + list.len());
+            }
+            for instance in &composer.snapshot().instances {
+                let is = (instance.name.clone(), instance.address);
+                prop_assert_eq!(meant.entry(instance.id).or_insert(is.clone()), &is);
+            }
+        }
+    }
+}

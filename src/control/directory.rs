@@ -1,0 +1,307 @@
+//! What control knows of services and instances, and what it makes of it: one published state at a
+//! time. Files, sources, the operator's word and health come in; a snapshot goes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::compose::{Composed, Composer, Member, Moved};
+use super::discovery::{Known, News, Word};
+use crate::config::change::{self, Change};
+use crate::config::settings::GatewaySettings;
+use crate::config::snapshot::{Share, Snapshot};
+use crate::config::{Config, FoundRoute, Loader, Problem, Problems, Source as ConfigSource};
+use crate::ids::ShardId;
+use crate::mailbox::Published;
+
+/// Bad values remembered of a source, for `/health`.
+const BAD_MAX: usize = 16;
+
+/// One source, as far as it has spoken.
+#[derive(Clone, Debug, Default)]
+pub struct SourceState {
+    /// Since when it cannot be asked, and why.
+    pub stale: Option<(Instant, String)>,
+    /// What it holds that could not be read, the last few: where and why.
+    pub bad: Vec<(String, String)>,
+    /// Instances it names.
+    pub instances: usize,
+    /// Routes it names.
+    pub routes: usize,
+    /// Whether it has told anything yet.
+    pub heard: bool,
+}
+
+/// What the admin endpoint shows of it.
+#[derive(Clone, Debug)]
+pub struct DirectoryView {
+    /// What is configured.
+    pub config: Arc<Config>,
+    /// What is published.
+    pub snapshot: Arc<Snapshot>,
+    /// Instances by name.
+    pub members: BTreeMap<Arc<str>, Member>,
+    /// Sources by name.
+    pub sources: BTreeMap<Arc<str>, SourceState>,
+    /// What sources said and could not be taken in.
+    pub warnings: Vec<String>,
+    /// Why the routes of the sources are not in force; empty = they are.
+    pub routes_refused: Vec<Problem>,
+    /// The last reload: when, and what was wrong with it.
+    pub reloaded: Option<(Instant, Vec<Problem>)>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// Version in force now.
+    pub version: u64,
+    /// What differs from before.
+    pub changes: Vec<Change>,
+    /// What looks wrong but was taken.
+    pub warnings: Vec<Problem>,
+}
+
+/// See the module.
+pub struct Directory {
+    loader: Loader,
+    config: Arc<Config>,
+    gateway: Arc<GatewaySettings>,
+    composer: Composer,
+    known: BTreeMap<Arc<str>, Known>,
+    sources: BTreeMap<Arc<str>, SourceState>,
+    draining: BTreeSet<Arc<str>>,
+    warnings: Vec<String>,
+    routes_refused: Vec<Problem>,
+    reloaded: Option<(Instant, Vec<Problem>)>,
+    /// Something came in: when it is put together with what came since.
+    due: Option<Instant>,
+    /// Settings changed: they are published even if the snapshot is the same.
+    settings_changed: bool,
+}
+
+impl Directory {
+    /// What the shards started with.
+    pub fn new(loader: Loader, config: Config, composer: Composer) -> Self {
+        let gateway = Arc::new(config.gateway.clone());
+        Self {
+            loader,
+            config: Arc::new(config),
+            gateway,
+            composer,
+            known: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            draining: BTreeSet::new(),
+            warnings: Vec::new(),
+            routes_refused: Vec::new(),
+            reloaded: None,
+            due: None,
+            settings_changed: false,
+        }
+    }
+
+    /// What is configured.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// What is published.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        self.composer.snapshot()
+    }
+
+    /// What a shard is to work by.
+    pub fn published(&self, shard: ShardId) -> Published {
+        Published {
+            snapshot: self.composer.snapshot().clone(),
+            gateway: self.gateway.clone(),
+            settings: self.config.shards.shard(usize::from(shard.0)),
+        }
+    }
+
+    /// For the admin endpoint.
+    pub fn view(&self) -> DirectoryView {
+        DirectoryView {
+            config: self.config.clone(),
+            snapshot: self.composer.snapshot().clone(),
+            members: self.composer.members().clone(),
+            sources: self.sources.clone(),
+            warnings: self.warnings.clone(),
+            routes_refused: self.routes_refused.clone(),
+            reloaded: self.reloaded.clone(),
+        }
+    }
+
+    /// A source has something to say.
+    pub fn hear(&mut self, news: News, now: Instant) {
+        let News { source, word } = news;
+        let state = self.sources.entry(source.clone()).or_default();
+        match word {
+            Word::Known { known, by } => {
+                state.stale = None;
+                state.heard = true;
+                (state.instances, state.routes) = (known.instances.len(), known.routes.len());
+                let before = self.known.insert(source.clone(), known);
+                if before.as_ref() != self.known.get(&source) {
+                    let (instances, routes) = (state.instances, state.routes);
+                    tracing::info!(%source, %by, instances, routes, "discovery_news");
+                    let debounce = self.config.gateway.discovery.debounce;
+                    self.due.get_or_insert(now + debounce);
+                }
+            }
+            Word::Stale { why } => {
+                tracing::warn!(%source, why, "discovery_stale: its last instances are kept");
+                let since = state.stale.take().map_or(now, |(since, _)| since);
+                state.stale = Some((since, why));
+            }
+            Word::Fresh => {
+                tracing::info!(%source, "discovery_fresh");
+                state.stale = None;
+            }
+            Word::Bad { at, why } => {
+                tracing::warn!(%source, at, why, "discovery_bad_value");
+                state.bad.retain(|(known, _)| *known != at);
+                state.bad.push((at, why));
+                let over = state.bad.len().saturating_sub(BAD_MAX);
+                state.bad.drain(..over);
+            }
+        }
+    }
+
+    /// Forgets a source that is not asked any more.
+    pub fn forget(&mut self, source: &str, now: Instant) {
+        self.sources.remove(source);
+        if self.known.remove(source).is_some() {
+            self.due.get_or_insert(now);
+        }
+    }
+
+    /// When [`Self::turn`] has something to do.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Puts together what came in, if its time has come. Whether there is something to publish.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        if self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        self.due = None;
+        self.take_routes();
+        self.compose()
+    }
+
+    /// Routes of the sources go through the same checks as those of the files; if anything is wrong
+    /// with them, those in force stay.
+    fn take_routes(&mut self) {
+        let found = self.found_routes();
+        match self.loader.check(&found) {
+            Ok(config) => {
+                self.routes_refused.clear();
+                if config.snapshot.routes != self.config.snapshot.routes {
+                    let routes = config.snapshot.routes.len();
+                    tracing::info!(routes, "routes_changed");
+                    self.config = Arc::new(config);
+                }
+            }
+            Err(Problems(problems)) => {
+                if problems != self.routes_refused {
+                    for problem in &problems {
+                        tracing::error!(%problem, "routes_refused: those in force stay");
+                    }
+                }
+                self.routes_refused = problems;
+            }
+        }
+    }
+
+    fn found_routes(&self) -> Vec<FoundRoute> {
+        self.known.values().flat_map(|known| known.routes.iter().cloned()).collect()
+    }
+
+    /// Makes the snapshot anew. Whether there is something to publish.
+    fn compose(&mut self) -> bool {
+        let share = |_| Share::ALL;
+        let composed = self.composer.compose(&self.config, &self.known, &self.draining, share);
+        let Composed { snapshot, moved, warnings } = composed;
+        for moved in moved {
+            tell(&moved);
+        }
+        for warning in warnings.iter().filter(|w| !self.warnings.contains(w)) {
+            tracing::warn!(warning, "discovery_left_out");
+        }
+        self.warnings = warnings;
+        let news = snapshot.is_some() || std::mem::take(&mut self.settings_changed);
+        if news {
+            tracing::info!(version = self.snapshot().version, "publishing");
+        }
+        news
+    }
+
+    /// Reads the files again; all or nothing. `Ok` if they are in force now: publish.
+    pub fn reload(&mut self, now: Instant) -> Result<Reloaded, Vec<Problem>> {
+        let result = self.try_reload();
+        let problems = result.as_ref().err().cloned().unwrap_or_default();
+        for problem in &problems {
+            tracing::error!(%problem, "reload_refused: nothing was changed");
+        }
+        self.reloaded = Some((now, problems));
+        result
+    }
+
+    fn try_reload(&mut self) -> Result<Reloaded, Vec<Problem>> {
+        let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
+        let found = self.found_routes();
+        let config = loader.check(&found).map_err(|Problems(list)| list)?;
+        let changes = change::changes(&self.config, &config);
+        let refused = change::boot_only(&changes);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        if !self.composer.has_room(&config) {
+            let why = "65,536 names of services were used since the start; restart";
+            return Err(vec![Problem::whole(ConfigSource::Default, why)]);
+        }
+        for Change { key, old, new, .. } in &changes {
+            tracing::info!(key, ?old, ?new, "setting_changed");
+        }
+        let warnings = config.warnings.clone();
+        self.loader = loader;
+        self.gateway = Arc::new(config.gateway.clone());
+        self.config = Arc::new(config);
+        self.routes_refused.clear();
+        self.settings_changed = true;
+        self.compose();
+        Ok(Reloaded { version: self.snapshot().version, changes, warnings })
+    }
+
+    /// The operator's word: an instance gets nothing new, or does again. `None` if there is none of
+    /// that name; else whether there is something to publish.
+    pub fn drain(&mut self, name: &str, on: bool) -> Option<bool> {
+        let name = self.composer.members().get_key_value(name)?.0.clone();
+        tracing::warn!(instance = %name, on, "instance_drain: by the operator");
+        if on {
+            self.draining.insert(name);
+        } else {
+            self.draining.remove(&name);
+        }
+        Some(self.compose())
+    }
+}
+
+fn tell(moved: &Moved) {
+    let (event, found) = match moved {
+        Moved::Came(found) => ("instance_came", found),
+        Moved::Left(found) => ("instance_left", found),
+        Moved::Draining(found) => ("instance_draining", found),
+        Moved::Weight(found) => ("instance_weight", found),
+    };
+    tracing::info!(
+        service = %found.service,
+        instance = %found.name,
+        address = %found.address,
+        weight = found.weight,
+        draining = found.draining,
+        "{event}"
+    );
+}
