@@ -1,277 +1,22 @@
 //! The etcd source with the real server: what it tells while etcd comes, goes and changes.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+mod member;
+mod source;
+
+use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use shardgate::config::settings::EtcdSettings;
-use shardgate::control::discovery::{Known, NEWS_MAX, News, Word, etcd};
-use tempfile::TempDir;
-use tokio::sync::oneshot;
 
-use super::support::{PATIENCE, Running, available, eventually, free_port, run, succeeds};
+use self::member::Etcd;
+use self::source::Source;
+use super::support::{available, run, succeeds};
 
 /// Whether etcd is here.
 fn here(test: &str) -> bool {
     let found = succeeds("etcd", &["--version"]) && succeeds("etcdctl", &["version"]);
     available(test, "etcd and etcdctl", found)
-}
-
-/// One member with its data.
-struct Etcd {
-    dir: TempDir,
-    name: String,
-    /// Where the source asks.
-    port: u16,
-    /// Where only the test asks.
-    back: u16,
-    peer: u16,
-    /// `name=url` of all members.
-    cluster: String,
-    /// `http`, or `https` with certificates in the directory.
-    scheme: &'static str,
-    /// User and password of etcdctl.
-    user: Option<String>,
-    child: Option<Running>,
-}
-
-impl Etcd {
-    fn new(scheme: &'static str) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (port, back, peer) = (free_port(), free_port(), free_port());
-        let name = format!("m{peer}");
-        let cluster = format!("{name}=http://127.0.0.1:{peer}");
-        Self { dir, name, port, back, peer, cluster, scheme, user: None, child: None }
-    }
-
-    /// One that runs.
-    fn running() -> Self {
-        let mut etcd = Self::new("http");
-        etcd.start(true);
-        etcd.healthy();
-        etcd
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Starts it; without `front` only the test reaches it.
-    fn start(&mut self, front: bool) {
-        let peer = format!("http://127.0.0.1:{}", self.peer);
-        let url = |port| format!("{}://127.0.0.1:{port}", self.scheme);
-        let clients =
-            if front { format!("{},{}", url(self.port), url(self.back)) } else { url(self.back) };
-        let mut command = Command::new("etcd");
-        command.current_dir(self.dir.path());
-        for (flag, value) in [
-            ("--name", self.name.as_str()),
-            ("--data-dir", "data"),
-            ("--listen-client-urls", &clients),
-            ("--advertise-client-urls", &clients),
-            ("--listen-peer-urls", &peer),
-            ("--initial-advertise-peer-urls", &peer),
-            ("--initial-cluster", &self.cluster),
-            ("--initial-cluster-state", "new"),
-        ] {
-            command.args([flag, value]);
-        }
-        if self.scheme == "https" {
-            command.args(["--client-cert-auth", "--trusted-ca-file", "ca.pem"]);
-            command.args(["--cert-file", "server.pem", "--key-file", "server.key"]);
-        }
-        self.child = Some(Running::start(&mut command, ""));
-    }
-
-    fn kill(&mut self) {
-        self.child = None;
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        self.child.as_mut().expect("it runs").signal(signal);
-    }
-
-    fn ctl(&self) -> Command {
-        let mut command = Command::new("etcdctl");
-        command.current_dir(self.dir.path()).env("ETCDCTL_API", "3");
-        command.arg(format!("--endpoints={}://127.0.0.1:{}", self.scheme, self.back));
-        if self.scheme == "https" {
-            command.args(["--cacert=ca.pem", "--cert=client.pem", "--key=client.key"]);
-        }
-        if let Some(user) = &self.user {
-            command.arg(format!("--user={user}"));
-        }
-        command
-    }
-
-    /// Runs etcdctl; gives what it printed.
-    fn say(&self, args: &[&str]) -> String {
-        run(self.ctl().args(args))
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        self.say(&["put", &format!("/shardgate/{key}"), value]);
-    }
-
-    fn delete(&self, key: &str) {
-        self.say(&["del", &format!("/shardgate/{key}")]);
-    }
-
-    /// Puts many at once.
-    fn put_all(&self, puts: &[(String, String)]) {
-        let mut command = self.ctl();
-        command.arg("txn").stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut child = command.spawn().expect("etcdctl is there");
-        let puts: String =
-            puts.iter().map(|(key, value)| format!("put /shardgate/{key} {value}\n")).collect();
-        let mut stdin = child.stdin.take().expect("piped");
-        // No conditions; what happens then; nothing otherwise.
-        write!(stdin, "\n{puts}\n\n").expect("it reads");
-        drop(stdin);
-        assert!(child.wait().expect("our child").success());
-    }
-
-    /// Waits until it answers the test.
-    fn healthy(&self) {
-        eventually("etcd is healthy", || {
-            let mut command = self.ctl();
-            command.args(["get", "x"]).stdout(Stdio::null()).stderr(Stdio::null());
-            command.status().is_ok_and(|status| status.success())
-        });
-    }
-
-    /// The newest revision.
-    fn revision(&self) -> String {
-        let text = self.say(&["get", "x", "-w", "json"]);
-        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        json["header"]["revision"].to_string()
-    }
-
-    fn endpoint(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
-    }
-
-    fn settings(&self) -> EtcdSettings {
-        let tls = |name| (self.scheme == "https").then(|| self.path(name));
-        EtcdSettings {
-            endpoints: vec![self.endpoint()],
-            prefix: "/shardgate".into(),
-            user: String::new(),
-            password: None,
-            password_file: None,
-            ca_file: tls("ca.pem"),
-            cert_file: tls("client.pem"),
-            key_file: tls("client.key"),
-        }
-    }
-}
-
-/// The source on a thread of its own, and all it told so far.
-struct Source {
-    news: Receiver<News>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    known: Option<Known>,
-    /// Why it is stale now.
-    stale: Option<String>,
-    bad: Vec<(String, String)>,
-    /// Number of words of each kind.
-    knowns: usize,
-    stales: usize,
-}
-
-impl Source {
-    fn start(settings: EtcdSettings) -> Self {
-        let (out, news) = mpsc::channel();
-        let (stop, mut stopped) = oneshot::channel();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let (tell, mut told) = tokio::sync::mpsc::channel(NEWS_MAX);
-                let task = etcd::start(&settings, tell, 1).expect("good settings");
-                loop {
-                    tokio::select! {
-                        _ = &mut stopped => break,
-                        word = told.recv() => {
-                            out.send(word.expect("it tells on")).expect("the test reads");
-                        }
-                    }
-                }
-                // It ends by itself when nobody hears it.
-                drop(told);
-                task.await.expect("it does not panic");
-            });
-        });
-        Self {
-            news,
-            stop: Some(stop),
-            thread: Some(thread),
-            known: None,
-            stale: None,
-            bad: Vec::new(),
-            knowns: 0,
-            stales: 0,
-        }
-    }
-
-    /// Listens until `holds`.
-    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let until = Instant::now() + PATIENCE;
-        while !holds(self) {
-            let left = until.saturating_duration_since(Instant::now());
-            let Ok(news) = self.news.recv_timeout(left) else {
-                panic!("never: {what}; {:?}; {:?}; {:?}", self.names(), self.stale, self.bad);
-            };
-            assert_eq!(&*news.source, "etcd");
-            match news.word {
-                Word::Known { known, by } => {
-                    assert_eq!(&*by, "etcd");
-                    self.knowns += 1;
-                    self.known = Some(known);
-                }
-                Word::Stale { why } => {
-                    assert!(why.contains("://127.0.0.1:") && !why.contains('\n'), "{why}");
-                    assert_ne!(self.stale.as_ref(), Some(&why), "said twice");
-                    self.stales += 1;
-                    self.stale = Some(why);
-                }
-                Word::Fresh => assert!(self.stale.take().is_some(), "it was away"),
-                Word::Bad { at, why } => self.bad.push((at, why)),
-            }
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        let instances = self.known.iter().flat_map(|known| &known.instances);
-        instances.map(|found| format!("{}/{}", found.service, found.name)).collect()
-    }
-
-    fn until_names(&mut self, names: &[&str]) {
-        let what = format!("the instances are {names:?}");
-        self.until(&what, |s| s.known.is_some() && s.names() == names);
-    }
-
-    fn until_stale(&mut self, text: &str) {
-        let stale = |s: &Self| s.stale.as_ref().is_some_and(|why| why.contains(text));
-        self.until(&format!("stale: {text}"), stale);
-    }
-
-    fn until_fresh(&mut self) {
-        self.until("fresh", |s| s.known.is_some() && s.stale.is_none());
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        // It may have failed already: then the join says so.
-        let _ = self.stop.take().expect("once").send(());
-        let ended = self.thread.take().expect("once").join();
-        assert!(ended.is_ok() || thread::panicking());
-    }
 }
 
 /// The value of an instance on port `n`.
@@ -556,6 +301,9 @@ fn a_silent_etcd_is_noticed() {
     etcd.put("services/logic/logic-1", &on(1));
     let mut source = Source::start(etcd.settings());
     source.until_names(&["logic/logic-1"]);
+    // What comes by the watch shows that it stands: only PINGs miss anything then.
+    etcd.put("services/logic/logic-1", &on(2));
+    source.until("it moved", |s| s.knowns == 2);
     etcd.signal(Signal::STOP);
     source.until_stale("no answer within 5 s");
     etcd.signal(Signal::CONT);
@@ -583,10 +331,13 @@ fn a_member_without_quorum_is_left_for_one_with_it() {
     let (mut first, mut all) = (Source::start(first), Source::start(all));
     first.until_names(&["logic/logic-1"]);
     all.until_names(&["logic/logic-1"]);
+    // What comes by the watch shows that it stands.
+    members[0].put("services/logic/logic-1", &on(2));
+    first.until("it moved", |s| s.knowns == 2);
     // The first one alone has no leader: what asks it alone says so.
     members[1].kill();
     members[2].kill();
-    first.until("stale", |s| s.stale.is_some());
+    first.until_stale("no leader");
     members[1].start(true);
     first.until_fresh();
     members[0].healthy();

@@ -2,18 +2,17 @@
 //!
 //! Keys, under `etcd.prefix` (`/shardgate` by default), and their values, JSON of at most 4 KiB:
 //!
-//! | key | value |
-//! |---|---|
-//! | `<prefix>/services/<service>/<instance>` | `{"address":"10.0.0.1:50001","weight":1,"draining":false}`; weight 1 to 1000, 1 if left out |
-//! | `<prefix>/routes/<name>` | a `[[route]]` table as JSON |
+//! - `<prefix>/services/<service>/<instance>`: `{"address":"10.0.0.1:50001","weight":1,
+//!   "draining":false}`. The weight is 1 to 1000, and 1 if left out; draining is false if left out.
+//! - `<prefix>/routes/<name>`: the keys of a `[[route]]` table.
 //!
 //! An instance that lives as long as its service renews a lease of 10 seconds:
 //!
 //! ```sh
 //! lease=$(etcdctl lease grant 10 | cut -d' ' -f2)
 //! etcdctl put --lease=$lease /shardgate/services/logic/logic-4 '{"address":"127.0.0.1:50004"}'
-//! etcdctl lease keep-alive $lease
 //! etcdctl put /shardgate/routes/party '{"range":[4000,4099],"service":"logic"}'
+//! etcdctl lease keep-alive $lease
 //! ```
 //!
 //! What etcd last said holds while it is away. A value that cannot be read is complained about once

@@ -108,7 +108,7 @@ fn bytes_that_are_no_text_are_complained_about() {
     bad.key = vec![b'x'; 2_000_000];
     view.put(Folder::Services, &bad);
     let told = view.take_bad();
-    let whys: Vec<&str> = told.iter().map(|word| why_of(word)).collect();
+    let whys: Vec<&str> = told.iter().map(why_of).collect();
     assert!(whys[0].contains("value is not UTF-8"), "{whys:?}");
     assert!(whys[1].contains("key is not UTF-8"), "{whys:?}");
     assert!(whys[2].contains("2000000 bytes"), "{whys:?}");
