@@ -197,7 +197,8 @@ impl Running {
         }
     }
 
-    fn signal(&mut self, signal: Signal) {
+    /// Sends `signal`, if it still runs.
+    pub fn signal(&mut self, signal: Signal) {
         // A child that ended is not waited for yet, so its number is still its own.
         if self.child.try_wait().expect("it is our child").is_none() {
             kill_process_group(Pid::from_child(&self.child), signal).expect("our own group");
