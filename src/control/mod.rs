@@ -4,6 +4,7 @@
 mod admin;
 mod board;
 pub mod discovery;
+pub mod health;
 pub mod log;
 #[cfg(test)]
 mod tests;
