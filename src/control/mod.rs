@@ -6,6 +6,7 @@ mod board;
 pub mod discovery;
 pub mod health;
 pub mod log;
+pub mod probe;
 #[cfg(test)]
 mod tests;
 mod view;
