@@ -179,7 +179,8 @@ impl Health {
         event
     }
 
-    /// A failure; `enough` in a row make it down.
+    /// A failure; `enough` in a row make it down. What its calls did before is forgotten when it
+    /// comes back, and counts for nothing until then.
     fn failed(&mut self, why: String, enough: u32) -> Option<Event> {
         match &mut self.checks {
             Checks::Unchecked { failed } | Checks::Up { failed } => {
@@ -194,13 +195,6 @@ impl Health {
             }
         }
         self.checks = Checks::Down { succeeded: 0, why: why.clone() };
-        match &mut self.trust {
-            Trust::Ejected { .. } => {}
-            Trust::Trial { passed, failed, .. } => (*passed, *failed) = (0, None),
-            Trust::Trusted { record, .. } | Trust::Warming { record, .. } => {
-                *record = Record::default();
-            }
-        }
         Some(Event::CheckedDown { why })
     }
 

@@ -63,10 +63,10 @@ impl Drop for Probe {
 /// Starts checks of the instance at `address`, with jitter from `seed`. `None` if `check_every` is
 /// zero, which means never. Needs a tokio runtime.
 ///
-/// Asks `Watch` where it is served and keeps that stream. A silent stream says nothing about whether
-/// its peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC
-/// servers allow one in five minutes by default and end the connection at the third before that
-/// (gRFC A8), but any number of calls.
+/// Asks `Watch` where it is served and keeps that stream. A silent stream does not tell whether its
+/// peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC servers
+/// allow one in five minutes by default and end the connection at the third before that (gRFC A8),
+/// but any number of calls.
 pub fn watch(
     instance: InstanceId,
     address: SocketAddr,
@@ -84,7 +84,7 @@ pub fn watch(
         }
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
-            tracing::warn!(instance = instance.0, %address, %error, "no health checks are possible");
+            tracing::warn!(instance = instance.0, %address, %error, "cannot be checked");
             return None;
         }
     };
@@ -277,7 +277,7 @@ async fn within<T>(
     timeout(limit, call).await.unwrap_or_else(late)
 }
 
-/// The answers of a server that cannot tell: no such method, or no such service as the whole server.
+/// The answers of a server that cannot tell: no such method, or it does not know the empty name.
 fn is_unserved(status: &Status) -> bool {
     matches!(status.code(), Code::Unimplemented | Code::NotFound)
 }

@@ -287,10 +287,17 @@ fn a_single_instance_and_a_share_of_none_are_never_ejected() {
 
 #[test]
 fn switched_off_reasons_eject_nobody() {
-    let mut bench = Bench::new(HealthSettings { eject_after: 0, eject_losses: 0, ..settings() }, 2);
-    (0..9).for_each(|_| bench.window(0, window(0, false, 1000)));
-    (0..9).for_each(|_| bench.lost(0, 0));
-    assert_eq!(bench.share(0), 100);
+    let off = HealthSettings { eject_after: 0, eject_losses: 0, ..settings() };
+    let mut trusted = Bench::new(off.clone(), 2);
+    let mut on_trial = Bench::new(settings(), 2);
+    on_trial.put_on_trial(0);
+    on_trial.settings = off;
+    for bench in [&mut trusted, &mut on_trial] {
+        let before = bench.share(0);
+        (0..9).for_each(|_| bench.window(0, window(0, false, 1000)));
+        (0..9).for_each(|_| bench.lost(0, 0));
+        assert_eq!(bench.share(0), before);
+    }
 }
 
 #[test]
@@ -327,6 +334,8 @@ fn ejections_end_early_when_too_few_are_left() {
     assert_eq!(bench.standings(), ["trial", "ejected"], "the one whose time is over first");
     bench.fail(0);
     assert_eq!(bench.standings(), ["trial", "ejected"], "never all");
+    (0..3).for_each(|_| bench.window(0, window(0, true, 0)));
+    assert_eq!(bench.standings(), ["trial", "ejected"], "a failed trial is not passed");
     bench.tick(secs(1));
     bench.tick(secs(1));
     assert_eq!(bench.standings(), ["ejected", "trial"], "now there is room");

@@ -192,7 +192,10 @@ impl Service<HttpRequest> for Other {
 async fn a_server_without_health_is_not_checked() {
     let (_probe, mut told) = start(serve(Other).await, &settings());
     assert_eq!(next(&mut told).await, Check::NotImplemented);
+    let begun = Instant::now();
     assert_eq!(next(&mut told).await, Check::NotImplemented, "it is asked again");
+    // Ten periods of at least 90 ms, less what the first took to be told.
+    assert!(begun.elapsed() > Duration::from_millis(700), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -345,4 +348,24 @@ async fn zero_means_never() {
     let never = HealthSettings { check_every: Duration::ZERO, ..settings() };
     let (tell, _told) = mpsc::channel(1);
     assert!(watch(WHO, ([127, 0, 0, 1], 9).into(), &never, 1, tell).is_none());
+}
+
+#[test]
+fn checks_are_spread_by_the_seed() {
+    let asker = |seed| Asker {
+        instance: WHO,
+        endpoint: Endpoint::from_static("http://127.0.0.1:9"),
+        every: Duration::from_secs(30),
+        limit: Duration::from_secs(5),
+        random: StdRng::seed_from_u64(seed),
+        tell: mpsc::channel(1).0,
+    };
+    let (mut one, mut same, mut other) = (asker(1), asker(1), asker(2));
+    for _ in 0..100 {
+        let (soon, period) = (one.soon(), one.period());
+        assert!(soon <= SPREAD, "{soon:?}");
+        assert!((27.0..=33.0).contains(&period.as_secs_f64()), "{period:?}");
+        assert_eq!((soon, period), (same.soon(), same.period()));
+        assert_ne!((soon, period), (other.soon(), other.period()));
+    }
 }
