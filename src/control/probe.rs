@@ -64,9 +64,9 @@ impl Drop for Probe {
 /// zero, which means never. Needs a tokio runtime.
 ///
 /// Asks `Watch` where it is served and keeps that stream. A silent stream does not tell whether its
-/// peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC servers
-/// allow one in five minutes by default and end the connection at the third before that (gRFC A8),
-/// but any number of calls.
+/// peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC
+/// servers allow one in five minutes by default and end the connection at the third before that
+/// (gRFC A8), but any number of calls.
 pub fn watch(
     instance: InstanceId,
     address: SocketAddr,
