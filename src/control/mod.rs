@@ -6,7 +6,9 @@ mod board;
 pub mod compose;
 mod directory;
 pub mod discovery;
+pub mod health;
 pub mod log;
+pub mod probe;
 #[cfg(test)]
 mod tests;
 mod view;
