@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 pub use check::is_name;
 pub use load::{Overrides, load};
+pub use operate::is_token;
 pub use problem::{Problem, Problems, Source};
 
 use settings::{GatewaySettings, ShardSettings};
