@@ -2,6 +2,7 @@
 //! again. What is told is put together in [`super::compose`].
 
 pub mod dns;
+pub mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
