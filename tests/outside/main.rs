@@ -3,4 +3,5 @@
 
 mod interop;
 mod readme;
+mod register;
 mod support;

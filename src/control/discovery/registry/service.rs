@@ -1,6 +1,6 @@
 //! The gRPC side: who calls, what the fields must be, which status says what.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -185,6 +185,7 @@ fn entry(asked: &proto::RegisterRequest) -> Result<Entry, Status> {
                 instance, e.g. \"10.0.0.7:50001\"";
     let address = asked.address.parse::<SocketAddr>().ok();
     let address = address
+        .map(canonical)
         .filter(|a| a.port() != 0 && !a.ip().is_unspecified() && !a.ip().is_multicast())
         .ok_or_else(|| invalid("address", rule))?;
     if asked.weight > WEIGHT_MAX {
@@ -202,6 +203,14 @@ fn entry(asked: &proto::RegisterRequest) -> Result<Entry, Status> {
         draining: asked.draining,
         ttl: Duration::from_millis(ttl_ms.into()),
     })
+}
+
+/// `::ffff:10.0.0.7` is 10.0.0.7. Other IPv6 addresses keep their scope.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// A lease as it was given out; what cannot be one is as unknown as one that ended.
