@@ -51,5 +51,7 @@ while not end.wait(pause):
         else:
             sys.exit(f"{error.code().name}: {error.details()}")
 if held is not None:
-    registry.Deregister(pb.DeregisterRequest(lease=held.lease), **asked)
-print("deregistered", flush=True)
+    try:
+        registry.Deregister(pb.DeregisterRequest(lease=held.lease), **asked)
+    except grpc.RpcError as error:
+        print(f"the lease runs out by itself: {error.code().name}", file=sys.stderr)

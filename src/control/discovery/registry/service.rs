@@ -87,7 +87,7 @@ impl Shared {
             let what = if had_token { "an unknown token" } else { "no token" };
             let peer = peer.map_or("?".into(), |peer| peer.to_string());
             let count = refused.count;
-            tracing::warn!(peer, count, "registry refused a caller with {what}; see README");
+            tracing::warn!(peer, count, "registry refused a caller with {what}");
             *refused = Refusals { count: 0, warned: Some(now) };
         }
     }
