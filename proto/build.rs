@@ -2,7 +2,11 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(
-        ["shardgate/client/v1/client.proto", "shardgate/backend/v1/backend.proto"],
+        [
+            "shardgate/client/v1/client.proto",
+            "shardgate/backend/v1/backend.proto",
+            "shardgate/registry/v1/registry.proto",
+        ],
         ["proto"],
     )?;
     tonic_prost_build::configure()

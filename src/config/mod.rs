@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 pub use check::is_name;
 pub use load::{Loader, Overrides, load};
+pub use operate::is_token;
 pub use problem::{Problem, Problems, Source};
 
 use settings::{GatewaySettings, ShardSettings};

@@ -1,7 +1,7 @@
 //! What control knows of services and instances, and what it makes of it: one published state at a
 //! time. Files, sources, the operator's word and health come in; a snapshot goes out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::config::change::{self, Change};
 use crate::config::settings::GatewaySettings;
 use crate::config::snapshot::{Share, Snapshot};
 use crate::config::{Config, FoundRoute, Loader, Problem, Problems, Source as ConfigSource};
-use crate::ids::ShardId;
+use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::Published;
 
 /// Bad values remembered of a source, for `/health`.
@@ -41,6 +41,10 @@ pub struct DirectoryView {
     pub snapshot: Arc<Snapshot>,
     /// Instances by name.
     pub members: BTreeMap<Arc<str>, Member>,
+    /// How each of them is judged.
+    pub judged: HashMap<InstanceId, Judged>,
+    /// Services of which too few instances are healthy: all are used.
+    pub panicking: Vec<Arc<str>>,
     /// Sources by name.
     pub sources: BTreeMap<Arc<str>, SourceState>,
     /// What sources said and could not be taken in.
@@ -49,6 +53,15 @@ pub struct DirectoryView {
     pub routes_refused: Vec<Problem>,
     /// The last reload: when, and what was wrong with it.
     pub reloaded: Option<(Instant, Vec<Problem>)>,
+}
+
+/// The judgement of one instance, in words.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// `ok`, `unchecked`, `down`, `ejected`, `trial`, `warming`.
+    pub standing: &'static str,
+    /// Why it is down or ejected.
+    pub why: Option<String>,
 }
 
 /// What a reload did.
@@ -125,6 +138,8 @@ impl Directory {
             config: self.config.clone(),
             snapshot: self.composer.snapshot().clone(),
             members: self.composer.members().clone(),
+            judged: HashMap::new(),
+            panicking: Vec::new(),
             sources: self.sources.clone(),
             warnings: self.warnings.clone(),
             routes_refused: self.routes_refused.clone(),

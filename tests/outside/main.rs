@@ -4,4 +4,5 @@
 mod etcd;
 mod interop;
 mod readme;
+mod register;
 mod support;

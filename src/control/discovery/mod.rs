@@ -1,7 +1,9 @@
 //! Where instances come from besides the files: sources that each tell all they know, again and
 //! again. What is told is put together in [`super::compose`].
 
+pub mod dns;
 pub mod etcd;
+pub mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
