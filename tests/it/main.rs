@@ -3,6 +3,7 @@
 mod boot;
 mod bounded;
 mod dedup;
+mod discovery;
 mod drain;
 mod frames;
 mod handshake;

@@ -96,6 +96,18 @@ impl Instance {
         Self::start(|call| Action::Reply(call.batch.requests.iter().map(ok).collect()))
     }
 
+    /// An echo on 127.0.0.1, for those who only know a name.
+    pub fn echo_on_loopback() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        let address = socket.local_addr().expect("bound").as_socket().expect("IPv4");
+        let echo = |call: &Arrived| Action::Reply(call.batch.requests.iter().map(ok).collect());
+        let mut instance = Self::at(address, socket, echo);
+        instance.restart();
+        instance
+    }
+
     /// One that listens and does as told.
     pub fn start(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Self {
         let mut instance = Self::down(script);
@@ -105,12 +117,20 @@ impl Instance {
 
     /// One that does not listen yet.
     pub fn down(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Self {
+        let (address, reserved) = own_address();
+        Self::at(address, reserved, script)
+    }
+
+    fn at(
+        address: SocketAddr,
+        reserved: Socket,
+        script: impl Fn(&Arrived) -> Action + Send + Sync + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(script)),
             arrived: Mutex::default(),
             held: watch::Sender::new(false),
         });
-        let (address, reserved) = own_address();
         Self { address, shared, running: None, _reserved: reserved }
     }
 
