@@ -84,6 +84,7 @@ pub fn snapshot(instances: u32) -> Snapshot {
         failover: Failover::Next,
         method: None,
         service_text: false,
+        needs_user: false,
     };
     let points = names.iter().zip(0..).map(|(name, n)| (InstanceId(n), name.as_str(), 1));
     let service =

@@ -7,7 +7,7 @@ use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub const BOOT_KEYS: [&str; 30] = [
+pub const BOOT_KEYS: [&str; 31] = [
     "listen",
     "path",
     "node",
@@ -32,6 +32,7 @@ pub const BOOT_KEYS: [&str; 30] = [
     "registry.listen",
     "registry.tls_cert",
     "registry.tls_key",
+    "auth.tenants",
     "shard.core",
     "shard.spin_us",
     "shard.preempt_us",

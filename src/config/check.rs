@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::operate;
 use super::reader::{ADDRESS_RULE, Bounds, Reader};
 use super::settings::*;
+use super::{auth, operate};
 use crate::limits::*;
 
 /// Sections of `default.toml` and `N.toml`; every other one is of `gateway.toml`.
@@ -76,6 +76,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         stop: operate::stop(r),
         discovery: operate::discovery(r),
         health: operate::health(r),
+        auth: auth::auth(r),
         log: r.text(
             "log.filter",
             &d.log,

@@ -11,6 +11,7 @@ use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
 use super::routing::{self, Ground};
+use super::settings::AuthMode;
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 
@@ -239,6 +240,7 @@ fn check_all(
         gateway_ids: settings.gateway_ids,
         window_ms,
         discovered: settings.discovery.etcd.is_some() || settings.discovery.registry.is_some(),
+        sign_in: settings.auth.mode == AuthMode::Jwt,
         found,
     };
     let (snapshot, lookups) = routing::snapshot(&mut gateway, &ground);

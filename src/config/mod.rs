@@ -1,5 +1,6 @@
 //! Configuration: files, environment and flags -> checked settings and the first snapshot, or every
 //! problem at once. Pure but for one function in [`mod@load`] that reads the directory.
+pub mod auth;
 pub mod change;
 mod check;
 pub mod load;

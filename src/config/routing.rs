@@ -28,6 +28,7 @@ struct Tables {
     lookups: Vec<Lookup>,
     routes: Vec<RouteTable>,
     discovered: bool,
+    sign_in: bool,
     report: Report,
 }
 
@@ -59,14 +60,16 @@ pub struct Ground<'a> {
     pub window_ms: u64,
     /// Whether instances may come from elsewhere, so that a service needs none of its own.
     pub discovered: bool,
+    /// Whether clients can sign in.
+    pub sign_in: bool,
     /// Routes from elsewhere.
     pub found: &'a [FoundRoute],
 }
 
 /// Reads services and routes: the first snapshot, and the names to be looked up.
 pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) {
-    let &Ground { ring_points, gateway_ids, window_ms, discovered, found } = ground;
-    let mut tables = Tables { discovered, ..Tables::default() };
+    let &Ground { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = ground;
+    let mut tables = Tables { discovered, sign_in, ..Tables::default() };
     let (services, source) = r.list("service");
     let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
     if counted {
@@ -270,7 +273,13 @@ impl Tables {
             ),
             method: method(&mut r),
             service_text: r.boolean("service_text", false),
+            needs_user: r.word("auth", false, &[("none", false), ("user", true)]),
         };
+        if route.needs_user && !self.sign_in {
+            let rule = "nobody can sign in while auth.mode is \"off\"; set it to \"jwt\", or this \
+                        to \"none\"";
+            r.problem("auth", rule);
+        }
         if window_ms >= u64::from(route.timeout_ms) {
             let rule = format!(
                 "must be above batch.window_ms {window_ms}, which a message may wait for company"

@@ -1,10 +1,14 @@
 //! The checked settings: what the rest of the program reads. Plain numbers, immutable once made.
 //! Every default stands here, once; `config::raw` names the keys, `config::check` holds the rules.
 
+mod auth;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
 
 /// Process-wide settings (`shards/gateway.toml`).
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,8 @@ pub struct GatewaySettings {
     pub discovery: DiscoverySettings,
     /// When an instance is trusted with messages. Live.
     pub health: HealthSettings,
+    /// Who clients are. Live, but for `tenants`.
+    pub auth: AuthSettings,
     /// Default log filter, e.g. `info`. Live.
     pub log: String,
     /// Log lines as JSON. Boot.
@@ -497,6 +503,7 @@ impl Default for GatewaySettings {
             stop: StopSettings::default(),
             discovery: DiscoverySettings::default(),
             health: HealthSettings::default(),
+            auth: AuthSettings::default(),
             log: "info".into(),
             log_json: false,
         }

@@ -48,6 +48,8 @@ pub struct Route {
     pub method: Option<Arc<str>>,
     /// Whether the service's own error text reaches the client.
     pub service_text: bool,
+    /// Whether only clients that signed in may send it.
+    pub needs_user: bool,
 }
 
 /// `order = "session" | "none"`

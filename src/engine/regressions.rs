@@ -33,6 +33,7 @@ fn snapshot(instances: u32) -> Snapshot {
             failover: Failover::Next,
             method: None,
             service_text: false,
+            needs_user: false,
         }],
         services: vec![Service {
             name: "logic".into(),

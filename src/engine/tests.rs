@@ -39,6 +39,7 @@ fn route(first: u32, idempotent: bool) -> Route {
         failover: Failover::Next,
         method: None,
         service_text: false,
+        needs_user: false,
     }
 }
 

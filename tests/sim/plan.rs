@@ -170,6 +170,7 @@ fn routes(d: &mut Dice) -> Vec<Route> {
                 failover: if d.chance(75) { Failover::Next } else { Failover::None },
                 method: unary.then(|| Arc::from("/game.Legacy/Do")),
                 service_text: d.chance(50),
+                needs_user: false,
             });
         }
     }

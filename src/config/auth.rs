@@ -1,0 +1,276 @@
+//! The keys of `[auth]` and `[[auth_key]]`, and the reading of the files that they name.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::check::{NAME_RULE, is_name};
+use super::problem::{Problem, Problems, Source};
+use super::reader::{Bounds, Reader};
+use super::settings::*;
+use super::{Config, Provenance};
+
+/// Keys of the configuration: an issuer has two while it changes them; 64 issuers is a lot.
+const KEYS_MAX: usize = 128;
+/// Bytes of one key file. An RSA key of 8,192 bits is 1.4 KiB of PEM.
+const KEY_FILE_BYTES_MAX: u64 = 16 << 10;
+/// Bytes of a JWK set: some hundred keys.
+pub const JWKS_BYTES_MAX: u64 = 64 << 10;
+/// Longest issuer, audience and URL.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// `[auth]` and `[[auth_key]]`
+pub fn auth(r: &mut Reader) -> AuthSettings {
+    let d = AuthSettings::default();
+    let modes = [("off", AuthMode::Off), ("jwt", AuthMode::Jwt)];
+    let tenants = [("one", Tenants::One), ("many", Tenants::Many)];
+    let settings = AuthSettings {
+        mode: r.word("auth.mode", d.mode, &modes),
+        issuer: optional(r, "auth.issuer", is_line, LINE_RULE),
+        audience: optional(r, "auth.audience", is_line, LINE_RULE),
+        leeway: Duration::from_secs(r.number(
+            "auth.leeway_s",
+            d.leeway.as_secs(),
+            Bounds::new(0, 60),
+        )),
+        timeout: Duration::from_millis(r.number(
+            "auth.timeout_ms",
+            d.timeout.as_millis() as u64,
+            Bounds::new(100, 600_000),
+        )),
+        required: r.boolean("auth.required", d.required),
+        tenants: r.word("auth.tenants", d.tenants, &tenants),
+        jwks_file: optional(r, "auth.jwks_file", is_path, PATH_RULE).map(PathBuf::from),
+        jwks_url: optional(r, "auth.jwks_url", is_key_url, URL_RULE),
+        jwks_refresh: Duration::from_secs(r.number(
+            "auth.jwks_refresh_s",
+            d.jwks_refresh.as_secs(),
+            Bounds::new(10, 86_400),
+        )),
+        keys: keys(r),
+    };
+    relations(r, &settings);
+    settings
+}
+
+fn relations(r: &mut Reader, s: &AuthSettings) {
+    match s.mode {
+        AuthMode::Off => {
+            if s.required {
+                let rule = "nobody could connect with auth.mode = \"off\"; set it to \"jwt\"";
+                r.problem("auth.required", rule);
+            }
+        }
+        AuthMode::Jwt => {
+            // A list that was refused has its problem already.
+            let given = r.is_set("auth_key") || s.jwks_file.is_some() || s.jwks_url.is_some();
+            if !given {
+                let rule = "needs a key to verify tokens with: add an [[auth_key]], or set \
+                            auth.jwks_file or auth.jwks_url";
+                r.problem("auth.mode", rule);
+            }
+            if s.issuer.is_none() {
+                let rule = "tokens of any issuer that has one of the keys are accepted; set it to \
+                            the claim iss of your tokens";
+                r.warning("auth.issuer", rule);
+            }
+            if s.audience.is_none() {
+                let rule = "tokens that were made for other programs are accepted, too; set it to \
+                            the claim aud of tokens for this gateway";
+                r.warning("auth.audience", rule);
+            }
+        }
+    }
+}
+
+const LINE_RULE: &str = "must be a line of at most 1024 bytes";
+const PATH_RULE: &str = "must be the path of a file";
+const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to 127.0.0.1, [::1] or \
+     localhost, as whoever answers says who may sign in";
+
+/// A string that `valid` admits; empty = none.
+fn optional(
+    r: &mut Reader,
+    key: &'static str,
+    valid: impl Fn(&str) -> bool,
+    rule: &str,
+) -> Option<String> {
+    let text = r.text(key, "", |s| s.is_empty() || valid(s), rule);
+    (!text.is_empty()).then_some(text)
+}
+
+fn is_line(s: &str) -> bool {
+    s.len() <= TEXT_BYTES_MAX && !s.chars().any(char::is_control)
+}
+
+fn is_path(s: &str) -> bool {
+    !s.contains('\0')
+}
+
+/// Whether keys may be fetched from `url`.
+pub fn is_key_url(url: &str) -> bool {
+    let visible = |s: &str| s.bytes().all(|b| b.is_ascii_graphic());
+    let (https, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return false,
+    };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|s| s.split_once(']')) {
+        Some((host, port)) if port.is_empty() || port.starts_with(':') => host,
+        Some(_) => return false,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|p| !p.ends_with(']'));
+    let port_ok = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+    let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    url.len() <= TEXT_BYTES_MAX
+        && visible(url)
+        && !url.contains(['@', '#', '\\'])
+        && !host.is_empty()
+        && port_ok
+        && (https || local)
+}
+
+fn keys(r: &mut Reader) -> Vec<AuthKey> {
+    let (list, source) = r.list("auth_key");
+    if list.len() > KEYS_MAX {
+        r.problem("auth_key", format!("at most {KEYS_MAX} of them"));
+        return Vec::new();
+    }
+    let mut keys: Vec<AuthKey> = Vec::new();
+    for (index, node) in list.into_iter().enumerate() {
+        let prefix = format!("auth_key[{index}]");
+        let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
+            continue;
+        };
+        let key = key(&mut own);
+        if let Some(key) = &key
+            && keys.iter().any(|k| k.id == key.id)
+        {
+            own.problem("id", "is the id of another key; rename one");
+        }
+        own.unknown(&[], "");
+        r.report.absorb(own.report);
+        keys.extend(key);
+    }
+    keys
+}
+
+fn key(r: &mut Reader) -> Option<AuthKey> {
+    let id = r.required_text("id", is_name, NAME_RULE);
+    let words = Algorithm::NAMED.map(|(name, _)| name).join(", ");
+    let rule = format!("must be one of {words}");
+    let algorithm = r.required_text("algorithm", |s| Algorithm::from_name(s).is_some(), &rule);
+    let algorithm = algorithm.as_deref().and_then(Algorithm::from_name);
+    let least = algorithm.and_then(Algorithm::secret_bytes_min);
+    let rule = format!(
+        "must have at least {} bytes, those of the algorithm's hash (RFC 7518 section 3.2), and at \
+         most 1024; e.g. from: openssl rand -hex 32",
+        least.unwrap_or(32)
+    );
+    let fits = |s: &str| (least.unwrap_or(0)..=TEXT_BYTES_MAX).contains(&s.len());
+    let secret = r.secret("secret", |s| s.is_empty() || fits(s), &rule);
+    let secret = secret.filter(|s| !s.is_empty());
+    let secret_file = optional(r, "secret_file", is_path, PATH_RULE).map(PathBuf::from);
+    let public_key_file = optional(r, "public_key_file", is_path, PATH_RULE).map(PathBuf::from);
+    let algorithm = algorithm?;
+    let source = match (secret, secret_file, public_key_file) {
+        (Some(secret), None, None) if least.is_some() => KeySource::Secret(secret),
+        (None, Some(path), None) if least.is_some() => KeySource::SecretFile(path),
+        (None, None, Some(path)) if least.is_none() => KeySource::PublicKeyFile(path),
+        // One that was refused has its problem already.
+        (None, None, None) if r.is_set("secret") && !r.report.problems.is_empty() => return None,
+        _ => {
+            let rule = match least {
+                Some(_) => "has a shared secret: set one of secret and secret_file",
+                None => "has a public key: set public_key_file, and neither of the others",
+            };
+            r.problem("algorithm", rule);
+            return None;
+        }
+    };
+    Some(AuthKey { id: id?.into(), algorithm, source })
+}
+
+/// What the files of `[auth]` hold. Not shown by `Debug`: it is made of secrets.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct KeyTexts {
+    /// The key of each of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
+    pub keys: Vec<Vec<u8>>,
+    /// The JWK set of `jwks_file`.
+    pub jwks: Option<String>,
+}
+
+impl std::fmt::Debug for KeyTexts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyTexts({} keys, jwks: {})", self.keys.len(), self.jwks.is_some())
+    }
+}
+
+/// Reads the files that `[auth]` of `config` names; all problems at once, by their keys.
+pub fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
+    let mut problems = Vec::new();
+    let mut fail = |key: String, path: &Path, rule: String| {
+        let source = source_of(&config.provenance, &key);
+        problems.push(Problem { source, key, value: format!("{path:?}"), rule });
+    };
+    let mut texts = KeyTexts::default();
+    for (index, key) in config.gateway.auth.keys.iter().enumerate() {
+        let text = match &key.source {
+            KeySource::Secret(secret) => Ok(secret.clone().into_bytes()),
+            KeySource::SecretFile(path) => secret_file(path, key.algorithm)
+                .map_err(|rule| fail(format!("auth_key[{index}].secret_file"), path, rule)),
+            KeySource::PublicKeyFile(path) => read(path, KEY_FILE_BYTES_MAX)
+                .map_err(|rule| fail(format!("auth_key[{index}].public_key_file"), path, rule)),
+        };
+        texts.keys.extend(text);
+    }
+    if let Some(path) = &config.gateway.auth.jwks_file {
+        let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned());
+        match read(path, JWKS_BYTES_MAX).and_then(utf8) {
+            Ok(text) => texts.jwks = Some(text),
+            Err(rule) => fail("auth.jwks_file".into(), path, rule),
+        }
+    }
+    if problems.is_empty() { Ok(texts) } else { Err(Problems(problems)) }
+}
+
+/// Where `key` was set.
+pub fn source_of(provenance: &[Provenance], key: &str) -> Source {
+    let found = provenance.iter().find(|(known, ..)| known == key);
+    found.map_or(Source::Default, |(_, _, source)| source.clone())
+}
+
+/// A secret without the line's end that editors and `echo` put behind it.
+fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
+    let mut bytes = read(path, KEY_FILE_BYTES_MAX)?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    let least = algorithm.secret_bytes_min().unwrap_or(0);
+    if bytes.len() < least {
+        let name = algorithm.name();
+        return Err(format!("holds {} bytes; {name} takes {least} or more", bytes.len()));
+    }
+    Ok(bytes)
+}
+
+fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
+    let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
+    read.map_err(|e| format!("cannot be read: {e}"))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("is larger than {bytes_max} bytes"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
