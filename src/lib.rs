@@ -38,6 +38,7 @@
 //! - [`config`]: files, environment, flags -> checked settings and an immutable
 //!   [`config::snapshot::Snapshot`], or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
+//! - [`auth`]: who a client is. Tokens, verified against keys; neither clock nor socket.
 //! - [`engine`]: a shard's state as a pure state machine. Events and the time in, effects out.
 //! - [`readiness`]: the sockets of a shard in one epoll set, and how the shard waits for it.
 //! - [`backend`]: gRPC over HTTP/2 to one instance. Calls in, outcomes out, whatever the connection
@@ -78,6 +79,7 @@
 //! - **No glommio but in [`shard`], [`readiness`] and [`backend::channel`], no tokio runtime but in
 //!   [`control`] and [`demo`]**; so either can be replaced.
 
+pub mod auth;
 pub mod backend;
 pub mod boot;
 pub mod cli;

@@ -1,0 +1,172 @@
+//! A token explained to its issuer, for `shardgate check token`: what it says, and each rule in
+//! turn. Shows header and claims, so it is for a terminal and not for a log; the signature and our
+//! keys are never in it.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::token::Token;
+use super::verify::{Claims, Verifier, check_signature};
+use super::{Claim, Identity, Refusal};
+
+/// Whether a rule holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It does.
+    Holds,
+    /// It does not.
+    Fails(Refusal),
+    /// Nothing to ask: not configured, or an earlier rule took its ground away.
+    NotAsked,
+}
+
+/// One rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// What it is about.
+    pub name: &'static str,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// What was compared with what.
+    pub detail: String,
+}
+
+/// All that can be said of a token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// The header as JSON.
+    pub header: Option<String>,
+    /// The claims as JSON, whether the signature holds or not.
+    pub claims: Option<String>,
+    /// The rules, in the order in which they are asked.
+    pub rules: Vec<Rule>,
+    /// What the gateway says to it.
+    pub verdict: Result<Identity, Refusal>,
+}
+
+/// Explains `token` at `now_unix_s`, seconds since 1970.
+pub fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -> Explanation {
+    let verdict = verifier.verify(token, now_unix_s);
+    let mut rules = Vec::new();
+    let token = match Token::read(token) {
+        Ok(token) => token,
+        Err(refusal) => {
+            let detail = format!("{} bytes", token.len());
+            rules.push(Rule { name: "form", outcome: Outcome::Fails(refusal), detail });
+            return Explanation { header: None, claims: None, rules, verdict };
+        }
+    };
+    let mut rule = |name, outcome: Result<(), Refusal>, detail: String| {
+        let outcome = outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds);
+        rules.push(Rule { name, outcome, detail });
+    };
+    rule("form", Ok(()), "three parts of base64url".into());
+    let header = token.checked_header();
+    let said = header.as_ref().map_or(String::new(), |h| {
+        let id = h.key_id.as_deref().map_or("no kid".into(), |id| format!("kid {id:?}"));
+        format!("{}, {id}", h.algorithm.name())
+    });
+    rule("header", header.map(drop), said);
+    let key = verifier.key(&token);
+    let named = |key: &super::keys::Key| {
+        format!("key {:?} is for {}", key.id().unwrap_or(""), key.algorithm().name())
+    };
+    rule("key", key.map(drop), key.map_or(String::new(), named));
+    match key {
+        Ok(key) => rule("signature", check_signature(&token, key), String::new()),
+        Err(_) => rules.push(not_asked("signature", "without a key")),
+    }
+    let claims = token.claims();
+    match &claims {
+        Ok(map) => claim_rules(verifier, map, now_unix_s, &mut rules),
+        Err(refusal) => {
+            let (name, outcome) = ("claims", Outcome::Fails(*refusal));
+            rules.push(Rule { name, outcome, detail: String::new() });
+        }
+    }
+    let shown = |map: &Map<String, Value>| serde_json::to_string_pretty(map).ok();
+    Explanation {
+        header: shown(&token.header),
+        claims: claims.ok().as_ref().and_then(shown),
+        rules,
+        verdict,
+    }
+}
+
+fn not_asked(name: &'static str, why: &str) -> Rule {
+    Rule { name, outcome: Outcome::NotAsked, detail: why.to_owned() }
+}
+
+fn claim_rules(verifier: &Verifier, map: &Map<String, Value>, now: i64, rules: &mut Vec<Rule>) {
+    let claims = match verifier.read(map) {
+        Ok(claims) => claims,
+        Err(refusal) => {
+            let (name, outcome) = ("claims", Outcome::Fails(refusal));
+            rules.push(Rule { name, outcome, detail: String::new() });
+            return;
+        }
+    };
+    let mut rule = |name, outcome: Result<(), Refusal>, detail: String| {
+        let outcome = outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds);
+        rules.push(Rule { name, outcome, detail });
+    };
+    rule("claims", Ok(()), "those that must be there are, in their forms".into());
+    let said = |claim: Claim| map.get(claim.name()).map_or("none".into(), Value::to_string);
+    let [exp, nbf, iat] = [Claim::Exp, Claim::Nbf, Claim::Iat].map(said);
+    let times =
+        format!("exp {exp}, nbf {nbf}, iat {iat}, now {now}, leeway {} s", verifier.leeway_s());
+    rule("time", verifier.check_times(claims.times(), now), times);
+    let asked: [(_, _, fn(&Verifier, &Claims<'_>) -> _, _); 2] = [
+        ("issuer", verifier.issuer(), Verifier::check_issuer, Claim::Iss),
+        ("audience", verifier.audience(), Verifier::check_audience, Claim::Aud),
+    ];
+    for (name, wanted, check, claim) in asked {
+        match wanted {
+            Some(wanted) => {
+                let detail = format!("{} {}, wanted {wanted:?}", claim.name(), said(claim));
+                let outcome = check(verifier, &claims);
+                let outcome = outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds);
+                rules.push(Rule { name, outcome, detail });
+            }
+            None => rules.push(not_asked(name, "not configured")),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, text) in [("header", &self.header), ("claims", &self.claims)] {
+            if let Some(text) = text {
+                writeln!(f, "{name}: {}", printable(text))?;
+            }
+        }
+        for Rule { name, outcome, detail } in &self.rules {
+            let detail = printable(detail);
+            let space = if detail.is_empty() { "" } else { "  " };
+            match outcome {
+                Outcome::Holds => writeln!(f, "  ok    {name}{space}{detail}")?,
+                Outcome::Fails(refusal) => {
+                    writeln!(f, "  FAILS {name}: {refusal}{space}{detail}")?;
+                }
+                Outcome::NotAsked => writeln!(f, "  -     {name}{space}{detail}")?,
+            }
+        }
+        match &self.verdict {
+            Ok(identity) => {
+                let tenant = identity.tenant.as_deref();
+                let tenant = tenant.map_or(String::new(), |t| format!(" of tenant {t}"));
+                let until = identity.expires_unix_s;
+                write!(f, "accepted: user {:?}{tenant}, until {until}", identity.user)
+            }
+            Err(refusal) => write!(f, "refused: {refusal}"),
+        }
+    }
+}
+
+/// `text` without control characters but line ends: a terminal would obey them. JSON escapes most
+/// of them already, but neither DEL nor those above it.
+fn printable(text: &str) -> String {
+    let plain = |c: char| c == '\n' || !c.is_control();
+    text.chars().map(|c| if plain(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}

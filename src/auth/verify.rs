@@ -1,0 +1,241 @@
+//! The rules for a token, in the order in which they are asked.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::keys::Key;
+use super::token::Token;
+use super::{
+    Claim, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Keys, Refusal, USER_BYTES_MAX, signature,
+};
+use crate::config::is_name;
+use crate::config::settings::{AuthSettings, Tenants};
+use crate::limits::SEQ_MAX;
+
+/// Verifies tokens. Immutable: new keys or settings make a new one.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    keys: Keys,
+    issuer: Option<Arc<str>>,
+    audience: Option<Arc<str>>,
+    /// At most 60 (checked by `config`).
+    leeway_s: i64,
+    tenants: Tenants,
+}
+
+/// The times of a token, in seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    exp: i64,
+    nbf: Option<i64>,
+    iat: Option<i64>,
+}
+
+/// Claims in their right types; whether they are right is another question.
+#[derive(Debug)]
+pub(super) struct Claims<'a> {
+    times: Times,
+    user: &'a str,
+    issuer: Option<&'a str>,
+    audience: Option<Vec<&'a str>>,
+    tenant: Option<&'a str>,
+    groups: Vec<&'a str>,
+}
+
+impl Verifier {
+    /// By the rules of `settings`, with `keys`.
+    pub fn new(settings: &AuthSettings, keys: Keys) -> Self {
+        let shared = |text: &Option<String>| text.as_deref().map(Arc::from);
+        Self {
+            keys,
+            issuer: shared(&settings.issuer),
+            audience: shared(&settings.audience),
+            leeway_s: settings.leeway.as_secs().min(60) as i64,
+            tenants: settings.tenants,
+        }
+    }
+
+    /// Who the holder of `token` is at `now_unix_s`, seconds since 1970.
+    pub fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
+        let token = Token::read(token)?;
+        let key = self.key(&token)?;
+        check_signature(&token, key)?;
+        let claims = token.claims()?;
+        let claims = self.read(&claims)?;
+        self.check_times(claims.times, now_unix_s)?;
+        self.check_issuer(&claims)?;
+        self.check_audience(&claims)?;
+        Ok(self.identity(&claims))
+    }
+
+    /// The key that the token must be signed with.
+    pub(super) fn key(&self, token: &Token<'_>) -> Result<&Key, Refusal> {
+        let header = token.checked_header()?;
+        match &header.key_id {
+            Some(id) => {
+                let key = self.keys.by_id(id).ok_or(Refusal::UnknownKey)?;
+                (key.algorithm() == header.algorithm).then_some(key).ok_or(Refusal::Algorithm)
+            }
+            // With several, trying one after the other would let a sender choose how much work a
+            // bad token is, and nobody could say which key a good one stands for.
+            None => self.keys.only_one_of(header.algorithm).ok_or(Refusal::NoKeyId),
+        }
+    }
+
+    /// The claims by their types.
+    pub(super) fn read<'a>(&self, claims: &'a Map<String, Value>) -> Result<Claims<'a>, Refusal> {
+        let exp = seconds(claims, Claim::Exp, f64::floor)?.ok_or(Refusal::Missing(Claim::Exp))?;
+        let nbf = seconds(claims, Claim::Nbf, f64::ceil)?;
+        let iat = seconds(claims, Claim::Iat, f64::floor)?;
+        let user = text(claims, Claim::Sub)?.ok_or(Refusal::Missing(Claim::Sub))?;
+        if !is_word(user, USER_BYTES_MAX) {
+            return Err(Refusal::BadClaim(Claim::Sub));
+        }
+        let tenant = match self.tenants {
+            Tenants::One => None,
+            Tenants::Many => {
+                let tenant = text(claims, Claim::Tenant)?;
+                let tenant = tenant.ok_or(Refusal::Missing(Claim::Tenant))?;
+                Some(tenant).filter(|t| is_name(t)).ok_or(Refusal::BadClaim(Claim::Tenant))?.into()
+            }
+        };
+        Ok(Claims {
+            times: Times { exp, nbf, iat },
+            user,
+            issuer: text(claims, Claim::Iss)?,
+            audience: audience(claims)?,
+            tenant,
+            groups: groups(claims)?,
+        })
+    }
+
+    /// `exp` (RFC 7519 section 4.1.4: not on or after it), `nbf` and `iat`, give or take the
+    /// leeway.
+    pub(super) fn check_times(&self, times: Times, now: i64) -> Result<(), Refusal> {
+        if now >= times.exp + self.leeway_s {
+            return Err(Refusal::Expired);
+        }
+        let latest = now.saturating_add(self.leeway_s);
+        if times.nbf.is_some_and(|nbf| nbf > latest) {
+            return Err(Refusal::NotYet);
+        }
+        if times.iat.is_some_and(|iat| iat > latest) {
+            return Err(Refusal::IssuedInFuture);
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_issuer(&self, claims: &Claims<'_>) -> Result<(), Refusal> {
+        match (&self.issuer, claims.issuer) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Refusal::Missing(Claim::Iss)),
+            (Some(wanted), Some(is)) if **wanted == *is => Ok(()),
+            (Some(_), Some(_)) => Err(Refusal::Issuer),
+        }
+    }
+
+    pub(super) fn check_audience(&self, claims: &Claims<'_>) -> Result<(), Refusal> {
+        match (&self.audience, &claims.audience) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Refusal::Missing(Claim::Aud)),
+            (Some(wanted), Some(list)) if list.contains(&&**wanted) => Ok(()),
+            (Some(_), Some(_)) => Err(Refusal::Audience),
+        }
+    }
+
+    pub(super) fn identity(&self, claims: &Claims<'_>) -> Identity {
+        Identity {
+            user: claims.user.into(),
+            tenant: claims.tenant.map(Arc::from),
+            groups: claims.groups.iter().map(|&group| Arc::from(group)).collect(),
+            expires_unix_s: claims.times.exp + self.leeway_s,
+        }
+    }
+
+    /// What `iss` must be.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// What `aud` must be or contain.
+    pub(super) fn audience(&self) -> Option<&str> {
+        self.audience.as_deref()
+    }
+
+    /// Seconds that clocks may differ.
+    pub(super) fn leeway_s(&self) -> i64 {
+        self.leeway_s
+    }
+}
+
+impl Claims<'_> {
+    pub(super) fn times(&self) -> Times {
+        self.times
+    }
+}
+
+/// Whether the token is signed with `key`.
+pub(super) fn check_signature(token: &Token<'_>, key: &Key) -> Result<(), Refusal> {
+    let (text, signed) = (token.signature, token.signed.as_bytes());
+    let right =
+        jsonwebtoken::crypto::verify(text, signed, key.material(), signature(key.algorithm()));
+    right.unwrap_or(false).then_some(()).ok_or(Refusal::Signature)
+}
+
+/// A NumericDate (RFC 7519 section 2): a JSON number, fractions allowed and taken the careful way
+/// by `round`. From 0 to 2^53 - 1, the largest whole number that every reader of JSON agrees on; so
+/// sums with the leeway cannot overflow. A string is no number, whatever stands in it.
+fn seconds(
+    claims: &Map<String, Value>,
+    claim: Claim,
+    round: fn(f64) -> f64,
+) -> Result<Option<i64>, Refusal> {
+    let Some(value) = claims.get(claim.name()) else { return Ok(None) };
+    let bad = Refusal::BadClaim(claim);
+    let Value::Number(number) = value else { return Err(bad) };
+    let whole = match (number.as_u64(), number.as_f64()) {
+        (Some(n), _) => n,
+        (None, Some(x)) if (0.0..=SEQ_MAX as f64).contains(&x) => round(x) as u64,
+        (None, _) => return Err(bad),
+    };
+    i64::try_from(whole).ok().filter(|_| whole <= SEQ_MAX).map(Some).ok_or(bad)
+}
+
+fn text(claims: &Map<String, Value>, claim: Claim) -> Result<Option<&str>, Refusal> {
+    match claims.get(claim.name()) {
+        None => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s)),
+        Some(_) => Err(Refusal::BadClaim(claim)),
+    }
+}
+
+/// 1 to `bytes_max` bytes without control characters: they end up in logs, headers and keys.
+fn is_word(s: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&s.len()) && !s.chars().any(char::is_control)
+}
+
+fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, Refusal> {
+    match claims.get(Claim::Aud.name()) {
+        None => Ok(None),
+        Some(Value::String(s)) => Ok(Some(vec![s])),
+        Some(Value::Array(list)) => {
+            let texts: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
+            texts.map(Some).ok_or(Refusal::BadClaim(Claim::Aud))
+        }
+        Some(_) => Err(Refusal::BadClaim(Claim::Aud)),
+    }
+}
+
+fn groups(claims: &Map<String, Value>) -> Result<Vec<&str>, Refusal> {
+    let list = match claims.get(Claim::Groups.name()) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) if list.len() <= GROUPS_MAX => list,
+        Some(_) => return Err(Refusal::BadClaim(Claim::Groups)),
+    };
+    let word = |value: &'_ Value| value.as_str().is_some_and(|s| is_word(s, GROUP_BYTES_MAX));
+    if !list.iter().all(word) {
+        return Err(Refusal::BadClaim(Claim::Groups));
+    }
+    Ok(list.iter().filter_map(Value::as_str).collect())
+}
