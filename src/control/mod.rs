@@ -8,6 +8,7 @@ mod directory;
 pub mod discovery;
 mod fleet;
 pub mod health;
+pub mod keys;
 pub mod log;
 pub mod probe;
 mod sources;
