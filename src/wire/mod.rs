@@ -7,3 +7,4 @@ pub mod frames;
 pub mod handshake;
 pub mod json;
 pub mod protobuf;
+pub mod proxy;
