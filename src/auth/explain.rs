@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::token::Token;
-use super::verify::{Claims, Verifier, check_signature};
+use super::verify::{Verifier, check_signature};
 use super::{Claim, Identity, Refusal};
 
 /// Whether a rule holds.
@@ -57,10 +57,7 @@ pub fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -> Expla
             return Explanation { header: None, claims: None, rules, verdict };
         }
     };
-    let mut rule = |name, outcome: Result<(), Refusal>, detail: String| {
-        let outcome = outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds);
-        rules.push(Rule { name, outcome, detail });
-    };
+    let mut rule = |name, outcome, detail| rules.push(asked_rule(name, outcome, detail));
     rule("form", Ok(()), "three parts of base64url".into());
     let header = token.checked_header();
     let said = header.as_ref().map_or(String::new(), |h| {
@@ -94,6 +91,10 @@ pub fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -> Expla
     }
 }
 
+fn asked_rule(name: &'static str, outcome: Result<(), Refusal>, detail: String) -> Rule {
+    Rule { name, outcome: outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds), detail }
+}
+
 fn not_asked(name: &'static str, why: &str) -> Rule {
     Rule { name, outcome: Outcome::NotAsked, detail: why.to_owned() }
 }
@@ -107,30 +108,25 @@ fn claim_rules(verifier: &Verifier, map: &Map<String, Value>, now: i64, rules: &
             return;
         }
     };
-    let mut rule = |name, outcome: Result<(), Refusal>, detail: String| {
-        let outcome = outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds);
-        rules.push(Rule { name, outcome, detail });
-    };
+    let mut rule = |name, outcome, detail| rules.push(asked_rule(name, outcome, detail));
     rule("claims", Ok(()), "those that must be there are, in their forms".into());
     let said = |claim: Claim| map.get(claim.name()).map_or("none".into(), Value::to_string);
     let [exp, nbf, iat] = [Claim::Exp, Claim::Nbf, Claim::Iat].map(said);
     let times =
         format!("exp {exp}, nbf {nbf}, iat {iat}, now {now}, leeway {} s", verifier.leeway_s());
     rule("time", verifier.check_times(claims.times(), now), times);
-    let asked: [(_, _, fn(&Verifier, &Claims<'_>) -> _, _); 2] = [
-        ("issuer", verifier.issuer(), Verifier::check_issuer, Claim::Iss),
-        ("audience", verifier.audience(), Verifier::check_audience, Claim::Aud),
+    let asked = [
+        ("issuer", verifier.issuer(), verifier.check_issuer(&claims), Claim::Iss),
+        ("audience", verifier.audience(), verifier.check_audience(&claims), Claim::Aud),
     ];
-    for (name, wanted, check, claim) in asked {
-        match wanted {
+    for (name, wanted, outcome, claim) in asked {
+        rules.push(match wanted {
             Some(wanted) => {
                 let detail = format!("{} {}, wanted {wanted:?}", claim.name(), said(claim));
-                let outcome = check(verifier, &claims);
-                let outcome = outcome.map_or_else(Outcome::Fails, |()| Outcome::Holds);
-                rules.push(Rule { name, outcome, detail });
+                asked_rule(name, outcome, detail)
             }
-            None => rules.push(not_asked(name, "not configured")),
-        }
+            None => not_asked(name, "not configured"),
+        });
     }
 }
 

@@ -1,5 +1,5 @@
 //! JSON objects read strictly: a name that stands twice is an error, at any depth, and depth is
-//! bounded. Whoever reads the first of two and whoever reads the second would see two tokens in one.
+//! bounded. Who reads the first of two and who reads the second would see two tokens in one.
 
 use std::fmt;
 

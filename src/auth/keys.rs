@@ -85,6 +85,10 @@ impl Keys {
         texts: &KeyTexts,
         sets: &[KeySet],
     ) -> Result<Self, Vec<BadKey>> {
+        if settings.keys.len() != texts.keys.len() {
+            let rule = "the files of another configuration were read".into();
+            return Err(vec![BadKey { at: "auth_key".into(), rule }]);
+        }
         let (mut all, mut bad) = (Vec::new(), Vec::new());
         for (index, (key, text)) in settings.keys.iter().zip(&texts.keys).enumerate() {
             let id = Some(key.id.clone());

@@ -1,4 +1,4 @@
-//! Making tokens: for tests, development and `shardgate gen token`. A gateway in service never does.
+//! Making tokens: for tests, development and `shardgate gen token`. A running gateway makes none.
 
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value, json};

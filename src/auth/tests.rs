@@ -504,7 +504,11 @@ fn refusals_have_a_sentence_and_a_word_each() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn no_bytes_are_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -517,7 +521,8 @@ proptest! {
     #[test]
     fn no_three_parts_are_a_panic(
         header in "\\PC{0,60}",
-        claims in "\\{(\"(exp|sub|aud|groups)\":(1e400|-?[0-9]{1,25}(\\.[0-9]{1,3})?|\"a\"|\\[1\\]),?){0,3}\\}",
+        claims in "\\{(\"(exp|sub|aud|groups)\":\
+                   (1e400|-?[0-9]{1,25}(\\.[0-9]{1,3})?|\"a\"|\\[1\\]),?){0,3}\\}",
     ) {
         let _ = verifier().verify(&signed(&header, &claims, SECRET), NOW);
         let _ = verifier().verify(&signed(HEADER, &claims, SECRET), NOW);

@@ -87,8 +87,8 @@ fn relations(r: &mut Reader, s: &AuthSettings) {
 
 const LINE_RULE: &str = "must be a line of at most 1024 bytes";
 const PATH_RULE: &str = "must be the path of a file";
-const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to 127.0.0.1, [::1] or \
-     localhost, as whoever answers says who may sign in";
+const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to \
+     127.0.0.1, [::1] or localhost, as whoever answers says who may sign in";
 
 /// A string that `valid` admits; empty = none.
 fn optional(

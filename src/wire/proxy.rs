@@ -11,7 +11,8 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length.
 const FIXED_BYTES: usize = 16;
 /// Bytes of a whole header that are waited for: 16 fixed, 36 for two IPv6 addresses, and 484 of
-/// TLVs. Balancers add a few dozen bytes of TLVs; 536 is what section 2 says always fits one TCP segment.
+/// TLVs. Balancers add a few dozen bytes of TLVs; 536 is what section 2
+/// says always fits one TCP segment.
 pub const PROXY_BYTES_MAX: usize = 536;
 
 /// Two addresses and two ports (section 2.2).
