@@ -444,6 +444,27 @@ fn users_tenants_and_groups_have_their_forms() {
 }
 
 #[test]
+fn keys_of_openssl_are_taken() {
+    for (algorithm, private, public) in [
+        (
+            Algorithm::EdDsa,
+            include_str!("tests/ed_private.pem"),
+            include_str!("tests/ed_public.pem"),
+        ),
+        (
+            Algorithm::Es256,
+            include_str!("tests/ec_private.pem"),
+            include_str!("tests/ec_public.pem"),
+        ),
+        (Algorithm::Ps256, RSA_PRIVATE, RSA_PUBLIC),
+    ] {
+        let token = mint(&wanted(algorithm), SigningKey::Private(private.as_bytes())).unwrap();
+        let keys = keys(vec![keyed("a", algorithm, public.as_bytes())]);
+        assert!(Verifier::new(&settings(), keys).verify(&token, NOW).is_ok(), "{algorithm:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_minted_is_told() {
     let ec = key_pair(&rcgen::PKCS_ECDSA_P256_SHA256).serialize_pem();
     let (secret, ec) = (SigningKey::Secret(SECRET), SigningKey::Private(ec.as_bytes()));

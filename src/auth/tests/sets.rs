@@ -2,6 +2,39 @@
 
 use super::*;
 
+/// RFC 7515 appendices A.1 and A.3: the signatures hold, and then there is no `sub`.
+#[test]
+fn the_examples_of_the_rfc_hold() {
+    const CLAIMS: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNv\
+                          bS9pc19yb290Ijp0cnVlfQ";
+    const HS: (&str, &str) =
+        ("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+    const ES: (&str, &str) = (
+        "eyJhbGciOiJFUzI1NiJ9",
+        "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q",
+    );
+    let secret = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1\
+                  Z9CAow";
+    let secret = URL_SAFE_NO_PAD.decode(secret).unwrap();
+    let set = json!({"keys": [{
+        "kty": "EC",
+        "crv": "P-256",
+        "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+    }]});
+    let set = read_jwks(&set.to_string()).unwrap();
+    let keys = try_keys(vec![keyed("a", Algorithm::Hs256, &secret)], &[set]).unwrap();
+    let verifier = Verifier::new(&AuthSettings::default(), keys);
+    for (header, signature) in [HS, ES] {
+        let token = format!("{header}.{CLAIMS}.{signature}");
+        let found = verifier.verify(&token, 1_300_819_379);
+        assert_eq!(found, Err(Refusal::Missing(Claim::Sub)), "{header}");
+        let token =
+            format!("{header}.{CLAIMS}.{}", signature.replacen('d', "e", 1).replacen('D', "E", 1));
+        assert_eq!(verifier.verify(&token, 1_300_819_379), Err(Refusal::Signature));
+    }
+}
+
 #[test]
 fn keys_that_are_none_are_told_and_not_used() {
     let p256 = key_pair(&rcgen::PKCS_ECDSA_P256_SHA256);
