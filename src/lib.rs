@@ -44,8 +44,8 @@
 //!   does meanwhile.
 //! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. [`control::discovery`] finds instances, `fleet` and `health`
-//!   judge them, [`control::compose`] makes snapshots of all that, `directory` keeps what is in force
-//!   and reads the files again; admin endpoint, ordered stop, log. Never imports [`shard`].
+//!   judge them, [`control::compose`] makes snapshots of all that, `directory` keeps what is in
+//!   force and reads the files again; admin endpoint, ordered stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
 //! - [`preflight`] [`boot`] [`cli`]: what must hold on this machine; start and stop; verbs, flags,
 //!   exit codes.

@@ -221,7 +221,9 @@ impl Engine {
             pending.key.push_str(&message.key);
             pending.payload.set(payload);
         });
-        let bytes = self.messages.get(key).expect("just inserted").bytes();
+        let message = self.messages.get(key).expect("just inserted");
+        let bytes = message.bytes();
+        self.deadline_next = self.deadline_next.min(message.deadline);
         conn.unanswered += 1;
         conn.unanswered_bytes += bytes;
         key

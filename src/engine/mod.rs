@@ -124,6 +124,8 @@ pub struct Engine {
     conns: Store<ConnId, Conn>,
     upgraded: u64,
     messages: Messages,
+    /// No message has a deadline before this.
+    deadline_next: Micros,
     streams: Streams,
     tickets: Store<Ticket, Ticketed>,
     instances: Instances,
@@ -199,6 +201,7 @@ impl Engine {
             conns: Store::with_capacity_max(settings.conn.connections_max),
             upgraded: 0,
             messages: Store::with_capacity_max(MESSAGES_MAX),
+            deadline_next: Micros(u64::MAX),
             streams: Streams::new(MESSAGES_MAX),
             tickets: Store::with_capacity_max(MESSAGES_MAX),
             instances: Instances::new(&snapshot),
