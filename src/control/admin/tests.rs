@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::read::OPENAPI;
 use super::routes::ROUTES;
+use super::*;
 use crate::control::tests::{Fake, Rig, TOKEN, rig};
 use crate::stats::Stage;
 
@@ -416,4 +417,96 @@ async fn answers_have_the_keys_that_the_description_requires() {
         checked += 1;
     }
     assert!(checked >= 12, "{checked}");
+}
+
+/// An endpoint on all interfaces with TLS, nobody behind it; its certificate.
+fn tls_endpoint(dir: &std::path::Path) -> (std::net::SocketAddr, AdminSettings, Vec<u8>) {
+    let signed = rcgen::generate_simple_self_signed(["admin.example".to_owned()]).unwrap();
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&cert, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = AdminSettings {
+        listen: address,
+        token: Some(TOKEN.into()),
+        token_file: None,
+        tls_cert: Some(cert),
+        tls_key: Some(key),
+    };
+    let about = About {
+        node: "node".into(),
+        boot_id: 1,
+        started: std::time::Instant::now(),
+        log_dropped: None,
+    };
+    let ask = mpsc::channel(1).0;
+    tokio::spawn(serve(listener, address, &settings, about.into(), ask).unwrap());
+    (address, settings, signed.cert.der().to_vec())
+}
+
+#[tokio::test]
+async fn on_other_interfaces_everything_but_liveness_takes_tls_and_the_token() {
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+    let dir = tempfile::tempdir().unwrap();
+    let (address, _, cert) = tls_endpoint(dir.path());
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.into()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let to = (std::net::Ipv4Addr::LOCALHOST, address.port());
+    // Who connects and says nothing holds up nobody.
+    let _idle = TcpStream::connect(to).await.unwrap();
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let own = "Host: admin.example:8000";
+    for (expected, line, headers) in [
+        (200, "GET /healthz", own.to_owned()),
+        (401, "GET /log", own.to_owned()),
+        (401, "GET /metrics", format!("{own}\r\nAuthorization: Bearer x")),
+        (200, "GET /log", format!("{own}\r\n{bearer}")),
+        (200, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: https://admin.example:8000")),
+        (403, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: http://admin.example:8000")),
+        (403, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: https://evil.example")),
+        (401, "POST /reload", format!("{own}\r\nContent-Type: application/json")),
+    ] {
+        let name = "admin.example".try_into().unwrap();
+        let stream = TcpStream::connect(to).await.unwrap();
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{line} {headers}: {answer}");
+    }
+    // Plain HTTP gets no answer.
+    let mut plain = TcpStream::connect(to).await.unwrap();
+    plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = plain.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP"));
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, settings, _) = tls_endpoint(dir.path());
+    let other = dir.path().join("other");
+    let error = |settings: &AdminSettings| sockets::tls(settings).err().unwrap();
+    let none = AdminSettings { tls_cert: Some(dir.path().join("none")), ..settings.clone() };
+    assert!(error(&none).contains("admin.tls_cert = ") && error(&none).contains("No such file"));
+    std::fs::write(&other, "nothing").unwrap();
+    let empty = AdminSettings { tls_cert: Some(other.clone()), ..settings.clone() };
+    assert!(error(&empty).contains("no PEM certificate"), "{}", error(&empty));
+    let no_key = AdminSettings { tls_key: Some(other.clone()), ..settings.clone() };
+    assert!(error(&no_key).contains("no PEM private key"), "{}", error(&no_key));
+    let stranger = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(&other, stranger.serialize_pem()).unwrap();
+    let wrong = error(&AdminSettings { tls_key: Some(other), ..settings });
+    assert!(wrong.contains("does not go with admin.tls_cert") && !wrong.contains('\n'), "{wrong}");
 }
