@@ -90,3 +90,6 @@ fn seen(conn: &Conn, now: Micros) -> ConnSeen {
         heard_us: now.since(conn.heard),
     }
 }
+
+#[cfg(test)]
+mod tests;
