@@ -532,3 +532,28 @@ impl Default for GatewaySettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_output_has_a_secret() {
+        let secret = Some(Secret::from("swordfish"));
+        let admin = AdminSettings { token: secret.clone(), ..AdminSettings::default() };
+        let etcd = EtcdSettings {
+            endpoints: Vec::new(),
+            prefix: "/".into(),
+            user: "u".into(),
+            password: secret.clone(),
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        };
+        let (name, services) = ("c".into(), Vec::new());
+        let caller = RegistryCaller { name, token: secret, token_file: None, services };
+        let shown = format!("{admin:?} {admin:#?} {etcd:?} {caller:?}");
+        assert!(shown.contains("<redacted>") && !shown.contains("swordfish"), "{shown}");
+    }
+}

@@ -9,6 +9,8 @@ pub mod metrics;
 pub mod routing;
 pub mod services;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
