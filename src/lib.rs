@@ -89,6 +89,7 @@ pub mod engine;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
+pub mod look;
 pub mod mailbox;
 pub mod message;
 pub mod preflight;

@@ -6,10 +6,10 @@ use crate::ids::{InstanceId, ShardId};
 use crate::message::{CallFault, Micros, Reason};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+    ($($(#[doc = $help:literal])* $name:ident = $label:literal,)*) => {
         /// What is counted. Each is a plain add on the shard that sees it.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-        pub enum Counter { $($(#[$doc])* $name,)* }
+        pub enum Counter { $($(#[doc = $help])* $name,)* }
 
         impl Counter {
             /// All, in order.
@@ -17,6 +17,10 @@ macro_rules! counters {
             /// Name in statistics, metrics and logs.
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$name => $label,)* }
+            }
+            /// What it counts, in a sentence.
+            pub fn help(self) -> &'static str {
+                match self { $(Counter::$name => concat!($($help),*).trim_ascii(),)* }
             }
         }
     };

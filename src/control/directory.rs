@@ -56,6 +56,8 @@ pub struct DirectoryView {
     pub routes_refused: Vec<Problem>,
     /// The last reload: when, and what was wrong with it.
     pub reloaded: Option<(Instant, Vec<Problem>)>,
+    /// Reloads that were taken and that were refused.
+    pub reloads: (u64, u64),
 }
 
 /// What a reload did.
@@ -82,6 +84,7 @@ pub struct Directory {
     warnings: Vec<String>,
     routes_refused: Vec<Problem>,
     reloaded: Option<(Instant, Vec<Problem>)>,
+    reloads: (u64, u64),
     /// Something came in: when it is put together with what came since.
     due: Option<Instant>,
     /// Settings changed: they are published even if the snapshot is the same.
@@ -111,6 +114,7 @@ impl Directory {
             warnings: Vec::new(),
             routes_refused: Vec::new(),
             reloaded: None,
+            reloads: (0, 0),
             due: None,
             settings_changed: false,
         }
@@ -147,6 +151,7 @@ impl Directory {
             warnings: self.warnings.clone(),
             routes_refused: self.routes_refused.clone(),
             reloaded: self.reloaded.clone(),
+            reloads: self.reloads,
         }
     }
 
@@ -288,6 +293,10 @@ impl Directory {
         let problems = result.as_ref().err().cloned().unwrap_or_default();
         for problem in &problems {
             tracing::error!(%problem, "reload_refused: nothing was changed");
+        }
+        match result {
+            Ok(_) => self.reloads.0 += 1,
+            Err(_) => self.reloads.1 += 1,
         }
         self.reloaded = Some((now, problems));
         result

@@ -113,6 +113,14 @@ impl RouteCache {
         Some(instance)
     }
 
+    /// The instance of `key` and the time since it was remembered, without counting as a use.
+    pub fn peek(&self, key: &RouteKey, now: Micros) -> Option<(InstanceId, u64)> {
+        let index =
+            *self.table.find(mix(self.seed, key), |&i| self.nodes[i as usize].key == *key)?;
+        let node = Some(&self.nodes[index as usize]).filter(|node| !self.expired(node, now))?;
+        Some((node.instance, now.since(node.inserted)))
+    }
+
     /// Remembers the instance of `key` from now on; the least recently used entry makes room.
     pub fn insert(&mut self, key: RouteKey, instance: InstanceId, now: Micros) {
         if self.entries_max == 0 {

@@ -180,6 +180,8 @@ pub struct Conn {
     pub dirty: bool,
     /// Not read until it has fewer messages without an answer.
     pub paused: bool,
+    /// Data messages read since it was opened.
+    pub messages: u64,
     /// Messages without an answer.
     pub unanswered: u32,
     /// Their bytes.
@@ -227,6 +229,7 @@ impl Conn {
             outbox: Outbox::default(),
             dirty: false,
             paused: false,
+            messages: 0,
             unanswered: 0,
             unanswered_bytes: 0,
             last_seq: 0,

@@ -17,6 +17,7 @@ pub mod dedup;
 pub mod dispatch;
 pub mod inbound;
 pub mod instances;
+pub mod look;
 pub mod outcome;
 pub mod own;
 pub mod pending;

@@ -1,5 +1,6 @@
 //! The gateway's promises, held against real processes and real sockets: a module a promise.
 
+mod admin;
 mod boot;
 mod bounded;
 mod dedup;

@@ -5,19 +5,20 @@ use std::fs;
 use std::path::Path;
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 6] = ["ids", "limits", "message", "stats", "lanes", "mailbox"];
+const WORDS: [&str; 7] = ["ids", "limits", "look", "message", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). design.md section 3: vocabulary < config, wire < engine, backend < shard, and
 /// beside it control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 20] = [
+const MAY_NAME: [(&str, &[&str]); 21] = [
     ("ids", &[]),
     ("limits", &[]),
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
+    ("look", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    ("mailbox", &["ids", "stats", "config::snapshot", "config::settings"]),
+    ("mailbox", &["ids", "look", "stats", "config::snapshot", "config::settings"]),
     ("config", &[]),
     ("wire", &[]),
     ("engine", &["config", "wire"]),
