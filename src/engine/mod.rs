@@ -356,7 +356,9 @@ impl Engine {
         }
     }
 
-    /// Everything that is counted, at this moment; `number` is that of the question.
+    /// Everything that is counted, at this moment; `number` is that of the question. With 10,000
+    /// connections some 20 us: 2 for a copy of the histograms, the rest for a pass over the
+    /// connections (measured by a test in `look`, optimized and with a warm cache).
     pub fn report(&self, number: u64, now: Micros) -> Report {
         let gauges = Gauges {
             connections: self.conns.len() as u64,

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{Admin, Refused};
+use crate::config::change::Change;
 use crate::control::{Ask, log};
 
 type Answer = Result<(StatusCode, Json<Value>), Refused>;
@@ -44,7 +45,7 @@ pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Answer {
     };
     Ok(match admin.ask(Ask::Reload).await? {
         Ok(done) => {
-            let change = |c: &crate::config::change::Change| json!({"key": c.key, "old": c.old, "new": c.new});
+            let change = |c: &Change| json!({ "key": c.key, "old": c.old, "new": c.new });
             let body = json!({
                 "version": done.version,
                 "changes": done.changes.iter().map(change).collect::<Vec<_>>(),

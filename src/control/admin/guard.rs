@@ -109,8 +109,10 @@ fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
     if authority.as_str().contains('@') {
         return false;
     }
+    if !address.ip().is_loopback() {
+        return true;
+    }
     match ip.parse::<IpAddr>() {
-        _ if !address.ip().is_loopback() => true,
         Ok(ip) => {
             let port = authority.port_u16().unwrap_or(80);
             ip.is_loopback() || (ip, port) == (address.ip(), address.port())
@@ -127,8 +129,8 @@ fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
     headers.get_all(header::ORIGIN).iter().all(own)
 }
 
-/// No `Sec-Fetch-Site` (not a browser), or one that says that nobody else is behind the request: our
-/// own page, or a person who typed the address.
+/// No `Sec-Fetch-Site` (not a browser), or one that says that nobody else is behind the request:
+/// our own page, or a person who typed the address.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let sites = headers.get_all("sec-fetch-site");
     sites.iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))

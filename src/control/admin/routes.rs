@@ -1,5 +1,5 @@
-//! The one table of what the admin endpoint answers: the router is made of it, `GET /` lists it, and
-//! a test holds `openapi.json` against it.
+//! The one table of what the admin endpoint answers: the router is made of it, `GET /` lists it,
+//! and a test holds `openapi.json` against it.
 
 use axum::routing::{MethodRouter, get, post};
 

@@ -1,5 +1,5 @@
-//! The sockets of the admin endpoint: so many connections at once, each with a deadline and a number
-//! of bytes, with TLS if that is configured.
+//! The sockets of the admin endpoint: so many connections at once, each with a deadline and a
+//! number of bytes, with TLS if that is configured.
 
 use std::fs;
 use std::future::Future;
@@ -59,8 +59,8 @@ pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-/// Accepts for ever; the streams, ready to be read, come out of the other end. A handshake is a task
-/// of its own, so that a slow one holds up nobody else.
+/// Accepts for ever; the streams, ready to be read, come out of the other end. A handshake is a
+/// task of its own, so that a slow one holds up nobody else.
 pub async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,

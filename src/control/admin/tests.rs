@@ -77,7 +77,8 @@ async fn a_page_of_another_origin_changes_nothing() {
         (
             403,
             format!(
-                "{own}\r\n{page}\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nContent-Type: application/x-www-form-urlencoded"
+                "{own}\r\n{page}\r\nSec-Fetch-Mode: navigate\r\n\
+                 Sec-Fetch-Dest: document\r\nContent-Type: application/x-www-form-urlencoded"
             ),
         ),
         (403, format!("{own}\r\nOrigin: null\r\nContent-Type: application/x-www-form-urlencoded")),
@@ -86,7 +87,8 @@ async fn a_page_of_another_origin_changes_nothing() {
         (
             403,
             format!(
-                "{own}\r\n{page}\r\nSec-Fetch-Mode: no-cors\r\nContent-Type: text/plain;charset=UTF-8"
+                "{own}\r\n{page}\r\nSec-Fetch-Mode: no-cors\r\n\
+                 Content-Type: text/plain;charset=UTF-8"
             ),
         ),
         (401, format!("{own}\r\nContent-Type: text/plain;charset=UTF-8")),
@@ -106,7 +108,8 @@ async fn a_page_of_another_origin_changes_nothing() {
         (
             200,
             format!(
-                "{own}\r\nContent-Type: Application/JSON; charset=utf-8\r\nAuthorization: bearer {TOKEN}"
+                "{own}\r\nContent-Type: Application/JSON; charset=utf-8\r\n\
+                 Authorization: bearer {TOKEN}"
             ),
         ),
     ];

@@ -191,8 +191,8 @@ fn why(found: &Gathered, asked: &Asked, place: &Place<'_>, look: &Look) -> Vec<S
         let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
         let percent = owner.share.get();
         why.push(format!(
-            "{} owns the hash on the ring, but is {word}{reason}, and takes {percent} % of its keys, \
-             this one not",
+            "{} owns the hash on the ring, but is {word}{reason}, and takes {percent} % of its \
+             keys, this one not",
             owner.name
         ));
         why.push(match (place.chosen.and_then(|id| name_of(found, id)), route.failover) {

@@ -1,5 +1,6 @@
-//! `/metrics`: Prometheus text 0.0.4, made of one gathering at each scrape. Labels are shards, words
-//! of this program, and names of the configuration and the sources: nothing that a client chooses.
+//! `/metrics`: Prometheus text 0.0.4, made of one gathering at each scrape. Labels are shards,
+//! words of this program, and names of the configuration and the sources: nothing that a client
+//! chooses.
 
 use prometheus::TextEncoder;
 use prometheus::proto::{
@@ -20,6 +21,9 @@ const BUCKETS_US: [u64; 19] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
 ];
+
+/// Makes the metric of an instance with these labels.
+type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 
 /// A level of a shard.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
@@ -194,7 +198,7 @@ fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
 
 fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
     let snapshot = &found.directory.snapshot;
-    let each = |make: &dyn Fn(&Instance, &[(&str, &str)]) -> Metric| -> Vec<Metric> {
+    let each = |make: MakeMetric<'_>| -> Vec<Metric> {
         let one = |instance: &Instance| {
             let service = &snapshot.services[usize::from(instance.service.0)].name;
             make(instance, &[("service", service), ("instance", &instance.name)])
