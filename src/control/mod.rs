@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod health;
 pub mod log;
 pub mod probe;
+pub mod supervise;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::board::{Board, ShardView};
 use self::compose::Composer;
 use self::directory::{Directory, DirectoryView, Reloaded};
+use self::supervise::Supervisor;
 use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::mailbox::{Command, ShardEvent};
@@ -179,6 +181,7 @@ async fn serve(
         waiters: Vec::new(),
         gather_until: None,
         stop_until: None,
+        supervisor: Supervisor::from_environment(Instant::now()),
     };
     loop {
         let commands_wait = control.turn();
@@ -228,6 +231,8 @@ struct Control {
     gather_until: Option<Instant>,
     /// Set when a stop began: when it is given up.
     stop_until: Option<Instant>,
+    /// The service manager, if there is one.
+    supervisor: Supervisor,
 }
 
 impl Control {
@@ -251,9 +256,13 @@ impl Control {
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{line}");
             tracing::info!("{line}");
+            self.supervisor.ready(&line);
         }
         if self.board.any_failed() && self.stop_until.is_none() {
             self.begin_stop("a shard failed");
+        }
+        if self.supervisor.is_due(now) {
+            self.begin_gathering();
         }
         let gathered = self.gather_until.is_some_and(|until| until <= now);
         if gathered || (self.gather_until.is_some() && self.board.all_answered()) {
@@ -263,6 +272,7 @@ impl Control {
                 shards: self.board.view(now),
                 directory: self.directory.view(),
             });
+            self.supervisor.beat(found.shards.iter().all(|shard| !shard.silent), now);
             for waiter in self.waiters.drain(..) {
                 // A request whose client went away does not wait any more.
                 let _ = waiter.send(found.clone());
@@ -296,10 +306,12 @@ impl Control {
         match ask {
             Ask::Gather(waiter) => self.gather(waiter),
             Ask::Reload(done) => {
+                self.supervisor.reloading();
                 let result = self.directory.reload(Instant::now());
                 if result.is_ok() {
                     self.publish();
                 }
+                self.supervisor.ready(if result.is_ok() { "reloaded" } else { "reload refused" });
                 // Who asked may have gone away.
                 let _ = done.send(result);
             }
@@ -337,6 +349,7 @@ impl Control {
         let settings = &self.directory.config().gateway.stop;
         let stop_grace_ms = settings.grace.as_millis() as u64;
         tracing::info!(why, stop_grace_ms, shards = self.board.len(), "draining");
+        self.supervisor.stopping(why);
         self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
         self.board.drain(settings);
     }
@@ -344,6 +357,10 @@ impl Control {
     /// Adds a request to the gathering under way, or begins one.
     fn gather(&mut self, waiter: Waiter) {
         self.waiters.push(waiter);
+        self.begin_gathering();
+    }
+
+    fn begin_gathering(&mut self) {
         if self.gather_until.is_none() {
             self.gather_until = Some(Instant::now() + GATHER_TIMEOUT);
             self.board.ask_reports();
@@ -353,7 +370,8 @@ impl Control {
     /// When to look again without being woken.
     fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
         let retry = commands_wait.then(|| Instant::now() + RETRY_EVERY);
-        let times = [self.gather_until, self.stop_until, self.directory.due(), retry];
+        let watch = self.supervisor.due();
+        let times = [self.gather_until, self.stop_until, self.directory.due(), watch, retry];
         times.into_iter().flatten().min()
     }
 }

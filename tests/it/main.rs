@@ -13,5 +13,6 @@ mod order;
 mod path;
 mod retry;
 mod stats;
+mod supervise;
 mod support;
 mod tidy;
