@@ -59,11 +59,11 @@ pub struct ShardPlan {
 /// Its default of 10 MiB would pin 30 MiB a shard.
 pub const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Rings of a glommio executor: main, latency, poll.
-const RINGS: u64 = 3;
+pub(crate) const RINGS: u64 = 3;
 /// Below this soft limit glommio refuses to start an executor (0.9, `Reactor::new`).
 const MEMLOCK_MIN: u64 = 512 << 10;
 /// Kernel memory of a ring for each entry: 64 of submission, 2 x 16 of completions, 4 of index.
-const RING_ENTRY_BYTES: u64 = 100;
+pub(crate) const RING_ENTRY_BYTES: u64 = 100;
 /// glommio 0.9 probes the ring's operations and asks for at least this kernel.
 const KERNEL_MIN: (u32, u32) = (5, 8);
 /// From here on ring memory is charged to the control group, no longer to RLIMIT_MEMLOCK.

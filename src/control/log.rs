@@ -22,6 +22,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 const LINES_MAX: usize = 8_192;
 /// Longest line; a longer one is cut.
 const LINE_BYTES_MAX: usize = 8 << 10;
+/// What all waiting lines may take.
+pub const LOG_BYTES: u64 = (LINES_MAX * LINE_BYTES_MAX) as u64;
 /// Longest value of a field; a longer one is cut, so that the others of its line are still read.
 const VALUE_BYTES_MAX: usize = 1 << 10;
 /// What stands where a value was cut.

@@ -10,7 +10,7 @@ const WORDS: [&str; 6] = ["ids", "limits", "message", "stats", "lanes", "mailbox
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). design.md section 3: vocabulary < config, wire < engine, backend < shard, and
 /// beside it control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 20] = [
+const MAY_NAME: [(&str, &[&str]); 21] = [
     ("ids", &[]),
     ("limits", &[]),
     ("message", &["ids"]),
@@ -31,7 +31,9 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
     ("demo", &["config"]),
     ("echo", &["wire"]),
     ("preflight", &["config"]),
-    ("cli", &["config"]),
+    // What a configuration may come to in bytes: it names what takes them.
+    ("memory", &["config", "engine", "shard", "control::log", "preflight"]),
+    ("cli", &["config", "preflight", "memory", "control::token"]),
     ("boot", &["config", "engine", "shard", "control", "demo", "cli", "preflight"]),
     ("main", &["boot", "cli", "demo", "echo"]),
     ("lib", &[]),
