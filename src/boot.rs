@@ -85,6 +85,12 @@ fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), Sta
     let snapshot = composer.snapshot().clone();
     let admin = TcpListener::bind(gateway.admin.listen)
         .map_err(|error| StartError(format!("admin.listen = {}: {error}", gateway.admin.listen)))?;
+    let registry = config.gateway.discovery.registry.as_ref().map(|r| r.listen);
+    let registry = registry.map(|address| {
+        TcpListener::bind(address)
+            .map_err(|error| StartError(format!("registry.listen = {address}: {error}")))
+    });
+    let registry = registry.transpose()?;
     let listeners = listeners(gateway.listen, plan.shards.len())
         .map_err(|error| StartError(format!("listen = {}: {error}", gateway.listen)))?;
     let ws = listeners[0].local_addr().map_err(|e| StartError(format!("listen: {e}")))?;
@@ -141,6 +147,8 @@ fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), Sta
         boot_id,
         started: boot,
         admin,
+        registry,
+        seed: rand::random(),
         log_dropped: Some(log.dropped()),
     };
     Ok((inputs, Running { shards, pulse, demo, log }))

@@ -1,6 +1,9 @@
 //! What must hold on this machine before anything starts: one line each that says what to do.
 //! Every check is a function of numbers; only [`plan`] and the probes at the end ask the system.
 
+pub mod doctor;
+pub mod machine;
+
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -183,7 +186,7 @@ pub fn assign_cores(
 }
 
 /// `cores`, which rise, as `0-3, 6`.
-fn ranges(cores: &[usize]) -> String {
+pub fn ranges(cores: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
         match parts.last_mut() {

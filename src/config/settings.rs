@@ -1,10 +1,40 @@
 //! The checked settings: what the rest of the program reads. Plain numbers, immutable once made.
 //! Every default stands here, once; `config::raw` names the keys, `config::check` holds the rules.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A token or password: shown nowhere, by no `{:?}` of what holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// What it is: only for where it is sent or compared.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
 
 /// Process-wide settings (`shards/gateway.toml`).
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +76,7 @@ pub struct AdminSettings {
     /// Where it listens. Not on a loopback address only with TLS and a token (checked).
     pub listen: SocketAddr,
     /// What a caller that changes something must show; `None` = of `token_file`, or made up.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// File that holds the token, or gets the one made up.
     pub token_file: Option<PathBuf>,
     /// Certificate chain, PEM; together with `tls_key`.
@@ -90,7 +120,7 @@ pub struct EtcdSettings {
     /// User; empty = no authentication.
     pub user: String,
     /// Its password, or in `password_file`.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// File that holds the password.
     pub password_file: Option<PathBuf>,
     /// Certificates that sign the servers' ones, PEM; `None` = those of the system.
@@ -120,7 +150,7 @@ pub struct RegistryCaller {
     /// Name in logs.
     pub name: Arc<str>,
     /// Its token, or in `token_file`.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// File that holds the token.
     pub token_file: Option<PathBuf>,
     /// Services whose instances it may change.

@@ -7,12 +7,15 @@ use std::time::Instant;
 
 use super::compose::{Composed, Composer, Member, Moved};
 use super::discovery::{Known, News, Word};
+use super::fleet::{Fleet, Judged};
+use super::probe::Checked;
 use crate::config::change::{self, Change};
 use crate::config::settings::GatewaySettings;
-use crate::config::snapshot::{Share, Snapshot};
+use crate::config::snapshot::Snapshot;
 use crate::config::{Config, FoundRoute, Loader, Problem, Problems, Source as ConfigSource};
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::Published;
+use crate::stats::Signal;
 
 /// Bad values remembered of a source, for `/health`.
 const BAD_MAX: usize = 16;
@@ -55,15 +58,6 @@ pub struct DirectoryView {
     pub reloaded: Option<(Instant, Vec<Problem>)>,
 }
 
-/// The judgement of one instance, in words.
-#[derive(Clone, Debug)]
-pub struct Judged {
-    /// `ok`, `unchecked`, `down`, `ejected`, `trial`, `warming`.
-    pub standing: &'static str,
-    /// Why it is down or ejected.
-    pub why: Option<String>,
-}
-
 /// What a reload did.
 #[derive(Clone, Debug)]
 pub struct Reloaded {
@@ -81,6 +75,7 @@ pub struct Directory {
     config: Arc<Config>,
     gateway: Arc<GatewaySettings>,
     composer: Composer,
+    fleet: Fleet,
     known: BTreeMap<Arc<str>, Known>,
     sources: BTreeMap<Arc<str>, SourceState>,
     draining: BTreeSet<Arc<str>>,
@@ -95,9 +90,17 @@ pub struct Directory {
 
 impl Directory {
     /// What the shards started with.
-    pub fn new(loader: Loader, config: Config, composer: Composer) -> Self {
+    pub fn new(
+        loader: Loader,
+        config: Config,
+        composer: Composer,
+        mut fleet: Fleet,
+        now: Instant,
+    ) -> Self {
         let gateway = Arc::new(config.gateway.clone());
+        fleet.follow(composer.members(), now);
         Self {
+            fleet,
             loader,
             config: Arc::new(config),
             gateway,
@@ -138,8 +141,8 @@ impl Directory {
             config: self.config.clone(),
             snapshot: self.composer.snapshot().clone(),
             members: self.composer.members().clone(),
-            judged: HashMap::new(),
-            panicking: Vec::new(),
+            judged: self.fleet.judged(),
+            panicking: self.fleet.panicking(),
             sources: self.sources.clone(),
             warnings: self.warnings.clone(),
             routes_refused: self.routes_refused.clone(),
@@ -191,19 +194,39 @@ impl Directory {
         }
     }
 
+    /// Whether all of these have spoken, and what they said is published.
+    pub fn has_heard(&self, names: &[Arc<str>]) -> bool {
+        let spoke = |name| {
+            let state: Option<&SourceState> = self.sources.get(name);
+            state.is_some_and(|s| s.heard || s.stale.is_some())
+        };
+        self.due.is_none() && names.iter().all(spoke)
+    }
+
+    /// How instances did in a shard.
+    pub fn signal(&mut self, shard: ShardId, signals: &[Signal], now: Instant) {
+        self.fleet.signal(shard, signals, now);
+    }
+
+    /// What a health check found.
+    pub fn checked(&mut self, checked: Checked, now: Instant) {
+        self.fleet.checked(checked, now);
+    }
+
     /// When [`Self::turn`] has something to do.
     pub fn due(&self) -> Option<Instant> {
-        self.due
+        [self.due, self.fleet.due()].into_iter().flatten().min()
     }
 
     /// Puts together what came in, if its time has come. Whether there is something to publish.
     pub fn turn(&mut self, now: Instant) -> bool {
-        if self.due.is_none_or(|due| due > now) {
-            return false;
+        let news = self.due.is_some_and(|due| due <= now);
+        if news {
+            self.due = None;
+            self.take_routes();
         }
-        self.due = None;
-        self.take_routes();
-        self.compose()
+        let judged = self.fleet.due().is_some_and(|due| due <= now) && self.fleet.judge(now);
+        (news || judged) && self.compose(now)
     }
 
     /// Routes of the sources go through the same checks as those of the files; if anything is wrong
@@ -235,9 +258,15 @@ impl Directory {
     }
 
     /// Makes the snapshot anew. Whether there is something to publish.
-    fn compose(&mut self) -> bool {
-        let share = |_| Share::ALL;
-        let composed = self.composer.compose(&self.config, &self.known, &self.draining, share);
+    fn compose(&mut self, now: Instant) -> bool {
+        let Self { composer, config, known, draining, fleet, .. } = self;
+        let mut composed = composer.compose(config, known, draining, |id| fleet.share(id));
+        fleet.follow(composer.members(), now);
+        // Who came or went may change what the others get.
+        if !composed.moved.is_empty() && fleet.judge(now) {
+            let again = composer.compose(config, known, draining, |id| fleet.share(id));
+            composed.snapshot = again.snapshot.or(composed.snapshot);
+        }
         let Composed { snapshot, moved, warnings } = composed;
         for moved in moved {
             tell(&moved);
@@ -255,7 +284,7 @@ impl Directory {
 
     /// Reads the files again; all or nothing. `Ok` if they are in force now: publish.
     pub fn reload(&mut self, now: Instant) -> Result<Reloaded, Vec<Problem>> {
-        let result = self.try_reload();
+        let result = self.try_reload(now);
         let problems = result.as_ref().err().cloned().unwrap_or_default();
         for problem in &problems {
             tracing::error!(%problem, "reload_refused: nothing was changed");
@@ -264,7 +293,7 @@ impl Directory {
         result
     }
 
-    fn try_reload(&mut self) -> Result<Reloaded, Vec<Problem>> {
+    fn try_reload(&mut self, now: Instant) -> Result<Reloaded, Vec<Problem>> {
         let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
         let found = self.found_routes();
         let config = loader.check(&found).map_err(|Problems(list)| list)?;
@@ -286,13 +315,14 @@ impl Directory {
         self.config = Arc::new(config);
         self.routes_refused.clear();
         self.settings_changed = true;
-        self.compose();
+        self.fleet.configure(&self.config.gateway.health, now);
+        self.compose(now);
         Ok(Reloaded { version: self.snapshot().version, changes, warnings })
     }
 
     /// The operator's word: an instance gets nothing new, or does again. `None` if there is none of
     /// that name; else whether there is something to publish.
-    pub fn drain(&mut self, name: &str, on: bool) -> Option<bool> {
+    pub fn drain(&mut self, name: &str, on: bool, now: Instant) -> Option<bool> {
         let name = self.composer.members().get_key_value(name)?.0.clone();
         tracing::warn!(instance = %name, on, "instance_drain: by the operator");
         if on {
@@ -300,7 +330,7 @@ impl Directory {
         } else {
             self.draining.remove(&name);
         }
-        Some(self.compose())
+        Some(self.compose(now))
     }
 }
 

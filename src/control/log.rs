@@ -9,6 +9,7 @@ pub mod repeats;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -16,6 +17,7 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines waiting for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
@@ -66,6 +68,8 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
         .thread_name("log")
         .finish(io::stderr());
     let dropped = DroppedLines(lines.error_counter());
+    let text = filter.to_string();
+    let (filter, handle) = reload::Layer::new(filter);
     let (collapse, teller) = repeats::collapse().map_err(|error| error.to_string())?;
     let writer = CleanLines { lines, json };
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
@@ -77,7 +81,48 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
         base.with(layer.fmt_fields(fields.delimited(" "))).try_init()
     };
     installed.map_err(|error| error.to_string())?;
+    let change: Change = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
+    // Logging is set up once a process, so this is the first to be here.
+    ACTIVE.get_or_init(|| Active { change, filter: Mutex::new(text) });
     Ok(LogGuard { _teller: teller, _worker: worker, dropped })
+}
+
+/// Puts another filter in the place of the present one.
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// The logging of the process. There is one, as there is one stderr.
+struct Active {
+    change: Change,
+    /// The filter in force.
+    filter: Mutex<String>,
+}
+
+static ACTIVE: OnceLock<Active> = OnceLock::new();
+
+/// Longest filter: it is kept, and looked at for each new place that logs.
+const FILTER_BYTES_MAX: usize = 1024;
+/// What a filter is.
+const FILTER_RULE: &str = "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"";
+
+/// Changes what is logged, from now on. The error is one line: the rule that `filter` breaks.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let shown: String = filter.chars().take(80).collect();
+    let read = EnvFilter::builder().parse(filter);
+    let read = read.map_err(|error| format!("{shown:?} {FILTER_RULE}: {error}"))?;
+    if filter.is_empty() || filter.len() > FILTER_BYTES_MAX {
+        return Err(format!("{shown:?} {FILTER_RULE}, of at most {FILTER_BYTES_MAX} bytes"));
+    }
+    let active = ACTIVE.get().ok_or("logging is not set up in this process")?;
+    (active.change)(read)?;
+    *active.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
+    tracing::warn!(filter, "log_filter_changed");
+    Ok(())
+}
+
+/// The filter in force; `None` if this process has set up no logging.
+pub fn filter() -> Option<String> {
+    let active = ACTIVE.get()?;
+    Some(active.filter.lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
 /// A field of a text line, its value cut. (JSON lines are cut when they are whole.)
@@ -223,5 +268,9 @@ mod tests {
     fn a_filter_that_cannot_be_read_is_named() {
         let error = init("info,,=[", false).err().unwrap();
         assert!(error.starts_with("log = \"info,,=[\""), "{error}");
+        let error = set_filter("info,,=[").unwrap_err();
+        assert!(error.starts_with("\"info,,=[\" must be a log filter"), "{error}");
+        let error = set_filter(&"a=info,".repeat(200)).unwrap_err();
+        assert!(error.contains("at most 1024 bytes") && error.len() < 300, "{error}");
     }
 }

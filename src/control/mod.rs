@@ -6,12 +6,15 @@ mod board;
 pub mod compose;
 mod directory;
 pub mod discovery;
+mod fleet;
 pub mod health;
 pub mod log;
 pub mod probe;
+mod sources;
 pub mod supervise;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod view;
 
 use std::future::poll_fn;
@@ -26,6 +29,8 @@ use tokio::sync::{mpsc, oneshot};
 use self::board::{Board, ShardView};
 use self::compose::Composer;
 use self::directory::{Directory, DirectoryView, Reloaded};
+use self::fleet::Fleet;
+use self::sources::Sources;
 use self::supervise::Supervisor;
 use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
@@ -40,6 +45,12 @@ const RETRY_EVERY: Duration = Duration::from_millis(10);
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Admin connections at once, and so requests that share a gathering; more wait to be accepted.
 const ASKS_MAX: usize = 64;
+
+/// Results of health checks that wait to be taken in; checks wait for room.
+const CHECKS_MAX: usize = 256;
+/// Sources may take so long to speak for the first time before the gateway is called ready: etcd
+/// and name servers answer in milliseconds, or are away.
+const SPEAK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What boot hands over.
 pub struct ControlInputs {
@@ -63,6 +74,10 @@ pub struct ControlInputs {
     pub started: Instant,
     /// The admin endpoint's socket, listening.
     pub admin: std::net::TcpListener,
+    /// The registry's, if there is one.
+    pub registry: Option<std::net::TcpListener>,
+    /// Spreads in time what must not happen all at once.
+    pub seed: u64,
     /// Counts lost log lines, when [`log::init`] was used.
     pub log_dropped: Option<log::DroppedLines>,
 }
@@ -173,10 +188,18 @@ async fn serve(
         gateway.path,
         inputs.shards.len()
     );
+    let (tell, mut news) = mpsc::channel(discovery::NEWS_MAX);
+    let (found, mut checks) = mpsc::channel(CHECKS_MAX);
+    let (config, now) = (&inputs.config, Instant::now());
+    let sources = Sources::start(config, inputs.registry, inputs.seed, tell);
+    let sources = sources.map_err(io::Error::other)?;
+    let fleet = Fleet::new(gateway.health.clone(), inputs.seed, found);
     let mut control = Control {
+        spoken_by: now + SPEAK_TIMEOUT,
         board: Board::new(inputs.shards),
         events: inputs.events,
-        directory: Directory::new(inputs.loader, inputs.config, inputs.composer),
+        directory: Directory::new(inputs.loader, inputs.config, inputs.composer, fleet, now),
+        sources,
         ready_line: Some(ready_line),
         waiters: Vec::new(),
         gather_until: None,
@@ -195,6 +218,8 @@ async fn serve(
                     return Ok(ExitReason::Forced);
                 }
             }
+            Some(news) = news.recv() => control.directory.hear(news, Instant::now()),
+            Some(checked) = checks.recv() => control.directory.checked(checked, Instant::now()),
             () = sleep_until(control.next_wake(commands_wait)) => {}
         }
     }
@@ -224,6 +249,9 @@ struct Control {
     board: Board,
     events: LaneReceiver<ShardEvent>,
     directory: Directory,
+    sources: Sources,
+    /// Sources that have not spoken by then are not waited for.
+    spoken_by: Instant,
     /// Printed once, when all shards are ready.
     ready_line: Option<String>,
     /// Requests that share the gathering under way.
@@ -241,6 +269,9 @@ impl Control {
         let now = Instant::now();
         let commands_wait = self.board.flush();
         while let Some(event) = self.events.try_recv() {
+            if let ShardEvent::Signals { shard, signals } = &event {
+                self.directory.signal(*shard, signals, now);
+            }
             self.board.take(event, now);
         }
         self.board.fail_vanished(now);
@@ -250,6 +281,7 @@ impl Control {
         if self.board.all_ready()
             && self.stop_until.is_none()
             && !self.board.any_failed()
+            && (self.spoken_by <= now || self.directory.has_heard(&self.sources.names()))
             && let Some(line) = self.ready_line.take()
         {
             // Not println: a closed stdout is no reason to end.
@@ -307,8 +339,12 @@ impl Control {
             Ask::Gather(waiter) => self.gather(waiter),
             Ask::Reload(done) => {
                 self.supervisor.reloading();
-                let result = self.directory.reload(Instant::now());
+                let now = Instant::now();
+                let result = self.directory.reload(now);
                 if result.is_ok() {
+                    for source in self.sources.follow(self.directory.config()) {
+                        self.directory.forget(&source, now);
+                    }
                     self.publish();
                 }
                 self.supervisor.ready(if result.is_ok() { "reloaded" } else { "reload refused" });
@@ -316,7 +352,7 @@ impl Control {
                 let _ = done.send(result);
             }
             Ask::DrainInstance { name, on, done } => {
-                let known = self.directory.drain(&name, on);
+                let known = self.directory.drain(&name, on, Instant::now());
                 if known == Some(true) {
                     self.publish();
                 }
@@ -370,8 +406,10 @@ impl Control {
     /// When to look again without being woken.
     fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
         let retry = commands_wait.then(|| Instant::now() + RETRY_EVERY);
-        let watch = self.supervisor.due();
-        let times = [self.gather_until, self.stop_until, self.directory.due(), watch, retry];
+        let waits = self.ready_line.is_some() && self.spoken_by > Instant::now();
+        let speak = waits.then_some(self.spoken_by);
+        let (watch, publish) = (self.supervisor.due(), self.directory.due());
+        let times = [self.gather_until, self.stop_until, publish, watch, speak, retry];
         times.into_iter().flatten().min()
     }
 }

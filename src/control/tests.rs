@@ -147,6 +147,8 @@ fn rig(fakes: &[Fake]) -> Rig {
         boot_id: 1,
         started: Instant::now(),
         admin,
+        registry: None,
+        seed: 1,
         log_dropped: None,
     };
     let (ask, asks) = mpsc::channel(8);

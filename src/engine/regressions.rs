@@ -9,8 +9,6 @@ use crate::engine::instances::Link;
 use crate::ids::ServiceId;
 use crate::mailbox::Published;
 use crate::message::{Call, CallError, Outcome, Priority, Started, status};
-use bytes::Bytes;
-use prost::encoding::encode_varint;
 
 struct Rig {
     engine: Engine,

@@ -6,35 +6,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shardgate::demo::proto::BaseResponse;
 
-use crate::support::{Action, Arrived, Client, Config, Gateway, Instance, eventually, ok, several};
+use crate::support::{
+    Action, Arrived, Client, Config, Gateway, Instance, eventually, named, ok, owners, several,
+};
 
 /// Reconnects soon, so that tests do not wait for it.
 fn impatient(config: Config) -> Config {
     config.shard("backend.backoff_ms = 50").shard("backend.backoff_max_ms = 100")
 }
 
-/// Answers with a name, so that a key can be seen to move.
-fn named(name: &'static str) -> impl Fn(&Arrived) -> Action + Send + Sync {
-    move |call| {
-        let answer = |request| BaseResponse { payload: format!("{name:?}").into(), ..ok(request) };
-        Action::Reply(call.batch.requests.iter().map(answer).collect())
-    }
-}
-
 const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// Who answers each of 60 keys.
-fn owners(client: &mut Client) -> BTreeMap<u64, String> {
-    let seqs: Vec<u64> = (0..60)
-        .map(|n| client.write(json!({"msg_id": 1001, "key": format!("room-{n}")})))
-        .collect();
-    client.flush();
-    let owner = |(n, seq)| {
-        let answer = client.answer(seq);
-        (n, answer["payload"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned())
-    };
-    (0..60).zip(seqs).map(owner).collect()
-}
 
 #[test]
 fn an_instance_that_dies_under_load_costs_no_answer_and_moves_only_its_keys() {

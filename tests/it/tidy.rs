@@ -30,7 +30,7 @@ const MAY_NAME: [(&str, &[&str]); 21] = [
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire"]),
-    ("preflight", &["config"]),
+    ("preflight", &["config", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
     ("memory", &["config", "engine", "shard", "control::log", "preflight"]),
     ("cli", &["config", "preflight", "memory", "control::token"]),

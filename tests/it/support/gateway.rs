@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -92,13 +93,17 @@ impl Config {
         // Some gateways run as another user.
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).expect("our own directory");
+        self.write_into(dir.path());
+        dir
+    }
+
+    fn write_into(&self, dir: &Path) {
         let gateway = format!("{}\n{}", self.keys, self.tables);
         let own = [("gateway.toml", &gateway), ("default.toml", &self.shard)];
         let more = self.files.iter().map(|(name, text)| (name.as_str(), text));
         for (name, text) in own.into_iter().chain(more) {
-            std::fs::write(dir.path().join(name), text).expect("written");
+            std::fs::write(dir.join(name), text).expect("written");
         }
-        dir
     }
 }
 
@@ -162,7 +167,7 @@ pub struct Gateway {
     /// How many shards it said it has.
     pub shards: usize,
     log: Arc<Mutex<String>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Gateway {
@@ -203,7 +208,22 @@ impl Gateway {
         };
         let (ws, admin) = (address(ws), address(admin));
         let shards = shards.parse().expect("a number");
-        Self { child, ws, admin, shards, log, _dir: dir }
+        Self { child, ws, admin, shards, log, dir }
+    }
+
+    /// Gives it other files; it is told by a signal or a request.
+    pub fn rewrite(&self, config: &Config) {
+        config.write_into(self.dir.path());
+    }
+
+    /// Versions of the published state by shard, oldest first.
+    #[track_caller]
+    pub fn versions(&self) -> Vec<u64> {
+        let stats = self.admin_get("/stats");
+        let by_shard = stats["versions"]["snapshot_by_shard"].as_object().expect("an object");
+        let mut versions: Vec<u64> = by_shard.values().filter_map(Value::as_u64).collect();
+        versions.sort_unstable();
+        versions
     }
 
     /// What it has logged so far.

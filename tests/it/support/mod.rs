@@ -2,6 +2,7 @@
 
 mod client;
 mod gateway;
+mod owners;
 mod raw;
 mod service;
 
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, MessageIn};
 pub use gateway::{Config, Finished, Gateway, run};
+pub use owners::{named, owners};
 pub use raw::{Raw, frame, header};
 pub use service::{Action, Arrived, Instance, demo, ok};
 

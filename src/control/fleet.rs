@@ -1,0 +1,224 @@
+//! How every instance is trusted: what shards tell and what checks find goes to the judges of
+//! [`super::health`], and shares come out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::compose::Member;
+use super::health::{Event, Health, Window, judge};
+use super::probe::{self, Checked, Probe};
+use crate::config::settings::HealthSettings;
+use crate::config::snapshot::Share;
+use crate::ids::{InstanceId, ServiceId, ShardId};
+use crate::stats::Signal;
+
+/// One instance.
+#[derive(Debug)]
+struct Entry {
+    member: Member,
+    health: Health,
+    /// Its checks, while there are any.
+    probe: Option<Probe>,
+    share: Share,
+}
+
+/// The judgement of one instance, in words.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// `ok`, `unchecked`, `down`, `ejected`, `trial`, `warming`.
+    pub standing: &'static str,
+    /// Why it is down or ejected.
+    pub why: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Fleet {
+    entries: HashMap<InstanceId, Entry>,
+    settings: HealthSettings,
+    /// Services of which too few instances are healthy.
+    panicking: BTreeSet<ServiceId>,
+    /// When time alone changes something.
+    next: Option<Instant>,
+    seed: u64,
+    /// Where checks report.
+    found: mpsc::Sender<Checked>,
+}
+
+impl Fleet {
+    /// Nobody yet. Checks report to `found`; `seed` spreads them in time.
+    pub fn new(settings: HealthSettings, seed: u64, found: mpsc::Sender<Checked>) -> Self {
+        let (entries, panicking) = (HashMap::new(), BTreeSet::new());
+        Self { entries, settings, panicking, next: None, seed, found }
+    }
+
+    /// Takes in who is there now; checks of new ones begin, of those that are gone end.
+    pub fn follow(&mut self, members: &BTreeMap<Arc<str>, Member>, now: Instant) {
+        let here: HashMap<InstanceId, &Member> = members.values().map(|m| (m.id, m)).collect();
+        self.entries.retain(|id, _| here.contains_key(id));
+        for (id, member) in here {
+            match self.entries.get_mut(&id) {
+                Some(entry) => entry.member.clone_from(member),
+                None => {
+                    let probe = self.probe(member);
+                    let (member, health) = (member.clone(), Health::new(now));
+                    self.entries.insert(id, Entry { member, health, probe, share: Share::ALL });
+                }
+            }
+        }
+    }
+
+    fn probe(&self, member: &Member) -> Option<Probe> {
+        let seed = self.seed ^ u64::from(member.id.0);
+        let found = self.found.clone();
+        probe::watch(member.id, member.found.address, &self.settings, seed, found)
+    }
+
+    /// Judges by other settings from now on.
+    pub fn configure(&mut self, settings: &HealthSettings, now: Instant) {
+        let asks = |s: &HealthSettings| (s.check_every, s.check_timeout);
+        let asks_change = asks(&self.settings) != asks(settings);
+        self.settings.clone_from(settings);
+        if !asks_change {
+            return;
+        }
+        let members: Vec<Member> = self.entries.values().map(|e| e.member.clone()).collect();
+        for member in members {
+            let probe = self.probe(&member);
+            if let Some(entry) = self.entries.get_mut(&member.id) {
+                if probe.is_none() {
+                    // What nobody asks any more must not stay down for ever.
+                    let event =
+                        entry.health.check(settings, super::health::Check::NotImplemented, now);
+                    event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
+                }
+                entry.probe = probe;
+            }
+        }
+    }
+
+    /// How instances did in a shard. Whether a judgement is due.
+    pub fn signal(&mut self, shard: ShardId, signals: &[Signal], now: Instant) {
+        for signal in signals {
+            let Some(entry) = self.entries.get_mut(&signal.instance) else { continue };
+            let settings = &self.settings;
+            (0..signal.losses).for_each(|_| entry.health.lost(settings, shard, now));
+            if signal.ok || signal.failures > 0 {
+                let window = Window { shard, ok: signal.ok, failures: signal.failures };
+                let event = entry.health.window(settings, window, now);
+                event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
+            }
+        }
+        self.next = Some(now);
+    }
+
+    /// What a check found.
+    pub fn checked(&mut self, checked: Checked, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&checked.instance) else { return };
+        let event = entry.health.check(&self.settings, checked.check, now);
+        event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
+        self.next = Some(now);
+    }
+
+    /// When to judge.
+    pub fn due(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Judges all services. Whether a share changed.
+    pub fn judge(&mut self, now: Instant) -> bool {
+        let mut services: BTreeMap<ServiceId, Vec<&mut Entry>> = BTreeMap::new();
+        for entry in self.entries.values_mut().filter(|e| !e.member.found.draining) {
+            services.entry(entry.member.service).or_default().push(entry);
+        }
+        let mut changed = false;
+        let mut panicking = BTreeSet::new();
+        self.next = None;
+        for (service, mut entries) in services {
+            entries.sort_by(|a, b| a.member.found.name.cmp(&b.member.found.name));
+            let mut healths: Vec<&mut Health> = entries.iter_mut().map(|e| &mut e.health).collect();
+            let verdict = judge(&self.settings, &mut healths, now);
+            for (index, event) in &verdict.events {
+                tell(&entries[*index].member, &entries[*index].health, event);
+            }
+            for (entry, percent) in entries.iter_mut().zip(verdict.shares) {
+                let share = Share::percent(percent);
+                changed |= entry.share != share;
+                entry.share = share;
+            }
+            if verdict.panic {
+                panicking.insert(service);
+            }
+            self.next = [self.next, verdict.next].into_iter().flatten().min();
+            let name = &entries[0].member.found.service;
+            match (self.panicking.contains(&service), verdict.panic) {
+                (false, true) => tracing::error!(
+                    service = %name,
+                    "service_panic: too few healthy instances, all are used; look at their logs, \
+                     or lower health.panic_percent"
+                ),
+                (true, false) => tracing::info!(service = %name, "service_recovered"),
+                (true, true) | (false, false) => {}
+            }
+        }
+        self.panicking = panicking;
+        changed
+    }
+
+    /// What an instance gets.
+    pub fn share(&self, id: InstanceId) -> Share {
+        self.entries.get(&id).map_or(Share::ALL, |entry| entry.share)
+    }
+
+    /// Judgements in words.
+    pub fn judged(&self) -> HashMap<InstanceId, Judged> {
+        let judged = |(id, entry): (&InstanceId, &Entry)| {
+            let health = &entry.health;
+            (*id, Judged { standing: health.standing().name(), why: health.why() })
+        };
+        self.entries.iter().map(judged).collect()
+    }
+
+    /// Names of services of which all instances are used because too few are healthy.
+    pub fn panicking(&self) -> Vec<Arc<str>> {
+        let in_panic = |e: &&Entry| self.panicking.contains(&e.member.service);
+        let names = self.entries.values().filter(in_panic).map(|e| e.member.found.service.clone());
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+/// One line for each change, with what it means.
+fn tell(member: &Member, health: &Health, event: &Event) {
+    let (service, instance) = (&*member.found.service, &*member.found.name);
+    let (event_name, standing) = (event.name(), health.standing().name());
+    match event {
+        Event::Ejected { why, length, nth } => tracing::warn!(
+            service,
+            instance,
+            standing,
+            %why,
+            nth,
+            length_ms = length.as_millis() as u64,
+            "instance_{event_name}: its keys go to the next instance meanwhile"
+        ),
+        Event::CheckedDown { why } => tracing::warn!(
+            service,
+            instance,
+            standing,
+            why,
+            "instance_{event_name}: its keys go to the next instance meanwhile"
+        ),
+        Event::OnTrial
+        | Event::Warming
+        | Event::Trusted
+        | Event::Forgiven
+        | Event::Checked
+        | Event::CheckedUp
+        | Event::Unchecked => {
+            tracing::info!(service, instance, standing, "instance_{event_name}");
+        }
+    }
+}
