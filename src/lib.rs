@@ -45,8 +45,8 @@
 //! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. Admin endpoint, ordered stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
-//! - [`preflight`] [`memory`] [`boot`] [`cli`]: what must hold on this machine, what a configuration
-//!   may come to; start and stop; verbs, flags, exit codes.
+//! - [`preflight`] [`memory`] [`boot`] [`cli`]: what must hold on this machine, what the caps of a
+//!   configuration come to; start and stop; verbs, flags, exit codes.
 //!
 //! # What is not there
 //!

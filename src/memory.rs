@@ -1,8 +1,8 @@
 //! What a configuration may come to in bytes: each cap times the size of what it caps.
 //!
 //! Every figure is one of the configuration times the size of a structure of this build, or a
-//! constant of the source; none is an estimate. What the kernel holds for sockets is not in it: that
-//! is bounded by `net.ipv4.tcp_mem` and `conn.send_buffer_bytes`.
+//! constant of the source; none is an estimate. What the kernel holds for sockets is not in it:
+//! that is bounded by `net.ipv4.tcp_mem` and `conn.send_buffer_bytes`.
 
 use std::mem::size_of;
 

@@ -87,8 +87,8 @@ enum VerbArgs {
     },
     /// Explain who gets a message: range, service, hash, instance
     #[command(after_help = "EXAMPLE\n  shardgate explain --msg-id 1001 --user alice\n\n\
-        A gateway that answers at admin.listen is asked; else the configuration alone explains, and\n\
-        the first line says which it was.")]
+        A gateway that answers at admin.listen is asked; else the configuration alone explains,\n\
+        and the first line says which it was.")]
     Explain {
         #[command(flatten)]
         serve: ServeArgs,
@@ -115,7 +115,7 @@ enum VerbArgs {
     },
     /// Have the gateway that runs read its files again
     #[command(after_help = "EXAMPLE\n  shardgate reload\n\n\
-        Prints what changed. Refused (64) as a whole if anything is wrong, or read at a start only.")]
+        Prints what changed. Refused (64) as a whole if anything is wrong or a boot key.")]
     Reload(ServeArgs),
     /// Print files for other programs
     #[command(subcommand)]
@@ -144,10 +144,8 @@ enum VerbArgs {
 #[derive(Subcommand)]
 enum GenArgs {
     /// A systemd unit for this program with this configuration
-    #[command(
-        after_help = "EXAMPLE\n  shardgate gen systemd --config /etc/shardgate --user shardgate \\\n    \
-        > /etc/systemd/system/shardgate.service"
-    )]
+    #[command(after_help = "EXAMPLE\n  shardgate gen systemd --config /etc/shardgate \\\n    \
+        > /etc/systemd/system/shardgate.service")]
     Systemd {
         #[command(flatten)]
         serve: ServeArgs,

@@ -78,7 +78,7 @@ fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
         Some(machine) if full > machine => {
             out += &format!(
                 "\nwarning: that is more than the {} of this machine or its control group: lower \
-                 conn.connections_max, queue.bytes_max or dedup.bytes_max, or the number of shards\n",
+                 conn.connections_max, queue.bytes_max, dedup.bytes_max or the shards\n",
                 shown(machine)
             );
         }

@@ -115,7 +115,7 @@ pub fn explain(loaded: Result<Config, Problems>, ask: &Ask) -> Said {
         Ok(answer) if answer.is_ok() => {
             Said::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
         }
-        // It knows more than the files, so its refusal is the answer; but for one without that path.
+        // It knows more than the files, so its refusal is the answer.
         Ok(answer) if answer.status != 404 => Said::wrong(
             format!("of the gateway at {}: {}", admin.listen, answer.text()),
             EXIT_START,

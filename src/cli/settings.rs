@@ -99,20 +99,39 @@ fn toml(rows: &[Row]) -> String {
         if !file.is_empty() {
             out += &format!("\n# {file}\n");
         }
-        let mut table = String::new();
-        let (lists, plain): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|r| r.key.contains('['));
-        for row in plain.into_iter().chain(lists) {
+        let mut table = "";
+        for row in in_toml_order(rows) {
             let key = row.key.split_once('/').map_or(row.key.as_str(), |(_, key)| key);
-            let (list, key) = key.split_once("].").unwrap_or(("", key));
-            if !list.is_empty() && table != list {
-                table = list.to_owned();
-                let name = list.split('[').next().unwrap_or_default();
-                out += &format!("\n[[{name}]]\n");
+            let (element, key) = key.rsplit_once("].").unwrap_or(("", key));
+            if table != element {
+                table = element;
+                // service[0].instances[1 -> service.instances
+                let name = |part: &str| part.split('[').next().unwrap_or_default().to_owned();
+                let names: Vec<String> = element.split('.').map(name).collect();
+                out += &format!("\n[[{}]]\n", names.join("."));
             }
             out += &format!("{key} = {}  # {}\n", row.value, row.source);
         }
     }
     out
+}
+
+/// What is in no list first; then each element, its own keys before those of its lists.
+fn in_toml_order(rows: Vec<&Row>) -> Vec<&Row> {
+    let element =
+        |row: &Row| row.key.split_once("].").map_or("", |(element, _)| element).to_owned();
+    let mut seen: Vec<String> = vec![String::new()];
+    for row in &rows {
+        if !seen.contains(&element(row)) {
+            seen.push(element(row));
+        }
+    }
+    let mut rows = rows;
+    rows.sort_by_key(|row| {
+        let place = seen.iter().position(|e| *e == element(row)).unwrap_or_default();
+        (place, row.key.matches("].").count())
+    });
+    rows
 }
 
 #[cfg(test)]
@@ -137,7 +156,8 @@ mod tests {
             let found = text.lines().find(|line| line.split_whitespace().next() == Some(key));
             found.unwrap_or_else(|| panic!("{key} in {text}")).to_owned()
         };
-        assert!(line("listen").ends_with("\"127.0.0.1:7000\"  flag --listen".trim_start()));
+        let words: Vec<String> = line("listen").split_whitespace().map(str::to_owned).collect();
+        assert_eq!(words, ["listen", "\"127.0.0.1:7000\"", "flag", "--listen"]);
         assert!(line("admin.token").contains("environment SHARDGATE__ADMIN__TOKEN"));
         assert!(line("queue.items_max").contains("built-in default.toml:"));
     }
@@ -145,7 +165,8 @@ mod tests {
     #[test]
     fn the_toml_is_toml_and_the_json_is_json() {
         let text = show_default(Format::Toml);
-        toml::from_str::<toml::Table>(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let table: toml::Table = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert_eq!(table["service"][2]["instances"][0]["id"].as_str(), Some("fight-1"));
         let list: Vec<Value> = serde_json::from_str(&show_default(Format::Json)).expect("JSON");
         assert!(list.iter().any(|row| row["key"] == "conn.connections_max"));
     }

@@ -1,7 +1,8 @@
 //! `shardgate gen systemd`: a unit for this program with this configuration.
 //!
-//! `Type=notify` with an `ExecReload=` and not `notify-reload`: the latter came with systemd 253, and
-//! Debian 11 (247) and 12 (252) refuse the word. The gateway tells RELOADING and READY to either.
+//! `Type=notify` with an `ExecReload=` and not `notify-reload`: the latter came with systemd 253,
+//! and Debian 11 (247) and 12 (252) refuse the word. The gateway tells RELOADING and READY to
+//! either.
 
 use std::path::Path;
 

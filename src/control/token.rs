@@ -32,13 +32,15 @@ impl Token {
     pub fn is(&self, shown: &[u8]) -> bool {
         let padded = |bytes: &[u8]| {
             let mut padded = [0; TOKEN_BYTES_MAX];
-            // No token contains a zero, so equal buffers are equal tokens.
             let room = padded.get_mut(..bytes.len())?;
             room.copy_from_slice(bytes);
             Some(padded)
         };
         match (padded(self.0.as_bytes()), padded(shown)) {
-            (Some(own), Some(shown)) => own.ct_eq(&shown).into(),
+            (Some(own), Some(padded)) => {
+                let length = self.0.len().ct_eq(&shown.len());
+                (own.ct_eq(&padded) & length).into()
+            }
             (None, _) | (_, None) => false,
         }
     }

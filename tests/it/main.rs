@@ -18,3 +18,4 @@ mod stats;
 mod supervise;
 mod support;
 mod tidy;
+mod verbs;
