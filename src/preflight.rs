@@ -76,6 +76,8 @@ const FILES_OF_PROCESS: u64 = 64;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listener, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
+/// What is said of a port that another process has.
+const IN_USE: &str = "is in use by another process";
 /// Connections a shard must be able to take for a start to make sense.
 const CONNECTIONS_MIN: u64 = 16;
 
@@ -383,7 +385,7 @@ pub fn port_problem(key: &str, address: SocketAddr, error: Errno) -> Option<Prob
     let what = |why: &str| format!("{key} {address} {why}");
     Some(match error {
         Errno::ADDRINUSE => Problem::new(
-            what("is in use by another process"),
+            what(IN_USE),
             format!("`ss -ltnp 'sport = :{port}'` shows which; stop it or {}", other_port(key)),
         ),
         Errno::ACCESS | Errno::PERM => Problem::new(

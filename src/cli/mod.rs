@@ -146,7 +146,8 @@ pub fn run(verb: Verb) -> Result<Said, Verb> {
         Verb::Doctor(serve) => match serve.load(&env) {
             Err(problems) => Said::wrong(problems.to_string(), EXIT_USAGE),
             Ok(config) => {
-                let findings = doctor::examine(&config);
+                let running = client::get(&config.gateway.admin, "/health").is_ok();
+                let findings = doctor::examine(&config, running);
                 let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
                 Said::wrong(doctor::report(&findings), code)
             }
