@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stdout(), "{text}");
             return ExitCode::from(code);
         }
-        Err(serving) => serving,
+        Err(serving) => *serving,
     };
     match verb {
         Verb::Serve(args) => boot::serve(&args),

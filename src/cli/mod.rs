@@ -133,10 +133,12 @@ impl Said {
 }
 
 /// Does what `verb` asks, unless it is one that serves: `Err` gives that one back.
-pub fn run(verb: Verb) -> Result<Said, Verb> {
+pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
     let env = environment();
     Ok(match verb {
-        Verb::Serve(_) | Verb::WsEcho { .. } | Verb::DemoServices { .. } => return Err(verb),
+        Verb::Serve(_) | Verb::WsEcho { .. } | Verb::DemoServices { .. } => {
+            return Err(Box::new(verb));
+        }
         Verb::Check(serve) => check::check(serve.load(&env)),
         Verb::Config { serve, in_force, format } => {
             settings::show(serve.load(&env), in_force, format)

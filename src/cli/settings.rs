@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client;
 use super::table::aligned;
-use super::{EXIT_START, EXIT_USAGE, Said, Serve};
+use super::{EXIT_START, EXIT_USAGE, Said};
 use crate::config::{Config, Problems, Provenance};
 
 /// How the settings are shown.

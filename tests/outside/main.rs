@@ -1,8 +1,9 @@
 //! What people use with the gateway and we did not write: the README's commands, and clients and
-//! services of other languages, etcd. Where a program is missing, its test says so in one line.
+//! services of other languages, etcd, systemd. Where a program is missing, its test says so in one line.
 
 mod etcd;
 mod interop;
 mod readme;
 mod register;
 mod support;
+mod systemd;

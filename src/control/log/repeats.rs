@@ -315,12 +315,12 @@ mod tests {
         let lines = Lines::default();
         let (layer, teller) = collapse().expect("a thread");
         let layers = tracing_subscriber::registry().with(layer).with(lines.clone());
-        let repeats = tracing::subscriber::with_default(layers, || {
+        tracing::subscriber::with_default(layers, || {
             (0..500).for_each(|n| tracing::warn!(n, "instance_down"));
             (0..500).for_each(|n| tracing::info!(n, "fine"));
             (0..50).for_each(|n| tracing::error!(problem = n, "reload_refused"));
         });
-        drop((teller, repeats));
+        drop(teller);
         let lines = lines.0.lock().expect("not poisoned");
         let count = |word: &str| lines.iter().filter(|line| *line == word).count();
         assert_eq!(count("instance_down"), BURST as usize);
