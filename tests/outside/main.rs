@@ -1,5 +1,5 @@
 //! What people use with the gateway and we did not write: the README's commands, and clients and
-//! services of other languages, etcd, systemd. Where a program is missing, its test says so in one line.
+//! services of other languages, etcd, systemd. Where one is missing, its test says so in one line.
 
 mod etcd;
 mod interop;
