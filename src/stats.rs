@@ -231,6 +231,11 @@ impl Histograms {
     pub fn record(&mut self, stage: Stage, us: u64, count: u64) {
         self.stages[stage as usize].saturating_record_n(us, count);
     }
+    /// Bytes of all counts: they are there from the start.
+    pub fn bytes(&self) -> usize {
+        let counts: usize = self.stages.iter().map(Histogram::distinct_values).sum();
+        counts * size_of::<u64>()
+    }
     /// One stage's histogram.
     pub fn get(&self, stage: Stage) -> &Histogram<u64> {
         &self.stages[stage as usize]

@@ -148,7 +148,10 @@ impl Board {
             | ShardEvent::Failed { shard, .. } => *shard,
         };
         let Some(entry) = self.entries.get_mut(usize::from(shard.0)) else {
-            tracing::error!(shard = shard.0, "event of a shard that does not exist");
+            tracing::error!(
+                shard = shard.0,
+                "event of a shard that does not exist: a defect; report it"
+            );
             return;
         };
         entry.answered = Some(now);

@@ -13,6 +13,7 @@ pub mod log;
 mod looks;
 pub mod probe;
 mod sources;
+pub mod supervise;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -33,6 +34,7 @@ use self::directory::{Directory, DirectoryView, Reloaded};
 use self::dump::Dumped;
 use self::fleet::Fleet;
 use self::sources::Sources;
+use self::supervise::Supervisor;
 use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::look::Question;
@@ -220,6 +222,7 @@ async fn serve(
         gather_until: None,
         stop_until: None,
         about,
+        supervisor: Supervisor::from_environment(Instant::now()),
     };
     loop {
         let commands_wait = control.turn();
@@ -278,6 +281,8 @@ struct Control {
     stop_until: Option<Instant>,
     /// For dumps.
     about: Arc<view::About>,
+    /// The service manager, if there is one.
+    supervisor: Supervisor,
 }
 
 impl Control {
@@ -306,9 +311,13 @@ impl Control {
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{line}");
             tracing::info!("{line}");
+            self.supervisor.ready(&line);
         }
         if self.board.any_failed() && self.stop_until.is_none() {
             self.begin_stop("a shard failed");
+        }
+        if self.supervisor.is_due(now) {
+            self.begin_gathering();
         }
         let gathered = self.gather_until.is_some_and(|until| until <= now);
         if gathered || (self.gather_until.is_some() && self.board.all_answered()) {
@@ -319,6 +328,7 @@ impl Control {
                 shards: self.board.view(now),
                 directory: self.directory.view(),
             });
+            self.supervisor.beat(found.shards.iter().all(|shard| !shard.silent), now);
             for waiter in self.waiters.drain(..) {
                 // A request whose client went away does not wait any more.
                 let _ = waiter.send(found.clone());
@@ -352,6 +362,7 @@ impl Control {
         match ask {
             Ask::Gather(waiter) => self.gather(waiter),
             Ask::Reload(done) => {
+                self.supervisor.reloading();
                 let now = Instant::now();
                 let result = self.directory.reload(now);
                 if result.is_ok() {
@@ -360,6 +371,7 @@ impl Control {
                     }
                     self.publish();
                 }
+                self.supervisor.ready(if result.is_ok() { "reloaded" } else { "reload refused" });
                 // Who asked may have gone away.
                 let _ = done.send(result);
             }
@@ -407,6 +419,7 @@ impl Control {
         let settings = &self.directory.config().gateway.stop;
         let stop_grace_ms = settings.grace.as_millis() as u64;
         tracing::info!(why, stop_grace_ms, shards = self.board.len(), "draining");
+        self.supervisor.stopping(why);
         self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
         self.board.drain(settings);
     }
@@ -426,6 +439,10 @@ impl Control {
     /// Adds a request to the gathering under way, or begins one.
     fn gather(&mut self, waiter: Waiter) {
         self.waiters.push(waiter);
+        self.begin_gathering();
+    }
+
+    fn begin_gathering(&mut self) {
         if self.gather_until.is_none() {
             self.gather_until = Some(Instant::now() + GATHER_TIMEOUT);
             self.board.ask_reports();
@@ -438,7 +455,8 @@ impl Control {
         let waits = self.ready_line.is_some() && self.spoken_by > Instant::now();
         let speak = waits.then_some(self.spoken_by);
         let looks = self.board.looks_due();
-        let times = [self.gather_until, self.stop_until, self.directory.due(), speak, looks, retry];
+        let (watch, publish) = (self.supervisor.due(), self.directory.due());
+        let times = [self.gather_until, self.stop_until, publish, watch, speak, looks, retry];
         times.into_iter().flatten().min()
     }
 }

@@ -50,9 +50,9 @@ pub struct Outbox {
 }
 
 /// Buffers with more than this capacity are not kept: 16 KiB hold some 200 small replies.
-const POOLED_BYTES_MAX: usize = 16 << 10;
+pub const POOLED_BYTES_MAX: usize = 16 << 10;
 /// Buffers kept for reuse: 256 x 16 KiB = 4 MiB a shard at most.
-const POOLED_MAX: usize = 256;
+pub const POOLED_MAX: usize = 256;
 /// Sent bytes are cut off the front when they are this many and the larger half: the remaining
 /// bytes are then moved at most once for each byte sent.
 const COMPACT_BYTES: usize = 64 << 10;

@@ -174,7 +174,7 @@ struct RouteFailures {
 
 /// Messages under way that a shard can have, whatever is configured: waiting ones, those in
 /// calls, and duplicates that wait. 2^20 at 500 bytes each are 512 MiB.
-const MESSAGES_MAX: usize = 1 << 20;
+pub const MESSAGES_MAX: usize = 1 << 20;
 
 impl Engine {
     /// A shard without connections.

@@ -499,7 +499,12 @@ impl Net {
                         true => Counter::BackendDisconnects,
                         false => Counter::BackendConnectFailed,
                     };
-                    tracing::warn!(shard, instance = &*name, why, "instance_down");
+                    tracing::warn!(
+                        shard,
+                        instance = &*name,
+                        why,
+                        "instance_down: see that it runs and listens there; it is tried again"
+                    );
                     shell.enter(|engine| {
                         engine.count(counter, 1);
                         engine.on_link(id, Link::Down, now);

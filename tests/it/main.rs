@@ -17,5 +17,7 @@ mod path;
 mod reload;
 mod retry;
 mod stats;
+mod supervise;
 mod support;
 mod tidy;
+mod verbs;

@@ -1,6 +1,6 @@
 //! What people use with the gateway and we did not write: the README's commands, and clients and
-//! services of other languages, etcd, Prometheus. Where a program is missing, its test says so in
-//! one line.
+//! services of other languages, etcd, Prometheus, systemd. Where one is missing, its test says so
+//! in one line.
 
 mod etcd;
 mod interop;
@@ -8,3 +8,4 @@ mod metrics;
 mod readme;
 mod register;
 mod support;
+mod systemd;

@@ -192,7 +192,7 @@ impl Gateway {
             None => command.args(["--core", &next_core().to_string()]),
         };
         let mut child = command.spawn().expect("the program starts");
-        let log = follow(child.stderr.take().expect("piped"));
+        let log = child.stderr.take().map_or_else(Default::default, follow);
         let ready = first_line(child.stdout.take().expect("piped"));
         let Ok(line) = ready.recv_timeout(PATIENCE) else {
             let _ = child.kill();

@@ -125,7 +125,7 @@ fn serve_with(
     tokio::spawn(async move {
         let incoming = ReceiverStream::new(connections);
         if let Err(error) = server.serve_with_incoming_shutdown(guarded, incoming, stop).await {
-            tracing::error!(%error, "registry ended");
+            tracing::error!(%error, "registry_ended: services cannot register until a restart");
         }
     });
     tokio::spawn(tell_changes(shared.clone(), tell, stopped));
