@@ -236,8 +236,19 @@ async fn serve(
                     return Ok(ExitReason::Forced);
                 }
             }
-            Some(news) = news.recv() => control.directory.hear(news, Instant::now()),
-            Some(checked) = checks.recv() => control.directory.checked(checked, Instant::now()),
+            Some(news) = news.recv() => {
+                if control.sources.asks(&news.source) {
+                    control.directory.hear(news, Instant::now());
+                }
+            }
+            Some(checked) = checks.recv() => {
+                let now = Instant::now();
+                control.directory.checked(checked, now);
+                // All that is there before the next judgement of all services.
+                while let Ok(checked) = checks.try_recv() {
+                    control.directory.checked(checked, now);
+                }
+            }
             () = sleep_until(control.next_wake(commands_wait)) => {}
         }
     }

@@ -77,6 +77,11 @@ impl Handle {
     }
 }
 
+/// Whether these callers could be put in force: their token files are read. The error is one line.
+pub fn check_callers(callers: &[RegistryCaller]) -> Result<(), String> {
+    Callers::new(callers).map(drop)
+}
+
 /// Serves on `listener` and tells `tell` as source `registry`, until the handle is dropped. Runs
 /// inside a tokio runtime. The error is one line: a token, certificate or key that cannot be used.
 pub fn serve(
