@@ -299,8 +299,8 @@ impl Tables {
             if its != failover {
                 let rule = format!(
                     "differs from that of route[{other}], which has the same service and \
-                     order = \"session\": one session's messages move together; make them equal, or \
-                     set order = \"none\""
+                     order = \"session\": one session's messages move together; make them equal, \
+                     or set order = \"none\""
                 );
                 let (source, key) =
                     (table.source.clone(), format!("route[{}].failover", table.index));

@@ -361,8 +361,8 @@ impl<'a> Draft<'a> {
     }
 
     /// A service that had instances by a source and now has none keeps its last ones: an empty
-    /// answer is more often a mistake than a wish. Those that the files named go with the files, and
-    /// those of a source that is not asked any more go with it.
+    /// answer is more often a mistake than a wish. Those that the files named go with the files,
+    /// and those of a source that is not asked any more go with it.
     fn hold_last(
         &mut self,
         before: &BTreeMap<Arc<str>, Member>,

@@ -2,6 +2,7 @@
 //! services of other languages, etcd, Prometheus, systemd. Where one is missing, its test says so
 //! in one line.
 
+mod discovery;
 mod etcd;
 mod interop;
 mod metrics;
