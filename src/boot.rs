@@ -176,12 +176,12 @@ impl Running {
         }
         for shard in self.shards {
             if shard.join().is_err() {
-                tracing::error!("a shard's thread panicked");
+                tracing::error!("shard_panicked: report what stands above, with the version");
             }
         }
         self.pulse.stop();
         if let Some(Err(error)) = self.demo.map(DemoServices::stop) {
-            tracing::warn!(%error, "demo services");
+            tracing::warn!(%error, "demo_services_failed: --no-demo runs without them");
         }
         drop(self.log);
     }

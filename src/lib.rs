@@ -45,11 +45,11 @@
 //!   does meanwhile.
 //! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. [`control::discovery`] finds instances, `fleet` and `health`
-//!   judge them, [`control::compose`] makes snapshots of all that, `directory` keeps what is in force
-//!   and reads the files again; admin endpoint, ordered stop, log. Never imports [`shard`].
+//!   judge them, [`control::compose`] makes snapshots of all that, `directory` keeps what is in
+//!   force and reads the files again; admin endpoint, ordered stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
-//! - [`preflight`] [`boot`] [`cli`]: what must hold on this machine; start and stop; verbs, flags,
-//!   exit codes.
+//! - [`preflight`] [`memory`] [`boot`] [`cli`]: what must hold on this machine, what the caps of a
+//!   configuration come to; start and stop; verbs, flags, exit codes.
 //!
 //! # What is not there
 //!
@@ -91,7 +91,9 @@ pub mod engine;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
+pub mod look;
 pub mod mailbox;
+pub mod memory;
 pub mod message;
 pub mod preflight;
 pub mod readiness;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::config::snapshot::Snapshot;
 use crate::ids::ShardId;
+use crate::look::{Question, Seen};
 use crate::stats::{Report, Signal};
 
 /// One published state: all that a shard routes and works by. Published as a whole and with one
@@ -29,6 +30,8 @@ pub enum Command {
     Adopt(Box<Published>),
     /// Send a [`ShardEvent::Report`] with this number.
     Report(u64),
+    /// Look closer at something; send a [`ShardEvent::Look`] with this number.
+    Look(Question, u64),
     /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
     /// not answered after the grace is answered with an error.
     Drain(StopSettings),
@@ -43,6 +46,15 @@ pub enum ShardEvent {
     Ready(ShardId),
     /// The answer to [`Command::Report`].
     Report(Box<Report>),
+    /// The answer to [`Command::Look`].
+    Look {
+        /// Who.
+        shard: ShardId,
+        /// Number of the question.
+        number: u64,
+        /// What was found.
+        seen: Seen,
+    },
     /// How instances did since the shard last said so; only those that are worth a word.
     Signals {
         /// Who.

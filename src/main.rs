@@ -1,8 +1,9 @@
 //! The program: parse, dispatch, exit.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use shardgate::cli::{self, EXIT_START, EXIT_USAGE, Serve, Verb};
+use shardgate::cli::{self, EXIT_START, EXIT_USAGE, Said, Serve, Verb};
 use shardgate::{boot, demo, echo};
 
 // Buffers are freed on the thread that made them in the steady state; mimalloc keeps those paths
@@ -14,6 +15,14 @@ fn main() -> ExitCode {
     let verb = match cli::parse(std::env::args_os()) {
         Ok(verb) => verb,
         Err(code) => return code,
+    };
+    let verb = match cli::run(verb) {
+        Ok(Said { text, code }) => {
+            // A reader that has gone away (`| head`) is no error.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            return ExitCode::from(code);
+        }
+        Err(serving) => *serving,
     };
     match verb {
         Verb::Serve(args) => boot::serve(&args),
@@ -32,15 +41,15 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Verb::Check(args) => {
-            let (text, code) = cli::check(args.load(&cli::environment()));
-            println!("{text}");
-            ExitCode::from(code)
-        }
-        Verb::Version => {
-            println!("shardgate {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
+        Verb::Check(_)
+        | Verb::Config { .. }
+        | Verb::Routes { .. }
+        | Verb::Explain { .. }
+        | Verb::Doctor(_)
+        | Verb::Drain { .. }
+        | Verb::Reload(_)
+        | Verb::GenSystemd { .. }
+        | Verb::Version => unreachable!("done by cli::run"),
     }
 }
 

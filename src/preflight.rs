@@ -1,6 +1,9 @@
 //! What must hold on this machine before anything starts: one line each that says what to do.
 //! Every check is a function of numbers; only [`plan`] and the probes at the end ask the system.
 
+pub mod doctor;
+pub mod machine;
+
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -59,11 +62,11 @@ pub struct ShardPlan {
 /// Its default of 10 MiB would pin 30 MiB a shard.
 pub const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Rings of a glommio executor: main, latency, poll.
-const RINGS: u64 = 3;
+pub(crate) const RINGS: u64 = 3;
 /// Below this soft limit glommio refuses to start an executor (0.9, `Reactor::new`).
 const MEMLOCK_MIN: u64 = 512 << 10;
 /// Kernel memory of a ring for each entry: 64 of submission, 2 x 16 of completions, 4 of index.
-const RING_ENTRY_BYTES: u64 = 100;
+pub(crate) const RING_ENTRY_BYTES: u64 = 100;
 /// glommio 0.9 probes the ring's operations and asks for at least this kernel.
 const KERNEL_MIN: (u32, u32) = (5, 8);
 /// From here on ring memory is charged to the control group, no longer to RLIMIT_MEMLOCK.
@@ -73,6 +76,8 @@ const FILES_OF_PROCESS: u64 = 64;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listener, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
+/// What is said of a port that another process has.
+const IN_USE: &str = "is in use by another process";
 /// Connections a shard must be able to take for a start to make sense.
 const CONNECTIONS_MIN: u64 = 16;
 
@@ -183,7 +188,7 @@ pub fn assign_cores(
 }
 
 /// `cores`, which rise, as `0-3, 6`.
-fn ranges(cores: &[usize]) -> String {
+pub fn ranges(cores: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
         match parts.last_mut() {
@@ -380,7 +385,7 @@ pub fn port_problem(key: &str, address: SocketAddr, error: Errno) -> Option<Prob
     let what = |why: &str| format!("{key} {address} {why}");
     Some(match error {
         Errno::ADDRINUSE => Problem::new(
-            what("is in use by another process"),
+            what(IN_USE),
             format!("`ss -ltnp 'sport = :{port}'` shows which; stop it or {}", other_port(key)),
         ),
         Errno::ACCESS | Errno::PERM => Problem::new(

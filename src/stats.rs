@@ -6,10 +6,10 @@ use crate::ids::{InstanceId, ShardId};
 use crate::message::{CallFault, Micros, Reason};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+    ($($(#[doc = $help:literal])* $name:ident = $label:literal,)*) => {
         /// What is counted. Each is a plain add on the shard that sees it.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-        pub enum Counter { $($(#[$doc])* $name,)* }
+        pub enum Counter { $($(#[doc = $help])* $name,)* }
 
         impl Counter {
             /// All, in order.
@@ -17,6 +17,10 @@ macro_rules! counters {
             /// Name in statistics, metrics and logs.
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$name => $label,)* }
+            }
+            /// What it counts, in a sentence.
+            pub fn help(self) -> &'static str {
+                match self { $(Counter::$name => concat!($($help),*).trim_ascii(),)* }
             }
         }
     };
@@ -226,6 +230,11 @@ impl Histograms {
     #[inline]
     pub fn record(&mut self, stage: Stage, us: u64, count: u64) {
         self.stages[stage as usize].saturating_record_n(us, count);
+    }
+    /// Bytes of all counts: they are there from the start.
+    pub fn bytes(&self) -> usize {
+        let counts: usize = self.stages.iter().map(Histogram::distinct_values).sum();
+        counts * size_of::<u64>()
     }
     /// One stage's histogram.
     pub fn get(&self, stage: Stage) -> &Histogram<u64> {

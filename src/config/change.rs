@@ -69,8 +69,7 @@ fn section_key(key: &str) -> &str {
     }
 }
 
-/// Every key whose value differs, by key. Secrets differ only by being there or not: they are not
-/// shown, and so not seen here.
+/// Every key whose value differs, by key. Of a secret that is another one only that is told.
 pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (values(old), values(new));
     let keys: std::collections::BTreeSet<&str> =
@@ -89,7 +88,25 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
             changes.push(Change { key: key.to_owned(), old, new, source });
         }
     }
+    for (key, differ) in secrets(old, new) {
+        if differ && !changes.iter().any(|change| change.key == key) {
+            let shown = Some("\"<redacted>\"".to_owned());
+            let (old, new) = (shown.clone(), shown);
+            changes.push(Change { key: key.to_owned(), old, new, source: Source::Default });
+        }
+    }
     changes
+}
+
+/// Secrets that are read at the start only, and whether they differ.
+fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 2] {
+    let password = |config: &Config| {
+        config.gateway.discovery.etcd.as_ref().and_then(|etcd| etcd.password.clone())
+    };
+    [
+        ("admin.token", old.gateway.admin.token != new.gateway.admin.token),
+        ("etcd.password", password(old) != password(new)),
+    ]
 }
 
 fn values(config: &Config) -> BTreeMap<&str, (String, Source)> {
@@ -160,5 +177,16 @@ mod tests {
         let line = problems[0].to_string();
         assert!(line.starts_with("built-in gateway.toml:1: listen = \"127.0.0.1:2\": is read at"));
         assert!(changes(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn a_secret_that_is_another_one_is_named_and_not_shown() {
+        let of = |token| of(&format!("admin.token = \"{token}\""), "");
+        let changes = changes(&of("0123456789abcdef"), &of("fedcba9876543210"));
+        assert_eq!(changes.len(), 1);
+        assert!(changes[0].key == "admin.token" && changes[0].is_boot());
+        assert!(
+            !format!("{changes:?}").contains("0123") && !format!("{changes:?}").contains("3210")
+        );
     }
 }

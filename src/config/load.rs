@@ -123,6 +123,11 @@ impl Loader {
         Self { dir: None, env: env.to_vec(), flags: flags.clone(), files }
     }
 
+    /// The directory of the files; `None` = built in.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
     /// The same with the files as they are now.
     pub fn read_again(&self) -> Result<Self, Problems> {
         let files = self.dir.as_deref().map_or_else(|| Ok(Files::embedded()), read)?;

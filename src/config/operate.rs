@@ -48,7 +48,7 @@ pub fn admin(r: &mut Reader) -> AdminSettings {
     let token = r.secret("admin.token", |s| s.is_empty() || is_token(s), TOKEN_RULE);
     let settings = AdminSettings {
         listen: r.address("admin.listen", d.listen),
-        token: token.filter(|s| !s.is_empty()),
+        token: token.filter(|s| !s.is_empty()).map(Secret::from),
         token_file: file(r, "admin.token_file"),
         tls_cert: file(r, "admin.tls_cert"),
         tls_key: file(r, "admin.tls_key"),
@@ -96,7 +96,7 @@ fn etcd(r: &mut Reader) -> Option<EtcdSettings> {
     let prefix = r.text("etcd.prefix", "/shardgate", is_prefix, rule);
     let user = r.text("etcd.user", "", |_| true, "must be a user's name");
     let password = r.secret("etcd.password", |_| true, "must be a string");
-    let password = password.filter(|s| !s.is_empty());
+    let password = password.filter(|s| !s.is_empty()).map(Secret::from);
     let password_file = file(r, "etcd.password_file");
     let [ca_file, cert_file, key_file] =
         ["etcd.ca_file", "etcd.cert_file", "etcd.key_file"].map(|key| file(r, key));
@@ -168,7 +168,7 @@ fn callers(r: &mut Reader) -> Vec<RegistryCaller> {
             continue;
         };
         let name = own.required_text("name", is_name, NAME_RULE);
-        let token = own.secret("token", is_token, TOKEN_RULE);
+        let token = own.secret("token", is_token, TOKEN_RULE).map(Secret::from);
         let token_file = file(&mut own, "token_file");
         if token.is_some() == token_file.is_some() {
             own.problem("token", "set one of token and token_file");

@@ -82,6 +82,7 @@ pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) 
         tables.read_routes(routes, &source, found, window_ms);
     }
     tables.check_ranges(gateway_ids);
+    tables.check_failover();
     tables.check_unused(r);
     let Tables { services, instances, lookups, routes, report, .. } = tables;
     let sound = report.problems.is_empty();
@@ -294,6 +295,27 @@ impl Tables {
         self.report.absorb(r.report);
         if range.is_some() {
             self.routes.push(RouteTable { index, route, source });
+        }
+    }
+
+    /// Messages of a session to one service wait in one line when their order is kept, so they also
+    /// move together.
+    fn check_failover(&mut self) {
+        let mut first: HashMap<ServiceId, (usize, Failover)> = HashMap::new();
+        for table in self.routes.iter().filter(|t| t.route.order == Order::Session) {
+            let Route { service, failover, .. } = table.route;
+            let (other, its) = *first.entry(service).or_insert((table.index, failover));
+            if its != failover {
+                let rule = format!(
+                    "differs from that of route[{other}], which has the same service and \
+                     order = \"session\": one session's messages move together; make them equal, \
+                     or set order = \"none\""
+                );
+                let (source, key) =
+                    (table.source.clone(), format!("route[{}].failover", table.index));
+                let value = String::new();
+                self.report.problems.push(Problem { source, key, value, rule });
+            }
         }
     }
 

@@ -3,12 +3,42 @@
 
 mod auth;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
+
+/// A token or password: shown nowhere, by no `{:?}` of what holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// What it is: only for where it is sent or compared.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
 
 /// Process-wide settings (`shards/gateway.toml`).
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +82,7 @@ pub struct AdminSettings {
     /// Where it listens. Not on a loopback address only with TLS and a token (checked).
     pub listen: SocketAddr,
     /// What a caller that changes something must show; `None` = of `token_file`, or made up.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// File that holds the token, or gets the one made up.
     pub token_file: Option<PathBuf>,
     /// Certificate chain, PEM; together with `tls_key`.
@@ -96,7 +126,7 @@ pub struct EtcdSettings {
     /// User; empty = no authentication.
     pub user: String,
     /// Its password, or in `password_file`.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// File that holds the password.
     pub password_file: Option<PathBuf>,
     /// Certificates that sign the servers' ones, PEM; `None` = those of the system.
@@ -126,7 +156,7 @@ pub struct RegistryCaller {
     /// Name in logs.
     pub name: Arc<str>,
     /// Its token, or in `token_file`.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// File that holds the token.
     pub token_file: Option<PathBuf>,
     /// Services whose instances it may change.
@@ -507,5 +537,30 @@ impl Default for GatewaySettings {
             log: "info".into(),
             log_json: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_output_has_a_secret() {
+        let secret = Some(Secret::from("swordfish"));
+        let admin = AdminSettings { token: secret.clone(), ..AdminSettings::default() };
+        let etcd = EtcdSettings {
+            endpoints: Vec::new(),
+            prefix: "/".into(),
+            user: "u".into(),
+            password: secret.clone(),
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        };
+        let (name, services) = ("c".into(), Vec::new());
+        let caller = RegistryCaller { name, token: secret, token_file: None, services };
+        let shown = format!("{admin:?} {admin:#?} {etcd:?} {caller:?}");
+        assert!(shown.contains("<redacted>") && !shown.contains("swordfish"), "{shown}");
     }
 }

@@ -156,7 +156,7 @@ impl Share {
     pub fn takes(self, hash: u64) -> bool {
         // Mixed once more: where a hash falls on the ring must not decide whether it is in.
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        mixed * 100 >> 32 < u64::from(self.0)
+        (mixed * 100) >> 32 < u64::from(self.0)
     }
 }
 

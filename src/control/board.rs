@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::looks::{Asker, Looks};
 use crate::config::settings::StopSettings;
 use crate::ids::ShardId;
 use crate::lanes::{LaneRefusal, LaneSender};
+use crate::look::Question;
 use crate::mailbox::{Command, Published, ShardEvent};
 use crate::stats::Report;
 
@@ -34,6 +36,14 @@ impl ShardState {
             ShardState::Draining => "draining",
             ShardState::Stopped => "stopped",
             ShardState::Failed => "failed",
+        }
+    }
+
+    /// Whether it answers questions.
+    pub fn serves(self) -> bool {
+        match self {
+            ShardState::Ready | ShardState::Draining => true,
+            ShardState::Starting | ShardState::Stopped | ShardState::Failed => false,
         }
     }
 
@@ -80,6 +90,7 @@ struct Entry {
 pub struct Board {
     entries: Vec<Entry>,
     questions: u64,
+    looks: Looks,
     /// Messages cut off by the stop, in all.
     pub cut_off: u64,
 }
@@ -96,7 +107,8 @@ impl Board {
             answered: None,
             report: None,
         };
-        Self { entries: shards.into_iter().map(entry).collect(), questions: 0, cut_off: 0 }
+        let entries = shards.into_iter().map(entry).collect();
+        Self { entries, questions: 0, looks: Looks::default(), cut_off: 0 }
     }
 
     /// Shards.
@@ -131,11 +143,15 @@ impl Board {
             ShardEvent::Ready(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
             ShardEvent::Signals { shard, .. }
+            | ShardEvent::Look { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard, .. } => *shard,
         };
         let Some(entry) = self.entries.get_mut(usize::from(shard.0)) else {
-            tracing::error!(shard = shard.0, "event of a shard that does not exist");
+            tracing::error!(
+                shard = shard.0,
+                "event of a shard that does not exist: a defect; report it"
+            );
             return;
         };
         entry.answered = Some(now);
@@ -152,16 +168,19 @@ impl Board {
                 }
                 entry.report = Some(report.into());
             }
+            ShardEvent::Look { number, seen, .. } => self.looks.take(shard, number, seen),
             // Control's judge of health has them.
             ShardEvent::Signals { .. } => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
+                self.looks.ended(shard);
                 entry.asked = None;
                 self.cut_off += cut_off;
                 tracing::info!(shard = shard.0, cut_off, "shard stopped");
             }
             ShardEvent::Failed { why, .. } => {
                 entry.state = ShardState::Failed;
+                self.looks.ended(shard);
                 entry.asked = None;
                 tracing::error!(shard = shard.0, why, "shard failed");
             }
@@ -184,6 +203,31 @@ impl Board {
                 | ShardState::Failed => {}
             }
         }
+    }
+
+    /// Asks every shard that serves to look closer at something; refused when too much is asked.
+    pub fn look(&mut self, question: &Question, asker: Asker, now: Instant) {
+        let serving = (0u16..).zip(&self.entries).filter(|(_, e)| e.state.serves());
+        let serving: Vec<ShardId> = serving.map(|(n, _)| ShardId(n)).collect();
+        let Some(number) = self.looks.ask(serving, asker, now) else { return };
+        for entry in self.entries.iter_mut().filter(|e| e.state.serves()) {
+            entry.waiting.push_back(Command::Look(question.clone(), number));
+        }
+    }
+
+    /// Answers the looks that are complete or late.
+    pub fn end_looks(&mut self, now: Instant) {
+        self.looks.turn(now);
+    }
+
+    /// When a look is given up.
+    pub fn looks_due(&self) -> Option<Instant> {
+        self.looks.due()
+    }
+
+    /// Whether all shards serve and none is told to stop.
+    pub fn all_serve(&self) -> bool {
+        self.entries.iter().all(|e| e.state == ShardState::Ready)
     }
 
     /// Whether every report that was asked for has come.

@@ -34,6 +34,15 @@ pub struct Member {
     pub found: Found,
     /// Its source does not name it any more, but nobody else of its service is left.
     pub held: bool,
+    /// The operator wants it to get nothing new.
+    pub drained: bool,
+}
+
+impl Member {
+    /// Whether it gets nothing new: by its source's word or the operator's.
+    pub fn is_draining(&self) -> bool {
+        self.found.draining || self.drained
+    }
 }
 
 /// What became different by a composition, for the log.
@@ -124,19 +133,30 @@ impl Composer {
         let numbers = self.number_services(config);
         let mut draft = Draft::new(config, &numbers);
         draft.add_files(config);
-        for (source, known) in sources {
-            let mut found: Vec<&Found> = known.instances.iter().collect();
-            found.sort();
-            found.into_iter().for_each(|found| draft.add(source, found));
-        }
-        draft.hold_last(&self.members);
-        for name in draining {
-            if let Some(member) = draft.members.get_mut(name) {
-                member.found.draining = true;
+        // Those that are there already come before newcomers, so that no source can push another's
+        // instances out.
+        let here = |found: &Found| {
+            let member = self.members.get(&found.name);
+            member.is_some_and(|m| {
+                (&m.found.service, m.found.address) == (&found.service, found.address)
+            })
+        };
+        for wanted in [true, false] {
+            for (source, known) in sources {
+                let mut found: Vec<&Found> =
+                    known.instances.iter().filter(|found| here(found) == wanted).collect();
+                found.sort();
+                found.into_iter().for_each(|found| draft.add(source, found));
             }
         }
-        let Draft { members, warnings, .. } = draft;
-        let moved = self.take_members(members);
+        draft.hold_last(&self.members, sources);
+        for name in draining {
+            if let Some(member) = draft.members.get_mut(name) {
+                member.drained = true;
+            }
+        }
+        let Draft { members, mut warnings, .. } = draft;
+        let moved = self.take_members(members, &mut warnings);
         let snapshot = self.snapshot_of(config, &numbers, share);
         let same = is_same(&self.snapshot, &snapshot);
         if !same {
@@ -154,31 +174,43 @@ impl Composer {
         config.snapshot.services.iter().map(number).collect()
     }
 
-    /// Gives numbers to the new members; says what moved.
-    fn take_members(&mut self, mut new: BTreeMap<Arc<str>, Member>) -> Vec<Moved> {
+    /// Gives numbers to the new members; says what moved. When all 2^32 numbers were used (one new
+    /// instance a second for a century), newcomers are left out: a number used twice would be a
+    /// message gone astray.
+    fn take_members(
+        &mut self,
+        mut new: BTreeMap<Arc<str>, Member>,
+        warnings: &mut Vec<String>,
+    ) -> Vec<Moved> {
         let mut moved = Vec::new();
         let mut old = std::mem::take(&mut self.members);
-        for (name, member) in &mut new {
+        new.retain(|name, member| {
             let same =
                 |m: &Member| m.service == member.service && m.found.address == member.found.address;
             match old.remove(name) {
                 Some(before) if same(&before) => {
                     member.id = before.id;
-                    if before.found.draining != member.found.draining {
+                    if before.is_draining() != member.is_draining() {
                         moved.push(Moved::Draining(member.found.clone()));
                     }
                     if before.found.weight != member.found.weight {
                         moved.push(Moved::Weight(member.found.clone()));
                     }
+                    true
                 }
                 before => {
                     moved.extend(before.map(|m| Moved::Left(m.found)));
+                    let Some(next) = self.instances_ever.checked_add(1) else {
+                        warnings.push(format!("{name}: 2^32 instances have been; restart"));
+                        return false;
+                    };
                     member.id = InstanceId(self.instances_ever);
-                    self.instances_ever += 1;
+                    self.instances_ever = next;
                     moved.push(Moved::Came(member.found.clone()));
+                    true
                 }
             }
-        }
+        });
         moved.extend(old.into_values().map(|m| Moved::Left(m.found)));
         moved.sort();
         self.members = new;
@@ -206,7 +238,7 @@ impl Composer {
                 address: member.found.address,
                 weight: member.found.weight,
                 share: share(member.id),
-                draining: member.found.draining,
+                draining: member.is_draining(),
             })
             .collect();
         instances.sort_by_key(|instance| instance.id.0);
@@ -214,8 +246,13 @@ impl Composer {
             self.services.iter().map(|(name, id)| (*id, name.clone())).collect();
         names.sort_unstable_by_key(|(id, _)| id.0);
         let version = self.snapshot.version + 1;
+        let mut points: HashMap<ServiceId, Points> = HashMap::new();
+        for i in instances.iter().filter(|i| !i.draining) {
+            points.entry(i.service).or_default().push((i.id, i.name.clone(), i.weight));
+        }
         let services = names.into_iter().map(|(id, (name, mode))| {
-            let ring = self.ring(id, &instances, config.ring_points);
+            let own = points.remove(&id).unwrap_or_default();
+            let ring = self.ring(id, own, config.ring_points);
             Service { name, mode, ring }
         });
         Snapshot {
@@ -227,9 +264,7 @@ impl Composer {
     }
 
     /// The ring of a service: the one it had if its points are the same.
-    fn ring(&mut self, id: ServiceId, instances: &[Instance], points: u32) -> Arc<Ring> {
-        let own = instances.iter().filter(|i| i.service == id && !i.draining);
-        let own: Points = own.map(|i| (i.id, i.name.clone(), i.weight)).collect();
+    fn ring(&mut self, id: ServiceId, own: Points, points: u32) -> Arc<Ring> {
         if let Some((before, per_weight)) = self.rings.get(&id)
             && (before, *per_weight) == (&own, points)
             && let Some(service) = self.snapshot.services.get(usize::from(id.0))
@@ -319,17 +354,23 @@ impl<'a> Draft<'a> {
         self.addresses.insert((service, found.address), found.name.clone());
         let (source, found) = (source.clone(), found.clone());
         let name = found.name.clone();
-        let member = Member { id: InstanceId(u32::MAX), service, source, found, held };
+        let (id, drained) = (InstanceId(u32::MAX), false);
+        let member = Member { id, service, source, found, held, drained };
         self.members.insert(name, member);
         Ok(())
     }
 
     /// A service that had instances by a source and now has none keeps its last ones: an empty
-    /// answer is more often a mistake than a wish. Those that the files named go with the files.
-    fn hold_last(&mut self, before: &BTreeMap<Arc<str>, Member>) {
+    /// answer is more often a mistake than a wish. Those that the files named go with the files,
+    /// and those of a source that is not asked any more go with it.
+    fn hold_last(
+        &mut self,
+        before: &BTreeMap<Arc<str>, Member>,
+        sources: &BTreeMap<Arc<str>, Known>,
+    ) {
         let named: HashSet<ServiceId> = self.members.values().map(|m| m.service).collect();
-        let lost = before.values().filter(|m| !named.contains(&m.service) && &*m.source != FILES);
-        for member in lost {
+        let lost = |m: &&Member| !named.contains(&m.service) && sources.contains_key(&m.source);
+        for member in before.values().filter(lost) {
             // Its service may be gone with the files: then so is it.
             let _ = self.try_add(&member.source, &member.found, true);
         }

@@ -1,14 +1,14 @@
 //! What control knows of services and instances, and what it makes of it: one published state at a
 //! time. Files, sources, the operator's word and health come in; a snapshot goes out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::compose::{Composed, Composer, Member, Moved};
-use super::discovery::{Known, News, Word};
+use super::discovery::{Known, News, Word, registry};
 use super::fleet::{Fleet, Judged};
-use super::probe::Checked;
+use super::{log, probe};
 use crate::config::change::{self, Change};
 use crate::config::settings::GatewaySettings;
 use crate::config::snapshot::Snapshot;
@@ -56,6 +56,8 @@ pub struct DirectoryView {
     pub routes_refused: Vec<Problem>,
     /// The last reload: when, and what was wrong with it.
     pub reloaded: Option<(Instant, Vec<Problem>)>,
+    /// Reloads that were taken and that were refused.
+    pub reloads: (u64, u64),
 }
 
 /// What a reload did.
@@ -69,6 +71,15 @@ pub struct Reloaded {
     pub warnings: Vec<Problem>,
 }
 
+/// A configuration that passed.
+struct Checked {
+    config: Config,
+    /// Routes of the sources that are in it.
+    taken: Vec<FoundRoute>,
+    /// What was wrong with those that are not.
+    refused: Vec<Problem>,
+}
+
 /// See the module.
 pub struct Directory {
     loader: Loader,
@@ -80,8 +91,12 @@ pub struct Directory {
     sources: BTreeMap<Arc<str>, SourceState>,
     draining: BTreeSet<Arc<str>>,
     warnings: Vec<String>,
+    /// Routes of the sources: those last looked at, and those in force.
+    routes_found: Vec<FoundRoute>,
+    routes_taken: Vec<FoundRoute>,
     routes_refused: Vec<Problem>,
     reloaded: Option<(Instant, Vec<Problem>)>,
+    reloads: (u64, u64),
     /// Something came in: when it is put together with what came since.
     due: Option<Instant>,
     /// Settings changed: they are published even if the snapshot is the same.
@@ -109,8 +124,11 @@ impl Directory {
             sources: BTreeMap::new(),
             draining: BTreeSet::new(),
             warnings: Vec::new(),
+            routes_found: Vec::new(),
+            routes_taken: Vec::new(),
             routes_refused: Vec::new(),
             reloaded: None,
+            reloads: (0, 0),
             due: None,
             settings_changed: false,
         }
@@ -147,6 +165,7 @@ impl Directory {
             warnings: self.warnings.clone(),
             routes_refused: self.routes_refused.clone(),
             reloaded: self.reloaded.clone(),
+            reloads: self.reloads,
         }
     }
 
@@ -168,7 +187,12 @@ impl Directory {
                 }
             }
             Word::Stale { why } => {
-                tracing::warn!(%source, why, "discovery_stale: its last instances are kept");
+                tracing::warn!(
+                    %source,
+                    why,
+                    "discovery_stale: its last instances are kept; see that it runs and can be \
+                     reached"
+                );
                 let since = state.stale.take().map_or(now, |(since, _)| since);
                 state.stale = Some((since, why));
             }
@@ -209,7 +233,7 @@ impl Directory {
     }
 
     /// What a health check found.
-    pub fn checked(&mut self, checked: Checked, now: Instant) {
+    pub fn checked(&mut self, checked: probe::Checked, now: Instant) {
         self.fleet.checked(checked, now);
     }
 
@@ -232,29 +256,48 @@ impl Directory {
     /// Routes of the sources go through the same checks as those of the files; if anything is wrong
     /// with them, those in force stay.
     fn take_routes(&mut self) {
-        let found = self.found_routes();
-        match self.loader.check(&found) {
-            Ok(config) => {
-                self.routes_refused.clear();
-                if config.snapshot.routes != self.config.snapshot.routes {
-                    let routes = config.snapshot.routes.len();
-                    tracing::info!(routes, "routes_changed");
-                    self.config = Arc::new(config);
-                }
+        let known = self.known.values();
+        let found: Vec<FoundRoute> = known.flat_map(|k| k.routes.iter().cloned()).collect();
+        if found == self.routes_found {
+            return;
+        }
+        self.routes_found = found;
+        // The files passed before, so it is the routes that do not.
+        let Ok(checked) = self.check(&self.loader) else { return };
+        self.take_checked(checked);
+    }
+
+    /// What `loader` says, with the routes of the sources if they pass: else with those in force,
+    /// else with none. Only what is wrong with the files themselves is an error.
+    fn check(&self, loader: &Loader) -> Result<Checked, Vec<Problem>> {
+        let (found, taken) = (&self.routes_found, &self.routes_taken);
+        let mut refused = Vec::new();
+        for routes in [found, taken] {
+            match loader.check(routes) {
+                Ok(config) => return Ok(Checked { config, taken: routes.clone(), refused }),
+                Err(Problems(problems)) if refused.is_empty() => refused = problems,
+                Err(_) => {}
             }
-            Err(Problems(problems)) => {
-                if problems != self.routes_refused {
-                    for problem in &problems {
-                        tracing::error!(%problem, "routes_refused: those in force stay");
-                    }
-                }
-                self.routes_refused = problems;
-            }
+        }
+        match loader.check(&[]) {
+            Ok(config) => Ok(Checked { config, taken: Vec::new(), refused }),
+            Err(Problems(problems)) => Err(problems),
         }
     }
 
-    fn found_routes(&self) -> Vec<FoundRoute> {
-        self.known.values().flat_map(|known| known.routes.iter().cloned()).collect()
+    fn take_checked(&mut self, checked: Checked) {
+        let Checked { config, taken, refused } = checked;
+        if refused != self.routes_refused {
+            for problem in &refused {
+                tracing::error!(%problem, "routes_refused: those in force stay; mend its value");
+            }
+        }
+        if config.snapshot.routes != self.config.snapshot.routes {
+            tracing::info!(routes = config.snapshot.routes.len(), "routes_changed");
+        }
+        self.routes_refused = refused;
+        self.routes_taken = taken;
+        self.config = Arc::new(config);
     }
 
     /// Makes the snapshot anew. Whether there is something to publish.
@@ -271,7 +314,8 @@ impl Directory {
         for moved in moved {
             tell(&moved);
         }
-        for warning in warnings.iter().filter(|w| !self.warnings.contains(w)) {
+        let before: HashSet<&String> = self.warnings.iter().collect();
+        for warning in warnings.iter().filter(|w| !before.contains(w)) {
             tracing::warn!(warning, "discovery_left_out");
         }
         self.warnings = warnings;
@@ -289,20 +333,29 @@ impl Directory {
         for problem in &problems {
             tracing::error!(%problem, "reload_refused: nothing was changed");
         }
+        match result {
+            Ok(_) => self.reloads.0 += 1,
+            Err(_) => self.reloads.1 += 1,
+        }
         self.reloaded = Some((now, problems));
         result
     }
 
     fn try_reload(&mut self, now: Instant) -> Result<Reloaded, Vec<Problem>> {
         let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
-        let found = self.found_routes();
-        let config = loader.check(&found).map_err(|Problems(list)| list)?;
-        let changes = change::changes(&self.config, &config);
+        let checked = self.check(&loader)?;
+        let config = &checked.config;
+        let changes = change::changes(&self.config, config);
         let refused = change::boot_only(&changes);
         if !refused.is_empty() {
             return Err(refused);
         }
-        if !self.composer.has_room(&config) {
+        if let Some(settings) = &config.gateway.discovery.registry
+            && let Err(why) = registry::check_callers(&settings.callers)
+        {
+            return Err(vec![Problem::whole(ConfigSource::File("gateway.toml".into(), 0), why)]);
+        }
+        if !self.composer.has_room(config) {
             let why = "65,536 names of services were used since the start; restart";
             return Err(vec![Problem::whole(ConfigSource::Default, why)]);
         }
@@ -310,10 +363,14 @@ impl Directory {
             tracing::info!(key, ?old, ?new, "setting_changed");
         }
         let warnings = config.warnings.clone();
+        if config.gateway.log != self.config.gateway.log
+            && let Err(error) = log::set_filter(&config.gateway.log)
+        {
+            tracing::error!(error, "log.filter: the one before stays");
+        }
         self.loader = loader;
         self.gateway = Arc::new(config.gateway.clone());
-        self.config = Arc::new(config);
-        self.routes_refused.clear();
+        self.take_checked(checked);
         self.settings_changed = true;
         self.fleet.configure(&self.config.gateway.health, now);
         self.compose(now);
@@ -350,3 +407,6 @@ fn tell(moved: &Moved) {
         "{event}"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,6 +82,7 @@ impl Fleet {
         let asks = |s: &HealthSettings| (s.check_every, s.check_timeout);
         let asks_change = asks(&self.settings) != asks(settings);
         self.settings.clone_from(settings);
+        self.next = Some(now);
         if !asks_change {
             return;
         }
@@ -117,7 +118,9 @@ impl Fleet {
 
     /// What a check found.
     pub fn checked(&mut self, checked: Checked, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&checked.instance) else { return };
+        // One that is not asked any more must not be taken down by what was under way.
+        let entry = self.entries.get_mut(&checked.instance).filter(|e| e.probe.is_some());
+        let Some(entry) = entry else { return };
         let event = entry.health.check(&self.settings, checked.check, now);
         event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
         self.next = Some(now);
@@ -131,7 +134,7 @@ impl Fleet {
     /// Judges all services. Whether a share changed.
     pub fn judge(&mut self, now: Instant) -> bool {
         let mut services: BTreeMap<ServiceId, Vec<&mut Entry>> = BTreeMap::new();
-        for entry in self.entries.values_mut().filter(|e| !e.member.found.draining) {
+        for entry in self.entries.values_mut().filter(|e| !e.member.is_draining()) {
             services.entry(entry.member.service).or_default().push(entry);
         }
         let mut changed = false;

@@ -2,21 +2,39 @@
 //!
 //! A stderr whose reader has stopped must not stop a shard, so lines go to a thread of their own;
 //! what does not fit is dropped and counted. Control characters in a line are escaped, so that no
-//! value can forge a line or talk to a terminal.
+//! value can forge a line or talk to a terminal; long values are cut; warnings that repeat are
+//! counted ([`repeats`]).
 
+pub mod repeats;
+
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines waiting for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
 const LINES_MAX: usize = 8_192;
 /// Longest line; a longer one is cut.
 const LINE_BYTES_MAX: usize = 8 << 10;
+/// What all waiting lines may take.
+pub const LOG_BYTES: u64 = (LINES_MAX * LINE_BYTES_MAX) as u64;
+/// Longest value of a field; a longer one is cut, so that the others of its line are still read.
+const VALUE_BYTES_MAX: usize = 1 << 10;
+/// What stands where a value was cut.
+const CUT: &str = " [cut]";
 
 /// Keeps the log thread alive; dropping it writes what is queued, for at most about a second.
 pub struct LogGuard {
+    // Before the worker: it says what it counted when it is dropped.
+    _teller: repeats::Teller,
     _worker: WorkerGuard,
     dropped: DroppedLines,
 }
@@ -50,14 +68,101 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
         .thread_name("log")
         .finish(io::stderr());
     let dropped = DroppedLines(lines.error_counter());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(CleanLines { lines, json });
-    let installed =
-        if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    let text = filter.to_string();
+    let (filter, handle) = reload::Layer::new(filter);
+    let (collapse, teller) = repeats::collapse().map_err(|error| error.to_string())?;
+    let writer = CleanLines { lines, json };
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
+    let base = tracing_subscriber::registry().with(filter).with(collapse);
+    let installed = if json {
+        base.with(layer.json().flatten_event(true)).try_init()
+    } else {
+        let fields = debug_fn(|to, field, value| write_field(to, field.name(), value));
+        base.with(layer.fmt_fields(fields.delimited(" "))).try_init()
+    };
     installed.map_err(|error| error.to_string())?;
-    Ok(LogGuard { _worker: worker, dropped })
+    let change: Change = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
+    // Logging is set up once a process, so this is the first to be here.
+    ACTIVE.get_or_init(|| Active { change, filter: Mutex::new(text) });
+    Ok(LogGuard { _teller: teller, _worker: worker, dropped })
+}
+
+/// Puts another filter in the place of the present one.
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// The logging of the process. There is one, as there is one stderr.
+struct Active {
+    change: Change,
+    /// The filter in force.
+    filter: Mutex<String>,
+}
+
+static ACTIVE: OnceLock<Active> = OnceLock::new();
+
+/// Longest filter: it is kept, and looked at for each new place that logs.
+const FILTER_BYTES_MAX: usize = 1024;
+/// What a filter is.
+const FILTER_RULE: &str = "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"";
+
+/// Changes what is logged, from now on. The error is one line: the rule that `filter` breaks.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let shown: String = filter.chars().take(80).collect();
+    let read = EnvFilter::builder().parse(filter);
+    let read = read.map_err(|error| format!("{shown:?} {FILTER_RULE}: {error}"))?;
+    if filter.is_empty() || filter.len() > FILTER_BYTES_MAX {
+        return Err(format!("{shown:?} {FILTER_RULE}, of at most {FILTER_BYTES_MAX} bytes"));
+    }
+    let active = ACTIVE.get().ok_or("logging is not set up in this process")?;
+    (active.change)(read)?;
+    *active.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
+    tracing::warn!(filter, "log_filter_changed");
+    Ok(())
+}
+
+/// The filter in force; `None` if this process has set up no logging.
+pub fn filter() -> Option<String> {
+    let active = ACTIVE.get()?;
+    Some(active.filter.lock().unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// A field of a text line, its value cut. (JSON lines are cut when they are whole.)
+fn write_field(to: &mut dyn fmt::Write, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
+    if name != "message" {
+        write!(to, "{name}=")?;
+    }
+    let mut short = Short { to, left: VALUE_BYTES_MAX };
+    // Its own error is the end of the room; that of `to` is one of memory, told by the rest.
+    let whole = write!(short, "{value:?}").is_ok();
+    if whole { Ok(()) } else { to.write_str(CUT) }
+}
+
+/// Takes so many bytes, and then no more.
+struct Short<'a> {
+    to: &'a mut dyn fmt::Write,
+    left: usize,
+}
+
+impl fmt::Write for Short<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = text.floor_char_boundary(self.left);
+        self.left -= end;
+        self.to.write_str(&text[..end])?;
+        if end < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+/// A JSON line with its long strings cut; `None` if it is none.
+fn cut_values(line: &str) -> Option<String> {
+    let mut value: serde_json::Value = serde_json::from_str(line).ok()?;
+    for value in value.as_object_mut()?.values_mut() {
+        if let serde_json::Value::String(text) = value
+            && text.len() > VALUE_BYTES_MAX
+        {
+            text.truncate(text.floor_char_boundary(VALUE_BYTES_MAX));
+            text.push_str(CUT);
+        }
+    }
+    Some(value.to_string())
 }
 
 /// Cleans each line before it is queued.
@@ -95,6 +200,9 @@ impl Write for LineWriter {
 fn clean(line: &[u8], json: bool) -> String {
     let text = String::from_utf8_lossy(line);
     let text = text.strip_suffix('\n').unwrap_or(&text);
+    // No value of a shorter line is too long.
+    let cut = (json && text.len() > VALUE_BYTES_MAX).then(|| cut_values(text)).flatten();
+    let text = cut.as_deref().unwrap_or(text);
     if json && text.len() > LINE_BYTES_MAX {
         // Half a JSON object is none.
         return format!(
@@ -105,7 +213,7 @@ fn clean(line: &[u8], json: bool) -> String {
     let mut out = String::with_capacity(text.len().min(LINE_BYTES_MAX) + 16);
     for c in text.chars() {
         if out.len() >= LINE_BYTES_MAX {
-            out.push_str(" [cut]");
+            out.push_str(CUT);
             break;
         }
         if c.is_control() {
@@ -139,8 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn a_long_value_is_cut_and_the_others_stay() {
+        let long = "ü".repeat(10_000);
+        let mut text = String::new();
+        write_field(&mut text, "why", &long).unwrap();
+        assert!(text.starts_with("why=\"üü") && text.ends_with(CUT), "{text}");
+        assert!(text.len() <= VALUE_BYTES_MAX + "why=".len() + CUT.len());
+        let mut text = String::new();
+        write_field(&mut text, "message", &format_args!("instance_down")).unwrap();
+        write_field(&mut text, "n", &7).unwrap();
+        assert_eq!(text, "instance_downn=7");
+        let json = serde_json::json!({"level": "WARN", "why": long, "peer": "a"}).to_string();
+        let json: serde_json::Value = serde_json::from_str(&clean(json.as_bytes(), true)).unwrap();
+        assert_eq!((&json["level"], &json["peer"]), (&"WARN".into(), &"a".into()));
+        let why = json["why"].as_str().unwrap();
+        assert!(why.len() <= VALUE_BYTES_MAX + CUT.len() && why.ends_with(CUT), "{}", why.len());
+    }
+
+    #[test]
     fn a_filter_that_cannot_be_read_is_named() {
         let error = init("info,,=[", false).err().unwrap();
         assert!(error.starts_with("log = \"info,,=[\""), "{error}");
+        let error = set_filter("info,,=[").unwrap_err();
+        assert!(error.starts_with("\"info,,=[\" must be a log filter"), "{error}");
+        let error = set_filter(&"a=info,".repeat(200)).unwrap_err();
+        assert!(error.contains("at most 1024 bytes") && error.len() < 300, "{error}");
     }
 }

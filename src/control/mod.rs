@@ -6,14 +6,18 @@ mod board;
 pub mod compose;
 mod directory;
 pub mod discovery;
+mod dump;
 mod fleet;
 pub mod health;
 pub mod keys;
 pub mod log;
+mod looks;
 pub mod probe;
 mod sources;
+pub mod supervise;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod view;
 
 use std::future::poll_fn;
@@ -28,10 +32,13 @@ use tokio::sync::{mpsc, oneshot};
 use self::board::{Board, ShardView};
 use self::compose::Composer;
 use self::directory::{Directory, DirectoryView, Reloaded};
+use self::dump::Dumped;
 use self::fleet::Fleet;
 use self::sources::Sources;
+use self::supervise::Supervisor;
 use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
+use crate::look::Question;
 use crate::mailbox::{Command, ShardEvent};
 
 /// A shard that does not answer within this is named as silent. It answers between two turns, which
@@ -119,6 +126,12 @@ enum Ask {
     Gather(oneshot::Sender<Arc<Gathered>>),
     /// Read the files again. The result is told when every shard has been told.
     Reload(oneshot::Sender<Result<Reloaded, Vec<Problem>>>),
+    /// Whether every shard serves and nothing stops.
+    Ready(oneshot::Sender<bool>),
+    /// A closer look at all shards; refused (dropped) when too much is asked.
+    Look(Question, looks::Asker),
+    /// Write down how everything is; see [`dump`].
+    Dump(oneshot::Sender<io::Result<Dumped>>),
     /// Give an instance nothing new, or something again. False: there is none of that name.
     DrainInstance {
         /// Its name.
@@ -128,6 +141,8 @@ enum Ask {
         /// Whether there is one.
         done: oneshot::Sender<bool>,
     },
+    /// Stop in order; nothing more if that is under way.
+    Drain(&'static str),
     /// Stop in order; the second time at once.
     Stop(&'static str),
 }
@@ -141,6 +156,7 @@ pub fn run(inputs: ControlInputs) -> ExitReason {
             let mut term = signal(SignalKind::terminate())?;
             let mut int = signal(SignalKind::interrupt())?;
             let mut hup = signal(SignalKind::hangup())?;
+            let mut usr1 = signal(SignalKind::user_defined1())?;
             let (ask, asks) = mpsc::channel(ASKS_MAX);
             let from_signals = ask.clone();
             tokio::spawn(async move {
@@ -150,6 +166,8 @@ pub fn run(inputs: ControlInputs) -> ExitReason {
                         _ = int.recv() => Ask::Stop("SIGINT"),
                         // Nobody waits for the result: it is in the log and in /health.
                         _ = hup.recv() => Ask::Reload(oneshot::channel().0),
+                        // Where it is stands in the log.
+                        _ = usr1.recv() => Ask::Dump(oneshot::channel().0),
                     };
                     if from_signals.send(ask).await.is_err() {
                         return;
@@ -179,9 +197,11 @@ async fn serve(
         started: inputs.started,
         log_dropped: inputs.log_dropped,
     });
-    tokio::spawn(admin::serve(inputs.admin, admin_address, about, ask)?);
+    let admin = &gateway.admin;
+    tokio::spawn(admin::serve(inputs.admin, admin_address, admin, about.clone(), ask)?);
+    let scheme = if admin.tls_cert.is_some() { "https" } else { "http" };
     let ready_line = format!(
-        "shardgate ready: ws://{}{} admin http://{admin_address} shards {}",
+        "shardgate ready: ws://{}{} admin {scheme}://{admin_address} shards {}",
         inputs.ws,
         gateway.path,
         inputs.shards.len()
@@ -202,6 +222,8 @@ async fn serve(
         waiters: Vec::new(),
         gather_until: None,
         stop_until: None,
+        about,
+        supervisor: Supervisor::from_environment(Instant::now()),
     };
     loop {
         let commands_wait = control.turn();
@@ -215,8 +237,19 @@ async fn serve(
                     return Ok(ExitReason::Forced);
                 }
             }
-            Some(news) = news.recv() => control.directory.hear(news, Instant::now()),
-            Some(checked) = checks.recv() => control.directory.checked(checked, Instant::now()),
+            Some(news) = news.recv() => {
+                if control.sources.asks(&news.source) {
+                    control.directory.hear(news, Instant::now());
+                }
+            }
+            Some(checked) = checks.recv() => {
+                let now = Instant::now();
+                control.directory.checked(checked, now);
+                // All that is there before the next judgement of all services.
+                while let Ok(checked) = checks.try_recv() {
+                    control.directory.checked(checked, now);
+                }
+            }
             () = sleep_until(control.next_wake(commands_wait)) => {}
         }
     }
@@ -233,6 +266,8 @@ async fn sleep_until(at: Option<Instant>) {
 /// What a gathering found.
 #[derive(Debug)]
 struct Gathered {
+    /// When.
+    at: Instant,
     draining: bool,
     shards: Vec<ShardView>,
     directory: DirectoryView,
@@ -256,6 +291,10 @@ struct Control {
     gather_until: Option<Instant>,
     /// Set when a stop began: when it is given up.
     stop_until: Option<Instant>,
+    /// For dumps.
+    about: Arc<view::About>,
+    /// The service manager, if there is one.
+    supervisor: Supervisor,
 }
 
 impl Control {
@@ -270,6 +309,7 @@ impl Control {
             self.board.take(event, now);
         }
         self.board.fail_vanished(now);
+        self.board.end_looks(now);
         if self.directory.turn(now) {
             self.publish();
         }
@@ -283,18 +323,24 @@ impl Control {
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{line}");
             tracing::info!("{line}");
+            self.supervisor.ready(&line);
         }
         if self.board.any_failed() && self.stop_until.is_none() {
             self.begin_stop("a shard failed");
+        }
+        if self.supervisor.is_due(now) {
+            self.begin_gathering();
         }
         let gathered = self.gather_until.is_some_and(|until| until <= now);
         if gathered || (self.gather_until.is_some() && self.board.all_answered()) {
             self.gather_until = None;
             let found = Arc::new(Gathered {
+                at: now,
                 draining: self.stop_until.is_some(),
                 shards: self.board.view(now),
                 directory: self.directory.view(),
             });
+            self.supervisor.beat(found.shards.iter().all(|shard| !shard.silent), now);
             for waiter in self.waiters.drain(..) {
                 // A request whose client went away does not wait any more.
                 let _ = waiter.send(found.clone());
@@ -328,6 +374,7 @@ impl Control {
         match ask {
             Ask::Gather(waiter) => self.gather(waiter),
             Ask::Reload(done) => {
+                self.supervisor.reloading();
                 let now = Instant::now();
                 let result = self.directory.reload(now);
                 if result.is_ok() {
@@ -336,6 +383,7 @@ impl Control {
                     }
                     self.publish();
                 }
+                self.supervisor.ready(if result.is_ok() { "reloaded" } else { "reload refused" });
                 // Who asked may have gone away.
                 let _ = done.send(result);
             }
@@ -346,6 +394,16 @@ impl Control {
                 }
                 let _ = done.send(known.is_some());
             }
+            Ask::Ready(asker) => {
+                let _ = asker.send(self.board.all_serve() && self.stop_until.is_none());
+            }
+            Ask::Look(question, asker) => {
+                self.board.look(&question, asker, Instant::now());
+                self.board.flush();
+            }
+            Ask::Dump(done) => self.dump(done),
+            Ask::Drain(why) if self.stop_until.is_none() => self.begin_stop(why),
+            Ask::Drain(_) => {}
             Ask::Stop(why) => return self.stop(why),
         }
         false
@@ -373,13 +431,30 @@ impl Control {
         let settings = &self.directory.config().gateway.stop;
         let stop_grace_ms = settings.grace.as_millis() as u64;
         tracing::info!(why, stop_grace_ms, shards = self.board.len(), "draining");
+        self.supervisor.stopping(why);
         self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
         self.board.drain(settings);
+    }
+
+    /// Gathers, and writes down what was found.
+    fn dump(&mut self, done: oneshot::Sender<io::Result<Dumped>>) {
+        let (waiter, found) = oneshot::channel();
+        self.gather(waiter);
+        let about = self.about.clone();
+        tokio::spawn(async move {
+            // Control ends: nobody waits for it any more.
+            let Ok(found) = found.await else { return };
+            let _ = done.send(dump::write(&dump::dir(), &about, &found));
+        });
     }
 
     /// Adds a request to the gathering under way, or begins one.
     fn gather(&mut self, waiter: Waiter) {
         self.waiters.push(waiter);
+        self.begin_gathering();
+    }
+
+    fn begin_gathering(&mut self) {
         if self.gather_until.is_none() {
             self.gather_until = Some(Instant::now() + GATHER_TIMEOUT);
             self.board.ask_reports();
@@ -391,7 +466,9 @@ impl Control {
         let retry = commands_wait.then(|| Instant::now() + RETRY_EVERY);
         let waits = self.ready_line.is_some() && self.spoken_by > Instant::now();
         let speak = waits.then_some(self.spoken_by);
-        let times = [self.gather_until, self.stop_until, self.directory.due(), speak, retry];
+        let looks = self.board.looks_due();
+        let (watch, publish) = (self.supervisor.due(), self.directory.due());
+        let times = [self.gather_until, self.stop_until, publish, watch, speak, looks, retry];
         times.into_iter().flatten().min()
     }
 }

@@ -84,7 +84,10 @@ pub fn watch(
         }
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
-            tracing::warn!(instance = instance.0, %address, %error, "cannot be checked");
+            tracing::warn!(
+                instance = instance.0, %address, %error,
+                "not_checked: give the instance an address without a scope, or health.check_ms = 0"
+            );
             return None;
         }
     };

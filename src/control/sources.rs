@@ -42,6 +42,15 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Whether it is asked: news of one that was given up may still be under way.
+    pub fn asks(&self, source: &str) -> bool {
+        match source {
+            "etcd" => self.etcd.is_some(),
+            "registry" => self.registry.is_some(),
+            name => self.lookups.keys().any(|lookup| *source_of(lookup) == *name),
+        }
+    }
+
     /// Names of those that are to speak at the start.
     pub fn names(&self) -> Vec<Arc<str>> {
         let etcd = self.etcd.iter().map(|_| "etcd".into());

@@ -221,7 +221,9 @@ impl Engine {
             pending.key.push_str(&message.key);
             pending.payload.set(payload);
         });
-        let bytes = self.messages.get(key).expect("just inserted").bytes();
+        let message = self.messages.get(key).expect("just inserted");
+        let bytes = message.bytes();
+        self.deadline_next = self.deadline_next.min(message.deadline);
         conn.unanswered += 1;
         conn.unanswered_bytes += bytes;
         key
@@ -336,7 +338,14 @@ impl Engine {
         if last.is_none_or(|at| now.since(at) >= 1_000_000) {
             let count = std::mem::take(&mut self.route_failures.since);
             self.route_failures.logged_at = Some(now);
-            tracing::warn!(shard = self.shard.0, msg_id, service, reason, count, "route_failed");
+            tracing::warn!(
+                shard = self.shard.0,
+                msg_id,
+                service,
+                reason,
+                count,
+                "route_failed: `shardgate explain` with this msg_id says who should have it"
+            );
         }
     }
 }

@@ -50,9 +50,9 @@ pub struct Outbox {
 }
 
 /// Buffers with more than this capacity are not kept: 16 KiB hold some 200 small replies.
-const POOLED_BYTES_MAX: usize = 16 << 10;
+pub const POOLED_BYTES_MAX: usize = 16 << 10;
 /// Buffers kept for reuse: 256 x 16 KiB = 4 MiB a shard at most.
-const POOLED_MAX: usize = 256;
+pub const POOLED_MAX: usize = 256;
 /// Sent bytes are cut off the front when they are this many and the larger half: the remaining
 /// bytes are then moved at most once for each byte sent.
 const COMPACT_BYTES: usize = 64 << 10;
@@ -180,6 +180,8 @@ pub struct Conn {
     pub dirty: bool,
     /// Not read until it has fewer messages without an answer.
     pub paused: bool,
+    /// Data messages read since it was opened.
+    pub messages: u64,
     /// Messages without an answer.
     pub unanswered: u32,
     /// Their bytes.
@@ -227,6 +229,7 @@ impl Conn {
             outbox: Outbox::default(),
             dirty: false,
             paused: false,
+            messages: 0,
             unanswered: 0,
             unanswered_bytes: 0,
             last_seq: 0,

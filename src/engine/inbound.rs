@@ -246,6 +246,7 @@ impl Engine {
         }
         let Self { conns, counters, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Flow::Pause };
+        conn.messages += 1;
         if is_over(conn, settings) {
             conn.paused = true;
             counters.inc(Counter::ReadPaused);

@@ -17,6 +17,7 @@ pub mod dedup;
 pub mod dispatch;
 pub mod inbound;
 pub mod instances;
+pub mod look;
 pub mod outcome;
 pub mod own;
 pub mod pending;
@@ -124,6 +125,8 @@ pub struct Engine {
     conns: Store<ConnId, Conn>,
     upgraded: u64,
     messages: Messages,
+    /// No message has a deadline before this.
+    deadline_next: Micros,
     streams: Streams,
     tickets: Store<Ticket, Ticketed>,
     instances: Instances,
@@ -171,7 +174,7 @@ struct RouteFailures {
 
 /// Messages under way that a shard can have, whatever is configured: waiting ones, those in
 /// calls, and duplicates that wait. 2^20 at 500 bytes each are 512 MiB.
-const MESSAGES_MAX: usize = 1 << 20;
+pub const MESSAGES_MAX: usize = 1 << 20;
 
 impl Engine {
     /// A shard without connections.
@@ -199,6 +202,7 @@ impl Engine {
             conns: Store::with_capacity_max(settings.conn.connections_max),
             upgraded: 0,
             messages: Store::with_capacity_max(MESSAGES_MAX),
+            deadline_next: Micros(u64::MAX),
             streams: Streams::new(MESSAGES_MAX),
             tickets: Store::with_capacity_max(MESSAGES_MAX),
             instances: Instances::new(&snapshot),
@@ -352,7 +356,9 @@ impl Engine {
         }
     }
 
-    /// Everything that is counted, at this moment; `number` is that of the question.
+    /// Everything that is counted, at this moment; `number` is that of the question. With 10,000
+    /// connections some 20 us: 2 for a copy of the histograms, the rest for a pass over the
+    /// connections (measured by a test in `look`, optimized and with a warm cache).
     pub fn report(&self, number: u64, now: Micros) -> Report {
         let gauges = Gauges {
             connections: self.conns.len() as u64,

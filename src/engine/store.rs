@@ -47,6 +47,9 @@ struct Slot<T> {
 }
 
 impl<K: Copy + From<u64> + Into<u64>, T> Store<K, T> {
+    /// Bytes of a slot, without what its value holds on the heap.
+    pub const SLOT_BYTES: usize = size_of::<Slot<T>>();
+
     /// An empty store for at most `max` values, [`STORE_ENTRIES_CAP`] if that is less.
     pub fn with_capacity_max(max: usize) -> Self {
         let max = max.min(STORE_ENTRIES_CAP);

@@ -52,15 +52,22 @@ impl Engine {
 
     /// Answers messages whose deadline has passed: EXPIRED if never sent, else OUTCOME_UNKNOWN.
     ///
-    /// A look at every slot: 10,000 waiting messages at some 2 ns each are 20 us in 10 ms.
+    /// A look at every slot, but only when a deadline may have passed: with deadlines of 5 s and
+    /// prompt answers that is once in 5 s, not each tick.
     fn expire_messages(&mut self, now: Micros) {
+        if now < self.deadline_next {
+            return;
+        }
+        let mut next = Micros(u64::MAX);
         for slot in 0..self.messages.slots() {
-            if let Some((key, message)) = self.messages.slot_at(slot)
-                && message.deadline <= now
-            {
+            let Some((key, message)) = self.messages.slot_at(slot) else { continue };
+            if message.deadline <= now {
                 self.give_up(key, &EXPIRED, now);
+            } else {
+                next = next.min(message.deadline);
             }
         }
+        self.deadline_next = next;
     }
 
     /// Ends a message where it is: with `not_sent` if it surely did not run.

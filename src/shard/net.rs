@@ -230,6 +230,11 @@ impl Net {
                     let report = self.shell.enter(|engine| engine.report(number, now));
                     self.report(ShardEvent::Report(Box::new(report)));
                 }
+                Command::Look(question, number) => {
+                    let seen = self.shell.enter(|engine| engine.look(&question, now));
+                    let shard = self.init.engine.shard;
+                    self.report(ShardEvent::Look { shard, number, seen });
+                }
                 Command::Drain(settings) => {
                     self.stop_accepting(now);
                     self.shell.enter(|engine| engine.drain(settings, now));
@@ -494,7 +499,12 @@ impl Net {
                         true => Counter::BackendDisconnects,
                         false => Counter::BackendConnectFailed,
                     };
-                    tracing::warn!(shard, instance = &*name, why, "instance_down");
+                    tracing::warn!(
+                        shard,
+                        instance = &*name,
+                        why,
+                        "instance_down: see that it runs and listens there; it is tried again"
+                    );
                     shell.enter(|engine| {
                         engine.count(counter, 1);
                         engine.on_link(id, Link::Down, now);

@@ -153,10 +153,11 @@ fn more_shards_than_cores_are_refused() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    let version = concat!("shardgate ", env!("CARGO_PKG_VERSION"), "\n");
+    let version = concat!("shardgate ", env!("CARGO_PKG_VERSION"));
     for args in [&["version"][..], &["--version"]] {
         let finished = run(args, |_| ());
-        assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), version));
+        assert_eq!(finished.code, Some(0));
+        assert!(finished.stdout.starts_with(version), "{finished:?}");
     }
     let finished = run(&["--help"], |_| ());
     assert_eq!(finished.code, Some(0));

@@ -1,5 +1,6 @@
 //! The gateway's promises, held against real processes and real sockets: a module a promise.
 
+mod admin;
 mod boot;
 mod bounded;
 mod dedup;
@@ -16,5 +17,7 @@ mod path;
 mod reload;
 mod retry;
 mod stats;
+mod supervise;
 mod support;
 mod tidy;
+mod verbs;

@@ -5,19 +5,20 @@ use std::fs;
 use std::path::Path;
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 6] = ["ids", "limits", "message", "stats", "lanes", "mailbox"];
+const WORDS: [&str; 7] = ["ids", "limits", "look", "message", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). design.md section 3: vocabulary < config, wire < engine, backend < shard, and
 /// beside it control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 21] = [
+const MAY_NAME: [(&str, &[&str]); 23] = [
     ("ids", &[]),
     ("limits", &[]),
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
+    ("look", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    ("mailbox", &["ids", "stats", "config::snapshot", "config::settings"]),
+    ("mailbox", &["ids", "look", "stats", "config::snapshot", "config::settings"]),
     ("config", &[]),
     ("wire", &[]),
     ("auth", &["config"]),
@@ -31,8 +32,10 @@ const MAY_NAME: [(&str, &[&str]); 21] = [
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire"]),
-    ("preflight", &["config"]),
-    ("cli", &["config"]),
+    ("preflight", &["config", "memory"]),
+    // What a configuration may come to in bytes: it names what takes them.
+    ("memory", &["config", "engine", "shard", "control::log", "preflight"]),
+    ("cli", &["config", "preflight", "memory", "control::token"]),
     ("boot", &["config", "engine", "shard", "control", "demo", "cli", "preflight"]),
     ("main", &["boot", "cli", "demo", "echo"]),
     ("lib", &[]),

@@ -1,6 +1,6 @@
 //! The etcd source with the real server: what it tells while etcd comes, goes and changes.
 
-mod member;
+pub mod member;
 mod source;
 
 use std::path::Path;

@@ -62,9 +62,13 @@ fn command(checkout: &Checkout, line: &str) -> Command {
     checkout.shell(&checkout.here(&line))
 }
 
+/// Verbs that end by themselves.
+const VERBS: [&str; 6] = ["check", "config", "routes", "explain", "doctor", "gen"];
+
 /// The word on stdout that says a command is up, for those that run until they are stopped.
 fn ready_word(line: &str) -> Option<&'static str> {
-    if line.contains(CARGO_RUN) && !line.contains("-- check") {
+    let says = |verb: &&str| line.contains(&format!("{CARGO_RUN} -- {verb}"));
+    if line.contains(CARGO_RUN) && !VERBS.iter().any(says) {
         Some("shardgate ready: ws://")
     } else if line.contains("backend.py") {
         Some("service ready: ")

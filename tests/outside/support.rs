@@ -106,6 +106,8 @@ impl Checkout {
     pub fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(line).current_dir(self.path());
+        // Its token goes there.
+        command.env("XDG_RUNTIME_DIR", self.path()).env_remove("RUNTIME_DIRECTORY");
         // Nothing of the surroundings changes what is configured here.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SHARDGATE_")) {
             command.env_remove(name);

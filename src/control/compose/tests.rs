@@ -87,11 +87,41 @@ fn a_service_is_never_emptied_by_a_source() {
     compose(&mut composer, &config, &[("etcd", vec![found("b", "b-2", 2)])]);
     assert_eq!(names(&composer), ["a-1", "b-2"]);
     let ring = composer.snapshot().services[1].ring.clone();
-    let composed = compose(&mut composer, &config, &[]);
+    let composed = compose(&mut composer, &config, &[("etcd", Vec::new())]);
     assert!(composed.snapshot.is_none() && composer.members()["b-2"].held);
     assert!(Arc::ptr_eq(&ring, &composer.snapshot().services[1].ring));
     compose(&mut composer, &config, &[("dns:b", vec![found("b", "b-3", 3)])]);
     assert_eq!(names(&composer), ["a-1", "b-3"]);
+    // A source that is not asked any more takes its instances with it.
+    compose(&mut composer, &config, &[]);
+    assert_eq!(names(&composer), ["a-1"]);
+}
+
+#[test]
+fn a_source_cannot_push_out_what_another_has() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    let mine = vec![found("a", "z-1", 7)];
+    compose(&mut composer, &config, &[("registry", mine.clone())]);
+    let heavy = |n: u16| Found { weight: 1000, ..found("b", &format!("b-{n}"), 100 + n) };
+    let greedy: Vec<Found> = (0..10).map(heavy).collect();
+    let list = [("etcd", greedy), ("registry", mine)];
+    let composed = compose(&mut composer, &config, &list);
+    assert!(composer.members().contains_key("z-1") && !composed.warnings.is_empty());
+}
+
+#[test]
+fn the_operators_word_is_taken_back_for_one_that_is_held_too() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    let last = [("etcd", vec![found("b", "b-1", 1)])];
+    compose(&mut composer, &config, &last);
+    let drained = BTreeSet::from([Arc::from("b-1")]);
+    let empty = [("etcd", Vec::new())];
+    composer.compose(&config, &said(&empty), &drained, |_| Share::ALL);
+    assert!(composer.members()["b-1"].is_draining() && composer.members()["b-1"].held);
+    compose(&mut composer, &config, &empty);
+    assert!(!composer.members()["b-1"].is_draining());
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Net {
             return;
         };
         if let Err(error) = self.set.add(&stream, id.0) {
-            tracing::warn!(%error, "a client socket could not be watched");
+            tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
             self.shell.enter(|engine| engine.remove(id));
             return;
         }

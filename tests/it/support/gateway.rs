@@ -182,6 +182,8 @@ impl Gateway {
     pub fn start_with(config: &Config, change: impl FnOnce(&mut Command)) -> Self {
         let dir = config.write();
         let mut command = command();
+        // Its token goes there.
+        command.env("XDG_RUNTIME_DIR", dir.path()).env_remove("RUNTIME_DIRECTORY");
         change(&mut command);
         command.arg("--config").arg(dir.path());
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -190,7 +192,7 @@ impl Gateway {
             None => command.args(["--core", &next_core().to_string()]),
         };
         let mut child = command.spawn().expect("the program starts");
-        let log = follow(child.stderr.take().expect("piped"));
+        let log = child.stderr.take().map_or_else(Default::default, follow);
         let ready = first_line(child.stdout.take().expect("piped"));
         let Ok(line) = ready.recv_timeout(PATIENCE) else {
             let _ = child.kill();
@@ -211,11 +213,6 @@ impl Gateway {
         Self { child, ws, admin, shards, log, dir }
     }
 
-    /// Gives it other files; it is told by a signal or a request.
-    pub fn rewrite(&self, config: &Config) {
-        config.write_into(self.dir.path());
-    }
-
     /// Versions of the published state by shard, oldest first.
     #[track_caller]
     pub fn versions(&self) -> Vec<u64> {
@@ -231,19 +228,56 @@ impl Gateway {
         self.log.lock().expect("not poisoned").clone()
     }
 
-    /// Asks the admin endpoint: status code and JSON.
+    /// Its directory: the configuration, and `shardgate/admin-<port>.token`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Puts another configuration in the place of the one it was started with.
+    pub fn rewrite(&self, config: &Config) {
+        config.write_into(self.dir.path());
+    }
+
+    /// One request to the admin endpoint, with these header lines: status code and body.
     #[track_caller]
-    pub fn admin(&self, path: &str) -> (u16, Value) {
+    pub fn request(&self, line: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).expect("the admin endpoint");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .expect("sent");
+        let length = body.len();
+        write!(
+            stream,
+            "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         let status = head.split(' ').nth(1).expect("a status line").parse().expect("a code");
-        let json = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e} in {answer}"));
-        (status, json)
+        (status, body.to_owned())
+    }
+
+    /// Asks the admin endpoint: status code and JSON.
+    #[track_caller]
+    pub fn admin(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.request(&format!("GET {path}"), "", "");
+        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e} in {body}")))
+    }
+
+    /// The token that it made at its start.
+    #[track_caller]
+    pub fn token(&self) -> String {
+        let path = self.dir().join(format!("shardgate/admin-{}.token", self.admin.port()));
+        std::fs::read_to_string(path).expect("made at the start").trim_end().to_owned()
+    }
+
+    /// Changes something, with the token: status code and JSON.
+    #[track_caller]
+    pub fn admin_post(&self, path: &str, body: &str) -> (u16, Value) {
+        let bearer = format!("Authorization: Bearer {}\r\n", self.token());
+        let headers = format!("Content-Type: application/json\r\n{bearer}");
+        let (status, body) = self.request(&format!("POST {path}"), &headers, body);
+        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e} in {body}")))
     }
 
     /// JSON of an admin path that answers 200.

@@ -164,7 +164,7 @@ impl Access {
             return Err("etcd.endpoints is empty".into());
         }
         let password = match (&settings.password, &settings.password_file) {
-            (Some(password), _) => Some(password.clone()),
+            (Some(password), _) => Some(password.expose().to_owned()),
             (None, Some(path)) => {
                 let text = read_file("etcd.password_file", path)?;
                 Some(text.trim_end_matches(['\r', '\n']).to_owned())

@@ -50,7 +50,7 @@ impl Callers {
         for one in settings {
             let at = format!("[[registry_token]] {}", one.name);
             let token = match (&one.token, &one.token_file) {
-                (Some(token), _) => token.clone(),
+                (Some(token), _) => token.expose().to_owned(),
                 (None, Some(path)) => read(path)
                     .map_err(|why| format!("{at}: token_file {}: {why}", path.display()))?,
                 (None, None) => return Err(format!("{at}: set one of token and token_file")),

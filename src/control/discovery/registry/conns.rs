@@ -65,7 +65,10 @@ impl Connections {
                     return Connection { stream, peer, deadline, _slot: slot };
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "registry accept failed");
+                    tracing::warn!(
+                        %error,
+                        "registry_accept_failed: if files lack, raise `ulimit -n` (LimitNOFILE)"
+                    );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -77,6 +77,11 @@ impl Handle {
     }
 }
 
+/// Whether these callers could be put in force: their token files are read. The error is one line.
+pub fn check_callers(callers: &[RegistryCaller]) -> Result<(), String> {
+    Callers::new(callers).map(drop)
+}
+
 /// Serves on `listener` and tells `tell` as source `registry`, until the handle is dropped. Runs
 /// inside a tokio runtime. The error is one line: a token, certificate or key that cannot be used.
 pub fn serve(
@@ -125,7 +130,7 @@ fn serve_with(
     tokio::spawn(async move {
         let incoming = ReceiverStream::new(connections);
         if let Err(error) = server.serve_with_incoming_shutdown(guarded, incoming, stop).await {
-            tracing::error!(%error, "registry ended");
+            tracing::error!(%error, "registry_ended: services cannot register until a restart");
         }
     });
     tokio::spawn(tell_changes(shared.clone(), tell, stopped));

@@ -87,7 +87,11 @@ impl Shared {
             let what = if had_token { "an unknown token" } else { "no token" };
             let peer = peer.map_or("?".into(), |peer| peer.to_string());
             let count = refused.count;
-            tracing::warn!(peer, count, "registry refused a caller with {what}");
+            tracing::warn!(
+                peer,
+                count,
+                "registry_refused a caller with {what}: compare its token with [[registry_token]]"
+            );
             *refused = Refusals { count: 0, warned: Some(now) };
         }
     }

@@ -1,4 +1,4 @@
-//! The command line: verbs, flags and exit codes. Parses and checks; starting things is `boot`'s.
+//! The command line: verbs and flags, and the help that teaches them.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -7,70 +7,36 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Loader, Overrides, Problems};
-
-/// Something went wrong while starting or running.
-pub const EXIT_START: u8 = 1;
-/// Usage or configuration is wrong; EX_USAGE of sysexits.h.
-pub const EXIT_USAGE: u8 = 64;
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Run the gateway.
-    Serve(Serve),
-    /// Echo raw WebSocket messages.
-    WsEcho {
-        /// Where.
-        listen: SocketAddr,
-    },
-    /// Run only the demo services.
-    DemoServices {
-        /// Addresses of logic, chat and fight; `None` = those of the configuration.
-        listen: Option<[SocketAddr; 3]>,
-        /// Where the configuration is.
-        config: Option<PathBuf>,
-    },
-    /// Say whether the configuration is right.
-    Check(Serve),
-    /// Say which version this is.
-    Version,
-}
-
-/// Flags that change what is served.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Serve {
-    /// Directory of the configuration.
-    pub config: Option<PathBuf>,
-    /// What goes over files and environment.
-    pub overrides: Overrides,
-}
-
-impl Serve {
-    /// Where the configuration is read, under these flags and the `SHARDGATE…` variables of `env`.
-    pub fn loader(&self, env: &[(String, String)]) -> Result<Loader, Problems> {
-        Loader::open(self.config.as_deref(), env, &self.overrides)
-    }
-
-    /// The configuration that is there.
-    pub fn load(&self, env: &[(String, String)]) -> Result<Config, Problems> {
-        config::load(self.config.as_deref(), env, &self.overrides)
-    }
-}
+use super::routes::Ask;
+use super::settings::Format;
+use super::{EXIT_USAGE, Serve, Verb};
+use crate::config::Overrides;
 
 const AFTER_HELP: &str = "\
+VERBS BY TASK
+  run it            serve (what happens without a verb), demo-services, ws-echo
+  before it runs    check, doctor, config, routes, gen systemd
+  while it runs     explain, reload, drain, config --in-force, routes --in-force
+
 EXAMPLES
   shardgate                               the built-in configuration: ws://127.0.0.1:9000/ws
   shardgate --shards 2 --no-demo          two shards, services of your own
   shardgate check --config /etc/shardgate tell everything that is wrong there
+  shardgate explain --msg-id 1001 --user alice
+                                          who gets this message, and why
   SHARDGATE__QUEUE__ITEMS_MAX=20000 shardgate
                                           any key, by its sections and name
 
-Flags override the environment, that overrides the files gateway.toml, default.toml and
-N.toml (for shard N) of the configuration directory. Every key is explained in those files.
+CONFIGURATION
+  The directory is --config, else $SHARDGATE_CONFIG, else ./shards if it has a gateway.toml, else
+  built in. Flags override the environment, that overrides the files gateway.toml, default.toml and
+  N.toml (for shard N). Every key is explained in those files; `shardgate config` shows all.
 
 EXIT CODES
-  0 stopped as asked   1 could not start   64 configuration or usage is wrong";
+  0 done, or stopped as asked   1 could not start, do it, or reach a gateway; doctor found a FAIL
+  64 configuration or usage is wrong
+
+`shardgate help VERB` explains one verb.";
 
 #[derive(Parser)]
 #[command(
@@ -90,14 +56,79 @@ struct Cli {
 #[derive(Subcommand)]
 enum VerbArgs {
     /// Run the gateway (what happens without a verb)
+    #[command(after_help = "EXAMPLE\n  shardgate serve --config /etc/shardgate --core 2,3")]
     Serve(ServeArgs),
+    /// Tell every problem of the configuration, or what it comes to; starts nothing
+    #[command(after_help = "EXAMPLE\n  shardgate check --config /etc/shardgate\n\n\
+        Exits with 64 and one line a problem (file:line: key = value: rule), or prints the routes\n\
+        and what the caps come to in memory.")]
+    Check(ServeArgs),
+    /// Show every key, its value and where that came from
+    #[command(after_help = "EXAMPLES\n  shardgate config --config /etc/shardgate\n  \
+        shardgate config --in-force --format json\n\nSecrets are not shown.")]
+    Config {
+        #[command(flatten)]
+        serve: ServeArgs,
+        /// Of the gateway that runs at admin.listen, not of the files
+        #[arg(long)]
+        in_force: bool,
+        /// How it is shown
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Show which ids go to which service and instances
+    #[command(after_help = "EXAMPLE\n  shardgate routes --in-force")]
+    Routes {
+        #[command(flatten)]
+        serve: ServeArgs,
+        /// The services of the gateway that runs at admin.listen
+        #[arg(long)]
+        in_force: bool,
+    },
+    /// Explain who gets a message: range, service, hash, instance
+    #[command(after_help = "EXAMPLE\n  shardgate explain --msg-id 1001 --user alice\n\n\
+        A gateway that answers at admin.listen is asked; else the configuration alone explains,\n\
+        and the first line says which it was.")]
+    Explain {
+        #[command(flatten)]
+        serve: ServeArgs,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Look at this machine: what keeps the gateway from starting or makes it slow
+    #[command(after_help = "EXAMPLE\n  shardgate doctor --config /etc/shardgate\n\n\
+        A line each: OK, NOTE, WARN or FAIL, what was seen, why it matters, and the command that\n\
+        changes it. Changes nothing. Exits with 1 if there is a FAIL.")]
+    Doctor(ServeArgs),
+    /// Drain the gateway that runs, or one instance of a service
+    #[command(after_help = "EXAMPLES\n  shardgate drain\n  shardgate drain --instance logic-2\n  \
+        shardgate drain --instance logic-2 --undo")]
+    Drain {
+        #[command(flatten)]
+        serve: ServeArgs,
+        /// Give this instance nothing new, and let it finish what it has
+        #[arg(long, value_name = "ID")]
+        instance: Option<String>,
+        /// Give it its keys again
+        #[arg(long, requires = "instance")]
+        undo: bool,
+    },
+    /// Have the gateway that runs read its files again
+    #[command(after_help = "EXAMPLE\n  shardgate reload\n\n\
+        Prints what changed. Refused (64) as a whole if anything is wrong or a boot key.")]
+    Reload(ServeArgs),
+    /// Print files for other programs
+    #[command(subcommand)]
+    Gen(GenArgs),
     /// Echo raw WebSocket messages through the gateway's codec, for conformance suites
+    #[command(after_help = "EXAMPLE\n  shardgate ws-echo --listen 127.0.0.1:9001")]
     WsEcho {
         /// Where to listen: IP address and port
         #[arg(long, value_name = "ADDR")]
         listen: SocketAddr,
     },
     /// Run only the demo services logic, chat and fight
+    #[command(after_help = "EXAMPLE\n  shardgate demo-services")]
     DemoServices {
         /// Where they listen, in that order [default: demo.addresses of the configuration]
         #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1)]
@@ -106,10 +137,31 @@ enum VerbArgs {
         #[arg(long, value_name = "DIR")]
         config: Option<PathBuf>,
     },
-    /// Tell every problem of the configuration, or what it comes to; starts nothing
-    Check(ServeArgs),
-    /// Print the version
+    /// Print the version, and what it was built for
     Version,
+}
+
+#[derive(Subcommand)]
+enum GenArgs {
+    /// A systemd unit for this program with this configuration
+    #[command(after_help = "EXAMPLE\n  shardgate gen systemd --config /etc/shardgate \\\n    \
+        > /etc/systemd/system/shardgate.service")]
+    Systemd {
+        #[command(flatten)]
+        serve: ServeArgs,
+        /// User and group it runs as
+        #[arg(long, default_value = "shardgate", value_parser = user)]
+        user: String,
+    },
+}
+
+/// A name that useradd takes: nothing that ends a line of the unit.
+fn user(text: &str) -> Result<String, String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if text.is_empty() || text.len() > 32 || !text.chars().all(valid) {
+        return Err("a user's name: letters, digits, '_', '-', '.', at most 32".into());
+    }
+    Ok(text.to_owned())
 }
 
 #[derive(Args)]
@@ -155,12 +207,27 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, ExitCode>
     })
 }
 
-fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, clap::Error> {
+pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
     Ok(match cli.verb {
         None => Verb::Serve(cli.serve.into()),
         Some(VerbArgs::Serve(args)) => Verb::Serve(args.into()),
         Some(VerbArgs::Check(args)) => Verb::Check(args.into()),
+        Some(VerbArgs::Config { serve, in_force, format }) => {
+            Verb::Config { serve: serve.into(), in_force, format }
+        }
+        Some(VerbArgs::Routes { serve, in_force }) => {
+            Verb::Routes { serve: serve.into(), in_force }
+        }
+        Some(VerbArgs::Explain { serve, ask }) => Verb::Explain { serve: serve.into(), ask },
+        Some(VerbArgs::Doctor(args)) => Verb::Doctor(args.into()),
+        Some(VerbArgs::Drain { serve, instance, undo }) => {
+            Verb::Drain { serve: serve.into(), instance, undo }
+        }
+        Some(VerbArgs::Reload(args)) => Verb::Reload(args.into()),
+        Some(VerbArgs::Gen(GenArgs::Systemd { serve, user })) => {
+            Verb::GenSystemd { serve: serve.into(), user }
+        }
         Some(VerbArgs::Version) => Verb::Version,
         Some(VerbArgs::WsEcho { listen }) => Verb::WsEcho { listen },
         Some(VerbArgs::DemoServices { listen, config }) => {
@@ -180,52 +247,9 @@ fn three(listen: Vec<SocketAddr>) -> Result<[SocketAddr; 3], clap::Error> {
     })
 }
 
-/// The `SHARDGATE…` variables of this process. Ones that are no Unicode are shown with a
-/// replacement character, which the check of their value then refuses.
-pub fn environment() -> Vec<(String, String)> {
-    let text = |s: OsString| s.to_string_lossy().into_owned();
-    let all = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    all.filter(|(name, _)| name.starts_with("SHARDGATE")).collect()
-}
-
-/// What `shardgate check` prints, and its exit code.
-pub fn check(loaded: Result<Config, Problems>) -> (String, u8) {
-    let config = match loaded {
-        Ok(config) => config,
-        Err(problems) => {
-            let count = problems.0.len();
-            let s = if count == 1 { "" } else { "s" };
-            return (format!("{problems}\n{count} problem{s}"), EXIT_USAGE);
-        }
-    };
-    let mut out = String::new();
-    for warning in &config.warnings {
-        out += &format!("warning: {warning}\n");
-    }
-    let (gateway, snapshot) = (&config.gateway, &config.snapshot);
-    let shards = gateway.shards.map_or("auto".into(), |n| n.to_string());
-    out += &format!(
-        "ok: listen {}{}, admin {}, shards {shards}, demo services {}\n",
-        gateway.listen,
-        gateway.path,
-        gateway.admin.listen,
-        if gateway.demo.enabled { "on" } else { "off" },
-    );
-    for route in &snapshot.routes {
-        let service = usize::from(route.service.0);
-        let name = snapshot.services.get(service).map_or("", |s| &*s.name);
-        let own = snapshot.instances.iter().filter(|i| i.service == route.service);
-        let own: Vec<_> = own.map(|i| format!("{} {}", i.name, i.address)).collect();
-        let (first, last, priority) = (route.first, route.last, route.priority.name());
-        out += &format!("  {first}-{last} -> {name} ({priority}): {}\n", own.join(", "));
-    }
-    (out.trim_end().to_owned(), 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load::{Files, from_files};
 
     fn run(line: &str) -> Result<Verb, clap::Error> {
         let words = std::iter::once("shardgate").chain(line.split_whitespace());
@@ -280,20 +304,6 @@ mod tests {
         assert!(!help.use_stderr());
         assert!(help.to_string().contains("EXIT CODES"));
         assert!(!run("--version").expect_err("printed instead").use_stderr());
-    }
-
-    #[test]
-    fn check_tells_the_problems_or_the_routes() {
-        let load = |flags: &Overrides| from_files(Files::embedded(), &[], flags);
-        let (text, code) = check(load(&Overrides::default()));
-        assert_eq!(code, 0);
-        assert!(text.starts_with("ok: listen 127.0.0.1:9000/ws, admin 127.0.0.1:8000"), "{text}");
-        assert!(text.contains("3000-3999 -> fight (high): fight-1 127.0.0.1:50003"), "{text}");
-        let (text, code) =
-            check(load(&Overrides { shards: Some("0".into()), ..Overrides::default() }));
-        assert_eq!(code, EXIT_USAGE);
-        assert!(text.starts_with("flag --shards: shards.count = 0: must be"), "{text}");
-        assert!(text.ends_with("\n1 problem"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,166 @@
+//! The verbs' way to a running gateway: one request to its admin endpoint.
+//!
+//! The token goes to this host, or through TLS whose certificate is the configured one's, and
+//! nowhere else: redirects are not followed, and no proxy of the environment is asked.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body};
+
+use crate::config::settings::AdminSettings;
+use crate::control::token;
+
+/// Longest wait for a whole answer. A gathering of the shards takes a second at most.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer: 4,096 instances on 1,024 shards are some megabytes of JSON.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// What an admin endpoint answered.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON, or a text if it was none.
+    pub body: Value,
+}
+
+impl Answer {
+    /// Whether it did as it was asked.
+    pub fn is_ok(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body for people.
+    pub fn text(&self) -> String {
+        match &self.body {
+            Value::String(text) => text.trim_end().to_owned(),
+            other => serde_json::to_string_pretty(other).expect("JSON of JSON"),
+        }
+    }
+}
+
+/// Why there is no answer: one line, with the way out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NoAnswer {
+    /// Nobody listens there.
+    Nobody(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl NoAnswer {
+    /// The line.
+    pub fn text(&self) -> &str {
+        match self {
+            NoAnswer::Nobody(text) | NoAnswer::Failed(text) => text,
+        }
+    }
+}
+
+/// Where a gateway with these settings is asked.
+fn address(settings: &AdminSettings) -> SocketAddr {
+    let listen = settings.listen;
+    // An endpoint on all addresses is on this host's own as well.
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, listen.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, listen.port()).into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => listen,
+    }
+}
+
+/// GET of `path`, which begins with a slash. The token is shown where one can be read and the way
+/// is safe: some endpoints ask for it.
+pub fn get(settings: &AdminSettings, path: &str) -> Result<Answer, NoAnswer> {
+    let (agent, url) = agent(settings, path)?;
+    let mut request = agent.get(&url);
+    if let Ok(bearer) = bearer(settings) {
+        request = request.header("authorization", bearer);
+    }
+    answer(settings, request.call())
+}
+
+/// POST to `path` of a JSON `body`.
+pub fn post(settings: &AdminSettings, path: &str, body: &Value) -> Result<Answer, NoAnswer> {
+    let bearer = bearer(settings).map_err(NoAnswer::Failed)?;
+    let (agent, url) = agent(settings, path)?;
+    let request = agent.post(&url).header("authorization", bearer);
+    answer(settings, request.content_type("application/json").send(body.to_string()))
+}
+
+/// The value of `Authorization`, if it may be sent there.
+fn bearer(settings: &AdminSettings) -> Result<String, String> {
+    let to = address(settings);
+    if !to.ip().is_loopback() && settings.tls_cert.is_none() {
+        return Err(format!(
+            "the admin token is not sent to {to} without TLS: set admin.tls_cert and admin.tls_key"
+        ));
+    }
+    let token = token::for_client(settings, to.port())?;
+    Ok(format!("Bearer {}", token.expose()))
+}
+
+fn agent(settings: &AdminSettings, path: &str) -> Result<(Agent, String), NoAnswer> {
+    let mut config = Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .proxy(None)
+        .user_agent(concat!("shardgate/", env!("CARGO_PKG_VERSION")));
+    let to = address(settings);
+    if settings.tls_cert.is_some() {
+        let tls = TlsConfig::builder().root_certs(roots(settings).map_err(NoAnswer::Failed)?);
+        config = config.tls_config(tls.build());
+    }
+    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
+    Ok((config.build().into(), format!("{scheme}://{to}{path}")))
+}
+
+/// The gateway's own certificate and those that signed it are what is trusted.
+fn roots(settings: &AdminSettings) -> Result<RootCerts, String> {
+    let Some(path) = &settings.tls_cert else { return Ok(RootCerts::new_with_certs(&[])) };
+    let at = |what: String| format!("admin.tls_cert = {}: {what}", path.display());
+    let pem = std::fs::read(path).map_err(|error| at(error.to_string()))?;
+    let mut certificates: Vec<Certificate<'static>> = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|e| at(e.to_string()))? {
+            certificates.push(certificate);
+        }
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
+}
+
+fn answer(
+    settings: &AdminSettings,
+    result: Result<ureq::http::Response<Body>, ureq::Error>,
+) -> Result<Answer, NoAnswer> {
+    let to = address(settings);
+    let mut response = result.map_err(|error| refusal(to, &error))?;
+    let status = response.status().as_u16();
+    let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+    let text = text.map_err(|error| refusal(to, &error))?;
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok(Answer { status, body })
+}
+
+fn refusal(to: SocketAddr, error: &ureq::Error) -> NoAnswer {
+    match error {
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            NoAnswer::Nobody(format!(
+                "no gateway answers at admin.listen = {to}: start one, or name another with \
+                 --admin or --config"
+            ))
+        }
+        ureq::Error::Timeout(_) => NoAnswer::Failed(format!(
+            "{to} did not answer within {} s: something else listens there, or it is stuck",
+            TIMEOUT.as_secs()
+        )),
+        other => NoAnswer::Failed(format!("{to}: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

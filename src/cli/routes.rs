@@ -1,0 +1,240 @@
+//! `shardgate routes` and `shardgate explain`: who gets which message, of the configuration or of a
+//! gateway that runs.
+
+use std::fmt::Write as _;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::client::{self, NoAnswer};
+use super::table::aligned;
+use super::{EXIT_START, EXIT_USAGE, Said};
+use crate::config::snapshot::{HashOn, Order, Snapshot, affinity_hash};
+use crate::config::{Config, Problems};
+use crate::ids::TenantId;
+
+/// The routes of the configuration, or the services of the gateway that runs.
+pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Said {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+    };
+    if !in_force {
+        return Said::fine(table(&config.snapshot));
+    }
+    match client::get(&config.gateway.admin, "/services") {
+        Ok(answer) if answer.is_ok() => Said::fine(answer.text()),
+        Ok(answer) => Said::wrong(answer.text(), EXIT_START),
+        Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+    }
+}
+
+/// Routes, their services and instances.
+pub fn table(snapshot: &Snapshot) -> String {
+    let row = |route: &crate::config::snapshot::Route| {
+        let service = snapshot.services.get(usize::from(route.service.0));
+        let own = snapshot.instances.iter().filter(|i| i.service == route.service);
+        let own: Vec<String> = own.map(|i| format!("{} {}", i.name, i.address)).collect();
+        let instances = if own.is_empty() { "found while it runs".into() } else { own.join(", ") };
+        [
+            format!("{}-{}", route.first, route.last),
+            service.map_or(String::new(), |s| s.name.to_string()),
+            route.priority.name().to_owned(),
+            format!("{} ms", route.timeout_ms),
+            hash_word(route.hash_on).to_owned(),
+            order_word(route.order).to_owned(),
+            instances,
+        ]
+    };
+    let rows: Vec<_> = snapshot.routes.iter().map(row).collect();
+    aligned(["IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER", "INSTANCES"], &rows)
+}
+
+fn hash_word(hash_on: HashOn) -> &'static str {
+    match hash_on {
+        HashOn::User => "user",
+        HashOn::Session => "session",
+        HashOn::Key => "key",
+    }
+}
+
+fn order_word(order: Order) -> &'static str {
+    match order {
+        Order::Session => "session",
+        Order::None => "none",
+    }
+}
+
+/// A message whose way is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Ask {
+    /// Its id
+    #[arg(long, value_name = "N")]
+    pub msg_id: u32,
+    /// Its key, for routes with hash_on = "key"
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Who sends it
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Number of the sender's tenant
+    #[arg(long, value_name = "N")]
+    pub tenant: Option<u16>,
+    /// The sender's session, as welcome says it
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+}
+
+impl Ask {
+    fn path(&self) -> String {
+        let mut path = format!("/routing/explain?msg_id={}", self.msg_id);
+        let tenant = self.tenant.map(|n| n.to_string());
+        let texts = [
+            ("key", &self.key),
+            ("user", &self.user),
+            ("tenant", &tenant),
+            ("session", &self.session),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+                write!(path, "&{name}={value}").expect("a string takes it");
+            }
+        }
+        path
+    }
+}
+
+/// The way of a message: of the gateway that runs, and of the configuration if none does.
+pub fn explain(loaded: Result<Config, Problems>, ask: &Ask) -> Said {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+    };
+    let admin = &config.gateway.admin;
+    match client::get(admin, &ask.path()) {
+        Ok(answer) if answer.is_ok() => {
+            Said::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
+        }
+        // It knows more than the files, so its refusal is the answer.
+        Ok(answer) if answer.status != 404 => Said::wrong(
+            format!("of the gateway at {}: {}", admin.listen, answer.text()),
+            EXIT_START,
+        ),
+        Ok(_) => {
+            let why = format!("what answers at {} does not explain routes", admin.listen);
+            of_files(&config, ask, &why)
+        }
+        Err(NoAnswer::Nobody(_)) => of_files(&config, ask, "no gateway answers"),
+        Err(NoAnswer::Failed(why)) => of_files(&config, ask, &why),
+    }
+}
+
+fn of_files(config: &Config, ask: &Ask, why: &str) -> Said {
+    let head = format!("of the configuration alone, {why}:");
+    match way(config, ask) {
+        Ok(lines) => Said::fine(format!("{head}\n{lines}")),
+        Err(line) => Said::wrong(format!("{head}\n  {line}"), EXIT_START),
+    }
+}
+
+/// The steps of the way, one a line.
+fn way(config: &Config, ask: &Ask) -> Result<String, String> {
+    let (first, last) = config.gateway.gateway_ids;
+    let id = ask.msg_id;
+    if (first..=last).contains(&id) {
+        return Ok(format!(
+            "  id {id} is in gateway.ids {first}-{last}: the gateway answers itself"
+        ));
+    }
+    let snapshot = &config.snapshot;
+    let Some((_, route)) = snapshot.route(id) else {
+        return Err(format!("id {id} is in no route: NO_ROUTE. `shardgate routes` lists them"));
+    };
+    let service = &snapshot.services[usize::from(route.service.0)];
+    let mut out = format!(
+        "  id {id} is in the route {}-{} -> service {}\n",
+        route.first, route.last, service.name
+    );
+    let (what, value) = affinity(route.hash_on, ask)?;
+    let tenant = TenantId(ask.tenant.unwrap_or_default());
+    let hash = affinity_hash(tenant, value.as_bytes());
+    writeln!(
+        out,
+        "  hash_on = {:?}: {what} {value:?} hashes to {hash:#018x}",
+        hash_word(route.hash_on)
+    )
+    .expect("a string takes it");
+    let owner = service.ring.pick(hash).and_then(|id| snapshot.instance(id));
+    match owner {
+        Some(owner) => {
+            let name = &owner.name;
+            write!(out, "  on the ring that is {name} at {}, while it is healthy", owner.address)
+        }
+        None => {
+            write!(out, "  the files have no instance of it: who is found while it runs decides")
+        }
+    }
+    .expect("a string takes it");
+    Ok(out)
+}
+
+/// What the instance is chosen by, and its value.
+fn affinity(hash_on: HashOn, ask: &Ask) -> Result<(&'static str, &str), String> {
+    let session = ask.session.as_deref().map(|value| ("the session", value));
+    let (found, flags) = match hash_on {
+        HashOn::Key => {
+            (ask.key.as_deref().map(|v| ("the key", v)).or(session), "--key or --session")
+        }
+        HashOn::User => {
+            (ask.user.as_deref().map(|v| ("the user", v)).or(session), "--user or --session")
+        }
+        HashOn::Session => (session, "--session"),
+    };
+    let word = hash_word(hash_on);
+    found
+        .ok_or_else(|| format!("the route has hash_on = {word:?}: say whose message, with {flags}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+    use crate::config::load::{Files, from_files};
+
+    fn config() -> Config {
+        from_files(Files::embedded(), &[], &Overrides::default()).expect("the built-in one")
+    }
+
+    #[test]
+    fn the_way_names_range_service_hash_and_instance() {
+        let ask = Ask { msg_id: 3_500, user: Some("alice".into()), ..Ask::default() };
+        let text = way(&config(), &ask).expect("a route");
+        assert!(text.contains("route 3000-3999 -> service fight"), "{text}");
+        assert!(text.contains("hashes to 0x"), "{text}");
+        assert!(text.contains("fight-1 at 127.0.0.1:50003"), "{text}");
+        let own = way(&config(), &Ask { msg_id: 9_000, ..Ask::default() }).expect("its own");
+        assert!(own.contains("answers itself"), "{own}");
+    }
+
+    #[test]
+    fn what_cannot_be_explained_says_what_lacks() {
+        let none = way(&config(), &Ask { msg_id: 5_000, ..Ask::default() }).expect_err("no route");
+        assert!(none.contains("NO_ROUTE"), "{none}");
+        let whose =
+            way(&config(), &Ask { msg_id: 1_000, ..Ask::default() }).expect_err("no sender");
+        assert!(whose.contains("--session"), "{whose}");
+    }
+
+    #[test]
+    fn values_are_escaped_in_the_question() {
+        let ask = Ask { msg_id: 1, key: Some("a&b=ü".into()), tenant: Some(7), ..Ask::default() };
+        assert_eq!(ask.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
+    }
+
+    #[test]
+    fn the_table_has_a_line_a_route() {
+        let text = table(&config().snapshot);
+        assert_eq!(text.lines().count(), 1 + config().snapshot.routes.len());
+        assert!(text.contains("1000-1999"), "{text}");
+    }
+}

@@ -1,0 +1,93 @@
+//! `shardgate drain` and `shardgate reload`: what the gateway that runs is asked to do.
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use super::client::{self, Answer};
+use super::{EXIT_START, EXIT_USAGE, Said};
+use crate::config::{Config, Problems};
+
+/// Drains the gateway, or gives an instance nothing new (or something again).
+pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: bool) -> Said {
+    let path = match instance {
+        None => "/drain".to_owned(),
+        Some(id) => {
+            let id = utf8_percent_encode(id, NON_ALPHANUMERIC);
+            format!("/instances/{id}/{}", if undo { "undrain" } else { "drain" })
+        }
+    };
+    ask(loaded, &path, |answer| {
+        let what = match (instance, undo) {
+            (None, _) => "the gateway drains: it answers what it has read and ends".to_owned(),
+            (Some(id), false) => format!("{id} gets nothing new; what it has, it finishes"),
+            (Some(id), true) => format!("{id} gets its keys again"),
+        };
+        with_details(what, answer)
+    })
+}
+
+/// Has the files read again.
+pub fn reload(loaded: Result<Config, Problems>) -> Said {
+    ask(loaded, "/reload", |answer| with_details("reloaded".into(), answer))
+}
+
+/// A sentence, and what the gateway said if it said anything.
+fn with_details(what: String, answer: &Answer) -> String {
+    let empty = match &answer.body {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
+    if empty { what } else { format!("{what}\n{}", answer.text()) }
+}
+
+fn ask(loaded: Result<Config, Problems>, path: &str, done: impl FnOnce(&Answer) -> String) -> Said {
+    // Where it listens is all that is needed of the files, but a wrong file says nothing reliable.
+    let admin = match loaded {
+        Ok(config) => config.gateway.admin,
+        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+    };
+    match client::post(&admin, path, &json!({})) {
+        Ok(answer) if answer.is_ok() => Said::fine(done(&answer)),
+        Ok(answer) => Said::wrong(refused(&answer), code(answer.status)),
+        Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+    }
+}
+
+/// What was asked for is wrong (a configuration, a name), or it could not be done.
+fn code(status: u16) -> u8 {
+    match status {
+        400 | 404 | 409 | 422 => EXIT_USAGE,
+        _ => EXIT_START,
+    }
+}
+
+/// Problems one a line if the gateway told them so, else what it said.
+fn refused(answer: &Answer) -> String {
+    let text = |p: &Value| p.as_str().map_or_else(|| p.to_string(), str::to_owned);
+    match answer.body["problems"].as_array() {
+        Some(list) => {
+            let lines: Vec<String> = list.iter().map(text).collect();
+            format!("{}\nrefused: nothing was changed", lines.join("\n"))
+        }
+        None => format!("refused with {}: {}", answer.status, answer.text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_told_one_a_line() {
+        let body = json!({"problems": ["a:1: x", "b:2: y"]});
+        let text = refused(&Answer { status: 422, body });
+        assert_eq!(text, "a:1: x\nb:2: y\nrefused: nothing was changed");
+        let body = "Host is not this endpoint's\n".into();
+        let text = refused(&Answer { status: 403, body });
+        assert_eq!(text, "refused with 403: Host is not this endpoint's");
+        assert_eq!((code(422), code(404), code(403), code(500)), (64, 64, 1, 1));
+    }
+}

@@ -1,0 +1,181 @@
+//! `shardgate gen systemd`: a unit for this program with this configuration.
+//!
+//! `Type=notify` with an `ExecReload=` and not `notify-reload`: the latter came with systemd 253,
+//! and Debian 11 (247) and 12 (252) refuse the word. The gateway tells RELOADING and READY to
+//! either.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::preflight::{allowed_cores, auto_count, files_overhead, ranges};
+
+/// Time between the end of the grace and that of the process: what control gives the shards to
+/// write their last words (10 s), and as much again for a busy host.
+const STOP_MARGIN_S: u64 = 20;
+/// A shard that does not answer for so long is stuck: each of its turns takes milliseconds.
+const WATCHDOG_S: u64 = 10;
+/// Pause before a restart: a port that is still held is free then, and a crash loop is no storm.
+const RESTART_S: u64 = 2;
+
+/// The text of the unit. `program` and `dir` are absolute; without a `dir` the built-in
+/// configuration is served.
+pub fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> String {
+    let gateway = &config.gateway;
+    let allowed = allowed_cores();
+    let shards = gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
+    let connections: usize = (0..shards).map(|n| config.shards.shard(n).conn.connections_max).sum();
+    let overhead = files_overhead(shards, config.snapshot.instances.len(), gateway.demo.enabled);
+    let files = connections as u64 + overhead;
+    let stop = gateway.stop.grace.as_secs() + 1 + STOP_MARGIN_S;
+    let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
+    let program = quoted(program);
+    let affinity = affinity(config, shards, &allowed);
+    let capability = if gateway.listen.port() < 1024 || gateway.admin.listen.port() < 1024 {
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE"
+    } else {
+        "CapabilityBoundingSet="
+    };
+    format!(
+        "\
+# Made by `shardgate gen systemd`. Make it anew when shards, connections_max or stop.grace_ms
+# change:  shardgate gen systemd > /etc/systemd/system/shardgate.service && systemctl daemon-reload
+[Unit]
+Description=shardgate, a WebSocket gateway
+After=network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=60
+StartLimitBurst=10
+
+[Service]
+# Not notify-reload: systemd before 253 refuses the word.
+Type=notify
+NotifyAccess=main
+ExecStart={program}{flags}
+ExecReload=/bin/kill -HUP $MAINPID
+# Beats come only while every shard answers.
+WatchdogSec={WATCHDOG_S}
+Restart=on-failure
+RestartSec={RESTART_S}
+# 64: the configuration is wrong, which no restart mends.
+RestartPreventExitStatus=64
+# stop.grace_ms and what the shards take for their last words.
+TimeoutStopSec={stop}
+KillMode=mixed
+
+User={user}
+Group={user}
+# Holds the admin token if admin.token_file says so: the verbs read it there as the same user.
+RuntimeDirectory=shardgate
+RuntimeDirectoryMode=0700
+StateDirectory=shardgate
+StateDirectoryMode=0700
+
+# connections_max of {shards} shards ({connections}), and {overhead} of our own.
+LimitNOFILE={files}
+LimitMEMLOCK=infinity
+LimitCORE=0
+{affinity}
+# When memory lacks, the whole gateway ends and is started again: never a part of it.
+OOMPolicy=stop
+
+{capability}
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+SystemCallArchitectures=native
+# @system-service has no io_uring in it; pinning is of @resources.
+SystemCallFilter=@system-service io_uring_setup io_uring_enter io_uring_register
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+"
+    )
+}
+
+/// The cores that are configured, and one for control if there is another.
+fn affinity(config: &Config, shards: usize, allowed: &[usize]) -> String {
+    let pinned: Option<Vec<usize>> = (0..shards).map(|n| config.shards.shard(n).core).collect();
+    let Some(mut cores) = pinned.filter(|cores| !cores.is_empty()) else {
+        return "# shard.core is auto: shards take the allowed cores in turn. Narrow them with\n\
+                # CPUAffinity=0-3"
+            .into();
+    };
+    cores.extend(allowed.iter().find(|core| !cores.contains(core)));
+    cores.sort_unstable();
+    cores.dedup();
+    let cores = ranges(&cores).replace(", ", " ");
+    format!("# The cores of the shards, and one more for control and pulse.\nCPUAffinity={cores}")
+}
+
+/// A path as a word of `ExecStart=`.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('%', "%%").replace('$', "$$");
+    if text.chars().any(|c| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+    use crate::config::load::{Files, from_files};
+
+    fn made(flags: &Overrides) -> String {
+        let config = from_files(Files::embedded(), &[], flags).expect("right");
+        unit(&config, Path::new("/usr/bin/shardgate"), Some(Path::new("/etc/shard gate")), "gate")
+    }
+
+    fn value<'a>(unit: &'a str, key: &str) -> &'a str {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("{key} in {unit}"))
+    }
+
+    #[test]
+    fn limits_and_times_follow_from_the_configuration() {
+        let flags = Overrides { shards: Some("2".into()), ..Overrides::default() };
+        let unit = made(&flags);
+        let files: u64 = value(&unit, "LimitNOFILE").parse().expect("a number");
+        assert!(files > 400_000, "200,000 connections on each of 2 shards: {files}");
+        assert_eq!(value(&unit, "TimeoutStopSec"), "31", "10 s of grace, and a margin");
+        assert_eq!(value(&unit, "RestartPreventExitStatus"), "64");
+        assert_eq!(value(&unit, "ExecStart"), "/usr/bin/shardgate --config \"/etc/shard gate\"");
+        assert!(value(&unit, "SystemCallFilter").contains("io_uring_enter"));
+        assert!(!unit.contains("\nCPUAffinity="), "no core is configured");
+    }
+
+    #[test]
+    fn configured_cores_are_pinned() {
+        let flags = Overrides { cores: Some("0".into()), ..Overrides::default() };
+        assert!(value(&made(&flags), "CPUAffinity").starts_with('0'));
+    }
+
+    #[test]
+    fn every_line_is_a_section_a_comment_or_a_key_with_one_value() {
+        let unit = made(&Overrides::default());
+        for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let section = line.starts_with('[') && line.ends_with(']');
+            let key = line.split_once('=').is_some_and(|(key, _)| {
+                !key.is_empty() && key.chars().all(|c| c.is_ascii_alphabetic())
+            });
+            assert!(section || key, "{line}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Who may ask the admin endpoint what.
+//!
+//! A browser could be made to ask by any page that is open in it. So a `Host` that is not ours is
+//! refused (DNS rebinding), an `Origin` or `Sec-Fetch-Site` that names another page, too; and what
+//! changes something takes a header and a content type that no page of another origin can send
+//! without a preflight, which is never granted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::Refused;
+use crate::control::token::Token;
+
+/// What the guard goes by.
+pub struct Rules {
+    /// Where the endpoint listens.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// What has to be shown, or why nobody can.
+    pub token: Result<Token, String>,
+}
+
+/// Around everything: refuses what a browser could be tricked into.
+pub async fn guard(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let refused = |why| Refused::new(StatusCode::FORBIDDEN, why).into_response();
+    let mut response = if !host_is_ours(headers, rules.address) {
+        refused("Host is not this endpoint's")
+    } else if !origin_is_ours(headers, rules.tls) {
+        refused("Origin is not this endpoint's")
+    } else if !is_from_here(headers) {
+        refused("Sec-Fetch-Site says that a page of another site asks")
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Around the routes that exist: asks for the token where it is needed, and for JSON.
+pub async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+    let changes = request.method() == Method::POST;
+    let open = rules.address.ip().is_loopback() || request.uri().path() == "/healthz";
+    if changes || !open {
+        let token = match &rules.token {
+            Ok(token) => token,
+            Err(why) => {
+                return Refused::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str()).into_response();
+            }
+        };
+        if let Err(challenge) = check(request.headers(), token) {
+            let why = "show the token: Authorization: Bearer <the one of admin.token or its file>";
+            let refused = Refused::new(StatusCode::UNAUTHORIZED, why);
+            return ([(header::WWW_AUTHENTICATE, challenge)], refused).into_response();
+        }
+    }
+    if changes && !is_json(request.headers()) {
+        let why = "Content-Type must be application/json (also without a body)";
+        return Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether the token is shown; else the challenge (RFC 6750 section 3).
+fn check(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
+    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(shown), None) = (shown.next(), shown.next()) else {
+        return Err("Bearer realm=\"shardgate\"");
+    };
+    let shown = match shown.as_bytes().split_at_checked(b"Bearer ".len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"Bearer ") => rest,
+        Some(_) | None => return Err("Bearer realm=\"shardgate\""),
+    };
+    match token.is(shown.trim_ascii()) {
+        true => Ok(()),
+        false => Err("Bearer realm=\"shardgate\", error=\"invalid_token\""),
+    }
+}
+
+/// Exactly one `Content-Type`, of JSON, with or without parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (types.next(), types.next()) else { return false };
+    let media = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+    media.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// Exactly one `Host`: `localhost` or a loopback address (with any port: tunnels change it), or the
+/// admin address. An endpoint that listens elsewhere has names that it does not know; there the
+/// token that every request needs is what a page of another origin does not have.
+fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let Ok(authority) = host.to_str().unwrap_or_default().parse::<axum::http::uri::Authority>()
+    else {
+        return false;
+    };
+    let name = authority.host();
+    let ip = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    if !address.ip().is_loopback() {
+        return true;
+    }
+    match ip.parse::<IpAddr>() {
+        Ok(ip) => {
+            let port = authority.port_u16().unwrap_or(80);
+            ip.is_loopback() || (ip, port) == (address.ip(), address.port())
+        }
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// No `Origin`, or the one of a page that this endpoint served: its scheme and the `Host`.
+fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
+    let host = headers.get(header::HOST).map_or(&[][..], HeaderValue::as_bytes);
+    let scheme: &[u8] = if tls { b"https://" } else { b"http://" };
+    let own = |origin: &HeaderValue| origin.as_bytes().strip_prefix(scheme) == Some(host);
+    headers.get_all(header::ORIGIN).iter().all(own)
+}
+
+/// No `Sec-Fetch-Site` (not a browser), or one that says that nobody else is behind the request:
+/// our own page, or a person who typed the address.
+fn is_from_here(headers: &HeaderMap) -> bool {
+    let sites = headers.get_all("sec-fetch-site");
+    sites.iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
+}

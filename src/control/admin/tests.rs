@@ -1,0 +1,515 @@
+//! The admin endpoint by raw HTTP, in front of fake shards: who may ask, and what is answered.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::read::OPENAPI;
+use super::routes::ROUTES;
+use super::*;
+use crate::control::tests::{Fake, Rig, TOKEN, rig};
+use crate::stats::Stage;
+
+/// The headers that a change takes.
+fn right(rig: &Rig) -> String {
+    format!(
+        "Host: {}\r\nContent-Type: application/json\r\nAuthorization: Bearer {TOKEN}",
+        rig.admin
+    )
+}
+
+#[tokio::test]
+async fn what_a_browser_could_be_tricked_into_is_refused() {
+    let rig = rig(&[Fake::Good]);
+    let (own, port) = (format!("Host: {}", rig.admin), rig.admin.port());
+    let cases = [
+        (200, "GET /health", format!("Host: localhost:{port}")),
+        (200, "GET /health", "Host: [::1]:1234".into()),
+        (200, "GET /health", format!("{own}\r\nOrigin: http://{}", rig.admin)),
+        (200, "GET /health", format!("{own}\r\nSec-Fetch-Site: same-origin")),
+        // A person typed the address.
+        (200, "GET /health", format!("{own}\r\nSec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate")),
+        // DNS rebinding.
+        (403, "GET /health", format!("Host: evil.example:{port}")),
+        (403, "GET /health", format!("Host: localhost.evil.example:{port}")),
+        (403, "GET /health", format!("Host: x@{}", rig.admin)),
+        (403, "GET /health", "X: y".into()),
+        (403, "GET /health", format!("{own}\r\n{own}")),
+        (403, "GET /health", format!("{own}\r\nOrigin: http://evil.example")),
+        (403, "GET /health", format!("{own}\r\nOrigin: https://{}", rig.admin)),
+        (403, "GET /health", format!("{own}\r\nOrigin: null")),
+        // An <img> or a link of another page; those carry no Origin.
+        (403, "GET /health", format!("{own}\r\nSec-Fetch-Site: cross-site")),
+        (
+            403,
+            "GET /health",
+            format!("{own}\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Dest: image"),
+        ),
+        (403, "GET /metrics", format!("{own}\r\nSec-Fetch-Site: cross-site")),
+        (405, "POST /health", own.clone()),
+        (200, "HEAD /stats", own.clone()),
+        (405, "OPTIONS /routing/stats", own.clone()),
+        (405, "GET /reload", own.clone()),
+        (405, "PUT /log", own.clone()),
+        (405, "DELETE /instances/logic-1/drain", own.clone()),
+        (404, "GET /other", own.clone()),
+        (404, "POST /other", own),
+    ];
+    rig.healthy().await;
+    for (expected, line, headers) in cases {
+        let (status, _) = rig.raw(&format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n")).await;
+        assert_eq!(status, expected, "{line} {headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_changes_nothing() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    let own = format!("Host: {}", rig.admin);
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let page = "Origin: http://evil.example\r\nSec-Fetch-Site: cross-site";
+    let json = "Content-Type: application/json";
+    let cases = [
+        // A form, with the headers of Chromium; then of a browser without Fetch metadata.
+        (
+            403,
+            format!(
+                "{own}\r\n{page}\r\nSec-Fetch-Mode: navigate\r\n\
+                 Sec-Fetch-Dest: document\r\nContent-Type: application/x-www-form-urlencoded"
+            ),
+        ),
+        (403, format!("{own}\r\nOrigin: null\r\nContent-Type: application/x-www-form-urlencoded")),
+        (401, format!("{own}\r\nContent-Type: application/x-www-form-urlencoded")),
+        // fetch() with the content types that take no preflight.
+        (
+            403,
+            format!(
+                "{own}\r\n{page}\r\nSec-Fetch-Mode: no-cors\r\n\
+                 Content-Type: text/plain;charset=UTF-8"
+            ),
+        ),
+        (401, format!("{own}\r\nContent-Type: text/plain;charset=UTF-8")),
+        // Even with the token, were it to leak.
+        (403, format!("{own}\r\n{page}\r\n{json}\r\n{bearer}")),
+        (403, format!("Host: evil.example\r\n{json}\r\n{bearer}")),
+        (415, format!("{own}\r\n{bearer}")),
+        (415, format!("{own}\r\n{bearer}\r\nContent-Type: text/plain")),
+        (415, format!("{own}\r\n{bearer}\r\nContent-Type: application/json-seq")),
+        (415, format!("{own}\r\n{bearer}\r\n{json}\r\nContent-Type: text/plain")),
+        // Without it, or with another one.
+        (401, format!("{own}\r\n{json}")),
+        (401, format!("{own}\r\n{json}\r\nAuthorization: Bearer a-token-of-the-testS")),
+        (401, format!("{own}\r\n{json}\r\nAuthorization: Bearer ")),
+        (401, format!("{own}\r\n{json}\r\nAuthorization: Basic {TOKEN}")),
+        (401, format!("{own}\r\n{json}\r\n{bearer}\r\n{bearer}")),
+        (
+            200,
+            format!(
+                "{own}\r\nContent-Type: Application/JSON; charset=utf-8\r\n\
+                 Authorization: bearer {TOKEN}"
+            ),
+        ),
+    ];
+    for (expected, headers) in cases {
+        let request = format!("POST /reload HTTP/1.1\r\n{headers}\r\n\r\n");
+        let (status, body) = rig.raw(&request).await;
+        assert_eq!(status, expected, "{headers}: {body}");
+        let reload = &rig.get("/health").await.1["last_reload"];
+        assert_eq!(reload.is_null(), expected != 200, "{headers}");
+    }
+    // A preflight is not granted: no header of CORS in any answer.
+    let preflight = format!(
+        "OPTIONS /reload HTTP/1.1\r\n{own}\r\n{}\r\nAccess-Control-Request-Method: POST\r\n\
+         Access-Control-Request-Headers: authorization,content-type",
+        "Origin: http://evil.example"
+    );
+    for request in [preflight, format!("GET /stats HTTP/1.1\r\n{own}")] {
+        let answer = whole(&rig, &format!("{request}\r\n\r\n")).await.to_lowercase();
+        assert!(!answer.contains("access-control"), "{answer}");
+        assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
+    }
+    let refused = whole(&rig, &format!("POST /reload HTTP/1.1\r\n{own}\r\n\r\n")).await;
+    assert!(refused.to_lowercase().contains("www-authenticate: bearer"), "{refused}");
+    let other = whole(&rig, &format!("GET /reload HTTP/1.1\r\n{own}\r\n\r\n")).await;
+    assert!(other.to_lowercase().contains("allow: post"), "{other}");
+}
+
+/// The answer with its header.
+async fn whole(rig: &Rig, request: &str) -> String {
+    let mut stream = TcpStream::connect(rig.admin).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_off() {
+    let rig = rig(&[Fake::Good]);
+    let headers = right(&rig);
+    for start in [
+        format!("GET /health HTTP/1.1\r\n{headers}\r\nX: "),
+        format!("POST /reload HTTP/1.1\r\n{headers}\r\nContent-Length: 2000000\r\n\r\n"),
+    ] {
+        let flood = format!("{start}{}", " ".repeat(1 << 20));
+        let mut stream = TcpStream::connect(rig.admin).await.unwrap();
+        // Refused after 36 KiB: writing all of it or reading on ends, one way or the other.
+        let _ = stream.write_all(flood.as_bytes()).await;
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    }
+    let body = format!("{{\"filter\":\"{}\"}}", "x".repeat(17 << 10));
+    let length = format!("Content-Length: {}", body.len());
+    let request = format!("POST /log HTTP/1.1\r\n{headers}\r\n{length}\r\n\r\n{body}");
+    assert_eq!(rig.raw(&request).await.0, 413);
+    assert_eq!(rig.healthy().await["status"], "ok");
+}
+
+#[tokio::test]
+async fn a_body_is_json_that_is_understood_or_refused() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    for (path, body, expected) in [
+        ("/reload", "{", 400),
+        ("/reload", "{\"force\":true}", 400),
+        ("/reload", " {} ", 200),
+        ("/log", "", 400),
+        ("/log", "{\"level\":\"info\"}", 400),
+        ("/instances/logic-1/drain", "[]", 400),
+        ("/instances/nobody/drain", "", 404),
+        ("/instances/..%2f..%2fetc/undrain", "", 404),
+    ] {
+        let (status, answer) = rig.post(path, body).await;
+        assert_eq!(status, expected, "{path} {body}: {answer}");
+        assert_eq!(answer["error"].is_string(), expected != 200, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_is_drained_and_given_something_again() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    let explain = async || rig.get("/routing/explain?msg_id=1001&key=k").await.1;
+    let instance =
+        async |n: usize| rig.get("/services").await.1["services"]["logic"]["instances"][n].clone();
+    let owner = explain().await["owner"].as_str().unwrap().to_owned();
+    let path = format!("/instances/{owner}");
+    let (status, body) = rig.post(&format!("{path}/drain"), "").await;
+    assert_eq!((status, &body["draining"]), (200, &json!(true)));
+    let index = usize::from(owner == "logic-2");
+    assert_eq!(instance(index).await["draining"], true);
+    let after = explain().await;
+    assert_ne!(after["owner"], owner.as_str());
+    assert_eq!(after["version"], 2);
+    assert!(after["why"].to_string().contains("is draining: it is not on the ring"), "{after}");
+    assert_eq!(rig.get("/health").await.1["services"]["logic"]["usable"], 1);
+    assert_eq!(rig.post(&format!("{path}/undrain"), "{}").await.0, 200);
+    assert_eq!(explain().await["owner"], owner.as_str());
+}
+
+#[tokio::test]
+async fn explain_says_what_was_hashed_who_owns_it_and_what_each_shard_would_do() {
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let ask = async |query: &str| rig.get(&format!("/routing/explain?{query}")).await;
+    let (_, by_key) = ask("msg_id=1999&key=room%201&session=0123456789abcdef").await;
+    assert_eq!((&by_key["hash_on"], &by_key["hashed"]), (&json!("key"), &json!("key")));
+    assert_eq!((&by_key["range"], &by_key["service"]), (&json!([1000, 1999]), &json!("logic")));
+    assert_eq!(by_key["hash"].as_str().unwrap().len(), 16);
+    assert_eq!(by_key["instance"], by_key["owner"]);
+    let shard = &by_key["shards"][1];
+    assert_eq!((&shard["shard"], &shard["instance"]), (&json!(1), &json!("logic-2")));
+    assert_eq!(shard["cached"], json!({"owner": "logic-2", "age_ms": 7}));
+    assert_eq!(shard["links"], json!({"logic-1": "down", "logic-2": "up"}));
+    let (_, by_session) = ask("msg_id=1999&session=0123456789abcdef").await;
+    assert_eq!(by_session["hashed"], "session");
+    assert_ne!(by_session["hash"], by_key["hash"]);
+    let (_, other_tenant) = ask("msg_id=1999&key=room%201&tenant=1").await;
+    assert_ne!(other_tenant["hash"], by_key["hash"]);
+    let (_, nothing) = ask("msg_id=1000").await;
+    assert_eq!((&nothing["hash"], &nothing["shards"]), (&Value::Null, &json!([])));
+    assert!(nothing["why"][0].as_str().unwrap().contains("give key= or session="));
+    let (_, no_route) = ask("msg_id=5&key=k").await;
+    assert!(no_route["why"][0].as_str().unwrap().starts_with("NO_ROUTE"));
+    let (_, own) = ask("msg_id=9000").await;
+    assert!(own["why"][0].as_str().unwrap().contains("the gateway answers"));
+    for bad in ["", "msg_id=x", "msg_id=-1", "msg_id=1000&tenant=65536", "msg_id=1&room=2"] {
+        assert_eq!(ask(bad).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_counted_ranked_and_found() {
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let (_, counts) = rig.get("/connections").await;
+    assert_eq!((&counts["connections"], &counts["top"]), (&json!(3), &Value::Null));
+    let (_, top) = rig.get("/connections?top=1").await;
+    assert_eq!(top["top"].as_array().unwrap().len(), 1);
+    assert_eq!((&top["top"][0]["shard"], &top["top"][0]["messages"]), (&json!(1), &json!(1)));
+    let session = top["top"][0]["session"].as_str().unwrap();
+    let (_, one) = rig.get(&format!("/connections?session={session}")).await;
+    assert_eq!(
+        (&one["session"]["session"], &one["session"]["phase"]),
+        (&session.into(), &json!("open"))
+    );
+    assert_eq!(rig.get("/connections?session=nobody").await.0, 404);
+    assert_eq!(rig.get("/connections?top=all").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_silent_shard_is_named_where_shards_are_asked() {
+    let rig = rig(&[Fake::Good, Fake::Mute]);
+    let (status, body) = rig.get("/connections?top=5").await;
+    assert_eq!((status, &body["silent_shards"]), (200, &json!([1])));
+    assert_eq!(body["top"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn probes_are_answered_in_a_word() {
+    let rig = rig(&[Fake::Good, Fake::Mute]);
+    rig.get("/health").await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(rig.raw(&get("/healthz")).await, (200, "ok\n".into()));
+    // A shard that is ready and slow still serves.
+    assert_eq!(rig.raw(&get("/readyz")).await.0, 200);
+    let (status, body) = rig.post("/drain", "").await;
+    assert_eq!((status, &body["status"]), (202, &json!("draining")));
+    let end = rig.ended().await;
+    assert_eq!(end.code(), 1, "two fake shards cut off two messages each");
+}
+
+#[tokio::test]
+async fn draining_twice_does_not_abort() {
+    let rig = rig(&[Fake::Good, Fake::Dead]);
+    rig.get("/health").await;
+    for _ in 0..2 {
+        assert_eq!(rig.post("/drain", "").await.0, 202);
+    }
+    let (status, body) = rig.get("/health").await;
+    assert_eq!((status, &body["status"]), (503, &json!("draining")));
+    assert_eq!(rig.raw("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.0, 503);
+}
+
+#[tokio::test]
+async fn no_answer_contains_a_secret() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    for route in ROUTES.iter().filter(|route| route.method == "GET") {
+        let request = format!("GET {}?msg_id=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n", route.path);
+        let (_, body) = rig.raw(&request).await;
+        assert!(!body.contains("swordfish") && !body.contains(TOKEN), "{}", route.path);
+    }
+    let (_, config) = rig.get("/config").await;
+    let settings = config["settings"].as_array().unwrap();
+    let of = |key: &str| settings.iter().find(|s| s["key"] == key).unwrap();
+    assert_eq!(of("admin.token")["value"], "\"<redacted>\"");
+    assert!(of("stop.grace_ms")["source"].as_str().unwrap().ends_with("gateway.toml:2"));
+}
+
+#[tokio::test]
+async fn histograms_are_a_log_that_the_standard_reader_reads() {
+    use base64::Engine as _;
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::Deserializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let (_, log) = rig.raw("GET /histograms HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let mut tags = BTreeSet::new();
+    for entry in IntervalLogIterator::new(log.as_bytes()) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        let bytes =
+            base64::engine::general_purpose::STANDARD.decode(interval.encoded_histogram()).unwrap();
+        let read: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
+        let tag = interval.tag().unwrap().as_str().to_owned();
+        assert_eq!(read.len(), u64::from(tag.starts_with("round_trip")), "{tag}");
+        tags.insert(tag);
+    }
+    assert_eq!(tags.len(), 2 * Stage::ALL.len());
+    assert!(tags.contains("round_trip-1"));
+}
+
+#[tokio::test]
+async fn metrics_have_help_units_and_no_labels_of_clients() {
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let (_, text) = rig.raw("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    for expected in [
+        "shardgate_connections{shard=\"1\"} 2\n",
+        "shardgate_cache_hits_total{shard=\"0\"} 3\n",
+        "shardgate_refusals_total{shard=\"1\",reason=\"QUEUE_FULL\"} 2\n",
+        "shardgate_stage_seconds_bucket{shard=\"0\",stage=\"round_trip\",le=\"0.0005\"} 0\n",
+        "shardgate_stage_seconds_bucket{shard=\"0\",stage=\"round_trip\",le=\"0.001\"} 1\n",
+        "shardgate_stage_seconds_count{shard=\"0\",stage=\"round_trip\"} 1\n",
+        "shardgate_instance_ok_total{service=\"logic\",instance=\"logic-1\"} 9\n",
+        "shardgate_reloads_total{result=\"refused\"} 0\n",
+        "shardgate_shard_up{shard=\"1\"} 1\n",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    let known = ["shard", "stage", "le", "reason", "fault", "service", "instance", "standing"];
+    let more = ["version", "node", "result", "source"];
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("shardgate_"), "{line}");
+        let Some((_, rest)) = line.split_once('{') else { continue };
+        for label in
+            rest.split('}').next().unwrap().split("\",").map(|l| l.split('=').next().unwrap())
+        {
+            assert!(known.contains(&label) || more.contains(&label), "{line}");
+        }
+    }
+    let named = |mark: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(mark));
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(named("# HELP "), named("# TYPE "));
+}
+
+/// Paths with their methods of the description.
+fn described(document: &Value) -> BTreeSet<(String, String)> {
+    let paths = document["paths"].as_object().unwrap();
+    let of = |(path, item): (&String, &Value)| -> Vec<(String, String)> {
+        let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+        methods.map(|method| (method.to_uppercase(), path.clone())).collect()
+    };
+    paths.iter().flat_map(of).collect()
+}
+
+#[test]
+fn the_description_has_exactly_the_routes_of_the_router() {
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let routes = ROUTES.iter().map(|r| (r.method.to_owned(), r.path.to_owned()));
+    assert_eq!(described(&document), routes.collect());
+    for (method, path) in described(&document) {
+        let operation = &document["paths"][&path][method.to_lowercase()];
+        assert!(operation["summary"].is_string() && operation["operationId"].is_string(), "{path}");
+        assert_eq!(operation["security"].is_null(), method == "GET", "{path}");
+        let parameters = document["paths"][&path]["parameters"].as_array();
+        assert_eq!(parameters.is_some(), path.contains('{'), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn answers_have_the_keys_that_the_description_requires() {
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let mut checked = 0;
+    for route in ROUTES.iter().filter(|route| !["/drain", "/log"].contains(&route.path)) {
+        let operation = &document["paths"][route.path][route.method.to_lowercase()];
+        let content = &operation["responses"]["200"]["content"]["application/json"];
+        let Some(required) = content["schema"]["required"].as_array() else { continue };
+        let path = route.path.replace("{id}", "logic-1");
+        let (status, answer) = match (route.method, route.path) {
+            ("POST", _) => rig.post(&path, "").await,
+            (_, "/routing/explain") => rig.get("/routing/explain?msg_id=1000&key=k").await,
+            (_, _) => rig.get(&path).await,
+        };
+        assert_eq!(status, 200, "{path}: {answer}");
+        let wanted: BTreeSet<_> = required.iter().map(|key| key.as_str().unwrap()).collect();
+        let found: BTreeSet<_> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(found, wanted, "{path}");
+        checked += 1;
+    }
+    assert!(checked >= 12, "{checked}");
+}
+
+/// An endpoint on all interfaces with TLS, nobody behind it; its certificate.
+fn tls_endpoint(dir: &std::path::Path) -> (std::net::SocketAddr, AdminSettings, Vec<u8>) {
+    let signed = rcgen::generate_simple_self_signed(["admin.example".to_owned()]).unwrap();
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&cert, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = AdminSettings {
+        listen: address,
+        token: Some(TOKEN.into()),
+        token_file: None,
+        tls_cert: Some(cert),
+        tls_key: Some(key),
+    };
+    let about = About {
+        node: "node".into(),
+        boot_id: 1,
+        started: std::time::Instant::now(),
+        log_dropped: None,
+    };
+    let ask = mpsc::channel(1).0;
+    tokio::spawn(serve(listener, address, &settings, about.into(), ask).unwrap());
+    (address, settings, signed.cert.der().to_vec())
+}
+
+#[tokio::test]
+async fn on_other_interfaces_everything_but_liveness_takes_tls_and_the_token() {
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+    let dir = tempfile::tempdir().unwrap();
+    let (address, _, cert) = tls_endpoint(dir.path());
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.into()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let to = (std::net::Ipv4Addr::LOCALHOST, address.port());
+    // Who connects and says nothing holds up nobody.
+    let _idle = TcpStream::connect(to).await.unwrap();
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let own = "Host: admin.example:8000";
+    for (expected, line, headers) in [
+        (200, "GET /healthz", own.to_owned()),
+        (401, "GET /log", own.to_owned()),
+        (401, "GET /metrics", format!("{own}\r\nAuthorization: Bearer x")),
+        (200, "GET /log", format!("{own}\r\n{bearer}")),
+        (200, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: https://admin.example:8000")),
+        (403, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: http://admin.example:8000")),
+        (403, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: https://evil.example")),
+        (401, "POST /reload", format!("{own}\r\nContent-Type: application/json")),
+    ] {
+        let name = "admin.example".try_into().unwrap();
+        let stream = TcpStream::connect(to).await.unwrap();
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{line} {headers}: {answer}");
+    }
+    // Plain HTTP gets no answer.
+    let mut plain = TcpStream::connect(to).await.unwrap();
+    plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = plain.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP"));
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, settings, _) = tls_endpoint(dir.path());
+    let other = dir.path().join("other");
+    let error = |settings: &AdminSettings| sockets::tls(settings).err().unwrap();
+    let none = AdminSettings { tls_cert: Some(dir.path().join("none")), ..settings.clone() };
+    assert!(error(&none).contains("admin.tls_cert = ") && error(&none).contains("No such file"));
+    std::fs::write(&other, "nothing").unwrap();
+    let empty = AdminSettings { tls_cert: Some(other.clone()), ..settings.clone() };
+    assert!(error(&empty).contains("no PEM certificate"), "{}", error(&empty));
+    let no_key = AdminSettings { tls_key: Some(other.clone()), ..settings.clone() };
+    assert!(error(&no_key).contains("no PEM private key"), "{}", error(&no_key));
+    let stranger = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(&other, stranger.serialize_pem()).unwrap();
+    let wrong = error(&AdminSettings { tls_key: Some(other), ..settings });
+    assert!(wrong.contains("does not go with admin.tls_cert") && !wrong.contains('\n'), "{wrong}");
+}

@@ -1,0 +1,74 @@
+//! How everything is, written to files: for SIGUSR1 and `POST /dump`, when something is wrong now
+//! and is to be looked at later.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::Gathered;
+use super::view::{self, About};
+
+/// Dumps of one process; the number is part of the name.
+const DUMPS_MAX: u32 = 10_000;
+
+/// Where it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dumped {
+    /// Interval log of all stages, as `/histograms`.
+    pub histograms: PathBuf,
+    /// JSON of `/health`, `/stats`, `/services` and `/config`.
+    pub state: PathBuf,
+}
+
+/// `$STATE_DIRECTORY` (systemd), else `$TMPDIR`, else `/tmp`.
+pub fn dir() -> PathBuf {
+    let given = std::env::var_os("STATE_DIRECTORY").filter(|dir| !dir.is_empty());
+    match given.as_ref().and_then(|list| std::env::split_paths(list).next()) {
+        Some(first) => first,
+        None => std::env::temp_dir(),
+    }
+}
+
+/// Writes two files that were not there before, for us alone to read.
+pub fn write(dir: &Path, about: &About, found: &Gathered) -> io::Result<Dumped> {
+    let histograms = view::histograms::interval_log(about, found).map_err(io::Error::other)?;
+    let state = json!({
+        "health": view::health::health(about, found).1,
+        "stats": view::stats::stats(about, found),
+        "services": view::services::services(found),
+        "config": view::config::config(found),
+    });
+    let written = write_new(dir, &histograms, &state.to_string());
+    match &written {
+        Ok(dumped) => {
+            let (histograms, state) = (dumped.histograms.display(), dumped.state.display());
+            tracing::warn!(%histograms, %state, "dumped");
+        }
+        Err(error) => tracing::error!(dir = %dir.display(), %error, "dump_failed"),
+    }
+    written
+}
+
+fn write_new(dir: &Path, histograms: &str, state: &str) -> io::Result<Dumped> {
+    let pid = std::process::id();
+    for n in 0..DUMPS_MAX {
+        let path = |kind| dir.join(format!("shardgate-{pid}-{n}.{kind}"));
+        let dumped = Dumped { histograms: path("hlog"), state: path("json") };
+        match create(&dumped.histograms, histograms) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        }
+        create(&dumped.state, state)?;
+        return Ok(dumped);
+    }
+    Err(io::Error::other(format!("{DUMPS_MAX} dumps of this process are there: remove some")))
+}
+
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}

@@ -1,0 +1,225 @@
+//! The admin endpoint's token: from the configuration, from a file, or made at the start. The
+//! gateway and the verbs that speak to it find it by the same rules.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use subtle::ConstantTimeEq;
+
+use crate::config::is_token;
+use crate::config::settings::AdminSettings;
+
+/// Longest token ([`is_token`]); both sides of a comparison are padded to it.
+const TOKEN_BYTES_MAX: usize = 256;
+/// Random bytes of a token that is made here.
+const RANDOM_BYTES: usize = 32;
+
+/// What a caller that changes something has to show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// For the header `Authorization: Bearer`.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `shown` is it. Takes as long for every `shown` of a possible length.
+    pub fn is(&self, shown: &[u8]) -> bool {
+        let padded = |bytes: &[u8]| {
+            let mut padded = [0; TOKEN_BYTES_MAX];
+            let room = padded.get_mut(..bytes.len())?;
+            room.copy_from_slice(bytes);
+            Some(padded)
+        };
+        match (padded(self.0.as_bytes()), padded(shown)) {
+            (Some(own), Some(padded)) => {
+                let length = self.0.len().ct_eq(&shown.len());
+                (own.ct_eq(&padded) & length).into()
+            }
+            (None, _) | (_, None) => false,
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(<redacted>)")
+    }
+}
+
+/// The token of the server that listens on `port`: made and written to its file if none is
+/// configured. The error is one line, without anything of the token.
+pub fn for_server(settings: &AdminSettings, port: u16) -> Result<Token, String> {
+    match configured(settings) {
+        Some(Ok(path)) if fs::symlink_metadata(path).is_err() => {
+            let token = random();
+            write_new(path, &token).map_err(|e| at(path, format!("cannot make it: {e}")))?;
+            Ok(token)
+        }
+        Some(Ok(path)) => read(path),
+        Some(Err(token)) => Ok(token),
+        None => {
+            let home = Home::of(|name| std::env::var_os(name));
+            home.make()?;
+            replace(&home.file(port))
+        }
+    }
+}
+
+/// The token of the server on this host that listens on `port`, as its user (or root) can read it.
+pub fn for_client(settings: &AdminSettings, port: u16) -> Result<Token, String> {
+    match configured(settings) {
+        Some(Ok(path)) => read(path),
+        Some(Err(token)) => Ok(token),
+        None => {
+            let home = Home::of(|name| std::env::var_os(name));
+            home.check()?;
+            read(&home.file(port))
+        }
+    }
+}
+
+/// What the settings say: a file, or the token itself.
+fn configured(settings: &AdminSettings) -> Option<Result<&Path, Token>> {
+    match (&settings.token, &settings.token_file) {
+        (Some(token), _) => Some(Err(Token(token.expose().to_owned()))),
+        (None, Some(path)) => Some(Ok(path)),
+        (None, None) => None,
+    }
+}
+
+fn random() -> Token {
+    let bytes: [u8; RANDOM_BYTES] = rand::random();
+    Token(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn at(path: &Path, what: impl fmt::Display) -> String {
+    format!("admin token in {}: {what}", path.display())
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether nobody but us and root had a say in it.
+fn is_ours(found: &Metadata) -> bool {
+    found.uid() == own_uid() || found.uid() == 0
+}
+
+fn read(path: &Path) -> Result<Token, String> {
+    let advice = "see admin.token and admin.token_file, or SHARDGATE__ADMIN__TOKEN";
+    let read = || -> io::Result<Result<String, String>> {
+        let file = File::open(path)?;
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Ok(Err("is not a file".into()));
+        }
+        if !is_ours(&found) {
+            return Ok(Err(format!("belongs to user {}: it must be ours or root's", found.uid())));
+        }
+        let mode = found.mode() & 0o777;
+        if mode & 0o177 != 0 {
+            return Ok(Err(format!("has mode {mode:04o}; others must not read it: chmod 0600")));
+        }
+        let mut text = String::new();
+        // One more than a token and its line end, so that a longer file is seen to be none.
+        file.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text)?;
+        Ok(Ok(text))
+    };
+    let text = read().map_err(|error| at(path, format!("cannot read it: {error}; {advice}")))?;
+    let text = text.map_err(|why| at(path, why))?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    if !is_token(token) {
+        return Err(at(path, "must be 16 to 256 visible characters on one line"));
+    }
+    Ok(Token(token.to_owned()))
+}
+
+/// Writes a file that was not there.
+fn write_new(path: &Path, token: &Token) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(token.0.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}
+
+/// A new token in the place of whatever was there: of a former run, for the socket is ours.
+fn replace(path: &Path) -> Result<Token, String> {
+    let token = random();
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let written = write_new(&new, &token).and_then(|()| fs::rename(&new, path));
+    if let Err(error) = written {
+        // What is left of it is of no use to anybody.
+        let _ = fs::remove_file(&new);
+        return Err(at(path, format!("cannot make it: {error}")));
+    }
+    Ok(token)
+}
+
+/// The directory of the token when no file is configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Home {
+    dir: PathBuf,
+    /// It was made for us by who set the variable (systemd): we do not make it.
+    given: bool,
+}
+
+impl Home {
+    fn of(env: impl Fn(&str) -> Option<OsString>) -> Self {
+        let path = |name| env(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+        if let Some(list) = path("RUNTIME_DIRECTORY") {
+            // systemd puts a colon between several.
+            let first = std::env::split_paths(&list).next().unwrap_or(list);
+            return Self { dir: first, given: true };
+        }
+        let dir = match path("XDG_RUNTIME_DIR") {
+            Some(dir) => dir.join("shardgate"),
+            None => PathBuf::from(format!("/tmp/shardgate-{}", own_uid())),
+        };
+        Self { dir, given: false }
+    }
+
+    fn file(&self, port: u16) -> PathBuf {
+        self.dir.join(format!("admin-{port}.token"))
+    }
+
+    /// Makes it if it is not there.
+    fn make(&self) -> Result<(), String> {
+        if !self.given
+            && let Err(error) = DirBuilder::new().mode(0o700).create(&self.dir)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(at(&self.dir, format!("cannot make the directory: {error}")));
+        }
+        self.check()
+    }
+
+    /// Whether nobody else can put a file or a link in our way there.
+    fn check(&self) -> Result<(), String> {
+        let advice = "remove it, or set admin.token_file";
+        // Not of what a link leads to: in /tmp anybody could have made one.
+        let found = fs::symlink_metadata(&self.dir)
+            .map_err(|error| at(&self.dir, format!("cannot look at it: {error}")))?;
+        let others = if self.given { 0o022 } else { 0o077 };
+        if !found.is_dir() {
+            return Err(at(&self.dir, format!("is not a directory; {advice}")));
+        }
+        let right = if self.given { is_ours(&found) } else { found.uid() == own_uid() };
+        if !right {
+            return Err(at(&self.dir, format!("belongs to user {}; {advice}", found.uid())));
+        }
+        if found.mode() & others != 0 {
+            let mode = found.mode() & 0o777;
+            return Err(at(&self.dir, format!("has mode {mode:04o}, others get in; {advice}")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

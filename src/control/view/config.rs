@@ -1,0 +1,31 @@
+//! `/config`: what is in force, and where each value came from. Secrets are redacted where the
+//! configuration is read, so they are not here at all.
+
+use serde_json::{Value, json};
+
+use super::{Gathered, mode, route};
+
+/// Every key, services and routes.
+pub fn config(found: &Gathered) -> Value {
+    let config = &found.directory.config;
+    let settings = config.provenance.iter().map(
+        |(key, value, source)| json!({ "key": key, "value": value, "source": source.to_string() }),
+    );
+    let services = config
+        .snapshot
+        .services
+        .iter()
+        .map(|service| json!({ "name": &*service.name, "mode": mode(service.mode) }));
+    let name = |r: &super::Route| &*config.snapshot.services[usize::from(r.service.0)].name;
+    let lookups = config.lookups.iter().map(|lookup| {
+        json!({ "service": &*lookup.service, "dns": format!("{}:{}", lookup.host, lookup.port) })
+    });
+    json!({
+        "version": found.directory.snapshot.version,
+        "settings": settings.collect::<Vec<_>>(),
+        "services": services.collect::<Vec<_>>(),
+        "routes": config.snapshot.routes.iter().map(|r| route(r, name(r))).collect::<Vec<_>>(),
+        "lookups": lookups.collect::<Vec<_>>(),
+        "warnings": config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,266 @@
+//! `/metrics`: Prometheus text 0.0.4, made of one gathering at each scrape. Labels are shards,
+//! words of this program, and names of the configuration and the sources: nothing that a client
+//! chooses.
+
+use prometheus::TextEncoder;
+use prometheus::proto::{
+    Bucket, Counter as Count, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use super::{About, Gathered, fault_name, present, reports, seen_by, standing};
+use crate::config::snapshot::Instance;
+use crate::control::board::{ShardState, ShardView};
+use crate::control::directory::SourceState;
+use crate::ids::InstanceId;
+use crate::message::Reason;
+use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage};
+
+/// Upper bounds of the buckets, in microseconds: 1, 2.5, 5 a decade from 50 us, which is a message
+/// through an idle gateway, to a minute, which is an hour's worth of timeouts.
+const BUCKETS_US: [u64; 19] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+
+/// Makes the metric of an instance with these labels.
+type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
+
+/// A level of a shard.
+type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
+
+const LEVELS: [Level; 13] = [
+    ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
+    ("sessions", "Upgraded connections.", |g| g.sessions as f64),
+    ("unanswered_messages", "Messages without an answer.", |g| g.unanswered as f64),
+    ("queue_messages", "Messages waiting in queues.", |g| g.queue_items as f64),
+    ("queue_bytes", "Payload bytes waiting in queues.", |g| g.queue_bytes as f64),
+    ("queue_usage_ratio", "Fill of the fuller of both caps of the queue.", |g| g.usage_ratio),
+    ("throttling", "Whether the shard throttles.", |g| f64::from(g.is_throttling)),
+    ("cache_entries", "Entries in the route cache.", |g| g.cache_entries as f64),
+    ("cache_active_entries", "Unexpired entries in the route cache.", |g| g.cache_active as f64),
+    ("dedup_entries", "Ids in the dedup window.", |g| g.dedup_entries as f64),
+    ("dedup_bytes", "Bytes held by the dedup window.", |g| g.dedup_bytes as f64),
+    ("calls_in_flight", "Calls to services in flight.", |g| g.calls_in_flight as f64),
+    ("outbox_bytes", "Bytes that clients have not taken yet.", |g| g.outbox_bytes as f64),
+];
+
+/// The text. The error is one line.
+pub fn metrics(about: &About, found: &Gathered) -> Result<String, String> {
+    let mut families = Vec::new();
+    process(about, found, &mut families);
+    of_shards(found, &mut families);
+    stages(found, &mut families);
+    instances(found, &mut families);
+    discovery(found, &mut families);
+    // A family without a series says nothing (and the encoder takes none).
+    families.retain(|family| !family.get_metric().is_empty());
+    TextEncoder::new().encode_to_string(&families).map_err(|error| error.to_string())
+}
+
+fn family(
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    metrics: impl IntoIterator<Item = Metric>,
+) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(format!("shardgate_{name}"));
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics.into_iter().collect());
+    family
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn gauge(pairs: &[(&str, &str)], value: f64) -> Metric {
+    let mut metric = Metric::from_label(labels(pairs));
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
+    let mut metric = Metric::from_label(labels(pairs));
+    let mut count = Count::default();
+    count.set_value(value as f64);
+    metric.set_counter(count);
+    metric
+}
+
+fn process(about: &About, found: &Gathered, out: &mut Vec<MetricFamily>) {
+    let directory = &found.directory;
+    let mut level = |name, help, value| {
+        out.push(family(name, help, MetricType::GAUGE, [gauge(&[], value)]));
+    };
+    level("uptime_seconds", "Time since the start.", about.started.elapsed().as_secs_f64());
+    level("draining", "Whether the gateway stops.", f64::from(found.draining));
+    level("snapshot_version", "Version that is published.", directory.snapshot.version as f64);
+    if let Some((_, problems)) = &directory.reloaded {
+        let ok = f64::from(problems.is_empty());
+        level("last_reload_ok", "Whether the last reload was taken.", ok);
+    }
+    let version = [("version", env!("CARGO_PKG_VERSION")), ("node", about.node.as_str())];
+    let build = gauge(&version, 1.0);
+    out.push(family("build_info", "What runs here.", MetricType::GAUGE, [build]));
+    let (ok, refused) = directory.reloads;
+    let reloads = [count(&[("result", "ok")], ok), count(&[("result", "refused")], refused)];
+    out.push(family("reloads_total", "Reloads by result.", MetricType::COUNTER, reloads));
+    let dropped = about.log_dropped.iter().map(|d| count(&[], d.get() as u64));
+    let help = "Log lines lost because stderr did not take them.";
+    out.push(family("log_lines_dropped_total", help, MetricType::COUNTER, dropped));
+}
+
+fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
+    let is_up = |s: &ShardView| !s.silent && s.state == ShardState::Ready;
+    let up =
+        found.shards.iter().map(|s| gauge(&[("shard", &s.shard.to_string())], f64::from(is_up(s))));
+    out.push(family("shard_up", "Whether the shard serves and answers.", MetricType::GAUGE, up));
+    let each = |of: &dyn Fn(&Report) -> f64| -> Vec<Metric> {
+        let one = |r: &Report| gauge(&[("shard", &r.shard.to_string())], of(r));
+        reports(found).map(one).collect()
+    };
+    let help = "Version of the snapshot that the shard works by.";
+    let versions = each(&|report| report.gauges.snapshot_version as f64);
+    out.push(family("shard_snapshot_version", help, MetricType::GAUGE, versions));
+    for (name, help, of) in LEVELS {
+        out.push(family(name, help, MetricType::GAUGE, each(&|report| of(&report.gauges))));
+    }
+    for &counter in Counter::ALL {
+        let one = |r: &Report| count(&[("shard", &r.shard.to_string())], r.counters.get(counter));
+        let name = format!("{}_total", counter.name());
+        let counts = reports(found).map(one);
+        out.push(family(&name, counter.help(), MetricType::COUNTER, counts));
+    }
+    let reasons = reports(found).flat_map(|report| {
+        let shard = report.shard.to_string();
+        let one = move |(reason, n): (&Reason, u64)| {
+            count(&[("shard", &shard), ("reason", reason.name())], n)
+        };
+        Reason::ALL.iter().zip(report.reasons).map(one).collect::<Vec<_>>()
+    });
+    out.push(family("refusals_total", "Error answers by reason.", MetricType::COUNTER, reasons));
+    let faults = reports(found).flat_map(|report| {
+        let shard = report.shard.to_string();
+        let faults = report.faults.iter();
+        let one = |&(fault, n): &_| count(&[("shard", &shard), ("fault", fault_name(fault))], n);
+        faults.map(one).collect::<Vec<_>>()
+    });
+    out.push(family("call_faults_total", "Failed calls by fault.", MetricType::COUNTER, faults));
+}
+
+fn stages(found: &Gathered, out: &mut Vec<MetricFamily>) {
+    let of_shard = |report: &Report| {
+        let shard = report.shard.to_string();
+        Stage::ALL.map(|stage| histogram(&shard, stage, &report.histograms))
+    };
+    let all = reports(found).flat_map(of_shard);
+    let help = "Where the time of a message goes, by stage.";
+    out.push(family("stage_seconds", help, MetricType::HISTOGRAM, all));
+}
+
+/// A recorded value counts in the first bucket that holds the lowest value it may stand for.
+fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
+    let recorded = histograms.get(stage);
+    let mut counts = [0; BUCKETS_US.len()];
+    for step in recorded.iter_recorded() {
+        let us = recorded.lowest_equivalent(step.value_iterated_to());
+        let index = BUCKETS_US.partition_point(|bound| *bound < us);
+        if let Some(count) = counts.get_mut(index) {
+            *count += step.count_at_value();
+        }
+    }
+    let mut sum = 0;
+    let bucket = |(bound, n): (u64, u64)| {
+        sum += n;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound as f64 / 1e6);
+        bucket.set_cumulative_count(sum);
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(BUCKETS_US.into_iter().zip(counts).map(bucket).collect());
+    histogram.set_sample_count(recorded.len());
+    histogram.set_sample_sum(recorded.mean() * recorded.len() as f64 / 1e6);
+    let mut metric = Metric::from_label(labels(&[("shard", shard), ("stage", stage.name())]));
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
+    let snapshot = &found.directory.snapshot;
+    let each = |make: MakeMetric<'_>| -> Vec<Metric> {
+        let one = |instance: &Instance| {
+            let service = &snapshot.services[usize::from(instance.service.0)].name;
+            make(instance, &[("service", service), ("instance", &instance.name)])
+        };
+        snapshot.instances.iter().map(one).collect()
+    };
+    let sum = |id: InstanceId, of: fn(&InstanceReport) -> u64| -> u64 {
+        reports(found).filter_map(|report| seen_by(report, id)).map(of).sum()
+    };
+    let mut level = |name, help, of: &dyn Fn(&Instance) -> f64| {
+        let metrics = each(&|instance, pairs| gauge(pairs, of(instance)));
+        out.push(family(name, help, MetricType::GAUGE, metrics));
+    };
+    level("instance_connected_shards", "Shards with a connection to the instance.", &|i| {
+        sum(i.id, |seen| seen.connected.into()) as f64
+    });
+    level("instance_waiting_messages", "Messages waiting for the instance.", &|i| {
+        sum(i.id, |seen| seen.waiting) as f64
+    });
+    level("instance_calls_in_flight", "Calls to the instance in flight.", &|i| {
+        sum(i.id, |seen| seen.in_flight) as f64
+    });
+    level("instance_share_ratio", "Share of its keys that the instance gets.", &|i| {
+        f64::from(i.share.get()) / 100.0
+    });
+    level("instance_draining", "Whether the instance gets nothing new.", &|i| {
+        f64::from(i.draining)
+    });
+    let standings = each(&|instance, pairs| {
+        let (word, _) = standing(found, instance.id);
+        gauge(&[pairs, &[("standing", word)]].concat(), 1.0)
+    });
+    let help = "How the instance stands, in the label.";
+    out.push(family("instance_standing", help, MetricType::GAUGE, standings));
+    let mut counted = |name, help, of: fn(&InstanceReport) -> u64| {
+        let metrics = each(&|instance, pairs| count(pairs, sum(instance.id, of)));
+        out.push(family(name, help, MetricType::COUNTER, metrics));
+    };
+    counted("instance_ok_total", "Messages that the instance answered with OK.", |seen| seen.ok);
+    counted("instance_failed_total", "Messages to the instance that failed.", |seen| seen.failed);
+    let panics = present(found).map(|service| {
+        let panics = found.directory.panicking.contains(&service.name);
+        gauge(&[("service", &service.name)], f64::from(panics))
+    });
+    let help = "Whether too few instances are healthy, so that all are used.";
+    out.push(family("service_panicking", help, MetricType::GAUGE, panics));
+}
+
+fn discovery(found: &Gathered, out: &mut Vec<MetricFamily>) {
+    let sources = &found.directory.sources;
+    let each = |of: &dyn Fn(&SourceState) -> f64| -> Vec<Metric> {
+        sources.iter().map(|(name, state)| gauge(&[("source", name)], of(state))).collect()
+    };
+    let mut level = |name, help, metrics| out.push(family(name, help, MetricType::GAUGE, metrics));
+    let stale = each(&|state| {
+        let since = state.stale.as_ref().map(|(since, _)| *since);
+        since.map_or(0.0, |since| found.at.saturating_duration_since(since).as_secs_f64())
+    });
+    let help = "Time since the source could last be asked; 0 = it can be.";
+    level("discovery_stale_seconds", help, stale);
+    let help = "Instances that the source names.";
+    level("discovery_instances", help, each(&|state| state.instances as f64));
+    let help = "Values in the source that could not be read, the last few.";
+    level("discovery_bad_values", help, each(&|state| state.bad.len() as f64));
+}

@@ -1,0 +1,196 @@
+//! What the admin endpoint shows: reports of shards and the directory's state, as JSON and text.
+
+pub mod config;
+pub mod connections;
+pub mod explain;
+pub mod health;
+pub mod histograms;
+pub mod metrics;
+pub mod routing;
+pub mod services;
+pub mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Gathered;
+use super::board::{ShardState, ShardView};
+use super::log::DroppedLines;
+use crate::config::snapshot::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service,
+};
+use crate::ids::InstanceId;
+use crate::message::{CallFault, Priority, Reason};
+use crate::stats::{Counters, Gauges, Histograms, InstanceReport, Report};
+
+/// What is known without asking a shard.
+pub struct About {
+    pub node: String,
+    pub boot_id: u64,
+    pub started: Instant,
+    pub log_dropped: Option<DroppedLines>,
+}
+
+impl About {
+    /// When the process started, by the wall clock as it is now.
+    pub fn started_at(&self) -> SystemTime {
+        SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// The sum of some shards' reports.
+#[derive(Default)]
+struct Sum {
+    counters: Counters,
+    gauges: Gauges,
+    histograms: Histograms,
+    reasons: [u64; Reason::ALL.len()],
+    faults: Vec<(CallFault, u64)>,
+}
+
+impl Sum {
+    fn of<'a>(reports: impl Iterator<Item = &'a Report>) -> Self {
+        let mut sum = Self::default();
+        for report in reports {
+            sum.counters.merge(&report.counters);
+            sum.histograms.merge(&report.histograms);
+            add_gauges(&mut sum.gauges, &report.gauges);
+            for (all, one) in sum.reasons.iter_mut().zip(report.reasons) {
+                *all += one;
+            }
+            for &(fault, n) in &report.faults {
+                match sum.faults.iter_mut().find(|(known, _)| *known == fault) {
+                    Some((_, all)) => *all += n,
+                    None => sum.faults.push((fault, n)),
+                }
+            }
+        }
+        sum
+    }
+}
+
+/// Levels add up, but for the fill (fullest shard's), throttling (any) and the version (oldest).
+fn add_gauges(sum: &mut Gauges, one: &Gauges) {
+    let oldest = match sum.snapshot_version {
+        0 => one.snapshot_version,
+        version => version.min(one.snapshot_version),
+    };
+    *sum = Gauges {
+        connections: sum.connections + one.connections,
+        sessions: sum.sessions + one.sessions,
+        unanswered: sum.unanswered + one.unanswered,
+        queue_items: sum.queue_items + one.queue_items,
+        queue_bytes: sum.queue_bytes + one.queue_bytes,
+        usage_ratio: sum.usage_ratio.max(one.usage_ratio),
+        is_throttling: sum.is_throttling || one.is_throttling,
+        cache_entries: sum.cache_entries + one.cache_entries,
+        cache_active: sum.cache_active + one.cache_active,
+        dedup_entries: sum.dedup_entries + one.dedup_entries,
+        dedup_bytes: sum.dedup_bytes + one.dedup_bytes,
+        calls_in_flight: sum.calls_in_flight + one.calls_in_flight,
+        outbox_bytes: sum.outbox_bytes + one.outbox_bytes,
+        snapshot_version: oldest,
+    };
+}
+
+fn reports(found: &Gathered) -> impl Iterator<Item = &Report> {
+    found.shards.iter().filter_map(|shard| shard.report.as_deref())
+}
+
+/// Instances of a service, with their names' order of the snapshot.
+fn instances_of<'a>(
+    found: &'a Gathered,
+    service: &'a Service,
+) -> impl Iterator<Item = &'a Instance> {
+    let services = &found.directory.snapshot.services;
+    let index = services.iter().position(|s| std::ptr::eq(s, service));
+    let instances = found.directory.snapshot.instances.iter();
+    instances.filter(move |i| Some(usize::from(i.service.0)) == index)
+}
+
+/// The name of an instance of the snapshot in force; one that has gone has none.
+fn name_of(found: &Gathered, id: InstanceId) -> Option<&str> {
+    found.directory.snapshot.instance(id).map(|i| &*i.name)
+}
+
+/// Services that exist: those that some file names, or that still have instances.
+fn present(found: &Gathered) -> impl Iterator<Item = &Service> {
+    let named = &found.directory.config.snapshot.services;
+    let is_named = |s: &&Service| named.iter().any(|n| (&n.name, n.mode) == (&s.name, s.mode));
+    found.directory.snapshot.services.iter().filter(is_named)
+}
+
+/// Standing of an instance and why. Nobody judged: it is as good as unchecked.
+fn standing(found: &Gathered, id: InstanceId) -> (&'static str, Option<&str>) {
+    match found.directory.judged.get(&id) {
+        Some(judged) => (judged.standing, judged.why.as_deref()),
+        None => ("unchecked", None),
+    }
+}
+
+fn seen_by(report: &Report, id: InstanceId) -> Option<&InstanceReport> {
+    report.instances.iter().find(|i| i.instance == id)
+}
+
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Batch => "batch",
+        Mode::Unary => "unary",
+    }
+}
+
+/// A route with the words of the configuration.
+fn route(route: &Route, service: &str) -> serde_json::Value {
+    serde_json::json!({
+        "range": [route.first, route.last],
+        "service": service,
+        "priority": match route.priority {
+            Priority::Critical => "critical",
+            Priority::High => "high",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        },
+        "timeout_ms": route.timeout_ms,
+        "order": match route.order {
+            Order::Session => "session",
+            Order::None => "none",
+        },
+        "hash_on": hash_on(route.hash_on),
+        "payload": match route.payload {
+            PayloadKind::Json => "json",
+            PayloadKind::Bytes => "bytes",
+        },
+        "idempotent": route.idempotent,
+        "failover": match route.failover {
+            Failover::Next => "next",
+            Failover::None => "none",
+        },
+        "method": route.method.as_deref().unwrap_or_default(),
+        "service_text": route.service_text,
+    })
+}
+
+fn hash_on(hash_on: HashOn) -> &'static str {
+    match hash_on {
+        HashOn::User => "user",
+        HashOn::Session => "session",
+        HashOn::Key => "key",
+    }
+}
+
+fn fault_name(fault: CallFault) -> &'static str {
+    match fault {
+        CallFault::NotConnected => "not_connected",
+        CallFault::Refused => "refused",
+        CallFault::Reset => "reset",
+        CallFault::ConnectionLost => "connection_lost",
+        CallFault::TimedOut => "timed_out",
+        CallFault::Status => "status",
+        CallFault::BadReply => "bad_reply",
+    }
+}

@@ -1,0 +1,87 @@
+//! `/services` and `/shards`: the parts, one by one.
+
+use serde_json::{Map, Value, json};
+
+use super::health::shard_health;
+use super::{Gathered, Instance, instances_of, mode, present, reports, route, seen_by, standing};
+use crate::stats::Stage;
+
+/// `/services`: each with its routes and instances.
+pub fn services(found: &Gathered) -> Value {
+    let snapshot = &found.directory.snapshot;
+    let one = |service: &super::Service| {
+        let own =
+            |r: &&super::Route| std::ptr::eq(&snapshot.services[usize::from(r.service.0)], service);
+        let routes = snapshot.routes.iter().filter(own).map(|r| route(r, &service.name));
+        let instances = instances_of(found, service).map(|i| instance(i, found));
+        let body = json!({
+            "mode": mode(service.mode),
+            "panic": found.directory.panicking.contains(&service.name),
+            "routes": routes.collect::<Vec<_>>(),
+            "instances": instances.collect::<Vec<_>>(),
+        });
+        (service.name.to_string(), body)
+    };
+    let all: Map<_, _> = present(found).map(one).collect();
+    json!({ "version": snapshot.version, "services": all })
+}
+
+fn instance(instance: &Instance, found: &Gathered) -> Value {
+    let member = found.directory.members.get(&instance.name);
+    let (word, why) = standing(found, instance.id);
+    let shards = reports(found).filter_map(|report| {
+        let seen = seen_by(report, instance.id)?;
+        Some(json!({
+            "shard": report.shard.0,
+            "connected": seen.connected,
+            "waiting": seen.waiting,
+            "in_flight": seen.in_flight,
+            "ok": seen.ok,
+            "failed": seen.failed,
+        }))
+    });
+    json!({
+        "id": &*instance.name,
+        "address": instance.address.to_string(),
+        "source": member.map(|m| &*m.source),
+        "weight": instance.weight,
+        "share_percent": instance.share.get(),
+        "standing": word,
+        "why": why,
+        "draining": instance.draining,
+        "held": member.is_some_and(|m| m.held),
+        "shards": shards.collect::<Vec<_>>(),
+    })
+}
+
+/// `/shards`: each with the version it works by, its core and its load.
+pub fn shards(found: &Gathered) -> Value {
+    let settings = &found.directory.config.shards;
+    let one = |shard: &super::ShardView| {
+        let mut body = shard_health(shard);
+        // `null`: chosen at the start, the N-th allowed core.
+        body["core"] = settings.shard(usize::from(shard.shard.0)).core.into();
+        if let Some(report) = shard.report.as_deref() {
+            let gauges = &report.gauges;
+            let stall = report.histograms.get(Stage::Stall);
+            body["version"] = gauges.snapshot_version.into();
+            body["connections"] = gauges.connections.into();
+            body["sessions"] = gauges.sessions.into();
+            body["unanswered"] = gauges.unanswered.into();
+            body["queue"] = json!({
+                "items": gauges.queue_items,
+                "bytes": gauges.queue_bytes,
+                "usage_ratio": gauges.usage_ratio,
+                "is_throttling": gauges.is_throttling,
+            });
+            body["stalls"] = json!({
+                "p50_us": stall.value_at_quantile(0.5),
+                "p99_us": stall.value_at_quantile(0.99),
+                "max_us": stall.max(),
+            });
+        }
+        body
+    };
+    let version = found.directory.snapshot.version;
+    json!({ "version": version, "shards": found.shards.iter().map(one).collect::<Vec<_>>() })
+}

@@ -1,0 +1,128 @@
+//! `/stats`: everything counted.
+
+use serde_json::{Map, Value, json};
+
+use super::health::{shard_health, status};
+use super::{About, Gathered, Sum, fault_name, mode, reports, seen_by};
+use crate::config::snapshot::{Instance, Snapshot};
+use crate::message::Reason;
+use crate::stats::{Counter, Histograms, InstanceReport, Stage};
+
+/// `/stats`: everything counted.
+pub fn stats(about: &About, found: &Gathered) -> Value {
+    let sum = Sum::of(reports(found));
+    let mut all = counted(&sum);
+    let shards = found.shards.iter().map(|shard| {
+        let mut one = shard_health(shard);
+        if let (Some(report), Some(fields)) = (shard.report.as_deref(), one.as_object_mut()) {
+            let of_one = Sum::of(std::iter::once(report));
+            fields.extend(counted(&of_one));
+            fields.insert("snapshot_version".into(), report.gauges.snapshot_version.into());
+        }
+        one
+    });
+    let snapshot_versions: Map<_, _> =
+        reports(found).map(|r| (r.shard.to_string(), r.gauges.snapshot_version.into())).collect();
+    all.insert("shards".into(), shards.collect());
+    all.insert("status".into(), status(found).into());
+    all.insert("node".into(), about.node.as_str().into());
+    all.insert("boot_id".into(), format!("{:016x}", about.boot_id).into());
+    all.insert("uptime_s".into(), about.started.elapsed().as_secs().into());
+    all.insert("log_lines_dropped".into(), json!(about.log_dropped.as_ref().map(|d| d.get())));
+    all.insert("services".into(), services(&found.directory.snapshot, found));
+    let versions = json!({
+        "shardgate": env!("CARGO_PKG_VERSION"),
+        "snapshot": found.directory.snapshot.version,
+        "snapshot_by_shard": snapshot_versions,
+    });
+    all.insert("versions".into(), versions);
+    Value::Object(all)
+}
+
+/// Levels, counters, reasons, faults and times.
+fn counted(sum: &Sum) -> Map<String, Value> {
+    let g = &sum.gauges;
+    let counters: Map<_, _> =
+        Counter::ALL.iter().map(|&c| (c.name().to_owned(), sum.counters.get(c).into())).collect();
+    let reasons: Map<_, _> = Reason::ALL
+        .iter()
+        .zip(sum.reasons)
+        .map(|(reason, n)| (reason.name().to_owned(), n.into()))
+        .collect();
+    let faults: Map<_, _> =
+        sum.faults.iter().map(|&(fault, n)| (fault_name(fault).to_owned(), n.into())).collect();
+    let stages: Map<_, _> =
+        Stage::ALL.iter().map(|&s| (s.name().to_owned(), stage(&sum.histograms, s))).collect();
+    let fields = [
+        ("connections", g.connections.into()),
+        ("sessions", g.sessions.into()),
+        ("unanswered", g.unanswered.into()),
+        ("queue_items", g.queue_items.into()),
+        ("queue_bytes", g.queue_bytes.into()),
+        ("dedup_entries", g.dedup_entries.into()),
+        ("dedup_bytes", g.dedup_bytes.into()),
+        ("calls_in_flight", g.calls_in_flight.into()),
+        ("outbox_bytes", g.outbox_bytes.into()),
+        ("counters", counters.into()),
+        ("reasons", reasons.into()),
+        ("call_faults", faults.into()),
+        ("stages", stages.into()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn stage(histograms: &Histograms, stage: Stage) -> Value {
+    let histogram = histograms.get(stage);
+    let at = |quantile| histogram.value_at_quantile(quantile);
+    json!({
+        "count": histogram.len(),
+        "p50_us": at(0.5),
+        "p90_us": at(0.9),
+        "p99_us": at(0.99),
+        "p999_us": at(0.999),
+        "max_us": histogram.max(),
+    })
+}
+
+fn services(snapshot: &Snapshot, found: &Gathered) -> Value {
+    let service = |(n, service): (usize, &crate::config::snapshot::Service)| {
+        let instances = snapshot.instances.iter().filter(|i| usize::from(i.service.0) == n);
+        let body = json!({
+            "mode": mode(service.mode),
+            "instances": instances.map(|i| instance(i, found)).collect::<Vec<_>>(),
+        });
+        (service.name.to_string(), body)
+    };
+    let all: Map<_, _> = snapshot.services.iter().enumerate().map(service).collect();
+    all.into()
+}
+
+/// An instance: `connected` in the sum counts the shards that have a connection.
+fn instance(instance: &Instance, found: &Gathered) -> Value {
+    let seen = |report| seen_by(report, instance.id);
+    let add = |field: fn(&InstanceReport) -> u64| -> u64 {
+        reports(found).filter_map(seen).map(field).sum()
+    };
+    let shards = reports(found).filter_map(|report| {
+        let seen = seen(report)?;
+        Some(json!({
+            "shard": report.shard.0,
+            "connected": seen.connected,
+            "waiting": seen.waiting,
+            "in_flight": seen.in_flight,
+            "ok": seen.ok,
+            "failed": seen.failed,
+        }))
+    });
+    json!({
+        "id": &*instance.name,
+        "address": instance.address.to_string(),
+        "weight": instance.weight,
+        "connected": add(|i| i.connected.into()),
+        "waiting": add(|i| i.waiting),
+        "in_flight": add(|i| i.in_flight),
+        "ok": add(|i| i.ok),
+        "failed": add(|i| i.failed),
+        "shards": shards.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,158 @@
+//! What a shard says of its connections and of a key, and what it costs it to say so.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::config::ring::Ring;
+use crate::config::settings::{GatewaySettings, ShardSettings};
+use crate::config::snapshot::{
+    HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
+};
+use crate::engine::EngineInit;
+use crate::ids::{InstanceId, ServiceId, ShardId, TenantId};
+use crate::message::Priority;
+
+const UPGRADE: &[u8] =
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+
+/// One service with three instances, the first of which is on trial.
+fn snapshot() -> Arc<Snapshot> {
+    let instance = |id: u32| Instance {
+        id: InstanceId(id),
+        service: ServiceId(0),
+        name: format!("i{id}").into(),
+        address: ([127, 0, 0, 1], 1).into(),
+        weight: 1,
+        share: if id == 0 { Share::percent(10) } else { Share::ALL },
+        draining: false,
+    };
+    let instances: Vec<_> = (0..3).map(instance).collect();
+    let ring = Ring::new(instances.iter().map(|i| (i.id, &*i.name, 1)), 160);
+    let route = Route {
+        first: 1000,
+        last: 1999,
+        service: ServiceId(0),
+        priority: Priority::Normal,
+        timeout_ms: 5_000,
+        order: Order::None,
+        hash_on: HashOn::Key,
+        payload: PayloadKind::Json,
+        idempotent: false,
+        failover: Failover::Next,
+        method: None,
+        service_text: false,
+        needs_user: false,
+    };
+    let service = Service { name: "s".into(), mode: Mode::Batch, ring: ring.into() };
+    Arc::new(Snapshot { version: 7, routes: vec![route], services: vec![service], instances })
+}
+
+fn engine() -> Engine {
+    Engine::new(EngineInit {
+        shard: ShardId(0),
+        gateway: Arc::new(GatewaySettings::default()),
+        settings: ShardSettings::default(),
+        snapshot: snapshot(),
+        boot_id: 1,
+        unix_at_boot_us: 0,
+        seed: 1,
+    })
+}
+
+fn connect(engine: &mut Engine, now: Micros) -> ConnId {
+    let conn = engine.open(([127, 0, 0, 1], 9).into(), now).expect("room");
+    engine.on_bytes(conn, &mut UPGRADE.to_vec(), now);
+    conn
+}
+
+/// A masked text frame, the mask being zero.
+fn say(engine: &mut Engine, conn: ConnId, text: &str, now: Micros) {
+    let mut frame = [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat();
+    engine.on_bytes(conn, &mut frame, now);
+}
+
+fn conns(seen: Seen) -> Vec<ConnSeen> {
+    match seen {
+        Seen::Conns(conns) => conns,
+        Seen::Route(_) => panic!("not what was asked"),
+    }
+}
+
+#[test]
+fn the_talkers_are_those_of_a_sort_and_no_more_than_asked() {
+    let now = Micros::from_ms(1_000);
+    let mut engine = engine();
+    let said = [3, 0, 7, 7, 1, 12, 5, 0, 2, 9];
+    for count in said {
+        let conn = connect(&mut engine, now);
+        (0..count).for_each(|_| say(&mut engine, conn, "{\"type\":\"heartbeat\"}", now));
+    }
+    let mut sorted = said.to_vec();
+    sorted.sort_unstable_by(|a, b| b.cmp(a));
+    let later = Micros::from_ms(1_500);
+    for top in [0, 1, 3, 10, 1_000] {
+        let seen = conns(engine.look(&Question::Talkers(top), later));
+        let messages: Vec<u64> = seen.iter().map(|conn| conn.messages).collect();
+        assert_eq!(messages, sorted[..top.min(said.len())], "{top}");
+        assert!(seen.iter().all(|c| (c.age_us, c.heard_us, c.phase) == (500_000, 500_000, "open")));
+    }
+    let (_, first) = engine.conns.iter().next().expect("there are some");
+    let session = first.session.as_str().to_owned();
+    let found = conns(engine.look(&Question::Session(session.clone()), later));
+    assert_eq!((found.len(), found[0].session.as_str()), (1, &*session));
+    assert!(conns(engine.look(&Question::Session("nobody".into()), later)).is_empty());
+}
+
+#[test]
+fn what_it_says_of_a_key_is_where_it_sends_it() {
+    let now = Micros::from_ms(1_000);
+    let mut engine = engine();
+    engine.on_link(InstanceId(1), Link::Down, now);
+    engine.on_link(InstanceId(2), Link::Up, now);
+    let (tenant, service) = (TenantId(0), ServiceId(0));
+    for n in 0..500u64 {
+        let hash = crate::config::snapshot::affinity_hash(tenant, &n.to_le_bytes());
+        for (failover, next) in [(Failover::Next, true), (Failover::None, false)] {
+            let question = Question::Route { tenant, service, hash, next };
+            let before = engine.report(0, now).gauges.cache_entries;
+            let Seen::Route(said) = engine.look(&question, now) else { panic!("a route") };
+            assert_eq!(engine.report(0, now).gauges.cache_entries, before, "it leaves no trace");
+            let done = engine.pick(tenant, service, hash, failover, now).ok();
+            assert_eq!(said.chosen, done, "{n} {failover:?}");
+            assert_eq!(said.cached.is_some(), !next, "the pick before remembered the owner");
+            assert_eq!(said.version, 7);
+        }
+        let links = engine.look(&Question::Route { tenant, service, hash, next: true }, now);
+        let Seen::Route(RouteSeen { links, .. }) = links else { panic!("a route") };
+        let expected = ["connecting", "down", "up"];
+        assert!(links.iter().all(|(id, link)| expected[id.0 as usize] == *link), "{links:?}");
+    }
+}
+
+/// A scrape must not hold up a shard: see the numbers at [`Engine::report`].
+#[test]
+fn a_report_of_ten_thousand_connections_is_made_in_no_time() {
+    let now = Micros::from_ms(1_000);
+    let mut engine = engine();
+    for _ in 0..10_000 {
+        connect(&mut engine, now);
+    }
+    let times = |act: &dyn Fn(&Engine)| {
+        let mut times: Vec<_> = (0..50)
+            .map(|_| {
+                let began = std::time::Instant::now();
+                act(&engine);
+                began.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[25]
+    };
+    let report = times(&|engine| drop(engine.report(1, now)));
+    let talkers = times(&|engine| drop(engine.look(&Question::Talkers(100), now)));
+    let histograms = times(&|engine| drop(engine.histograms.clone()));
+    println!("report {report:?} (histograms {histograms:?}), talkers {talkers:?}");
+    // Without optimization, and with other tests beside it.
+    assert!(report < std::time::Duration::from_millis(50), "{report:?}");
+}

@@ -1,0 +1,206 @@
+//! What a configuration may come to in bytes: each cap times the size of what it caps.
+//!
+//! Every figure is one of the configuration times the size of a structure of this build, or a
+//! constant of the source; none is an estimate. What the kernel holds for sockets is not in it:
+//! that is bounded by `net.ipv4.tcp_mem` and `conn.send_buffer_bytes`.
+
+use std::mem::size_of;
+
+use crate::config::Config;
+use crate::config::settings::ShardSettings;
+use crate::control::log::LOG_BYTES;
+use crate::engine::cache;
+use crate::engine::conns::{Conn, POOLED_BYTES_MAX, POOLED_MAX};
+use crate::engine::pending::Pending;
+use crate::engine::store::Store;
+use crate::engine::{MESSAGES_MAX, dedup};
+use crate::ids::{ConnId, MsgKey};
+use crate::limits;
+use crate::preflight::{IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS};
+use crate::shard::sockets::Socket;
+use crate::stats::Histograms;
+
+/// Bytes of a point on a ring: a position of 8, an owner and a neighbour of 4 each.
+const RING_POINT_BYTES: u64 = 16;
+/// Clients a shard that read nothing, for the line that shows what slow readers come to.
+pub const SLOW_READERS: u64 = 1_000;
+
+/// One thing that takes bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// What it is.
+    pub what: &'static str,
+    /// How the bytes come about.
+    pub how: String,
+    /// Bytes, if the cap is reached.
+    pub bytes: u64,
+}
+
+impl Part {
+    fn new(what: &'static str, how: String, bytes: u64) -> Self {
+        Self { what, how, bytes }
+    }
+}
+
+/// What a shard, or the process, may hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Budget {
+    /// What it holds when it is as full as its caps let it be and every client reads.
+    pub full: Vec<Part>,
+    /// What comes on top in the worst case: clients that do not read, services that do not answer.
+    pub worst: Vec<Part>,
+}
+
+impl Budget {
+    /// Sum of the first part.
+    pub fn full_bytes(&self) -> u64 {
+        self.full.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
+    }
+}
+
+/// `count` things of `each` bytes.
+fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part {
+    Part::new(what, format!("{key} = {count} x {each} bytes {of}"), count.saturating_mul(each))
+}
+
+/// The budget of a shard with `settings` and connections to `instances` instances.
+pub fn of_shard(settings: &ShardSettings, instances: usize) -> Budget {
+    let ShardSettings { conn, queue, batch, dedup: ids, cache: routes, ring_depth, .. } = settings;
+    let connections = conn.connections_max as u64;
+    let each = Store::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
+    let slot = Store::<MsgKey, Pending>::SLOT_BYTES as u64;
+    let rings = RINGS * (IO_MEMORY_BYTES as u64 + *ring_depth as u64 * RING_ENTRY_BYTES);
+    let pool = (POOLED_BYTES_MAX * POOLED_MAX) as u64;
+    let buffers = rings + limits::READ_SCRATCH_BYTES as u64 + pool;
+    let dedup_how = format!(
+        "dedup.bytes_max; an id takes {} bytes and its own, up to {} ids",
+        dedup::ENTRY_BYTES,
+        ids.entries_max
+    );
+    let dedup_bytes = if ids.enabled { ids.bytes_max as u64 } else { 0 };
+    let items = queue.items_max as u64;
+    let full = vec![
+        times("connections", "conn.connections_max", connections, "of state", each as u64),
+        Part::new("queue, payloads", "queue.bytes_max".into(), queue.bytes_max as u64),
+        times("queue, messages", "queue.items_max", items, "of state", slot),
+        Part::new("deduplication", dedup_how, dedup_bytes),
+        times(
+            "route cache",
+            "cache.entries_max",
+            routes.entries_max as u64,
+            "an entry",
+            cache::ENTRY_BYTES as u64,
+        ),
+        Part::new(
+            "buffers",
+            format!("rings of shard.ring_depth = {ring_depth}, read scratch, reply buffers"),
+            buffers,
+        ),
+        Part::new(
+            "histograms",
+            "counts of all stages".into(),
+            Histograms::default().bytes() as u64,
+        ),
+    ];
+    let in_flight = (instances * batch.in_flight_max) as u64;
+    let worst = vec![
+        times(
+            "slow readers",
+            &format!("{SLOW_READERS} of them read nothing: clients"),
+            SLOW_READERS.min(connections),
+            "of conn.outbox_bytes_max",
+            conn.outbox_bytes_max as u64,
+        ),
+        times(
+            "all read nothing",
+            "conn.connections_max",
+            connections,
+            "of conn.outbox_bytes_max",
+            conn.outbox_bytes_max as u64,
+        ),
+        times(
+            "all send half a message",
+            "conn.connections_max",
+            connections,
+            "of conn.message_bytes_max",
+            conn.message_bytes_max as u64,
+        ),
+        Part::new(
+            "all wait for answers",
+            format!("conn.connections_max x conn.unanswered_bytes_max, in {MESSAGES_MAX} messages"),
+            connections
+                .saturating_mul(conn.unanswered_bytes_max as u64)
+                .min((MESSAGES_MAX as u64).saturating_mul(slot + conn.message_bytes_max as u64)),
+        ),
+        times(
+            "services do not answer",
+            &format!("{instances} instances x batch.in_flight_max: batches"),
+            in_flight,
+            "of batch.bytes_max",
+            batch.bytes_max as u64,
+        ),
+    ];
+    Budget { full, worst }
+}
+
+/// What the process holds besides its shards.
+pub fn of_process(config: &Config) -> Vec<Part> {
+    let weight: u64 = config.snapshot.instances.iter().map(|i| u64::from(i.weight)).sum();
+    let points = weight * u64::from(config.ring_points);
+    vec![
+        times("hash rings", "routing.ring_points x weights", points, "a point", RING_POINT_BYTES),
+        Part::new("log", "lines that wait for stderr, each as long as can be".into(), LOG_BYTES),
+    ]
+}
+
+/// `bytes` for people: three digits and a unit.
+pub fn shown(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_that_doubles_doubles_its_part_and_no_other() {
+        let mut settings = ShardSettings::default();
+        let before = of_shard(&settings, 3);
+        settings.conn.connections_max *= 2;
+        settings.queue.bytes_max *= 2;
+        let after = of_shard(&settings, 3);
+        for (a, b) in before.full.iter().zip(&after.full) {
+            let doubled = ["connections", "queue, payloads"].contains(&a.what);
+            assert_eq!(b.bytes, a.bytes * (1 + u64::from(doubled)), "{}", a.what);
+        }
+        assert!(before.full.iter().all(|part| part.bytes > 0), "{before:?}");
+        settings.dedup.enabled = false;
+        assert!(of_shard(&settings, 3).full_bytes() < after.full_bytes());
+    }
+
+    #[test]
+    fn huge_caps_do_not_overflow() {
+        let mut settings = ShardSettings::default();
+        settings.conn.connections_max = usize::MAX;
+        settings.conn.outbox_bytes_max = usize::MAX;
+        assert_eq!(of_shard(&settings, 4096).full_bytes(), u64::MAX);
+    }
+
+    #[test]
+    fn bytes_are_shown_with_three_digits() {
+        let texts = [0, 999, 1000, 64 << 20, 999 << 20, 1 << 30, u64::MAX].map(shown);
+        let wanted = ["0 B", "999 B", "1.0 KiB", "64.0 MiB", "999 MiB", "1.0 GiB", "16384 PiB"];
+        assert_eq!(texts, wanted);
+    }
+}

@@ -1,0 +1,168 @@
+//! The verbs of the built program: what they print, and what they exit with.
+
+use std::net::TcpListener;
+
+use crate::support::{Config, Finished, Gateway, run};
+
+/// Runs a verb with a configuration.
+fn verb(config: &Config, args: &[&str]) -> Finished {
+    let dir = config.write();
+    let path = dir.path().to_str().expect("UTF-8").to_owned();
+    let mut all = args.to_vec();
+    all.extend(["--config", &path]);
+    let mut finished = run(&all, |_| ());
+    finished.stdout = finished.stdout.replace(&format!("{path}/"), "");
+    finished
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("bound").to_string()
+}
+
+fn logic() -> Config {
+    Config::new()
+        .service("logic", &[("a", "127.0.0.1:1".parse().expect("an address"))])
+        .route(1000, "logic", "")
+}
+
+#[test]
+fn a_configuration_with_ten_mistakes_is_told_all_ten() {
+    let config = Config::new()
+        .key("pth = \"/ws\"")
+        .key("node = \"a b\"")
+        .key("stop.grace_ms = 900000")
+        .key("admin.listen = \"localhost:8000\"")
+        .key("queue.items_max = 5")
+        .shard("queue.items_max = 0")
+        .shard("conn.heartbeat_ms = \"soon\"")
+        .shard("batch.window = 5")
+        .shard("dedup.enabled = 1")
+        .file("0.toml", "retry.attempts_max = 9\n");
+    let finished = verb(&config, &["check"]);
+    assert_eq!(finished.code, Some(64), "{finished:?}");
+    for start in [
+        "gateway.toml:3: pth = ",
+        "gateway.toml:4: node = ",
+        "gateway.toml:5: stop.grace_ms = 900000: ",
+        "gateway.toml:6: admin.listen = ",
+        "gateway.toml:7: queue.items_max = 5: ",
+        "default.toml:1: queue.items_max = 0: ",
+        "default.toml:2: conn.heartbeat_ms = ",
+        "default.toml:3: batch.window = 5: ",
+        "default.toml:4: dedup.enabled = 1: ",
+        "0.toml:1: retry.attempts_max = 9: ",
+    ] {
+        let found = finished.stdout.lines().any(|line| line.starts_with(start));
+        assert!(found, "{start} in\n{}", finished.stdout);
+    }
+    assert!(finished.stdout.ends_with("\n10 problems\n"), "{}", finished.stdout);
+}
+
+#[test]
+fn check_tells_what_the_caps_come_to() {
+    let finished = verb(&logic().shard("conn.connections_max = 5000"), &["check", "--shards", "1"]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    for part in ["memory of shard 0", "conn.connections_max = 5000 x ", "queue.bytes_max", "in all"]
+    {
+        assert!(finished.stdout.contains(part), "{part} in\n{}", finished.stdout);
+    }
+}
+
+#[test]
+fn config_and_routes_show_the_files_and_where_each_value_came_from() {
+    let config = logic().key("node = \"here\"");
+    let finished = verb(&config, &["config", "--listen", "127.0.0.1:1"]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let has = |words: &[&str]| {
+        let same = |line: &str| line.split_whitespace().eq(words.iter().copied());
+        finished.stdout.lines().any(same)
+    };
+    assert!(has(&["node", "\"here\"", "gateway.toml:3"]), "{}", finished.stdout);
+    assert!(has(&["listen", "\"127.0.0.1:1\"", "flag", "--listen"]), "{}", finished.stdout);
+    assert!(has(&["queue.items_max", "10000", "default"]), "{}", finished.stdout);
+    let finished = verb(&config, &["routes"]);
+    assert!(finished.stdout.contains("1000-1999  logic"), "{finished:?}");
+}
+
+#[test]
+fn explain_does_without_a_gateway_and_says_so() {
+    let finished =
+        verb(&logic(), &["explain", "--msg-id", "1500", "--user", "u", "--admin", &nobody()]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stdout.starts_with("of the configuration alone, no gateway answers:\n"));
+    assert!(finished.stdout.contains("-> service logic") && finished.stdout.contains(" a at "));
+    let finished = verb(&logic(), &["explain", "--msg-id", "7", "--admin", &nobody()]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stdout.contains("NO_ROUTE"), "{finished:?}");
+}
+
+#[test]
+fn verbs_that_need_a_gateway_say_that_there_is_none() {
+    let token = "admin.token = \"0123456789abcdef\"";
+    for args in [&["drain"][..], &["reload"], &["config", "--in-force"], &["routes", "--in-force"]]
+    {
+        let admin = nobody();
+        let finished = verb(&Config::new().key(token), &[args, &["--admin", &admin]].concat());
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        let wanted = format!("no gateway answers at admin.listen = {admin}");
+        assert!(finished.stdout.starts_with(&wanted), "{finished:?}");
+    }
+}
+
+#[test]
+fn doctor_judges_this_machine() {
+    let free = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1"];
+    let finished = verb(&Config::new(), &[&["doctor"][..], &free].concat());
+    // This machine runs the gateway, or no test here would pass.
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stdout.starts_with("OK    a start would succeed, with 1 shards\n"));
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = taken.local_addr().expect("bound").to_string();
+    let args = ["doctor", "--listen", &listen, "--admin", "127.0.0.1:0", "--shards", "1"];
+    let finished = verb(&Config::new(), &args);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stdout.contains("FAIL  listen"), "{finished:?}");
+}
+
+#[test]
+fn the_unit_names_this_program_and_no_user_can_add_a_line() {
+    let finished = verb(&Config::new(), &["gen", "systemd", "--user", "gate"]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_shardgate"));
+    let program = program.canonicalize().expect("it was built");
+    let start = format!("\nExecStart={} --config /", program.display());
+    assert!(finished.stdout.contains(&start), "{}", finished.stdout);
+    assert!(finished.stdout.contains("\nUser=gate\n"), "{}", finished.stdout);
+    let finished = verb(&Config::new(), &["gen", "systemd", "--user", "a\nExecStartPre=/bin/sh"]);
+    assert_eq!(finished.code, Some(64), "{finished:?}");
+}
+
+#[test]
+fn every_verb_has_help_with_an_example() {
+    for verb in ["serve", "check", "config", "routes", "explain", "doctor", "drain", "reload"] {
+        let finished = run(&["help", verb], |_| ());
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        assert!(finished.stdout.contains("EXAMPLE"), "{verb}: {}", finished.stdout);
+    }
+}
+
+#[test]
+fn a_closed_stderr_stops_nothing() {
+    let mut gateway = Gateway::start_with(&logic(), |command| {
+        command.stderr(closed_pipe());
+    });
+    // It has had to log by now: what it serves, and that logic is away.
+    assert_eq!(gateway.admin("/stats").0, 200);
+    assert!(gateway.runs());
+    gateway.signal(rustix::process::Signal::TERM);
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+/// A pipe that nobody reads.
+fn closed_pipe() -> std::io::PipeWriter {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer
+}
