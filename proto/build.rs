@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Payloads of the service protocol as `Bytes`: the demo services hand them through
         // uncopied.
         .bytes(".shardgate.backend.v1")
+        // It is a secret.
+        .skip_debug([".shardgate.client.v1.Auth"])
         // Clients of the JSON subprotocol get the same messages as plain JSON.
         .type_attribute(
             ".shardgate.client.v1",

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::auth::load::LocalKeys;
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
 use crate::config::{Config, Loader};
 use crate::control::compose::Composer;
@@ -42,16 +43,17 @@ struct Running {
 pub fn serve(args: &Serve) -> ExitCode {
     let loaded = args.loader(&environment()).and_then(|loader| {
         let config = loader.check(&[])?;
-        Ok((loader, config))
+        let keys = LocalKeys::read(&config)?;
+        Ok((loader, config, keys))
     });
-    let (loader, config) = match loaded {
+    let (loader, config, keys) = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(loader, config) {
+    match start(loader, config, keys) {
         Ok((inputs, running)) => {
             let reason = control::run(inputs);
             running.end(matches!(reason, ExitReason::Stopped | ExitReason::CutOff));
@@ -64,7 +66,11 @@ pub fn serve(args: &Serve) -> ExitCode {
     }
 }
 
-fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), StartError> {
+fn start(
+    loader: Loader,
+    config: Config,
+    local_keys: LocalKeys,
+) -> Result<(ControlInputs, Running), StartError> {
     let boot = Instant::now();
     let unix_at_boot_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
     let plan = preflight::plan(&config).map_err(|problems| {
@@ -83,6 +89,7 @@ fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), Sta
     let gateway = Arc::new(config.gateway.clone());
     let composer = Composer::new(&config);
     let snapshot = composer.snapshot().clone();
+    let auth = local_keys.verifier(&config, None);
     let admin = TcpListener::bind(gateway.admin.listen)
         .map_err(|error| StartError(format!("admin.listen = {}: {error}", gateway.admin.listen)))?;
     let registry = config.gateway.discovery.registry.as_ref().map(|r| r.listen);
@@ -117,6 +124,7 @@ fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), Sta
                 gateway: gateway.clone(),
                 settings: planned.settings,
                 snapshot: snapshot.clone(),
+                auth: auth.clone(),
                 boot_id,
                 unix_at_boot_us: unix_at_boot_us as i64,
                 seed: rand::random(),
@@ -140,6 +148,7 @@ fn start(loader: Loader, config: Config) -> Result<(ControlInputs, Running), Sta
         config,
         loader,
         composer,
+        local_keys,
         ws,
         shards: mailboxes,
         events,

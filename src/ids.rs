@@ -20,9 +20,19 @@ pub struct ServiceId(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct InstanceId(pub u32);
 
-/// A tenant. Tenant 0 is the default one.
+/// A tenant: XXH3-64 of its name, so that every shard, node and restart gives it the same number
+/// without asking the others, and hashes by it agree (promise 9). 0 is the default one, of all
+/// without a tenant. Names come signed by an issuer, so nobody can look for two with one number; by
+/// chance two of 100,000 tenants share theirs once in 3 x 10^9 gateways.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct TenantId(pub u16);
+pub struct TenantId(pub u64);
+
+impl TenantId {
+    /// The one of this name; without a name the default one.
+    pub fn of(name: &str) -> Self {
+        if name.is_empty() { Self(0) } else { Self(xxhash_rust::xxh3::xxh3_64(name.as_bytes())) }
+    }
+}
 
 /// Slot bits of a key: 24, so a table holds at most 16,777,216 entries.
 pub const SLOT_BITS: u32 = 24;

@@ -4,6 +4,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::config::snapshot::Snapshot;
 use crate::ids::ShardId;
@@ -20,6 +21,8 @@ pub struct Published {
     pub gateway: Arc<GatewaySettings>,
     /// The shard's own.
     pub settings: ShardSettings,
+    /// Verifies clients' tokens; `None`: nobody signs in (`auth.mode = "off"`).
+    pub auth: Option<Arc<Verifier>>,
 }
 
 /// Control to one shard.

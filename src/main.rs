@@ -42,6 +42,8 @@ fn main() -> ExitCode {
             }
         }
         Verb::Check(_)
+        | Verb::CheckToken(_)
+        | Verb::GenToken { .. }
         | Verb::Config { .. }
         | Verb::Routes { .. }
         | Verb::Explain { .. }

@@ -51,6 +51,28 @@ counters! {
     ClosedSlow = "closed_slow",
     /// Closed with 4002.
     ClosedNoHeartbeat = "closed_no_heartbeat",
+    /// Closed with 4004.
+    ClosedTokenExpired = "closed_token_expired",
+    /// Closed with 4005.
+    ClosedNoAuth = "closed_no_auth",
+    /// Closed with 4500.
+    ClosedBadToken = "closed_bad_token",
+    /// Tokens that were good.
+    AuthOk = "auth_ok",
+    /// Tokens that waited for a later turn to be verified.
+    AuthDelayed = "auth_delayed",
+    /// Tokens refused for their form or header.
+    AuthRefusedForm = "auth_refused_form",
+    /// Tokens refused because their key or algorithm is not one of ours.
+    AuthRefusedKey = "auth_refused_key",
+    /// Tokens refused for their signature.
+    AuthRefusedSignature = "auth_refused_signature",
+    /// Tokens refused because a claim is missing or has the wrong form.
+    AuthRefusedClaim = "auth_refused_claim",
+    /// Tokens refused because they expired, or are from the future.
+    AuthRefusedTime = "auth_refused_time",
+    /// Tokens refused because their issuer or audience is somebody else.
+    AuthRefusedParty = "auth_refused_party",
     /// Closed with 1001.
     ClosedDrain = "closed_drain",
     /// Bytes received from clients.

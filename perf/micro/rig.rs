@@ -198,6 +198,7 @@ impl Turn {
             gateway: Arc::new(GatewaySettings::default()),
             settings,
             snapshot: Arc::new(snapshot(1)),
+            auth: None,
             boot_id: 1,
             unix_at_boot_us: 1_700_000_000_000_000,
             seed: 1,

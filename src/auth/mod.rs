@@ -11,6 +11,7 @@
 pub mod explain;
 mod json;
 pub mod keys;
+pub mod load;
 pub mod mint;
 mod refusal;
 #[cfg(test)]

@@ -56,6 +56,12 @@ impl Verifier {
         }
     }
 
+    /// Whether there is a key at all. Without one (a set that was not fetched yet) nothing can be
+    /// said of a token.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
     /// Who the holder of `token` is at `now_unix_s`, seconds since 1970.
     pub fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
         let token = Token::read(token)?;

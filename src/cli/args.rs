@@ -9,13 +9,13 @@ use clap::{Args, Parser, Subcommand};
 
 use super::routes::Ask;
 use super::settings::Format;
-use super::{EXIT_USAGE, Serve, Verb};
+use super::{EXIT_USAGE, NewToken, Serve, Verb};
 use crate::config::Overrides;
 
 const AFTER_HELP: &str = "\
 VERBS BY TASK
   run it            serve (what happens without a verb), demo-services, ws-echo
-  before it runs    check, doctor, config, routes, gen systemd
+  before it runs    check, doctor, config, routes, gen systemd, gen token, check token
   while it runs     explain, reload, drain, config --in-force, routes --in-force
 
 EXAMPLES
@@ -59,10 +59,18 @@ enum VerbArgs {
     #[command(after_help = "EXAMPLE\n  shardgate serve --config /etc/shardgate --core 2,3")]
     Serve(ServeArgs),
     /// Tell every problem of the configuration, or what it comes to; starts nothing
-    #[command(after_help = "EXAMPLE\n  shardgate check --config /etc/shardgate\n\n\
+    #[command(
+        after_help = "EXAMPLE\n  shardgate check --config /etc/shardgate\n\n\
         Exits with 64 and one line a problem (file:line: key = value: rule), or prints the routes\n\
-        and what the caps come to in memory.")]
-    Check(ServeArgs),
+        and what the caps come to in memory.",
+        args_conflicts_with_subcommands = true
+    )]
+    Check {
+        #[command(subcommand)]
+        what: Option<CheckArgs>,
+        #[command(flatten)]
+        serve: ServeArgs,
+    },
     /// Show every key, its value and where that came from
     #[command(after_help = "EXAMPLES\n  shardgate config --config /etc/shardgate\n  \
         shardgate config --in-force --format json\n\nSecrets are not shown.")]
@@ -142,7 +150,26 @@ enum VerbArgs {
 }
 
 #[derive(Subcommand)]
+enum CheckArgs {
+    /// Tell what a token says and why it is accepted or refused; it is read from stdin
+    #[command(after_help = "EXAMPLE\n  shardgate check token --config /etc/shardgate < token\n\n\
+        Exits with 0 if the gateway accepts it, with 1 if not.")]
+    Token(ServeArgs),
+}
+
+#[derive(Subcommand)]
 enum GenArgs {
+    /// A client's token, signed with an [[auth_key]]: for tests and development
+    #[command(
+        after_help = "EXAMPLES\n  shardgate gen token --config /etc/shardgate --user alice\n  \
+        shardgate gen token --user alice --key k1 --private-key k1.pem --lifetime-s 60"
+    )]
+    Token {
+        #[command(flatten)]
+        serve: ServeArgs,
+        #[command(flatten)]
+        new: NewToken,
+    },
     /// A systemd unit for this program with this configuration
     #[command(after_help = "EXAMPLE\n  shardgate gen systemd --config /etc/shardgate \\\n    \
         > /etc/systemd/system/shardgate.service")]
@@ -212,7 +239,13 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
     Ok(match cli.verb {
         None => Verb::Serve(cli.serve.into()),
         Some(VerbArgs::Serve(args)) => Verb::Serve(args.into()),
-        Some(VerbArgs::Check(args)) => Verb::Check(args.into()),
+        Some(VerbArgs::Check { what: None, serve }) => Verb::Check(serve.into()),
+        Some(VerbArgs::Check { what: Some(CheckArgs::Token(serve)), .. }) => {
+            Verb::CheckToken(serve.into())
+        }
+        Some(VerbArgs::Gen(GenArgs::Token { serve, new })) => {
+            Verb::GenToken { serve: serve.into(), new }
+        }
         Some(VerbArgs::Config { serve, in_force, format }) => {
             Verb::Config { serve: serve.into(), in_force, format }
         }

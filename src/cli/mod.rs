@@ -9,6 +9,7 @@ mod running;
 mod settings;
 mod systemd;
 mod table;
+mod token;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,7 +18,9 @@ use std::path::PathBuf;
 pub use args::parse;
 pub use routes::Ask;
 pub use settings::Format;
+pub use token::NewToken;
 
+use crate::auth::load::LocalKeys;
 use crate::config::{self, Config, Loader, Overrides, Problems};
 use crate::preflight::doctor;
 
@@ -45,6 +48,15 @@ pub enum Verb {
     },
     /// Say whether the configuration is right.
     Check(Serve),
+    /// Explain a token.
+    CheckToken(Serve),
+    /// Make a token.
+    GenToken {
+        /// By this configuration.
+        serve: Serve,
+        /// Which.
+        new: NewToken,
+    },
     /// Show every key.
     Config {
         /// Where it is.
@@ -139,7 +151,12 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
         Verb::Serve(_) | Verb::WsEcho { .. } | Verb::DemoServices { .. } => {
             return Err(Box::new(verb));
         }
-        Verb::Check(serve) => check::check(serve.load(&env)),
+        Verb::Check(serve) => {
+            let with_keys = |config| LocalKeys::read(&config).map(|_| config);
+            check::check(serve.load(&env).and_then(with_keys))
+        }
+        Verb::CheckToken(serve) => token::explain(serve.load(&env), std::io::stdin()),
+        Verb::GenToken { serve, new } => token::generate(serve.load(&env), &new),
         Verb::Config { serve, in_force, format } => {
             settings::show(serve.load(&env), in_force, format)
         }

@@ -76,9 +76,9 @@ pub struct Ask {
     /// Who sends it
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Number of the sender's tenant
+    /// The sender's tenant
     #[arg(long, value_name = "N")]
-    pub tenant: Option<u16>,
+    pub tenant: Option<String>,
     /// The sender's session, as welcome says it
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
@@ -87,11 +87,10 @@ pub struct Ask {
 impl Ask {
     fn path(&self) -> String {
         let mut path = format!("/routing/explain?msg_id={}", self.msg_id);
-        let tenant = self.tenant.map(|n| n.to_string());
         let texts = [
             ("key", &self.key),
             ("user", &self.user),
-            ("tenant", &tenant),
+            ("tenant", &self.tenant),
             ("session", &self.session),
         ];
         for (name, value) in texts {
@@ -156,7 +155,7 @@ fn way(config: &Config, ask: &Ask) -> Result<String, String> {
         route.first, route.last, service.name
     );
     let (what, value) = affinity(route.hash_on, ask)?;
-    let tenant = TenantId(ask.tenant.unwrap_or_default());
+    let tenant = TenantId::of(ask.tenant.as_deref().unwrap_or_default());
     let hash = affinity_hash(tenant, value.as_bytes());
     writeln!(
         out,
@@ -227,7 +226,12 @@ mod tests {
 
     #[test]
     fn values_are_escaped_in_the_question() {
-        let ask = Ask { msg_id: 1, key: Some("a&b=ü".into()), tenant: Some(7), ..Ask::default() };
+        let ask = Ask {
+            msg_id: 1,
+            key: Some("a&b=ü".into()),
+            tenant: Some("7".into()),
+            ..Ask::default()
+        };
         assert_eq!(ask.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
     }
 

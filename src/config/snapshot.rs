@@ -203,7 +203,7 @@ impl Snapshot {
 /// What the ring is asked with: tenant and affinity value, hashed the same way on every shard, node
 /// and restart (XXH3-64, the tenant as seed).
 pub fn affinity_hash(tenant: TenantId, value: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(value, u64::from(tenant.0))
+    xxhash_rust::xxh3::xxh3_64_with_seed(value, tenant.0)
 }
 
 #[cfg(test)]

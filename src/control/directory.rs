@@ -8,7 +8,11 @@ use std::time::Instant;
 use super::compose::{Composed, Composer, Member, Moved};
 use super::discovery::{Known, News, Word, registry};
 use super::fleet::{Fleet, Judged};
+use super::signers::SOURCE;
 use super::{log, probe};
+use crate::auth::Verifier;
+use crate::auth::keys::KeySet;
+use crate::auth::load::LocalKeys;
 use crate::config::change::{self, Change};
 use crate::config::settings::GatewaySettings;
 use crate::config::snapshot::Snapshot;
@@ -97,6 +101,10 @@ pub struct Directory {
     routes_refused: Vec<Problem>,
     reloaded: Option<(Instant, Vec<Problem>)>,
     reloads: (u64, u64),
+    /// Keys of tokens: those read with the files, and the set that was fetched last.
+    local_keys: LocalKeys,
+    fetched: Option<KeySet>,
+    auth: Option<Arc<Verifier>>,
     /// Something came in: when it is put together with what came since.
     due: Option<Instant>,
     /// Settings changed: they are published even if the snapshot is the same.
@@ -110,8 +118,11 @@ impl Directory {
         config: Config,
         composer: Composer,
         mut fleet: Fleet,
+        local_keys: LocalKeys,
         now: Instant,
     ) -> Self {
+        tell_skipped(&local_keys);
+        let auth = local_keys.verifier(&config, None);
         let gateway = Arc::new(config.gateway.clone());
         fleet.follow(composer.members(), now);
         Self {
@@ -129,6 +140,9 @@ impl Directory {
             routes_refused: Vec::new(),
             reloaded: None,
             reloads: (0, 0),
+            local_keys,
+            fetched: None,
+            auth,
             due: None,
             settings_changed: false,
         }
@@ -150,6 +164,7 @@ impl Directory {
             snapshot: self.composer.snapshot().clone(),
             gateway: self.gateway.clone(),
             settings: self.config.shards.shard(usize::from(shard.0)),
+            auth: self.auth.clone(),
         }
     }
 
@@ -208,6 +223,40 @@ impl Directory {
                 state.bad.drain(..over);
             }
         }
+    }
+
+    /// A JWK set was fetched, or could not be. Whether there is something to publish.
+    pub fn signers(&mut self, result: Result<KeySet, String>) -> bool {
+        let state = self.sources.entry(SOURCE.into()).or_default();
+        let set = match result {
+            Ok(set) => set,
+            Err(why) => {
+                tracing::warn!(
+                    why,
+                    fetched = state.heard,
+                    "jwks_stale: the keys that were fetched last are kept; see that auth.jwks_url \
+                     can be reached"
+                );
+                let since = state.stale.take().map_or_else(Instant::now, |(since, _)| since);
+                state.stale = Some((since, why));
+                return false;
+            }
+        };
+        for key in &set.skipped {
+            tracing::warn!(at = key.at, why = key.rule, "jwks_key_left_out");
+        }
+        tracing::info!(keys = set.keys.len(), "jwks_fetched");
+        (state.stale, state.heard) = (None, true);
+        self.fetched = Some(set);
+        self.auth = self.local_keys.verifier(&self.config, self.fetched.as_ref());
+        true
+    }
+
+    /// No set is fetched any more, or another one: its keys are not trusted from now on.
+    pub fn forget_signers(&mut self) {
+        self.sources.remove(SOURCE);
+        self.fetched = None;
+        self.auth = self.local_keys.verifier(&self.config, None);
     }
 
     /// Forgets a source that is not asked any more.
@@ -345,6 +394,7 @@ impl Directory {
         let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
         let checked = self.check(&loader)?;
         let config = &checked.config;
+        let local_keys = LocalKeys::read(config).map_err(|Problems(list)| list)?;
         let changes = change::changes(&self.config, config);
         let refused = change::boot_only(&changes);
         if !refused.is_empty() {
@@ -371,6 +421,9 @@ impl Directory {
         self.loader = loader;
         self.gateway = Arc::new(config.gateway.clone());
         self.take_checked(checked);
+        tell_skipped(&local_keys);
+        self.local_keys = local_keys;
+        self.auth = self.local_keys.verifier(&self.config, self.fetched.as_ref());
         self.settings_changed = true;
         self.fleet.configure(&self.config.gateway.health, now);
         self.compose(now);
@@ -388,6 +441,13 @@ impl Directory {
             self.draining.remove(&name);
         }
         Some(self.compose(now))
+    }
+}
+
+/// Keys of a set in a file that are left out.
+fn tell_skipped(keys: &LocalKeys) {
+    for (at, why) in keys.skipped() {
+        tracing::warn!(at, why, "jwks_key_left_out");
     }
 }
 

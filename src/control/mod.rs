@@ -13,6 +13,7 @@ pub mod keys;
 pub mod log;
 mod looks;
 pub mod probe;
+mod signers;
 mod sources;
 pub mod supervise;
 #[cfg(test)]
@@ -34,8 +35,10 @@ use self::compose::Composer;
 use self::directory::{Directory, DirectoryView, Reloaded};
 use self::dump::Dumped;
 use self::fleet::Fleet;
+use self::signers::{Fetched, Signers};
 use self::sources::Sources;
 use self::supervise::Supervisor;
+use crate::auth::load::LocalKeys;
 use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::look::Question;
@@ -65,6 +68,8 @@ pub struct ControlInputs {
     pub loader: Loader,
     /// Makes snapshots; its first one is what the shards started with.
     pub composer: Composer,
+    /// Keys of tokens, as far as they stand in the files.
+    pub local_keys: LocalKeys,
     /// Where clients connect, as bound.
     pub ws: SocketAddr,
     /// Mailboxes of the shards, by number.
@@ -212,11 +217,16 @@ async fn serve(
     let sources = Sources::start(config, inputs.registry, inputs.seed, tell);
     let sources = sources.map_err(io::Error::other)?;
     let fleet = Fleet::new(gateway.health.clone(), inputs.seed, found);
+    let (tell_keys, mut keys) = mpsc::channel(signers::FETCHED_MAX);
+    let signers = Signers::start(config, tell_keys);
+    let (config, composer) = (inputs.config, inputs.composer);
+    let directory = Directory::new(inputs.loader, config, composer, fleet, inputs.local_keys, now);
     let mut control = Control {
         spoken_by: now + SPEAK_TIMEOUT,
         board: Board::new(inputs.shards),
         events: inputs.events,
-        directory: Directory::new(inputs.loader, inputs.config, inputs.composer, fleet, now),
+        signers,
+        directory,
         sources,
         ready_line: Some(ready_line),
         waiters: Vec::new(),
@@ -242,6 +252,7 @@ async fn serve(
                     control.directory.hear(news, Instant::now());
                 }
             }
+            Some(fetched) = keys.recv() => control.take_keys(fetched),
             Some(checked) = checks.recv() => {
                 let now = Instant::now();
                 control.directory.checked(checked, now);
@@ -282,6 +293,7 @@ struct Control {
     events: LaneReceiver<ShardEvent>,
     directory: Directory,
     sources: Sources,
+    signers: Signers,
     /// Sources that have not spoken by then are not waited for.
     spoken_by: Instant,
     /// Printed once, when all shards are ready.
@@ -316,7 +328,7 @@ impl Control {
         if self.board.all_ready()
             && self.stop_until.is_none()
             && !self.board.any_failed()
-            && (self.spoken_by <= now || self.directory.has_heard(&self.sources.names()))
+            && (self.spoken_by <= now || self.has_heard())
             && let Some(line) = self.ready_line.take()
         {
             // Not println: a closed stdout is no reason to end.
@@ -349,6 +361,21 @@ impl Control {
         commands_wait | self.board.flush()
     }
 
+    /// Whether all that is asked has spoken, or could not be reached.
+    fn has_heard(&self) -> bool {
+        let mut names = self.sources.names();
+        names.extend(self.signers.url().map(|_| signers::SOURCE.into()));
+        self.directory.has_heard(&names)
+    }
+
+    /// A JWK set was fetched, or could not be.
+    fn take_keys(&mut self, fetched: Fetched) {
+        let asked = self.signers.url() == Some(&fetched.url);
+        if asked && self.directory.signers(fetched.result) {
+            self.publish();
+        }
+    }
+
     /// Why control is done, if it is.
     fn finished(&mut self) -> Option<ExitReason> {
         let until = self.stop_until?;
@@ -378,6 +405,11 @@ impl Control {
                 let now = Instant::now();
                 let result = self.directory.reload(now);
                 if result.is_ok() {
+                    let before = self.signers.url().map(str::to_owned);
+                    self.signers.follow(self.directory.config());
+                    if self.signers.url() != before.as_deref() {
+                        self.directory.forget_signers();
+                    }
                     for source in self.sources.follow(self.directory.config()) {
                         self.directory.forget(&source, now);
                     }

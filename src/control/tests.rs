@@ -181,6 +181,7 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
         composer: Composer::new(&config),
         config,
         loader,
+        local_keys: LocalKeys::default(),
         ws: SocketAddr::from(([127, 0, 0, 1], 9000)),
         shards,
         events,

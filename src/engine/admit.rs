@@ -27,6 +27,10 @@ const QUEUE_FULL: Reject = Reject {
     text: "too many messages wait for this service",
     retry_after_ms: 100,
 };
+const NEEDS_USER: Reject = Reject::new(
+    Reason::Unauthenticated,
+    "only clients that signed in may send this: send an auth message first",
+);
 const DRAINING: Reject = Reject {
     reason: Reason::Draining,
     text: "the gateway is stopping; connect again",
@@ -49,7 +53,11 @@ impl Engine {
             self.route_failed(message.msg_id, "", "no route", now);
             return Err(NO_ROUTE);
         };
-        let encoding = self.conns.get(id).expect("the caller has it").encoding;
+        let conn = self.conns.get(id).expect("the caller has it");
+        if route.needs_user && conn.identity.user.is_none() {
+            return Err(NEEDS_USER);
+        }
+        let encoding = conn.encoding;
         let payload = payload_of(message, encoding, route.payload)?;
         let dedup = match self.deduplicate(id, message, &payload, route, now)? {
             Dedup::NotAsked => None,
@@ -245,7 +253,7 @@ impl Engine {
         let user = conn.identity.user.clone();
         let session = conn.session;
         let owner = match &user {
-            Some(user) => Owner::User(user),
+            Some(user) => Owner::User(&user.user),
             None => Owner::Session(&session),
         };
         let fingerprint = dedup::fingerprint(message.msg_id, payload);

@@ -14,7 +14,9 @@ impl Engine {
     /// Routes and works by `published` from now on. Messages that wait for an instance that takes
     /// them no more move to the next, or are answered.
     pub fn adopt(&mut self, published: Published, now: Micros) {
-        let Published { snapshot, gateway, settings } = published;
+        let Published { snapshot, gateway, settings, auth } = published;
+        // Who signed in before stays signed in, whatever the keys are now.
+        self.auth.verifier = auth;
         self.apply(gateway, settings);
         // The cache knows owners on the rings; health does not change those.
         if !same_rings(&self.snapshot, &snapshot) {

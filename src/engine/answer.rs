@@ -168,7 +168,7 @@ impl Engine {
         conn.unanswered_bytes -= bytes;
         // Half of the cap: reading on for each single answer would cost a turn each.
         let low = conn.unanswered <= settings.conn.unanswered_max / 2;
-        if conn.paused && low && !is_over(conn, settings) {
+        if conn.paused && low && conn.shown.is_none() && !is_over(conn, settings) {
             conn.paused = false;
             effects.resumed.push(id);
         }

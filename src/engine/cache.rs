@@ -261,7 +261,7 @@ impl List {
 /// multiplication with the seed, tenant and service. An odd factor is never zero.
 #[inline]
 fn mix(seed: u64, key: &RouteKey) -> u64 {
-    let scope = u64::from(key.tenant.0) << 16 | u64::from(key.service.0);
+    let scope = key.tenant.0.rotate_left(16) ^ u64::from(key.service.0);
     let factor = 0x9e37_79b9_7f4a_7c15_u64.wrapping_add(scope << 1);
     let product = u128::from(key.hash ^ seed) * u128::from(factor);
     (product >> 64) as u64 ^ product as u64

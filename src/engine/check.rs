@@ -206,7 +206,9 @@ impl Engine {
             ensure(conn.unanswered <= self.settings.conn.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
-            ensure(!conn.paused || conn.unanswered > 0, || format!("{id:?} is paused for ever"))?;
+            ensure(!conn.paused || conn.unanswered > 0 || conn.shown.is_some(), || {
+                format!("{id:?} is paused for ever")
+            })?;
             upgraded += u64::from(conn.upgraded);
         }
         ensure(upgraded == self.upgraded, || {

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::auth::Identity as SignedIn;
 use crate::config::settings::ConnSettings;
+use crate::engine::auth::Shown;
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Encoding, Micros};
 use crate::wire::frames::{Decoder, FrameLimits};
@@ -124,8 +126,8 @@ impl Window {
 pub struct Identity {
     /// Address of the client's end.
     pub peer: SocketAddr,
-    /// Authenticated user; `None` = anonymous.
-    pub user: Option<Arc<str>>,
+    /// Who signed in, and until when; `None` = anonymous.
+    pub user: Option<Arc<SignedIn>>,
     /// Tenant.
     pub tenant: TenantId,
 }
@@ -178,7 +180,7 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
-    /// Not read until it has fewer messages without an answer.
+    /// Not read until it has fewer messages without an answer, and its token had its turn.
     pub paused: bool,
     /// Data messages read since it was opened.
     pub messages: u64,
@@ -208,6 +210,10 @@ pub struct Conn {
     pub refused_one_way: u64,
     /// When that was last told.
     pub told_one_way: Micros,
+    /// When it is closed without a token; never with one, and where none is required.
+    pub auth_by: Micros,
+    /// A token that waits for its turn to be verified; the connection is paused so long.
+    pub shown: Option<Box<Shown>>,
 }
 
 impl Conn {
@@ -243,6 +249,8 @@ impl Conn {
             bad: Window::default(),
             refused_one_way: 0,
             told_one_way: Micros(0),
+            auth_by: Micros(u64::MAX),
+            shown: None,
         }
     }
 

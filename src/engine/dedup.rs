@@ -165,7 +165,7 @@ impl DedupWindow {
         id: &'a str,
         fingerprint: u128,
     ) -> DedupId<'a> {
-        let scope = self.seed ^ u64::from(tenant.0);
+        let scope = self.seed ^ tenant.0;
         let hash = xxh3_64_with_seed(owner.bytes(), scope);
         let hash = xxh3_64_with_seed(id.as_bytes(), hash);
         DedupId { tenant, owner, id, fingerprint, hash }

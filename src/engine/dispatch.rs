@@ -38,6 +38,7 @@ pub struct Ticketed {
 impl Engine {
     /// Ends a turn: retries that are due, then batches that may leave. The effects hold the calls.
     pub fn end_turn(&mut self, now: Micros) {
+        self.go_on_signing_in(now);
         while let Some(&Reverse((at, delayed))) = self.delayed.peek() {
             if at > now {
                 break;
@@ -243,8 +244,10 @@ impl Engine {
             ("shardgate-session", message.session.as_str().to_owned()),
             ("shardgate-attempt", message.attempt.to_string()),
         ];
+        let user = message.user.as_deref();
         let optional = [
-            ("shardgate-user", message.user.as_deref().unwrap_or("")),
+            ("shardgate-user", user.map_or("", |user| &user.user)),
+            ("shardgate-tenant", user.and_then(|user| user.tenant.as_deref()).unwrap_or("")),
             ("shardgate-id", &message.id),
             ("shardgate-key", &message.key),
         ];

@@ -1,6 +1,7 @@
 //! Bytes from a client: handshake, frames, messages, and which part of the gateway handles each.
 
 use crate::engine::answer::{Answer, mark_dirty};
+use crate::engine::auth::Entry;
 use crate::engine::conns::{Phase, ReadNext};
 use crate::engine::{Engine, is_over};
 use crate::ids::ConnId;
@@ -9,7 +10,7 @@ use crate::message::{
 };
 use crate::stats::Counter;
 use crate::wire::frames::{self, Flow, FrameEvent, ProtocolError};
-use crate::wire::handshake::{self, Progress};
+use crate::wire::handshake::{self, Progress, ShownToken};
 use crate::wire::json::BadMessage;
 use crate::wire::{client, json, protobuf};
 
@@ -22,6 +23,9 @@ pub(super) mod close {
     pub const POLICY: u16 = 1008;
     pub const TOO_SLOW: u16 = 4001;
     pub const NO_HEARTBEAT: u16 = 4002;
+    pub const TOKEN_EXPIRED: u16 = 4004;
+    pub const NO_AUTH: u16 = 4005;
+    pub const BAD_TOKEN: u16 = 4500;
 }
 
 impl Engine {
@@ -58,7 +62,8 @@ impl Engine {
         self.conns.get(id).is_none_or(|c| c.outbox.is_empty() || c.phase == Phase::Open)
     }
 
-    fn shake_hands(&mut self, id: ConnId, input: &mut [u8], now: Micros) -> ReadNext {
+    /// Also called with no bytes, to go on with a complete request that was held.
+    pub(super) fn shake_hands(&mut self, id: ConnId, input: &mut [u8], now: Micros) -> ReadNext {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         let held = conn.handshake.take();
         let progress = match held {
@@ -88,8 +93,25 @@ impl Engine {
                 self.linger(id, &response, now);
                 ReadNext::More
             }
-            (Progress::Upgrade { consumed, response, encoding, .. }, held) => {
-                self.upgrade(id, &response, encoding);
+            (Progress::Upgrade { consumed, response, encoding, token }, held) => {
+                match self.enter_with(id, token.as_ref().map(ShownToken::expose), now) {
+                    Entry::As(identity) => {
+                        self.upgrade(id, &response, encoding);
+                        self.entered(id, identity, now);
+                    }
+                    Entry::Later => {
+                        let conn = self.conns.get_mut(id).expect("the caller has it");
+                        let held = held.unwrap_or_else(|| input.to_vec());
+                        conn.handshake = Some(Box::new((held, 0)));
+                        return ReadNext::Pause;
+                    }
+                    Entry::Refused(response, status, why) => {
+                        tracing::debug!(shard = self.shard.0, status, why, "handshake_refused");
+                        self.counters.inc(Counter::HandshakeRefused);
+                        self.linger(id, &response, now);
+                        return ReadNext::More;
+                    }
+                }
                 match held {
                     None => self.feed(id, &mut input[consumed..], now),
                     Some(mut held) => self.feed(id, &mut held[consumed..], now),
@@ -247,6 +269,9 @@ impl Engine {
         let Self { conns, counters, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Flow::Pause };
         conn.messages += 1;
+        if conn.shown.is_some() {
+            return Flow::Pause;
+        }
         if is_over(conn, settings) {
             conn.paused = true;
             counters.inc(Counter::ReadPaused);

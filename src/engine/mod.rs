@@ -8,6 +8,7 @@
 pub mod admit;
 pub mod adopt;
 pub mod answer;
+pub mod auth;
 pub mod batch;
 pub mod budget;
 pub mod cache;
@@ -37,8 +38,10 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::config::snapshot::{Snapshot, affinity_hash};
+use crate::engine::auth::Auth;
 use crate::engine::batch::{BodyWriter, Origin};
 use crate::engine::budget::RetryBudget;
 use crate::engine::cache::RouteCache;
@@ -66,6 +69,8 @@ pub struct EngineInit {
     pub settings: ShardSettings,
     /// First routing snapshot.
     pub snapshot: Arc<Snapshot>,
+    /// Verifies clients' tokens; `None`: nobody signs in.
+    pub auth: Option<Arc<Verifier>>,
     /// This run of the gateway.
     pub boot_id: u64,
     /// Unix time of [`Micros`] 0, in microseconds.
@@ -123,6 +128,7 @@ pub struct Engine {
     rng: StdRng,
 
     conns: Store<ConnId, Conn>,
+    auth: Auth,
     upgraded: u64,
     messages: Messages,
     /// No message has a deadline before this.
@@ -179,8 +185,8 @@ pub const MESSAGES_MAX: usize = 1 << 20;
 impl Engine {
     /// A shard without connections.
     pub fn new(init: EngineInit) -> Self {
-        let EngineInit { shard, gateway, settings, snapshot, boot_id, unix_at_boot_us, seed } =
-            init;
+        let EngineInit { shard, gateway, settings, snapshot, auth, .. } = init;
+        let EngineInit { boot_id, unix_at_boot_us, seed, .. } = init;
         let snapshot = own(&snapshot);
         let mut rng = StdRng::seed_from_u64(seed);
         Self {
@@ -200,6 +206,7 @@ impl Engine {
             message_bytes_high: settings.conn.message_bytes_max,
             delays_us: settings.queue.class_delay_ms.map(|ms| ms * 1000),
             conns: Store::with_capacity_max(settings.conn.connections_max),
+            auth: Auth::new(auth, unix_at_boot_us),
             upgraded: 0,
             messages: Store::with_capacity_max(MESSAGES_MAX),
             deadline_next: Micros(u64::MAX),

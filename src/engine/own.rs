@@ -30,9 +30,10 @@ impl Engine {
             }
             "heartbeat" if message.seq == 0 => {}
             "heartbeat" => self.own_reply(id, message, "", &[]),
-            // Sessions do not exist yet: the two types are known, and not served.
-            "auth" | "resume" => {
-                let why = "sessions are not served by this gateway yet";
+            "auth" => self.on_auth(id, message, now),
+            // Sessions do not outlive their connection yet: the type is known, and not served.
+            "resume" => {
+                let why = "sessions are not resumed by this gateway yet";
                 let reject = Reject::new(Reason::Unimplemented, why);
                 self.own_error(id, message, Category::System, reject, now);
             }
@@ -51,10 +52,11 @@ impl Engine {
                 client::payload(encoding, &client::Time { unix_us })
             }
             WHO_AM_I => {
+                let user = conn.identity.user.as_deref();
                 let who = client::WhoAmI {
                     session: conn.session.as_str().to_owned(),
-                    user: conn.identity.user.as_deref().unwrap_or("").to_owned(),
-                    tenant: String::new(),
+                    user: user.map_or("", |user| &user.user).to_owned(),
+                    tenant: user.and_then(|u| u.tenant.as_deref()).unwrap_or("").to_owned(),
                     node: self.gateway.node.clone(),
                     shard: u32::from(self.shard.0),
                     peer: conn.identity.peer.to_string(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::auth::Identity;
 use crate::config::snapshot::{Failover, Order, PayloadKind};
 use crate::ids::{
     ConnId, DedupKey, InstanceId, MsgKey, ServiceId, SessionId, StreamKey, TenantId, Ticket,
@@ -141,7 +142,7 @@ pub struct Pending {
     /// Session, for the service.
     pub session: SessionId,
     /// User, for the service; `None` before authentication.
-    pub user: Option<Arc<str>>,
+    pub user: Option<Arc<Identity>>,
     /// The client's encoding, for the service.
     pub encoding: Encoding,
     /// Its place in the dedup window, if it has an id.

@@ -63,6 +63,7 @@ impl Rig {
             gateway: Arc::new(GatewaySettings::default()),
             settings,
             snapshot: Arc::new(snapshot),
+            auth: None,
             boot_id: 1,
             unix_at_boot_us: 0,
             seed: 1,
@@ -168,6 +169,7 @@ fn published(rig: &Rig, snapshot: Snapshot) -> Published {
         snapshot: Arc::new(snapshot),
         gateway: rig.engine.gateway.clone(),
         settings: rig.engine.settings.clone(),
+        auth: None,
     }
 }
 

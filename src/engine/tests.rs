@@ -72,6 +72,7 @@ impl Rig {
             gateway: Arc::new(GatewaySettings::default()),
             settings,
             snapshot: snapshot(),
+            auth: None,
             boot_id: 1,
             unix_at_boot_us: 0,
             seed: 1,

@@ -118,6 +118,10 @@ impl Engine {
             self.close_slow(id, now);
             return;
         }
+        if self.check_identity(id, now) {
+            return;
+        }
+        let Some(conn) = self.conns.get(id) else { return };
         match conn.phase {
             Phase::Handshake if now.since(conn.opened) > handshake_us => {
                 self.handshake_timeout(id, now);
@@ -177,7 +181,11 @@ impl Engine {
             let Some(conn) = self.conns.get(id) else { continue };
             match conn.phase {
                 // What was read before a pause is still to be answered, if only with DRAINING.
-                Phase::Open if conn.unanswered == 0 && !conn.decoder.has_unread() => {
+                Phase::Open
+                    if conn.unanswered == 0
+                        && conn.shown.is_none()
+                        && !conn.decoder.has_unread() =>
+                {
                     if turns == 0 {
                         continue;
                     }

@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use glommio::timer::Timer;
 
@@ -260,8 +260,10 @@ impl Net {
 
     fn tick(&mut self, late_us: u64, now: Micros) {
         let mut closing = std::mem::take(&mut self.closing);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
         let signals = self.shell.enter(|engine| {
             engine.record_stall(late_us);
+            engine.set_wall_clock(unix as i64, now);
             engine.tick(now, &mut closing);
             std::mem::take(&mut engine.effects.signals)
         });

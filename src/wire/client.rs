@@ -9,7 +9,7 @@ pub mod generated {
 }
 
 pub use generated::{
-    Draining, ErrorCount, Explain, Explanation, Limits, Pong, Time, Welcome, WhoAmI,
+    Auth, AuthOk, Draining, ErrorCount, Explain, Explanation, Limits, Pong, Time, Welcome, WhoAmI,
 };
 
 /// A typed payload: JSON with the names of the .proto file, or protobuf.
@@ -20,8 +20,26 @@ pub fn payload<M: prost::Message + serde::Serialize>(encoding: Encoding, message
     }
 }
 
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Auth(<redacted>)")
+    }
+}
+
+/// The token of an `auth` message.
+pub fn read_auth(encoding: Encoding, payload: &[u8]) -> Option<String> {
+    read::<Auth>(encoding, payload).map(|auth| auth.token)
+}
+
 /// The question of id 9003.
 pub fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain> {
+    read(encoding, payload)
+}
+
+fn read<M: prost::Message + Default + serde::de::DeserializeOwned>(
+    encoding: Encoding,
+    payload: &[u8],
+) -> Option<M> {
     match encoding {
         // serde would also take an array of the fields.
         Encoding::Json if !payload.trim_ascii_start().starts_with(b"{") => None,
@@ -40,6 +58,19 @@ mod tests {
         let text = payload(Encoding::Json, &limits);
         let expected = r#"{"message_bytes_max":1,"unanswered_max":2,"messages_per_s_max":0}"#;
         assert_eq!(String::from_utf8(text).expect("JSON is UTF-8"), expected);
+    }
+
+    #[test]
+    fn a_token_reads_in_both_encodings_and_is_not_shown() {
+        let auth = Auth { token: "a.b.c".into() };
+        assert!(!format!("{auth:?}").contains("a.b.c"));
+        let bytes = payload(Encoding::Protobuf, &auth);
+        let read = |encoding, bytes: &[u8]| read_auth(encoding, bytes);
+        assert_eq!(read(Encoding::Protobuf, &bytes).as_deref(), Some("a.b.c"));
+        assert_eq!(read(Encoding::Json, br#"{"token":"a.b.c"}"#).as_deref(), Some("a.b.c"));
+        for bad in [&b""[..], b"[\"a.b.c\"]", b"\"a.b.c\"", b"{\"token\":1}"] {
+            assert_eq!(read(Encoding::Json, bad), None);
+        }
     }
 
     #[test]

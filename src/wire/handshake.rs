@@ -15,6 +15,10 @@ use crate::message::Encoding;
 pub const JSON: &str = "shardgate.v1.json";
 /// Subprotocol of the protobuf encoding.
 pub const PROTOBUF: &str = "shardgate.v1.protobuf";
+/// What a token follows in an offered subprotocol: the only field of the request that a browser's
+/// page can write. A JWT's characters (base64url and dots) are those of a subprotocol's name (a
+/// token of RFC 9110 section 5.6.2). It is never the one that is answered.
+pub const TOKEN_OFFER: &str = "shardgate.token.";
 
 /// What an upgrade must look like here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,8 +45,8 @@ pub enum Progress {
         response: Vec<u8>,
         /// By the subprotocol.
         encoding: Encoding,
-        /// Value of the `Authorization` field, if there is one of visible ASCII.
-        authorization: Option<String>,
+        /// What the client shows to sign in, by `Authorization: Bearer` or a subprotocol.
+        token: Option<ShownToken>,
     },
     /// Send `response` and close; nothing of the input may be used.
     Refuse {
@@ -53,6 +57,23 @@ pub enum Progress {
         /// Its text, for the log.
         why: &'static str,
     },
+}
+
+/// A token as the client sent it; not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShownToken(String);
+
+impl ShownToken {
+    /// The token: only to be verified.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ShownToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
 }
 
 /// A status code and a line that says what to do.
@@ -173,10 +194,7 @@ fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
         consumed: head.len(),
         response: accept(key, subprotocol.map(|(name, _)| name)),
         encoding: subprotocol.map_or(Encoding::Json, |(_, encoding)| encoding),
-        authorization: headers
-            .only("Authorization")
-            .and_then(|value| std::str::from_utf8(value).ok())
-            .map(str::to_owned),
+        token: shown_token(&headers)?,
     })
 }
 
@@ -284,6 +302,24 @@ fn is_own_host(origin: &str, host: &str) -> bool {
     bare(authority) == bare(host)
 }
 
+/// The token that is shown, if one is. Other schemes of `Authorization` are for whoever stands
+/// before us.
+fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal> {
+    let bearer = headers.all("Authorization").filter_map(|value| {
+        let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+    });
+    let offers = headers.all("Sec-WebSocket-Protocol").flat_map(elements);
+    let offered = offers.filter_map(|offer| offer.strip_prefix(TOKEN_OFFER.as_bytes()));
+    let mut tokens = bearer.chain(offered);
+    let Some(first) = tokens.next() else { return Ok(None) };
+    if tokens.next().is_some() {
+        return Err((400, "show one token: in Authorization or in one subprotocol"));
+    }
+    let text = std::str::from_utf8(first).map_err(|_| (400, "a token is ASCII"))?;
+    Ok(Some(ShownToken(text.to_owned())))
+}
+
 /// The first subprotocol offered that we speak. `None` = none was offered.
 fn pick_subprotocol(
     headers: &Headers<'_, '_>,
@@ -367,9 +403,11 @@ fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
 }
 
 /// A whole error response that ends the connection. `why` is one line that says what to do.
-pub fn refuse(status: u16, why: &'static str) -> Vec<u8> {
+pub fn refuse(status: u16, why: &str) -> Vec<u8> {
     let (phrase, extra) = match status {
         400 => ("Bad Request", ""),
+        // RFC 6750 section 3.
+        401 => ("Unauthorized", "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n"),
         403 => ("Forbidden", ""),
         404 => ("Not Found", ""),
         405 => ("Method Not Allowed", "Allow: GET\r\n"),

@@ -1,6 +1,7 @@
 //! The gateway's promises, held against real processes and real sockets: a module a promise.
 
 mod admin;
+mod auth;
 mod boot;
 mod bounded;
 mod dedup;

@@ -18,25 +18,25 @@ const MAY_NAME: [(&str, &[&str]); 23] = [
     ("look", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    ("mailbox", &["ids", "look", "stats", "config::snapshot", "config::settings"]),
+    ("mailbox", &["ids", "look", "stats", "config::snapshot", "config::settings", "auth"]),
     ("config", &[]),
     ("wire", &[]),
     ("auth", &["config"]),
-    ("engine", &["config", "wire"]),
+    ("engine", &["config", "wire", "auth"]),
     // Sockets that are ready: what the two with sockets stand on.
     ("readiness", &[]),
     ("backend", &["config", "wire", "readiness"]),
     ("shard", &["config", "wire", "engine", "backend", "readiness"]),
     // Never `shard` nor `engine`: it speaks to them through the mailbox.
-    ("control", &["config"]),
+    ("control", &["config", "auth"]),
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire"]),
     ("preflight", &["config", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
     ("memory", &["config", "engine", "shard", "control::log", "preflight"]),
-    ("cli", &["config", "preflight", "memory", "control::token"]),
-    ("boot", &["config", "engine", "shard", "control", "demo", "cli", "preflight"]),
+    ("cli", &["config", "auth", "preflight", "memory", "control::token", "control::keys"]),
+    ("boot", &["config", "auth", "engine", "shard", "control", "demo", "cli", "preflight"]),
     ("main", &["boot", "cli", "demo", "echo"]),
     ("lib", &[]),
 ];

@@ -258,6 +258,7 @@ impl World {
                 snapshot: snapshot.clone(),
                 gateway: self.plan.gateway.clone(),
                 settings: self.plan.settings.clone(),
+                auth: None,
             };
             let command = Command::Adopt(Box::new(published));
             if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {
@@ -365,6 +366,7 @@ impl Shard {
             gateway: plan.gateway.clone(),
             settings: plan.settings.clone(),
             snapshot: snapshot.clone(),
+            auth: None,
             boot_id: 7,
             unix_at_boot_us: 1_700_000_000_000_000,
             seed,

@@ -32,7 +32,8 @@ fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
     let composer = Composer::new(&config);
     let (found, checks) = mpsc::channel(8);
     let fleet = Fleet::new(config.gateway.health.clone(), 1, found);
-    (Directory::new(loader, config, composer, fleet, Instant::now()), dir, checks)
+    let keys = LocalKeys::read(&config).unwrap();
+    (Directory::new(loader, config, composer, fleet, keys, Instant::now()), dir, checks)
 }
 
 fn tell(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {

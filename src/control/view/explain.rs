@@ -22,9 +22,9 @@ pub struct Asked {
     key: Option<String>,
     /// Who sends it; absent = not signed in.
     user: Option<String>,
-    /// The tenant's number; 0 is the default one.
+    /// The tenant's name; absent = the default one.
     #[serde(default)]
-    tenant: u16,
+    tenant: String,
     /// The public id of the session that sends it.
     session: Option<String>,
 }
@@ -44,7 +44,7 @@ impl<'a> Place<'a> {
     /// Of the message that is asked for.
     pub fn of(found: &'a Gathered, asked: &Asked) -> Self {
         let snapshot = &found.directory.snapshot;
-        let tenant = TenantId(asked.tenant);
+        let tenant = TenantId::of(&asked.tenant);
         let own = is_own(found, asked.msg_id);
         let route = snapshot.route(asked.msg_id).map(|(_, r)| r).filter(|_| !own);
         let service = route.map(|r| &snapshot.services[usize::from(r.service.0)]);

@@ -21,7 +21,7 @@ fn pending(seq: u64, payload: &[u8]) -> Pending {
         received: Micros(10),
         deadline: Micros(5_001),
         session: SessionId::from_random(u128::from(seq)),
-        user: seq.is_multiple_of(2).then(|| "someone".into()),
+        user: seq.is_multiple_of(2).then(|| someone().into()),
         encoding: Encoding::Protobuf,
         id: format!("id-{seq}"),
         key: String::new(),
@@ -136,5 +136,14 @@ fn a_unary_call_is_the_payload_itself() {
         let payload = vec![9; len];
         let (bytes, _) = message_of(writer.unary(&pending(1, &payload)));
         assert_eq!(bytes, payload);
+    }
+}
+
+fn someone() -> crate::auth::Identity {
+    crate::auth::Identity {
+        user: "someone".into(),
+        tenant: None,
+        groups: Vec::new(),
+        expires_unix_s: 0,
     }
 }

@@ -8,7 +8,7 @@ fn cache(entries_max: usize, ttl_ms: u64) -> RouteCache {
 }
 
 fn key(n: u64) -> RouteKey {
-    RouteKey { tenant: TenantId(n as u16 % 2), service: ServiceId(n as u16 / 2 % 2), hash: n / 4 }
+    RouteKey { tenant: TenantId(n % 2), service: ServiceId(n as u16 / 2 % 2), hash: n / 4 }
 }
 
 #[test]

@@ -339,7 +339,7 @@ impl Model {
 /// Sixteen names: two tenants, two owners, four ids.
 fn name(n: usize) -> (TenantId, &'static str, &'static str) {
     let owner = if n & 2 == 0 { "alice" } else { "bob" };
-    (TenantId(n as u16 & 1), owner, ["", "a", "b", "a-rather-long-idempotency-key"][n >> 2])
+    (TenantId(n as u64 & 1), owner, ["", "a", "b", "a-rather-long-idempotency-key"][n >> 2])
 }
 
 fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {

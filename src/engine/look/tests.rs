@@ -54,6 +54,7 @@ fn engine() -> Engine {
         gateway: Arc::new(GatewaySettings::default()),
         settings: ShardSettings::default(),
         snapshot: snapshot(),
+        auth: None,
         boot_id: 1,
         unix_at_boot_us: 0,
         seed: 1,

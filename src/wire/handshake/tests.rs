@@ -64,7 +64,7 @@ fn the_request_of_the_rfc_is_answered_with_its_key() {
     let mut input = with("");
     let consumed_all = input.len();
     input.extend(b"\x81\x80frames");
-    let Progress::Upgrade { consumed, response, encoding, authorization } =
+    let Progress::Upgrade { consumed, response, encoding, token } =
         try_upgrade(&rules(), &input, &mut 0)
     else {
         panic!("refused")
@@ -75,7 +75,7 @@ fn the_request_of_the_rfc_is_answered_with_its_key() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
     );
-    assert_eq!((encoding, authorization), (Encoding::Json, None));
+    assert_eq!((encoding, token), (Encoding::Json, None));
 }
 
 #[test]
@@ -281,13 +281,29 @@ fn extensions_are_declined_and_malformed_ones_refused() {
 }
 
 #[test]
-fn authorization_is_handed_over() {
-    let Progress::Upgrade { authorization, .. } =
-        upgrade_with(&rules(), &with("authorization: Bearer abc\r\n"))
-    else {
-        panic!("refused")
-    };
-    assert_eq!(authorization.as_deref(), Some("Bearer abc"));
+fn a_token_is_handed_over_and_neither_answered_nor_shown() {
+    const JSON_AND: &str = "Sec-WebSocket-Protocol: shardgate.v1.json, ";
+    for (lines, expected) in [
+        ("authorization: Bearer a.b-_.c\r\n".to_owned(), Some("a.b-_.c")),
+        ("Authorization: bearer  a.b\r\n".to_owned(), Some("a.b")),
+        ("Authorization: Basic YTpi\r\n".to_owned(), None),
+        ("Authorization: Bearer\r\n".to_owned(), None),
+        (format!("{JSON_AND}shardgate.token.a.b-_.c\r\n"), Some("a.b-_.c")),
+        (format!("{JSON_AND}shardgate.token.\r\n"), Some("")),
+    ] {
+        let progress = upgrade_with(&rules(), &with(&lines));
+        let shown = format!("{progress:?}");
+        let Progress::Upgrade { token, response, .. } = progress else {
+            panic!("refused: {lines}")
+        };
+        assert_eq!(token.as_ref().map(ShownToken::expose), expected, "{lines}");
+        assert!(!String::from_utf8(response).unwrap().contains("shardgate.token"), "{lines}");
+        assert!(!shown.contains("a.b"), "{shown}");
+    }
+    let two = format!("Authorization: Bearer a\r\n{JSON_AND}shardgate.token.a\r\n");
+    assert_eq!(status_of(&with(&two)), 400, "one token");
+    let alone = "Sec-WebSocket-Protocol: shardgate.token.a\r\n";
+    assert_eq!(status_of(&with(alone)), 400, "nothing to answer with");
 }
 
 #[test]

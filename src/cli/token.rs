@@ -1,0 +1,171 @@
+//! `shardgate gen token` and `shardgate check token`: a token as a client of this configuration
+//! would show it, and why the gateway takes one or does not.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::{EXIT_START, EXIT_USAGE, Said};
+use crate::auth::TOKEN_BYTES_MAX;
+use crate::auth::explain::explain_token;
+use crate::auth::keys::read_jwks;
+use crate::auth::load::LocalKeys;
+use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::config::{Config, Problems};
+use crate::control::keys::fetch_jwks;
+
+/// As long as the gateway gives the server of a JWK set.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What a token shall say.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewToken {
+    /// Whose it is: the claim sub
+    #[arg(long)]
+    pub user: String,
+    /// The claim tenant
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// The claim groups; may be given several times
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// Seconds until it expires
+    #[arg(long, value_name = "S", default_value_t = 3600)]
+    pub lifetime_s: u32,
+    /// Id of the [[auth_key]] to sign with [default: the only one]
+    #[arg(long, value_name = "ID")]
+    pub key: Option<String>,
+    /// The private key of that one, PEM; keys with a shared secret need none
+    #[arg(long, value_name = "FILE")]
+    pub private_key: Option<PathBuf>,
+}
+
+/// Makes a token. It goes to stdout and nowhere else.
+pub fn generate(loaded: Result<Config, Problems>, new: &NewToken) -> Said {
+    let made = loaded.map_err(|problems| problems.to_string());
+    match made.and_then(|config| make(&config, new)) {
+        Ok(token) => Said::fine(token),
+        Err(why) => Said::wrong(why, EXIT_USAGE),
+    }
+}
+
+fn make(config: &Config, new: &NewToken) -> Result<String, String> {
+    let auth = &config.gateway.auth;
+    let keys = LocalKeys::read(config).map_err(|problems| problems.to_string())?;
+    let index = match &new.key {
+        Some(id) => auth.keys.iter().position(|key| *key.id == **id),
+        None => (auth.keys.len() == 1).then_some(0),
+    };
+    let index = index.ok_or_else(|| {
+        let known: Vec<&str> = auth.keys.iter().map(|key| &*key.id).collect();
+        format!("--key must be the id of an [[auth_key]]; there are: {}", known.join(", "))
+    })?;
+    let key = &auth.keys[index];
+    let private = new.private_key.as_ref().map(std::fs::read).transpose();
+    let private = private.map_err(|error| format!("--private-key: {error}"))?;
+    let signing = match (&private, key.algorithm.secret_bytes_min()) {
+        (None, Some(_)) => {
+            let secret = keys.text(index).ok_or("auth.mode must be \"jwt\" to sign with a key")?;
+            SigningKey::Secret(secret)
+        }
+        (Some(pem), None) => SigningKey::Private(pem),
+        (None, None) => return Err("--private-key must name the private key of that key".into()),
+        (Some(_), Some(_)) => return Err("--private-key: that key has a shared secret".into()),
+    };
+    let wanted = Wanted {
+        algorithm: key.algorithm,
+        key_id: Some(&key.id),
+        user: &new.user,
+        tenant: new.tenant.as_deref(),
+        groups: &new.groups,
+        issuer: auth.issuer.as_deref(),
+        audience: auth.audience.as_deref(),
+        now_unix_s: unix_s(),
+        lifetime_s: new.lifetime_s,
+    };
+    mint(&wanted, signing)
+}
+
+/// Explains the token in `input`: not an argument, which every process of the machine could read.
+pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Said {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+    };
+    let keys = match LocalKeys::read(&config) {
+        Ok(keys) => keys,
+        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+    };
+    let mut text = String::new();
+    // One byte more than a token may have, and its line's end, so that one too long is told.
+    if input.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text).is_err() {
+        return Said::wrong("stdin holds no token".into(), EXIT_USAGE);
+    }
+    let mut out = String::new();
+    let fetched = config.gateway.auth.jwks_url.as_deref().and_then(|url| {
+        match fetch_jwks(url, FETCH_TIMEOUT).and_then(|text| read_jwks(&text)) {
+            Ok(set) => Some(set),
+            Err(why) => {
+                out += &format!("note: without the keys of auth.jwks_url: {why}\n");
+                None
+            }
+        }
+    });
+    let Some(verifier) = keys.verifier(&config, fetched.as_ref()) else {
+        return Said::wrong("auth.mode is \"off\": no token is looked at".into(), EXIT_USAGE);
+    };
+    let explanation = explain_token(&verifier, text.trim(), unix_s());
+    out += &explanation.to_string();
+    match explanation.verdict {
+        Ok(_) => Said::fine(out),
+        Err(_) => Said::wrong(out, EXIT_START),
+    }
+}
+
+fn unix_s() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+    use crate::config::load::{Files, from_files};
+
+    fn config() -> Result<Config, Problems> {
+        let env = [
+            ("SHARDGATE__AUTH__MODE", "\"jwt\""),
+            ("SHARDGATE__AUTH__ISSUER", "\"us\""),
+            ("SHARDGATE__AUTH__AUDIENCE", "\"game\""),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut files = Files::embedded();
+        let key = "secret = \"01234567890123456789012345678901\"";
+        files.gateway.text += &format!("[[auth_key]]\nid = \"k\"\nalgorithm = \"HS256\"\n{key}\n");
+        from_files(files, &env, &Overrides::default())
+    }
+
+    #[test]
+    fn what_is_made_is_accepted_and_what_was_changed_is_told() {
+        let new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
+        let Said { text, code } = generate(config(), &new);
+        assert_eq!(code, 0, "{text}");
+        let good = explain(config(), format!("{text}\n").as_bytes());
+        assert_eq!(good.code, 0, "{}", good.text);
+        assert!(good.text.contains("accepted: user \"alice\""), "{}", good.text);
+        let bad = explain(config(), format!("{text}x").as_bytes());
+        assert_eq!(bad.code, EXIT_START);
+        assert!(bad.text.contains("refused: "), "{}", bad.text);
+        assert!(!bad.text.contains("0123456789"), "no key is shown: {}", bad.text);
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_told_with_those_that_are() {
+        let key = Some("x".into());
+        let new = NewToken { user: "alice".into(), key, ..NewToken::default() };
+        let Said { text, code } = generate(config(), &new);
+        assert_eq!((code, text.contains("there are: k")), (EXIT_USAGE, true), "{text}");
+    }
+}

@@ -1,0 +1,351 @@
+//! Who a client is: tokens shown at the upgrade or in an `auth` message, in a budget a turn; when
+//! they expire, and connections that show none in time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::auth::{Identity, Refusal, Verifier};
+use crate::config::snapshot::affinity_hash;
+use crate::engine::answer::mark_dirty;
+use crate::engine::conns::Phase;
+use crate::engine::inbound::close;
+use crate::engine::{Engine, is_over};
+use crate::ids::{ConnId, TenantId};
+use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
+use crate::stats::Counter;
+use crate::wire::{client, handshake};
+
+/// Tokens verified in a turn; those over it wait for the next one. RS256 and ES256 take 30 to
+/// 100 us each, so a storm of them adds less than 1 ms to the turn of those who talk.
+pub const VERIFICATIONS_PER_TURN: u32 = 8;
+
+/// What a paused connection waits with for its turn.
+#[derive(Debug)]
+pub enum Shown {
+    /// A complete upgrade request: held in `Conn::handshake`.
+    Request,
+    /// An `auth` message. The token is shown by no `Debug`.
+    Message {
+        /// Its seq.
+        seq: u64,
+        /// What it holds.
+        token: Token,
+    },
+}
+
+/// A token, not shown by `Debug`.
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// What a shard keeps of signing in.
+#[derive(Debug)]
+pub struct Auth {
+    /// `None`: nobody signs in.
+    pub verifier: Option<Arc<Verifier>>,
+    /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
+    /// a step of it counts for them and for nothing else; the shell tells it at each tick.
+    pub unix_at_boot_us: i64,
+    /// Verifications that are left in this turn.
+    left: u32,
+    /// Connections with something to verify, first come first served.
+    waiting: VecDeque<ConnId>,
+}
+
+impl Auth {
+    /// Nobody waits.
+    pub fn new(verifier: Option<Arc<Verifier>>, unix_at_boot_us: i64) -> Self {
+        let waiting = VecDeque::new();
+        Self { verifier, unix_at_boot_us, left: VERIFICATIONS_PER_TURN, waiting }
+    }
+
+    /// Seconds since 1970.
+    fn unix_s(&self, now: Micros) -> i64 {
+        self.unix_at_boot_us.saturating_add(now.0 as i64).div_euclid(1_000_000)
+    }
+
+    /// Whether one may be verified now: nobody waits longer, and the turn's budget is not spent.
+    fn take_turn(&mut self) -> bool {
+        let may = self.left > 0 && self.waiting.is_empty();
+        self.left -= u32::from(may);
+        may
+    }
+}
+
+/// What became of a token.
+#[derive(Clone, Debug)]
+pub(super) enum Verified {
+    /// Whose it is.
+    Good(Identity),
+    /// It is nobody's.
+    Bad(Refusal),
+    /// No key is known yet: nothing can be said of it.
+    NoKeys,
+}
+
+/// How an upgrade with a token goes on.
+pub(super) enum Entry {
+    /// As this; `None` = without a name.
+    As(Option<Identity>),
+    /// Not now: the connection waits.
+    Later,
+    /// Not at all: the whole response.
+    Refused(Vec<u8>, u16, &'static str),
+}
+
+const NO_KEYS: Reject = Reject {
+    reason: Reason::Unavailable,
+    text: "the keys of tokens cannot be had at the moment",
+    retry_after_ms: 1_000,
+};
+const SOMEBODY_ELSE: Reject =
+    Reject::new(Reason::Forbidden, "this connection is another user's: open one of your own");
+
+impl Engine {
+    /// The wall clock, told by the shell: see [`Auth::unix_at_boot_us`].
+    pub fn set_wall_clock(&mut self, unix_us: i64, now: Micros) {
+        self.auth.unix_at_boot_us = unix_us.saturating_sub(now.0 as i64);
+    }
+
+    fn verify(&mut self, token: &str, now: Micros) -> Verified {
+        let Some(verifier) = &self.auth.verifier else { return Verified::NoKeys };
+        if !verifier.has_keys() {
+            return Verified::NoKeys;
+        }
+        match verifier.verify(token, self.auth.unix_s(now)) {
+            Ok(identity) => {
+                self.counters.inc(Counter::AuthOk);
+                Verified::Good(identity)
+            }
+            Err(refusal) => {
+                self.counters.inc(counter(refusal));
+                tracing::debug!(shard = self.shard.0, why = refusal.label(), "token_refused");
+                Verified::Bad(refusal)
+            }
+        }
+    }
+
+    /// What an upgrade that shows `token` becomes. One that waits is held by the caller.
+    pub(super) fn enter_with(&mut self, id: ConnId, token: Option<&str>, now: Micros) -> Entry {
+        let (Some(token), true) = (token, self.auth.verifier.is_some()) else {
+            return Entry::As(None);
+        };
+        if !self.auth.take_turn() {
+            self.wait_for_turn(id, Shown::Request);
+            return Entry::Later;
+        }
+        match self.verify(token, now) {
+            Verified::Good(identity) => Entry::As(Some(identity)),
+            Verified::Bad(refusal) => {
+                let response = handshake::refuse(401, &refusal.text());
+                Entry::Refused(response, 401, refusal.label())
+            }
+            Verified::NoKeys => {
+                Entry::Refused(handshake::refuse(503, NO_KEYS.text), 503, NO_KEYS.text)
+            }
+        }
+    }
+
+    /// The connection is open: it is told who it is, or by when it must say so.
+    pub(super) fn entered(&mut self, id: ConnId, identity: Option<Identity>, now: Micros) {
+        let settings = &self.gateway.auth;
+        let needs = self.auth.verifier.is_some() && settings.required;
+        let timeout_us = settings.timeout.as_micros() as u64;
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        match identity {
+            Some(identity) => {
+                self.sign_in(id, identity);
+                self.send_auth_ok(id, 0);
+            }
+            None if needs => conn.auth_by = Micros(now.0 + timeout_us),
+            None => {}
+        }
+    }
+
+    /// An `auth` message. The answer may come in a later turn; until then nothing more is read.
+    pub(super) fn on_auth(&mut self, id: ConnId, message: &ClientMessage<'_>, now: Micros) {
+        const FORM: Reject =
+            Reject::new(Reason::BadMessage, "the payload must be {\"token\": text}");
+        const OFF: Reject = Reject::new(Reason::Unimplemented, "nobody signs in to this gateway");
+        let encoding = self.conns.get(id).expect("the caller has it").encoding;
+        if self.auth.verifier.is_none() {
+            self.own_error(id, message, Category::System, OFF, now);
+            return;
+        }
+        let Some(token) = client::read_auth(encoding, message.payload) else {
+            self.own_error(id, message, Category::System, FORM, now);
+            return;
+        };
+        if self.auth.take_turn() {
+            self.authenticate(id, message.seq, &token, now);
+        } else {
+            self.wait_for_turn(id, Shown::Message { seq: message.seq, token: Token(token) });
+        }
+    }
+
+    fn authenticate(&mut self, id: ConnId, seq: u64, token: &str, now: Micros) {
+        match self.verify(token, now) {
+            Verified::Good(identity) => self.take_identity(id, seq, identity),
+            Verified::Bad(refusal) => {
+                self.auth_error(id, seq, Reason::Unauthenticated, &refusal.text(), 0);
+                self.counters.inc(Counter::ClosedBadToken);
+                self.close(id, close::BAD_TOKEN, "bad token", now);
+            }
+            Verified::NoKeys => {
+                let Reject { reason, text, retry_after_ms } = NO_KEYS;
+                self.auth_error(id, seq, reason, text, retry_after_ms);
+            }
+        }
+    }
+
+    fn take_identity(&mut self, id: ConnId, seq: u64, identity: Identity) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let same =
+            |known: &Identity| (&known.user, &known.tenant) == (&identity.user, &identity.tenant);
+        if conn.identity.user.as_deref().is_some_and(|known| !same(known)) {
+            self.auth_error(id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
+            return;
+        }
+        self.sign_in(id, identity);
+        self.counters.add(Counter::Answers, u64::from(seq > 0));
+        self.send_auth_ok(id, seq);
+    }
+
+    /// From now on the connection is this user's.
+    fn sign_in(&mut self, id: ConnId, identity: Identity) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let tenant = TenantId::of(identity.tenant.as_deref().unwrap_or_default());
+        conn.identity.tenant = tenant;
+        conn.user_hash = affinity_hash(tenant, identity.user.as_bytes());
+        conn.identity.user = Some(Arc::new(identity));
+        conn.auth_by = Micros(u64::MAX);
+    }
+
+    fn send_auth_ok(&mut self, id: ConnId, seq: u64) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let Some(user) = &conn.identity.user else { return };
+        let ok = client::AuthOk {
+            user: user.user.to_string(),
+            tenant: user.tenant.as_deref().unwrap_or_default().to_owned(),
+            expires_unix_s: user.expires_unix_s,
+        };
+        let payload = client::payload(conn.encoding, &ok);
+        let (kind, payload) = ("auth_ok", &payload[..]);
+        self.send(id, &ServerMessage { seq, kind, payload, ..ServerMessage::default() });
+    }
+
+    /// Told at once even for a one-way message: the connection may be closed next.
+    fn auth_error(&mut self, id: ConnId, seq: u64, reason: Reason, text: &str, after_ms: u32) {
+        self.counters.inc(Counter::SystemErrors);
+        self.counters.add(Counter::Answers, u64::from(seq > 0));
+        self.reasons[reason as usize] += 1;
+        self.send(
+            id,
+            &ServerMessage {
+                seq,
+                kind: "error",
+                status: reason.status(),
+                message: text,
+                reason: Some(reason),
+                retry_after_ms: after_ms,
+                ..ServerMessage::default()
+            },
+        );
+    }
+
+    /// Not read until it has had its turn.
+    fn wait_for_turn(&mut self, id: ConnId, shown: Shown) {
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        conn.shown = Some(Box::new(shown));
+        conn.paused = true;
+        self.counters.inc(Counter::AuthDelayed);
+        self.auth.waiting.push_back(id);
+    }
+
+    /// At the end of a turn: a new budget, and those who wait spend it first. Each of them comes
+    /// back through `resumed`, so that another turn follows while anybody waits.
+    pub(super) fn go_on_signing_in(&mut self, now: Micros) {
+        self.auth.left = VERIFICATIONS_PER_TURN;
+        while self.auth.left > 0
+            && let Some(id) = self.auth.waiting.pop_front()
+        {
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            let Some(shown) = conn.shown.take() else { continue };
+            conn.paused = false;
+            match (*shown, conn.phase) {
+                (Shown::Message { seq, token }, Phase::Open) => {
+                    self.auth.left -= 1;
+                    self.authenticate(id, seq, &token.0, now);
+                }
+                (Shown::Request, Phase::Handshake) => self.retry_upgrade(id, now),
+                // Closed meanwhile: only the end of its bytes is awaited.
+                (Shown::Message { .. } | Shown::Request, _) => conn.handshake = None,
+            }
+            self.come_back(id);
+        }
+    }
+
+    /// The held request goes its way again, with a turn of its own.
+    fn retry_upgrade(&mut self, id: ConnId, now: Micros) {
+        // The others wait, but this one is first among them.
+        let waiting = std::mem::take(&mut self.auth.waiting);
+        self.shake_hands(id, &mut [], now);
+        // Frames behind the request may hold another `auth`: that one goes to the end.
+        let again = std::mem::replace(&mut self.auth.waiting, waiting);
+        self.auth.waiting.extend(again);
+    }
+
+    fn come_back(&mut self, id: ConnId) {
+        let Self { conns, settings, effects, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return };
+        // Either may be the case by what came with the token.
+        conn.paused |= conn.shown.is_some() || is_over(conn, settings);
+        effects.resumed.push(id);
+        mark_dirty(conn, id, &mut effects.dirty);
+    }
+
+    /// Part of the sweep: whether the connection was closed for want of a valid token.
+    pub(super) fn check_identity(&mut self, id: ConnId, now: Micros) -> bool {
+        let Some(conn) = self.conns.get(id).filter(|c| c.phase == Phase::Open) else {
+            return false;
+        };
+        let expires = conn.identity.user.as_deref().map(|user| user.expires_unix_s);
+        if expires.is_some_and(|at| at <= self.auth.unix_s(now)) {
+            self.counters.inc(Counter::ClosedTokenExpired);
+            self.close(id, close::TOKEN_EXPIRED, "the token has expired", now);
+            return true;
+        }
+        // While it is paused it is our turn.
+        if conn.auth_by <= now && !conn.paused {
+            self.counters.inc(Counter::ClosedNoAuth);
+            self.close(id, close::NO_AUTH, "no token in time", now);
+            return true;
+        }
+        false
+    }
+}
+
+/// Where a refusal is counted.
+fn counter(refusal: Refusal) -> Counter {
+    match refusal {
+        Refusal::TooLong
+        | Refusal::Malformed
+        | Refusal::Duplicate
+        | Refusal::Header
+        | Refusal::BringsKey
+        | Refusal::Critical
+        | Refusal::Type => Counter::AuthRefusedForm,
+        Refusal::Algorithm | Refusal::UnknownKey | Refusal::NoKeyId => Counter::AuthRefusedKey,
+        Refusal::Signature => Counter::AuthRefusedSignature,
+        Refusal::Missing(_) | Refusal::BadClaim(_) => Counter::AuthRefusedClaim,
+        Refusal::Expired | Refusal::NotYet | Refusal::IssuedInFuture => Counter::AuthRefusedTime,
+        Refusal::Issuer | Refusal::Audience => Counter::AuthRefusedParty,
+    }
+}
+
+#[cfg(test)]
+mod tests;
