@@ -203,7 +203,7 @@ impl Engine {
             let found = named.get(&id).copied().unwrap_or_default();
             let kept = Sum { items: conn.unanswered as usize, bytes: conn.unanswered_bytes };
             ensure(found == kept, || format!("{id:?}: unanswered {kept:?}, in truth {found:?}"))?;
-            ensure(conn.unanswered <= self.settings.conn.unanswered_max, || {
+            ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
             ensure(!conn.paused || conn.unanswered > 0, || format!("{id:?} is paused for ever"))?;

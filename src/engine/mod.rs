@@ -272,7 +272,7 @@ impl Engine {
 
     /// The kernel took `n` bytes (0: its buffer is full); says what becomes of the socket.
     pub fn on_sent(&mut self, id: ConnId, n: usize, now: Micros) -> Fate {
-        let Self { conns, pool, counters, settings, .. } = self;
+        let Self { conns, pool, counters, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Fate::Close };
         conn.dirty = false;
         if n > 0 {
@@ -282,7 +282,7 @@ impl Engine {
             conn.outbox.advance(n, pool);
         }
         if !conn.outbox.is_empty() {
-            if conn.outbox.len() > settings.conn.outbox_bytes_max && conn.phase == Phase::Open {
+            if conn.outbox.len() > conn.terms.outbox_bytes_max && conn.phase == Phase::Open {
                 self.close_slow(id, now);
             }
             return Fate::Keep;

@@ -5,6 +5,7 @@ use crate::config::ring::Ring;
 use crate::config::snapshot::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share,
 };
+use crate::engine::answer::Answer;
 use crate::engine::instances::Link;
 use crate::ids::ServiceId;
 use crate::mailbox::Published;
@@ -270,4 +271,26 @@ fn keys_of_messages_that_left_do_not_pile_up_while_no_call_ends() {
         assert!(rig.told(client).contains("EXPIRED"));
     }
     assert!(rig.engine.instances.get(InstanceId(0)).queue.keys() < 200);
+}
+
+#[test]
+fn a_smaller_outbox_holds_for_the_connections_that_come_after_it() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let (before, later) = (rig.client(), rig.client());
+    let mut change = published(&rig, snapshot(1));
+    change.settings.conn.outbox_bytes_max = 64;
+    rig.engine.adopt(change, rig.now);
+    let after = rig.client();
+    let long = "1".repeat(80);
+    for (id, fits) in [(before, true), (after, false)] {
+        let msg = format!(r#"{{"msg_id":9000,"seq":1,"payload":{long}}}"#);
+        rig.says(id, &msg);
+        // The kernel takes nothing.
+        rig.engine.on_sent(id, 0, rig.now);
+        let open = rig.engine.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
+        assert_eq!(open, fits);
+    }
+    let answer = Answer { payload: long.as_bytes(), ..Answer::ok(&[]) };
+    rig.engine.reply(later, 1001, 1, &answer, rig.now);
+    assert!(rig.told(later).contains(&long));
 }
