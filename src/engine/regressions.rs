@@ -294,3 +294,30 @@ fn a_smaller_outbox_holds_for_the_connections_that_come_after_it() {
     rig.engine.reply(later, 1001, 1, &answer, rig.now);
     assert!(rig.told(later).contains(&long));
 }
+
+#[test]
+fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed_it() {
+    for order in [Order::Session, Order::None] {
+        let mut routes = snapshot(3);
+        routes.routes[0].order = order;
+        let mut rig = Rig::new(routes, ShardSettings::default());
+        let client = rig.client();
+        rig.says(client, ASK);
+        let first = rig.one_call();
+        let (service, hash) = (ServiceId(0), rig.engine.conns.get(client).expect("open").user_hash);
+        let next = |rig: &Rig| {
+            let not = Some(first.instance);
+            rig.engine.pick_other(service, hash, Failover::Next, not).expect("there are three")
+        };
+        let second = next(&rig);
+        let message = String::new();
+        let (fault, started) = (CallFault::Refused, Started::No);
+        let status = status::UNAVAILABLE;
+        let error = CallError { fault, started, status, message, pushback: None };
+        rig.engine.on_outcome(Outcome { ticket: first.ticket, result: Err(error) }, rig.now);
+        // The one it went to is lost before it has left.
+        rig.engine.on_link(second, Link::Down, rig.now);
+        rig.engine.end_turn(rig.now);
+        assert_eq!(rig.one_call().instance, next(&rig));
+    }
+}
