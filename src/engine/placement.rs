@@ -33,8 +33,8 @@ impl Engine {
         }
         self.counters.inc(Counter::FailedOver);
         self.with_queue(from, |queue, messages, _| {
-            queue.forget(messages.get(key).expect("the caller has it"));
             queue.compact(from, messages);
+            queue.forget(messages.get(key).expect("the caller has it"));
         });
         self.messages.get_mut(key).expect("the caller has it").instance = instance;
         self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));

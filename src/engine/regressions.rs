@@ -321,3 +321,42 @@ fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed
         assert_eq!(rig.one_call().instance, next(&rig));
     }
 }
+
+#[test]
+fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
+    let mut settings = ShardSettings::default();
+    (settings.batch.in_flight_max, settings.batch.items_max) = (1, 1);
+    let mut trial = snapshot(1);
+    (trial.routes[0].order, trial.routes[0].failover) = (Order::None, Failover::None);
+    let mut rig = Rig::new(trial.clone(), settings);
+    let client = rig.client();
+    // Tried with the keys of others: this client's stay, because there is no failover.
+    let hash = rig.engine.conns.get(client).expect("open").user_hash;
+    let share = (1..100).rev().map(Share::percent).find(|share| !share.takes(hash));
+    trial.instances[0].share = share.expect("a hash of this seed is not in every share");
+    let publish = |rig: &mut Rig| {
+        let published = published(rig, trial.clone());
+        rig.engine.adopt(published, rig.now);
+        rig.engine.end_turn(rig.now);
+    };
+    publish(&mut rig);
+    for seq in 1..=2 {
+        rig.says(client, &format!(r#"{{"msg_id":1001,"seq":{seq},"payload":1}}"#));
+    }
+    let first = rig.one_call();
+    // Comes back to the same queue, for a while later.
+    rig.fails(&first, CallFault::Refused, Started::No);
+    let second = rig.one_call();
+    rig.later(200);
+    (0..10).for_each(|_| publish(&mut rig));
+    assert_eq!(rig.engine.instances.get(InstanceId(0)).queue.keys(), 1);
+    rig.fails(&second, CallFault::Refused, Started::No);
+    let again = rig.one_call();
+    // Both are delayed now: nothing that is left of an earlier stay lets one be taken early.
+    rig.fails(&again, CallFault::Refused, Started::No);
+    publish(&mut rig);
+    assert!(rig.engine.effects.calls.is_empty());
+    rig.engine.check_invariants().expect("consistent");
+    rig.later(500);
+    rig.one_call();
+}
