@@ -10,6 +10,7 @@ pub mod adopt;
 pub mod answer;
 pub mod batch;
 pub mod budget;
+pub mod by_instance;
 pub mod cache;
 pub mod check;
 pub mod conns;

@@ -360,3 +360,19 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     rig.later(500);
     rig.one_call();
 }
+
+#[test]
+fn instances_that_came_and_went_are_not_walked_for_ever() {
+    let mut rig = Rig::new(snapshot(2), ShardSettings::default());
+    for id in 2..500 {
+        let mut next = snapshot(2);
+        next.instances[1].id = InstanceId(id);
+        let own = next.instances.iter().map(|i| (i.id, &*i.name, i.weight));
+        next.services[0].ring = Ring::new(own, 160).into();
+        let published = published(&rig, next);
+        rig.engine.adopt(published, rig.now);
+        rig.later(10);
+    }
+    let left: Vec<InstanceId> = rig.engine.instances.report().iter().map(|i| i.instance).collect();
+    assert_eq!(left, [InstanceId(0), InstanceId(499)]);
+}
