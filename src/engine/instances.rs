@@ -74,6 +74,17 @@ impl Form {
         self.failures += u32::from(counts);
     }
 
+    /// Control could not be told what [`Self::tell`] gave: it is told with what comes next.
+    fn untold(&mut self, signal: &Signal) {
+        // Failures before a success that has come since do not count any more.
+        let failures = if self.ok { 0 } else { signal.failures };
+        self.failures = self.failures.saturating_add(failures);
+        self.losses = self.losses.saturating_add(signal.losses);
+        self.ok |= signal.ok;
+        // A success may have been worth a word for what control still knows.
+        self.told |= signal.ok;
+    }
+
     /// What control is to hear, if it is worth a word; then a new time begins.
     fn tell(&mut self, instance: InstanceId, trusted: bool) -> Option<Signal> {
         let Self { ok, failures, losses, told, .. } = *self;
@@ -224,6 +235,15 @@ impl Instances {
         for (id, state) in self.iter_mut() {
             let trusted = state.share == Share::ALL;
             signals.extend(state.form.tell(id, trusted));
+        }
+    }
+
+    /// Takes back what control could not be told.
+    pub fn untold(&mut self, signals: &[Signal]) {
+        for signal in signals {
+            if let Some(state) = self.states.get_mut(signal.instance) {
+                state.form.untold(signal);
+            }
         }
     }
 

@@ -327,6 +327,11 @@ impl Engine {
         self.histograms.record(Stage::Stall, us, 1);
     }
 
+    /// Control could not be told these signals: they are told with the next tick.
+    pub fn untold(&mut self, signals: &[Signal]) {
+        self.instances.untold(signals);
+    }
+
     /// Counts something the shell saw.
     pub fn count(&mut self, counter: Counter, n: u64) {
         self.counters.add(counter, n);

@@ -376,3 +376,31 @@ fn instances_that_came_and_went_are_not_walked_for_ever() {
     let left: Vec<InstanceId> = rig.engine.instances.report().iter().map(|i| i.instance).collect();
     assert_eq!(left, [InstanceId(0), InstanceId(499)]);
 }
+
+#[test]
+fn signals_that_control_could_not_be_told_are_told_with_the_next_tick() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let refused = |rig: &mut Rig| {
+        let signals = std::mem::take(&mut rig.engine.effects.signals);
+        rig.engine.untold(&signals);
+        signals
+    };
+    rig.engine.instances.get_mut(InstanceId(0)).form.failed();
+    rig.engine.instances.get_mut(InstanceId(0)).form.lost();
+    rig.later(10);
+    let lost = refused(&mut rig);
+    assert_eq!((lost[0].failures, lost[0].losses, lost[0].ok), (1, 1, false));
+    rig.engine.instances.get_mut(InstanceId(0)).form.failed();
+    rig.later(10);
+    let told = std::mem::take(&mut rig.engine.effects.signals);
+    assert_eq!((told[0].failures, told[0].losses, told[0].ok), (2, 1, false));
+    // The success that ends what control knows of is not lost either.
+    rig.engine.instances.get_mut(InstanceId(0)).form.succeeded();
+    rig.later(10);
+    assert!(refused(&mut rig)[0].ok);
+    rig.later(10);
+    let told = std::mem::take(&mut rig.engine.effects.signals);
+    assert_eq!((told[0].failures, told[0].losses, told[0].ok), (0, 0, true));
+    rig.later(10);
+    assert!(rig.engine.effects.signals.is_empty());
+}

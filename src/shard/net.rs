@@ -252,11 +252,18 @@ impl Net {
         false
     }
 
-    /// Tells control something that may be lost: it will be told again, or asks again.
+    /// Tells control something that may be lost: it asks again, or gets it with the next tick.
     fn report(&self, event: ShardEvent) {
-        if self.init.events.try_send(event).is_err() {
-            self.shell.enter(|engine| engine.count(Counter::LaneLost, 1));
-        }
+        let refused = match self.init.events.try_send(event) {
+            Ok(()) => return,
+            Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,
+        };
+        self.shell.enter(|engine| {
+            engine.count(Counter::LaneLost, 1);
+            if let ShardEvent::Signals { signals, .. } = &refused {
+                engine.untold(signals);
+            }
+        });
     }
 
     fn tick(&mut self, late_us: u64, now: Micros) {
