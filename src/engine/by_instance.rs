@@ -125,7 +125,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.get(id), model.get(&id));
                 prop_assert_eq!(table.iter_mut().count(), model.len());
-                let held: BTreeMap<InstanceId, usize> = table.iter().map(|(i, v)| (i, *v)).collect();
+                let held: BTreeMap<_, _> = table.iter().map(|(id, v)| (id, *v)).collect();
                 prop_assert_eq!(&held, &model);
             }
         }
