@@ -64,7 +64,7 @@ KillMode=mixed
 
 User={user}
 Group={user}
-# Holds the admin token if admin.token_file says so: the verbs read it there as the same user.
+# Holds the admin token: the verbs look there, as root or as the same user.
 RuntimeDirectory=shardgate
 RuntimeDirectoryMode=0700
 StateDirectory=shardgate

@@ -79,8 +79,10 @@ struct Entry {
     state: ShardState,
     /// Its mailbox is gone.
     closed: bool,
-    /// Number of the report that was asked for and has not come: no second one is asked for.
+    /// Number of the report that is awaited in the gathering under way.
     asked: Option<u64>,
+    /// It did not answer in the last gathering in which it was asked.
+    silent: bool,
     answered: Option<Instant>,
     report: Option<Arc<Report>>,
 }
@@ -104,6 +106,7 @@ impl Board {
             state: ShardState::Starting,
             closed: false,
             asked: None,
+            silent: false,
             answered: None,
             report: None,
         };
@@ -162,9 +165,10 @@ impl Board {
                 }
             }
             ShardEvent::Report(report) => {
-                // One that was given up may still come, beside the one that is awaited.
+                // One that was given up may still come, before the one that is awaited.
                 if entry.asked == Some(report.number) {
                     entry.asked = None;
+                    entry.silent = false;
                 }
                 entry.report = Some(report.into());
             }
@@ -175,6 +179,7 @@ impl Board {
                 entry.state = ShardState::Stopped;
                 self.looks.ended(shard);
                 entry.asked = None;
+                entry.silent = false;
                 self.cut_off += cut_off;
                 tracing::info!(shard = shard.0, cut_off, "shard stopped");
             }
@@ -182,6 +187,7 @@ impl Board {
                 entry.state = ShardState::Failed;
                 self.looks.ended(shard);
                 entry.asked = None;
+                entry.silent = false;
                 tracing::error!(shard = shard.0, why, "shard failed");
             }
         }
@@ -192,15 +198,13 @@ impl Board {
         self.questions += 1;
         for entry in &mut self.entries {
             match entry.state {
-                ShardState::Ready | ShardState::Draining if entry.asked.is_none() => {
+                ShardState::Ready | ShardState::Draining => {
                     entry.asked = Some(self.questions);
+                    // One that takes no commands is asked once when it takes them again.
+                    entry.waiting.retain(|command| !matches!(command, Command::Report(_)));
                     entry.waiting.push_back(Command::Report(self.questions));
                 }
-                ShardState::Ready
-                | ShardState::Draining
-                | ShardState::Starting
-                | ShardState::Stopped
-                | ShardState::Failed => {}
+                ShardState::Starting | ShardState::Stopped | ShardState::Failed => {}
             }
         }
     }
@@ -233,6 +237,14 @@ impl Board {
     /// Whether every report that was asked for has come.
     pub fn all_answered(&self) -> bool {
         self.entries.iter().all(|e| e.asked.is_none())
+    }
+
+    /// The gathering is over: who has not answered is silent until it answers in a later one. Its
+    /// answer may be late, or lost on a full lane: it is asked again either way.
+    pub fn give_up(&mut self) {
+        for entry in &mut self.entries {
+            entry.silent |= entry.asked.take().is_some();
+        }
     }
 
     /// Publishes to every shard that has not ended; one that has not taken the last one yet skips
@@ -302,9 +314,75 @@ impl Board {
             shard: ShardId(n),
             state: e.state,
             answered: e.answered.map(|at| now.duration_since(at)),
-            silent: e.asked.is_some(),
+            silent: e.silent,
             report: e.report.clone(),
         };
         (0u16..).zip(&self.entries).map(view).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report;
+    use super::*;
+    use crate::lanes::{Doorbell, LaneReceiver, lane};
+
+    /// A board of one shard that is ready, and its mailbox.
+    fn board() -> (Board, LaneReceiver<Command>) {
+        let (sender, commands) = lane(2, &Doorbell::new());
+        let mut board = Board::new(vec![sender]);
+        board.take(ShardEvent::Ready(ShardId(0)), Instant::now());
+        (board, commands)
+    }
+
+    fn answers(board: &mut Board, number: u64) {
+        let report = Report { number, ..report(ShardId(0)) };
+        board.take(ShardEvent::Report(Box::new(report)), Instant::now());
+    }
+
+    fn asked(commands: &LaneReceiver<Command>) -> Vec<u64> {
+        let numbers = std::iter::from_fn(|| commands.try_recv()).map(|command| match command {
+            Command::Report(number) => number,
+            other => panic!("not a question: {other:?}"),
+        });
+        numbers.collect()
+    }
+
+    fn is_silent(board: &Board) -> bool {
+        board.view(Instant::now())[0].silent
+    }
+
+    #[test]
+    fn a_shard_whose_report_was_lost_is_asked_again_and_heard() {
+        let (mut board, commands) = board();
+        board.ask_reports();
+        board.flush();
+        assert_eq!(asked(&commands), [1]);
+        assert!(!board.all_answered());
+        board.give_up();
+        assert!(is_silent(&board) && board.all_answered());
+        board.ask_reports();
+        board.flush();
+        assert_eq!(asked(&commands), [2]);
+        // The first one was late after all: that does not answer this gathering.
+        answers(&mut board, 1);
+        assert!(!board.all_answered() && is_silent(&board));
+        answers(&mut board, 2);
+        assert!(board.all_answered() && !is_silent(&board));
+        board.give_up();
+        assert!(!is_silent(&board));
+    }
+
+    #[test]
+    fn a_shard_that_takes_no_commands_is_not_asked_ever_more() {
+        let (mut board, commands) = board();
+        for _ in 0..10 {
+            board.ask_reports();
+            board.flush();
+            board.give_up();
+        }
+        assert_eq!(asked(&commands), [1, 2]);
+        board.flush();
+        assert_eq!(asked(&commands), [10]);
     }
 }

@@ -346,6 +346,7 @@ impl Control {
         let gathered = self.gather_until.is_some_and(|until| until <= now);
         if gathered || (self.gather_until.is_some() && self.board.all_answered()) {
             self.gather_until = None;
+            self.board.give_up();
             let found = Arc::new(Gathered {
                 at: now,
                 draining: self.stop_until.is_some(),

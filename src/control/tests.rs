@@ -28,7 +28,7 @@ pub(super) enum Fake {
     Failing,
 }
 
-fn report(shard: ShardId) -> Report {
+pub(super) fn report(shard: ShardId) -> Report {
     let n = u64::from(shard.0) + 1;
     let mut counters = Counters::default();
     for (counter, value) in [

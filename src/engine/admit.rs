@@ -207,6 +207,8 @@ impl Engine {
             pending.rule = rule(route);
             pending.method.clone_from(&route.method);
             pending.parked = false;
+            pending.resumed = false;
+            pending.stay = 0;
             pending.delayed = false;
             pending.responses = 0;
             pending.attempt = 0;

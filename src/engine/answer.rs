@@ -167,7 +167,7 @@ impl Engine {
         conn.unanswered -= 1;
         conn.unanswered_bytes -= bytes;
         // Half of the cap: reading on for each single answer would cost a turn each.
-        let low = conn.unanswered <= settings.conn.unanswered_max / 2;
+        let low = conn.unanswered <= conn.terms.unanswered_max / 2;
         if conn.paused && low && conn.shown.is_none() && !is_over(conn, settings) {
             conn.paused = false;
             effects.resumed.push(id);
@@ -201,7 +201,7 @@ impl Engine {
         let is_text = json && !answer.is_bytes && !answer.payload.is_empty();
         let refused = if from_service && is_text && !json::is_json(answer.payload) {
             Some(&NOT_JSON)
-        } else if answer.payload.len() > self.settings.conn.outbox_bytes_max {
+        } else if answer.payload.len() > conn.terms.outbox_bytes_max {
             Some(&REPLY_TOO_LARGE)
         } else {
             None

@@ -8,7 +8,7 @@ use crate::engine::conns::Phase;
 use crate::engine::instances::Link;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
-use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey};
+use crate::ids::{ConnId, InstanceId, StreamKey};
 use crate::message::Micros;
 use crate::stats::Counter;
 
@@ -203,7 +203,7 @@ impl Engine {
             let found = named.get(&id).copied().unwrap_or_default();
             let kept = Sum { items: conn.unanswered as usize, bytes: conn.unanswered_bytes };
             ensure(found == kept, || format!("{id:?}: unanswered {kept:?}, in truth {found:?}"))?;
-            ensure(conn.unanswered <= self.settings.conn.unanswered_max, || {
+            ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
             ensure(!conn.paused || conn.unanswered > 0 || conn.shown.is_some(), || {
@@ -218,16 +218,15 @@ impl Engine {
 
     /// Each message is where it can be found again.
     fn check_messages(&self) -> Result<(), String> {
-        let fresh: BTreeSet<(InstanceId, MsgKey)> = self
-            .instances
-            .iter()
-            .flat_map(|(id, s)| s.queue.fresh_keys().map(move |k| (id, k)))
-            .collect();
-        let resumed: BTreeSet<(InstanceId, MsgKey)> = self
-            .instances
-            .iter()
-            .flat_map(|(id, s)| s.queue.resumed_keys().map(move |k| (id, k)))
-            .collect();
+        let (mut fresh, mut resumed) = (BTreeSet::new(), BTreeSet::new());
+        for (id, state) in self.instances.iter() {
+            let keys = state.queue.current_keys(id, &self.messages)?;
+            for (keys, found) in [(keys.0, &mut fresh), (keys.1, &mut resumed)] {
+                for key in keys {
+                    ensure(found.insert(key), || format!("{key:?} is twice in {id:?}"))?;
+                }
+            }
+        }
         let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
         for (key, m) in self.messages.iter() {
             if let Some(dedup) = m.dedup {
@@ -243,8 +242,10 @@ impl Engine {
                     ensure(carried, || format!("{key:?}: its stream is not in {ticket:?}"))?;
                 }
                 Place::Waiting => {
-                    let at = (m.instance, key);
-                    let found = if m.parked { resumed.contains(&at) } else { fresh.contains(&at) };
+                    let found =
+                        if m.parked { resumed.contains(&key) } else { fresh.contains(&key) };
+                    ensure(!m.parked || found == m.resumed, || format!("{key:?}: {m:?}"))?;
+                    ensure(!(found && m.delayed), || format!("{key:?} is not delayed: {m:?}"))?;
                     let later = match stream {
                         None => delayed.contains(&Delayed::Message(key)),
                         Some(stream) => {

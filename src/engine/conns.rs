@@ -144,6 +144,8 @@ pub struct Terms {
     pub unanswered_max: u32,
     /// Frames a second; 0 = no limit.
     pub frames_per_s_max: u32,
+    /// Bytes that may wait for it before it counts as one that does not read.
+    pub outbox_bytes_max: usize,
 }
 
 impl Terms {
@@ -157,6 +159,7 @@ impl Terms {
             heartbeat_ms: settings.heartbeat_ms,
             unanswered_max: settings.unanswered_max,
             frames_per_s_max: settings.frames_per_s_max,
+            outbox_bytes_max: settings.outbox_bytes_max,
         }
     }
 }

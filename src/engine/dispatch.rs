@@ -92,7 +92,7 @@ impl Engine {
             && self.messages.get(head).is_some_and(|m| m.parked)
         {
             let queue = &mut self.instances.get_mut(instance).queue;
-            queue.resume(head, &self.messages, &self.delays_us);
+            queue.resume(head, &mut self.messages, &self.delays_us);
         }
         self.touch(instance);
     }

@@ -1,6 +1,7 @@
 //! The instances as one shard sees them: their queues, calls in flight, links and form.
 
 use crate::config::snapshot::{Mode, Share, Snapshot};
+use crate::engine::by_instance::ByInstance;
 use crate::engine::queue::InstanceQueue;
 use crate::ids::{InstanceId, ServiceId};
 use crate::message::{CallError, CallFault, status};
@@ -73,6 +74,17 @@ impl Form {
         self.failures += u32::from(counts);
     }
 
+    /// Control could not be told what [`Self::tell`] gave: it is told with what comes next.
+    fn untold(&mut self, signal: &Signal) {
+        // Failures before a success that has come since do not count any more.
+        let failures = if self.ok { 0 } else { signal.failures };
+        self.failures = self.failures.saturating_add(failures);
+        self.losses = self.losses.saturating_add(signal.losses);
+        self.ok |= signal.ok;
+        // A success may have been worth a word for what control still knows.
+        self.told |= signal.ok;
+    }
+
     /// What control is to hear, if it is worth a word; then a new time begins.
     fn tell(&mut self, instance: InstanceId, trusted: bool) -> Option<Signal> {
         let Self { ok, failures, losses, told, .. } = *self;
@@ -123,11 +135,10 @@ impl InstanceState {
     }
 }
 
-/// All instances, by id. Ids are never used again, so the list has holes: 8 bytes for each
-/// instance that ever was.
+/// All instances of the snapshot in force, and those before it of which something is under way.
 #[derive(Debug, Default)]
 pub struct Instances {
-    states: Vec<Option<Box<InstanceState>>>,
+    states: ByInstance<Box<InstanceState>>,
     /// Rises when an instance comes, goes, or changes its link or share: streams then look whether
     /// they are where they belong.
     pub epoch: u64,
@@ -145,17 +156,13 @@ impl Instances {
     /// under way.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         self.epoch += 1;
-        for state in self.states.iter_mut().flatten() {
+        for (_, state) in self.states.iter_mut() {
             state.present = false;
             state.share = Share::NONE;
         }
         for instance in &snapshot.instances {
-            let index = instance.id.0 as usize;
-            if self.states.len() <= index {
-                self.states.resize_with(index + 1, || None);
-            }
             let mode = snapshot.services[instance.service.0 as usize].mode;
-            let state = self.states[index].get_or_insert_with(|| {
+            let state = self.states.get_or_insert_with(instance.id, || {
                 Box::new(InstanceState {
                     service: instance.service,
                     mode,
@@ -182,17 +189,12 @@ impl Instances {
 
     /// Forgets those that are over.
     pub fn prune(&mut self) {
-        for state in &mut self.states {
-            if state.as_ref().is_some_and(|s| s.is_over()) {
-                *state = None;
-            }
-        }
+        self.states.retain(|_, state| !state.is_over());
     }
 
     /// One that some snapshot named and that is not over.
     pub fn get(&self, id: InstanceId) -> &InstanceState {
-        let state = self.states.get(id.0 as usize).and_then(Option::as_deref);
-        state.expect("instance ids come from snapshots")
+        self.states.get(id).expect("instance ids come from snapshots")
     }
 
     /// See [`Self::get`].
@@ -202,12 +204,12 @@ impl Instances {
 
     /// One that may be over.
     pub fn find_mut(&mut self, id: InstanceId) -> Option<&mut InstanceState> {
-        self.states.get_mut(id.0 as usize).and_then(Option::as_deref_mut)
+        self.states.get_mut(id).map(Box::as_mut)
     }
 
     /// What it takes now: nothing if it cannot be reached.
     pub fn share(&self, id: InstanceId) -> Share {
-        match self.states.get(id.0 as usize).and_then(Option::as_deref) {
+        match self.states.get(id) {
             Some(state) if state.is_usable() => state.share,
             Some(_) | None => Share::NONE,
         }
@@ -218,16 +220,14 @@ impl Instances {
         self.share(id).takes(hash)
     }
 
-    /// All that are not over, by id.
+    /// All that are not over, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &InstanceState)> {
-        let known = self.states.iter().enumerate();
-        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_deref()?)))
+        self.states.iter().map(|(id, state)| (id, &**state))
     }
 
     /// See [`Self::iter`].
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceId, &mut InstanceState)> {
-        let known = self.states.iter_mut().enumerate();
-        known.filter_map(|(index, state)| Some((InstanceId(index as u32), state.as_deref_mut()?)))
+        self.states.iter_mut().map(|(id, state)| (id, &mut **state))
     }
 
     /// What control is to hear of them.
@@ -238,9 +238,19 @@ impl Instances {
         }
     }
 
-    /// For statistics.
+    /// Takes back what control could not be told.
+    pub fn untold(&mut self, signals: &[Signal]) {
+        for signal in signals {
+            if let Some(state) = self.states.get_mut(signal.instance) {
+                state.form.untold(signal);
+            }
+        }
+    }
+
+    /// For statistics, by id.
     pub fn report(&self) -> Vec<InstanceReport> {
-        self.iter()
+        let mut reports: Vec<InstanceReport> = self
+            .iter()
             .map(|(instance, state)| InstanceReport {
                 instance,
                 connected: state.link == Link::Up,
@@ -249,6 +259,8 @@ impl Instances {
                 ok: state.ok,
                 failed: state.failed,
             })
-            .collect()
+            .collect();
+        reports.sort_unstable_by_key(|report| report.instance);
+        reports
     }
 }

@@ -65,7 +65,9 @@ impl Engine {
             };
             (id, link)
         });
-        RouteSeen { version: self.snapshot.version, cached, chosen, links: links.collect() }
+        let mut links: Vec<_> = links.collect();
+        links.sort_unstable();
+        RouteSeen { version: self.snapshot.version, cached, chosen, links }
     }
 }
 

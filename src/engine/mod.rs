@@ -11,6 +11,7 @@ pub mod answer;
 pub mod auth;
 pub mod batch;
 pub mod budget;
+pub mod by_instance;
 pub mod cache;
 pub mod check;
 pub mod conns;
@@ -279,7 +280,7 @@ impl Engine {
 
     /// The kernel took `n` bytes (0: its buffer is full); says what becomes of the socket.
     pub fn on_sent(&mut self, id: ConnId, n: usize, now: Micros) -> Fate {
-        let Self { conns, pool, counters, settings, .. } = self;
+        let Self { conns, pool, counters, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Fate::Close };
         conn.dirty = false;
         if n > 0 {
@@ -289,7 +290,7 @@ impl Engine {
             conn.outbox.advance(n, pool);
         }
         if !conn.outbox.is_empty() {
-            if conn.outbox.len() > settings.conn.outbox_bytes_max && conn.phase == Phase::Open {
+            if conn.outbox.len() > conn.terms.outbox_bytes_max && conn.phase == Phase::Open {
                 self.close_slow(id, now);
             }
             return Fate::Keep;
@@ -331,6 +332,11 @@ impl Engine {
     /// How late the shard answered the pulse.
     pub fn record_stall(&mut self, us: u64) {
         self.histograms.record(Stage::Stall, us, 1);
+    }
+
+    /// Control could not be told these signals: they are told with the next tick.
+    pub fn untold(&mut self, signals: &[Signal]) {
+        self.instances.untold(signals);
     }
 
     /// Counts something the shell saw.

@@ -322,8 +322,8 @@ impl Engine {
         debug_assert!(stream.is_some() == (message.rule.order == Order::Session));
         self.counters.inc(Counter::Dequeued);
         self.with_queue(instance, |queue, messages, _| {
-            queue.forget(messages.get(key).expect("the caller has it"));
             queue.compact(instance, messages);
+            queue.forget(messages.get(key).expect("the caller has it"));
         });
         let Some(stream) = stream else { return };
         self.streams.unlink(stream, key, &mut self.messages);

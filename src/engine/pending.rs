@@ -110,6 +110,10 @@ pub struct Pending {
     pub method: Option<Arc<str>>,
     /// Whether it left its class queue to wait with its stream.
     pub parked: bool,
+    /// Parked, and listed among those that may be taken again.
+    pub resumed: bool,
+    /// How often it was put back into a queue: tells the present stay from those before it.
+    pub stay: u32,
     /// Waits for a retry to be due, without a stream: not to be taken.
     pub delayed: bool,
     /// Responses seen for it in the answer that is being read.
@@ -173,6 +177,8 @@ impl Default for Pending {
             },
             method: None,
             parked: false,
+            resumed: false,
+            stay: 0,
             delayed: false,
             responses: 0,
             attempt: 0,

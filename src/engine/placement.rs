@@ -1,11 +1,12 @@
 //! Where messages wait: they follow the state of the instances, in order (promises 2, 7 and 9).
 
+use crate::config::snapshot::Failover;
 use crate::engine::Engine;
 use crate::engine::answer::Answer;
 use crate::engine::instances::Link;
 use crate::engine::outcome::UNAVAILABLE;
 use crate::engine::pending::Place;
-use crate::ids::{InstanceId, MsgKey, StreamKey};
+use crate::ids::{InstanceId, MsgKey, ServiceId, StreamKey, TenantId};
 use crate::message::Micros;
 use crate::stats::Counter;
 
@@ -32,8 +33,8 @@ impl Engine {
         }
         self.counters.inc(Counter::FailedOver);
         self.with_queue(from, |queue, messages, _| {
-            queue.forget(messages.get(key).expect("the caller has it"));
             queue.compact(from, messages);
+            queue.forget(messages.get(key).expect("the caller has it"));
         });
         self.messages.get_mut(key).expect("the caller has it").instance = instance;
         self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));
@@ -45,19 +46,17 @@ impl Engine {
         let stream = self.streams.get(key);
         debug_assert!(stream.busy.is_none());
         let Some(head) = stream.head else { return };
-        let (name, current) = (stream.name, stream.instance);
+        let name = stream.name;
         let message = self.messages.get(head).expect("linked messages exist");
-        let (tenant, failover) = (message.tenant, message.rule.failover);
-        let failed_on = message.failed_on;
-        let target = match self.pick(tenant, name.service, name.hash, failover, now) {
-            // The one that has just failed it is only gone back to if there is no other.
-            Ok(owner) if Some(owner) == failed_on => {
-                Some(if self.instances.takes(current, name.hash) { current } else { owner })
-            }
-            Ok(owner) => Some(owner),
-            Err(_) => None,
+        let waits = Waits {
+            tenant: message.tenant,
+            service: name.service,
+            hash: name.hash,
+            failover: message.rule.failover,
+            instance: stream.instance,
+            failed_on: message.failed_on,
         };
-        let Some(target) = target else {
+        let Some(target) = self.home(&waits, now) else {
             while let Some(head) = self.streams.get_alive(key).and_then(|s| s.head) {
                 self.withdraw_waiting(head);
                 self.finish(head, &Answer::reject(&UNAVAILABLE), now);
@@ -132,22 +131,48 @@ impl Engine {
     /// Brings a message without a stream to where its key belongs now, or answers it.
     pub(super) fn place_message(&mut self, key: MsgKey, now: Micros) {
         let message = self.messages.get(key).expect("the caller has it");
-        let (rule, tenant, hash) = (message.rule, message.tenant, message.hash);
-        let (current, failed_on) = (message.instance, message.failed_on);
-        match self.pick(tenant, rule.service, hash, rule.failover, now) {
-            Ok(owner) => {
-                // Back to the one that has just failed it only if there is no other.
-                let stays = Some(owner) == failed_on && self.instances.takes(current, hash);
-                let target = if stays { current } else { owner };
-                self.move_message(key, target);
-                if !self.messages.get(key).expect("moved").delayed {
-                    self.resume_head(Some(key), target);
-                }
-            }
-            Err(_) => {
-                self.withdraw_waiting(key);
-                self.finish(key, &Answer::reject(&UNAVAILABLE), now);
-            }
+        let waits = Waits {
+            tenant: message.tenant,
+            service: message.rule.service,
+            hash: message.hash,
+            failover: message.rule.failover,
+            instance: message.instance,
+            failed_on: message.failed_on,
+        };
+        let Some(target) = self.home(&waits, now) else {
+            self.withdraw_waiting(key);
+            self.finish(key, &Answer::reject(&UNAVAILABLE), now);
+            return;
+        };
+        self.move_message(key, target);
+        if !self.messages.get(key).expect("moved").delayed {
+            self.resume_head(Some(key), target);
         }
     }
+
+    /// Where it belongs now, if anywhere: with who has its hash. The one that has just failed it is
+    /// only gone back to if there is no other.
+    fn home(&mut self, waits: &Waits, now: Micros) -> Option<InstanceId> {
+        let &Waits { tenant, service, hash, failover, instance, failed_on } = waits;
+        let owner = self.pick(tenant, service, hash, failover, now).ok()?;
+        if Some(owner) != failed_on {
+            return Some(owner);
+        }
+        if instance != owner && self.instances.takes(instance, hash) {
+            return Some(instance);
+        }
+        Some(self.pick_other(service, hash, failover, Some(owner)).unwrap_or(owner))
+    }
+}
+
+/// What decides where a message, or the messages of a stream, should wait.
+struct Waits {
+    tenant: TenantId,
+    service: ServiceId,
+    hash: u64,
+    failover: Failover,
+    /// Where they wait now.
+    instance: InstanceId,
+    /// Who has failed the first of them.
+    failed_on: Option<InstanceId>,
 }

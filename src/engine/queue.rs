@@ -23,11 +23,14 @@ pub type Messages = Store<MsgKey, Pending>;
 /// Sort key: virtual deadline in microseconds, class, number of arrival.
 type Rank = (u64, usize, u64);
 
+/// A message that came back, and the stay in the queue in which it did: each is there once a stay.
+type Resumed = (Rank, MsgKey, u32);
+
 /// Messages that wait for one instance.
 #[derive(Debug, Default)]
 pub struct InstanceQueue {
     fresh: [VecDeque<MsgKey>; 4],
-    resumed: BinaryHeap<Reverse<(Rank, MsgKey)>>,
+    resumed: BinaryHeap<Reverse<Resumed>>,
     /// Messages waiting, parked ones included.
     pub items: usize,
     /// Their bytes.
@@ -42,6 +45,7 @@ impl InstanceQueue {
         let message = messages.get_mut(key).expect("pushed messages exist");
         message.place = Place::Waiting;
         message.parked = false;
+        message.resumed = false;
         self.items += 1;
         self.bytes += message.bytes();
         let class = message.rule.priority.index();
@@ -58,26 +62,31 @@ impl InstanceQueue {
         let message = messages.get_mut(key).expect("returned messages exist");
         message.place = Place::Waiting;
         message.parked = true;
+        message.resumed = false;
+        message.stay = message.stay.wrapping_add(1);
         self.items += 1;
         self.bytes += message.bytes();
     }
 
     /// Lets a parked message be found again: the head of a stream that became free, or a message
-    /// without a stream.
-    pub fn resume(&mut self, key: MsgKey, messages: &Messages, delays_us: &[u64; 4]) {
-        let message = messages.get(key).expect("resumed messages exist");
-        debug_assert!(message.parked);
-        self.resumed.push(Reverse((rank(message, delays_us), key)));
+    /// without a stream. Nothing changes if it can be found already.
+    pub fn resume(&mut self, key: MsgKey, messages: &mut Messages, delays_us: &[u64; 4]) {
+        let message = messages.get_mut(key).expect("resumed messages exist");
+        debug_assert!(message.parked && !message.delayed);
+        if !std::mem::replace(&mut message.resumed, true) {
+            self.resumed.push(Reverse((rank(message, delays_us), key, message.stay)));
+        }
     }
 
     /// Counts out a message that leaves the queue otherwise than by [`Self::take`].
     pub fn forget(&mut self, message: &Pending) {
         self.items -= 1;
         self.bytes -= message.bytes();
-        self.stale += 1;
+        self.stale += usize::from(!message.parked || message.resumed);
     }
 
-    /// Drops keys of messages that left, once they are the majority: amortised O(1) a message.
+    /// Drops keys of messages that left, once they are the majority: amortised O(1) a message. Not
+    /// between [`Self::forget`] and the message's end: its key would stay, uncounted.
     pub fn compact(&mut self, id: InstanceId, messages: &Messages) {
         if self.stale <= self.items + 64 {
             return;
@@ -85,8 +94,7 @@ impl InstanceQueue {
         for queue in &mut self.fresh {
             queue.retain(|&key| waits_here(messages, key, id).is_some_and(|m| !m.parked));
         }
-        self.resumed
-            .retain(|Reverse((_, key))| waits_here(messages, *key, id).is_some_and(|m| m.parked));
+        self.resumed.retain(|Reverse(entry)| is_current(messages, entry, id));
         self.stale = 0;
     }
 
@@ -119,6 +127,7 @@ impl InstanceQueue {
         let message = messages.get_mut(key).expect("candidates wait here");
         if message.parked {
             self.resumed.pop();
+            message.resumed = false;
         } else {
             self.fresh[class].pop_front();
         }
@@ -167,17 +176,20 @@ impl InstanceQueue {
         &mut self,
         id: InstanceId,
         ticket: Ticket,
-        messages: &Messages,
+        messages: &mut Messages,
         streams: &Streams,
     ) -> Option<(Rank, MsgKey)> {
-        while let Some(&Reverse((rank, key))) = self.resumed.peek() {
-            match waits_here(messages, key, id) {
-                Some(m) if m.parked && streams.is_eligible(m.stream, key, ticket) => {
+        while let Some(&Reverse(entry)) = self.resumed.peek() {
+            let (rank, key, _) = entry;
+            if is_current(messages, &entry, id) {
+                let message = messages.get_mut(key).expect("just seen");
+                if streams.is_eligible(message.stream, key, ticket) {
                     return Some((rank, key));
                 }
-                // Parked and not eligible: its stream resumes it again when it is free.
-                Some(_) => {}
-                None => self.stale = self.stale.saturating_sub(1),
+                // Its stream resumes it again when it is free.
+                message.resumed = false;
+            } else {
+                self.stale = self.stale.saturating_sub(1);
             }
             self.resumed.pop();
         }
@@ -199,14 +211,14 @@ impl InstanceQueue {
                 self.stale = self.stale.saturating_sub(1);
             }
         }
-        while let Some(&Reverse((_, key))) = self.resumed.peek()
-            && waits_here(messages, key, id).is_none()
+        while let Some(Reverse(entry)) = self.resumed.peek()
+            && !is_current(messages, entry, id)
         {
             self.resumed.pop();
             self.stale = self.stale.saturating_sub(1);
         }
         let fronts = self.fresh.iter().filter_map(|q| q.front().copied());
-        let heads = self.resumed.peek().map(|&Reverse((_, key))| key);
+        let heads = self.resumed.peek().map(|&Reverse((_, key, _))| key);
         fronts
             .chain(heads)
             .filter_map(|key| waits_here(messages, key, id))
@@ -215,7 +227,6 @@ impl InstanceQueue {
     }
 
     /// Keys held, those of messages that have left included: what [`Self::compact`] bounds.
-    #[cfg(test)]
     pub fn keys(&self) -> usize {
         self.fresh.iter().map(VecDeque::len).sum::<usize>() + self.resumed.len()
     }
@@ -225,9 +236,22 @@ impl InstanceQueue {
         self.fresh.iter().flatten().copied()
     }
 
-    /// Keys that came back, stale ones included.
-    pub fn resumed_keys(&self) -> impl Iterator<Item = MsgKey> {
-        self.resumed.iter().map(|&Reverse((_, key))| key)
+    /// Keys in the class queues whose messages may be taken from there, and of those that came
+    /// back: each once, if all is right. Fails unless the others are as many as were counted.
+    pub fn current_keys(
+        &self,
+        id: InstanceId,
+        messages: &Messages,
+    ) -> Result<(Vec<MsgKey>, Vec<MsgKey>), String> {
+        let is_fresh = |&key: &MsgKey| waits_here(messages, key, id).is_some_and(|m| !m.parked);
+        let fresh: Vec<MsgKey> = self.fresh_keys().filter(is_fresh).collect();
+        let current = self.resumed.iter().filter(|Reverse(e)| is_current(messages, e, id));
+        let resumed: Vec<MsgKey> = current.map(|&Reverse((_, key, _))| key).collect();
+        let stale = self.keys() - fresh.len() - resumed.len();
+        if stale == self.stale {
+            return Ok((fresh, resumed));
+        }
+        Err(format!("queue of {id:?}: {} stale keys, in truth {stale}", self.stale))
     }
 }
 
@@ -239,6 +263,11 @@ fn rank(message: &Pending, delays_us: &[u64; 4]) -> Rank {
 /// The message, if it still waits for `id`.
 fn waits_here(messages: &Messages, key: MsgKey, id: InstanceId) -> Option<&Pending> {
     messages.get(key).filter(|m| m.place == Place::Waiting && m.instance == id)
+}
+
+/// Whether the message waits for `id`, and came back in this stay.
+fn is_current(messages: &Messages, &(_, key, stay): &Resumed, id: InstanceId) -> bool {
+    waits_here(messages, key, id).is_some_and(|m| m.resumed && m.stay == stay)
 }
 
 /// Fill of a queue against its caps, and who is let in (promise 5).

@@ -5,6 +5,7 @@ use crate::config::ring::Ring;
 use crate::config::snapshot::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share,
 };
+use crate::engine::answer::Answer;
 use crate::engine::instances::Link;
 use crate::ids::ServiceId;
 use crate::mailbox::Published;
@@ -273,4 +274,136 @@ fn keys_of_messages_that_left_do_not_pile_up_while_no_call_ends() {
         assert!(rig.told(client).contains("EXPIRED"));
     }
     assert!(rig.engine.instances.get(InstanceId(0)).queue.keys() < 200);
+}
+
+#[test]
+fn a_smaller_outbox_holds_for_the_connections_that_come_after_it() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let (before, later) = (rig.client(), rig.client());
+    let mut change = published(&rig, snapshot(1));
+    change.settings.conn.outbox_bytes_max = 64;
+    rig.engine.adopt(change, rig.now);
+    let after = rig.client();
+    let long = "1".repeat(80);
+    for (id, fits) in [(before, true), (after, false)] {
+        let msg = format!(r#"{{"msg_id":9000,"seq":1,"payload":{long}}}"#);
+        rig.says(id, &msg);
+        // The kernel takes nothing.
+        rig.engine.on_sent(id, 0, rig.now);
+        let open = rig.engine.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
+        assert_eq!(open, fits);
+    }
+    let answer = Answer { payload: long.as_bytes(), ..Answer::ok(&[]) };
+    rig.engine.reply(later, 1001, 1, &answer, rig.now);
+    assert!(rig.told(later).contains(&long));
+}
+
+#[test]
+fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed_it() {
+    for order in [Order::Session, Order::None] {
+        let mut routes = snapshot(3);
+        routes.routes[0].order = order;
+        let mut rig = Rig::new(routes, ShardSettings::default());
+        let client = rig.client();
+        rig.says(client, ASK);
+        let first = rig.one_call();
+        let (service, hash) = (ServiceId(0), rig.engine.conns.get(client).expect("open").user_hash);
+        let next = |rig: &Rig| {
+            let not = Some(first.instance);
+            rig.engine.pick_other(service, hash, Failover::Next, not).expect("there are three")
+        };
+        let second = next(&rig);
+        let message = String::new();
+        let (fault, started) = (CallFault::Refused, Started::No);
+        let status = status::UNAVAILABLE;
+        let error = CallError { fault, started, status, message, pushback: None };
+        rig.engine.on_outcome(Outcome { ticket: first.ticket, result: Err(error) }, rig.now);
+        // The one it went to is lost before it has left.
+        rig.engine.on_link(second, Link::Down, rig.now);
+        rig.engine.end_turn(rig.now);
+        assert_eq!(rig.one_call().instance, next(&rig));
+    }
+}
+
+#[test]
+fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
+    let mut settings = ShardSettings::default();
+    (settings.batch.in_flight_max, settings.batch.items_max) = (1, 1);
+    let mut trial = snapshot(1);
+    (trial.routes[0].order, trial.routes[0].failover) = (Order::None, Failover::None);
+    let mut rig = Rig::new(trial.clone(), settings);
+    let client = rig.client();
+    // Tried with the keys of others: this client's stay, because there is no failover.
+    let hash = rig.engine.conns.get(client).expect("open").user_hash;
+    let share = (1..100).rev().map(Share::percent).find(|share| !share.takes(hash));
+    trial.instances[0].share = share.expect("a hash of this seed is not in every share");
+    let publish = |rig: &mut Rig| {
+        let published = published(rig, trial.clone());
+        rig.engine.adopt(published, rig.now);
+        rig.engine.end_turn(rig.now);
+    };
+    publish(&mut rig);
+    for seq in 1..=2 {
+        rig.says(client, &format!(r#"{{"msg_id":1001,"seq":{seq},"payload":1}}"#));
+    }
+    let first = rig.one_call();
+    // Comes back to the same queue, for a while later.
+    rig.fails(&first, CallFault::Refused, Started::No);
+    let second = rig.one_call();
+    rig.later(200);
+    (0..10).for_each(|_| publish(&mut rig));
+    assert_eq!(rig.engine.instances.get(InstanceId(0)).queue.keys(), 1);
+    rig.fails(&second, CallFault::Refused, Started::No);
+    let again = rig.one_call();
+    // Both are delayed now: nothing that is left of an earlier stay lets one be taken early.
+    rig.fails(&again, CallFault::Refused, Started::No);
+    publish(&mut rig);
+    assert!(rig.engine.effects.calls.is_empty());
+    rig.engine.check_invariants().expect("consistent");
+    rig.later(500);
+    rig.one_call();
+}
+
+#[test]
+fn instances_that_came_and_went_are_not_walked_for_ever() {
+    let mut rig = Rig::new(snapshot(2), ShardSettings::default());
+    for id in 2..500 {
+        let mut next = snapshot(2);
+        next.instances[1].id = InstanceId(id);
+        let own = next.instances.iter().map(|i| (i.id, &*i.name, i.weight));
+        next.services[0].ring = Ring::new(own, 160).into();
+        let published = published(&rig, next);
+        rig.engine.adopt(published, rig.now);
+        rig.later(10);
+    }
+    let left: Vec<InstanceId> = rig.engine.instances.report().iter().map(|i| i.instance).collect();
+    assert_eq!(left, [InstanceId(0), InstanceId(499)]);
+}
+
+#[test]
+fn signals_that_control_could_not_be_told_are_told_with_the_next_tick() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let refused = |rig: &mut Rig| {
+        let signals = std::mem::take(&mut rig.engine.effects.signals);
+        rig.engine.untold(&signals);
+        signals
+    };
+    rig.engine.instances.get_mut(InstanceId(0)).form.failed();
+    rig.engine.instances.get_mut(InstanceId(0)).form.lost();
+    rig.later(10);
+    let lost = refused(&mut rig);
+    assert_eq!((lost[0].failures, lost[0].losses, lost[0].ok), (1, 1, false));
+    rig.engine.instances.get_mut(InstanceId(0)).form.failed();
+    rig.later(10);
+    let told = std::mem::take(&mut rig.engine.effects.signals);
+    assert_eq!((told[0].failures, told[0].losses, told[0].ok), (2, 1, false));
+    // The success that ends what control knows of is not lost either.
+    rig.engine.instances.get_mut(InstanceId(0)).form.succeeded();
+    rig.later(10);
+    assert!(refused(&mut rig)[0].ok);
+    rig.later(10);
+    let told = std::mem::take(&mut rig.engine.effects.signals);
+    assert_eq!((told[0].failures, told[0].losses, told[0].ok), (0, 0, true));
+    rig.later(10);
+    assert!(rig.engine.effects.signals.is_empty());
 }

@@ -21,9 +21,10 @@ use glommio::timer::Timer;
 
 use crate::backend::channel::{self, Channel, ChannelEvent};
 use crate::config::snapshot::{Instance, Snapshot};
+use crate::engine::by_instance::ByInstance;
 use crate::engine::conns::{Fate, ReadNext};
 use crate::engine::instances::Link;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, InstanceId};
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::{Command, ShardEvent};
@@ -63,7 +64,7 @@ pub struct Net {
     sockets: Sockets,
     /// Connections to read.
     to_read: Vec<ConnId>,
-    channels: Vec<Option<Channel>>,
+    channels: ByInstance<Channel>,
     scratch: Box<[u8]>,
     alarm: Option<Alarm>,
     stopping: bool,
@@ -96,7 +97,7 @@ impl Net {
             accept_at: Some(Micros(0)),
             sockets: Sockets::default(),
             to_read: Vec::new(),
-            channels: Vec::new(),
+            channels: ByInstance::default(),
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             alarm: None,
             stopping: false,
@@ -218,8 +219,8 @@ impl Net {
                     let changed = own.backend != published.settings.backend;
                     own.clone_from(&published.settings);
                     if changed {
-                        let channels = self.channels.iter().flatten();
-                        channels.for_each(|c| c.configure(&published.settings.backend));
+                        let backend = &published.settings.backend;
+                        self.channels.iter().for_each(|(_, c)| c.configure(backend));
                     }
                     let snapshot = published.snapshot.clone();
                     // Calls may go to new instances as soon as the engine knows them.
@@ -251,11 +252,18 @@ impl Net {
         false
     }
 
-    /// Tells control something that may be lost: it will be told again, or asks again.
+    /// Tells control something that may be lost: it asks again, or gets it with the next tick.
     fn report(&self, event: ShardEvent) {
-        if self.init.events.try_send(event).is_err() {
-            self.shell.enter(|engine| engine.count(Counter::LaneLost, 1));
-        }
+        let refused = match self.init.events.try_send(event) {
+            Ok(()) => return,
+            Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,
+        };
+        self.shell.enter(|engine| {
+            engine.count(Counter::LaneLost, 1);
+            if let ShardEvent::Signals { signals, .. } = &refused {
+                engine.untold(signals);
+            }
+        });
     }
 
     fn tick(&mut self, late_us: u64, now: Micros) {
@@ -394,7 +402,7 @@ impl Net {
         let mut calls = std::mem::take(&mut self.calls);
         self.shell.enter(|engine| std::mem::swap(&mut calls, &mut engine.effects.calls));
         for call in calls.drain(..) {
-            let channel = self.channels.get(call.instance.0 as usize).and_then(Option::as_ref);
+            let channel = self.channels.get(call.instance);
             channel.expect("the engine calls instances of its snapshots").send(call);
         }
         self.calls = calls;
@@ -454,24 +462,20 @@ impl Net {
     /// Opens channels to new instances, closes those to instances that are gone.
     fn open_channels(&mut self, snapshot: &Arc<Snapshot>) {
         for instance in &snapshot.instances {
-            let index = instance.id.0 as usize;
-            if self.channels.len() <= index {
-                self.channels.resize_with(index + 1, || None);
-            }
-            if self.channels[index].is_none() {
-                self.channels[index] = Some(self.open_channel(instance));
+            if self.channels.get(instance.id).is_none() {
+                let channel = self.open_channel(instance);
+                self.channels.get_or_insert_with(instance.id, || channel);
             }
         }
         // Ids of instances that left are never used again; their tasks end by themselves.
-        let present: HashSet<usize> = snapshot.instances.iter().map(|i| i.id.0 as usize).collect();
-        for (index, slot) in self.channels.iter_mut().enumerate() {
-            if let Some(channel) = slot
-                && !present.contains(&index)
-            {
+        let present: HashSet<InstanceId> = snapshot.instances.iter().map(|i| i.id).collect();
+        self.channels.retain(|id, channel| {
+            let stays = present.contains(&id);
+            if !stays {
                 channel.close();
-                *slot = None;
             }
-        }
+            stays
+        });
     }
 
     fn open_channel(&self, instance: &Instance) -> Channel {
@@ -545,7 +549,7 @@ impl Net {
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
         self.to_read.clear();
-        self.channels.iter().flatten().for_each(Channel::close);
+        self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
             // The pulse comes each tick, so this wait ends.

@@ -181,7 +181,7 @@ impl Pair {
             let queue = &mut self.queues[m.instance as usize];
             queue.put_back(m.key, &mut self.messages);
             if m.stream == 0 {
-                queue.resume(m.key, &self.messages, &DELAYS_US);
+                queue.resume(m.key, &mut self.messages, &DELAYS_US);
             }
             // Before all that wait of its stream, whose order is all that counts here.
             self.waiting.insert(0, *m);
@@ -204,7 +204,7 @@ impl Pair {
             && self.messages.get(head).is_some_and(|m| m.parked)
         {
             let queue = &mut self.queues[state.instance.0 as usize];
-            queue.resume(head, &self.messages, &DELAYS_US);
+            queue.resume(head, &mut self.messages, &DELAYS_US);
         }
     }
 
@@ -241,7 +241,7 @@ impl Pair {
             self.queues[to as usize].put_back(m.key, &mut self.messages);
             self.waiting[at].instance = to;
             if m.stream == 0 {
-                self.queues[to as usize].resume(m.key, &self.messages, &DELAYS_US);
+                self.queues[to as usize].resume(m.key, &mut self.messages, &DELAYS_US);
             } else if moved.insert(m.stream) {
                 let key = self.keys[usize::from(m.stream)].expect("it waits");
                 self.streams.get_mut(key).instance = InstanceId(to);
@@ -272,6 +272,11 @@ impl Pair {
             let here = self.waiting.iter().filter(|m| m.instance as usize == id);
             let (items, bytes) = here.fold((0, 0), |(i, b), m| (i + 1, b + m.bytes));
             assert_eq!((queue.items, queue.bytes), (items, bytes), "instance {id}");
+            let keys = queue.current_keys(InstanceId(id as u32), &self.messages);
+            let (fresh, resumed) = keys.expect("stale keys are counted");
+            let known = fresh.len() + resumed.len();
+            let each: BTreeSet<MsgKey> = fresh.into_iter().chain(resumed).collect();
+            assert_eq!(each.len(), known, "a key is twice in instance {id}");
         }
     }
 
