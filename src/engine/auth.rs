@@ -15,8 +15,9 @@ use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMess
 use crate::stats::Counter;
 use crate::wire::{client, handshake};
 
-/// Tokens verified in a turn; those over it wait for the next one. RS256 and ES256 take 30 to
-/// 100 us each, so a storm of them adds less than 1 ms to the turn of those who talk.
+/// Tokens verified in a turn; those over it wait for the next one. A signature is the costliest
+/// thing that somebody unknown can ask for, so few of them stand between two looks at those who
+/// talk.
 pub const VERIFICATIONS_PER_TURN: u32 = 8;
 
 /// What a paused connection waits with for its turn.
