@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::health::shard_health;
-use super::{Gathered, Instance, instances_of, mode, present, reports, route, seen_by, standing};
+use super::stats::by_shard;
+use super::{Gathered, Instance, instances_of, mode, present, route, standing};
 use crate::stats::Stage;
 
 /// `/services`: each with its routes and instances.
@@ -29,17 +30,6 @@ pub fn services(found: &Gathered) -> Value {
 fn instance(instance: &Instance, found: &Gathered) -> Value {
     let member = found.directory.members.get(&instance.name);
     let (word, why) = standing(found, instance.id);
-    let shards = reports(found).filter_map(|report| {
-        let seen = seen_by(report, instance.id)?;
-        Some(json!({
-            "shard": report.shard.0,
-            "connected": seen.connected,
-            "waiting": seen.waiting,
-            "in_flight": seen.in_flight,
-            "ok": seen.ok,
-            "failed": seen.failed,
-        }))
-    });
     json!({
         "id": &*instance.name,
         "address": instance.address.to_string(),
@@ -50,7 +40,7 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
         "why": why,
         "draining": instance.draining,
         "held": member.is_some_and(|m| m.held),
-        "shards": shards.collect::<Vec<_>>(),
+        "shards": by_shard(instance.id, found),
     })
 }
 

@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 use super::health::{shard_health, status};
 use super::{About, Gathered, Sum, fault_name, mode, reports, seen_by};
 use crate::config::snapshot::{Instance, Snapshot};
+use crate::ids::InstanceId;
 use crate::message::Reason;
-use crate::stats::{Counter, Histograms, InstanceReport, Stage};
+use crate::stats::{Counter, Histograms, InstanceReport, Report, Stage};
 
 /// `/stats`: everything counted.
 pub fn stats(about: &About, found: &Gathered) -> Value {
@@ -103,17 +104,6 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
     let add = |field: fn(&InstanceReport) -> u64| -> u64 {
         reports(found).filter_map(seen).map(field).sum()
     };
-    let shards = reports(found).filter_map(|report| {
-        let seen = seen(report)?;
-        Some(json!({
-            "shard": report.shard.0,
-            "connected": seen.connected,
-            "waiting": seen.waiting,
-            "in_flight": seen.in_flight,
-            "ok": seen.ok,
-            "failed": seen.failed,
-        }))
-    });
     json!({
         "id": &*instance.name,
         "address": instance.address.to_string(),
@@ -123,6 +113,22 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
         "in_flight": add(|i| i.in_flight),
         "ok": add(|i| i.ok),
         "failed": add(|i| i.failed),
-        "shards": shards.collect::<Vec<_>>(),
+        "shards": by_shard(instance.id, found),
     })
+}
+
+/// An instance as each shard sees it.
+pub(super) fn by_shard(id: InstanceId, found: &Gathered) -> Vec<Value> {
+    let one = |report: &Report| {
+        let seen = seen_by(report, id)?;
+        Some(json!({
+            "shard": report.shard.0,
+            "connected": seen.connected,
+            "waiting": seen.waiting,
+            "in_flight": seen.in_flight,
+            "ok": seen.ok,
+            "failed": seen.failed,
+        }))
+    };
+    reports(found).filter_map(one).collect()
 }
