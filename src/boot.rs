@@ -111,6 +111,7 @@ fn start(
     let mut mailboxes: Vec<LaneSender<Command>> = Vec::new();
     let mut pulses = Vec::new();
     let mut shards = Vec::new();
+    let count = u16::try_from(plan.shards.len()).expect("at most SHARDS_MAX");
     let parts = plan.shards.into_iter().zip(listeners).zip(bells).zip(from_shards);
     for (index, (((planned, listener), bell), handed)) in parts.enumerate() {
         let others = to_shards.iter().enumerate().filter(|(other, _)| *other != index);
@@ -121,6 +122,7 @@ fn start(
             core: planned.core,
             engine: EngineInit {
                 shard: planned.id,
+                shards: count,
                 gateway: gateway.clone(),
                 settings: planned.settings,
                 snapshot: snapshot.clone(),

@@ -195,6 +195,7 @@ impl Turn {
         settings.dedup.window_ms = 500;
         let mut engine = Engine::new(EngineInit {
             shard: ShardId(0),
+            shards: 1,
             gateway: Arc::new(GatewaySettings::default()),
             settings,
             snapshot: Arc::new(snapshot(1)),

@@ -64,6 +64,8 @@ use crate::wire::handshake::HandshakeRules;
 pub struct EngineInit {
     /// Which shard.
     pub shard: ShardId,
+    /// Shards of the process, this one among them.
+    pub shards: u16,
     /// Process-wide settings.
     pub gateway: Arc<GatewaySettings>,
     /// Its own.

@@ -61,6 +61,7 @@ impl Rig {
     fn new(snapshot: Snapshot, settings: ShardSettings) -> Self {
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
+            shards: 1,
             gateway: Arc::new(GatewaySettings::default()),
             settings,
             snapshot: Arc::new(snapshot),

@@ -69,6 +69,7 @@ impl Rig {
         change(&mut settings);
         let mut engine = Engine::new(EngineInit {
             shard: ShardId(0),
+            shards: 1,
             gateway: Arc::new(GatewaySettings::default()),
             settings,
             snapshot: snapshot(),

@@ -363,6 +363,7 @@ impl Shard {
         let (handoff, handed) = lane(plan.lane_items, &bell);
         let engine = Engine::new(EngineInit {
             shard: ShardId(n as u16),
+            shards: plan.shards as u16,
             gateway: plan.gateway.clone(),
             settings: plan.settings.clone(),
             snapshot: snapshot.clone(),

@@ -85,6 +85,7 @@ impl Rig {
         let Published { snapshot, gateway, settings, auth } = published(SECRET, required);
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
+            shards: 1,
             gateway,
             settings,
             snapshot,

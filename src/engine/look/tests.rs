@@ -51,6 +51,7 @@ fn snapshot() -> Arc<Snapshot> {
 fn engine() -> Engine {
     Engine::new(EngineInit {
         shard: ShardId(0),
+        shards: 1,
         gateway: Arc::new(GatewaySettings::default()),
         settings: ShardSettings::default(),
         snapshot: snapshot(),
