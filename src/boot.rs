@@ -113,9 +113,7 @@ fn start(
     let mut shards = Vec::new();
     let count = u16::try_from(plan.shards.len()).expect("at most SHARDS_MAX");
     let parts = plan.shards.into_iter().zip(listeners).zip(bells).zip(from_shards);
-    for (index, (((planned, listener), bell), handed)) in parts.enumerate() {
-        let others = to_shards.iter().enumerate().filter(|(other, _)| *other != index);
-        let siblings = others.map(|(_, lane)| lane.clone()).collect();
+    for (((planned, listener), bell), handed) in parts {
         let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
         let pulse = Arc::new(Pulse::default());
         let init = ShardInit {
@@ -134,7 +132,7 @@ fn start(
             listener: Some(listener),
             commands,
             events: events_in.clone(),
-            siblings,
+            shards: to_shards.clone(),
             handed,
             bell,
             pulse: pulse.clone(),

@@ -34,6 +34,13 @@ impl TenantId {
     }
 }
 
+/// The shard to which a user belongs, whose affinity hash is `hash`. By the low bits: rings place by
+/// the high ones, and a shard whose users all lie in one arc of them would know few instances.
+pub fn home_shard(hash: u64, shards: u16) -> ShardId {
+    // Below `shards`, which has 16 bits.
+    ShardId((hash % u64::from(shards.max(1))) as u16)
+}
+
 /// Slot bits of a key: 24, so a table holds at most 16,777,216 entries.
 pub const SLOT_BITS: u32 = 24;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;

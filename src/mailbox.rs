@@ -1,7 +1,5 @@
-//! What control and shards say to each other, and shards among themselves, over the lanes of
-//! [`crate::lanes`].
+//! What control and shards say to each other over the lanes of [`crate::lanes`].
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use crate::auth::Verifier;
@@ -78,18 +76,5 @@ pub enum ShardEvent {
         shard: ShardId,
         /// One line: what, and what to do.
         why: String,
-    },
-}
-
-/// One shard to another: one way, one hop, never awaited.
-#[derive(Debug)]
-pub enum Handoff {
-    /// A client that was accepted by a shard without room for it; nothing was read yet. Goes by a
-    /// *submit* lane: if that refuses it, the sender answers 503.
-    Client {
-        /// Its socket.
-        stream: TcpStream,
-        /// Its address.
-        peer: SocketAddr,
     },
 }

@@ -108,6 +108,11 @@ impl ReadySet {
         Ok(epoll::add(&self.inner.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
+    /// Takes a socket of the owner out that lives on elsewhere.
+    pub fn remove(&self, socket: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.inner.epoll, socket)?)
+    }
+
     /// What is ready, at most [`limits::EVENTS_PER_WAIT`] at once; the owner's go to `on`, tasks
     /// are woken. Blocks the thread for up to `wait` if nothing is: only for a shard with nothing
     /// to run. A glommio timer that becomes due interrupts the wait.

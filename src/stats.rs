@@ -33,6 +33,16 @@ counters! {
     AcceptRefused = "accept_refused",
     /// Clients handed to another shard, because this one had no room.
     HandedOver = "handed_over",
+    /// Connections sent to their user's home shard.
+    MovedOut = "moved_out",
+    /// Connections taken over as those of users of this shard.
+    MovedIn = "moved_in",
+    /// Connections that did not move yet, because a lane was full.
+    MoveDelayed = "move_delayed",
+    /// Connections closed with 1013 or 503, because their home shard was full.
+    MoveRefused = "move_refused",
+    /// Connections cut because their shard had no place for them at all, or ended.
+    MoveLost = "move_lost",
     /// accept() failed (out of files, aborted connections).
     AcceptFailed = "accept_failed",
     /// Upgrades answered 101.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::config::snapshot::Snapshot;
 use crate::engine::conns::Terms;
+use crate::engine::moves::places;
 use crate::engine::{Engine, own};
 use crate::mailbox::Published;
 use crate::message::Micros;
@@ -35,7 +36,7 @@ impl Engine {
         }
         self.rules.origins.clone_from(&gateway.origins);
         self.delays_us = settings.queue.class_delay_ms.map(|ms| ms * 1000);
-        self.conns.set_max(settings.conn.connections_max);
+        self.conns.set_max(places(settings.conn.connections_max));
         self.budget.set_percent(settings.retry.budget_percent);
         self.cache.set_ttl(settings.cache.ttl_ms);
         self.dedup.set_limits(&settings.dedup);

@@ -166,9 +166,18 @@ impl Engine {
         let Some(conn) = conns.get_mut(id) else { return };
         conn.unanswered -= 1;
         conn.unanswered_bytes -= bytes;
+        if !conn.paused {
+            return;
+        }
+        if conn.moving.is_some() {
+            if conn.unanswered == 0 {
+                effects.moves.push(id);
+            }
+            return;
+        }
         // Half of the cap: reading on for each single answer would cost a turn each.
         let low = conn.unanswered <= conn.terms.unanswered_max / 2;
-        if conn.paused && low && conn.shown.is_none() && !is_over(conn, settings) {
+        if low && conn.shown.is_none() && !is_over(conn, settings) {
             conn.paused = false;
             effects.resumed.push(id);
         }

@@ -13,7 +13,7 @@ use crate::engine::{Engine, is_over};
 use crate::ids::{ConnId, TenantId};
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
 use crate::stats::Counter;
-use crate::wire::{client, handshake};
+use crate::wire::client;
 
 /// Tokens verified in a turn; those over it wait for the next one. A signature is the costliest
 /// thing that somebody unknown can ask for, so few of them stand between two looks at those who
@@ -92,10 +92,10 @@ pub(super) enum Verified {
 pub(super) enum Entry {
     /// As this; `None` = without a name.
     As(Option<Identity>),
-    /// Not now: the connection waits.
+    /// Not now, or not here: the connection waits, and its request is held.
     Later,
-    /// Not at all: the whole response.
-    Refused(Vec<u8>, u16, &'static str),
+    /// Not at all: status and reason.
+    Refused(u16, String),
 }
 
 const NO_KEYS: Reject = Reject {
@@ -132,6 +132,12 @@ impl Engine {
 
     /// What an upgrade that shows `token` becomes. One that waits is held by the caller.
     pub(super) fn enter_with(&mut self, id: ConnId, token: Option<&str>, now: Micros) -> Entry {
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        // It came from another shard, which has verified the token.
+        if let Some(moved) = conn.moving.take() {
+            conn.paused = false;
+            return Entry::As(Some(moved.identity));
+        }
         let (Some(token), true) = (token, self.auth.verifier.is_some()) else {
             return Entry::As(None);
         };
@@ -140,14 +146,13 @@ impl Engine {
             return Entry::Later;
         }
         match self.verify(token, now) {
+            Verified::Good(identity) if self.is_away(&identity) => {
+                self.set_moving(id, identity, 0);
+                Entry::Later
+            }
             Verified::Good(identity) => Entry::As(Some(identity)),
-            Verified::Bad(refusal) => {
-                let response = handshake::refuse(401, &refusal.text());
-                Entry::Refused(response, 401, refusal.label())
-            }
-            Verified::NoKeys => {
-                Entry::Refused(handshake::refuse(503, NO_KEYS.text), 503, NO_KEYS.text)
-            }
+            Verified::Bad(refusal) => Entry::Refused(401, refusal.text()),
+            Verified::NoKeys => Entry::Refused(503, NO_KEYS.text.to_owned()),
         }
     }
 
@@ -158,10 +163,7 @@ impl Engine {
         let timeout_us = settings.timeout.as_micros() as u64;
         let conn = self.conns.get_mut(id).expect("the caller has it");
         match identity {
-            Some(identity) => {
-                self.sign_in(id, identity);
-                self.send_auth_ok(id, 0);
-            }
+            Some(identity) => self.welcome_user(id, 0, identity),
             None if needs => conn.auth_by = Micros(now.0 + timeout_us),
             None => {}
         }
@@ -207,10 +209,17 @@ impl Engine {
         let Some(conn) = self.conns.get(id) else { return };
         let same =
             |known: &Identity| (&known.user, &known.tenant) == (&identity.user, &identity.tenant);
-        if conn.identity.user.as_deref().is_some_and(|known| !same(known)) {
-            self.auth_error(id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
-            return;
+        match conn.identity.user.as_deref() {
+            Some(known) if !same(known) => {
+                self.auth_error(id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
+            }
+            None if self.is_away(&identity) => self.set_moving(id, identity, seq),
+            Some(_) | None => self.welcome_user(id, seq, identity),
         }
+    }
+
+    /// The user signs in on this shard and is told so.
+    pub(super) fn welcome_user(&mut self, id: ConnId, seq: u64, identity: Identity) {
         self.sign_in(id, identity);
         self.counters.add(Counter::Answers, u64::from(seq > 0));
         self.send_auth_ok(id, seq);
@@ -240,7 +249,7 @@ impl Engine {
     }
 
     /// Told at once even for a one-way message: the connection may be closed next.
-    fn auth_error(&mut self, id: ConnId, seq: u64, reason: Reason, text: &str, after_ms: u32) {
+    pub(super) fn auth_error(&mut self, id: ConnId, seq: u64, reason: Reason, text: &str, after_ms: u32) {
         self.counters.inc(Counter::SystemErrors);
         self.counters.add(Counter::Answers, u64::from(seq > 0));
         self.reasons[reason as usize] += 1;
@@ -304,7 +313,7 @@ impl Engine {
         let Self { conns, settings, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         // Either may be the case by what came with the token.
-        conn.paused |= conn.shown.is_some() || is_over(conn, settings);
+        conn.paused |= conn.shown.is_some() || conn.moving.is_some() || is_over(conn, settings);
         effects.resumed.push(id);
         mark_dirty(conn, id, &mut effects.dirty);
     }
@@ -349,4 +358,4 @@ fn counter(refusal: Refusal) -> Counter {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -206,8 +206,13 @@ impl Engine {
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
-            ensure(!conn.paused || conn.unanswered > 0 || conn.shown.is_some(), || {
+            let waits = conn.shown.is_some() || conn.moving.is_some();
+            ensure(!conn.paused || conn.unanswered > 0 || waits, || {
                 format!("{id:?} is paused for ever")
+            })?;
+            let listed = self.away.contains(&id) || self.effects.moves.contains(&id);
+            ensure(conn.moving.is_none() || conn.unanswered > 0 || listed, || {
+                format!("{id:?} never moves")
             })?;
             upgraded += u64::from(conn.upgraded);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::auth::Identity as SignedIn;
 use crate::config::settings::ConnSettings;
 use crate::engine::auth::Shown;
+use crate::engine::moves::Moving;
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Encoding, Micros};
 use crate::wire::frames::{Decoder, FrameLimits};
@@ -183,7 +184,8 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
-    /// Not read until it has fewer messages without an answer, and its token had its turn.
+    /// Not read until it has fewer messages without an answer, its token had its turn, and it came
+    /// to its home shard.
     pub paused: bool,
     /// Data messages read since it was opened.
     pub messages: u64,
@@ -217,6 +219,8 @@ pub struct Conn {
     pub auth_by: Micros,
     /// A token that waits for its turn to be verified; the connection is paused so long.
     pub shown: Option<Box<Shown>>,
+    /// It is to move to its user's home shard; the connection is paused so long.
+    pub moving: Option<Box<Moving>>,
 }
 
 impl Conn {
@@ -254,6 +258,7 @@ impl Conn {
             told_one_way: Micros(0),
             auth_by: Micros(u64::MAX),
             shown: None,
+            moving: None,
         }
     }
 

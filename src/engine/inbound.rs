@@ -21,6 +21,7 @@ pub(super) mod close {
     pub const GOING_AWAY: u16 = 1001;
     pub const UNSUPPORTED: u16 = 1003;
     pub const POLICY: u16 = 1008;
+    pub const TRY_LATER: u16 = 1013;
     pub const TOO_SLOW: u16 = 4001;
     pub const NO_HEARTBEAT: u16 = 4002;
     pub const TOKEN_EXPIRED: u16 = 4004;
@@ -105,10 +106,8 @@ impl Engine {
                         conn.handshake = Some(Box::new((held, 0)));
                         return ReadNext::Pause;
                     }
-                    Entry::Refused(response, status, why) => {
-                        tracing::debug!(shard = self.shard.0, status, why, "handshake_refused");
-                        self.counters.inc(Counter::HandshakeRefused);
-                        self.linger(id, &response, now);
+                    Entry::Refused(status, why) => {
+                        self.refuse_upgrade(id, status, &why, now);
                         return ReadNext::More;
                     }
                 }
@@ -148,6 +147,7 @@ impl Engine {
 
     /// Writes an HTTP answer and gives the client time to read it and close first.
     fn linger(&mut self, id: ConnId, response: &[u8], now: Micros) {
+        self.forget_move(id);
         let Self { conns, pool, effects, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         conn.phase = Phase::Lingering { until: now.plus_ms(settings.conn.close_timeout_ms) };
@@ -155,11 +155,16 @@ impl Engine {
         mark_dirty(conn, id, &mut effects.dirty);
     }
 
+    /// Answers an upgrade request with an error.
+    pub(super) fn refuse_upgrade(&mut self, id: ConnId, status: u16, why: &str, now: Micros) {
+        tracing::debug!(shard = self.shard.0, status, why, "handshake_refused");
+        self.counters.inc(Counter::HandshakeRefused);
+        self.linger(id, &handshake::refuse(status, why), now);
+    }
+
     /// The gateway stops before the upgrade request is complete.
     pub(super) fn refuse_handshake(&mut self, id: ConnId, now: Micros) {
-        self.counters.inc(Counter::HandshakeRefused);
-        let response = handshake::refuse(503, "this gateway is stopping; connect again");
-        self.linger(id, &response, now);
+        self.refuse_upgrade(id, 503, "this gateway is stopping; connect again", now);
     }
 
     /// The handshake took too long.
@@ -217,6 +222,7 @@ impl Engine {
 
     /// Sends a Close frame and waits for the client's.
     pub(super) fn close(&mut self, id: ConnId, code: u16, why: &str, now: Micros) {
+        self.forget_move(id);
         let until = now.plus_ms(self.settings.conn.close_timeout_ms);
         let Self { conns, pool, effects, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
@@ -269,7 +275,7 @@ impl Engine {
         let Self { conns, counters, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Flow::Pause };
         conn.messages += 1;
-        if conn.shown.is_some() {
+        if conn.shown.is_some() || conn.moving.is_some() {
             return Flow::Pause;
         }
         if is_over(conn, settings) {

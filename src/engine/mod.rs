@@ -20,6 +20,7 @@ pub mod dispatch;
 pub mod inbound;
 pub mod instances;
 pub mod look;
+pub mod moves;
 pub mod outcome;
 pub mod own;
 pub mod pending;
@@ -89,6 +90,8 @@ pub struct Effects {
     pub calls: Vec<Call>,
     /// Connections with bytes to flush, or with a changed fate.
     pub dirty: Vec<ConnId>,
+    /// Connections to be sent to their user's home shard: see [`Engine::depart`].
+    pub moves: Vec<ConnId>,
     /// Paused connections that may be read again: see [`Engine::on_resumed`].
     pub resumed: Vec<ConnId>,
     /// What control is to hear of instances.
@@ -118,6 +121,7 @@ struct Drain {
 #[derive(Debug)]
 pub struct Engine {
     shard: ShardId,
+    shards: u16,
     origin: Origin,
     gateway: Arc<GatewaySettings>,
     settings: ShardSettings,
@@ -132,6 +136,8 @@ pub struct Engine {
 
     conns: Store<ConnId, Conn>,
     auth: Auth,
+    /// Connections that a lane to their home shard did not take.
+    away: Vec<ConnId>,
     upgraded: u64,
     messages: Messages,
     /// No message has a deadline before this.
@@ -189,11 +195,12 @@ impl Engine {
     /// A shard without connections.
     pub fn new(init: EngineInit) -> Self {
         let EngineInit { shard, gateway, settings, snapshot, auth, .. } = init;
-        let EngineInit { boot_id, unix_at_boot_us, seed, .. } = init;
+        let EngineInit { shards, boot_id, unix_at_boot_us, seed, .. } = init;
         let snapshot = own(&snapshot);
         let mut rng = StdRng::seed_from_u64(seed);
         Self {
             shard,
+            shards,
             origin: Origin {
                 gateway: gateway.node.clone(),
                 shard: u32::from(shard.0),
@@ -208,8 +215,9 @@ impl Engine {
             terms: Arc::new(Terms::of(&settings.conn)),
             message_bytes_high: settings.conn.message_bytes_max,
             delays_us: settings.queue.class_delay_ms.map(|ms| ms * 1000),
-            conns: Store::with_capacity_max(settings.conn.connections_max),
+            conns: Store::with_capacity_max(moves::places(settings.conn.connections_max)),
             auth: Auth::new(auth, unix_at_boot_us),
+            away: Vec::new(),
             upgraded: 0,
             messages: Store::with_capacity_max(MESSAGES_MAX),
             deadline_next: Micros(u64::MAX),
@@ -249,7 +257,7 @@ impl Engine {
 
     /// Whether [`Self::open`] would take a connection.
     pub fn has_room(&self) -> bool {
-        !self.conns.is_full() && self.drain.is_none()
+        self.conns.len() < self.settings.conn.connections_max && self.drain.is_none()
     }
 
     /// A connection was accepted. `None`: the shard is full or stopping, answer 503.

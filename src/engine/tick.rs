@@ -37,6 +37,7 @@ impl Engine {
     pub fn tick(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
         self.expire_messages(now);
         self.sweep_conns(now, closing);
+        self.move_again();
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
         self.messages.trim(TRIM_BUDGET);
@@ -155,6 +156,10 @@ impl Engine {
             closed: 0,
         });
         for id in open {
+            // Nobody moves to a shard that stops, too.
+            if self.conns.get(id).is_some_and(|conn| conn.moving.is_some()) {
+                self.move_no_more(id, now);
+            }
             // By chance, so that those closed together do not come back together.
             let reconnect_after_ms = least_ms + self.rng.random_range(0..=least_ms);
             let Some(conn) = self.conns.get(id) else { continue };
@@ -184,6 +189,7 @@ impl Engine {
                 Phase::Open
                     if conn.unanswered == 0
                         && conn.shown.is_none()
+                        && conn.moving.is_none()
                         && !conn.decoder.has_unread() =>
                 {
                     if turns == 0 {

@@ -4,6 +4,7 @@
 //! share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses an
 //! await.
 
+pub mod handoff;
 pub mod net;
 pub mod pulse;
 pub mod sockets;
@@ -21,8 +22,9 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
-use crate::mailbox::{Command, Handoff, ShardEvent};
+use crate::mailbox::{Command, ShardEvent};
 use crate::message::Micros;
+use crate::shard::handoff::Handoff;
 use crate::shard::net::Net;
 use crate::shard::pulse::Pulse;
 
@@ -40,8 +42,8 @@ pub struct ShardInit {
     pub commands: LaneReceiver<Command>,
     /// To control.
     pub events: LaneSender<ShardEvent>,
-    /// To the other shards.
-    pub siblings: Vec<LaneSender<Handoff>>,
+    /// To every shard, by its number; the one to itself is not used.
+    pub shards: Vec<LaneSender<Handoff>>,
     /// From the other shards.
     pub handed: LaneReceiver<Handoff>,
     /// Woken by commands, by the other shards and by the pulse.

@@ -6,6 +6,7 @@
 //! connection. Then the other tasks run, and the ring is asked.
 
 mod accept;
+mod moves;
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -75,6 +76,7 @@ pub struct Net {
     reading: Vec<ConnId>,
     dirty: Vec<ConnId>,
     resumed: Vec<ConnId>,
+    moves: Vec<ConnId>,
     closing: Vec<ConnId>,
     calls: Vec<Call>,
 }
@@ -106,6 +108,7 @@ impl Net {
             reading: Vec::new(),
             dirty: Vec::new(),
             resumed: Vec::new(),
+            moves: Vec::new(),
             closing: Vec::new(),
             calls: Vec::new(),
         })
@@ -309,6 +312,7 @@ impl Net {
         }
         self.start_calls();
         self.flush_all(now);
+        self.move_all(now);
         Ok(())
     }
 
@@ -558,8 +562,11 @@ impl Net {
             }
             self.init.pulse.answer(self.shell.now());
         }
-        // Who was handed over meanwhile is refused, not forgotten.
-        self.take_handed(self.shell.now());
+        // Who was handed over meanwhile is refused or told goodbye, not forgotten.
+        let now = self.shell.now();
+        self.take_handed(now);
+        self.tick(0, now);
+        self.flush_all(now);
         let shard = self.init.engine.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
         self.tell(ShardEvent::Stopped { shard, cut_off }).await;

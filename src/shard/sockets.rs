@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
@@ -88,6 +88,12 @@ impl Socket {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 /// All of them, by the slot of their connection.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -97,19 +103,24 @@ pub struct Sockets {
 impl Sockets {
     /// Enters a socket.
     pub fn insert(&mut self, id: ConnId, stream: TcpStream) -> &mut Socket {
+        let (readable, writable) = (true, true);
+        let (ending, listed, shut) = (false, false, false);
+        self.place(id, Socket { stream, id, readable, ending, listed, writable, shut })
+    }
+
+    /// Enters a socket that came from another shard, as one that is ready for anything: what its
+    /// set had told is not known here.
+    pub fn take_over(&mut self, id: ConnId, mut socket: Socket) {
+        (socket.id, socket.readable, socket.writable, socket.listed) = (id, true, true, true);
+        self.place(id, socket);
+    }
+
+    fn place(&mut self, id: ConnId, socket: Socket) -> &mut Socket {
         let slot = id.slot();
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        self.slots[slot].insert(Socket {
-            stream,
-            id,
-            readable: true,
-            ending: false,
-            listed: false,
-            writable: true,
-            shut: false,
-        })
+        self.slots[slot].insert(socket)
     }
 
     /// The socket of a connection, unless it is gone.

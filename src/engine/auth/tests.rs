@@ -13,17 +13,17 @@ use crate::engine::conns::ReadNext;
 use crate::ids::ShardId;
 use crate::mailbox::Published;
 
-const SECRET: &str = "01234567890123456789012345678901";
+pub(in crate::engine) const SECRET: &str = "01234567890123456789012345678901";
 const OTHER: &str = "abcdefghijklmnopqrstuvwxyzabcdef";
 /// Unix time at the start of a test.
-const START_S: i64 = 1_700_000_000;
+pub(in crate::engine) const START_S: i64 = 1_700_000_000;
 
 struct Rig {
     engine: Engine,
     now: Micros,
 }
 
-fn published(secret: &str, required: bool) -> Published {
+pub(in crate::engine) fn published(secret: &str, required: bool) -> Published {
     let files = from_files(Files::embedded(), &[], &Overrides::default());
     let mut config = files.expect("the built-in files are right");
     let source = KeySource::Secret(secret.into());
@@ -64,11 +64,11 @@ fn token_of(secret: &str, user: &str, lifetime_s: u32) -> String {
     mint(&wanted, SigningKey::Secret(secret.as_bytes())).expect("a token")
 }
 
-fn token(user: &str) -> String {
+pub(in crate::engine) fn token(user: &str) -> String {
     token_of(SECRET, user, 600)
 }
 
-fn frame(text: &str) -> Vec<u8> {
+pub(in crate::engine) fn frame(text: &str) -> Vec<u8> {
     if text.len() < 126 {
         return [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat();
     }
@@ -76,7 +76,7 @@ fn frame(text: &str) -> Vec<u8> {
     [&[0x81, 0x80 | 126, len[0], len[1], 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
-fn auth(seq: u64, token: &str) -> Vec<u8> {
+pub(in crate::engine) fn auth(seq: u64, token: &str) -> Vec<u8> {
     frame(&format!(r#"{{"type":"auth","seq":{seq},"payload":{{"token":"{token}"}}}}"#))
 }
 

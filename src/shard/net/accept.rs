@@ -4,8 +4,8 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::lanes::LaneRefusal;
 use crate::limits;
-use crate::mailbox::Handoff;
 use crate::message::Micros;
+use crate::shard::handoff::Handoff;
 use crate::shard::net::Net;
 use crate::shard::sockets::{Accepted, accept};
 use crate::stats::Counter;
@@ -76,9 +76,13 @@ impl Net {
             return Some(stream);
         }
         let mut handoff = Handoff::Client { stream, peer };
-        for _ in 0..self.init.siblings.len() {
-            self.next_sibling = (self.next_sibling + 1) % self.init.siblings.len();
-            match self.init.siblings[self.next_sibling].try_send(handoff) {
+        let own = usize::from(self.init.engine.shard.0);
+        for _ in 0..self.init.shards.len() {
+            self.next_sibling = (self.next_sibling + 1) % self.init.shards.len();
+            if self.next_sibling == own {
+                continue;
+            }
+            match self.init.shards[self.next_sibling].try_send(handoff) {
                 Ok(()) => {
                     self.shell.enter(|engine| engine.count(Counter::HandedOver, 1));
                     return None;
@@ -89,8 +93,10 @@ impl Net {
                 }
             }
         }
-        let Handoff::Client { stream, .. } = handoff;
-        Some(stream)
+        match handoff {
+            Handoff::Client { stream, .. } => Some(stream),
+            Handoff::Moved(_) => unreachable!("made above"),
+        }
     }
 
     /// Takes what other shards handed over. One hop: a client for whom there is no room here either
@@ -99,6 +105,7 @@ impl Net {
         for _ in 0..limits::LANE_BUDGET {
             match self.init.handed.try_recv() {
                 Some(Handoff::Client { stream, peer }) => self.admit(stream, peer, now),
+                Some(Handoff::Moved(moved)) => self.arrive(*moved, now),
                 None => return,
             }
         }

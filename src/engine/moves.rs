@@ -1,0 +1,226 @@
+//! A connection moves to its user's home shard, so that all of one user (order, deduplication,
+//! limits) is local to one core.
+//!
+//! ```text
+//!   identity known --at rest--> depart --a lane--> arrive: signed in, its bytes go on
+//!                                  ^         |
+//!                                  +--stay---+  the lane is full: again with the next tick
+//! ```
+//!
+//! At rest means: nothing more is read, and no message of it is without an answer. What was read
+//! and not decoded, and what was not sent yet, moves along; so the client notices nothing. One
+//! whose token came with the upgrade moves before the upgrade is answered.
+
+use crate::auth::Identity;
+use crate::config::snapshot::affinity_hash;
+use crate::engine::Engine;
+use crate::engine::answer::mark_dirty;
+use crate::engine::conns::{Conn, Phase};
+use crate::engine::inbound::close;
+use crate::ids::{ConnId, ShardId, TenantId, home_shard};
+use crate::message::{Micros, Reason, Reject, ServerMessage};
+use crate::stats::Counter;
+use crate::wire::client;
+
+/// Where a connection is to go: waits with it until it is at rest.
+#[derive(Debug)]
+pub struct Moving {
+    /// Who signs in there.
+    pub identity: Identity,
+    /// The `auth` message that is answered there; the upgrade if there was none.
+    pub seq: u64,
+}
+
+/// A connection between two shards.
+#[derive(Debug)]
+pub struct Departed(Box<Conn>);
+
+/// Connections that a shard takes over although it has as many as it accepts: an eighth, since
+/// users spread over shards by hash (of 100,000 on two shards one has 1 % too many in one case of
+/// ten thousand).
+fn spare(connections_max: usize) -> usize {
+    connections_max / 8
+}
+
+/// Places for those who come on top, only to be told that there is no room.
+const TURNED_AWAY_MAX: usize = 64;
+
+/// Connections that a shard has place for.
+pub(super) fn places(connections_max: usize) -> usize {
+    connections_max + spare(connections_max) + TURNED_AWAY_MAX
+}
+
+const CROWDED: Reject = Reject {
+    reason: Reason::Unavailable,
+    text: "the shard of this user is full; connect again later",
+    retry_after_ms: 1_000,
+};
+
+impl Engine {
+    /// Whether the user's home is another shard, to which the connection may move.
+    pub(super) fn is_away(&self, identity: &Identity) -> bool {
+        self.drain.is_none() && self.home_of(identity) != self.shard
+    }
+
+    fn home_of(&self, identity: &Identity) -> ShardId {
+        let tenant = TenantId::of(identity.tenant.as_deref().unwrap_or_default());
+        home_shard(affinity_hash(tenant, identity.user.as_bytes()), self.shards)
+    }
+
+    /// From now on nothing is read of the connection; when it is at rest it moves.
+    pub(super) fn set_moving(&mut self, id: ConnId, identity: Identity, seq: u64) {
+        let Self { conns, effects, .. } = self;
+        let conn = conns.get_mut(id).expect("the caller has it");
+        conn.moving = Some(Box::new(Moving { identity, seq }));
+        conn.paused = true;
+        if conn.unanswered == 0 {
+            effects.moves.push(id);
+        }
+    }
+
+    /// Takes a connection out to be sent to the shard named, with its socket. `None`: it does not
+    /// move after all.
+    pub fn depart(&mut self, id: ConnId) -> Option<(ShardId, Departed)> {
+        let moving = self.conns.get(id)?.moving.as_deref()?;
+        let home = self.home_of(&moving.identity);
+        let conn = self.conns.remove(id)?;
+        debug_assert_eq!(conn.unanswered, 0, "at rest");
+        self.upgraded -= u64::from(conn.upgraded);
+        self.counters.inc(Counter::MovedOut);
+        Some((home, Departed(Box::new(conn))))
+    }
+
+    /// A connection comes home. `None`: there is not even a place for its last words; close its
+    /// socket.
+    pub fn arrive(&mut self, departed: Departed, now: Micros) -> Option<ConnId> {
+        let is_crowded = {
+            let max = self.settings.conn.connections_max;
+            self.conns.len() >= max + spare(max)
+        };
+        let id = self.settle_in(departed, now)?;
+        self.counters.inc(Counter::MovedIn);
+        let conn = self.conns.get_mut(id).expect("just put in");
+        match conn.phase {
+            _ if is_crowded => self.turn_away(id, now),
+            Phase::Handshake if self.drain.is_some() => self.refuse_handshake(id, now),
+            Phase::Handshake => {
+                self.shake_hands(id, &mut [], now);
+            }
+            Phase::Open
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => {
+                self.sign_in_moved(id);
+                self.tell_draining(id);
+            }
+        }
+        Some(id)
+    }
+
+    /// The lane did not take a connection: it stays, under another number. If the shard it should
+    /// go to has ended (`is_gone`), for good; else it tries again with the next tick.
+    pub fn stay(&mut self, departed: Departed, is_gone: bool, now: Micros) -> Option<ConnId> {
+        let id = self.settle_in(departed, now)?;
+        self.counters.inc(Counter::MoveDelayed);
+        self.away.push(id);
+        if is_gone || self.drain.is_some() {
+            self.move_no_more(id, now);
+        }
+        Some(id)
+    }
+
+    /// Puts a connection into the slab as it is.
+    fn settle_in(&mut self, Departed(mut conn): Departed, now: Micros) -> Option<ConnId> {
+        if self.conns.is_full() {
+            self.counters.inc(Counter::MoveLost);
+            return None;
+        }
+        conn.heard = now;
+        // Mostly the same: then the count is one that only this shard writes to.
+        if *conn.terms == *self.terms {
+            conn.terms = self.terms.clone();
+        }
+        self.message_bytes_high = self.message_bytes_high.max(conn.terms.frames.message_bytes_max);
+        self.upgraded += u64::from(conn.upgraded);
+        conn.dirty = false;
+        let id = self.conns.insert(*conn);
+        let Self { conns, effects, .. } = self;
+        let conn = conns.get_mut(id).expect("just put in");
+        if !conn.outbox.is_empty() {
+            mark_dirty(conn, id, &mut effects.dirty);
+        }
+        Some(id)
+    }
+
+    /// Signs an open connection in as whom it was moved for, and lets it go on.
+    fn sign_in_moved(&mut self, id: ConnId) {
+        let Self { conns, effects, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return };
+        let Some(moving) = conn.moving.take() else { return };
+        conn.paused = false;
+        effects.resumed.push(id);
+        self.welcome_user(id, moving.seq, moving.identity);
+    }
+
+    /// There is no room: the connection is told so, and closed.
+    fn turn_away(&mut self, id: ConnId, now: Micros) {
+        self.counters.inc(Counter::MoveRefused);
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        let seq = conn.moving.as_deref().map_or(0, |moving| moving.seq);
+        if conn.phase == Phase::Handshake {
+            self.refuse_upgrade(id, 503, CROWDED.text, now);
+        } else {
+            self.auth_error(id, seq, CROWDED.reason, CROWDED.text, CROWDED.retry_after_ms);
+            self.close(id, close::TRY_LATER, "this user's shard is full", now);
+        }
+    }
+
+    /// The connection will not move any more: its user signs in here.
+    pub(super) fn move_no_more(&mut self, id: ConnId, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match conn.phase {
+            Phase::Open => self.sign_in_moved(id),
+            // With the identity that is known.
+            Phase::Handshake if self.drain.is_none() => {
+                conn.paused = false;
+                self.effects.resumed.push(id);
+                self.shake_hands(id, &mut [], now);
+            }
+            // The stop refuses it.
+            Phase::Handshake
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => {}
+        }
+    }
+
+    /// The connection closes: it goes nowhere, and the end of its bytes is awaited.
+    pub(super) fn forget_move(&mut self, id: ConnId) {
+        let Self { conns, effects, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return };
+        if conn.moving.take().is_some() {
+            conn.paused = false;
+            effects.resumed.push(id);
+        }
+    }
+
+    /// Part of the tick: those whom a lane did not take try again.
+    pub(super) fn move_again(&mut self) {
+        self.effects.moves.append(&mut self.away);
+    }
+
+    /// A connection that came during the stop hears of it, as the others did when it began.
+    fn tell_draining(&mut self, id: ConnId) {
+        let Some(drain) = &self.drain else { return };
+        let Some(conn) = self.conns.get(id) else { return };
+        let reconnect_after_ms = drain.settings.reconnect.as_millis() as u32;
+        let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
+        self.send(
+            id,
+            &ServerMessage { kind: "draining", payload: &payload, ..Default::default() },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
