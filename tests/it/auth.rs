@@ -39,7 +39,7 @@ fn claims(user: &str, lifetime_s: i64) -> Value {
     json!({"sub": user, "iss": "us", "aud": "game", "exp": now_s() + lifetime_s})
 }
 
-fn token(user: &str) -> String {
+pub fn token(user: &str) -> String {
     signed(&header(), &claims(user, 600), SECRET.as_bytes())
 }
 
@@ -50,7 +50,7 @@ fn changed(change: impl FnOnce(&mut Value, &mut Value)) -> String {
     signed(&header, &claims, SECRET.as_bytes())
 }
 
-fn auth_of(secret: &str) -> Config {
+pub fn auth_of(secret: &str) -> Config {
     let key = format!("{{ id = \"k\", algorithm = \"HS256\", secret = \"{secret}\" }}");
     let rsa = "{ id = \"r\", algorithm = \"RS256\", public_key_file = \"RSA\" }";
     let dir = env!("CARGO_MANIFEST_DIR");
