@@ -249,7 +249,14 @@ impl Engine {
     }
 
     /// Told at once even for a one-way message: the connection may be closed next.
-    pub(super) fn auth_error(&mut self, id: ConnId, seq: u64, reason: Reason, text: &str, after_ms: u32) {
+    pub(super) fn auth_error(
+        &mut self,
+        id: ConnId,
+        seq: u64,
+        reason: Reason,
+        text: &str,
+        after_ms: u32,
+    ) {
         self.counters.inc(Counter::SystemErrors);
         self.counters.add(Counter::Answers, u64::from(seq > 0));
         self.reasons[reason as usize] += 1;

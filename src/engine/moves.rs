@@ -215,10 +215,7 @@ impl Engine {
         let Some(conn) = self.conns.get(id) else { return };
         let reconnect_after_ms = drain.settings.reconnect.as_millis() as u32;
         let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
-        self.send(
-            id,
-            &ServerMessage { kind: "draining", payload: &payload, ..Default::default() },
-        );
+        self.send(id, &ServerMessage { kind: "draining", payload: &payload, ..Default::default() });
     }
 }
 

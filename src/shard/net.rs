@@ -565,6 +565,7 @@ impl Net {
         // Who was handed over meanwhile is refused or told goodbye, not forgotten.
         let now = self.shell.now();
         self.take_handed(now);
+        self.resume(now);
         self.tick(0, now);
         self.flush_all(now);
         let shard = self.init.engine.shard;

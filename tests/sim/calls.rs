@@ -92,8 +92,8 @@ impl World {
     pub fn execute(&mut self, s: usize, items: &[backend::Item]) -> Vec<u64> {
         let mut runs = Vec::new();
         for item in items {
-            let peer = &self.peers[self.oracle.peer(item.unit)];
-            let order = (item.seq > 0).then(|| peer.sent[&item.seq].order);
+            let peer = self.oracle.peer(item.unit).filter(|_| item.seq > 0);
+            let order = peer.map(|p| self.peers[p].sent[&item.seq].order);
             runs.push(self.oracle.runs(item.unit, (s, item.request_id), order));
         }
         runs

@@ -68,8 +68,11 @@ pub struct Peer {
     pub next_seq: u64,
     pub orders: u64,
     pub sent: BTreeMap<u64, Sent>,
-    /// Messages with an id that may be repeated, and their units.
+    /// Messages with an id that may be repeated, and their units: of the present identity.
     pub with_id: Vec<(Message, u64)>,
+    /// Who it signs in as, and whether it has: all it writes from then on is that user's.
+    pub user: usize,
+    pub signed: bool,
     pub session: Option<String>,
 }
 
@@ -101,6 +104,8 @@ impl Peer {
             orders: 0,
             sent: BTreeMap::new(),
             with_id: Vec::new(),
+            user: 0,
+            signed: false,
             session: None,
         }
     }
@@ -155,7 +160,8 @@ impl Peer {
         }
         assert!(self.session.is_some() || !self.open, "welcome comes first");
         if answer.seq == 0 {
-            let known = ["welcome", "draining", "error", "pong"].contains(&answer.kind.as_str());
+            let known = ["welcome", "draining", "error", "pong", "auth_ok"];
+            let known = known.contains(&answer.kind.as_str());
             assert!(known, "promise 1: an answer to nothing: {answer:?}");
             return None;
         }

@@ -1,9 +1,12 @@
 //! What clients do: talk in bursts, repeat themselves, break rules, read slowly, leave.
 
-use shardgate::config::snapshot::PayloadKind;
+use shardgate::config::snapshot::{PayloadKind, Route};
 use shardgate::message::Encoding;
+use shardgate::wire::client;
 
-use crate::client::What;
+use crate::client::{Peer, What};
+use crate::oracle::Sender;
+use crate::plan;
 use crate::wire::{self, Message};
 use crate::world::{Event, World};
 
@@ -44,7 +47,9 @@ impl World {
         let faults = self.plan.faults.clone();
         let encoding = self.peers[p].encoding;
         if self.peers[p].written == 0 {
-            let upgrade = wire::upgrade(encoding, &mut self.dice);
+            let token = self.dice.chance(faults.sign_in).then(|| self.token(p));
+            let upgrade = wire::upgrade(encoding, token.as_deref(), &mut self.dice);
+            self.peers[p].signed = token.is_some();
             self.peers[p].write(&upgrade);
             // Some do not wait for the answer.
             if !self.dice.chance(20) {
@@ -56,6 +61,10 @@ impl World {
         }
         if self.dice.chance(faults.bad) {
             return self.misbehave(p);
+        }
+        // In front of a burst, so that there is something behind it.
+        if self.dice.chance(faults.sign_in / 4) {
+            self.sign_in(p);
         }
         for _ in 0..self.dice.range(1, self.plan.burst) {
             match self.dice.below(20) {
@@ -70,16 +79,62 @@ impl World {
         }
     }
 
+    /// A token of the client's user; now and then one that is none, or that ends soon.
+    fn token(&mut self, p: usize) -> String {
+        let lifetime_s = self.dice.pick(&[1, 600, 600, 600]);
+        let mut token = plan::token(self.peers[p].user, self.now, lifetime_s);
+        if self.dice.chance(3) {
+            token.pop();
+        }
+        token
+    }
+
+    /// Signs in, or again, or as somebody else.
+    fn sign_in(&mut self, p: usize) {
+        let other = self.peers[p].signed && self.dice.chance(10);
+        let token = match other {
+            true => plan::token(self.peers[p].user + 1, self.now, 600),
+            false => self.token(p),
+        };
+        let auth = client::Auth { token };
+        let payload = client::payload(self.peers[p].encoding, &auth);
+        let message = Message { kind: "auth", payload, ..Message::default() };
+        if !std::mem::replace(&mut self.peers[p].signed, true) {
+            // What was sent so far was the session's.
+            self.peers[p].with_id.clear();
+        }
+        let one_way = self.dice.chance(20);
+        self.submit(p, message, What::Own, one_way);
+    }
+
+    /// What another connection of the same user has sent, again.
+    fn say_anothers(&mut self, p: usize) -> bool {
+        let user = self.peers[p].user;
+        let Some(shared) = self.shared.get(&user).filter(|_| self.peers[p].signed) else {
+            return false;
+        };
+        let bytes = self.peers[p].encoding == Encoding::Json;
+        let at = self.dice.below(shared.len() as u64) as usize;
+        let (mut message, unit) = shared[at].clone();
+        message.is_bytes = bytes && self.plan.route(message.msg_id).is_some_and(is_bytes);
+        self.oracle.repeats(unit);
+        self.submit(p, message, What::Business(unit), false);
+        true
+    }
+
     /// A message to a service, sometimes one that was sent before.
     fn say(&mut self, p: usize) {
         let faults = self.plan.faults.clone();
+        if self.dice.chance(faults.repeat / 3) && self.say_anothers(p) {
+            return;
+        }
         let known = self.peers[p].with_id.len() as u64;
         if known > 0 && self.dice.chance(faults.repeat) {
             let at = self.dice.below(known.min(20));
             let (mut message, unit) = self.peers[p].with_id[(known - 1 - at) as usize].clone();
             if self.dice.chance(5) {
                 // The same id for something else: refused.
-                let unit = self.new_unit(p, &mut message);
+                let unit = self.new_unit(p, &mut message, false);
                 return self.submit(p, message, What::Business(unit), false);
             }
             self.oracle.repeats(unit);
@@ -89,11 +144,11 @@ impl World {
         let msg_id = first + self.dice.below(4) as u32 * 100 + self.dice.below(3) as u32;
         let msg_id = if self.dice.chance(1) { 5_555 } else { msg_id };
         let route = self.plan.route(msg_id).cloned();
-        let bytes = route.as_ref().is_some_and(|r| r.payload == PayloadKind::Bytes);
+        let bytes = route.as_ref().is_some_and(is_bytes);
         let mut message = Message { msg_id, ..Message::default() };
         message.is_bytes = bytes && self.peers[p].encoding == Encoding::Json;
         if self.dice.chance(faults.with_id) {
-            message.id = format!("id{}", self.peers[p].with_id.len());
+            message.id = format!("id{p}-{}", self.peers[p].orders);
         }
         if self.dice.chance(60) {
             message.key = format!("room{}", self.dice.below(3));
@@ -102,18 +157,25 @@ impl World {
             message.deadline_ms = self.dice.range(1, 40) as u32;
         }
         let one_way = message.id.is_empty() && self.dice.chance(faults.one_way);
-        let unit = self.new_unit(p, &mut message);
+        let signed = self.peers[p].signed;
+        let shared = signed && !message.id.is_empty() && self.dice.chance(30);
+        let unit = self.new_unit(p, &mut message, shared);
         if !message.id.is_empty() {
             self.peers[p].with_id.push((message.clone(), unit));
+        }
+        if shared {
+            let user = self.peers[p].user;
+            self.shared.entry(user).or_default().push((message.clone(), unit));
         }
         self.submit(p, message, What::Business(unit), one_way);
     }
 
     /// Gives the message its unit, which stands in its payload.
-    fn new_unit(&mut self, p: usize, message: &mut Message) -> u64 {
-        let order = self.peers[p].orders;
+    fn new_unit(&mut self, p: usize, message: &mut Message, shared: bool) -> u64 {
+        let Peer { orders: order, signed, .. } = self.peers[p];
         let route = self.plan.route(message.msg_id).cloned();
-        let unit = self.oracle.sends(p, message, route.as_ref(), order);
+        let sender = Sender { peer: p, signed, shared, order };
+        let unit = self.oracle.sends(&sender, message, route.as_ref());
         let large = self.dice.chance(self.plan.faults.large);
         let most = if large { 6_000 } else { 40 };
         let filler = "x".repeat(self.dice.below(most) as usize);
@@ -269,6 +331,10 @@ impl World {
             self.replace();
         }
     }
+}
+
+fn is_bytes(route: &Route) -> bool {
+    route.payload == PayloadKind::Bytes
 }
 
 fn opcode(encoding: Encoding) -> u8 {

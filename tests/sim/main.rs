@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plan::Plan;
+use shardgate::stats::Counter;
 use world::World;
 
 /// Seeds of a plain run of the tests: some 20 s of one core in a debug build.
@@ -28,6 +29,9 @@ const QUIET_STEP_US: u64 = 500_000;
 /// ... and so many at most: a client that may have one message without an answer can have written
 /// some hundred of them, each of which may wait for a timeout.
 const QUIET_STEPS_MAX: u32 = 600;
+
+/// What becomes of connections that move.
+const MOVES: [Counter; 3] = [Counter::MovedIn, Counter::MoveDelayed, Counter::MoveRefused];
 
 /// Prints how to run the seed again if the run panics.
 struct OnFailure(u64);
@@ -66,7 +70,12 @@ fn run(seed: u64) -> Seen {
         world.run(until);
     }
     world.check_end();
-    Seen { trace: world.trace(), answers: world.oracle.seen.clone(), runs: world.oracle.runs }
+    let mut answers = world.oracle.seen.clone();
+    for counter in MOVES {
+        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
+        answers.insert(counter.name().into(), of_all.sum());
+    }
+    Seen { trace: world.trace(), answers, runs: world.oracle.runs }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -117,6 +126,10 @@ fn the_promises_hold_in_every_world() {
     for word in ["(service)", "OUTCOME_UNKNOWN", "UNAVAILABLE", "EXPIRED", "QUEUE_FULL", "DRAINING"]
     {
         assert!(answers.get(word).is_some_and(|&n| n >= seeds / 4), "{word} is too rare");
+    }
+    for (counter, least) in MOVES.into_iter().zip([seeds, seeds / 4, seeds / 20]) {
+        let seen = answers[counter.name()];
+        assert!(seen >= least, "{}: {seen}, too rare", counter.name());
     }
 }
 

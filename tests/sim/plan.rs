@@ -4,8 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shardgate::auth::Verifier;
+use shardgate::auth::load::LocalKeys;
+use shardgate::auth::mint::{SigningKey, Wanted, mint};
+use shardgate::config::Overrides;
+use shardgate::config::load::{Files, from_files};
 use shardgate::config::ring::Ring;
-use shardgate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
+use shardgate::config::settings::{
+    Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, ShardSettings,
+    StopSettings, Tenants,
+};
 use shardgate::config::snapshot::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
 };
@@ -54,6 +62,8 @@ pub struct Faults {
     pub stall: u64,
     /// Messages with a deadline of a few milliseconds.
     pub short_deadline: u64,
+    /// Client actions that sign in, and upgrades with a token.
+    pub sign_in: u64,
     /// Instances that come and go slowly: answer times in microseconds.
     pub answer_us: u64,
 }
@@ -65,6 +75,8 @@ pub struct Plan {
     pub shards: usize,
     pub clients: usize,
     pub gateway: Arc<GatewaySettings>,
+    /// Verifies tokens, if clients sign in.
+    pub verifier: Option<Arc<Verifier>>,
     pub settings: ShardSettings,
     pub routes: Vec<Route>,
     pub faults: Faults,
@@ -85,16 +97,23 @@ impl Plan {
         let mut d = Dice::new(seed ^ 0x7368_6172_6467_6174);
         let active_us = d.range(300, 2_500) * 1_000;
         let drain_at_us = d.chance(35).then(|| d.range(100_000, active_us));
-        let gateway =
+        let mut gateway =
             GatewaySettings { explain_to_clients: d.chance(50), ..GatewaySettings::default() };
+        let verifier = d.chance(60).then(|| sign_in(&mut gateway, &mut d));
+        let (mut routes, mut faults) = (routes(&mut d), faults(&mut d));
+        if verifier.is_none() {
+            faults.sign_in = 0;
+            routes.iter_mut().for_each(|route| route.needs_user = false);
+        }
         Self {
             seed,
             shards: d.range(1, 4) as usize,
             clients: d.range(1, 12) as usize,
             gateway: Arc::new(gateway),
+            verifier,
             settings: settings(&mut d),
-            routes: routes(&mut d),
-            faults: faults(&mut d),
+            routes,
+            faults,
             pause_us: d.pick(&[2_000, 20_000, 100_000]),
             burst: d.pick(&[1, 3, 10, 30]),
             active_us,
@@ -112,6 +131,45 @@ impl Plan {
     pub fn route(&self, msg_id: u32) -> Option<&Route> {
         self.routes.iter().find(|r| (r.first..=r.last).contains(&msg_id))
     }
+}
+
+const SECRET: &str = "01234567890123456789012345678901";
+/// Unix time when a run begins.
+pub const UNIX_AT_BOOT_S: i64 = 1_700_000_000;
+
+/// Clients can sign in: what verifies their tokens.
+fn sign_in(gateway: &mut GatewaySettings, d: &mut Dice) -> Arc<Verifier> {
+    let source = KeySource::Secret(SECRET.into());
+    gateway.auth = AuthSettings {
+        mode: AuthMode::Jwt,
+        required: d.chance(30),
+        tenants: d.pick(&[Tenants::One, Tenants::Many]),
+        timeout: Duration::from_millis(d.pick(&[100, 10_000])),
+        leeway: Duration::ZERO,
+        keys: vec![AuthKey { id: "k".into(), algorithm: Algorithm::Hs256, source }],
+        ..AuthSettings::default()
+    };
+    let files = from_files(Files::embedded(), &[], &Overrides::default());
+    let mut config = files.expect("the built-in files are right");
+    config.gateway.auth = gateway.auth.clone();
+    let keys = LocalKeys::read(&config).expect("no files");
+    keys.verifier(&config, None).expect("tokens are on")
+}
+
+/// A token of the user numbered `user`.
+pub fn token(user: usize, now_us: u64, lifetime_s: u32) -> String {
+    let wanted = Wanted {
+        algorithm: Algorithm::Hs256,
+        key_id: Some("k"),
+        user: &format!("user-{user}"),
+        tenant: Some(if user % 2 == 0 { "even" } else { "odd" }),
+        groups: &[],
+        issuer: None,
+        audience: None,
+        now_unix_s: UNIX_AT_BOOT_S + (now_us / 1_000_000) as i64,
+        lifetime_s,
+    };
+    mint(&wanted, SigningKey::Secret(SECRET.as_bytes())).expect("a token")
 }
 
 fn settings(d: &mut Dice) -> ShardSettings {
@@ -170,7 +228,7 @@ fn routes(d: &mut Dice) -> Vec<Route> {
                 failover: if d.chance(75) { Failover::Next } else { Failover::None },
                 method: unary.then(|| Arc::from("/game.Legacy/Do")),
                 service_text: d.chance(50),
-                needs_user: false,
+                needs_user: d.chance(20),
             });
         }
     }
@@ -201,6 +259,7 @@ fn faults(d: &mut Dice) -> Faults {
         split: d.pick(&[0, 20, 90]),
         stall: d.pick(&[0, 0, 5]),
         short_deadline: d.pick(&[0, 0, 10, 50]),
+        sign_in: d.pick(&[5, 30, 100]),
         answer_us: d.pick(&[300, 3_000, 30_000]),
     }
 }

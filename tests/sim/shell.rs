@@ -11,7 +11,7 @@ use shardgate::mailbox::{Command, ShardEvent};
 use shardgate::message::Micros;
 use shardgate::stats::Counter;
 
-use crate::world::{Event, Socket, World};
+use crate::world::{Event, Handed, Socket, World};
 
 /// Bytes of one read of the shell.
 const SCRATCH: usize = 4 << 10;
@@ -86,14 +86,84 @@ impl World {
         for id in dirty {
             self.flush(s, id);
         }
+        self.move_all(s);
         self.after_turn(s);
+    }
+
+    /// Connections at rest leave for their user's home.
+    fn move_all(&mut self, s: usize) {
+        let now = Micros(self.now);
+        for id in std::mem::take(&mut self.shards[s].engine.effects.moves) {
+            let Some((home, departed)) = self.shards[s].engine.depart(id) else { continue };
+            let socket = self.shards[s].sockets.remove(&id).expect("a connection has a socket");
+            let (p, to) = (socket.peer, usize::from(home.0));
+            self.peers[p].conn = None;
+            let handed = Handed::Moved(p, Box::new(departed));
+            let refused = match self.shards[to].stopped {
+                true => handed,
+                false => match self.shards[to].handoff.try_send(handed) {
+                    Ok(()) => {
+                        self.peers[p].shard = to;
+                        self.wake(to);
+                        continue;
+                    }
+                    Err(LaneRefusal::Full(back) | LaneRefusal::Closed(back)) => back,
+                },
+            };
+            let is_gone = self.shards[to].stopped;
+            let Handed::Moved(p, departed) = refused else { unreachable!("made above") };
+            let id = self.shards[s].engine.stay(*departed, is_gone, now);
+            self.settle(s, p, id);
+        }
+    }
+
+    /// The socket of a connection that was just put in: as one that is ready for anything.
+    fn settle(&mut self, s: usize, p: usize, id: Option<ConnId>) {
+        let Some(id) = id else {
+            self.peers[p].gateway_ended = true;
+            return self.soon_read(p);
+        };
+        self.peers[p].conn = Some(id);
+        let socket = Socket { peer: p, readable: true, writable: true, listed: true };
+        self.shards[s].sockets.insert(id, socket);
+        self.shards[s].to_read.push(id);
+    }
+
+    fn take_handed(&mut self, s: usize) {
+        while let Some(handed) = self.shards[s].handed.try_recv() {
+            match handed {
+                Handed::Fresh(p) => self.admit(s, p),
+                Handed::Moved(p, departed) => {
+                    let id = self.shards[s].engine.arrive(*departed, Micros(self.now));
+                    self.settle(s, p, id);
+                }
+            }
+        }
+    }
+
+    /// The orderly end: who was handed over meanwhile is told goodbye.
+    fn end(&mut self, s: usize) {
+        self.take_handed(s);
+        self.resume(s);
+        self.shards[s].engine.end_turn(Micros(self.now));
+        let mut closing = Vec::new();
+        self.shards[s].engine.tick(Micros(self.now), &mut closing);
+        self.note_closing(s);
+        for id in std::mem::take(&mut self.shards[s].engine.effects.dirty) {
+            self.flush(s, id);
+        }
+        let left: Vec<ConnId> = self.shards[s].sockets.keys().copied().collect();
+        for id in left {
+            self.close(s, id);
+        }
+        self.shards[s].stopped = true;
+        self.oracle.shards_run = false;
     }
 
     pub fn after_turn(&mut self, s: usize) {
         let shard = &mut self.shards[s];
         if shard.stopping && shard.engine.is_drained() {
-            shard.stopped = true;
-            return;
+            return self.end(s);
         }
         if let Some(due) = shard.engine.next_due() {
             assert!(due.0 > self.now, "what is due was not done: the loop would spin");
@@ -115,9 +185,7 @@ impl World {
             return;
         }
         let now = Micros(self.now);
-        while let Some(p) = self.shards[s].handed.try_recv() {
-            self.admit(s, p);
-        }
+        self.take_handed(s);
         while let Some(command) = self.shards[s].commands.try_recv() {
             match command {
                 Command::Adopt(published) => {
@@ -175,7 +243,7 @@ impl World {
             if self.shards[other].stopped {
                 continue;
             }
-            if self.shards[other].handoff.try_send(p).is_ok() {
+            if self.shards[other].handoff.try_send(Handed::Fresh(p)).is_ok() {
                 self.shards[s].engine.count(Counter::HandedOver, 1);
                 self.peers[p].shard = other;
                 self.wake(other);

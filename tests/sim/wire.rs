@@ -10,15 +10,16 @@ use shardgate::wire::client::generated;
 use crate::dice::Dice;
 
 /// The upgrade request.
-pub fn upgrade(encoding: Encoding, dice: &mut Dice) -> Vec<u8> {
+pub fn upgrade(encoding: Encoding, token: Option<&str>, dice: &mut Dice) -> Vec<u8> {
     let protocol = match encoding {
         Encoding::Json if dice.chance(30) => "",
         Encoding::Json => "Sec-WebSocket-Protocol: shardgate.v1.json\r\n",
         Encoding::Protobuf => "Sec-WebSocket-Protocol: x, shardgate.v1.protobuf\r\n",
     };
+    let shown = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
     format!(
         "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{protocol}\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{protocol}{shown}\r\n"
     )
     .into_bytes()
 }

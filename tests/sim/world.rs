@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shardgate::config::snapshot::{Instance, Share, Snapshot};
+use shardgate::engine::moves::Departed;
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
 use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
@@ -18,6 +19,7 @@ use crate::client::{Peer, UP_BYTES_MAX};
 use crate::dice::Dice;
 use crate::oracle::Oracle;
 use crate::plan::{self, Plan, SERVICES, UNARY};
+use crate::wire::Message;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
@@ -52,6 +54,15 @@ pub struct Socket {
     pub listed: bool,
 }
 
+/// What `Handoff` carries in the shell.
+#[derive(Debug)]
+pub enum Handed {
+    /// A client of a full shard.
+    Fresh(usize),
+    /// A connection that comes home, of this client.
+    Moved(usize, Box<Departed>),
+}
+
 pub struct Shard {
     pub engine: Engine,
     pub sockets: BTreeMap<ConnId, Socket>,
@@ -62,9 +73,9 @@ pub struct Shard {
     pub bell: Arc<Doorbell>,
     pub commands: LaneReceiver<Command>,
     pub control: LaneSender<Command>,
-    /// Clients of full shards, into this one: what `Handoff` carries there.
-    pub handoff: LaneSender<usize>,
-    pub handed: LaneReceiver<usize>,
+    /// Clients of other shards, into this one.
+    pub handoff: LaneSender<Handed>,
+    pub handed: LaneReceiver<Handed>,
     pub turn_at: Option<u64>,
     pub stalled_until: u64,
     pub stopping: bool,
@@ -85,6 +96,8 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub calls: Calls,
     pub oracle: Oracle,
+    /// Messages that any connection of a user may send again.
+    pub shared: BTreeMap<usize, Vec<(Message, u64)>>,
     /// Clients send; faults occur.
     pub active: bool,
     pub draining: bool,
@@ -97,6 +110,8 @@ pub struct World {
     pub turns: u64,
 }
 
+/// Users that clients sign in as.
+const USERS: u64 = 5;
 /// When a run begins: not at 0, so that 0 can mean "never".
 const START_US: u64 = 1_000_000;
 
@@ -121,6 +136,7 @@ impl World {
             peers: Vec::new(),
             calls: Calls::new(),
             oracle: Oracle::new(plan.settings.dedup.enabled),
+            shared: BTreeMap::new(),
             active: true,
             draining: false,
             instance_ids: instances.len() as u32,
@@ -223,6 +239,7 @@ impl World {
         let down_max = if slow { 2 << 10 } else { 32 << 10 };
         let p = self.peers.len();
         self.peers.push(Peer::new(s, encoding, slow, down_max));
+        self.peers[p].user = self.dice.below(USERS) as usize;
         self.shards[s].backlog.push_back(p);
         let after = self.dice.below(20_000);
         self.at(after, Event::Write(p));
@@ -258,7 +275,7 @@ impl World {
                 snapshot: snapshot.clone(),
                 gateway: self.plan.gateway.clone(),
                 settings: self.plan.settings.clone(),
-                auth: None,
+                auth: self.plan.verifier.clone(),
             };
             let command = Command::Adopt(Box::new(published));
             if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {
@@ -314,6 +331,7 @@ impl World {
         let shards_rest = self.shards.iter().all(|shard| {
             let view = shard.engine.view();
             let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none();
+            let idle = idle && shard.handed.is_empty() && !view.conns.iter().any(|c| c.paused);
             shard.stopped || !self.draining && idle
         });
         let peers_rest = self.peers.iter().all(|p| {
@@ -367,9 +385,9 @@ impl Shard {
             gateway: plan.gateway.clone(),
             settings: plan.settings.clone(),
             snapshot: snapshot.clone(),
-            auth: None,
+            auth: plan.verifier.clone(),
             boot_id: 7,
-            unix_at_boot_us: 1_700_000_000_000_000,
+            unix_at_boot_us: plan::UNIX_AT_BOOT_S * 1_000_000,
             seed,
         });
         Self {

@@ -74,9 +74,9 @@ impl Rig {
         engine.end_turn(self.now);
         engine.check_invariants().expect("consistent");
         let moves = std::mem::take(&mut engine.effects.moves);
-        let left = moves.into_iter().filter_map(|id| {
-            engine.depart(id).map(|(home, departed)| (id, home, departed))
-        });
+        let left = moves
+            .into_iter()
+            .filter_map(|id| engine.depart(id).map(|(home, departed)| (id, home, departed)));
         let left = left.collect();
         engine.check_invariants().expect("consistent");
         left
