@@ -73,6 +73,8 @@ pub struct Peer {
     /// Who it signs in as, and whether it has: all it writes from then on is that user's.
     pub user: usize,
     pub signed: bool,
+    /// It has said all it had to say, and waits for its answers.
+    pub silent: bool,
     pub session: Option<String>,
 }
 
@@ -106,6 +108,7 @@ impl Peer {
             with_id: Vec::new(),
             user: 0,
             signed: false,
+            silent: false,
             session: None,
         }
     }
@@ -117,6 +120,7 @@ impl Peer {
             && !self.ends
             && !self.draining
             && !self.says_close
+            && !self.silent
             && self.close_code.is_none()
     }
 

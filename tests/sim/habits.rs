@@ -63,7 +63,8 @@ impl World {
             return self.misbehave(p);
         }
         // In front of a burst, so that there is something behind it.
-        if self.dice.chance(faults.sign_in / 4) {
+        let signs_in = self.dice.chance(faults.sign_in / 4);
+        if signs_in {
             self.sign_in(p);
         }
         for _ in 0..self.dice.range(1, self.plan.burst) {
@@ -77,6 +78,8 @@ impl World {
                 _ => self.say(p),
             }
         }
+        // Nothing comes behind to carry along what was forgotten.
+        self.peers[p].silent = signs_in && self.dice.chance(20);
     }
 
     /// A token of the client's user; now and then one that is none, or that ends soon.
