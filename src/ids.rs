@@ -104,6 +104,21 @@ slot_key! {
     /// An idempotency key that a shard remembers.
     DedupKey
 }
+slot_key! {
+    /// A user, or an address, whose connections and messages a shard counts.
+    PartyKey
+}
+
+impl PartyKey {
+    /// Nobody: the default, which no party ever has.
+    pub const NONE: Self = Self(0);
+}
+
+impl Default for PartyKey {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
 
 /// Public id of a session: 80 random bits as 16 characters of base32 (Crockford's alphabet).
 ///

@@ -140,7 +140,13 @@ impl Engine {
             return Entry::Later;
         }
         match self.verify(token, now) {
-            Verified::Good(identity) => Entry::As(Some(identity)),
+            Verified::Good(identity) => match self.admit_user(id, &identity, now) {
+                Ok(()) => Entry::As(Some(identity)),
+                Err(Reject { text, retry_after_ms, .. }) => {
+                    let response = handshake::refuse_for(429, text, retry_after_ms);
+                    Entry::Refused(response, 429, text)
+                }
+            },
             Verified::Bad(refusal) => {
                 let response = handshake::refuse(401, &refusal.text());
                 Entry::Refused(response, 401, refusal.label())
@@ -163,7 +169,7 @@ impl Engine {
                 self.send_auth_ok(id, 0);
             }
             None if needs => conn.auth_by = Micros(now.0 + timeout_us),
-            None => {}
+            None => self.becomes_known(id),
         }
     }
 
@@ -190,7 +196,7 @@ impl Engine {
 
     fn authenticate(&mut self, id: ConnId, seq: u64, token: &str, now: Micros) {
         match self.verify(token, now) {
-            Verified::Good(identity) => self.take_identity(id, seq, identity),
+            Verified::Good(identity) => self.take_identity(id, seq, identity, now),
             Verified::Bad(refusal) => {
                 self.auth_error(id, seq, Reason::Unauthenticated, &refusal.text(), 0);
                 self.counters.inc(Counter::ClosedBadToken);
@@ -203,12 +209,18 @@ impl Engine {
         }
     }
 
-    fn take_identity(&mut self, id: ConnId, seq: u64, identity: Identity) {
+    fn take_identity(&mut self, id: ConnId, seq: u64, identity: Identity, now: Micros) {
         let Some(conn) = self.conns.get(id) else { return };
         let same =
             |known: &Identity| (&known.user, &known.tenant) == (&identity.user, &identity.tenant);
         if conn.identity.user.as_deref().is_some_and(|known| !same(known)) {
             self.auth_error(id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
+            return;
+        }
+        if let Err(Reject { reason, text, retry_after_ms }) = self.admit_user(id, &identity, now) {
+            self.auth_error(id, seq, reason, text, retry_after_ms);
+            self.counters.inc(Counter::ClosedTryLater);
+            self.close(id, close::TRY_LATER, text, now);
             return;
         }
         self.sign_in(id, identity);
@@ -224,6 +236,7 @@ impl Engine {
         conn.user_hash = affinity_hash(tenant, identity.user.as_bytes());
         conn.identity.user = Some(Arc::new(identity));
         conn.auth_by = Micros(u64::MAX);
+        self.becomes_known(id);
     }
 
     fn send_auth_ok(&mut self, id: ConnId, seq: u64) {
@@ -300,11 +313,11 @@ impl Engine {
         self.auth.waiting.extend(again);
     }
 
-    fn come_back(&mut self, id: ConnId) {
+    pub(super) fn come_back(&mut self, id: ConnId) {
         let Self { conns, settings, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
-        // Either may be the case by what came with the token.
-        conn.paused |= conn.shown.is_some() || is_over(conn, settings);
+        // Each may be the case by what came with the token.
+        conn.paused |= conn.shown.is_some() || conn.metered.held || is_over(conn, settings);
         effects.resumed.push(id);
         mark_dirty(conn, id, &mut effects.dirty);
     }
@@ -320,8 +333,8 @@ impl Engine {
             self.close(id, close::TOKEN_EXPIRED, "the token has expired", now);
             return true;
         }
-        // While it is paused it is our turn.
-        if conn.auth_by <= now && !conn.paused {
+        // While it is paused it is our turn, unless it floods us.
+        if conn.auth_by <= now && (!conn.paused || conn.metered.held) {
             self.counters.inc(Counter::ClosedNoAuth);
             self.close(id, close::NO_AUTH, "no token in time", now);
             return true;

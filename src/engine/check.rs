@@ -81,6 +81,7 @@ impl Engine {
         self.check_streams()?;
         self.check_calls()?;
         self.check_conns()?;
+        self.check_metered()?;
         self.check_messages()
     }
 
@@ -206,9 +207,8 @@ impl Engine {
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
-            ensure(!conn.paused || conn.unanswered > 0 || conn.shown.is_some(), || {
-                format!("{id:?} is paused for ever")
-            })?;
+            let waits = conn.unanswered > 0 || conn.shown.is_some() || conn.metered.held;
+            ensure(!conn.paused || waits, || format!("{id:?} is paused for ever"))?;
             upgraded += u64::from(conn.upgraded);
         }
         ensure(upgraded == self.upgraded, || {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::auth::Identity as SignedIn;
 use crate::config::settings::ConnSettings;
 use crate::engine::auth::Shown;
+use crate::engine::rates::Metered;
 use crate::ids::{SessionId, TenantId};
-use crate::message::{Encoding, Micros};
+use crate::message::{Encoding, Micros, Reason};
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// How far a connection is.
@@ -119,6 +120,11 @@ impl Window {
         self.count = self.count.saturating_add(n);
         self.count
     }
+
+    /// Whether the window of the last event is over.
+    pub fn has_ended(&self, now: Micros, length_us: u64) -> bool {
+        now.since(self.since) >= length_us
+    }
 }
 
 /// Who the client is. Boxed: most of it is not needed for a reply.
@@ -183,7 +189,8 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
-    /// Not read until it has fewer messages without an answer, and its token had its turn.
+    /// Not read until it has fewer messages without an answer, its token had its turn, and it is
+    /// not held for its rate.
     pub paused: bool,
     /// Data messages read since it was opened.
     pub messages: u64,
@@ -211,12 +218,16 @@ pub struct Conn {
     pub bad: Window,
     /// One-way messages refused and not told yet.
     pub refused_one_way: u64,
+    /// Why the last of them was.
+    pub refused_why: Reason,
     /// When that was last told.
     pub told_one_way: Micros,
     /// When it is closed without a token; never with one, and where none is required.
     pub auth_by: Micros,
     /// A token that waits for its turn to be verified; the connection is paused so long.
     pub shown: Option<Box<Shown>>,
+    /// Whom it counts for, and whether it is held for its rate.
+    pub metered: Metered,
 }
 
 impl Conn {
@@ -251,9 +262,11 @@ impl Conn {
             frames: Window::default(),
             bad: Window::default(),
             refused_one_way: 0,
+            refused_why: Reason::QueueFull,
             told_one_way: Micros(0),
             auth_by: Micros(u64::MAX),
             shown: None,
+            metered: Metered::default(),
         }
     }
 

@@ -21,6 +21,7 @@ pub(super) mod close {
     pub const GOING_AWAY: u16 = 1001;
     pub const UNSUPPORTED: u16 = 1003;
     pub const POLICY: u16 = 1008;
+    pub const TRY_LATER: u16 = 1013;
     pub const TOO_SLOW: u16 = 4001;
     pub const NO_HEARTBEAT: u16 = 4002;
     pub const TOKEN_EXPIRED: u16 = 4004;
@@ -121,6 +122,7 @@ impl Engine {
     }
 
     fn upgrade(&mut self, id: ConnId, response: &[u8], encoding: Encoding) {
+        let messages_per_s_max = self.messages_per_s_max(id);
         let Self { conns, pool, effects, .. } = self;
         let conn = conns.get_mut(id).expect("the caller has it");
         conn.phase = Phase::Open;
@@ -137,7 +139,7 @@ impl Engine {
             limits: Some(client::Limits {
                 message_bytes_max: terms.frames.message_bytes_max as u32,
                 unanswered_max: terms.unanswered_max,
-                messages_per_s_max: terms.frames_per_s_max,
+                messages_per_s_max,
             }),
         };
         self.counters.inc(Counter::Upgraded);
@@ -272,6 +274,11 @@ impl Engine {
         if conn.shown.is_some() {
             return Flow::Pause;
         }
+        if conn.metered.held {
+            conn.paused = true;
+            counters.inc(Counter::ReadHeld);
+            return Flow::Pause;
+        }
         if is_over(conn, settings) {
             conn.paused = true;
             counters.inc(Counter::ReadPaused);
@@ -301,7 +308,7 @@ impl Engine {
     }
 
     /// Which part handles a message: its `type` first, then its id.
-    fn category(&self, message: &ClientMessage<'_>) -> Category {
+    pub(super) fn category(&self, message: &ClientMessage<'_>) -> Category {
         let (first, last) = self.gateway.gateway_ids;
         if !message.kind.is_empty() {
             Category::System
@@ -321,6 +328,9 @@ impl Engine {
                 return;
             }
             conn.last_seq = message.seq;
+        }
+        if self.is_over_rate(id, message, now) {
+            return;
         }
         match self.category(message) {
             Category::System => {

@@ -39,6 +39,7 @@ impl Engine {
         self.sweep_conns(now, closing);
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
+        self.rates.expire(now);
         self.messages.trim(TRIM_BUDGET);
         for (id, state) in self.instances.iter_mut() {
             state.queue.compact(id, &self.messages);
@@ -121,6 +122,7 @@ impl Engine {
         if self.check_identity(id, now) {
             return;
         }
+        self.check_rates(id, now);
         let Some(conn) = self.conns.get(id) else { return };
         match conn.phase {
             Phase::Handshake if now.since(conn.opened) > handshake_us => {
@@ -130,7 +132,7 @@ impl Engine {
                 self.counters.inc(Counter::ClosedNoHeartbeat);
                 self.close(id, close::NO_HEARTBEAT, "nothing heard for two heartbeats", now);
             }
-            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(id, None, now),
+            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(id, now),
             Phase::Handshake
             | Phase::Open
             | Phase::Closing { .. }

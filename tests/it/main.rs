@@ -11,6 +11,7 @@ mod frames;
 mod handshake;
 mod head_of_line;
 mod health;
+mod limits;
 mod no_batching_delay;
 mod one_answer;
 mod order;
