@@ -34,8 +34,8 @@ impl TenantId {
     }
 }
 
-/// The shard to which a user belongs, whose affinity hash is `hash`. By the low bits: rings place by
-/// the high ones, and a shard whose users all lie in one arc of them would know few instances.
+/// The shard to which a user belongs, whose affinity hash is `hash`. By the low bits: rings place
+/// by the high ones, and a shard whose users all lie in one arc of them would know few instances.
 pub fn home_shard(hash: u64, shards: u16) -> ShardId {
     // Below `shards`, which has 16 bits.
     ShardId((hash % u64::from(shards.max(1))) as u16)
@@ -110,6 +110,21 @@ slot_key! {
 slot_key! {
     /// An idempotency key that a shard remembers.
     DedupKey
+}
+slot_key! {
+    /// A user, or an address, whose connections and messages a shard counts.
+    PartyKey
+}
+
+impl PartyKey {
+    /// Nobody: the default, which no party ever has.
+    pub const NONE: Self = Self(0);
+}
+
+impl Default for PartyKey {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 /// Public id of a session: 80 random bits as 16 characters of base32 (Crockford's alphabet).

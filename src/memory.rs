@@ -11,6 +11,7 @@ use crate::config::settings::ShardSettings;
 use crate::control::log::LOG_BYTES;
 use crate::engine::cache;
 use crate::engine::conns::{Conn, POOLED_BYTES_MAX, POOLED_MAX};
+use crate::engine::parties::{Address, IDLE_MAX, Parties, User};
 use crate::engine::pending::Pending;
 use crate::engine::store::Store;
 use crate::engine::{MESSAGES_MAX, dedup};
@@ -79,7 +80,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize) -> Budget {
     );
     let dedup_bytes = if ids.enabled { ids.bytes_max as u64 } else { 0 };
     let items = queue.items_max as u64;
-    let full = vec![
+    let mut full = vec![
         times("connections", "conn.connections_max", connections, "of state", each as u64),
         Part::new("queue, payloads", "queue.bytes_max".into(), queue.bytes_max as u64),
         times("queue, messages", "queue.items_max", items, "of state", slot),
@@ -102,6 +103,23 @@ pub fn of_shard(settings: &ShardSettings, instances: usize) -> Budget {
             Histograms::default().bytes() as u64,
         ),
     ];
+    let limits = &settings.limits;
+    let addresses = limits.address.is_on() || limits.address_unauthenticated_max > 0;
+    for (what, on, each) in [
+        ("limits of users", limits.user.is_on(), Parties::<User>::PARTY_BYTES),
+        ("limits of addresses", addresses, Parties::<Address>::PARTY_BYTES),
+    ] {
+        if on {
+            let key = format!("conn.connections_max + {IDLE_MAX}");
+            full.push(times(
+                what,
+                &key,
+                connections.saturating_add(IDLE_MAX as u64),
+                "each",
+                each as u64,
+            ));
+        }
+    }
     let in_flight = (instances * batch.in_flight_max) as u64;
     let worst = vec![
         times(
@@ -187,6 +205,11 @@ mod tests {
         assert!(before.full.iter().all(|part| part.bytes > 0), "{before:?}");
         settings.dedup.enabled = false;
         assert!(of_shard(&settings, 3).full_bytes() < after.full_bytes());
+        let before = of_shard(&settings, 3);
+        settings.limits.user.messages_per_s = 1;
+        settings.limits.address_unauthenticated_max = 1;
+        let after = of_shard(&settings, 3);
+        assert_eq!(after.full.len(), before.full.len() + 2, "what is limited is remembered");
     }
 
     #[test]

@@ -31,6 +31,18 @@ counters! {
     Accepted = "accepted",
     /// Connections over `connections_max`, answered 503.
     AcceptRefused = "accept_refused",
+    /// Connections over `limits.unauthenticated_max`, answered 503.
+    UnauthenticatedRefused = "unauthenticated_refused",
+    /// Connections over `limits.address_unauthenticated_max`, answered 429.
+    AddressUnauthenticatedRefused = "address_unauthenticated_refused",
+    /// Connections over `limits.address_connections_max`, answered 429.
+    AddressConnectionsRefused = "address_connections_refused",
+    /// Connections over `limits.address_connects_per_s`, answered 429.
+    AddressConnectsRefused = "address_connects_refused",
+    /// Clients over `limits.user_connections_max` that signed in: 429, or closed with 1013.
+    UserConnectionsRefused = "user_connections_refused",
+    /// Clients over `limits.user_connects_per_s` that signed in: 429, or closed with 1013.
+    UserConnectsRefused = "user_connects_refused",
     /// Clients handed to another shard, because this one had no room.
     HandedOver = "handed_over",
     /// Connections sent to their user's home shard.
@@ -57,6 +69,8 @@ counters! {
     ClosedProtocol = "closed_protocol",
     /// Closed with 1008.
     ClosedPolicy = "closed_policy",
+    /// Closed with 1013.
+    ClosedTryLater = "closed_try_later",
     /// Closed with 4001.
     ClosedSlow = "closed_slow",
     /// Closed with 4002.
@@ -117,6 +131,12 @@ counters! {
     OneWayRefused = "one_way_refused",
     /// Times reading a connection was paused for its unanswered messages.
     ReadPaused = "read_paused",
+    /// Times reading a connection was paused because it went on sending over a rate.
+    ReadHeld = "read_held",
+    /// Messages over `limits.address_messages_per_s`.
+    AddressMessagesRefused = "address_messages_refused",
+    /// Messages over `limits.user_messages_per_s`.
+    UserMessagesRefused = "user_messages_refused",
     /// Route found in the cache.
     CacheHits = "cache_hits",
     /// Route computed.
@@ -287,6 +307,12 @@ pub struct Gauges {
     pub connections: u64,
     /// Upgraded connections.
     pub sessions: u64,
+    /// Connections in the handshake, or that must sign in and have not yet.
+    pub unauthenticated: u64,
+    /// Users that limits are kept for.
+    pub limited_users: u64,
+    /// Addresses that limits are kept for.
+    pub limited_addresses: u64,
     /// Messages without an answer.
     pub unanswered: u64,
     /// Messages waiting in queues.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::reader::{ADDRESS_RULE, Bounds, Reader};
 use super::settings::*;
-use super::{auth, operate};
+use super::{auth, limits, operate};
 use crate::limits::*;
 
 /// Sections of `default.toml` and `N.toml`; every other one is of `gateway.toml`.
-pub const SHARD_SECTIONS: [&str; 8] =
-    ["shard", "conn", "queue", "batch", "retry", "dedup", "cache", "backend"];
+pub const SHARD_SECTIONS: [&str; 9] =
+    ["shard", "conn", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
 
 /// Entries of a table of a shard: the slots that a key can number.
 const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
@@ -152,6 +152,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         // The kernel's own limit is 32,768 entries.
         ring_depth: r.number("shard.ring_depth", d.ring_depth, Bounds::new(64, 32_768)),
         conn: conn(r, d.conn),
+        limits: limits::limits(r, d.limits),
         queue: queue(r, d.queue),
         batch: batch(r, d.batch),
         retry: retry(r, d.retry),

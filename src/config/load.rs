@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::check;
+use super::limits;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
@@ -256,6 +257,7 @@ fn check_all(
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
     demo_warning(&mut gateway, &settings, &snapshot);
+    limits::without_users(&mut shard, &default.limits, ground.sign_in);
     let shards = ShardFiles { default, overrides, cores };
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
     report.absorb(gateway.report);

@@ -2,6 +2,7 @@
 //! Every default stands here, once; `config::raw` names the keys, `config::check` holds the rules.
 
 mod auth;
+mod limits;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
+pub use limits::{LimitSettings, PartyLimits};
 
 /// A token or password: shown nowhere, by no `{:?}` of what holds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -218,6 +220,8 @@ pub struct ShardSettings {
     pub ring_depth: usize,
     /// Connections and what one client may do.
     pub conn: ConnSettings,
+    /// How much users and addresses may do.
+    pub limits: LimitSettings,
     /// Priority queue and admission.
     pub queue: QueueSettings,
     /// Batches.
@@ -448,6 +452,7 @@ impl Default for ShardSettings {
             preempt: Duration::from_millis(5),
             ring_depth: 1024,
             conn: ConnSettings::default(),
+            limits: LimitSettings::default(),
             queue: QueueSettings::default(),
             batch: BatchSettings::default(),
             retry: RetrySettings::default(),

@@ -423,6 +423,35 @@ fn built_in_files_are_those_of_the_repository() {
     assert_eq!(own.shards.shard(0), built_in.shards.default);
 }
 
+#[test]
+fn limits_are_off_but_for_the_unknown_and_those_of_users_need_users() {
+    let limits = of(None, Some("")).expect("right").shards.default.limits;
+    assert!(!limits.user.is_on() && !limits.address.is_on());
+    assert_eq!((limits.unauthenticated_max, limits.address_unauthenticated_max), (10_000, 0));
+    let body = "[limits]\nuser_messages_per_s = 20\nburst_s = 3\naddress_connections_max = 7";
+    let sign_in = "[auth]\nmode = \"jwt\"\n[[auth_key]]\nid = \"k\"\nalgorithm = \"HS256\"\n\
+        secret = \"01234567890123456789012345678901\"";
+    let config = of(Some(sign_in), Some(body)).expect("right");
+    let limits = config.shards.default.limits;
+    assert_eq!((limits.user.messages_per_s, limits.burst_s), (20, 3));
+    assert_eq!(limits.address.connections_max, 7);
+    let warned = |config: &Config| {
+        let lines = config.warnings.iter().map(|w| w.to_string());
+        lines.filter(|line| line.contains("limits nobody")).collect::<Vec<_>>()
+    };
+    assert!(warned(&config).is_empty());
+    let found = warned(&of(None, Some(body)).expect("a warning only"));
+    assert!(found.len() == 1 && found[0].contains(":2: limits.user_messages_per_s = 20"));
+    for (body, expected) in [
+        ("[limits]\nburst_s = 0", "must be a whole number from 1 to 60"),
+        ("[limits]\nuser_connects_per_s = 1000001", "from 1 to 1000000, or 0 for no limit"),
+        ("[limits]\nuser_messages_burst = 1", "unknown key"),
+    ] {
+        let found = lines(of(None, Some(body)));
+        assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");
+    }
+}
+
 /// Text that is TOML now and then, with our keys.
 const TOML_LIKE: &str = "([a-z_.=0-9\\[\\]{}\", \n-]{0,8}|\
     listen|queue|route|service|range|instances|shard){0,40}";

@@ -18,7 +18,7 @@ impl Engine {
         let Published { snapshot, gateway, settings, auth } = published;
         // Who signed in before stays signed in, whatever the keys are now.
         self.auth.verifier = auth;
-        self.apply(gateway, settings);
+        self.apply(gateway, settings, now);
         // The cache knows owners on the rings; health does not change those.
         if !same_rings(&self.snapshot, &snapshot) {
             self.cache.flush();
@@ -28,7 +28,7 @@ impl Engine {
         self.replace_waiting(now);
     }
 
-    fn apply(&mut self, gateway: Arc<GatewaySettings>, settings: ShardSettings) {
+    fn apply(&mut self, gateway: Arc<GatewaySettings>, settings: ShardSettings, now: Micros) {
         let terms = Terms::of(&settings.conn);
         if *self.terms != terms {
             self.message_bytes_high = self.message_bytes_high.max(settings.conn.message_bytes_max);
@@ -37,6 +37,7 @@ impl Engine {
         self.rules.origins.clone_from(&gateway.origins);
         self.delays_us = settings.queue.class_delay_ms.map(|ms| ms * 1000);
         self.conns.set_max(places(settings.conn.connections_max));
+        self.rates.set(&settings, now);
         self.budget.set_percent(settings.retry.budget_percent);
         self.cache.set_ttl(settings.cache.ttl_ms);
         self.dedup.set_limits(&settings.dedup);

@@ -177,7 +177,8 @@ impl Engine {
         }
         // Half of the cap: reading on for each single answer would cost a turn each.
         let low = conn.unanswered <= conn.terms.unanswered_max / 2;
-        if low && conn.shown.is_none() && !is_over(conn, settings) {
+        let held = conn.shown.is_some() || conn.metered.held;
+        if low && !held && !is_over(conn, settings) {
             conn.paused = false;
             effects.resumed.push(id);
         }
@@ -255,19 +256,20 @@ impl Engine {
         self.counters.inc(Counter::OneWayRefused);
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.refused_one_way += 1;
+        conn.refused_why = reason;
         let never = conn.told_one_way == Micros(0);
         if never || now.since(conn.told_one_way) >= 1_000_000 {
-            self.tell_refused(id, Some(reason), now);
+            self.tell_refused(id, now);
         }
     }
 
     /// Tells how many one-way messages were refused since that was last told.
-    pub(super) fn tell_refused(&mut self, id: ConnId, reason: Option<Reason>, now: Micros) {
+    pub(super) fn tell_refused(&mut self, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let count = std::mem::take(&mut conn.refused_one_way);
         conn.told_one_way = now;
         let payload = client::payload(conn.encoding, &client::ErrorCount { count });
-        let reason = reason.unwrap_or(Reason::QueueFull);
+        let reason = conn.refused_why;
         self.send(
             id,
             &ServerMessage {

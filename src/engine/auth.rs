@@ -94,8 +94,8 @@ pub(super) enum Entry {
     As(Option<Identity>),
     /// Not now, or not here: the connection waits, and its request is held.
     Later,
-    /// Not at all: status and reason.
-    Refused(u16, String),
+    /// Not at all: status, reason, and when to come back in milliseconds (0 = not told).
+    Refused(u16, String, u32),
 }
 
 const NO_KEYS: Reject = Reject {
@@ -136,7 +136,7 @@ impl Engine {
         // It came from another shard, which has verified the token.
         if let Some(moved) = conn.moving.take() {
             conn.paused = false;
-            return Entry::As(Some(moved.identity));
+            return self.enter_as(id, moved.identity, now);
         }
         let (Some(token), true) = (token, self.auth.verifier.is_some()) else {
             return Entry::As(None);
@@ -150,9 +150,18 @@ impl Engine {
                 self.set_moving(id, identity, 0);
                 Entry::Later
             }
-            Verified::Good(identity) => Entry::As(Some(identity)),
-            Verified::Bad(refusal) => Entry::Refused(401, refusal.text()),
-            Verified::NoKeys => Entry::Refused(503, NO_KEYS.text.to_owned()),
+            Verified::Good(identity) => self.enter_as(id, identity, now),
+            Verified::Bad(refusal) => Entry::Refused(401, refusal.text(), 0),
+            Verified::NoKeys => Entry::Refused(503, NO_KEYS.text.into(), NO_KEYS.retry_after_ms),
+        }
+    }
+
+    fn enter_as(&mut self, id: ConnId, identity: Identity, now: Micros) -> Entry {
+        match self.admit_user(id, &identity, now) {
+            Ok(()) => Entry::As(Some(identity)),
+            Err(Reject { text, retry_after_ms, .. }) => {
+                Entry::Refused(429, text.into(), retry_after_ms)
+            }
         }
     }
 
@@ -163,9 +172,9 @@ impl Engine {
         let timeout_us = settings.timeout.as_micros() as u64;
         let conn = self.conns.get_mut(id).expect("the caller has it");
         match identity {
-            Some(identity) => self.welcome_user(id, 0, identity),
+            Some(identity) => self.welcome_user(id, 0, identity, now),
             None if needs => conn.auth_by = Micros(now.0 + timeout_us),
-            None => {}
+            None => self.becomes_known(id),
         }
     }
 
@@ -192,7 +201,7 @@ impl Engine {
 
     fn authenticate(&mut self, id: ConnId, seq: u64, token: &str, now: Micros) {
         match self.verify(token, now) {
-            Verified::Good(identity) => self.take_identity(id, seq, identity),
+            Verified::Good(identity) => self.take_identity(id, seq, identity, now),
             Verified::Bad(refusal) => {
                 self.auth_error(id, seq, Reason::Unauthenticated, &refusal.text(), 0);
                 self.counters.inc(Counter::ClosedBadToken);
@@ -205,7 +214,7 @@ impl Engine {
         }
     }
 
-    fn take_identity(&mut self, id: ConnId, seq: u64, identity: Identity) {
+    fn take_identity(&mut self, id: ConnId, seq: u64, identity: Identity, now: Micros) {
         let Some(conn) = self.conns.get(id) else { return };
         let same =
             |known: &Identity| (&known.user, &known.tenant) == (&identity.user, &identity.tenant);
@@ -214,12 +223,18 @@ impl Engine {
                 self.auth_error(id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
             }
             None if self.is_away(&identity) => self.set_moving(id, identity, seq),
-            Some(_) | None => self.welcome_user(id, seq, identity),
+            Some(_) | None => self.welcome_user(id, seq, identity, now),
         }
     }
 
-    /// The user signs in on this shard and is told so.
-    pub(super) fn welcome_user(&mut self, id: ConnId, seq: u64, identity: Identity) {
+    /// The user signs in on this shard and is told so, unless that is one connection too many.
+    pub(super) fn welcome_user(&mut self, id: ConnId, seq: u64, identity: Identity, now: Micros) {
+        if let Err(Reject { reason, text, retry_after_ms }) = self.admit_user(id, &identity, now) {
+            self.auth_error(id, seq, reason, text, retry_after_ms);
+            self.counters.inc(Counter::ClosedTryLater);
+            self.close(id, close::TRY_LATER, text, now);
+            return;
+        }
         self.sign_in(id, identity);
         self.counters.add(Counter::Answers, u64::from(seq > 0));
         self.send_auth_ok(id, seq);
@@ -233,6 +248,7 @@ impl Engine {
         conn.user_hash = affinity_hash(tenant, identity.user.as_bytes());
         conn.identity.user = Some(Arc::new(identity));
         conn.auth_by = Micros(u64::MAX);
+        self.becomes_known(id);
     }
 
     fn send_auth_ok(&mut self, id: ConnId, seq: u64) {
@@ -316,11 +332,12 @@ impl Engine {
         self.auth.waiting.extend(again);
     }
 
-    fn come_back(&mut self, id: ConnId) {
+    pub(super) fn come_back(&mut self, id: ConnId) {
         let Self { conns, settings, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
-        // Either may be the case by what came with the token.
-        conn.paused |= conn.shown.is_some() || conn.moving.is_some() || is_over(conn, settings);
+        // Each may be the case by what came with the token.
+        let waits = conn.shown.is_some() || conn.moving.is_some() || conn.metered.held;
+        conn.paused |= waits || is_over(conn, settings);
         effects.resumed.push(id);
         mark_dirty(conn, id, &mut effects.dirty);
     }
@@ -336,8 +353,8 @@ impl Engine {
             self.close(id, close::TOKEN_EXPIRED, "the token has expired", now);
             return true;
         }
-        // While it is paused it is our turn.
-        if conn.auth_by <= now && !conn.paused {
+        // While it is paused it is our turn, unless it floods us.
+        if conn.auth_by <= now && (!conn.paused || conn.metered.held) {
             self.counters.inc(Counter::ClosedNoAuth);
             self.close(id, close::NO_AUTH, "no token in time", now);
             return true;

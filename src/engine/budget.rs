@@ -88,29 +88,41 @@ impl RetryBudget {
 /// nothing is ever rounded and the sustained rate is the configured one to the token.
 const TOKEN: u64 = 1_000_000;
 
-/// A bucket of tokens: `rate` a second flow in, at most `burst` stay.
+/// What flows into buckets: `rate` tokens a second, of which at most `burst` stay. Kept once for
+/// all buckets of a kind, so that a change of the settings holds for every one of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flow {
+    /// Tokens a second.
+    pub rate: u32,
+    /// Tokens of a full bucket.
+    pub burst: u32,
+}
+
+impl Flow {
+    const fn full(self) -> u64 {
+        self.burst as u64 * TOKEN
+    }
+}
+
+/// A bucket of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBucket {
-    rate: u32,
-    burst: u32,
-    /// Millionths of a token in it at `at`.
+    /// Millionths of a token in it at `at`; `u64::MAX` = full, whatever the burst is.
     level: u64,
     at: Micros,
 }
 
 impl TokenBucket {
-    /// A full bucket. `rate` is in tokens a second.
-    pub fn new(rate: u32, burst: u32, now: Micros) -> Self {
-        Self { rate, burst, level: u64::from(burst) * TOKEN, at: now }
+    /// A full bucket.
+    pub fn new(now: Micros) -> Self {
+        Self { level: u64::MAX, at: now }
     }
 
     /// Takes `n` tokens, or none and tells after how many microseconds `n` will be there if nobody
     /// takes any before; `u64::MAX` = never (`n` over the burst, or a rate of 0).
     #[inline]
-    pub fn take(&mut self, n: u32, now: Micros) -> Result<(), u64> {
-        let full = u64::from(self.burst) * TOKEN;
-        let flown = now.since(self.at).saturating_mul(u64::from(self.rate));
-        self.level = self.level.saturating_add(flown).min(full);
+    pub fn take(&mut self, flow: Flow, n: u32, now: Micros) -> Result<(), u64> {
+        self.level = self.level(flow, now);
         self.at = self.at.max(now);
         let need = u64::from(n) * TOKEN;
         match need.checked_sub(self.level) {
@@ -118,9 +130,27 @@ impl TokenBucket {
                 self.level -= need;
                 Ok(())
             }
-            Some(_) if need > full || self.rate == 0 => Err(u64::MAX),
-            Some(missing) => Err(missing.div_ceil(u64::from(self.rate))),
+            Some(_) if need > flow.full() || flow.rate == 0 => Err(u64::MAX),
+            Some(missing) => Err(missing.div_ceil(u64::from(flow.rate))),
         }
+    }
+
+    /// Whether it is full: as good as a new one.
+    pub fn is_full(&self, flow: Flow, now: Micros) -> bool {
+        self.level(flow, now) == flow.full()
+    }
+
+    /// `flow` is about to change: what has flowed in until now has done so by it, and a bucket that
+    /// is full stays full.
+    pub fn settle(&mut self, flow: Flow, now: Micros) {
+        self.level = if self.is_full(flow, now) { u64::MAX } else { self.level(flow, now) };
+        self.at = self.at.max(now);
+    }
+
+    #[inline]
+    fn level(&self, flow: Flow, now: Micros) -> u64 {
+        let flown = now.since(self.at).saturating_mul(u64::from(flow.rate));
+        self.level.saturating_add(flown).min(flow.full())
     }
 }
 

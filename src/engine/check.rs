@@ -81,6 +81,7 @@ impl Engine {
         self.check_streams()?;
         self.check_calls()?;
         self.check_conns()?;
+        self.check_metered()?;
         self.check_messages()
     }
 
@@ -206,7 +207,7 @@ impl Engine {
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
-            let waits = conn.shown.is_some() || conn.moving.is_some();
+            let waits = conn.shown.is_some() || conn.moving.is_some() || conn.metered.held;
             ensure(!conn.paused || conn.unanswered > 0 || waits, || {
                 format!("{id:?} is paused for ever")
             })?;

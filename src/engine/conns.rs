@@ -7,8 +7,9 @@ use crate::auth::Identity as SignedIn;
 use crate::config::settings::ConnSettings;
 use crate::engine::auth::Shown;
 use crate::engine::moves::Moving;
+use crate::engine::rates::Metered;
 use crate::ids::{SessionId, TenantId};
-use crate::message::{Encoding, Micros};
+use crate::message::{Encoding, Micros, Reason};
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// How far a connection is.
@@ -120,6 +121,11 @@ impl Window {
         self.count = self.count.saturating_add(n);
         self.count
     }
+
+    /// Whether the window of the last event is over.
+    pub fn has_ended(&self, now: Micros, length_us: u64) -> bool {
+        now.since(self.since) >= length_us
+    }
 }
 
 /// Who the client is. Boxed: most of it is not needed for a reply.
@@ -184,8 +190,8 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
-    /// Not read until it has fewer messages without an answer, its token had its turn, and it came
-    /// to its home shard.
+    /// Not read until it has fewer messages without an answer, its token had its turn, it came to
+    /// its home shard, and it is not held for its rate.
     pub paused: bool,
     /// Data messages read since it was opened.
     pub messages: u64,
@@ -213,6 +219,8 @@ pub struct Conn {
     pub bad: Window,
     /// One-way messages refused and not told yet.
     pub refused_one_way: u64,
+    /// Why the last of them was.
+    pub refused_why: Reason,
     /// When that was last told.
     pub told_one_way: Micros,
     /// When it is closed without a token; never with one, and where none is required.
@@ -221,6 +229,8 @@ pub struct Conn {
     pub shown: Option<Box<Shown>>,
     /// It is to move to its user's home shard; the connection is paused so long.
     pub moving: Option<Box<Moving>>,
+    /// Whom it counts for, and whether it is held for its rate.
+    pub metered: Metered,
 }
 
 impl Conn {
@@ -255,10 +265,12 @@ impl Conn {
             frames: Window::default(),
             bad: Window::default(),
             refused_one_way: 0,
+            refused_why: Reason::QueueFull,
             told_one_way: Micros(0),
             auth_by: Micros(u64::MAX),
             shown: None,
             moving: None,
+            metered: Metered::default(),
         }
     }
 

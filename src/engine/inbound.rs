@@ -106,8 +106,8 @@ impl Engine {
                         conn.handshake = Some(Box::new((held, 0)));
                         return ReadNext::Pause;
                     }
-                    Entry::Refused(status, why) => {
-                        self.refuse_upgrade(id, status, &why, now);
+                    Entry::Refused(status, why, after_ms) => {
+                        self.refuse_upgrade(id, status, &why, after_ms, now);
                         return ReadNext::More;
                     }
                 }
@@ -120,6 +120,7 @@ impl Engine {
     }
 
     fn upgrade(&mut self, id: ConnId, response: &[u8], encoding: Encoding) {
+        let messages_per_s_max = self.messages_per_s_max(id);
         let Self { conns, pool, effects, .. } = self;
         let conn = conns.get_mut(id).expect("the caller has it");
         conn.phase = Phase::Open;
@@ -136,7 +137,7 @@ impl Engine {
             limits: Some(client::Limits {
                 message_bytes_max: terms.frames.message_bytes_max as u32,
                 unanswered_max: terms.unanswered_max,
-                messages_per_s_max: terms.frames_per_s_max,
+                messages_per_s_max,
             }),
         };
         self.counters.inc(Counter::Upgraded);
@@ -156,15 +157,22 @@ impl Engine {
     }
 
     /// Answers an upgrade request with an error.
-    pub(super) fn refuse_upgrade(&mut self, id: ConnId, status: u16, why: &str, now: Micros) {
+    pub(super) fn refuse_upgrade(
+        &mut self,
+        id: ConnId,
+        status: u16,
+        why: &str,
+        after_ms: u32,
+        now: Micros,
+    ) {
         tracing::debug!(shard = self.shard.0, status, why, "handshake_refused");
         self.counters.inc(Counter::HandshakeRefused);
-        self.linger(id, &handshake::refuse(status, why), now);
+        self.linger(id, &handshake::refuse_for(status, why, after_ms), now);
     }
 
     /// The gateway stops before the upgrade request is complete.
     pub(super) fn refuse_handshake(&mut self, id: ConnId, now: Micros) {
-        self.refuse_upgrade(id, 503, "this gateway is stopping; connect again", now);
+        self.refuse_upgrade(id, 503, "this gateway is stopping; connect again", 1_000, now);
     }
 
     /// The handshake took too long.
@@ -278,6 +286,11 @@ impl Engine {
         if conn.shown.is_some() || conn.moving.is_some() {
             return Flow::Pause;
         }
+        if conn.metered.held {
+            conn.paused = true;
+            counters.inc(Counter::ReadHeld);
+            return Flow::Pause;
+        }
         if is_over(conn, settings) {
             conn.paused = true;
             counters.inc(Counter::ReadPaused);
@@ -307,7 +320,7 @@ impl Engine {
     }
 
     /// Which part handles a message: its `type` first, then its id.
-    fn category(&self, message: &ClientMessage<'_>) -> Category {
+    pub(super) fn category(&self, message: &ClientMessage<'_>) -> Category {
         let (first, last) = self.gateway.gateway_ids;
         if !message.kind.is_empty() {
             Category::System
@@ -327,6 +340,9 @@ impl Engine {
                 return;
             }
             conn.last_seq = message.seq;
+        }
+        if self.is_over_rate(id, message, now) {
+            return;
         }
         match self.category(message) {
             Category::System => {

@@ -1,9 +1,9 @@
 //! A shard's pure state: events and the time go in, effects come out. No await, no clock, no
 //! socket, no randomness that was not passed in, so that the simulator can run it.
 //!
-//! The way of a business message: `inbound` (decode, classify) -> `admit` (route, dedup, pick, let
-//! in) -> `queue` -> `dispatch` (batch) -> a [`Call`] leaves -> its [`Outcome`] -> `outcome`
-//! (answer, retry, move) -> `answer` (reply in the outbox).
+//! The way of a business message: `inbound` (decode, classify) -> `rates` (limits) -> `admit`
+//! (route, dedup, pick, let in) -> `queue` -> `dispatch` (batch) -> a [`Call`] leaves -> its
+//! [`Outcome`] -> `outcome` (answer, retry, move) -> `answer` (reply in the outbox).
 
 pub mod admit;
 pub mod adopt;
@@ -23,9 +23,11 @@ pub mod look;
 pub mod moves;
 pub mod outcome;
 pub mod own;
+pub mod parties;
 pub mod pending;
 pub mod placement;
 pub mod queue;
+pub mod rates;
 #[cfg(test)]
 mod regressions;
 pub mod store;
@@ -52,6 +54,7 @@ use crate::engine::dedup::DedupWindow;
 use crate::engine::dispatch::Ticketed;
 use crate::engine::instances::Instances;
 use crate::engine::queue::{Fill, Messages};
+use crate::engine::rates::{OpenRefusal, Rates};
 use crate::engine::store::Store;
 use crate::engine::streams::Streams;
 use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, TenantId, Ticket};
@@ -148,6 +151,7 @@ pub struct Engine {
     cache: RouteCache,
     dedup: DedupWindow,
     budget: RetryBudget,
+    rates: Rates,
 
     queue_items: usize,
     queue_bytes: usize,
@@ -194,8 +198,8 @@ pub const MESSAGES_MAX: usize = 1 << 20;
 impl Engine {
     /// A shard without connections.
     pub fn new(init: EngineInit) -> Self {
-        let EngineInit { shard, gateway, settings, snapshot, auth, .. } = init;
-        let EngineInit { shards, boot_id, unix_at_boot_us, seed, .. } = init;
+        let EngineInit { shard, shards, gateway, settings, snapshot, auth, .. } = init;
+        let EngineInit { boot_id, unix_at_boot_us, seed, .. } = init;
         let snapshot = own(&snapshot);
         let mut rng = StdRng::seed_from_u64(seed);
         Self {
@@ -227,6 +231,7 @@ impl Engine {
             cache: RouteCache::new(&settings.cache, rng.next_u64()),
             dedup: DedupWindow::new(&settings.dedup, rng.next_u64()),
             budget: RetryBudget::new(settings.retry.budget_percent),
+            rates: Rates::new(&settings, shards, rng.next_u64()),
             gateway,
             settings,
             snapshot,
@@ -255,22 +260,39 @@ impl Engine {
         }
     }
 
-    /// Whether [`Self::open`] would take a connection.
+    /// Whether there is a place for one more connection.
     pub fn has_room(&self) -> bool {
         self.conns.len() < self.settings.conn.connections_max && self.drain.is_none()
     }
 
-    /// A connection was accepted. `None`: the shard is full or stopping, answer 503.
-    pub fn open(&mut self, peer: SocketAddr, now: Micros) -> Option<ConnId> {
+    /// A connection from `peer` was accepted, or is to be refused so. It counts for that address
+    /// from now on: what stands before its clients goes through the two halves of this, and
+    /// [`Self::admit_address`] when the client's own address is known.
+    pub fn open(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
+        let id = self.open_unmetered(peer, now)?;
+        let admitted = self.admit_address(id, peer.ip(), now);
+        if admitted.is_err()
+            && let Some(mut conn) = self.conns.remove(id)
+        {
+            self.rates.release(&mut conn.metered);
+        }
+        admitted.map(|()| id)
+    }
+
+    /// As [`Self::open`], for an address that nothing is known of yet.
+    fn open_unmetered(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
         self.counters.inc(Counter::Accepted);
         if !self.has_room() {
             self.counters.inc(Counter::AcceptRefused);
-            return None;
+            return Err(OpenRefusal::FULL);
         }
+        self.admit_unknown()?;
         let random = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
         let session = SessionId::from_random(random);
         let hash = affinity_hash(TenantId(0), session.as_str().as_bytes());
-        Some(self.conns.insert(Conn::new(peer, session, hash, self.terms.clone(), now)))
+        let mut conn = Conn::new(peer, session, hash, self.terms.clone(), now);
+        self.rates.add_unknown(&mut conn.metered);
+        Ok(self.conns.insert(conn))
     }
 
     /// The socket is gone: forget the connection. Its messages under way run on; their answers
@@ -278,6 +300,7 @@ impl Engine {
     pub fn remove(&mut self, id: ConnId) {
         let Some(mut conn) = self.conns.remove(id) else { return };
         self.counters.inc(Counter::Closed);
+        self.rates.release(&mut conn.metered);
         self.upgraded -= u64::from(conn.upgraded);
         let pending = conn.outbox.len();
         conn.outbox.advance(pending, &mut self.pool);
@@ -383,8 +406,12 @@ impl Engine {
     /// connections some 20 us: 2 for a copy of the histograms, the rest for a pass over the
     /// connections (measured by a test in `look`, optimized and with a warm cache).
     pub fn report(&self, number: u64, now: Micros) -> Report {
+        let (limited_users, limited_addresses) = self.rates.len();
         let gauges = Gauges {
             connections: self.conns.len() as u64,
+            unauthenticated: self.rates.unknown() as u64,
+            limited_users: limited_users as u64,
+            limited_addresses: limited_addresses as u64,
             sessions: self.upgraded,
             unanswered: self.messages.len() as u64,
             queue_items: self.queue_items as u64,

@@ -83,7 +83,8 @@ impl Engine {
     pub fn depart(&mut self, id: ConnId) -> Option<(ShardId, Departed)> {
         let moving = self.conns.get(id)?.moving.as_deref()?;
         let home = self.home_of(&moving.identity);
-        let conn = self.conns.remove(id)?;
+        let mut conn = self.conns.remove(id)?;
+        self.rates.release(&mut conn.metered);
         debug_assert_eq!(conn.unanswered, 0, "at rest");
         self.upgraded -= u64::from(conn.upgraded);
         self.counters.inc(Counter::MovedOut);
@@ -110,7 +111,7 @@ impl Engine {
             | Phase::Closing { .. }
             | Phase::Lingering { .. }
             | Phase::Finished { .. } => {
-                self.sign_in_moved(id);
+                self.sign_in_moved(id, now);
                 self.tell_draining(id);
             }
         }
@@ -143,6 +144,7 @@ impl Engine {
         self.message_bytes_high = self.message_bytes_high.max(conn.terms.frames.message_bytes_max);
         self.upgraded += u64::from(conn.upgraded);
         conn.dirty = false;
+        self.rates.count(&mut conn, now);
         let id = self.conns.insert(*conn);
         let Self { conns, effects, .. } = self;
         let conn = conns.get_mut(id).expect("just put in");
@@ -153,13 +155,13 @@ impl Engine {
     }
 
     /// Signs an open connection in as whom it was moved for, and lets it go on.
-    fn sign_in_moved(&mut self, id: ConnId) {
+    fn sign_in_moved(&mut self, id: ConnId, now: Micros) {
         let Self { conns, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         let Some(moving) = conn.moving.take() else { return };
         conn.paused = false;
         effects.resumed.push(id);
-        self.welcome_user(id, moving.seq, moving.identity);
+        self.welcome_user(id, moving.seq, moving.identity, now);
     }
 
     /// There is no room: the connection is told so, and closed.
@@ -168,7 +170,7 @@ impl Engine {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         let seq = conn.moving.as_deref().map_or(0, |moving| moving.seq);
         if conn.phase == Phase::Handshake {
-            self.refuse_upgrade(id, 503, CROWDED.text, now);
+            self.refuse_upgrade(id, 503, CROWDED.text, CROWDED.retry_after_ms, now);
         } else {
             self.auth_error(id, seq, CROWDED.reason, CROWDED.text, CROWDED.retry_after_ms);
             self.close(id, close::TRY_LATER, "this user's shard is full", now);
@@ -179,7 +181,7 @@ impl Engine {
     pub(super) fn move_no_more(&mut self, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         match conn.phase {
-            Phase::Open => self.sign_in_moved(id),
+            Phase::Open => self.sign_in_moved(id, now),
             // With the identity that is known.
             Phase::Handshake if self.drain.is_none() => {
                 conn.paused = false;

@@ -40,6 +40,7 @@ impl Engine {
         self.move_again();
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
+        self.rates.expire(now);
         self.messages.trim(TRIM_BUDGET);
         for (id, state) in self.instances.iter_mut() {
             state.queue.compact(id, &self.messages);
@@ -122,6 +123,7 @@ impl Engine {
         if self.check_identity(id, now) {
             return;
         }
+        self.check_rates(id, now);
         let Some(conn) = self.conns.get(id) else { return };
         match conn.phase {
             Phase::Handshake if now.since(conn.opened) > handshake_us => {
@@ -131,7 +133,7 @@ impl Engine {
                 self.counters.inc(Counter::ClosedNoHeartbeat);
                 self.close(id, close::NO_HEARTBEAT, "nothing heard for two heartbeats", now);
             }
-            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(id, None, now),
+            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(id, now),
             Phase::Handshake
             | Phase::Open
             | Phase::Closing { .. }

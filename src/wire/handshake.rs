@@ -404,6 +404,12 @@ fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
 
 /// A whole error response that ends the connection. `why` is one line that says what to do.
 pub fn refuse(status: u16, why: &str) -> Vec<u8> {
+    refuse_for(status, why, if status == 503 { 1_000 } else { 0 })
+}
+
+/// As [`refuse`]; the client is told to come back after `retry_after_ms` (0 = not told), in whole
+/// seconds, rounded up (RFC 9110 section 10.2.3).
+pub fn refuse_for(status: u16, why: &str, retry_after_ms: u32) -> Vec<u8> {
     let (phrase, extra) = match status {
         400 => ("Bad Request", ""),
         // RFC 6750 section 3.
@@ -414,16 +420,22 @@ pub fn refuse(status: u16, why: &str) -> Vec<u8> {
         408 => ("Request Timeout", ""),
         414 => ("URI Too Long", ""),
         426 => ("Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+        // RFC 6585 section 4.
+        429 => ("Too Many Requests", ""),
         431 => ("Request Header Fields Too Large", ""),
-        503 => ("Service Unavailable", "Retry-After: 1\r\n"),
+        503 => ("Service Unavailable", ""),
         505 => ("HTTP Version Not Supported", ""),
         _ => ("Refused", ""),
     };
     // RFC 9110 section 7.8: who sends Upgrade names it in Connection, too.
     let connection = if status == 426 { "upgrade, close" } else { "close" };
+    let retry = match retry_after_ms {
+        0 => String::new(),
+        ms => format!("Retry-After: {}\r\n", ms.div_ceil(1000)),
+    };
     let len = why.len() + 1;
     format!(
-        "HTTP/1.1 {status} {phrase}\r\nConnection: {connection}\r\n{extra}\
+        "HTTP/1.1 {status} {phrase}\r\nConnection: {connection}\r\n{extra}{retry}\
          Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{why}\n"
     )
     .into_bytes()

@@ -12,6 +12,7 @@ mod handshake;
 mod head_of_line;
 mod health;
 mod home;
+mod limits;
 mod no_batching_delay;
 mod one_answer;
 mod order;

@@ -223,7 +223,7 @@ impl World {
         let address = SocketAddr::from(([127, 0, 0, 1], 1024 + p as u16));
         let opened = match self.shards[s].stopping {
             true => None,
-            false => self.shards[s].engine.open(address, Micros(self.now)),
+            false => self.shards[s].engine.open(address, Micros(self.now)).ok(),
         };
         let Some(id) = opened else {
             self.peers[p].gateway_ended = true;

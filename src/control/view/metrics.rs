@@ -28,9 +28,12 @@ type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 /// A level of a shard.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
-const LEVELS: [Level; 13] = [
+const LEVELS: [Level; 16] = [
     ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
     ("sessions", "Upgraded connections.", |g| g.sessions as f64),
+    ("unauthenticated", "Connections that are not known yet.", |g| g.unauthenticated as f64),
+    ("limited_users", "Users that limits are kept for.", |g| g.limited_users as f64),
+    ("limited_addresses", "Addresses that limits are kept for.", |g| g.limited_addresses as f64),
     ("unanswered_messages", "Messages without an answer.", |g| g.unanswered as f64),
     ("queue_messages", "Messages waiting in queues.", |g| g.queue_items as f64),
     ("queue_bytes", "Payload bytes waiting in queues.", |g| g.queue_bytes as f64),

@@ -79,6 +79,9 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
     *sum = Gauges {
         connections: sum.connections + one.connections,
         sessions: sum.sessions + one.sessions,
+        unauthenticated: sum.unauthenticated + one.unauthenticated,
+        limited_users: sum.limited_users + one.limited_users,
+        limited_addresses: sum.limited_addresses + one.limited_addresses,
         unanswered: sum.unanswered + one.unanswered,
         queue_items: sum.queue_items + one.queue_items,
         queue_bytes: sum.queue_bytes + one.queue_bytes,

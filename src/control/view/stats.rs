@@ -57,6 +57,9 @@ fn counted(sum: &Sum) -> Map<String, Value> {
     let fields = [
         ("connections", g.connections.into()),
         ("sessions", g.sessions.into()),
+        ("unauthenticated", g.unauthenticated.into()),
+        ("limited_users", g.limited_users.into()),
+        ("limited_addresses", g.limited_addresses.into()),
         ("unanswered", g.unanswered.into()),
         ("queue_items", g.queue_items.into()),
         ("queue_bytes", g.queue_bytes.into()),

@@ -36,10 +36,10 @@ fn an_outage_adds_a_fifth_to_the_traffic() {
 
 #[test]
 fn a_bucket_passes_its_rate_to_the_token() {
-    let mut bucket = TokenBucket::new(333, 50, Micros(0));
+    let (flow, mut bucket) = (Flow { rate: 333, burst: 50 }, TokenBucket::new(Micros(0)));
     let mut taken = 0;
     for ms in 0..=100_000 {
-        while bucket.take(1, Micros::from_ms(ms)).is_ok() {
+        while bucket.take(flow, 1, Micros::from_ms(ms)).is_ok() {
             taken += 1;
         }
     }
@@ -48,10 +48,10 @@ fn a_bucket_passes_its_rate_to_the_token() {
 
 #[test]
 fn who_waits_as_told_gets_the_sustained_rate() {
-    let mut bucket = TokenBucket::new(700, 1, Micros(0));
+    let (flow, mut bucket) = (Flow { rate: 700, burst: 1 }, TokenBucket::new(Micros(0)));
     let (mut now, mut taken) = (0, 0);
     while now < 10 * SECOND {
-        match bucket.take(1, Micros(now)) {
+        match bucket.take(flow, 1, Micros(now)) {
             Ok(()) => taken += 1,
             Err(wait) => now += wait,
         }
@@ -62,19 +62,36 @@ fn who_waits_as_told_gets_the_sustained_rate() {
 
 #[test]
 fn what_can_never_be_is_said_so() {
-    let mut bucket = TokenBucket::new(10, 5, Micros(0));
-    assert_eq!(bucket.take(6, Micros(0)), Err(u64::MAX));
-    assert_eq!(bucket.take(5, Micros(0)), Ok(()));
-    let mut dry = TokenBucket::new(0, 5, Micros(0));
-    assert_eq!(dry.take(5, Micros(0)), Ok(()));
-    assert_eq!(dry.take(1, Micros(u64::MAX)), Err(u64::MAX));
+    let (flow, mut bucket) = (Flow { rate: 10, burst: 5 }, TokenBucket::new(Micros(0)));
+    assert_eq!(bucket.take(flow, 6, Micros(0)), Err(u64::MAX));
+    assert_eq!(bucket.take(flow, 5, Micros(0)), Ok(()));
+    let (dry, mut bucket) = (Flow { rate: 0, burst: 5 }, TokenBucket::new(Micros(0)));
+    assert_eq!(bucket.take(dry, 5, Micros(0)), Ok(()));
+    assert_eq!(bucket.take(dry, 1, Micros(u64::MAX)), Err(u64::MAX));
+}
+
+#[test]
+fn a_change_counts_from_its_time_on_and_a_full_bucket_stays_full() {
+    let (slow, fast) = (Flow { rate: 1, burst: 10 }, Flow { rate: 100, burst: 1_000 });
+    let mut bucket = TokenBucket::new(Micros(0));
+    assert_eq!(bucket.take(slow, 10, Micros(0)), Ok(()));
+    bucket.settle(slow, Micros(5 * SECOND));
+    let one_more = bucket.take(fast, 16, Micros(5 * SECOND + SECOND / 10));
+    assert_eq!(one_more, Err(10_000), "5 by the old rate and 10 by the new one are there");
+    bucket.settle(fast, Micros(20 * SECOND));
+    assert!(bucket.is_full(fast, Micros(20 * SECOND)));
+    let more = Flow { rate: 1, burst: 5_000 };
+    assert_eq!(bucket.take(more, 5_000, Micros(20 * SECOND)), Ok(()));
+    assert!(!bucket.is_full(more, Micros(20 * SECOND)));
+    assert!(bucket.is_full(Flow::default(), Micros(20 * SECOND)), "nothing flows, nothing lacks");
 }
 
 #[test]
 fn extremes_do_not_overflow() {
-    let mut bucket = TokenBucket::new(u32::MAX, u32::MAX, Micros(0));
-    assert_eq!(bucket.take(u32::MAX, Micros(u64::MAX)), Ok(()));
-    assert!(bucket.take(1, Micros(0)).is_err(), "the clock ran back: nothing flowed");
+    let most = Flow { rate: u32::MAX, burst: u32::MAX };
+    let mut bucket = TokenBucket::new(Micros(0));
+    assert_eq!(bucket.take(most, u32::MAX, Micros(u64::MAX)), Ok(()));
+    assert!(bucket.take(most, 1, Micros(0)).is_err(), "the clock ran back: nothing flowed");
     let mut budget = RetryBudget::new(u32::MAX);
     budget.add_firsts(u64::MAX / 2, Micros(u64::MAX));
     assert!(budget.try_retry(Micros(u64::MAX)));
@@ -118,7 +135,7 @@ proptest! {
         burst in 1u32..50,
         asks in prop::collection::vec((0u64..20_000, 1u32..20), 1..100),
     ) {
-        let mut bucket = TokenBucket::new(rate, burst, Micros(0));
+        let (flow, mut bucket) = (Flow { rate, burst }, TokenBucket::new(Micros(0)));
         let mut taken = Vec::<(u64, u32)>::new();
         let mut now = 0;
         for (wait, n) in asks {
@@ -131,7 +148,7 @@ proptest! {
                     sum * TOKEN <= u64::from(burst) * TOKEN + u64::from(rate) * (at - since)
                 })
             };
-            match bucket.take(n, Micros(now)) {
+            match bucket.take(flow, n, Micros(now)) {
                 Ok(()) => {
                     prop_assert!(fits(now));
                     taken.push((now, n));

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 
+use crate::engine::rates::OpenRefusal;
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::message::Micros;
@@ -22,7 +23,7 @@ impl Net {
             let Some(listener) = &self.listener else { return };
             match accept(listener, send_buffer) {
                 Accepted::Client(stream, peer) => {
-                    if self.shell.enter(|engine| engine.has_room()) {
+                    if self.shell.enter(|engine| engine.has_room_for(peer.ip())) {
                         self.admit(stream, peer, now);
                     } else if let Some(stream) = self.hand_over(stream, peer) {
                         self.admit(stream, peer, now);
@@ -55,9 +56,12 @@ impl Net {
 
     /// A client becomes a connection of this shard, or is refused.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, now: Micros) {
-        let Some(id) = self.shell.enter(|engine| engine.open(peer, now)) else {
-            refuse(&stream);
-            return;
+        let id = match self.shell.enter(|engine| engine.open(peer, now)) {
+            Ok(id) => id,
+            Err(refusal) => {
+                refuse(&stream, &refusal);
+                return;
+            }
         };
         if let Err(error) = self.set.add(&stream, id.0) {
             tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
@@ -69,7 +73,8 @@ impl Net {
     }
 
     /// Offers a client for whom there is no room to the other shards, each in turn: the kernel
-    /// spreads clients by a hash, so that one shard can be full while others are not. Gives the
+    /// spreads clients by a hash, so that one shard can be full, or an address's part of it, while
+    /// others are not. Gives the
     /// client back if this shard stops or no lane takes it.
     fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
         if self.stopping {
@@ -124,9 +129,10 @@ impl Net {
     }
 }
 
-/// 503 for a client for whom there is no room. One try: it has sent nothing that must be answered.
-fn refuse(stream: &std::net::TcpStream) {
-    let response = handshake::refuse(503, "this gateway is full; try again later");
+/// Tells a client that is not taken. One try: it has sent nothing that must be answered.
+fn refuse(stream: &std::net::TcpStream, refusal: &OpenRefusal) {
+    let OpenRefusal { status, text, retry_after_ms } = *refusal;
+    let response = handshake::refuse_for(status, text, retry_after_ms);
     let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
     let _ = rustix::net::send(stream, &response, flags);
     let _ = stream.shutdown(std::net::Shutdown::Write);

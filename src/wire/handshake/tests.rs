@@ -318,6 +318,7 @@ fn refusals_are_whole_responses_that_close() {
         (426, "HTTP/1.1 426 Upgrade Required", "Sec-WebSocket-Version: 13"),
         (426, "HTTP/1.1 426 Upgrade Required", "Upgrade: websocket"),
         (431, "HTTP/1.1 431 Request Header Fields Too Large", ""),
+        (429, "HTTP/1.1 429 Too Many Requests", ""),
         (503, "HTTP/1.1 503 Service Unavailable", "Retry-After: 1"),
         (505, "HTTP/1.1 505 HTTP Version Not Supported", ""),
     ] {
@@ -330,6 +331,15 @@ fn refusals_are_whole_responses_that_close() {
         assert!(lines.iter().any(|l| l.starts_with("Connection: ") && l.ends_with("close")));
         assert_eq!(body, "do this\n");
     }
+}
+
+#[test]
+fn the_time_to_come_back_is_told_in_whole_seconds_that_are_not_too_short() {
+    for (ms, seconds) in [(1, "1"), (1_000, "1"), (1_001, "2"), (u32::MAX, "4294968")] {
+        let text = String::from_utf8(refuse_for(429, "later", ms)).unwrap();
+        assert!(text.contains(&format!("\r\nRetry-After: {seconds}\r\n")), "{text}");
+    }
+    assert!(!String::from_utf8(refuse_for(503, "never", 0)).unwrap().contains("Retry-After"));
 }
 
 proptest! {

@@ -1,0 +1,354 @@
+//! Who is limited, a user or an address, and what each has used: connections, new connections and
+//! messages a second.
+//!
+//! A party lives as long as it has a connection or a bucket that is not full again, so that who
+//! comes back finds the bucket as it was left. What is full is as good as new and is forgotten.
+//! Besides those with connections at most [`IDLE_MAX`] are remembered; over that the one that has
+//! been idle the longest, whose buckets are the fullest, is forgotten before its time. So the table
+//! is bounded, and whoever has a connection is in it whatever others do.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::auth::Identity;
+use crate::engine::budget::{Flow, TokenBucket};
+use crate::engine::store::Store;
+use crate::ids::PartyKey;
+use crate::message::Micros;
+
+/// Parties without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
+/// A bucket is full again after `burst_s`, so that up to 65,536 addresses in that time may come and
+/// go with nothing forgotten.
+pub const IDLE_MAX: usize = 1 << 16;
+/// Entries that room in the table of names is made for when a limit is set, so that it does not
+/// rehash under load before there are more.
+const RESERVE_MAX: usize = 1 << 17;
+
+/// A user: tenant and name, both compared in full.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct User {
+    tenant: Option<Arc<str>>,
+    name: Arc<str>,
+}
+
+impl User {
+    /// Whoever signed in as this.
+    pub fn of(identity: &Identity) -> Self {
+        Self { tenant: identity.tenant.clone(), name: identity.user.clone() }
+    }
+}
+
+/// An address: of IPv4 all of it. Of IPv6 the /64: that is the smallest network a site is given
+/// (RFC 6177), and every host in it may use any of its 2^64 addresses, a new one for each
+/// connection (RFC 8981).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// An IPv4 address, also if it is written as an IPv6 one (::ffff:192.0.2.1).
+    V4([u8; 4]),
+    /// First half of an IPv6 address.
+    V6([u8; 8]),
+}
+
+impl Address {
+    /// The one that `ip` belongs to.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                Self::V6(*ip.octets().first_chunk().expect("an IPv6 address has 16 bytes"))
+            }
+        }
+    }
+}
+
+/// What each party of a table may do; 0 = no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rule {
+    /// Connections at once.
+    pub connections_max: u32,
+    /// Connections that are not known yet.
+    pub unknown_max: u32,
+    /// New connections.
+    pub connects: Flow,
+    /// Messages.
+    pub messages: Flow,
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// As many connections as there may be.
+    Connections,
+    /// As many that are not known yet.
+    Unknown,
+    /// Too many a second; one more may come after so many microseconds.
+    Rate(u64),
+}
+
+#[derive(Debug)]
+struct Party<N> {
+    name: N,
+    conns: u32,
+    /// Those of them that are not known yet.
+    unknown: u32,
+    listed: Listed,
+    connects: TokenBucket,
+    messages: TokenBucket,
+}
+
+/// Whether a party is in the queue of idle ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Listed {
+    No,
+    /// Since it lost its last connection, unless it has one again.
+    Idle,
+    /// It had one again, and lost it: its place is too far in front.
+    Again,
+}
+
+/// The parties of one kind. See the module.
+#[derive(Debug)]
+pub struct Parties<N> {
+    rule: Rule,
+    /// Whether it limits anything.
+    on: bool,
+    parties: Store<PartyKey, Party<N>>,
+    by_name: HashTable<PartyKey>,
+    seed: u64,
+    /// Those that lost their last connection, the first one first. All without a connection are
+    /// in it, each once; who has one again leaves it when its turn comes.
+    idle: VecDeque<PartyKey>,
+    /// As many as the shard ever was allowed to have connections.
+    connections_max: usize,
+}
+
+impl<N: Clone + Eq + Hash> Parties<N> {
+    /// Bytes of a party, without its name's text: its slot, its key in the table of names (9 bytes
+    /// at a load of 7/16 to 7/8), and in the queue of idle ones (8, which may have doubled).
+    pub const PARTY_BYTES: usize = Store::<PartyKey, Party<N>>::SLOT_BYTES + 21 + 16;
+
+    /// Nobody yet, and no limit.
+    pub fn new(connections_max: usize, seed: u64) -> Self {
+        Self {
+            rule: Rule::default(),
+            on: false,
+            parties: Store::with_capacity_max(0),
+            by_name: HashTable::new(),
+            seed,
+            idle: VecDeque::new(),
+            connections_max,
+        }
+    }
+
+    /// What holds.
+    #[inline]
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// Whether anything is limited.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Parties in it.
+    pub fn len(&self) -> usize {
+        self.parties.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.parties.is_empty()
+    }
+
+    /// From now on each party may do this, whoever is there already, too. A look at every party:
+    /// with 200,000 of them about a millisecond.
+    pub fn set_rule(&mut self, rule: Rule, connections_max: usize, now: Micros) {
+        self.connections_max = self.connections_max.max(connections_max);
+        self.parties.set_max(self.room());
+        if rule == self.rule {
+            return;
+        }
+        let old = std::mem::replace(&mut self.rule, rule);
+        self.on = rule != Rule::default();
+        for (_, party) in self.parties.iter_mut() {
+            party.connects.settle(old.connects, now);
+            party.messages.settle(old.messages, now);
+        }
+        if self.on && self.parties.slots() == 0 {
+            self.parties = Store::with_capacity_max(self.room());
+            self.by_name = HashTable::with_capacity(self.room().min(RESERVE_MAX));
+        }
+    }
+
+    /// One more connection of `name`, which is `unknown` or not, if that is allowed.
+    pub fn join(&mut self, name: &N, unknown: bool, now: Micros) -> Result<PartyKey, Over> {
+        let key = self.find_or_insert(name, now);
+        let Self { parties, rule, .. } = self;
+        let party = parties.get_mut(key).expect("just found");
+        if over(party.conns, rule.connections_max) {
+            return Err(Over::Connections);
+        }
+        if unknown && over(party.unknown, rule.unknown_max) {
+            return Err(Over::Unknown);
+        }
+        if rule.connects.rate > 0 {
+            party.connects.take(rule.connects, 1, now).map_err(Over::Rate)?;
+        }
+        party.conns += 1;
+        party.unknown += u32::from(unknown);
+        Ok(key)
+    }
+
+    /// A connection that is there already is counted from now on, allowed or not.
+    pub fn count(&mut self, name: &N, unknown: bool, now: Micros) -> PartyKey {
+        let key = self.find_or_insert(name, now);
+        let party = self.parties.get_mut(key).expect("just found");
+        party.conns += 1;
+        party.unknown += u32::from(unknown);
+        key
+    }
+
+    /// A connection of the party that was unknown is not any more.
+    pub fn known(&mut self, key: PartyKey) {
+        if let Some(party) = self.parties.get_mut(key) {
+            party.unknown -= 1;
+        }
+    }
+
+    /// A connection of the party is gone.
+    pub fn leave(&mut self, key: PartyKey, unknown: bool) {
+        let Some(party) = self.parties.get_mut(key) else { return };
+        party.conns -= 1;
+        party.unknown -= u32::from(unknown);
+        if party.conns == 0 {
+            party.listed = match party.listed {
+                Listed::No => {
+                    self.idle.push_back(key);
+                    Listed::Idle
+                }
+                Listed::Idle | Listed::Again => Listed::Again,
+            };
+        }
+    }
+
+    /// Whether `name` has as many connections as it may.
+    pub fn is_full(&self, name: &N) -> bool {
+        let party = self.find(name).and_then(|key| self.parties.get(key));
+        party.is_some_and(|party| over(party.conns, self.rule.connections_max))
+    }
+
+    /// A message of the party: if it is over the rate, how many microseconds until one may come.
+    #[inline]
+    pub fn take_message(&mut self, key: PartyKey, now: Micros) -> Result<(), u64> {
+        match self.parties.get_mut(key) {
+            Some(party) => party.messages.take(self.rule.messages, 1, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at up to `budget` of those without a connection, and forgets who is as good as new.
+    pub fn expire(&mut self, budget: usize, now: Micros) {
+        for _ in 0..budget {
+            let Some(key) = self.oldest_idle() else { return };
+            let party = self.parties.get(key).expect("the idle ones are there");
+            let Rule { connects, messages, .. } = self.rule;
+            if !party.connects.is_full(connects, now) || !party.messages.is_full(messages, now) {
+                // All are full `burst_s` after they became idle, those behind it later.
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    /// Connections of each party, and how many of them are unknown: for the check of invariants.
+    pub fn counts(&self) -> impl Iterator<Item = (PartyKey, u32, u32)> {
+        self.parties.iter().map(|(key, party)| (key, party.conns, party.unknown))
+    }
+
+    fn room(&self) -> usize {
+        self.connections_max.saturating_add(IDLE_MAX)
+    }
+
+    fn find(&self, name: &N) -> Option<PartyKey> {
+        let same = |key: &PartyKey| self.parties.get(*key).is_some_and(|p| p.name == *name);
+        self.by_name.find(hash(self.seed, name), same).copied()
+    }
+
+    fn find_or_insert(&mut self, name: &N, now: Micros) -> PartyKey {
+        if let Some(key) = self.find(name) {
+            return key;
+        }
+        // A connection is counted once, and the one at hand is not yet.
+        while self.parties.is_full() {
+            self.oldest_idle().expect("fewer have connections than there is room for");
+            self.forget_oldest();
+        }
+        let bucket = TokenBucket::new(now);
+        let key = self.parties.insert(Party {
+            name: name.clone(),
+            conns: 0,
+            unknown: 0,
+            listed: Listed::No,
+            connects: bucket,
+            messages: bucket,
+        });
+        let Self { by_name, parties, seed, .. } = self;
+        by_name.insert_unique(hash(*seed, name), key, |key| hash_of(parties, *seed, *key));
+        key
+    }
+
+    /// The party that has been idle the longest, which is then the first of the queue.
+    fn oldest_idle(&mut self) -> Option<PartyKey> {
+        loop {
+            let key = *self.idle.front()?;
+            let party = self.parties.get_mut(key).expect("the idle ones are there");
+            match party.listed {
+                _ if party.conns > 0 => {
+                    party.listed = Listed::No;
+                    self.idle.pop_front();
+                }
+                Listed::Again => {
+                    party.listed = Listed::Idle;
+                    self.idle.rotate_left(1);
+                }
+                Listed::Idle | Listed::No => return Some(key),
+            }
+        }
+    }
+
+    /// Drops what [`Self::oldest_idle`] found.
+    fn forget_oldest(&mut self) {
+        let Some(key) = self.idle.pop_front() else { return };
+        let hash = hash_of(&self.parties, self.seed, key);
+        if let Ok(entry) = self.by_name.find_entry(hash, |found| *found == key) {
+            entry.remove();
+        }
+        self.parties.remove(key);
+    }
+}
+
+/// Whether one more than `count` would be over `max`.
+fn over(count: u32, max: u32) -> bool {
+    max > 0 && count >= max
+}
+
+fn hash_of<N: Hash>(parties: &Store<PartyKey, Party<N>>, seed: u64, key: PartyKey) -> u64 {
+    parties.get(key).map_or(0, |party| hash(seed, &party.name))
+}
+
+/// Seeded, so that nobody can choose names that meet in the table.
+fn hash<N: Hash>(seed: u64, name: &N) -> u64 {
+    let mut hasher = Xxh3::with_seed(seed);
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;
