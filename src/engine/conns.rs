@@ -8,7 +8,7 @@ use crate::config::settings::ConnSettings;
 use crate::engine::auth::Shown;
 use crate::engine::moves::Moving;
 use crate::engine::rates::Metered;
-use crate::ids::{SessionId, TenantId};
+use crate::ids::{SessionId, TenantId, Ticket};
 use crate::message::{Encoding, Micros, Reason};
 use crate::wire::frames::{Decoder, FrameLimits};
 
@@ -137,6 +137,9 @@ pub struct Identity {
     pub user: Option<Arc<SignedIn>>,
     /// Tenant.
     pub tenant: TenantId,
+    /// Calls that had not ended when the deadline of a message in them passed. At most those in
+    /// flight: ended ones go when one comes.
+    pub late_calls: Vec<Ticket>,
 }
 
 /// What a client was told in its `welcome` and may count on: a change of the settings holds for the
@@ -259,7 +262,12 @@ impl Conn {
             session,
             session_hash,
             user_hash: session_hash,
-            identity: Box::new(Identity { peer, user: None, tenant: TenantId(0) }),
+            identity: Box::new(Identity {
+                peer,
+                user: None,
+                tenant: TenantId(0),
+                late_calls: Vec::new(),
+            }),
             opened: now,
             heard: now,
             frames: Window::default(),

@@ -7,7 +7,8 @@
 //!                                  +--stay---+  the lane is full: again with the next tick
 //! ```
 //!
-//! At rest means: nothing more is read, and no message of it is without an answer. What was read
+//! At rest means: nothing more is read, no message of it is without an answer, and no call that had
+//! one of them is still on its way (a message behind it could overtake it). What was read
 //! and not decoded, and what was not sent yet, moves along; so the client notices nothing. One
 //! whose token came with the upgrade moves before the upgrade is answered.
 
@@ -79,10 +80,17 @@ impl Engine {
     }
 
     /// Takes a connection out to be sent to the shard named, with its socket. `None`: it does not
-    /// move after all.
+    /// move after all, or not yet.
     pub fn depart(&mut self, id: ConnId) -> Option<(ShardId, Departed)> {
-        let moving = self.conns.get(id)?.moving.as_deref()?;
-        let home = self.home_of(&moving.identity);
+        let conn = self.conns.get_mut(id)?;
+        conn.moving.as_deref()?;
+        let late_calls = &mut conn.identity.late_calls;
+        late_calls.retain(|call| self.tickets.get(*call).is_some());
+        if !late_calls.is_empty() {
+            self.away.push(id);
+            return None;
+        }
+        let home = self.home_of(&self.conns.get(id)?.moving.as_deref()?.identity);
         let mut conn = self.conns.remove(id)?;
         self.rates.release(&mut conn.metered);
         debug_assert_eq!(conn.unanswered, 0, "at rest");
@@ -206,7 +214,7 @@ impl Engine {
         }
     }
 
-    /// Part of the tick: those whom a lane did not take try again.
+    /// Part of the tick: those whom a lane did not take, or a call held, try again.
     pub(super) fn move_again(&mut self) {
         self.effects.moves.append(&mut self.away);
     }

@@ -81,8 +81,15 @@ impl Engine {
                 self.withdraw_waiting(key);
                 self.finish(key, &Answer::reject(not_sent), now);
             }
-            Place::InFlight(_) => {
+            Place::InFlight(ticket) => {
                 self.streams.pass(message);
+                // The call goes on, and with it the stream: it does not move before that has ended.
+                if let Some(conn) = self.conns.get_mut(message.conn)
+                    && !conn.identity.late_calls.contains(&ticket)
+                {
+                    conn.identity.late_calls.retain(|call| self.tickets.get(*call).is_some());
+                    conn.identity.late_calls.push(ticket);
+                }
                 let state = self.instances.get_mut(message.instance);
                 state.failed += 1;
                 self.counters.inc(Counter::DispatchFailed);

@@ -64,6 +64,8 @@ pub struct Faults {
     pub short_deadline: u64,
     /// Client actions that sign in, and upgrades with a token.
     pub sign_in: u64,
+    /// Lanes between shards that others have filled.
+    pub full: u64,
     /// Instances that come and go slowly: answer times in microseconds.
     pub answer_us: u64,
 }
@@ -260,6 +262,7 @@ fn faults(d: &mut Dice) -> Faults {
         stall: d.pick(&[0, 0, 5]),
         short_deadline: d.pick(&[0, 0, 10, 50]),
         sign_in: d.pick(&[5, 30, 100]),
+        full: d.pick(&[0, 10, 60]),
         answer_us: d.pick(&[300, 3_000, 30_000]),
     }
 }

@@ -99,7 +99,8 @@ impl World {
             let (p, to) = (socket.peer, usize::from(home.0));
             self.peers[p].conn = None;
             let handed = Handed::Moved(p, Box::new(departed));
-            let refused = match self.shards[to].stopped {
+            let is_full = self.dice.chance(self.plan.faults.full);
+            let refused = match self.shards[to].stopped || is_full {
                 true => handed,
                 false => match self.shards[to].handoff.try_send(handed) {
                     Ok(()) => {

@@ -19,8 +19,8 @@ pub fn upgrade(encoding: Encoding, token: Option<&str>, dice: &mut Dice) -> Vec<
     let shown = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
     format!(
         "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{protocol}{shown}\
-         \r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+         {protocol}{shown}\r\n"
     )
     .into_bytes()
 }

@@ -171,6 +171,25 @@ fn a_connection_moves_when_its_answers_are_there_and_takes_its_bytes_along() {
 }
 
 #[test]
+fn a_call_that_outlives_its_messages_holds_the_connection() {
+    let mut rig = Rig::new();
+    let id = rig.open(0, "", b"");
+    rig.told(0, id);
+    let before = frame(r#"{"msg_id":2000,"seq":1,"payload":1,"deadline_ms":20}"#);
+    rig.says(0, id, [before, auth(2, &token(&user_of(1, 0)))].concat());
+    assert_eq!(rig.turn(0).len(), 0);
+    rig.now = rig.now.plus_ms(30);
+    rig.shards[0].tick(rig.now, &mut Vec::new());
+    assert!(rig.told(0, id).contains("OUTCOME_UNKNOWN"));
+    assert_eq!(rig.turn(0).len(), 0, "what it sends next could overtake the first message");
+    rig.call_fails(0);
+    assert_eq!(rig.turn(0).len(), 0);
+    rig.shards[0].tick(rig.now, &mut Vec::new());
+    let id = rig.carry(0);
+    assert!(rig.told(1, id).contains("auth_ok"));
+}
+
+#[test]
 fn a_refresh_moves_nobody() {
     let mut rig = Rig::new();
     let user = user_of(1, 0);
