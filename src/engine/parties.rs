@@ -3,9 +3,9 @@
 //!
 //! A party lives as long as it has a connection or a bucket that is not full again, so that who
 //! comes back finds the bucket as it was left. What is full is as good as new and is forgotten.
-//! Besides those with connections at most [`IDLE_MAX`] are remembered; over that the one that has
-//! been idle the longest, whose buckets are the fullest, is forgotten before its time. So the table
-//! is bounded, and whoever has a connection is in it whatever others do.
+//! Of those without a connection at most [`IDLE_MAX`] are remembered; over that the one that left
+//! the longest ago, whose buckets are the fullest, is forgotten before its time. So the table is
+//! bounded, and whoever has a connection is in it whatever others do.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::auth::Identity;
 use crate::engine::budget::{Flow, TokenBucket};
-use crate::engine::store::Store;
+use crate::engine::store::{STORE_ENTRIES_CAP, Store};
 use crate::ids::PartyKey;
 use crate::message::Micros;
 
@@ -25,9 +25,9 @@ use crate::message::Micros;
 /// A bucket is full again after `burst_s`, so that up to 65,536 addresses in that time may come and
 /// go with nothing forgotten.
 pub const IDLE_MAX: usize = 1 << 16;
-/// Entries that room in the table of names is made for when a limit is set, so that it does not
-/// rehash under load before there are more.
-const RESERVE_MAX: usize = 1 << 17;
+/// Entries that room in the table of names is made for with the first one, so that it does not
+/// rehash under load before there are more: 2.4 MB.
+const RESERVED: usize = 1 << 17;
 
 /// A user: tenant and name, both compared in full.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -123,8 +123,6 @@ pub struct Parties<N> {
     /// Those that lost their last connection, the first one first. All without a connection are
     /// in it, each once; who has one again leaves it when its turn comes.
     idle: VecDeque<PartyKey>,
-    /// As many as the shard ever was allowed to have connections.
-    connections_max: usize,
 }
 
 impl<N: Clone + Eq + Hash> Parties<N> {
@@ -133,7 +131,7 @@ impl<N: Clone + Eq + Hash> Parties<N> {
     pub const PARTY_BYTES: usize = Store::<PartyKey, Party<N>>::SLOT_BYTES + 21 + 16;
 
     /// Nobody yet, and no limit.
-    pub fn new(connections_max: usize, seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self {
             rule: Rule::default(),
             on: false,
@@ -141,7 +139,6 @@ impl<N: Clone + Eq + Hash> Parties<N> {
             by_name: HashTable::new(),
             seed,
             idle: VecDeque::new(),
-            connections_max,
         }
     }
 
@@ -169,9 +166,7 @@ impl<N: Clone + Eq + Hash> Parties<N> {
 
     /// From now on each party may do this, whoever is there already, too. A look at every party:
     /// with 200,000 of them about a millisecond.
-    pub fn set_rule(&mut self, rule: Rule, connections_max: usize, now: Micros) {
-        self.connections_max = self.connections_max.max(connections_max);
-        self.parties.set_max(self.room());
+    pub fn set_rule(&mut self, rule: Rule, now: Micros) {
         if rule == self.rule {
             return;
         }
@@ -180,10 +175,6 @@ impl<N: Clone + Eq + Hash> Parties<N> {
         for (_, party) in self.parties.iter_mut() {
             party.connects.settle(old.connects, now);
             party.messages.settle(old.messages, now);
-        }
-        if self.on && self.parties.slots() == 0 {
-            self.parties = Store::with_capacity_max(self.room());
-            self.by_name = HashTable::with_capacity(self.room().min(RESERVE_MAX));
         }
     }
 
@@ -227,14 +218,18 @@ impl<N: Clone + Eq + Hash> Parties<N> {
         let Some(party) = self.parties.get_mut(key) else { return };
         party.conns -= 1;
         party.unknown -= u32::from(unknown);
-        if party.conns == 0 {
-            party.listed = match party.listed {
-                Listed::No => {
-                    self.idle.push_back(key);
-                    Listed::Idle
-                }
-                Listed::Idle | Listed::Again => Listed::Again,
-            };
+        if party.conns > 0 {
+            return;
+        }
+        party.listed = match party.listed {
+            Listed::No => {
+                self.idle.push_back(key);
+                Listed::Idle
+            }
+            Listed::Idle | Listed::Again => Listed::Again,
+        };
+        if self.idle.len() > IDLE_MAX && self.oldest_idle().is_some() {
+            self.forget_oldest();
         }
     }
 
@@ -272,10 +267,6 @@ impl<N: Clone + Eq + Hash> Parties<N> {
         self.parties.iter().map(|(key, party)| (key, party.conns, party.unknown))
     }
 
-    fn room(&self) -> usize {
-        self.connections_max.saturating_add(IDLE_MAX)
-    }
-
     fn find(&self, name: &N) -> Option<PartyKey> {
         let same = |key: &PartyKey| self.parties.get(*key).is_some_and(|p| p.name == *name);
         self.by_name.find(hash(self.seed, name), same).copied()
@@ -285,9 +276,14 @@ impl<N: Clone + Eq + Hash> Parties<N> {
         if let Some(key) = self.find(name) {
             return key;
         }
-        // A connection is counted once, and the one at hand is not yet.
+        // Where nothing is limited nothing is reserved.
+        if self.parties.slots() == 0 {
+            self.parties = Store::with_capacity_max(STORE_ENTRIES_CAP);
+            self.by_name = HashTable::with_capacity(RESERVED);
+        }
+        // Connections are fewer than a store takes, and each is counted once.
         while self.parties.is_full() {
-            self.oldest_idle().expect("fewer have connections than there is room for");
+            self.oldest_idle().expect("not all have a connection");
             self.forget_oldest();
         }
         let bucket = TokenBucket::new(now);

@@ -81,10 +81,9 @@ pub struct Rates {
 impl Rates {
     /// Nobody yet; `seed` is the hash's.
     pub fn new(settings: &ShardSettings, shards: u16, seed: u64) -> Self {
-        let max = settings.conn.connections_max;
         let mut rates = Self {
-            users: Parties::new(max, seed),
-            addresses: Parties::new(max, seed),
+            users: Parties::new(seed),
+            addresses: Parties::new(seed),
             meters: false,
             unknown: 0,
             shards: u32::from(shards.max(1)),
@@ -97,10 +96,9 @@ impl Rates {
     pub fn set(&mut self, settings: &ShardSettings, now: Micros) {
         let LimitSettings { user, address, burst_s, address_unauthenticated_max, .. } =
             settings.limits;
-        let max = settings.conn.connections_max;
-        self.users.set_rule(rule(&user, 0, burst_s, 1), max, now);
+        self.users.set_rule(rule(&user, 0, burst_s, 1), now);
         let rule = rule(&address, address_unauthenticated_max, burst_s, self.shards);
-        self.addresses.set_rule(rule, max, now);
+        self.addresses.set_rule(rule, now);
         self.meters = user.messages_per_s > 0 || address.messages_per_s > 0;
     }
 

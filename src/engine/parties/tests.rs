@@ -117,8 +117,8 @@ proptest! {
     ) {
         let mut now = Micros(5);
         let mut rule = first;
-        let mut parties = Parties::new(1_000, 7);
-        parties.set_rule(rule, 1_000, now);
+        let mut parties = Parties::new(7);
+        parties.set_rule(rule, now);
         let mut model = [Known::default(); NAMES as usize];
         let mut open: Vec<(u8, PartyKey, bool)> = Vec::new();
         for event in events {
@@ -163,7 +163,7 @@ proptest! {
                     prop_assert_eq!(parties.take_message(key, now), wanted);
                 }
                 Event::Rule(new) => {
-                    parties.set_rule(new, 1_000, now);
+                    parties.set_rule(new, now);
                     rule = new;
                     // One that held more than is full now is full.
                     model.iter_mut().for_each(|known| known.wait(&rule, 0));
@@ -196,10 +196,10 @@ proptest! {
 fn over_the_cap_who_left_the_longest_ago_is_forgotten_and_nobody_who_is_there() {
     let rule = Rule { connects: flow(1, 1), ..Rule::default() };
     let now = Micros(1);
-    let mut parties = Parties::new(2, 1);
-    parties.set_rule(rule, 2, now);
+    let mut parties = Parties::new(1);
+    parties.set_rule(rule, now);
     let stays = parties.join(&u32::MAX, false, now).expect("the first");
-    let room = IDLE_MAX as u32 + 2;
+    let room = IDLE_MAX as u32 + 1;
     for name in 0..room + 100 {
         let key = parties.join(&name, false, now).expect("its first connection");
         parties.leave(key, false);
@@ -212,14 +212,14 @@ fn over_the_cap_who_left_the_longest_ago_is_forgotten_and_nobody_who_is_there() 
     assert_ne!(first, stays);
     // All of them are as good as new a second later, and take no time at once.
     parties.expire(1_000, Micros(now.0 + SECOND));
-    assert_eq!(parties.len(), room as usize - 1_000);
+    assert_eq!(parties.len(), room as usize + 1 - 1_000);
 }
 
 #[test]
 fn who_comes_and_goes_all_the_time_does_not_keep_the_others_from_being_forgotten() {
     let rule = Rule { connects: flow(100, 1), ..Rule::default() };
-    let mut parties = Parties::new(10, 1);
-    parties.set_rule(rule, 10, Micros(0));
+    let mut parties = Parties::new(1);
+    parties.set_rule(rule, Micros(0));
     for name in [1, 2, 3] {
         let key = parties.join(&name, false, Micros(0)).expect("allowed");
         parties.leave(key, false);
