@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod change;
 mod check;
+mod listen;
 pub mod load;
 mod operate;
 pub mod problem;

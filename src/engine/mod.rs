@@ -263,6 +263,27 @@ impl Engine {
         Some(self.conns.insert(Conn::new(peer, session, hash, self.terms.clone(), now)))
     }
 
+    /// The balancer in front told the client's address, before the client's first byte. False: it
+    /// is not let in.
+    pub fn introduce(&mut self, id: ConnId, peer: SocketAddr, _now: Micros) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        conn.identity.peer = peer;
+        true
+    }
+
+    /// What carries the connection is broken (TLS, the balancer's header): what waits for the
+    /// client could not be read. It ends when the shell has said its last word and the client
+    /// closes.
+    pub fn break_off(&mut self, id: ConnId, now: Micros) {
+        let until = now.plus_ms(self.settings.conn.close_timeout_ms);
+        let Self { conns, pool, effects, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return };
+        let pending = conn.outbox.len();
+        conn.outbox.advance(pending, pool);
+        conn.phase = Phase::Lingering { until: conn.until().unwrap_or(until) };
+        answer::mark_dirty(conn, id, &mut effects.dirty);
+    }
+
     /// The socket is gone: forget the connection. Its messages under way run on; their answers
     /// are counted as undeliverable.
     pub fn remove(&mut self, id: ConnId) {

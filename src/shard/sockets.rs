@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use crate::ids::ConnId;
+use crate::shard::layers::Layers;
 
 /// One client socket.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Socket {
     pub writable: bool,
     /// Shut for writing.
     pub shut: bool,
+    /// What its bytes go through before they are the engine's, if anything.
+    pub layers: Option<Box<Layers>>,
 }
 
 /// What a read or write came to.
@@ -78,6 +81,16 @@ impl Socket {
         }
     }
 
+    /// Address of its other end, which may be a balancer.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
+    /// Whether it has the handshake of TLS before it.
+    pub fn is_shaking(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| layers.is_shaking())
+    }
+
     /// No more bytes to the client: it sees the end after those that were sent.
     pub fn shut_write(&mut self) {
         if !self.shut {
@@ -96,7 +109,12 @@ pub struct Sockets {
 
 impl Sockets {
     /// Enters a socket.
-    pub fn insert(&mut self, id: ConnId, stream: TcpStream) -> &mut Socket {
+    pub fn insert(
+        &mut self,
+        id: ConnId,
+        stream: TcpStream,
+        layers: Option<Box<Layers>>,
+    ) -> &mut Socket {
         let slot = id.slot();
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -109,6 +127,7 @@ impl Sockets {
             listed: false,
             writable: true,
             shut: false,
+            layers,
         })
     }
 
@@ -186,7 +205,7 @@ mod tests {
             events.clear();
             set.look(Duration::ZERO, &mut events).expect("a set");
         }
-        let socket = sockets.insert(id, server);
+        let socket = sockets.insert(id, server, None);
         socket.ending = true;
         assert_eq!(socket.receive(&mut [0; 64]), Moved::Bytes(4));
         assert!(socket.readable, "the end is still to be read");
