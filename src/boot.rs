@@ -6,24 +6,25 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::auth::load::LocalKeys;
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
-use crate::config::{Config, Loader};
+use crate::config::{Config, Loader, Problems};
 use crate::control::compose::Composer;
 use crate::control::log::LogGuard;
-use crate::control::{self, ControlInputs, ExitReason};
+use crate::control::{self, ControlInputs, ExitReason, Listens};
 use crate::demo::{self, DemoServices};
 use crate::engine::EngineInit;
 use crate::lanes::{Doorbell, LaneSender, lane};
 use crate::limits;
-use crate::mailbox::Command;
+use crate::mailbox::{Command, Port};
 use crate::preflight;
 use crate::shard::pulse::{Pulse, PulseThread};
 use crate::shard::{self, ShardInit};
+use crate::tls::load::LocalTls;
 
 /// Connections that wait to be accepted, a shard. The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -43,17 +44,18 @@ struct Running {
 pub fn serve(args: &Serve) -> ExitCode {
     let loaded = args.loader(&environment()).and_then(|loader| {
         let config = loader.check(&[])?;
-        let keys = LocalKeys::read(&config)?;
-        Ok((loader, config, keys))
+        let tls = LocalTls::read(&config, unix_now().as_secs() as i64, None);
+        let (keys, tls) = Problems::join(LocalKeys::read(&config), tls)?;
+        Ok((loader, config, keys, tls))
     });
-    let (loader, config, keys) = match loaded {
+    let (loader, config, keys, tls) = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(loader, config, keys) {
+    match start(loader, config, keys, tls) {
         Ok((inputs, running)) => {
             let reason = control::run(inputs);
             running.end(matches!(reason, ExitReason::Stopped | ExitReason::CutOff));
@@ -70,9 +72,10 @@ fn start(
     loader: Loader,
     config: Config,
     local_keys: LocalKeys,
+    local_tls: LocalTls,
 ) -> Result<(ControlInputs, Running), StartError> {
     let boot = Instant::now();
-    let unix_at_boot_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+    let unix_at_boot_us = unix_now().as_micros();
     let plan = preflight::plan(&config).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         StartError(lines.join("\n"))
@@ -98,9 +101,17 @@ fn start(
             .map_err(|error| StartError(format!("registry.listen = {address}: {error}")))
     });
     let registry = registry.transpose()?;
-    let listeners = listeners(gateway.listen, plan.shards.len())
-        .map_err(|error| StartError(format!("listen = {}: {error}", gateway.listen)))?;
-    let ws = listeners[0].local_addr().map_err(|e| StartError(format!("listen: {e}")))?;
+    let count = plan.shards.len();
+    let mut bound: Vec<Vec<(Port, TcpListener)>> = (0..count).map(|_| Vec::new()).collect();
+    let mut bind = |key: &str, address: SocketAddr, port| {
+        let wrong = |error: io::Error| StartError(format!("{key} = {address}: {error}"));
+        let listeners = listeners(address, count).map_err(wrong)?;
+        let at = listeners[0].local_addr().map_err(wrong)?;
+        bound.iter_mut().zip(listeners).for_each(|(all, one)| all.push((port, one)));
+        Ok(at)
+    };
+    let plain = gateway.listen.map(|a| bind("listen", a, Port::Plain)).transpose()?;
+    let tls = gateway.tls.listen.map(|a| bind("tls.listen", a, Port::Tls)).transpose()?;
     let boot_id = rand::random();
     let control_bell = Doorbell::new();
     let (events_in, events) = lane(plan.shards.len() * limits::EVENTS_PER_SHARD_MAX, &control_bell);
@@ -112,8 +123,8 @@ fn start(
     let mut pulses = Vec::new();
     let mut shards = Vec::new();
     let count = u16::try_from(plan.shards.len()).expect("at most SHARDS_MAX");
-    let parts = plan.shards.into_iter().zip(listeners).zip(bells).zip(from_shards);
-    for (((planned, listener), bell), handed) in parts {
+    let parts = plan.shards.into_iter().zip(bound).zip(bells).zip(from_shards);
+    for (((planned, listeners), bell), handed) in parts {
         let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
         let pulse = Arc::new(Pulse::default());
         let init = ShardInit {
@@ -129,7 +140,8 @@ fn start(
                 unix_at_boot_us: unix_at_boot_us as i64,
                 seed: rand::random(),
             },
-            listener: Some(listener),
+            listeners,
+            tls: local_tls.server(),
             commands,
             events: events_in.clone(),
             shards: to_shards.clone(),
@@ -149,7 +161,8 @@ fn start(
         loader,
         composer,
         local_keys,
-        ws,
+        local_tls,
+        listens: Listens { plain, tls },
         shards: mailboxes,
         events,
         bell: control_bell,
@@ -194,6 +207,11 @@ impl Running {
         }
         drop(self.log);
     }
+}
+
+/// Since 1970; nothing before that.
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// One listener a shard, all on one address; the kernel spreads the connections over them.

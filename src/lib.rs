@@ -39,6 +39,7 @@
 //!   [`config::snapshot::Snapshot`], or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
 //! - [`auth`]: who a client is. Tokens, verified against keys; neither clock nor socket.
+//! - [`tls`]: TLS towards clients as bytes in and out; certificates and their files.
 //! - [`engine`]: a shard's state as a pure state machine. Events and the time in, effects out.
 //! - [`readiness`]: the sockets of a shard in one epoll set, and how the shard waits for it.
 //! - [`backend`]: gRPC over HTTP/2 to one instance. Calls in, outcomes out, whatever the connection
@@ -99,4 +100,5 @@ pub mod preflight;
 pub mod readiness;
 pub mod shard;
 pub mod stats;
+pub mod tls;
 pub mod wire;

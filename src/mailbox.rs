@@ -8,6 +8,7 @@ use crate::config::snapshot::Snapshot;
 use crate::ids::ShardId;
 use crate::look::{Question, Seen};
 use crate::stats::{Report, Signal};
+use crate::tls::server::Server;
 
 /// One published state: all that a shard routes and works by. Published as a whole and with one
 /// version, so that nothing is ever half applied.
@@ -21,6 +22,17 @@ pub struct Published {
     pub settings: ShardSettings,
     /// Verifies clients' tokens; `None`: nobody signs in (`auth.mode = "off"`).
     pub auth: Option<Arc<Verifier>>,
+    /// What handshakes of TLS need, from the next connection on; `None`: there is no such listener.
+    pub tls: Option<Arc<Server>>,
+}
+
+/// What is spoken where a client connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    /// HTTP/1.1 at once: `listen`.
+    Plain,
+    /// TLS, and HTTP/1.1 in it: `tls.listen`.
+    Tls,
 }
 
 /// Control to one shard.

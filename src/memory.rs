@@ -20,9 +20,13 @@ use crate::limits;
 use crate::preflight::{IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS};
 use crate::shard::sockets::Socket;
 use crate::stats::Histograms;
+use crate::tls::session::{CIPHER_BYTES_MAX, HELD_BYTES_MAX};
 
 /// Bytes of a point on a ring: a position of 8, an owner and a neighbour of 4 each.
 const RING_POINT_BYTES: u64 = 16;
+/// What a connection of TLS holds besides its plain state when nothing is under way: rustls' state
+/// with its keys and the session around it, measured by a test of `tls`.
+pub const TLS_CONN_BYTES: u64 = 8 << 10;
 /// Clients a shard that read nothing, for the line that shows what slow readers come to.
 pub const SLOW_READERS: u64 = 1_000;
 
@@ -64,15 +68,19 @@ fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part
     Part::new(what, format!("{key} = {count} x {each} bytes {of}"), count.saturating_mul(each))
 }
 
-/// The budget of a shard with `settings` and connections to `instances` instances.
-pub fn of_shard(settings: &ShardSettings, instances: usize) -> Budget {
+/// The budget of a shard with `settings` and connections to `instances` instances, `tls` = whether
+/// clients can connect with TLS: then all may.
+pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
     let ShardSettings { conn, queue, batch, dedup: ids, cache: routes, ring_depth, .. } = settings;
     let connections = conn.connections_max as u64;
     let each = Store::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
     let slot = Store::<MsgKey, Pending>::SLOT_BYTES as u64;
     let rings = RINGS * (IO_MEMORY_BYTES as u64 + *ring_depth as u64 * RING_ENTRY_BYTES);
     let pool = (POOLED_BYTES_MAX * POOLED_MAX) as u64;
-    let buffers = rings + limits::READ_SCRATCH_BYTES as u64 + pool;
+    let mut buffers = rings + limits::READ_SCRATCH_BYTES as u64 + pool;
+    if tls {
+        buffers += (CIPHER_BYTES_MAX + limits::READ_SCRATCH_BYTES + HELD_BYTES_MAX) as u64;
+    }
     let dedup_how = format!(
         "dedup.bytes_max; an id takes {} bytes and its own, up to {} ids",
         dedup::ENTRY_BYTES,
@@ -121,7 +129,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize) -> Budget {
         }
     }
     let in_flight = (instances * batch.in_flight_max) as u64;
-    let worst = vec![
+    let mut worst = vec![
         times(
             "slow readers",
             &format!("{SLOW_READERS} of them read nothing: clients"),
@@ -158,6 +166,23 @@ pub fn of_shard(settings: &ShardSettings, instances: usize) -> Budget {
             batch.bytes_max as u64,
         ),
     ];
+    if tls {
+        full.push(times("TLS", "conn.connections_max", connections, "of keys", TLS_CONN_BYTES));
+        worst.push(times(
+            "TLS, all read nothing",
+            "conn.connections_max",
+            connections,
+            "encrypted and not taken",
+            CIPHER_BYTES_MAX as u64,
+        ));
+        worst.push(times(
+            "TLS, all send half a record",
+            "conn.connections_max",
+            connections,
+            "of records",
+            HELD_BYTES_MAX as u64,
+        ));
+    }
     Budget { full, worst }
 }
 
@@ -194,21 +219,24 @@ mod tests {
     #[test]
     fn a_cap_that_doubles_doubles_its_part_and_no_other() {
         let mut settings = ShardSettings::default();
-        let before = of_shard(&settings, 3);
+        let before = of_shard(&settings, 3, false);
         settings.conn.connections_max *= 2;
         settings.queue.bytes_max *= 2;
-        let after = of_shard(&settings, 3);
+        let after = of_shard(&settings, 3, false);
         for (a, b) in before.full.iter().zip(&after.full) {
             let doubled = ["connections", "queue, payloads"].contains(&a.what);
             assert_eq!(b.bytes, a.bytes * (1 + u64::from(doubled)), "{}", a.what);
         }
         assert!(before.full.iter().all(|part| part.bytes > 0), "{before:?}");
+        let secure = of_shard(&settings, 3, true);
+        let (connections, bytes) = (settings.conn.connections_max as u64, secure.full_bytes());
+        assert!(bytes > after.full_bytes() + connections * TLS_CONN_BYTES);
         settings.dedup.enabled = false;
-        assert!(of_shard(&settings, 3).full_bytes() < after.full_bytes());
-        let before = of_shard(&settings, 3);
+        assert!(of_shard(&settings, 3, false).full_bytes() < after.full_bytes());
+        let before = of_shard(&settings, 3, false);
         settings.limits.user.messages_per_s = 1;
         settings.limits.address_unauthenticated_max = 1;
-        let after = of_shard(&settings, 3);
+        let after = of_shard(&settings, 3, false);
         assert_eq!(after.full.len(), before.full.len() + 2, "what is limited is remembered");
     }
 
@@ -217,7 +245,7 @@ mod tests {
         let mut settings = ShardSettings::default();
         settings.conn.connections_max = usize::MAX;
         settings.conn.outbox_bytes_max = usize::MAX;
-        assert_eq!(of_shard(&settings, 4096).full_bytes(), u64::MAX);
+        assert_eq!(of_shard(&settings, 4096, true).full_bytes(), u64::MAX);
     }
 
     #[test]

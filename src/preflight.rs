@@ -122,9 +122,8 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
         problems.extend(bound.err().and_then(|e| port_problem(&key, address, e)));
     }
     let range = local_port_range();
-    for (key, a) in
-        [("listen", config.gateway.listen), ("admin.listen", config.gateway.admin.listen)]
-    {
+    let admin = ("admin.listen", config.gateway.admin.listen);
+    for (key, a) in config.gateway.listens().chain([admin]) {
         warnings.extend(ephemeral_warning(key, a.port(), range));
     }
     if !problems.is_empty() {
@@ -432,10 +431,9 @@ pub fn ephemeral_warning(key: &str, port: u16, range: Option<(u16, u16)>) -> Opt
 /// What is to be bound, and the answer to an attempt.
 fn addresses(config: &Config) -> Vec<(String, SocketAddr, Result<(), Errno>)> {
     let gateway = &config.gateway;
-    let mut list = vec![
-        ("listen".to_owned(), gateway.listen),
-        ("admin.listen".to_owned(), gateway.admin.listen),
-    ];
+    let admin = ("admin.listen", gateway.admin.listen);
+    let mut list: Vec<(String, SocketAddr)> =
+        gateway.listens().chain([admin]).map(|(key, a)| (key.to_owned(), a)).collect();
     if gateway.demo.enabled {
         let demo = ["logic", "chat", "fight"].into_iter().zip(gateway.demo.addresses);
         list.extend(demo.map(|(name, a)| (format!("demo service {name}"), a)));

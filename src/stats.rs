@@ -57,6 +57,28 @@ counters! {
     MoveLost = "move_lost",
     /// accept() failed (out of files, aborted connections).
     AcceptFailed = "accept_failed",
+    /// Connections whose PROXY protocol header was none.
+    ProxyRefused = "proxy_refused",
+    /// Handshakes of TLS that were completed with certificates.
+    TlsHandshakes = "tls_handshakes",
+    /// Handshakes of TLS that were completed by a ticket of an earlier one.
+    TlsResumed = "tls_resumed",
+    /// Clients that went away in the handshake of TLS.
+    TlsAbandoned = "tls_abandoned",
+    /// TLS ended because the client's bytes were no TLS.
+    TlsFailedNotTls = "tls_failed_not_tls",
+    /// TLS ended because no version, cipher suite or group is common.
+    TlsFailedIncompatible = "tls_failed_incompatible",
+    /// TLS ended because no certificate covers the name that was asked for.
+    TlsFailedName = "tls_failed_name",
+    /// TLS ended because the client offers protocols without HTTP/1.1.
+    TlsFailedProtocol = "tls_failed_protocol",
+    /// TLS ended because the client's certificate is missing or not good.
+    TlsFailedCertificate = "tls_failed_certificate",
+    /// TLS ended by an alert of the client.
+    TlsFailedAlert = "tls_failed_alert",
+    /// TLS ended because the client broke its rules.
+    TlsFailedBroken = "tls_failed_broken",
     /// Upgrades answered 101.
     Upgraded = "upgraded",
     /// Handshakes answered with an HTTP error.

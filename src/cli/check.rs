@@ -22,11 +22,12 @@ pub fn check(loaded: Result<Config, Problems>) -> Said {
         out += &format!("warning: {warning}\n");
     }
     let (gateway, snapshot) = (&config.gateway, &config.snapshot);
+    let listens: Vec<String> =
+        gateway.listens().map(|(key, a)| format!("{key} {a}{}", gateway.path)).collect();
     let shards = gateway.shards.map_or("auto".into(), |n| n.to_string());
     out += &format!(
-        "ok: listen {}{}, admin {}, shards {shards}, demo services {}\n",
-        gateway.listen,
-        gateway.path,
+        "ok: {}, admin {}, shards {shards}, demo services {}\n",
+        listens.join(", "),
         gateway.admin.listen,
         if gateway.demo.enabled { "on" } else { "off" },
     );
@@ -46,8 +47,9 @@ pub fn check(loaded: Result<Config, Problems>) -> Said {
 /// What the caps come to in memory, against what there is.
 fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
     let instances = config.snapshot.instances.len();
+    let tls = config.gateway.tls.listen.is_some();
     let all: Vec<Budget> =
-        (0..shards).map(|n| memory::of_shard(&config.shards.shard(n), instances)).collect();
+        (0..shards).map(|n| memory::of_shard(&config.shards.shard(n), instances, tls)).collect();
     let rows = |parts: &[Part]| -> Vec<[String; 3]> {
         parts.iter().map(|p| [p.what.into(), shown(p.bytes), p.how.clone()]).collect()
     };

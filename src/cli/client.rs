@@ -12,6 +12,7 @@ use ureq::{Agent, Body};
 
 use crate::config::settings::AdminSettings;
 use crate::control::token;
+use crate::tls::provider;
 
 /// Longest wait for a whole answer. A gathering of the shards takes a second at most.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -112,8 +113,9 @@ fn agent(settings: &AdminSettings, path: &str) -> Result<(Agent, String), NoAnsw
         .user_agent(concat!("shardgate/", env!("CARGO_PKG_VERSION")));
     let to = address(settings);
     if settings.tls_cert.is_some() {
-        let tls = TlsConfig::builder().root_certs(roots(settings).map_err(NoAnswer::Failed)?);
-        config = config.tls_config(tls.build());
+        let roots = roots(settings).map_err(NoAnswer::Failed)?;
+        let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider());
+        config = config.tls_config(tls.root_certs(roots).build());
     }
     let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
     Ok((config.build().into(), format!("{scheme}://{to}{path}")))

@@ -14,6 +14,7 @@ mod token;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use args::parse;
 pub use routes::Ask;
@@ -23,6 +24,7 @@ pub use token::NewToken;
 use crate::auth::load::LocalKeys;
 use crate::config::{self, Config, Loader, Overrides, Problems};
 use crate::preflight::doctor;
+use crate::tls::load::LocalTls;
 
 /// Something went wrong while starting or running.
 pub const EXIT_START: u8 = 1;
@@ -152,8 +154,11 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
             return Err(Box::new(verb));
         }
         Verb::Check(serve) => {
-            let with_keys = |config| LocalKeys::read(&config).map(|_| config);
-            check::check(serve.load(&env).and_then(with_keys))
+            let with_files = |config| {
+                let tls = LocalTls::read(&config, unix_now(), None);
+                Problems::join(LocalKeys::read(&config), tls).map(|_| config)
+            };
+            check::check(serve.load(&env).and_then(with_files))
         }
         Verb::CheckToken(serve) => token::explain(serve.load(&env), std::io::stdin()),
         Verb::GenToken { serve, new } => token::generate(serve.load(&env), &new),
@@ -178,6 +183,11 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::Version => Said::fine(version()),
     })
+}
+
+/// The wall clock: Unix time in seconds.
+fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
 fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Said {

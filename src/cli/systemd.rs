@@ -30,7 +30,8 @@ pub fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> 
     let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
     let program = quoted(program);
     let affinity = affinity(config, shards, &allowed);
-    let capability = if gateway.listen.port() < 1024 || gateway.admin.listen.port() < 1024 {
+    let clients = gateway.listens().any(|(_, a)| a.port() < 1024);
+    let capability = if clients || gateway.admin.listen.port() < 1024 {
         "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE"
     } else {
         "CapabilityBoundingSet="

@@ -7,8 +7,9 @@ use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub const BOOT_KEYS: [&str; 31] = [
+pub const BOOT_KEYS: [&str; 32] = [
     "listen",
+    "tls.listen",
     "path",
     "node",
     "admin.listen",

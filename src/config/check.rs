@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reader::{ADDRESS_RULE, Bounds, Reader};
 use super::settings::*;
-use super::{auth, limits, operate};
+use super::{auth, limits, listen, operate};
 use crate::limits::*;
 
 /// Sections of `default.toml` and `N.toml`; every other one is of `gateway.toml`.
@@ -54,7 +54,9 @@ fn is_filter(s: &str) -> bool {
 pub fn gateway(r: &mut Reader) -> GatewaySettings {
     let d = GatewaySettings::default();
     let settings = GatewaySettings {
-        listen: r.address("listen", d.listen),
+        listen: listen::plain(r, d.listen),
+        tls: listen::tls(r),
+        proxies: listen::proxies(r),
         path: r.text(
             "path",
             &d.path,
@@ -85,21 +87,8 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         ),
         log_json: r.boolean("log.json", d.log_json),
     };
-    r.relation(
-        !collide(settings.listen, settings.admin.listen),
-        ["admin.listen", "listen"],
-        format!(
-            "listen {} and admin {} are the same port; give admin another one",
-            settings.listen, settings.admin.listen
-        ),
-    );
+    listen::relations(r, &settings);
     settings
-}
-
-/// Whether both cannot be bound: port 0 is a new one each time.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && same_ip
 }
 
 fn gateway_ids(r: &mut Reader, default: (u32, u32)) -> (u32, u32) {

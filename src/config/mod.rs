@@ -4,6 +4,7 @@ pub mod auth;
 pub mod change;
 mod check;
 mod limits;
+mod listen;
 pub mod load;
 mod operate;
 pub mod problem;

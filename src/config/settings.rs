@@ -3,6 +3,7 @@
 
 mod auth;
 mod limits;
+mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,8 +11,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
 pub use limits::{LimitSettings, PartyLimits};
+pub use tls::{ClientCertificates, TlsCertificate, TlsSettings, TlsVersion};
 
 /// A token or password: shown nowhere, by no `{:?}` of what holds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,8 +49,12 @@ impl fmt::Debug for Secret {
 /// Process-wide settings (`shards/gateway.toml`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewaySettings {
-    /// Where clients connect. Boot.
-    pub listen: SocketAddr,
+    /// Where clients connect without TLS; `None` = nowhere. Boot.
+    pub listen: Option<SocketAddr>,
+    /// TLS towards clients.
+    pub tls: TlsSettings,
+    /// Whose connections begin with a PROXY protocol header. Live.
+    pub proxies: Vec<IpNet>,
     /// Path of the upgrade request. Boot.
     pub path: String,
     /// Name of this node in `welcome` and to services. Boot.
@@ -523,10 +531,20 @@ impl Default for HealthSettings {
     }
 }
 
+impl GatewaySettings {
+    /// Where clients connect, by the key that says so.
+    pub fn listens(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let both = [("listen", self.listen), ("tls.listen", self.tls.listen)];
+        both.into_iter().filter_map(|(key, address)| Some((key, address?)))
+    }
+}
+
 impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9000))),
+            tls: TlsSettings::default(),
+            proxies: Vec::new(),
             path: "/ws".into(),
             node: "node-1".into(),
             admin: AdminSettings::default(),

@@ -120,7 +120,7 @@ timeout_ms = "5000"
 "#;
     let found = lines(of(Some(gateway), None));
     let expected = [
-        ":1: listen = \"localhost:9000\": must be an IP address and a port",
+        ":1: listen = \"localhost:9000\": must be empty, or an IP address and a port",
         ":2: pth = \"/ws\": unknown key; did you mean path?",
         ":5: shards.count = 0: must be a whole number from 1 to 1024, or \"auto\"",
         ":10: service[0].instances[0].weight = 1001: must be a whole number from 1 to 1000",
@@ -302,7 +302,7 @@ fn flags_override_the_environment_and_that_the_files() {
     let env: Vec<_> = env.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
     let own = [(1, "[queue]\nitems_max = 30000\nbytes_max = 134217728")];
     let config = from_files(files(None, None, &own), &env, &flags).expect("right");
-    assert_eq!(config.gateway.listen.port(), 3);
+    assert_eq!(config.gateway.listen.map(|a| a.port()), Some(3));
     assert_eq!(config.gateway.admin.listen.port(), 4);
     assert_eq!(config.gateway.node, "7");
     assert_eq!(config.gateway.shards, Some(2));

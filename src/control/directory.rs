@@ -20,6 +20,7 @@ use crate::config::{Config, FoundRoute, Loader, Problem, Problems, Source as Con
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::Published;
 use crate::stats::Signal;
+use crate::tls::load::{InForce, LocalTls};
 
 /// Bad values remembered of a source, for `/health`.
 const BAD_MAX: usize = 16;
@@ -62,6 +63,8 @@ pub struct DirectoryView {
     pub reloaded: Option<(Instant, Vec<Problem>)>,
     /// Reloads that were taken and that were refused.
     pub reloads: (u64, u64),
+    /// Certificates that new connections are shown.
+    pub certificates: Vec<InForce>,
 }
 
 /// What a reload did.
@@ -103,6 +106,7 @@ pub struct Directory {
     reloads: (u64, u64),
     /// Keys of tokens: those read with the files, and the set that was fetched last.
     local_keys: LocalKeys,
+    local_tls: LocalTls,
     fetched: Option<KeySet>,
     auth: Option<Arc<Verifier>>,
     /// Something came in: when it is put together with what came since.
@@ -119,6 +123,7 @@ impl Directory {
         composer: Composer,
         mut fleet: Fleet,
         local_keys: LocalKeys,
+        local_tls: LocalTls,
         now: Instant,
     ) -> Self {
         tell_skipped(&local_keys);
@@ -141,6 +146,7 @@ impl Directory {
             reloaded: None,
             reloads: (0, 0),
             local_keys,
+            local_tls,
             fetched: None,
             auth,
             due: None,
@@ -165,7 +171,13 @@ impl Directory {
             gateway: self.gateway.clone(),
             settings: self.config.shards.shard(usize::from(shard.0)),
             auth: self.auth.clone(),
+            tls: self.local_tls.server(),
         }
+    }
+
+    /// Certificates that new connections are shown.
+    pub fn certificates(&self) -> &[InForce] {
+        self.local_tls.certificates()
     }
 
     /// For the admin endpoint.
@@ -181,6 +193,7 @@ impl Directory {
             routes_refused: self.routes_refused.clone(),
             reloaded: self.reloaded.clone(),
             reloads: self.reloads,
+            certificates: self.certificates().to_vec(),
         }
     }
 
@@ -394,7 +407,9 @@ impl Directory {
         let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
         let checked = self.check(&loader)?;
         let config = &checked.config;
-        let local_keys = LocalKeys::read(config).map_err(|Problems(list)| list)?;
+        let local_tls = LocalTls::read(config, super::unix_now(), Some(&self.local_tls));
+        let (local_keys, local_tls) =
+            Problems::join(LocalKeys::read(config), local_tls).map_err(|Problems(list)| list)?;
         let changes = change::changes(&self.config, config);
         let refused = change::boot_only(&changes);
         if !refused.is_empty() {
@@ -423,6 +438,7 @@ impl Directory {
         self.take_checked(checked);
         tell_skipped(&local_keys);
         self.local_keys = local_keys;
+        self.local_tls = local_tls;
         self.auth = self.local_keys.verifier(&self.config, self.fetched.as_ref());
         self.settings_changed = true;
         self.fleet.configure(&self.config.gateway.health, now);

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use ureq::Agent;
 use ureq::config::Config;
+use ureq::tls::TlsConfig;
 
 use crate::config::auth::{JWKS_BYTES_MAX, is_key_url};
+use crate::tls::provider;
 
 /// What a proxy or a browser's page would send instead is no key.
 const ACCEPT: &str = "application/jwk-set+json, application/json";
@@ -22,6 +24,7 @@ pub fn fetch_jwks(url: &str, timeout: Duration) -> Result<String, String> {
         return Err("keys are fetched from https, or from this machine, only".into());
     }
     let config = Config::builder()
+        .tls_config(TlsConfig::builder().unversioned_rustls_crypto_provider(provider()).build())
         .timeout_global(Some(timeout))
         .max_redirects(0)
         .max_redirects_will_error(false)

@@ -3,6 +3,7 @@
 
 mod admin;
 mod board;
+mod certificates;
 pub mod compose;
 mod directory;
 pub mod discovery;
@@ -25,12 +26,13 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::board::{Board, ShardView};
+use self::certificates::Watch;
 use self::compose::Composer;
 use self::directory::{Directory, DirectoryView, Reloaded};
 use self::dump::Dumped;
@@ -43,6 +45,7 @@ use crate::config::{Config, Loader, Problem};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::look::Question;
 use crate::mailbox::{Command, ShardEvent};
+use crate::tls::load::LocalTls;
 
 /// A shard that does not answer within this is named as silent. It answers between two turns, which
 /// take milliseconds.
@@ -70,8 +73,10 @@ pub struct ControlInputs {
     pub composer: Composer,
     /// Keys of tokens, as far as they stand in the files.
     pub local_keys: LocalKeys,
-    /// Where clients connect, as bound.
-    pub ws: SocketAddr,
+    /// Certificates and what is made of them.
+    pub local_tls: LocalTls,
+    /// Where clients connect.
+    pub listens: Listens,
     /// Mailboxes of the shards, by number.
     pub shards: Vec<LaneSender<Command>>,
     /// What the shards say.
@@ -90,6 +95,15 @@ pub struct ControlInputs {
     pub seed: u64,
     /// Counts lost log lines, when [`log::init`] was used.
     pub log_dropped: Option<log::DroppedLines>,
+}
+
+/// Where clients connect, as bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Listens {
+    /// Without TLS.
+    pub plain: Option<SocketAddr>,
+    /// With TLS.
+    pub tls: Option<SocketAddr>,
 }
 
 /// Why [`run`] returned.
@@ -205,10 +219,14 @@ async fn serve(
     let admin = &gateway.admin;
     tokio::spawn(admin::serve(inputs.admin, admin_address, admin, about.clone(), ask)?);
     let scheme = if admin.tls_cert.is_some() { "https" } else { "http" };
+    let both = [("ws", inputs.listens.plain), ("wss", inputs.listens.tls)];
+    let urls: Vec<String> = both
+        .iter()
+        .filter_map(|(scheme, at)| Some(format!("{scheme}://{}{}", (*at)?, gateway.path)))
+        .collect();
     let ready_line = format!(
-        "shardgate ready: ws://{}{} admin {scheme}://{admin_address} shards {}",
-        inputs.ws,
-        gateway.path,
+        "shardgate ready: {} admin {scheme}://{admin_address} shards {}",
+        urls.join(" "),
         inputs.shards.len()
     );
     let (tell, mut news) = mpsc::channel(discovery::NEWS_MAX);
@@ -220,9 +238,11 @@ async fn serve(
     let (tell_keys, mut keys) = mpsc::channel(signers::FETCHED_MAX);
     let signers = Signers::start(config, tell_keys);
     let (config, composer) = (inputs.config, inputs.composer);
-    let directory = Directory::new(inputs.loader, config, composer, fleet, inputs.local_keys, now);
+    let (keys_read, tls) = (inputs.local_keys, inputs.local_tls);
+    let directory = Directory::new(inputs.loader, config, composer, fleet, keys_read, tls, now);
     let mut control = Control {
         spoken_by: now + SPEAK_TIMEOUT,
+        certificates: Watch::new(now),
         board: Board::new(inputs.shards),
         events: inputs.events,
         signers,
@@ -266,6 +286,11 @@ async fn serve(
     }
 }
 
+/// The wall clock: Unix time in seconds.
+fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
 /// Sleeps until `at`, or for ever.
 async fn sleep_until(at: Option<Instant>) {
     match at {
@@ -294,6 +319,7 @@ struct Control {
     directory: Directory,
     sources: Sources,
     signers: Signers,
+    certificates: Watch,
     /// Sources that have not spoken by then are not waited for.
     spoken_by: Instant,
     /// Printed once, when all shards are ready.
@@ -325,6 +351,7 @@ impl Control {
         if self.directory.turn(now) {
             self.publish();
         }
+        self.certificates.turn(self.directory.certificates(), now, unix_now());
         if self.board.all_ready()
             && self.stop_until.is_none()
             && !self.board.any_failed()
@@ -414,6 +441,7 @@ impl Control {
                     for source in self.sources.follow(self.directory.config()) {
                         self.directory.forget(&source, now);
                     }
+                    self.certificates.again(now);
                     self.publish();
                 }
                 self.supervisor.ready(if result.is_ok() { "reloaded" } else { "reload refused" });
@@ -501,7 +529,9 @@ impl Control {
         let speak = waits.then_some(self.spoken_by);
         let looks = self.board.looks_due();
         let (watch, publish) = (self.supervisor.due(), self.directory.due());
-        let times = [self.gather_until, self.stop_until, publish, watch, speak, looks, retry];
+        let dates = Some(self.certificates.due());
+        let times =
+            [self.gather_until, self.stop_until, publish, watch, speak, looks, retry, dates];
         times.into_iter().flatten().min()
     }
 }

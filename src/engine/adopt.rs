@@ -15,7 +15,7 @@ impl Engine {
     /// Routes and works by `published` from now on. Messages that wait for an instance that takes
     /// them no more move to the next, or are answered.
     pub fn adopt(&mut self, published: Published, now: Micros) {
-        let Published { snapshot, gateway, settings, auth } = published;
+        let Published { snapshot, gateway, settings, auth, tls: _ } = published;
         // Who signed in before stays signed in, whatever the keys are now.
         self.auth.verifier = auth;
         self.apply(gateway, settings, now);

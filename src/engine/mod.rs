@@ -266,8 +266,7 @@ impl Engine {
     }
 
     /// A connection from `peer` was accepted, or is to be refused so. It counts for that address
-    /// from now on: what stands before its clients goes through the two halves of this, and
-    /// [`Self::admit_address`] when the client's own address is known.
+    /// from now on.
     pub fn open(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
         let id = self.open_unmetered(peer, now)?;
         let admitted = self.admit_address(id, peer.ip(), now);
@@ -279,8 +278,8 @@ impl Engine {
         admitted.map(|()| id)
     }
 
-    /// As [`Self::open`], for an address that nothing is known of yet.
-    fn open_unmetered(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
+    /// As [`Self::open`], for a connection whose client is not known yet: see [`Self::introduce`].
+    pub fn open_unmetered(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
         self.counters.inc(Counter::Accepted);
         if !self.has_room() {
             self.counters.inc(Counter::AcceptRefused);
@@ -293,6 +292,31 @@ impl Engine {
         let mut conn = Conn::new(peer, session, hash, self.terms.clone(), now);
         self.rates.add_unknown(&mut conn.metered);
         Ok(self.conns.insert(conn))
+    }
+
+    /// The balancer in front told the client's address, before the client's first byte: it counts
+    /// for that from now on. One over a limit is told so and ends.
+    pub fn introduce(&mut self, id: ConnId, peer: SocketAddr, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.identity.peer = peer;
+        if let Err(refusal) = self.admit_address(id, peer.ip(), now) {
+            let OpenRefusal { status, text, retry_after_ms } = refusal;
+            self.refuse_upgrade(id, status, text, retry_after_ms, now);
+        }
+    }
+
+    /// What carries the connection is broken (TLS, the balancer's header): what waits for the
+    /// client could not be read. It ends when the shell has said its last word and the client
+    /// closes.
+    pub fn break_off(&mut self, id: ConnId, now: Micros) {
+        self.forget_move(id);
+        let until = now.plus_ms(self.settings.conn.close_timeout_ms);
+        let Self { conns, pool, effects, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return };
+        let pending = conn.outbox.len();
+        conn.outbox.advance(pending, pool);
+        conn.phase = Phase::Lingering { until: conn.until().unwrap_or(until) };
+        answer::mark_dirty(conn, id, &mut effects.dirty);
     }
 
     /// The socket is gone: forget the connection. Its messages under way run on; their answers

@@ -172,6 +172,7 @@ fn published(rig: &Rig, snapshot: Snapshot) -> Published {
         gateway: rig.engine.gateway.clone(),
         settings: rig.engine.settings.clone(),
         auth: None,
+        tls: None,
     }
 }
 

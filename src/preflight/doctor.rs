@@ -118,7 +118,8 @@ impl Wanted {
         let settings = |n| config.shards.shard(n);
         let core = |n| settings(n).core.or_else(|| allowed.get(n).copied());
         let instances = config.snapshot.instances.len();
-        let bytes = (0..count).map(|n| memory::of_shard(&settings(n), instances).full_bytes());
+        let tls = config.gateway.tls.listen.is_some();
+        let bytes = (0..count).map(|n| memory::of_shard(&settings(n), instances, tls).full_bytes());
         Self {
             cores: (0..count).filter_map(core).collect(),
             connections: (0..count).map(|n| settings(n).conn.connections_max as u64).sum(),

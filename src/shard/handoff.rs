@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 
 use crate::engine::moves::Departed;
+use crate::mailbox::Port;
 use crate::shard::sockets::Socket;
 
 /// One shard to another, by a *submit* lane: what is refused stays with the sender.
@@ -15,6 +16,8 @@ pub enum Handoff {
         stream: TcpStream,
         /// Its address.
         peer: SocketAddr,
+        /// Where it connected.
+        port: Port,
     },
     /// A connection that comes home: see [`crate::engine::moves`].
     Moved(Box<Moved>),

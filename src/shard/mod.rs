@@ -5,6 +5,7 @@
 //! await.
 
 pub mod handoff;
+pub mod layers;
 pub mod net;
 pub mod pulse;
 pub mod sockets;
@@ -22,11 +23,12 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
-use crate::mailbox::{Command, ShardEvent};
+use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
 use crate::shard::handoff::Handoff;
 use crate::shard::net::Net;
 use crate::shard::pulse::Pulse;
+use crate::tls::server::Server;
 
 /// What a shard is given at its start.
 #[derive(Debug)]
@@ -35,9 +37,11 @@ pub struct ShardInit {
     pub core: usize,
     /// Its engine's part.
     pub engine: EngineInit,
-    /// Bound, not yet in use; every shard has its own on the one address (SO_REUSEPORT). Taken
-    /// by the net loop.
-    pub listener: Option<TcpListener>,
+    /// Bound, not yet in use; every shard has its own on each address (SO_REUSEPORT). Taken by the
+    /// net loop.
+    pub listeners: Vec<(Port, TcpListener)>,
+    /// What handshakes of TLS need; `None` = there is no such listener.
+    pub tls: Option<Arc<Server>>,
     /// From control.
     pub commands: LaneReceiver<Command>,
     /// To control.

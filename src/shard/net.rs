@@ -2,42 +2,42 @@
 //! flushes what got dirty, each once a turn.
 //!
 //! Fairness of a turn, in this order: commands and pulse; accept (at most 64); resumed connections;
-//! ready connections (at most four reads each, 64 KiB a read); batches; one write a dirty
-//! connection. Then the other tasks run, and the ring is asked.
+//! ready connections (at most four reads each, 64 KiB a read); handshakes of TLS for half a
+//! millisecond; batches; one write a dirty connection. Then the other tasks run, and the ring is
+//! asked.
 
 mod accept;
+mod channels;
+mod layered;
 mod moves;
 
-use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
-use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use glommio::timer::Timer;
 
-use crate::backend::channel::{self, Channel, ChannelEvent};
-use crate::config::snapshot::{Instance, Snapshot};
+use crate::backend::channel::Channel;
 use crate::engine::by_instance::ByInstance;
 use crate::engine::conns::{Fate, ReadNext};
-use crate::engine::instances::Link;
-use crate::ids::{ConnId, InstanceId};
+use crate::ids::ConnId;
 use crate::lanes::LaneRefusal;
 use crate::limits;
-use crate::mailbox::{Command, ShardEvent};
+use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::{Call, Micros};
-use crate::readiness::{Looked, Ready, ReadySet, TOKEN_MIN};
+use crate::readiness::{Looked, Ready, ReadySet};
+use crate::shard::net::layered::say_goodbye;
 use crate::shard::sockets::{Moved, Sockets};
 use crate::shard::{ShardInit, Shell};
 use crate::stats::Counter;
+use crate::tls::session::CIPHER_BYTES_MAX;
 
-/// The listener's number in the readiness set: a key whose slot no connection can have, in its
-/// first generation.
-const LISTENER: u64 = TOKEN_MIN | (TOKEN_MIN - 1);
+/// The listeners' numbers in the readiness set, counted down: keys of the last generation, which no
+/// slot lives to see.
+const LISTENER: u64 = u64::MAX;
 /// How long the shard waits in the set before it sleeps on the ring. The next message or answer
 /// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
@@ -47,6 +47,14 @@ const LINGER: Duration = Duration::from_millis(1);
 const READING_US_MAX: u64 = 1_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
+
+/// Where clients come from.
+struct Listener {
+    port: Port,
+    socket: TcpListener,
+    /// There may be someone to accept; not before this time.
+    accept_at: Option<Micros>,
+}
 
 /// A timer that is set.
 struct Alarm {
@@ -59,14 +67,17 @@ pub struct Net {
     shell: Rc<Shell>,
     init: ShardInit,
     set: ReadySet,
-    listener: Option<TcpListener>,
-    /// There may be someone to accept; not before this time.
-    accept_at: Option<Micros>,
+    listeners: Vec<Listener>,
     sockets: Sockets,
     /// Connections to read.
     to_read: Vec<ConnId>,
+    /// Those with the handshake of TLS before them, which are read after all others.
+    to_shake: Vec<ConnId>,
     channels: ByInstance<Channel>,
     scratch: Box<[u8]>,
+    /// What came out of TLS, and what goes into the kernel through it.
+    plain: Vec<u8>,
+    cipher: Box<[u8]>,
     alarm: Option<Alarm>,
     stopping: bool,
     /// The shard that was last handed a client.
@@ -86,21 +97,25 @@ impl Net {
     pub fn new(shell: Rc<Shell>, mut init: ShardInit) -> io::Result<Self> {
         let set = ReadySet::new()?;
         // Taken, not copied: a second descriptor would keep the port open after the stop.
-        let listener = init.listener.take();
-        if let Some(listener) = &listener {
-            listener.set_nonblocking(true)?;
-            set.add(listener, LISTENER)?;
+        let mut listeners = Vec::new();
+        for (port, socket) in std::mem::take(&mut init.listeners) {
+            socket.set_nonblocking(true)?;
+            set.add(&socket, LISTENER - listeners.len() as u64)?;
+            listeners.push(Listener { port, socket, accept_at: Some(Micros(0)) });
         }
+        let cipher_bytes = if init.tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
         Ok(Self {
             shell,
             init,
             set,
-            listener,
-            accept_at: Some(Micros(0)),
+            listeners,
             sockets: Sockets::default(),
             to_read: Vec::new(),
+            to_shake: Vec::new(),
             channels: ByInstance::default(),
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
+            plain: Vec::new(),
+            cipher: vec![0; cipher_bytes].into_boxed_slice(),
             alarm: None,
             stopping: false,
             next_sibling: 0,
@@ -190,11 +205,8 @@ impl Net {
         if alarmed {
             self.alarm = None;
         }
-        if rung || poked || alarmed || !self.to_read.is_empty() {
-            Poll::Ready(rung)
-        } else {
-            Poll::Pending
-        }
+        let listed = !self.to_read.is_empty() || !self.to_shake.is_empty();
+        if rung || poked || alarmed || listed { Poll::Ready(rung) } else { Poll::Pending }
     }
 
     /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no
@@ -218,6 +230,8 @@ impl Net {
         while let Some(command) = self.init.commands.try_recv() {
             match command {
                 Command::Adopt(published) => {
+                    self.init.tls.clone_from(&published.tls);
+                    self.init.engine.gateway.clone_from(&published.gateway);
                     let own = &mut self.init.engine.settings;
                     let changed = own.backend != published.settings.backend;
                     own.clone_from(&published.settings);
@@ -298,11 +312,10 @@ impl Net {
             self.on_ready(event, now);
         }
         self.ready = ready;
-        if self.accept_at.is_some_and(|at| at <= now) {
-            self.accept_all(now);
-        }
+        self.accept_all(now);
         self.resume(now);
         self.read_all(now);
+        self.shake_hands();
         let resumed = self.shell.enter(|engine| {
             engine.end_turn(now);
             !engine.effects.resumed.is_empty()
@@ -317,8 +330,9 @@ impl Net {
     }
 
     fn on_ready(&mut self, event: Ready, now: Micros) {
-        if event.token == LISTENER {
-            self.accept_at = Some(self.accept_at.map_or(now, |at| at.max(now)));
+        // Of connections, the difference is out of range.
+        if let Some(listener) = self.listeners.get_mut((LISTENER - event.token) as usize) {
+            listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
             return;
         }
         let id = ConnId(event.token);
@@ -332,7 +346,10 @@ impl Net {
             socket.ending |= event.ended;
             if !socket.listed {
                 socket.listed = true;
-                self.to_read.push(id);
+                match socket.is_shaking() {
+                    true => self.to_shake.push(id),
+                    false => self.to_read.push(id),
+                }
             }
         }
     }
@@ -373,6 +390,10 @@ impl Net {
         let Some(socket) = self.sockets.get(id) else { return };
         socket.listed = false;
         if self.shell.enter(|engine| engine.is_paused(id)) {
+            return;
+        }
+        if socket.layers.is_some() {
+            self.read_layered(id, now);
             return;
         }
         for _ in 0..limits::READS_PER_TURN_MAX {
@@ -429,6 +450,10 @@ impl Net {
 
     fn flush(&mut self, id: ConnId, now: Micros) {
         let Some(socket) = self.sockets.get(id) else { return };
+        if socket.layers.is_some() {
+            self.flush_layered(id, now);
+            return;
+        }
         let fate = self.shell.enter(|engine| {
             let bytes = engine.outbox(id);
             let sent = match bytes.is_empty() || !socket.writable {
@@ -450,6 +475,7 @@ impl Net {
 
     fn close(&mut self, id: ConnId) {
         if let Some(mut socket) = self.sockets.remove(id) {
+            say_goodbye(&mut socket, &mut self.cipher);
             socket.shut_write();
             // Bytes that nobody reads would turn the end into a reset, which can overtake the last
             // words. What has arrived is taken away, from a flooder no more than in a turn.
@@ -463,96 +489,10 @@ impl Net {
         self.shell.enter(|engine| engine.remove(id));
     }
 
-    /// Opens channels to new instances, closes those to instances that are gone.
-    fn open_channels(&mut self, snapshot: &Arc<Snapshot>) {
-        for instance in &snapshot.instances {
-            if self.channels.get(instance.id).is_none() {
-                let channel = self.open_channel(instance);
-                self.channels.get_or_insert_with(instance.id, || channel);
-            }
-        }
-        // Ids of instances that left are never used again; their tasks end by themselves.
-        let present: HashSet<InstanceId> = snapshot.instances.iter().map(|i| i.id).collect();
-        self.channels.retain(|id, channel| {
-            let stays = present.contains(&id);
-            if !stays {
-                channel.close();
-            }
-            stays
-        });
-    }
-
-    fn open_channel(&self, instance: &Instance) -> Channel {
-        let id = instance.id;
-        let name = instance.name.clone();
-        let shard = self.init.engine.shard.0;
-        let settings = self.init.engine.settings.backend.clone();
-        // Shards must not reconnect in step.
-        let seed = self.init.engine.seed ^ (u64::from(id.0) << 32);
-        let registry = self.set.registry();
-        let clock = self.shell.clone();
-        let shell = self.shell.clone();
-        let mut up = false;
-        let on_event = move |event| {
-            let now = shell.now();
-            match event {
-                ChannelEvent::Up => {
-                    up = true;
-                    tracing::info!(shard, instance = &*name, "instance_up");
-                    shell.enter(|engine| {
-                        engine.count(Counter::BackendConnects, 1);
-                        engine.on_link(id, Link::Up, now);
-                    });
-                }
-                ChannelEvent::Down { why } => {
-                    let counter = match std::mem::replace(&mut up, false) {
-                        true => Counter::BackendDisconnects,
-                        false => Counter::BackendConnectFailed,
-                    };
-                    tracing::warn!(
-                        shard,
-                        instance = &*name,
-                        why,
-                        "instance_down: see that it runs and listens there; it is tried again"
-                    );
-                    shell.enter(|engine| {
-                        engine.count(counter, 1);
-                        engine.on_link(id, Link::Down, now);
-                    });
-                }
-                ChannelEvent::Outcome(outcome) => {
-                    shell.enter(|engine| engine.on_outcome(outcome, now));
-                }
-            }
-            shell.poke();
-        };
-        let (channel, task) = channel::open(
-            instance.clone(),
-            settings,
-            registry,
-            seed,
-            move || clock.now(),
-            on_event,
-        );
-        let shell = self.shell.clone();
-        shell.channels.set(shell.channels.get() + 1);
-        glommio::spawn_local(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                shell.channel_polls.set(shell.channel_polls.get() + 1);
-                task.as_mut().poll(cx)
-            })
-            .await;
-            shell.channels.set(shell.channels.get() - 1);
-            shell.poke();
-        })
-        .detach();
-        channel
-    }
-
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
         self.to_read.clear();
+        self.to_shake.clear();
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use crate::ids::ConnId;
+use crate::shard::layers::Layers;
 
 /// One client socket.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Socket {
     pub writable: bool,
     /// Shut for writing.
     pub shut: bool,
+    /// What its bytes go through before they are the engine's, if anything.
+    pub layers: Option<Box<Layers>>,
 }
 
 /// What a read or write came to.
@@ -78,6 +81,16 @@ impl Socket {
         }
     }
 
+    /// Address of its other end, which may be a balancer.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
+    /// Whether it has the handshake of TLS before it.
+    pub fn is_shaking(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| layers.is_shaking())
+    }
+
     /// No more bytes to the client: it sees the end after those that were sent.
     pub fn shut_write(&mut self) {
         if !self.shut {
@@ -102,16 +115,21 @@ pub struct Sockets {
 
 impl Sockets {
     /// Enters a socket.
-    pub fn insert(&mut self, id: ConnId, stream: TcpStream) -> &mut Socket {
+    pub fn insert(
+        &mut self,
+        id: ConnId,
+        stream: TcpStream,
+        layers: Option<Box<Layers>>,
+    ) -> &mut Socket {
         let (readable, writable) = (true, true);
         let (ending, listed, shut) = (false, false, false);
-        self.place(id, Socket { stream, id, readable, ending, listed, writable, shut })
+        self.place(id, Socket { stream, id, readable, ending, listed, writable, shut, layers })
     }
 
     /// Enters a socket that came from another shard, as one that is ready for anything: what its
     /// set had told is not known here.
     pub fn take_over(&mut self, id: ConnId, mut socket: Socket) {
-        (socket.id, socket.readable, socket.writable, socket.listed) = (id, true, true, true);
+        (socket.id, socket.readable, socket.writable, socket.listed) = (id, true, true, false);
         self.place(id, socket);
     }
 
@@ -197,7 +215,7 @@ mod tests {
             events.clear();
             set.look(Duration::ZERO, &mut events).expect("a set");
         }
-        let socket = sockets.insert(id, server);
+        let socket = sockets.insert(id, server, None);
         socket.ending = true;
         assert_eq!(socket.receive(&mut [0; 64]), Moved::Bytes(4));
         assert!(socket.readable, "the end is still to be read");

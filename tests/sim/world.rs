@@ -276,6 +276,7 @@ impl World {
                 gateway: self.plan.gateway.clone(),
                 settings: self.plan.settings.clone(),
                 auth: self.plan.verifier.clone(),
+                tls: None,
             };
             let command = Command::Adopt(Box::new(published));
             if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {

@@ -17,12 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::settings::AdminSettings;
+use crate::tls::provider;
 
 /// A connection's life: a gathering takes at most one second, the rest is the client's time.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
     let text = fs::read(key).map_err(|e| wrong("tls_key", key, e.to_string()))?;
     let own = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|e| wrong("tls_key", key, format!("no PEM private key: {e}")))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_no_client_auth()

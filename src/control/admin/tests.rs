@@ -451,13 +451,13 @@ fn tls_endpoint(dir: &std::path::Path) -> (std::net::SocketAddr, AdminSettings, 
 #[tokio::test]
 async fn on_other_interfaces_everything_but_liveness_takes_tls_and_the_token() {
     use tokio_rustls::TlsConnector;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     let dir = tempfile::tempdir().unwrap();
     let (address, _, cert) = tls_endpoint(dir.path());
     let mut roots = RootCertStore::empty();
     roots.add(cert.into()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(crate::tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)

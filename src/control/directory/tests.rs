@@ -33,7 +33,8 @@ fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
     let (found, checks) = mpsc::channel(8);
     let fleet = Fleet::new(config.gateway.health.clone(), 1, found);
     let keys = LocalKeys::read(&config).unwrap();
-    (Directory::new(loader, config, composer, fleet, keys, Instant::now()), dir, checks)
+    let (tls, now) = (LocalTls::default(), Instant::now());
+    (Directory::new(loader, config, composer, fleet, keys, tls, now), dir, checks)
 }
 
 fn tell(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {

@@ -52,6 +52,7 @@ pub fn metrics(about: &About, found: &Gathered) -> Result<String, String> {
     let mut families = Vec::new();
     process(about, found, &mut families);
     of_shards(found, &mut families);
+    certificates(found, &mut families);
     stages(found, &mut families);
     instances(found, &mut families);
     discovery(found, &mut families);
@@ -159,6 +160,13 @@ fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
         faults.map(one).collect::<Vec<_>>()
     });
     out.push(family("call_faults_total", "Failed calls by fault.", MetricType::COUNTER, faults));
+}
+
+fn certificates(found: &Gathered, out: &mut Vec<MetricFamily>) {
+    let all = found.directory.certificates.iter();
+    let each = all.map(|c| gauge(&[("certificate", &c.file)], c.expires as f64));
+    let help = "Unix time after which the certificate does not hold.";
+    out.push(family("tls_certificate_expires_seconds", help, MetricType::GAUGE, each));
 }
 
 fn stages(found: &Gathered, out: &mut Vec<MetricFamily>) {

@@ -31,6 +31,7 @@ fn gathered() -> Gathered {
         routes_refused: Vec::new(),
         reloaded: None,
         reloads: (0, 0),
+        certificates: Vec::new(),
     };
     let shard = ShardView {
         shard: ShardId(0),

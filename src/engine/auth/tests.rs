@@ -46,6 +46,7 @@ pub(in crate::engine) fn published(secret: &str, required: bool) -> Published {
         gateway: Arc::new(config.gateway),
         settings,
         auth,
+        tls: None,
     }
 }
 
@@ -82,7 +83,7 @@ pub(in crate::engine) fn auth(seq: u64, token: &str) -> Vec<u8> {
 
 impl Rig {
     fn new(required: bool) -> Self {
-        let Published { snapshot, gateway, settings, auth } = published(SECRET, required);
+        let Published { snapshot, gateway, settings, auth, tls: _ } = published(SECRET, required);
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
             shards: 1,

@@ -33,7 +33,7 @@ impl Rig {
         let shards = [0, 1].map(|n| {
             let mut published = published(SECRET, true);
             change(&mut published);
-            let Published { snapshot, gateway, settings, auth } = published;
+            let Published { snapshot, gateway, settings, auth, tls: _ } = published;
             Engine::new(EngineInit {
                 shard: ShardId(n),
                 shards: 2,

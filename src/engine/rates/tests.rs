@@ -42,7 +42,8 @@ fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> Publish
     settings.conn.heartbeat_ms = 3_600_000;
     settings.conn.write_timeout_ms = 3_600_000;
     change(&mut settings.limits);
-    Published { snapshot: config.snapshot.into(), gateway: config.gateway.into(), settings, auth }
+    let (snapshot, gateway) = (config.snapshot.into(), config.gateway.into());
+    Published { snapshot, gateway, settings, auth, tls: None }
 }
 
 fn token(user: &str, tenant: &str) -> String {
@@ -77,7 +78,7 @@ impl Rig {
     }
 
     fn of(required: bool, shards: u16, change: impl FnOnce(&mut LimitSettings)) -> Self {
-        let Published { snapshot, gateway, settings, auth } = published(required, change);
+        let Published { snapshot, gateway, settings, auth, tls: _ } = published(required, change);
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
             shards,

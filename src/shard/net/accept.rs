@@ -5,32 +5,46 @@ use std::net::{SocketAddr, TcpStream};
 use crate::engine::rates::OpenRefusal;
 use crate::lanes::LaneRefusal;
 use crate::limits;
+use crate::mailbox::Port;
 use crate::message::Micros;
 use crate::shard::handoff::Handoff;
+use crate::shard::layers::Layers;
 use crate::shard::net::Net;
 use crate::shard::sockets::{Accepted, accept};
 use crate::stats::Counter;
+use crate::tls::session::Session;
 use crate::wire::handshake;
 
 /// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
 
 impl Net {
-    /// Accepts who waits, up to a turn's budget.
+    /// Accepts who waits, up to a turn's budget, of which each listener has its share: a flood at
+    /// one does not close the other.
     pub(super) fn accept_all(&mut self, now: Micros) {
+        let share = limits::ACCEPTS_PER_TURN_MAX / self.listeners.len().max(1);
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].accept_at.is_some_and(|at| at <= now) {
+                self.accept_at(index, share, now);
+            }
+        }
+    }
+
+    fn accept_at(&mut self, index: usize, budget: usize, now: Micros) {
         let send_buffer = self.init.engine.settings.conn.send_buffer_bytes;
-        for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
-            let Some(listener) = &self.listener else { return };
-            match accept(listener, send_buffer) {
+        for _ in 0..budget {
+            let listener = &mut self.listeners[index];
+            let port = listener.port;
+            match accept(&listener.socket, send_buffer) {
                 Accepted::Client(stream, peer) => {
                     if self.shell.enter(|engine| engine.has_room_for(peer.ip())) {
-                        self.admit(stream, peer, now);
-                    } else if let Some(stream) = self.hand_over(stream, peer) {
-                        self.admit(stream, peer, now);
+                        self.admit(stream, peer, port, now);
+                    } else if let Some(stream) = self.hand_over(stream, peer, port) {
+                        self.admit(stream, peer, port, now);
                     }
                 }
                 Accepted::Nobody => {
-                    self.accept_at = None;
+                    listener.accept_at = None;
                     return;
                 }
                 Accepted::Aborted => {
@@ -44,43 +58,67 @@ impl Net {
                     if first {
                         tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
                     }
-                    self.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
+                    listener.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
                     return;
                 }
             }
         }
         // More may wait, and the edge is spent.
-        self.accept_at = Some(now);
+        self.listeners[index].accept_at = Some(now);
         self.shell.poke();
     }
 
     /// A client becomes a connection of this shard, or is refused.
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, now: Micros) {
-        let id = match self.shell.enter(|engine| engine.open(peer, now)) {
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, port: Port, now: Micros) {
+        // A balancer that speaks IPv4 to a socket for both is the same balancer.
+        let address = peer.ip().to_canonical();
+        let headed = self.init.engine.gateway.proxies.iter().any(|net| net.contains(&address));
+        // A balancer is not charged for its clients: they are known by the header.
+        let opened = self.shell.enter(|engine| match headed {
+            true => engine.open_unmetered(peer, now),
+            false => engine.open(peer, now),
+        });
+        let id = match opened {
             Ok(id) => id,
             Err(refusal) => {
-                refuse(&stream, &refusal);
+                match port {
+                    Port::Plain if !headed => refuse(&stream, &refusal),
+                    // Without a handshake there is no way to say more than by the end.
+                    Port::Plain | Port::Tls => {}
+                }
                 return;
             }
+        };
+        let tls = match port {
+            Port::Plain => None,
+            Port::Tls => match self.init.tls.as_deref().map(Session::new) {
+                Some(Ok(session)) => Some(session),
+                Some(Err(_)) | None => {
+                    self.shell.enter(|engine| {
+                        engine.count(Counter::AcceptFailed, 1);
+                        engine.remove(id);
+                    });
+                    return;
+                }
+            },
         };
         if let Err(error) = self.set.add(&stream, id.0) {
             tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
             self.shell.enter(|engine| engine.remove(id));
             return;
         }
-        self.sockets.insert(id, stream).listed = true;
-        self.to_read.push(id);
+        self.sockets.insert(id, stream, Layers::of(headed, tls));
+        self.list(id);
     }
 
     /// Offers a client for whom there is no room to the other shards, each in turn: the kernel
     /// spreads clients by a hash, so that one shard can be full, or an address's part of it, while
-    /// others are not. Gives the
-    /// client back if this shard stops or no lane takes it.
-    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
+    /// others are not. Gives the client back if this shard stops or no lane takes it.
+    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr, port: Port) -> Option<TcpStream> {
         if self.stopping {
             return Some(stream);
         }
-        let mut handoff = Handoff::Client { stream, peer };
+        let mut handoff = Handoff::Client { stream, peer, port };
         let own = usize::from(self.init.engine.shard.0);
         for _ in 0..self.init.shards.len() {
             self.next_sibling = (self.next_sibling + 1) % self.init.shards.len();
@@ -109,7 +147,9 @@ impl Net {
     pub(super) fn take_handed(&mut self, now: Micros) {
         for _ in 0..limits::LANE_BUDGET {
             match self.init.handed.try_recv() {
-                Some(Handoff::Client { stream, peer }) => self.admit(stream, peer, now),
+                Some(Handoff::Client { stream, peer, port }) => {
+                    self.admit(stream, peer, port, now);
+                }
                 Some(Handoff::Moved(moved)) => self.arrive(*moved, now),
                 None => return,
             }
@@ -117,15 +157,16 @@ impl Net {
         self.init.bell.ring();
     }
 
-    /// The listener goes: who waits in its queue is accepted first, so that the engine can tell.
+    /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.
     pub(super) fn stop_accepting(&mut self, now: Micros) {
-        self.accept_at = Some(now);
+        for listener in &mut self.listeners {
+            listener.accept_at = Some(now);
+        }
         // A flood may hold more than one turn takes; the backlog ends it.
-        while self.listener.is_some() && self.accept_at.is_some_and(|at| at <= now) {
+        while self.listeners.iter().any(|l| l.accept_at.is_some_and(|at| at <= now)) {
             self.accept_all(now);
         }
-        self.listener = None;
-        self.accept_at = None;
+        self.listeners.clear();
     }
 }
 

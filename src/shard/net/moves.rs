@@ -64,6 +64,6 @@ impl Net {
             return;
         }
         self.sockets.take_over(id, socket);
-        self.to_read.push(id);
+        self.list(id);
     }
 }

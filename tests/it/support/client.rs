@@ -1,7 +1,9 @@
 //! A polite WebSocket client: tungstenite over a blocking socket, in either encoding.
 
 use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
 
-use super::PATIENCE;
+use super::{PATIENCE, secure};
 
 /// `ClientMessage` of client.proto, written down a second time: the numbers are a promise.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -55,9 +57,40 @@ pub struct MessageOut {
     pub offset: u64,
 }
 
+/// What carries it.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<secure::Stream>),
+}
+
+impl Read for Wire {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(bytes),
+            Wire::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.write(bytes),
+            Wire::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.flush(),
+            Wire::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 /// A connection. JSON unless made with [`Client::protobuf`].
 pub struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Wire>,
     seq: u64,
     /// Answers read while another one was waited for.
     early: HashMap<u64, Value>,
@@ -69,11 +102,30 @@ impl Client {
     /// Connects and reads the welcome.
     #[track_caller]
     pub fn connect(to: SocketAddr) -> Self {
-        let mut client = Self::open(to, Some("shardgate.v1.json"));
+        Self::open(to, Some("shardgate.v1.json")).welcomed()
+    }
+
+    /// Connects with TLS, as `config` says, to the name `name`, and reads the welcome.
+    #[track_caller]
+    pub fn secure(to: SocketAddr, config: &Arc<rustls::ClientConfig>, name: &str) -> Self {
+        let stream = secure::connect(to, config, name).expect("a handshake");
+        Self::over(Wire::Tls(Box::new(stream)), to, Some("shardgate.v1.json")).welcomed()
+    }
+
+    /// Upgrades a connection of TLS that is there, and reads the welcome.
+    #[track_caller]
+    pub fn upgrade(stream: secure::Stream) -> Self {
+        let to = stream.sock.peer_addr().expect("connected");
+        Self::over(Wire::Tls(Box::new(stream)), to, Some("shardgate.v1.json")).welcomed()
+    }
+
+    #[track_caller]
+    fn welcomed(mut self) -> Self {
+        let client = &mut self;
         let first = client.read();
         assert_eq!(first["type"], "welcome", "the welcome comes first: {first}");
         client.welcome = first["payload"].clone();
-        client
+        self
     }
 
     /// Connects in protobuf; the welcome is left to be read.
@@ -89,6 +141,11 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
+        Self::over(Wire::Plain(stream), to, subprotocol)
+    }
+
+    #[track_caller]
+    fn over(stream: Wire, to: SocketAddr, subprotocol: Option<&'static str>) -> Self {
         let mut request = format!("ws://{to}/ws").into_client_request().expect("a request");
         if let Some(name) = subprotocol {
             let value = HeaderValue::from_static(name);
@@ -100,7 +157,18 @@ impl Client {
 
     /// The socket under it.
     pub fn stream(&self) -> &TcpStream {
-        self.socket.get_ref()
+        match self.socket.get_ref() {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => &stream.sock,
+        }
+    }
+
+    /// Its TLS.
+    pub fn tls(&mut self) -> &mut secure::Stream {
+        match self.socket.get_mut() {
+            Wire::Plain(_) => panic!("there is no TLS"),
+            Wire::Tls(stream) => stream,
+        }
     }
 
     /// The session of the welcome.

@@ -24,6 +24,7 @@ pub struct Config {
     shard: String,
     files: Vec<(String, String)>,
     shards: Option<usize>,
+    tls_only: bool,
 }
 
 impl Config {
@@ -41,6 +42,12 @@ impl Config {
     /// A line of default.toml with the whole key: `conn.unanswered_max = 4`.
     pub fn shard(mut self, line: &str) -> Self {
         writeln!(self.shard, "{line}").expect("a string takes it");
+        self
+    }
+
+    /// No listener without TLS.
+    pub fn tls_only(mut self) -> Self {
+        self.tls_only = true;
         self
     }
 
@@ -160,8 +167,10 @@ pub fn run(args: &[&str], change: impl FnOnce(&mut Command)) -> Finished {
 /// A gateway that serves. Killed when dropped.
 pub struct Gateway {
     child: Child,
-    /// Where clients connect.
+    /// Where clients connect: without TLS if that is possible.
     pub ws: SocketAddr,
+    /// Where they connect with TLS, if that is possible.
+    pub wss: Option<SocketAddr>,
     /// Where its statistics are.
     pub admin: SocketAddr,
     /// How many shards it said it has.
@@ -186,7 +195,8 @@ impl Gateway {
         command.env("XDG_RUNTIME_DIR", dir.path()).env_remove("RUNTIME_DIRECTORY");
         change(&mut command);
         command.arg("--config").arg(dir.path());
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let plain = if config.tls_only { "" } else { "127.0.0.1:0" };
+        command.args(["--listen", plain, "--admin", "127.0.0.1:0"]);
         match config.shards {
             Some(count) => command.args(["--shards", &count.to_string()]),
             None => command.args(["--core", &next_core().to_string()]),
@@ -199,18 +209,21 @@ impl Gateway {
             let _ = child.wait();
             panic!("not ready; stderr:\n{}", log.lock().expect("not poisoned"));
         };
-        // shardgate ready: ws://127.0.0.1:1/ws admin http://127.0.0.1:2 shards 1
+        // shardgate ready: ws://127.0.0.1:1/ws wss://127.0.0.1:3/ws admin http://… shards 1
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["shardgate", "ready:", ws, "admin", admin, "shards", shards] = words[..] else {
+        let ["shardgate", "ready:", urls @ .., "admin", admin, "shards", shards] = &words[..]
+        else {
             panic!("not the ready line: {line}");
         };
         let address = |url: &str| {
             let host = url.split('/').nth(2).expect("a URL");
             host.parse::<SocketAddr>().expect("an address")
         };
-        let (ws, admin) = (address(ws), address(admin));
+        let of = |scheme| urls.iter().find(|url| url.starts_with(scheme)).map(|url| address(url));
+        let (wss, admin) = (of("wss://"), address(admin));
+        let ws = of("ws://").or(wss).expect("a listener");
         let shards = shards.parse().expect("a number");
-        Self { child, ws, admin, shards, log, dir }
+        Self { child, ws, wss, admin, shards, log, dir }
     }
 
     /// Versions of the published state by shard, oldest first.

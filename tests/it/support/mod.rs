@@ -4,6 +4,7 @@ mod client;
 mod gateway;
 mod owners;
 mod raw;
+pub mod secure;
 mod service;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,161 @@
+//! The keys that say where clients connect: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::reader::Reader;
+use super::settings::*;
+
+/// Certificates of ours. All are looked at for a client's name, some 2 us each.
+const CERTIFICATES_MAX: usize = 32;
+/// Networks of balancers. All are looked at for each connection accepted.
+const PROXIES_MAX: usize = 64;
+
+const LISTEN_RULE: &str = "must be empty, or an IP address and a port, e.g. \"127.0.0.1:9000\" \
+     (host names are not looked up)";
+const FILE_RULE: &str = "must be the path of a file";
+const NETWORK_RULE: &str = "must be an IP address, or a network of them without bits set behind \
+     its prefix, e.g. \"10.0.0.0/8\"";
+
+/// `listen`: where clients connect without TLS.
+pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> {
+    listen(r, "listen", default)
+}
+
+/// An address; empty = none.
+fn listen(r: &mut Reader, key: &'static str, default: Option<SocketAddr>) -> Option<SocketAddr> {
+    let shown = default.map_or(String::new(), |address| address.to_string());
+    let valid = |s: &str| s.is_empty() || s.parse::<SocketAddr>().is_ok();
+    r.text(key, &shown, valid, LISTEN_RULE).parse().ok()
+}
+
+/// `[tls]` and `[[tls_certificate]]`
+pub fn tls(r: &mut Reader) -> TlsSettings {
+    let d = TlsSettings::default();
+    let versions = [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
+    let asked = [
+        ("off", ClientCertificates::Off),
+        ("optional", ClientCertificates::Optional),
+        ("required", ClientCertificates::Required),
+    ];
+    let settings = TlsSettings {
+        listen: listen(r, "tls.listen", d.listen),
+        min_version: r.word("tls.min_version", d.min_version, &versions),
+        client_certificates: r.word("tls.client_certificates", d.client_certificates, &asked),
+        client_ca_file: optional_file(r, "tls.client_ca_file"),
+        certificates: certificates(r),
+    };
+    // A list that was refused has its problem already.
+    if settings.listen.is_some() && !r.is_set("tls_certificate") {
+        let rule = "needs a certificate: add a [[tls_certificate]] with chain_file and key_file";
+        r.problem("tls.listen", rule);
+    }
+    if settings.listen.is_none() && r.is_set("tls_certificate") {
+        r.warning("tls.listen", "nobody is shown a [[tls_certificate]]; set it to use TLS");
+    }
+    match (settings.client_certificates, &settings.client_ca_file) {
+        (ClientCertificates::Optional | ClientCertificates::Required, None) => {
+            let rule = "needs tls.client_ca_file, with the certificates that sign the clients' \
+                        ones";
+            r.problem("tls.client_certificates", rule);
+        }
+        (ClientCertificates::Off, Some(_)) => {
+            let rule = "no client is asked for a certificate with tls.client_certificates = \
+                        \"off\"";
+            r.warning("tls.client_ca_file", rule);
+        }
+        (ClientCertificates::Off, None)
+        | (ClientCertificates::Optional | ClientCertificates::Required, Some(_)) => {}
+    }
+    settings
+}
+
+/// A file's path; empty = none.
+fn optional_file(r: &mut Reader, key: &'static str) -> Option<PathBuf> {
+    let text = r.text(key, "", is_path, FILE_RULE);
+    (!text.is_empty()).then(|| text.into())
+}
+
+fn is_path(s: &str) -> bool {
+    !s.contains('\0')
+}
+
+fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
+    let (list, source) = r.list("tls_certificate");
+    if list.len() > CERTIFICATES_MAX {
+        r.problem("tls_certificate", format!("at most {CERTIFICATES_MAX} of them"));
+        return Vec::new();
+    }
+    let mut certificates = Vec::new();
+    for (index, node) in list.into_iter().enumerate() {
+        let prefix = format!("tls_certificate[{index}]");
+        let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
+            continue;
+        };
+        let file = |s: &str| !s.is_empty() && is_path(s);
+        let chain_file = own.required_text("chain_file", file, FILE_RULE).map(PathBuf::from);
+        let key_file = own.required_text("key_file", file, FILE_RULE).map(PathBuf::from);
+        let twice = |c: &TlsCertificate| Some(&c.chain_file) == chain_file.as_ref();
+        if certificates.iter().any(twice) {
+            own.problem("chain_file", "is the one of another [[tls_certificate]]; remove one");
+        }
+        own.unknown(&[], "");
+        r.report.absorb(own.report);
+        if let (Some(chain_file), Some(key_file)) = (chain_file, key_file) {
+            certificates.push(TlsCertificate { chain_file, key_file });
+        }
+    }
+    certificates
+}
+
+/// `[proxy]`
+pub fn proxies(r: &mut Reader) -> Vec<IpNet> {
+    let texts = r.texts("proxy.from", &[], |s| network(s).is_some(), NETWORK_RULE);
+    if texts.len() > PROXIES_MAX {
+        r.problem("proxy.from", format!("at most {PROXIES_MAX} of them"));
+        return Vec::new();
+    }
+    texts.iter().filter_map(|s| network(s)).collect()
+}
+
+/// Bits behind the prefix are a slip: 10.1.0.0/8 is more than it looks.
+fn network(s: &str) -> Option<IpNet> {
+    match s.parse::<IpAddr>() {
+        Ok(address) => Some(IpNet::from(address)),
+        Err(_) => s.parse::<IpNet>().ok().filter(|net| net.trunc() == *net),
+    }
+}
+
+/// What must hold between the addresses.
+pub fn relations(r: &mut Reader, settings: &GatewaySettings) {
+    let (plain, tls) = (settings.listen, settings.tls.listen);
+    if plain.is_none() && tls.is_none() {
+        r.problem("listen", "nobody could connect: set it, or tls.listen");
+    }
+    let admin = settings.admin.listen;
+    for (key, address) in settings.listens() {
+        r.relation(
+            !collide(address, admin),
+            ["admin.listen", key],
+            format!("{key} {address} and admin {admin} are the same port; give admin another one"),
+        );
+    }
+    if let (Some(plain), Some(tls)) = (plain, tls) {
+        r.relation(
+            !collide(plain, tls),
+            ["listen", "tls.listen"],
+            format!("listen {plain} and tls.listen {tls} are the same port; change one"),
+        );
+    }
+}
+
+/// Whether both cannot be bound: port 0 is a new one each time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_ip
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! A certificate of ours: read from its files, and checked for all that would only be noticed when
+//! clients turn away.
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Certificates in one chain: public ones have two or three.
+const CHAIN_MAX: usize = 10;
+
+/// A certificate with its key, good at the time it was read.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// For handshakes.
+    pub key: std::sync::Arc<CertifiedKey>,
+    /// Unix time in seconds after which it does not hold.
+    pub expires: i64,
+}
+
+/// Which of the two files is wrong, and the rule with the way out. Nothing of the key is in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Bad {
+    /// `chain_file`
+    Chain(String),
+    /// `key_file`
+    Key(String),
+}
+
+impl Certificate {
+    /// Of what the two files hold, at Unix time `now` in seconds.
+    pub fn new(provider: &CryptoProvider, chain: &[u8], key: &[u8], now: i64) -> Result<Self, Bad> {
+        let certificates = certificates(chain).map_err(Bad::Chain)?;
+        if certificates.len() > CHAIN_MAX {
+            let many = certificates.len();
+            return Err(Bad::Chain(format!("holds {many} certificates; at most {CHAIN_MAX}")));
+        }
+        let expires = check_dates(&certificates[0], now).map_err(Bad::Chain)?;
+        let key = private_key(key).map_err(Bad::Key)?;
+        let key = provider.key_provider.load_private_key(key).map_err(|_| {
+            let rule = "holds no key that TLS can use: RSA of 2048 bits or more, ECDSA on P-256, \
+                        P-384 or P-521, Ed25519";
+            Bad::Key(rule.into())
+        })?;
+        let key = CertifiedKey::new(certificates, key);
+        match key.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(_) => {
+                let rule = "is not the key of the first certificate in chain_file; the \
+                            certificate stands before those that sign it";
+                return Err(Bad::Key(rule.into()));
+            }
+        }
+        Ok(Self { key: key.into(), expires })
+    }
+}
+
+/// The certificates of a PEM text; at least one.
+pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let all = all.map_err(|error| not_pem(&error))?;
+    if all.is_empty() {
+        return Err("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)".into());
+    }
+    for (index, der) in all.iter().enumerate() {
+        if X509Certificate::from_der(der).is_err() {
+            return Err(format!("certificate {} of it is no X.509 certificate", index + 1));
+        }
+    }
+    Ok(all)
+}
+
+fn not_pem(error: &pem::Error) -> String {
+    format!("is not PEM: {}", error.to_string().lines().next().unwrap_or_default())
+}
+
+/// When it expires, if it is valid now. Those that sign it are the clients' affair: they may know
+/// other ones.
+fn check_dates(der: &CertificateDer<'_>, now: i64) -> Result<i64, String> {
+    let unreadable = |_| "is no X.509 certificate".to_owned();
+    let (_, certificate) = X509Certificate::from_der(der).map_err(unreadable)?;
+    let validity = certificate.validity();
+    let (from, to) = (validity.not_before, validity.not_after);
+    if now > to.timestamp() {
+        return Err(format!("expired at {to}: renew it, then start or reload"));
+    }
+    if now < from.timestamp() {
+        return Err(format!("is not valid before {from}: see that the clock is right"));
+    }
+    Ok(to.timestamp())
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    let has = |label: &[u8]| text.windows(label.len()).any(|part| part == label);
+    if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
+        let rule = "is encrypted, and nobody is there to type the passphrase: write it without \
+                    one, mode 0600, with: openssl pkey -in FILE -out FILE";
+        return Err(rule.into());
+    }
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            "holds no private key in PEM (-----BEGIN PRIVATE KEY-----)".into()
+        }
+        error => not_pem(&error),
+    })
+}

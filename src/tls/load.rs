@@ -1,0 +1,110 @@
+//! TLS of a configuration: its files, read and checked together.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::certificate::{Bad, Certificate, certificates};
+use super::provider;
+use super::server::{ClientAuth, Server};
+use crate::config::auth::source_of;
+use crate::config::settings::ClientCertificates;
+use crate::config::{Config, Problem, Problems};
+
+/// Bytes of a chain, a key, or the certificates that sign clients': ten of 4 KiB are a long chain,
+/// and a thousand of 1 KiB a lot of authorities.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A certificate that is in force, for those who watch it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InForce {
+    /// Its file, as configured.
+    pub file: Arc<str>,
+    /// Unix time in seconds after which it does not hold.
+    pub expires: i64,
+}
+
+/// What was read with the configuration, all of it good.
+#[derive(Clone, Debug, Default)]
+pub struct LocalTls {
+    server: Option<Arc<Server>>,
+    certificates: Vec<InForce>,
+}
+
+impl LocalTls {
+    /// Reads the files that `config` names; every problem at once, by its place. `now` is Unix time
+    /// in seconds. Tickets of `before` stay good where they may.
+    pub fn read(config: &Config, now: i64, before: Option<&LocalTls>) -> Result<Self, Problems> {
+        let tls = &config.gateway.tls;
+        if tls.listen.is_none() {
+            return Ok(Self::default());
+        }
+        let mut problems = Vec::new();
+        let mut fail = |key: String, path: &Path, rule: String| {
+            let source = source_of(&config.provenance, &key);
+            problems.push(Problem { source, key, value: format!("{path:?}"), rule });
+        };
+        let provider = provider();
+        let (mut all, mut in_force) = (Vec::new(), Vec::new());
+        for (index, files) in tls.certificates.iter().enumerate() {
+            let [chain_key, key_key] =
+                ["chain_file", "key_file"].map(|key| format!("tls_certificate[{index}].{key}"));
+            let chain = read(&files.chain_file)
+                .map_err(|rule| fail(chain_key.clone(), &files.chain_file, rule));
+            let key =
+                read(&files.key_file).map_err(|rule| fail(key_key.clone(), &files.key_file, rule));
+            let (Ok(chain), Ok(key)) = (chain, key) else { continue };
+            match Certificate::new(&provider, &chain, &key, now) {
+                Ok(certificate) => {
+                    let file = files.chain_file.to_string_lossy().into();
+                    in_force.push(InForce { file, expires: certificate.expires });
+                    all.push(certificate);
+                }
+                Err(Bad::Chain(rule)) => fail(chain_key, &files.chain_file, rule),
+                Err(Bad::Key(rule)) => fail(key_key, &files.key_file, rule),
+            }
+        }
+        let mut clients = ClientAuth { asked: tls.client_certificates, signers: Vec::new() };
+        let asks = clients.asked != ClientCertificates::Off;
+        let ca = tls.client_ca_file.as_deref().filter(|_| asks);
+        if let Some(path) = ca {
+            match read(path).and_then(|text| certificates(&text)) {
+                Ok(signers) => clients.signers = signers,
+                Err(rule) => fail("tls.client_ca_file".into(), path, rule),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let before = before.and_then(|before| before.server.as_deref());
+        let server = Server::new(tls.min_version, &all, clients, before).map_err(|rule| {
+            let key = String::from("tls.client_ca_file");
+            let source = source_of(&config.provenance, &key);
+            let value = format!("{:?}", ca.unwrap_or(Path::new("")));
+            Problems(vec![Problem { source, key, value, rule }])
+        })?;
+        Ok(Self { server: Some(server.into()), certificates: in_force })
+    }
+
+    /// What shards shake hands by; `None` = there is no TLS.
+    pub fn server(&self) -> Option<Arc<Server>> {
+        self.server.clone()
+    }
+
+    /// The certificates in force, in the order of the configuration.
+    pub fn certificates(&self) -> &[InForce] {
+        &self.certificates
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|e| format!("cannot be read: {e}"))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    Ok(bytes)
+}

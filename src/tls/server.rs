@@ -1,0 +1,120 @@
+//! What handshakes need: versions, certificates by name, tickets. Immutable, one for all shards:
+//! it is touched in handshakes only, never by a message.
+
+use std::sync::Arc;
+
+use rustls::client::verify_server_name;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
+    WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+
+use super::certificate::Certificate;
+use super::provider;
+use crate::config::settings::{ClientCertificates, TlsVersion};
+
+/// The only protocol inside (RFC 7301): the upgrade request is HTTP/1.1. A client that offers
+/// others only is told so; one that offers none may go on.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Whether clients show certificates, and who signs those.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientAuth {
+    /// Whether they do.
+    pub asked: ClientCertificates,
+    /// Who signs them; empty with [`ClientCertificates::Off`].
+    pub signers: Vec<CertificateDer<'static>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+    clients: ClientAuth,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl Server {
+    /// Of certificates of which the first is for clients that ask for no name. Tickets of `before`
+    /// stay good, unless it asked clients for other certificates: a resumed session does not show
+    /// one again. The error is about `clients`, in one line.
+    pub fn new(
+        min_version: TlsVersion,
+        certificates: &[Certificate],
+        clients: ClientAuth,
+        before: Option<&Server>,
+    ) -> Result<Self, String> {
+        const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+        const NEW: &[&SupportedProtocolVersion] = &[&version::TLS13];
+        let versions = match min_version {
+            TlsVersion::V12 => BOTH,
+            TlsVersion::V13 => NEW,
+        };
+        let provider = provider();
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .map_err(|error| error.to_string())?;
+        let builder = match clients.asked {
+            ClientCertificates::Off => builder.with_no_client_auth(),
+            ClientCertificates::Optional | ClientCertificates::Required => {
+                let mut roots = RootCertStore::empty();
+                for signer in &clients.signers {
+                    let unusable = |error| format!("holds a certificate that signs none: {error}");
+                    roots.add(signer.clone()).map_err(unusable)?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match clients.asked {
+                    ClientCertificates::Optional => verifier.allow_unauthenticated(),
+                    ClientCertificates::Off | ClientCertificates::Required => verifier,
+                };
+                builder.with_client_cert_verifier(verifier.build().map_err(|e| e.to_string())?)
+            }
+        };
+        let tickets = match before {
+            Some(before) if before.clients == clients => before.tickets.clone(),
+            Some(_) | None => Ticketer::new().map_err(|error| error.to_string())?,
+        };
+        let names = Names { all: certificates.iter().map(|c| c.key.clone()).collect() };
+        let mut config = builder.with_cert_resolver(Arc::new(names));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ticketer = tickets.clone();
+        // Everything about a session is in its ticket: shards share no table of them.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // Early data can be sent twice by anybody who recorded it (RFC 8446, 8).
+        config.max_early_data_size = 0;
+        Ok(Self { config: config.into(), clients, tickets })
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+}
+
+/// Certificates by the names in them.
+#[derive(Debug)]
+struct Names {
+    all: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Names {
+    /// None covers the name: the handshake ends with `unrecognized_name`.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        match hello.server_name() {
+            None => self.all.first().cloned(),
+            Some(name) => {
+                let name = ServerName::try_from(name).ok()?;
+                self.all.iter().find(|key| covers(key, &name)).cloned()
+            }
+        }
+    }
+}
+
+fn covers(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let parsed = key.end_entity_cert().and_then(ParsedCertificate::try_from);
+    parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
+}

@@ -1,0 +1,112 @@
+//! PROXY protocol: a listed balancer tells the client's address, nobody else can.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::version::TLS13;
+use serde_json::json;
+
+use crate::support::secure::{self, Signer};
+use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
+
+/// A header of version 2 that names 192.0.2.7:4660.
+const HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x34\0\x50";
+/// One of a balancer that speaks for itself.
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0";
+
+fn listed() -> Gateway {
+    Gateway::start(&Config::new().key("proxy.from = [\"10.0.0.0/8\", \"127.0.0.0/8\"]"))
+}
+
+/// What the gateway says who an upgraded connection is.
+fn who(raw: &mut Raw) -> String {
+    raw.send(&frame(0x81, br#"{"msg_id":9002,"seq":1}"#));
+    loop {
+        let message = raw.frame().json();
+        if message["seq"] == 1 {
+            return message["payload"]["peer"].as_str().expect("an address").to_owned();
+        }
+    }
+}
+
+fn upgrade(raw: &mut Raw, to: SocketAddr) {
+    raw.send(Raw::request(to).as_bytes());
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+}
+
+#[test]
+fn a_listed_balancer_tells_the_clients_address_however_it_is_cut() {
+    let gateway = listed();
+    let whole = [HEADER, Raw::request(gateway.ws).as_bytes()].concat();
+    // All at once; header and request apart; byte for byte.
+    for cut in [whole.len(), HEADER.len(), 1] {
+        let mut raw = Raw::connect(gateway.ws);
+        for part in whole.chunks(cut) {
+            raw.send(part);
+        }
+        let head = raw.head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert_eq!(who(&mut raw), "192.0.2.7:4660");
+        let seen = gateway.admin_get("/connections?top=10");
+        assert!(seen.to_string().contains("192.0.2.7:4660"), "{seen}");
+    }
+    let mut raw = Raw::connect(gateway.ws);
+    let own = raw.stream().local_addr().expect("connected").to_string();
+    raw.send(LOCAL);
+    upgrade(&mut raw, gateway.ws);
+    assert_eq!(who(&mut raw), own, "the balancer itself");
+}
+
+#[test]
+fn a_listed_balancer_without_a_header_is_closed_without_an_answer() {
+    let gateway = listed();
+    let wrong = [&b"GET /ws HTTP/1.1\r\n\r\n"[..], b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", b"\0"];
+    for (n, bytes) in wrong.into_iter().enumerate() {
+        assert_eq!(secure::raw(gateway.ws, bytes), b"", "{n}");
+        assert_eq!(gateway.counter("proxy_refused"), n as u64 + 1);
+    }
+    // Half of one, and no more: the deadline of the handshake holds for it.
+    let gateway = Gateway::start(
+        &Config::new().key("proxy.from = [\"127.0.0.1\"]").shard("conn.handshake_timeout_ms = 200"),
+    );
+    let mut raw = Raw::connect(gateway.ws);
+    raw.send(&HEADER[..20]);
+    assert!(raw.rest().starts_with(b"HTTP/1.1 408 "));
+    drop(raw);
+    eventually("it is gone", || (gateway.admin_get("/stats")["connections"] == 0).then_some(()));
+}
+
+#[test]
+fn a_header_of_anybody_else_is_a_bad_request() {
+    let gateway = Gateway::start(&Config::new().key("proxy.from = [\"10.0.0.0/8\"]"));
+    let whole = [HEADER, Raw::request(gateway.ws).as_bytes()].concat();
+    let answer = secure::raw(gateway.ws, &whole);
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
+    let mut raw = Raw::connect(gateway.ws);
+    let own = raw.stream().local_addr().expect("connected").to_string();
+    upgrade(&mut raw, gateway.ws);
+    assert_eq!(who(&mut raw), own);
+}
+
+#[test]
+fn a_header_stands_before_tls() {
+    let (signer, certs) = (Signer::new(), tempfile::tempdir().expect("a directory"));
+    signer.write(certs.path(), "a", &["a.test"]);
+    let path = certs.path().join("a").display().to_string();
+    let gateway = Gateway::start(
+        &Config::new().key("proxy.from = [\"127.0.0.1\"]").key("tls.listen = \"127.0.0.1:0\"").key(
+            &format!("[[tls_certificate]]\nchain_file = \"{path}.pem\"\nkey_file = \"{path}.key\""),
+        ),
+    );
+    let wss = gateway.wss.expect("TLS is on");
+    let config = Arc::new(signer.client(&TLS13));
+    let mut tcp = TcpStream::connect(wss).expect("it listens");
+    tcp.write_all(HEADER).expect("sent");
+    let mut client = Client::upgrade(secure::over(tcp, &config, "a.test").expect("a handshake"));
+    assert_eq!(client.call(9002, json!(null))["payload"]["peer"], "192.0.2.7:4660");
+    // Without one the hello is taken for a wrong one.
+    assert!(secure::connect(wss, &config, "a.test").is_err());
+    assert_eq!(gateway.counter("proxy_refused"), 1);
+}
