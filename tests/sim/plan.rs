@@ -145,6 +145,10 @@ fn settings(d: &mut Dice) -> ShardSettings {
     s.dedup.entries_max = d.pick(&[10, 5_000]);
     s.dedup.reply_bytes_max = d.pick(&[10, 4_096]);
     s.cache.entries_max = d.pick(&[0, 3, 1_000]);
+    // All clients have one address.
+    s.limits.address.connections_max = d.pick(&[0, 0, 0, 0, 0, 12]);
+    s.limits.address.messages_per_s = d.pick(&[0, 0, 0, 0, 50, 500]);
+    s.limits.unauthenticated_max = d.pick(&[10_000, 10_000, 10_000, 2]);
     s
 }
 

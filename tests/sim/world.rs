@@ -313,7 +313,9 @@ impl World {
     pub fn is_quiet(&self) -> bool {
         let shards_rest = self.shards.iter().all(|shard| {
             let view = shard.engine.view();
-            let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none();
+            // Who is held for its rate has messages that were not read yet.
+            let read = view.conns.iter().all(|conn| !conn.paused);
+            let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none() && read;
             shard.stopped || !self.draining && idle
         });
         let peers_rest = self.peers.iter().all(|p| {
