@@ -115,6 +115,13 @@ impl Net {
     pub async fn serve(mut self) -> io::Result<()> {
         let snapshot = self.shell.enter(|engine| engine.snapshot().clone());
         self.open_channels(&snapshot);
+        // Before anybody hears that the shard serves: an executor that goes to sleep with this task
+        // unrun is woken by the pulse, if that knows the task.
+        poll_fn(|cx| {
+            self.init.pulse.wakes(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         let shard = self.init.engine.shard;
         self.tell(ShardEvent::Ready(shard)).await;
         loop {
@@ -177,7 +184,6 @@ impl Net {
 
     /// Ready if something other than a socket wants a turn: true if that is the bell.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.init.pulse.wakes(cx.waker());
         let rung = self.init.bell.poll_rung(cx).is_ready() || self.init.pulse.is_due();
         let poked = self.shell.take_poke(cx);
         let alarmed = match &mut self.alarm {
