@@ -54,7 +54,9 @@ impl Engine {
             return Err(NO_ROUTE);
         };
         let conn = self.conns.get(id).expect("the caller has it");
-        if route.needs_user && conn.identity.user.is_none() {
+        // Those who came before a reload asked for tokens go on as they were let in.
+        let must = self.gateway.auth.required && conn.auth_by != Micros(u64::MAX);
+        if (route.needs_user || must && self.must_sign_in()) && conn.identity.user.is_none() {
             return Err(NEEDS_USER);
         }
         let encoding = conn.encoding;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::config::snapshot::Snapshot;
 use crate::engine::conns::Terms;
-use crate::engine::moves::places;
 use crate::engine::{Engine, own};
 use crate::mailbox::Published;
 use crate::message::Micros;
@@ -36,7 +35,6 @@ impl Engine {
         }
         self.rules.origins.clone_from(&gateway.origins);
         self.delays_us = settings.queue.class_delay_ms.map(|ms| ms * 1000);
-        self.conns.set_max(places(settings.conn.connections_max));
         self.rates.set(&settings, now);
         self.budget.set_percent(settings.retry.budget_percent);
         self.cache.set_ttl(settings.cache.ttl_ms);

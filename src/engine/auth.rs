@@ -167,9 +167,8 @@ impl Engine {
 
     /// The connection is open: it is told who it is, or by when it must say so.
     pub(super) fn entered(&mut self, id: ConnId, identity: Option<Identity>, now: Micros) {
-        let settings = &self.gateway.auth;
-        let needs = self.auth.verifier.is_some() && settings.required;
-        let timeout_us = settings.timeout.as_micros() as u64;
+        let needs = self.must_sign_in();
+        let timeout_us = self.gateway.auth.timeout.as_micros() as u64;
         let conn = self.conns.get_mut(id).expect("the caller has it");
         match identity {
             Some(identity) => self.welcome_user(id, 0, identity, now),
@@ -342,6 +341,11 @@ impl Engine {
         mark_dirty(conn, id, &mut effects.dirty);
     }
 
+    /// Whether every connection needs a token.
+    pub(super) fn must_sign_in(&self) -> bool {
+        self.auth.verifier.is_some() && self.gateway.auth.required
+    }
+
     /// Part of the sweep: whether the connection was closed for want of a valid token.
     pub(super) fn check_identity(&mut self, id: ConnId, now: Micros) -> bool {
         let Some(conn) = self.conns.get(id).filter(|c| c.phase == Phase::Open) else {
@@ -353,8 +357,9 @@ impl Engine {
             self.close(id, close::TOKEN_EXPIRED, "the token has expired", now);
             return true;
         }
-        // While it is paused it is our turn, unless it floods us.
-        if conn.auth_by <= now && (!conn.paused || conn.metered.held) {
+        // While its token or itself waits it is our turn.
+        let is_ours = conn.shown.is_some() || conn.moving.is_some();
+        if conn.auth_by <= now && self.must_sign_in() && !is_ours {
             self.counters.inc(Counter::ClosedNoAuth);
             self.close(id, close::NO_AUTH, "no token in time", now);
             return true;

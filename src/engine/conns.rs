@@ -232,6 +232,8 @@ pub struct Conn {
     pub shown: Option<Box<Shown>>,
     /// It is to move to its user's home shard; the connection is paused so long.
     pub moving: Option<Box<Moving>>,
+    /// It came home to be told that there is no room.
+    pub turned_away: bool,
     /// Whom it counts for, and whether it is held for its rate.
     pub metered: Metered,
 }
@@ -278,6 +280,7 @@ impl Conn {
             auth_by: Micros(u64::MAX),
             shown: None,
             moving: None,
+            turned_away: false,
             metered: Metered::default(),
         }
     }

@@ -55,7 +55,7 @@ use crate::engine::dispatch::Ticketed;
 use crate::engine::instances::Instances;
 use crate::engine::queue::{Fill, Messages};
 use crate::engine::rates::{OpenRefusal, Rates};
-use crate::engine::store::Store;
+use crate::engine::store::{STORE_ENTRIES_CAP, Store};
 use crate::engine::streams::Streams;
 use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, TenantId, Ticket};
 use crate::limits;
@@ -141,6 +141,8 @@ pub struct Engine {
     auth: Auth,
     /// Connections that a lane to their home shard did not take.
     away: Vec<ConnId>,
+    /// Connections that came home and are told that there is no room.
+    turned_away: usize,
     upgraded: u64,
     messages: Messages,
     /// No message has a deadline before this.
@@ -219,9 +221,11 @@ impl Engine {
             terms: Arc::new(Terms::of(&settings.conn)),
             message_bytes_high: settings.conn.message_bytes_max,
             delays_us: settings.queue.class_delay_ms.map(|ms| ms * 1000),
-            conns: Store::with_capacity_max(moves::places(settings.conn.connections_max)),
+            // `has_room` and `arrive` say how many there may be.
+            conns: Store::with_capacity_max(STORE_ENTRIES_CAP),
             auth: Auth::new(auth, unix_at_boot_us),
             away: Vec::new(),
+            turned_away: 0,
             upgraded: 0,
             messages: Store::with_capacity_max(MESSAGES_MAX),
             deadline_next: Micros(u64::MAX),
@@ -324,6 +328,7 @@ impl Engine {
     pub fn remove(&mut self, id: ConnId) {
         let Some(mut conn) = self.conns.remove(id) else { return };
         self.counters.inc(Counter::Closed);
+        self.turned_away -= usize::from(conn.turned_away);
         self.rates.release(&mut conn.metered);
         self.upgraded -= u64::from(conn.upgraded);
         let pending = conn.outbox.len();

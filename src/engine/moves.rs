@@ -19,9 +19,8 @@ use crate::engine::answer::mark_dirty;
 use crate::engine::conns::{Conn, Phase};
 use crate::engine::inbound::close;
 use crate::ids::{ConnId, ShardId, TenantId, home_shard};
-use crate::message::{Micros, Reason, Reject, ServerMessage};
+use crate::message::{Micros, Reason, Reject};
 use crate::stats::Counter;
-use crate::wire::client;
 
 /// Where a connection is to go: waits with it until it is at rest.
 #[derive(Debug)]
@@ -30,6 +29,17 @@ pub struct Moving {
     pub identity: Identity,
     /// The `auth` message that is answered there; the upgrade if there was none.
     pub seq: u64,
+}
+
+/// What an arrival finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Room {
+    /// A place.
+    Free,
+    /// As many connections as the shard takes over.
+    Crowded,
+    /// As many of its address as there may be.
+    Overrun,
 }
 
 /// A connection between two shards.
@@ -43,17 +53,17 @@ fn spare(connections_max: usize) -> usize {
     connections_max / 8
 }
 
-/// Places for those who come on top, only to be told that there is no room.
+/// Those who come on top, only to be told that there is no room, until they are gone.
 const TURNED_AWAY_MAX: usize = 64;
-
-/// Connections that a shard has place for.
-pub(super) fn places(connections_max: usize) -> usize {
-    connections_max + spare(connections_max) + TURNED_AWAY_MAX
-}
 
 const CROWDED: Reject = Reject {
     reason: Reason::Unavailable,
     text: "the shard of this user is full; connect again later",
+    retry_after_ms: 1_000,
+};
+const OVERRUN: Reject = Reject {
+    reason: Reason::RateLimited,
+    text: "too many connections of your address",
     retry_after_ms: 1_000,
 };
 
@@ -102,15 +112,36 @@ impl Engine {
     /// A connection comes home. `None`: there is not even a place for its last words; close its
     /// socket.
     pub fn arrive(&mut self, departed: Departed, now: Micros) -> Option<ConnId> {
-        let is_crowded = {
-            let max = self.settings.conn.connections_max;
-            self.conns.len() >= max + spare(max)
-        };
-        let id = self.settle_in(departed, now)?;
+        let room = self.room_for(&departed.0);
+        let is_last = self.turned_away >= TURNED_AWAY_MAX || self.conns.is_full();
+        if room != Room::Free && is_last {
+            self.counters.inc(Counter::MoveLost);
+            return None;
+        }
+        let id = self.settle_in(departed, now);
         self.counters.inc(Counter::MovedIn);
         let conn = self.conns.get_mut(id).expect("just put in");
-        match conn.phase {
-            _ if is_crowded => self.turn_away(id, now),
+        match (room, conn.phase) {
+            (Room::Crowded, _) => self.turn_away(id, 503, &CROWDED, now),
+            (Room::Overrun, _) => self.turn_away(id, 429, &OVERRUN, now),
+            (Room::Free, phase) => self.go_on_at_home(id, phase, now),
+        }
+        Some(id)
+    }
+
+    fn room_for(&self, conn: &Conn) -> Room {
+        let max = self.settings.conn.connections_max;
+        if self.conns.len() >= max + spare(max) || self.conns.is_full() {
+            Room::Crowded
+        } else if self.is_address_over(conn.identity.peer.ip()) {
+            Room::Overrun
+        } else {
+            Room::Free
+        }
+    }
+
+    fn go_on_at_home(&mut self, id: ConnId, phase: Phase, now: Micros) {
+        match phase {
             Phase::Handshake if self.drain.is_some() => self.refuse_handshake(id, now),
             Phase::Handshake => {
                 self.shake_hands(id, &mut [], now);
@@ -123,27 +154,23 @@ impl Engine {
                 self.tell_draining(id);
             }
         }
-        Some(id)
     }
 
     /// The lane did not take a connection: it stays, under another number. If the shard it should
     /// go to has ended (`is_gone`), for good; else it tries again with the next tick.
-    pub fn stay(&mut self, departed: Departed, is_gone: bool, now: Micros) -> Option<ConnId> {
-        let id = self.settle_in(departed, now)?;
+    pub fn stay(&mut self, departed: Departed, is_gone: bool, now: Micros) -> ConnId {
+        // Its place was left a moment ago.
+        let id = self.settle_in(departed, now);
         self.counters.inc(Counter::MoveDelayed);
         self.away.push(id);
         if is_gone || self.drain.is_some() {
             self.move_no_more(id, now);
         }
-        Some(id)
+        id
     }
 
     /// Puts a connection into the slab as it is.
-    fn settle_in(&mut self, Departed(mut conn): Departed, now: Micros) -> Option<ConnId> {
-        if self.conns.is_full() {
-            self.counters.inc(Counter::MoveLost);
-            return None;
-        }
+    fn settle_in(&mut self, Departed(mut conn): Departed, now: Micros) -> ConnId {
         conn.heard = now;
         // Mostly the same: then the count is one that only this shard writes to.
         if *conn.terms == *self.terms {
@@ -159,7 +186,7 @@ impl Engine {
         if !conn.outbox.is_empty() {
             mark_dirty(conn, id, &mut effects.dirty);
         }
-        Some(id)
+        id
     }
 
     /// Signs an open connection in as whom it was moved for, and lets it go on.
@@ -173,15 +200,17 @@ impl Engine {
     }
 
     /// There is no room: the connection is told so, and closed.
-    fn turn_away(&mut self, id: ConnId, now: Micros) {
+    fn turn_away(&mut self, id: ConnId, status: u16, why: &Reject, now: Micros) {
         self.counters.inc(Counter::MoveRefused);
         let conn = self.conns.get_mut(id).expect("the caller has it");
+        conn.turned_away = true;
+        self.turned_away += 1;
         let seq = conn.moving.as_deref().map_or(0, |moving| moving.seq);
         if conn.phase == Phase::Handshake {
-            self.refuse_upgrade(id, 503, CROWDED.text, CROWDED.retry_after_ms, now);
+            self.refuse_upgrade(id, status, why.text, why.retry_after_ms, now);
         } else {
-            self.auth_error(id, seq, CROWDED.reason, CROWDED.text, CROWDED.retry_after_ms);
-            self.close(id, close::TRY_LATER, "this user's shard is full", now);
+            self.auth_error(id, seq, why.reason, why.text, why.retry_after_ms);
+            self.close(id, close::TRY_LATER, why.text, now);
         }
     }
 
@@ -217,15 +246,6 @@ impl Engine {
     /// Part of the tick: those whom a lane did not take, or a call held, try again.
     pub(super) fn move_again(&mut self) {
         self.effects.moves.append(&mut self.away);
-    }
-
-    /// A connection that came during the stop hears of it, as the others did when it began.
-    fn tell_draining(&mut self, id: ConnId) {
-        let Some(drain) = &self.drain else { return };
-        let Some(conn) = self.conns.get(id) else { return };
-        let reconnect_after_ms = drain.settings.reconnect.as_millis() as u32;
-        let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
-        self.send(id, &ServerMessage { kind: "draining", payload: &payload, ..Default::default() });
     }
 }
 

@@ -239,6 +239,13 @@ impl<N: Clone + Eq + Hash> Parties<N> {
         party.is_some_and(|party| over(party.conns, self.rule.connections_max))
     }
 
+    /// Whether `name` has more connections than `shards` shards together may let in.
+    pub fn is_over_whole(&self, name: &N, shards: u32) -> bool {
+        let party = self.find(name).and_then(|key| self.parties.get(key));
+        let whole = self.rule.connections_max.saturating_mul(shards);
+        party.is_some_and(|party| over(party.conns, whole))
+    }
+
     /// A message of the party: if it is over the rate, how many microseconds until one may come.
     #[inline]
     pub fn take_message(&mut self, key: PartyKey, now: Micros) -> Result<(), u64> {

@@ -179,6 +179,13 @@ impl Engine {
         self.has_room() && !self.rates.addresses.is_full(&Address::of(ip))
     }
 
+    /// Whether the address of a connection that comes home has as many here as it may have on all
+    /// shards: moving is no way around the limit of each.
+    pub(super) fn is_address_over(&self, ip: IpAddr) -> bool {
+        let Rates { addresses, shards, .. } = &self.rates;
+        addresses.is_on() && addresses.is_over_whole(&Address::of(ip), *shards)
+    }
+
     /// Takes a new connection in among those that are not known yet, or says that there are too
     /// many.
     pub(super) fn admit_unknown(&mut self) -> Result<(), OpenRefusal> {

@@ -156,7 +156,6 @@ impl Engine {
             return;
         }
         let open: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
-        let least_ms = settings.reconnect.as_millis() as u32;
         self.drain = Some(Drain {
             began: now,
             until: Micros(now.0 + settings.grace.as_micros() as u64),
@@ -169,15 +168,37 @@ impl Engine {
             if self.conns.get(id).is_some_and(|conn| conn.moving.is_some()) {
                 self.move_no_more(id, now);
             }
-            // By chance, so that those closed together do not come back together.
-            let reconnect_after_ms = least_ms + self.rng.random_range(0..=least_ms);
-            let Some(conn) = self.conns.get(id) else { continue };
-            let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
-            self.send(
-                id,
-                &ServerMessage { kind: "draining", payload: &payload, ..Default::default() },
-            );
+            self.tell_draining(id);
         }
+    }
+
+    /// The connection hears of the stop, if there is one.
+    pub(super) fn tell_draining(&mut self, id: ConnId) {
+        let Some(drain) = &self.drain else { return };
+        let least_ms = drain.settings.reconnect.as_millis() as u32;
+        // By chance, so that those closed together do not come back together.
+        let reconnect_after_ms = least_ms + self.rng.random_range(0..=least_ms);
+        let Some(conn) = self.conns.get(id) else { return };
+        let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
+        self.send(id, &ServerMessage { kind: "draining", payload: &payload, ..Default::default() });
+    }
+
+    /// The shard ends: those who came after its stop was complete get their last words at once,
+    /// and are named.
+    pub fn say_goodbye(&mut self, now: Micros) -> Vec<ConnId> {
+        let left: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
+        for &id in &left {
+            match self.conns.get(id).map(|conn| conn.phase) {
+                Some(Phase::Open) => {
+                    self.counters.inc(Counter::ClosedDrain);
+                    self.close(id, close::GOING_AWAY, "the gateway is stopping", now);
+                }
+                Some(Phase::Handshake) => self.refuse_handshake(id, now),
+                Some(Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Finished { .. })
+                | None => {}
+            }
+        }
+        left
     }
 
     fn go_on_draining(&mut self, now: Micros, closing: &mut Vec<ConnId>) {

@@ -133,6 +133,13 @@ impl Net {
     pub async fn serve(mut self) -> io::Result<()> {
         let snapshot = self.shell.enter(|engine| engine.snapshot().clone());
         self.open_channels(&snapshot);
+        // Before anybody hears that the shard serves: an executor that goes to sleep with this task
+        // unrun is woken by the pulse, if that knows the task.
+        poll_fn(|cx| {
+            self.init.pulse.wakes(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         let shard = self.init.engine.shard;
         self.tell(ShardEvent::Ready(shard)).await;
         loop {
@@ -195,7 +202,6 @@ impl Net {
 
     /// Ready if something other than a socket wants a turn: true if that is the bell.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.init.pulse.wakes(cx.waker());
         let rung = self.init.bell.poll_rung(cx).is_ready() || self.init.pulse.is_due();
         let poked = self.shell.take_poke(cx);
         let alarmed = match &mut self.alarm {
@@ -506,11 +512,16 @@ impl Net {
         let now = self.shell.now();
         self.take_handed(now);
         self.resume(now);
-        self.tick(0, now);
+        let left = self.shell.enter(|engine| engine.say_goodbye(now));
         self.flush_all(now);
+        for id in left {
+            self.close(id);
+        }
         let shard = self.init.engine.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
         self.tell(ShardEvent::Stopped { shard, cut_off }).await;
+        // The lane would keep the sockets of who comes now until its last sender is gone.
+        while self.init.handed.try_recv().is_some() {}
     }
 
     /// Tells control something that must arrive: again with each pulse while its lane is full.

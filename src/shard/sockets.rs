@@ -221,4 +221,48 @@ mod tests {
         assert!(socket.readable, "the end is still to be read");
         assert_eq!(socket.receive(&mut [0; 64]), Moved::Ended);
     }
+
+    /// What happened before the move, in it and after it is seen after it, by no edge of the set it
+    /// left, and with no edge of its new one.
+    #[test]
+    fn a_socket_that_moves_forgets_neither_bytes_nor_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        // To the other set, and back to its own.
+        for home in [1, 0] {
+            let mut client = std::net::TcpStream::connect(address).expect("it listens");
+            let (server, _) = listener.accept().expect("a client waits");
+            let mut sets = [(); 2].map(|()| ReadySet::new().expect("a descriptor"));
+            let mut shards = [(); 2].map(|()| Sockets::default());
+            let (id, next) = (ConnId::new(1, 0), ConnId::new(2, 3));
+            sets[0].add(&server, id.0).expect("a socket");
+            shards[0].insert(id, server, None);
+            client.write_all(b"abc").expect("room");
+            let mut events = Vec::new();
+            while events.is_empty() {
+                sets[0].look(Duration::ZERO, &mut events).expect("a set");
+            }
+            let moved = shards[0].get(id).expect("there").receive(&mut [0; 2]);
+            assert_eq!(moved, Moved::Bytes(2));
+            let mut socket = shards[0].remove(id).expect("there");
+            (socket.shut, socket.listed) = (false, true);
+            sets[0].remove(&socket).expect("it was in it");
+            client.write_all(b"de").expect("room");
+            client.shutdown(Shutdown::Write).expect("connected");
+            sets[home].add(&socket, next.0).expect("a socket");
+            shards[home].take_over(next, socket);
+            assert!(shards[0].get(id).is_none(), "its old number is nobody's");
+            let socket = shards[home].get(next).expect("there");
+            assert!(socket.readable && socket.writable && !socket.listed);
+            let mut rest = [0; 8];
+            assert_eq!(socket.receive(&mut rest), Moved::Bytes(3));
+            assert_eq!(&rest[..3], b"cde");
+            // The first look at the new set tells of what came before, too.
+            events.clear();
+            while !events.iter().any(|e: &Ready| e.token == next.0 && e.ended) {
+                sets[home].look(Duration::ZERO, &mut events).expect("a set");
+            }
+            assert_eq!(socket.receive(&mut rest), Moved::Ended);
+        }
+    }
 }

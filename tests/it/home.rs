@@ -164,8 +164,9 @@ fn a_client_that_leaves_while_it_moves_leaves_nothing_behind() {
     }
     crate::support::eventually("all are gone", || {
         let stats = gateway.admin_get("/stats");
-        (stats["connections"] == 0 && stats["unanswered"] == 0).then_some(())
+        let (came, left) = (gateway.counter("moved_in"), gateway.counter("moved_out"));
+        // One in a lane is on neither shard.
+        let arrived = came == left && left > 0;
+        (stats["connections"] == 0 && stats["unanswered"] == 0 && arrived).then_some(())
     });
-    let (moved_in, moved_out) = (gateway.counter("moved_in"), gateway.counter("moved_out"));
-    assert_eq!(moved_in, moved_out, "who left one shard came to the other");
 }

@@ -53,6 +53,8 @@ pub struct Peer {
     pub reset: bool,
     /// The gateway closed its side after what it wrote.
     pub gateway_ended: bool,
+    /// So did a shard that had ended, with all that it had to say.
+    pub said_goodbye: bool,
     /// Bytes the client wrote, and those of them that the engine was given.
     pub written: u64,
     pub read: u64,
@@ -92,6 +94,7 @@ impl Peer {
             ends: false,
             reset: false,
             gateway_ended: false,
+            said_goodbye: false,
             written: 0,
             read: 0,
             read_at_close: None,

@@ -123,8 +123,15 @@ fn the_promises_hold_in_every_world() {
     });
     println!("{seeds} seeds: {runs} runs, answers {answers:?}");
     // The worlds are worth nothing if they do not reach the paths that the promises are about.
-    for word in ["(service)", "OUTCOME_UNKNOWN", "UNAVAILABLE", "EXPIRED", "QUEUE_FULL", "DRAINING"]
-    {
+    for word in [
+        "(service)",
+        "OUTCOME_UNKNOWN",
+        "UNAVAILABLE",
+        "EXPIRED",
+        "QUEUE_FULL",
+        "RATE_LIMITED",
+        "DRAINING",
+    ] {
         assert!(answers.get(word).is_some_and(|&n| n >= seeds / 4), "{word} is too rare");
     }
     for (counter, least) in MOVES.into_iter().zip([seeds, seeds / 4, seeds / 20]) {

@@ -64,6 +64,8 @@ pub struct Oracle {
     dedup: bool,
     /// Whether every shard still runs: the ids that one remembers end with it.
     pub shards_run: bool,
+    /// Whether users have tenants.
+    tenants: bool,
     units: Vec<Unit>,
     streams: BTreeMap<StreamName, Stream>,
     /// Answers by reason: what the run has covered.
@@ -72,9 +74,9 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// `dedup`: whether ids are looked at.
-    pub fn new(dedup: bool) -> Self {
-        Self { dedup, shards_run: true, ..Self::default() }
+    /// `dedup`: whether ids are looked at; `tenants`: whether users have some.
+    pub fn new(dedup: bool, tenants: bool) -> Self {
+        Self { dedup, tenants, shards_run: true, ..Self::default() }
     }
 
     /// A message is about to be sent: its number. By signing in, a client changes what instances
@@ -83,7 +85,8 @@ impl Oracle {
         let Sender { peer, signed, order, .. } = *sender;
         let stream = route.filter(|r| r.order == Order::Session && !sender.shared).map(|r| {
             let key = match r.hash_on {
-                HashOn::Key if !m.key.is_empty() => format!("{} {signed}", m.key),
+                // In the user's tenant: by the same hash where there is only one.
+                HashOn::Key if !m.key.is_empty() => format!("{} {}", m.key, signed && self.tenants),
                 HashOn::User if signed => " user".into(),
                 // By the session.
                 HashOn::Key | HashOn::User | HashOn::Session => String::new(),

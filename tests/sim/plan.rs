@@ -164,7 +164,7 @@ pub fn token(user: usize, now_us: u64, lifetime_s: u32) -> String {
         algorithm: Algorithm::Hs256,
         key_id: Some("k"),
         user: &format!("user-{user}"),
-        tenant: Some(if user % 2 == 0 { "even" } else { "odd" }),
+        tenant: Some(if user.is_multiple_of(2) { "even" } else { "odd" }),
         groups: &[],
         issuer: None,
         audience: None,
@@ -205,6 +205,10 @@ fn settings(d: &mut Dice) -> ShardSettings {
     s.dedup.entries_max = d.pick(&[10, 5_000]);
     s.dedup.reply_bytes_max = d.pick(&[10, 4_096]);
     s.cache.entries_max = d.pick(&[0, 3, 1_000]);
+    // All clients have one address.
+    s.limits.address.connections_max = d.pick(&[0, 0, 0, 0, 0, 12]);
+    s.limits.address.messages_per_s = d.pick(&[0, 0, 0, 0, 50, 500]);
+    s.limits.unauthenticated_max = d.pick(&[10_000, 10_000, 10_000, 2]);
     s
 }
 

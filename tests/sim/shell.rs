@@ -119,11 +119,7 @@ impl World {
     }
 
     /// The socket of a connection that was just put in: as one that is ready for anything.
-    fn settle(&mut self, s: usize, p: usize, id: Option<ConnId>) {
-        let Some(id) = id else {
-            self.peers[p].gateway_ended = true;
-            return self.soon_read(p);
-        };
+    fn settle(&mut self, s: usize, p: usize, id: ConnId) {
         self.peers[p].conn = Some(id);
         let socket = Socket { peer: p, readable: true, writable: true, listed: true };
         self.shards[s].sockets.insert(id, socket);
@@ -135,8 +131,13 @@ impl World {
             match handed {
                 Handed::Fresh(p) => self.admit(s, p),
                 Handed::Moved(p, departed) => {
-                    let id = self.shards[s].engine.arrive(*departed, Micros(self.now));
-                    self.settle(s, p, id);
+                    match self.shards[s].engine.arrive(*departed, Micros(self.now)) {
+                        Some(id) => self.settle(s, p, id),
+                        None => {
+                            self.peers[p].gateway_ended = true;
+                            self.soon_read(p);
+                        }
+                    }
                 }
             }
         }
@@ -146,15 +147,15 @@ impl World {
     fn end(&mut self, s: usize) {
         self.take_handed(s);
         self.resume(s);
-        self.shards[s].engine.end_turn(Micros(self.now));
-        let mut closing = Vec::new();
-        self.shards[s].engine.tick(Micros(self.now), &mut closing);
+        let left = self.shards[s].engine.say_goodbye(Micros(self.now));
         self.note_closing(s);
         for id in std::mem::take(&mut self.shards[s].engine.effects.dirty) {
             self.flush(s, id);
         }
-        let left: Vec<ConnId> = self.shards[s].sockets.keys().copied().collect();
         for id in left {
+            if let Some(socket) = self.shards[s].sockets.get(&id) {
+                self.peers[socket.peer].said_goodbye = socket.writable;
+            }
             self.close(s, id);
         }
         self.shards[s].stopped = true;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use shardgate::config::settings::Tenants;
 use shardgate::config::snapshot::{Instance, Share, Snapshot};
 use shardgate::engine::moves::Departed;
 use shardgate::engine::{Engine, EngineInit};
@@ -135,7 +136,10 @@ impl World {
             shards,
             peers: Vec::new(),
             calls: Calls::new(),
-            oracle: Oracle::new(plan.settings.dedup.enabled),
+            oracle: Oracle::new(
+                plan.settings.dedup.enabled,
+                plan.gateway.auth.tenants == Tenants::Many,
+            ),
             shared: BTreeMap::new(),
             active: true,
             draining: false,
@@ -331,8 +335,9 @@ impl World {
     pub fn is_quiet(&self) -> bool {
         let shards_rest = self.shards.iter().all(|shard| {
             let view = shard.engine.view();
-            let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none();
-            let idle = idle && shard.handed.is_empty() && !view.conns.iter().any(|c| c.paused);
+            // Who is held for its rate, or is to move, has messages that were not read yet.
+            let read = shard.handed.is_empty() && view.conns.iter().all(|conn| !conn.paused);
+            let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none() && read;
             shard.stopped || !self.draining && idle
         });
         let peers_rest = self.peers.iter().all(|p| {
@@ -362,6 +367,8 @@ impl World {
             }
         }
         for (p, peer) in self.peers.iter().enumerate() {
+            let told = peer.close_code.is_some() || peer.draining && !peer.open || peer.reset;
+            assert!(told || !peer.said_goodbye, "peer {p} was cut without a goodbye");
             let limit = match (peer.close_code, peer.read_at_close) {
                 (None, _) if peer.open && !peer.gone && !peer.gateway_ended => peer.written,
                 (Some(1001), Some(read)) if self.draining => read,

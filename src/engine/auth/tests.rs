@@ -152,7 +152,7 @@ impl Rig {
     }
 }
 
-/// A Close frame with this code stands in what was told.
+/// What was told has this text, as a Close frame has it.
 fn closed_with(told: &str, reason: &str) -> bool {
     told.contains(reason)
 }
@@ -272,6 +272,52 @@ fn who_shows_no_token_in_time_is_closed_where_one_is_required() {
         assert_eq!(rig.phase(early), Phase::Open);
         assert_eq!(rig.count(Counter::ClosedNoAuth), u64::from(required));
     }
+}
+
+#[test]
+fn required_means_that_nothing_runs_before_the_token() {
+    let mut rig = Rig::new(true);
+    let id = rig.open("", b"");
+    rig.told(id);
+    rig.says(id, frame(r#"{"msg_id":2000,"seq":1,"payload":1}"#));
+    assert!(rig.told(id).contains("UNAUTHENTICATED"));
+    assert_eq!(rig.count(Counter::Enqueued), 0);
+    rig.says(id, auth(2, &token("alice")));
+    rig.says(id, frame(r#"{"msg_id":2000,"seq":3,"payload":1}"#));
+    assert_eq!(rig.count(Counter::Enqueued), 1);
+}
+
+#[test]
+fn unanswered_messages_do_not_put_the_time_for_a_token_off() {
+    let mut rig = Rig::new(false);
+    let before = rig.open("", b"");
+    rig.engine.adopt(published(SECRET, true), rig.now);
+    // Let in without a token: it goes on so.
+    rig.says(before, frame(r#"{"msg_id":2000,"seq":1,"payload":1}"#));
+    assert_eq!(rig.count(Counter::Enqueued), 1);
+    let id = rig.open("", b"");
+    // Paused for whatever reason is not ours.
+    rig.engine.conns.get_mut(id).expect("there").paused = true;
+    rig.engine.conns.get_mut(id).expect("there").metered.held = true;
+    for _ in 0..12 {
+        rig.told(before);
+        rig.told(id);
+        rig.later(1_000);
+    }
+    assert!(matches!(rig.phase(id), Phase::Closing { .. }));
+    assert_eq!(rig.phase(before), Phase::Open, "{}", rig.told(before));
+}
+
+#[test]
+fn who_had_to_sign_in_need_not_when_nobody_does_any_more() {
+    let mut rig = Rig::new(true);
+    let id = rig.open("", b"");
+    rig.told(id);
+    rig.engine.adopt(Published { auth: None, ..published(SECRET, true) }, rig.now);
+    rig.later(11_000);
+    assert_eq!(rig.phase(id), Phase::Open);
+    rig.says(id, frame(r#"{"msg_id":2000,"seq":1,"payload":1}"#));
+    assert_eq!(rig.count(Counter::Enqueued), 1);
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl Rig {
 
     fn with(change: impl Fn(&mut Published)) -> Self {
         let shards = [0, 1].map(|n| {
-            let mut published = published(SECRET, true);
+            let mut published = published(SECRET, false);
             change(&mut published);
             let Published { snapshot, gateway, settings, auth, tls: _ } = published;
             Engine::new(EngineInit {
@@ -209,7 +209,7 @@ fn with_a_full_lane_it_stays_unread_and_tries_again() {
     for (fields, behind) in [(&fields[..], &b""[..]), ("", &behind[..])] {
         rig.open(0, fields, behind);
         let (_, _, departed) = rig.turn(0).remove(0);
-        let id = rig.shards[0].stay(departed, false, rig.now).expect("its place");
+        let id = rig.shards[0].stay(departed, false, rig.now);
         assert_eq!(rig.turn(0).len(), 0, "not before the next tick");
         assert!(rig.shards[0].is_paused(id));
         rig.shards[0].tick(rig.now, &mut Vec::new());
@@ -227,7 +227,7 @@ fn if_its_home_has_ended_it_signs_in_where_it_is() {
     for (fields, behind) in [(&fields[..], &frame(WHO)[..]), ("", &behind[..])] {
         rig.open(0, fields, behind);
         let (_, _, departed) = rig.turn(0).remove(0);
-        let id = rig.shards[0].stay(departed, true, rig.now).expect("its place");
+        let id = rig.shards[0].stay(departed, true, rig.now);
         rig.turn(0);
         let told = rig.told(0, id);
         assert!(told.contains("auth_ok") && told.contains("\"seq\":9"), "{told}");
@@ -253,7 +253,7 @@ fn a_full_home_says_so_and_closes() {
     // Nine: its cap and an eighth more.
     assert!(told[..9].iter().all(|told| told.contains("auth_ok")), "{told:?}");
     assert!(told[9].contains("UNAVAILABLE") && told[9].contains("\x03\u{fffd}"), "{}", told[9]);
-    assert!(told[9].contains("shard is full"), "{}", told[9]);
+    assert!(told[9].contains("is full"), "{}", told[9]);
     assert!(told[10].starts_with("HTTP/1.1 503 "), "{}", told[10]);
     assert_eq!(rig.counted(1, Counter::MoveRefused), 2);
 }
@@ -268,6 +268,65 @@ fn beyond_the_last_place_a_connection_is_cut_and_counted() {
         arrived += usize::from(rig.shards[1].arrive(departed, rig.now).is_some());
     }
     assert_eq!((arrived, rig.counted(1, Counter::MoveLost)), (65, 5));
+}
+
+#[test]
+fn who_stays_has_its_place_whatever_the_cap_is_now() {
+    let mut rig = Rig::new();
+    let mut open: Vec<ConnId> = (0..30).map(|_| rig.open(0, "", b"")).collect();
+    let id = open.remove(7);
+    rig.says(0, id, auth(1, &token(&user_of(1, 0))));
+    let (_, _, departed) = rig.turn(0).remove(0);
+    let mut lower = published(SECRET, false);
+    lower.settings.conn.connections_max = 1;
+    rig.shards[0].adopt(lower, rig.now);
+    let id = rig.shards[0].stay(departed, true, rig.now);
+    assert!(rig.told(0, id).contains("auth_ok"));
+}
+
+#[test]
+fn an_address_has_no_more_connections_by_moving_them() {
+    let mut rig = Rig::with(|published| published.settings.limits.address.connections_max = 4);
+    let mut told = Vec::new();
+    for n in 0..7 {
+        let token = token(&user_of(1, n));
+        let (fields, behind) = match n {
+            5 => (format!("Authorization: Bearer {token}\r\n"), Vec::new()),
+            _ => (String::new(), auth(1, &token)),
+        };
+        rig.open(0, &fields, &behind);
+        let id = rig.carry(0);
+        told.push(rig.told(1, id));
+    }
+    // The whole limit: who moves may have been let in by either shard.
+    assert!(told[..4].iter().all(|told| told.contains("auth_ok")), "{told:?}");
+    assert!(told[4].contains("RATE_LIMITED") && told[4].contains("\x03\u{fffd}"), "{told:?}");
+    assert!(told[5].starts_with("HTTP/1.1 429 "), "{told:?}");
+    assert!(told[6].contains("RATE_LIMITED"), "{told:?}");
+}
+
+#[test]
+fn arrivals_at_a_shard_that_has_ended_its_stop_get_a_goodbye() {
+    let mut rig = Rig::new();
+    rig.open(0, "", &auth(1, &token(&user_of(1, 0))));
+    rig.open(0, "", &[auth(1, &token(&user_of(1, 1))), frame(WHO)].concat());
+    let spread = std::time::Duration::from_secs(5);
+    let stop = crate::config::settings::StopSettings { spread, ..Default::default() };
+    rig.shards[1].drain(stop, rig.now);
+    assert!(rig.shards[1].is_drained());
+    let left = rig.turn(0);
+    for (_, _, departed) in left {
+        rig.shards[1].arrive(departed, rig.now).expect("a place");
+    }
+    rig.turn(1);
+    let left = rig.shards[1].say_goodbye(rig.now);
+    let told: Vec<String> = left.into_iter().map(|id| rig.told(1, id)).collect();
+    assert_eq!(told.len(), 2);
+    for told in &told {
+        let order = ["auth_ok", "draining", "\x03\u{fffd}"].map(|word| told.find(word));
+        assert!(order.is_sorted() && order[0].is_some(), "{told}");
+    }
+    assert!(told[1].contains("\"seq\":9"), "what came with it is answered: {}", told[1]);
 }
 
 #[test]

@@ -46,13 +46,13 @@ impl Net {
     /// Takes over who comes home.
     pub(super) fn arrive(&mut self, moved: Moved, now: Micros) {
         let Moved { socket, departed } = moved;
-        let id = self.shell.enter(|engine| engine.arrive(departed, now));
-        self.settle(id, socket);
+        if let Some(id) = self.shell.enter(|engine| engine.arrive(departed, now)) {
+            self.settle(id, socket);
+        }
     }
 
-    /// The socket of a connection that was just put in; without one it is closed.
-    fn settle(&mut self, id: Option<ConnId>, socket: Socket) {
-        let Some(id) = id else { return };
+    /// The socket of a connection that was just put in.
+    fn settle(&mut self, id: ConnId, socket: Socket) {
         // In the set first: what arrives from here on makes an edge, what arrived before is read
         // because it counts as ready.
         if let Err(error) = self.set.add(&socket, id.0) {
