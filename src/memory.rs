@@ -162,8 +162,9 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
             "TLS, all send half a record",
             "conn.connections_max",
             connections,
-            "of records",
-            HELD_BYTES_MAX as u64,
+            "of buffer for it",
+            // A buffer that grows doubles.
+            2 * HELD_BYTES_MAX as u64,
         ));
     }
     Budget { full, worst }
