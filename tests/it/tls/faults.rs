@@ -107,6 +107,17 @@ fn bytes_that_break_tls_end_the_connection_with_an_alert() {
 }
 
 #[test]
+fn nobody_can_fill_the_log_by_alerts() {
+    let secured = Secured::start(Config::new());
+    // close_notify in the clear, which anybody could send: a warning, and too many of them.
+    let answer = secure::raw(secured.wss(), &[21, 3, 3, 0, 2, 1, 0].repeat(20));
+    assert!(is_alert(&answer), "{answer:?}");
+    secured.counter("tls_failed_broken", 1);
+    let log = secured.gateway.log();
+    assert!(!log.contains("rustls") && !log.contains("lert"), "{log}");
+}
+
+#[test]
 fn a_slow_reader_is_closed_and_the_others_are_unaffected() {
     let secured = Secured::start(
         Config::new()
