@@ -1,10 +1,19 @@
 //! `shardgate ws-echo`: echoes raw WebSocket messages through the gateway's own handshake and frame
-//! codec, so that a conformance suite can be run against them. One thread a connection.
+//! codec, and TLS if that is asked for, so that a conformance suite can be run against them. One
+//! thread a connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::config::settings::{ClientCertificates, TlsVersion};
 use crate::limits;
+use crate::tls::certificate::{Bad, Certificate};
+use crate::tls::provider;
+use crate::tls::server::{ClientAuth, Server};
+use crate::tls::session::{CIPHER_BYTES_MAX, Session};
 use crate::wire::frames::{self, Data, Decoder, Flow, FrameEvent, FrameLimits, OpCode};
 use crate::wire::handshake::{self, HandshakeRules, Progress};
 
@@ -13,36 +22,125 @@ use crate::wire::handshake::{self, HandshakeRules, Progress};
 const LIMITS: FrameLimits =
     FrameLimits { message_bytes_max: limits::MESSAGE_BYTES_CAP, fragments_max: 65_536 + 1 };
 
-/// Serves until the process is ended. Says on stdout where it listens.
-pub fn serve(listen: SocketAddr) -> io::Result<()> {
+/// Serves until the process is ended, with TLS if `tls` names a certificate chain and its key. Says
+/// on stdout where it listens.
+pub fn serve(listen: SocketAddr, tls: Option<&(PathBuf, PathBuf)>) -> io::Result<()> {
+    let server = tls.map(|(chain, key)| server(chain, key)).transpose()?.map(Arc::new);
     let listener = TcpListener::bind(listen)?;
-    println!("shardgate ws-echo ready: ws://{}/", listener.local_addr()?);
+    let scheme = if server.is_some() { "wss" } else { "ws" };
+    println!("shardgate ws-echo ready: {scheme}://{}/", listener.local_addr()?);
     for stream in listener.incoming() {
         let stream = stream?;
+        let server = server.clone();
         std::thread::Builder::new().name("echo".into()).spawn(move || {
             // A client that goes away is no news.
-            let _ = converse(stream);
+            let _ = Wire::new(stream, server.as_deref()).and_then(converse);
         })?;
     }
     Ok(())
 }
 
-fn converse(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn server(chain: &Path, key: &Path) -> io::Result<Server> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
+    let wrong = |bad| match bad {
+        Bad::Chain(rule) => io::Error::other(format!("--tls-cert {rule}")),
+        Bad::Key(rule) => io::Error::other(format!("--tls-key {rule}")),
+    };
+    let certificate = Certificate::new(&provider(), &chain, &key, now).map_err(wrong)?;
+    let nobody = ClientAuth { asked: ClientCertificates::Off, signers: Vec::new() };
+    Server::new(TlsVersion::V12, &[certificate], nobody, None).map_err(io::Error::other)
+}
+
+/// A client's bytes: in the clear, or through TLS.
+struct Wire {
+    stream: TcpStream,
+    tls: Option<Tls>,
+}
+
+struct Tls {
+    session: Session,
+    /// What came from the client, before and behind the session.
+    input: Vec<u8>,
+    plain: Vec<u8>,
+    cipher: Vec<u8>,
+}
+
+impl Wire {
+    fn new(stream: TcpStream, server: Option<&Server>) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let session = server.map(Session::new).transpose().map_err(io::Error::other)?;
+        let tls = session.map(|session| Tls {
+            session,
+            input: vec![0; limits::READ_SCRATCH_BYTES],
+            plain: Vec::new(),
+            cipher: vec![0; CIPHER_BYTES_MAX],
+        });
+        Ok(Self { stream, tls })
+    }
+
+    /// Reads into `out`, which is longer than what comes at once; 0 is the end.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Some(tls) = &mut self.tls {
+            if !tls.plain.is_empty() {
+                let n = out.len().min(tls.plain.len());
+                out[..n].copy_from_slice(&tls.plain[..n]);
+                tls.plain.drain(..n);
+                return Ok(n);
+            }
+            let n = match tls.session.has_ended() {
+                true => 0,
+                false => self.stream.read(&mut tls.input)?,
+            };
+            if n == 0 {
+                return Ok(0);
+            }
+            let received = tls.session.receive(&mut tls.input[..n], &mut tls.plain);
+            self.write_all(&[])?;
+            received.map_err(|failure| io::Error::other(format!("{failure:?}")))?;
+        }
+        self.stream.read(out)
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Self { stream, tls } = self;
+        let Some(tls) = tls else { return stream.write_all(bytes) };
+        loop {
+            let send = |out: &[u8]| stream.write_all(out).ok().map(|()| out.len());
+            let sent = tls.session.flush(bytes, &mut tls.cipher, send);
+            let sent = sent.ok_or(io::ErrorKind::BrokenPipe)?;
+            bytes = &bytes[sent..];
+            if bytes.is_empty() || sent == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Nothing more is said.
+    fn shut(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.session.close(&mut tls.cipher);
+            self.write_all(&[])?;
+        }
+        self.stream.shutdown(Shutdown::Write)
+    }
+}
+
+fn converse(mut wire: Wire) -> io::Result<()> {
     let mut scratch = vec![0; limits::READ_SCRATCH_BYTES];
-    let Some(mut early) = shake_hands(&mut stream, &mut scratch)? else { return Ok(()) };
+    let Some(mut early) = shake_hands(&mut wire, &mut scratch)? else { return Ok(()) };
     let mut decoder = Decoder::default();
     let mut out = Vec::new();
     let mut closed = echo(&mut decoder, &mut early, &mut out);
     loop {
-        stream.write_all(&out)?;
+        wire.write_all(&out)?;
         out.clear();
         if closed {
-            stream.shutdown(Shutdown::Write)?;
-            while stream.read(&mut scratch)? > 0 {}
+            wire.shut()?;
+            while wire.read(&mut scratch)? > 0 {}
             return Ok(());
         }
-        match stream.read(&mut scratch)? {
+        match wire.read(&mut scratch)? {
             0 => return Ok(()),
             n => closed = echo(&mut decoder, &mut scratch[..n], &mut out),
         }
@@ -50,7 +148,7 @@ fn converse(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// The upgrade; gives what came after the request, or nothing if it was refused.
-fn shake_hands(stream: &mut TcpStream, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
+fn shake_hands(stream: &mut Wire, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
     let rules = HandshakeRules { path: "/".into(), origins: Vec::new(), subprotocols: false };
     let mut request = Vec::new();
     let mut scanned = 0;

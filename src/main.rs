@@ -26,7 +26,9 @@ fn main() -> ExitCode {
     };
     match verb {
         Verb::Serve(args) => boot::serve(&args),
-        Verb::WsEcho { listen } => exit(echo::serve(listen), &format!("ws-echo on {listen}")),
+        Verb::WsEcho { listen, tls } => {
+            exit(echo::serve(listen, tls.as_ref()), &format!("ws-echo on {listen}"))
+        }
         Verb::DemoServices { listen, config } => {
             let args = Serve { config, ..Serve::default() };
             match args.load(&cli::environment()) {

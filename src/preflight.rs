@@ -73,7 +73,7 @@ const KERNEL_MIN: (u32, u32) = (5, 8);
 const KERNEL_FREE_RINGS: (u32, u32) = (5, 12);
 /// Files of the process itself: standard streams, control's epoll, admin connections.
 const FILES_OF_PROCESS: u64 = 64;
-/// Files of a shard: three rings, eventfds, epoll set and its copy, listener, and room for what is
+/// Files of a shard: three rings, eventfds, epoll set and its copy, listeners, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
 /// What is said of a port that another process has.

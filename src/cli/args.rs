@@ -134,6 +134,12 @@ enum VerbArgs {
         /// Where to listen: IP address and port
         #[arg(long, value_name = "ADDR")]
         listen: SocketAddr,
+        /// Certificate chain, PEM: speak TLS
+        #[arg(long, value_name = "FILE", requires = "tls_key")]
+        tls_cert: Option<PathBuf>,
+        /// Its private key, PEM
+        #[arg(long, value_name = "FILE", requires = "tls_cert")]
+        tls_key: Option<PathBuf>,
     },
     /// Run only the demo services logic, chat and fight
     #[command(after_help = "EXAMPLE\n  shardgate demo-services")]
@@ -262,7 +268,9 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
             Verb::GenSystemd { serve: serve.into(), user }
         }
         Some(VerbArgs::Version) => Verb::Version,
-        Some(VerbArgs::WsEcho { listen }) => Verb::WsEcho { listen },
+        Some(VerbArgs::WsEcho { listen, tls_cert, tls_key }) => {
+            Verb::WsEcho { listen, tls: tls_cert.zip(tls_key) }
+        }
         Some(VerbArgs::DemoServices { listen, config }) => {
             let listen = if listen.is_empty() { None } else { Some(three(listen)?) };
             Verb::DemoServices { listen, config }
@@ -315,7 +323,12 @@ mod tests {
     #[test]
     fn other_verbs_have_their_own_flags() {
         let listen = "127.0.0.1:9001".parse().expect("an address");
-        assert_eq!(run("ws-echo --listen 127.0.0.1:9001").expect("right"), Verb::WsEcho { listen });
+        let echo = Verb::WsEcho { listen, tls: None };
+        assert_eq!(run("ws-echo --listen 127.0.0.1:9001").expect("right"), echo);
+        let echo = Verb::WsEcho { listen, tls: Some(("a".into(), "b".into())) };
+        let line = "ws-echo --listen 127.0.0.1:9001 --tls-cert a";
+        assert_eq!(run(&format!("{line} --tls-key b")).expect("right"), echo);
+        assert!(run(line).is_err(), "one goes with the other");
         assert!(run("ws-echo").is_err());
         assert_eq!(run("version").expect("right"), Verb::Version);
         let demo = run("demo-services --listen 127.0.0.1:1,127.0.0.1:2,127.0.0.1:3");

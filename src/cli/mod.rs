@@ -40,6 +40,8 @@ pub enum Verb {
     WsEcho {
         /// Where.
         listen: SocketAddr,
+        /// Certificate chain and key, if it speaks TLS.
+        tls: Option<(PathBuf, PathBuf)>,
     },
     /// Run only the demo services.
     DemoServices {

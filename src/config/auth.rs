@@ -261,7 +261,8 @@ fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+/// What the file at `path` holds, if that is at most `bytes_max` bytes. The error is a rule.
+pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
     let read = file.take(bytes_max + 1).read_to_end(&mut bytes);

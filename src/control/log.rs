@@ -14,6 +14,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
@@ -60,15 +61,14 @@ impl DroppedLines {
 /// Installs the process's logging. `filter` is the setting `log`, e.g. `info` or
 /// `info,shardgate=debug`. One line says what is wrong with it, or that logging was set up before.
 pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|error| format!("log = {filter:?}: {error}"))?;
+    let text = filter.to_owned();
+    let filter = quiet(filter).map_err(|error| format!("log = {filter:?}: {error}"))?;
     let (lines, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
         .finish(io::stderr());
     let dropped = DroppedLines(lines.error_counter());
-    let text = filter.to_string();
     let (filter, handle) = reload::Layer::new(filter);
     let (collapse, teller) = repeats::collapse().map_err(|error| error.to_string())?;
     let writer = CleanLines { lines, json };
@@ -104,11 +104,19 @@ const FILTER_BYTES_MAX: usize = 1024;
 /// What a filter is.
 const FILTER_RULE: &str = "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"";
 
+/// Below whatever is configured. rustls warns of what clients send (alerts), so that any of them
+/// could fill the log; sessions count it, and tell it at debug.
+const QUIET: &str = "rustls=off";
+
+/// The filter of this text, which can still name what is quiet.
+fn quiet(filter: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(format!("{QUIET},{filter}"))
+}
+
 /// Changes what is logged, from now on. The error is one line: the rule that `filter` breaks.
 pub fn set_filter(filter: &str) -> Result<(), String> {
     let shown: String = filter.chars().take(80).collect();
-    let read = EnvFilter::builder().parse(filter);
-    let read = read.map_err(|error| format!("{shown:?} {FILTER_RULE}: {error}"))?;
+    let read = quiet(filter).map_err(|error| format!("{shown:?} {FILTER_RULE}: {error}"))?;
     if filter.is_empty() || filter.len() > FILTER_BYTES_MAX {
         return Err(format!("{shown:?} {FILTER_RULE}, of at most {FILTER_BYTES_MAX} bytes"));
     }

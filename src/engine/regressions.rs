@@ -409,3 +409,32 @@ fn signals_that_control_could_not_be_told_are_told_with_the_next_tick() {
     rig.later(10);
     assert!(rig.engine.effects.signals.is_empty());
 }
+
+#[test]
+fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now);
+    rig.says(client, ASK);
+    rig.says(client, r#"{"msg_id":9002,"seq":2}"#);
+    let told = String::from_utf8_lossy(rig.engine.outbox(client)).into_owned();
+    assert!(told.contains("192.0.2.7:7"), "{told}");
+    rig.engine.break_off(client, rig.now);
+    assert!(rig.engine.outbox(client).is_empty(), "what waited cannot be read");
+    assert_eq!(rig.engine.on_sent(client, 0, rig.now), Fate::ShutWrite);
+    // The answer to what is under way finds nobody.
+    let call = rig.one_call();
+    rig.fails(&call, CallFault::Reset, Started::Maybe);
+    assert!(rig.engine.outbox(client).is_empty());
+    assert!(rig.engine.on_end(client));
+    // Or its time is over.
+    let mut closing = Vec::new();
+    let until = rig.now.plus_ms(ShardSettings::default().conn.close_timeout_ms);
+    for ms in 0..2_000 {
+        rig.engine.tick(until.plus_ms(ms), &mut closing);
+    }
+    assert!(closing.contains(&client));
+    rig.engine.remove(client);
+    // Nobody is introduced.
+    rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now);
+}

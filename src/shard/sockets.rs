@@ -197,6 +197,15 @@ mod tests {
     use std::net::{Shutdown, TcpListener};
     use std::time::Duration;
 
+    /// A connection moves to another shard with all that is its own.
+    #[test]
+    fn a_socket_is_small_and_may_go_to_another_thread() {
+        fn may_go<T: Send>() -> usize {
+            size_of::<T>()
+        }
+        assert!(may_go::<Socket>() <= 32);
+    }
+
     /// Bytes and the end may be one edge: after the bytes there is none for the end.
     #[test]
     fn an_end_right_behind_the_last_bytes_is_read() {

@@ -1,14 +1,12 @@
 //! TLS of a configuration: its files, read and checked together.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::certificate::{Bad, Certificate, certificates};
 use super::provider;
 use super::server::{ClientAuth, Server};
-use crate::config::auth::source_of;
+use crate::config::auth::{read, source_of};
 use crate::config::settings::ClientCertificates;
 use crate::config::{Config, Problem, Problems};
 
@@ -50,10 +48,10 @@ impl LocalTls {
         for (index, files) in tls.certificates.iter().enumerate() {
             let [chain_key, key_key] =
                 ["chain_file", "key_file"].map(|key| format!("tls_certificate[{index}].{key}"));
-            let chain = read(&files.chain_file)
+            let chain = read(&files.chain_file, FILE_BYTES_MAX)
                 .map_err(|rule| fail(chain_key.clone(), &files.chain_file, rule));
-            let key =
-                read(&files.key_file).map_err(|rule| fail(key_key.clone(), &files.key_file, rule));
+            let key = read(&files.key_file, FILE_BYTES_MAX)
+                .map_err(|rule| fail(key_key.clone(), &files.key_file, rule));
             let (Ok(chain), Ok(key)) = (chain, key) else { continue };
             match Certificate::new(&provider, &chain, &key, now) {
                 Ok(certificate) => {
@@ -69,7 +67,7 @@ impl LocalTls {
         let asks = clients.asked != ClientCertificates::Off;
         let ca = tls.client_ca_file.as_deref().filter(|_| asks);
         if let Some(path) = ca {
-            match read(path).and_then(|text| certificates(&text)) {
+            match read(path, FILE_BYTES_MAX).and_then(|text| certificates(&text)) {
                 Ok(signers) => clients.signers = signers,
                 Err(rule) => fail("tls.client_ca_file".into(), path, rule),
             }
@@ -96,15 +94,4 @@ impl LocalTls {
     pub fn certificates(&self) -> &[InForce] {
         &self.certificates
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|e| format!("cannot be read: {e}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
-    }
-    Ok(bytes)
 }

@@ -156,8 +156,8 @@ impl Session {
             if let Ok((used, false)) = taken
                 && used < held.len()
             {
-                held.drain(..used);
-                self.held = held;
+                // What is used gives its room back: the rest is at most a record, mostly.
+                self.held = if used > 0 { held[used..].to_vec() } else { held };
             }
             taken
         };

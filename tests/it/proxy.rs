@@ -91,6 +91,20 @@ fn a_header_of_anybody_else_is_a_bad_request() {
 }
 
 #[test]
+fn balancers_are_listed_in_a_running_gateway() {
+    let gateway = Gateway::start(&Config::new());
+    let mut before = Raw::upgraded(gateway.ws);
+    gateway.rewrite(&Config::new().key("proxy.from = [\"127.0.0.1\"]"));
+    gateway.signal(rustix::process::Signal::HUP);
+    eventually("new connections need a header", || {
+        let answer = secure::raw(gateway.ws, b"GET / HTTP/1.1\r\n\r\n");
+        answer.is_empty().then_some(())
+    });
+    let own = before.stream().local_addr().expect("connected").to_string();
+    assert_eq!(who(&mut before), own, "who is here stays as it is");
+}
+
+#[test]
 fn a_header_stands_before_tls() {
     let (signer, certs) = (Signer::new(), tempfile::tempdir().expect("a directory"));
     signer.write(certs.path(), "a", &["a.test"]);

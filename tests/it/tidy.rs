@@ -35,7 +35,7 @@ const MAY_NAME: [(&str, &[&str]); 24] = [
     ("control", &["config", "auth", "tls"]),
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
-    ("echo", &["wire"]),
+    ("echo", &["wire", "config::settings", "tls"]),
     ("preflight", &["config", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
     ("memory", &["config", "engine", "shard", "control::log", "preflight", "tls::session"]),

@@ -162,11 +162,10 @@ fn clients_show_certificates_as_configured() {
         ("optional", [true, false, true]),
         ("required", [true, false, false]),
     ] {
-        let mut config = Config::new();
+        let (mut config, dir) = (Config::new(), tempfile::tempdir().expect("a directory"));
         if word != "off" {
-            let file = by.pem();
-            let ca = tempfile::tempdir().expect("a directory").keep().join("ca.pem");
-            std::fs::write(&ca, file).expect("written");
+            let ca = dir.path().join("ca.pem");
+            std::fs::write(&ca, by.pem()).expect("written");
             config = config
                 .key(&format!("tls.client_certificates = \"{word}\""))
                 .key(&format!("tls.client_ca_file = \"{}\"", ca.display()));

@@ -10,3 +10,4 @@ mod readme;
 mod register;
 mod support;
 mod systemd;
+mod tls;

@@ -133,6 +133,36 @@ fn messages_go_both_ways_in_both_versions_however_they_are_cut() {
 }
 
 #[test]
+fn a_hello_in_many_records_is_put_together_however_those_are_cut() {
+    for version in VERSIONS {
+        for up in [usize::MAX, 1, 40, 68, 69, 70, 200] {
+            let issuer = issuer();
+            let mut config = client(&issuer, &[version]);
+            // Records of 64 bytes and their headers.
+            config.max_fragment_size = Some(69);
+            let mut both = Both::new(&server(&issuer, &["a.test"]), config, "a.test");
+            both.up = up;
+            both.exchange().unwrap();
+            assert_eq!(both.shaken, Some(Shaken::Full));
+            both.client.writer().write_all(&[7; 5_000]).unwrap();
+            both.outbox = vec![8; 5_000];
+            assert_eq!(both.exchange().unwrap(), [8; 5_000]);
+            assert_eq!(both.heard, [7; 5_000]);
+            // What is held of the next record does not stand in the way of what is said.
+            both.client.writer().write_all(b"next").unwrap();
+            let mut wire = Vec::new();
+            both.client.write_tls(&mut wire).unwrap();
+            let (first, rest) = wire.split_at_mut(9);
+            both.take(first);
+            both.outbox = b"meanwhile".to_vec();
+            assert_eq!(both.exchange().unwrap(), b"meanwhile");
+            both.take(rest);
+            assert!(both.heard.ends_with(b"next") && both.session.buffered() == 0);
+        }
+    }
+}
+
+#[test]
 fn the_last_byte_counts_as_sent_when_all_is_and_the_others_as_they_move() {
     let mut both = both(&TLS13);
     both.exchange().unwrap();

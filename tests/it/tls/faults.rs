@@ -107,6 +107,17 @@ fn bytes_that_break_tls_end_the_connection_with_an_alert() {
 }
 
 #[test]
+fn nobody_can_fill_the_log_by_alerts() {
+    let secured = Secured::start(Config::new());
+    // close_notify in the clear, which anybody could send: a warning, and too many of them.
+    let answer = secure::raw(secured.wss(), &[21, 3, 3, 0, 2, 1, 0].repeat(20));
+    assert!(is_alert(&answer), "{answer:?}");
+    secured.counter("tls_failed_broken", 1);
+    let log = secured.gateway.log();
+    assert!(!log.contains("rustls") && !log.contains("lert"), "{log}");
+}
+
+#[test]
 fn a_slow_reader_is_closed_and_the_others_are_unaffected() {
     let secured = Secured::start(
         Config::new()
@@ -170,4 +181,66 @@ fn a_client_that_pushes_back_on_large_answers_gets_all_of_them() {
     for seq in asked {
         assert_eq!(client.answer(seq)["payload"], large);
     }
+}
+
+#[test]
+fn a_storm_of_handshakes_does_not_hold_up_who_is_here() {
+    const CLIENTS: usize = 150;
+    let secured = Secured::start(Config::new());
+    let mut here = Client::connect(secured.gateway.ws);
+    let config = Arc::new(secured.signer.client(&TLS13));
+    let name = rustls::pki_types::ServerName::try_from("a.test").expect("a name");
+    let mut all: Vec<(rustls::ClientConnection, TcpStream)> = (0..CLIENTS)
+        .map(|_| {
+            let tls = rustls::ClientConnection::new(config.clone(), name.clone());
+            let tcp = TcpStream::connect(secured.wss()).expect("it listens");
+            tcp.set_read_timeout(Some(crate::support::PATIENCE)).expect("a timeout");
+            (tls.expect("a client"), tcp)
+        })
+        .collect();
+    eventually("all are accepted", || {
+        (secured.gateway.counter("accepted") > CLIENTS as u64).then_some(())
+    });
+    // All at once: the hellos are there before the first of them is answered.
+    for (tls, tcp) in &mut all {
+        tls.write_tls(tcp).expect("sent");
+    }
+    let storm = std::thread::spawn(move || {
+        for (_, tcp) in &mut all {
+            assert_eq!(tcp.read(&mut [0; 1]).expect("an answer"), 1);
+        }
+    });
+    let mut turns = 0;
+    while !storm.is_finished() {
+        let started = Instant::now();
+        assert_eq!(here.call(9000, json!(turns))["payload"], turns);
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        turns += 1;
+    }
+    storm.join().expect("everybody is answered");
+    // In one turn for all of them there would be two or three.
+    assert!(turns >= 10, "{turns} answers meanwhile");
+}
+
+#[test]
+fn a_full_gateway_hands_clients_of_tls_over_and_closes_who_is_too_many() {
+    if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
+        return;
+    }
+    let secured = Secured::start(Config::new().shards(2).shard("conn.connections_max = 2"));
+    // The kernel spreads by a hash: sooner or later three of four go to one shard.
+    eventually("one is handed over", || {
+        let mut four: Vec<Client> = (0..4).map(|_| secured.client()).collect();
+        for client in &mut four {
+            assert_eq!(client.call(9000, json!(1))["payload"], 1);
+        }
+        // A fifth is one too many.
+        let config = Arc::new(secured.signer.client(&TLS13));
+        assert!(secured.shake(&config).is_err());
+        let handed = secured.gateway.counter("handed_over");
+        drop(four);
+        gone(&secured.gateway);
+        (handed > 0).then_some(())
+    });
+    assert!(secured.gateway.counter("accept_refused") > 0);
 }
