@@ -2,14 +2,19 @@
 //! nothing. `SHARDGATE_MOVES=10000` moves that many instead of a few hundred.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use shardgate::config::snapshot::affinity_hash;
 use shardgate::ids::{TenantId, home_shard};
 
 use crate::auth::{auth_of, token};
-use crate::support::{Client, Gateway, Instance, Raw, frame};
+use crate::support::secure::{Chopped, Signer, VERSIONS};
+use crate::support::{Client, Config, Gateway, Instance, Raw, frame};
+use crate::tls::certificate;
 
 /// Connections that move in a plain run.
 const MOVES: usize = 400;
@@ -26,18 +31,31 @@ fn user(n: usize, shard: u64, is_home: bool) -> String {
 }
 
 fn gateway(instance: &Instance) -> Gateway {
-    let config = auth_of(SECRET)
-        .shards(2)
-        .service("logic", &[("a", instance.address)])
-        .route(1000, "logic", "");
+    start(instance, auth_of(SECRET))
+}
+
+fn start(instance: &Instance, config: Config) -> Gateway {
+    let config =
+        config.shards(2).service("logic", &[("a", instance.address)]).route(1000, "logic", "");
     let gateway = Gateway::start(&config);
     gateway.wait_connected("logic", &["a"]);
     gateway
 }
 
-/// A client that signs in among its messages, written in pieces of any length, one a millisecond.
-fn talk_and_move(gateway: &Gateway, n: usize) -> String {
-    let mut raw = Raw::connect(gateway.ws);
+/// A client that signs in among its messages, sent in pieces of any length, one a millisecond;
+/// every second one over TLS.
+fn talk_and_move(gateway: &Gateway, secure: &Arc<ClientConfig>, n: usize) -> String {
+    if !n.is_multiple_of(2) {
+        return talk_over(Chopped::connect(gateway.ws, n as u64, 150), gateway, n);
+    }
+    let to = gateway.wss.expect("TLS is on");
+    // A handshake has some 600 bytes: in few pieces.
+    let chopped = Chopped::connect(to, n as u64, 400);
+    talk_over(chopped.secured(secure, "a.test"), gateway, n)
+}
+
+fn talk_over<S: Read + Write>(stream: S, gateway: &Gateway, n: usize) -> String {
+    let mut raw = Raw::over(stream);
     raw.send(Raw::request(gateway.ws).as_bytes());
     assert!(raw.head().starts_with("HTTP/1.1 101 "));
     let welcome = raw.frame().json();
@@ -52,16 +70,7 @@ fn talk_and_move(gateway: &Gateway, n: usize) -> String {
         };
         bytes.extend(frame(0x81, message.to_string().as_bytes()));
     }
-    let (mut rest, mut step) = (&bytes[..], n);
-    while !rest.is_empty() {
-        step = step.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        let length = (1 + (step >> 33) % 150).min(rest.len());
-        let (piece, later) = rest.split_at(length);
-        raw.send(piece);
-        rest = later;
-        // The pace of the client; nothing waits for it.
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    raw.send(&bytes);
     for seq in 1..=8 {
         let answer = raw.frame().json();
         assert_eq!(answer["seq"], seq, "in order, once: {answer}");
@@ -82,12 +91,17 @@ fn talk_and_move(gateway: &Gateway, n: usize) -> String {
 fn clients_that_talk_while_they_move_lose_no_byte_and_no_order() {
     let moves = std::env::var("SHARDGATE_MOVES").map_or(MOVES, |n| n.parse().expect("a number"));
     let instance = Instance::echo();
-    let gateway = gateway(&instance);
+    let (signer, certs) = (Signer::new(), tempfile::tempdir().expect("a directory"));
+    signer.write(certs.path(), "a", &["a.test"]);
+    let config = auth_of(SECRET).key("tls.listen = \"127.0.0.1:0\"");
+    let gateway = start(&instance, config.key(&certificate(&certs, "a")));
+    let clients = VERSIONS.map(|version| Arc::new(signer.client(version)));
     let threads = 20;
     std::thread::scope(|scope| {
         let work = |first: usize| {
             let numbers = (first..moves).step_by(threads);
-            numbers.map(|n| (talk_and_move(&gateway, n), n)).collect::<Vec<_>>()
+            let client = &clients[first / 2 % 2];
+            numbers.map(|n| (talk_and_move(&gateway, client, n), n)).collect::<Vec<_>>()
         };
         let running: Vec<_> = (0..threads).map(|t| scope.spawn(move || work(t))).collect();
         let sessions = running.into_iter().flat_map(|t| t.join().expect("it talks"));

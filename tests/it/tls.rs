@@ -24,7 +24,7 @@ struct Secured {
 
 /// A `[[tls_certificate]]` of the files `<name>.pem` and `<name>.key` in `dir`, to stand behind all
 /// other keys.
-fn certificate(dir: &TempDir, name: &str) -> String {
+pub fn certificate(dir: &TempDir, name: &str) -> String {
     let path = dir.path().join(name).display().to_string();
     format!("[[tls_certificate]]\nchain_file = \"{path}.pem\"\nkey_file = \"{path}.key\"")
 }

@@ -54,8 +54,8 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// See the module.
-pub struct Raw {
-    stream: TcpStream,
+pub struct Raw<S = TcpStream> {
+    stream: S,
     unread: Vec<u8>,
 }
 
@@ -67,7 +67,7 @@ impl Raw {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
-        Self { stream, unread: Vec::new() }
+        Self::over(stream)
     }
 
     /// Connects, upgrades, and reads the welcome.
@@ -92,6 +92,13 @@ impl Raw {
     /// The socket.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+}
+
+impl<S: Read + Write> Raw<S> {
+    /// Over a stream that is there.
+    pub fn over(stream: S) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 
     #[track_caller]

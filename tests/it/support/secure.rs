@@ -104,6 +104,61 @@ fn der(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")
 }
 
+/// A socket that sends in pieces, by no rule, with a millisecond behind each: the pace of a client.
+#[derive(Debug)]
+pub struct Chopped {
+    tcp: TcpStream,
+    dice: u64,
+    most: u64,
+}
+
+impl Chopped {
+    /// Pieces of up to `most` bytes.
+    pub fn connect(to: SocketAddr, seed: u64, most: u64) -> Self {
+        let tcp = TcpStream::connect(to).expect("the gateway listens");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        tcp.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        tcp.set_nodelay(true).expect("an option");
+        Self { tcp, dice: seed, most }
+    }
+
+    /// TLS over it, with the handshake done.
+    pub fn secured(
+        mut self,
+        config: &Arc<ClientConfig>,
+        name: &str,
+    ) -> StreamOwned<ClientConnection, Self> {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut tls = ClientConnection::new(config.clone(), name).expect("a client");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self).expect("a handshake");
+        }
+        StreamOwned::new(tls, self)
+    }
+}
+
+impl Read for Chopped {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.tcp.read(into)
+    }
+}
+
+impl Write for Chopped {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // Knuth's MMIX generator; the high bits are the good ones.
+        self.dice =
+            self.dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        let length = (1 + (self.dice >> 33) % self.most).min(bytes.len() as u64) as usize;
+        let sent = self.tcp.write(&bytes[..length]);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        sent
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.tcp.flush()
+    }
+}
+
 /// Connects as `config` says, asks for the name `name`, and shakes hands.
 pub fn connect(
     to: SocketAddr,
