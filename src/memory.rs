@@ -20,14 +20,13 @@ use crate::limits;
 use crate::preflight::{IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS};
 use crate::shard::sockets::Socket;
 use crate::stats::Histograms;
+use crate::tls::session;
 use crate::tls::session::{CIPHER_BYTES_MAX, HELD_BYTES_MAX};
 
 /// Bytes of a point on a ring: a position of 8, an owner and a neighbour of 4 each.
 const RING_POINT_BYTES: u64 = 16;
-/// What a connection of TLS holds besides its plain state when nothing is under way: rustls' state
-/// with its keys, and the session around it. A test of `tls` counts 2.3 KB in Rust; with what C
-/// holds and the allocator rounds up a process grows by 3.6 KB a connection.
-pub const TLS_CONN_BYTES: u64 = 4 << 10;
+/// What a connection of TLS holds besides its plain state when nothing is under way.
+const TLS_BYTES: u64 = session::IDLE_BYTES as u64;
 /// Clients a shard that read nothing, for the line that shows what slow readers come to.
 pub const SLOW_READERS: u64 = 1_000;
 
@@ -168,7 +167,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
         ),
     ];
     if tls {
-        full.push(times("TLS", "conn.connections_max", connections, "of keys", TLS_CONN_BYTES));
+        full.push(times("TLS", "conn.connections_max", connections, "of keys", TLS_BYTES));
         worst.push(times(
             "TLS, all read nothing",
             "conn.connections_max",
@@ -232,7 +231,7 @@ mod tests {
         assert!(before.full.iter().all(|part| part.bytes > 0), "{before:?}");
         let secure = of_shard(&settings, 3, true);
         let (connections, bytes) = (settings.conn.connections_max as u64, secure.full_bytes());
-        assert!(bytes > after.full_bytes() + connections * TLS_CONN_BYTES);
+        assert!(bytes > after.full_bytes() + connections * TLS_BYTES);
         settings.dedup.enabled = false;
         assert!(of_shard(&settings, 3, false).full_bytes() < after.full_bytes());
         let before = of_shard(&settings, 3, false);

@@ -357,6 +357,8 @@ pub struct Gauges {
     pub calls_in_flight: u64,
     /// Bytes in outboxes.
     pub outbox_bytes: u64,
+    /// What connections hold in memory: state, buffers, and that of TLS.
+    pub connection_bytes: u64,
     /// Ids of the state of the routing snapshot.
     pub snapshot_version: u64,
 }

@@ -55,8 +55,8 @@ impl Engine {
         };
         let conn = self.conns.get(id).expect("the caller has it");
         // Those who came before a reload asked for tokens go on as they were let in.
-        let must = self.gateway.auth.required && conn.auth_by != Micros(u64::MAX);
-        if (route.needs_user || must && self.must_sign_in()) && conn.identity.user.is_none() {
+        let must = self.auth.required && conn.auth_by != Micros(u64::MAX);
+        if (route.needs_user || must) && conn.identity.user.is_none() {
             return Err(NEEDS_USER);
         }
         let encoding = conn.encoding;
@@ -315,7 +315,7 @@ impl Engine {
         if self.dedup.add_waiter(first, key, now) {
             return Ok(());
         }
-        self.withdraw(key);
+        self.withdraw(key, now);
         Err(FULL)
     }
 

@@ -16,7 +16,7 @@ impl Engine {
     pub fn adopt(&mut self, published: Published, now: Micros) {
         let Published { snapshot, gateway, settings, auth, tls: _ } = published;
         // Who signed in before stays signed in, whatever the keys are now.
-        self.auth.verifier = auth;
+        self.auth.set(auth, &gateway.auth);
         self.apply(gateway, settings, now);
         // The cache knows owners on the rings; health does not change those.
         if !same_rings(&self.snapshot, &snapshot) {

@@ -123,7 +123,7 @@ impl Engine {
         let (dedup, received, bytes) = (message.dedup, message.received, message.bytes());
         self.release(key);
         self.histograms.record(Stage::Whole, now.since(received), 1);
-        self.settle(conn, bytes);
+        self.settle(conn, bytes, now);
         self.reply(conn, msg_id, seq, answer, now);
         let Some(dedup) = dedup else { return };
         let waiters = if answer.says_not_run() {
@@ -153,15 +153,15 @@ impl Engine {
     }
 
     /// Undoes the insertion of a message that was not taken in after all.
-    pub(super) fn withdraw(&mut self, key: MsgKey) {
+    pub(super) fn withdraw(&mut self, key: MsgKey, now: Micros) {
         let message = self.messages.get(key).expect("the caller has it");
         let (conn, bytes) = (message.conn, message.bytes());
         self.release(key);
-        self.settle(conn, bytes);
+        self.settle(conn, bytes, now);
     }
 
     /// A message of the connection is not unanswered any more.
-    fn settle(&mut self, id: ConnId, bytes: usize) {
+    fn settle(&mut self, id: ConnId, bytes: usize, now: Micros) {
         let Self { conns, effects, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         conn.unanswered -= 1;
@@ -180,6 +180,8 @@ impl Engine {
         let held = conn.shown.is_some() || conn.metered.held;
         if low && !held && !is_over(conn, settings) {
             conn.paused = false;
+            // While it was not read its time stood still.
+            conn.heard = now;
             effects.resumed.push(id);
         }
     }

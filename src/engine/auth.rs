@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::auth::{Identity, Refusal, Verifier};
+use crate::config::settings::AuthSettings;
 use crate::config::snapshot::affinity_hash;
 use crate::engine::answer::mark_dirty;
 use crate::engine::conns::Phase;
@@ -48,6 +49,8 @@ impl std::fmt::Debug for Token {
 pub struct Auth {
     /// `None`: nobody signs in.
     pub verifier: Option<Arc<Verifier>>,
+    /// Whether every connection needs a token.
+    pub required: bool,
     /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
     /// a step of it counts for them and for nothing else; the shell tells it at each tick.
     pub unix_at_boot_us: i64,
@@ -59,9 +62,15 @@ pub struct Auth {
 
 impl Auth {
     /// Nobody waits.
-    pub fn new(verifier: Option<Arc<Verifier>>, unix_at_boot_us: i64) -> Self {
-        let waiting = VecDeque::new();
-        Self { verifier, unix_at_boot_us, left: VERIFICATIONS_PER_TURN, waiting }
+    pub fn new(unix_at_boot_us: i64) -> Self {
+        let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
+        Self { verifier: None, required: false, unix_at_boot_us, left, waiting }
+    }
+
+    /// Who signs in by what from now on.
+    pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
+        self.required = verifier.is_some() && settings.required;
+        self.verifier = verifier;
     }
 
     /// Seconds since 1970.
@@ -167,7 +176,7 @@ impl Engine {
 
     /// The connection is open: it is told who it is, or by when it must say so.
     pub(super) fn entered(&mut self, id: ConnId, identity: Option<Identity>, now: Micros) {
-        let needs = self.must_sign_in();
+        let needs = self.auth.required;
         let timeout_us = self.gateway.auth.timeout.as_micros() as u64;
         let conn = self.conns.get_mut(id).expect("the caller has it");
         match identity {
@@ -308,6 +317,7 @@ impl Engine {
             let Some(conn) = self.conns.get_mut(id) else { continue };
             let Some(shown) = conn.shown.take() else { continue };
             conn.paused = false;
+            conn.heard = now;
             match (*shown, conn.phase) {
                 (Shown::Message { seq, token }, Phase::Open) => {
                     self.auth.left -= 1;
@@ -341,11 +351,6 @@ impl Engine {
         mark_dirty(conn, id, &mut effects.dirty);
     }
 
-    /// Whether every connection needs a token.
-    pub(super) fn must_sign_in(&self) -> bool {
-        self.auth.verifier.is_some() && self.gateway.auth.required
-    }
-
     /// Part of the sweep: whether the connection was closed for want of a valid token.
     pub(super) fn check_identity(&mut self, id: ConnId, now: Micros) -> bool {
         let Some(conn) = self.conns.get(id).filter(|c| c.phase == Phase::Open) else {
@@ -357,9 +362,16 @@ impl Engine {
             self.close(id, close::TOKEN_EXPIRED, "the token has expired", now);
             return true;
         }
+        // Nobody needs a token any more.
+        if !self.auth.required && conn.metered.unknown {
+            let conn = self.conns.get_mut(id).expect("just seen");
+            conn.auth_by = Micros(u64::MAX);
+            self.becomes_known(id);
+            return false;
+        }
         // While its token or itself waits it is our turn.
         let is_ours = conn.shown.is_some() || conn.moving.is_some();
-        if conn.auth_by <= now && self.must_sign_in() && !is_ours {
+        if conn.auth_by <= now && self.auth.required && !is_ours {
             self.counters.inc(Counter::ClosedNoAuth);
             self.close(id, close::NO_AUTH, "no token in time", now);
             return true;

@@ -8,7 +8,8 @@ use crate::config::settings::ConnSettings;
 use crate::engine::auth::Shown;
 use crate::engine::moves::Moving;
 use crate::engine::rates::Metered;
-use crate::ids::{SessionId, TenantId, Ticket};
+use crate::engine::store::Store;
+use crate::ids::{ConnId, SessionId, TenantId, Ticket};
 use crate::message::{Encoding, Micros, Reason};
 use crate::wire::frames::{Decoder, FrameLimits};
 
@@ -283,6 +284,26 @@ impl Conn {
             turned_away: false,
             metered: Metered::default(),
         }
+    }
+
+    /// Bytes of memory that it holds: its slot, and what is on the heap for it alone.
+    pub fn memory_bytes(&self) -> usize {
+        let user = self.identity.user.as_deref().map_or(0, |user| {
+            // Each text has two counts in front of it.
+            let text = |text: &Arc<str>| 2 * size_of::<usize>() + text.len();
+            let texts = user.tenant.iter().chain(&user.groups).map(text).sum::<usize>();
+            let groups = user.groups.capacity() * size_of::<Arc<str>>();
+            2 * size_of::<usize>() + size_of::<SignedIn>() + text(&user.user) + texts + groups
+        });
+        let late_calls = self.identity.late_calls.capacity() * size_of::<Ticket>();
+        let request = self.handshake.as_ref().map_or(0, |held| held.0.capacity());
+        Store::<ConnId, Self>::SLOT_BYTES
+            + size_of::<Identity>()
+            + user
+            + late_calls
+            + request
+            + self.decoder.memory_bytes()
+            + self.outbox.bytes.capacity()
     }
 
     /// When TCP is closed whatever the client does, if that is decided.

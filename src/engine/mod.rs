@@ -204,6 +204,8 @@ impl Engine {
         let EngineInit { boot_id, unix_at_boot_us, seed, .. } = init;
         let snapshot = own(&snapshot);
         let mut rng = StdRng::seed_from_u64(seed);
+        let mut signing_in = Auth::new(unix_at_boot_us);
+        signing_in.set(auth, &gateway.auth);
         Self {
             shard,
             shards,
@@ -223,7 +225,7 @@ impl Engine {
             delays_us: settings.queue.class_delay_ms.map(|ms| ms * 1000),
             // `has_room` and `arrive` say how many there may be.
             conns: Store::with_capacity_max(STORE_ENTRIES_CAP),
-            auth: Auth::new(auth, unix_at_boot_us),
+            auth: signing_in,
             away: Vec::new(),
             turned_away: 0,
             upgraded: 0,
@@ -300,13 +302,16 @@ impl Engine {
 
     /// The balancer in front told the client's address, before the client's first byte: it counts
     /// for that from now on. One over a limit is told so and ends.
-    pub fn introduce(&mut self, id: ConnId, peer: SocketAddr, now: Micros) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+    ///
+    /// Returns whether it goes on.
+    pub fn introduce(&mut self, id: ConnId, peer: SocketAddr, now: Micros) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
         conn.identity.peer = peer;
-        if let Err(refusal) = self.admit_address(id, peer.ip(), now) {
-            let OpenRefusal { status, text, retry_after_ms } = refusal;
+        let admitted = self.admit_address(id, peer.ip(), now);
+        if let Err(OpenRefusal { status, text, retry_after_ms }) = admitted {
             self.refuse_upgrade(id, status, text, retry_after_ms, now);
         }
+        admitted.is_ok()
     }
 
     /// What carries the connection is broken (TLS, the balancer's header): what waits for the
@@ -453,6 +458,7 @@ impl Engine {
             dedup_bytes: self.dedup.bytes() as u64,
             calls_in_flight: self.tickets.len() as u64,
             outbox_bytes: self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum(),
+            connection_bytes: self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum(),
             snapshot_version: self.snapshot.version,
         };
         Report {

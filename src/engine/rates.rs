@@ -346,6 +346,8 @@ impl Engine {
         if held && conn.metered.refusals.has_ended(now, SECOND_US) {
             conn.metered.held = false;
             conn.paused = false;
+            // While it was not read its time stood still.
+            conn.heard = now;
             self.come_back(id);
         }
     }

@@ -414,7 +414,7 @@ fn signals_that_control_could_not_be_told_are_told_with_the_next_tick() {
 fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     let mut rig = Rig::new(snapshot(1), ShardSettings::default());
     let client = rig.client();
-    rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now);
+    assert!(rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now));
     rig.says(client, ASK);
     rig.says(client, r#"{"msg_id":9002,"seq":2}"#);
     let told = String::from_utf8_lossy(rig.engine.outbox(client)).into_owned();
@@ -435,6 +435,5 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     }
     assert!(closing.contains(&client));
     rig.engine.remove(client);
-    // Nobody is introduced.
-    rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now);
+    assert!(!rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now));
 }

@@ -73,6 +73,16 @@ impl Layers {
         }
     }
 
+    /// Bytes of memory that they hold.
+    pub fn memory_bytes(&self) -> usize {
+        let header = match &self.header {
+            Header::Awaited(held) => held.capacity(),
+            Header::Past | Header::Refused => 0,
+        };
+        let tls = self.tls.as_ref().map_or(0, Session::memory_bytes);
+        size_of::<Self>() - size_of::<Option<Session>>() + header + tls
+    }
+
     /// Whether a header is awaited.
     pub fn is_headed(&self) -> bool {
         matches!(self.header, Header::Awaited(_))

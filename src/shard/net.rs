@@ -251,7 +251,8 @@ impl Net {
                     self.shell.enter(|engine| engine.adopt(*published, now));
                 }
                 Command::Report(number) => {
-                    let report = self.shell.enter(|engine| engine.report(number, now));
+                    let mut report = self.shell.enter(|engine| engine.report(number, now));
+                    report.gauges.connection_bytes += self.sockets.memory_bytes() as u64;
                     self.report(ShardEvent::Report(Box::new(report)));
                 }
                 Command::Look(question, number) => {

@@ -146,6 +146,13 @@ impl Sockets {
         self.slots.get_mut(id.slot())?.as_mut().filter(|s| s.id == id)
     }
 
+    /// Bytes of memory that they hold.
+    pub fn memory_bytes(&self) -> usize {
+        let layers = |socket: &Socket| socket.layers.as_ref().map_or(0, |l| l.memory_bytes());
+        let each = |socket: &Socket| size_of::<Option<Socket>>() + layers(socket);
+        self.slots.iter().flatten().map(each).sum()
+    }
+
     /// Takes a socket out; dropping it closes it.
     pub fn remove(&mut self, id: ConnId) -> Option<Socket> {
         self.get(id)?;

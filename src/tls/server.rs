@@ -40,8 +40,8 @@ pub struct Server {
 
 impl Server {
     /// Of certificates of which the first is for clients that ask for no name. Tickets of `before`
-    /// stay good, unless it asked clients for other certificates: a resumed session does not show
-    /// one again. The error is about `clients`, in one line.
+    /// stay good. Where clients are asked for certificates there are none, and none is good. The
+    /// error is about `clients`, in one line.
     pub fn new(
         min_version: TlsVersion,
         certificates: &[Certificate],
@@ -82,7 +82,12 @@ impl Server {
         let names = Names { all: certificates.iter().map(|c| c.key.clone()).collect() };
         let mut config = builder.with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.ticketer = tickets.clone();
+        if clients.asked == ClientCertificates::Off {
+            config.ticketer = tickets.clone();
+        } else {
+            // Who resumes does not show its certificate again, though that may have expired.
+            config.send_tls13_tickets = 0;
+        }
         // Everything about a session is in its ticket: shards share no table of them.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // Early data can be sent twice by anybody who recorded it (RFC 8446, 8).

@@ -28,7 +28,7 @@ type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 /// A level of a shard.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
-const LEVELS: [Level; 16] = [
+const LEVELS: [Level; 17] = [
     ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
     ("sessions", "Upgraded connections.", |g| g.sessions as f64),
     ("unauthenticated", "Connections that are not known yet.", |g| g.unauthenticated as f64),
@@ -45,6 +45,7 @@ const LEVELS: [Level; 16] = [
     ("dedup_bytes", "Bytes held by the dedup window.", |g| g.dedup_bytes as f64),
     ("calls_in_flight", "Calls to services in flight.", |g| g.calls_in_flight as f64),
     ("outbox_bytes", "Bytes that clients have not taken yet.", |g| g.outbox_bytes as f64),
+    ("connection_bytes", "Memory that connections hold.", |g| g.connection_bytes as f64),
 ];
 
 /// The text. The error is one line.

@@ -93,6 +93,7 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
         dedup_bytes: sum.dedup_bytes + one.dedup_bytes,
         calls_in_flight: sum.calls_in_flight + one.calls_in_flight,
         outbox_bytes: sum.outbox_bytes + one.outbox_bytes,
+        connection_bytes: sum.connection_bytes + one.connection_bytes,
         snapshot_version: oldest,
     };
 }

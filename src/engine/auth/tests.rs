@@ -318,6 +318,14 @@ fn who_had_to_sign_in_need_not_when_nobody_does_any_more() {
     assert_eq!(rig.phase(id), Phase::Open);
     rig.says(id, frame(r#"{"msg_id":2000,"seq":1,"payload":1}"#));
     assert_eq!(rig.count(Counter::Enqueued), 1);
+    assert_eq!(rig.engine.report(0, rig.now).gauges.unauthenticated, 0, "its place is free");
+    // And it stays let in.
+    rig.engine.adopt(published(SECRET, true), rig.now);
+    for _ in 0..12 {
+        rig.told(id);
+        rig.later(1_000);
+    }
+    assert_eq!(rig.phase(id), Phase::Open);
 }
 
 #[test]

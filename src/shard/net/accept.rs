@@ -37,7 +37,11 @@ impl Net {
             let port = listener.port;
             match accept(&listener.socket, send_buffer) {
                 Accepted::Client(stream, peer) => {
-                    if self.shell.enter(|engine| engine.has_room_for(peer.ip())) {
+                    let has_room = self.shell.enter(|engine| match self.is_headed(peer) {
+                        true => engine.has_room(),
+                        false => engine.has_room_for(peer.ip()),
+                    });
+                    if has_room {
                         self.admit(stream, peer, port, now);
                     } else if let Some(stream) = self.hand_over(stream, peer, port) {
                         self.admit(stream, peer, port, now);
@@ -68,11 +72,16 @@ impl Net {
         self.shell.poke();
     }
 
+    /// Whether `peer` is a balancer that must say for whom it connects.
+    fn is_headed(&self, peer: SocketAddr) -> bool {
+        // One that speaks IPv4 to a socket for both is the same balancer.
+        let address = peer.ip().to_canonical();
+        self.init.engine.gateway.proxies.iter().any(|net| net.contains(&address))
+    }
+
     /// A client becomes a connection of this shard, or is refused.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, port: Port, now: Micros) {
-        // A balancer that speaks IPv4 to a socket for both is the same balancer.
-        let address = peer.ip().to_canonical();
-        let headed = self.init.engine.gateway.proxies.iter().any(|net| net.contains(&address));
+        let headed = self.is_headed(peer);
         // A balancer is not charged for its clients: they are known by the header.
         let opened = self.shell.enter(|engine| match headed {
             true => engine.open_unmetered(peer, now),

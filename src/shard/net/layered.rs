@@ -86,7 +86,6 @@ impl Net {
     fn unwrap(&mut self, id: ConnId, n: usize, now: Micros) -> ReadNext {
         let Self { sockets, shell, scratch, plain, dirty, .. } = self;
         let Some(socket) = sockets.get(id) else { return ReadNext::Pause };
-        let own = socket.layers.as_ref().filter(|l| l.is_headed()).and_then(|_| socket.peer());
         let Some(layers) = &mut socket.layers else { return ReadNext::Pause };
         let mut input = &mut scratch[..n];
         match layers.head(input) {
@@ -94,11 +93,12 @@ impl Net {
             Headed::Waits | Headed::Ignored => return ReadNext::More,
             Headed::Through { used, peer } => {
                 input = &mut input[used..];
-                shell.enter(|engine| match peer.or(own) {
-                    Some(peer) => engine.introduce(id, peer, now),
-                    // It is gone already.
-                    None => engine.break_off(id, now),
-                });
+                // The balancer's own connections, its health checks, count for nobody.
+                if let Some(peer) = peer
+                    && !shell.enter(|engine| engine.introduce(id, peer, now))
+                {
+                    return ReadNext::More;
+                }
             }
             Headed::Refused { why } => {
                 tracing::debug!(why, "proxy_refused");

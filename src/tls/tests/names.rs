@@ -125,6 +125,7 @@ fn a_ticket_is_good_at_every_server_made_of_the_one_before() {
         let asked = ClientCertificates::Optional;
         let other = make(ClientAuth { asked, signers: vec![der(&signer)] }, Some(&second));
         assert_eq!(kind(&other), HandshakeKind::Full, "it asks for certificates now");
+        assert_eq!(kind(&other), HandshakeKind::Full, "it asks each time");
     }
 }
 

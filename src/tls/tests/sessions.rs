@@ -354,3 +354,54 @@ proptest! {
         prop_assert!(plain.is_empty());
     }
 }
+
+/// What close_notify finds unsent belongs to nobody's account any more: the engine gives no outbox
+/// then, though it may still have one.
+#[test]
+fn closing_in_the_middle_of_a_large_answer_sends_what_was_encrypted() {
+    for version in VERSIONS {
+        let mut both = both(version);
+        both.exchange().unwrap();
+        both.outbox = vec![7; 64 << 10];
+        both.sent(1_000);
+        assert!(both.session.is_unsent() && !both.outbox.is_empty());
+        both.session.close(&mut both.scratch);
+        both.outbox.clear();
+        let wire = both.sent(usize::MAX);
+        assert!(wire.len() > 60_000 && !both.session.is_unsent());
+    }
+}
+
+/// Updates cost as much as many messages, and no rate counts them.
+#[test]
+fn updates_of_keys_without_end_break_the_connection_and_some_do_not() {
+    let mut both = both(&TLS13);
+    both.exchange().unwrap();
+    let mut rounds = 0;
+    let failure = loop {
+        // More in a row than 32 are refused by rustls itself.
+        for _ in 0..30 {
+            both.client.refresh_traffic_keys().unwrap();
+        }
+        both.client.writer().write_all(b"x").unwrap();
+        match both.exchange() {
+            Ok(_) => rounds += 1,
+            Err(error) => break Err(error),
+        }
+        if let Some(failure) = both.failure {
+            break Ok(failure);
+        }
+        assert!(rounds < 200, "it goes on for ever");
+    };
+    assert!(matches!(failure, Ok(Failure::Broken) | Err(_)), "{failure:?}");
+    assert!(rounds > 20, "an update now and then is right: {rounds}");
+    // With data between them they may go on.
+    let mut both = self::both(&TLS13);
+    both.exchange().unwrap();
+    for _ in 0..300 {
+        both.client.refresh_traffic_keys().unwrap();
+        both.client.writer().write_all(&[7; 300]).unwrap();
+        both.exchange().unwrap();
+        assert_eq!(both.failure, None);
+    }
+}
