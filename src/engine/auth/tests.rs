@@ -206,6 +206,17 @@ fn a_bad_token_at_the_upgrade_is_401() {
 }
 
 #[test]
+fn who_shows_an_empty_token_is_not_let_in_without_a_name() {
+    let mut rig = Rig::new(false);
+    for value in ["Bearer", "Bearer ", "bearer"] {
+        let id = rig.open(&format!("Authorization: {value}\r\n"), b"");
+        let told = rig.told(id);
+        assert!(told.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{value:?}: {told}");
+    }
+    assert_eq!(rig.count(Counter::AuthRefusedForm), 3);
+}
+
+#[test]
 fn a_bad_token_in_a_message_is_answered_and_closes() {
     let mut rig = Rig::new(false);
     for seq in [0, 1] {
