@@ -47,8 +47,8 @@ fn spare(connections_max: usize) -> usize {
 const TURNED_AWAY_MAX: usize = 64;
 
 /// Connections that a shard has place for.
-pub(super) fn places(connections_max: usize) -> usize {
-    connections_max + spare(connections_max) + TURNED_AWAY_MAX
+pub fn places(connections_max: usize) -> usize {
+    connections_max.saturating_add(spare(connections_max) + TURNED_AWAY_MAX)
 }
 
 const CROWDED: Reject = Reject {

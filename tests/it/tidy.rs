@@ -36,7 +36,7 @@ const MAY_NAME: [(&str, &[&str]); 24] = [
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire"]),
-    ("preflight", &["config", "memory"]),
+    ("preflight", &["config", "engine::moves", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
     ("memory", &["config", "engine", "shard", "control::log", "preflight", "tls::session"]),
     ("cli", &["config", "auth", "tls", "preflight", "memory", "control::token", "control::keys"]),
