@@ -350,8 +350,16 @@ impl Control {
         let now = Instant::now();
         let commands_wait = self.board.flush();
         while let Some(event) = self.events.try_recv() {
-            if let ShardEvent::Signals { shard, signals } = &event {
-                self.directory.signal(*shard, signals, now);
+            match &event {
+                ShardEvent::Signals { shard, signals } => {
+                    self.directory.signal(*shard, signals, now);
+                }
+                ShardEvent::KeysWanted(_) => self.signers.hurry(now),
+                ShardEvent::Ready(_)
+                | ShardEvent::Report(_)
+                | ShardEvent::Look { .. }
+                | ShardEvent::Stopped { .. }
+                | ShardEvent::Failed { .. } => {}
             }
             self.board.take(event, now);
         }

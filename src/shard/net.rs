@@ -286,14 +286,18 @@ impl Net {
     fn tick(&mut self, late_us: u64, now: Micros) {
         let mut closing = std::mem::take(&mut self.closing);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let signals = self.shell.enter(|engine| {
+        let (signals, keys_wanted) = self.shell.enter(|engine| {
             engine.record_stall(late_us);
             engine.set_wall_clock(unix as i64, now);
             engine.tick(now, &mut closing);
-            std::mem::take(&mut engine.effects.signals)
+            let effects = &mut engine.effects;
+            (std::mem::take(&mut effects.signals), std::mem::take(&mut effects.keys_wanted))
         });
+        let shard = self.init.engine.shard;
+        if keys_wanted {
+            self.report(ShardEvent::KeysWanted(shard));
+        }
         if !signals.is_empty() {
-            let shard = self.init.engine.shard;
             self.report(ShardEvent::Signals { shard, signals });
         }
         for id in closing.drain(..) {
