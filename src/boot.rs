@@ -15,7 +15,7 @@ use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
 use crate::config::{Config, Loader, Problems};
 use crate::control::compose::Composer;
 use crate::control::log::LogGuard;
-use crate::control::{self, ControlInputs, ExitReason, Listens};
+use crate::control::{self, ControlInputs, ExitReason, Listens, Local};
 use crate::demo::{self, DemoServices};
 use crate::engine::EngineInit;
 use crate::lanes::{Doorbell, LaneSender, lane};
@@ -122,6 +122,7 @@ fn start(
     let mut mailboxes: Vec<LaneSender<Command>> = Vec::new();
     let mut pulses = Vec::new();
     let mut shards = Vec::new();
+    let connections_cap = plan.connections_cap;
     let count = u16::try_from(plan.shards.len()).expect("at most SHARDS_MAX");
     let parts = plan.shards.into_iter().zip(bound).zip(bells).zip(from_shards);
     for (((planned, listeners), bell), handed) in parts {
@@ -160,8 +161,7 @@ fn start(
         config,
         loader,
         composer,
-        local_keys,
-        local_tls,
+        local: Local { keys: local_keys, tls: local_tls, connections_cap },
         listens: Listens { plain, tls },
         shards: mailboxes,
         events,

@@ -75,6 +75,9 @@ pub enum ShardEvent {
         /// One for each such instance.
         signals: Vec<Signal>,
     },
+    /// A token's key is not known, and the fetched set of keys may be behind: fetch it now. May be
+    /// lost: the client comes again, and it is said again.
+    KeysWanted(ShardId),
     /// The shard ended in order: messages left without their answer by it.
     Stopped {
         /// Who.

@@ -11,6 +11,7 @@ use crate::config::settings::ShardSettings;
 use crate::control::log::LOG_BYTES;
 use crate::engine::cache;
 use crate::engine::conns::{Conn, POOLED_BYTES_MAX, POOLED_MAX};
+use crate::engine::moves::places;
 use crate::engine::parties::{Address, IDLE_MAX, Parties, User};
 use crate::engine::pending::Pending;
 use crate::engine::store::Store;
@@ -27,6 +28,9 @@ use crate::tls::session::{CIPHER_BYTES_MAX, HELD_BYTES_MAX};
 const RING_POINT_BYTES: u64 = 16;
 /// What a connection of TLS holds besides its plain state when nothing is under way.
 const TLS_BYTES: u64 = session::IDLE_BYTES as u64;
+/// Connections that a shard has place for: those that it accepts, and those of its users that come
+/// home to it on top.
+const PLACES: &str = "conn.connections_max + 1/8 + 64";
 /// Clients a shard that read nothing, for the line that shows what slow readers come to.
 pub const SLOW_READERS: u64 = 1_000;
 
@@ -72,7 +76,7 @@ fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part
 /// clients can connect with TLS: then all may.
 pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
     let ShardSettings { conn, queue, batch, dedup: ids, cache: routes, ring_depth, .. } = settings;
-    let connections = conn.connections_max as u64;
+    let connections = places(conn.connections_max) as u64;
     let each = Store::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
     let slot = Store::<MsgKey, Pending>::SLOT_BYTES as u64;
     let rings = RINGS * (IO_MEMORY_BYTES as u64 + *ring_depth as u64 * RING_ENTRY_BYTES);
@@ -89,7 +93,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
     let dedup_bytes = if ids.enabled { ids.bytes_max as u64 } else { 0 };
     let items = queue.items_max as u64;
     let mut full = vec![
-        times("connections", "conn.connections_max", connections, "of state", each as u64),
+        times("connections", PLACES, connections, "of state", each as u64),
         Part::new("queue, payloads", "queue.bytes_max".into(), queue.bytes_max as u64),
         times("queue, messages", "queue.items_max", items, "of state", slot),
         Part::new("deduplication", dedup_how, dedup_bytes),
@@ -118,7 +122,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
         ("limits of addresses", addresses, Parties::<Address>::PARTY_BYTES),
     ] {
         if on {
-            let key = format!("conn.connections_max + {IDLE_MAX}");
+            let key = format!("{PLACES} + {IDLE_MAX}");
             full.push(times(
                 what,
                 &key,
@@ -139,21 +143,21 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
         ),
         times(
             "all read nothing",
-            "conn.connections_max",
+            PLACES,
             connections,
             "of conn.outbox_bytes_max",
             conn.outbox_bytes_max as u64,
         ),
         times(
             "all send half a message",
-            "conn.connections_max",
+            PLACES,
             connections,
             "of conn.message_bytes_max",
             conn.message_bytes_max as u64,
         ),
         Part::new(
             "all wait for answers",
-            format!("conn.connections_max x conn.unanswered_bytes_max, in {MESSAGES_MAX} messages"),
+            format!("connections x conn.unanswered_bytes_max, in {MESSAGES_MAX} messages"),
             connections
                 .saturating_mul(conn.unanswered_bytes_max as u64)
                 .min((MESSAGES_MAX as u64).saturating_mul(slot + conn.message_bytes_max as u64)),
@@ -167,17 +171,17 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
         ),
     ];
     if tls {
-        full.push(times("TLS", "conn.connections_max", connections, "of keys", TLS_BYTES));
+        full.push(times("TLS", PLACES, connections, "of keys", TLS_BYTES));
         worst.push(times(
             "TLS, all read nothing",
-            "conn.connections_max",
+            PLACES,
             connections,
             "encrypted and not taken",
             CIPHER_BYTES_MAX as u64,
         ));
         worst.push(times(
             "TLS, all send half a record",
-            "conn.connections_max",
+            PLACES,
             connections,
             "of buffer for it",
             // A buffer that grows doubles.
@@ -221,17 +225,24 @@ mod tests {
     fn a_cap_that_doubles_doubles_its_part_and_no_other() {
         let mut settings = ShardSettings::default();
         let before = of_shard(&settings, 3, false);
+        // The places on top double, too, but for the 64 that are always there.
+        let places_of = |max| places(max) as u64;
+        let places_before = places_of(settings.conn.connections_max);
         settings.conn.connections_max *= 2;
+        let places_after = places_of(settings.conn.connections_max);
         settings.queue.bytes_max *= 2;
         let after = of_shard(&settings, 3, false);
         for (a, b) in before.full.iter().zip(&after.full) {
-            let doubled = ["connections", "queue, payloads"].contains(&a.what);
-            assert_eq!(b.bytes, a.bytes * (1 + u64::from(doubled)), "{}", a.what);
+            let expected = match a.what {
+                "connections" => a.bytes / places_before * places_after,
+                "queue, payloads" => a.bytes * 2,
+                _ => a.bytes,
+            };
+            assert_eq!(b.bytes, expected, "{}", a.what);
         }
         assert!(before.full.iter().all(|part| part.bytes > 0), "{before:?}");
         let secure = of_shard(&settings, 3, true);
-        let (connections, bytes) = (settings.conn.connections_max as u64, secure.full_bytes());
-        assert!(bytes > after.full_bytes() + connections * TLS_BYTES);
+        assert!(secure.full_bytes() > after.full_bytes() + places_after * TLS_BYTES);
         settings.dedup.enabled = false;
         assert!(of_shard(&settings, 3, false).full_bytes() < after.full_bytes());
         let before = of_shard(&settings, 3, false);

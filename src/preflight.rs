@@ -12,8 +12,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::config::settings::ShardSettings;
+use crate::engine::moves::places;
 use crate::ids::ShardId;
-use crate::limits::SHARDS_MAX;
+use crate::limits::{HANDOFF_ITEMS_MAX, SHARDS_MAX};
 
 /// Something that keeps the gateway from starting, or from doing all that is configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,6 +42,9 @@ impl fmt::Display for Problem {
 pub struct Plan {
     /// The shards, by number.
     pub shards: Vec<ShardPlan>,
+    /// Connections that the limit of open files allows each shard to accept: holds for what a
+    /// reload asks for, too.
+    pub connections_cap: usize,
     /// Bytes that each shard's executor registers with each of its rings.
     pub io_memory_bytes: usize,
     /// What was adjusted or looks wrong.
@@ -79,7 +83,7 @@ const FILES_OF_SHARD: u64 = 32;
 /// What is said of a port that another process has.
 const IN_USE: &str = "is in use by another process";
 /// Connections a shard must be able to take for a start to make sense.
-const CONNECTIONS_MIN: u64 = 16;
+const CONNECTIONS_MIN: usize = 16;
 
 /// Checks everything and lays out the shards. Raises the soft limits of locked memory and open
 /// files to the hard ones. Leaves no socket and no ring behind.
@@ -112,10 +116,12 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     let nofile = raised(Resource::Nofile);
     let overhead =
         files_overhead(count, config.snapshot.instances.len(), config.gateway.demo.enabled);
-    match connections_allowed(nofile.current, nofile.maximum, overhead, count) {
-        Ok(each) => warnings.extend(clamp_connections(&mut shards, each, nofile.current)),
-        Err(problem) => problems.push(problem),
-    }
+    let allowed = connections_allowed(nofile.current, nofile.maximum, overhead, count);
+    let connections_cap = allowed.unwrap_or_else(|problem| {
+        problems.push(problem);
+        usize::MAX
+    });
+    warnings.extend(clamp_connections(&mut shards, connections_cap, nofile.current));
 
     problems.extend(uring_problem(probe_uring(depth), uring_disabled_sysctl()));
     for (key, address, bound) in addresses(config) {
@@ -129,7 +135,7 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Plan { shards, io_memory_bytes: IO_MEMORY_BYTES, warnings })
+    Ok(Plan { shards, connections_cap, io_memory_bytes: IO_MEMORY_BYTES, warnings })
 }
 
 /// Shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up, which is
@@ -291,20 +297,41 @@ pub fn files_overhead(shards: usize, instances: usize, demo: bool) -> u64 {
     FILES_OF_PROCESS + shards as u64 * (FILES_OF_SHARD + ends * instances as u64)
 }
 
-/// Connections that the limit of open files allows each shard. `None` is unlimited.
+/// Files of the clients of a shard that accepts `connections_max` of them. One of several also
+/// holds those that come home to it, and those that wait in its lane: accepted by another shard, or
+/// on their way from it.
+pub fn files_of_clients(connections_max: usize, shards: usize) -> u64 {
+    let files = match shards {
+        0 | 1 => connections_max,
+        _ => places(connections_max).saturating_add(HANDOFF_ITEMS_MAX),
+    };
+    files as u64
+}
+
+/// Connections that the limit of open files allows each shard to accept: the most whose
+/// [`files_of_clients`] are there. `None` is unlimited.
 pub fn connections_allowed(
     soft: Option<u64>,
     hard: Option<u64>,
     overhead: u64,
     shards: usize,
-) -> Result<u64, Problem> {
-    let Some(soft) = soft else { return Ok(u64::MAX) };
+) -> Result<usize, Problem> {
+    let Some(soft) = soft else { return Ok(usize::MAX) };
     let each = soft.saturating_sub(overhead) / shards.max(1) as u64;
-    if each >= CONNECTIONS_MIN {
-        return Ok(each);
+    // The files grow with the connections: halved 64 times, the range is one number.
+    let (mut low, mut high) = (0, usize::try_from(each).unwrap_or(usize::MAX));
+    while low < high {
+        let middle = high - (high - low) / 2;
+        match files_of_clients(middle, shards) <= each {
+            true => low = middle,
+            false => high = middle - 1,
+        }
+    }
+    if low >= CONNECTIONS_MIN {
+        return Ok(low);
     }
     let hard = hard.map_or("unlimited".into(), |hard| hard.to_string());
-    let want = overhead + shards as u64 * 10_000;
+    let want = overhead + shards as u64 * files_of_clients(10_000, shards);
     let what = format!(
         "open files (RLIMIT_NOFILE) are {soft} soft, {hard} hard; {shards} shards need {overhead} \
          before the first client"
@@ -316,10 +343,9 @@ pub fn connections_allowed(
 /// Lowers `connections_max` to `each` where it is higher, and says so once.
 pub fn clamp_connections(
     shards: &mut [ShardPlan],
-    each: u64,
+    each: usize,
     soft: Option<u64>,
 ) -> Option<Problem> {
-    let each = usize::try_from(each).unwrap_or(usize::MAX);
     let wanted: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
     for shard in shards.iter_mut() {
         let max = &mut shard.settings.conn.connections_max;

@@ -105,6 +105,9 @@ counters! {
     ClosedBadToken = "closed_bad_token",
     /// Tokens that were good.
     AuthOk = "auth_ok",
+    /// Tokens of which nothing could be said, because their key was not known and a newer set of
+    /// keys may hold it: 503 or UNAVAILABLE.
+    AuthKeysMissing = "auth_keys_missing",
     /// Tokens that waited for a later turn to be verified.
     AuthDelayed = "auth_delayed",
     /// Tokens refused for their form or header.

@@ -7,6 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{ClientConfig, RootCertStore};
 use shardgate::auth::mint::{SigningKey, Wanted, mint};
@@ -83,6 +87,16 @@ impl Gateway {
         Duration::from_millis(ticks * 10)
     }
 
+    /// How late the shard answered the pulse of each 10 ms, since the start: how long somebody can
+    /// have waited for the shard to look at its socket, by the gateway's own clock.
+    pub fn lateness(&self) -> Histogram<u64> {
+        let log = self.ask("/histograms");
+        let line = log.lines().find(|line| line.starts_with("Tag=stall-0,")).expect("the stage");
+        let (_, encoded) = line.rsplit_once(',').expect("a histogram at the end");
+        let bytes = STANDARD.decode(encoded).expect("base64");
+        Deserializer::new().deserialize(&mut &bytes[..]).expect("a histogram")
+    }
+
     /// What its connections hold, by its own account.
     pub fn connection_bytes(&self) -> u64 {
         let stats = self.get("/stats");
@@ -102,18 +116,18 @@ impl Gateway {
         }
     }
 
-    pub fn stages(&self) -> serde_json::Value {
-        self.get("/stats")["stages"].clone()
+    fn get(&self, path: &str) -> serde_json::Value {
+        let body = self.ask(path);
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}"))
     }
 
-    fn get(&self, path: &str) -> serde_json::Value {
+    fn ask(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).expect("the admin endpoint");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
-        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"))
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
     }
 }
 

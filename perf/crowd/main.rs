@@ -1,5 +1,5 @@
-//! A crowd in front of a gateway: what idle connections cost in memory, and what a storm of new ones
-//! does to those who talk.
+//! A crowd in front of a gateway: what idle connections cost in memory, and what a storm of new
+//! ones does to those who talk.
 //!
 //!     cargo bench --bench crowd -- idle plain 15000
 //!     cargo bench --bench crowd -- idle tls 5000
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gateway::Gateway;
+use hdrhistogram::Histogram;
 use people::{Line, Person, Talk};
 
 const USAGE: &str = "usage: crowd idle plain|tls COUNT | crowd storm COUNT";
@@ -71,13 +72,15 @@ fn idle(count: usize, line: Line) {
 }
 
 /// The latency of those who talk while `count` clients come over TLS; before that; and beside a
-/// thread that only computes: the newcomers' own work takes the clients' core away in just that way,
-/// and is not the gateway's.
+/// thread that only computes: the newcomers' own work takes the clients' core away in just that
+/// way, and is not the gateway's.
 fn storm(count: usize) {
     let gateway = Gateway::start();
     people::pin();
     let talk = Talk::start(&gateway, TALKERS);
+    let first = gateway.lateness();
     let calm = talk.over(CALM);
+    let calm_late = since(&first, gateway.lateness());
     let stop = AtomicBool::new(false);
     let busy = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -91,6 +94,7 @@ fn storm(count: usize) {
         seen
     });
     let before = gateway.cpu();
+    let first = gateway.lateness();
     talk.take();
     let storm = std::thread::scope(|scope| {
         let newcomers = scope.spawn(|| {
@@ -105,14 +109,15 @@ fn storm(count: usize) {
         let stormy = talk.take();
         let (here, took, crowd): (usize, Duration, Vec<Person>) =
             newcomers.join().expect("they come");
-        let cpu = gateway.cpu() - before;
+        let (cpu, late) = (gateway.cpu() - before, since(&first, gateway.lateness()));
         println!(
-            "{here} of {count} clients over TLS signed in within {took:.1?}, in which the gateway was \
-             busy for {cpu:.1?}"
+            "{here} of {count} clients over TLS signed in within {took:.1?}, in which the gateway \
+             was busy for {cpu:.1?}"
         );
         drop(crowd);
-        stormy
+        (stormy, late)
     });
+    let (storm, storm_late) = storm;
     let all = [("before", &calm), ("beside a busy thread", &busy), ("in the storm", &storm)];
     for (name, seen) in all {
         println!(
@@ -123,14 +128,28 @@ fn storm(count: usize) {
             seen.value_at_quantile(0.999)
         );
     }
-    let p99 = |seen: &hdrhistogram::Histogram<u64>| seen.value_at_quantile(0.99) as f64;
+    let p99 = |seen: &Histogram<u64>| seen.value_at_quantile(0.99) as f64;
     println!(
         "p99 in the storm / before: {:.2}; / beside a busy thread: {:.2}",
         p99(&storm) / p99(&calm),
         p99(&storm) / p99(&busy)
     );
-    println!("DBG {}", gateway.stages());
+    for (name, late) in [("before", &calm_late), ("in the storm", &storm_late)] {
+        println!(
+            "the shard's own lateness, {name}: {} looks, p50 {} us, p99 {} us, most {} us",
+            late.len(),
+            late.value_at_quantile(0.5),
+            late.value_at_quantile(0.99),
+            late.max()
+        );
+    }
     talk.end();
+}
+
+/// What came after `first`.
+fn since(first: &Histogram<u64>, mut all: Histogram<u64>) -> Histogram<u64> {
+    all.subtract(first).expect("it only grows");
+    all
 }
 
 /// The rest of this thread's work is for when nobody on the clients' core has anything to do.

@@ -64,6 +64,9 @@ pub struct BadKey {
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     all: Arc<Vec<Key>>,
+    /// So many at the beginning stand in the configuration and its files; the others were fetched.
+    own: usize,
+    fetched_unix_s: Option<i64>,
     by_id: Arc<HashMap<Arc<str>, usize>>,
 }
 
@@ -74,12 +77,14 @@ pub struct KeySet {
     pub keys: Vec<Key>,
     /// Those that are left out (RFC 7517 section 5 asks for that), and why.
     pub skipped: Vec<BadKey>,
+    /// When it was asked for, in seconds since 1970; `None`: it is from a file.
+    pub fetched_unix_s: Option<i64>,
 }
 
 impl Keys {
     /// The keys of the configuration, whose files hold `texts`, and of `sets`; every one that
     /// cannot be used at once. Of two with one name the first is meant: the configuration's before
-    /// those of a set.
+    /// those of a set, and the set of a file, which comes first, before a fetched one.
     pub fn new(
         settings: &AuthSettings,
         texts: &KeyTexts,
@@ -109,18 +114,25 @@ impl Keys {
             return Err(bad);
         }
         let mut by_id = HashMap::new();
-        for key in sets.iter().flat_map(|set| &set.keys) {
-            let taken = |k: &Key| key.id.is_some() && k.id == key.id;
-            if !all.iter().any(taken) {
-                all.push(key.clone());
+        let mut own = all.len();
+        for set in sets {
+            for key in &set.keys {
+                let taken = |k: &Key| key.id.is_some() && k.id == key.id;
+                if !all.iter().any(taken) {
+                    all.push(key.clone());
+                }
+            }
+            if set.fetched_unix_s.is_none() {
+                own = all.len();
             }
         }
+        let fetched_unix_s = sets.iter().filter_map(|set| set.fetched_unix_s).max();
         for (at, key) in all.iter().enumerate() {
             if let Some(id) = &key.id {
                 by_id.insert(id.clone(), at);
             }
         }
-        Ok(Self { all: all.into(), by_id: by_id.into() })
+        Ok(Self { all: all.into(), own, fetched_unix_s, by_id: by_id.into() })
     }
 
     /// How many there are.
@@ -136,6 +148,18 @@ impl Keys {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.all.iter()
+    }
+
+    /// When the newest fetched set was asked for, in seconds since 1970.
+    pub(super) fn fetched_unix_s(&self) -> Option<i64> {
+        self.fetched_unix_s
+    }
+
+    /// Whether with another fetched set there can be exactly one of `algorithm`: a set brings no
+    /// shared secrets, and takes none of the configuration's keys away.
+    pub(super) fn one_can_come(&self, algorithm: Algorithm) -> bool {
+        let own = self.all[..self.own].iter().filter(|key| key.algorithm == algorithm);
+        algorithm.secret_bytes_min().is_none() && own.count() <= 1
     }
 
     /// The one named `id`.

@@ -43,6 +43,10 @@ pub const GROUPS_MAX: usize = 64;
 pub const GROUP_BYTES_MAX: usize = 64;
 /// Bytes of a `kid`: a SHA-512 thumbprint in hex. It only ever is looked up.
 pub const KEY_ID_BYTES_MAX: usize = 128;
+/// Seconds after which a fetched JWK set may be behind its issuer, and between two fetches for the
+/// sake of unknown keys: so the first token of a new key waits for one fetch, and who makes up
+/// names of keys makes us fetch six times a minute and no more.
+pub const EARLY_FETCH_S: u64 = 10;
 
 /// Who a client is.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::keys::Key;
 use super::token::Token;
 use super::{
-    Claim, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Keys, Refusal, USER_BYTES_MAX, signature,
+    Claim, EARLY_FETCH_S, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Keys, Refusal, USER_BYTES_MAX,
+    signature,
 };
 use crate::config::is_name;
 use crate::config::settings::{AuthSettings, Tenants};
@@ -17,6 +18,8 @@ use crate::limits::SEQ_MAX;
 #[derive(Clone, Debug)]
 pub struct Verifier {
     keys: Keys,
+    /// Whether some of the keys are fetched: then there may be newer ones.
+    fetches: bool,
     issuer: Option<Arc<str>>,
     audience: Option<Arc<str>>,
     /// At most 60 (checked by `config`).
@@ -49,6 +52,7 @@ impl Verifier {
         let shared = |text: &Option<String>| text.as_deref().map(Arc::from);
         Self {
             keys,
+            fetches: settings.jwks_url.is_some(),
             issuer: shared(&settings.issuer),
             audience: shared(&settings.audience),
             leeway_s: settings.leeway.as_secs().min(60) as i64,
@@ -60,6 +64,30 @@ impl Verifier {
     /// said of a token.
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty()
+    }
+
+    /// Whether the key that a refused `token` lacks may stand in a newer set than the one that was
+    /// fetched: then nothing can be said of the token before that was asked for.
+    pub fn key_may_come(&self, token: &str, now_unix_s: i64) -> bool {
+        if !self.fetches || !self.is_behind(now_unix_s) {
+            return false;
+        }
+        let header = Token::read(token).and_then(|token| token.checked_header());
+        let Ok(header) = header else { return false };
+        match &header.key_id {
+            Some(id) => self.keys.by_id(id).is_none(),
+            None => {
+                let (keys, algorithm) = (&self.keys, header.algorithm);
+                keys.only_one_of(algorithm).is_none() && keys.one_can_come(algorithm)
+            }
+        }
+    }
+
+    /// Whether the fetched set is too old to tell a key that does not exist from one that is new,
+    /// or there is none. A clock that was set back makes it so, too.
+    fn is_behind(&self, now_unix_s: i64) -> bool {
+        let at = self.keys.fetched_unix_s();
+        at.is_none_or(|at| at.abs_diff(now_unix_s) > EARLY_FETCH_S)
     }
 
     /// Who the holder of `token` is at `now_unix_s`, seconds since 1970.

@@ -115,7 +115,7 @@ mod tests {
         let config = from_files(Files::embedded(), &[], &Overrides::default()).expect("right");
         let text = budget(&config, 2, Some(1 << 20));
         assert!(text.contains("warning: that is more than the 1.0 MiB"), "{text}");
-        assert!(text.contains("conn.connections_max = 200000 x "), "{text}");
+        assert!(text.contains("conn.connections_max + 1/8 + 64 = 225064 x "), "{text}");
         assert!(!budget(&config, 1, Some(u64::MAX)).contains("warning"));
     }
 }

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::config::Config;
-use crate::preflight::{allowed_cores, auto_count, files_overhead, ranges};
+use crate::preflight::{allowed_cores, auto_count, files_of_clients, files_overhead, ranges};
 
 /// Time between the end of the grace and that of the process: what control gives the shards to
 /// write their last words (10 s), and as much again for a busy host.
@@ -23,9 +23,10 @@ pub fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> 
     let gateway = &config.gateway;
     let allowed = allowed_cores();
     let shards = gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
-    let connections: usize = (0..shards).map(|n| config.shards.shard(n).conn.connections_max).sum();
+    let clients = |n| files_of_clients(config.shards.shard(n).conn.connections_max, shards);
+    let connections: u64 = (0..shards).map(clients).sum();
     let overhead = files_overhead(shards, config.snapshot.instances.len(), gateway.demo.enabled);
-    let files = connections as u64 + overhead;
+    let files = connections + overhead;
     let stop = gateway.stop.grace.as_secs() + 1 + STOP_MARGIN_S;
     let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
     let program = quoted(program);
@@ -71,7 +72,8 @@ RuntimeDirectoryMode=0700
 StateDirectory=shardgate
 StateDirectoryMode=0700
 
-# connections_max of {shards} shards ({connections}), and {overhead} of our own.
+# connections_max of {shards} shards and who moves between them ({connections}), and {overhead}
+# of our own.
 LimitNOFILE={files}
 LimitMEMLOCK=infinity
 LimitCORE=0
@@ -154,7 +156,7 @@ mod tests {
         let flags = Overrides { shards: Some("2".into()), ..Overrides::default() };
         let unit = made(&flags);
         let files: u64 = value(&unit, "LimitNOFILE").parse().expect("a number");
-        assert!(files > 400_000, "200,000 connections on each of 2 shards: {files}");
+        assert!(files > 450_000, "200,000 connections and 1/8 on each of 2 shards: {files}");
         assert_eq!(value(&unit, "TimeoutStopSec"), "31", "10 s of grace, and a margin");
         assert_eq!(value(&unit, "RestartPreventExitStatus"), "64");
         assert_eq!(value(&unit, "ExecStart"), "/usr/bin/shardgate --config \"/etc/shard gate\"");

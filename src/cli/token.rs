@@ -13,6 +13,7 @@ use crate::auth::explain::explain_token;
 use crate::auth::keys::read_jwks;
 use crate::auth::load::LocalKeys;
 use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
 use crate::control::keys::fetch_jwks;
 
@@ -25,7 +26,7 @@ pub struct NewToken {
     /// Whose it is: the claim sub
     #[arg(long)]
     pub user: String,
-    /// The claim tenant
+    /// The claim tenant; with auth.tenants = "many" there must be one
     #[arg(long)]
     pub tenant: Option<String>,
     /// The claim groups; may be given several times
@@ -53,6 +54,11 @@ pub fn generate(loaded: Result<Config, Problems>, new: &NewToken) -> Said {
 
 fn make(config: &Config, new: &NewToken) -> Result<String, String> {
     let auth = &config.gateway.auth;
+    if auth.tenants == Tenants::Many && new.tenant.is_none() {
+        let why = "--tenant must say to which tenant the user belongs: auth.tenants is \"many\", \
+                   and a token without one is refused";
+        return Err(why.into());
+    }
     let keys = LocalKeys::read(config).map_err(|problems| problems.to_string())?;
     let index = match &new.key {
         Some(id) => auth.keys.iter().position(|key| *key.id == **id),
@@ -135,8 +141,14 @@ mod tests {
     use crate::config::load::{Files, from_files};
 
     fn config() -> Result<Config, Problems> {
+        config_of("one")
+    }
+
+    fn config_of(tenants: &str) -> Result<Config, Problems> {
+        let tenants = format!("\"{tenants}\"");
         let env = [
             ("SHARDGATE__AUTH__MODE", "\"jwt\""),
+            ("SHARDGATE__AUTH__TENANTS", &tenants),
             ("SHARDGATE__AUTH__ISSUER", "\"us\""),
             ("SHARDGATE__AUTH__AUDIENCE", "\"game\""),
         ];
@@ -159,6 +171,19 @@ mod tests {
         assert_eq!(bad.code, EXIT_START);
         assert!(bad.text.contains("refused: "), "{}", bad.text);
         assert!(!bad.text.contains("0123456789"), "no key is shown: {}", bad.text);
+    }
+
+    #[test]
+    fn a_token_that_its_own_configuration_refuses_is_not_made() {
+        let mut new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
+        let Said { text, code } = generate(config_of("many"), &new);
+        assert_eq!(code, EXIT_USAGE, "{text}");
+        assert!(text.contains("--tenant") && text.contains("auth.tenants is \"many\""), "{text}");
+        new.tenant = Some("acme".into());
+        let Said { text, code } = generate(config_of("many"), &new);
+        assert_eq!(code, 0, "{text}");
+        let good = explain(config_of("many"), text.as_bytes());
+        assert!(good.text.contains("accepted: user \"alice\" of tenant acme"), "{}", good.text);
     }
 
     #[test]

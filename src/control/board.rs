@@ -143,7 +143,7 @@ impl Board {
     /// Takes in what a shard says.
     pub fn take(&mut self, event: ShardEvent, now: Instant) {
         let shard = match &event {
-            ShardEvent::Ready(shard) => *shard,
+            ShardEvent::Ready(shard) | ShardEvent::KeysWanted(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
             ShardEvent::Signals { shard, .. }
             | ShardEvent::Look { shard, .. }
@@ -173,8 +173,8 @@ impl Board {
                 entry.report = Some(report.into());
             }
             ShardEvent::Look { number, seen, .. } => self.looks.take(shard, number, seen),
-            // Control's judge of health has them.
-            ShardEvent::Signals { .. } => {}
+            // Control's judge of health has them, and who fetches keys.
+            ShardEvent::Signals { .. } | ShardEvent::KeysWanted(_) => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
                 self.looks.ended(shard);

@@ -9,7 +9,7 @@ use super::compose::{Composed, Composer, Member, Moved};
 use super::discovery::{Known, News, Word, registry};
 use super::fleet::{Fleet, Judged};
 use super::signers::SOURCE;
-use super::{log, probe};
+use super::{Local, log, probe};
 use crate::auth::Verifier;
 use crate::auth::keys::KeySet;
 use crate::auth::load::LocalKeys;
@@ -107,6 +107,7 @@ pub struct Directory {
     /// Keys of tokens: those read with the files, and the set that was fetched last.
     local_keys: LocalKeys,
     local_tls: LocalTls,
+    connections_cap: usize,
     fetched: Option<KeySet>,
     auth: Option<Arc<Verifier>>,
     /// Something came in: when it is put together with what came since.
@@ -122,10 +123,10 @@ impl Directory {
         config: Config,
         composer: Composer,
         mut fleet: Fleet,
-        local_keys: LocalKeys,
-        local_tls: LocalTls,
+        local: Local,
         now: Instant,
     ) -> Self {
+        let Local { keys: local_keys, tls: local_tls, connections_cap } = local;
         tell_skipped(&local_keys);
         let auth = local_keys.verifier(&config, None);
         let gateway = Arc::new(config.gateway.clone());
@@ -147,6 +148,7 @@ impl Directory {
             reloads: (0, 0),
             local_keys,
             local_tls,
+            connections_cap,
             fetched: None,
             auth,
             due: None,
@@ -164,12 +166,15 @@ impl Directory {
         self.composer.snapshot()
     }
 
-    /// What a shard is to work by.
+    /// What a shard is to work by. It accepts no more than there are files for, as at the start.
     pub fn published(&self, shard: ShardId) -> Published {
+        let mut settings = self.config.shards.shard(usize::from(shard.0));
+        let max = &mut settings.conn.connections_max;
+        *max = self.connections_cap.min(*max);
         Published {
             snapshot: self.composer.snapshot().clone(),
             gateway: self.gateway.clone(),
-            settings: self.config.shards.shard(usize::from(shard.0)),
+            settings,
             auth: self.auth.clone(),
             tls: self.local_tls.server(),
         }
@@ -426,6 +431,17 @@ impl Directory {
         }
         for Change { key, old, new, .. } in &changes {
             tracing::info!(key, ?old, ?new, "setting_changed");
+            let asked = new.as_deref().filter(|_| key.ends_with("conn.connections_max"));
+            let allowed = self.connections_cap;
+            if asked.and_then(|n| n.parse().ok()).is_some_and(|n: usize| n > allowed) {
+                tracing::warn!(
+                    key,
+                    asked,
+                    allowed,
+                    "connections_capped: a shard takes no more than open files allow; raise the \
+                     limit (`ulimit -n`, LimitNOFILE=) and start again"
+                );
+            }
         }
         let warnings = config.warnings.clone();
         if config.gateway.log != self.config.gateway.log

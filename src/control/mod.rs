@@ -71,10 +71,8 @@ pub struct ControlInputs {
     pub loader: Loader,
     /// Makes snapshots; its first one is what the shards started with.
     pub composer: Composer,
-    /// Keys of tokens, as far as they stand in the files.
-    pub local_keys: LocalKeys,
-    /// Certificates and what is made of them.
-    pub local_tls: LocalTls,
+    /// What is of this machine.
+    pub local: Local,
     /// Where clients connect.
     pub listens: Listens,
     /// Mailboxes of the shards, by number.
@@ -95,6 +93,17 @@ pub struct ControlInputs {
     pub seed: u64,
     /// Counts lost log lines, when [`log::init`] was used.
     pub log_dropped: Option<log::DroppedLines>,
+}
+
+/// What the start found on this machine.
+pub struct Local {
+    /// Keys of tokens, as far as they stand in the files.
+    pub keys: LocalKeys,
+    /// Certificates and what is made of them.
+    pub tls: LocalTls,
+    /// Connections that a shard may accept at most, whatever is configured: what the limit of open
+    /// files allows.
+    pub connections_cap: usize,
 }
 
 /// Where clients connect, as bound.
@@ -238,8 +247,8 @@ async fn serve(
     let (tell_keys, mut keys) = mpsc::channel(signers::FETCHED_MAX);
     let signers = Signers::start(config, tell_keys);
     let (config, composer) = (inputs.config, inputs.composer);
-    let (keys_read, tls) = (inputs.local_keys, inputs.local_tls);
-    let directory = Directory::new(inputs.loader, config, composer, fleet, keys_read, tls, now);
+    let (loader, local) = (inputs.loader, inputs.local);
+    let directory = Directory::new(loader, config, composer, fleet, local, now);
     let mut control = Control {
         spoken_by: now + SPEAK_TIMEOUT,
         certificates: Watch::new(now),
@@ -341,8 +350,16 @@ impl Control {
         let now = Instant::now();
         let commands_wait = self.board.flush();
         while let Some(event) = self.events.try_recv() {
-            if let ShardEvent::Signals { shard, signals } = &event {
-                self.directory.signal(*shard, signals, now);
+            match &event {
+                ShardEvent::Signals { shard, signals } => {
+                    self.directory.signal(*shard, signals, now);
+                }
+                ShardEvent::KeysWanted(_) => self.signers.hurry(now),
+                ShardEvent::Ready(_)
+                | ShardEvent::Report(_)
+                | ShardEvent::Look { .. }
+                | ShardEvent::Stopped { .. }
+                | ShardEvent::Failed { .. } => {}
             }
             self.board.take(event, now);
         }

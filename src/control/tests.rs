@@ -181,8 +181,11 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
         composer: Composer::new(&config),
         config,
         loader,
-        local_keys: LocalKeys::default(),
-        local_tls: LocalTls::default(),
+        local: Local {
+            keys: LocalKeys::default(),
+            tls: LocalTls::default(),
+            connections_cap: usize::MAX,
+        },
         listens: Listens { plain: Some(SocketAddr::from(([127, 0, 0, 1], 9000))), tls: None },
         shards,
         events,

@@ -21,6 +21,10 @@ use crate::wire::client;
 /// talk.
 pub const VERIFICATIONS_PER_TURN: u32 = 8;
 
+/// Between two questions for newer keys; control has a limit of its own, and this one keeps what is
+/// said to it few.
+const ASK_EVERY_US: u64 = 1_000_000;
+
 /// What a paused connection waits with for its turn.
 #[derive(Debug)]
 pub enum Shown {
@@ -54,6 +58,8 @@ pub struct Auth {
     /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
     /// a step of it counts for them and for nothing else; the shell tells it at each tick.
     pub unix_at_boot_us: i64,
+    /// When newer keys were asked for.
+    asked: Option<Micros>,
     /// Verifications that are left in this turn.
     left: u32,
     /// Connections with something to verify, first come first served.
@@ -64,7 +70,8 @@ impl Auth {
     /// Nobody waits.
     pub fn new(unix_at_boot_us: i64) -> Self {
         let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
-        Self { verifier: None, required: false, unix_at_boot_us, left, waiting }
+        let (verifier, required, asked) = (None, false, None);
+        Self { verifier, required, unix_at_boot_us, asked, left, waiting }
     }
 
     /// Who signs in by what from now on.
@@ -93,7 +100,7 @@ pub(super) enum Verified {
     Good(Identity),
     /// It is nobody's.
     Bad(Refusal),
-    /// No key is known yet: nothing can be said of it.
+    /// Its key is not known, and may be soon: nothing can be said of it.
     NoKeys,
 }
 
@@ -124,19 +131,31 @@ impl Engine {
     fn verify(&mut self, token: &str, now: Micros) -> Verified {
         let Some(verifier) = &self.auth.verifier else { return Verified::NoKeys };
         if !verifier.has_keys() {
-            return Verified::NoKeys;
+            return self.lacks_keys(now);
         }
-        match verifier.verify(token, self.auth.unix_s(now)) {
+        let unix_s = self.auth.unix_s(now);
+        match verifier.verify(token, unix_s) {
             Ok(identity) => {
                 self.counters.inc(Counter::AuthOk);
                 Verified::Good(identity)
             }
+            Err(_) if verifier.key_may_come(token, unix_s) => self.lacks_keys(now),
             Err(refusal) => {
                 self.counters.inc(counter(refusal));
                 tracing::debug!(shard = self.shard.0, why = refusal.label(), "token_refused");
                 Verified::Bad(refusal)
             }
         }
+    }
+
+    /// It is our keys that may be too old: control is asked for newer ones.
+    fn lacks_keys(&mut self, now: Micros) -> Verified {
+        self.counters.inc(Counter::AuthKeysMissing);
+        if self.auth.asked.is_none_or(|at| now.since(at) >= ASK_EVERY_US) {
+            self.auth.asked = Some(now);
+            self.effects.keys_wanted = true;
+        }
+        Verified::NoKeys
     }
 
     /// What an upgrade that shows `token` becomes. One that waits is held by the caller.

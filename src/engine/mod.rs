@@ -99,6 +99,8 @@ pub struct Effects {
     pub resumed: Vec<ConnId>,
     /// What control is to hear of instances.
     pub signals: Vec<Signal>,
+    /// A token's key was not known: control is to fetch the set of keys. Taken with each tick.
+    pub keys_wanted: bool,
 }
 
 /// Something that may go on at a time.

@@ -56,6 +56,11 @@ fn spare(connections_max: usize) -> usize {
 /// Those who come on top, only to be told that there is no room, until they are gone.
 const TURNED_AWAY_MAX: usize = 64;
 
+/// Connections that a shard has place for.
+pub fn places(connections_max: usize) -> usize {
+    connections_max.saturating_add(spare(connections_max) + TURNED_AWAY_MAX)
+}
+
 const CROWDED: Reject = Reject {
     reason: Reason::Unavailable,
     text: "the shard of this user is full; connect again later",

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::machine::{Machine, list};
-use super::{IN_USE, allowed_cores, auto_count, files_overhead, plan, ranges};
+use super::{IN_USE, allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
 use crate::config::Config;
 use crate::memory;
 
@@ -103,7 +103,7 @@ pub struct Wanted {
     pub cores: Vec<usize>,
     /// Cores that the process may use.
     pub allowed: Vec<usize>,
-    /// Connections of all shards.
+    /// Files of the clients of all shards.
     pub connections: u64,
     /// Files besides.
     pub files: u64,
@@ -122,7 +122,9 @@ impl Wanted {
         let bytes = (0..count).map(|n| memory::of_shard(&settings(n), instances, tls).full_bytes());
         Self {
             cores: (0..count).filter_map(core).collect(),
-            connections: (0..count).map(|n| settings(n).conn.connections_max as u64).sum(),
+            connections: (0..count)
+                .map(|n| files_of_clients(settings(n).conn.connections_max, count))
+                .sum(),
             files: files_overhead(count, instances, config.gateway.demo.enabled),
             bytes: bytes.fold(0, u64::saturating_add),
             allowed,

@@ -81,13 +81,22 @@ fn ring_memory_counts_on_old_kernels_only() {
 fn the_file_limit_bounds_connections() {
     let overhead = files_overhead(2, 3, false);
     assert_eq!(overhead, 64 + 2 * (32 + 6));
-    assert_eq!(connections_allowed(Some(20_000), None, overhead, 2), Ok((20_000 - overhead) / 2));
-    assert_eq!(connections_allowed(None, None, overhead, 2), Ok(u64::MAX));
+    assert_eq!(connections_allowed(None, None, overhead, 2), Ok(usize::MAX));
+    assert_eq!(connections_allowed(Some(20_000), None, 100, 1), Ok(19_900), "nobody comes home");
+    // An eighth and 64 that come home, and 64 on their way, for each of two.
     let few = connections_allowed(Some(150), Some(150), overhead, 2);
-    says(few.err(), &["are 150 soft, 150 hard", "need 140 before", "`ulimit -n 20140`"]);
+    says(few.err(), &["are 150 soft, 150 hard", "need 140 before", "`ulimit -n 22896`"]);
+    assert_eq!(files_of_clients(10_000, 2), 11_378);
+    assert_eq!(connections_allowed(Some(22_896), None, overhead, 2), Ok(10_000));
+    for limit in 400..2_000 {
+        let each = connections_allowed(Some(limit), None, overhead, 2).unwrap_or(0);
+        let have = (limit - overhead) / 2;
+        assert!(each == 0 || files_of_clients(each, 2) <= have, "{limit}: {each} fit");
+        assert!(each == 0 || files_of_clients(each + 1, 2) > have, "{limit}: no more fit");
+    }
 
     let (mut shards, _) = lay_out(&config(Overrides::default()), 2, &[0, 1]);
-    assert_eq!(clamp_connections(&mut shards, u64::MAX, None), None);
+    assert_eq!(clamp_connections(&mut shards, usize::MAX, None), None);
     let warning = clamp_connections(&mut shards, 9_000, Some(20_000));
     says(warning, &["RLIMIT_NOFILE 20000", "allow 18000 connections", "asks for 400000"]);
     assert!(shards.iter().all(|s| s.settings.conn.connections_max == 9_000));

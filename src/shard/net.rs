@@ -45,6 +45,8 @@ const LINGER: Duration = Duration::from_millis(1);
 /// A turn this long gives no client a second read: the others have had to wait for long enough. A
 /// buffer of 26-byte messages takes about half of it.
 const READING_US_MAX: u64 = 1_000;
+/// All reading of a turn, about: some 400 messages.
+const READ_US_MAX: u64 = 2_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
@@ -293,14 +295,18 @@ impl Net {
     fn tick(&mut self, late_us: u64, now: Micros) {
         let mut closing = std::mem::take(&mut self.closing);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let signals = self.shell.enter(|engine| {
+        let (signals, keys_wanted) = self.shell.enter(|engine| {
             engine.record_stall(late_us);
             engine.set_wall_clock(unix as i64, now);
             engine.tick(now, &mut closing);
-            std::mem::take(&mut engine.effects.signals)
+            let effects = &mut engine.effects;
+            (std::mem::take(&mut effects.signals), std::mem::take(&mut effects.keys_wanted))
         });
+        let shard = self.init.engine.shard;
+        if keys_wanted {
+            self.report(ShardEvent::KeysWanted(shard));
+        }
         if !signals.is_empty() {
-            let shard = self.init.engine.shard;
             self.report(ShardEvent::Signals { shard, signals });
         }
         for id in closing.drain(..) {
@@ -385,9 +391,21 @@ impl Net {
         }
         std::mem::swap(&mut self.reading, &mut self.to_read);
         let mut reading = std::mem::take(&mut self.reading);
-        for id in reading.drain(..) {
+        let mut left = reading.drain(..);
+        for (count, id) in left.by_ref().enumerate() {
             self.read(id, now);
+            // Answers wait for the end of the turn: a thousand who all leave, or all sign in, are
+            // read in several. The clock is looked at now and then, it costs as much as a message.
+            if count % 32 == 31 && self.shell.now().since(now) > READ_US_MAX {
+                break;
+            }
         }
+        if left.len() > 0 {
+            // Those who have waited come before those who have more.
+            let again = std::mem::take(&mut self.to_read);
+            self.to_read.extend(left.by_ref().chain(again));
+        }
+        drop(left);
         self.reading = reading;
         let us = self.shell.now().since(now);
         self.shell.enter(|engine| engine.record_decode(us));

@@ -10,10 +10,11 @@ use rustls::{Error, HandshakeKind, InvalidMessage};
 
 use super::server::Server;
 
-/// What a record has besides its data: header, tag, and in TLS 1.2 a nonce or padding; 22 to 45 bytes.
+/// What a record has besides its data: header, tag, in TLS 1.2 a nonce or padding; 22 to 45 bytes.
 const RECORD_BYTES: usize = 48;
-/// Bytes of records without data, mostly updates of keys, that go beyond those with data. An update
-/// has 27 bytes and costs as much as many messages, which have rates and it has none: 2,400 of them.
+/// Bytes of records without data, mostly updates of keys, that go beyond those with data. An
+/// update has 27 bytes and costs as much as many messages, which have rates and it has none: 2,400
+/// of them.
 const WASTE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of an idle session: 2.3 KB in Rust, counted by a test; with what C holds for the keys and
 /// what the allocator rounds up a process grows by so much a connection (`crowd idle tls`).

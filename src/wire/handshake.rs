@@ -303,11 +303,13 @@ fn is_own_host(origin: &str, host: &str) -> bool {
 }
 
 /// The token that is shown, if one is. Other schemes of `Authorization` are for whoever stands
-/// before us.
+/// before us. `Bearer` with nothing behind it (the space after it is trimmed with the value) shows
+/// an empty token, which is a bad one: whoever means to sign in is not let in without a name.
 fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal> {
     let bearer = headers.all("Authorization").filter_map(|value| {
-        let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+        let (scheme, token) = value.split_at_checked(b"Bearer".len())?;
+        let ends = token.first().is_none_or(u8::is_ascii_whitespace);
+        (ends && scheme.eq_ignore_ascii_case(b"Bearer")).then(|| token.trim_ascii())
     });
     let offers = headers.all("Sec-WebSocket-Protocol").flat_map(elements);
     let offered = offers.filter_map(|offer| offer.strip_prefix(TOKEN_OFFER.as_bytes()));

@@ -20,6 +20,7 @@ mod path;
 mod proxy;
 mod reload;
 mod retry;
+mod signers;
 mod stats;
 mod supervise;
 mod support;

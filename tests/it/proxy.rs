@@ -124,3 +124,37 @@ fn a_header_stands_before_tls() {
     assert!(secure::connect(wss, &config, "a.test").is_err());
     assert_eq!(gateway.counter("proxy_refused"), 1);
 }
+
+#[test]
+fn limits_hold_for_the_told_address_and_not_for_the_balancer() {
+    let config = Config::new()
+        .key("proxy.from = [\"127.0.0.0/8\"]")
+        .shard("limits.address_connections_max = 2");
+    let gateway = Gateway::start(&config);
+    let of = |last: u8| {
+        let mut header = HEADER.to_vec();
+        header[19] = last;
+        let mut raw = Raw::connect(gateway.ws);
+        // Header and request in one piece.
+        raw.send(&[&header, Raw::request(gateway.ws).as_bytes()].concat());
+        let head = raw.head();
+        (raw, head)
+    };
+    let kept: Vec<_> = [7, 7, 8, 8, 9].map(of).into();
+    assert!(kept.iter().all(|(_, head)| head.starts_with("HTTP/1.1 101 ")), "{:?}", kept[4].1);
+    let (mut third, head) = of(7);
+    assert!(head.starts_with("HTTP/1.1 429 ") && head.contains("Retry-After: 1"), "{head}");
+    third.rest();
+    // The balancer's own, however many.
+    let own: Vec<Raw> = (0..5)
+        .map(|_| {
+            let mut raw = Raw::connect(gateway.ws);
+            raw.send(LOCAL);
+            upgrade(&mut raw, gateway.ws);
+            raw
+        })
+        .collect();
+    drop(kept);
+    eventually("their places are free", || of(7).1.starts_with("HTTP/1.1 101 ").then_some(()));
+    drop(own);
+}

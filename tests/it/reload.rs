@@ -1,11 +1,12 @@
 //! Promise 10: a reload touches no connection; all problems are told, nothing is half applied.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Client, Config, Gateway, Instance, eventually, several};
+use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, several};
 
 /// Connections in the test of many: as many as the issue asks for.
 const CONNECTIONS: usize = 2_000;
@@ -159,4 +160,46 @@ fn settings_of_shards_change_in_a_running_gateway() {
     new.send(json!({"msg_id": 1001, "payload": long}));
     assert_eq!(new.until_close().1, Some(1009));
     assert!(gateway.versions().iter().all(|v| *v >= version));
+}
+
+/// The command, with so many open files at most.
+fn with_files(command: &mut Command, files: u32) {
+    let mut limited = Command::new("sh");
+    let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+    limited.arg("-c").arg(script).arg(command.get_program());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    *command = limited;
+}
+
+#[test]
+fn a_reload_gives_no_shard_more_connections_than_there_are_files() {
+    let gateway = Gateway::start_with(&Config::new(), |command| with_files(command, 300));
+    let log = gateway.log();
+    let cap = log.split("a shard takes ").nth(1).and_then(|rest| rest.split(' ').next());
+    let cap: usize = cap.and_then(|n| n.parse().ok()).expect("the start says how many");
+    let config = Config::new().shard("conn.connections_max = 150000");
+    gateway.rewrite(&config);
+    for n in 0..2 {
+        // The second changes something else.
+        gateway.rewrite(&config.clone().key(&format!("stop.grace_ms = {}", 100 + n)));
+        let (status, answer) = gateway.admin_post("/reload", "");
+        assert_eq!(status, 200, "{answer}");
+    }
+    let capped = || gateway.log().matches("connections_capped").count();
+    eventually("it says that it cannot give so many", || (capped() > 0).then_some(()));
+    let clients: Vec<Raw> = (0..cap).map(|_| Raw::upgraded(gateway.ws)).collect();
+    for _ in 0..100 {
+        let head = Raw::connect(gateway.ws).head();
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    }
+    assert_eq!(gateway.counter("accept_failed"), 0);
+    assert_eq!(gateway.admin_get("/stats")["connections"], cap);
+    assert_eq!(capped(), 1, "once: {}", gateway.log());
+    drop(clients);
 }

@@ -64,8 +64,8 @@ fn a_configuration_with_ten_mistakes_is_told_all_ten() {
 fn check_tells_what_the_caps_come_to() {
     let finished = verb(&logic().shard("conn.connections_max = 5000"), &["check", "--shards", "1"]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for part in ["memory of shard 0", "conn.connections_max = 5000 x ", "queue.bytes_max", "in all"]
-    {
+    let connections = "conn.connections_max + 1/8 + 64 = 5689 x ";
+    for part in ["memory of shard 0", connections, "queue.bytes_max", "in all"] {
         assert!(finished.stdout.contains(part), "{part} in\n{}", finished.stdout);
     }
 }

@@ -141,3 +141,48 @@ fn the_configurations_key_stands_before_one_of_a_set() {
     assert_eq!((keys.len(), keys.is_empty()), (1, false));
     assert!(Verifier::new(&settings(), keys).verify(&good_token(), NOW).is_ok());
 }
+
+#[test]
+fn a_key_may_come_with_a_newer_set_only_where_one_can_bring_it() {
+    let ec = key_pair(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let ec_pem = ec.serialize_pem();
+    let token = |algorithm, key_id, private: SigningKey<'_>| {
+        mint(&Wanted { key_id, ..wanted(algorithm) }, private).unwrap()
+    };
+    let es = |key_id| token(Algorithm::Es256, key_id, SigningKey::Private(ec_pem.as_bytes()));
+    let hs = token(Algorithm::Hs256, None, SigningKey::Secret(SECRET));
+    let of = |fetches: bool, own: &[&str], fetched: &[&str], at: Option<i64>| {
+        let public = ec.public_key_pem();
+        let own = own.iter().map(|id| keyed(id, Algorithm::Es256, public.as_bytes())).collect();
+        let list: Vec<Value> = fetched.iter().map(|id| jwk_of(&ec, "P-256", id)).collect();
+        let set = at.map(|_| read_jwks(&json!({ "keys": list }).to_string()).unwrap());
+        let set = set.map(|set| KeySet { fetched_unix_s: at, ..set });
+        let jwks_url = fetches.then(|| "https://id.example/keys".to_owned());
+        let settings = AuthSettings { jwks_url, ..settings() };
+        Verifier::new(&settings, try_keys(own, set.as_slice()).unwrap())
+    };
+    let (old, fresh) = (Some(NOW - EARLY_FETCH_S as i64 - 1), Some(NOW - EARLY_FETCH_S as i64));
+    let (x, none) = (es(Some("x")), es(None));
+    for (verifier, token, expected, what) in [
+        (of(false, &["a"], &[], None), &x, false, "nothing is fetched"),
+        (of(true, &["a"], &[], None), &x, true, "nothing was fetched yet"),
+        (of(true, &["a"], &["b"], old), &x, true, "an old set"),
+        (of(true, &["a"], &["b"], fresh), &x, false, "a fresh set"),
+        (of(true, &["a"], &["x"], old), &x, false, "the key is there"),
+        (of(true, &[], &["a", "b"], old), &none, true, "one of two may go"),
+        (of(true, &["a"], &["b"], old), &none, true, "that of the set may go"),
+        (of(true, &["a", "b"], &["c"], old), &none, false, "there are two in any case"),
+        (of(true, &["a"], &[], None), &none, false, "it has its one candidate"),
+        (of(true, &["a"], &[], None), &hs, false, "no set brings a secret"),
+    ] {
+        assert_eq!(verifier.key_may_come(token, NOW), expected, "{what}");
+    }
+    let behind = of(true, &[], &["a"], old);
+    assert!(!behind.key_may_come("no token", NOW));
+    assert!(!behind.key_may_come(&with_jku(), NOW), "what is bad whatever the keys are");
+}
+
+fn with_jku() -> String {
+    let header = r#"{"alg":"HS256","kid":"x","jku":"http://127.0.0.1:1/"}"#;
+    signed(header, &claims(json!({})), SECRET)
+}

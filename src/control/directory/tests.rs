@@ -25,6 +25,11 @@ fn write(dir: &Path, text: &str) {
 
 /// A directory of these files; checks report to the receiver.
 fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
+    directory_of(usize::MAX)
+}
+
+/// One where a shard may accept so many connections.
+fn directory_of(connections_cap: usize) -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), FILE);
     let loader = Loader::open(Some(dir.path()), &[], &Overrides::default()).unwrap();
@@ -33,8 +38,8 @@ fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
     let (found, checks) = mpsc::channel(8);
     let fleet = Fleet::new(config.gateway.health.clone(), 1, found);
     let keys = LocalKeys::read(&config).unwrap();
-    let (tls, now) = (LocalTls::default(), Instant::now());
-    (Directory::new(loader, config, composer, fleet, keys, tls, now), dir, checks)
+    let local = Local { keys, tls: LocalTls::default(), connections_cap };
+    (Directory::new(loader, config, composer, fleet, local, Instant::now()), dir, checks)
 }
 
 fn tell(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {
@@ -106,4 +111,17 @@ async fn a_change_of_health_settings_is_judged_at_once() {
     directory.reload(now).expect("the files are right");
     directory.turn(now);
     assert_eq!(directory.snapshot().instances[0].share.get(), 100);
+}
+
+#[tokio::test]
+async fn no_published_state_asks_for_more_connections_than_there_are_files() {
+    let (mut directory, dir, _checks) = directory_of(100);
+    let max = |directory: &Directory| directory.published(ShardId(0)).settings.conn.connections_max;
+    assert_eq!(max(&directory), 100, "the built-in files ask for more");
+    for (asked, given) in [(50, 50), (101, 100), (100, 100)] {
+        let text = format!("conn.connections_max = {asked}");
+        std::fs::write(dir.path().join("default.toml"), text).unwrap();
+        directory.reload(Instant::now()).expect("the files are right");
+        assert_eq!(max(&directory), given);
+    }
 }

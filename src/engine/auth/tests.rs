@@ -1,6 +1,8 @@
 //! Stories of one shard: who is let in, who is closed, who waits.
 
 use super::*;
+use crate::auth::EARLY_FETCH_S;
+use crate::auth::keys::{KeySet, read_jwks};
 use crate::auth::load::LocalKeys;
 use crate::auth::mint::{SigningKey, Wanted, mint};
 use crate::config::Overrides;
@@ -50,10 +52,31 @@ pub(in crate::engine) fn published(secret: &str, required: bool) -> Published {
     }
 }
 
+/// As [`published`], with a set that is to be fetched and, if a time is given, was fetched then.
+fn with_set(fetched_unix_s: Option<i64>) -> Published {
+    const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"e",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let mut published = published(SECRET, false);
+    let files = from_files(Files::embedded(), &[], &Overrides::default());
+    let mut config = files.expect("the built-in files are right");
+    config.gateway = (*published.gateway).clone();
+    config.gateway.auth.jwks_url = Some("https://id.example/keys".into());
+    let set = fetched_unix_s
+        .map(|at| KeySet { fetched_unix_s: Some(at), ..read_jwks(SET).expect("a set") });
+    let keys = LocalKeys::read(&config).expect("no files");
+    published.auth = keys.verifier(&config, set.as_ref());
+    published.gateway = Arc::new(config.gateway);
+    published
+}
+
 fn token_of(secret: &str, user: &str, lifetime_s: u32) -> String {
+    token_named("k", secret, user, lifetime_s)
+}
+
+fn token_named(key_id: &str, secret: &str, user: &str, lifetime_s: u32) -> String {
     let wanted = Wanted {
         algorithm: Algorithm::Hs256,
-        key_id: Some("k"),
+        key_id: Some(key_id),
         user,
         tenant: Some("acme"),
         groups: &[],
@@ -203,6 +226,17 @@ fn a_bad_token_at_the_upgrade_is_401() {
     assert!(told.contains("WWW-Authenticate: Bearer "), "{told}");
     assert_eq!(rig.count(Counter::AuthRefusedSignature), 1);
     assert_eq!(rig.count(Counter::Upgraded), 0);
+}
+
+#[test]
+fn who_shows_an_empty_token_is_not_let_in_without_a_name() {
+    let mut rig = Rig::new(false);
+    for value in ["Bearer", "Bearer ", "bearer"] {
+        let id = rig.open(&format!("Authorization: {value}\r\n"), b"");
+        let told = rig.told(id);
+        assert!(told.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{value:?}: {told}");
+    }
+    assert_eq!(rig.count(Counter::AuthRefusedForm), 3);
 }
 
 #[test]
@@ -361,6 +395,70 @@ fn without_any_key_clients_are_told_to_come_back() {
     rig.says(id, auth(1, &token("alice")));
     assert!(rig.told(id).contains("UNAVAILABLE"));
     assert_eq!(rig.phase(id), Phase::Open);
+}
+
+#[test]
+fn while_newer_keys_may_be_there_an_unknown_key_is_no_bad_token() {
+    let behind = START_S - EARLY_FETCH_S as i64 - 1;
+    for fetched in [None, Some(behind), Some(START_S + 3_600)] {
+        let mut rig = Rig::new(false);
+        rig.engine.adopt(with_set(fetched), rig.now);
+        let new = token_named("new", OTHER, "alice", 600);
+        let id = rig.bearer(&new);
+        let told = rig.told(id);
+        assert!(told.starts_with("HTTP/1.1 503 "), "{fetched:?}: {told}");
+        assert!(told.contains("\r\nRetry-After: 1\r\n"), "{told}");
+        let id = rig.open("", b"");
+        rig.told(id);
+        rig.says(id, auth(1, &new));
+        let told = rig.told(id);
+        assert!(told.contains("UNAVAILABLE"), "{fetched:?}: {told}");
+        assert!(told.contains("retry_after_ms"), "{told}");
+        assert_eq!(rig.phase(id), Phase::Open);
+        assert!(rig.engine.effects.keys_wanted, "control is asked");
+        assert_eq!(rig.count(Counter::AuthKeysMissing), 2);
+        // What is bad whatever the keys are is bad at once, and who has a known key signs in.
+        rig.says(id, auth(2, &token("alice")));
+        assert!(rig.told(id).contains("auth_ok"));
+        for bad in ["a.b.c".into(), token_of(OTHER, "alice", 600)] {
+            let id = rig.bearer(&bad);
+            assert!(rig.told(id).starts_with("HTTP/1.1 401 "), "{bad}");
+        }
+    }
+}
+
+#[test]
+fn with_a_fresh_set_an_unknown_key_is_a_bad_token_and_nothing_is_fetched() {
+    for fetched in [START_S, START_S - EARLY_FETCH_S as i64] {
+        let mut rig = Rig::new(false);
+        rig.engine.adopt(with_set(Some(fetched)), rig.now);
+        let new = token_named("new", OTHER, "alice", 600);
+        let id = rig.bearer(&new);
+        assert!(rig.told(id).starts_with("HTTP/1.1 401 "));
+        let id = rig.open("", b"");
+        rig.told(id);
+        rig.says(id, auth(1, &new));
+        let told = rig.told(id);
+        assert!(told.contains("UNAUTHENTICATED") && closed_with(&told, "bad token"), "{told}");
+        assert_eq!(rig.count(Counter::AuthRefusedKey), 2);
+        assert!(!rig.engine.effects.keys_wanted);
+    }
+}
+
+#[test]
+fn control_is_asked_for_keys_once_a_second_whatever_comes() {
+    let mut rig = Rig::new(false);
+    rig.engine.adopt(with_set(None), rig.now);
+    let mut asked = 0;
+    for _ in 0..30 {
+        let id = rig.bearer(&token_named("new", OTHER, "alice", 600));
+        assert!(rig.told(id).starts_with("HTTP/1.1 503 "));
+        rig.engine.remove(id);
+        asked += u32::from(std::mem::take(&mut rig.engine.effects.keys_wanted));
+        rig.end_turn();
+        rig.now = rig.now.plus_ms(100);
+    }
+    assert_eq!(asked, 3, "3 s of them");
 }
 
 #[test]

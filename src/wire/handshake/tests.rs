@@ -287,7 +287,9 @@ fn a_token_is_handed_over_and_neither_answered_nor_shown() {
         ("authorization: Bearer a.b-_.c\r\n".to_owned(), Some("a.b-_.c")),
         ("Authorization: bearer  a.b\r\n".to_owned(), Some("a.b")),
         ("Authorization: Basic YTpi\r\n".to_owned(), None),
-        ("Authorization: Bearer\r\n".to_owned(), None),
+        ("Authorization: Bearer\r\n".to_owned(), Some("")),
+        ("Authorization: bearer \r\n".to_owned(), Some("")),
+        ("Authorization: Bearers a.b\r\n".to_owned(), None),
         (format!("{JSON_AND}shardgate.token.a.b-_.c\r\n"), Some("a.b-_.c")),
         (format!("{JSON_AND}shardgate.token.\r\n"), Some("")),
     ] {
