@@ -2,9 +2,9 @@
 //! flushes what got dirty, each once a turn.
 //!
 //! Fairness of a turn, in this order: commands and pulse; accept (at most 64); resumed connections;
-//! ready connections (at most four reads each, 64 KiB a read); handshakes of TLS for half a
-//! millisecond; batches; one write a dirty connection. Then the other tasks run, and the ring is
-//! asked.
+//! ready connections (at most four reads each, 64 KiB a read, for some 2 ms); handshakes of TLS for
+//! a quarter of a millisecond; batches; one write a dirty connection. Then the other tasks run, and
+//! the ring is asked.
 
 mod accept;
 mod channels;
