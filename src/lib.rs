@@ -29,6 +29,11 @@
 //! and [`engine::answer`] into the connection's outbox, which the net loop writes once a turn.
 //! What time brings (deadlines, heartbeats, the end of a stop) is [`engine::tick`].
 //!
+//! A connection lives where it was accepted until its user is known; then on the user's home shard,
+//! to which [`engine::moves`] and the shell take it at rest, with its socket, over a lane. So what
+//! belongs to a user is on one core. What stands between a socket and the engine, a balancer's
+//! header and TLS, is [`shard::layers`]; who may how much is [`engine::rates`].
+//!
 //! # Code map
 //!
 //! In the order of dependence; a module uses only those above its own line.
