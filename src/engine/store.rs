@@ -64,11 +64,6 @@ impl<K: Copy + From<u64> + Into<u64>, T> Store<K, T> {
         }
     }
 
-    /// Takes at most `max` values from now on; those above it stay.
-    pub fn set_max(&mut self, max: usize) {
-        self.max = max.min(STORE_ENTRIES_CAP);
-    }
-
     /// Values in it.
     #[inline]
     pub fn len(&self) -> usize {
