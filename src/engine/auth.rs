@@ -270,9 +270,7 @@ impl Engine {
     /// From now on the connection is this user's.
     fn sign_in(&mut self, id: ConnId, identity: Identity) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let tenant = TenantId::of(identity.tenant.as_deref().unwrap_or_default());
-        conn.identity.tenant = tenant;
-        conn.user_hash = affinity_hash(tenant, identity.user.as_bytes());
+        (conn.identity.tenant, conn.user_hash) = hash_of(&identity);
         conn.identity.user = Some(Arc::new(identity));
         conn.auth_by = Micros(u64::MAX);
         self.becomes_known(id);
@@ -397,6 +395,12 @@ impl Engine {
         }
         false
     }
+}
+
+/// A user's tenant, and the affinity hash by which instances and its home shard are picked.
+pub(super) fn hash_of(identity: &Identity) -> (TenantId, u64) {
+    let tenant = TenantId::of(identity.tenant.as_deref().unwrap_or_default());
+    (tenant, affinity_hash(tenant, identity.user.as_bytes()))
 }
 
 /// Where a refusal is counted.

@@ -45,7 +45,7 @@ const LINGER: Duration = Duration::from_millis(1);
 /// A turn this long gives no client a second read: the others have had to wait for long enough. A
 /// buffer of 26-byte messages takes about half of it.
 const READING_US_MAX: u64 = 1_000;
-/// All reading of a turn, about: some 400 messages.
+/// All reading of a turn, about: a tick of 10 ms is then some five turns, and not one.
 const READ_US_MAX: u64 = 2_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;

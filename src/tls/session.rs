@@ -10,7 +10,8 @@ use rustls::{Error, HandshakeKind, InvalidMessage};
 
 use super::server::Server;
 
-/// What a record has besides its data: header, tag, in TLS 1.2 a nonce or padding; 22 to 45 bytes.
+/// What a record has besides its data: header 5, tag 16, type 1 (1.3) or nonce 8 (1.2), and some
+/// for padding.
 const RECORD_BYTES: usize = 48;
 /// Bytes of records without data, mostly updates of keys, that go beyond those with data. An
 /// update has 27 bytes and costs as much as many messages, which have rates and it has none: 2,400

@@ -1,9 +1,11 @@
 //! Stories of two shards: who moves when, with what, and what becomes of those who cannot.
 
 use super::*;
+use crate::config::snapshot::affinity_hash;
 use crate::engine::auth::tests::{SECRET, START_S, auth, frame, published, token};
 use crate::engine::conns::ReadNext;
 use crate::engine::{EngineInit, conns::Fate};
+use crate::ids::TenantId;
 use crate::mailbox::Published;
 use crate::message::{CallError, CallFault, Outcome, Started};
 

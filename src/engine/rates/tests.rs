@@ -1,20 +1,16 @@
 //! Stories of one shard: who is let in, whose messages are refused, who is held.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::auth::load::LocalKeys;
 use crate::auth::mint::{SigningKey, Wanted, mint};
-use crate::config::Overrides;
-use crate::config::load::{Files, from_files};
-use crate::config::settings::{
-    Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, StopSettings, Tenants,
-};
+use crate::config::settings::{Algorithm, StopSettings};
 use crate::engine::EngineInit;
+use crate::engine::auth::tests::{SECRET, START_S, frame, published as signing_in};
 use crate::engine::conns::ReadNext;
 use crate::ids::ShardId;
 use crate::mailbox::Published;
 
-const SECRET: &str = "01234567890123456789012345678901";
-const START_S: i64 = 1_700_000_000;
 const HERE: [u8; 4] = [192, 0, 2, 1];
 const THERE: [u8; 4] = [192, 0, 2, 2];
 const ECHO: &str = r#"{"msg_id":9000,"payload":1,"seq":"#;
@@ -26,24 +22,11 @@ struct Rig {
 }
 
 fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> Published {
-    let files = from_files(Files::embedded(), &[], &Overrides::default());
-    let mut config = files.expect("the built-in files are right");
-    let source = KeySource::Secret(SECRET.into());
-    config.gateway.auth = AuthSettings {
-        mode: AuthMode::Jwt,
-        required,
-        tenants: Tenants::Many,
-        keys: vec![AuthKey { id: "k".into(), algorithm: Algorithm::Hs256, source }],
-        ..AuthSettings::default()
-    };
-    let auth = LocalKeys::read(&config).expect("no files").verifier(&config, None);
-    let mut settings = ShardSettings::default();
-    // Nobody here is closed for being silent, or for what waits.
-    settings.conn.heartbeat_ms = 3_600_000;
-    settings.conn.write_timeout_ms = 3_600_000;
-    change(&mut settings.limits);
-    let (snapshot, gateway) = (config.snapshot.into(), config.gateway.into());
-    Published { snapshot, gateway, settings, auth, tls: None }
+    let mut published = signing_in(SECRET, required);
+    // Nobody here is closed for what waits.
+    published.settings.conn.write_timeout_ms = 3_600_000;
+    change(&mut published.settings.limits);
+    published
 }
 
 fn token(user: &str, tenant: &str) -> String {
@@ -59,17 +42,6 @@ fn token(user: &str, tenant: &str) -> String {
         lifetime_s: 60_000,
     };
     mint(&wanted, SigningKey::Secret(SECRET.as_bytes())).expect("a token")
-}
-
-fn frame(text: &str) -> Vec<u8> {
-    let len = u16::try_from(text.len()).expect("a short text").to_be_bytes();
-    let mut frame = match text.len() {
-        0..=125 => vec![0x81, 0x80 | len[1]],
-        _ => vec![0x81, 0x80 | 126, len[0], len[1]],
-    };
-    frame.extend([0; 4]);
-    frame.extend(text.as_bytes());
-    frame
 }
 
 impl Rig {
@@ -377,6 +349,23 @@ fn who_goes_on_over_its_rate_is_not_read_for_the_rest_of_a_second() {
     rig.seq = u64::from(total);
     rig.later(1_000_000);
     assert!(is_ok(&rig.says(id, ECHO)));
+}
+
+/// While it is not read, its time to say something stands still.
+#[test]
+fn who_was_held_is_not_closed_for_its_silence() {
+    let mut rig = Rig::new(false, |l| l.user.messages_per_s = 10);
+    let (id, _) = rig.user("alice");
+    let conn = rig.engine.conns.get_mut(id).expect("there");
+    Arc::make_mut(&mut conn.terms).heartbeat_ms = 200;
+    let total = 10 + REFUSALS_MAX + 5;
+    let mut flood: Vec<u8> = (1..=total).flat_map(|seq| frame(&format!("{ECHO}{seq}}}"))).collect();
+    assert_eq!(rig.engine.on_bytes(id, &mut flood, rig.now), ReadNext::Pause);
+    rig.later(1_000_000);
+    assert!(!rig.engine.is_paused(id));
+    assert_eq!(rig.count(Counter::ClosedNoHeartbeat), 0);
+    rig.later(401_000);
+    assert_eq!(rig.count(Counter::ClosedNoHeartbeat), 1, "then it runs again");
 }
 
 #[test]
