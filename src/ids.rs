@@ -28,9 +28,16 @@ pub struct InstanceId(pub u32);
 pub struct TenantId(pub u64);
 
 impl TenantId {
-    /// The one of this name; without a name the default one.
+    /// The tenant of clients that name none.
+    pub const DEFAULT: Self = Self(0);
+
+    /// The tenant of this name; an empty name is the default tenant's.
     pub fn of(name: &str) -> Self {
-        if name.is_empty() { Self(0) } else { Self(xxhash_rust::xxh3::xxh3_64(name.as_bytes())) }
+        if name.is_empty() {
+            Self::DEFAULT
+        } else {
+            Self(xxhash_rust::xxh3::xxh3_64(name.as_bytes()))
+        }
     }
 }
 

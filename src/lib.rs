@@ -41,7 +41,7 @@
 //! - [`limits`] [`ids`] [`message`] [`stats`] [`lanes`] [`mailbox`]: the vocabulary. Caps with
 //!   their arithmetic, names, what moves, what is counted, all that two threads know of each other.
 //! - [`config`]: files, environment, flags -> checked settings and an immutable
-//!   [`config::snapshot::Snapshot`], or every problem at once.
+//!   [`routing::Snapshot`], or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
 //! - [`auth`]: who a client is. Tokens, verified against keys; neither clock nor socket.
 //! - [`tls`]: TLS towards clients as bytes in and out; certificates and their files.
@@ -103,6 +103,7 @@ pub mod memory;
 pub mod message;
 pub mod preflight;
 pub mod readiness;
+pub mod routing;
 pub mod shard;
 pub mod stats;
 pub mod tls;

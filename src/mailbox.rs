@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
-use crate::config::snapshot::Snapshot;
 use crate::ids::ShardId;
 use crate::look::{Question, Seen};
+use crate::routing::Snapshot;
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
 

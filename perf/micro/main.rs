@@ -11,7 +11,6 @@ use criterion::{Criterion, Throughput};
 
 use rig::{BATCH, TURN, Turn};
 use shardgate::config::settings::{CacheSettings, DedupSettings};
-use shardgate::config::snapshot::affinity_hash;
 use shardgate::engine::batch::BodyWriter;
 use shardgate::engine::cache::{RouteCache, RouteKey};
 use shardgate::engine::dedup::{DedupWindow, Owner, StoredReply, fingerprint};
@@ -19,6 +18,7 @@ use shardgate::engine::queue::{InstanceQueue, Messages};
 use shardgate::engine::streams::Streams;
 use shardgate::ids::{InstanceId, MsgKey, TenantId, Ticket};
 use shardgate::message::{Micros, ServerMessage};
+use shardgate::routing::affinity_hash;
 use shardgate::wire::backend::read_responses;
 use shardgate::wire::frames::{Decoder, Flow, FrameEvent, FrameLimits};
 use shardgate::wire::{json, protobuf};

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use prost::encoding::{decode_varint, encode_varint};
 
-use shardgate::config::ring::Ring;
 use shardgate::config::settings::{GatewaySettings, ShardSettings};
-use shardgate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
-};
 use shardgate::engine::batch::Origin;
 use shardgate::engine::pending::{Pending, StreamName};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, InstanceId, ServiceId, SessionId, ShardId, Ticket};
 use shardgate::message::{Call, CallBody, Micros, Outcome};
+use shardgate::routing::Ring;
+use shardgate::routing::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
+};
 
 /// Messages of a full batch.
 pub const BATCH: usize = 100;

@@ -8,9 +8,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::client::{self, NoAnswer};
 use super::table::aligned;
 use super::{EXIT_START, EXIT_USAGE, Said};
-use crate::config::snapshot::{HashOn, Order, Snapshot, affinity_hash};
+use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
-use crate::ids::TenantId;
+use crate::routing::{Described, HashOn, HashedBy, Order, Snapshot};
 
 /// The routes of the configuration, or the services of the gateway that runs.
 pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Said {
@@ -30,7 +30,7 @@ pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Said {
 
 /// Routes, their services and instances.
 pub fn table(snapshot: &Snapshot) -> String {
-    let row = |route: &crate::config::snapshot::Route| {
+    let row = |route: &crate::routing::Route| {
         let service = snapshot.services.get(usize::from(route.service.0));
         let own = snapshot.instances.iter().filter(|i| i.service == route.service);
         let own: Vec<String> = own.map(|i| format!("{} {}", i.name, i.address)).collect();
@@ -85,6 +85,17 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token
+    /// names another.
+    fn described(&self, has_tenants: bool) -> Described<'_> {
+        Described {
+            key: self.key.as_deref().unwrap_or_default(),
+            user: self.user.as_deref().unwrap_or_default(),
+            tenant: self.tenant.as_deref().filter(|_| has_tenants).unwrap_or_default(),
+            session: self.session.as_deref().unwrap_or_default(),
+        }
+    }
+
     fn path(&self) -> String {
         let mut path = format!("/routing/explain?msg_id={}", self.msg_id);
         let texts = [
@@ -154,15 +165,28 @@ fn way(config: &Config, ask: &Ask) -> Result<String, String> {
         "  id {id} is in the route {}-{} -> service {}\n",
         route.first, route.last, service.name
     );
-    let (what, value) = affinity(route.hash_on, ask)?;
-    let tenant = TenantId::of(ask.tenant.as_deref().unwrap_or_default());
-    let hash = affinity_hash(tenant, value.as_bytes());
-    writeln!(
-        out,
-        "  hash_on = {:?}: {what} {value:?} hashes to {hash:#018x}",
-        hash_word(route.hash_on)
-    )
-    .expect("a string takes it");
+    let many = config.gateway.auth.tenants == Tenants::Many;
+    let described = ask.described(many);
+    let word = hash_word(route.hash_on);
+    let (by, hash) = described.affinity(route.hash_on).ok_or_else(|| {
+        let flags = match route.hash_on {
+            HashOn::Key => "--key or --session",
+            HashOn::User => "--user or --session",
+            HashOn::Session => "--session",
+        };
+        format!("the route has hash_on = {word:?}: say whose message, with {flags}")
+    })?;
+    let value = match by {
+        HashedBy::Key => described.key,
+        HashedBy::User => described.user,
+        HashedBy::Session => described.session,
+    };
+    if ask.tenant.is_some() && !many {
+        let unused = "no client has a tenant, so --tenant counts for nothing";
+        writeln!(out, "  auth.tenants is \"one\": {unused}").expect("a string takes it");
+    }
+    writeln!(out, "  hash_on = {word:?}: the {} {value:?} hashes to {hash:#018x}", by.name())
+        .expect("a string takes it");
     let owner = service.ring.pick(hash).and_then(|id| snapshot.instance(id));
     match owner {
         Some(owner) => {
@@ -175,23 +199,6 @@ fn way(config: &Config, ask: &Ask) -> Result<String, String> {
     }
     .expect("a string takes it");
     Ok(out)
-}
-
-/// What the instance is chosen by, and its value.
-fn affinity(hash_on: HashOn, ask: &Ask) -> Result<(&'static str, &str), String> {
-    let session = ask.session.as_deref().map(|value| ("the session", value));
-    let (found, flags) = match hash_on {
-        HashOn::Key => {
-            (ask.key.as_deref().map(|v| ("the key", v)).or(session), "--key or --session")
-        }
-        HashOn::User => {
-            (ask.user.as_deref().map(|v| ("the user", v)).or(session), "--user or --session")
-        }
-        HashOn::Session => (session, "--session"),
-    };
-    let word = hash_word(hash_on);
-    found
-        .ok_or_else(|| format!("the route has hash_on = {word:?}: say whose message, with {flags}"))
 }
 
 #[cfg(test)]

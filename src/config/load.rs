@@ -368,7 +368,7 @@ fn cores(flags: &Overrides, report: &mut Report) -> Vec<usize> {
 fn demo_warning(
     r: &mut Reader,
     settings: &super::settings::GatewaySettings,
-    snapshot: &super::snapshot::Snapshot,
+    snapshot: &crate::routing::Snapshot,
 ) {
     let used = |a: &SocketAddr| snapshot.instances.iter().any(|i| i.address == *a);
     if settings.demo.enabled && !settings.demo.addresses.iter().any(used) {

@@ -10,10 +10,8 @@ mod operate;
 pub mod problem;
 mod raw;
 mod reader;
-pub mod ring;
 mod routing;
 pub mod settings;
-pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +23,8 @@ pub use load::{Loader, Overrides, load};
 pub use operate::is_token;
 pub use problem::{Problem, Problems, Source};
 
+use crate::routing::Snapshot;
 use settings::{GatewaySettings, ShardSettings};
-use snapshot::Snapshot;
 
 /// All that was configured, checked.
 #[derive(Clone, Debug)]

@@ -8,12 +8,11 @@ use super::check::{NAME_RULE, is_name};
 use super::problem::{Problem, Source};
 use super::raw::{self, Node};
 use super::reader::{ADDRESS_RULE, Bounds, Reader, Report, nearest};
-use super::ring::Ring;
-use super::snapshot::*;
 use super::{FoundRoute, Lookup};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
 use crate::message::Priority;
+use crate::routing::*;
 
 /// Services: each is a queue group in every shard; ServiceId is a u16.
 const SERVICES_MAX: usize = 1024;

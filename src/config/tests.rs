@@ -3,9 +3,9 @@
 use super::load::{DEFAULT_TOML, Files, GATEWAY_TOML, Overrides, Text, from_files};
 use super::problem::Source;
 use super::settings::*;
-use super::snapshot::*;
 use super::{Config, Problems};
 use crate::message::Priority;
+use crate::routing::*;
 
 fn text(name: &str, text: &str) -> Text {
     Text { name: name.into(), text: text.into() }

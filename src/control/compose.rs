@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use super::discovery::{Found, Known};
 use crate::config::Config;
-use crate::config::ring::Ring;
-use crate::config::snapshot::{Instance, Mode, Route, Service, Share, Snapshot};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits;
+use crate::routing::Ring;
+use crate::routing::{Instance, Mode, Route, Service, Share, Snapshot};
 
 /// Who says what stands in the files.
 pub const FILES: &str = "files";

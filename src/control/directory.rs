@@ -15,10 +15,10 @@ use crate::auth::keys::KeySet;
 use crate::auth::load::LocalKeys;
 use crate::config::change::{self, Change};
 use crate::config::settings::GatewaySettings;
-use crate::config::snapshot::Snapshot;
 use crate::config::{Config, FoundRoute, Loader, Problem, Problems, Source as ConfigSource};
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::Published;
+use crate::routing::Snapshot;
 use crate::stats::Signal;
 use crate::tls::load::{InForce, LocalTls};
 

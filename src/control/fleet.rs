@@ -11,8 +11,8 @@ use super::compose::Member;
 use super::health::{Event, Health, Window, judge};
 use super::probe::{self, Checked, Probe};
 use crate::config::settings::HealthSettings;
-use crate::config::snapshot::Share;
 use crate::ids::{InstanceId, ServiceId, ShardId};
+use crate::routing::Share;
 use crate::stats::Signal;
 
 /// One instance.

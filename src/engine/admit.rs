@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::config::snapshot::{Failover, HashOn, Order, PayloadKind, Route, affinity_hash, choose};
 use crate::engine::Engine;
 use crate::engine::answer::Answer;
 use crate::engine::cache::RouteKey;
@@ -12,6 +11,7 @@ use crate::engine::queue::{Fill, InstanceQueue, Messages, admit_percent};
 use crate::engine::streams::Streams;
 use crate::ids::{ConnId, DedupKey, InstanceId, MsgKey, ServiceId, TenantId};
 use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
+use crate::routing::{Failover, Order, PayloadKind, Route, affinity, choose};
 use crate::stats::Counter;
 use crate::wire::json;
 
@@ -83,12 +83,8 @@ impl Engine {
         now: Micros,
     ) -> Result<(), Reject> {
         let conn = self.conns.get(id).expect("the caller has it");
-        let tenant = conn.identity.tenant;
-        let hash = match route.hash_on {
-            HashOn::Key if !message.key.is_empty() => affinity_hash(tenant, message.key.as_bytes()),
-            HashOn::Key | HashOn::Session => conn.session_hash,
-            HashOn::User => conn.user_hash,
-        };
+        let tenant = conn.sender.tenant;
+        let (_, hash) = affinity(route.hash_on, &conn.sender, &message.key);
         let name = StreamName { session: conn.session, service: route.service, hash };
         let ordered = route.order == Order::Session;
         // A stream changes instance only after its call has ended.
@@ -222,7 +218,7 @@ impl Engine {
             pending.stream = None;
             pending.next = None;
             pending.prev = None;
-            pending.tenant = conn.identity.tenant;
+            pending.tenant = conn.sender.tenant;
             pending.session = conn.session;
             pending.user.clone_from(&conn.identity.user);
             pending.encoding = conn.encoding;
@@ -261,7 +257,7 @@ impl Engine {
             None => Owner::Session(&session),
         };
         let fingerprint = dedup::fingerprint(message.msg_id, payload);
-        let name = self.dedup.id(conn.identity.tenant, owner, &message.id, fingerprint);
+        let name = self.dedup.id(conn.sender.tenant, owner, &message.id, fingerprint);
         match self.dedup.check(&name, now) {
             Seen::New => self.dedup.begin(&name, now).map(Dedup::First).ok_or(Reject {
                 reason: Reason::QueueFull,

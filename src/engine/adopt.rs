@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use crate::config::settings::{GatewaySettings, ShardSettings};
-use crate::config::snapshot::Snapshot;
 use crate::engine::conns::Terms;
 use crate::engine::{Engine, own};
 use crate::mailbox::Published;
 use crate::message::Micros;
+use crate::routing::Snapshot;
 
 impl Engine {
     /// Routes and works by `published` from now on. Messages that wait for an instance that takes

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use crate::auth::{Identity, Refusal, Verifier};
 use crate::config::settings::AuthSettings;
-use crate::config::snapshot::affinity_hash;
 use crate::engine::answer::mark_dirty;
 use crate::engine::conns::Phase;
 use crate::engine::inbound::close;
 use crate::engine::{Engine, is_over};
 use crate::ids::{ConnId, TenantId};
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
+use crate::routing::affinity_hash;
 use crate::stats::Counter;
 use crate::wire::client;
 
@@ -270,7 +270,7 @@ impl Engine {
     /// From now on the connection is this user's.
     fn sign_in(&mut self, id: ConnId, identity: Identity) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        (conn.identity.tenant, conn.user_hash) = hash_of(&identity);
+        conn.sender = conn.sender.signed_in(tenant_of(&identity), &identity.user);
         conn.identity.user = Some(Arc::new(identity));
         conn.auth_by = Micros(u64::MAX);
         self.becomes_known(id);
@@ -397,10 +397,14 @@ impl Engine {
     }
 }
 
-/// A user's tenant, and the affinity hash by which instances and its home shard are picked.
-pub(super) fn hash_of(identity: &Identity) -> (TenantId, u64) {
-    let tenant = TenantId::of(identity.tenant.as_deref().unwrap_or_default());
-    (tenant, affinity_hash(tenant, identity.user.as_bytes()))
+/// The tenant of a signed-in user.
+fn tenant_of(identity: &Identity) -> TenantId {
+    TenantId::of(identity.tenant.as_deref().unwrap_or_default())
+}
+
+/// The affinity hash of a user, which also picks its home shard.
+pub(super) fn user_hash(identity: &Identity) -> u64 {
+    affinity_hash(tenant_of(identity), identity.user.as_bytes())
 }
 
 /// Where a refusal is counted.

@@ -22,7 +22,7 @@ pub struct RouteKey {
     pub tenant: TenantId,
     /// Which service.
     pub service: ServiceId,
-    /// [`crate::config::snapshot::affinity_hash`]: what the ring is asked with, so two values with
+    /// [`crate::routing::affinity_hash`]: what the ring is asked with, so two values with
     /// one hash have one instance and may share an entry.
     pub hash: u64,
 }

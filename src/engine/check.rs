@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::snapshot::Mode;
 use crate::engine::conns::Phase;
 use crate::engine::instances::Link;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
 use crate::ids::{ConnId, InstanceId, StreamKey};
 use crate::message::Micros;
+use crate::routing::Mode;
 use crate::stats::Counter;
 
 /// One connection as an observer sees it.

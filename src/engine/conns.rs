@@ -9,8 +9,9 @@ use crate::engine::auth::Shown;
 use crate::engine::moves::Moving;
 use crate::engine::rates::Metered;
 use crate::engine::store::Store;
-use crate::ids::{ConnId, SessionId, TenantId, Ticket};
+use crate::ids::{ConnId, SessionId, Ticket};
 use crate::message::{Encoding, Micros, Reason};
+use crate::routing::Sender;
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// How far a connection is.
@@ -136,8 +137,6 @@ pub struct Identity {
     pub peer: SocketAddr,
     /// Who signed in, and until when; `None` = anonymous.
     pub user: Option<Arc<SignedIn>>,
-    /// Tenant.
-    pub tenant: TenantId,
     /// Calls that had not ended when the deadline of a message in them passed. At most those in
     /// flight: ended ones go when one comes.
     pub late_calls: Vec<Ticket>,
@@ -207,10 +206,8 @@ pub struct Conn {
     pub last_seq: u64,
     /// Public id of the session.
     pub session: SessionId,
-    /// Affinity hash of the session.
-    pub session_hash: u64,
-    /// Affinity hash of the user; that of the session before authentication.
-    pub user_hash: u64,
+    /// Tenant and hashes by which its messages are routed.
+    pub sender: Sender,
     /// Who it is.
     pub identity: Box<Identity>,
     /// When it was accepted.
@@ -241,13 +238,7 @@ pub struct Conn {
 
 impl Conn {
     /// A connection that was just accepted.
-    pub fn new(
-        peer: SocketAddr,
-        session: SessionId,
-        session_hash: u64,
-        terms: Arc<Terms>,
-        now: Micros,
-    ) -> Self {
+    pub fn new(peer: SocketAddr, session: SessionId, terms: Arc<Terms>, now: Micros) -> Self {
         Self {
             terms,
             phase: Phase::Handshake,
@@ -263,14 +254,8 @@ impl Conn {
             unanswered_bytes: 0,
             last_seq: 0,
             session,
-            session_hash,
-            user_hash: session_hash,
-            identity: Box::new(Identity {
-                peer,
-                user: None,
-                tenant: TenantId(0),
-                late_calls: Vec::new(),
-            }),
+            sender: Sender::of_session(session.as_str()),
+            identity: Box::new(Identity { peer, user: None, late_calls: Vec::new() }),
             opened: now,
             heard: now,
             frames: Window::default(),

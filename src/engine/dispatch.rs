@@ -5,13 +5,13 @@
 use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};
 
-use crate::config::snapshot::Mode;
 use crate::engine::answer::Answer;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
 use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
 use crate::limits;
 use crate::message::{Call, CallBody, Micros, Reason, Reject};
+use crate::routing::Mode;
 use crate::stats::{Counter, Stage};
 
 /// The method of mode "batch".

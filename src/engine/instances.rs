@@ -1,10 +1,10 @@
 //! The instances as one shard sees them: their queues, calls in flight, links and form.
 
-use crate::config::snapshot::{Mode, Share, Snapshot};
 use crate::engine::by_instance::ByInstance;
 use crate::engine::queue::InstanceQueue;
 use crate::ids::{InstanceId, ServiceId};
 use crate::message::{CallError, CallFault, status};
+use crate::routing::{Mode, Share, Snapshot};
 use crate::stats::{InstanceReport, Signal};
 
 /// A call that was given up after less than this says more about its deadline (which a client may

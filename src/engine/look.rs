@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::config::snapshot::{Failover, choose};
 use crate::engine::Engine;
 use crate::engine::cache::RouteKey;
 use crate::engine::conns::{Conn, Phase};
@@ -11,6 +10,7 @@ use crate::engine::instances::Link;
 use crate::ids::ConnId;
 use crate::look::{ConnSeen, Question, RouteSeen, Seen, TOP_MAX};
 use crate::message::Micros;
+use crate::routing::{Failover, choose};
 
 impl Engine {
     /// Answers `question`. Connections are looked at once each, with a heap of at most

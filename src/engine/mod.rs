@@ -44,7 +44,6 @@ use rand::{Rng, SeedableRng};
 
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
-use crate::config::snapshot::{Snapshot, affinity_hash};
 use crate::engine::auth::Auth;
 use crate::engine::batch::{BodyWriter, Origin};
 use crate::engine::budget::RetryBudget;
@@ -57,9 +56,10 @@ use crate::engine::queue::{Fill, Messages};
 use crate::engine::rates::{OpenRefusal, Rates};
 use crate::engine::store::{STORE_ENTRIES_CAP, Store};
 use crate::engine::streams::Streams;
-use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, TenantId, Ticket};
+use crate::ids::{ConnId, InstanceId, MsgKey, SessionId, ShardId, StreamKey, Ticket};
 use crate::limits;
 use crate::message::{Call, CallFault, Micros, Reason};
+use crate::routing::Snapshot;
 use crate::stats::{Counter, Counters, Gauges, Histograms, Report, Signal, Stage};
 use crate::wire::handshake::HandshakeRules;
 
@@ -296,8 +296,7 @@ impl Engine {
         self.admit_unknown()?;
         let random = u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64());
         let session = SessionId::from_random(random);
-        let hash = affinity_hash(TenantId(0), session.as_str().as_bytes());
-        let mut conn = Conn::new(peer, session, hash, self.terms.clone(), now);
+        let mut conn = Conn::new(peer, session, self.terms.clone(), now);
         self.rates.add_unknown(&mut conn.metered);
         Ok(self.conns.insert(conn))
     }

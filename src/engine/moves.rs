@@ -15,7 +15,7 @@
 use crate::auth::Identity;
 use crate::engine::Engine;
 use crate::engine::answer::mark_dirty;
-use crate::engine::auth::hash_of;
+use crate::engine::auth::user_hash;
 use crate::engine::conns::{Conn, Phase};
 use crate::engine::inbound::close;
 use crate::ids::{ConnId, ShardId, home_shard};
@@ -79,7 +79,7 @@ impl Engine {
     }
 
     fn home_of(&self, identity: &Identity) -> ShardId {
-        home_shard(hash_of(identity).1, self.shards)
+        home_shard(user_hash(identity), self.shards)
     }
 
     /// From now on nothing is read of the connection; when it is at rest it moves.

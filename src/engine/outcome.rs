@@ -5,7 +5,6 @@ use std::cmp::Reverse;
 use bytes::Bytes;
 use rand::RngExt;
 
-use crate::config::snapshot::{Order, PayloadKind};
 use crate::engine::answer::Answer;
 use crate::engine::dispatch::EXPIRED;
 use crate::engine::pending::Place;
@@ -13,6 +12,7 @@ use crate::engine::{Delayed, Engine};
 use crate::ids::{InstanceId, MsgKey, Ticket};
 use crate::limits;
 use crate::message::{CallError, CallFault, Micros, Outcome, Reason, Reject, Started, status};
+use crate::routing::{Order, PayloadKind};
 use crate::stats::{Counter, Stage};
 use crate::wire::backend::{ResponseItem, read_responses};
 

@@ -1,9 +1,9 @@
 //! What the gateway answers itself: system messages, and the ids of its own range.
 
-use crate::config::snapshot::{HashOn, affinity_hash};
 use crate::engine::Engine;
 use crate::ids::ConnId;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject};
+use crate::routing::affinity;
 use crate::wire::client;
 
 /// 9000: the payload comes back.
@@ -98,22 +98,15 @@ impl Engine {
         let Some((_, route)) = snapshot.route(question.msg_id) else {
             return Err(Reject::new(Reason::NoRoute, "no route for this msg_id"));
         };
-        let tenant = conn.identity.tenant;
-        let (hash_on, hash) = match route.hash_on {
-            HashOn::Key if !question.key.is_empty() => {
-                ("key", affinity_hash(tenant, question.key.as_bytes()))
-            }
-            HashOn::Key | HashOn::Session => ("session", conn.session_hash),
-            HashOn::User if conn.identity.user.is_some() => ("user", conn.user_hash),
-            HashOn::User => ("session", conn.user_hash),
-        };
+        let tenant = conn.sender.tenant;
+        let (hashed_by, hash) = affinity(route.hash_on, &conn.sender, &question.key);
         let picked = self.pick(tenant, route.service, hash, route.failover, now);
         let name = picked.ok().and_then(|id| snapshot.instance(id)).map(|i| i.name.to_string());
         Ok(client::Explanation {
             msg_id: question.msg_id,
             route: format!("{}-{}", route.first, route.last),
             service: snapshot.services[route.service.0 as usize].name.to_string(),
-            hash_on: hash_on.to_owned(),
+            hash_on: hashed_by.name().to_owned(),
             instance: name.unwrap_or_default(),
             version: snapshot.version,
         })

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Identity;
-use crate::config::snapshot::{Failover, Order, PayloadKind};
 use crate::ids::{
     ConnId, DedupKey, InstanceId, MsgKey, ServiceId, SessionId, StreamKey, TenantId, Ticket,
 };
 use crate::limits;
 use crate::message::{Encoding, Micros, Priority};
+use crate::routing::{Failover, Order, PayloadKind};
 
 /// Where a message is.
 ///

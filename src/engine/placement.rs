@@ -1,6 +1,5 @@
 //! Where messages wait: they follow the state of the instances, in order (promises 2, 7 and 9).
 
-use crate::config::snapshot::Failover;
 use crate::engine::Engine;
 use crate::engine::answer::Answer;
 use crate::engine::instances::Link;
@@ -8,6 +7,7 @@ use crate::engine::outcome::UNAVAILABLE;
 use crate::engine::pending::Place;
 use crate::ids::{InstanceId, MsgKey, ServiceId, StreamKey, TenantId};
 use crate::message::Micros;
+use crate::routing::Failover;
 use crate::stats::Counter;
 
 impl Engine {

@@ -1,15 +1,13 @@
 //! What a review found broken, one test a finding, driven from bytes in to bytes out.
 
 use super::*;
-use crate::config::ring::Ring;
-use crate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share,
-};
 use crate::engine::answer::Answer;
 use crate::engine::instances::Link;
 use crate::ids::ServiceId;
 use crate::mailbox::Published;
 use crate::message::{Call, CallError, Outcome, Priority, Started, status};
+use crate::routing::Ring;
+use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
 
 struct Rig {
     engine: Engine,
@@ -309,7 +307,8 @@ fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed
         let client = rig.client();
         rig.says(client, ASK);
         let first = rig.one_call();
-        let (service, hash) = (ServiceId(0), rig.engine.conns.get(client).expect("open").user_hash);
+        let (service, hash) =
+            (ServiceId(0), rig.engine.conns.get(client).expect("open").sender.session);
         let next = |rig: &Rig| {
             let not = Some(first.instance);
             rig.engine.pick_other(service, hash, Failover::Next, not).expect("there are three")
@@ -336,7 +335,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     let mut rig = Rig::new(trial.clone(), settings);
     let client = rig.client();
     // Tried with the keys of others: this client's stay, because there is no failover.
-    let hash = rig.engine.conns.get(client).expect("open").user_hash;
+    let hash = rig.engine.conns.get(client).expect("open").sender.session;
     let share = (1..100).rev().map(Share::percent).find(|share| !share.takes(hash));
     trial.instances[0].share = share.expect("a hash of this seed is not in every share");
     let publish = |rig: &mut Rig| {

@@ -5,14 +5,12 @@ use prost::Message as _;
 
 use super::check::View;
 use super::*;
-use crate::config::ring::Ring;
-use crate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share,
-};
 use crate::demo::proto::{BaseResponse, BatchRequest, BatchResponse};
 use crate::engine::instances::Link;
 use crate::ids::ServiceId;
 use crate::message::{CallError, Outcome, Priority, Started, status};
+use crate::routing::Ring;
+use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
 
 const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::auth::{SECRET, auth_of, token_of_tenant};
 use crate::support::{Client, Config, Gateway, Instance, eventually, several};
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -89,6 +90,38 @@ fn explain_says_where_a_message_really_goes_also_when_an_instance_is_drained() {
     let drained = listed.as_array().expect("a list").iter().find(|i| i["id"] == "logic-1");
     assert_eq!(drained.expect("it is there")["draining"], true);
     assert_eq!(gateway.admin_post("/instances/logic-9/drain", "").0, 404);
+}
+
+/// A session keeps its hash when its client signs in, whatever the tenant: `explain` must say so, too.
+#[test]
+fn explain_with_a_tenant_names_the_instance_that_the_engine_picks() {
+    let instances = vec![("logic-1", Instance::echo()), ("logic-2", Instance::echo())];
+    let addresses = [(instances[0].0, instances[0].1.address), ("logic-2", instances[1].1.address)];
+    let mut config = auth_of(SECRET).key("auth.tenants = \"many\"").service("logic", &addresses);
+    for (first, hash_on) in [(1000, "session"), (2000, "user"), (3000, "key")] {
+        config = config.route(first, "logic", &format!("hash_on = \"{hash_on}\""));
+    }
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["logic-1", "logic-2"]);
+    for n in 0..16 {
+        let mut client = Client::connect(gateway.ws);
+        let shown = token_of_tenant(&format!("user-{n}"), "acme");
+        let signed_in = client.ask(json!({"type": "auth", "payload": {"token": shown}}));
+        assert_eq!(signed_in["type"], "auth_ok", "{signed_in}");
+        let session = client.session();
+        for (msg_id, hashed) in [(1001, "session"), (2001, "user"), (3001, "key")] {
+            let payload = format!("\"{hashed} {n}\"");
+            let text: Value = serde_json::from_str(&payload).expect("JSON");
+            let answer = client.ask(json!({"msg_id": msg_id, "key": "room", "payload": text}));
+            assert_eq!(answer["payload"], text, "{answer}");
+            let query =
+                format!("msg_id={msg_id}&session={session}&user=user-{n}&tenant=acme&key=room");
+            let said = gateway.admin_get(&format!("/routing/explain?{query}"));
+            assert_eq!(said["hashed"], hashed, "{said}");
+            let receiver = receiver(&instances, &payload).expect("it was answered");
+            assert_eq!(said["instance"], receiver, "{said}");
+        }
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, run, several};
 
-const SECRET: &str = "01234567890123456789012345678901";
+pub const SECRET: &str = "01234567890123456789012345678901";
 const OTHER: &str = "abcdefghijklmnopqrstuvwxyzabcdef";
 const RSA_PUBLIC: &str = include_str!("../../src/auth/tests/rsa_public.pem");
 
@@ -41,6 +41,12 @@ fn claims(user: &str, lifetime_s: i64) -> Value {
 
 pub fn token(user: &str) -> String {
     signed(&header(), &claims(user, 600), SECRET.as_bytes())
+}
+
+pub fn token_of_tenant(user: &str, tenant: &str) -> String {
+    let mut claims = claims(user, 600);
+    claims["tenant"] = tenant.into();
+    signed(&header(), &claims, SECRET.as_bytes())
 }
 
 /// One that is good but for what `change` does to header and claims.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use serde_json::{Value, json};
-use shardgate::config::snapshot::affinity_hash;
 use shardgate::ids::{TenantId, home_shard};
+use shardgate::routing::affinity_hash;
 
 use crate::auth::{auth_of, token};
 use crate::support::secure::{Chopped, Signer, VERSIONS};

@@ -8,9 +8,9 @@ use std::path::Path;
 const WORDS: [&str; 7] = ["ids", "limits", "look", "message", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
-/// `config` on). design.md section 3: vocabulary < config, wire < engine, backend < shard, and
+/// `config` on). design.md section 3: vocabulary < routing < config, wire < engine, backend < shard, and
 /// beside it control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 24] = [
+const MAY_NAME: [(&str, &[&str]); 25] = [
     ("ids", &[]),
     ("limits", &[]),
     ("message", &["ids"]),
@@ -18,29 +18,57 @@ const MAY_NAME: [(&str, &[&str]); 24] = [
     ("look", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    (
-        "mailbox",
-        &["ids", "look", "stats", "config::snapshot", "config::settings", "auth", "tls::server"],
-    ),
-    ("config", &[]),
+    ("mailbox", &["ids", "look", "stats", "routing", "config::settings", "auth", "tls::server"]),
+    // The ground of both halves of the engine, of configuration and of control.
+    ("routing", &[]),
+    ("config", &["routing"]),
     ("wire", &[]),
     ("auth", &["config"]),
     ("tls", &["config"]),
-    ("engine", &["config", "wire", "auth"]),
+    ("engine", &["routing", "config", "wire", "auth"]),
     // Sockets that are ready: what the two with sockets stand on.
     ("readiness", &[]),
-    ("backend", &["config", "wire", "readiness"]),
-    ("shard", &["config", "wire", "tls", "engine", "backend", "readiness"]),
+    ("backend", &["routing", "config", "wire", "readiness"]),
+    ("shard", &["routing", "config", "wire", "tls", "engine", "backend", "readiness"]),
     // Never `shard` nor `engine`: it speaks to them through the mailbox.
-    ("control", &["config", "auth", "tls"]),
+    ("control", &["routing", "config", "auth", "tls"]),
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire", "config::settings", "tls"]),
     ("preflight", &["config", "engine::moves", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
-    ("memory", &["config", "engine", "shard", "control::log", "preflight", "tls::session"]),
-    ("cli", &["config", "auth", "tls", "preflight", "memory", "control::token", "control::keys"]),
-    ("boot", &["config", "auth", "tls", "engine", "shard", "control", "demo", "cli", "preflight"]),
+    (
+        "memory",
+        &["routing", "config", "engine", "shard", "control::log", "preflight", "tls::session"],
+    ),
+    (
+        "cli",
+        &[
+            "routing",
+            "config",
+            "auth",
+            "tls",
+            "preflight",
+            "memory",
+            "control::token",
+            "control::keys",
+        ],
+    ),
+    (
+        "boot",
+        &[
+            "routing",
+            "config",
+            "auth",
+            "tls",
+            "engine",
+            "shard",
+            "control",
+            "demo",
+            "cli",
+            "preflight",
+        ],
+    ),
     ("main", &["boot", "cli", "demo", "echo"]),
     ("lib", &[]),
 ];
@@ -304,7 +332,7 @@ fn the_checker_finds_what_is_planted() {
         ("src/control/a.rs", format!("{head}use crate::shard;"), "names shard,"),
         ("src/control/a.rs", format!("{head}fn f() {{ crate::engine::g(); }}"), "names engine::g"),
         ("src/wire/a.rs", format!("{head}use crate::{{limits, engine::{{a, b}}}};"), "engine"),
-        ("src/ids.rs", format!("{head}use crate::config::snapshot;"), "names config::snapshot"),
+        ("src/ids.rs", format!("{head}use crate::routing::Ring;"), "names routing::Ring"),
         ("src/mailbox.rs", format!("{head}use crate::config::load;"), "names config::load"),
         ("src/engine/a.rs", format!("{head}use super::super::shard;"), "leaves engine"),
         ("src/config/mod.rs", format!("{head}use super::shard;"), "leaves config"),
@@ -321,7 +349,7 @@ fn the_checker_finds_what_is_planted() {
 fn the_checker_finds_nothing_where_nothing_is() {
     let head = "//! Something.\n";
     let texts = [
-        ("src/engine/a.rs", "use crate::{config::snapshot, ids::{ConnId, MsgKey}, wire};"),
+        ("src/engine/a.rs", "use crate::{routing::Ring, ids::{ConnId, MsgKey}, wire};"),
         ("src/engine/a.rs", "// glommio, Instant::now and crate::shard in words\nfn f() {}"),
         ("src/engine/a.rs", "const A: &str = \"crate::shard \\\" Mutex\";"),
         ("src/engine/a.rs", "const A: &str = r#\"a\" crate::shard\"#;\nconst B: char = '\"';"),
@@ -329,7 +357,7 @@ fn the_checker_finds_nothing_where_nothing_is() {
         ("src/engine/a.rs", "#[cfg(test)]\nmod tests {\n    use crate::shard;\n    a.unwrap();\n}"),
         ("src/engine/a/tests.rs", "use crate::shard; fn f() { a.unwrap(); Instant::now(); }"),
         ("src/engine/a.rs", "#[cfg(test)]\nmod tests;\nuse crate::ids::ConnId;"),
-        ("src/mailbox.rs", "use crate::config::snapshot::Snapshot;"),
+        ("src/mailbox.rs", "use crate::routing::Snapshot;"),
         ("src/engine/a/b.rs", "use super::super::ids;"),
     ];
     for (path, text) in texts {

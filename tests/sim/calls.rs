@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use shardgate::config::snapshot::Snapshot;
 use shardgate::engine::instances::Link;
 use shardgate::ids::{InstanceId, Ticket};
 use shardgate::message::{CallError, CallFault, Micros, Outcome, Started, status};
+use shardgate::routing::Snapshot;
 
 use crate::backend::{self, Channel, State};
 use crate::world::{Event, World};

@@ -1,7 +1,7 @@
 //! What clients do: talk in bursts, repeat themselves, break rules, read slowly, leave.
 
-use shardgate::config::snapshot::{PayloadKind, Route};
 use shardgate::message::Encoding;
+use shardgate::routing::{PayloadKind, Route};
 use shardgate::wire::client;
 
 use crate::client::{Peer, What};

@@ -2,7 +2,8 @@
 //! instances, control and clock that are simulated, and an oracle for the promises of the design.
 //!
 //! `SHARDGATE_SIM_SEED=N` replays one seed; `SHARDGATE_SIM_SEEDS=N` runs that many,
-//! from `SHARDGATE_SIM_FIRST` on.
+//! from `SHARDGATE_SIM_FIRST` on. `SHARDGATE_SIM_TRACES=FILE` writes a line a seed with the hash of
+//! its run: a change that is to keep the behaviour leaves the file as it was.
 
 mod backend;
 mod calls;
@@ -83,6 +84,16 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
 }
 
+/// A line a seed: its number, the hash of everything that happened, and the answers by reason. Two
+/// builds with the same lines behave the same.
+fn write_traces(path: &str, seen: &BTreeMap<u64, Seen>) {
+    let line = |(seed, seen): (&u64, &Seen)| {
+        format!("{seed} {:016x} {} {:?}\n", seen.trace, seen.runs, seen.answers)
+    };
+    let lines: String = seen.iter().map(line).collect();
+    std::fs::write(path, lines).unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
 /// The seed of `SHARDGATE_SIM_SEED`, or the first one.
 #[test]
 fn one_seed() {
@@ -98,29 +109,34 @@ fn the_promises_hold_in_every_world() {
     let first = number("SHARDGATE_SIM_FIRST").unwrap_or(0);
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let mut answers: BTreeMap<String, u64> = BTreeMap::new();
-    let mut runs = 0;
+    let mut by_seed: BTreeMap<u64, Seen> = BTreeMap::new();
     std::thread::scope(|scope| {
         let work = || {
-            let mut seen = Vec::new();
+            let mut seen = BTreeMap::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first + seeds {
                     return seen;
                 }
-                seen.push(run(seed));
+                seen.insert(seed, run(seed));
             }
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in threads {
-            for seen in thread.join().expect("a seed failed: see above") {
-                runs += seen.runs;
-                for (word, count) in seen.answers {
-                    *answers.entry(word).or_default() += count;
-                }
-            }
+            by_seed.extend(thread.join().expect("a seed failed: see above"));
         }
     });
+    if let Ok(path) = std::env::var("SHARDGATE_SIM_TRACES") {
+        write_traces(&path, &by_seed);
+    }
+    let mut answers: BTreeMap<String, u64> = BTreeMap::new();
+    let mut runs = 0;
+    for seen in by_seed.into_values() {
+        runs += seen.runs;
+        for (word, count) in seen.answers {
+            *answers.entry(word).or_default() += count;
+        }
+    }
     println!("{seeds} seeds: {runs} runs, answers {answers:?}");
     // The worlds are worth nothing if they do not reach the paths that the promises are about.
     for word in [

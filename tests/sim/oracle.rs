@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shardgate::config::snapshot::{HashOn, Order, Route};
+use shardgate::routing::{HashOn, Order, Route};
 
 use crate::wire::{Answer, Message};
 

@@ -9,16 +9,16 @@ use shardgate::auth::load::LocalKeys;
 use shardgate::auth::mint::{SigningKey, Wanted, mint};
 use shardgate::config::Overrides;
 use shardgate::config::load::{Files, from_files};
-use shardgate::config::ring::Ring;
 use shardgate::config::settings::{
     Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, ShardSettings,
     StopSettings, Tenants,
 };
-use shardgate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
-};
 use shardgate::ids::{InstanceId, ServiceId};
 use shardgate::message::Priority;
+use shardgate::routing::Ring;
+use shardgate::routing::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
+};
 
 use crate::dice::Dice;
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shardgate::config::settings::Tenants;
-use shardgate::config::snapshot::{Instance, Share, Snapshot};
 use shardgate::engine::moves::Departed;
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
@@ -12,6 +11,7 @@ use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
 use shardgate::limits;
 use shardgate::mailbox::{Command, Published, ShardEvent};
 use shardgate::message::{Encoding, Micros};
+use shardgate::routing::{Instance, Share, Snapshot};
 use shardgate::stats::{Counter, Report};
 use xxhash_rust::xxh3::Xxh3;
 

@@ -17,10 +17,10 @@ use super::{ChannelEvent, Order, Shared};
 use crate::backend::backoff::Backoff;
 use crate::backend::status as ends;
 use crate::config::settings::BackendSettings;
-use crate::config::snapshot::Instance;
 use crate::ids::Ticket;
 use crate::message::{Call, CallError, Micros, Outcome, Started, status};
 use crate::readiness::Registry;
+use crate::routing::Instance;
 
 /// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default;
 /// over this bound a call is refused, so that a wrong setting cannot grow the queue without end.

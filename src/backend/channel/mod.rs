@@ -21,10 +21,10 @@ use std::sync::Arc;
 
 use crate::backend::status;
 use crate::config::settings::BackendSettings;
-use crate::config::snapshot::Instance;
 use crate::ids::Ticket;
 use crate::message::{Call, Micros, Outcome};
 use crate::readiness::Registry;
+use crate::routing::Instance;
 
 use driver::Driver;
 use signals::Signals;

@@ -5,12 +5,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Gathered, hash_on, instances_of, mode, name_of, route, standing};
-use crate::config::snapshot::{
-    Failover, HashOn, Instance, Route, Service, Share, affinity_hash, choose,
-};
+use crate::config::settings::Tenants;
 use crate::control::looks::Look;
 use crate::ids::{InstanceId, TenantId};
 use crate::look::{Question, RouteSeen, Seen};
+use crate::routing::{Described, Failover, HashedBy, Instance, Route, Service, Share, choose};
 
 /// The query: what is known of the message.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -34,7 +33,7 @@ pub struct Place<'a> {
     route: Option<&'a Route>,
     service: Option<&'a Service>,
     /// What is hashed, by name, and the hash.
-    hashed: Option<(&'static str, u64)>,
+    hashed: Option<(HashedBy, u64)>,
     owner: Option<InstanceId>,
     chosen: Option<InstanceId>,
     tenant: TenantId,
@@ -44,14 +43,12 @@ impl<'a> Place<'a> {
     /// Of the message that is asked for.
     pub fn of(found: &'a Gathered, asked: &Asked) -> Self {
         let snapshot = &found.directory.snapshot;
-        let tenant = TenantId::of(&asked.tenant);
+        let described = described(found, asked);
+        let tenant = described.tenant();
         let own = is_own(found, asked.msg_id);
         let route = snapshot.route(asked.msg_id).map(|(_, r)| r).filter(|_| !own);
         let service = route.map(|r| &snapshot.services[usize::from(r.service.0)]);
-        let hashed = route.and_then(|route| {
-            let (name, value) = hashed(route.hash_on, asked)?;
-            Some((name, affinity_hash(tenant, value.as_bytes())))
-        });
+        let hashed = route.and_then(|route| described.affinity(route.hash_on));
         let mut place = Self { route, service, hashed, owner: None, chosen: None, tenant };
         if let (Some(route), Some(service), Some((_, hash))) = (route, service, hashed) {
             let share = |id| snapshot.instance(id).map_or(Share::NONE, share);
@@ -78,17 +75,19 @@ fn is_own(found: &Gathered, msg_id: u32) -> bool {
     (first..=last).contains(&msg_id)
 }
 
-/// What a route hashes of a message, as the engine does: an absent key or user is the session.
-fn hashed(hash_on: HashOn, asked: &Asked) -> Option<(&'static str, &str)> {
-    let value =
-        |text: &'_ Option<String>| text.as_deref().filter(|text| !text.is_empty()).is_some();
-    match hash_on {
-        HashOn::Key if value(&asked.key) => asked.key.as_deref().map(|key| ("key", key)),
-        HashOn::User if value(&asked.user) => asked.user.as_deref().map(|user| ("user", user)),
-        HashOn::Key | HashOn::User | HashOn::Session => {
-            asked.session.as_deref().map(|session| ("session", session))
-        }
+/// The message as the rule of affinity takes it. Where the gateway has one tenant, no token names
+/// another, so the one that was asked for counts for nothing.
+fn described<'a>(found: &Gathered, asked: &'a Asked) -> Described<'a> {
+    Described {
+        key: asked.key.as_deref().unwrap_or_default(),
+        user: asked.user.as_deref().unwrap_or_default(),
+        tenant: if has_tenants(found) { &asked.tenant } else { "" },
+        session: asked.session.as_deref().unwrap_or_default(),
     }
+}
+
+fn has_tenants(found: &Gathered) -> bool {
+    found.directory.config.gateway.auth.tenants == Tenants::Many
 }
 
 /// The whole answer; `look` is what the shards said.
@@ -109,7 +108,7 @@ pub fn explain(found: &Gathered, asked: &Asked, place: &Place<'_>, look: &Look) 
         "service": place.service.map(|service| &*service.name),
         "mode": place.service.map(|service| mode(service.mode)),
         "hash_on": place.route.map(|r| hash_on(r.hash_on)),
-        "hashed": place.hashed.map(|(name, _)| name),
+        "hashed": place.hashed.map(|(by, _)| by.name()),
         "hash": place.hashed.map(|(_, hash)| format!("{hash:016x}")),
         "owner": name(place.owner),
         "instance": name(place.chosen),
@@ -173,7 +172,12 @@ fn why(found: &Gathered, asked: &Asked, place: &Place<'_>, look: &Look) -> Vec<S
         )];
     };
     let mut why = Vec::new();
-    if hashed != hash_on(route.hash_on) {
+    if !asked.tenant.is_empty() && !has_tenants(found) {
+        let unused =
+            "auth.tenants is \"one\": no client has a tenant, so tenant= counts for nothing";
+        why.push(unused.into());
+    }
+    if hashed.name() != hash_on(route.hash_on) {
         let on = hash_on(route.hash_on);
         why.push(format!("the route hashes the {on}; without one the session counts"));
     }

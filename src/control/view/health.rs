@@ -11,8 +11,8 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{About, Gathered, ShardState, ShardView, instances_of, present, seconds};
-use crate::config::snapshot::Share;
 use crate::control::directory::SourceState;
+use crate::routing::Share;
 
 /// The one word for the shards: one that is silent or failed makes them `degraded`.
 pub fn status(found: &Gathered) -> &'static str {
@@ -128,15 +128,15 @@ fn source(state: &SourceState, at: Instant) -> Value {
     })
 }
 
-fn usable(found: &Gathered, service: &crate::config::snapshot::Service) -> usize {
+fn usable(found: &Gathered, service: &crate::routing::Service) -> usize {
     instances_of(found, service).filter(|i| !i.draining && i.share != Share::NONE).count()
 }
 
 fn services(found: &Gathered) -> Map<String, Value> {
     let directory = &found.directory;
     let one = |service| {
-        let service: &crate::config::snapshot::Service = service;
-        let held = |i: &&crate::config::snapshot::Instance| {
+        let service: &crate::routing::Service = service;
+        let held = |i: &&crate::routing::Instance| {
             directory.members.get(&i.name).is_some_and(|member| member.held)
         };
         let body = json!({

@@ -8,11 +8,11 @@ use prometheus::proto::{
 };
 
 use super::{About, Gathered, fault_name, present, reports, seen_by, standing};
-use crate::config::snapshot::Instance;
 use crate::control::board::{ShardState, ShardView};
 use crate::control::directory::SourceState;
 use crate::ids::InstanceId;
 use crate::message::Reason;
+use crate::routing::Instance;
 use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage};
 
 /// Upper bounds of the buckets, in microseconds: 1, 2.5, 5 a decade from 50 us, which is a message

@@ -17,11 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Gathered;
 use super::board::{ShardState, ShardView};
 use super::log::DroppedLines;
-use crate::config::snapshot::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service,
-};
 use crate::ids::InstanceId;
 use crate::message::{CallFault, Priority, Reason};
+use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service};
 use crate::stats::{Counters, Gauges, Histograms, InstanceReport, Report};
 
 /// What is known without asking a shard.

@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::health::{shard_health, status};
 use super::{About, Gathered, Sum, fault_name, mode, reports, seen_by};
-use crate::config::snapshot::{Instance, Snapshot};
 use crate::ids::InstanceId;
 use crate::message::Reason;
+use crate::routing::{Instance, Snapshot};
 use crate::stats::{Counter, Histograms, InstanceReport, Report, Stage};
 
 /// `/stats`: everything counted.
@@ -90,7 +90,7 @@ fn stage(histograms: &Histograms, stage: Stage) -> Value {
 }
 
 fn services(snapshot: &Snapshot, found: &Gathered) -> Value {
-    let service = |(n, service): (usize, &crate::config::snapshot::Service)| {
+    let service = |(n, service): (usize, &crate::routing::Service)| {
         let instances = snapshot.instances.iter().filter(|i| usize::from(i.service.0) == n);
         let body = json!({
             "mode": mode(service.mode),

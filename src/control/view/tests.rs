@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
-use crate::config::snapshot::Share;
 use crate::control::board::ShardState;
 use crate::control::compose::Composer;
 use crate::control::directory::{DirectoryView, SourceState};
 use crate::control::dump;
 use crate::control::fleet::Judged;
 use crate::ids::ShardId;
+use crate::routing::Share;
 
 /// The built-in configuration, one ready shard, nothing from elsewhere.
 fn gathered() -> Gathered {

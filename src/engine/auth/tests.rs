@@ -196,9 +196,9 @@ fn a_message_signs_in_and_the_answer_has_its_seq() {
     rig.says(id, frame(r#"{"msg_id":9002,"seq":4}"#));
     assert!(rig.told(id).contains(r#""user":"alice","tenant":"acme""#));
     let conn = rig.engine.conns.get(id).expect("there");
-    assert_eq!(conn.user_hash, affinity_hash(TenantId::of("acme"), b"alice"));
-    assert_ne!(conn.user_hash, affinity_hash(TenantId::of("other"), b"alice"));
-    assert_ne!(conn.user_hash, conn.session_hash);
+    assert_eq!(conn.sender.user, Some(affinity_hash(TenantId::of("acme"), b"alice")));
+    assert_ne!(conn.sender.user, Some(affinity_hash(TenantId::of("other"), b"alice")));
+    assert_ne!(conn.sender.user, Some(conn.sender.session));
 }
 
 #[test]

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::config::ring::Ring;
 use crate::config::settings::{GatewaySettings, ShardSettings};
-use crate::config::snapshot::{
-    HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
-};
 use crate::engine::EngineInit;
 use crate::ids::{InstanceId, ServiceId, ShardId, TenantId};
 use crate::message::Priority;
+use crate::routing::Ring;
+use crate::routing::{HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot};
 
 const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -114,7 +112,7 @@ fn what_it_says_of_a_key_is_where_it_sends_it() {
     engine.on_link(InstanceId(2), Link::Up, now);
     let (tenant, service) = (TenantId(0), ServiceId(0));
     for n in 0..500u64 {
-        let hash = crate::config::snapshot::affinity_hash(tenant, &n.to_le_bytes());
+        let hash = crate::routing::affinity_hash(tenant, &n.to_le_bytes());
         for (failover, next) in [(Failover::Next, true), (Failover::None, false)] {
             let question = Question::Route { tenant, service, hash, next };
             let before = engine.report(0, now).gauges.cache_entries;

@@ -1,13 +1,13 @@
 //! Stories of two shards: who moves when, with what, and what becomes of those who cannot.
 
 use super::*;
-use crate::config::snapshot::affinity_hash;
 use crate::engine::auth::tests::{SECRET, START_S, auth, frame, published, token};
 use crate::engine::conns::ReadNext;
 use crate::engine::{EngineInit, conns::Fate};
 use crate::ids::TenantId;
 use crate::mailbox::Published;
 use crate::message::{CallError, CallFault, Outcome, Started};
+use crate::routing::affinity_hash;
 
 const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
      Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\

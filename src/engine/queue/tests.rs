@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::snapshot::Order;
 use crate::engine::pending::StreamName;
 use crate::ids::{ServiceId, SessionId, StreamKey};
 use crate::message::Micros;
+use crate::routing::Order;
 
 const DELAYS_US: [u64; 4] = [0, 5_000, 50_000, 500_000];
 const INSTANCES: u32 = 2;

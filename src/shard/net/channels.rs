@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use crate::backend::channel::{self, Channel, ChannelEvent};
-use crate::config::snapshot::{Instance, Snapshot};
 use crate::engine::instances::Link;
 use crate::ids::InstanceId;
+use crate::routing::{Instance, Snapshot};
 use crate::shard::net::Net;
 use crate::stats::Counter;
 

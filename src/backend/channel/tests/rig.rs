@@ -18,9 +18,9 @@ use crate::readiness::ReadySet;
 use crate::backend::channel::{Channel, ChannelEvent, open};
 use crate::backend::framing::prefix;
 use crate::config::settings::BackendSettings;
-use crate::config::snapshot::{Instance, Share};
 use crate::ids::{InstanceId, ServiceId, Ticket};
 use crate::message::{Call, CallBody, CallError, Micros};
+use crate::routing::{Instance, Share};
 
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-use crate::config::snapshot::affinity_hash;
 use crate::ids::TenantId;
+use crate::routing::affinity_hash;
 use proptest::prelude::*;
 
 const POINTS: u32 = 160;

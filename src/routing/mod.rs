@@ -1,0 +1,16 @@
+//! Where a message goes: the ranges of ids that name a service, the hash that a route takes of a
+//! message, the ring of instances that the hash is looked up on, and the share of its keys that each
+//! instance takes. Plain data and pure functions. Configuration compiles the first [`Snapshot`],
+//! control composes the later ones, and the engine routes by them.
+
+mod affinity;
+mod ring;
+mod share;
+mod snapshot;
+
+pub use affinity::{Described, HashedBy, Sender, affinity, affinity_hash};
+pub use ring::Ring;
+pub use share::{Share, choose};
+pub use snapshot::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
+};
