@@ -92,7 +92,7 @@ fn explain_says_where_a_message_really_goes_also_when_an_instance_is_drained() {
     assert_eq!(gateway.admin_post("/instances/logic-9/drain", "").0, 404);
 }
 
-/// A session keeps its hash when its client signs in, whatever the tenant: `explain` must say so, too.
+/// A session keeps its hash when its client signs in, whatever the tenant: `explain` says so, too.
 #[test]
 fn explain_with_a_tenant_names_the_instance_that_the_engine_picks() {
     let instances = vec![("logic-1", Instance::echo()), ("logic-2", Instance::echo())];

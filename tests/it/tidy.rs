@@ -8,8 +8,8 @@ use std::path::Path;
 const WORDS: [&str; 7] = ["ids", "limits", "look", "message", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
-/// `config` on). design.md section 3: vocabulary < routing < config, wire < engine, backend < shard, and
-/// beside it control < boot, cli, main.
+/// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
+/// control < boot, cli, main.
 const MAY_NAME: [(&str, &[&str]); 25] = [
     ("ids", &[]),
     ("limits", &[]),
