@@ -1,6 +1,6 @@
 //! The end of a message: its one terminal answer (promise 1), into the outbox of its connection.
 
-use crate::engine::conns::{Conn, Phase};
+use crate::engine::conns::{Conn, Hold, Phase};
 use crate::engine::dedup::StoredReply;
 use crate::engine::pending::{Payload, Place};
 use crate::engine::{Engine, is_over};
@@ -166,23 +166,32 @@ impl Engine {
         let Some(conn) = conns.get_mut(id) else { return };
         conn.unanswered -= 1;
         conn.unanswered_bytes -= bytes;
-        if !conn.paused {
-            return;
-        }
-        if conn.moving.is_some() {
-            if conn.unanswered == 0 {
-                effects.moves.push(id);
-            }
+        if conn.holds.is_empty() {
             return;
         }
         // Half of the cap: reading on for each single answer would cost a turn each.
         let low = conn.unanswered <= conn.terms.unanswered_max / 2;
-        let held = conn.shown.is_some() || conn.metered.held;
-        if low && !held && !is_over(conn, settings) {
-            conn.paused = false;
-            // While it was not read its time stood still.
-            conn.heard = now;
-            effects.resumed.push(id);
+        if low && !is_over(conn, settings) {
+            conn.release(Hold::Unanswered, id, now, &mut effects.resumed);
+        }
+        if conn.moving.is_some() && conn.is_at_rest() {
+            effects.moves.push(id);
+        }
+    }
+
+    /// A message of the connection was answered as late: the call that has it goes on.
+    pub(super) fn call_is_late(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.late_calls += 1;
+        }
+    }
+
+    /// The call with a message that was answered as late has ended.
+    pub(super) fn late_call_ended(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.late_calls -= 1;
+        if conn.moving.is_some() && conn.is_at_rest() {
+            self.effects.moves.push(id);
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crate::auth::{Identity, Refusal, Verifier};
 use crate::config::settings::AuthSettings;
+use crate::engine::Engine;
 use crate::engine::answer::mark_dirty;
-use crate::engine::conns::Phase;
+use crate::engine::conns::{Hold, Phase};
 use crate::engine::inbound::close;
-use crate::engine::{Engine, is_over};
 use crate::ids::{ConnId, TenantId};
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
 use crate::routing::affinity_hash;
@@ -163,7 +163,7 @@ impl Engine {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         // It came from another shard, which has verified the token.
         if let Some(moved) = conn.moving.take() {
-            conn.paused = false;
+            conn.release(Hold::Move, id, now, &mut self.effects.resumed);
             return self.enter_as(id, moved.identity, now);
         }
         let (Some(token), true) = (token, self.auth.verifier.is_some()) else {
@@ -319,7 +319,7 @@ impl Engine {
     fn wait_for_turn(&mut self, id: ConnId, shown: Shown) {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         conn.shown = Some(Box::new(shown));
-        conn.paused = true;
+        conn.hold(Hold::Token);
         self.counters.inc(Counter::AuthDelayed);
         self.auth.waiting.push_back(id);
     }
@@ -333,8 +333,7 @@ impl Engine {
         {
             let Some(conn) = self.conns.get_mut(id) else { continue };
             let Some(shown) = conn.shown.take() else { continue };
-            conn.paused = false;
-            conn.heard = now;
+            conn.release(Hold::Token, id, now, &mut self.effects.resumed);
             match (*shown, conn.phase) {
                 (Shown::Message { seq, token }, Phase::Open) => {
                     self.auth.left -= 1;
@@ -344,7 +343,9 @@ impl Engine {
                 // Closed meanwhile: only the end of its bytes is awaited.
                 (Shown::Message { .. } | Shown::Request, _) => conn.handshake = None,
             }
-            self.come_back(id);
+            if let Some(conn) = self.conns.get_mut(id) {
+                mark_dirty(conn, id, &mut self.effects.dirty);
+            }
         }
     }
 
@@ -356,16 +357,6 @@ impl Engine {
         // Frames behind the request may hold another `auth`: that one goes to the end.
         let again = std::mem::replace(&mut self.auth.waiting, waiting);
         self.auth.waiting.extend(again);
-    }
-
-    pub(super) fn come_back(&mut self, id: ConnId) {
-        let Self { conns, settings, effects, .. } = self;
-        let Some(conn) = conns.get_mut(id) else { return };
-        // Each may be the case by what came with the token.
-        let waits = conn.shown.is_some() || conn.moving.is_some() || conn.metered.held;
-        conn.paused |= waits || is_over(conn, settings);
-        effects.resumed.push(id);
-        mark_dirty(conn, id, &mut effects.dirty);
     }
 
     /// Part of the sweep: whether the connection was closed for want of a valid token.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::conns::Phase;
+use crate::engine::conns::{Hold, Phase};
 use crate::engine::instances::Link;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
@@ -21,7 +21,7 @@ pub struct ConnView {
     pub phase: Phase,
     /// Messages without an answer.
     pub unanswered: u32,
-    /// Not read for its unanswered messages.
+    /// Not read, for one cause or more.
     pub paused: bool,
 }
 
@@ -64,7 +64,7 @@ impl Engine {
             id,
             phase: c.phase,
             unanswered: c.unanswered,
-            paused: c.paused,
+            paused: !c.holds.is_empty(),
         });
         View {
             messages: self.messages.len(),
@@ -199,6 +199,10 @@ impl Engine {
         for (_, m) in self.messages.iter() {
             named.entry(m.conn).or_default().add(m.bytes());
         }
+        let mut late: BTreeMap<ConnId, u32> = BTreeMap::new();
+        for conn in self.tickets.iter().flat_map(|(_, call)| &call.late) {
+            *late.entry(*conn).or_default() += 1;
+        }
         let mut upgraded = 0;
         for (id, conn) in self.conns.iter() {
             let found = named.get(&id).copied().unwrap_or_default();
@@ -207,12 +211,23 @@ impl Engine {
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
-            let waits = conn.shown.is_some() || conn.moving.is_some() || conn.metered.held;
-            ensure(!conn.paused || conn.unanswered > 0 || waits, || {
-                format!("{id:?} is paused for ever")
+            // Each cause has something that ends it.
+            let holds = conn.holds;
+            ensure(!holds.has(Hold::Unanswered) || conn.unanswered > 0, || {
+                format!("{id:?} is held for answers that never come")
+            })?;
+            ensure(holds.has(Hold::Token) == conn.shown.is_some(), || {
+                format!("{id:?}: {holds:?}, a token waits: {}", conn.shown.is_some())
+            })?;
+            ensure(holds.has(Hold::Move) == conn.moving.is_some(), || {
+                format!("{id:?}: {holds:?}, a move waits: {}", conn.moving.is_some())
+            })?;
+            let late = late.remove(&id).unwrap_or(0);
+            ensure(late == conn.late_calls, || {
+                format!("{id:?}: {} late calls, in truth {late}", conn.late_calls)
             })?;
             let listed = self.away.contains(&id) || self.effects.moves.contains(&id);
-            ensure(conn.moving.is_none() || conn.unanswered > 0 || listed, || {
+            ensure(conn.moving.is_none() || !conn.is_at_rest() || listed, || {
                 format!("{id:?} never moves")
             })?;
             upgraded += u64::from(conn.upgraded);

@@ -9,10 +9,40 @@ use crate::engine::auth::Shown;
 use crate::engine::moves::Moving;
 use crate::engine::rates::Metered;
 use crate::engine::store::Store;
-use crate::ids::{ConnId, SessionId, Ticket};
+use crate::ids::{ConnId, SessionId};
 use crate::message::{Encoding, Micros, Reason};
 use crate::routing::Sender;
 use crate::wire::frames::{Decoder, FrameLimits};
+
+/// A cause for which a connection is not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Hold {
+    /// As many messages without an answer, or as many bytes of them, as it may have.
+    Unanswered = 1,
+    /// A token that waits for its turn to be verified.
+    Token = 2,
+    /// A move to its user's home shard under way.
+    Move = 4,
+    /// Messages over a rate, sent on although they were refused.
+    Rate = 8,
+}
+
+/// The causes for which a connection is not read now: it is read while there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holds(u8);
+
+impl Holds {
+    /// Whether the connection may be read.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether `hold` is among them.
+    pub fn has(self, hold: Hold) -> bool {
+        self.0 & hold as u8 != 0
+    }
+}
 
 /// How far a connection is.
 ///
@@ -137,9 +167,6 @@ pub struct Identity {
     pub peer: SocketAddr,
     /// Who signed in, and until when; `None` = anonymous.
     pub user: Option<Arc<SignedIn>>,
-    /// Calls that had not ended when the deadline of a message in them passed. At most those in
-    /// flight: ended ones go when one comes.
-    pub late_calls: Vec<Ticket>,
 }
 
 /// What a client was told in its `welcome` and may count on: a change of the settings holds for the
@@ -193,9 +220,11 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
-    /// Not read until it has fewer messages without an answer, its token had its turn, it came to
-    /// its home shard, and it is not held for its rate.
-    pub paused: bool,
+    /// Causes for which it is not read.
+    pub holds: Holds,
+    /// Messages answered as late whose call is still under way: the connection does not move before
+    /// those have ended.
+    pub late_calls: u32,
     /// Data messages read since it was opened.
     pub messages: u64,
     /// Messages without an answer.
@@ -248,14 +277,15 @@ impl Conn {
             handshake: None,
             outbox: Outbox::default(),
             dirty: false,
-            paused: false,
+            holds: Holds::default(),
+            late_calls: 0,
             messages: 0,
             unanswered: 0,
             unanswered_bytes: 0,
             last_seq: 0,
             session,
             sender: Sender::of_session(session.as_str()),
-            identity: Box::new(Identity { peer, user: None, late_calls: Vec::new() }),
+            identity: Box::new(Identity { peer, user: None }),
             opened: now,
             heard: now,
             frames: Window::default(),
@@ -271,6 +301,31 @@ impl Conn {
         }
     }
 
+    /// Stops the reading of it for a cause.
+    pub fn hold(&mut self, cause: Hold) {
+        self.holds.0 |= cause as u8;
+    }
+
+    /// Ends a cause for which it was not read. Without another one it is read again: it is put on
+    /// the list of `resumed` connections, and the time in which it was not read does not count
+    /// against it.
+    pub fn release(&mut self, cause: Hold, id: ConnId, now: Micros, resumed: &mut Vec<ConnId>) {
+        if !self.holds.has(cause) {
+            return;
+        }
+        self.holds.0 &= !(cause as u8);
+        if self.holds.is_empty() {
+            self.heard = now;
+            resumed.push(id);
+        }
+    }
+
+    /// Whether nothing of it is under way: no message without an answer, and no call that still has
+    /// one that was answered as late.
+    pub fn is_at_rest(&self) -> bool {
+        self.unanswered == 0 && self.late_calls == 0
+    }
+
     /// Bytes of memory that it holds: its slot, and what is on the heap for it alone.
     pub fn memory_bytes(&self) -> usize {
         let user = self.identity.user.as_deref().map_or(0, |user| {
@@ -280,12 +335,10 @@ impl Conn {
             let groups = user.groups.capacity() * size_of::<Arc<str>>();
             2 * size_of::<usize>() + size_of::<SignedIn>() + text(&user.user) + texts + groups
         });
-        let late_calls = self.identity.late_calls.capacity() * size_of::<Ticket>();
         let request = self.handshake.as_ref().map_or(0, |held| held.0.capacity());
         Store::<ConnId, Self>::SLOT_BYTES
             + size_of::<Identity>()
             + user
-            + late_calls
             + request
             + self.decoder.memory_bytes()
             + self.outbox.bytes.capacity()

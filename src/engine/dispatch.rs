@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use crate::engine::answer::Answer;
 use crate::engine::pending::Place;
 use crate::engine::{Delayed, Engine};
-use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
+use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey, Ticket};
 use crate::limits;
 use crate::message::{Call, CallBody, Micros, Reason, Reject};
 use crate::routing::Mode;
@@ -31,6 +31,8 @@ pub struct Ticketed {
     pub items: Vec<MsgKey>,
     /// Streams it carries messages of.
     pub streams: Vec<StreamKey>,
+    /// Connections of messages in it that were answered as late, once for each message.
+    pub late: Vec<ConnId>,
     /// When it left.
     pub started: Micros,
 }
@@ -139,6 +141,7 @@ impl Engine {
             t.unary = mode == Mode::Unary;
             t.items.clear();
             t.streams.clear();
+            t.late.clear();
             t.started = now;
         });
         if mode == Mode::Batch {
@@ -262,12 +265,16 @@ impl Engine {
     /// The call is over: its streams may go on, each at the instance where it belongs now.
     pub(super) fn free_ticket(&mut self, ticket: Ticket, now: Micros) {
         let Some(call) = self.tickets.get_mut(ticket) else { return };
-        let mut streams = std::mem::take(&mut call.streams);
+        let (streams, late) = (std::mem::take(&mut call.streams), std::mem::take(&mut call.late));
         for &key in &streams {
             self.free_stream(key, now);
         }
-        streams.clear();
-        self.tickets.get_mut(ticket).expect("seen above").streams = streams;
+        for &conn in &late {
+            self.late_call_ended(conn);
+        }
+        // The slot keeps the buffers.
+        let call = self.tickets.get_mut(ticket).expect("seen above");
+        (call.streams, call.late) = (streams, late);
         self.tickets.release(ticket);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::engine::answer::{Answer, mark_dirty};
 use crate::engine::auth::Entry;
-use crate::engine::conns::{Phase, ReadNext};
+use crate::engine::conns::{Hold, Phase, ReadNext};
 use crate::engine::{Engine, is_over};
 use crate::ids::ConnId;
 use crate::message::{
@@ -49,8 +49,8 @@ impl Engine {
     pub fn on_resumed(&mut self, id: ConnId, now: Micros) -> ReadNext {
         let Some(conn) = self.conns.get_mut(id) else { return ReadNext::Pause };
         conn.heard = now;
-        // Resumed twice in one turn, and paused again by the first of them.
-        if conn.paused {
+        // Resumed twice in one turn, and held again after the first of them.
+        if !conn.holds.is_empty() {
             return ReadNext::Pause;
         }
         if conn.decoder.has_unread() { self.feed(id, &mut [], now) } else { ReadNext::More }
@@ -148,7 +148,7 @@ impl Engine {
 
     /// Writes an HTTP answer and gives the client time to read it and close first.
     fn linger(&mut self, id: ConnId, response: &[u8], now: Micros) {
-        self.forget_move(id);
+        self.forget_move(id, now);
         let Self { conns, pool, effects, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         conn.phase = Phase::Lingering { until: now.plus_ms(settings.conn.close_timeout_ms) };
@@ -230,7 +230,7 @@ impl Engine {
 
     /// Sends a Close frame and waits for the client's.
     pub(super) fn close(&mut self, id: ConnId, code: u16, why: &str, now: Micros) {
-        self.forget_move(id);
+        self.forget_move(id, now);
         let until = now.plus_ms(self.settings.conn.close_timeout_ms);
         let Self { conns, pool, effects, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
@@ -283,20 +283,11 @@ impl Engine {
         let Self { conns, counters, settings, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Flow::Pause };
         conn.messages += 1;
-        if conn.shown.is_some() || conn.moving.is_some() {
-            return Flow::Pause;
-        }
-        if conn.metered.held {
-            conn.paused = true;
-            counters.inc(Counter::ReadHeld);
-            return Flow::Pause;
-        }
         if is_over(conn, settings) {
-            conn.paused = true;
+            conn.hold(Hold::Unanswered);
             counters.inc(Counter::ReadPaused);
-            return Flow::Pause;
         }
-        Flow::Continue
+        if conn.holds.is_empty() { Flow::Continue } else { Flow::Pause }
     }
 
     fn on_close(&mut self, id: ConnId, code: Option<u16>, now: Micros) {

@@ -87,7 +87,7 @@ fn seen(conn: &Conn, now: Micros) -> ConnSeen {
         unanswered: conn.unanswered,
         unanswered_bytes: conn.unanswered_bytes as u64,
         outbox_bytes: conn.outbox.len() as u64,
-        paused: conn.paused,
+        paused: !conn.holds.is_empty(),
         age_us: now.since(conn.opened),
         heard_us: now.since(conn.heard),
     }

@@ -319,7 +319,7 @@ impl Engine {
     /// client could not be read. It ends when the shell has said its last word and the client
     /// closes.
     pub fn break_off(&mut self, id: ConnId, now: Micros) {
-        self.forget_move(id);
+        self.forget_move(id, now);
         let until = now.plus_ms(self.settings.conn.close_timeout_ms);
         let Self { conns, pool, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
@@ -370,9 +370,9 @@ impl Engine {
         }
     }
 
-    /// Whether the connection has too much unanswered to be read.
+    /// Whether the connection is not to be read: see [`conns::Hold`].
     pub fn is_paused(&self, id: ConnId) -> bool {
-        self.conns.get(id).is_some_and(|c| c.paused)
+        self.conns.get(id).is_some_and(|c| !c.holds.is_empty())
     }
 
     /// The time in which `count` connections got their answers written and flushed.

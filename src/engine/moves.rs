@@ -16,7 +16,7 @@ use crate::auth::Identity;
 use crate::engine::Engine;
 use crate::engine::answer::mark_dirty;
 use crate::engine::auth::user_hash;
-use crate::engine::conns::{Conn, Phase};
+use crate::engine::conns::{Conn, Hold, Phase};
 use crate::engine::inbound::close;
 use crate::ids::{ConnId, ShardId, home_shard};
 use crate::message::{Micros, Reason, Reject};
@@ -87,8 +87,8 @@ impl Engine {
         let Self { conns, effects, .. } = self;
         let conn = conns.get_mut(id).expect("the caller has it");
         conn.moving = Some(Box::new(Moving { identity, seq }));
-        conn.paused = true;
-        if conn.unanswered == 0 {
+        conn.hold(Hold::Move);
+        if conn.is_at_rest() {
             effects.moves.push(id);
         }
     }
@@ -96,18 +96,11 @@ impl Engine {
     /// Takes a connection out to be sent to the shard named, with its socket. `None`: it does not
     /// move after all, or not yet.
     pub fn depart(&mut self, id: ConnId) -> Option<(ShardId, Departed)> {
-        let conn = self.conns.get_mut(id)?;
-        conn.moving.as_deref()?;
-        let late_calls = &mut conn.identity.late_calls;
-        late_calls.retain(|call| self.tickets.get(*call).is_some());
-        if !late_calls.is_empty() {
-            self.away.push(id);
-            return None;
-        }
-        let home = self.home_of(&self.conns.get(id)?.moving.as_deref()?.identity);
+        let conn = self.conns.get(id)?;
+        let home = home_shard(user_hash(&conn.moving.as_deref()?.identity), self.shards);
         let mut conn = self.conns.remove(id)?;
         self.rates.release(&mut conn.metered);
-        debug_assert_eq!(conn.unanswered, 0, "at rest");
+        debug_assert!(conn.is_at_rest());
         self.upgraded -= u64::from(conn.upgraded);
         self.counters.inc(Counter::MovedOut);
         Some((home, Departed(Box::new(conn))))
@@ -198,8 +191,7 @@ impl Engine {
         let Self { conns, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         let Some(moving) = conn.moving.take() else { return };
-        conn.paused = false;
-        effects.resumed.push(id);
+        conn.release(Hold::Move, id, now, &mut effects.resumed);
         self.welcome_user(id, moving.seq, moving.identity, now);
     }
 
@@ -225,8 +217,6 @@ impl Engine {
             Phase::Open => self.sign_in_moved(id, now),
             // With the identity that is known.
             Phase::Handshake if self.drain.is_none() => {
-                conn.paused = false;
-                self.effects.resumed.push(id);
                 self.shake_hands(id, &mut [], now);
             }
             // The stop refuses it.
@@ -238,16 +228,14 @@ impl Engine {
     }
 
     /// The connection closes: it goes nowhere, and the end of its bytes is awaited.
-    pub(super) fn forget_move(&mut self, id: ConnId) {
+    pub(super) fn forget_move(&mut self, id: ConnId, now: Micros) {
         let Self { conns, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
-        if conn.moving.take().is_some() {
-            conn.paused = false;
-            effects.resumed.push(id);
-        }
+        conn.moving = None;
+        conn.release(Hold::Move, id, now, &mut effects.resumed);
     }
 
-    /// Part of the tick: those whom a lane did not take, or a call held, try again.
+    /// Part of the tick: those whom a lane did not take try again.
     pub(super) fn move_again(&mut self) {
         self.effects.moves.append(&mut self.away);
     }

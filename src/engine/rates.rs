@@ -11,7 +11,7 @@ use crate::config::settings::{LimitSettings, PartyLimits, ShardSettings};
 use crate::engine::Engine;
 use crate::engine::answer::Answer;
 use crate::engine::budget::Flow;
-use crate::engine::conns::{Conn, Phase, Window};
+use crate::engine::conns::{Conn, Hold, Phase, Window};
 use crate::engine::parties::{Address, Over, Parties, Rule, User};
 use crate::ids::{ConnId, PartyKey};
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject};
@@ -61,8 +61,7 @@ pub struct Metered {
     pub user: PartyKey,
     /// Counted among those that are in the handshake, or must sign in and have not yet.
     pub unknown: bool,
-    /// Not read until the sweep comes by a second later: too many refusals.
-    pub held: bool,
+    /// Messages refused in the present second.
     refusals: Window,
 }
 
@@ -316,7 +315,10 @@ impl Engine {
         let Err((text, us)) = over else { return false };
         let refusals = conn.metered.refusals.add(1, now, SECOND_US);
         // One that is about to be closed is read to its end.
-        conn.metered.held = refusals >= REFUSALS_MAX && self.drain.is_none();
+        if refusals >= REFUSALS_MAX && self.drain.is_none() {
+            conn.hold(Hold::Rate);
+            counters.inc(Counter::ReadHeld);
+        }
         let reject = Reject { reason: Reason::RateLimited, text, retry_after_ms: in_ms(us) };
         match self.category(message) {
             Category::Business => {
@@ -336,19 +338,14 @@ impl Engine {
 
     /// Part of the sweep: counts who is not counted yet, and reads again who was held.
     pub(super) fn check_rates(&mut self, id: ConnId, now: Micros) {
-        let Self { conns, rates, .. } = self;
+        let Self { conns, rates, effects, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return };
         // Before that it may not be known whose address it is.
         if conn.phase == Phase::Open {
             rates.count(conn, now);
         }
-        let held = conn.metered.held;
-        if held && conn.metered.refusals.has_ended(now, SECOND_US) {
-            conn.metered.held = false;
-            conn.paused = false;
-            // While it was not read its time stood still.
-            conn.heard = now;
-            self.come_back(id);
+        if conn.metered.refusals.has_ended(now, SECOND_US) {
+            conn.release(Hold::Rate, id, now, &mut effects.resumed);
         }
     }
 

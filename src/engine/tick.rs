@@ -84,13 +84,10 @@ impl Engine {
             Place::InFlight(ticket) => {
                 self.streams.pass(message);
                 // The call goes on, and with it the stream: it does not move before that has ended.
-                if let Some(conn) = self.conns.get_mut(message.conn)
-                    && !conn.identity.late_calls.contains(&ticket)
-                {
-                    conn.identity.late_calls.retain(|call| self.tickets.get(*call).is_some());
-                    conn.identity.late_calls.push(ticket);
-                }
-                let state = self.instances.get_mut(message.instance);
+                let (conn, instance) = (message.conn, message.instance);
+                self.call_is_late(conn);
+                self.tickets.get_mut(ticket).expect("it has this message").late.push(conn);
+                let state = self.instances.get_mut(instance);
                 state.failed += 1;
                 self.counters.inc(Counter::DispatchFailed);
                 self.finish(key, &unknown(), now);
@@ -136,7 +133,7 @@ impl Engine {
             Phase::Handshake if now.since(conn.opened) > handshake_us => {
                 self.handshake_timeout(id, now);
             }
-            Phase::Open if !conn.paused && now.since(conn.heard) > silent_us => {
+            Phase::Open if conn.holds.is_empty() && now.since(conn.heard) > silent_us => {
                 self.counters.inc(Counter::ClosedNoHeartbeat);
                 self.close(id, close::NO_HEARTBEAT, "nothing heard for two heartbeats", now);
             }

@@ -331,8 +331,7 @@ fn unanswered_messages_do_not_put_the_time_for_a_token_off() {
     assert_eq!(rig.count(Counter::Enqueued), 1);
     let id = rig.open("", b"");
     // Paused for whatever reason is not ours.
-    rig.engine.conns.get_mut(id).expect("there").paused = true;
-    rig.engine.conns.get_mut(id).expect("there").metered.held = true;
+    rig.engine.conns.get_mut(id).expect("there").hold(Hold::Rate);
     for _ in 0..12 {
         rig.told(before);
         rig.told(id);

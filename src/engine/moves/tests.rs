@@ -185,8 +185,7 @@ fn a_call_that_outlives_its_messages_holds_the_connection() {
     assert!(rig.told(0, id).contains("OUTCOME_UNKNOWN"));
     assert_eq!(rig.turn(0).len(), 0, "what it sends next could overtake the first message");
     rig.call_fails(0);
-    assert_eq!(rig.turn(0).len(), 0);
-    rig.shards[0].tick(rig.now, &mut Vec::new());
+    // The end of the call is what it waited for: it does not wait for the next tick, too.
     let id = rig.carry(0);
     assert!(rig.told(1, id).contains("auth_ok"));
 }
