@@ -22,17 +22,17 @@
 //! ```
 //!
 //! A message's way: [`shard::net`] reads what is ready; [`wire`] makes frames and messages of it;
-//! [`engine::inbound`] classifies; [`engine::own`] answers what is the gateway's own; everything
-//! else goes through [`engine::admit`] (route, dedup, pick, let in), waits in [`engine::queue`],
-//! leaves by [`engine::dispatch`] in the body that [`engine::batch`] wrote, and travels over
-//! [`backend::channel`]. Its outcome comes back through [`engine::outcome`] (answer, retry, move)
-//! and [`engine::answer`] into the connection's outbox, which the net loop writes once a turn.
-//! What time brings (deadlines, heartbeats, the end of a stop) is [`engine::tick`].
+//! [`engine`]`::inbound` classifies; `builtin` answers what is the gateway's own; everything else
+//! goes through [`engine::dispatcher`]: `admission` (route, dedup, pick, let in), `queue`, `calls`
+//! (in the body that `batch` wrote), and travels over [`backend::channel`]. Its outcome comes back
+//! through `outcome` (answer, retry, move) and `answer` to [`engine::clients`], whose `reply` writes
+//! it into the connection's outbox; the net loop writes that once a turn. Deadlines, heartbeats, a
+//! reload and the end of a stop are `engine::turn`.
 //!
 //! A connection lives where it was accepted until its user is known; then on the user's home shard,
-//! to which [`engine::moves`] and the shell take it at rest, with its socket, over a lane. So what
+//! to which [`engine::clients::home`] and the shell take it at rest, with its socket, over a lane. So what
 //! belongs to a user is on one core. What stands between a socket and the engine, a balancer's
-//! header and TLS, is [`shard::layers`]; who may how much is [`engine::rates`].
+//! header and TLS, is [`shard::layers`]; the limits of clients are [`engine::clients::limits`].
 //!
 //! # Code map
 //!

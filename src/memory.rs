@@ -9,13 +9,14 @@ use std::mem::size_of;
 use crate::config::Config;
 use crate::config::settings::ShardSettings;
 use crate::control::log::LOG_BYTES;
-use crate::engine::cache;
-use crate::engine::conns::{Conn, POOLED_BYTES_MAX, POOLED_MAX};
-use crate::engine::moves::places;
-use crate::engine::parties::{Address, IDLE_MAX, Parties, User};
-use crate::engine::pending::Pending;
-use crate::engine::store::Store;
-use crate::engine::{MESSAGES_MAX, dedup};
+use crate::engine::REQUESTS_MAX;
+use crate::engine::clients::conn::Conn;
+use crate::engine::clients::home::places;
+use crate::engine::clients::limiter::{Address, IDLE_MAX, Limiter, User};
+use crate::engine::clients::outbox::{POOLED_BYTES_MAX, POOLED_MAX};
+use crate::engine::dispatcher::request::Request;
+use crate::engine::dispatcher::{dedup, route_cache};
+use crate::engine::slab::Slab;
 use crate::ids::{ConnId, MsgKey};
 use crate::limits;
 use crate::preflight::{IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS};
@@ -77,8 +78,8 @@ fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part
 pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
     let ShardSettings { conn, queue, batch, dedup: ids, cache: routes, ring_depth, .. } = settings;
     let connections = places(conn.connections_max) as u64;
-    let each = Store::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
-    let slot = Store::<MsgKey, Pending>::SLOT_BYTES as u64;
+    let each = Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
+    let slot = Slab::<MsgKey, Request>::SLOT_BYTES as u64;
     let rings = RINGS * (IO_MEMORY_BYTES as u64 + *ring_depth as u64 * RING_ENTRY_BYTES);
     let pool = (POOLED_BYTES_MAX * POOLED_MAX) as u64;
     let mut buffers = rings + limits::READ_SCRATCH_BYTES as u64 + pool;
@@ -102,7 +103,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
             "cache.entries_max",
             routes.entries_max as u64,
             "an entry",
-            cache::ENTRY_BYTES as u64,
+            route_cache::ENTRY_BYTES as u64,
         ),
         Part::new(
             "buffers",
@@ -118,8 +119,8 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
     let limits = &settings.limits;
     let addresses = limits.address.is_on() || limits.address_unauthenticated_max > 0;
     for (what, on, each) in [
-        ("limits of users", limits.user.is_on(), Parties::<User>::PARTY_BYTES),
-        ("limits of addresses", addresses, Parties::<Address>::PARTY_BYTES),
+        ("limits of users", limits.user.is_on(), Limiter::<User>::ENTRY_BYTES),
+        ("limits of addresses", addresses, Limiter::<Address>::ENTRY_BYTES),
     ] {
         if on {
             let key = format!("{PLACES} + {IDLE_MAX}");
@@ -157,10 +158,10 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
         ),
         Part::new(
             "all wait for answers",
-            format!("connections x conn.unanswered_bytes_max, in {MESSAGES_MAX} messages"),
+            format!("connections x conn.unanswered_bytes_max, in {REQUESTS_MAX} messages"),
             connections
                 .saturating_mul(conn.unanswered_bytes_max as u64)
-                .min((MESSAGES_MAX as u64).saturating_mul(slot + conn.message_bytes_max as u64)),
+                .min((REQUESTS_MAX as u64).saturating_mul(slot + conn.message_bytes_max as u64)),
         ),
         times(
             "services do not answer",

@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::config::settings::ShardSettings;
-use crate::engine::moves::places;
+use crate::engine::clients::home::places;
 use crate::ids::ShardId;
 use crate::limits::{HANDOFF_ITEMS_MAX, SHARDS_MAX};
 

@@ -11,11 +11,11 @@ use criterion::{Criterion, Throughput};
 
 use rig::{BATCH, TURN, Turn};
 use shardgate::config::settings::{CacheSettings, DedupSettings};
-use shardgate::engine::batch::BodyWriter;
-use shardgate::engine::cache::{RouteCache, RouteKey};
-use shardgate::engine::dedup::{DedupWindow, Owner, StoredReply, fingerprint};
-use shardgate::engine::queue::{InstanceQueue, Messages};
-use shardgate::engine::streams::Streams;
+use shardgate::engine::dispatcher::batch::BodyWriter;
+use shardgate::engine::dispatcher::dedup::{DedupWindow, Owner, StoredReply, fingerprint};
+use shardgate::engine::dispatcher::ordering::Ordering;
+use shardgate::engine::dispatcher::queue::{InstanceQueue, Requests};
+use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
 use shardgate::ids::{InstanceId, MsgKey, TenantId, Ticket};
 use shardgate::message::{Micros, ServerMessage};
 use shardgate::routing::affinity_hash;
@@ -90,8 +90,8 @@ fn encode(c: &mut Criterion) {
 fn queue(c: &mut Criterion) {
     let mut group = c.benchmark_group("queue");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let mut messages = Messages::with_capacity_max(1 << 16);
-    let mut streams = Streams::new(1 << 16);
+    let mut messages = Requests::with_capacity_max(1 << 16);
+    let mut streams = Ordering::new(1 << 16);
     let mut queue = InstanceQueue::default();
     let (instance, ticket) = (InstanceId(0), Ticket::new(1, 0));
     let delays = [0, 5_000, 50_000, 500_000];
@@ -156,7 +156,7 @@ fn router(c: &mut Criterion) {
 fn batch(c: &mut Criterion) {
     let mut group = c.benchmark_group("batch");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let mut messages = Messages::with_capacity_max(BATCH);
+    let mut messages = Requests::with_capacity_max(BATCH);
     let keys: Vec<MsgKey> =
         (0..BATCH as u64).map(|n| messages.insert_with(|message| rig::fill(message, n))).collect();
     let origin = rig::origin();

@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes};
 use prost::encoding::{decode_varint, encode_varint};
 
 use shardgate::config::settings::{GatewaySettings, ShardSettings};
-use shardgate::engine::batch::Origin;
-use shardgate::engine::pending::{Pending, StreamName};
+use shardgate::engine::dispatcher::batch::Origin;
+use shardgate::engine::dispatcher::{ordering::StreamName, request::Request};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, InstanceId, ServiceId, SessionId, ShardId, Ticket};
 use shardgate::message::{Call, CallBody, Micros, Outcome};
@@ -17,9 +17,9 @@ use shardgate::routing::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
 };
 
-/// Messages of a full batch.
+/// Requests of a full batch.
 pub const BATCH: usize = 100;
-/// Messages of an engine's turn.
+/// Requests of an engine's turn.
 pub const TURN: usize = 64;
 
 /// 64 bytes of JSON.
@@ -123,7 +123,7 @@ pub fn stream_name(n: u64) -> StreamName {
 }
 
 /// Makes `message` number `n`, waiting since 1 s.
-pub fn fill(message: &mut Pending, n: u64) {
+pub fn fill(message: &mut Request, n: u64) {
     message.msg_id = 1001;
     message.seq = n + 1;
     message.parked = false;

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::engine::Engine;
-use crate::engine::cache::RouteKey;
-use crate::engine::conns::{Conn, Phase};
-use crate::engine::instances::Link;
+use crate::engine::clients::conn::{Conn, Phase};
+use crate::engine::dispatcher::instances::Link;
+use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::ConnId;
 use crate::look::{ConnSeen, Question, RouteSeen, Seen, TOP_MAX};
 use crate::message::Micros;
@@ -20,7 +20,7 @@ impl Engine {
             Question::Talkers(top) => Seen::Conns(self.talkers((*top).min(TOP_MAX), now)),
             Question::Session(session) => {
                 let of_it = |conn: &&Conn| conn.session.as_str() == session;
-                let found = self.conns.iter().map(|(_, conn)| conn).find(of_it);
+                let found = self.clients.conns.iter().map(|(_, conn)| conn).find(of_it);
                 Seen::Conns(found.map(|conn| seen(conn, now)).into_iter().collect())
             }
             &Question::Route { tenant, service, hash, next } => {
@@ -34,7 +34,7 @@ impl Engine {
     fn talkers(&self, top: usize, now: Micros) -> Vec<ConnSeen> {
         // The least of those kept is on top, to be replaced.
         let mut kept: BinaryHeap<Reverse<(u64, ConnId)>> = BinaryHeap::with_capacity(top + 1);
-        for (id, conn) in self.conns.iter() {
+        for (id, conn) in self.clients.conns.iter() {
             if kept.len() < top || kept.peek().is_some_and(|least| conn.messages > least.0.0) {
                 kept.push(Reverse((conn.messages, id)));
                 if kept.len() > top {
@@ -43,20 +43,21 @@ impl Engine {
             }
         }
         let ids = kept.into_sorted_vec();
-        let conns = ids.into_iter().filter_map(|Reverse((_, id))| self.conns.get(id));
+        let conns = ids.into_iter().filter_map(|Reverse((_, id))| self.clients.conns.get(id));
         conns.map(|conn| seen(conn, now)).collect()
     }
 
     /// As [`Engine::pick`] would decide, without its traces in the cache and the counters.
     fn route_seen(&self, key: RouteKey, failover: Failover, now: Micros) -> RouteSeen {
-        let cached = self.cache.peek(&key, now);
-        let service = self.snapshot.services.get(usize::from(key.service.0));
+        let cached = self.dispatcher.cache.peek(&key, now);
+        let service = self.config.snapshot.services.get(usize::from(key.service.0));
         let chosen = service.and_then(|service| {
             let owner = cached.map(|(owner, _)| owner).or_else(|| service.ring.pick(key.hash));
-            let share = |id| self.instances.share(id);
+            let share = |id| self.dispatcher.instances.share(id);
             choose(&service.ring, owner, key.hash, failover, None, share)
         });
-        let own = self.instances.iter().filter(|(_, i)| i.service == key.service && i.present);
+        let own =
+            self.dispatcher.instances.iter().filter(|(_, i)| i.service == key.service && i.present);
         let links = own.map(|(id, instance)| {
             let link = match instance.link {
                 Link::Connecting => "connecting",
@@ -67,14 +68,14 @@ impl Engine {
         });
         let mut links: Vec<_> = links.collect();
         links.sort_unstable();
-        RouteSeen { version: self.snapshot.version, cached, chosen, links }
+        RouteSeen { version: self.config.snapshot.version, cached, chosen, links }
     }
 }
 
 fn seen(conn: &Conn, now: Micros) -> ConnSeen {
     ConnSeen {
         session: conn.session,
-        peer: conn.identity.peer,
+        peer: conn.peer.address,
         phase: match conn.phase {
             Phase::Handshake => "handshake",
             Phase::Open => "open",

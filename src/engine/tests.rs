@@ -4,10 +4,14 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::check::View;
+mod regressions;
+
 use super::*;
+use crate::config::settings::StopSettings;
 use crate::demo::proto::{BaseResponse, BatchRequest, BatchResponse};
-use crate::engine::instances::Link;
-use crate::ids::ServiceId;
+use crate::engine::dispatcher::instances::Link;
+use crate::ids::{ServiceId, Ticket};
+use crate::message::{Call, CallFault};
 use crate::message::{CallError, Outcome, Priority, Started, status};
 use crate::routing::Ring;
 use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
@@ -285,7 +289,8 @@ fn messages_that_expire_in_a_stalled_queue_leave_nothing_behind() {
         rig.tick();
         rig.heard();
     }
-    let kept: usize = rig.engine.instances.iter().map(|(_, s)| s.queue.fresh_keys().count()).sum();
+    let kept: usize =
+        rig.engine.dispatcher.instances.iter().map(|(_, s)| s.queue.fresh_keys().count()).sum();
     assert!(kept < 100, "{kept} keys of messages that are gone");
 }
 

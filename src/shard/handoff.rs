@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use crate::engine::moves::Departed;
+use crate::engine::clients::home::Departed;
 use crate::mailbox::Port;
 use crate::shard::sockets::Socket;
 
@@ -19,7 +19,7 @@ pub enum Handoff {
         /// Where it connected.
         port: Port,
     },
-    /// A connection that comes home: see [`crate::engine::moves`].
+    /// A connection that comes home: see [`crate::engine::clients::home`].
     Moved(Box<Moved>),
 }
 

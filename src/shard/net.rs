@@ -21,8 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use glommio::timer::Timer;
 
 use crate::backend::channel::Channel;
-use crate::engine::by_instance::ByInstance;
-use crate::engine::conns::{Fate, ReadNext};
+use crate::engine::clients::conn::{Fate, ReadNext};
+use crate::engine::instance_map::InstanceMap;
 use crate::ids::ConnId;
 use crate::lanes::LaneRefusal;
 use crate::limits;
@@ -75,7 +75,7 @@ pub struct Net {
     to_read: Vec<ConnId>,
     /// Those with the handshake of TLS before them, which are read after all others.
     to_shake: Vec<ConnId>,
-    channels: ByInstance<Channel>,
+    channels: InstanceMap<Channel>,
     scratch: Box<[u8]>,
     /// What came out of TLS, and what goes into the kernel through it.
     plain: Vec<u8>,
@@ -114,7 +114,7 @@ impl Net {
             sockets: Sockets::default(),
             to_read: Vec::new(),
             to_shake: Vec::new(),
-            channels: ByInstance::default(),
+            channels: InstanceMap::default(),
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             plain: Vec::new(),
             cipher: vec![0; cipher_bytes].into_boxed_slice(),

@@ -35,7 +35,7 @@ const MAY_NAME: [(&str, &[&str]); 25] = [
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire", "config::settings", "tls"]),
-    ("preflight", &["config", "engine::moves", "memory"]),
+    ("preflight", &["config", "engine::clients", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
     (
         "memory",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use shardgate::engine::instances::Link;
+use shardgate::engine::dispatcher::instances::Link;
 use shardgate::ids::{InstanceId, Ticket};
 use shardgate::message::{CallError, CallFault, Micros, Outcome, Started, status};
 use shardgate::routing::Snapshot;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::task::{Context, Waker};
 
-use shardgate::engine::conns::{Fate, Phase, ReadNext};
+use shardgate::engine::clients::conn::{Fate, Phase, ReadNext};
 use shardgate::ids::ConnId;
 use shardgate::lanes::LaneRefusal;
 use shardgate::limits;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shardgate::config::settings::Tenants;
-use shardgate::engine::moves::Departed;
+use shardgate::engine::clients::home::Departed;
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
 use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};

@@ -97,7 +97,7 @@ fn the_talkers_are_those_of_a_sort_and_no_more_than_asked() {
         assert_eq!(messages, sorted[..top.min(said.len())], "{top}");
         assert!(seen.iter().all(|c| (c.age_us, c.heard_us, c.phase) == (500_000, 500_000, "open")));
     }
-    let (_, first) = engine.conns.iter().next().expect("there are some");
+    let (_, first) = engine.clients.conns.iter().next().expect("there are some");
     let session = first.session.as_str().to_owned();
     let found = conns(engine.look(&Question::Session(session.clone()), later));
     assert_eq!((found.len(), found[0].session.as_str()), (1, &*session));
@@ -118,7 +118,11 @@ fn what_it_says_of_a_key_is_where_it_sends_it() {
             let before = engine.report(0, now).gauges.cache_entries;
             let Seen::Route(said) = engine.look(&question, now) else { panic!("a route") };
             assert_eq!(engine.report(0, now).gauges.cache_entries, before, "it leaves no trace");
-            let done = engine.pick(tenant, service, hash, failover, now).ok();
+            let done = {
+                let (_, dispatcher, mut cx) = engine.parts();
+                let key = RouteKey { tenant, service, hash };
+                dispatcher.pick(&mut cx, &key, failover, now).ok()
+            };
             assert_eq!(said.chosen, done, "{n} {failover:?}");
             assert_eq!(said.cached.is_some(), !next, "the pick before remembered the owner");
             assert_eq!(said.version, 7);
@@ -151,7 +155,7 @@ fn a_report_of_ten_thousand_connections_is_made_in_no_time() {
     };
     let report = times(&|engine| drop(engine.report(1, now)));
     let talkers = times(&|engine| drop(engine.look(&Question::Talkers(100), now)));
-    let histograms = times(&|engine| drop(engine.histograms.clone()));
+    let histograms = times(&|engine| drop(engine.stats.histograms.clone()));
     println!("report {report:?} (histograms {histograms:?}), talkers {talkers:?}");
     // Without optimization, and with other tests beside it.
     assert!(report < std::time::Duration::from_millis(50), "{report:?}");

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use crate::engine::rates::OpenRefusal;
+use crate::engine::clients::limits::OpenRefusal;
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::Port;

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use crate::backend::channel::{self, Channel, ChannelEvent};
-use crate::engine::instances::Link;
+use crate::engine::dispatcher::instances::Link;
 use crate::ids::InstanceId;
 use crate::routing::{Instance, Snapshot};
 use crate::shard::net::Net;

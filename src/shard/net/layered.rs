@@ -1,7 +1,7 @@
 //! Connections with something between the socket and the engine: read through it, written through
 //! it, ended through it. The engine sees plaintext, and what of it is sent.
 
-use crate::engine::conns::{Fate, ReadNext};
+use crate::engine::clients::conn::{Fate, ReadNext};
 use crate::ids::ConnId;
 use crate::limits;
 use crate::message::Micros;

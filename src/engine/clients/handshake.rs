@@ -1,0 +1,148 @@
+//! The upgrade of a connection: 101 and a `welcome`, or an HTTP error.
+
+use crate::engine::Context;
+use crate::engine::clients::conn::Phase;
+use crate::engine::clients::sign_in::UpgradeDecision;
+use crate::engine::clients::{Clients, mark_dirty};
+use crate::ids::ConnId;
+use crate::message::{Encoding, Micros, ServerMessage};
+use crate::stats::Counter;
+use crate::wire::client;
+use crate::wire::handshake::{self, Progress, ShownToken};
+
+/// How the reading of a connection goes on after bytes of its upgrade request.
+pub(crate) enum Handshake {
+    /// It is not complete, or was refused: more bytes are read.
+    ReadMore,
+    /// It is complete and waits for its token's turn, or for a move: nothing more is read.
+    Waits,
+    /// It was answered 101; the bytes from `consumed` on are frames, of `held` if the request came
+    /// in pieces, else of what was just received.
+    Upgraded { consumed: usize, held: Option<Vec<u8>> },
+}
+
+impl Clients {
+    /// Reads on in an upgrade request. Also called with no bytes, to go on with a complete request
+    /// that was held.
+    pub fn shake_hands(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        input: &[u8],
+        now: Micros,
+    ) -> Handshake {
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        let held = conn.handshake.take();
+        let (progress, held) = match held {
+            None => {
+                let mut scanned = 0;
+                let progress = handshake::try_upgrade(&self.rules, input, &mut scanned);
+                if let Progress::Partial = progress {
+                    conn.handshake = Some(Box::new((input.to_vec(), scanned)));
+                }
+                (progress, None)
+            }
+            Some(mut held) => {
+                held.0.extend_from_slice(input);
+                let progress = handshake::try_upgrade(&self.rules, &held.0, &mut held.1);
+                if let Progress::Partial = progress {
+                    conn.handshake = Some(held);
+                    return Handshake::ReadMore;
+                }
+                (progress, Some(held.0))
+            }
+        };
+        match progress {
+            Progress::Partial => Handshake::ReadMore,
+            Progress::Refuse { response, status, why } => {
+                tracing::debug!(shard = cx.config.shard.0, status, why, "handshake_refused");
+                cx.stats.inc(Counter::HandshakeRefused);
+                self.linger(cx, id, &response, now);
+                Handshake::ReadMore
+            }
+            Progress::Upgrade { consumed, response, encoding, token } => {
+                match self.decide_upgrade(cx, id, token.as_ref().map(ShownToken::expose), now) {
+                    UpgradeDecision::As(identity) => {
+                        self.upgrade(cx, id, &response, encoding);
+                        self.entered(cx, id, identity, now);
+                        Handshake::Upgraded { consumed, held }
+                    }
+                    UpgradeDecision::Later => {
+                        let conn = self.conns.get_mut(id).expect("the caller has it");
+                        let held = held.unwrap_or_else(|| input.to_vec());
+                        conn.handshake = Some(Box::new((held, 0)));
+                        Handshake::Waits
+                    }
+                    UpgradeDecision::Refused(status, why, after_ms) => {
+                        self.refuse_upgrade(cx, id, status, &why, after_ms, now);
+                        Handshake::ReadMore
+                    }
+                }
+            }
+        }
+    }
+
+    fn upgrade(&mut self, cx: &mut Context<'_>, id: ConnId, response: &[u8], encoding: Encoding) {
+        let messages_per_s_max = self.messages_per_s_max(id);
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        conn.phase = Phase::Open;
+        conn.upgraded = true;
+        conn.encoding = encoding;
+        conn.outbox.writer(&mut self.buffers).extend_from_slice(response);
+        mark_dirty(conn, id, cx.effects);
+        let terms = &conn.terms;
+        let welcome = client::Welcome {
+            session: conn.session.as_str().to_owned(),
+            node: cx.config.gateway.node.clone(),
+            shard: u32::from(cx.config.shard.0),
+            heartbeat_ms: u32::try_from(terms.heartbeat_ms).unwrap_or(u32::MAX),
+            limits: Some(client::Limits {
+                message_bytes_max: terms.frames.message_bytes_max as u32,
+                unanswered_max: terms.unanswered_max,
+                messages_per_s_max,
+            }),
+        };
+        cx.stats.inc(Counter::Upgraded);
+        self.upgraded += 1;
+        let payload = client::payload(encoding, &welcome);
+        let kind = "welcome";
+        self.write(cx, id, &ServerMessage { kind, payload: &payload, ..Default::default() });
+    }
+
+    /// Writes an HTTP answer and gives the client time to read it and close first.
+    fn linger(&mut self, cx: &mut Context<'_>, id: ConnId, response: &[u8], now: Micros) {
+        self.forget_move(cx, id, now);
+        let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.phase = Phase::Lingering { until };
+        conn.outbox.writer(&mut self.buffers).extend_from_slice(response);
+        mark_dirty(conn, id, cx.effects);
+    }
+
+    /// Answers an upgrade request with an error.
+    pub fn refuse_upgrade(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        status: u16,
+        why: &str,
+        after_ms: u32,
+        now: Micros,
+    ) {
+        tracing::debug!(shard = cx.config.shard.0, status, why, "handshake_refused");
+        cx.stats.inc(Counter::HandshakeRefused);
+        self.linger(cx, id, &handshake::refuse_for(status, why, after_ms), now);
+    }
+
+    /// Answers an upgrade request, complete or not, because the gateway stops.
+    pub fn refuse_for_stop(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        self.refuse_upgrade(cx, id, 503, "this gateway is stopping; connect again", 1_000, now);
+    }
+
+    /// Answers an upgrade request that was not complete in time.
+    pub fn handshake_timeout(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        cx.stats.inc(Counter::HandshakeTimeout);
+        let response = handshake::refuse(408, "the upgrade request was not complete in time");
+        self.linger(cx, id, &response, now);
+    }
+}

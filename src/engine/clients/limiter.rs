@@ -1,0 +1,357 @@
+//! Who is limited, a user or an address, and what each has used: connections, new connections and
+//! messages a second.
+//!
+//! A client lives as long as it has a connection or a bucket that is not full again, so that who
+//! comes back finds the bucket as it was left. What is full is as good as new and is forgotten.
+//! Of those without a connection at most [`IDLE_MAX`] are remembered; over that the one that left
+//! the longest ago, whose buckets are the fullest, is forgotten before its time. So the table is
+//! bounded, and whoever has a connection is in it whatever others do.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::auth::Identity;
+use crate::engine::clients::token_bucket::{Rate, TokenBucket};
+use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
+use crate::ids::PartyKey;
+use crate::message::Micros;
+
+/// Limiter without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
+/// A bucket is full again after `burst_s`, so that up to 65,536 addresses in that time may come and
+/// go with nothing forgotten.
+pub const IDLE_MAX: usize = 1 << 16;
+/// Entries that room in the table of names is made for with the first one, so that it does not
+/// rehash under load before there are more: 2.4 MB.
+const RESERVED: usize = 1 << 17;
+
+/// A user: tenant and name, both compared in full.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct User {
+    tenant: Option<Arc<str>>,
+    name: Arc<str>,
+}
+
+impl User {
+    /// Whoever signed in as this.
+    pub fn of(identity: &Identity) -> Self {
+        Self { tenant: identity.tenant.clone(), name: identity.user.clone() }
+    }
+}
+
+/// An address: of IPv4 all of it. Of IPv6 the /64: that is the smallest network a site is given
+/// (RFC 6177), and every host in it may use any of its 2^64 addresses, a new one for each
+/// connection (RFC 8981).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// An IPv4 address, also if it is written as an IPv6 one (::ffff:192.0.2.1).
+    V4([u8; 4]),
+    /// First half of an IPv6 address.
+    V6([u8; 8]),
+}
+
+impl Address {
+    /// The one that `ip` belongs to.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                Self::V6(*ip.octets().first_chunk().expect("an IPv6 address has 16 bytes"))
+            }
+        }
+    }
+}
+
+/// What each client of a table may do; 0 = no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientRule {
+    /// Connections at once.
+    pub connections_max: u32,
+    /// Connections that are not known yet.
+    pub unauthenticated_max: u32,
+    /// New connections.
+    pub connects: Rate,
+    /// Messages.
+    pub messages: Rate,
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// As many connections as there may be.
+    Connections,
+    /// As many that are not known yet.
+    Unauthenticated,
+    /// Too many a second; one more may come after so many microseconds.
+    Rate(u64),
+}
+
+#[derive(Debug)]
+struct Limited<N> {
+    name: N,
+    conns: u32,
+    /// Those of them that are not known yet.
+    unauthenticated: u32,
+    listed: Listed,
+    connects: TokenBucket,
+    messages: TokenBucket,
+}
+
+/// Whether a client is in the queue of idle ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Listed {
+    No,
+    /// Since it lost its last connection, unless it has one again.
+    Idle,
+    /// It had one again, and lost it: its place is too far in front.
+    Again,
+}
+
+/// The clients of one kind. See the module.
+#[derive(Debug)]
+pub struct Limiter<N> {
+    rule: ClientRule,
+    /// Whether it limits anything.
+    on: bool,
+    clients: Slab<PartyKey, Limited<N>>,
+    by_name: HashTable<PartyKey>,
+    seed: u64,
+    /// Those that lost their last connection, the first one first. All without a connection are
+    /// in it, each once; who has one again leaves it when its turn comes.
+    idle: VecDeque<PartyKey>,
+}
+
+impl<N: Clone + Eq + Hash> Limiter<N> {
+    /// Bytes of a client, without its name's text: its slot, its key in the table of names (9 bytes
+    /// at a load of 7/16 to 7/8), and in the queue of idle ones (8, which may have doubled).
+    pub const ENTRY_BYTES: usize = Slab::<PartyKey, Limited<N>>::SLOT_BYTES + 21 + 16;
+
+    /// Nobody yet, and no limit.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rule: ClientRule::default(),
+            on: false,
+            clients: Slab::with_capacity_max(0),
+            by_name: HashTable::new(),
+            seed,
+            idle: VecDeque::new(),
+        }
+    }
+
+    /// What holds.
+    #[inline]
+    pub fn rule(&self) -> &ClientRule {
+        &self.rule
+    }
+
+    /// Whether anything is limited.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Limiter in it.
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// From now on each client may do this, whoever is there already, too. A look at every client:
+    /// with 200,000 of them about a millisecond.
+    pub fn set_rule(&mut self, rule: ClientRule, now: Micros) {
+        if rule == self.rule {
+            return;
+        }
+        let old = std::mem::replace(&mut self.rule, rule);
+        self.on = rule != ClientRule::default();
+        for (_, client) in self.clients.iter_mut() {
+            client.connects.settle(old.connects, now);
+            client.messages.settle(old.messages, now);
+        }
+    }
+
+    /// One more connection of `name`, which is `unauthenticated` or not, if that is allowed.
+    pub fn join(&mut self, name: &N, unauthenticated: bool, now: Micros) -> Result<PartyKey, Over> {
+        let key = self.find_or_insert(name, now);
+        let Self { clients, rule, .. } = self;
+        let client = clients.get_mut(key).expect("just found");
+        if over(client.conns, rule.connections_max) {
+            return Err(Over::Connections);
+        }
+        if unauthenticated && over(client.unauthenticated, rule.unauthenticated_max) {
+            return Err(Over::Unauthenticated);
+        }
+        if rule.connects.per_s > 0 {
+            client.connects.take(rule.connects, 1, now).map_err(Over::Rate)?;
+        }
+        client.conns += 1;
+        client.unauthenticated += u32::from(unauthenticated);
+        Ok(key)
+    }
+
+    /// A connection that is there already is counted from now on, allowed or not.
+    pub fn count(&mut self, name: &N, unauthenticated: bool, now: Micros) -> PartyKey {
+        let key = self.find_or_insert(name, now);
+        let client = self.clients.get_mut(key).expect("just found");
+        client.conns += 1;
+        client.unauthenticated += u32::from(unauthenticated);
+        key
+    }
+
+    /// A connection of the client that was unauthenticated is not any more.
+    pub fn authenticated(&mut self, key: PartyKey) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.unauthenticated -= 1;
+        }
+    }
+
+    /// A connection of the client is gone.
+    pub fn leave(&mut self, key: PartyKey, unauthenticated: bool) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.conns -= 1;
+        client.unauthenticated -= u32::from(unauthenticated);
+        if client.conns > 0 {
+            return;
+        }
+        client.listed = match client.listed {
+            Listed::No => {
+                self.idle.push_back(key);
+                Listed::Idle
+            }
+            Listed::Idle | Listed::Again => Listed::Again,
+        };
+        if self.idle.len() > IDLE_MAX && self.oldest_idle().is_some() {
+            self.forget_oldest();
+        }
+    }
+
+    /// Whether `name` has as many connections as it may.
+    pub fn is_full(&self, name: &N) -> bool {
+        let client = self.find(name).and_then(|key| self.clients.get(key));
+        client.is_some_and(|client| over(client.conns, self.rule.connections_max))
+    }
+
+    /// Whether `name` has more connections than `shards` shards together may let in.
+    pub fn is_over_whole(&self, name: &N, shards: u32) -> bool {
+        let client = self.find(name).and_then(|key| self.clients.get(key));
+        let whole = self.rule.connections_max.saturating_mul(shards);
+        client.is_some_and(|client| over(client.conns, whole))
+    }
+
+    /// A message of the client: if it is over the rate, how many microseconds until one may come.
+    #[inline]
+    pub fn take_message(&mut self, key: PartyKey, now: Micros) -> Result<(), u64> {
+        match self.clients.get_mut(key) {
+            Some(client) => client.messages.take(self.rule.messages, 1, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at up to `budget` of those without a connection, and forgets who is as good as new.
+    pub fn expire(&mut self, budget: usize, now: Micros) {
+        for _ in 0..budget {
+            let Some(key) = self.oldest_idle() else { return };
+            let client = self.clients.get(key).expect("the idle ones are there");
+            let ClientRule { connects, messages, .. } = self.rule;
+            if !client.connects.is_full(connects, now) || !client.messages.is_full(messages, now) {
+                // All are full `burst_s` after they became idle, those behind it later.
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    /// Connections of each client, and how many of them have not signed in: for checks.
+    pub fn counts(&self) -> impl Iterator<Item = (PartyKey, u32, u32)> {
+        self.clients.iter().map(|(key, client)| (key, client.conns, client.unauthenticated))
+    }
+
+    fn find(&self, name: &N) -> Option<PartyKey> {
+        let same = |key: &PartyKey| self.clients.get(*key).is_some_and(|p| p.name == *name);
+        self.by_name.find(hash(self.seed, name), same).copied()
+    }
+
+    fn find_or_insert(&mut self, name: &N, now: Micros) -> PartyKey {
+        if let Some(key) = self.find(name) {
+            return key;
+        }
+        // Where nothing is limited nothing is reserved.
+        if self.clients.slots() == 0 {
+            self.clients = Slab::with_capacity_max(SLAB_ENTRIES_CAP);
+            self.by_name = HashTable::with_capacity(RESERVED);
+        }
+        // Connections are fewer than a store takes, and each is counted once.
+        while self.clients.is_full() {
+            self.oldest_idle().expect("not all have a connection");
+            self.forget_oldest();
+        }
+        let bucket = TokenBucket::new(now);
+        let key = self.clients.insert(Limited {
+            name: name.clone(),
+            conns: 0,
+            unauthenticated: 0,
+            listed: Listed::No,
+            connects: bucket,
+            messages: bucket,
+        });
+        let Self { by_name, clients, seed, .. } = self;
+        by_name.insert_unique(hash(*seed, name), key, |key| hash_of(clients, *seed, *key));
+        key
+    }
+
+    /// The client that has been idle the longest, which is then the first of the queue.
+    fn oldest_idle(&mut self) -> Option<PartyKey> {
+        loop {
+            let key = *self.idle.front()?;
+            let client = self.clients.get_mut(key).expect("the idle ones are there");
+            match client.listed {
+                _ if client.conns > 0 => {
+                    client.listed = Listed::No;
+                    self.idle.pop_front();
+                }
+                Listed::Again => {
+                    client.listed = Listed::Idle;
+                    self.idle.rotate_left(1);
+                }
+                Listed::Idle | Listed::No => return Some(key),
+            }
+        }
+    }
+
+    /// Drops what [`Self::oldest_idle`] found.
+    fn forget_oldest(&mut self) {
+        let Some(key) = self.idle.pop_front() else { return };
+        let hash = hash_of(&self.clients, self.seed, key);
+        if let Ok(entry) = self.by_name.find_entry(hash, |found| *found == key) {
+            entry.remove();
+        }
+        self.clients.remove(key);
+    }
+}
+
+/// Whether one more than `count` would be over `max`.
+fn over(count: u32, max: u32) -> bool {
+    max > 0 && count >= max
+}
+
+fn hash_of<N: Hash>(clients: &Slab<PartyKey, Limited<N>>, seed: u64, key: PartyKey) -> u64 {
+    clients.get(key).map_or(0, |client| hash(seed, &client.name))
+}
+
+/// Seeded, so that nobody can choose names that meet in the table.
+fn hash<N: Hash>(seed: u64, name: &N) -> u64 {
+    let mut hasher = Xxh3::with_seed(seed);
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;

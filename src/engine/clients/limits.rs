@@ -1,0 +1,401 @@
+//! Limits of users and addresses, and of connections that are not known yet: who is let in, whose
+//! messages are refused, and who is not read for a while because it goes on nonetheless.
+//!
+//! All connections of a user are on one shard, so a user's limits are exact. Those of an address
+//! are spread over the shards by the kernel, so each shard allows its part, rounded up.
+
+use std::net::IpAddr;
+
+use crate::auth::Identity;
+use crate::config::settings::{LimitSettings, PartyLimits, ShardSettings};
+use crate::engine::Context;
+use crate::engine::clients::Clients;
+use crate::engine::clients::conn::{Conn, Hold, Phase, Window};
+use crate::engine::clients::limiter::{Address, ClientRule, Limiter, Over, User};
+use crate::engine::clients::token_bucket::Rate;
+use crate::ids::{ConnId, PartyKey};
+use crate::message::{ClientMessage, Micros, Reason, Reject};
+use crate::stats::Counter;
+
+/// Messages over a rate that are refused within a second; then the connection is not read for the
+/// rest of it. Who waits as told has one or two refusals a second.
+pub const REFUSALS_MAX: u32 = 100;
+const SECOND_US: u64 = 1_000_000;
+/// A connection too many: one is free when another closes, nobody knows when.
+const COME_BACK_MS: u32 = 1_000;
+/// Limiter looked at in a tick when they have no connection: 100,000 a second.
+const EXPIRE_BUDGET: usize = 1_000;
+
+/// A connection that is not taken: to be answered with HTTP, where the client speaks it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenRefusal {
+    /// 503: the shard has no room for anybody. 429: the address has too many.
+    pub status: u16,
+    /// A line for people.
+    pub text: &'static str,
+    /// When to come back.
+    pub retry_after_ms: u32,
+}
+
+impl OpenRefusal {
+    /// No room for anybody.
+    pub const FULL: Self = Self::unavailable("this gateway is full; try again later");
+    const TOO_MANY_UNAUTHENTICATED: Self =
+        Self::unavailable("too many clients are about to sign in; try again later");
+
+    const fn unavailable(text: &'static str) -> Self {
+        Self { status: 503, text, retry_after_ms: COME_BACK_MS }
+    }
+
+    const fn of_address(text: &'static str, retry_after_ms: u32) -> Self {
+        Self { status: 429, text, retry_after_ms }
+    }
+}
+
+/// What a connection counts for.
+#[derive(Debug, Default)]
+pub struct LimitState {
+    /// Its address; [`PartyKey::NONE`] while addresses are not limited.
+    pub address: PartyKey,
+    /// Its user; [`PartyKey::NONE`] while users are not limited, and before it signed in.
+    pub user: PartyKey,
+    /// Counted among those that are in the handshake, or must sign in and have not yet.
+    pub unauthenticated: bool,
+    /// Messages refused in the present second.
+    refusals: Window,
+}
+
+impl LimitState {
+    /// Counts the connection for a user.
+    pub fn set_user(&mut self, CountedUser(key): CountedUser) {
+        self.user = key;
+    }
+}
+
+/// A user that counts a connection which is about to become its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CountedUser(PartyKey);
+
+/// What a shard keeps of limits.
+#[derive(Debug)]
+pub struct ClientLimits {
+    users: Limiter<User>,
+    addresses: Limiter<Address>,
+    /// Whether the rate of messages is limited: all that a message asks if it is not.
+    meters: bool,
+    /// Connections that are not known yet.
+    unauthenticated: usize,
+    shards: u32,
+}
+
+impl ClientLimits {
+    /// Nobody yet; `seed` is the hash's.
+    pub fn new(settings: &ShardSettings, shards: u16, seed: u64) -> Self {
+        let mut limits = Self {
+            users: Limiter::new(seed),
+            addresses: Limiter::new(seed),
+            meters: false,
+            unauthenticated: 0,
+            shards: u32::from(shards.max(1)),
+        };
+        limits.set(settings, Micros(0));
+        limits
+    }
+
+    /// These hold from now on, for everybody.
+    pub fn set(&mut self, settings: &ShardSettings, now: Micros) {
+        let LimitSettings { user, address, burst_s, address_unauthenticated_max, .. } =
+            settings.limits;
+        self.users.set_rule(rule(&user, 0, burst_s, 1), now);
+        let rule = rule(&address, address_unauthenticated_max, burst_s, self.shards);
+        self.addresses.set_rule(rule, now);
+        self.meters = user.messages_per_s > 0 || address.messages_per_s > 0;
+    }
+
+    /// Connections that are in the handshake, or must sign in and have not yet.
+    pub fn unauthenticated(&self) -> usize {
+        self.unauthenticated
+    }
+
+    /// Users and addresses that are remembered.
+    pub fn len(&self) -> (usize, usize) {
+        (self.users.len(), self.addresses.len())
+    }
+
+    /// Forgets who is as good as new.
+    pub fn expire(&mut self, now: Micros) {
+        self.users.expire(EXPIRE_BUDGET, now);
+        self.addresses.expire(EXPIRE_BUDGET, now);
+    }
+
+    /// Whether an address has as many connections here as it may.
+    pub fn is_address_full(&self, ip: IpAddr) -> bool {
+        self.addresses.is_full(&Address::of(ip))
+    }
+
+    /// Whether the address of a connection that moves here has as many on this shard as it may
+    /// have on all shards: moving is no way around the limit of each.
+    pub fn is_address_over(&self, ip: IpAddr) -> bool {
+        let Self { addresses, shards, .. } = self;
+        addresses.is_on() && addresses.is_over_whole(&Address::of(ip), *shards)
+    }
+
+    /// The connection goes, or goes to another shard: it counts for nothing here any more.
+    pub fn release(&mut self, limits: &mut LimitState) {
+        let LimitState { address, user, unauthenticated, .. } = std::mem::take(limits);
+        self.unauthenticated -= usize::from(unauthenticated);
+        self.addresses.leave(address, unauthenticated);
+        self.users.leave(user, false);
+    }
+
+    /// A new connection, of which nobody knows yet who it is.
+    pub fn count_unauthenticated(&mut self, limits: &mut LimitState) {
+        limits.unauthenticated = true;
+        self.unauthenticated += 1;
+    }
+
+    fn authenticated(&mut self, limits: &mut LimitState) {
+        if std::mem::take(&mut limits.unauthenticated) {
+            self.unauthenticated -= 1;
+            self.addresses.authenticated(limits.address);
+        }
+    }
+
+    /// Counts an open connection for those whose limits were set after it came, or that came from
+    /// another shard.
+    pub fn count(&mut self, conn: &mut Conn, now: Micros) {
+        let limits = &mut conn.limits;
+        if self.addresses.is_on() && limits.address == PartyKey::NONE {
+            let address = Address::of(conn.peer.address.ip());
+            limits.address = self.addresses.count(&address, limits.unauthenticated, now);
+        }
+        if self.users.is_on()
+            && limits.user == PartyKey::NONE
+            && let Some(user) = conn.peer.user.as_deref()
+        {
+            limits.user = self.users.count(&User::of(user), false, now);
+        }
+    }
+}
+
+/// A shard's part of `limits` where there are `shards`.
+fn rule(limits: &PartyLimits, unauthenticated_max: u32, burst_s: u32, shards: u32) -> ClientRule {
+    let part = |n: u32| n.div_ceil(shards);
+    let rate = |n: u32| Rate { per_s: part(n), burst: part(n).saturating_mul(burst_s) };
+    ClientRule {
+        connections_max: part(limits.connections_max),
+        unauthenticated_max: part(unauthenticated_max),
+        connects: rate(limits.connects_per_s),
+        messages: rate(limits.messages_per_s),
+    }
+}
+
+/// Whole milliseconds, so that who waits that long is not too early.
+fn in_ms(us: u64) -> u32 {
+    u32::try_from(us.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+impl Clients {
+    /// Whether one more connection that has not signed in is allowed.
+    pub fn check_unauthenticated(&mut self, cx: &mut Context<'_>) -> Result<(), OpenRefusal> {
+        let max = cx.config.settings.limits.unauthenticated_max;
+        if max > 0 && self.limits.unauthenticated >= max {
+            cx.stats.inc(Counter::UnauthenticatedRefused);
+            return Err(OpenRefusal::TOO_MANY_UNAUTHENTICATED);
+        }
+        Ok(())
+    }
+
+    /// Counts a connection for its address `ip`, unless that is over a limit. Called once for a
+    /// connection: when it is accepted; or, behind a balancer, when its header was read.
+    pub fn count_address(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        ip: IpAddr,
+        now: Micros,
+    ) -> Result<(), OpenRefusal> {
+        let Self { conns, limits, .. } = self;
+        let Some(conn) = conns.get_mut(id).filter(|_| limits.addresses.is_on()) else {
+            return Ok(());
+        };
+        let joined = limits.addresses.join(&Address::of(ip), conn.limits.unauthenticated, now);
+        let (counter, refusal) = match joined {
+            Ok(key) => {
+                conn.limits.address = key;
+                return Ok(());
+            }
+            Err(Over::Connections) => (
+                Counter::AddressConnectionsRefused,
+                OpenRefusal::of_address("too many connections of your address", COME_BACK_MS),
+            ),
+            Err(Over::Unauthenticated) => (
+                Counter::AddressUnauthenticatedRefused,
+                OpenRefusal::of_address(
+                    "too many connections of your address have not signed in",
+                    COME_BACK_MS,
+                ),
+            ),
+            Err(Over::Rate(us)) => (
+                Counter::AddressConnectsRefused,
+                OpenRefusal::of_address("too many new connections of your address", in_ms(us)),
+            ),
+        };
+        cx.stats.inc(counter);
+        Err(refusal)
+    }
+
+    /// Counts a connection that is about to be `identity`'s for that user, unless that is over a
+    /// limit. A connection that is this user's already stays so, whatever the limits are now.
+    pub fn count_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        identity: &Identity,
+        now: Micros,
+    ) -> Result<CountedUser, Reject> {
+        let Self { conns, limits, .. } = self;
+        let Some(conn) = conns.get(id).filter(|_| limits.users.is_on()) else {
+            return Ok(CountedUser(PartyKey::NONE));
+        };
+        if conn.peer.user.is_some() || conn.limits.user != PartyKey::NONE {
+            return Ok(CountedUser(conn.limits.user));
+        }
+        let (counter, text, retry_after_ms) =
+            match limits.users.join(&User::of(identity), false, now) {
+                Ok(key) => return Ok(CountedUser(key)),
+                Err(Over::Connections | Over::Unauthenticated) => (
+                    Counter::UserConnectionsRefused,
+                    "this user has too many connections: close one",
+                    COME_BACK_MS,
+                ),
+                Err(Over::Rate(us)) => {
+                    (Counter::UserConnectsRefused, "this user connects too often", in_ms(us))
+                }
+            };
+        cx.stats.inc(counter);
+        Err(Reject { reason: Reason::RateLimited, text, retry_after_ms })
+    }
+
+    /// Takes note that a connection has signed in, or need not.
+    pub fn becomes_authenticated(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            self.limits.authenticated(&mut conn.limits);
+        }
+    }
+
+    /// Counts a message that was read, and refuses it if it is over a rate. The address pays for it
+    /// first: a message over the user's rate was read nonetheless.
+    #[inline]
+    pub fn check_rate(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        message: &ClientMessage<'_>,
+        now: Micros,
+    ) -> Result<(), Reject> {
+        if self.limits.meters { self.meter(cx, id, message, now) } else { Ok(()) }
+    }
+
+    fn meter(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        message: &ClientMessage<'_>,
+        now: Micros,
+    ) -> Result<(), Reject> {
+        // A heartbeat says that the client is there, and wants no answer: as cheap as a control
+        // frame, and limited as one, by `frames_per_s_max`.
+        if message.seq == 0 && message.kind == "heartbeat" {
+            return Ok(());
+        }
+        let Self { conns, limits, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return Ok(()) };
+        limits.count(conn, now);
+        let LimitState { address, user, .. } = conn.limits;
+        let is_limited = |per_s: u32, key| per_s > 0 && key != PartyKey::NONE;
+        let mut over = Ok(());
+        if is_limited(limits.addresses.rule().messages.per_s, address) {
+            over = limits.addresses.take_message(address, now).map_err(|us| {
+                cx.stats.inc(Counter::AddressMessagesRefused);
+                ("your address sends too many messages a second", us)
+            });
+        }
+        if over.is_ok() && is_limited(limits.users.rule().messages.per_s, user) {
+            over = limits.users.take_message(user, now).map_err(|us| {
+                cx.stats.inc(Counter::UserMessagesRefused);
+                ("this user sends too many messages a second", us)
+            });
+        }
+        let Err((text, us)) = over else { return Ok(()) };
+        let refusals = conn.limits.refusals.add(1, now, SECOND_US);
+        // A connection that is about to be closed is read to its end.
+        if refusals >= REFUSALS_MAX && cx.drain.is_none() {
+            conn.hold(Hold::Rate);
+            cx.stats.inc(Counter::ReadHeld);
+        }
+        Err(Reject { reason: Reason::RateLimited, text, retry_after_ms: in_ms(us) })
+    }
+
+    /// Counts a connection that is not counted yet, and reads one again whose second is over: part
+    /// of the sweep.
+    pub fn check_limits(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        let Self { conns, limits, .. } = self;
+        let Some(conn) = conns.get_mut(id) else { return };
+        // Before that it may not be known whose address it is.
+        if conn.phase == Phase::Open {
+            limits.count(conn, now);
+        }
+        if conn.limits.refusals.has_ended(now, SECOND_US) {
+            conn.release(Hold::Rate, id, now, &mut cx.effects.resumed);
+        }
+    }
+
+    /// The rate that a client is told: the least of all that hold for it. 0 = no limit.
+    pub fn messages_per_s_max(&self, id: ConnId) -> u32 {
+        let frames = self.conns.get(id).map_or(0, |conn| conn.terms.frames_per_s_max);
+        let address = self.limits.addresses.rule().messages.per_s;
+        let user = match self.sign_in.verifier {
+            Some(_) => self.limits.users.rule().messages.per_s,
+            None => 0,
+        };
+        [frames, address, user].into_iter().filter(|rate| *rate > 0).min().unwrap_or(0)
+    }
+
+    /// Checks that every connection is counted where it should be, once.
+    pub fn check_counts(&self) -> Result<(), String> {
+        let mut counted = std::collections::BTreeMap::new();
+        let mut unauthenticated = 0;
+        for (_, conn) in self.conns.iter() {
+            let LimitState { address, user, .. } = conn.limits;
+            unauthenticated += usize::from(conn.limits.unauthenticated);
+            for (kind, key, not_yet) in
+                [(0, user, false), (1, address, conn.limits.unauthenticated)]
+            {
+                let found: &mut (u32, u32) = counted.entry((kind, key)).or_default();
+                found.0 += 1;
+                found.1 += u32::from(not_yet);
+            }
+        }
+        let users = self.limits.users.counts().map(|counts| (0, counts));
+        let addresses = self.limits.addresses.counts().map(|counts| (1, counts));
+        for (kind, (key, conns, not_yet)) in users.chain(addresses) {
+            let found = counted.remove(&(kind, key)).unwrap_or_default();
+            if found != (conns, not_yet) {
+                return Err(format!("{key:?}: {conns}, {not_yet}, in truth {found:?}"));
+            }
+        }
+        counted.retain(|(_, key), _| *key != PartyKey::NONE);
+        let kept = self.limits.unauthenticated;
+        match counted.first_key_value() {
+            Some(lost) => Err(format!("connections of a client that is forgotten: {lost:?}")),
+            None if unauthenticated != kept => {
+                Err(format!("unauthenticated: {kept}, in truth {unauthenticated}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

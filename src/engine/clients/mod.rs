@@ -1,0 +1,321 @@
+//! The half of a shard towards its clients: connections from the accepted socket to the last byte,
+//! who they are, what they may, and what is written to them. It knows nothing of services.
+
+pub mod conn;
+pub(crate) mod handshake;
+pub mod home;
+pub mod limiter;
+pub mod limits;
+pub mod outbox;
+pub(crate) mod reply;
+pub mod sign_in;
+mod sweep;
+pub mod token_bucket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::Rng;
+
+use crate::auth::Verifier;
+use crate::config::settings::{GatewaySettings, ShardSettings};
+use crate::engine::Context;
+use crate::engine::clients::conn::{Conn, Fate, Hold, Phase, Terms};
+use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
+use crate::engine::clients::sign_in::SignIn;
+use crate::engine::effects::Effects;
+use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
+use crate::ids::{ConnId, SessionId};
+use crate::message::Micros;
+use crate::stats::{Counter, Gauges};
+use crate::wire::close;
+use crate::wire::frames;
+use crate::wire::handshake::HandshakeRules;
+
+/// The connections of a shard and everything that is kept for them.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    pub conns: Slab<ConnId, Conn>,
+    pub sign_in: SignIn,
+    pub limits: ClientLimits,
+    rules: HandshakeRules,
+    /// What new connections are promised.
+    terms: Arc<Terms>,
+    /// Buffers for outboxes.
+    buffers: Vec<Vec<u8>>,
+    /// The largest message that any connection was ever allowed.
+    pub message_bytes_high: usize,
+    /// Connections whose upgrade was answered 101.
+    pub upgraded: u64,
+    /// Connections that moved here and are only kept until their refusal is sent.
+    refused_arrivals: usize,
+    /// Connections whose home shard's lane was full: they try again with the next tick.
+    pub moves_waiting: Vec<ConnId>,
+    /// Where the sweep over the connections goes on.
+    sweep_at: usize,
+}
+
+impl Clients {
+    /// No connection yet; `seed` is that of the hashes of limits.
+    pub fn new(
+        gateway: &GatewaySettings,
+        settings: &ShardSettings,
+        shards: u16,
+        unix_at_boot_us: i64,
+        seed: u64,
+    ) -> Self {
+        Self {
+            // `has_room` and `arrive` say how many there may be.
+            conns: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
+            sign_in: SignIn::new(unix_at_boot_us),
+            limits: ClientLimits::new(settings, shards, seed),
+            rules: HandshakeRules {
+                path: gateway.path.clone(),
+                origins: gateway.origins.clone(),
+                subprotocols: true,
+            },
+            terms: Arc::new(Terms::of(&settings.conn)),
+            buffers: Vec::new(),
+            message_bytes_high: settings.conn.message_bytes_max,
+            upgraded: 0,
+            refused_arrivals: 0,
+            moves_waiting: Vec::new(),
+            sweep_at: 0,
+        }
+    }
+
+    /// Works by new settings: connections keep what they were promised, and users stay signed in
+    /// whatever the keys are now.
+    pub fn apply(
+        &mut self,
+        gateway: &GatewaySettings,
+        settings: &ShardSettings,
+        auth: Option<Arc<Verifier>>,
+        now: Micros,
+    ) {
+        self.sign_in.set(auth, &gateway.auth);
+        let terms = Terms::of(&settings.conn);
+        if *self.terms != terms {
+            self.message_bytes_high = self.message_bytes_high.max(settings.conn.message_bytes_max);
+            self.terms = Arc::new(terms);
+        }
+        self.rules.origins.clone_from(&gateway.origins);
+        self.limits.set(settings, now);
+    }
+
+    /// Opens a connection from `peer`, which counts for that address from now on, or says how it
+    /// is to be refused.
+    pub fn open(
+        &mut self,
+        cx: &mut Context<'_>,
+        has_room: bool,
+        peer: SocketAddr,
+        now: Micros,
+    ) -> Result<ConnId, OpenRefusal> {
+        let id = self.open_uncounted(cx, has_room, peer, now)?;
+        let counted = self.count_address(cx, id, peer.ip(), now);
+        if counted.is_err()
+            && let Some(mut conn) = self.conns.remove(id)
+        {
+            self.limits.release(&mut conn.limits);
+        }
+        counted.map(|()| id)
+    }
+
+    /// Opens a connection whose client's address is not known yet: see [`Self::introduce`].
+    pub fn open_uncounted(
+        &mut self,
+        cx: &mut Context<'_>,
+        has_room: bool,
+        peer: SocketAddr,
+        now: Micros,
+    ) -> Result<ConnId, OpenRefusal> {
+        cx.stats.inc(Counter::Accepted);
+        if !has_room {
+            cx.stats.inc(Counter::AcceptRefused);
+            return Err(OpenRefusal::FULL);
+        }
+        self.check_unauthenticated(cx)?;
+        let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
+        let session = SessionId::from_random(random);
+        let mut conn = Conn::new(peer, session, self.terms.clone(), now);
+        self.limits.count_unauthenticated(&mut conn.limits);
+        Ok(self.conns.insert(conn))
+    }
+
+    /// Gives a connection the client's address that a balancer told. Over a limit the client is
+    /// told so, and the connection ends: then false.
+    pub fn introduce(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        peer: SocketAddr,
+        now: Micros,
+    ) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        conn.peer.address = peer;
+        let counted = self.count_address(cx, id, peer.ip(), now);
+        if let Err(OpenRefusal { status, text, retry_after_ms }) = counted {
+            self.refuse_upgrade(cx, id, status, text, retry_after_ms, now);
+        }
+        counted.is_ok()
+    }
+
+    /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,
+    /// and it lingers until the alert is flushed and the client closes.
+    pub fn break_off(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        self.forget_move(cx, id, now);
+        let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let pending = conn.outbox.len();
+        conn.outbox.advance(pending, &mut self.buffers);
+        conn.phase = Phase::Lingering { until: conn.until().unwrap_or(until) };
+        mark_dirty(conn, id, cx.effects);
+    }
+
+    /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are
+    /// counted as undeliverable.
+    pub fn remove(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        let Some(mut conn) = self.conns.remove(id) else { return };
+        cx.stats.inc(Counter::Closed);
+        self.refused_arrivals -= usize::from(conn.refused_arrival);
+        self.limits.release(&mut conn.limits);
+        self.upgraded -= u64::from(conn.upgraded);
+        let pending = conn.outbox.len();
+        conn.outbox.advance(pending, &mut self.buffers);
+    }
+
+    /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
+    /// the socket.
+    pub fn on_sent(&mut self, cx: &mut Context<'_>, id: ConnId, n: usize, now: Micros) -> Fate {
+        let Some(conn) = self.conns.get_mut(id) else { return Fate::Close };
+        conn.dirty = false;
+        if n > 0 {
+            cx.stats.inc(Counter::Sends);
+            cx.stats.add(Counter::BytesOut, n as u64);
+            conn.outbox.stuck_since = now;
+            conn.outbox.advance(n, &mut self.buffers);
+        }
+        if !conn.outbox.is_empty() {
+            if conn.outbox.len() > conn.terms.outbox_bytes_max && conn.phase == Phase::Open {
+                self.close_slow(cx, id, now);
+            }
+            return Fate::Keep;
+        }
+        match conn.phase {
+            Phase::Handshake | Phase::Open | Phase::Closing { .. } => Fate::Keep,
+            Phase::Lingering { .. } => Fate::ShutWrite,
+            Phase::Finished { .. } => Fate::Close,
+        }
+    }
+
+    /// Fills in the levels of this half.
+    pub fn report_into(&self, gauges: &mut Gauges) {
+        let (limited_users, limited_addresses) = self.limits.len();
+        gauges.connections = self.conns.len() as u64;
+        gauges.unauthenticated = self.limits.unauthenticated() as u64;
+        gauges.limited_users = limited_users as u64;
+        gauges.limited_addresses = limited_addresses as u64;
+        gauges.sessions = self.upgraded;
+        gauges.outbox_bytes = self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum();
+        gauges.connection_bytes = self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum();
+    }
+
+    /// The client's address, as text.
+    pub fn address_of(&self, id: ConnId) -> String {
+        self.conns.get(id).map(|conn| conn.peer.address.to_string()).unwrap_or_default()
+    }
+
+    /// Whether the connection is still there.
+    pub fn is_open(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_some()
+    }
+
+    /// Takes note of a message that was taken in: it is unanswered from now on.
+    pub fn accepted(&mut self, id: ConnId, bytes: usize) {
+        let conn = self.conns.get_mut(id).expect("the sender of a message is there");
+        conn.unanswered += 1;
+        conn.unanswered_bytes += bytes;
+    }
+
+    /// Takes note that a message of the connection is not unanswered any more.
+    pub fn settle(&mut self, cx: &mut Context<'_>, id: ConnId, bytes: usize, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.unanswered -= 1;
+        conn.unanswered_bytes -= bytes;
+        if conn.holds.is_empty() {
+            return;
+        }
+        // Half of the cap: reading on for each single answer would cost a turn each.
+        let low = conn.unanswered <= conn.terms.unanswered_max / 2;
+        if low && !conn.has_too_much_unanswered(&cx.config.settings.conn) {
+            conn.release(Hold::Unanswered, id, now, &mut cx.effects.resumed);
+        }
+        if conn.moving.is_some() && conn.is_at_rest() {
+            cx.effects.moves.push(id);
+        }
+    }
+
+    /// Takes note that a message of the connection was answered as late while its call goes on.
+    pub fn call_is_late(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.late_calls += 1;
+        }
+    }
+
+    /// Takes note that the call with a message that was answered as late has ended.
+    pub fn late_call_ended(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.late_calls -= 1;
+        if conn.moving.is_some() && conn.is_at_rest() {
+            cx.effects.moves.push(id);
+        }
+    }
+
+    /// Sends a Close frame and waits for the client's.
+    pub fn close(&mut self, cx: &mut Context<'_>, id: ConnId, code: u16, why: &str, now: Micros) {
+        self.forget_move(cx, id, now);
+        let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
+        let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
+        frames::write_close(conn.outbox.writer(&mut self.buffers), Some(code), why);
+        // After an error of the client's the rest of its bytes cannot be read as frames.
+        conn.phase = if conn.decoder.ended() {
+            Phase::Lingering { until }
+        } else {
+            Phase::Closing { until }
+        };
+        mark_dirty(conn, id, cx.effects);
+    }
+
+    /// Closes a connection whose client does not take what it asked for. It gets the code if it
+    /// reads within the close timeout; nothing is added to what waits any more.
+    pub fn close_slow(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        cx.stats.inc(Counter::ClosedSlow);
+        self.close(cx, id, close::TOO_SLOW, "answers are not read fast enough", now);
+    }
+
+    /// Answers the client's Close frame, unless ours came first: both are exchanged.
+    pub fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, code: Option<u16>, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.phase == Phase::Open {
+            frames::write_close(conn.outbox.writer(&mut self.buffers), code, "");
+        }
+        self.set_finished(cx, id, now);
+    }
+
+    /// Ends a connection whose Close frames are exchanged, or will never be.
+    pub fn set_finished(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.phase = Phase::Finished { until };
+        mark_dirty(conn, id, cx.effects);
+    }
+}
+
+/// Puts a connection on the list to be flushed, once.
+fn mark_dirty(conn: &mut Conn, id: ConnId, effects: &mut Effects) {
+    if !conn.dirty {
+        conn.dirty = true;
+        effects.dirty.push(id);
+    }
+}

@@ -1,0 +1,73 @@
+//! The bytes that wait for a client, in buffers of a pool.
+
+use crate::message::Micros;
+
+/// Bytes for a client that the kernel has not taken yet. The buffer belongs to a pool: an idle
+/// connection holds none.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Since when the client has taken nothing.
+    pub stuck_since: Micros,
+}
+
+/// Buffers with more than this capacity are not kept: 16 KiB hold some 200 small replies.
+pub const POOLED_BYTES_MAX: usize = 16 << 10;
+/// Buffers kept for reuse: 256 x 16 KiB = 4 MiB a shard at most.
+pub const POOLED_MAX: usize = 256;
+/// Sent bytes are cut off the front when they are this many and the larger half: the remaining
+/// bytes are then moved at most once for each byte sent.
+const COMPACT_BYTES: usize = 64 << 10;
+
+impl Outbox {
+    /// Bytes that wait.
+    pub fn pending(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Number of bytes that wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where to append.
+    pub fn writer(&mut self, pool: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0
+            && let Some(buffer) = pool.pop()
+        {
+            self.bytes = buffer;
+        }
+        &mut self.bytes
+    }
+
+    /// The kernel took `n` bytes.
+    pub fn advance(&mut self, n: usize, pool: &mut Vec<Vec<u8>>) {
+        self.sent += n;
+        debug_assert!(self.sent <= self.bytes.len());
+        if self.is_empty() {
+            self.sent = 0;
+            let mut buffer = std::mem::take(&mut self.bytes);
+            if buffer.capacity() <= POOLED_BYTES_MAX && pool.len() < POOLED_MAX {
+                buffer.clear();
+                pool.push(buffer);
+            }
+        } else if self.sent >= COMPACT_BYTES && self.sent >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! The outbox against a plain vector; windows.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::clients::conn::Window;
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_outbox_gives_what_was_written_in_order(
+        steps in prop::collection::vec((any::<bool>(), 0..40_000usize), 1..60),
+    ) {
+        let mut pool = Vec::new();
+        let mut outbox = Outbox::default();
+        let mut model: Vec<u8> = Vec::new();
+        let mut next = 0_u8;
+        for (writes, n) in steps {
+            if writes {
+                let bytes: Vec<u8> = (1..=n).map(|i| next.wrapping_add(i as u8)).collect();
+                next = next.wrapping_add(n as u8);
+                outbox.writer(&mut pool).extend_from_slice(&bytes);
+                model.extend(bytes);
+            } else {
+                let n = n.min(model.len());
+                outbox.advance(n, &mut pool);
+                model.drain(..n);
+            }
+            prop_assert_eq!(outbox.pending(), &model[..]);
+            prop_assert_eq!((outbox.len(), outbox.is_empty()), (model.len(), model.is_empty()));
+            // Sent bytes do not pile up.
+            prop_assert!(outbox.bytes.len() <= 2 * model.len().max(COMPACT_BYTES));
+            prop_assert!(pool.iter().all(|b| b.is_empty() && b.capacity() <= POOLED_BYTES_MAX));
+        }
+    }
+}
+
+#[test]
+fn an_empty_outbox_holds_no_buffer_and_the_pool_is_bounded() {
+    let mut pool = Vec::new();
+    let mut all: Vec<Outbox> = (0..POOLED_MAX + 50).map(|_| Outbox::default()).collect();
+    for outbox in &mut all {
+        outbox.writer(&mut pool).push(1);
+    }
+    for outbox in &mut all {
+        outbox.advance(1, &mut pool);
+        assert_eq!(outbox.bytes.capacity(), 0);
+    }
+    assert_eq!(pool.len(), POOLED_MAX);
+    all[0].writer(&mut pool).push(2);
+    assert_eq!((pool.len(), all[0].pending()), (POOLED_MAX - 1, &[2][..]));
+}
+
+#[test]
+fn a_window_counts_from_its_first_event() {
+    let mut window = Window::default();
+    assert_eq!(window.add(2, Micros(500), 1_000), 2);
+    assert_eq!(window.add(3, Micros(999), 1_000), 5);
+    assert_eq!(window.add(1, Micros(1_000), 1_000), 1);
+    assert_eq!(window.add(u32::MAX, Micros(1_001), 1_000), u32::MAX);
+}

@@ -1,0 +1,234 @@
+//! What is written to a client: answers, each counted once, and what the gateway says of itself.
+
+use crate::engine::Context;
+use crate::engine::answer::Answer;
+use crate::engine::clients::conn::Phase;
+use crate::engine::clients::{Clients, mark_dirty};
+use crate::ids::ConnId;
+use crate::message::{
+    Category, ClientMessage, Encoding, Micros, Reason, Reject, ServerMessage, status,
+};
+use crate::stats::Counter;
+use crate::wire::{client, frames, json, protobuf};
+
+/// A service's answer to a JSON client must be JSON.
+const NOT_JSON: Reject = Reject::new(Reason::BadServiceReply, "the service's answer is not JSON");
+/// Larger than a client's whole outbox.
+const REPLY_TOO_LARGE: Reject =
+    Reject::new(Reason::BadServiceReply, "the service's answer is larger than outbox_bytes_max");
+/// Pongs are not written while more than this waits: 16 KiB, two hundred replies.
+const PONG_OUTBOX_BYTES_MAX: usize = 16 << 10;
+/// Between two errors that tell how many one-way messages were refused.
+const ONE_WAY_EVERY_US: u64 = 1_000_000;
+
+impl Clients {
+    /// Appends a message to the connection's outbox, if it is open. True: it was.
+    pub fn write(&mut self, cx: &mut Context<'_>, id: ConnId, message: &ServerMessage<'_>) -> bool {
+        let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else {
+            return false;
+        };
+        let out = conn.outbox.writer(&mut self.buffers);
+        match conn.encoding {
+            Encoding::Json => json::encode(out, message),
+            Encoding::Protobuf => protobuf::encode(out, message),
+        }
+        mark_dirty(conn, id, cx.effects);
+        true
+    }
+
+    /// Writes an answer and counts it: by its reason, by the part of the gateway that says so if
+    /// it is an error, and as an answer if it is the terminal one of a message.
+    pub fn reply(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        category: Category,
+        message: &ServerMessage<'_>,
+    ) {
+        if let Some(reason) = message.reason {
+            cx.stats.reason(reason);
+        }
+        let written = self.write(cx, id, message);
+        if written && message.status != status::OK {
+            cx.stats.error(category);
+        }
+        if message.seq > 0 {
+            cx.stats.inc(match written {
+                true => Counter::Answers,
+                false => Counter::AnswersUndeliverable,
+            });
+        }
+    }
+
+    /// Answers a message of the gateway or the system with OK.
+    pub fn reply_ok(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        category: Category,
+        message: &ClientMessage<'_>,
+        kind: &str,
+        payload: &[u8],
+    ) {
+        let (msg_id, seq) = (message.msg_id, message.seq);
+        let answer = ServerMessage { msg_id, seq, kind, payload, ..ServerMessage::default() };
+        self.reply(cx, id, category, &answer);
+    }
+
+    /// Refuses a message: one that wants an answer gets it, one-way messages are told together.
+    pub fn refuse(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        category: Category,
+        message: &ClientMessage<'_>,
+        reject: &Reject,
+        now: Micros,
+    ) {
+        if message.seq == 0 {
+            cx.stats.error(category);
+            cx.stats.reason(reject.reason);
+            self.refuse_one_way(cx, id, reject.reason, now);
+            return;
+        }
+        let kind = match category {
+            Category::Business => "",
+            Category::System | Category::Gateway => "error",
+        };
+        let (msg_id, seq) = (message.msg_id, message.seq);
+        let error = ServerMessage { msg_id, seq, kind, ..error(reject) };
+        self.reply(cx, id, category, &error);
+    }
+
+    /// Writes an error that is told at once, to a one-way message, too: the connection may be
+    /// closed next.
+    pub fn tell_error(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        reason: Reason,
+        message: &str,
+        retry_after_ms: u32,
+    ) {
+        let error = ServerMessage {
+            seq,
+            kind: "error",
+            status: reason.status(),
+            message,
+            reason: Some(reason),
+            retry_after_ms,
+            ..ServerMessage::default()
+        };
+        self.reply(cx, id, Category::System, &error);
+    }
+
+    /// Answers a business message: the end of promise 1.
+    pub fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        msg_id: u32,
+        seq: u64,
+        answer: &Answer<'_>,
+        now: Micros,
+    ) {
+        if seq == 0 {
+            if let Some(reason) = answer.reason {
+                cx.stats.reason(reason);
+                self.refuse_one_way(cx, id, reason, now);
+            }
+            return;
+        }
+        let refused = self.conns.get(id).and_then(|conn| {
+            let is_text = conn.encoding == Encoding::Json && !answer.is_bytes;
+            let from_service = answer.reason.is_none() && !answer.payload.is_empty();
+            if is_text && from_service && !json::is_json(answer.payload) {
+                Some(NOT_JSON)
+            } else if answer.payload.len() > conn.terms.outbox_bytes_max {
+                Some(REPLY_TOO_LARGE)
+            } else {
+                None
+            }
+        });
+        let answer = refused.as_ref().map_or(*answer, Answer::reject);
+        let message = ServerMessage {
+            msg_id,
+            seq,
+            kind: "",
+            payload: answer.payload,
+            payload_is_bytes: answer.is_bytes,
+            status: answer.status,
+            message: answer.text,
+            reason: answer.reason,
+            retry_after_ms: answer.retry_after_ms,
+            offset: 0,
+        };
+        self.reply(cx, id, Category::Business, &message);
+    }
+
+    /// Counts a refused one-way message. The client is told by an `error` with seq 0 and a count,
+    /// at most one a second.
+    fn refuse_one_way(&mut self, cx: &mut Context<'_>, id: ConnId, reason: Reason, now: Micros) {
+        cx.stats.inc(Counter::OneWayRefused);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.refused_one_way += 1;
+        conn.refused_why = reason;
+        let never = conn.told_one_way == Micros(0);
+        if never || now.since(conn.told_one_way) >= ONE_WAY_EVERY_US {
+            self.tell_refused(cx, id, now);
+        }
+    }
+
+    /// Tells how many one-way messages were refused since that was last told.
+    pub fn tell_refused(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let count = std::mem::take(&mut conn.refused_one_way);
+        conn.told_one_way = now;
+        let payload = client::payload(conn.encoding, &client::ErrorCount { count });
+        let reason = conn.refused_why;
+        let message = ServerMessage {
+            kind: "error",
+            status: reason.status(),
+            reason: Some(reason),
+            message: "one-way messages were refused",
+            payload: &payload,
+            ..ServerMessage::default()
+        };
+        self.write(cx, id, &message);
+    }
+
+    /// Tells a client of the stop, if there is one, and when to come back.
+    pub fn tell_draining(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        use rand::RngExt;
+        let Some(drain) = cx.drain else { return };
+        let least_ms = drain.settings.reconnect.as_millis() as u32;
+        // By chance, so that those closed together do not come back together.
+        let reconnect_after_ms = least_ms + cx.rng.random_range(0..=least_ms);
+        let Some(conn) = self.conns.get(id) else { return };
+        let payload = client::payload(conn.encoding, &client::Draining { reconnect_after_ms });
+        let kind = "draining";
+        self.write(cx, id, &ServerMessage { kind, payload: &payload, ..Default::default() });
+    }
+
+    /// Answers a ping, unless so much waits already that the client does not read: then the ping
+    /// tells it nothing (RFC 6455, 5.5.3 lets us answer only the newest).
+    pub fn pong(&mut self, cx: &mut Context<'_>, id: ConnId, payload: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.outbox.len() < PONG_OUTBOX_BYTES_MAX {
+            frames::write_pong(conn.outbox.writer(&mut self.buffers), payload);
+            mark_dirty(conn, id, cx.effects);
+        }
+    }
+}
+
+/// The error that tells a client of a refusal.
+fn error(reject: &Reject) -> ServerMessage<'static> {
+    ServerMessage {
+        status: reject.reason.status(),
+        message: reject.text,
+        reason: Some(reject.reason),
+        retry_after_ms: reject.retry_after_ms,
+        ..ServerMessage::default()
+    }
+}

@@ -1,0 +1,469 @@
+//! Who a client is: tokens shown at the upgrade or in an `auth` message, in a budget a turn; when
+//! they expire, and connections that show none in time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::auth::{Identity, Refusal, Verifier};
+use crate::config::settings::AuthSettings;
+use crate::engine::Context;
+use crate::engine::clients::conn::{Hold, Phase};
+use crate::engine::clients::limits::CountedUser;
+use crate::engine::clients::{Clients, mark_dirty};
+use crate::ids::{ConnId, TenantId};
+use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
+use crate::routing::affinity_hash;
+use crate::stats::Counter;
+use crate::wire::{client, close};
+
+/// Tokens verified in a turn; those over it wait for the next one. A signature is the costliest
+/// thing that somebody unknown can ask for, so few of them stand between two looks at those who
+/// talk.
+pub const VERIFICATIONS_PER_TURN: u32 = 8;
+
+/// Between two questions for newer keys; control has a limit of its own, and this one keeps what is
+/// said to it few.
+const ASK_EVERY_US: u64 = 1_000_000;
+
+/// What a paused connection waits with for its turn.
+#[derive(Debug)]
+pub enum PendingAuth {
+    /// A complete upgrade request: held in `Conn::handshake`.
+    Request,
+    /// An `auth` message. The token is shown by no `Debug`.
+    Message {
+        /// Its seq.
+        seq: u64,
+        /// What it holds.
+        token: Token,
+    },
+}
+
+/// A token, not shown by `Debug`.
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// What a shard keeps of signing in.
+#[derive(Debug)]
+pub struct SignIn {
+    /// `None`: nobody signs in.
+    pub verifier: Option<Arc<Verifier>>,
+    /// Whether every connection needs a token.
+    pub required: bool,
+    /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
+    /// a step of it counts for them and for nothing else; the shell tells it at each tick.
+    pub unix_at_boot_us: i64,
+    /// When newer keys were asked for.
+    asked: Option<Micros>,
+    /// Verifications that are left in this turn.
+    left: u32,
+    /// Connections with something to verify, first come first served.
+    waiting: VecDeque<ConnId>,
+}
+
+impl SignIn {
+    /// Nobody waits.
+    pub fn new(unix_at_boot_us: i64) -> Self {
+        let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
+        let (verifier, required, asked) = (None, false, None);
+        Self { verifier, required, unix_at_boot_us, asked, left, waiting }
+    }
+
+    /// Who signs in by what from now on.
+    pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
+        self.required = verifier.is_some() && settings.required;
+        self.verifier = verifier;
+    }
+
+    /// Takes the time of the wall clock.
+    pub fn set_wall_clock(&mut self, unix_us: i64, now: Micros) {
+        self.unix_at_boot_us = unix_us.saturating_sub(now.0 as i64);
+    }
+
+    /// Begins a turn: its budget is whole.
+    pub fn begin_turn(&mut self) {
+        self.left = VERIFICATIONS_PER_TURN;
+    }
+
+    /// Sets all that wait aside, so that one connection is the first of them: see
+    /// [`Self::put_back`].
+    pub fn set_aside(&mut self) -> VecDeque<ConnId> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Lets those that were set aside wait again, before those that came since.
+    pub fn put_back(&mut self, aside: VecDeque<ConnId>) {
+        let since = std::mem::replace(&mut self.waiting, aside);
+        self.waiting.extend(since);
+    }
+
+    /// Seconds since 1970.
+    fn unix_s(&self, now: Micros) -> i64 {
+        self.unix_at_boot_us.saturating_add(now.0 as i64).div_euclid(1_000_000)
+    }
+
+    /// Whether one may be verified now: nobody waits longer, and the turn's budget is not spent.
+    fn take_turn(&mut self) -> bool {
+        let may = self.left > 0 && self.waiting.is_empty();
+        self.left -= u32::from(may);
+        may
+    }
+}
+
+/// What there was to verify.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NextVerification {
+    /// Nothing, or the budget is spent.
+    None,
+    /// An `auth` message: it is answered.
+    Done,
+    /// An upgrade request with a token: its handshake goes on.
+    Upgrade(ConnId),
+}
+
+/// What became of a token.
+#[derive(Clone, Debug)]
+pub(crate) enum Verified {
+    /// Whose it is.
+    Good(Identity),
+    /// It is nobody's.
+    Bad(Refusal),
+    /// Its key is not known, and may be soon: nothing can be said of it.
+    NoKeys,
+}
+
+/// How an upgrade with a token goes on.
+pub(crate) enum UpgradeDecision {
+    /// As this; `None` = without a name.
+    As(Option<(Identity, CountedUser)>),
+    /// Not now, or not here: the connection waits, and its request is held.
+    Later,
+    /// Not at all: status, reason, and when to come back in milliseconds (0 = not told).
+    Refused(u16, String, u32),
+}
+
+const NO_KEYS: Reject = Reject {
+    reason: Reason::Unavailable,
+    text: "the keys of tokens cannot be had at the moment",
+    retry_after_ms: 1_000,
+};
+const SOMEBODY_ELSE: Reject =
+    Reject::new(Reason::Forbidden, "this connection is another user's: open one of your own");
+
+impl Clients {
+    fn verify(&mut self, cx: &mut Context<'_>, token: &str, now: Micros) -> Verified {
+        let Some(verifier) = &self.sign_in.verifier else { return Verified::NoKeys };
+        if !verifier.has_keys() {
+            return self.lacks_keys(cx, now);
+        }
+        let unix_s = self.sign_in.unix_s(now);
+        match verifier.verify(token, unix_s) {
+            Ok(identity) => {
+                cx.stats.inc(Counter::AuthOk);
+                Verified::Good(identity)
+            }
+            Err(_) if verifier.key_may_come(token, unix_s) => self.lacks_keys(cx, now),
+            Err(refusal) => {
+                cx.stats.inc(counter(refusal));
+                tracing::debug!(shard = cx.config.shard.0, why = refusal.label(), "token_refused");
+                Verified::Bad(refusal)
+            }
+        }
+    }
+
+    /// It is our keys that may be too old: control is asked for newer ones.
+    fn lacks_keys(&mut self, cx: &mut Context<'_>, now: Micros) -> Verified {
+        cx.stats.inc(Counter::AuthKeysMissing);
+        if self.sign_in.asked.is_none_or(|at| now.since(at) >= ASK_EVERY_US) {
+            self.sign_in.asked = Some(now);
+            cx.effects.keys_wanted = true;
+        }
+        Verified::NoKeys
+    }
+
+    /// What an upgrade that shows `token` becomes. One that waits is held by the caller.
+    pub fn decide_upgrade(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        token: Option<&str>,
+        now: Micros,
+    ) -> UpgradeDecision {
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        // It came from another shard, which has verified the token.
+        if let Some(moved) = conn.moving.take() {
+            conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
+            return self.enter_as(cx, id, moved.identity, now);
+        }
+        let (Some(token), true) = (token, self.sign_in.verifier.is_some()) else {
+            return UpgradeDecision::As(None);
+        };
+        if !self.sign_in.take_turn() {
+            self.wait_for_turn(cx, id, PendingAuth::Request);
+            return UpgradeDecision::Later;
+        }
+        match self.verify(cx, token, now) {
+            Verified::Good(identity) if self.lives_elsewhere(cx, &identity) => {
+                self.set_moving(cx, id, identity, 0);
+                UpgradeDecision::Later
+            }
+            Verified::Good(identity) => self.enter_as(cx, id, identity, now),
+            Verified::Bad(refusal) => UpgradeDecision::Refused(401, refusal.text(), 0),
+            Verified::NoKeys => {
+                UpgradeDecision::Refused(503, NO_KEYS.text.into(), NO_KEYS.retry_after_ms)
+            }
+        }
+    }
+
+    fn enter_as(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        identity: Identity,
+        now: Micros,
+    ) -> UpgradeDecision {
+        match self.count_user(cx, id, &identity, now) {
+            Ok(counted) => UpgradeDecision::As(Some((identity, counted))),
+            Err(Reject { text, retry_after_ms, .. }) => {
+                UpgradeDecision::Refused(429, text.into(), retry_after_ms)
+            }
+        }
+    }
+
+    /// The connection is open: it is told who it is, or by when it must say so.
+    pub fn entered(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        user: Option<(Identity, CountedUser)>,
+        now: Micros,
+    ) {
+        let needs = self.sign_in.required;
+        let timeout_us = cx.config.gateway.auth.timeout.as_micros() as u64;
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        match user {
+            Some((identity, counted)) => self.become_user(cx, id, 0, identity, counted),
+            None if needs => conn.auth_by = Micros(now.0 + timeout_us),
+            None => self.becomes_authenticated(id),
+        }
+    }
+
+    /// An `auth` message. The answer may come in a later turn; until then nothing more is read.
+    pub fn on_auth(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        message: &ClientMessage<'_>,
+        now: Micros,
+    ) -> Result<(), Reject> {
+        const FORM: Reject =
+            Reject::new(Reason::BadMessage, "the payload must be {\"token\": text}");
+        const OFF: Reject = Reject::new(Reason::Unimplemented, "nobody signs in to this gateway");
+        let encoding = self.conns.get(id).expect("the caller has it").encoding;
+        if self.sign_in.verifier.is_none() {
+            return Err(OFF);
+        }
+        let Some(token) = client::read_auth(encoding, message.payload) else {
+            return Err(FORM);
+        };
+        if self.sign_in.take_turn() {
+            self.authenticate(cx, id, message.seq, &token, now);
+        } else {
+            self.wait_for_turn(
+                cx,
+                id,
+                PendingAuth::Message { seq: message.seq, token: Token(token) },
+            );
+        }
+        Ok(())
+    }
+
+    fn authenticate(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        token: &str,
+        now: Micros,
+    ) {
+        match self.verify(cx, token, now) {
+            Verified::Good(identity) => self.take_identity(cx, id, seq, identity, now),
+            Verified::Bad(refusal) => {
+                self.tell_error(cx, id, seq, Reason::Unauthenticated, &refusal.text(), 0);
+                cx.stats.inc(Counter::ClosedBadToken);
+                self.close(cx, id, close::BAD_TOKEN, "bad token", now);
+            }
+            Verified::NoKeys => {
+                let Reject { reason, text, retry_after_ms } = NO_KEYS;
+                self.tell_error(cx, id, seq, reason, text, retry_after_ms);
+            }
+        }
+    }
+
+    fn take_identity(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        identity: Identity,
+        now: Micros,
+    ) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let same =
+            |known: &Identity| (&known.user, &known.tenant) == (&identity.user, &identity.tenant);
+        match conn.peer.user.as_deref() {
+            Some(known) if !same(known) => {
+                self.tell_error(cx, id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
+            }
+            None if self.lives_elsewhere(cx, &identity) => self.set_moving(cx, id, identity, seq),
+            Some(_) | None => self.welcome_user(cx, id, seq, identity, now),
+        }
+    }
+
+    /// The user signs in on this shard and is told so, unless that is one connection too many.
+    pub fn welcome_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        identity: Identity,
+        now: Micros,
+    ) {
+        match self.count_user(cx, id, &identity, now) {
+            Ok(counted) => self.become_user(cx, id, seq, identity, counted),
+            Err(Reject { reason, text, retry_after_ms }) => {
+                self.tell_error(cx, id, seq, reason, text, retry_after_ms);
+                cx.stats.inc(Counter::ClosedTryLater);
+                self.close(cx, id, close::TRY_LATER, text, now);
+            }
+        }
+    }
+
+    /// Makes the connection one of a user that is counted, and tells the client.
+    fn become_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        identity: Identity,
+        counted: CountedUser,
+    ) {
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        let ok = client::AuthOk {
+            user: identity.user.to_string(),
+            tenant: identity.tenant.as_deref().unwrap_or_default().to_owned(),
+            expires_unix_s: identity.expires_unix_s,
+        };
+        let payload = client::payload(conn.encoding, &ok);
+        conn.sender = conn.sender.signed_in(tenant_of(&identity), &identity.user);
+        conn.peer.user = Some(Arc::new(identity));
+        conn.auth_by = Micros(u64::MAX);
+        conn.limits.set_user(counted);
+        self.becomes_authenticated(id);
+        let (kind, payload) = ("auth_ok", &payload[..]);
+        let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
+        self.reply(cx, id, Category::System, &message);
+    }
+
+    /// Not read until it has had its turn.
+    fn wait_for_turn(&mut self, cx: &mut Context<'_>, id: ConnId, pending: PendingAuth) {
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        conn.pending_auth = Some(Box::new(pending));
+        conn.hold(Hold::Token);
+        cx.stats.inc(Counter::AuthDelayed);
+        self.sign_in.waiting.push_back(id);
+    }
+
+    /// Verifies the next token that waits, if the turn's budget is not spent. Each connection whose
+    /// token was looked at is read again, so that another turn follows while any token waits.
+    pub fn verify_next(&mut self, cx: &mut Context<'_>, now: Micros) -> NextVerification {
+        if self.sign_in.left == 0 {
+            return NextVerification::None;
+        }
+        let Some(id) = self.sign_in.waiting.pop_front() else { return NextVerification::None };
+        let Some(conn) = self.conns.get_mut(id) else { return NextVerification::Done };
+        let Some(pending) = conn.pending_auth.take() else { return NextVerification::Done };
+        conn.release(Hold::Token, id, now, &mut cx.effects.resumed);
+        let next = match (*pending, conn.phase) {
+            (PendingAuth::Message { seq, token }, Phase::Open) => {
+                self.sign_in.left -= 1;
+                self.authenticate(cx, id, seq, &token.0, now);
+                NextVerification::Done
+            }
+            (PendingAuth::Request, Phase::Handshake) => NextVerification::Upgrade(id),
+            // Closed meanwhile: only the end of its bytes is awaited.
+            (PendingAuth::Message { .. } | PendingAuth::Request, _) => {
+                conn.handshake = None;
+                NextVerification::Done
+            }
+        };
+        if let Some(conn) = self.conns.get_mut(id) {
+            mark_dirty(conn, id, cx.effects);
+        }
+        next
+    }
+
+    /// Part of the sweep: whether the connection was closed for want of a valid token.
+    pub fn check_identity(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) -> bool {
+        let Some(conn) = self.conns.get(id).filter(|c| c.phase == Phase::Open) else {
+            return false;
+        };
+        let expires = conn.peer.user.as_deref().map(|user| user.expires_unix_s);
+        if expires.is_some_and(|at| at <= self.sign_in.unix_s(now)) {
+            cx.stats.inc(Counter::ClosedTokenExpired);
+            self.close(cx, id, close::TOKEN_EXPIRED, "the token has expired", now);
+            return true;
+        }
+        // Nobody needs a token any more.
+        if !self.sign_in.required && conn.limits.unauthenticated {
+            let conn = self.conns.get_mut(id).expect("just seen");
+            conn.auth_by = Micros(u64::MAX);
+            self.becomes_authenticated(id);
+            return false;
+        }
+        // While its token or itself waits it is our turn.
+        let is_ours = conn.pending_auth.is_some() || conn.moving.is_some();
+        if conn.auth_by <= now && self.sign_in.required && !is_ours {
+            cx.stats.inc(Counter::ClosedNoAuth);
+            self.close(cx, id, close::NO_AUTH, "no token in time", now);
+            return true;
+        }
+        false
+    }
+}
+
+/// The tenant of a signed-in user.
+fn tenant_of(identity: &Identity) -> TenantId {
+    TenantId::of(identity.tenant.as_deref().unwrap_or_default())
+}
+
+/// The affinity hash of a user, which also picks its home shard.
+pub fn user_hash(identity: &Identity) -> u64 {
+    affinity_hash(tenant_of(identity), identity.user.as_bytes())
+}
+
+/// Where a refusal is counted.
+fn counter(refusal: Refusal) -> Counter {
+    match refusal {
+        Refusal::TooLong
+        | Refusal::Malformed
+        | Refusal::Duplicate
+        | Refusal::Header
+        | Refusal::BringsKey
+        | Refusal::Critical
+        | Refusal::Type => Counter::AuthRefusedForm,
+        Refusal::Algorithm | Refusal::UnknownKey | Refusal::NoKeyId => Counter::AuthRefusedKey,
+        Refusal::Signature => Counter::AuthRefusedSignature,
+        Refusal::Missing(_) | Refusal::BadClaim(_) => Counter::AuthRefusedClaim,
+        Refusal::Expired | Refusal::NotYet | Refusal::IssuedInFuture => Counter::AuthRefusedTime,
+        Refusal::Issuer | Refusal::Audience => Counter::AuthRefusedParty,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

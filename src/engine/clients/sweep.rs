@@ -1,0 +1,74 @@
+//! The sweep over the connections: heartbeats, slow readers, handshakes and tokens that come late.
+
+use crate::engine::Context;
+use crate::engine::clients::Clients;
+use crate::engine::clients::conn::Phase;
+use crate::ids::ConnId;
+use crate::message::Micros;
+use crate::stats::Counter;
+use crate::wire::close;
+
+/// Ticks in which every connection is looked at once: 100 x 10 ms = 1 s, so that a tick of a shard
+/// with 100,000 connections looks at 1,000 of them.
+const SWEEP_TICKS: usize = 100;
+
+impl Clients {
+    /// Checks the next hundredth of the connections. Those whose socket is to be closed are added
+    /// to `closing`.
+    pub fn sweep(&mut self, cx: &mut Context<'_>, now: Micros, closing: &mut Vec<ConnId>) {
+        let slots = self.conns.slots();
+        let count = slots.div_ceil(SWEEP_TICKS);
+        for _ in 0..count {
+            self.sweep_at = if self.sweep_at + 1 < slots { self.sweep_at + 1 } else { 0 };
+            if let Some((id, _)) = self.conns.slot_at(self.sweep_at) {
+                self.check_conn(cx, id, now, closing);
+            }
+        }
+    }
+
+    fn check_conn(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        now: Micros,
+        closing: &mut Vec<ConnId>,
+    ) {
+        let settings = &cx.config.settings.conn;
+        let handshake_us = settings.handshake_timeout_ms * 1000;
+        let stuck_us = settings.write_timeout_ms * 1000;
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        // A client may be late once: two heartbeats.
+        let silent_us = conn.terms.heartbeat_ms * 2 * 1000;
+        if conn.until().is_some_and(|until| until <= now) {
+            closing.push(id);
+            return;
+        }
+        if conn.outbox.is_empty() {
+            conn.outbox.stuck_since = now;
+        } else if now.since(conn.outbox.stuck_since) > stuck_us && conn.phase == Phase::Open {
+            self.close_slow(cx, id, now);
+            return;
+        }
+        if self.check_identity(cx, id, now) {
+            return;
+        }
+        self.check_limits(cx, id, now);
+        let Some(conn) = self.conns.get(id) else { return };
+        match conn.phase {
+            Phase::Handshake if now.since(conn.opened) > handshake_us => {
+                self.handshake_timeout(cx, id, now);
+            }
+            Phase::Open if conn.holds.is_empty() && now.since(conn.heard) > silent_us => {
+                cx.stats.inc(Counter::ClosedNoHeartbeat);
+                let why = "nothing heard for two heartbeats";
+                self.close(cx, id, close::NO_HEARTBEAT, why, now);
+            }
+            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(cx, id, now),
+            Phase::Handshake
+            | Phase::Open
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => {}
+        }
+    }
+}

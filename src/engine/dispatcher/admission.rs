@@ -1,0 +1,320 @@
+//! A business message on its way in: route -> dedup -> pick instance -> admit -> enqueue.
+
+use std::borrow::Cow;
+
+use crate::engine::Context;
+use crate::engine::answer::Answer;
+use crate::engine::clients::Clients;
+use crate::engine::dispatcher::Dispatcher;
+use crate::engine::dispatcher::dedup::{self, Owner, Seen};
+use crate::engine::dispatcher::ordering::StreamName;
+use crate::engine::dispatcher::queue::{Fill, admit_percent};
+use crate::engine::dispatcher::request::{NewRequest, Place};
+use crate::engine::dispatcher::route_cache::RouteKey;
+use crate::engine::source::Source;
+use crate::ids::{DedupKey, InstanceId, MsgKey};
+use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
+use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affinity, choose};
+use crate::stats::Counter;
+use crate::wire::json;
+
+/// Why an instance could not be picked, or a message not be let in.
+const NO_ROUTE: Reject = Reject::new(Reason::NoRoute, "no route for this msg_id");
+const NO_INSTANCE: Reject = Reject {
+    reason: Reason::Unavailable,
+    text: "no instance of the service can be reached",
+    retry_after_ms: 1_000,
+};
+const QUEUE_FULL: Reject = Reject {
+    reason: Reason::QueueFull,
+    text: "too many messages wait for this service",
+    retry_after_ms: 100,
+};
+const NEEDS_USER: Reject = Reject::new(
+    Reason::Unauthenticated,
+    "only clients that signed in may send this: send an auth message first",
+);
+const DRAINING: Reject = Reject {
+    reason: Reason::Draining,
+    text: "the gateway is stopping; connect again",
+    retry_after_ms: 1_000,
+};
+
+impl Dispatcher {
+    /// Takes a business message in, or says why not. The refusal is answered by the caller.
+    pub fn submit(
+        &mut self,
+        cx: &mut Context<'_>,
+        clients: &mut Clients,
+        from: &Source,
+        message: &ClientMessage<'_>,
+        now: Micros,
+    ) -> Result<(), Reject> {
+        if cx.drain.is_some() {
+            return Err(DRAINING);
+        }
+        let config = cx.config;
+        let Some((_, route)) = config.snapshot.route(message.msg_id) else {
+            let shard = cx.config.shard;
+            cx.stats.route_failed(shard, message.msg_id, "", "no route", now);
+            return Err(NO_ROUTE);
+        };
+        if (route.needs_user || from.must_sign_in) && from.user.is_none() {
+            return Err(NEEDS_USER);
+        }
+        let payload = payload_of(message, from.encoding, route.payload)?;
+        let new = NewRequest { from, message, payload: &payload, route, now };
+        let dedup = match self.deduplicate(cx, clients, &new)? {
+            Dedup::NotAsked => None,
+            Dedup::First(key) => Some(key),
+            Dedup::Done => return Ok(()),
+        };
+        let admitted = self.enqueue(cx, clients, &new, dedup);
+        if let (Err(_), Some(key)) = (&admitted, dedup) {
+            self.dedup.release(key);
+        }
+        admitted
+    }
+
+    fn enqueue(
+        &mut self,
+        cx: &mut Context<'_>,
+        clients: &mut Clients,
+        new: &NewRequest<'_>,
+        dedup: Option<DedupKey>,
+    ) -> Result<(), Reject> {
+        let NewRequest { from, message, payload, route, now } = *new;
+        let (_, hash) = affinity(route.hash_on, &from.sender, &message.key);
+        let name = StreamName { session: from.session, service: route.service, hash };
+        let ordered = route.order == Order::Session;
+        // A stream changes instance only after its call has ended.
+        let bound = ordered.then(|| self.ordering.find(&name)).flatten();
+        let key = RouteKey { tenant: from.sender.tenant, service: route.service, hash };
+        let picked = self.pick(cx, &key, route.failover, now);
+        let instance = match (bound, picked) {
+            (Some(stream), _) => self.ordering.get(stream).instance,
+            (None, Ok(instance)) => instance,
+            (None, Err(reject)) => {
+                let service = &cx.config.snapshot.services[usize::from(route.service.0)].name;
+                let shard = cx.config.shard;
+                cx.stats.route_failed(shard, message.msg_id, service, reject.text, now);
+                return Err(reject);
+            }
+        };
+        let bytes = payload.len() + message.id.len() + message.key.len();
+        self.check_queue_caps(cx, instance, route, bytes)?;
+        let key = self.insert(clients, new);
+        let request = self.requests.get_mut(key).expect("just inserted");
+        (request.hash, request.instance, request.dedup) = (hash, instance, dedup);
+        if ordered {
+            let epoch = self.instances.epoch;
+            let ordering = &mut self.ordering;
+            request.stream = Some(bound.unwrap_or_else(|| ordering.open(name, instance, epoch)));
+        }
+        cx.stats.inc(Counter::Enqueued);
+        self.with_queue(instance, |queue, requests, ordering| queue.push(key, requests, ordering));
+        self.touch(instance);
+        Ok(())
+    }
+
+    /// The instance that a client's message would go to: for an explanation.
+    pub fn explain(
+        &mut self,
+        cx: &mut Context<'_>,
+        route: &Route,
+        sender: &Sender,
+        key: &str,
+        now: Micros,
+    ) -> (HashedBy, Option<InstanceId>) {
+        let (by, hash) = affinity(route.hash_on, sender, key);
+        let key = RouteKey { tenant: sender.tenant, service: route.service, hash };
+        (by, self.pick(cx, &key, route.failover, now).ok())
+    }
+
+    /// The instance that a hash belongs to: by the cache, else by the ring; then the next usable
+    /// one clockwise.
+    pub fn pick(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: &RouteKey,
+        failover: Failover,
+        now: Micros,
+    ) -> Result<InstanceId, Reject> {
+        let ring = &cx.config.snapshot.services[usize::from(key.service.0)].ring;
+        let owner = match self.cache.get(key, now) {
+            Some(owner) => {
+                cx.stats.inc(Counter::CacheHits);
+                owner
+            }
+            None => {
+                cx.stats.inc(Counter::CacheMisses);
+                let owner = ring.pick(key.hash).ok_or(NO_INSTANCE)?;
+                self.cache.insert(*key, owner, now);
+                owner
+            }
+        };
+        if self.instances.takes(owner, key.hash) {
+            return Ok(owner);
+        }
+        let share = |id| self.instances.share(id);
+        choose(ring, Some(owner), key.hash, failover, None, share).ok_or(NO_INSTANCE)
+    }
+
+    /// The instance that gets the hash when it is not to be `not`.
+    pub fn pick_other(
+        &self,
+        cx: &Context<'_>,
+        key: &RouteKey,
+        failover: Failover,
+        not: Option<InstanceId>,
+    ) -> Option<InstanceId> {
+        let ring = &cx.config.snapshot.services[usize::from(key.service.0)].ring;
+        choose(ring, None, key.hash, failover, not, |id| self.instances.share(id))
+    }
+
+    fn check_queue_caps(
+        &mut self,
+        cx: &mut Context<'_>,
+        instance: InstanceId,
+        route: &Route,
+        bytes: usize,
+    ) -> Result<(), Reject> {
+        let settings = &cx.config.settings.queue;
+        let percent = admit_percent(&settings.admit_percent, route.priority, settings.backpressure);
+        let queue = &self.instances.get(instance).queue;
+        // In 128 bits: 64 GiB times 100 is fine, but nothing here says that it is no more.
+        let percent_of = u128::from(settings.instance_percent);
+        let share = |n: usize| (n as u128 * percent_of / 100) as usize;
+        let here = Fill {
+            items: queue.items,
+            bytes: queue.bytes,
+            items_max: share(settings.items_max).max(1),
+            bytes_max: share(settings.bytes_max).max(1),
+        };
+        let fits = self.fill.of(settings).admits(bytes, percent) && here.admits(bytes, percent);
+        if fits && !self.requests.is_full() {
+            return Ok(());
+        }
+        cx.stats.inc(Counter::QueueRejected);
+        Err(QUEUE_FULL)
+    }
+
+    /// Makes a message a request under way, and counts it at its connection.
+    fn insert(&mut self, clients: &mut Clients, new: &NewRequest<'_>) -> MsgKey {
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        let key = self.requests.insert_with(|request| request.reset(new, arrival));
+        let request = self.requests.get(key).expect("just inserted");
+        self.deadline_next = self.deadline_next.min(request.deadline);
+        clients.accepted(new.from.conn, request.bytes());
+        key
+    }
+
+    /// Promise 8: what is known of the message's id.
+    fn deduplicate(
+        &mut self,
+        cx: &mut Context<'_>,
+        clients: &mut Clients,
+        new: &NewRequest<'_>,
+    ) -> Result<Dedup, Reject> {
+        let NewRequest { from, message, payload, now, .. } = *new;
+        if message.id.is_empty() || !cx.config.settings.dedup.enabled {
+            return Ok(Dedup::NotAsked);
+        }
+        let owner = match &from.user {
+            Some(user) => Owner::User(&user.user),
+            None => Owner::Session(&from.session),
+        };
+        let fingerprint = dedup::fingerprint(message.msg_id, payload);
+        let name = self.dedup.id(from.sender.tenant, owner, &message.id, fingerprint);
+        match self.dedup.check(&name, now) {
+            Seen::New => self.dedup.begin(&name, now).map(Dedup::First).ok_or(Reject {
+                reason: Reason::QueueFull,
+                text: "too many ids are remembered; send without an id or later",
+                retry_after_ms: 1_000,
+            }),
+            Seen::Mismatch => Err(Reject::new(
+                Reason::BadMessage,
+                "this id was used for another msg_id or payload",
+            )),
+            Seen::FinishedNotStored => {
+                cx.stats.inc(Counter::Duplicates);
+                Err(Reject::new(
+                    Reason::Duplicate,
+                    "this id was executed before; its answer is not stored",
+                ))
+            }
+            Seen::Finished(reply) => {
+                cx.stats.inc(Counter::Duplicates);
+                let answer = Answer::stored(reply);
+                clients.answer(cx, from.conn, message.msg_id, message.seq, &answer, now);
+                Ok(Dedup::Done)
+            }
+            Seen::InFlight(first) => {
+                cx.stats.inc(Counter::Duplicates);
+                self.wait_for(cx, clients, first, new)?;
+                Ok(Dedup::Done)
+            }
+        }
+    }
+
+    /// Lets a duplicate wait for the answer of the first.
+    fn wait_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        clients: &mut Clients,
+        first: DedupKey,
+        new: &NewRequest<'_>,
+    ) -> Result<(), Reject> {
+        const FULL: Reject = Reject {
+            reason: Reason::QueueFull,
+            text: "too many duplicates wait for this id",
+            retry_after_ms: 1_000,
+        };
+        if self.requests.is_full() {
+            return Err(FULL);
+        }
+        let key = self.insert(clients, &NewRequest { payload: &[], ..*new });
+        self.requests.get_mut(key).expect("just inserted").place = Place::Duplicate;
+        if self.dedup.add_waiter(first, key, new.now) {
+            return Ok(());
+        }
+        self.withdraw(cx, clients, key, new.now);
+        Err(FULL)
+    }
+}
+
+/// What deduplication says of a message.
+enum Dedup {
+    /// No id.
+    NotAsked,
+    /// The first with this id.
+    First(DedupKey),
+    /// A duplicate: answered, or waiting.
+    Done,
+}
+
+/// The bytes for the service.
+fn payload_of<'a>(
+    message: &'a ClientMessage<'a>,
+    encoding: Encoding,
+    kind: PayloadKind,
+) -> Result<Cow<'a, [u8]>, Reject> {
+    match (kind, encoding, &message.payload_base64) {
+        (PayloadKind::Json, _, None) | (PayloadKind::Bytes, Encoding::Protobuf, None) => {
+            Ok(Cow::Borrowed(message.payload))
+        }
+        (PayloadKind::Json, _, Some(_)) => Err(Reject::new(
+            Reason::BadMessage,
+            "this route takes payload, any JSON value, not payload_base64",
+        )),
+        (PayloadKind::Bytes, _, Some(text)) => json::decode_base64(text).map(Cow::Owned),
+        (PayloadKind::Bytes, Encoding::Json, None) if message.payload.is_empty() => {
+            Ok(Cow::Borrowed(&[]))
+        }
+        (PayloadKind::Bytes, Encoding::Json, None) => Err(Reject::new(
+            Reason::BadMessage,
+            "this route takes payload_base64, bytes, not payload",
+        )),
+    }
+}

@@ -1,0 +1,129 @@
+//! The end of a request: its one terminal answer (promise 1), and that of its duplicates.
+
+use crate::engine::Context;
+use crate::engine::answer::Answer;
+use crate::engine::clients::Clients;
+use crate::engine::dispatcher::Dispatcher;
+use crate::engine::dispatcher::dedup::StoredReply;
+use crate::engine::dispatcher::request::{Payload, Place};
+use crate::ids::MsgKey;
+use crate::message::{Micros, Reason, Reject};
+use crate::stats::Stage;
+
+/// A retry surely did not run, but the attempt before it may have: "not run" would be a lie.
+const MAY_HAVE_RUN: Reject = Reject::new(
+    Reason::OutcomeUnknown,
+    "sent to the service before, which did not answer; it may have run",
+);
+
+impl<'a> Answer<'a> {
+    /// The answer that a duplicate gets.
+    pub fn stored(reply: &'a StoredReply) -> Self {
+        Self {
+            status: reply.status,
+            reason: reply.reason,
+            text: &reply.message,
+            payload: &reply.payload,
+            is_bytes: reply.is_bytes,
+            retry_after_ms: reply.retry_after_ms,
+        }
+    }
+
+    fn to_stored(self) -> StoredReply {
+        StoredReply {
+            status: self.status,
+            reason: self.reason,
+            message: self.text.into(),
+            payload: self.payload.into(),
+            is_bytes: self.is_bytes,
+            retry_after_ms: self.retry_after_ms,
+        }
+    }
+
+    /// Whether it says that the message did not run, so that its id is free again.
+    fn says_not_run(&self) -> bool {
+        match self.reason {
+            Some(
+                Reason::NoRoute
+                | Reason::QueueFull
+                | Reason::RateLimited
+                | Reason::Expired
+                | Reason::Unavailable
+                | Reason::TooLarge
+                | Reason::Draining
+                | Reason::Unauthenticated
+                | Reason::Forbidden
+                | Reason::BadMessage
+                | Reason::Unimplemented,
+            ) => true,
+            Some(
+                Reason::OutcomeUnknown
+                | Reason::Duplicate
+                | Reason::BadServiceReply
+                | Reason::Internal,
+            )
+            | None => false,
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Ends a request that is in no queue: answers it and those that wait for the same.
+    pub fn finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        clients: &mut Clients,
+        key: MsgKey,
+        answer: &Answer<'_>,
+        now: Micros,
+    ) {
+        let request = self.requests.get(key).expect("a request is finished once");
+        let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
+        let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
+        let (conn, msg_id, seq) = (request.conn, request.msg_id, request.seq);
+        let (dedup, received, bytes) = (request.dedup, request.received, request.bytes());
+        self.release(key);
+        cx.stats.record(Stage::Whole, now.since(received), 1);
+        clients.settle(cx, conn, bytes, now);
+        clients.answer(cx, conn, msg_id, seq, answer, now);
+        let Some(dedup) = dedup else { return };
+        let waiters = if answer.says_not_run() {
+            self.dedup.release(dedup)
+        } else {
+            let bytes = answer.text.len() + answer.payload.len();
+            let is_kept = bytes <= cx.config.settings.dedup.reply_bytes_max;
+            self.dedup.finish(dedup, is_kept.then(|| answer.to_stored()), now)
+        };
+        for waiter in waiters {
+            // One that had its own deadline is not known any more.
+            if self.requests.get(waiter).is_some_and(|m| m.place == Place::Duplicate) {
+                self.finish(cx, clients, waiter, answer, now);
+            }
+        }
+    }
+
+    /// Ends a request's key. Its slot keeps the small buffers for the next one, and nothing else.
+    pub fn release(&mut self, key: MsgKey) {
+        if let Some(request) = self.requests.get_mut(key) {
+            if let Payload::Large(_) = request.payload {
+                request.payload = Payload::default();
+            }
+            request.user = None;
+        }
+        self.requests.release(key);
+    }
+
+    /// Undoes the insertion of a request that was not taken in after all.
+    pub fn withdraw(
+        &mut self,
+        cx: &mut Context<'_>,
+        clients: &mut Clients,
+        key: MsgKey,
+        now: Micros,
+    ) {
+        let request = self.requests.get(key).expect("the caller has it");
+        let (conn, bytes) = (request.conn, request.bytes());
+        self.release(key);
+        clients.settle(cx, conn, bytes, now);
+    }
+}

@@ -1,0 +1,165 @@
+//! The bytes of a call: many small requests copied together, large payloads by reference.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::engine::dispatcher::request::{Payload, Request};
+use crate::ids::MsgKey;
+use crate::message::{CallBody, Micros};
+use crate::wire::backend::{self, RequestFields};
+
+/// Length of the gRPC prefix: a compressed flag and a big-endian u32 length.
+const PREFIX: usize = 5;
+
+/// Size in which the arena grows: 64 KiB, some 500 small requests.
+const ARENA_BYTES: usize = 64 << 10;
+
+/// What all batches of a shard begin with.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Name of the node.
+    pub gateway: String,
+    /// Shard.
+    pub shard: u32,
+    /// This run of the gateway: request ids are unique together with it.
+    pub boot_id: u64,
+    /// Unix time of [`Micros`] 0, in microseconds.
+    pub unix_at_boot_us: i64,
+}
+
+/// Writes one call's body. The arena's memory is used again once the sent bytes are gone.
+#[derive(Debug, Default)]
+pub struct BodyWriter {
+    arena: BytesMut,
+    scratch: Vec<u8>,
+    body: CallBody,
+    /// Bytes of the message written so far, payloads by reference included.
+    len: usize,
+    /// Where the length goes when it is known: the first segment is held back until then.
+    first: Option<BytesMut>,
+}
+
+impl BodyWriter {
+    /// Starts a `BatchRequest`.
+    pub fn begin_batch(&mut self, origin: &Origin) {
+        self.begin();
+        self.scratch.clear();
+        backend::write_batch_head(&mut self.scratch, &origin.gateway, origin.shard, origin.boot_id);
+        self.arena.extend_from_slice(&self.scratch);
+        self.len += self.scratch.len();
+    }
+
+    fn begin(&mut self) {
+        debug_assert!(self.first.is_none() && self.arena.is_empty());
+        if self.arena.capacity() < PREFIX + 1024 {
+            self.arena.reserve(ARENA_BYTES);
+        }
+        self.arena.put_bytes(0, PREFIX);
+        self.len = 0;
+        self.body = CallBody::default();
+    }
+
+    /// Appends one request.
+    pub fn push(&mut self, key: MsgKey, message: &Request, origin: &Origin, now: Micros) {
+        let payload = message.payload.as_slice();
+        let fields = fields(key, message, origin, now);
+        self.scratch.clear();
+        backend::write_request_head(&mut self.scratch, &fields, payload.len());
+        self.arena.extend_from_slice(&self.scratch);
+        self.len += self.scratch.len() + payload.len();
+        match &message.payload {
+            Payload::Small(bytes) => self.arena.extend_from_slice(bytes),
+            Payload::Large(bytes) => self.push_shared(bytes.clone()),
+        }
+    }
+
+    /// A call whose message is the payload itself (unary mode).
+    pub fn unary(&mut self, message: &Request) -> CallBody {
+        self.begin();
+        self.len += message.payload.as_slice().len();
+        match &message.payload {
+            Payload::Small(bytes) => self.arena.extend_from_slice(bytes),
+            Payload::Large(bytes) => self.push_shared(bytes.clone()),
+        }
+        self.finish()
+    }
+
+    fn push_shared(&mut self, bytes: Bytes) {
+        let before = self.arena.split();
+        match &self.first {
+            None => self.first = Some(before),
+            Some(_) => self.body.push(before.freeze()),
+        }
+        if self.arena.capacity() < 1024 {
+            self.arena.reserve(ARENA_BYTES);
+        }
+        self.body.push(bytes);
+    }
+
+    /// Gives up what was begun.
+    pub fn discard(&mut self) {
+        self.arena.clear();
+        self.first = None;
+        self.body = CallBody::default();
+        self.len = 0;
+    }
+
+    /// Bytes of the message so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The finished body.
+    pub fn finish(&mut self) -> CallBody {
+        let rest = self.arena.split();
+        let length = u32::try_from(self.len).expect("a batch is capped far below 4 GiB");
+        let (mut first, rest) = match self.first.take() {
+            Some(first) => (first, Some(rest)),
+            None => (rest, None),
+        };
+        first[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+        let mut body = CallBody::default();
+        body.push(first.freeze());
+        body.append(std::mem::take(&mut self.body));
+        if let Some(rest) = rest {
+            body.push(rest.freeze());
+        }
+        body
+    }
+}
+
+fn fields<'a>(
+    key: MsgKey,
+    message: &'a Request,
+    origin: &Origin,
+    now: Micros,
+) -> RequestFields<'a> {
+    RequestFields {
+        request_id: key.0,
+        msg_id: message.msg_id,
+        seq: message.seq,
+        session: message.session.as_str(),
+        user: message.user.as_deref().map_or("", |user| &user.user),
+        tenant: message.user.as_deref().and_then(|user| user.tenant.as_deref()).unwrap_or(""),
+        priority: message.rule.priority,
+        id: &message.id,
+        key: &message.key,
+        received_unix_us: origin.unix_at_boot_us + message.received.0 as i64,
+        timeout_ms: timeout_ms(message.deadline, now),
+        attempt: message.attempt,
+        traceparent: "",
+        encoding: message.encoding,
+    }
+}
+
+/// What is left, rounded up: a service that is given 0 would take it for "no limit".
+fn timeout_ms(deadline: Micros, now: Micros) -> u32 {
+    u32::try_from(deadline.since(now).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! What must hold of the requests of a shard between any two events: for the simulator and tests.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::settings::{BatchSettings, ShardSettings};
+use crate::engine::check::{Sum, ensure};
+use crate::engine::dispatcher::instances::Link;
+use crate::engine::dispatcher::request::Place;
+use crate::engine::dispatcher::{Delayed, Dispatcher};
+use crate::ids::{ConnId, InstanceId, StreamKey};
+use crate::message::Micros;
+use crate::routing::Mode;
+use crate::stats::{Counter, Counters};
+
+impl Dispatcher {
+    /// Checks that the parts of the state agree with each other; says which do not. Costs a look at
+    /// everything.
+    pub fn check(&self, settings: &ShardSettings, counters: &Counters) -> Result<(), String> {
+        self.check_queues(counters)?;
+        self.check_streams()?;
+        self.check_calls(&settings.batch)?;
+        self.check_requests()
+    }
+
+    /// Requests under way and their bytes, by connection.
+    pub fn unanswered(&self) -> BTreeMap<ConnId, Sum> {
+        let mut named: BTreeMap<ConnId, Sum> = BTreeMap::new();
+        for (_, m) in self.requests.iter() {
+            named.entry(m.conn).or_default().add(m.bytes());
+        }
+        named
+    }
+
+    /// Messages answered as late whose call is under way, by connection.
+    pub fn late_calls(&self) -> BTreeMap<ConnId, u32> {
+        let mut late: BTreeMap<ConnId, u32> = BTreeMap::new();
+        for conn in self.calls.iter().flat_map(|(_, call)| &call.late) {
+            *late.entry(*conn).or_default() += 1;
+        }
+        late
+    }
+
+    /// Checks promise 4, after the end of a turn: nothing that may leave waits for an instance that
+    /// has nothing in flight, or longer than the window for one that has a free slot.
+    pub fn check_no_delay(&self, settings: &BatchSettings, now: Micros) -> Result<(), String> {
+        let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
+        let window_us = settings.window_ms * 1000;
+        for (key, m) in self.requests.iter().filter(|(_, m)| m.place == Place::Waiting) {
+            let eligible = match m.stream {
+                None => !delayed.contains(&Delayed::Request(key)),
+                Some(stream) => {
+                    let s = self.ordering.get(stream);
+                    s.head == Some(key) && s.busy.is_none() && !s.delayed
+                }
+            };
+            let state = self.instances.get(m.instance);
+            let slot = state.in_flight < slots(settings, state.mode) && state.link != Link::Down;
+            // One that was parked waits at most a window from when it came back: `oldest` looks at
+            // the most urgent of those only.
+            let waited = !m.parked && m.received.0 + window_us <= now.0;
+            let due = state.in_flight == 0 || waited;
+            ensure(!(eligible && slot && due), || {
+                format!("{key:?} waits for {:?} with {} in flight", m.instance, state.in_flight)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_queues(&self, counters: &Counters) -> Result<(), String> {
+        let mut waiting: BTreeMap<InstanceId, Sum> = BTreeMap::new();
+        for (_, m) in self.requests.iter().filter(|(_, m)| m.place == Place::Waiting) {
+            waiting.entry(m.instance).or_default().add(m.bytes());
+        }
+        let mut total = Sum::default();
+        for (id, state) in self.instances.iter() {
+            let found = waiting.remove(&id).unwrap_or_default();
+            let kept = Sum { items: state.queue.items, bytes: state.queue.bytes };
+            ensure(found == kept, || format!("queue of {id:?}: {kept:?}, in truth {found:?}"))?;
+            total.items += kept.items;
+            total.bytes += kept.bytes;
+        }
+        let kept = Sum { items: self.fill.items, bytes: self.fill.bytes };
+        ensure(total == kept, || format!("queue of the shard: {kept:?}, in truth {total:?}"))?;
+        let counted = counters.get(Counter::Enqueued) - counters.get(Counter::Dequeued);
+        ensure(counted == total.items as u64, || {
+            format!("enqueued - dequeued = {counted}, but {} wait", total.items)
+        })
+    }
+
+    fn check_streams(&self) -> Result<(), String> {
+        for (key, stream) in self.ordering.iter() {
+            ensure(self.ordering.find(&stream.name) == Some(key), || {
+                format!("{key:?} has no name")
+            })?;
+            ensure(stream.busy.is_some() || stream.head.is_some(), || {
+                format!("{key:?} is idle and empty")
+            })?;
+            if let Some(ticket) = stream.busy {
+                let call = self.calls.get(ticket);
+                ensure(call.is_some_and(|c| c.streams.contains(&key)), || {
+                    format!("{key:?} is busy with {ticket:?}, which does not know it")
+                })?;
+            }
+            let mut prev = None;
+            let mut next = stream.head;
+            while let Some(at) = next {
+                let Some(m) = self.requests.get(at) else {
+                    return Err(format!("{key:?} links {at:?}, which is gone"));
+                };
+                let right = m.place == Place::Waiting
+                    && m.stream == Some(key)
+                    && m.prev == prev
+                    && m.instance == stream.instance;
+                ensure(right, || format!("{key:?} links {at:?} wrongly: {m:?} {stream:?}"))?;
+                (prev, next) = (Some(at), m.next);
+            }
+            ensure(stream.tail == prev, || format!("{key:?} has another tail"))?;
+        }
+        Ok(())
+    }
+
+    fn check_calls(&self, settings: &BatchSettings) -> Result<(), String> {
+        let mut in_flight: BTreeMap<InstanceId, usize> = BTreeMap::new();
+        for (ticket, call) in self.calls.iter() {
+            let Some(instance) = call.instance else {
+                return Err(format!("{ticket:?} has no instance"));
+            };
+            *in_flight.entry(instance).or_default() += 1;
+            for &stream in &call.streams {
+                let alive =
+                    self.ordering.iter().any(|(k, s)| k == stream && s.busy == Some(ticket));
+                ensure(alive, || format!("{ticket:?} has {stream:?}, which is not busy with it"))?;
+            }
+        }
+        for (id, state) in self.instances.iter() {
+            let found = in_flight.get(&id).copied().unwrap_or(0);
+            ensure(found == state.in_flight, || {
+                format!("{id:?}: in_flight {}, in truth {found}", state.in_flight)
+            })?;
+            let most = slots(settings, state.mode);
+            ensure(found <= most, || format!("{id:?}: {found} in flight, at most {most}"))?;
+        }
+        Ok(())
+    }
+
+    /// Each request is where it can be found again.
+    fn check_requests(&self) -> Result<(), String> {
+        let (mut fresh, mut resumed) = (BTreeSet::new(), BTreeSet::new());
+        for (id, state) in self.instances.iter() {
+            let keys = state.queue.current_keys(id, &self.requests)?;
+            for (keys, found) in [(keys.0, &mut fresh), (keys.1, &mut resumed)] {
+                for key in keys {
+                    ensure(found.insert(key), || format!("{key:?} is twice in {id:?}"))?;
+                }
+            }
+        }
+        let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
+        for (key, m) in self.requests.iter() {
+            if let Some(dedup) = m.dedup {
+                ensure(self.dedup.waiting(dedup).is_some(), || format!("{key:?}: its id is lost"))?;
+            }
+            let stream: Option<StreamKey> = m.stream;
+            match m.place {
+                Place::Duplicate => {}
+                Place::InFlight(ticket) => {
+                    let known = self.calls.get(ticket).is_some_and(|c| c.items.contains(&key));
+                    ensure(known, || format!("{key:?} is in {ticket:?}, which lacks it"))?;
+                    let carried = stream.is_none_or(|s| self.ordering.get(s).busy == Some(ticket));
+                    ensure(carried, || format!("{key:?}: its stream is not in {ticket:?}"))?;
+                }
+                Place::Waiting => {
+                    let found =
+                        if m.parked { resumed.contains(&key) } else { fresh.contains(&key) };
+                    ensure(!m.parked || found == m.resumed, || format!("{key:?}: {m:?}"))?;
+                    ensure(!(found && m.delayed), || format!("{key:?} is not delayed: {m:?}"))?;
+                    let later = match stream {
+                        None => delayed.contains(&Delayed::Request(key)),
+                        Some(stream) => {
+                            let s = self.ordering.get(stream);
+                            ensure(
+                                !s.delayed || delayed.contains(&Delayed::Stream(stream)),
+                                || format!("{stream:?} is delayed for ever"),
+                            )?;
+                            s.head != Some(key) || s.busy.is_some() || s.delayed
+                        }
+                    };
+                    ensure(found || m.parked && later, || format!("{key:?} is lost: {m:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Calls that an instance may have in flight from this shard.
+fn slots(settings: &BatchSettings, mode: Mode) -> usize {
+    match mode {
+        Mode::Batch => settings.in_flight_max,
+        Mode::Unary => settings.calls_max,
+    }
+}

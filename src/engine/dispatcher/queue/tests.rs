@@ -1,0 +1,354 @@
+//! The queue and the streams against a naive model: a sorted look at all eligible messages.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::dispatcher::ordering::StreamName;
+use crate::ids::{ServiceId, SessionId, StreamKey};
+use crate::message::Micros;
+use crate::routing::Order;
+
+const DELAYS_US: [u64; 4] = [0, 5_000, 50_000, 500_000];
+const INSTANCES: u32 = 2;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A message arrives this much later: class, stream (0 = none), payload bytes.
+    Push {
+        after_us: u64,
+        class: usize,
+        stream: u8,
+        bytes: usize,
+    },
+    /// A call takes up to so many messages of an instance.
+    Call {
+        instance: u32,
+        items: usize,
+    },
+    /// One of the calls in flight ends; messages up to this place in it are done, the others are
+    /// put back.
+    End {
+        which: usize,
+        done: usize,
+    },
+    /// A waiting message leaves: its deadline passed.
+    Withdraw {
+        which: usize,
+    },
+    /// The idle streams of an instance, and its messages without one, go to the other instance.
+    Move {
+        instance: u32,
+    },
+    Compact,
+    Oldest,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let push = (0..20_000u64, 0..4usize, 0..5u8, 0..50usize);
+    prop_oneof![
+        6 => push.prop_map(|(after_us, class, stream, bytes)| {
+            Step::Push { after_us, class, stream, bytes }
+        }),
+        3 => (0..INSTANCES, 1..6usize).prop_map(|(instance, items)| Step::Call { instance, items }),
+        2 => (0..8usize, 0..6usize).prop_map(|(which, done)| Step::End { which, done }),
+        1 => (0..40usize).prop_map(|which| Step::Withdraw { which }),
+        1 => (0..INSTANCES).prop_map(|instance| Step::Move { instance }),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Oldest),
+    ]
+}
+
+/// A message of the model. Of a stream the order of `waiting` is the order sent.
+#[derive(Clone, Copy, Debug)]
+struct Naive {
+    key: MsgKey,
+    rank: Rank,
+    stream: u8,
+    instance: u32,
+    bytes: usize,
+    received: Micros,
+}
+
+/// Both, side by side.
+struct Pair {
+    messages: Requests,
+    streams: Ordering,
+    queues: Vec<InstanceQueue>,
+    keys: [Option<StreamKey>; 5],
+    waiting: Vec<Naive>,
+    /// Ordering by the call that carries them.
+    calls: Vec<(Ticket, Vec<Naive>)>,
+    now: Micros,
+    arrivals: u64,
+    tickets: u64,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            messages: Slab::with_capacity_max(10_000),
+            streams: Ordering::new(10_000),
+            queues: (0..INSTANCES).map(|_| InstanceQueue::default()).collect(),
+            keys: [None; 5],
+            waiting: Vec::new(),
+            calls: Vec::new(),
+            now: Micros(0),
+            arrivals: 0,
+            tickets: 0,
+        }
+    }
+
+    fn busy(&self, stream: u8) -> bool {
+        stream > 0 && self.calls.iter().any(|(_, items)| items.iter().any(|m| m.stream == stream))
+    }
+
+    /// Where the messages of a stream wait or are.
+    fn home(&self, stream: u8) -> Option<u32> {
+        let in_calls = self.calls.iter().flat_map(|(_, items)| items);
+        let mut all = self.waiting.iter().chain(in_calls);
+        all.find(|m| m.stream == stream && stream > 0).map(|m| m.instance)
+    }
+
+    fn push(&mut self, class: usize, stream: u8, bytes: usize) {
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        let received = self.now;
+        let instance = self.home(stream).unwrap_or((arrival % u64::from(INSTANCES)) as u32);
+        let at = usize::from(stream);
+        if stream > 0 && self.keys[at].is_none_or(|k| self.streams.get_alive(k).is_none()) {
+            let session = SessionId::from_random(u128::from(stream));
+            let name = StreamName { session, service: ServiceId(0), hash: 1 };
+            assert!(self.streams.find(&name).is_none());
+            self.keys[at] = Some(self.streams.open(name, InstanceId(instance), 0));
+            assert_eq!(self.streams.find(&name), self.keys[at]);
+        }
+        let stream_key = if stream > 0 { self.keys[at] } else { None };
+        let key = self.messages.insert_with(|m| {
+            m.rule.priority = Priority::ALL[class];
+            m.rule.order = if stream > 0 { Order::Session } else { Order::None };
+            m.received = received;
+            m.arrival = arrival;
+            m.instance = InstanceId(instance);
+            m.stream = stream_key;
+            m.payload.set(&vec![0; bytes]);
+        });
+        self.queues[instance as usize].push(key, &mut self.messages, &mut self.streams);
+        let rank = (received.0 + DELAYS_US[class], class, arrival);
+        self.waiting.push(Naive { key, rank, stream, instance, bytes, received });
+    }
+
+    /// Takes for one call, from both; the order must be equal.
+    fn call(&mut self, instance: u32, items: usize) {
+        self.tickets += 1;
+        let ticket = Ticket::new(self.tickets, 1);
+        let mut taken: Vec<Naive> = Vec::new();
+        for _ in 0..items {
+            let mine: BTreeSet<u8> = taken.iter().map(|m| m.stream).collect();
+            let mut heads = BTreeSet::new();
+            let eligible = self.waiting.iter().filter(|m| {
+                let head = m.stream == 0 || heads.insert(m.stream);
+                head && m.instance == instance && (!self.busy(m.stream) || mine.contains(&m.stream))
+            });
+            let expected = eligible.min_by_key(|m| m.rank).copied();
+            let queue = &mut self.queues[instance as usize];
+            let (messages, streams) = (&mut self.messages, &mut self.streams);
+            let found = queue.take(InstanceId(instance), ticket, messages, streams, &DELAYS_US);
+            assert_eq!(found, expected.map(|m| m.key), "of {:?}", self.waiting);
+            let Some(expected) = expected else { break };
+            self.waiting.retain(|m| m.key != expected.key);
+            taken.push(expected);
+        }
+        if !taken.is_empty() {
+            self.calls.push((ticket, taken));
+        }
+    }
+
+    /// As `outcome::fail` and `dispatch::free_stream` do.
+    fn end(&mut self, which: usize, done: usize) {
+        if self.calls.is_empty() {
+            return;
+        }
+        let (_, items) = self.calls.remove(which % self.calls.len());
+        let done = done.min(items.len());
+        let streams: BTreeSet<u8> = items.iter().map(|m| m.stream).filter(|&s| s > 0).collect();
+        for m in items[done..].iter().rev() {
+            if m.stream > 0 {
+                let key = self.keys[usize::from(m.stream)].expect("it is busy");
+                self.streams.link_first(key, m.key, &mut self.messages);
+            }
+            let queue = &mut self.queues[m.instance as usize];
+            queue.put_back(m.key, &mut self.messages);
+            if m.stream == 0 {
+                queue.resume(m.key, &mut self.messages, &DELAYS_US);
+            }
+            // Before all that wait of its stream, whose order is all that counts here.
+            self.waiting.insert(0, *m);
+        }
+        for m in &items[..done] {
+            self.messages.release(m.key);
+        }
+        for stream in streams {
+            let key = self.keys[usize::from(stream)].expect("it is busy");
+            self.streams.get_mut(key).busy = None;
+            self.resume_head(stream);
+            self.streams.close_if_idle(key);
+        }
+    }
+
+    fn resume_head(&mut self, stream: u8) {
+        let key = self.keys[usize::from(stream)].expect("the caller has it");
+        let state = self.streams.get(key);
+        if let Some(head) = state.head
+            && self.messages.get(head).is_some_and(|m| m.parked)
+        {
+            let queue = &mut self.queues[state.instance.0 as usize];
+            queue.resume(head, &mut self.messages, &DELAYS_US);
+        }
+    }
+
+    fn withdraw(&mut self, which: usize) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let m = self.waiting.remove(which % self.waiting.len());
+        let message = self.messages.get(m.key).expect("it waits");
+        self.queues[m.instance as usize].forget(message);
+        if m.stream > 0 {
+            let key = self.keys[usize::from(m.stream)].expect("it waits");
+            self.streams.unlink(key, m.key, &mut self.messages);
+            if !self.busy(m.stream) {
+                self.resume_head(m.stream);
+            }
+            self.streams.close_if_idle(key);
+        }
+        self.messages.release(m.key);
+    }
+
+    /// As `outcome::evacuate` does.
+    fn move_away(&mut self, instance: u32) {
+        let to = (instance + 1) % INSTANCES;
+        let mut moved = BTreeSet::new();
+        for at in 0..self.waiting.len() {
+            let m = self.waiting[at];
+            if m.instance != instance || self.busy(m.stream) {
+                continue;
+            }
+            let message = self.messages.get(m.key).expect("it waits");
+            self.queues[instance as usize].forget(message);
+            self.messages.get_mut(m.key).expect("it waits").instance = InstanceId(to);
+            self.queues[to as usize].put_back(m.key, &mut self.messages);
+            self.waiting[at].instance = to;
+            if m.stream == 0 {
+                self.queues[to as usize].resume(m.key, &mut self.messages, &DELAYS_US);
+            } else if moved.insert(m.stream) {
+                let key = self.keys[usize::from(m.stream)].expect("it waits");
+                self.streams.get_mut(key).instance = InstanceId(to);
+            }
+        }
+        moved.into_iter().for_each(|stream| self.resume_head(stream));
+    }
+
+    fn run(&mut self, step: &Step) {
+        match *step {
+            Step::Push { after_us, class, stream, bytes } => {
+                self.now.0 += after_us;
+                self.push(class, stream, bytes);
+            }
+            Step::Call { instance, items } => self.call(instance, items),
+            Step::End { which, done } => self.end(which, done),
+            Step::Withdraw { which } => self.withdraw(which),
+            Step::Move { instance } => self.move_away(instance),
+            Step::Compact => {
+                for (id, queue) in self.queues.iter_mut().enumerate() {
+                    queue.stale += 1_000; // so that it always does something
+                    queue.compact(InstanceId(id as u32), &self.messages);
+                }
+            }
+            Step::Oldest => self.check_oldest(),
+        }
+        for (id, queue) in self.queues.iter().enumerate() {
+            let here = self.waiting.iter().filter(|m| m.instance as usize == id);
+            let (items, bytes) = here.fold((0, 0), |(i, b), m| (i + 1, b + m.bytes));
+            assert_eq!((queue.items, queue.bytes), (items, bytes), "instance {id}");
+            let keys = queue.current_keys(InstanceId(id as u32), &self.messages);
+            let (fresh, resumed) = keys.expect("stale keys are counted");
+            let known = fresh.len() + resumed.len();
+            let each: BTreeSet<MsgKey> = fresh.into_iter().chain(resumed).collect();
+            assert_eq!(each.len(), known, "a key is twice in instance {id}");
+        }
+    }
+
+    /// Never earlier than the truth; and if anything eligible waits, something is told.
+    fn check_oldest(&mut self) {
+        for id in 0..INSTANCES {
+            let here = self.waiting.iter().filter(|m| m.instance == id);
+            let truth = here.clone().map(|m| m.received).min();
+            let mut heads = BTreeSet::new();
+            let heads: Vec<_> =
+                self.waiting.iter().filter(|m| m.stream == 0 || heads.insert(m.stream)).collect();
+            let free =
+                heads.into_iter().filter(|m| m.instance == id && !self.busy(m.stream)).count();
+            let told = self.queues[id as usize].oldest(InstanceId(id), &self.messages);
+            let possible = told.is_none_or(|told| truth.is_some_and(|truth| told >= truth));
+            assert!(possible, "{told:?} is before {truth:?}");
+            assert!(free == 0 || told.is_some(), "{free} eligible ones are not seen");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_order_is_that_of_a_heap_over_the_eligible(
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut pair = Pair::new();
+        for step in &steps {
+            pair.run(step);
+        }
+        // In the end everything comes out.
+        while !(pair.waiting.is_empty() && pair.calls.is_empty()) {
+            pair.end(0, 9);
+            (0..INSTANCES).for_each(|id| pair.call(id, 9));
+        }
+        assert!(pair.streams.is_empty() && pair.messages.is_empty());
+    }
+}
+
+/// Promise 3: nothing waits longer than the difference of the class delays because of others.
+#[test]
+fn a_message_is_overtaken_only_by_ones_enqueued_less_than_the_difference_of_the_delays_later() {
+    let mut pair = Pair::new();
+    pair.push(3, 0, 1);
+    let Naive { key: low, instance, .. } = pair.waiting[0];
+    // Two critical ones a millisecond for its instance, for ever; one is taken each time.
+    let mut overtook = Vec::new();
+    let taken = (0..1_500).any(|ms| {
+        pair.now = Micros::from_ms(ms);
+        (0..4).for_each(|_| pair.push(0, 0, 1));
+        pair.waiting.retain(|m| m.instance == instance);
+        pair.call(instance, 1);
+        let (_, items) = pair.calls.pop().expect("something waits");
+        overtook.push(items[0].received);
+        items[0].key == low
+    });
+    assert!(taken, "it starves");
+    overtook.pop();
+    assert!(overtook.iter().all(|&at| at <= Micros::from_ms(500)), "{overtook:?}");
+}
+
+#[test]
+fn admission_follows_the_fuller_of_items_and_bytes() {
+    let fill = Fill { items: 69, bytes: 10, items_max: 100, bytes_max: 1_000 };
+    assert!(fill.admits(1, 70) && !fill.admits(691, 70) && !fill.admits(1, 69));
+    assert_eq!(fill.ratio(), 0.69);
+    assert_eq!(admit_percent(&[100, 95, 85, 70], Priority::Low, true), 70);
+    assert_eq!(admit_percent(&[100, 95, 85, 70], Priority::Low, false), 100);
+}

@@ -1,0 +1,130 @@
+//! Everything that a shard counts and measures, and what it logs at most once in a while.
+
+use crate::ids::ShardId;
+use crate::message::{CallFault, Category, Micros, Reason};
+use crate::stats::{Counter, Counters, Histograms, Stage};
+
+/// Between two `route_failed` events of a shard: one second.
+const ROUTE_FAILED_EVERY_US: u64 = 1_000_000;
+/// Between two warnings that the process is out of descriptors: one minute.
+const EXHAUSTED_EVERY_US: u64 = 60_000_000;
+
+/// What a shard has counted and measured since its start.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub counters: Counters,
+    pub histograms: Histograms,
+    /// Error answers by reason, in the order of [`Reason::ALL`].
+    pub reasons: [u64; Reason::ALL.len()],
+    /// Failed calls by fault.
+    pub faults: Vec<(CallFault, u64)>,
+    /// Messages decoded in this turn: they share the turn's decode time.
+    decoded: u64,
+    route_failures: RouteFailures,
+    /// When running out of descriptors was last logged.
+    exhausted_at: Option<Micros>,
+}
+
+/// Routing failures that are not logged yet.
+#[derive(Debug, Default)]
+struct RouteFailures {
+    logged_at: Option<Micros>,
+    count: u64,
+}
+
+impl Stats {
+    #[inline]
+    pub fn inc(&mut self, counter: Counter) {
+        self.counters.inc(counter);
+    }
+
+    #[inline]
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.counters.add(counter, n);
+    }
+
+    #[inline]
+    pub fn record(&mut self, stage: Stage, us: u64, count: u64) {
+        self.histograms.record(stage, us, count);
+    }
+
+    /// Counts an error answer by its reason.
+    pub fn reason(&mut self, reason: Reason) {
+        self.reasons[reason as usize] += 1;
+    }
+
+    /// Counts an error answer by the part of the gateway that handled the message.
+    pub fn error(&mut self, category: Category) {
+        self.counters.inc(match category {
+            Category::System => Counter::SystemErrors,
+            Category::Business => Counter::BusinessErrors,
+            Category::Gateway => Counter::GatewayErrors,
+        });
+    }
+
+    /// Counts a message by the part of the gateway that handles it.
+    pub fn message(&mut self, category: Category) {
+        self.counters.inc(match category {
+            Category::System => Counter::SystemMessages,
+            Category::Business => Counter::BusinessMessages,
+            Category::Gateway => Counter::GatewayMessages,
+        });
+    }
+
+    /// Counts a failed call by its fault.
+    pub fn fault(&mut self, fault: CallFault) {
+        match self.faults.iter_mut().find(|(f, _)| *f == fault) {
+            Some((_, count)) => *count += 1,
+            None => self.faults.push((fault, 1)),
+        }
+    }
+
+    /// Counts a message that was decoded in this turn.
+    #[inline]
+    pub fn decoded(&mut self) {
+        self.decoded += 1;
+    }
+
+    /// Records the time spent in receiving and decoding, shared by the messages decoded since the
+    /// last call.
+    pub fn record_decode(&mut self, us: u64) {
+        let messages = std::mem::take(&mut self.decoded);
+        if let Some(each) = us.checked_div(messages) {
+            self.histograms.record(Stage::Decode, each, messages);
+        }
+    }
+
+    /// Counts a routing failure, and logs those since the last event at most once a second.
+    pub fn route_failed(
+        &mut self,
+        shard: ShardId,
+        msg_id: u32,
+        service: &str,
+        reason: &str,
+        now: Micros,
+    ) {
+        self.counters.inc(Counter::FailedRoutes);
+        let failures = &mut self.route_failures;
+        failures.count += 1;
+        if failures.logged_at.is_none_or(|at| now.since(at) >= ROUTE_FAILED_EVERY_US) {
+            failures.logged_at = Some(now);
+            tracing::warn!(
+                shard = shard.0,
+                msg_id,
+                service,
+                reason,
+                count = std::mem::take(&mut failures.count),
+                "route_failed: `shardgate explain` with this msg_id says who should have it"
+            );
+        }
+    }
+
+    /// Whether running out of descriptors is to be logged: at most once a minute.
+    pub fn note_exhausted(&mut self, now: Micros) -> bool {
+        let is_due = self.exhausted_at.is_none_or(|at| now.since(at) >= EXHAUSTED_EVERY_US);
+        if is_due {
+            self.exhausted_at = Some(now);
+        }
+        is_due
+    }
+}

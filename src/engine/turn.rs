@@ -1,0 +1,142 @@
+//! What both halves do in one order: the tick, the end of a turn, a reload, and an ordered stop.
+
+use std::sync::Arc;
+
+use crate::config::settings::StopSettings;
+use crate::engine::Engine;
+use crate::engine::clients::conn::Phase;
+use crate::engine::drain::Drain;
+use crate::ids::ConnId;
+use crate::mailbox::Published;
+use crate::message::Micros;
+use crate::routing::Snapshot;
+use crate::stats::Counter;
+use crate::wire::close;
+
+impl Engine {
+    /// Does what time brings, every [`crate::limits::TICK_MS`]: deadlines, timeouts and the stop.
+    /// Connections whose socket is to be closed are added to `closing`.
+    pub fn tick(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
+        let (clients, dispatcher, mut cx) = self.parts();
+        dispatcher.expire_requests(&mut cx, clients, now);
+        clients.sweep(&mut cx, now, closing);
+        clients.move_again(&mut cx);
+        clients.limits.expire(now);
+        dispatcher.clean_up(&mut cx, now);
+        if self.drain.is_some() {
+            self.go_on_draining(now, closing);
+        }
+    }
+
+    /// Ends a turn: tokens that wait, retries that are due, then batches that may leave. The
+    /// effects hold the calls.
+    pub fn end_turn(&mut self, now: Micros) {
+        self.go_on_signing_in(now);
+        let (clients, dispatcher, mut cx) = self.parts();
+        dispatcher.end_turn(&mut cx, clients, now);
+    }
+
+    /// Takes the time of the wall clock. Claims of tokens are about it, so a step of it counts for
+    /// them, and for nothing else.
+    pub fn set_wall_clock(&mut self, unix_us: i64, now: Micros) {
+        self.clients.sign_in.set_wall_clock(unix_us, now);
+    }
+
+    /// Routes and works by `published` from now on (promise 10). Connections keep what they were
+    /// promised, requests under way the route they were admitted by.
+    pub fn adopt(&mut self, published: Published, now: Micros) {
+        let Published { snapshot, gateway, settings, auth, tls: _ } = published;
+        self.clients.apply(&gateway, &settings, auth, now);
+        self.dispatcher.set_settings(&settings);
+        let same_rings = same_rings(&self.config.snapshot, &snapshot);
+        self.config.set_settings(gateway, settings);
+        self.config.set_snapshot(&snapshot);
+        let (clients, dispatcher, mut cx) = self.parts();
+        dispatcher.apply(&mut cx, clients, same_rings, now);
+    }
+
+    /// Begins the stop: what was read is answered, new messages are refused, each connection is
+    /// closed with 1001 when it has its answers and its turn has come.
+    pub fn drain(&mut self, settings: StopSettings, now: Micros) {
+        if self.drain.is_some() {
+            return;
+        }
+        let open: Vec<ConnId> = self.clients.conns.iter().map(|(id, _)| id).collect();
+        self.drain = Some(Drain::new(settings, open.len(), now));
+        let (clients, _, mut cx) = self.parts();
+        for id in open {
+            // Nobody moves to a shard that stops, too.
+            if clients.conns.get(id).is_some_and(|conn| conn.moving.is_some()) {
+                clients.end_move(&mut cx, id, now);
+            }
+            clients.tell_draining(&mut cx, id);
+        }
+    }
+
+    /// Closes the connections that came after the stop was complete, with a last word, and names
+    /// them: the shard ends.
+    pub fn say_goodbye(&mut self, now: Micros) -> Vec<ConnId> {
+        let (clients, _, mut cx) = self.parts();
+        let left: Vec<ConnId> = clients.conns.iter().map(|(id, _)| id).collect();
+        for &id in &left {
+            match clients.conns.get(id).map(|conn| conn.phase) {
+                Some(Phase::Open) => {
+                    cx.stats.inc(Counter::ClosedDrain);
+                    clients.close(&mut cx, id, close::GOING_AWAY, STOPPING, now);
+                }
+                Some(Phase::Handshake) => clients.refuse_for_stop(&mut cx, id, now),
+                Some(Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Finished { .. })
+                | None => {}
+            }
+        }
+        left
+    }
+
+    fn go_on_draining(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
+        let Some(drain) = &self.drain else { return };
+        let (is_over, mut may_close) = (drain.is_over(now), drain.may_close(now));
+        let (clients, dispatcher, mut cx) = self.parts();
+        let cut_off = if is_over { dispatcher.cut_off(&mut cx, clients, now) } else { 0 };
+        let mut closed = 0;
+        let all: Vec<ConnId> = clients.conns.iter().map(|(id, _)| id).collect();
+        for id in all {
+            let Some(conn) = clients.conns.get(id) else { continue };
+            match conn.phase {
+                // What was read before a hold is still to be answered, if only with DRAINING.
+                Phase::Open if conn.is_finished() => {
+                    if may_close == 0 {
+                        continue;
+                    }
+                    may_close -= 1;
+                    closed += 1;
+                    cx.stats.inc(Counter::ClosedDrain);
+                    clients.close(&mut cx, id, close::GOING_AWAY, STOPPING, now);
+                }
+                Phase::Handshake => clients.refuse_for_stop(&mut cx, id, now),
+                Phase::Closing { until }
+                | Phase::Lingering { until }
+                | Phase::Finished { until }
+                    if until <= now =>
+                {
+                    closing.push(id);
+                }
+                Phase::Open
+                | Phase::Closing { .. }
+                | Phase::Lingering { .. }
+                | Phase::Finished { .. } => {}
+            }
+        }
+        let drain = self.drain.as_mut().expect("it goes on");
+        drain.closed += closed;
+        drain.cut_off += cut_off;
+    }
+}
+
+/// The text of close code 1001.
+const STOPPING: &str = "the gateway is stopping";
+
+/// Whether every service has the ring it had.
+fn same_rings(old: &Snapshot, new: &Snapshot) -> bool {
+    old.services.len() == new.services.len()
+        && old.services.iter().zip(&new.services).all(|(a, b)| Arc::ptr_eq(&a.ring, &b.ring))
+}
