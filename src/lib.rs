@@ -25,14 +25,15 @@
 //! [`engine`]`::inbound` classifies; `builtin` answers what is the gateway's own; everything else
 //! goes through [`engine::dispatcher`]: `admission` (route, dedup, pick, let in), `queue`, `calls`
 //! (in the body that `batch` wrote), and travels over [`backend::channel`]. Its outcome comes back
-//! through `outcome` (answer, retry, move) and `answer` to [`engine::clients`], whose `reply` writes
-//! it into the connection's outbox; the net loop writes that once a turn. Deadlines, heartbeats, a
-//! reload and the end of a stop are `engine::turn`.
+//! through `outcome` (answer, retry, move) and `answer` to [`engine::clients`], whose `reply`
+//! writes it into the connection's outbox; the net loop writes that once a turn. Deadlines,
+//! heartbeats, a reload and the end of a stop are `engine::turn`.
 //!
 //! A connection lives where it was accepted until its user is known; then on the user's home shard,
-//! to which [`engine::clients::home`] and the shell take it at rest, with its socket, over a lane. So what
-//! belongs to a user is on one core. What stands between a socket and the engine, a balancer's
-//! header and TLS, is [`shard::layers`]; the limits of clients are [`engine::clients::limits`].
+//! to which [`engine::clients::home`] and the shell take it at rest, with its socket, over a lane.
+//! So what belongs to a user is on one core. What stands between a socket and the engine, a
+//! balancer's header and TLS, is [`shard::layers`]; the limits of clients are
+//! [`engine::clients::limits`].
 //!
 //! # Code map
 //!

@@ -201,6 +201,19 @@ fn group_of(text: &str) -> Vec<String> {
     parts
 }
 
+/// Whether the wall between the halves of the engine stands: clients know nothing of services, and
+/// what a half is lent does not grow into a hall.
+fn check_halves(inside: &str, product: &str, say: &mut impl FnMut(String)) {
+    if inside.starts_with("engine/clients/") && product.contains("dispatcher") {
+        say("names the dispatcher: clients know nothing of services".into());
+    }
+    let Some((_, lent)) = product.split_once("struct Context<'a> {") else { return };
+    let fields = lent.split('}').next().unwrap_or_default().matches(": ").count();
+    if inside == "engine/mod.rs" && fields > 5 {
+        say(format!("Context has {fields} fields, at most 5: give a half its own state"));
+    }
+}
+
 /// What is wrong with one file.
 fn check(path: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -252,6 +265,7 @@ fn check(path: &str, text: &str) -> Vec<String> {
     }
     if let Some(inside) = path.strip_prefix("src/") {
         check_order(inside, product, &mut say);
+        check_halves(inside, product, &mut say);
     }
     wrong
 }
@@ -336,6 +350,16 @@ fn the_checker_finds_what_is_planted() {
         ("src/mailbox.rs", format!("{head}use crate::config::load;"), "names config::load"),
         ("src/engine/a.rs", format!("{head}use super::super::shard;"), "leaves engine"),
         ("src/config/mod.rs", format!("{head}use super::shard;"), "leaves config"),
+        (
+            "src/engine/clients/a.rs",
+            format!("{head}use crate::engine::dispatcher::Dispatcher;"),
+            "know nothing of services",
+        ),
+        (
+            "src/engine/mod.rs",
+            format!("{head}struct Context<'a> {{ a: A, b: B, c: C, d: D, e: &'a E, f: F }}"),
+            "Context has 6 fields",
+        ),
         ("src/new.rs", head.into(), "MAY_NAME"),
         ("src/main.rs", format!("{head}use shardgate::shard;"), "names shard"),
     ];
