@@ -199,11 +199,11 @@ impl Engine {
         let (clients, dispatcher, mut cx) = self.parts();
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if message.seq > 0 {
-            if message.seq <= conn.last_seq {
+            if message.seq <= conn.session.last_seq {
                 self.on_bad(id, &BadMessage { seq: message.seq, reject: SEQ_FELL }, now);
                 return;
             }
-            conn.last_seq = message.seq;
+            conn.session.last_seq = message.seq;
         }
         let source = conn.source(id, clients.sign_in.required);
         let category = cx.config.category(message);

@@ -19,7 +19,7 @@ impl Engine {
         match question {
             Question::Talkers(top) => Seen::Conns(self.talkers((*top).min(TOP_MAX), now)),
             Question::Session(session) => {
-                let of_it = |conn: &&Conn| conn.session.as_str() == session;
+                let of_it = |conn: &&Conn| conn.session.id.as_str() == session;
                 let found = self.clients.conns.iter().map(|(_, conn)| conn).find(of_it);
                 Seen::Conns(found.map(|conn| seen(conn, now)).into_iter().collect())
             }
@@ -74,8 +74,8 @@ impl Engine {
 
 fn seen(conn: &Conn, now: Micros) -> ConnSeen {
     ConnSeen {
-        session: conn.session,
-        peer: conn.peer.address,
+        session: conn.session.id,
+        peer: conn.peer,
         phase: match conn.phase {
             Phase::Handshake => "handshake",
             Phase::Open => "open",

@@ -19,6 +19,7 @@ pub mod effects;
 mod inbound;
 pub mod instance_map;
 pub mod look;
+pub mod owner;
 pub mod slab;
 mod source;
 mod stats;

@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::auth::Identity as SignedIn;
 use crate::config::settings::ConnSettings;
 use crate::engine::clients::home::Moving;
 use crate::engine::clients::limits::LimitState;
 use crate::engine::clients::outbox::Outbox;
+use crate::engine::clients::session::Session;
 use crate::engine::clients::sign_in::PendingAuth;
+use crate::engine::clients::window::Window;
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, SessionId};
 use crate::message::{Encoding, Micros, Reason};
-use crate::routing::Sender;
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// A cause for which a connection is not read.
@@ -46,7 +46,7 @@ impl Holds {
     }
 }
 
-/// How far a connection is.
+/// The state of a connection.
 ///
 /// ```text
 ///   Handshake --101--> Open --our Close--> Closing --their Close--> Finished
@@ -57,76 +57,44 @@ impl Holds {
 pub enum Phase {
     /// The upgrade request is not complete.
     Handshake,
-    /// Frames flow.
+    /// Frames are read and written.
     Open,
-    /// Our Close is sent; the client's is awaited until then. Everything else is ignored.
+    /// Our Close is sent; the client's is awaited, and everything else ignored.
     Closing {
-        /// TCP is closed at this time anyway.
+        /// Time at which TCP is closed anyway.
         until: Micros,
     },
-    /// Nothing more to say: shut for writing after the flush, and wait until then for the client to
-    /// close first, so that a reset does not overtake the last bytes.
+    /// Nothing more is written: the socket is shut for writing after the flush, and the client has
+    /// until then to close first, so that a reset does not overtake the last bytes.
     Lingering {
-        /// TCP is closed at this time anyway.
+        /// Time at which TCP is closed anyway.
         until: Micros,
     },
     /// Both Close frames are exchanged: close TCP after the flush.
     Finished {
-        /// TCP is closed at this time anyway.
+        /// Time at which TCP is closed anyway.
         until: Micros,
     },
 }
 
-/// Events in a window of fixed length: how many, and since when.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Window {
-    since: Micros,
-    count: u32,
-}
-
-impl Window {
-    /// Counts `n` more; says how many there were in the present window of `length_us`.
-    pub fn add(&mut self, n: u32, now: Micros, length_us: u64) -> u32 {
-        if now.since(self.since) >= length_us {
-            *self = Self { since: now, count: 0 };
-        }
-        self.count = self.count.saturating_add(n);
-        self.count
-    }
-
-    /// Whether the window of the last event is over.
-    pub fn has_ended(&self, now: Micros, length_us: u64) -> bool {
-        now.since(self.since) >= length_us
-    }
-}
-
-/// Who the client is. Boxed: most of it is not needed for a reply.
-#[derive(Debug)]
-pub struct Peer {
-    /// Address of the client's end.
-    pub address: SocketAddr,
-    /// Who signed in, and until when; `None` = anonymous.
-    pub user: Option<Arc<SignedIn>>,
-}
-
-/// What a client was told in its `welcome` and may count on: a change of the settings holds for the
-/// connections that come after it.
+/// The limits that a client was told in its `welcome` and may count on: a change of the settings
+/// holds for the connections that come after it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Terms {
-    /// Bytes and fragments of a message.
+    /// Largest message, in bytes and fragments.
     pub frames: FrameLimits,
-    /// How often it must send something.
+    /// Longest time between two signs of life of the client.
     pub heartbeat_ms: u64,
     /// Messages without an answer before reading pauses.
     pub unanswered_max: u32,
     /// Frames a second; 0 = no limit.
     pub frames_per_s_max: u32,
-    /// Bytes that may wait for it before it counts as one that does not read.
+    /// Bytes that may wait in the outbox before the client counts as one that does not read.
     pub outbox_bytes_max: usize,
 }
 
 impl Terms {
-    /// Those of `settings`.
+    /// The terms that `settings` give.
     pub fn of(settings: &ConnSettings) -> Self {
         Self {
             frames: FrameLimits {
@@ -141,67 +109,71 @@ impl Terms {
     }
 }
 
-/// One connection.
+/// Refused one-way messages of a connection, which are told together.
+#[derive(Clone, Copy, Debug)]
+pub struct OneWayRefusals {
+    /// Messages refused and not told yet.
+    pub count: u64,
+    /// The reason of the last refusal.
+    pub reason: Reason,
+    /// Time at which refusals were last told; 0 = never.
+    pub told: Micros,
+}
+
+/// The state of one connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// What it was promised.
+    /// Limits that the client was told.
     pub terms: Arc<Terms>,
-    /// How far it is.
+    /// State of the WebSocket.
     pub phase: Phase,
-    /// Whether its upgrade was answered 101: counted as a session until it is removed.
+    /// Whether the upgrade was answered 101: counted as a session until the connection is removed.
     pub upgraded: bool,
-    /// Its encoding.
+    /// Encoding of its messages.
     pub encoding: Encoding,
-    /// Bytes not decoded yet; the handshake's while that lasts.
+    /// Bytes not decoded yet.
     pub decoder: Decoder,
-    /// The unfinished upgrade request, and how much of it was looked through.
+    /// The unfinished upgrade request, and how much of it was searched for its end.
     pub handshake: Option<Box<(Vec<u8>, usize)>>,
     /// Bytes to be sent.
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
-    /// Causes for which it is not read.
+    /// Causes for which the connection is not read.
     pub holds: Holds,
     /// Messages answered as late whose call is still under way: the connection does not move before
     /// those have ended.
     pub late_calls: u32,
-    /// Data messages read since it was opened.
+    /// Data messages read since the connection was opened.
     pub messages: u64,
     /// Messages without an answer.
     pub unanswered: u32,
-    /// Their bytes.
+    /// Bytes of the messages without an answer.
     pub unanswered_bytes: usize,
-    /// The highest seq seen: they rise.
-    pub last_seq: u64,
-    /// Public id of the session.
-    pub session: SessionId,
-    /// Tenant and hashes by which its messages are routed.
-    pub sender: Sender,
-    /// Who it is.
-    pub peer: Box<Peer>,
-    /// When it was accepted.
+    /// The session that the connection serves.
+    pub session: Box<Session>,
+    /// Address of the client's end; a balancer's until its header was read.
+    pub peer: SocketAddr,
+    /// Time of the accept.
     pub opened: Micros,
-    /// When the client last sent something.
+    /// Time at which the client last sent something.
     pub heard: Micros,
     /// Frames in the present second.
     pub frames: Window,
     /// Bad messages in the present ten seconds.
     pub bad: Window,
-    /// One-way messages refused and not told yet.
-    pub refused_one_way: u64,
-    /// Why the last of them was.
-    pub refused_why: Reason,
-    /// When that was last told.
-    pub told_one_way: Micros,
-    /// When it is closed without a token; never with one, and where none is required.
+    /// One-way messages that were refused.
+    pub one_way: OneWayRefusals,
+    /// Time at which the connection is closed without a token: never once it has shown one, and
+    /// never where none is required.
     pub auth_by: Micros,
-    /// A token that waits for its turn to be verified; the connection is paused so long.
+    /// A token that waits for its turn to be verified.
     pub pending_auth: Option<Box<PendingAuth>>,
-    /// It is to move to its user's home shard; the connection is paused so long.
+    /// The move to the user's home shard under way.
     pub moving: Option<Box<Moving>>,
-    /// It came home to be told that there is no room.
+    /// Moved here when there was no room, and only kept until its refusal is sent.
     pub refused_arrival: bool,
-    /// Whom it counts for, and whether it is held for its rate.
+    /// The user and the address that count it, and its refusals for a rate.
     pub limits: LimitState,
 }
 
@@ -222,17 +194,13 @@ impl Conn {
             messages: 0,
             unanswered: 0,
             unanswered_bytes: 0,
-            last_seq: 0,
-            session,
-            sender: Sender::of_session(session.as_str()),
-            peer: Box::new(Peer { address: peer, user: None }),
+            session: Box::new(Session::new(session, peer.ip())),
+            peer,
             opened: now,
             heard: now,
             frames: Window::default(),
             bad: Window::default(),
-            refused_one_way: 0,
-            refused_why: Reason::QueueFull,
-            told_one_way: Micros(0),
+            one_way: OneWayRefusals { count: 0, reason: Reason::QueueFull, told: Micros(0) },
             auth_by: Micros(u64::MAX),
             pending_auth: None,
             moving: None,
@@ -245,11 +213,11 @@ impl Conn {
     pub(crate) fn source(&self, id: ConnId, auth_required: bool) -> Source {
         Source {
             conn: id,
-            session: self.session,
-            sender: self.sender,
-            user: self.peer.user.clone(),
+            session: self.session.id,
+            sender: self.session.sender,
+            user: self.session.owner.user().cloned(),
             encoding: self.encoding,
-            // Those who came before a reload asked for tokens go on as they were let in.
+            // Connections from before a reload that asks for tokens go on as they were let in.
             must_sign_in: auth_required && self.auth_by != Micros(u64::MAX),
         }
     }
@@ -295,23 +263,15 @@ impl Conn {
 
     /// Bytes of memory that it holds: its slot, and what is on the heap for it alone.
     pub fn memory_bytes(&self) -> usize {
-        let user = self.peer.user.as_deref().map_or(0, |user| {
-            // Each text has two counts in front of it.
-            let text = |text: &Arc<str>| 2 * size_of::<usize>() + text.len();
-            let texts = user.tenant.iter().chain(&user.groups).map(text).sum::<usize>();
-            let groups = user.groups.capacity() * size_of::<Arc<str>>();
-            2 * size_of::<usize>() + size_of::<SignedIn>() + text(&user.user) + texts + groups
-        });
         let request = self.handshake.as_ref().map_or(0, |held| held.0.capacity());
         Slab::<ConnId, Self>::SLOT_BYTES
-            + size_of::<Peer>()
-            + user
+            + self.session.memory_bytes()
             + request
             + self.decoder.memory_bytes()
             + self.outbox.capacity()
     }
 
-    /// When TCP is closed whatever the client does, if that is decided.
+    /// The time at which TCP is closed whatever the client does, if that is decided.
     pub fn until(&self) -> Option<Micros> {
         match self.phase {
             Phase::Handshake | Phase::Open => None,
@@ -322,21 +282,21 @@ impl Conn {
     }
 }
 
-/// What the shell does with a socket after a flush.
+/// The action of the shell on a socket after a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// Goes on.
+    /// None: the connection goes on.
     Keep,
-    /// Shut for writing, read until the client closes.
+    /// Shut it for writing, and read until the client closes.
     ShutWrite,
-    /// Close now.
+    /// Close it now.
     Close,
 }
 
-/// What the shell does after handing bytes over.
+/// The reading of a connection after bytes were handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadNext {
-    /// Read more.
+    /// Read on.
     More,
     /// Do not read until the engine resumes the connection.
     Pause,

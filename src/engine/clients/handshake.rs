@@ -3,7 +3,7 @@
 use crate::engine::Context;
 use crate::engine::clients::conn::Phase;
 use crate::engine::clients::sign_in::UpgradeDecision;
-use crate::engine::clients::{Clients, mark_dirty};
+use crate::engine::clients::{Clients, append};
 use crate::ids::ConnId;
 use crate::message::{Encoding, Micros, ServerMessage};
 use crate::stats::Counter;
@@ -88,11 +88,10 @@ impl Clients {
         conn.phase = Phase::Open;
         conn.upgraded = true;
         conn.encoding = encoding;
-        conn.outbox.writer(&mut self.buffers).extend_from_slice(response);
-        mark_dirty(conn, id, cx.effects);
+        append(conn, id, &mut self.buffers, cx.effects, |out| out.extend_from_slice(response));
         let terms = &conn.terms;
         let welcome = client::Welcome {
-            session: conn.session.as_str().to_owned(),
+            session: conn.session.id.as_str().to_owned(),
             node: cx.config.gateway.node.clone(),
             shard: u32::from(cx.config.shard.0),
             heartbeat_ms: u32::try_from(terms.heartbeat_ms).unwrap_or(u32::MAX),
@@ -115,8 +114,7 @@ impl Clients {
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.phase = Phase::Lingering { until };
-        conn.outbox.writer(&mut self.buffers).extend_from_slice(response);
-        mark_dirty(conn, id, cx.effects);
+        append(conn, id, &mut self.buffers, cx.effects, |out| out.extend_from_slice(response));
     }
 
     /// Answers an upgrade request with an error.

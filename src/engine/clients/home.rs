@@ -15,7 +15,7 @@
 use crate::auth::Identity;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Conn, Hold, Phase};
-use crate::engine::clients::sign_in::user_hash;
+use crate::engine::clients::session::user_hash;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::{ConnId, ShardId, home_shard};
 use crate::message::{Micros, Reason, Reject};
@@ -154,7 +154,7 @@ impl Clients {
         let max = cx.config.settings.conn.connections_max;
         if self.conns.len() >= max + spare(max) || self.conns.is_full() {
             Room::Crowded
-        } else if self.limits.is_address_over(conn.peer.address.ip()) {
+        } else if self.limits.is_address_over(conn.peer.ip()) {
             Room::Overrun
         } else {
             Room::Free

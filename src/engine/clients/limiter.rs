@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -40,29 +39,6 @@ impl User {
     /// Whoever signed in as this.
     pub fn of(identity: &Identity) -> Self {
         Self { tenant: identity.tenant.clone(), name: identity.user.clone() }
-    }
-}
-
-/// An address: of IPv4 all of it. Of IPv6 the /64: that is the smallest network a site is given
-/// (RFC 6177), and every host in it may use any of its 2^64 addresses, a new one for each
-/// connection (RFC 8981).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Address {
-    /// An IPv4 address, also if it is written as an IPv6 one (::ffff:192.0.2.1).
-    V4([u8; 4]),
-    /// First half of an IPv6 address.
-    V6([u8; 8]),
-}
-
-impl Address {
-    /// The one that `ip` belongs to.
-    pub fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip.octets()),
-            IpAddr::V6(ip) => {
-                Self::V6(*ip.octets().first_chunk().expect("an IPv6 address has 16 bytes"))
-            }
-        }
     }
 }
 

@@ -10,9 +10,11 @@ use crate::auth::Identity;
 use crate::config::settings::{LimitSettings, PartyLimits, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::Clients;
-use crate::engine::clients::conn::{Conn, Hold, Phase, Window};
-use crate::engine::clients::limiter::{Address, ClientRule, Limiter, Over, User};
+use crate::engine::clients::conn::{Conn, Hold, Phase};
+use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
 use crate::engine::clients::token_bucket::Rate;
+use crate::engine::clients::window::Window;
+use crate::engine::owner::Address;
 use crate::ids::{ConnId, PartyKey};
 use crate::message::{ClientMessage, Micros, Reason, Reject};
 use crate::stats::Counter;
@@ -166,12 +168,12 @@ impl ClientLimits {
     pub fn count(&mut self, conn: &mut Conn, now: Micros) {
         let limits = &mut conn.limits;
         if self.addresses.is_on() && limits.address == PartyKey::NONE {
-            let address = Address::of(conn.peer.address.ip());
-            limits.address = self.addresses.count(&address, limits.unauthenticated, now);
+            let address = &conn.session.owner.address;
+            limits.address = self.addresses.count(address, limits.unauthenticated, now);
         }
         if self.users.is_on()
             && limits.user == PartyKey::NONE
-            && let Some(user) = conn.peer.user.as_deref()
+            && let Some(user) = conn.session.user()
         {
             limits.user = self.users.count(&User::of(user), false, now);
         }
@@ -258,7 +260,7 @@ impl Clients {
         let Some(conn) = conns.get(id).filter(|_| limits.users.is_on()) else {
             return Ok(CountedUser(PartyKey::NONE));
         };
-        if conn.peer.user.is_some() || conn.limits.user != PartyKey::NONE {
+        if conn.session.user().is_some() || conn.limits.user != PartyKey::NONE {
             return Ok(CountedUser(conn.limits.user));
         }
         let (counter, text, retry_after_ms) =

@@ -8,9 +8,11 @@ pub mod limiter;
 pub mod limits;
 pub mod outbox;
 pub(crate) mod reply;
+pub mod session;
 pub mod sign_in;
 mod sweep;
 pub mod token_bucket;
+pub mod window;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use crate::engine::clients::conn::{Conn, Fate, Hold, Phase, Terms};
 use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
+use crate::engine::owner::Address;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::ids::{ConnId, SessionId};
 use crate::message::Micros;
@@ -153,7 +156,8 @@ impl Clients {
         now: Micros,
     ) -> bool {
         let Some(conn) = self.conns.get_mut(id) else { return false };
-        conn.peer.address = peer;
+        conn.peer = peer;
+        conn.session.owner.address = Address::of(peer.ip());
         let counted = self.count_address(cx, id, peer.ip(), now);
         if let Err(OpenRefusal { status, text, retry_after_ms }) = counted {
             self.refuse_upgrade(cx, id, status, text, retry_after_ms, now);
@@ -223,7 +227,7 @@ impl Clients {
 
     /// The client's address, as text.
     pub fn address_of(&self, id: ConnId) -> String {
-        self.conns.get(id).map(|conn| conn.peer.address.to_string()).unwrap_or_default()
+        self.conns.get(id).map(|conn| conn.peer.to_string()).unwrap_or_default()
     }
 
     /// Whether the connection is still there.
@@ -277,14 +281,15 @@ impl Clients {
         self.forget_move(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
-        frames::write_close(conn.outbox.writer(&mut self.buffers), Some(code), why);
         // After an error of the client's the rest of its bytes cannot be read as frames.
         conn.phase = if conn.decoder.ended() {
             Phase::Lingering { until }
         } else {
             Phase::Closing { until }
         };
-        mark_dirty(conn, id, cx.effects);
+        append(conn, id, &mut self.buffers, cx.effects, |out| {
+            frames::write_close(out, Some(code), why);
+        });
     }
 
     /// Closes a connection whose client does not take what it asked for. It gets the code if it
@@ -298,7 +303,9 @@ impl Clients {
     pub fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, code: Option<u16>, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.phase == Phase::Open {
-            frames::write_close(conn.outbox.writer(&mut self.buffers), code, "");
+            append(conn, id, &mut self.buffers, cx.effects, |out| {
+                frames::write_close(out, code, "");
+            });
         }
         self.set_finished(cx, id, now);
     }
@@ -310,6 +317,19 @@ impl Clients {
         conn.phase = Phase::Finished { until };
         mark_dirty(conn, id, cx.effects);
     }
+}
+
+/// Appends to a connection's outbox what `write` writes, and has it flushed: the one way in which
+/// bytes for a client get there.
+fn append(
+    conn: &mut Conn,
+    id: ConnId,
+    buffers: &mut Vec<Vec<u8>>,
+    effects: &mut Effects,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    write(conn.outbox.writer(buffers));
+    mark_dirty(conn, id, effects);
 }
 
 /// Puts a connection on the list to be flushed, once.

@@ -42,7 +42,7 @@ impl Outbox {
     }
 
     /// Where to append.
-    pub fn writer(&mut self, pool: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
+    pub(super) fn writer(&mut self, pool: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0
             && let Some(buffer) = pool.pop()
         {

@@ -3,7 +3,7 @@
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::conn::Phase;
-use crate::engine::clients::{Clients, mark_dirty};
+use crate::engine::clients::{Clients, append};
 use crate::ids::ConnId;
 use crate::message::{
     Category, ClientMessage, Encoding, Micros, Reason, Reject, ServerMessage, status,
@@ -27,12 +27,11 @@ impl Clients {
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else {
             return false;
         };
-        let out = conn.outbox.writer(&mut self.buffers);
-        match conn.encoding {
+        let encoding = conn.encoding;
+        append(conn, id, &mut self.buffers, cx.effects, |out| match encoding {
             Encoding::Json => json::encode(out, message),
             Encoding::Protobuf => protobuf::encode(out, message),
-        }
-        mark_dirty(conn, id, cx.effects);
+        });
         true
     }
 
@@ -172,10 +171,10 @@ impl Clients {
     fn refuse_one_way(&mut self, cx: &mut Context<'_>, id: ConnId, reason: Reason, now: Micros) {
         cx.stats.inc(Counter::OneWayRefused);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.refused_one_way += 1;
-        conn.refused_why = reason;
-        let never = conn.told_one_way == Micros(0);
-        if never || now.since(conn.told_one_way) >= ONE_WAY_EVERY_US {
+        conn.one_way.count += 1;
+        conn.one_way.reason = reason;
+        let told = conn.one_way.told;
+        if told == Micros(0) || now.since(told) >= ONE_WAY_EVERY_US {
             self.tell_refused(cx, id, now);
         }
     }
@@ -183,10 +182,10 @@ impl Clients {
     /// Tells how many one-way messages were refused since that was last told.
     pub fn tell_refused(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let count = std::mem::take(&mut conn.refused_one_way);
-        conn.told_one_way = now;
+        let count = std::mem::take(&mut conn.one_way.count);
+        conn.one_way.told = now;
         let payload = client::payload(conn.encoding, &client::ErrorCount { count });
-        let reason = conn.refused_why;
+        let reason = conn.one_way.reason;
         let message = ServerMessage {
             kind: "error",
             status: reason.status(),
@@ -216,8 +215,7 @@ impl Clients {
     pub fn pong(&mut self, cx: &mut Context<'_>, id: ConnId, payload: &[u8]) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.outbox.len() < PONG_OUTBOX_BYTES_MAX {
-            frames::write_pong(conn.outbox.writer(&mut self.buffers), payload);
-            mark_dirty(conn, id, cx.effects);
+            append(conn, id, &mut self.buffers, cx.effects, |out| frames::write_pong(out, payload));
         }
     }
 }

@@ -10,9 +10,8 @@ use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, Phase};
 use crate::engine::clients::limits::CountedUser;
 use crate::engine::clients::{Clients, mark_dirty};
-use crate::ids::{ConnId, TenantId};
+use crate::ids::ConnId;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
-use crate::routing::affinity_hash;
 use crate::stats::Counter;
 use crate::wire::{client, close};
 
@@ -316,7 +315,7 @@ impl Clients {
         let Some(conn) = self.conns.get(id) else { return };
         let same =
             |known: &Identity| (&known.user, &known.tenant) == (&identity.user, &identity.tenant);
-        match conn.peer.user.as_deref() {
+        match conn.session.user() {
             Some(known) if !same(known) => {
                 self.tell_error(cx, id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
             }
@@ -360,8 +359,7 @@ impl Clients {
             expires_unix_s: identity.expires_unix_s,
         };
         let payload = client::payload(conn.encoding, &ok);
-        conn.sender = conn.sender.signed_in(tenant_of(&identity), &identity.user);
-        conn.peer.user = Some(Arc::new(identity));
+        conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
         conn.limits.set_user(counted);
         self.becomes_authenticated(id);
@@ -413,7 +411,7 @@ impl Clients {
         let Some(conn) = self.conns.get(id).filter(|c| c.phase == Phase::Open) else {
             return false;
         };
-        let expires = conn.peer.user.as_deref().map(|user| user.expires_unix_s);
+        let expires = conn.session.user().map(|user| user.expires_unix_s);
         if expires.is_some_and(|at| at <= self.sign_in.unix_s(now)) {
             cx.stats.inc(Counter::ClosedTokenExpired);
             self.close(cx, id, close::TOKEN_EXPIRED, "the token has expired", now);
@@ -435,16 +433,6 @@ impl Clients {
         }
         false
     }
-}
-
-/// The tenant of a signed-in user.
-fn tenant_of(identity: &Identity) -> TenantId {
-    TenantId::of(identity.tenant.as_deref().unwrap_or_default())
-}
-
-/// The affinity hash of a user, which also picks its home shard.
-pub fn user_hash(identity: &Identity) -> u64 {
-    affinity_hash(tenant_of(identity), identity.user.as_bytes())
 }
 
 /// Where a refusal is counted.

@@ -63,7 +63,7 @@ impl Clients {
                 let why = "nothing heard for two heartbeats";
                 self.close(cx, id, close::NO_HEARTBEAT, why, now);
             }
-            Phase::Open if conn.refused_one_way > 0 => self.tell_refused(cx, id, now),
+            Phase::Open if conn.one_way.count > 0 => self.tell_refused(cx, id, now),
             Phase::Handshake
             | Phase::Open
             | Phase::Closing { .. }

@@ -98,7 +98,7 @@ fn the_talkers_are_those_of_a_sort_and_no_more_than_asked() {
         assert!(seen.iter().all(|c| (c.age_us, c.heard_us, c.phase) == (500_000, 500_000, "open")));
     }
     let (_, first) = engine.clients.conns.iter().next().expect("there are some");
-    let session = first.session.as_str().to_owned();
+    let session = first.session.id.as_str().to_owned();
     let found = conns(engine.look(&Question::Session(session.clone()), later));
     assert_eq!((found.len(), found[0].session.as_str()), (1, &*session));
     assert!(conns(engine.look(&Question::Session("nobody".into()), later)).is_empty());

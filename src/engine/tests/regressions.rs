@@ -319,8 +319,10 @@ fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed
         let client = rig.client();
         rig.says(client, ASK);
         let first = rig.one_call();
-        let (service, hash) =
-            (ServiceId(0), rig.engine.clients.conns.get(client).expect("open").sender.session);
+        let (service, hash) = (
+            ServiceId(0),
+            rig.engine.clients.conns.get(client).expect("open").session.sender.session,
+        );
         let next = |rig: &mut Rig| {
             let not = Some(first.instance);
             let key = RouteKey { tenant: TenantId::DEFAULT, service, hash };
@@ -350,7 +352,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     let mut rig = Rig::new(trial.clone(), settings);
     let client = rig.client();
     // Tried with the keys of others: this client's stay, because there is no failover.
-    let hash = rig.engine.clients.conns.get(client).expect("open").sender.session;
+    let hash = rig.engine.clients.conns.get(client).expect("open").session.sender.session;
     let share = (1..100).rev().map(Share::percent).find(|share| !share.takes(hash));
     trial.instances[0].share = share.expect("a hash of this seed is not in every share");
     let publish = |rig: &mut Rig| {

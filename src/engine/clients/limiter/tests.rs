@@ -1,6 +1,7 @@
 //! The table against a model that is a plain list and forgets nobody, and its bound.
 
 use super::*;
+use crate::engine::owner::Address;
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000;

@@ -1,9 +1,8 @@
-//! The outbox against a plain vector; windows.
+//! The outbox against a plain vector.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::clients::conn::Window;
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -50,13 +49,4 @@ fn an_empty_outbox_holds_no_buffer_and_the_pool_is_bounded() {
     assert_eq!(pool.len(), POOLED_MAX);
     all[0].writer(&mut pool).push(2);
     assert_eq!((pool.len(), all[0].pending()), (POOLED_MAX - 1, &[2][..]));
-}
-
-#[test]
-fn a_window_counts_from_its_first_event() {
-    let mut window = Window::default();
-    assert_eq!(window.add(2, Micros(500), 1_000), 2);
-    assert_eq!(window.add(3, Micros(999), 1_000), 5);
-    assert_eq!(window.add(1, Micros(1_000), 1_000), 1);
-    assert_eq!(window.add(u32::MAX, Micros(1_001), 1_000), u32::MAX);
 }

@@ -13,7 +13,9 @@ use crate::config::settings::{
 use crate::engine::clients::conn::ReadNext;
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
+use crate::ids::TenantId;
 use crate::mailbox::Published;
+use crate::routing::affinity_hash;
 
 pub(in crate::engine) const SECRET: &str = "01234567890123456789012345678901";
 const OTHER: &str = "abcdefghijklmnopqrstuvwxyzabcdef";
@@ -196,9 +198,9 @@ fn a_message_signs_in_and_the_answer_has_its_seq() {
     rig.says(id, frame(r#"{"msg_id":9002,"seq":4}"#));
     assert!(rig.told(id).contains(r#""user":"alice","tenant":"acme""#));
     let conn = rig.engine.clients.conns.get(id).expect("there");
-    assert_eq!(conn.sender.user, Some(affinity_hash(TenantId::of("acme"), b"alice")));
-    assert_ne!(conn.sender.user, Some(affinity_hash(TenantId::of("other"), b"alice")));
-    assert_ne!(conn.sender.user, Some(conn.sender.session));
+    assert_eq!(conn.session.sender.user, Some(affinity_hash(TenantId::of("acme"), b"alice")));
+    assert_ne!(conn.session.sender.user, Some(affinity_hash(TenantId::of("other"), b"alice")));
+    assert_ne!(conn.session.sender.user, Some(conn.session.sender.session));
 }
 
 #[test]

@@ -1,0 +1,61 @@
+//! Owners: the parties between which everything that is shared is divided.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::auth::Identity;
+use crate::ids::{SessionId, TenantId};
+
+/// The party that a session acts for: in a tenant, a user; before it signs in, the session itself
+/// under its address.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// Tenant; the default one before it signs in.
+    pub tenant: TenantId,
+    /// The user, or the session.
+    pub principal: Principal,
+    /// Network that the session connects from.
+    pub address: Address,
+}
+
+/// The user or session that an owner is.
+#[derive(Clone, Debug)]
+pub enum Principal {
+    /// A session that has not signed in.
+    Session(SessionId),
+    /// A user that signed in.
+    User(Arc<Identity>),
+}
+
+impl Owner {
+    /// The user, if it signed in.
+    pub fn user(&self) -> Option<&Arc<Identity>> {
+        match &self.principal {
+            Principal::User(user) => Some(user),
+            Principal::Session(_) => None,
+        }
+    }
+}
+
+/// The network that clients are limited by: of IPv4 the whole address. Of IPv6 the /64: that is the
+/// smallest network a site is given (RFC 6177), and every host in it may use any of its 2^64
+/// addresses, a new one for each connection (RFC 8981).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// An IPv4 address, also if it is written as an IPv6 one (::ffff:192.0.2.1).
+    V4([u8; 4]),
+    /// First half of an IPv6 address.
+    V6([u8; 8]),
+}
+
+impl Address {
+    /// The network of `ip`.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                Self::V6(*ip.octets().first_chunk().expect("an IPv6 address has 16 bytes"))
+            }
+        }
+    }
+}
