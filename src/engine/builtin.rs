@@ -1,4 +1,4 @@
-//! What the gateway answers itself: system messages, and the ids of its own range.
+//! Messages that the gateway answers itself: system messages, and the ids of its own range.
 
 use crate::engine::Context;
 use crate::engine::clients::Clients;

@@ -56,11 +56,11 @@ pub struct EngineInit {
     pub shard: ShardId,
     /// Shards of the process, this one among them.
     pub shards: u16,
-    /// Process-wide settings.
+    /// Settings of the whole process.
     pub gateway: Arc<GatewaySettings>,
     /// The shard's own settings.
     pub settings: ShardSettings,
-    /// First routing snapshot.
+    /// The first routing snapshot.
     pub snapshot: Arc<Snapshot>,
     /// Verifies clients' tokens; `None`: nobody signs in.
     pub auth: Option<Arc<Verifier>>,
@@ -83,11 +83,11 @@ pub struct Engine {
     drain: Option<Drain>,
     /// Work for the shell.
     pub effects: Effects,
-    /// One sequence of random numbers, so that a seed replays.
+    /// The one sequence of random numbers, so that a seed replays.
     rng: StdRng,
 }
 
-/// What a half is lent for the time of a call.
+/// The things that a half is lent for the time of a call.
 pub(crate) struct Context<'a> {
     pub config: &'a EngineConfig,
     pub stats: &'a mut Stats,
@@ -152,7 +152,7 @@ impl Engine {
         clients.open(&mut cx, has_room, peer, now)
     }
 
-    /// As [`Self::open`], for a connection whose client is not known yet: see [`Self::introduce`].
+    /// Opens a connection whose client's address a balancer will tell: see [`Self::introduce`].
     pub fn open_unmetered(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
         let has_room = self.has_room();
         let (clients, _, mut cx) = self.parts();

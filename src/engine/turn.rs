@@ -1,4 +1,5 @@
-//! What both halves do in one order: the tick, the end of a turn, a reload, and an ordered stop.
+//! The steps that both halves do in one order: the tick, the end of a turn, a reload, and an
+//! ordered stop.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use crate::wire::frames::{Decoder, FrameLimits};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Hold {
-    /// As many messages without an answer, or as many bytes of them, as it may have.
+    /// Messages without an answer, or their bytes, are as many as there may be.
     Unanswered = 1,
     /// A token that waits for its turn to be verified.
     Token = 2,
@@ -162,7 +162,7 @@ pub struct Conn {
     pub frames: Window,
     /// Bad messages in the present ten seconds.
     pub bad: Window,
-    /// One-way messages that were refused.
+    /// Refusals of one-way messages that are told together.
     pub one_way: OneWayRefusals,
     /// Time at which the connection is closed without a token: never once it has shown one, and
     /// never where none is required.
@@ -289,14 +289,14 @@ pub enum Fate {
     Keep,
     /// Shut it for writing, and read until the client closes.
     ShutWrite,
-    /// Close it now.
+    /// Close the socket now.
     Close,
 }
 
 /// The reading of a connection after bytes were handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadNext {
-    /// Read on.
+    /// Reading goes on.
     More,
     /// Do not read until the engine resumes the connection.
     Pause,

@@ -10,14 +10,14 @@ use crate::stats::Counter;
 use crate::wire::client;
 use crate::wire::handshake::{self, Progress, ShownToken};
 
-/// How the reading of a connection goes on after bytes of its upgrade request.
+/// The state of an upgrade after more bytes of its request.
 pub(crate) enum Handshake {
-    /// It is not complete, or was refused: more bytes are read.
+    /// The request is not complete, or was refused: more bytes are read.
     ReadMore,
-    /// It is complete and waits for its token's turn, or for a move: nothing more is read.
+    /// The request waits for its token's turn, or for a move: nothing more is read.
     Waits,
-    /// It was answered 101; the bytes from `consumed` on are frames, of `held` if the request came
-    /// in pieces, else of what was just received.
+    /// The request was answered 101. The bytes from `consumed` on are frames: those of `held` if
+    /// the request came in pieces, else those that were just received.
     Upgraded { consumed: usize, held: Option<Vec<u8>> },
 }
 

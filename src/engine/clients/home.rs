@@ -7,10 +7,11 @@
 //!                                  +-refused-+  the lane is full: again with the next tick
 //! ```
 //!
-//! At rest means: nothing more is read, no message of it is without an answer, and no call that had
-//! one of them is still on its way (a message behind it could overtake it). What was read
-//! and not decoded, and what was not sent yet, moves along; so the client notices nothing. One
-//! whose token came with the upgrade moves before the upgrade is answered.
+//! At rest means: nothing more is read, no message of the connection is without an answer, and no
+//! call with one of its messages is still on its way (a message behind it could overtake it). Bytes
+//! that were read and not decoded, and bytes that were not sent yet, move along, so the client
+//! notices nothing. A connection whose token came with the upgrade moves before the upgrade is
+//! answered.
 
 use crate::auth::Identity;
 use crate::engine::Context;
@@ -22,32 +23,32 @@ use crate::message::{Micros, Reason, Reject};
 use crate::stats::Counter;
 use crate::wire::close;
 
-/// Where a connection is to go: waits with it until it is at rest.
+/// A move that waits until its connection is at rest.
 #[derive(Debug)]
 pub struct Moving {
-    /// Who signs in there.
+    /// The user that signs in on the home shard.
     pub identity: Identity,
     /// The `auth` message that is answered there; the upgrade if there was none.
     pub seq: u64,
 }
 
-/// What an arrival finds.
+/// The room for a connection that moves here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Room {
-    /// A place.
+    /// There is a place for it.
     Free,
-    /// As many connections as the shard takes over.
+    /// The shard has as many connections as it takes over.
     Crowded,
-    /// As many of its address as there may be.
+    /// The shard has as many connections of its address as there may be.
     Overrun,
 }
 
-/// What is left to do for a connection that is, or stays, on its user's home shard.
+/// The work that is left for a connection that is, or stays, on its user's home shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum AtHome {
-    /// Nothing.
+    /// Nothing is left.
     Done,
-    /// Its upgrade request, which is held, goes on.
+    /// The upgrade request, which is held, goes on.
     Handshake,
 }
 
@@ -55,17 +56,17 @@ pub(crate) enum AtHome {
 #[derive(Debug)]
 pub struct Departed(Box<Conn>);
 
-/// Connections that a shard takes over although it has as many as it accepts: an eighth, since
-/// users spread over shards by hash: of 100,000 on two shards one has 1 % too many, 500 or 3.2
-/// standard deviations of 158, in one case of 600.
+/// Connections that a shard takes over although it has as many as it accepts: an eighth, because
+/// users spread over shards by hash. With 100,000 users on two shards, the chance that one shard
+/// gets 50,500 or more is 1 in 600 (3.2 sigma, sigma = 158).
 fn spare(connections_max: usize) -> usize {
     connections_max / 8
 }
 
-/// Those who come on top, only to be told that there is no room, until they are gone.
+/// Connections beyond the capacity that are kept only until their refusal is flushed.
 const REFUSED_ARRIVALS_MAX: usize = 64;
 
-/// Connections that a shard has place for.
+/// The number of connections that a shard has place for.
 pub fn places(connections_max: usize) -> usize {
     connections_max.saturating_add(spare(connections_max) + REFUSED_ARRIVALS_MAX)
 }

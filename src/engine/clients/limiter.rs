@@ -1,11 +1,12 @@
-//! Who is limited, a user or an address, and what each has used: connections, new connections and
-//! messages a second.
+//! The table of limited clients, users or addresses, and what each has used: connections, new
+//! connections and messages a second.
 //!
-//! A client lives as long as it has a connection or a bucket that is not full again, so that who
-//! comes back finds the bucket as it was left. What is full is as good as new and is forgotten.
-//! Of those without a connection at most [`IDLE_MAX`] are remembered; over that the one that left
-//! the longest ago, whose buckets are the fullest, is forgotten before its time. So the table is
-//! bounded, and whoever has a connection is in it whatever others do.
+//! A client is remembered as long as it has a connection or a bucket that is not full again, so
+//! that a client that comes back finds its bucket as it left it. A client whose buckets are full
+//! again carries no state and is dropped. Of the clients without a connection at most [`IDLE_MAX`]
+//! are remembered; over that the one that left the longest ago, whose buckets are the fullest, is
+//! dropped before its time. So the table is bounded, and a client that has a connection is in it
+//! whatever others do.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -42,25 +43,25 @@ impl User {
     }
 }
 
-/// What each client of a table may do; 0 = no limit.
+/// The limits of each client of a table; 0 = no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientRule {
-    /// Connections at once.
+    /// Most connections at once.
     pub connections_max: u32,
-    /// Connections that are not known yet.
+    /// Most connections that have not signed in.
     pub unauthenticated_max: u32,
-    /// New connections.
+    /// Rate of new connections.
     pub connects: Rate,
-    /// Messages.
+    /// Rate of messages.
     pub messages: Rate,
 }
 
 /// Why a connection is not let in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Over {
-    /// As many connections as there may be.
+    /// There are as many connections as there may be.
     Connections,
-    /// As many that are not known yet.
+    /// There are as many connections that have not signed in as there may be.
     Unauthenticated,
     /// Too many a second; one more may come after so many microseconds.
     Rate(u64),
@@ -70,7 +71,7 @@ pub enum Over {
 struct Limited<N> {
     name: N,
     conns: u32,
-    /// Those of them that are not known yet.
+    /// Connections that have not signed in.
     unauthenticated: u32,
     listed: Listed,
     connects: TokenBucket,
@@ -83,7 +84,7 @@ enum Listed {
     No,
     /// Since it lost its last connection, unless it has one again.
     Idle,
-    /// It had one again, and lost it: its place is too far in front.
+    /// Since it lost a later connection: its place in the queue is too far in front.
     Again,
 }
 
@@ -96,8 +97,8 @@ pub struct Limiter<N> {
     clients: Slab<PartyKey, Limited<N>>,
     by_name: HashTable<PartyKey>,
     seed: u64,
-    /// Those that lost their last connection, the first one first. All without a connection are
-    /// in it, each once; who has one again leaves it when its turn comes.
+    /// Clients that lost their last connection, the first one first. Every client without a
+    /// connection is in it, once; one that has a connection again leaves it when its turn comes.
     idle: VecDeque<PartyKey>,
 }
 
@@ -118,7 +119,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         }
     }
 
-    /// What holds.
+    /// The limits in force.
     #[inline]
     pub fn rule(&self) -> &ClientRule {
         &self.rule
@@ -130,7 +131,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         self.on
     }
 
-    /// Limiter in it.
+    /// Number of clients in the table.
     pub fn len(&self) -> usize {
         self.clients.len()
     }
@@ -140,8 +141,8 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         self.clients.is_empty()
     }
 
-    /// From now on each client may do this, whoever is there already, too. A look at every client:
-    /// with 200,000 of them about a millisecond.
+    /// Takes new limits, which hold for the clients that are there already, too. Visits each
+    /// client: with 200,000 of them about a millisecond.
     pub fn set_rule(&mut self, rule: ClientRule, now: Micros) {
         if rule == self.rule {
             return;
@@ -154,7 +155,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         }
     }
 
-    /// One more connection of `name`, which is `unauthenticated` or not, if that is allowed.
+    /// Counts one more connection of `name`, `unauthenticated` or not, if that is allowed.
     pub fn join(&mut self, name: &N, unauthenticated: bool, now: Micros) -> Result<PartyKey, Over> {
         let key = self.find_or_insert(name, now);
         let Self { clients, rule, .. } = self;
@@ -231,7 +232,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         }
     }
 
-    /// Looks at up to `budget` of those without a connection, and forgets who is as good as new.
+    /// Visits up to `budget` clients without a connection, and drops those that carry no state.
     pub fn expire(&mut self, budget: usize, now: Micros) {
         for _ in 0..budget {
             let Some(key) = self.oldest_idle() else { return };

@@ -1,5 +1,6 @@
-//! Limits of users and addresses, and of connections that are not known yet: who is let in, whose
-//! messages are refused, and who is not read for a while because it goes on nonetheless.
+//! Limits of users and addresses, and of connections that have not signed in: which connections are
+//! let in, which messages are refused, and which connections are not read for the rest of a second
+//! because their clients ignore refusals.
 //!
 //! All connections of a user are on one shard, so a user's limits are exact. Those of an address
 //! are spread over the shards by the kernel, so each shard allows its part, rounded up.
@@ -23,7 +24,7 @@ use crate::stats::Counter;
 /// rest of it. Who waits as told has one or two refusals a second.
 pub const REFUSALS_MAX: u32 = 100;
 const SECOND_US: u64 = 1_000_000;
-/// A connection too many: one is free when another closes, nobody knows when.
+/// Hint for a client with too many connections: one is free when another closes, which may be soon.
 const COME_BACK_MS: u32 = 1_000;
 /// Limiter looked at in a tick when they have no connection: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
@@ -35,7 +36,7 @@ pub struct OpenRefusal {
     pub status: u16,
     /// A line for people.
     pub text: &'static str,
-    /// When to come back.
+    /// Time after which a retry can succeed; 0 = not told.
     pub retry_after_ms: u32,
 }
 
@@ -54,12 +55,12 @@ impl OpenRefusal {
     }
 }
 
-/// What a connection counts for.
+/// The user and the address that count a connection.
 #[derive(Debug, Default)]
 pub struct LimitState {
-    /// Its address; [`PartyKey::NONE`] while addresses are not limited.
+    /// The address; [`PartyKey::NONE`] while addresses are not limited.
     pub address: PartyKey,
-    /// Its user; [`PartyKey::NONE`] while users are not limited, and before it signed in.
+    /// The user; [`PartyKey::NONE`] while users are not limited, and before it signed in.
     pub user: PartyKey,
     /// Counted among those that are in the handshake, or must sign in and have not yet.
     pub unauthenticated: bool,
@@ -78,14 +79,14 @@ impl LimitState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CountedUser(PartyKey);
 
-/// What a shard keeps of limits.
+/// The limits of a shard, and the clients that they count.
 #[derive(Debug)]
 pub struct ClientLimits {
     users: Limiter<User>,
     addresses: Limiter<Address>,
     /// Whether the rate of messages is limited: all that a message asks if it is not.
     meters: bool,
-    /// Connections that are not known yet.
+    /// Connections that have not signed in.
     unauthenticated: usize,
     shards: u32,
 }
@@ -104,7 +105,7 @@ impl ClientLimits {
         limits
     }
 
-    /// These hold from now on, for everybody.
+    /// Takes new limits, which hold for everybody from now on.
     pub fn set(&mut self, settings: &ShardSettings, now: Micros) {
         let LimitSettings { user, address, burst_s, address_unauthenticated_max, .. } =
             settings.limits;
@@ -124,7 +125,7 @@ impl ClientLimits {
         (self.users.len(), self.addresses.len())
     }
 
-    /// Forgets who is as good as new.
+    /// Drops clients that carry no state.
     pub fn expire(&mut self, now: Micros) {
         self.users.expire(EXPIRE_BUDGET, now);
         self.addresses.expire(EXPIRE_BUDGET, now);
@@ -150,7 +151,7 @@ impl ClientLimits {
         self.users.leave(user, false);
     }
 
-    /// A new connection, of which nobody knows yet who it is.
+    /// Counts a new connection, which has not signed in.
     pub fn count_unauthenticated(&mut self, limits: &mut LimitState) {
         limits.unauthenticated = true;
         self.unauthenticated += 1;
@@ -192,7 +193,7 @@ fn rule(limits: &PartyLimits, unauthenticated_max: u32, burst_s: u32, shards: u3
     }
 }
 
-/// Whole milliseconds, so that who waits that long is not too early.
+/// Whole milliseconds, rounded up, so that a client that waits as told is not too early.
 fn in_ms(us: u64) -> u32 {
     u32::try_from(us.div_ceil(1000)).unwrap_or(u32::MAX)
 }

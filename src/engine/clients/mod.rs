@@ -42,9 +42,9 @@ pub(crate) struct Clients {
     pub sign_in: SignIn,
     pub limits: ClientLimits,
     rules: HandshakeRules,
-    /// What new connections are promised.
+    /// The terms of new connections.
     terms: Arc<Terms>,
-    /// Buffers for outboxes.
+    /// Pool of buffers for outboxes.
     buffers: Vec<Vec<u8>>,
     /// The largest message that any connection was ever allowed.
     pub message_bytes_high: usize,
@@ -54,7 +54,7 @@ pub(crate) struct Clients {
     refused_arrivals: usize,
     /// Connections whose home shard's lane was full: they try again with the next tick.
     pub moves_waiting: Vec<ConnId>,
-    /// Where the sweep over the connections goes on.
+    /// Slot at which the sweep over the connections goes on.
     sweep_at: usize,
 }
 
@@ -125,7 +125,7 @@ impl Clients {
         counted.map(|()| id)
     }
 
-    /// Opens a connection whose client's address is not known yet: see [`Self::introduce`].
+    /// Opens a connection whose client's address a balancer will tell: see [`Self::introduce`].
     pub fn open_uncounted(
         &mut self,
         cx: &mut Context<'_>,

@@ -21,7 +21,7 @@ pub const POOLED_MAX: usize = 256;
 const COMPACT_BYTES: usize = 64 << 10;
 
 impl Outbox {
-    /// Bytes that wait.
+    /// The bytes that wait.
     pub fn pending(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
@@ -36,12 +36,12 @@ impl Outbox {
         self.bytes.capacity()
     }
 
-    /// Whether nothing waits.
+    /// Whether no byte waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where to append.
+    /// The buffer to append to.
     pub(super) fn writer(&mut self, pool: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0
             && let Some(buffer) = pool.pop()
@@ -51,7 +51,7 @@ impl Outbox {
         &mut self.bytes
     }
 
-    /// The kernel took `n` bytes.
+    /// Drops `n` bytes that the kernel took.
     pub fn advance(&mut self, n: usize, pool: &mut Vec<Vec<u8>>) {
         self.sent += n;
         debug_assert!(self.sent <= self.bytes.len());

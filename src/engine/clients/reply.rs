@@ -1,4 +1,4 @@
-//! What is written to a client: answers, each counted once, and what the gateway says of itself.
+//! Messages to a client: answers, each counted once, and what the gateway says of itself.
 
 use crate::engine::Context;
 use crate::engine::answer::Answer;

@@ -1,5 +1,5 @@
-//! Who a client is: tokens shown at the upgrade or in an `auth` message, in a budget a turn; when
-//! they expire, and connections that show none in time.
+//! Signing in: tokens shown at the upgrade or in an `auth` message, verified in a budget a turn;
+//! their expiry; and connections that show none in time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,25 +15,24 @@ use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMess
 use crate::stats::Counter;
 use crate::wire::{client, close};
 
-/// Tokens verified in a turn; those over it wait for the next one. A signature is the costliest
-/// thing that somebody unknown can ask for, so few of them stand between two looks at those who
-/// talk.
+/// Tokens verified in a turn; further ones wait for the next. A signature is the costliest thing
+/// that an unknown client can ask for, so only a few of them delay the clients that talk.
 pub const VERIFICATIONS_PER_TURN: u32 = 8;
 
-/// Between two questions for newer keys; control has a limit of its own, and this one keeps what is
-/// said to it few.
+/// Time between two requests to control for newer keys. Control has a limit of its own; this one
+/// keeps the requests few.
 const ASK_EVERY_US: u64 = 1_000_000;
 
-/// What a paused connection waits with for its turn.
+/// A token that waits to be verified.
 #[derive(Debug)]
 pub enum PendingAuth {
-    /// A complete upgrade request: held in `Conn::handshake`.
+    /// The token of a complete upgrade request, which is held in `Conn::handshake`.
     Request,
-    /// An `auth` message. The token is shown by no `Debug`.
+    /// The token of an `auth` message.
     Message {
-        /// Its seq.
+        /// Number of the message.
         seq: u64,
-        /// What it holds.
+        /// The token that it holds.
         token: Token,
     },
 }
@@ -47,7 +46,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// What a shard keeps of signing in.
+/// The state of signing in on a shard.
 #[derive(Debug)]
 pub struct SignIn {
     /// `None`: nobody signs in.
@@ -57,7 +56,7 @@ pub struct SignIn {
     /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
     /// a step of it counts for them and for nothing else; the shell tells it at each tick.
     pub unix_at_boot_us: i64,
-    /// When newer keys were asked for.
+    /// Time at which newer keys were last asked for.
     asked: Option<Micros>,
     /// Verifications that are left in this turn.
     left: u32,
@@ -66,14 +65,14 @@ pub struct SignIn {
 }
 
 impl SignIn {
-    /// Nobody waits.
+    /// No token waits, and nobody can sign in.
     pub fn new(unix_at_boot_us: i64) -> Self {
         let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
         let (verifier, required, asked) = (None, false, None);
         Self { verifier, required, unix_at_boot_us, asked, left, waiting }
     }
 
-    /// Who signs in by what from now on.
+    /// Replaces the verifier and whether a token is required.
     pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
         self.required = verifier.is_some() && settings.required;
         self.verifier = verifier;
@@ -101,7 +100,7 @@ impl SignIn {
         self.waiting.extend(since);
     }
 
-    /// Seconds since 1970.
+    /// The time of the wall clock in seconds since 1970.
     fn unix_s(&self, now: Micros) -> i64 {
         self.unix_at_boot_us.saturating_add(now.0 as i64).div_euclid(1_000_000)
     }
@@ -114,7 +113,7 @@ impl SignIn {
     }
 }
 
-/// What there was to verify.
+/// The outcome of looking for a token to verify.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NextVerification {
     /// Nothing, or the budget is spent.
@@ -125,20 +124,20 @@ pub(crate) enum NextVerification {
     Upgrade(ConnId),
 }
 
-/// What became of a token.
+/// The outcome of verifying a token.
 #[derive(Clone, Debug)]
 pub(crate) enum Verified {
-    /// Whose it is.
+    /// The token of this user.
     Good(Identity),
-    /// It is nobody's.
+    /// The token is not valid.
     Bad(Refusal),
-    /// Its key is not known, and may be soon: nothing can be said of it.
+    /// The key is unknown and may be known soon: the token can be neither accepted nor refused.
     NoKeys,
 }
 
-/// How an upgrade with a token goes on.
+/// The decision on an upgrade request.
 pub(crate) enum UpgradeDecision {
-    /// As this; `None` = without a name.
+    /// Upgraded, as a user or (`None`) without one.
     As(Option<(Identity, CountedUser)>),
     /// Not now, or not here: the connection waits, and its request is held.
     Later,
@@ -175,7 +174,7 @@ impl Clients {
         }
     }
 
-    /// It is our keys that may be too old: control is asked for newer ones.
+    /// Asks control for newer keys: ours may be too old.
     fn lacks_keys(&mut self, cx: &mut Context<'_>, now: Micros) -> Verified {
         cx.stats.inc(Counter::AuthKeysMissing);
         if self.sign_in.asked.is_none_or(|at| now.since(at) >= ASK_EVERY_US) {
@@ -185,7 +184,7 @@ impl Clients {
         Verified::NoKeys
     }
 
-    /// What an upgrade that shows `token` becomes. One that waits is held by the caller.
+    /// Decides on an upgrade that shows `token`. The caller holds the request of one that waits.
     pub fn decide_upgrade(
         &mut self,
         cx: &mut Context<'_>,
@@ -234,7 +233,8 @@ impl Clients {
         }
     }
 
-    /// The connection is open: it is told who it is, or by when it must say so.
+    /// Goes on with a connection that is open now: signs it in, or gives it the time to show a
+    /// token.
     pub fn entered(
         &mut self,
         cx: &mut Context<'_>,
@@ -417,14 +417,14 @@ impl Clients {
             self.close(cx, id, close::TOKEN_EXPIRED, "the token has expired", now);
             return true;
         }
-        // Nobody needs a token any more.
+        // A reload switched `auth.required` off.
         if !self.sign_in.required && conn.limits.unauthenticated {
             let conn = self.conns.get_mut(id).expect("just seen");
             conn.auth_by = Micros(u64::MAX);
             self.becomes_authenticated(id);
             return false;
         }
-        // While its token or itself waits it is our turn.
+        // A token that waits, or a move under way, is a delay of ours.
         let is_ours = conn.pending_auth.is_some() || conn.moving.is_some();
         if conn.auth_by <= now && self.sign_in.required && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);
@@ -435,7 +435,7 @@ impl Clients {
     }
 }
 
-/// Where a refusal is counted.
+/// The counter of a refusal.
 fn counter(refusal: Refusal) -> Counter {
     match refusal {
         Refusal::TooLong

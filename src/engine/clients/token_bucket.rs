@@ -6,11 +6,11 @@ use crate::message::Micros;
 /// nothing is ever rounded and the sustained rate is the configured one to the token.
 const TOKEN: u64 = 1_000_000;
 
-/// What flows into buckets: `rate` tokens a second, of which at most `burst` stay. Kept once for
-/// all buckets of a kind, so that a change of the settings holds for every one of them.
+/// The flow into buckets: `per_s` tokens a second, of which at most `burst` stay. Kept once for all
+/// buckets of a kind, so that a change of the settings holds for every one of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rate {
-    /// Tokens a second.
+    /// Tokens that flow in each second.
     pub per_s: u32,
     /// Tokens of a full bucket.
     pub burst: u32,
@@ -31,7 +31,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket.
+    /// A bucket that is full.
     pub fn new(now: Micros) -> Self {
         Self { level: u64::MAX, at: now }
     }
