@@ -1,4 +1,4 @@
-//! What shards say to each other: one way, one hop, never awaited.
+//! Handoffs between shards: one way, one hop, never awaited.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -6,28 +6,28 @@ use crate::engine::moves::Departed;
 use crate::mailbox::Port;
 use crate::shard::sockets::Socket;
 
-/// One shard to another, by a *submit* lane: what is refused stays with the sender.
+/// What one shard gives to another, by a *submit* lane: what is refused stays with the sender.
 #[derive(Debug)]
-pub enum Handoff {
+pub(crate) enum Handoff {
     /// A client that was accepted by a shard without room for it; nothing was read yet. If no
     /// lane takes it, the sender answers 503.
     Client {
-        /// Its socket.
+        /// Socket of the client.
         stream: TcpStream,
-        /// Its address.
+        /// Address of the client's end.
         peer: SocketAddr,
-        /// Where it connected.
+        /// Where the client connected.
         port: Port,
     },
-    /// A connection that comes home: see [`crate::engine::moves`].
-    Moved(Box<Moved>),
+    /// A connection that moves to its user's home shard: see [`crate::engine::moves`].
+    Moved(Box<MovedConnection>),
 }
 
-/// A connection with its socket.
+/// A connection on its way to another shard, with its socket.
 #[derive(Debug)]
-pub struct Moved {
+pub(crate) struct MovedConnection {
     /// Not in any readiness set.
-    pub socket: Socket,
-    /// Its state.
-    pub departed: Departed,
+    pub(crate) socket: Socket,
+    /// State of the connection.
+    pub(crate) departed: Departed,
 }

@@ -5,10 +5,10 @@
 //! await.
 
 pub mod handoff;
-pub mod layers;
 pub mod net;
 pub mod pulse;
 pub mod sockets;
+pub mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
@@ -32,7 +32,7 @@ use crate::tls::server::Server;
 
 /// What a shard is given at its start.
 #[derive(Debug)]
-pub struct ShardInit {
+pub(crate) struct ShardInit {
     /// Which core it is pinned to.
     pub core: usize,
     /// Its engine's part.
@@ -59,7 +59,7 @@ pub struct ShardInit {
 }
 
 /// What the tasks of a shard share.
-pub struct Shell {
+pub(crate) struct Shell {
     engine: RefCell<Engine>,
     boot: Instant,
     /// Something happened that the net loop has to act on.
@@ -105,7 +105,7 @@ impl Shell {
 }
 
 /// Starts the shard's thread. It ends after [`Command::Drain`] or [`Command::Abort`].
-pub fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
     let shard = init.engine.shard;
     let name = format!("shard-{shard}");
     std::thread::Builder::new().name(name).spawn(move || run(shard, init))

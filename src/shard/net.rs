@@ -8,8 +8,8 @@
 
 mod accept;
 mod channels;
-mod layered;
 mod moves;
+mod read;
 
 use std::future::poll_fn;
 use std::io;
@@ -29,8 +29,7 @@ use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::readiness::{Looked, Ready, ReadySet};
-use crate::shard::net::layered::say_goodbye;
-use crate::shard::sockets::{Moved, Sockets};
+use crate::shard::sockets::{Input, IoResult, Sockets};
 use crate::shard::{ShardInit, Shell};
 use crate::stats::Counter;
 use crate::tls::session::CIPHER_BYTES_MAX;
@@ -42,11 +41,6 @@ const LISTENER: u64 = u64::MAX;
 /// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
 const LINGER: Duration = Duration::from_millis(1);
-/// A turn this long gives no client a second read: the others have had to wait for long enough. A
-/// buffer of 26-byte messages takes about half of it.
-const READING_US_MAX: u64 = 1_000;
-/// All reading of a turn, about: a tick of 10 ms is then some five turns, and not one.
-const READ_US_MAX: u64 = 2_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
@@ -65,7 +59,7 @@ struct Alarm {
 }
 
 /// The net loop's state.
-pub struct Net {
+pub(crate) struct Net {
     shell: Rc<Shell>,
     init: ShardInit,
     set: ReadySet,
@@ -74,7 +68,7 @@ pub struct Net {
     /// Connections to read.
     to_read: Vec<ConnId>,
     /// Those with the handshake of TLS before them, which are read after all others.
-    to_shake: Vec<ConnId>,
+    to_handshake: Vec<ConnId>,
     channels: ByInstance<Channel>,
     scratch: Box<[u8]>,
     /// What came out of TLS, and what goes into the kernel through it.
@@ -113,7 +107,7 @@ impl Net {
             listeners,
             sockets: Sockets::default(),
             to_read: Vec::new(),
-            to_shake: Vec::new(),
+            to_handshake: Vec::new(),
             channels: ByInstance::default(),
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             plain: Vec::new(),
@@ -213,7 +207,7 @@ impl Net {
         if alarmed {
             self.alarm = None;
         }
-        let listed = !self.to_read.is_empty() || !self.to_shake.is_empty();
+        let listed = !self.to_read.is_empty() || !self.to_handshake.is_empty();
         if rung || poked || alarmed || listed { Poll::Ready(rung) } else { Poll::Pending }
     }
 
@@ -328,7 +322,7 @@ impl Net {
         self.accept_all(now);
         self.resume(now);
         self.read_all(now);
-        self.shake_hands();
+        self.read_handshakes();
         let resumed = self.shell.enter(|engine| {
             engine.end_turn(now);
             !engine.effects.resumed.is_empty()
@@ -350,20 +344,16 @@ impl Net {
         }
         let id = ConnId(event.token);
         let Some(socket) = self.sockets.get(id) else { return };
-        if event.write && !socket.writable {
-            socket.writable = true;
+        if event.write && !socket.is_writable {
+            socket.is_writable = true;
             self.dirty.push(id);
         }
         if event.read {
-            socket.readable = true;
-            socket.ending |= event.ended;
-            if !socket.listed {
-                socket.listed = true;
-                match socket.is_shaking() {
-                    true => self.to_shake.push(id),
-                    false => self.to_read.push(id),
-                }
+            match event.ended {
+                true => socket.input = Input::Ending,
+                false => socket.set_readable(),
             }
+            self.list(id);
         }
     }
 
@@ -373,79 +363,11 @@ impl Net {
         self.shell.enter(|engine| std::mem::swap(&mut resumed, &mut engine.effects.resumed));
         for id in resumed.drain(..) {
             let next = self.shell.enter(|engine| engine.on_resumed(id, now));
-            if next == ReadNext::More
-                && let Some(socket) = self.sockets.get(id)
-                && socket.readable
-                && !socket.listed
-            {
-                socket.listed = true;
-                self.to_read.push(id);
+            if next == ReadNext::More {
+                self.list(id);
             }
         }
         self.resumed = resumed;
-    }
-
-    fn read_all(&mut self, now: Micros) {
-        if self.to_read.is_empty() {
-            return;
-        }
-        std::mem::swap(&mut self.reading, &mut self.to_read);
-        let mut reading = std::mem::take(&mut self.reading);
-        let mut left = reading.drain(..);
-        for (count, id) in left.by_ref().enumerate() {
-            self.read(id, now);
-            // Answers wait for the end of the turn: a thousand who all leave, or all sign in, are
-            // read in several. The clock is looked at now and then, it costs as much as a message.
-            if count % 32 == 31 && self.shell.now().since(now) > READ_US_MAX {
-                break;
-            }
-        }
-        if left.len() > 0 {
-            // Those who have waited come before those who have more.
-            let again = std::mem::take(&mut self.to_read);
-            self.to_read.extend(left.by_ref().chain(again));
-        }
-        drop(left);
-        self.reading = reading;
-        let us = self.shell.now().since(now);
-        self.shell.enter(|engine| engine.record_decode(us));
-    }
-
-    fn read(&mut self, id: ConnId, now: Micros) {
-        let Some(socket) = self.sockets.get(id) else { return };
-        socket.listed = false;
-        if self.shell.enter(|engine| engine.is_paused(id)) {
-            return;
-        }
-        if socket.layers.is_some() {
-            self.read_layered(id, now);
-            return;
-        }
-        for _ in 0..limits::READS_PER_TURN_MAX {
-            match socket.receive(&mut self.scratch) {
-                Moved::Bytes(n) => {
-                    let input = &mut self.scratch[..n];
-                    let next = self.shell.enter(|engine| engine.on_bytes(id, input, now));
-                    if next == ReadNext::Pause || !socket.readable {
-                        return;
-                    }
-                    // Only a client that fills the buffer comes here: the clock is not read for
-                    // the others. Small frames cost far more than their bytes.
-                    if self.shell.now().since(now) > READING_US_MAX {
-                        break;
-                    }
-                }
-                Moved::Later => return,
-                Moved::Ended => {
-                    if self.shell.enter(|engine| engine.on_end(id)) {
-                        self.close(id);
-                    }
-                    return;
-                }
-            }
-        }
-        socket.listed = true;
-        self.to_read.push(id);
     }
 
     fn start_calls(&mut self) {
@@ -474,39 +396,34 @@ impl Net {
     }
 
     fn flush(&mut self, id: ConnId, now: Micros) {
-        let Some(socket) = self.sockets.get(id) else { return };
-        if socket.layers.is_some() {
-            self.flush_layered(id, now);
-            return;
-        }
-        let fate = self.shell.enter(|engine| {
-            let bytes = engine.outbox(id);
-            let sent = match bytes.is_empty() || !socket.writable {
-                true => 0,
-                false => match socket.send(bytes) {
-                    Moved::Bytes(n) => n,
-                    Moved::Later => 0,
-                    Moved::Ended => return Fate::Close,
-                },
-            };
-            engine.on_sent(id, sent, now)
+        let Self { sockets, shell, cipher, .. } = self;
+        let Some(socket) = sockets.get(id) else { return };
+        let fate = shell.enter(|engine| match socket.send(engine.outbox(id), cipher) {
+            IoResult::Bytes(n) => engine.on_sent(id, n, now),
+            IoResult::WouldBlock => engine.on_sent(id, 0, now),
+            IoResult::Closed => Fate::Close,
         });
         match fate {
             Fate::Keep => {}
-            Fate::ShutWrite => socket.shut_write(),
+            Fate::ShutWrite => {
+                // With the kernel full the last record waits for room, and this comes again.
+                if socket.send_close_notify(cipher) {
+                    socket.shut_write();
+                }
+            }
             Fate::Close => self.close(id),
         }
     }
 
     fn close(&mut self, id: ConnId) {
         if let Some(mut socket) = self.sockets.remove(id) {
-            say_goodbye(&mut socket, &mut self.cipher);
+            socket.send_close_notify(&mut self.cipher);
             socket.shut_write();
             // Bytes that nobody reads would turn the end into a reset, which can overtake the last
             // words. What has arrived is taken away, from a flooder no more than in a turn.
             for _ in 0..limits::READS_PER_TURN_MAX {
-                let moved = socket.receive(&mut self.scratch);
-                if !matches!(moved, Moved::Bytes(_)) || !socket.readable {
+                let received = socket.receive(&mut self.scratch);
+                if !matches!(received, IoResult::Bytes(_)) || !socket.is_readable() {
                     break;
                 }
             }
@@ -517,7 +434,7 @@ impl Net {
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
         self.to_read.clear();
-        self.to_shake.clear();
+        self.to_handshake.clear();
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {

@@ -8,9 +8,9 @@ use crate::limits;
 use crate::mailbox::Port;
 use crate::message::Micros;
 use crate::shard::handoff::Handoff;
-use crate::shard::layers::Layers;
 use crate::shard::net::Net;
 use crate::shard::sockets::{Accepted, accept};
+use crate::shard::transport::Transport;
 use crate::stats::Counter;
 use crate::tls::session::Session;
 use crate::wire::handshake;
@@ -37,7 +37,7 @@ impl Net {
             let port = listener.port;
             match accept(&listener.socket, send_buffer) {
                 Accepted::Client(stream, peer) => {
-                    let has_room = self.shell.enter(|engine| match self.is_headed(peer) {
+                    let has_room = self.shell.enter(|engine| match self.is_from_proxy(peer) {
                         true => engine.has_room(),
                         false => engine.has_room_for(peer.ip()),
                     });
@@ -73,7 +73,7 @@ impl Net {
     }
 
     /// Whether `peer` is a balancer that must say for whom it connects.
-    fn is_headed(&self, peer: SocketAddr) -> bool {
+    fn is_from_proxy(&self, peer: SocketAddr) -> bool {
         // One that speaks IPv4 to a socket for both is the same balancer.
         let address = peer.ip().to_canonical();
         self.init.engine.gateway.proxies.iter().any(|net| net.contains(&address))
@@ -81,9 +81,9 @@ impl Net {
 
     /// A client becomes a connection of this shard, or is refused.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, port: Port, now: Micros) {
-        let headed = self.is_headed(peer);
+        let is_proxied = self.is_from_proxy(peer);
         // A balancer is not charged for its clients: they are known by the header.
-        let opened = self.shell.enter(|engine| match headed {
+        let opened = self.shell.enter(|engine| match is_proxied {
             true => engine.open_unmetered(peer, now),
             false => engine.open(peer, now),
         });
@@ -91,7 +91,7 @@ impl Net {
             Ok(id) => id,
             Err(refusal) => {
                 match port {
-                    Port::Plain if !headed => refuse(&stream, &refusal),
+                    Port::Plain if !is_proxied => refuse(&stream, &refusal),
                     // Without a handshake there is no way to say more than by the end.
                     Port::Plain | Port::Tls => {}
                 }
@@ -116,7 +116,7 @@ impl Net {
             self.shell.enter(|engine| engine.remove(id));
             return;
         }
-        self.sockets.insert(id, stream, Layers::of(headed, tls));
+        self.sockets.insert(id, stream, Transport::new(is_proxied, tls));
         self.list(id);
     }
 

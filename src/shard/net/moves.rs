@@ -3,7 +3,7 @@
 use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::message::Micros;
-use crate::shard::handoff::{Handoff, Moved};
+use crate::shard::handoff::{Handoff, MovedConnection};
 use crate::shard::net::Net;
 use crate::shard::sockets::Socket;
 use crate::stats::Counter;
@@ -16,13 +16,13 @@ impl Net {
         for id in moves.drain(..) {
             if let Some((home, departed)) = self.shell.enter(|engine| engine.depart(id)) {
                 let socket = self.sockets.remove(id).expect("a connection has a socket");
-                self.send_home(home, Moved { socket, departed }, now);
+                self.send_home(home, MovedConnection { socket, departed }, now);
             }
         }
         self.moves = moves;
     }
 
-    fn send_home(&mut self, home: ShardId, moved: Moved, now: Micros) {
+    fn send_home(&mut self, home: ShardId, moved: MovedConnection, now: Micros) {
         // Its next edge is the other shard's.
         if let Err(error) = self.set.remove(&moved.socket) {
             tracing::warn!(%error, "client_still_watched: it hears of its bytes twice");
@@ -37,15 +37,15 @@ impl Net {
                 | LaneRefusal::Closed(Handoff::Client { .. }),
             ) => unreachable!("it was a connection"),
         };
-        let Moved { socket, departed } = *moved;
+        let MovedConnection { socket, departed } = *moved;
         self.shell.enter(|engine| engine.count(Counter::LaneRefused, 1));
         let id = self.shell.enter(|engine| engine.stay(departed, is_gone, now));
         self.settle(id, socket);
     }
 
     /// Takes over who comes home.
-    pub(super) fn arrive(&mut self, moved: Moved, now: Micros) {
-        let Moved { socket, departed } = moved;
+    pub(super) fn arrive(&mut self, moved: MovedConnection, now: Micros) {
+        let MovedConnection { socket, departed } = moved;
         if let Some(id) = self.shell.enter(|engine| engine.arrive(departed, now)) {
             self.settle(id, socket);
         }
