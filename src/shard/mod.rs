@@ -72,6 +72,17 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
+    fn new(engine: EngineInit, boot: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            engine: RefCell::new(Engine::new(engine)),
+            boot,
+            poked: Cell::new(false),
+            net_waker: RefCell::new(None),
+            channels: Cell::new(0),
+            channel_polls: Cell::new(0),
+        })
+    }
+
     /// Runs `act` on the engine.
     pub fn enter<R>(&self, act: impl FnOnce(&mut Engine) -> R) -> R {
         act(&mut self.engine.borrow_mut())
@@ -137,15 +148,7 @@ fn run(shard: ShardId, init: ShardInit) {
     std::thread::yield_now();
     executor.run(async move {
         let events = init.events.clone();
-        let shell = Rc::new(Shell {
-            engine: RefCell::new(Engine::new(init.engine.clone())),
-            boot: init.boot,
-            poked: Cell::new(false),
-            net_waker: RefCell::new(None),
-            channels: Cell::new(0),
-            channel_polls: Cell::new(0),
-        });
-        let served = match Net::new(shell, init) {
+        let served = match Net::new(init) {
             Ok(net) => net.serve().await,
             Err(error) => Err(error),
         };

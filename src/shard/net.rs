@@ -15,23 +15,28 @@ use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use glommio::timer::Timer;
 
 use crate::backend::channel::Channel;
+use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::by_instance::ByInstance;
 use crate::engine::conns::{Fate, ReadNext};
-use crate::ids::ConnId;
-use crate::lanes::LaneRefusal;
+use crate::ids::{ConnId, ShardId};
+use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender};
 use crate::limits;
-use crate::mailbox::{Command, Port, ShardEvent};
+use crate::mailbox::{Command, Port, Published, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::readiness::{Looked, Ready, ReadySet};
+use crate::shard::handoff::Handoff;
+use crate::shard::pulse::Pulse;
 use crate::shard::sockets::{Input, IoResult, Sockets};
 use crate::shard::{ShardInit, Shell};
 use crate::stats::Counter;
+use crate::tls::server::Server;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
 /// The listeners' numbers in the readiness set, counted down: keys of the last generation, which no
@@ -58,16 +63,40 @@ struct Alarm {
     timer: Timer,
 }
 
-/// The net loop's state.
+/// The lanes of a shard, and what wakes it.
+struct Lanes {
+    /// From control.
+    commands: LaneReceiver<Command>,
+    /// To control.
+    events: LaneSender<ShardEvent>,
+    /// To every shard, by its number; the one to itself is not used.
+    shards: Vec<LaneSender<Handoff>>,
+    /// From the other shards.
+    handed: LaneReceiver<Handoff>,
+    /// Rung by commands and by the other shards.
+    bell: Arc<Doorbell>,
+    pulse: Arc<Pulse>,
+}
+
+/// The net loop of a shard.
 pub(crate) struct Net {
+    shard: ShardId,
     shell: Rc<Shell>,
-    init: ShardInit,
+    lanes: Lanes,
+    /// The process-wide settings in force: the engine's own.
+    gateway: Arc<GatewaySettings>,
+    /// The shard's settings in force: a copy of the engine's.
+    settings: ShardSettings,
+    /// What TLS handshakes need; `None`: there is no such listener.
+    tls: Option<Arc<Server>>,
+    /// Seed of what channels do by chance.
+    seed: u64,
     set: ReadySet,
     listeners: Vec<Listener>,
     sockets: Sockets,
     /// Connections to read.
     to_read: Vec<ConnId>,
-    /// Those with the handshake of TLS before them, which are read after all others.
+    /// Connections with a TLS handshake under way, read after all others.
     to_handshake: Vec<ConnId>,
     channels: ByInstance<Channel>,
     scratch: Box<[u8]>,
@@ -90,19 +119,25 @@ pub(crate) struct Net {
 
 impl Net {
     /// Sets the shard up; nothing is accepted before [`Self::serve`].
-    pub fn new(shell: Rc<Shell>, mut init: ShardInit) -> io::Result<Self> {
+    pub(crate) fn new(init: ShardInit) -> io::Result<Self> {
+        let ShardInit { engine, listeners, tls, commands, events, shards, .. } = init;
+        let ShardInit { handed, bell, pulse, boot, core: _, .. } = init;
         let set = ReadySet::new()?;
-        // Taken, not copied: a second descriptor would keep the port open after the stop.
-        let mut listeners = Vec::new();
-        for (port, socket) in std::mem::take(&mut init.listeners) {
+        let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
-            set.add(&socket, LISTENER - listeners.len() as u64)?;
-            listeners.push(Listener { port, socket, accept_at: Some(Micros(0)) });
-        }
-        let cipher_bytes = if init.tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
+            set.add(&socket, LISTENER - n as u64)?;
+            Ok(Listener { port, socket, accept_at: Some(Micros(0)) })
+        });
+        let listeners = listeners.collect::<io::Result<_>>()?;
+        let cipher_bytes = if tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
         Ok(Self {
-            shell,
-            init,
+            shard: engine.shard,
+            gateway: engine.gateway.clone(),
+            settings: engine.settings.clone(),
+            seed: engine.seed,
+            shell: Shell::new(engine, boot),
+            lanes: Lanes { commands, events, shards, handed, bell, pulse },
+            tls,
             set,
             listeners,
             sockets: Sockets::default(),
@@ -132,17 +167,17 @@ impl Net {
         // Before anybody hears that the shard serves: an executor that goes to sleep with this task
         // unrun is woken by the pulse, if that knows the task.
         poll_fn(|cx| {
-            self.init.pulse.wakes(cx.waker());
+            self.lanes.pulse.wakes(cx.waker());
             Poll::Ready(())
         })
         .await;
-        let shard = self.init.engine.shard;
-        self.tell(ShardEvent::Ready(shard)).await;
+        let shard = self.shard;
+        self.send_event(ShardEvent::Ready(shard)).await;
         loop {
             let rung = self.wait().await?;
             let now = self.shell.now();
             if rung {
-                let stop = self.on_bell(now).await;
+                let stop = self.on_bell(now);
                 if stop {
                     return Ok(());
                 }
@@ -198,7 +233,7 @@ impl Net {
 
     /// Ready if something other than a socket wants a turn: true if that is the bell.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let rung = self.init.bell.poll_rung(cx).is_ready() || self.init.pulse.is_due();
+        let rung = self.lanes.bell.poll_rung(cx).is_ready() || self.lanes.pulse.is_due();
         let poked = self.shell.take_poke(cx);
         let alarmed = match &mut self.alarm {
             Some(alarm) => std::pin::Pin::new(&mut alarm.timer).poll(cx).is_ready(),
@@ -223,38 +258,27 @@ impl Net {
     }
 
     /// Commands and the pulse. True: end at once.
-    async fn on_bell(&mut self, now: Micros) -> bool {
-        if let Some(late_us) = self.init.pulse.answer(now) {
+    fn on_bell(&mut self, now: Micros) -> bool {
+        if let Some(late_us) = self.lanes.pulse.answer(now) {
             self.tick(late_us, now);
         }
         self.take_handed(now);
         let mut budget = limits::LANE_BUDGET;
-        while let Some(command) = self.init.commands.try_recv() {
+        while let Some(command) = self.lanes.commands.try_recv() {
             match command {
                 Command::Adopt(published) => {
-                    self.init.tls.clone_from(&published.tls);
-                    self.init.engine.gateway.clone_from(&published.gateway);
-                    let own = &mut self.init.engine.settings;
-                    let changed = own.backend != published.settings.backend;
-                    own.clone_from(&published.settings);
-                    if changed {
-                        let backend = &published.settings.backend;
-                        self.channels.iter().for_each(|(_, c)| c.configure(backend));
-                    }
-                    let snapshot = published.snapshot.clone();
-                    // Calls may go to new instances as soon as the engine knows them.
-                    self.open_channels(&snapshot);
+                    self.adopt(&published);
                     self.shell.enter(|engine| engine.adopt(*published, now));
                 }
                 Command::Report(number) => {
                     let mut report = self.shell.enter(|engine| engine.report(number, now));
                     report.gauges.connection_bytes += self.sockets.memory_bytes() as u64;
-                    self.report(ShardEvent::Report(Box::new(report)));
+                    self.offer_event(ShardEvent::Report(Box::new(report)));
                 }
                 Command::Look(question, number) => {
                     let seen = self.shell.enter(|engine| engine.look(&question, now));
-                    let shard = self.init.engine.shard;
-                    self.report(ShardEvent::Look { shard, number, seen });
+                    let shard = self.shard;
+                    self.offer_event(ShardEvent::Look { shard, number, seen });
                 }
                 Command::Drain(settings) => {
                     self.stop_accepting(now);
@@ -265,16 +289,29 @@ impl Net {
             }
             budget -= 1;
             if budget == 0 {
-                self.init.bell.ring();
+                self.lanes.bell.ring();
                 break;
             }
         }
         false
     }
 
+    /// Takes over what is the shell's of a published state. Channels first: calls may go to new
+    /// instances as soon as the engine knows them.
+    fn adopt(&mut self, published: &Published) {
+        self.tls.clone_from(&published.tls);
+        self.gateway.clone_from(&published.gateway);
+        let backend = &published.settings.backend;
+        if self.settings.backend != *backend {
+            self.channels.iter().for_each(|(_, channel)| channel.configure(backend));
+        }
+        self.settings.clone_from(&published.settings);
+        self.open_channels(&published.snapshot);
+    }
+
     /// Tells control something that may be lost: it asks again, or gets it with the next tick.
-    fn report(&self, event: ShardEvent) {
-        let refused = match self.init.events.try_send(event) {
+    fn offer_event(&self, event: ShardEvent) {
+        let refused = match self.lanes.events.try_send(event) {
             Ok(()) => return,
             Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,
         };
@@ -296,12 +333,12 @@ impl Net {
             let effects = &mut engine.effects;
             (std::mem::take(&mut effects.signals), std::mem::take(&mut effects.keys_wanted))
         });
-        let shard = self.init.engine.shard;
+        let shard = self.shard;
         if keys_wanted {
-            self.report(ShardEvent::KeysWanted(shard));
+            self.offer_event(ShardEvent::KeysWanted(shard));
         }
         if !signals.is_empty() {
-            self.report(ShardEvent::Signals { shard, signals });
+            self.offer_event(ShardEvent::Signals { shard, signals });
         }
         for id in closing.drain(..) {
             self.close(id);
@@ -442,7 +479,7 @@ impl Net {
             if self.wait().await.is_err() {
                 break;
             }
-            self.init.pulse.answer(self.shell.now());
+            self.lanes.pulse.answer(self.shell.now());
         }
         // Who was handed over meanwhile is refused or told goodbye, not forgotten.
         let now = self.shell.now();
@@ -453,23 +490,23 @@ impl Net {
         for id in left {
             self.close(id);
         }
-        let shard = self.init.engine.shard;
+        let shard = self.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
-        self.tell(ShardEvent::Stopped { shard, cut_off }).await;
+        self.send_event(ShardEvent::Stopped { shard, cut_off }).await;
         // The lane would keep the sockets of who comes now until its last sender is gone.
-        while self.init.handed.try_recv().is_some() {}
+        while self.lanes.handed.try_recv().is_some() {}
     }
 
     /// Tells control something that must arrive: again with each pulse while its lane is full.
-    async fn tell(&mut self, mut event: ShardEvent) {
+    async fn send_event(&mut self, mut event: ShardEvent) {
         loop {
-            match self.init.events.try_send(event) {
+            match self.lanes.events.try_send(event) {
                 Ok(()) => return,
                 Err(LaneRefusal::Full(back)) => event = back,
                 Err(LaneRefusal::Closed(_)) => return,
             }
             poll_fn(|cx| self.poll_flags(cx)).await;
-            self.init.pulse.answer(self.shell.now());
+            self.lanes.pulse.answer(self.shell.now());
         }
     }
 }

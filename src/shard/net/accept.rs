@@ -31,7 +31,7 @@ impl Net {
     }
 
     fn accept_at(&mut self, index: usize, budget: usize, now: Micros) {
-        let send_buffer = self.init.engine.settings.conn.send_buffer_bytes;
+        let send_buffer = self.settings.conn.send_buffer_bytes;
         for _ in 0..budget {
             let listener = &mut self.listeners[index];
             let port = listener.port;
@@ -42,9 +42,9 @@ impl Net {
                         false => engine.has_room_for(peer.ip()),
                     });
                     if has_room {
-                        self.admit(stream, peer, port, now);
+                        self.open_connection(stream, peer, port, now);
                     } else if let Some(stream) = self.hand_over(stream, peer, port) {
-                        self.admit(stream, peer, port, now);
+                        self.open_connection(stream, peer, port, now);
                     }
                 }
                 Accepted::Nobody => {
@@ -76,11 +76,11 @@ impl Net {
     fn is_from_proxy(&self, peer: SocketAddr) -> bool {
         // One that speaks IPv4 to a socket for both is the same balancer.
         let address = peer.ip().to_canonical();
-        self.init.engine.gateway.proxies.iter().any(|net| net.contains(&address))
+        self.gateway.proxies.iter().any(|net| net.contains(&address))
     }
 
     /// A client becomes a connection of this shard, or is refused.
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, port: Port, now: Micros) {
+    fn open_connection(&mut self, stream: TcpStream, peer: SocketAddr, port: Port, now: Micros) {
         let is_proxied = self.is_from_proxy(peer);
         // A balancer is not charged for its clients: they are known by the header.
         let opened = self.shell.enter(|engine| match is_proxied {
@@ -100,7 +100,7 @@ impl Net {
         };
         let tls = match port {
             Port::Plain => None,
-            Port::Tls => match self.init.tls.as_deref().map(Session::new) {
+            Port::Tls => match self.tls.as_deref().map(Session::new) {
                 Some(Ok(session)) => Some(session),
                 Some(Err(_)) | None => {
                     self.shell.enter(|engine| {
@@ -128,13 +128,13 @@ impl Net {
             return Some(stream);
         }
         let mut handoff = Handoff::Client { stream, peer, port };
-        let own = usize::from(self.init.engine.shard.0);
-        for _ in 0..self.init.shards.len() {
-            self.next_sibling = (self.next_sibling + 1) % self.init.shards.len();
+        let own = usize::from(self.shard.0);
+        for _ in 0..self.lanes.shards.len() {
+            self.next_sibling = (self.next_sibling + 1) % self.lanes.shards.len();
             if self.next_sibling == own {
                 continue;
             }
-            match self.init.shards[self.next_sibling].try_send(handoff) {
+            match self.lanes.shards[self.next_sibling].try_send(handoff) {
                 Ok(()) => {
                     self.shell.enter(|engine| engine.count(Counter::HandedOver, 1));
                     return None;
@@ -155,15 +155,15 @@ impl Net {
     /// is refused.
     pub(super) fn take_handed(&mut self, now: Micros) {
         for _ in 0..limits::LANE_BUDGET {
-            match self.init.handed.try_recv() {
+            match self.lanes.handed.try_recv() {
                 Some(Handoff::Client { stream, peer, port }) => {
-                    self.admit(stream, peer, port, now);
+                    self.open_connection(stream, peer, port, now);
                 }
                 Some(Handoff::Moved(moved)) => self.arrive(*moved, now),
                 None => return,
             }
         }
-        self.init.bell.ring();
+        self.lanes.bell.ring();
     }
 
     /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.

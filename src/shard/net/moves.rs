@@ -27,7 +27,7 @@ impl Net {
         if let Err(error) = self.set.remove(&moved.socket) {
             tracing::warn!(%error, "client_still_watched: it hears of its bytes twice");
         }
-        let lane = &self.init.shards[usize::from(home.0)];
+        let lane = &self.lanes.shards[usize::from(home.0)];
         let (moved, is_gone) = match lane.try_send(Handoff::Moved(Box::new(moved))) {
             Ok(()) => return,
             Err(LaneRefusal::Full(Handoff::Moved(moved))) => (moved, false),
