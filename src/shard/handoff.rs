@@ -1,33 +1,23 @@
 //! Handoffs between shards: one way, one hop, never awaited.
 
-use std::net::{SocketAddr, TcpStream};
-
 use crate::engine::moves::Departed;
-use crate::mailbox::Port;
-use crate::shard::sockets::Socket;
 
-/// What one shard gives to another, by a *submit* lane: what is refused stays with the sender.
+/// What one shard gives to another, by a *submit* lane: what is refused stays with the sender. `C`
+/// is a client that was accepted, `S` the socket of a connection.
 #[derive(Debug)]
-pub(crate) enum Handoff {
+pub enum Handoff<C, S> {
     /// A client that was accepted by a shard without room for it; nothing was read yet. If no
     /// lane takes it, the sender answers 503.
-    Client {
-        /// Socket of the client.
-        stream: TcpStream,
-        /// Address of the client's end.
-        peer: SocketAddr,
-        /// Where the client connected.
-        port: Port,
-    },
+    Client(C),
     /// A connection that moves to its user's home shard: see [`crate::engine::moves`].
-    Moved(Box<MovedConnection>),
+    Moved(Box<MovedConnection<S>>),
 }
 
 /// A connection on its way to another shard, with its socket.
 #[derive(Debug)]
-pub(crate) struct MovedConnection {
+pub struct MovedConnection<S> {
     /// Not in any readiness set.
-    pub(crate) socket: Socket,
+    pub socket: S,
     /// State of the connection.
-    pub(crate) departed: Departed,
+    pub departed: Departed,
 }

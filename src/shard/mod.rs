@@ -9,6 +9,7 @@ pub mod net;
 pub mod pulse;
 pub mod sockets;
 pub mod transport;
+pub mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
@@ -25,8 +26,7 @@ use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
-use crate::shard::handoff::Handoff;
-use crate::shard::net::Net;
+use crate::shard::net::{Handoff, Net};
 use crate::shard::pulse::Pulse;
 use crate::tls::server::Server;
 

@@ -1,15 +1,9 @@
-//! The net loop: one task a shard that reads what is ready, feeds the engine, starts calls, and
-//! flushes what got dirty, each once a turn.
-//!
-//! Fairness of a turn, in this order: commands and pulse; accept (at most 64); resumed connections;
-//! ready connections (at most four reads each, 64 KiB a read, for some 2 ms); handshakes of TLS for
-//! a quarter of a millisecond; batches; one write a dirty connection. Then the other tasks run, and
-//! the ring is asked.
+//! The net loop: one task a shard that runs turns ([`crate::shard::turn`]) over sockets, lanes and
+//! channels, and waits between them.
 
 mod accept;
 mod channels;
-mod moves;
-mod read;
+mod shard_io;
 
 use std::future::poll_fn;
 use std::io;
@@ -24,30 +18,36 @@ use glommio::timer::Timer;
 use crate::backend::channel::Channel;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::by_instance::ByInstance;
-use crate::engine::conns::{Fate, ReadNext};
-use crate::ids::{ConnId, ShardId};
+use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender};
 use crate::limits;
-use crate::mailbox::{Command, Port, Published, ShardEvent};
-use crate::message::{Call, Micros};
+use crate::mailbox::{Command, Port, ShardEvent};
+use crate::message::Micros;
 use crate::readiness::{Looked, Ready, ReadySet};
-use crate::shard::handoff::Handoff;
+use crate::shard::handoff;
+use crate::shard::net::accept::AcceptedClient;
 use crate::shard::pulse::Pulse;
-use crate::shard::sockets::{Input, IoResult, Sockets};
+use crate::shard::sockets::{Socket, Sockets};
+use crate::shard::turn::{self, TurnState};
 use crate::shard::{ShardInit, Shell};
-use crate::stats::Counter;
 use crate::tls::server::Server;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
-/// The listeners' numbers in the readiness set, counted down: keys of the last generation, which no
-/// slot lives to see.
-const LISTENER: u64 = u64::MAX;
 /// How long the shard waits in the set before it sleeps on the ring. The next message or answer
 /// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
 const LINGER: Duration = Duration::from_millis(1);
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
+
+/// What shards with sockets hand over to each other.
+pub(crate) type Handoff = handoff::Handoff<AcceptedClient, Socket>;
+
+/// Token of the listener numbered `n` in the readiness set: from [`u64::MAX`] downwards, which no
+/// `ConnId` reaches.
+fn listener_token(n: usize) -> u64 {
+    u64::MAX - n as u64
+}
 
 /// Where clients come from.
 struct Listener {
@@ -94,27 +94,17 @@ pub(crate) struct Net {
     set: ReadySet,
     listeners: Vec<Listener>,
     sockets: Sockets,
-    /// Connections to read.
-    to_read: Vec<ConnId>,
-    /// Connections with a TLS handshake under way, read after all others.
-    to_handshake: Vec<ConnId>,
+    state: TurnState,
     channels: ByInstance<Channel>,
     scratch: Box<[u8]>,
     /// What came out of TLS, and what goes into the kernel through it.
     plain: Vec<u8>,
     cipher: Box<[u8]>,
     alarm: Option<Alarm>,
-    stopping: bool,
     /// The shard that was last handed a client.
     next_sibling: usize,
-    // Buffers that live on so that a turn does not allocate.
+    /// Sockets that became ready; the buffer lives on.
     ready: Vec<Ready>,
-    reading: Vec<ConnId>,
-    dirty: Vec<ConnId>,
-    resumed: Vec<ConnId>,
-    moves: Vec<ConnId>,
-    closing: Vec<ConnId>,
-    calls: Vec<Call>,
 }
 
 impl Net {
@@ -125,7 +115,7 @@ impl Net {
         let set = ReadySet::new()?;
         let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
-            set.add(&socket, LISTENER - n as u64)?;
+            set.add(&socket, listener_token(n))?;
             Ok(Listener { port, socket, accept_at: Some(Micros(0)) })
         });
         let listeners = listeners.collect::<io::Result<_>>()?;
@@ -135,28 +125,20 @@ impl Net {
             gateway: engine.gateway.clone(),
             settings: engine.settings.clone(),
             seed: engine.seed,
+            state: TurnState::new(engine.shard),
             shell: Shell::new(engine, boot),
             lanes: Lanes { commands, events, shards, handed, bell, pulse },
             tls,
             set,
             listeners,
             sockets: Sockets::default(),
-            to_read: Vec::new(),
-            to_handshake: Vec::new(),
             channels: ByInstance::default(),
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             plain: Vec::new(),
             cipher: vec![0; cipher_bytes].into_boxed_slice(),
             alarm: None,
-            stopping: false,
             next_sibling: 0,
             ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
-            reading: Vec::new(),
-            dirty: Vec::new(),
-            resumed: Vec::new(),
-            moves: Vec::new(),
-            closing: Vec::new(),
-            calls: Vec::new(),
         })
     }
 
@@ -176,14 +158,12 @@ impl Net {
         loop {
             let rung = self.wait().await?;
             let now = self.shell.now();
-            if rung {
-                let stop = self.on_bell(now);
-                if stop {
-                    return Ok(());
-                }
+            if rung && self.on_bell(now) {
+                return Ok(());
             }
-            self.turn(now)?;
-            if self.stopping && self.shell.enter(|engine| engine.is_drained()) {
+            self.take_ready(now)?;
+            turn::run(&mut self, now);
+            if self.state.is_stopping() && self.shell.enter(|engine| engine.is_drained()) {
                 break;
             }
         }
@@ -242,8 +222,11 @@ impl Net {
         if alarmed {
             self.alarm = None;
         }
-        let listed = !self.to_read.is_empty() || !self.to_handshake.is_empty();
-        if rung || poked || alarmed || listed { Poll::Ready(rung) } else { Poll::Pending }
+        if rung || poked || alarmed || self.state.has_work() {
+            Poll::Ready(rung)
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no
@@ -257,221 +240,39 @@ impl Net {
         self.alarm = Some(Alarm { at: due, timer: Timer::new(wait) });
     }
 
-    /// Commands and the pulse. True: end at once.
+    /// The pulse came, or messages. True: the shard is to end at once.
     fn on_bell(&mut self, now: Micros) -> bool {
         if let Some(late_us) = self.lanes.pulse.answer(now) {
-            self.tick(late_us, now);
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+            turn::tick(self, late_us, unix as i64, now);
         }
-        self.take_handed(now);
-        let mut budget = limits::LANE_BUDGET;
-        while let Some(command) = self.lanes.commands.try_recv() {
-            match command {
-                Command::Adopt(published) => {
-                    self.adopt(&published);
-                    self.shell.enter(|engine| engine.adopt(*published, now));
-                }
-                Command::Report(number) => {
-                    let mut report = self.shell.enter(|engine| engine.report(number, now));
-                    report.gauges.connection_bytes += self.sockets.memory_bytes() as u64;
-                    self.offer_event(ShardEvent::Report(Box::new(report)));
-                }
-                Command::Look(question, number) => {
-                    let seen = self.shell.enter(|engine| engine.look(&question, now));
-                    let shard = self.shard;
-                    self.offer_event(ShardEvent::Look { shard, number, seen });
-                }
-                Command::Drain(settings) => {
-                    self.stop_accepting(now);
-                    self.shell.enter(|engine| engine.drain(settings, now));
-                    self.stopping = true;
-                }
-                Command::Abort => return true,
-            }
-            budget -= 1;
-            if budget == 0 {
-                self.lanes.bell.ring();
-                break;
-            }
-        }
-        false
+        turn::take_messages(self, now)
     }
 
-    /// Takes over what is the shell's of a published state. Channels first: calls may go to new
-    /// instances as soon as the engine knows them.
-    fn adopt(&mut self, published: &Published) {
-        self.tls.clone_from(&published.tls);
-        self.gateway.clone_from(&published.gateway);
-        let backend = &published.settings.backend;
-        if self.settings.backend != *backend {
-            self.channels.iter().for_each(|(_, channel)| channel.configure(backend));
-        }
-        self.settings.clone_from(&published.settings);
-        self.open_channels(&published.snapshot);
-    }
-
-    /// Tells control something that may be lost: it asks again, or gets it with the next tick.
-    fn offer_event(&self, event: ShardEvent) {
-        let refused = match self.lanes.events.try_send(event) {
-            Ok(()) => return,
-            Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,
-        };
-        self.shell.enter(|engine| {
-            engine.count(Counter::LaneLost, 1);
-            if let ShardEvent::Signals { signals, .. } = &refused {
-                engine.untold(signals);
-            }
-        });
-    }
-
-    fn tick(&mut self, late_us: u64, now: Micros) {
-        let mut closing = std::mem::take(&mut self.closing);
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let (signals, keys_wanted) = self.shell.enter(|engine| {
-            engine.record_stall(late_us);
-            engine.set_wall_clock(unix as i64, now);
-            engine.tick(now, &mut closing);
-            let effects = &mut engine.effects;
-            (std::mem::take(&mut effects.signals), std::mem::take(&mut effects.keys_wanted))
-        });
-        let shard = self.shard;
-        if keys_wanted {
-            self.offer_event(ShardEvent::KeysWanted(shard));
-        }
-        if !signals.is_empty() {
-            self.offer_event(ShardEvent::Signals { shard, signals });
-        }
-        for id in closing.drain(..) {
-            self.close(id);
-        }
-        self.closing = closing;
-    }
-
-    fn turn(&mut self, now: Micros) -> io::Result<()> {
+    /// Takes from the set which sockets are ready.
+    fn take_ready(&mut self, now: Micros) -> io::Result<()> {
         let mut ready = std::mem::take(&mut self.ready);
         // The wait may have brought some already.
         if ready.is_empty() {
             self.set.look(Duration::ZERO, &mut ready)?;
         }
-        for event in ready.drain(..) {
-            self.on_ready(event, now);
+        for ready in ready.drain(..) {
+            // For a connection's token the number is out of range.
+            let n = (u64::MAX - ready.token) as usize;
+            match self.listeners.get_mut(n) {
+                Some(listener) => {
+                    listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
+                }
+                None => turn::on_ready(self, ready),
+            }
         }
         self.ready = ready;
-        self.accept_all(now);
-        self.resume(now);
-        self.read_all(now);
-        self.read_handshakes();
-        let resumed = self.shell.enter(|engine| {
-            engine.end_turn(now);
-            !engine.effects.resumed.is_empty()
-        });
-        if resumed {
-            self.shell.poke();
-        }
-        self.start_calls();
-        self.flush_all(now);
-        self.move_all(now);
         Ok(())
-    }
-
-    fn on_ready(&mut self, event: Ready, now: Micros) {
-        // Of connections, the difference is out of range.
-        if let Some(listener) = self.listeners.get_mut((LISTENER - event.token) as usize) {
-            listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
-            return;
-        }
-        let id = ConnId(event.token);
-        let Some(socket) = self.sockets.get(id) else { return };
-        if event.write && !socket.is_writable {
-            socket.is_writable = true;
-            self.dirty.push(id);
-        }
-        if event.read {
-            match event.ended {
-                true => socket.input = Input::Ending,
-                false => socket.set_readable(),
-            }
-            self.list(id);
-        }
-    }
-
-    /// Connections that have fewer unanswered messages now: what was held back, then the socket.
-    fn resume(&mut self, now: Micros) {
-        let mut resumed = std::mem::take(&mut self.resumed);
-        self.shell.enter(|engine| std::mem::swap(&mut resumed, &mut engine.effects.resumed));
-        for id in resumed.drain(..) {
-            let next = self.shell.enter(|engine| engine.on_resumed(id, now));
-            if next == ReadNext::More {
-                self.list(id);
-            }
-        }
-        self.resumed = resumed;
-    }
-
-    fn start_calls(&mut self) {
-        let mut calls = std::mem::take(&mut self.calls);
-        self.shell.enter(|engine| std::mem::swap(&mut calls, &mut engine.effects.calls));
-        for call in calls.drain(..) {
-            let channel = self.channels.get(call.instance);
-            channel.expect("the engine calls instances of its snapshots").send(call);
-        }
-        self.calls = calls;
-    }
-
-    /// One write for each connection with something new to say.
-    fn flush_all(&mut self, now: Micros) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.shell.enter(|engine| dirty.append(&mut engine.effects.dirty));
-        let count = dirty.len() as u64;
-        for id in dirty.drain(..) {
-            self.flush(id, now);
-        }
-        self.dirty = dirty;
-        if count > 0 {
-            let us = self.shell.now().since(now);
-            self.shell.enter(|engine| engine.record_flush(us, count));
-        }
-    }
-
-    fn flush(&mut self, id: ConnId, now: Micros) {
-        let Self { sockets, shell, cipher, .. } = self;
-        let Some(socket) = sockets.get(id) else { return };
-        let fate = shell.enter(|engine| match socket.send(engine.outbox(id), cipher) {
-            IoResult::Bytes(n) => engine.on_sent(id, n, now),
-            IoResult::WouldBlock => engine.on_sent(id, 0, now),
-            IoResult::Closed => Fate::Close,
-        });
-        match fate {
-            Fate::Keep => {}
-            Fate::ShutWrite => {
-                // With the kernel full the last record waits for room, and this comes again.
-                if socket.send_close_notify(cipher) {
-                    socket.shut_write();
-                }
-            }
-            Fate::Close => self.close(id),
-        }
-    }
-
-    fn close(&mut self, id: ConnId) {
-        if let Some(mut socket) = self.sockets.remove(id) {
-            socket.send_close_notify(&mut self.cipher);
-            socket.shut_write();
-            // Bytes that nobody reads would turn the end into a reset, which can overtake the last
-            // words. What has arrived is taken away, from a flooder no more than in a turn.
-            for _ in 0..limits::READS_PER_TURN_MAX {
-                let received = socket.receive(&mut self.scratch);
-                if !matches!(received, IoResult::Bytes(_)) || !socket.is_readable() {
-                    break;
-                }
-            }
-        }
-        self.shell.enter(|engine| engine.remove(id));
     }
 
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
-        self.to_read.clear();
-        self.to_handshake.clear();
+        self.state.clear_reads();
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
@@ -481,15 +282,8 @@ impl Net {
             }
             self.lanes.pulse.answer(self.shell.now());
         }
-        // Who was handed over meanwhile is refused or told goodbye, not forgotten.
         let now = self.shell.now();
-        self.take_handed(now);
-        self.resume(now);
-        let left = self.shell.enter(|engine| engine.say_goodbye(now));
-        self.flush_all(now);
-        for id in left {
-            self.close(id);
-        }
+        turn::end(&mut self, now);
         let shard = self.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
         self.send_event(ShardEvent::Stopped { shard, cut_off }).await;

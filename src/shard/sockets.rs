@@ -9,31 +9,16 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use crate::ids::ConnId;
 use crate::shard::transport::Transport;
+use crate::shard::turn::{Input, Readiness};
 
 /// One client socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
     id: ConnId,
-    pub(crate) input: Input,
-    /// Whether the socket is on a list of those to read.
-    pub(crate) is_listed: bool,
-    /// Whether the kernel takes bytes, as far as is known.
-    pub(crate) is_writable: bool,
+    pub(crate) readiness: Readiness,
     is_shut: bool,
     pub(crate) transport: Transport,
-}
-
-/// What the kernel holds of a socket's input, as far as its edges told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Input {
-    /// Nothing: the next bytes make an edge.
-    Empty,
-    /// Bytes, perhaps.
-    Ready,
-    /// The last bytes and the end: no edge will tell of the end once more, so the socket is read
-    /// until it comes.
-    Ending,
 }
 
 /// The result of a read or a write that does not block.
@@ -55,14 +40,14 @@ impl Socket {
                 Ok((0, _)) => return IoResult::Closed,
                 Ok((n, _)) => {
                     // A short read took all there was, and the next bytes make a new edge.
-                    if n < buffer.len() && self.input == Input::Ready {
-                        self.input = Input::Empty;
+                    if n < buffer.len() && self.readiness.input == Input::Ready {
+                        self.readiness.input = Input::Empty;
                     }
                     return IoResult::Bytes(n);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    self.input = Input::Empty;
+                    self.readiness.input = Input::Empty;
                     return IoResult::WouldBlock;
                 }
                 Err(_) => return IoResult::Closed,
@@ -70,26 +55,11 @@ impl Socket {
         }
     }
 
-    /// Whether there may be something to read.
-    pub(crate) fn is_readable(&self) -> bool {
-        match self.input {
-            Input::Empty => false,
-            Input::Ready | Input::Ending => true,
-        }
-    }
-
-    /// Remembers that there may be something to read.
-    pub(crate) fn set_readable(&mut self) {
-        if self.input == Input::Empty {
-            self.input = Input::Ready;
-        }
-    }
-
     /// Sends what the transport holds, then as much of `bytes` as the kernel takes. The result
     /// counts `bytes` only, and none of them before the kernel has all of their TLS record. While a
     /// TLS handshake is not complete nothing can be said, so having something to say is the end.
     pub(crate) fn send(&mut self, bytes: &[u8], cipher: &mut [u8]) -> IoResult {
-        let Self { stream, is_writable, transport, .. } = self;
+        let Self { stream, readiness: Readiness { is_writable, .. }, transport, .. } = self;
         match transport.session_mut() {
             Some(session) if session.is_shaking() && !bytes.is_empty() => IoResult::Closed,
             _ if !*is_writable => IoResult::WouldBlock,
@@ -163,28 +133,15 @@ impl Sockets {
         stream: TcpStream,
         transport: Transport,
     ) -> &mut Socket {
-        let input = Input::Ready;
-        self.place(
-            id,
-            Socket {
-                stream,
-                id,
-                input,
-                is_listed: false,
-                is_writable: true,
-                is_shut: false,
-                transport,
-            },
-        )
+        let readiness = Readiness::UNKNOWN;
+        self.place(id, Socket { stream, id, readiness, is_shut: false, transport })
     }
 
     /// Puts in a socket that came from another shard, as one that is ready for anything: what its
     /// set had told is not known here.
     pub(crate) fn take_over(&mut self, id: ConnId, mut socket: Socket) {
         socket.id = id;
-        socket.is_listed = false;
-        socket.is_writable = true;
-        socket.set_readable();
+        socket.readiness.forget();
         self.place(id, socket);
     }
 
@@ -286,9 +243,9 @@ mod tests {
             set.look(Duration::ZERO, &mut events).expect("a set");
         }
         let socket = sockets.insert(id, server, Transport::Plain);
-        socket.input = Input::Ending;
+        socket.readiness.input = Input::Ending;
         assert_eq!(socket.receive(&mut [0; 64]), IoResult::Bytes(4));
-        assert!(socket.is_readable(), "the end is still to be read");
+        assert!(socket.readiness.is_readable(), "the end is still to be read");
         assert_eq!(socket.receive(&mut [0; 64]), IoResult::Closed);
     }
 
@@ -315,7 +272,8 @@ mod tests {
             let received = shards[0].get(id).expect("there").receive(&mut [0; 2]);
             assert_eq!(received, IoResult::Bytes(2));
             let mut socket = shards[0].remove(id).expect("there");
-            (socket.is_shut, socket.is_listed) = (false, true);
+            socket.is_shut = false;
+            socket.readiness.is_listed = true;
             sets[0].remove(&socket).expect("it was in it");
             client.write_all(b"de").expect("room");
             client.shutdown(Shutdown::Write).expect("connected");
@@ -323,7 +281,8 @@ mod tests {
             shards[home].take_over(next, socket);
             assert!(shards[0].get(id).is_none(), "its old number is nobody's");
             let socket = shards[home].get(next).expect("there");
-            assert!(socket.is_readable() && socket.is_writable && !socket.is_listed);
+            let readiness = socket.readiness;
+            assert!(readiness.is_readable() && readiness.is_writable && !readiness.is_listed);
             let mut rest = [0; 8];
             assert_eq!(socket.receive(&mut rest), IoResult::Bytes(3));
             assert_eq!(&rest[..3], b"cde");
