@@ -1,33 +1,23 @@
-//! What shards say to each other: one way, one hop, never awaited.
-
-use std::net::{SocketAddr, TcpStream};
+//! Handoffs between shards: one way, one hop, never awaited.
 
 use crate::engine::clients::home::Departed;
-use crate::mailbox::Port;
-use crate::shard::sockets::Socket;
 
-/// One shard to another, by a *submit* lane: what is refused stays with the sender.
+/// What one shard gives to another, by a *submit* lane: what is refused stays with the sender. `C`
+/// is a client that was accepted, `S` the socket of a connection.
 #[derive(Debug)]
-pub enum Handoff {
+pub enum Handoff<C, S> {
     /// A client that was accepted by a shard without room for it; nothing was read yet. If no
     /// lane takes it, the sender answers 503.
-    Client {
-        /// Its socket.
-        stream: TcpStream,
-        /// Its address.
-        peer: SocketAddr,
-        /// Where it connected.
-        port: Port,
-    },
-    /// A connection that comes home: see [`crate::engine::clients::home`].
-    Moved(Box<Moved>),
+    Client(C),
+    /// A connection that moves to its user's home shard: see [`crate::engine::clients::home`].
+    Moved(Box<MovedConnection<S>>),
 }
 
-/// A connection with its socket.
+/// A connection on its way to another shard, with its socket.
 #[derive(Debug)]
-pub struct Moved {
+pub struct MovedConnection<S> {
     /// Not in any readiness set.
-    pub socket: Socket,
-    /// Its state.
+    pub socket: S,
+    /// State of the connection.
     pub departed: Departed,
 }

@@ -5,10 +5,11 @@
 //! await.
 
 pub mod handoff;
-pub mod layers;
 pub mod net;
 pub mod pulse;
 pub mod sockets;
+pub mod transport;
+pub mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
@@ -25,14 +26,13 @@ use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
-use crate::shard::handoff::Handoff;
-use crate::shard::net::Net;
+use crate::shard::net::{Handoff, Net};
 use crate::shard::pulse::Pulse;
 use crate::tls::server::Server;
 
 /// What a shard is given at its start.
 #[derive(Debug)]
-pub struct ShardInit {
+pub(crate) struct ShardInit {
     /// Which core it is pinned to.
     pub core: usize,
     /// Its engine's part.
@@ -59,7 +59,7 @@ pub struct ShardInit {
 }
 
 /// What the tasks of a shard share.
-pub struct Shell {
+pub(crate) struct Shell {
     engine: RefCell<Engine>,
     boot: Instant,
     /// Something happened that the net loop has to act on.
@@ -72,6 +72,17 @@ pub struct Shell {
 }
 
 impl Shell {
+    fn new(engine: EngineInit, boot: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            engine: RefCell::new(Engine::new(engine)),
+            boot,
+            poked: Cell::new(false),
+            net_waker: RefCell::new(None),
+            channels: Cell::new(0),
+            channel_polls: Cell::new(0),
+        })
+    }
+
     /// Runs `act` on the engine.
     pub fn enter<R>(&self, act: impl FnOnce(&mut Engine) -> R) -> R {
         act(&mut self.engine.borrow_mut())
@@ -105,7 +116,7 @@ impl Shell {
 }
 
 /// Starts the shard's thread. It ends after [`Command::Drain`] or [`Command::Abort`].
-pub fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
     let shard = init.engine.shard;
     let name = format!("shard-{shard}");
     std::thread::Builder::new().name(name).spawn(move || run(shard, init))
@@ -137,15 +148,7 @@ fn run(shard: ShardId, init: ShardInit) {
     std::thread::yield_now();
     executor.run(async move {
         let events = init.events.clone();
-        let shell = Rc::new(Shell {
-            engine: RefCell::new(Engine::new(init.engine.clone())),
-            boot: init.boot,
-            poked: Cell::new(false),
-            net_waker: RefCell::new(None),
-            channels: Cell::new(0),
-            channel_polls: Cell::new(0),
-        });
-        let served = match Net::new(shell, init) {
+        let served = match Net::new(init) {
             Ok(net) => net.serve().await,
             Err(error) => Err(error),
         };

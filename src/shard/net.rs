@@ -1,54 +1,53 @@
-//! The net loop: one task a shard that reads what is ready, feeds the engine, starts calls, and
-//! flushes what got dirty, each once a turn.
-//!
-//! Fairness of a turn, in this order: commands and pulse; accept (at most 64); resumed connections;
-//! ready connections (at most four reads each, 64 KiB a read, for some 2 ms); handshakes of TLS for
-//! a quarter of a millisecond; batches; one write a dirty connection. Then the other tasks run, and
-//! the ring is asked.
+//! The net loop: one task a shard that runs turns ([`crate::shard::turn`]) over sockets, lanes and
+//! channels, and waits between them.
 
 mod accept;
 mod channels;
-mod layered;
-mod moves;
+mod shard_io;
 
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use glommio::timer::Timer;
 
 use crate::backend::channel::Channel;
-use crate::engine::clients::conn::{Fate, ReadNext};
+use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::instance_map::InstanceMap;
-use crate::ids::ConnId;
-use crate::lanes::LaneRefusal;
+use crate::ids::ShardId;
+use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
-use crate::message::{Call, Micros};
+use crate::message::Micros;
 use crate::readiness::{Looked, Ready, ReadySet};
-use crate::shard::net::layered::say_goodbye;
-use crate::shard::sockets::{Moved, Sockets};
+use crate::shard::handoff;
+use crate::shard::net::accept::AcceptedClient;
+use crate::shard::pulse::Pulse;
+use crate::shard::sockets::{Socket, Sockets};
+use crate::shard::turn::{self, TurnState};
 use crate::shard::{ShardInit, Shell};
-use crate::stats::Counter;
+use crate::tls::server::Server;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
-/// The listeners' numbers in the readiness set, counted down: keys of the last generation, which no
-/// slot lives to see.
-const LISTENER: u64 = u64::MAX;
 /// How long the shard waits in the set before it sleeps on the ring. The next message or answer
 /// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
 const LINGER: Duration = Duration::from_millis(1);
-/// A turn this long gives no client a second read: the others have had to wait for long enough. A
-/// buffer of 26-byte messages takes about half of it.
-const READING_US_MAX: u64 = 1_000;
-/// All reading of a turn, about: a tick of 10 ms is then some five turns, and not one.
-const READ_US_MAX: u64 = 2_000;
 /// How long ended shards wait for their channels to say goodbye to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
+
+/// What shards with sockets hand over to each other.
+pub(crate) type Handoff = handoff::Handoff<AcceptedClient, Socket>;
+
+/// Token of the listener numbered `n` in the readiness set: from [`u64::MAX`] downwards, which no
+/// `ConnId` reaches.
+fn listener_token(n: usize) -> u64 {
+    u64::MAX - n as u64
+}
 
 /// Where clients come from.
 struct Listener {
@@ -64,70 +63,82 @@ struct Alarm {
     timer: Timer,
 }
 
-/// The net loop's state.
-pub struct Net {
+/// The lanes of a shard, and what wakes it.
+struct Lanes {
+    /// From control.
+    commands: LaneReceiver<Command>,
+    /// To control.
+    events: LaneSender<ShardEvent>,
+    /// To every shard, by its number; the one to itself is not used.
+    shards: Vec<LaneSender<Handoff>>,
+    /// From the other shards.
+    handed: LaneReceiver<Handoff>,
+    /// Rung by commands and by the other shards.
+    bell: Arc<Doorbell>,
+    pulse: Arc<Pulse>,
+}
+
+/// The net loop of a shard.
+pub(crate) struct Net {
+    shard: ShardId,
     shell: Rc<Shell>,
-    init: ShardInit,
+    lanes: Lanes,
+    /// The process-wide settings in force: the engine's own.
+    gateway: Arc<GatewaySettings>,
+    /// The shard's settings in force: a copy of the engine's.
+    settings: ShardSettings,
+    /// What TLS handshakes need; `None`: there is no such listener.
+    tls: Option<Arc<Server>>,
+    /// Seed of what channels do by chance.
+    seed: u64,
     set: ReadySet,
     listeners: Vec<Listener>,
     sockets: Sockets,
-    /// Connections to read.
-    to_read: Vec<ConnId>,
-    /// Those with the handshake of TLS before them, which are read after all others.
-    to_shake: Vec<ConnId>,
+    state: TurnState,
     channels: InstanceMap<Channel>,
     scratch: Box<[u8]>,
     /// What came out of TLS, and what goes into the kernel through it.
     plain: Vec<u8>,
     cipher: Box<[u8]>,
     alarm: Option<Alarm>,
-    stopping: bool,
     /// The shard that was last handed a client.
     next_sibling: usize,
-    // Buffers that live on so that a turn does not allocate.
+    /// Sockets that became ready; the buffer lives on.
     ready: Vec<Ready>,
-    reading: Vec<ConnId>,
-    dirty: Vec<ConnId>,
-    resumed: Vec<ConnId>,
-    moves: Vec<ConnId>,
-    closing: Vec<ConnId>,
-    calls: Vec<Call>,
 }
 
 impl Net {
     /// Sets the shard up; nothing is accepted before [`Self::serve`].
-    pub fn new(shell: Rc<Shell>, mut init: ShardInit) -> io::Result<Self> {
+    pub(crate) fn new(init: ShardInit) -> io::Result<Self> {
+        let ShardInit { engine, listeners, tls, commands, events, shards, .. } = init;
+        let ShardInit { handed, bell, pulse, boot, core: _, .. } = init;
         let set = ReadySet::new()?;
-        // Taken, not copied: a second descriptor would keep the port open after the stop.
-        let mut listeners = Vec::new();
-        for (port, socket) in std::mem::take(&mut init.listeners) {
+        let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
-            set.add(&socket, LISTENER - listeners.len() as u64)?;
-            listeners.push(Listener { port, socket, accept_at: Some(Micros(0)) });
-        }
-        let cipher_bytes = if init.tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
+            set.add(&socket, listener_token(n))?;
+            Ok(Listener { port, socket, accept_at: Some(Micros(0)) })
+        });
+        let listeners = listeners.collect::<io::Result<_>>()?;
+        let cipher_bytes = if tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
         Ok(Self {
-            shell,
-            init,
+            shard: engine.shard,
+            gateway: engine.gateway.clone(),
+            settings: engine.settings.clone(),
+            seed: engine.seed,
+            state: TurnState::new(engine.shard),
+            shell: Shell::new(engine, boot),
+            lanes: Lanes { commands, events, shards, handed, bell, pulse },
+            tls,
             set,
             listeners,
             sockets: Sockets::default(),
-            to_read: Vec::new(),
-            to_shake: Vec::new(),
             channels: InstanceMap::default(),
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             plain: Vec::new(),
             cipher: vec![0; cipher_bytes].into_boxed_slice(),
             alarm: None,
-            stopping: false,
             next_sibling: 0,
             ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
-            reading: Vec::new(),
-            dirty: Vec::new(),
-            resumed: Vec::new(),
-            moves: Vec::new(),
-            closing: Vec::new(),
-            calls: Vec::new(),
         })
     }
 
@@ -138,23 +149,21 @@ impl Net {
         // Before anybody hears that the shard serves: an executor that goes to sleep with this task
         // unrun is woken by the pulse, if that knows the task.
         poll_fn(|cx| {
-            self.init.pulse.wakes(cx.waker());
+            self.lanes.pulse.wakes(cx.waker());
             Poll::Ready(())
         })
         .await;
-        let shard = self.init.engine.shard;
-        self.tell(ShardEvent::Ready(shard)).await;
+        let shard = self.shard;
+        self.send_event(ShardEvent::Ready(shard)).await;
         loop {
             let rung = self.wait().await?;
             let now = self.shell.now();
-            if rung {
-                let stop = self.on_bell(now).await;
-                if stop {
-                    return Ok(());
-                }
+            if rung && self.on_bell(now) {
+                return Ok(());
             }
-            self.turn(now)?;
-            if self.stopping && self.shell.enter(|engine| engine.is_drained()) {
+            self.take_ready(now)?;
+            turn::run(&mut self, now);
+            if self.state.is_stopping() && self.shell.enter(|engine| engine.is_drained()) {
                 break;
             }
         }
@@ -204,7 +213,7 @@ impl Net {
 
     /// Ready if something other than a socket wants a turn: true if that is the bell.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let rung = self.init.bell.poll_rung(cx).is_ready() || self.init.pulse.is_due();
+        let rung = self.lanes.bell.poll_rung(cx).is_ready() || self.lanes.pulse.is_due();
         let poked = self.shell.take_poke(cx);
         let alarmed = match &mut self.alarm {
             Some(alarm) => std::pin::Pin::new(&mut alarm.timer).poll(cx).is_ready(),
@@ -213,8 +222,11 @@ impl Net {
         if alarmed {
             self.alarm = None;
         }
-        let listed = !self.to_read.is_empty() || !self.to_shake.is_empty();
-        if rung || poked || alarmed || listed { Poll::Ready(rung) } else { Poll::Pending }
+        if rung || poked || alarmed || self.state.has_work() {
+            Poll::Ready(rung)
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no
@@ -228,296 +240,39 @@ impl Net {
         self.alarm = Some(Alarm { at: due, timer: Timer::new(wait) });
     }
 
-    /// Commands and the pulse. True: end at once.
-    async fn on_bell(&mut self, now: Micros) -> bool {
-        if let Some(late_us) = self.init.pulse.answer(now) {
-            self.tick(late_us, now);
+    /// The pulse came, or messages. True: the shard is to end at once.
+    fn on_bell(&mut self, now: Micros) -> bool {
+        if let Some(late_us) = self.lanes.pulse.answer(now) {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+            turn::tick(self, late_us, unix as i64, now);
         }
-        self.take_handed(now);
-        let mut budget = limits::LANE_BUDGET;
-        while let Some(command) = self.init.commands.try_recv() {
-            match command {
-                Command::Adopt(published) => {
-                    self.init.tls.clone_from(&published.tls);
-                    self.init.engine.gateway.clone_from(&published.gateway);
-                    let own = &mut self.init.engine.settings;
-                    let changed = own.backend != published.settings.backend;
-                    own.clone_from(&published.settings);
-                    if changed {
-                        let backend = &published.settings.backend;
-                        self.channels.iter().for_each(|(_, c)| c.configure(backend));
-                    }
-                    let snapshot = published.snapshot.clone();
-                    // Calls may go to new instances as soon as the engine knows them.
-                    self.open_channels(&snapshot);
-                    self.shell.enter(|engine| engine.adopt(*published, now));
-                }
-                Command::Report(number) => {
-                    let mut report = self.shell.enter(|engine| engine.report(number, now));
-                    report.gauges.connection_bytes += self.sockets.memory_bytes() as u64;
-                    self.report(ShardEvent::Report(Box::new(report)));
-                }
-                Command::Look(question, number) => {
-                    let seen = self.shell.enter(|engine| engine.look(&question, now));
-                    let shard = self.init.engine.shard;
-                    self.report(ShardEvent::Look { shard, number, seen });
-                }
-                Command::Drain(settings) => {
-                    self.stop_accepting(now);
-                    self.shell.enter(|engine| engine.drain(settings, now));
-                    self.stopping = true;
-                }
-                Command::Abort => return true,
-            }
-            budget -= 1;
-            if budget == 0 {
-                self.init.bell.ring();
-                break;
-            }
-        }
-        false
+        turn::take_messages(self, now)
     }
 
-    /// Tells control something that may be lost: it asks again, or gets it with the next tick.
-    fn report(&self, event: ShardEvent) {
-        let refused = match self.init.events.try_send(event) {
-            Ok(()) => return,
-            Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,
-        };
-        self.shell.enter(|engine| {
-            engine.count(Counter::LaneLost, 1);
-            if let ShardEvent::Signals { signals, .. } = &refused {
-                engine.untold(signals);
-            }
-        });
-    }
-
-    fn tick(&mut self, late_us: u64, now: Micros) {
-        let mut closing = std::mem::take(&mut self.closing);
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        let (signals, keys_wanted) = self.shell.enter(|engine| {
-            engine.record_stall(late_us);
-            engine.set_wall_clock(unix as i64, now);
-            engine.tick(now, &mut closing);
-            let effects = &mut engine.effects;
-            (std::mem::take(&mut effects.signals), std::mem::take(&mut effects.keys_wanted))
-        });
-        let shard = self.init.engine.shard;
-        if keys_wanted {
-            self.report(ShardEvent::KeysWanted(shard));
-        }
-        if !signals.is_empty() {
-            self.report(ShardEvent::Signals { shard, signals });
-        }
-        for id in closing.drain(..) {
-            self.close(id);
-        }
-        self.closing = closing;
-    }
-
-    fn turn(&mut self, now: Micros) -> io::Result<()> {
+    /// Takes from the set which sockets are ready.
+    fn take_ready(&mut self, now: Micros) -> io::Result<()> {
         let mut ready = std::mem::take(&mut self.ready);
         // The wait may have brought some already.
         if ready.is_empty() {
             self.set.look(Duration::ZERO, &mut ready)?;
         }
-        for event in ready.drain(..) {
-            self.on_ready(event, now);
+        for ready in ready.drain(..) {
+            // For a connection's token the number is out of range.
+            let n = (u64::MAX - ready.token) as usize;
+            match self.listeners.get_mut(n) {
+                Some(listener) => {
+                    listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
+                }
+                None => turn::on_ready(self, ready),
+            }
         }
         self.ready = ready;
-        self.accept_all(now);
-        self.resume(now);
-        self.read_all(now);
-        self.shake_hands();
-        let resumed = self.shell.enter(|engine| {
-            engine.end_turn(now);
-            !engine.effects.resumed.is_empty()
-        });
-        if resumed {
-            self.shell.poke();
-        }
-        self.start_calls();
-        self.flush_all(now);
-        self.move_all(now);
         Ok(())
-    }
-
-    fn on_ready(&mut self, event: Ready, now: Micros) {
-        // Of connections, the difference is out of range.
-        if let Some(listener) = self.listeners.get_mut((LISTENER - event.token) as usize) {
-            listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
-            return;
-        }
-        let id = ConnId(event.token);
-        let Some(socket) = self.sockets.get(id) else { return };
-        if event.write && !socket.writable {
-            socket.writable = true;
-            self.dirty.push(id);
-        }
-        if event.read {
-            socket.readable = true;
-            socket.ending |= event.ended;
-            if !socket.listed {
-                socket.listed = true;
-                match socket.is_shaking() {
-                    true => self.to_shake.push(id),
-                    false => self.to_read.push(id),
-                }
-            }
-        }
-    }
-
-    /// Connections that have fewer unanswered messages now: what was held back, then the socket.
-    fn resume(&mut self, now: Micros) {
-        let mut resumed = std::mem::take(&mut self.resumed);
-        self.shell.enter(|engine| std::mem::swap(&mut resumed, &mut engine.effects.resumed));
-        for id in resumed.drain(..) {
-            let next = self.shell.enter(|engine| engine.on_resumed(id, now));
-            if next == ReadNext::More
-                && let Some(socket) = self.sockets.get(id)
-                && socket.readable
-                && !socket.listed
-            {
-                socket.listed = true;
-                self.to_read.push(id);
-            }
-        }
-        self.resumed = resumed;
-    }
-
-    fn read_all(&mut self, now: Micros) {
-        if self.to_read.is_empty() {
-            return;
-        }
-        std::mem::swap(&mut self.reading, &mut self.to_read);
-        let mut reading = std::mem::take(&mut self.reading);
-        let mut left = reading.drain(..);
-        for (count, id) in left.by_ref().enumerate() {
-            self.read(id, now);
-            // Answers wait for the end of the turn: a thousand who all leave, or all sign in, are
-            // read in several. The clock is looked at now and then, it costs as much as a message.
-            if count % 32 == 31 && self.shell.now().since(now) > READ_US_MAX {
-                break;
-            }
-        }
-        if left.len() > 0 {
-            // Those who have waited come before those who have more.
-            let again = std::mem::take(&mut self.to_read);
-            self.to_read.extend(left.by_ref().chain(again));
-        }
-        drop(left);
-        self.reading = reading;
-        let us = self.shell.now().since(now);
-        self.shell.enter(|engine| engine.record_decode(us));
-    }
-
-    fn read(&mut self, id: ConnId, now: Micros) {
-        let Some(socket) = self.sockets.get(id) else { return };
-        socket.listed = false;
-        if self.shell.enter(|engine| engine.is_paused(id)) {
-            return;
-        }
-        if socket.layers.is_some() {
-            self.read_layered(id, now);
-            return;
-        }
-        for _ in 0..limits::READS_PER_TURN_MAX {
-            match socket.receive(&mut self.scratch) {
-                Moved::Bytes(n) => {
-                    let input = &mut self.scratch[..n];
-                    let next = self.shell.enter(|engine| engine.on_bytes(id, input, now));
-                    if next == ReadNext::Pause || !socket.readable {
-                        return;
-                    }
-                    // Only a client that fills the buffer comes here: the clock is not read for
-                    // the others. Small frames cost far more than their bytes.
-                    if self.shell.now().since(now) > READING_US_MAX {
-                        break;
-                    }
-                }
-                Moved::Later => return,
-                Moved::Ended => {
-                    if self.shell.enter(|engine| engine.on_end(id)) {
-                        self.close(id);
-                    }
-                    return;
-                }
-            }
-        }
-        socket.listed = true;
-        self.to_read.push(id);
-    }
-
-    fn start_calls(&mut self) {
-        let mut calls = std::mem::take(&mut self.calls);
-        self.shell.enter(|engine| std::mem::swap(&mut calls, &mut engine.effects.calls));
-        for call in calls.drain(..) {
-            let channel = self.channels.get(call.instance);
-            channel.expect("the engine calls instances of its snapshots").send(call);
-        }
-        self.calls = calls;
-    }
-
-    /// One write for each connection with something new to say.
-    fn flush_all(&mut self, now: Micros) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.shell.enter(|engine| dirty.append(&mut engine.effects.dirty));
-        let count = dirty.len() as u64;
-        for id in dirty.drain(..) {
-            self.flush(id, now);
-        }
-        self.dirty = dirty;
-        if count > 0 {
-            let us = self.shell.now().since(now);
-            self.shell.enter(|engine| engine.record_flush(us, count));
-        }
-    }
-
-    fn flush(&mut self, id: ConnId, now: Micros) {
-        let Some(socket) = self.sockets.get(id) else { return };
-        if socket.layers.is_some() {
-            self.flush_layered(id, now);
-            return;
-        }
-        let fate = self.shell.enter(|engine| {
-            let bytes = engine.outbox(id);
-            let sent = match bytes.is_empty() || !socket.writable {
-                true => 0,
-                false => match socket.send(bytes) {
-                    Moved::Bytes(n) => n,
-                    Moved::Later => 0,
-                    Moved::Ended => return Fate::Close,
-                },
-            };
-            engine.on_sent(id, sent, now)
-        });
-        match fate {
-            Fate::Keep => {}
-            Fate::ShutWrite => socket.shut_write(),
-            Fate::Close => self.close(id),
-        }
-    }
-
-    fn close(&mut self, id: ConnId) {
-        if let Some(mut socket) = self.sockets.remove(id) {
-            say_goodbye(&mut socket, &mut self.cipher);
-            socket.shut_write();
-            // Bytes that nobody reads would turn the end into a reset, which can overtake the last
-            // words. What has arrived is taken away, from a flooder no more than in a turn.
-            for _ in 0..limits::READS_PER_TURN_MAX {
-                let moved = socket.receive(&mut self.scratch);
-                if !matches!(moved, Moved::Bytes(_)) || !socket.readable {
-                    break;
-                }
-            }
-        }
-        self.shell.enter(|engine| engine.remove(id));
     }
 
     /// The orderly end: channels say goodbye, control hears of it.
     async fn end(mut self) {
-        self.to_read.clear();
-        self.to_shake.clear();
+        self.state.clear_reads();
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
@@ -525,34 +280,27 @@ impl Net {
             if self.wait().await.is_err() {
                 break;
             }
-            self.init.pulse.answer(self.shell.now());
+            self.lanes.pulse.answer(self.shell.now());
         }
-        // Who was handed over meanwhile is refused or told goodbye, not forgotten.
         let now = self.shell.now();
-        self.take_handed(now);
-        self.resume(now);
-        let left = self.shell.enter(|engine| engine.say_goodbye(now));
-        self.flush_all(now);
-        for id in left {
-            self.close(id);
-        }
-        let shard = self.init.engine.shard;
+        turn::end(&mut self, now);
+        let shard = self.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
-        self.tell(ShardEvent::Stopped { shard, cut_off }).await;
+        self.send_event(ShardEvent::Stopped { shard, cut_off }).await;
         // The lane would keep the sockets of who comes now until its last sender is gone.
-        while self.init.handed.try_recv().is_some() {}
+        while self.lanes.handed.try_recv().is_some() {}
     }
 
     /// Tells control something that must arrive: again with each pulse while its lane is full.
-    async fn tell(&mut self, mut event: ShardEvent) {
+    async fn send_event(&mut self, mut event: ShardEvent) {
         loop {
-            match self.init.events.try_send(event) {
+            match self.lanes.events.try_send(event) {
                 Ok(()) => return,
                 Err(LaneRefusal::Full(back)) => event = back,
                 Err(LaneRefusal::Closed(_)) => return,
             }
             poll_fn(|cx| self.poll_flags(cx)).await;
-            self.init.pulse.answer(self.shell.now());
+            self.lanes.pulse.answer(self.shell.now());
         }
     }
 }

@@ -8,95 +8,107 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use crate::ids::ConnId;
-use crate::shard::layers::Layers;
+use crate::shard::transport::Transport;
+use crate::shard::turn::{Input, Readiness};
 
 /// One client socket.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     id: ConnId,
-    /// The set said that there are bytes, and they are not all read.
-    pub readable: bool,
-    /// The set said that the client's side has ended: what is to be read ends with that.
-    pub ending: bool,
-    /// On the list of sockets to read in the next turn.
-    pub listed: bool,
-    /// The kernel takes bytes, as far as is known.
-    pub writable: bool,
-    /// Shut for writing.
-    pub shut: bool,
-    /// What its bytes go through before they are the engine's, if anything.
-    pub layers: Option<Box<Layers>>,
+    pub(crate) readiness: Readiness,
+    is_shut: bool,
+    pub(crate) transport: Transport,
 }
 
-/// What a read or write came to.
+/// The result of a read or a write that does not block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Moved {
-    /// So many bytes.
+pub(crate) enum IoResult {
+    /// Number of bytes read or written.
     Bytes(usize),
-    /// Nothing now.
-    Later,
-    /// Nothing ever again.
-    Ended,
+    /// Nothing to read, or no room to write.
+    WouldBlock,
+    /// The other end has closed, or the connection is broken.
+    Closed,
 }
 
 impl Socket {
     /// Receives into `buffer`.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Moved {
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> IoResult {
         loop {
             match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Moved::Ended,
+                Ok((0, _)) => return IoResult::Closed,
                 Ok((n, _)) => {
-                    // A short read took all there was, and the next bytes make a new edge. But an
-                    // end that was there already made its edge together with these bytes.
-                    self.readable = n == buffer.len() || self.ending;
-                    return Moved::Bytes(n);
+                    // A short read took all there was, and the next bytes make a new edge.
+                    if n < buffer.len() && self.readiness.input == Input::Ready {
+                        self.readiness.input = Input::Empty;
+                    }
+                    return IoResult::Bytes(n);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    self.readable = false;
-                    return Moved::Later;
+                    self.readiness.input = Input::Empty;
+                    return IoResult::WouldBlock;
                 }
-                Err(_) => return Moved::Ended,
+                Err(_) => return IoResult::Closed,
             }
         }
     }
 
-    /// Sends as much of `bytes` as the kernel takes.
-    pub fn send(&mut self, bytes: &[u8]) -> Moved {
-        loop {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.stream, bytes, flags) {
-                Ok(n) => {
-                    self.writable = n == bytes.len();
-                    return Moved::Bytes(n);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.writable = false;
-                    return Moved::Later;
-                }
-                Err(_) => return Moved::Ended,
+    /// Sends what the transport holds, then as much of `bytes` as the kernel takes. The result
+    /// counts `bytes` only, and none of them before the kernel has all of their TLS record. While a
+    /// TLS handshake is not complete nothing can be said, so having something to say is the end.
+    pub(crate) fn send(&mut self, bytes: &[u8], cipher: &mut [u8]) -> IoResult {
+        let Self { stream, readiness: Readiness { is_writable, .. }, transport, .. } = self;
+        match transport.session_mut() {
+            Some(session) if session.is_shaking() && !bytes.is_empty() => IoResult::Closed,
+            _ if !*is_writable => IoResult::WouldBlock,
+            Some(session) => {
+                let send = |out: &[u8]| match send(stream, is_writable, out) {
+                    IoResult::Bytes(n) => Some(n),
+                    IoResult::WouldBlock => Some(0),
+                    IoResult::Closed => None,
+                };
+                session.flush(bytes, cipher, send).map_or(IoResult::Closed, IoResult::Bytes)
             }
+            None if bytes.is_empty() => IoResult::WouldBlock,
+            None => send(stream, is_writable, bytes),
         }
     }
 
-    /// Address of its other end, which may be a balancer.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+    /// Sends close_notify if TLS is spoken: it tells an end from a cut (RFC 8446, 6.1). Whether
+    /// nothing is left to be sent; with the kernel full, the record waits for room.
+    pub(crate) fn send_close_notify(&mut self, cipher: &mut [u8]) -> bool {
+        let Some(session) = self.transport.session_mut() else { return true };
+        session.close(cipher);
+        self.send(&[], cipher) == IoResult::Closed || !self.transport.has_unsent()
     }
 
-    /// Whether it has the handshake of TLS before it.
-    pub fn is_shaking(&self) -> bool {
-        self.layers.as_ref().is_some_and(|layers| layers.is_shaking())
-    }
-
-    /// No more bytes to the client: it sees the end after those that were sent.
-    pub fn shut_write(&mut self) {
-        if !self.shut {
-            self.shut = true;
+    /// Ends the bytes to the client: it sees the end after those that were sent.
+    pub(crate) fn shut_write(&mut self) {
+        if !self.is_shut {
+            self.is_shut = true;
             // It fails only when the connection is gone already.
             let _ = self.stream.shutdown(Shutdown::Write);
+        }
+    }
+}
+
+/// One write that does not block.
+fn send(stream: &TcpStream, is_writable: &mut bool, bytes: &[u8]) -> IoResult {
+    loop {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(stream, bytes, flags) {
+            Ok(n) => {
+                *is_writable = n == bytes.len();
+                return IoResult::Bytes(n);
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                *is_writable = false;
+                return IoResult::WouldBlock;
+            }
+            Err(_) => return IoResult::Closed,
         }
     }
 }
@@ -107,29 +119,29 @@ impl AsFd for Socket {
     }
 }
 
-/// All of them, by the slot of their connection.
+/// The client sockets of a shard, by the slot of their connection.
 #[derive(Debug, Default)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     slots: Vec<Option<Socket>>,
 }
 
 impl Sockets {
-    /// Enters a socket.
-    pub fn insert(
+    /// Puts in the socket of a new connection, as one that is ready for anything.
+    pub(crate) fn insert(
         &mut self,
         id: ConnId,
         stream: TcpStream,
-        layers: Option<Box<Layers>>,
+        transport: Transport,
     ) -> &mut Socket {
-        let (readable, writable) = (true, true);
-        let (ending, listed, shut) = (false, false, false);
-        self.place(id, Socket { stream, id, readable, ending, listed, writable, shut, layers })
+        let readiness = Readiness::UNKNOWN;
+        self.place(id, Socket { stream, id, readiness, is_shut: false, transport })
     }
 
-    /// Enters a socket that came from another shard, as one that is ready for anything: what its
+    /// Puts in a socket that came from another shard, as one that is ready for anything: what its
     /// set had told is not known here.
-    pub fn take_over(&mut self, id: ConnId, mut socket: Socket) {
-        (socket.id, socket.readable, socket.writable, socket.listed) = (id, true, true, false);
+    pub(crate) fn take_over(&mut self, id: ConnId, mut socket: Socket) {
+        socket.id = id;
+        socket.readiness.forget();
         self.place(id, socket);
     }
 
@@ -142,19 +154,18 @@ impl Sockets {
     }
 
     /// The socket of a connection, unless it is gone.
-    pub fn get(&mut self, id: ConnId) -> Option<&mut Socket> {
+    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Socket> {
         self.slots.get_mut(id.slot())?.as_mut().filter(|s| s.id == id)
     }
 
-    /// Bytes of memory that they hold.
-    pub fn memory_bytes(&self) -> usize {
-        let layers = |socket: &Socket| socket.layers.as_ref().map_or(0, |l| l.memory_bytes());
-        let each = |socket: &Socket| size_of::<Option<Socket>>() + layers(socket);
+    /// Bytes of memory that the sockets hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let each = |socket: &Socket| size_of::<Option<Socket>>() + socket.transport.memory_bytes();
         self.slots.iter().flatten().map(each).sum()
     }
 
     /// Takes a socket out; dropping it closes it.
-    pub fn remove(&mut self, id: ConnId) -> Option<Socket> {
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Socket> {
         self.get(id)?;
         self.slots[id.slot()].take()
     }
@@ -231,11 +242,11 @@ mod tests {
             events.clear();
             set.look(Duration::ZERO, &mut events).expect("a set");
         }
-        let socket = sockets.insert(id, server, None);
-        socket.ending = true;
-        assert_eq!(socket.receive(&mut [0; 64]), Moved::Bytes(4));
-        assert!(socket.readable, "the end is still to be read");
-        assert_eq!(socket.receive(&mut [0; 64]), Moved::Ended);
+        let socket = sockets.insert(id, server, Transport::Plain);
+        socket.readiness.input = Input::Ending;
+        assert_eq!(socket.receive(&mut [0; 64]), IoResult::Bytes(4));
+        assert!(socket.readiness.is_readable(), "the end is still to be read");
+        assert_eq!(socket.receive(&mut [0; 64]), IoResult::Closed);
     }
 
     /// What happened before the move, in it and after it is seen after it, by no edge of the set it
@@ -252,16 +263,17 @@ mod tests {
             let mut shards = [(); 2].map(|()| Sockets::default());
             let (id, next) = (ConnId::new(1, 0), ConnId::new(2, 3));
             sets[0].add(&server, id.0).expect("a socket");
-            shards[0].insert(id, server, None);
+            shards[0].insert(id, server, Transport::Plain);
             client.write_all(b"abc").expect("room");
             let mut events = Vec::new();
             while events.is_empty() {
                 sets[0].look(Duration::ZERO, &mut events).expect("a set");
             }
-            let moved = shards[0].get(id).expect("there").receive(&mut [0; 2]);
-            assert_eq!(moved, Moved::Bytes(2));
+            let received = shards[0].get(id).expect("there").receive(&mut [0; 2]);
+            assert_eq!(received, IoResult::Bytes(2));
             let mut socket = shards[0].remove(id).expect("there");
-            (socket.shut, socket.listed) = (false, true);
+            socket.is_shut = false;
+            socket.readiness.is_listed = true;
             sets[0].remove(&socket).expect("it was in it");
             client.write_all(b"de").expect("room");
             client.shutdown(Shutdown::Write).expect("connected");
@@ -269,16 +281,17 @@ mod tests {
             shards[home].take_over(next, socket);
             assert!(shards[0].get(id).is_none(), "its old number is nobody's");
             let socket = shards[home].get(next).expect("there");
-            assert!(socket.readable && socket.writable && !socket.listed);
+            let readiness = socket.readiness;
+            assert!(readiness.is_readable() && readiness.is_writable && !readiness.is_listed);
             let mut rest = [0; 8];
-            assert_eq!(socket.receive(&mut rest), Moved::Bytes(3));
+            assert_eq!(socket.receive(&mut rest), IoResult::Bytes(3));
             assert_eq!(&rest[..3], b"cde");
             // The first look at the new set tells of what came before, too.
             events.clear();
             while !events.iter().any(|e: &Ready| e.token == next.0 && e.ended) {
                 sets[home].look(Duration::ZERO, &mut events).expect("a set");
             }
-            assert_eq!(socket.receive(&mut rest), Moved::Ended);
+            assert_eq!(socket.receive(&mut rest), IoResult::Closed);
         }
     }
 }

@@ -5,16 +5,15 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use shardgate::engine::dispatcher::instances::Link;
 use shardgate::ids::{InstanceId, Ticket};
-use shardgate::message::{CallError, CallFault, Micros, Outcome, Started, status};
+use shardgate::message::{Call, CallError, CallFault, Micros, Outcome, Started, status};
 use shardgate::routing::Snapshot;
 
 use crate::backend::{self, Channel, State};
 use crate::world::{Event, World};
 
 impl World {
-    pub fn start_calls(&mut self, s: usize) {
-        let calls = std::mem::take(&mut self.shards[s].engine.effects.calls);
-        for mut call in calls {
+    pub fn start_calls(&mut self, s: usize, calls: &mut Vec<Call>) {
+        for mut call in calls.drain(..) {
             let ticket = call.ticket.0;
             let mut flying = backend::read_call(s, &mut call);
             let units: Vec<u64> = flying.items.iter().map(|i| i.unit).collect();

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shardgate::config::settings::Tenants;
-use shardgate::engine::clients::home::Departed;
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
 use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
@@ -12,6 +11,8 @@ use shardgate::limits;
 use shardgate::mailbox::{Command, Published, ShardEvent};
 use shardgate::message::{Encoding, Micros};
 use shardgate::routing::{Instance, Share, Snapshot};
+use shardgate::shard::handoff::Handoff;
+use shardgate::shard::turn::{Readiness, TurnState};
 use shardgate::stats::{Counter, Report};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -50,38 +51,27 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Socket {
     pub peer: usize,
-    pub readable: bool,
-    pub writable: bool,
-    pub listed: bool,
-}
-
-/// What `Handoff` carries in the shell.
-#[derive(Debug)]
-pub enum Handed {
-    /// A client of a full shard.
-    Fresh(usize),
-    /// A connection that comes home, of this client.
-    Moved(usize, Box<Departed>),
+    pub readiness: Readiness,
 }
 
 pub struct Shard {
     pub engine: Engine,
+    pub state: TurnState,
     pub sockets: BTreeMap<ConnId, Socket>,
-    pub to_read: Vec<ConnId>,
-    pub dirty: Vec<ConnId>,
     pub backlog: VecDeque<usize>,
     pub channels: BTreeMap<u32, Channel>,
     pub bell: Arc<Doorbell>,
     pub commands: LaneReceiver<Command>,
     pub control: LaneSender<Command>,
     /// Clients of other shards, into this one.
-    pub handoff: LaneSender<Handed>,
-    pub handed: LaneReceiver<Handed>,
+    pub handoff: LaneSender<Handoff<usize, usize>>,
+    pub handed: LaneReceiver<Handoff<usize, usize>>,
     pub turn_at: Option<u64>,
     pub stalled_until: u64,
-    pub stopping: bool,
+    /// In its last turn.
+    pub ending: bool,
     pub stopped: bool,
-    pub lost_reports: u64,
+    pub lost_events: u64,
     /// What control wants this shard to know and could not send yet.
     pub adopt: Option<Arc<Snapshot>>,
     pub drain: bool,
@@ -108,7 +98,6 @@ pub struct World {
     pub reports: LaneSender<ShardEvent>,
     pub reported: LaneReceiver<ShardEvent>,
     pub trace: Xxh3,
-    pub turns: u64,
 }
 
 /// Users that clients sign in as.
@@ -149,7 +138,6 @@ impl World {
             reports,
             reported,
             trace: Xxh3::new(),
-            turns: 0,
             dice,
             plan,
         };
@@ -358,7 +346,7 @@ impl World {
                 panic!("shard {s} at the end: {what}");
             }
             let report = self.report(s);
-            assert_eq!(report.counters.get(Counter::LaneLost), shard.lost_reports, "losses");
+            assert_eq!(report.counters.get(Counter::LaneLost), shard.lost_events, "losses");
             if self.draining {
                 assert!(shard.stopped, "shard {s} does not end: {view:?}");
             } else {
@@ -400,9 +388,8 @@ impl Shard {
         });
         Self {
             engine,
+            state: TurnState::new(ShardId(n as u16)),
             sockets: BTreeMap::new(),
-            to_read: Vec::new(),
-            dirty: Vec::new(),
             backlog: VecDeque::new(),
             channels: BTreeMap::new(),
             bell,
@@ -412,9 +399,9 @@ impl Shard {
             handed,
             turn_at: None,
             stalled_until: 0,
-            stopping: false,
+            ending: false,
             stopped: false,
-            lost_reports: 0,
+            lost_events: 0,
             adopt: None,
             drain: false,
         }

@@ -3,14 +3,16 @@
 use std::net::{SocketAddr, TcpStream};
 
 use crate::engine::clients::limits::OpenRefusal;
+use crate::ids::ConnId;
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::Port;
 use crate::message::Micros;
 use crate::shard::handoff::Handoff;
-use crate::shard::layers::Layers;
 use crate::shard::net::Net;
 use crate::shard::sockets::{Accepted, accept};
+use crate::shard::transport::Transport;
+use crate::shard::turn;
 use crate::stats::Counter;
 use crate::tls::session::Session;
 use crate::wire::handshake;
@@ -18,10 +20,20 @@ use crate::wire::handshake;
 /// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
 
+/// A client that was accepted.
+#[derive(Debug)]
+pub(crate) struct AcceptedClient {
+    stream: TcpStream,
+    /// Address of the other end, which may be a balancer.
+    peer: SocketAddr,
+    /// Where the client connected.
+    port: Port,
+}
+
 impl Net {
     /// Accepts who waits, up to a turn's budget, of which each listener has its share: a flood at
     /// one does not close the other.
-    pub(super) fn accept_all(&mut self, now: Micros) {
+    pub(super) fn accept_from_all(&mut self, now: Micros) {
         let share = limits::ACCEPTS_PER_TURN_MAX / self.listeners.len().max(1);
         for index in 0..self.listeners.len() {
             if self.listeners[index].accept_at.is_some_and(|at| at <= now) {
@@ -31,20 +43,20 @@ impl Net {
     }
 
     fn accept_at(&mut self, index: usize, budget: usize, now: Micros) {
-        let send_buffer = self.init.engine.settings.conn.send_buffer_bytes;
+        let send_buffer = self.settings.conn.send_buffer_bytes;
         for _ in 0..budget {
             let listener = &mut self.listeners[index];
             let port = listener.port;
             match accept(&listener.socket, send_buffer) {
                 Accepted::Client(stream, peer) => {
-                    let has_room = self.shell.enter(|engine| match self.is_headed(peer) {
+                    let has_room = self.shell.enter(|engine| match self.is_from_proxy(peer) {
                         true => engine.has_room(),
                         false => engine.has_room_for(peer.ip()),
                     });
-                    if has_room {
-                        self.admit(stream, peer, port, now);
-                    } else if let Some(stream) = self.hand_over(stream, peer, port) {
-                        self.admit(stream, peer, port, now);
+                    let client = AcceptedClient { stream, peer, port };
+                    let client = if has_room { Some(client) } else { self.hand_over(client) };
+                    if let Some(client) = client {
+                        turn::open(self, client, now);
                     }
                 }
                 Accepted::Nobody => {
@@ -73,17 +85,18 @@ impl Net {
     }
 
     /// Whether `peer` is a balancer that must say for whom it connects.
-    fn is_headed(&self, peer: SocketAddr) -> bool {
+    fn is_from_proxy(&self, peer: SocketAddr) -> bool {
         // One that speaks IPv4 to a socket for both is the same balancer.
         let address = peer.ip().to_canonical();
-        self.init.engine.gateway.proxies.iter().any(|net| net.contains(&address))
+        self.gateway.proxies.iter().any(|net| net.contains(&address))
     }
 
-    /// A client becomes a connection of this shard, or is refused.
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, port: Port, now: Micros) {
-        let headed = self.is_headed(peer);
+    /// Makes a connection of a client, or refuses the client.
+    pub(super) fn open_accepted(&mut self, client: AcceptedClient, now: Micros) -> Option<ConnId> {
+        let AcceptedClient { stream, peer, port } = client;
+        let is_proxied = self.is_from_proxy(peer);
         // A balancer is not charged for its clients: they are known by the header.
-        let opened = self.shell.enter(|engine| match headed {
+        let opened = self.shell.enter(|engine| match is_proxied {
             true => engine.open_unmetered(peer, now),
             false => engine.open(peer, now),
         });
@@ -91,50 +104,50 @@ impl Net {
             Ok(id) => id,
             Err(refusal) => {
                 match port {
-                    Port::Plain if !headed => refuse(&stream, &refusal),
+                    Port::Plain if !is_proxied => refuse(&stream, &refusal),
                     // Without a handshake there is no way to say more than by the end.
                     Port::Plain | Port::Tls => {}
                 }
-                return;
+                return None;
             }
         };
-        let tls = match port {
+        let session = match port {
             Port::Plain => None,
-            Port::Tls => match self.init.tls.as_deref().map(Session::new) {
+            Port::Tls => match self.tls.as_deref().map(Session::new) {
                 Some(Ok(session)) => Some(session),
                 Some(Err(_)) | None => {
                     self.shell.enter(|engine| {
                         engine.count(Counter::AcceptFailed, 1);
                         engine.remove(id);
                     });
-                    return;
+                    return None;
                 }
             },
         };
         if let Err(error) = self.set.add(&stream, id.0) {
             tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
             self.shell.enter(|engine| engine.remove(id));
-            return;
+            return None;
         }
-        self.sockets.insert(id, stream, Layers::of(headed, tls));
-        self.list(id);
+        self.sockets.insert(id, stream, Transport::new(is_proxied, session));
+        Some(id)
     }
 
     /// Offers a client for whom there is no room to the other shards, each in turn: the kernel
     /// spreads clients by a hash, so that one shard can be full, or an address's part of it, while
     /// others are not. Gives the client back if this shard stops or no lane takes it.
-    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr, port: Port) -> Option<TcpStream> {
-        if self.stopping {
-            return Some(stream);
+    fn hand_over(&mut self, client: AcceptedClient) -> Option<AcceptedClient> {
+        if self.state.is_stopping() {
+            return Some(client);
         }
-        let mut handoff = Handoff::Client { stream, peer, port };
-        let own = usize::from(self.init.engine.shard.0);
-        for _ in 0..self.init.shards.len() {
-            self.next_sibling = (self.next_sibling + 1) % self.init.shards.len();
+        let mut handoff = Handoff::Client(client);
+        let own = usize::from(self.shard.0);
+        for _ in 0..self.lanes.shards.len() {
+            self.next_sibling = (self.next_sibling + 1) % self.lanes.shards.len();
             if self.next_sibling == own {
                 continue;
             }
-            match self.init.shards[self.next_sibling].try_send(handoff) {
+            match self.lanes.shards[self.next_sibling].try_send(handoff) {
                 Ok(()) => {
                     self.shell.enter(|engine| engine.count(Counter::HandedOver, 1));
                     return None;
@@ -146,34 +159,19 @@ impl Net {
             }
         }
         match handoff {
-            Handoff::Client { stream, .. } => Some(stream),
+            Handoff::Client(client) => Some(client),
             Handoff::Moved(_) => unreachable!("made above"),
         }
     }
 
-    /// Takes what other shards handed over. One hop: a client for whom there is no room here either
-    /// is refused.
-    pub(super) fn take_handed(&mut self, now: Micros) {
-        for _ in 0..limits::LANE_BUDGET {
-            match self.init.handed.try_recv() {
-                Some(Handoff::Client { stream, peer, port }) => {
-                    self.admit(stream, peer, port, now);
-                }
-                Some(Handoff::Moved(moved)) => self.arrive(*moved, now),
-                None => return,
-            }
-        }
-        self.init.bell.ring();
-    }
-
     /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.
-    pub(super) fn stop_accepting(&mut self, now: Micros) {
+    pub(super) fn close_listeners(&mut self, now: Micros) {
         for listener in &mut self.listeners {
             listener.accept_at = Some(now);
         }
         // A flood may hold more than one turn takes; the backlog ends it.
         while self.listeners.iter().any(|l| l.accept_at.is_some_and(|at| at <= now)) {
-            self.accept_all(now);
+            self.accept_from_all(now);
         }
         self.listeners.clear();
     }

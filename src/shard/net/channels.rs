@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 
 use crate::backend::channel::{self, Channel, ChannelEvent};
+use crate::engine::Engine;
 use crate::engine::dispatcher::instances::Link;
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, ShardId};
+use crate::message::Micros;
 use crate::routing::{Instance, Snapshot};
 use crate::shard::net::Net;
 use crate::stats::Counter;
 
 impl Net {
     /// Opens channels to new instances, closes those to instances that are gone.
-    pub(super) fn open_channels(&mut self, snapshot: &Arc<Snapshot>) {
+    pub(super) fn open_channels(&mut self, snapshot: &Snapshot) {
         for instance in &snapshot.instances {
             if self.channels.get(instance.id).is_none() {
                 let channel = self.open_channel(instance);
@@ -33,53 +34,20 @@ impl Net {
     }
 
     fn open_channel(&self, instance: &Instance) -> Channel {
-        let id = instance.id;
-        let name = instance.name.clone();
-        let shard = self.init.engine.shard.0;
-        let settings = self.init.engine.settings.backend.clone();
-        // Shards must not reconnect in step.
-        let seed = self.init.engine.seed ^ (u64::from(id.0) << 32);
-        let registry = self.set.registry();
-        let clock = self.shell.clone();
         let shell = self.shell.clone();
-        let mut up = false;
+        let mut link = InstanceLink { shard: self.shard, instance: instance.clone(), up: false };
         let on_event = move |event| {
             let now = shell.now();
-            match event {
-                ChannelEvent::Up => {
-                    up = true;
-                    tracing::info!(shard, instance = &*name, "instance_up");
-                    shell.enter(|engine| {
-                        engine.count(Counter::BackendConnects, 1);
-                        engine.on_link(id, Link::Up, now);
-                    });
-                }
-                ChannelEvent::Down { why } => {
-                    let counter = match std::mem::replace(&mut up, false) {
-                        true => Counter::BackendDisconnects,
-                        false => Counter::BackendConnectFailed,
-                    };
-                    tracing::warn!(
-                        shard,
-                        instance = &*name,
-                        why,
-                        "instance_down: see that it runs and listens there; it is tried again"
-                    );
-                    shell.enter(|engine| {
-                        engine.count(counter, 1);
-                        engine.on_link(id, Link::Down, now);
-                    });
-                }
-                ChannelEvent::Outcome(outcome) => {
-                    shell.enter(|engine| engine.on_outcome(outcome, now));
-                }
-            }
+            shell.enter(|engine| link.on_event(engine, event, now));
             shell.poke();
         };
+        let clock = self.shell.clone();
+        // Shards must not reconnect in step.
+        let seed = self.seed ^ (u64::from(instance.id.0) << 32);
         let (channel, task) = channel::open(
             instance.clone(),
-            settings,
-            registry,
+            self.settings.backend.clone(),
+            self.set.registry(),
             seed,
             move || clock.now(),
             on_event,
@@ -98,5 +66,42 @@ impl Net {
         })
         .detach();
         channel
+    }
+}
+
+/// The link to an instance, as its channel's events tell of it.
+struct InstanceLink {
+    shard: ShardId,
+    instance: Instance,
+    /// Whether a connection is ready.
+    up: bool,
+}
+
+impl InstanceLink {
+    fn on_event(&mut self, engine: &mut Engine, event: ChannelEvent, now: Micros) {
+        let (shard, instance) = (self.shard.0, &*self.instance.name);
+        match event {
+            ChannelEvent::Up => {
+                self.up = true;
+                tracing::info!(shard, instance, "instance_up");
+                engine.count(Counter::BackendConnects, 1);
+                engine.on_link(self.instance.id, Link::Up, now);
+            }
+            ChannelEvent::Down { why } => {
+                let counter = match std::mem::replace(&mut self.up, false) {
+                    true => Counter::BackendDisconnects,
+                    false => Counter::BackendConnectFailed,
+                };
+                tracing::warn!(
+                    shard,
+                    instance,
+                    why,
+                    "instance_down: see that it runs and listens there; it is tried again"
+                );
+                engine.count(counter, 1);
+                engine.on_link(self.instance.id, Link::Down, now);
+            }
+            ChannelEvent::Outcome(outcome) => engine.on_outcome(outcome, now),
+        }
     }
 }

@@ -1,0 +1,264 @@
+//! The net loop's part in a turn: [`ShardIo`] over sockets, lanes and channels.
+
+use crate::engine::Engine;
+use crate::engine::clients::conn::{Fate, ReadNext};
+use crate::ids::{ConnId, ShardId};
+use crate::lanes::LaneRefusal;
+use crate::limits;
+use crate::mailbox::{Command, Published, ShardEvent};
+use crate::message::{Call, Micros};
+use crate::shard::handoff::Handoff;
+use crate::shard::net::Net;
+use crate::shard::net::accept::AcceptedClient;
+use crate::shard::sockets::{IoResult, Socket};
+use crate::shard::transport::Received;
+use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
+use crate::stats::Counter;
+use crate::tls::session::{Failure, Progress, Shaken};
+
+impl ShardIo for Net {
+    type Client = AcceptedClient;
+    type Socket = Socket;
+
+    fn with<R>(&mut self, act: impl FnOnce(&mut Engine, &mut TurnState) -> R) -> R {
+        let Self { shell, state, .. } = self;
+        shell.enter(|engine| act(engine, state))
+    }
+
+    fn state(&mut self) -> &mut TurnState {
+        &mut self.state
+    }
+
+    fn now(&self) -> Micros {
+        self.shell.now()
+    }
+
+    fn readiness(&mut self, id: ConnId) -> Option<&mut Readiness> {
+        self.sockets.get(id).map(|socket| &mut socket.readiness)
+    }
+
+    fn is_handshaking(&mut self, id: ConnId) -> bool {
+        self.sockets.get(id).is_some_and(|socket| socket.transport.is_handshaking())
+    }
+
+    fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce {
+        let Self { sockets, shell, scratch, plain, state, .. } = self;
+        let Some(socket) = sockets.get(id) else { return ReadOnce::Enough };
+        if socket.transport.has_ended() {
+            return ReadOnce::Closed;
+        }
+        let mut input = match socket.receive(scratch) {
+            IoResult::Bytes(n) => &mut scratch[..n],
+            IoResult::WouldBlock => return ReadOnce::Enough,
+            IoResult::Closed => {
+                if socket.transport.is_handshaking() {
+                    shell.enter(|engine| engine.count(Counter::TlsAbandoned, 1));
+                }
+                return ReadOnce::Closed;
+            }
+        };
+        let next = loop {
+            match socket.transport.receive(input, plain) {
+                Received::Plain(bytes) => {
+                    break shell.enter(|engine| engine.on_bytes(id, bytes, now));
+                }
+                Received::PartialHeader | Received::Ignored => break ReadNext::More,
+                Received::Header { used, client } => {
+                    input = &mut input[used..];
+                    // The balancer's own connections, its health checks, count for nobody.
+                    let goes_on = client.is_none_or(|client| {
+                        shell.enter(|engine| engine.introduce(id, client, now))
+                    });
+                    if !goes_on || input.is_empty() {
+                        break ReadNext::More;
+                    }
+                }
+                Received::HeaderRefused { why } => {
+                    tracing::debug!(why, "proxy_refused");
+                    shell.enter(|engine| {
+                        engine.count(Counter::ProxyRefused, 1);
+                        engine.break_off(id, now);
+                    });
+                    break ReadNext::More;
+                }
+                Received::Tls { plain, result } => {
+                    if socket.transport.has_unsent() {
+                        state.mark_dirty(id);
+                    }
+                    if result.is_ok_and(|progress| progress.ended) {
+                        // No edge will tell of it.
+                        socket.readiness.set_readable();
+                    }
+                    break shell.enter(|engine| on_records(engine, id, plain, result, now));
+                }
+            }
+        };
+        match next == ReadNext::Pause || !socket.readiness.is_readable() {
+            true => ReadOnce::Enough,
+            false => ReadOnce::Again,
+        }
+    }
+
+    fn flush(&mut self, id: ConnId, now: Micros) -> Fate {
+        let Self { sockets, shell, cipher, .. } = self;
+        let Some(socket) = sockets.get(id) else { return Fate::Keep };
+        shell.enter(|engine| match socket.send(engine.outbox(id), cipher) {
+            IoResult::Bytes(n) => engine.on_sent(id, n, now),
+            IoResult::WouldBlock => engine.on_sent(id, 0, now),
+            IoResult::Closed => Fate::Close,
+        })
+    }
+
+    fn shut_write(&mut self, id: ConnId) {
+        let Self { sockets, cipher, .. } = self;
+        // With the kernel full the last record waits for room, and this comes again.
+        if let Some(socket) = sockets.get(id)
+            && socket.send_close_notify(cipher)
+        {
+            socket.shut_write();
+        }
+    }
+
+    fn close_socket(&mut self, id: ConnId) {
+        let Some(mut socket) = self.sockets.remove(id) else { return };
+        socket.send_close_notify(&mut self.cipher);
+        socket.shut_write();
+        // Bytes that nobody reads would turn the end into a reset, which can overtake the last
+        // words. What has arrived is taken away, from a flooder no more than in a turn.
+        for _ in 0..limits::READS_PER_TURN_MAX {
+            let received = socket.receive(&mut self.scratch);
+            if !matches!(received, IoResult::Bytes(_)) || !socket.readiness.is_readable() {
+                break;
+            }
+        }
+    }
+
+    fn accept_all(&mut self, now: Micros) {
+        self.accept_from_all(now);
+    }
+
+    fn stop_accepting(&mut self, now: Micros) {
+        self.close_listeners(now);
+    }
+
+    fn open_connection(&mut self, client: AcceptedClient, now: Micros) -> Option<ConnId> {
+        self.open_accepted(client, now)
+    }
+
+    fn take_socket(&mut self, id: ConnId) -> Socket {
+        let socket = self.sockets.remove(id).expect("a connection has a socket");
+        // Its next edge is the other shard's.
+        if let Err(error) = self.set.remove(&socket) {
+            tracing::warn!(%error, "client_still_watched: it hears of its bytes twice");
+        }
+        socket
+    }
+
+    fn put_socket(&mut self, id: ConnId, socket: Socket) -> bool {
+        // In the set first: what arrives from here on makes an edge, what arrived before is read
+        // because it counts as ready.
+        if let Err(error) = self.set.add(&socket, id.0) {
+            tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
+            self.shell.enter(|engine| {
+                engine.count(Counter::MoveLost, 1);
+                engine.remove(id);
+            });
+            return false;
+        }
+        self.sockets.take_over(id, socket);
+        true
+    }
+
+    fn discard_socket(&mut self, socket: Socket) {
+        drop(socket);
+    }
+
+    fn send_handoff(
+        &mut self,
+        to: ShardId,
+        handoff: Handoff<AcceptedClient, Socket>,
+    ) -> Result<(), LaneRefusal<Handoff<AcceptedClient, Socket>>> {
+        self.lanes.shards[usize::from(to.0)].try_send(handoff)
+    }
+
+    fn next_handoff(&mut self) -> Option<Handoff<AcceptedClient, Socket>> {
+        self.lanes.handed.try_recv()
+    }
+
+    fn next_command(&mut self) -> Option<Command> {
+        self.lanes.commands.try_recv()
+    }
+
+    fn try_send_event(&mut self, event: ShardEvent) -> Result<(), LaneRefusal<ShardEvent>> {
+        self.lanes.events.try_send(event)
+    }
+
+    fn ring(&mut self) {
+        self.lanes.bell.ring();
+    }
+
+    fn adopt(&mut self, published: &Published) {
+        self.tls.clone_from(&published.tls);
+        self.gateway.clone_from(&published.gateway);
+        let backend = &published.settings.backend;
+        if self.settings.backend != *backend {
+            self.channels.iter().for_each(|(_, channel)| channel.configure(backend));
+        }
+        self.settings.clone_from(&published.settings);
+        // Calls may go to new instances as soon as the engine knows them.
+        self.open_channels(&published.snapshot);
+    }
+
+    fn start_calls(&mut self, calls: &mut Vec<Call>) {
+        for call in calls.drain(..) {
+            let channel = self.channels.get(call.instance);
+            channel.expect("the engine calls instances of its snapshots").send(call);
+        }
+    }
+
+    fn socket_bytes(&self) -> usize {
+        self.sockets.memory_bytes()
+    }
+}
+
+/// TLS records of a connection were received: `plain` is their plaintext.
+fn on_records(
+    engine: &mut Engine,
+    id: ConnId,
+    plain: &mut [u8],
+    result: Result<Progress, Failure>,
+    now: Micros,
+) -> ReadNext {
+    let next = match plain.is_empty() {
+        true => ReadNext::More,
+        false => engine.on_bytes(id, plain, now),
+    };
+    match result {
+        Ok(progress) => {
+            match progress.shaken {
+                None => {}
+                Some(Shaken::Full) => engine.count(Counter::TlsHandshakes, 1),
+                Some(Shaken::Resumed) => engine.count(Counter::TlsResumed, 1),
+            }
+            next
+        }
+        Err(failure) => {
+            tracing::debug!(?failure, "tls_failed");
+            engine.count(counter(failure), 1);
+            engine.break_off(id, now);
+            ReadNext::More
+        }
+    }
+}
+
+fn counter(failure: Failure) -> Counter {
+    match failure {
+        Failure::NotTls => Counter::TlsFailedNotTls,
+        Failure::Incompatible => Counter::TlsFailedIncompatible,
+        Failure::Name => Counter::TlsFailedName,
+        Failure::Protocol => Counter::TlsFailedProtocol,
+        Failure::Certificate => Counter::TlsFailedCertificate,
+        Failure::Alert => Counter::TlsFailedAlert,
+        Failure::Broken => Counter::TlsFailedBroken,
+    }
+}

@@ -1,0 +1,348 @@
+//! A turn of a shard: what is done with its engine, and in which order.
+//!
+//! The net loop ([`crate::shard::net`]) runs turns over sockets, lanes and channels, the simulator
+//! (tests/sim) over simulated ones; [`ShardIo`] is all in which they differ. So the simulator
+//! cannot run another order than the one that serves.
+//!
+//! Before a turn come the tick ([`tick`]), if the pulse came, and then what other shards and
+//! control sent ([`take_messages`]), if the bell rang. The turn itself ([`run`]) is fair by its
+//! order and its budgets: accept (at most 64); resumed connections; ready connections (at most four
+//! reads each, 64 KiB a read, for some 2 ms); TLS handshakes for a quarter of a millisecond;
+//! batches; one write a dirty connection; connections that move to another shard.
+
+mod handoffs;
+mod messages;
+mod reading;
+
+use crate::engine::Engine;
+use crate::engine::clients::conn::{Fate, ReadNext};
+use crate::engine::effects::Effects;
+use crate::ids::{ConnId, ShardId};
+use crate::lanes::LaneRefusal;
+use crate::mailbox::{Command, Published, ShardEvent};
+use crate::message::{Call, Micros};
+use crate::shard::handoff::Handoff;
+
+pub use handoffs::open;
+pub use messages::{take_messages, tick};
+pub use reading::on_ready;
+
+/// What a shard reaches beyond its engine: sockets, lanes, channels and the clock. Each method is
+/// one action; which of them comes when is a matter of this module.
+pub trait ShardIo {
+    /// A client that was accepted and has no connection yet.
+    type Client;
+    /// The socket of a connection.
+    type Socket;
+
+    /// Runs `act` on the engine and on the state of the turns.
+    fn with<R>(&mut self, act: impl FnOnce(&mut Engine, &mut TurnState) -> R) -> R;
+
+    /// The state of the turns.
+    fn state(&mut self) -> &mut TurnState;
+
+    /// The time now; later than the turn's own by what the turn took so far.
+    fn now(&self) -> Micros;
+
+    /// Runs `act` on the engine.
+    fn enter<R>(&mut self, act: impl FnOnce(&mut Engine) -> R) -> R {
+        self.with(|engine, _| act(engine))
+    }
+
+    /// Ends the engine's part of a turn. The simulator checks the engine after it.
+    fn end_turn(&mut self, now: Micros) {
+        self.enter(|engine| engine.end_turn(now));
+    }
+
+    /// Readiness of a connection's socket; `None`: the connection is gone.
+    fn readiness(&mut self, id: ConnId) -> Option<&mut Readiness>;
+
+    /// Whether a TLS handshake of the connection is under way: it costs far more than messages do.
+    fn is_handshaking(&mut self, id: ConnId) -> bool;
+
+    /// Receives once from a connection's socket and gives the bytes to the engine.
+    fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce;
+
+    /// Writes what the engine has for a connection, once, and tells the engine how much was taken.
+    fn flush(&mut self, id: ConnId, now: Micros) -> Fate;
+
+    /// Ends the bytes to the client; bytes of the client are still read.
+    fn shut_write(&mut self, id: ConnId);
+
+    /// Closes a connection's socket, if it is not gone yet.
+    fn close_socket(&mut self, id: ConnId);
+
+    /// Accepts clients who wait, up to a turn's budget.
+    fn accept_all(&mut self, now: Micros);
+
+    /// Accepts all clients who wait, and then no more.
+    fn stop_accepting(&mut self, now: Micros);
+
+    /// Makes a connection of a client; `None`: the client is refused.
+    fn open_connection(&mut self, client: Self::Client, now: Micros) -> Option<ConnId>;
+
+    /// Takes a connection's socket out, for another shard.
+    fn take_socket(&mut self, id: ConnId) -> Self::Socket;
+
+    /// Puts in the socket of a connection that came from another shard, or comes back from the
+    /// lane to it, and forgets what was known of its readiness. False: it cannot be watched, and
+    /// the connection is gone.
+    fn put_socket(&mut self, id: ConnId, socket: Self::Socket) -> bool;
+
+    /// Closes a socket that has no connection any more.
+    fn discard_socket(&mut self, socket: Self::Socket);
+
+    /// Gives something to another shard.
+    fn send_handoff(
+        &mut self,
+        to: ShardId,
+        handoff: Handoff<Self::Client, Self::Socket>,
+    ) -> Result<(), LaneRefusal<Handoff<Self::Client, Self::Socket>>>;
+
+    /// The oldest thing that another shard gave.
+    fn next_handoff(&mut self) -> Option<Handoff<Self::Client, Self::Socket>>;
+
+    /// The oldest command of control.
+    fn next_command(&mut self) -> Option<Command>;
+
+    /// Sends an event to control.
+    fn try_send_event(&mut self, event: ShardEvent) -> Result<(), LaneRefusal<ShardEvent>>;
+
+    /// Rings the shard's own bell: not all messages were taken.
+    fn ring(&mut self);
+
+    /// Takes over what is not the engine's of a published state. Channels to new instances are open
+    /// after it.
+    fn adopt(&mut self, published: &Published);
+
+    /// Gives calls to the channels of their instances. Each of them may end at once, by
+    /// [`Engine::on_outcome`].
+    fn start_calls(&mut self, calls: &mut Vec<Call>);
+
+    /// Bytes of memory that the sockets hold.
+    fn socket_bytes(&self) -> usize;
+}
+
+/// What is known of a socket's readiness: edges tell of it, and reads and writes use it up.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// What the kernel holds for us.
+    pub input: Input,
+    /// Whether the kernel takes bytes.
+    pub is_writable: bool,
+    /// Whether the connection is on a list of those to read.
+    pub(crate) is_listed: bool,
+}
+
+/// What the kernel holds of a socket's input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Nothing: the next bytes make an edge.
+    Empty,
+    /// Bytes, perhaps.
+    Ready,
+    /// The last bytes and the end: no edge will tell of the end once more, so the socket is read
+    /// until it comes.
+    Ending,
+}
+
+impl Readiness {
+    /// A socket of which no edge has told yet: it is tried.
+    pub const UNKNOWN: Self = Self { input: Input::Ready, is_writable: true, is_listed: false };
+
+    /// Whether there may be something to read.
+    pub fn is_readable(&self) -> bool {
+        match self.input {
+            Input::Empty => false,
+            Input::Ready | Input::Ending => true,
+        }
+    }
+
+    /// Remembers that there may be something to read.
+    pub fn set_readable(&mut self) {
+        if self.input == Input::Empty {
+            self.input = Input::Ready;
+        }
+    }
+
+    /// Forgets what is known, of a socket that comes to another shard: bytes and room may have come
+    /// since, but for the end, which stays.
+    pub fn forget(&mut self) {
+        self.is_writable = true;
+        self.is_listed = false;
+        self.set_readable();
+    }
+}
+
+/// The result of one read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadOnce {
+    /// There may be more to read.
+    Again,
+    /// The socket is empty, or the engine wants no more for now.
+    Enough,
+    /// The client's side has ended.
+    Closed,
+}
+
+/// What a shard keeps from turn to turn, besides its engine and its sockets. The lists live on, so
+/// that a turn does not allocate.
+#[derive(Debug)]
+pub struct TurnState {
+    shard: ShardId,
+    is_stopping: bool,
+    /// Connections to read.
+    to_read: Vec<ConnId>,
+    /// Connections with a TLS handshake under way, read after all others.
+    to_handshake: Vec<ConnId>,
+    /// Connections to flush for a reason of the socket's: room in the kernel, or bytes of TLS.
+    dirty: Vec<ConnId>,
+    /// What the engine wants done and is not done yet.
+    effects: Effects,
+    // Lists that are empty between turns.
+    reading: Vec<ConnId>,
+    closing: Vec<ConnId>,
+}
+
+impl TurnState {
+    /// The state of a shard that has had no turn.
+    pub fn new(shard: ShardId) -> Self {
+        Self {
+            shard,
+            is_stopping: false,
+            to_read: Vec::new(),
+            to_handshake: Vec::new(),
+            dirty: Vec::new(),
+            effects: Effects::default(),
+            reading: Vec::new(),
+            closing: Vec::new(),
+        }
+    }
+
+    /// Whether control has told the shard to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// Whether the last turn left something that the next one may do at once.
+    pub fn has_work(&self) -> bool {
+        let Self { to_read, to_handshake, effects, .. } = self;
+        !to_read.is_empty() || !to_handshake.is_empty() || !effects.resumed.is_empty()
+    }
+
+    /// Connections that this turn sends to their home shard: taken from the engine, and still in
+    /// it.
+    pub fn moves(&self) -> &[ConnId] {
+        &self.effects.moves
+    }
+
+    /// Has a connection flushed in this turn although the engine has nothing new for it.
+    pub(crate) fn mark_dirty(&mut self, id: ConnId) {
+        self.dirty.push(id);
+    }
+
+    /// Forgets which connections are to be read: there are none left.
+    pub(crate) fn clear_reads(&mut self) {
+        self.to_read.clear();
+        self.to_handshake.clear();
+        self.effects.resumed.clear();
+    }
+
+    /// Takes all that the engine wants done: the one way in which effects leave it.
+    fn take_effects(&mut self, engine: &mut Engine) {
+        // Each field by its name, so that a new one is not forgotten.
+        let Effects { calls, dirty, moves, resumed, signals, keys_wanted } = &mut engine.effects;
+        take_list(calls, &mut self.effects.calls);
+        take_list(dirty, &mut self.effects.dirty);
+        take_list(moves, &mut self.effects.moves);
+        take_list(resumed, &mut self.effects.resumed);
+        take_list(signals, &mut self.effects.signals);
+        self.effects.keys_wanted |= std::mem::take(keys_wanted);
+    }
+}
+
+/// Moves all items of `from` to the end of `to`; mostly `to` is empty, and the buffers are swapped.
+fn take_list<T>(from: &mut Vec<T>, to: &mut Vec<T>) {
+    match to.is_empty() {
+        true => std::mem::swap(from, to),
+        false => to.append(from),
+    }
+}
+
+/// Runs a turn.
+pub fn run(io: &mut impl ShardIo, now: Micros) {
+    io.accept_all(now);
+    resume(io, now);
+    reading::read_all(io, now);
+    reading::read_handshakes(io);
+    io.end_turn(now);
+    io.with(|engine, state| state.take_effects(engine));
+    start_calls(io);
+    flush_all(io, now);
+    handoffs::move_all(io, now);
+    io.with(|engine, state| state.take_effects(engine));
+}
+
+/// Runs the last turn of a shard that has stopped: connections that came meanwhile are told to go,
+/// not forgotten.
+pub fn end(io: &mut impl ShardIo, now: Micros) {
+    handoffs::take_handed(io, now);
+    resume(io, now);
+    let left = io.with(|engine, state| {
+        let left = engine.say_goodbye(now);
+        state.take_effects(engine);
+        left
+    });
+    flush_all(io, now);
+    for id in left {
+        close(io, id);
+    }
+    io.state().clear_reads();
+}
+
+/// Goes on with connections that may be read again: first what their decoder held back, then the
+/// socket.
+fn resume(io: &mut impl ShardIo, now: Micros) {
+    let mut resumed = io.with(|engine, state| {
+        state.take_effects(engine);
+        std::mem::take(&mut state.effects.resumed)
+    });
+    for id in resumed.drain(..) {
+        if io.enter(|engine| engine.on_resumed(id, now)) == ReadNext::More {
+            reading::list(io, id);
+        }
+    }
+    io.state().effects.resumed = resumed;
+}
+
+fn start_calls(io: &mut impl ShardIo) {
+    let mut calls = std::mem::take(&mut io.state().effects.calls);
+    io.start_calls(&mut calls);
+    calls.clear();
+    io.state().effects.calls = calls;
+}
+
+/// Writes once to each connection with something new for its client.
+fn flush_all(io: &mut impl ShardIo, now: Micros) {
+    let state = io.state();
+    let mut dirty = std::mem::take(&mut state.dirty);
+    dirty.append(&mut state.effects.dirty);
+    let count = dirty.len() as u64;
+    for id in dirty.drain(..) {
+        match io.flush(id, now) {
+            Fate::Keep => {}
+            Fate::ShutWrite => io.shut_write(id),
+            Fate::Close => close(io, id),
+        }
+    }
+    io.state().dirty = dirty;
+    if count > 0 {
+        let us = io.now().since(now);
+        io.enter(|engine| engine.record_flush(us, count));
+    }
+}
+
+fn close(io: &mut impl ShardIo, id: ConnId) {
+    io.close_socket(id);
+    io.enter(|engine| engine.remove(id));
+}

@@ -1,0 +1,67 @@
+//! Connections that move to their user's home shard, and what other shards hand over.
+
+use crate::ids::ConnId;
+use crate::lanes::LaneRefusal;
+use crate::limits;
+use crate::message::Micros;
+use crate::shard::handoff::{Handoff, MovedConnection};
+use crate::shard::turn::{ShardIo, reading};
+use crate::stats::Counter;
+
+/// Sends away the connections that are at rest and belong to another shard.
+pub(super) fn move_all(io: &mut impl ShardIo, now: Micros) {
+    let mut moves = std::mem::take(&mut io.state().effects.moves);
+    for id in moves.drain(..) {
+        let Some((home, departed)) = io.enter(|engine| engine.depart(id)) else { continue };
+        let moved = MovedConnection { socket: io.take_socket(id), departed };
+        let (handoff, is_gone) = match io.send_handoff(home, Handoff::Moved(Box::new(moved))) {
+            Ok(()) => continue,
+            Err(LaneRefusal::Full(handoff)) => (handoff, false),
+            Err(LaneRefusal::Closed(handoff)) => (handoff, true),
+        };
+        let Handoff::Moved(moved) = handoff else { unreachable!("it was a connection") };
+        let MovedConnection { socket, departed } = *moved;
+        let id = io.enter(|engine| {
+            engine.count(Counter::LaneRefused, 1);
+            engine.stay(departed, is_gone, now)
+        });
+        settle(io, id, socket);
+    }
+    io.state().effects.moves = moves;
+}
+
+/// Takes what other shards handed over. One hop: a client for whom there is no room here either is
+/// refused.
+pub(super) fn take_handed(io: &mut impl ShardIo, now: Micros) {
+    for _ in 0..limits::LANE_BUDGET {
+        match io.next_handoff() {
+            Some(Handoff::Client(client)) => open(io, client, now),
+            Some(Handoff::Moved(moved)) => arrive(io, *moved, now),
+            None => return,
+        }
+    }
+    io.ring();
+}
+
+/// Makes a connection of a client, or refuses the client.
+pub fn open<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
+    if let Some(id) = io.open_connection(client, now) {
+        reading::list(io, id);
+    }
+}
+
+fn arrive<I: ShardIo>(io: &mut I, moved: MovedConnection<I::Socket>, now: Micros) {
+    let MovedConnection { socket, departed } = moved;
+    match io.enter(|engine| engine.arrive(departed, now)) {
+        Some(id) => settle(io, id, socket),
+        None => io.discard_socket(socket),
+    }
+}
+
+/// Puts in the socket of a connection that the engine has just put in. Bytes may have come that
+/// make no edge here: it is read.
+fn settle<I: ShardIo>(io: &mut I, id: ConnId, socket: I::Socket) {
+    if io.put_socket(id, socket) {
+        reading::list(io, id);
+    }
+}

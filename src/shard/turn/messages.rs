@@ -1,0 +1,79 @@
+//! What comes to a shard from outside of its sockets: the tick, commands of control, and what other
+//! shards hand over.
+
+use crate::lanes::LaneRefusal;
+use crate::limits;
+use crate::mailbox::{Command, ShardEvent};
+use crate::message::Micros;
+use crate::shard::turn::{ShardIo, close, handoffs};
+use crate::stats::Counter;
+
+/// The pulse came, `late_us` ago; `unix_us` is the wall clock's time.
+pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
+    let mut closing = std::mem::take(&mut io.state().closing);
+    let (shard, signals, keys_wanted) = io.with(|engine, state| {
+        engine.record_stall(late_us);
+        engine.set_wall_clock(unix_us, now);
+        engine.tick(now, &mut closing);
+        state.take_effects(engine);
+        let effects = &mut state.effects;
+        let signals = std::mem::take(&mut effects.signals);
+        (state.shard, signals, std::mem::take(&mut effects.keys_wanted))
+    });
+    if keys_wanted {
+        offer_event(io, ShardEvent::KeysWanted(shard));
+    }
+    if !signals.is_empty() {
+        offer_event(io, ShardEvent::Signals { shard, signals });
+    }
+    for id in closing.drain(..) {
+        close(io, id);
+    }
+    io.state().closing = closing;
+}
+
+/// Takes what other shards handed over, then commands. True: the shard is to end at once.
+pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
+    handoffs::take_handed(io, now);
+    for _ in 0..limits::LANE_BUDGET {
+        let Some(command) = io.next_command() else { return false };
+        match command {
+            Command::Adopt(published) => {
+                io.adopt(&published);
+                io.enter(|engine| engine.adopt(*published, now));
+            }
+            Command::Report(number) => {
+                let mut report = io.enter(|engine| engine.report(number, now));
+                report.gauges.connection_bytes += io.socket_bytes() as u64;
+                offer_event(io, ShardEvent::Report(Box::new(report)));
+            }
+            Command::Look(question, number) => {
+                let seen = io.enter(|engine| engine.look(&question, now));
+                let shard = io.state().shard;
+                offer_event(io, ShardEvent::Look { shard, number, seen });
+            }
+            Command::Drain(settings) => {
+                io.stop_accepting(now);
+                io.enter(|engine| engine.drain(settings, now));
+                io.state().is_stopping = true;
+            }
+            Command::Abort => return true,
+        }
+    }
+    io.ring();
+    false
+}
+
+/// Sends control an event that may be lost: control asks again, or gets it with the next tick.
+fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
+    let refused = match io.try_send_event(event) {
+        Ok(()) => return,
+        Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,
+    };
+    io.enter(|engine| {
+        engine.count(Counter::LaneLost, 1);
+        if let ShardEvent::Signals { signals, .. } = &refused {
+            engine.untold(signals);
+        }
+    });
+}
