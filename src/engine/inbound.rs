@@ -224,9 +224,7 @@ impl Engine {
     /// stays, unless there are too many.
     fn on_bad(&mut self, id: ConnId, bad: &BadMessage, now: Micros) {
         let (clients, _, mut cx) = self.parts();
-        cx.stats.inc(Counter::BadMessages);
-        let Reject { reason, text, retry_after_ms } = bad.reject;
-        clients.tell_error(&mut cx, id, bad.seq, reason, text, retry_after_ms);
+        clients.tell_bad_message(&mut cx, id, bad.seq, &bad.reject);
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if conn.bad.add(1, now, BAD_WINDOW_US) > cx.config.settings.conn.bad_messages_max {
             cx.stats.inc(Counter::ClosedPolicy);

@@ -35,20 +35,21 @@ impl Clients {
         true
     }
 
-    /// Writes an answer and counts it: by its reason, by the part of the gateway that says so if
-    /// it is an error, and as an answer if it is the terminal one of a message.
+    /// Writes an answer and counts it: by its reason; by the part of the gateway that says so, if
+    /// it is an error (`None`: it is counted as a bad message); and as an answer, if it is the
+    /// terminal one of a message.
     pub fn reply(
         &mut self,
         cx: &mut Context<'_>,
         id: ConnId,
-        category: Category,
+        category: Option<Category>,
         message: &ServerMessage<'_>,
     ) {
         if let Some(reason) = message.reason {
             cx.stats.reason(reason);
         }
         let written = self.write(cx, id, message);
-        if written && message.status != status::OK {
+        if let (true, Some(category)) = (written && message.status != status::OK, category) {
             cx.stats.error(category);
         }
         if message.seq > 0 {
@@ -71,7 +72,7 @@ impl Clients {
     ) {
         let (msg_id, seq) = (message.msg_id, message.seq);
         let answer = ServerMessage { msg_id, seq, kind, payload, ..ServerMessage::default() };
-        self.reply(cx, id, category, &answer);
+        self.reply(cx, id, Some(category), &answer);
     }
 
     /// Refuses a message: one that wants an answer gets it, one-way messages are told together.
@@ -85,7 +86,6 @@ impl Clients {
         now: Micros,
     ) {
         if message.seq == 0 {
-            cx.stats.error(category);
             cx.stats.reason(reject.reason);
             self.refuse_one_way(cx, id, reject.reason, now);
             return;
@@ -94,32 +94,36 @@ impl Clients {
             Category::Business => "",
             Category::System | Category::Gateway => "error",
         };
-        let (msg_id, seq) = (message.msg_id, message.seq);
-        let error = ServerMessage { msg_id, seq, kind, ..error(reject) };
-        self.reply(cx, id, category, &error);
+        let error = ServerMessage {
+            msg_id: message.msg_id,
+            kind,
+            message: reject.text,
+            retry_after_ms: reject.retry_after_ms,
+            ..error(message.seq, reject.reason)
+        };
+        self.reply(cx, id, Some(category), &error);
     }
 
-    /// Writes an error that is told at once, to a one-way message, too: the connection may be
-    /// closed next.
+    /// Writes an error about the connection's state, at once even for a one-way message: the
+    /// connection may be closed next.
     pub fn tell_error(
         &mut self,
         cx: &mut Context<'_>,
         id: ConnId,
         seq: u64,
         reason: Reason,
-        message: &str,
+        text: &str,
         retry_after_ms: u32,
     ) {
-        let error = ServerMessage {
-            seq,
-            kind: "error",
-            status: reason.status(),
-            message,
-            reason: Some(reason),
-            retry_after_ms,
-            ..ServerMessage::default()
-        };
-        self.reply(cx, id, Category::System, &error);
+        let error = ServerMessage { message: text, retry_after_ms, ..error(seq, reason) };
+        self.reply(cx, id, Some(Category::System), &error);
+    }
+
+    /// Answers something that is not a message of this protocol.
+    pub fn tell_bad_message(&mut self, cx: &mut Context<'_>, id: ConnId, seq: u64, why: &Reject) {
+        cx.stats.inc(Counter::BadMessages);
+        let error = ServerMessage { message: why.text, ..error(seq, why.reason) };
+        self.reply(cx, id, None, &error);
     }
 
     /// Answers a business message: the end of promise 1.
@@ -163,7 +167,7 @@ impl Clients {
             retry_after_ms: answer.retry_after_ms,
             offset: 0,
         };
-        self.reply(cx, id, Category::Business, &message);
+        self.reply(cx, id, Some(Category::Business), &message);
     }
 
     /// Counts a refused one-way message. The client is told by an `error` with seq 0 and a count,
@@ -220,13 +224,13 @@ impl Clients {
     }
 }
 
-/// The error that tells a client of a refusal.
-fn error(reject: &Reject) -> ServerMessage<'static> {
+/// An error that answers the message with this seq.
+fn error(seq: u64, reason: Reason) -> ServerMessage<'static> {
     ServerMessage {
-        status: reject.reason.status(),
-        message: reject.text,
-        reason: Some(reject.reason),
-        retry_after_ms: reject.retry_after_ms,
+        seq,
+        kind: "error",
+        status: reason.status(),
+        reason: Some(reason),
         ..ServerMessage::default()
     }
 }

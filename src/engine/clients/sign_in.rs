@@ -365,7 +365,7 @@ impl Clients {
         self.becomes_authenticated(id);
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
-        self.reply(cx, id, Category::System, &message);
+        self.reply(cx, id, Some(Category::System), &message);
     }
 
     /// Not read until it has had its turn.
