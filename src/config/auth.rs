@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use super::check::{NAME_RULE, is_name};
 use super::problem::{Problem, Problems, Source};
-use super::reader::{Bounds, Reader};
+use super::reader::{Bounds, DAY_MS, MINUTE_MS, Reader};
 use super::settings::*;
+use super::words::{NAME_RULE, is_name};
 use super::{Config, Provenance};
 
 /// Keys of the configuration: an issuer has two while it changes them; 64 issuers is a lot.
@@ -30,25 +29,17 @@ pub fn auth(r: &mut Reader) -> AuthSettings {
         mode: r.word("auth.mode", d.mode, &modes),
         issuer: optional(r, "auth.issuer", is_line, LINE_RULE),
         audience: optional(r, "auth.audience", is_line, LINE_RULE),
-        leeway: Duration::from_secs(r.number(
-            "auth.leeway_s",
-            d.leeway.as_secs(),
-            Bounds::new(0, 60),
-        )),
-        timeout: Duration::from_millis(r.number(
-            "auth.timeout_ms",
-            d.timeout.as_millis() as u64,
-            Bounds::new(100, 600_000),
-        )),
+        leeway: r.seconds("auth.leeway_s", d.leeway, Bounds::new(0, 60)),
+        timeout: r.milliseconds("auth.timeout_ms", d.timeout, Bounds::new(100, 10 * MINUTE_MS)),
         required: r.boolean("auth.required", d.required),
         tenants: r.word("auth.tenants", d.tenants, &tenants),
-        jwks_file: optional(r, "auth.jwks_file", is_path, PATH_RULE).map(PathBuf::from),
+        jwks_file: r.file("auth.jwks_file"),
         jwks_url: optional(r, "auth.jwks_url", is_key_url, URL_RULE),
-        jwks_refresh: Duration::from_secs(r.number(
+        jwks_refresh: r.seconds(
             "auth.jwks_refresh_s",
-            d.jwks_refresh.as_secs(),
-            Bounds::new(10, 86_400),
-        )),
+            d.jwks_refresh,
+            Bounds::new(10, DAY_MS / 1000),
+        ),
         keys: keys(r),
     };
     relations(r, &settings);
@@ -86,7 +77,6 @@ fn relations(r: &mut Reader, s: &AuthSettings) {
 }
 
 const LINE_RULE: &str = "must be a line of at most 1024 bytes";
-const PATH_RULE: &str = "must be the path of a file";
 const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to \
      127.0.0.1, [::1] or localhost, as whoever answers says who may sign in";
 
@@ -103,10 +93,6 @@ fn optional(
 
 fn is_line(s: &str) -> bool {
     s.len() <= TEXT_BYTES_MAX && !s.chars().any(char::is_control)
-}
-
-fn is_path(s: &str) -> bool {
-    !s.contains('\0')
 }
 
 /// Whether keys may be fetched from `url`.
@@ -174,8 +160,8 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
     let fits = |s: &str| (least.unwrap_or(0)..=TEXT_BYTES_MAX).contains(&s.len());
     let secret = r.secret("secret", |s| s.is_empty() || fits(s), &rule);
     let secret = secret.filter(|s| !s.is_empty());
-    let secret_file = optional(r, "secret_file", is_path, PATH_RULE).map(PathBuf::from);
-    let public_key_file = optional(r, "public_key_file", is_path, PATH_RULE).map(PathBuf::from);
+    let secret_file = r.file("secret_file");
+    let public_key_file = r.file("public_key_file");
     let algorithm = algorithm?;
     let source = match (secret, secret_file, public_key_file) {
         (Some(secret), None, None) if least.is_some() => KeySource::Secret(secret),

@@ -1,12 +1,12 @@
 //! The keys that say where clients connect: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use super::reader::Reader;
 use super::settings::*;
+use super::words::is_address;
 
 /// Certificates of ours. All are looked at for a client's name, some 2 us each.
 const CERTIFICATES_MAX: usize = 32;
@@ -15,7 +15,6 @@ const PROXIES_MAX: usize = 64;
 
 const LISTEN_RULE: &str = "must be empty, or an IP address and a port, e.g. \"127.0.0.1:9000\" \
      (host names are not looked up)";
-const FILE_RULE: &str = "must be the path of a file";
 const NETWORK_RULE: &str = "must be an IP address, or a network of them without bits set behind \
      its prefix, e.g. \"10.0.0.0/8\"";
 
@@ -27,7 +26,7 @@ pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> 
 /// An address; empty = none.
 fn listen(r: &mut Reader, key: &'static str, default: Option<SocketAddr>) -> Option<SocketAddr> {
     let shown = default.map_or(String::new(), |address| address.to_string());
-    let valid = |s: &str| s.is_empty() || s.parse::<SocketAddr>().is_ok();
+    let valid = |s: &str| s.is_empty() || is_address(s);
     r.text(key, &shown, valid, LISTEN_RULE).parse().ok()
 }
 
@@ -44,7 +43,7 @@ pub fn tls(r: &mut Reader) -> TlsSettings {
         listen: listen(r, "tls.listen", d.listen),
         min_version: r.word("tls.min_version", d.min_version, &versions),
         client_certificates: r.word("tls.client_certificates", d.client_certificates, &asked),
-        client_ca_file: optional_file(r, "tls.client_ca_file"),
+        client_ca_file: r.file("tls.client_ca_file"),
         certificates: certificates(r),
     };
     // A list that was refused has its problem already.
@@ -72,16 +71,6 @@ pub fn tls(r: &mut Reader) -> TlsSettings {
     settings
 }
 
-/// A file's path; empty = none.
-fn optional_file(r: &mut Reader, key: &'static str) -> Option<PathBuf> {
-    let text = r.text(key, "", is_path, FILE_RULE);
-    (!text.is_empty()).then(|| text.into())
-}
-
-fn is_path(s: &str) -> bool {
-    !s.contains('\0')
-}
-
 fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
     let (list, source) = r.list("tls_certificate");
     if list.len() > CERTIFICATES_MAX {
@@ -94,9 +83,8 @@ fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
         let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };
-        let file = |s: &str| !s.is_empty() && is_path(s);
-        let chain_file = own.required_text("chain_file", file, FILE_RULE).map(PathBuf::from);
-        let key_file = own.required_text("key_file", file, FILE_RULE).map(PathBuf::from);
+        let chain_file = own.required_file("chain_file");
+        let key_file = own.required_file("key_file");
         let twice = |c: &TlsCertificate| Some(&c.chain_file) == chain_file.as_ref();
         if certificates.iter().any(twice) {
             own.problem("chain_file", "is the one of another [[tls_certificate]]; remove one");

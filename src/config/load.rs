@@ -11,8 +11,9 @@ use super::limits;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
-use super::routing::{self, Ground};
+use super::routes::{self, RouteContext};
 use super::settings::AuthMode;
+use super::words::key_of_variable;
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 
@@ -241,7 +242,7 @@ fn check_all(
     }
     let windows = overrides.values().chain([&default]).map(|s| s.batch.window_ms);
     let window_ms = windows.max().unwrap_or_default();
-    let ground = Ground {
+    let context = RouteContext {
         ring_points,
         gateway_ids: settings.gateway_ids,
         window_ms,
@@ -249,7 +250,7 @@ fn check_all(
         sign_in: settings.auth.mode == AuthMode::Jwt,
         found,
     };
-    let (snapshot, lookups) = routing::snapshot(&mut gateway, &ground);
+    let (snapshot, lookups) = routes::snapshot(&mut gateway, &context);
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -257,7 +258,7 @@ fn check_all(
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
     demo_warning(&mut gateway, &settings, &snapshot);
-    limits::without_users(&mut shard, &default.limits, ground.sign_in);
+    limits::without_users(&mut shard, &default.limits, context.sign_in);
     let shards = ShardFiles { default, overrides, cores };
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
     report.absorb(gateway.report);
@@ -299,17 +300,10 @@ fn parse(text: &Text, report: &mut Report) -> Option<Vec<Entry>> {
     }
 }
 
-const ENV_PREFIX: &str = "SHARDGATE__";
-
-/// The environment variable that sets `key`.
-pub(super) fn variable(key: &str) -> String {
-    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
-}
-
 /// Entries for `gateway.toml` and for `default.toml`.
 fn environment(env: &[(String, String)]) -> (Vec<Entry>, Vec<Entry>) {
     let entry = |(name, text): &(String, String)| {
-        let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
+        let key = key_of_variable(name)?;
         let source = Source::Env(name.as_str().into());
         Some(Entry { key, value: raw::value(text), source, verbatim: Some(text.clone()) })
     };

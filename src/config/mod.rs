@@ -1,27 +1,29 @@
 //! Configuration: files, environment and flags -> checked settings and the first snapshot, or every
 //! problem at once. Pure but for one function in [`mod@load`] that reads the directory.
+mod admin;
 pub mod auth;
 pub mod change;
 mod check;
+mod discovery;
+mod health;
 mod limits;
 mod listen;
 pub mod load;
-mod operate;
 pub mod problem;
 mod raw;
 mod reader;
-mod routing;
+mod routes;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use check::is_name;
 pub use load::{Loader, Overrides, load};
-pub use operate::is_token;
 pub use problem::{Problem, Problems, Source};
+pub use words::{NAME_RULE, TOKEN_RULE, is_name, is_token};
 
 use crate::routing::Snapshot;
 use settings::{GatewaySettings, ShardSettings};

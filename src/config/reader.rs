@@ -2,10 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Provenance;
 use super::problem::{Problem, Source};
 use super::raw::{self, Field, Node, Value};
+use super::words::{self, ADDRESS_RULE, PATH_RULE, is_address, is_path};
+
+/// Milliseconds of a minute, an hour and a day, for the bounds of times.
+pub const MINUTE_MS: u64 = 60_000;
+pub const HOUR_MS: u64 = 60 * MINUTE_MS;
+pub const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// What a reading found.
 #[derive(Debug, Default)]
@@ -338,9 +346,45 @@ impl Reader {
 
     /// An IP address and a port.
     pub fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
-        let valid = |s: &str| s.parse::<SocketAddr>().is_ok();
-        let text = self.text(key, &default.to_string(), valid, ADDRESS_RULE);
+        let text = self.text(key, &default.to_string(), is_address, ADDRESS_RULE);
         text.parse().unwrap_or(default)
+    }
+
+    /// A duration, written in milliseconds.
+    pub fn milliseconds(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        bounds: Bounds,
+    ) -> Duration {
+        Duration::from_millis(self.number(key, default.as_millis() as u64, bounds))
+    }
+
+    /// A duration, written in seconds.
+    pub fn seconds(&mut self, key: &'static str, default: Duration, bounds: Bounds) -> Duration {
+        Duration::from_secs(self.number(key, default.as_secs(), bounds))
+    }
+
+    /// The path of a file; empty = none.
+    pub fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let text = self.text(key, "", is_path, PATH_RULE);
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    /// The path of a file that must be named.
+    pub fn required_file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let valid = |s: &str| !s.is_empty() && is_path(s);
+        self.required_text(key, valid, PATH_RULE).map(PathBuf::from)
+    }
+
+    /// A problem if only one of two keys is set: neither makes sense without the other.
+    pub fn both_or_neither(&mut self, keys: [&str; 2], set: [bool; 2]) {
+        let [first, second] = keys;
+        self.relation(
+            set[0] == set[1],
+            keys,
+            format!("{first} and {second} go together: set both"),
+        );
     }
 
     /// A list of strings that `valid` admits; `None` if nobody set it.
@@ -422,7 +466,7 @@ impl Reader {
         let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
         match nearest(key, all) {
             Some(near) if is_env => {
-                format!("unknown variable; did you mean {}?", super::load::variable(near))
+                format!("unknown variable; did you mean {}?", words::variable(near))
             }
             Some(near) => format!("unknown key; did you mean {near}?"),
             None if is_env => "unknown variable; unset it (names mirror sections and keys)".into(),
@@ -430,10 +474,6 @@ impl Reader {
         }
     }
 }
-
-/// Rule for addresses.
-pub const ADDRESS_RULE: &str =
-    "must be an IP address and a port, e.g. \"127.0.0.1:9000\" (host names are not looked up)";
 
 fn as_number<T: Number>(value: &Value, bounds: Bounds) -> Option<T> {
     let Value::Integer(i) = value else { return None };

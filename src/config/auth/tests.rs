@@ -1,5 +1,7 @@
 //! `[auth]` from text to settings, and the files that it names.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::load::{Files, from_files};
 use crate::config::{Overrides, Problems};

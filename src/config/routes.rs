@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::check::{NAME_RULE, is_name};
 use super::problem::{Problem, Source};
 use super::raw::{self, Node};
-use super::reader::{ADDRESS_RULE, Bounds, Reader, Report, nearest};
+use super::reader::{Bounds, Reader, Report, nearest};
+use super::words::{ADDRESS_RULE, NAME_RULE, is_name};
 use super::{FoundRoute, Lookup};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
@@ -50,7 +50,7 @@ impl RouteTable {
 }
 
 /// What services and routes are read under.
-pub struct Ground<'a> {
+pub struct RouteContext<'a> {
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// Ids that no route may have.
@@ -66,8 +66,8 @@ pub struct Ground<'a> {
 }
 
 /// Reads services and routes: the first snapshot, and the names to be looked up.
-pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) {
-    let &Ground { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = ground;
+pub fn snapshot(r: &mut Reader, context: &RouteContext<'_>) -> (Snapshot, Vec<Lookup>) {
+    let &RouteContext { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = context;
     let mut tables = Tables { discovered, sign_in, ..Tables::default() };
     let (services, source) = r.list("service");
     let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
