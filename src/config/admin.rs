@@ -4,7 +4,7 @@ use super::reader::Reader;
 use super::settings::*;
 use super::words::{TOKEN_RULE, is_token};
 
-/// `[admin]`
+/// Reads the section `[admin]`.
 pub fn admin(r: &mut Reader) -> AdminSettings {
     let d = AdminSettings::default();
     let token = r.secret("admin.token", |s| s.is_empty() || is_token(s), TOKEN_RULE);

@@ -11,16 +11,16 @@ use super::settings::*;
 use super::words::{NAME_RULE, is_name};
 use super::{Config, Provenance};
 
-/// Keys of the configuration: an issuer has two while it changes them; 64 issuers is a lot.
+/// Largest number of `[[auth_key]]`: an issuer has two while it changes them; 64 issuers is a lot.
 const KEYS_MAX: usize = 128;
-/// Bytes of one key file. An RSA key of 8,192 bits is 1.4 KiB of PEM.
+/// Largest key file. An RSA key of 8,192 bits is 1.4 KiB of PEM.
 const KEY_FILE_BYTES_MAX: u64 = 16 << 10;
-/// Bytes of a JWK set: some hundred keys.
-pub const JWKS_BYTES_MAX: u64 = 64 << 10;
+/// Largest JWK set: some hundred keys.
+pub(crate) const JWKS_BYTES_MAX: u64 = 64 << 10;
 /// Longest issuer, audience and URL.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// `[auth]` and `[[auth_key]]`
+/// Reads `[auth]` and `[[auth_key]]`.
 pub fn auth(r: &mut Reader) -> AuthSettings {
     let d = AuthSettings::default();
     let modes = [("off", AuthMode::Off), ("jwt", AuthMode::Jwt)];
@@ -80,7 +80,7 @@ const LINE_RULE: &str = "must be a line of at most 1024 bytes";
 const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to \
      127.0.0.1, [::1] or localhost, as whoever answers says who may sign in";
 
-/// A string that `valid` admits; empty = none.
+/// Reads a string that `valid` admits; empty = none.
 fn optional(
     r: &mut Reader,
     key: &'static str,
@@ -95,8 +95,8 @@ fn is_line(s: &str) -> bool {
     s.len() <= TEXT_BYTES_MAX && !s.chars().any(char::is_control)
 }
 
-/// Whether keys may be fetched from `url`.
-pub fn is_key_url(url: &str) -> bool {
+/// Whether keys may be fetched from `url`: over https, or from this machine.
+pub(crate) fn is_key_url(url: &str) -> bool {
     let visible = |s: &str| s.bytes().all(|b| b.is_ascii_graphic());
     let (https, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),
@@ -129,17 +129,17 @@ fn keys(r: &mut Reader) -> Vec<AuthKey> {
     let mut keys: Vec<AuthKey> = Vec::new();
     for (index, node) in list.into_iter().enumerate() {
         let prefix = format!("auth_key[{index}]");
-        let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
+        let Some(mut table) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };
-        let key = key(&mut own);
+        let key = key(&mut table);
         if let Some(key) = &key
             && keys.iter().any(|k| k.id == key.id)
         {
-            own.problem("id", "is the id of another key; rename one");
+            table.problem("id", "is the id of another key; rename one");
         }
-        own.unknown(&[], "");
-        r.report.absorb(own.report);
+        table.unknown(&[], "");
+        r.report.absorb(table.report);
         keys.extend(key);
     }
     keys
@@ -167,7 +167,7 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
         (Some(secret), None, None) if least.is_some() => KeySource::Secret(secret),
         (None, Some(path), None) if least.is_some() => KeySource::SecretFile(path),
         (None, None, Some(path)) if least.is_none() => KeySource::PublicKeyFile(path),
-        // One that was refused has its problem already.
+        // A refused secret has its problem already.
         (None, None, None) if r.is_set("secret") && !r.report.problems.is_empty() => return None,
         _ => {
             let rule = match least {
@@ -181,12 +181,12 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
     Some(AuthKey { id: id?.into(), algorithm, source })
 }
 
-/// What the files of `[auth]` hold. Not shown by `Debug`: it is made of secrets.
+/// The contents of the files that `[auth]` names. `Debug` does not show them: they are secrets.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct KeyTexts {
-    /// The key of each of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
+    /// The keys of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
     pub keys: Vec<Vec<u8>>,
-    /// The JWK set of `jwks_file`.
+    /// The JWK set in `jwks_file`.
     pub jwks: Option<String>,
 }
 
@@ -197,7 +197,7 @@ impl std::fmt::Debug for KeyTexts {
 }
 
 /// Reads the files that `[auth]` of `config` names; all problems at once, by their keys.
-pub fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
+pub(crate) fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
     let mut problems = Vec::new();
     let mut fail = |key: String, path: &Path, rule: String| {
         let source = source_of(&config.provenance, &key);
@@ -224,13 +224,13 @@ pub fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
     if problems.is_empty() { Ok(texts) } else { Err(Problems(problems)) }
 }
 
-/// Where `key` was set.
-pub fn source_of(provenance: &[Provenance], key: &str) -> Source {
+/// The source that set `key`.
+pub(crate) fn source_of(provenance: &[Provenance], key: &str) -> Source {
     let found = provenance.iter().find(|(known, ..)| known == key);
     found.map_or(Source::Default, |(_, _, source)| source.clone())
 }
 
-/// A secret without the line's end that editors and `echo` put behind it.
+/// The secret in a file, without the line end that editors and `echo` add.
 fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     let mut bytes = read(path, KEY_FILE_BYTES_MAX)?;
     if bytes.last() == Some(&b'\n') {
@@ -247,7 +247,7 @@ fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// What the file at `path` holds, if that is at most `bytes_max` bytes. The error is a rule.
+/// The contents of the file at `path`, if they are at most `bytes_max` bytes. The error is a rule.
 pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;

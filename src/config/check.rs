@@ -1,4 +1,4 @@
-//! The keys of `gateway.toml` and `default.toml`, their bounds, and what must hold between them.
+//! The keys of `gateway.toml` and `default.toml`, their bounds, and the relations between them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
 use super::{admin, auth, discovery, health, limits, listen};
 use crate::limits::*;
 
-/// Sections of `default.toml` and `N.toml`; every other one is of `gateway.toml`.
+/// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
 pub const SHARD_SECTIONS: [&str; 9] =
     ["shard", "conn", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
 
-/// Entries of a table of a shard: the slots that a key can number.
+/// Largest table of a shard: one entry for each slot that a key can number.
 const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
-/// Bytes a shard may be told to hold: 64 GiB, as much as a large host has for each of a few cores.
+/// Largest byte cap of a shard: 64 GiB, as much as a large host has for each of a few cores.
 const SHARD_BYTES_MAX: u64 = 64 << 30;
-/// Bytes one client may be told to hold: 1 GiB, 64 of the largest messages.
+/// Largest byte cap of one client: 1 GiB, 64 of the largest messages.
 const CLIENT_BYTES_MAX: u64 = 1 << 30;
 
 /// Whether `s` can be the path of the upgrade request.
@@ -40,7 +40,7 @@ fn is_filter(s: &str) -> bool {
     !s.is_empty() && tracing_subscriber::EnvFilter::builder().parse(s).is_ok()
 }
 
-/// `gateway.toml` without its services and routes.
+/// Reads `gateway.toml` without its services and routes.
 pub fn gateway(r: &mut Reader) -> GatewaySettings {
     let d = GatewaySettings::default();
     let settings = GatewaySettings {
@@ -110,7 +110,7 @@ fn demo(r: &mut Reader, d: DemoSettings) -> DemoSettings {
     DemoSettings { enabled, addresses }
 }
 
-/// `[stop]`
+/// Reads the section `[stop]`.
 fn stop(r: &mut Reader) -> StopSettings {
     let d = StopSettings::default();
     StopSettings {
@@ -120,12 +120,12 @@ fn stop(r: &mut Reader) -> StopSettings {
     }
 }
 
-/// `[routing] ring_points`.
+/// Reads `ring_points` of `[routing]`.
 pub fn ring_points(r: &mut Reader) -> u32 {
     r.number("routing.ring_points", 160, Bounds::new(1, 4096))
 }
 
-/// `default.toml`, or `N.toml` over it.
+/// Reads `default.toml`, or `N.toml` over it.
 pub fn shard(r: &mut Reader) -> ShardSettings {
     let d = ShardSettings::default();
     let us = |duration: Duration| duration.as_micros() as u64;

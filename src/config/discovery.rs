@@ -7,10 +7,10 @@ use super::reader::{Bounds, MINUTE_MS, Reader};
 use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, TOKEN_RULE, is_address, is_name, is_token};
 
-/// Callers of the registry.
+/// Largest number of callers of the registry.
 const CALLERS_MAX: usize = 1024;
 
-/// `[discovery]`, `[dns]`, `[etcd]`, `[registry]` and `[[registry_token]]`
+/// Reads `[discovery]`, `[dns]`, `[etcd]`, `[registry]` and `[[registry_token]]`.
 pub fn discovery(r: &mut Reader) -> DiscoverySettings {
     let d = DiscoverySettings::default();
     let servers = r.texts("dns.servers", &[], is_address, ADDRESS_RULE);
@@ -100,24 +100,24 @@ fn callers(r: &mut Reader) -> Vec<RegistryCaller> {
     let mut callers: Vec<RegistryCaller> = Vec::new();
     for (index, node) in list.into_iter().enumerate() {
         let prefix = format!("registry_token[{index}]");
-        let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
+        let Some(mut table) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };
-        let name = own.required_text("name", is_name, NAME_RULE);
-        let token = own.secret("token", is_token, TOKEN_RULE).map(Secret::from);
-        let token_file = own.file("token_file");
+        let name = table.required_text("name", is_name, NAME_RULE);
+        let token = table.secret("token", is_token, TOKEN_RULE).map(Secret::from);
+        let token_file = table.file("token_file");
         if token.is_some() == token_file.is_some() {
-            own.problem("token", "set one of token and token_file");
+            table.problem("token", "set one of token and token_file");
         }
-        let services = own.texts("services", &[], is_name, "must be the name of a [[service]]");
+        let services = table.texts("services", &[], is_name, "must be the name of a [[service]]");
         if services.is_empty() {
-            own.problem("services", "must name at least one service that this caller may change");
+            table.problem("services", "must name at least one service that this caller may change");
         }
         if name.as_deref().is_some_and(|name| callers.iter().any(|c| &*c.name == name)) {
-            own.problem("name", "is the name of another caller; rename one");
+            table.problem("name", "is the name of another caller; rename one");
         }
-        own.unknown(&[], "");
-        r.report.absorb(own.report);
+        table.unknown(&[], "");
+        r.report.absorb(table.report);
         if let Some(name) = name {
             let services = services.into_iter().map(Arc::from).collect();
             callers.push(RegistryCaller { name: name.into(), token, token_file, services });

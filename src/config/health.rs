@@ -3,7 +3,7 @@
 use super::reader::{Bounds, HOUR_MS, MINUTE_MS, Reader};
 use super::settings::*;
 
-/// `[health]` and `[ejection]`
+/// Reads `[health]` and `[ejection]`.
 pub fn health(r: &mut Reader) -> HealthSettings {
     let d = HealthSettings::default();
     let percent = Bounds::new(0, 100);

@@ -1,4 +1,4 @@
-//! From a directory, the environment and the flags to a [`Config`]; which of them wins.
+//! From a directory, the environment and the flags to a [`Config`], and which of them wins.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,34 +17,35 @@ use super::words::key_of_variable;
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 
-/// The text of `shards/gateway.toml`, which holds when there is no directory.
+/// The text of `shards/gateway.toml`, used when there is no directory.
 pub const GATEWAY_TOML: &str = include_str!("../../shards/gateway.toml");
-/// The text of `shards/default.toml`, which holds when there is no such file.
+/// The text of `shards/default.toml`, used when there is no such file.
 pub const DEFAULT_TOML: &str = include_str!("../../shards/default.toml");
 
-/// What the command line sets. Texts, not values: they are checked like everything else.
+/// Values that the command line sets, as texts: they are checked like everything else.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Overrides {
-    /// `--listen`
+    /// Value of `--listen`: where clients connect.
     pub listen: Option<String>,
-    /// `--admin`
+    /// Value of `--admin`: where the admin endpoint listens.
     pub admin: Option<String>,
-    /// `--shards`
+    /// Value of `--shards`: how many there are.
     pub shards: Option<String>,
-    /// `--core`: the cores of shard 0, 1, …; without `--shards` it also says how many there are.
+    /// Value of `--core`: the cores of shard 0, 1, …; without `--shards` their number is the number
+    /// of shards.
     pub cores: Option<String>,
-    /// `--no-demo`
-    pub no_demo: bool,
-    /// `--log`
+    /// Whether `--no-demo` was given.
+    pub(crate) no_demo: bool,
+    /// Value of `--log`: the log filter.
     pub log: Option<String>,
 }
 
-/// A file that was read.
+/// The text of a file.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Text {
-    /// Its name in problems.
+    /// Name of the file in problems.
     pub name: Arc<str>,
-    /// What it holds.
     pub text: String,
 }
 
@@ -54,21 +55,20 @@ impl Text {
     }
 }
 
-/// All files of a directory.
+/// All files of a configuration directory.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Files {
-    /// `gateway.toml`
     pub gateway: Text,
-    /// `default.toml`
     pub default: Text,
-    /// `N.toml`, by N.
+    /// Files `N.toml`, by N.
     pub shards: BTreeMap<usize, Text>,
-    /// What looks like ours and is not.
-    pub strays: Vec<Problem>,
+    /// Warnings about files with a .toml name that nothing reads.
+    pub(crate) strays: Vec<Problem>,
 }
 
 impl Files {
-    /// The built-in ones.
+    /// The files that are built into the program.
     pub fn embedded() -> Self {
         Self {
             gateway: Text::new("built-in gateway.toml", GATEWAY_TOML),
@@ -91,11 +91,11 @@ pub fn load(
     Loader::open(dir, env, flags)?.check(&[])
 }
 
-/// Where a configuration comes from, and the texts that were last read there: so that it can be
-/// read again, and checked again with other routes from elsewhere.
+/// A configuration's sources and the texts that were last read from them. A reload reads the files
+/// again; a check with other announced routes does not.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    /// `None` = built in.
+    /// Directory of the files; `None` = the built-in ones.
     dir: Option<PathBuf>,
     env: Vec<(String, String)>,
     flags: Overrides,
@@ -120,23 +120,18 @@ impl Loader {
         Ok(Self { dir, env: env.to_vec(), flags: flags.clone(), files })
     }
 
-    /// Of texts that are here already.
-    pub fn of_files(files: Files, env: &[(String, String)], flags: &Overrides) -> Self {
-        Self { dir: None, env: env.to_vec(), flags: flags.clone(), files }
-    }
-
-    /// The directory of the files; `None` = built in.
+    /// Directory of the files; `None` = the built-in ones.
     pub fn dir(&self) -> Option<&Path> {
         self.dir.as_deref()
     }
 
-    /// The same with the files as they are now.
-    pub fn read_again(&self) -> Result<Self, Problems> {
+    /// The same loader with the files as they are now.
+    pub(crate) fn read_again(&self) -> Result<Self, Problems> {
         let files = self.dir.as_deref().map_or_else(|| Ok(Files::embedded()), read)?;
         Ok(Self { files, ..self.clone() })
     }
 
-    /// Checks everything, with the routes of `found` beside those of the files.
+    /// Checks everything. The routes in `found` are checked together with those of the files.
     pub fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
         check_all(self.files.clone(), &self.env, &self.flags, found)
     }
@@ -264,7 +259,7 @@ fn check_all(
     report.absorb(gateway.report);
     report.absorb(shard.report);
     if syntax {
-        // What the file would have said is unknown, so nothing can be missed in it.
+        // Without the file's keys nothing can be called missing.
         report.problems.retain(|p| p.source != Source::Default);
     }
     for list in [&mut report.problems, &mut report.warnings] {
@@ -278,7 +273,7 @@ fn check_all(
     Ok(Config { gateway: settings, shards, snapshot, lookups, ring_points, warnings, provenance })
 }
 
-/// What the file of shard `n` adds: the problems, and where its own keys came from.
+/// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.
 fn own_report(n: usize, text: &Text, mut report: Report) -> Report {
     let own = |source: &Source| matches!(source, Source::File(name, _) if *name == text.name);
     report.provenance.retain(|(_, _, source)| own(source));
@@ -300,7 +295,7 @@ fn parse(text: &Text, report: &mut Report) -> Option<Vec<Entry>> {
     }
 }
 
-/// Entries for `gateway.toml` and for `default.toml`.
+/// Entries of the environment, for `gateway.toml` and for `default.toml`.
 fn environment(env: &[(String, String)]) -> (Vec<Entry>, Vec<Entry>) {
     let entry = |(name, text): &(String, String)| {
         let key = key_of_variable(name)?;
@@ -342,7 +337,7 @@ fn flag_entries(flags: &Overrides, cores: usize) -> Vec<Entry> {
     entries
 }
 
-/// The cores of `--core`.
+/// The cores that `--core` lists.
 fn cores(flags: &Overrides, report: &mut Report) -> Vec<usize> {
     let Some(text) = &flags.cores else { return Vec::new() };
     let parsed = text.split(',').map(|s| s.trim().parse::<usize>().ok());
@@ -371,7 +366,7 @@ fn demo_warning(
     }
 }
 
-/// What must hold between the number of shards, the files and `--core`.
+/// Checks the number of shards against the files and `--core`.
 fn counted(
     r: &mut Reader,
     report: &mut Report,

@@ -1,20 +1,20 @@
-//! What can be wrong with a configuration, in one line each: where, what, the rule and the way out.
+//! Problems of a configuration, one line each: place, key and value, the rule, and the way out.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Source {
-    /// A file, and a line in it (1-based; 0 = the file as a whole).
+    /// A line of a file (1-based; 0 = the file as a whole).
     File(Arc<str>, usize),
-    /// An environment variable.
+    /// The environment variable of this name.
     Env(Arc<str>),
-    /// A command-line flag.
+    /// The command-line flag of this name.
     Flag(&'static str),
-    /// A place outside, e.g. a key in etcd.
+    /// A place in a discovery source, e.g. a key in etcd.
     Found(Arc<str>),
-    /// Nobody set it.
+    /// No source set the value.
     Default,
 }
 
@@ -31,16 +31,16 @@ impl fmt::Display for Source {
     }
 }
 
-/// One problem.
+/// A problem with one value, or with a file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Problem {
-    /// Where it is.
+    /// Place of the problem.
     pub source: Source,
-    /// The key, dotted; empty when the problem is about a whole file.
+    /// The key, dotted; empty if the problem is about a whole file.
     pub key: String,
-    /// The value as TOML; empty when there is none.
+    /// The value as TOML; empty if there is none.
     pub value: String,
-    /// The rule that it breaks, and the way out.
+    /// The rule that the value breaks, and the way out.
     pub rule: String,
 }
 
@@ -80,7 +80,7 @@ fn shortened(text: &str) -> String {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// Both, or what is wrong with either.
+    /// Both values, or the problems of both.
     pub fn join<A, B>(a: Result<A, Self>, b: Result<B, Self>) -> Result<(A, B), Self> {
         match (a, b) {
             (Ok(a), Ok(b)) => Ok((a, b)),

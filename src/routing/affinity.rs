@@ -1,5 +1,5 @@
-//! The rule of affinity: what a route hashes of a message. The one place where it is written, used
-//! by the engine, by the gateway's own answers and by everything that explains a route.
+//! The rule of affinity: the property of a message that a route hashes. It is written here only,
+//! and used by the engine, by the gateway's own answers and by everything that explains a route.
 
 use crate::ids::TenantId;
 use crate::routing::HashOn;
@@ -17,7 +17,7 @@ pub struct Sender {
 
 impl Sender {
     /// A sender that has not signed in.
-    pub fn of_session(session: &str) -> Self {
+    pub(crate) fn of_session(session: &str) -> Self {
         let hash = affinity_hash(TenantId::DEFAULT, session.as_bytes());
         Self { tenant: TenantId::DEFAULT, session: hash, user: None }
     }
@@ -33,7 +33,7 @@ impl Sender {
 /// The property of a message that was hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HashedBy {
-    /// Its affinity key.
+    /// The affinity key.
     Key,
     /// The user that sent it.
     User,
@@ -42,7 +42,7 @@ pub enum HashedBy {
 }
 
 impl HashedBy {
-    /// The word for it in explanations.
+    /// Name of the property in explanations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -53,7 +53,7 @@ impl HashedBy {
 }
 
 /// The hash that picks the instance of a message with `key` (empty = none) from `sender`, on a
-/// route with `hash_on`. Where the key or the user is absent the session takes its place.
+/// route with `hash_on`. If the key or the user is absent, the session is hashed instead.
 pub fn affinity(hash_on: HashOn, sender: &Sender, key: &str) -> (HashedBy, u64) {
     match (hash_on, sender.user) {
         (HashOn::Key, _) if !key.is_empty() => {
@@ -64,11 +64,10 @@ pub fn affinity(hash_on: HashOn, sender: &Sender, key: &str) -> (HashedBy, u64) 
     }
 }
 
-/// A message that does not exist: what an operator says of it to learn where it would go. Empty
-/// texts are as good as absent ones.
+/// A message as an operator describes it, to learn where it would go. Empty texts count as absent.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Described<'a> {
-    /// Its affinity key.
+    /// Affinity key of the message.
     pub key: &'a str,
     /// The user that sends it.
     pub user: &'a str,
@@ -84,7 +83,8 @@ impl Described<'_> {
         TenantId::of(self.tenant)
     }
 
-    /// As [`affinity`] of such a message; `None` if the session is hashed and none was given.
+    /// The result of [`affinity`] for such a message; `None` if the session is hashed and none was
+    /// given.
     pub fn affinity(&self, hash_on: HashOn) -> Option<(HashedBy, u64)> {
         let anonymous = Sender { tenant: self.tenant(), ..Sender::of_session(self.session) };
         let sender = match self.user {

@@ -3,27 +3,27 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::certificate::{Bad, Certificate, certificates};
+use super::certificate::{BadCertificate, Certificate, certificates};
 use super::provider;
 use super::server::{ClientAuth, Server};
 use crate::config::auth::{read, source_of};
 use crate::config::settings::ClientCertificates;
 use crate::config::{Config, Problem, Problems};
 
-/// Bytes of a chain, a key, or the certificates that sign clients': ten of 4 KiB are a long chain,
-/// and a thousand of 1 KiB a lot of authorities.
+/// Most bytes of a file with a chain, a key, or the certificates that sign clients': ten of 4 KiB
+/// are a long chain, and a thousand of 1 KiB are many authorities.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A certificate that is in force, for those who watch it.
+/// A certificate in force, to watch its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InForce {
-    /// Its file, as configured.
+    /// File of the certificate, as configured.
     pub file: Arc<str>,
-    /// Unix time in seconds after which it does not hold.
+    /// Unix time in seconds after which the certificate is not valid.
     pub expires: i64,
 }
 
-/// What was read with the configuration, all of it good.
+/// Certificates that were read with the configuration; all of them can be used.
 #[derive(Clone, Debug, Default)]
 pub struct LocalTls {
     server: Option<Arc<Server>>,
@@ -31,8 +31,8 @@ pub struct LocalTls {
 }
 
 impl LocalTls {
-    /// Reads the files that `config` names; every problem at once, by its place. `now` is Unix time
-    /// in seconds. Tickets of `before` stay good where they may.
+    /// Reads the files that `config` names. All problems are reported at once, by their places.
+    /// `now` is Unix time in seconds. Tickets of `before` stay valid if they may.
     pub fn read(config: &Config, now: i64, before: Option<&LocalTls>) -> Result<Self, Problems> {
         let tls = &config.gateway.tls;
         if tls.listen.is_none() {
@@ -59,8 +59,8 @@ impl LocalTls {
                     in_force.push(InForce { file, expires: certificate.expires });
                     all.push(certificate);
                 }
-                Err(Bad::Chain(rule)) => fail(chain_key, &files.chain_file, rule),
-                Err(Bad::Key(rule)) => fail(key_key, &files.key_file, rule),
+                Err(BadCertificate::Chain(rule)) => fail(chain_key, &files.chain_file, rule),
+                Err(BadCertificate::Key(rule)) => fail(key_key, &files.key_file, rule),
             }
         }
         let mut clients = ClientAuth { asked: tls.client_certificates, signers: Vec::new() };
@@ -85,7 +85,7 @@ impl LocalTls {
         Ok(Self { server: Some(server.into()), certificates: in_force })
     }
 
-    /// What shards shake hands by; `None` = there is no TLS.
+    /// Settings for the shards' handshakes; `None` = no listener speaks TLS.
     pub fn server(&self) -> Option<Arc<Server>> {
         self.server.clone()
     }

@@ -106,7 +106,7 @@ fn a_secret_is_shown_nowhere() {
     let texts = read_key_files(&config).expect("no file");
     let shown = format!("{config:?} {texts:?}");
     assert!(!shown.contains(SECRET) && shown.contains("redacted"));
-    // Its bytes as a list of numbers, too.
+    // The secret's bytes are not shown as numbers either.
     assert!(!shown.contains("48, 49, 50"));
 }
 
