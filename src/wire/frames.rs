@@ -3,8 +3,10 @@
 
 mod decoder;
 
+use crate::wire::close;
+
 pub use decoder::Decoder;
-pub use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Most bytes of a control frame's payload (RFC 6455 section 5.5).
 pub(crate) const CONTROL_BYTES_MAX: usize = 125;
@@ -114,9 +116,9 @@ impl ProtocolError {
             | ProtocolError::ControlFragmented
             | ProtocolError::ContinuationFirst
             | ProtocolError::MessageInterrupted
-            | ProtocolError::BadClose => u16::from(CloseCode::Protocol),
-            ProtocolError::BadUtf8 => u16::from(CloseCode::Invalid),
-            ProtocolError::TooBig | ProtocolError::TooManyFragments => u16::from(CloseCode::Size),
+            | ProtocolError::BadClose => close::PROTOCOL_ERROR,
+            ProtocolError::BadUtf8 => close::INVALID_DATA,
+            ProtocolError::TooBig | ProtocolError::TooManyFragments => close::TOO_BIG,
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub(crate) mod close;
 pub mod frames;
 pub mod handshake;
 pub mod json;

@@ -1,15 +1,16 @@
 //! The frame decoder over the shell's receive buffer.
 //!
-//! The assembly of messages is the gateway's own, on tungstenite's frame header, opcodes and close
-//! codes: a message that lies whole in the input is unmasked in place and lent out of it, so an
-//! idle connection owns no buffer and a busy one copies nothing.
+//! The assembly of messages is the gateway's own, on tungstenite's frame header and opcodes: a
+//! message that lies whole in the input is unmasked in place and lent out of it, so an idle
+//! connection owns no buffer and a busy one copies nothing.
 
 use std::io::Cursor;
 
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{CONTROL_BYTES_MAX, Fed, Flow, FrameEvent, FrameLimits, ProtocolError};
+use crate::wire::close;
 
 /// The longest header of a client's frame: 2 + 8 (length) + 4 (mask) bytes.
 const HEADER_BYTES_MAX: usize = 14;
@@ -452,8 +453,7 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, ProtocolError> {
         return if payload.is_empty() { Ok(None) } else { Err(ProtocolError::BadClose) };
     };
     let code = u16::from_be_bytes(*code);
-    // 1014 (bad gateway) is registered with IANA since tungstenite's list was made.
-    if code != 1014 && !CloseCode::from(code).is_allowed() {
+    if !close::may_be_sent(code) {
         return Err(ProtocolError::BadClose);
     }
     std::str::from_utf8(reason).map_err(|_| ProtocolError::BadUtf8)?;
