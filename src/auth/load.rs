@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::keys::{KeySet, read_jwks};
 use super::{Keys, Verifier};
-use crate::config::auth::{KeyTexts, read_key_files, source_of};
+use crate::config::auth::{KeyTexts, read_key_files};
 use crate::config::settings::AuthMode;
-use crate::config::{Config, Problem, Problems};
+use crate::config::{Config, Problems};
 
 /// Keys that were read with the configuration; all of them can be used.
 #[derive(Clone, Debug, Default)]
@@ -23,10 +23,7 @@ impl LocalKeys {
             return Ok(Self::default());
         }
         let texts = read_key_files(config)?;
-        let problem = |key: String, rule: String| {
-            let source = source_of(&config.provenance, &key);
-            Problem { source, key, value: String::new(), rule }
-        };
+        let problem = |key, rule| config.problem(key, String::new(), rule);
         let set = texts.jwks.as_deref().map(read_jwks).transpose();
         let set = set.map_err(|rule| Problems(vec![problem("auth.jwks_file".into(), rule)]))?;
         Keys::new(auth, &texts, &[]).map_err(|bad| {

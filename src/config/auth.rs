@@ -1,15 +1,14 @@
 //! The keys of `[auth]` and `[[auth_key]]`, and the reading of the files that they name.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::problem::{Problem, Problems, Source};
+use super::Config;
+use super::files::read;
+use super::problem::Problems;
 use super::reader::{Bounds, DAY_MS, MINUTE_MS, Reader};
 use super::settings::*;
 use super::words::{NAME_RULE, is_name};
-use super::{Config, Provenance};
 
 /// Largest number of `[[auth_key]]`: an issuer has two while it changes them; 64 issuers is a lot.
 const KEYS_MAX: usize = 128;
@@ -200,8 +199,7 @@ impl std::fmt::Debug for KeyTexts {
 pub(crate) fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
     let mut problems = Vec::new();
     let mut fail = |key: String, path: &Path, rule: String| {
-        let source = source_of(&config.provenance, &key);
-        problems.push(Problem { source, key, value: format!("{path:?}"), rule });
+        problems.push(config.problem(key, format!("{path:?}"), rule));
     };
     let mut texts = KeyTexts::default();
     for (index, key) in config.gateway.auth.keys.iter().enumerate() {
@@ -224,12 +222,6 @@ pub(crate) fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
     if problems.is_empty() { Ok(texts) } else { Err(Problems(problems)) }
 }
 
-/// The source that set `key`.
-pub(crate) fn source_of(provenance: &[Provenance], key: &str) -> Source {
-    let found = provenance.iter().find(|(known, ..)| known == key);
-    found.map_or(Source::Default, |(_, _, source)| source.clone())
-}
-
 /// The secret in a file, without the line end that editors and `echo` add.
 fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     let mut bytes = read(path, KEY_FILE_BYTES_MAX)?;
@@ -243,18 +235,6 @@ fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     if bytes.len() < least {
         let name = algorithm.name();
         return Err(format!("holds {} bytes; {name} takes {least} or more", bytes.len()));
-    }
-    Ok(bytes)
-}
-
-/// The contents of the file at `path`, if they are at most `bytes_max` bytes. The error is a rule.
-pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
-    read.map_err(|e| format!("cannot be read: {e}"))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(format!("is larger than {bytes_max} bytes"));
     }
     Ok(bytes)
 }

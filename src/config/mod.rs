@@ -5,6 +5,7 @@ pub mod auth;
 pub mod change;
 mod check;
 mod discovery;
+pub(crate) mod files;
 mod health;
 mod limits;
 mod listen;
@@ -45,6 +46,15 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// The source of each value.
     pub provenance: Vec<Provenance>,
+}
+
+impl Config {
+    /// A problem with the value of `key`, at the source that set it.
+    pub(crate) fn problem(&self, key: String, value: String, rule: String) -> Problem {
+        let found = self.provenance.iter().find(|(known, ..)| *known == key);
+        let source = found.map_or(Source::Default, |(_, _, source)| source.clone());
+        Problem { source, key, value, rule }
+    }
 }
 
 /// A service whose instances are the addresses of a name.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::certificate::{BadCertificate, Certificate, certificates};
 use super::provider;
 use super::server::{ClientAuth, Server};
-use crate::config::auth::{read, source_of};
+use crate::config::files::read;
 use crate::config::settings::ClientCertificates;
-use crate::config::{Config, Problem, Problems};
+use crate::config::{Config, Problems};
 
 /// Most bytes of a file with a chain, a key, or the certificates that sign clients': ten of 4 KiB
 /// are a long chain, and a thousand of 1 KiB are many authorities.
@@ -40,8 +40,7 @@ impl LocalTls {
         }
         let mut problems = Vec::new();
         let mut fail = |key: String, path: &Path, rule: String| {
-            let source = source_of(&config.provenance, &key);
-            problems.push(Problem { source, key, value: format!("{path:?}"), rule });
+            problems.push(config.problem(key, format!("{path:?}"), rule));
         };
         let provider = provider();
         let (mut all, mut in_force) = (Vec::new(), Vec::new());
@@ -77,10 +76,8 @@ impl LocalTls {
         }
         let before = before.and_then(|before| before.server.as_deref());
         let server = Server::new(tls.min_version, &all, clients, before).map_err(|rule| {
-            let key = String::from("tls.client_ca_file");
-            let source = source_of(&config.provenance, &key);
             let value = format!("{:?}", ca.unwrap_or(Path::new("")));
-            Problems(vec![Problem { source, key, value, rule }])
+            Problems(vec![config.problem("tls.client_ca_file".into(), value, rule)])
         })?;
         Ok(Self { server: Some(server.into()), certificates: in_force })
     }
