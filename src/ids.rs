@@ -32,7 +32,7 @@ impl TenantId {
     pub(crate) const DEFAULT: Self = Self(0);
 
     /// The tenant named `name`; an empty name is the default tenant's.
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         if name.is_empty() {
             Self::DEFAULT
         } else {
@@ -68,7 +68,7 @@ macro_rules! slot_key {
                 Self(generation << SLOT_BITS | u64::from(slot))
             }
             /// The index of the slot.
-            pub fn slot(self) -> usize {
+            pub(crate) fn slot(self) -> usize {
                 (self.0 & SLOT_MASK) as usize
             }
             /// The number of the slot's uses so far, this one included.
@@ -151,7 +151,7 @@ impl SessionId {
     }
 
     /// The id as clients and services see it.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("made of base32 characters")
     }
 }

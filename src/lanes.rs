@@ -28,7 +28,7 @@ impl Doorbell {
     }
 
     /// Tells the receiver that a lane has an item for it.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }

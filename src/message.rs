@@ -22,7 +22,7 @@ impl Micros {
         Self(self.0 + ms * 1000)
     }
     /// Microseconds since `earlier`; 0 if that time is not earlier.
-    pub const fn since(self, earlier: Micros) -> u64 {
+    pub(crate) const fn since(self, earlier: Micros) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
@@ -51,7 +51,7 @@ impl Priority {
     }
 
     /// Name of the class in the configuration.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Priority::Critical => "critical",
             Priority::High => "high",
@@ -119,7 +119,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of reports.
-    pub const ALL: [Reason; 15] = [
+    pub(crate) const ALL: [Reason; 15] = [
         Reason::NoRoute,
         Reason::QueueFull,
         Reason::RateLimited,
@@ -138,7 +138,7 @@ impl Reason {
     ];
 
     /// Name of the reason on the wire.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Reason::NoRoute => "NO_ROUTE",
             Reason::QueueFull => "QUEUE_FULL",
@@ -159,7 +159,7 @@ impl Reason {
     }
 
     /// The canonical gRPC status code of the reason.
-    pub fn status(self) -> u32 {
+    pub(crate) fn status(self) -> u32 {
         match self {
             Reason::NoRoute => status::NOT_FOUND,
             Reason::QueueFull | Reason::RateLimited | Reason::TooLarge => {
@@ -181,39 +181,39 @@ impl Reason {
 /// Canonical gRPC status codes (grpc/doc/statuscodes.md).
 #[allow(missing_docs)]
 pub mod status {
-    pub const OK: u32 = 0;
-    pub const CANCELLED: u32 = 1;
+    pub(crate) const OK: u32 = 0;
+    pub(crate) const CANCELLED: u32 = 1;
     pub const UNKNOWN: u32 = 2;
-    pub const INVALID_ARGUMENT: u32 = 3;
+    pub(crate) const INVALID_ARGUMENT: u32 = 3;
     pub const DEADLINE_EXCEEDED: u32 = 4;
-    pub const NOT_FOUND: u32 = 5;
-    pub const ALREADY_EXISTS: u32 = 6;
-    pub const PERMISSION_DENIED: u32 = 7;
-    pub const RESOURCE_EXHAUSTED: u32 = 8;
+    pub(crate) const NOT_FOUND: u32 = 5;
+    pub(crate) const ALREADY_EXISTS: u32 = 6;
+    pub(crate) const PERMISSION_DENIED: u32 = 7;
+    pub(crate) const RESOURCE_EXHAUSTED: u32 = 8;
     pub const FAILED_PRECONDITION: u32 = 9;
     pub const ABORTED: u32 = 10;
     pub const OUT_OF_RANGE: u32 = 11;
-    pub const UNIMPLEMENTED: u32 = 12;
+    pub(crate) const UNIMPLEMENTED: u32 = 12;
     pub const INTERNAL: u32 = 13;
     pub const UNAVAILABLE: u32 = 14;
-    pub const DATA_LOSS: u32 = 15;
-    pub const UNAUTHENTICATED: u32 = 16;
+    pub(crate) const DATA_LOSS: u32 = 15;
+    pub(crate) const UNAUTHENTICATED: u32 = 16;
 }
 
 /// A refusal by the gateway: its reason, a sentence for people, and the time after which to retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reject {
     /// The reason, for programs.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The sentence, for people. Constant: no bytes of a peer are reflected here.
-    pub text: &'static str,
+    pub(crate) text: &'static str,
     /// Milliseconds until a retry can succeed; 0 = a retry does not help.
-    pub retry_after_ms: u32,
+    pub(crate) retry_after_ms: u32,
 }
 
 impl Reject {
     /// A refusal for which a retry does not help.
-    pub const fn new(reason: Reason, text: &'static str) -> Self {
+    pub(crate) const fn new(reason: Reason, text: &'static str) -> Self {
         Self { reason, text, retry_after_ms: 0 }
     }
 }
@@ -222,23 +222,23 @@ impl Reject {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClientMessage<'a> {
     /// Id that is routed; 0 = absent.
-    pub msg_id: u32,
+    pub(crate) msg_id: u32,
     /// Sequence number that the client gave it; 0 = one-way. At most [`crate::limits::SEQ_MAX`].
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Type of a system message; empty = routed.
-    pub kind: std::borrow::Cow<'a, str>,
+    pub(crate) kind: std::borrow::Cow<'a, str>,
     /// The payload, byte for byte. JSON: the text of the value; absent = empty.
-    pub payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
     /// The text of `payload_base64` (JSON only), still encoded. Exclusive with `payload`.
-    pub payload_base64: Option<std::borrow::Cow<'a, str>>,
+    pub(crate) payload_base64: Option<std::borrow::Cow<'a, str>>,
     /// Idempotency key; empty = none.
-    pub id: std::borrow::Cow<'a, str>,
+    pub(crate) id: std::borrow::Cow<'a, str>,
     /// Affinity key; empty = none.
-    pub key: std::borrow::Cow<'a, str>,
+    pub(crate) key: std::borrow::Cow<'a, str>,
     /// Deadline that the client set; 0 = the route's.
-    pub deadline_ms: u32,
+    pub(crate) deadline_ms: u32,
     /// Highest offset that the client has processed.
-    pub ack: u64,
+    pub(crate) ack: u64,
 }
 
 /// A message to a client, before encoding.
@@ -277,13 +277,13 @@ pub struct CallBody {
 
 impl CallBody {
     /// Appends all segments of `other`.
-    pub fn append(&mut self, mut other: CallBody) {
+    pub(crate) fn append(&mut self, mut other: CallBody) {
         self.remaining += other.remaining;
         self.segments.append(&mut other.segments);
     }
 
     /// Appends a segment; an empty one is left out.
-    pub fn push(&mut self, segment: Bytes) {
+    pub(crate) fn push(&mut self, segment: Bytes) {
         if !segment.is_empty() {
             self.remaining += segment.len();
             self.segments.push_back(segment);

@@ -66,13 +66,13 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready {
     /// The token that it was added with.
-    pub token: u64,
+    pub(crate) token: u64,
     /// Whether a read may find bytes, the end, or an error.
-    pub read: bool,
+    pub(crate) read: bool,
     /// Whether a write may find room.
-    pub write: bool,
+    pub(crate) write: bool,
     /// Whether the peer ended its side, or the connection broke.
-    pub ended: bool,
+    pub(crate) ended: bool,
 }
 
 /// What a call of [`ReadySet::look`] found.
@@ -86,7 +86,7 @@ pub(crate) enum Looked {
 
 impl ReadySet {
     /// Makes an empty set.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Self {
             inner: Rc::new(Inner { epoll, watches: RefCell::default() }),
@@ -96,26 +96,26 @@ impl ReadySet {
     }
 
     /// The registration for tasks with sockets of their own.
-    pub fn registry(&self) -> Registry {
+    pub(crate) fn registry(&self) -> Registry {
         Registry(self.inner.clone())
     }
 
     /// Adds a socket of the owner until it is closed. `token` is at least [`TOKEN_MIN`].
-    pub fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
         debug_assert!(token >= TOKEN_MIN);
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.inner.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
     /// Removes a socket of the owner that another shard goes on with.
-    pub fn remove(&self, socket: impl AsFd) -> io::Result<()> {
+    pub(crate) fn remove(&self, socket: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.inner.epoll, socket)?)
     }
 
     /// Appends ready sockets of the owner to `on` and wakes tasks whose sockets are ready, at most
     /// [`limits::EVENTS_PER_WAIT`] at once. If none is ready the thread blocks for up to `wait`:
     /// only for a shard with nothing to run. A glommio timer that becomes due interrupts the wait.
-    pub fn look(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Looked> {
+    pub(crate) fn look(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Looked> {
         self.events.clear();
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
         let spare = rustix::buffer::spare_capacity(&mut self.events);
@@ -163,7 +163,7 @@ impl ReadySet {
 
 impl Registry {
     /// Watches a socket. It counts as ready until a read or write finds that it is not.
-    pub fn watch(&self, socket: impl AsFd) -> io::Result<Watch> {
+    pub(crate) fn watch(&self, socket: impl AsFd) -> io::Result<Watch> {
         let mut watches = self.0.watches.borrow_mut();
         let number = watches.iter().position(Option::is_none).unwrap_or(watches.len());
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;

@@ -13,13 +13,13 @@ macro_rules! counters {
 
         impl Counter {
             /// All counters, in their order.
-            pub const ALL: &[Counter] = &[$(Counter::$name,)*];
+            pub(crate) const ALL: &[Counter] = &[$(Counter::$name,)*];
             /// Name in statistics, metrics and logs.
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$name => $label,)* }
             }
             /// Help text of the counter.
-            pub fn help(self) -> &'static str {
+            pub(crate) fn help(self) -> &'static str {
                 match self { $(Counter::$name => concat!($($help),*).trim_ascii(),)* }
             }
         }
@@ -226,7 +226,7 @@ impl Counters {
     }
     /// Adds `n` to a counter.
     #[inline]
-    pub fn add(&mut self, counter: Counter, n: u64) {
+    pub(crate) fn add(&mut self, counter: Counter, n: u64) {
         self.values[counter as usize] += n;
     }
     /// The present value of a counter.
@@ -264,7 +264,7 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of a message's way.
-    pub const ALL: [Stage; 7] = [
+    pub(crate) const ALL: [Stage; 7] = [
         Stage::Decode,
         Stage::QueueWait,
         Stage::BatchWait,
@@ -275,7 +275,7 @@ impl Stage {
     ];
 
     /// Name in statistics and metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Stage::Decode => "decode",
             Stage::QueueWait => "queue_wait",
@@ -313,12 +313,12 @@ impl Histograms {
         self.stages[stage as usize].saturating_record_n(us, count);
     }
     /// Bytes of all counts. They are allocated at the start.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let counts: usize = self.stages.iter().map(Histogram::distinct_values).sum();
         counts * size_of::<u64>()
     }
     /// The histogram of a stage.
-    pub fn get(&self, stage: Stage) -> &Histogram<u64> {
+    pub(crate) fn get(&self, stage: Stage) -> &Histogram<u64> {
         &self.stages[stage as usize]
     }
     /// Adds all histograms of `other`.
@@ -333,39 +333,39 @@ impl Histograms {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Gauges {
     /// Open connections, handshakes included.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Connections that were upgraded.
-    pub sessions: u64,
+    pub(crate) sessions: u64,
     /// Connections in the handshake, or that must sign in and have not yet.
-    pub unauthenticated: u64,
+    pub(crate) unauthenticated: u64,
     /// Users for which limits are counted.
     pub(crate) limited_users: u64,
     /// Addresses for which limits are counted.
     pub(crate) limited_addresses: u64,
     /// Messages that have no answer yet.
-    pub unanswered: u64,
+    pub(crate) unanswered: u64,
     /// Messages waiting in queues.
     pub queue_items: u64,
     /// Payload bytes waiting in queues.
     pub queue_bytes: u64,
     /// Fill of the queue, 0 to 1: in messages or in bytes, whichever is more.
-    pub usage_ratio: f64,
+    pub(crate) usage_ratio: f64,
     /// Whether the queue is so full that the shard throttles.
-    pub is_throttling: bool,
+    pub(crate) is_throttling: bool,
     /// Entries in the route cache, expired ones included.
     pub(crate) cache_entries: u64,
     /// Entries in the route cache that have not expired.
     pub(crate) cache_active: u64,
     /// Ids in the dedup window.
-    pub dedup_entries: u64,
+    pub(crate) dedup_entries: u64,
     /// Bytes held by the dedup window.
-    pub dedup_bytes: u64,
+    pub(crate) dedup_bytes: u64,
     /// Calls to services in flight.
-    pub calls_in_flight: u64,
+    pub(crate) calls_in_flight: u64,
     /// Bytes in outboxes of connections.
-    pub outbox_bytes: u64,
+    pub(crate) outbox_bytes: u64,
     /// Memory of connections: state, buffers, and TLS.
-    pub connection_bytes: u64,
+    pub(crate) connection_bytes: u64,
     /// Version of the routing snapshot in use.
     pub(crate) snapshot_version: u64,
 }
@@ -374,17 +374,17 @@ pub struct Gauges {
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct InstanceReport {
-    pub instance: InstanceId,
+    pub(crate) instance: InstanceId,
     /// Whether a connection to it is up.
-    pub connected: bool,
+    pub(crate) connected: bool,
     /// Messages that wait for it.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
     /// Calls in flight to it.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Messages that it answered with OK.
-    pub ok: u64,
+    pub(crate) ok: u64,
     /// Messages that failed at it.
-    pub failed: u64,
+    pub(crate) failed: u64,
 }
 
 /// Calls and connections of an instance in one shard since the last signal: the grounds for health.
@@ -393,34 +393,34 @@ pub struct InstanceReport {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct Signal {
-    pub instance: InstanceId,
+    pub(crate) instance: InstanceId,
     /// Whether a call succeeded.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// Calls that failed since the last success in this time.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// Connections to it that were lost.
-    pub losses: u32,
+    pub(crate) losses: u32,
 }
 
 /// Statistics that a shard reports to the control thread on demand.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Number of the [`crate::mailbox::Command::Report`].
-    pub number: u64,
+    pub(crate) number: u64,
     /// The shard that reports.
-    pub shard: ShardId,
+    pub(crate) shard: ShardId,
     /// Time of the report, on the process clock.
     pub at: Micros,
     /// Counters, summed since boot.
     pub counters: Counters,
     /// Error answers since boot, by reason, in the order of [`Reason::ALL`].
-    pub reasons: [u64; Reason::ALL.len()],
+    pub(crate) reasons: [u64; Reason::ALL.len()],
     /// Failed calls since boot, by fault.
-    pub faults: Vec<(CallFault, u64)>,
+    pub(crate) faults: Vec<(CallFault, u64)>,
     /// Levels at the time of the report.
     pub gauges: Gauges,
     /// Histograms of values since boot.
-    pub histograms: Histograms,
+    pub(crate) histograms: Histograms,
     /// State of each instance.
-    pub instances: Vec<InstanceReport>,
+    pub(crate) instances: Vec<InstanceReport>,
 }

@@ -26,9 +26,9 @@ pub enum Outcome {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Rule {
     /// Name of the rule.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Result of the rule.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// The values that were compared.
     pub(crate) detail: String,
 }
@@ -37,11 +37,11 @@ pub(crate) struct Rule {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Explanation {
     /// The header as JSON.
-    pub header: Option<String>,
+    pub(crate) header: Option<String>,
     /// The claims as JSON, whether or not the signature holds.
-    pub claims: Option<String>,
+    pub(crate) claims: Option<String>,
     /// The rules, in the order in which they are checked.
-    pub rules: Vec<Rule>,
+    pub(crate) rules: Vec<Rule>,
     /// Result of [`Verifier::verify`].
     pub(crate) verdict: Result<Identity, Refusal>,
 }

@@ -30,12 +30,12 @@ pub struct Key {
 
 impl Key {
     /// Name of the key (`kid`), if it has one.
-    pub fn id(&self) -> Option<&str> {
+    pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
     /// The only algorithm that the key is used with.
-    pub fn algorithm(&self) -> Algorithm {
+    pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
@@ -55,9 +55,9 @@ impl fmt::Debug for Key {
 pub struct BadKey {
     /// Place of the key: the configuration's key that names it, e.g. `auth_key[1].public_key_file`;
     /// in a JWK set e.g. `keys[3]`.
-    pub at: String,
+    pub(crate) at: String,
     /// The fault and the way out. It contains no part of the key.
-    pub rule: String,
+    pub(crate) rule: String,
 }
 
 /// An immutable set of keys. A clone is the same set.
@@ -75,9 +75,9 @@ pub struct Keys {
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
     /// Keys that can verify tokens.
-    pub keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// Keys that are left out (RFC 7517 section 5 demands that), with the reasons.
-    pub skipped: Vec<BadKey>,
+    pub(crate) skipped: Vec<BadKey>,
     /// Time when the set was requested, in seconds since 1970; `None` = it is from a file.
     pub(crate) fetched_unix_s: Option<i64>,
 }
@@ -87,7 +87,7 @@ impl Keys {
     /// configuration are reported at once. Of two keys with one name the first counts: the
     /// configuration's before those of a set, and the set of a file, which comes first, before a
     /// fetched one.
-    pub fn new(
+    pub(crate) fn new(
         settings: &AuthSettings,
         texts: &KeyTexts,
         sets: &[KeySet],

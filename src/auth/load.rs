@@ -45,12 +45,12 @@ impl LocalKeys {
     }
 
     /// The text of the configuration's key number `index`, for signing with it.
-    pub fn text(&self, index: usize) -> Option<&[u8]> {
+    pub(crate) fn text(&self, index: usize) -> Option<&[u8]> {
         self.texts.keys.get(index).map(Vec::as_slice)
     }
 
     /// Keys in the file's JWK set that are left out: the place and the reason of each.
-    pub fn skipped(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = (&str, &str)> {
         let skipped = self.set.iter().flat_map(|set| &set.skipped);
         skipped.map(|key| (key.at.as_str(), key.rule.as_str()))
     }

@@ -37,7 +37,7 @@ impl Claim {
     ];
 
     /// Name of the claim in the token.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Exp => "exp",
             Self::Nbf => "nbf",
@@ -51,7 +51,7 @@ impl Claim {
     }
 
     /// Form that the claim must have, for people.
-    pub fn form(self) -> &'static str {
+    pub(crate) fn form(self) -> &'static str {
         match self {
             Self::Exp | Self::Nbf | Self::Iat => "a number of seconds since 1970",
             Self::Sub => "a string of 1 to 128 bytes without control characters",
@@ -134,7 +134,7 @@ impl Refusal {
     }
 
     /// Text for people, also sent to clients.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         let fixed = match self {
             Self::TooLong => "the token is too long",
             Self::Malformed => "the token is not a signed JWT in compact form",

@@ -48,7 +48,7 @@ pub(super) struct Claims<'a> {
 
 impl Verifier {
     /// A verifier with the rules of `settings` and with `keys`.
-    pub fn new(settings: &AuthSettings, keys: Keys) -> Self {
+    pub(crate) fn new(settings: &AuthSettings, keys: Keys) -> Self {
         let shared = |text: &Option<String>| text.as_deref().map(Arc::from);
         Self {
             keys,
@@ -91,7 +91,7 @@ impl Verifier {
     }
 
     /// The identity in `token`, if it holds at `now_unix_s`, seconds since 1970.
-    pub fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
+    pub(crate) fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
         let token = Token::read(token)?;
         let key = self.key(&token)?;
         check_signature(&token, key)?;

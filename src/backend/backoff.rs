@@ -17,7 +17,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Delays from `first_ms` to `max_ms`; the same `seed` gives the same delays.
-    pub fn new(first_ms: u64, max_ms: u64, seed: u64) -> Self {
+    pub(crate) fn new(first_ms: u64, max_ms: u64, seed: u64) -> Self {
         let first_us = first_ms.max(1).saturating_mul(1000);
         let max_us = max_ms.saturating_mul(1000).max(first_us);
         Self { first_us, max_us, next_us: first_us, short_lives: 0, random: seed }
@@ -54,7 +54,7 @@ impl Backoff {
 
     /// Notes that a server answered: the next failure counts as the first, unless several
     /// connections were lost early.
-    pub fn connected(&mut self) {
+    pub(crate) fn connected(&mut self) {
         if self.short_lives < 2 {
             self.next_us = self.first_us;
         }

@@ -64,7 +64,7 @@ impl Message {
 
 impl Assembly {
     /// Takes the next chunk of the body.
-    pub fn push(&mut self, mut chunk: Bytes) -> Result<(), FramingError> {
+    pub(crate) fn push(&mut self, mut chunk: Bytes) -> Result<(), FramingError> {
         if self.prefix_bytes < PREFIX_BYTES && !self.take_prefix(&mut chunk)? {
             return Ok(());
         }
@@ -89,7 +89,7 @@ impl Assembly {
     }
 
     /// Ends the body: returns the message without its prefix.
-    pub fn finish(self) -> Result<Bytes, FramingError> {
+    pub(crate) fn finish(self) -> Result<Bytes, FramingError> {
         if self.prefix_bytes == 0 {
             return Err(FramingError::Missing);
         }

@@ -32,7 +32,7 @@ pub(crate) fn timed_out(started: Started) -> CallError {
 }
 
 /// The error of a call that was cancelled here; `started` = whether it had been sent.
-pub fn cancelled(started: Started) -> CallError {
+pub(crate) fn cancelled(started: Started) -> CallError {
     error(CallFault::TimedOut, started, status::CANCELLED, "cancelled")
 }
 

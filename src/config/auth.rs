@@ -20,7 +20,7 @@ pub(crate) const JWKS_BYTES_MAX: u64 = 64 << 10;
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// Reads `[auth]` and `[[auth_key]]`.
-pub fn auth(r: &mut Reader) -> AuthSettings {
+pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
     let d = AuthSettings::default();
     let modes = [("off", AuthMode::Off), ("jwt", AuthMode::Jwt)];
     let tenants = [("one", Tenants::One), ("many", Tenants::Many)];
@@ -184,9 +184,9 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct KeyTexts {
     /// The keys of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
-    pub keys: Vec<Vec<u8>>,
+    pub(crate) keys: Vec<Vec<u8>>,
     /// The JWK set in `jwks_file`.
-    pub jwks: Option<String>,
+    pub(crate) jwks: Option<String>,
 }
 
 impl std::fmt::Debug for KeyTexts {

@@ -46,13 +46,13 @@ pub(crate) const BOOT_KEYS: [&str; 32] = [
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
     /// The key; for one shard `N/section.key`.
-    pub key: String,
+    pub(crate) key: String,
     /// The old value as TOML; `None` = the key was not there (a table of a list).
-    pub old: Option<String>,
+    pub(crate) old: Option<String>,
     /// The new value as TOML; `None` = the key is gone.
-    pub new: Option<String>,
+    pub(crate) new: Option<String>,
     /// Source of the new value.
-    pub source: Source,
+    pub(crate) source: Source,
 }
 
 impl Change {
@@ -72,7 +72,7 @@ fn section_key(key: &str) -> &str {
 
 /// Every key whose value differs, in the order of keys. A changed secret is reported without its
 /// values.
-pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (values(old), values(new));
     let keys: std::collections::BTreeSet<&str> =
         before.keys().chain(after.keys()).copied().collect();

@@ -26,18 +26,18 @@ pub const DEFAULT_TOML: &str = include_str!("../../shards/default.toml");
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Overrides {
     /// Value of `--listen`: where clients connect.
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// Value of `--admin`: where the admin endpoint listens.
-    pub admin: Option<String>,
+    pub(crate) admin: Option<String>,
     /// Value of `--shards`: how many there are.
-    pub shards: Option<String>,
+    pub(crate) shards: Option<String>,
     /// Value of `--core`: the cores of shard 0, 1, …; without `--shards` their number is the number
     /// of shards.
-    pub cores: Option<String>,
+    pub(crate) cores: Option<String>,
     /// Whether `--no-demo` was given.
     pub(crate) no_demo: bool,
     /// Value of `--log`: the log filter.
-    pub log: Option<String>,
+    pub(crate) log: Option<String>,
 }
 
 /// The text of a file.
@@ -45,7 +45,7 @@ pub struct Overrides {
 #[allow(missing_docs)]
 pub struct Text {
     /// Name of the file in problems.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub text: String,
 }
 
@@ -62,7 +62,7 @@ pub struct Files {
     pub gateway: Text,
     pub default: Text,
     /// Files `N.toml`, by N.
-    pub shards: BTreeMap<usize, Text>,
+    pub(crate) shards: BTreeMap<usize, Text>,
     /// Warnings about files with a .toml name that nothing reads.
     pub(crate) strays: Vec<Problem>,
 }
@@ -104,7 +104,7 @@ pub struct Loader {
 
 impl Loader {
     /// Finds and reads the files, see [`load`].
-    pub fn open(
+    pub(crate) fn open(
         dir: Option<&Path>,
         env: &[(String, String)],
         flags: &Overrides,
@@ -121,7 +121,7 @@ impl Loader {
     }
 
     /// Directory of the files; `None` = the built-in ones.
-    pub fn dir(&self) -> Option<&Path> {
+    pub(crate) fn dir(&self) -> Option<&Path> {
         self.dir.as_deref()
     }
 
@@ -132,7 +132,7 @@ impl Loader {
     }
 
     /// Checks everything. The routes in `found` are checked together with those of the files.
-    pub fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
+    pub(crate) fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
         check_all(self.files.clone(), &self.env, &self.flags, found)
     }
 }

@@ -35,18 +35,18 @@ impl fmt::Display for Source {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Problem {
     /// Place of the problem.
-    pub source: Source,
+    pub(crate) source: Source,
     /// The key, dotted; empty if the problem is about a whole file.
-    pub key: String,
+    pub(crate) key: String,
     /// The value as TOML; empty if there is none.
-    pub value: String,
+    pub(crate) value: String,
     /// The rule that the value breaks, and the way out.
-    pub rule: String,
+    pub(crate) rule: String,
 }
 
 impl Problem {
     /// A problem with `source` as a whole.
-    pub fn whole(source: Source, rule: impl Into<String>) -> Self {
+    pub(crate) fn whole(source: Source, rule: impl Into<String>) -> Self {
         Self { source, key: String::new(), value: String::new(), rule: rule.into() }
     }
 }
@@ -81,7 +81,7 @@ pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// Both values, or the problems of both.
-    pub fn join<A, B>(a: Result<A, Self>, b: Result<B, Self>) -> Result<(A, B), Self> {
+    pub(crate) fn join<A, B>(a: Result<A, Self>, b: Result<B, Self>) -> Result<(A, B), Self> {
         match (a, b) {
             (Ok(a), Ok(b)) => Ok((a, b)),
             (Err(Self(mut a)), Err(Self(b))) => {

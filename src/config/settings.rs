@@ -285,7 +285,7 @@ impl Default for HealthSettings {
 
 impl GatewaySettings {
     /// Addresses where clients connect, each with its key.
-    pub fn listens(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+    pub(crate) fn listens(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let both = [("listen", self.listen), ("tls.listen", self.tls.listen)];
         both.into_iter().filter_map(|(key, address)| Some((key, address?)))
     }

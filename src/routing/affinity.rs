@@ -8,11 +8,11 @@ use crate::routing::HashOn;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sender {
     /// Tenant that the keys of its messages belong to; the default one before it signs in.
-    pub tenant: TenantId,
+    pub(crate) tenant: TenantId,
     /// Hash of the session's public id.
-    pub session: u64,
+    pub(crate) session: u64,
     /// Hash of the user; `None` before it signs in.
-    pub user: Option<u64>,
+    pub(crate) user: Option<u64>,
 }
 
 impl Sender {
@@ -25,7 +25,7 @@ impl Sender {
     /// The same session, signed in as `user` of `tenant`. The session keeps its hash: its id is
     /// unique in itself, and messages that a route hashes by session must not change their instance
     /// because the client signs in.
-    pub fn signed_in(self, tenant: TenantId, user: &str) -> Self {
+    pub(crate) fn signed_in(self, tenant: TenantId, user: &str) -> Self {
         Self { tenant, user: Some(affinity_hash(tenant, user.as_bytes())), ..self }
     }
 }
@@ -43,7 +43,7 @@ pub enum HashedBy {
 
 impl HashedBy {
     /// Name of the property in explanations.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
             Self::User => "user",
@@ -68,18 +68,18 @@ pub fn affinity(hash_on: HashOn, sender: &Sender, key: &str) -> (HashedBy, u64) 
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Described<'a> {
     /// Affinity key of the message.
-    pub key: &'a str,
+    pub(crate) key: &'a str,
     /// The user that sends it.
-    pub user: &'a str,
+    pub(crate) user: &'a str,
     /// The name of the sender's tenant.
-    pub tenant: &'a str,
+    pub(crate) tenant: &'a str,
     /// The public id of the session that sends it.
-    pub session: &'a str,
+    pub(crate) session: &'a str,
 }
 
 impl Described<'_> {
     /// The tenant of the sender.
-    pub fn tenant(&self) -> TenantId {
+    pub(crate) fn tenant(&self) -> TenantId {
         TenantId::of(self.tenant)
     }
 

@@ -52,7 +52,11 @@ impl Ring {
     }
 
     /// The first instance clockwise from `hash` that `accept` takes.
-    pub fn find(&self, hash: u64, accept: impl Fn(InstanceId) -> bool) -> Option<InstanceId> {
+    pub(crate) fn find(
+        &self,
+        hash: u64,
+        accept: impl Fn(InstanceId) -> bool,
+    ) -> Option<InstanceId> {
         let mut at = self.index(hash)?;
         let mut walked = 0;
         while walked < self.owners.len() {

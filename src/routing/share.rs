@@ -21,12 +21,12 @@ impl Share {
     }
 
     /// The share in percent.
-    pub fn get(self) -> u8 {
+    pub(crate) fn get(self) -> u8 {
         self.0
     }
 
     /// Whether the key with this affinity hash is in the share.
-    pub fn takes(self, hash: u64) -> bool {
+    pub(crate) fn takes(self, hash: u64) -> bool {
         // Mixed once more: where a hash falls on the ring must not decide whether it is in.
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         (mixed * 100) >> 32 < u64::from(self.0)

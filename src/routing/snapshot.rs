@@ -142,7 +142,7 @@ impl Snapshot {
     }
 
     /// The instance numbered `id`, if it still exists.
-    pub fn instance(&self, id: InstanceId) -> Option<&Instance> {
+    pub(crate) fn instance(&self, id: InstanceId) -> Option<&Instance> {
         self.instances.iter().find(|i| i.id == id)
     }
 }

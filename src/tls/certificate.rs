@@ -15,9 +15,9 @@ const CHAIN_MAX: usize = 10;
 #[derive(Clone, Debug)]
 pub struct Certificate {
     /// The chain and the private key, for handshakes.
-    pub key: std::sync::Arc<CertifiedKey>,
+    pub(crate) key: std::sync::Arc<CertifiedKey>,
     /// Unix time in seconds after which the certificate is not valid.
-    pub expires: i64,
+    pub(crate) expires: i64,
 }
 
 /// A fault of one of the two files: the rule and the way out. It contains no part of the key.
@@ -31,7 +31,7 @@ pub enum BadCertificate {
 
 impl Certificate {
     /// Makes a certificate of the contents of the two files, at Unix time `now` in seconds.
-    pub fn new(
+    pub(crate) fn new(
         provider: &CryptoProvider,
         chain: &[u8],
         key: &[u8],
@@ -65,7 +65,7 @@ impl Certificate {
 }
 
 /// The certificates in a PEM text; at least one.
-pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let all = all.map_err(|error| not_pem(&error))?;
     if all.is_empty() {

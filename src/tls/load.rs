@@ -18,9 +18,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InForce {
     /// File of the certificate, as configured.
-    pub file: Arc<str>,
+    pub(crate) file: Arc<str>,
     /// Unix time in seconds after which the certificate is not valid.
-    pub expires: i64,
+    pub(crate) expires: i64,
 }
 
 /// Certificates that were read with the configuration; all of them can be used.
@@ -33,7 +33,11 @@ pub struct LocalTls {
 impl LocalTls {
     /// Reads the files that `config` names. All problems are reported at once, by their places.
     /// `now` is Unix time in seconds. Tickets of `before` stay valid if they may.
-    pub fn read(config: &Config, now: i64, before: Option<&LocalTls>) -> Result<Self, Problems> {
+    pub(crate) fn read(
+        config: &Config,
+        now: i64,
+        before: Option<&LocalTls>,
+    ) -> Result<Self, Problems> {
         let tls = &config.gateway.tls;
         if tls.listen.is_none() {
             return Ok(Self::default());
@@ -83,12 +87,12 @@ impl LocalTls {
     }
 
     /// Settings for the shards' handshakes; `None` = no listener speaks TLS.
-    pub fn server(&self) -> Option<Arc<Server>> {
+    pub(crate) fn server(&self) -> Option<Arc<Server>> {
         self.server.clone()
     }
 
     /// The certificates in force, in the order of the configuration.
-    pub fn certificates(&self) -> &[InForce] {
+    pub(crate) fn certificates(&self) -> &[InForce] {
         &self.certificates
     }
 }

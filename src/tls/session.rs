@@ -61,9 +61,9 @@ pub enum Shaken {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
     /// Kind of the handshake, if these bytes completed it.
-    pub shaken: Option<Shaken>,
+    pub(crate) shaken: Option<Shaken>,
     /// Whether the client ended its direction.
-    pub ended: bool,
+    pub(crate) ended: bool,
 }
 
 /// Reason for the failure of a session.
@@ -112,7 +112,7 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// A session for a client that was accepted. The error is rustls', and depends on no input.
-    pub fn new(server: &Server) -> Result<Self, Error> {
+    pub(crate) fn new(server: &Server) -> Result<Self, Error> {
         Ok(Self {
             connection: UnbufferedServerConnection::new(server.config())?,
             stage: Stage::Handshake,
@@ -151,7 +151,11 @@ impl Session {
     /// Takes bytes of the client, decrypts them in place, and appends the plaintext to `plain`. Its
     /// answer, if it has one, is to be flushed. So is the alert after a failure; the plaintext from
     /// before the failure is in `plain`.
-    pub fn receive(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> Result<Progress, Failure> {
+    pub(crate) fn receive(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<Progress, Failure> {
         if self.has_ended() {
             return Ok(Progress::default());
         }
@@ -293,7 +297,7 @@ impl Session {
     /// the connection is gone. So does this function, for the bytes of `plain` that count as sent:
     /// the last byte of those encrypted together only when all of them are sent, the bytes before
     /// it as they are taken, so that a client that reads slowly counts as one that reads.
-    pub fn flush(
+    pub(crate) fn flush(
         &mut self,
         plain: &[u8],
         scratch: &mut [u8],
@@ -344,7 +348,7 @@ impl Session {
 
     /// Makes our close_notify, which is sent after all other bytes; no plaintext is sent after it.
     /// Does nothing if it was made already, or cannot be made.
-    pub fn close(&mut self, scratch: &mut [u8]) {
+    pub(crate) fn close(&mut self, scratch: &mut [u8]) {
         // No more bytes are reported as sent: the engine has none that wait, or is done with the
         // connection.
         self.owed = 0;

@@ -16,31 +16,31 @@ use crate::wire::protobuf::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RequestFields<'a> {
     /// Number of the message, unique for gateway, boot and shard; the same in every attempt.
-    pub request_id: u64,
+    pub(crate) request_id: u64,
     /// Id of the message.
-    pub msg_id: u32,
+    pub(crate) msg_id: u32,
     /// Sequence number that the client gave it; 0 = one-way.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Public id of the session.
-    pub session: &'a str,
+    pub(crate) session: &'a str,
     /// Name of the user; empty before authentication.
-    pub user: &'a str,
+    pub(crate) user: &'a str,
     /// Name of the tenant.
-    pub tenant: &'a str,
+    pub(crate) tenant: &'a str,
     /// Class of the message.
-    pub priority: Priority,
+    pub(crate) priority: Priority,
     /// Idempotency key; empty = none.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// Affinity key; empty = none.
-    pub key: &'a str,
+    pub(crate) key: &'a str,
     /// Time when the message was read: microseconds since 1970.
     pub(crate) received_unix_us: i64,
     /// Milliseconds left to the deadline.
-    pub timeout_ms: u32,
+    pub(crate) timeout_ms: u32,
     /// Number of the attempt, from 1.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// Encoding of the client.
-    pub encoding: Encoding,
+    pub(crate) encoding: Encoding,
     /// W3C trace context; empty = none.
     pub(crate) traceparent: &'a str,
 }
@@ -129,15 +129,15 @@ pub(crate) fn write_request_head(
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ResponseItem<'a> {
     /// Number of the message that is answered.
-    pub request_id: u64,
+    pub(crate) request_id: u64,
     /// Status code as the service gave it; outside 0-16 it means UNKNOWN. Over 32 bits: `u32::MAX`.
-    pub status: u32,
+    pub(crate) status: u32,
     /// Text for people. Text that is not UTF-8 reads as empty: it is not worth failing the item.
-    pub message: &'a str,
+    pub(crate) message: &'a str,
     /// Payload of the answer.
     pub payload: &'a [u8],
     /// Milliseconds until a retry can succeed; 0 = no hint.
-    pub retry_after_ms: u32,
+    pub(crate) retry_after_ms: u32,
 }
 
 /// Reads a `BatchResponse` and gives each item to `on`, in the service's order. An error says what

@@ -56,7 +56,7 @@ pub struct Fed {
     /// Frames completed, fragments and control frames included.
     pub frames: u32,
     /// Whether the consumer asked to pause; to go on, feed again (an empty input will do).
-    pub paused: bool,
+    pub(crate) paused: bool,
 }
 
 /// A rule that the client broke, of RFC 6455 or of the gateway's limits.
@@ -106,7 +106,7 @@ impl ProtocolError {
     ];
 
     /// Code of the close frame that answers the error (RFC 6455 section 7.4.1).
-    pub fn close_code(self) -> u16 {
+    pub(crate) fn close_code(self) -> u16 {
         match self {
             ProtocolError::ReservedBits
             | ProtocolError::ReservedOpcode
@@ -123,7 +123,7 @@ impl ProtocolError {
     }
 
     /// Text of the close frame, for people.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             ProtocolError::ReservedBits => "reserved bits set without an extension",
             ProtocolError::ReservedOpcode => "reserved opcode",

@@ -14,7 +14,7 @@ use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX, HANDSHAKE_TARGET
 use crate::message::Encoding;
 
 /// Subprotocol of the JSON encoding.
-pub const JSON: &str = "shardgate.v1.json";
+pub(crate) const JSON: &str = "shardgate.v1.json";
 /// Subprotocol of the protobuf encoding.
 pub(crate) const PROTOBUF: &str = "shardgate.v1.protobuf";
 /// Prefix of a token in an offered subprotocol, which is the only field of the request that a
@@ -26,10 +26,10 @@ pub(crate) const TOKEN_OFFER: &str = "shardgate.token.";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct HandshakeRules {
     /// Path of the request target, compared exactly; a query may follow it.
-    pub path: String,
+    pub(crate) path: String,
     /// Allowed `Origin` values (scheme://host[:port]); empty = the request's own host only. A
     /// request without `Origin` (no browser) passes.
-    pub origins: Vec<String>,
+    pub(crate) origins: Vec<String>,
     /// Whether subprotocols are negotiated. The echo server negotiates none.
     pub(crate) subprotocols: bool,
 }

@@ -18,7 +18,7 @@ use crate::wire::frames::{Data, OpCode, frame_header, frame_header_len};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadMessage {
     /// Sequence number of the message, to be echoed; 0 = none could be read.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// The refusal to be answered.
     pub(crate) reject: Reject,
 }

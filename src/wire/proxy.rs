@@ -46,7 +46,7 @@ pub enum Progress {
 }
 
 /// Parses the beginning of `bytes`. Pass all bytes received so far, each time.
-pub fn parse(bytes: &[u8]) -> Progress {
+pub(crate) fn parse(bytes: &[u8]) -> Progress {
     read(bytes).unwrap_or_else(|stop| stop)
 }
 

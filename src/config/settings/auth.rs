@@ -120,7 +120,7 @@ impl Algorithm {
     ];
 
     /// Name of the algorithm in token headers and files.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         let named = Self::NAMED.iter().find(|(_, algorithm)| *algorithm == self);
         named.map_or("", |(name, _)| name)
     }

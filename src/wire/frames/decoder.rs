@@ -126,7 +126,7 @@ impl Decoder {
     }
 
     /// Whether a close frame or an error ended the stream.
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.ended
     }
 
