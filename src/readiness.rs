@@ -75,7 +75,7 @@ pub(crate) struct Ready {
     pub(crate) ended: bool,
 }
 
-/// What a call of [`ReadySet::look`] found.
+/// Outcome of one call of [`ReadySet::look`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Looked {
     /// No socket was ready.

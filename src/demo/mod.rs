@@ -8,7 +8,7 @@
 //! | `{"fail": 14}` | that status for this item, with `"retry_after_ms"` if given |
 //! | `{"fail_call": 14}` | that gRPC status for the whole call |
 //! | `{"count": true}` | service, instance, affinity key, and how often this process counted it |
-//! | `{"who": true}` | all that the service was told with the message |
+//! | `{"who": true}` | all fields that the service got with the message |
 
 mod ask;
 mod service;
