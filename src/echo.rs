@@ -1,5 +1,5 @@
 //! `shardgate ws-echo`: echoes raw WebSocket messages through the gateway's own handshake and frame
-//! codec, and TLS if that is asked for, so that a conformance suite can be run against them. One
+//! codec, and through TLS on request, so that a conformance suite can be run against them. One
 //! thread a connection.
 
 use std::io::{self, Read, Write};
@@ -10,20 +10,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::settings::{ClientCertificates, TlsVersion};
 use crate::limits;
-use crate::tls::certificate::{Bad, Certificate};
+use crate::tls::certificate::{BadCertificate, Certificate};
 use crate::tls::provider;
 use crate::tls::server::{ClientAuth, Server};
 use crate::tls::session::{CIPHER_BYTES_MAX, Session};
 use crate::wire::frames::{self, Data, Decoder, Flow, FrameEvent, FrameLimits, OpCode};
 use crate::wire::handshake::{self, HandshakeRules, Progress};
 
-/// What conformance suites send: messages of up to 16 MiB; and 4 MiB in fragments of 64 bytes,
+/// Limits for conformance suites: messages of up to 16 MiB; and 4 MiB in fragments of 64 bytes,
 /// which are 65,536 and an empty one that ends them (Autobahn 9.3.1, 9.4.1).
 const LIMITS: FrameLimits =
     FrameLimits { message_bytes_max: limits::MESSAGE_BYTES_CAP, fragments_max: 65_536 + 1 };
 
-/// Serves until the process is ended, with TLS if `tls` names a certificate chain and its key. Says
-/// on stdout where it listens.
+/// Serves until the process is ended, with TLS if `tls` names a certificate chain and its key.
+/// Prints the address on stdout.
 pub fn serve(listen: SocketAddr, tls: Option<&(PathBuf, PathBuf)>) -> io::Result<()> {
     let server = tls.map(|(chain, key)| server(chain, key)).transpose()?.map(Arc::new);
     let listener = TcpListener::bind(listen)?;
@@ -33,7 +33,7 @@ pub fn serve(listen: SocketAddr, tls: Option<&(PathBuf, PathBuf)>) -> io::Result
         let stream = stream?;
         let server = server.clone();
         std::thread::Builder::new().name("echo".into()).spawn(move || {
-            // A client that goes away is no news.
+            // An error is the end of a client, which is not reported.
             let _ = Wire::new(stream, server.as_deref()).and_then(converse);
         })?;
     }
@@ -44,15 +44,15 @@ fn server(chain: &Path, key: &Path) -> io::Result<Server> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
     let wrong = |bad| match bad {
-        Bad::Chain(rule) => io::Error::other(format!("--tls-cert {rule}")),
-        Bad::Key(rule) => io::Error::other(format!("--tls-key {rule}")),
+        BadCertificate::Chain(rule) => io::Error::other(format!("--tls-cert {rule}")),
+        BadCertificate::Key(rule) => io::Error::other(format!("--tls-key {rule}")),
     };
     let certificate = Certificate::new(&provider(), &chain, &key, now).map_err(wrong)?;
     let nobody = ClientAuth { asked: ClientCertificates::Off, signers: Vec::new() };
     Server::new(TlsVersion::V12, &[certificate], nobody, None).map_err(io::Error::other)
 }
 
-/// A client's bytes: in the clear, or through TLS.
+/// A client's byte stream, plain or through TLS.
 struct Wire {
     stream: TcpStream,
     tls: Option<Tls>,
@@ -60,7 +60,7 @@ struct Wire {
 
 struct Tls {
     session: Session,
-    /// What came from the client, before and behind the session.
+    /// Bytes from the client, before and after decryption.
     input: Vec<u8>,
     plain: Vec<u8>,
     cipher: Vec<u8>,
@@ -79,7 +79,7 @@ impl Wire {
         Ok(Self { stream, tls })
     }
 
-    /// Reads into `out`, which is longer than what comes at once; 0 is the end.
+    /// Reads into `out`, which is longer than one read returns; 0 is the end.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while let Some(tls) = &mut self.tls {
             if !tls.plain.is_empty() {
@@ -116,7 +116,7 @@ impl Wire {
         }
     }
 
-    /// Nothing more is said.
+    /// Ends the sending direction.
     fn shut(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.session.close(&mut tls.cipher);
@@ -147,7 +147,7 @@ fn converse(mut wire: Wire) -> io::Result<()> {
     }
 }
 
-/// The upgrade; gives what came after the request, or nothing if it was refused.
+/// Performs the upgrade; returns the bytes after the request, or `None` if it was refused.
 fn shake_hands(stream: &mut Wire, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
     let rules = HandshakeRules { path: "/".into(), origins: Vec::new(), subprotocols: false };
     let mut request = Vec::new();
@@ -170,7 +170,7 @@ fn shake_hands(stream: &mut Wire, scratch: &mut [u8]) -> io::Result<Option<Vec<u
     }
 }
 
-/// Answers what `input` holds. True: the last thing is said.
+/// Answers the frames in `input`; true after the last answer.
 fn echo(decoder: &mut Decoder, input: &mut [u8], out: &mut Vec<u8>) -> bool {
     let fed = decoder.feed(&LIMITS, input, |event| {
         match event {

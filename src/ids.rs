@@ -1,38 +1,38 @@
-//! Names of things as small integers: each identifies a slot *and* the tenant of that slot, so that
-//! a stale id is recognised (and ignored) instead of reaching whoever lives there now.
+//! Ids as small integers. A key of a table names a slot *and* the generation of its entry, so that
+//! a stale id finds nothing instead of the slot's new entry.
 
 use std::fmt;
 
-/// A shard: index of its thread, 0-based.
+/// Id of a shard: the index of its thread, 0-based.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct ShardId(pub u16);
 
-/// A route: index in the snapshot's route table.
+/// Id of a route: its index in the snapshot's route table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct RouteId(pub u16);
 
-/// A service: index in the snapshot's service table.
+/// Id of a service: its index in the snapshot's service table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ServiceId(pub u16);
 
-/// One address of a service. Given out by control, dense, and never reused for another instance
-/// within a process, so shards index by it across snapshots.
+/// Id of an instance, one address of a service. The control thread gives them out, dense, and never
+/// reuses one within a process, so shards index by it across snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct InstanceId(pub u32);
 
-/// A tenant: XXH3-64 of its name, so that every shard, node and restart gives it the same number
-/// without asking the others, and hashes by it agree (promise 9). 0 is the default one, of all
-/// without a tenant. Names come signed by an issuer, so nobody can look for two with one number; by
-/// chance two of 100,000 tenants share theirs once in 3 x 10^9 gateways.
+/// Id of a tenant: XXH3-64 of its name, so that every shard, node and restart computes the same
+/// number, and hashes by it agree (promise 9). 0 is the default tenant, of clients that name none.
+/// An issuer signs the names, so nobody can search for two names with one id; by chance two of
+/// 100,000 tenants have the same id once in 3 x 10^9 gateways.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct TenantId(pub u64);
 
 impl TenantId {
     /// The tenant of clients that name none.
-    pub const DEFAULT: Self = Self(0);
+    pub(crate) const DEFAULT: Self = Self(0);
 
-    /// The tenant of this name; an empty name is the default tenant's.
-    pub fn of(name: &str) -> Self {
+    /// The tenant named `name`; an empty name is the default tenant's.
+    pub(crate) fn of(name: &str) -> Self {
         if name.is_empty() {
             Self::DEFAULT
         } else {
@@ -41,24 +41,23 @@ impl TenantId {
     }
 }
 
-/// The shard to which a user belongs, whose affinity hash is `hash`. By the low bits: rings place
-/// by the high ones, and a shard whose users all lie in one arc of them would know few instances.
+/// The home shard of a user with the affinity hash `hash`. By the low bits: rings place keys by the
+/// high ones, and a shard whose users all lie in one arc of them would use few instances.
 pub fn home_shard(hash: u64, shards: u16) -> ShardId {
     // Below `shards`, which has 16 bits.
     ShardId((hash % u64::from(shards.max(1))) as u16)
 }
 
-/// Slot bits of a key: 24, so a table holds at most 16,777,216 entries.
-pub const SLOT_BITS: u32 = 24;
+/// Bits of a key that hold its slot: 24, so a table has at most 16,777,216 entries.
+pub(crate) const SLOT_BITS: u32 = 24;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 
 macro_rules! slot_key {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        ///
-        /// Generation (high 40 bits) | slot (low 24 bits). Generation 0 is never handed out, so the
-        /// raw value 0 is free to mean "none". At one reuse of a slot every microsecond, 2^40
-        /// generations last 12 days; at the real rates, for ever.
+        /// Generation (high 40 bits) | slot (low 24 bits). Generation 0 is never used, so the raw
+        /// value 0 is free to mean "none". At one reuse of a slot every microsecond 2^40
+        /// generations last 12 days; at real rates they do not run out.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(pub u64);
 
@@ -68,12 +67,12 @@ macro_rules! slot_key {
                 debug_assert!(generation != 0 && u64::from(slot) <= SLOT_MASK);
                 Self(generation << SLOT_BITS | u64::from(slot))
             }
-            /// Index of the slot.
-            pub fn slot(self) -> usize {
+            /// The index of the slot.
+            pub(crate) fn slot(self) -> usize {
                 (self.0 & SLOT_MASK) as usize
             }
-            /// How often the slot had been used before, plus one.
-            pub fn generation(self) -> u64 {
+            /// The number of the slot's uses so far, this one included.
+            pub(crate) fn generation(self) -> u64 {
                 self.0 >> SLOT_BITS
             }
         }
@@ -99,33 +98,33 @@ macro_rules! slot_key {
 }
 
 slot_key! {
-    /// A connection of one shard. What crosses shards names the shard beside it.
+    /// Key of a connection of one shard. Messages between shards name the shard beside it.
     ConnId
 }
 slot_key! {
-    /// A message that has no terminal answer yet. It is the request id that services see.
+    /// Key of a message without a terminal answer. Services see it as the request id.
     MsgKey
 }
 slot_key! {
-    /// An ordered stream: the messages of one session to one service with one hash key.
+    /// Key of an ordered stream: the messages of one session to one service with one hash key.
     StreamKey
 }
 slot_key! {
-    /// A batch (or unary call) in flight.
+    /// Key of a batch, or unary call, in flight.
     Ticket
 }
 slot_key! {
-    /// An idempotency key that a shard remembers.
+    /// Key of an idempotency key that a shard remembers.
     DedupKey
 }
 slot_key! {
-    /// A user, or an address, whose connections and messages a shard counts.
+    /// Key of a user, or of an address, whose connections and messages a shard counts.
     PartyKey
 }
 
 impl PartyKey {
-    /// Nobody: the default, which no party ever has.
-    pub const NONE: Self = Self(0);
+    /// No user and no address: the default.
+    pub(crate) const NONE: Self = Self(0);
 }
 
 impl Default for PartyKey {
@@ -136,7 +135,7 @@ impl Default for PartyKey {
 
 /// Public id of a session: 80 random bits as 16 characters of base32 (Crockford's alphabet).
 ///
-/// 80 bits: with a billion sessions alive the chance that any two are equal is 4e-7 (n^2 / 2^81).
+/// With a billion sessions alive the chance that any two ids are equal is 4e-7 (n^2 / 2^81).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; 16]);
 
@@ -151,8 +150,8 @@ impl SessionId {
         Self(text)
     }
 
-    /// As it is written on the wire.
-    pub fn as_str(&self) -> &str {
+    /// The id as clients and services see it.
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("made of base32 characters")
     }
 }

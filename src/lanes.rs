@@ -1,9 +1,9 @@
-//! Bounded lanes between threads: all that two threads know of each other.
+//! Bounded lanes between threads, by which alone threads communicate.
 //!
 //! A lane is a bounded multi-producer channel with one receiver. The receiver owns one doorbell for
 //! *all* its lanes: a burst of sends costs one wake-up, because only the first ring after the
-//! receiver armed the bell wakes its task. Two classes: *submit* (a refused item comes back to the
-//! sender, who answers for it) and *deliver* (the last chance of an item: what is not taken is
+//! receiver armed the bell wakes its task. There are two classes: *submit* (a refused item comes
+//! back to the sender, which answers for it) and *deliver* (the last chance of an item: its loss is
 //! counted).
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 /// Wakes the task of a receiver once for any number of rings.
 #[derive(Debug, Default)]
 pub struct Doorbell {
-    /// Set by the first ring, cleared when the receiver starts to look.
+    /// Set by the first ring, cleared when the receiver starts to read its lanes.
     rung: AtomicBool,
     waker: AtomicWaker,
 }
@@ -27,33 +27,33 @@ impl Doorbell {
         Arc::new(Self::default())
     }
 
-    /// Something is there to be looked at.
+    /// Tells the receiver that a lane has an item for it.
     pub fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
 
-    /// Ready when the bell was rung since the last time this was ready. The receiver looks at its
-    /// lanes after that: an item sent after the look rings again.
+    /// Ready if the bell was rung since the last time that this was ready. The receiver reads its
+    /// lanes after that: an item sent after the reading rings again.
     pub fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
-        // First, because a ring between a look and the registration would wake nobody; and in any
-        // case, because the last ring has used the waker up.
+        // Registered first, because a ring between the check and the registration would wake
+        // nobody; and in any case, because the last ring has used the waker up.
         self.waker.register(cx.waker());
         if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-/// Why a lane did not take an item, which comes back.
+/// Reason why a lane did not take an item, with the item.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LaneRefusal<T> {
-    /// The cap is reached.
+    /// The lane has no room.
     Full(T),
-    /// The receiver is gone.
+    /// The lane has no receiver any more.
     Closed(T),
 }
 
-/// Sending end. Clones share the lane.
+/// The sending end of a lane. Clones share the lane.
 #[derive(Debug)]
 pub struct LaneSender<T> {
     items: Sender<T>,
@@ -67,7 +67,7 @@ impl<T> Clone for LaneSender<T> {
 }
 
 impl<T> LaneSender<T> {
-    /// Hands `item` over, or gives it back. Never blocks.
+    /// Sends `item`, or gives it back. Never blocks.
     pub fn try_send(&self, item: T) -> Result<(), LaneRefusal<T>> {
         match self.items.try_send(item) {
             Ok(()) => {
@@ -80,7 +80,7 @@ impl<T> LaneSender<T> {
     }
 }
 
-/// Receiving end.
+/// The receiving end of a lane.
 #[derive(Debug)]
 pub struct LaneReceiver<T> {
     items: Receiver<T>,
@@ -92,12 +92,12 @@ impl<T> LaneReceiver<T> {
         self.items.try_recv().ok()
     }
 
-    /// Whether nothing waits.
+    /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Items waiting.
+    /// Number of items that wait.
     pub fn len(&self) -> usize {
         self.items.len()
     }
@@ -151,7 +151,7 @@ mod tests {
         assert!(bell.poll_rung(&cx).is_pending());
         bell.ring();
         assert!(bell.poll_rung(&cx).is_ready());
-        // Not polled again, as by a task that goes to sleep for another reason.
+        // Not polled again, as by a task that sleeps for another reason.
         bell.ring();
         assert_eq!(counter.0.load(Ordering::SeqCst), 2);
     }

@@ -1,4 +1,4 @@
-//! What control and shards say to each other over the lanes of [`crate::lanes`].
+//! Messages between the control thread and the shards, sent over the lanes of [`crate::lanes`].
 
 use std::sync::Arc;
 
@@ -10,86 +10,84 @@ use crate::routing::Snapshot;
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
 
-/// One published state: all that a shard routes and works by. Published as a whole and with one
+/// A published state of one shard: routes and settings. It is published as a whole and with one
 /// version, so that nothing is ever half applied.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// Routes, services and instances.
     pub snapshot: Arc<Snapshot>,
-    /// Process-wide settings.
+    /// Settings of the whole process.
     pub gateway: Arc<GatewaySettings>,
-    /// The shard's own.
+    /// Settings of the shard.
     pub settings: ShardSettings,
-    /// Verifies clients' tokens; `None`: nobody signs in (`auth.mode = "off"`).
+    /// Verifier of clients' tokens; `None` = clients cannot sign in (`auth.mode = "off"`).
     pub auth: Option<Arc<Verifier>>,
-    /// What handshakes of TLS need, from the next connection on; `None`: there is no such listener.
+    /// TLS settings and certificates, for connections from now on; `None` = no listener speaks TLS.
     pub tls: Option<Arc<Server>>,
 }
 
-/// What is spoken where a client connected.
+/// Protocol of the listener that a client connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
-    /// HTTP/1.1 at once: `listen`.
+    /// HTTP/1.1 without TLS: `listen`.
     Plain,
-    /// TLS, and HTTP/1.1 in it: `tls.listen`.
+    /// HTTP/1.1 over TLS: `tls.listen`.
     Tls,
 }
 
-/// Control to one shard.
+/// A command of the control thread to one shard.
 #[derive(Debug)]
 pub enum Command {
-    /// Route and work by this from now on. Keys that are read at the start only are the same as
-    /// before (checked by who sends it).
+    /// Apply this state. Keys that are read at the start only are the same as before (checked by
+    /// the sender).
     Adopt(Box<Published>),
     /// Send a [`ShardEvent::Report`] with this number.
     Report(u64),
-    /// Look closer at something; send a [`ShardEvent::Look`] with this number.
+    /// Answer an operator's question with a [`ShardEvent::Look`] of this number.
     Look(Question, u64),
-    /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
-    /// not answered after the grace is answered with an error.
+    /// Stop accepting connections and taking messages; answer the messages that were read; close
+    /// with 1001; then end. Messages without an answer after the grace get an error.
     Drain(StopSettings),
-    /// End at once.
+    /// End at once, without answers.
     Abort,
 }
 
-/// A shard to control.
+/// An event that a shard sends to the control thread.
 #[derive(Debug)]
+#[allow(missing_docs)]
 pub enum ShardEvent {
-    /// The shard serves.
+    /// The shard accepts connections and serves.
     Ready(ShardId),
     /// The answer to [`Command::Report`].
     Report(Box<Report>),
     /// The answer to [`Command::Look`].
     Look {
-        /// Who.
         shard: ShardId,
-        /// Number of the question.
+        /// Number of the [`Command::Look`].
         number: u64,
-        /// What was found.
+        /// The answer to the question.
         seen: Seen,
     },
-    /// How instances did since the shard last said so; only those that are worth a word.
+    /// Calls and connections of instances since the shard's last signals: only of instances with
+    /// failures, or with less than their full share.
     Signals {
-        /// Who.
         shard: ShardId,
-        /// One for each such instance.
+        /// Signals, one for each such instance.
         signals: Vec<Signal>,
     },
-    /// A token's key is not known, and the fetched set of keys may be behind: fetch it now. May be
-    /// lost: the client comes again, and it is said again.
+    /// A token's key is unknown, and the fetched set of keys may be outdated: fetch it now. This
+    /// event may be lost: the client tries again, and the event is sent again.
     KeysWanted(ShardId),
-    /// The shard ended in order: messages left without their answer by it.
+    /// The shard ended in order.
     Stopped {
-        /// Who.
         shard: ShardId,
         /// Messages that got an error instead of their service's answer because of the stop.
         cut_off: u64,
     },
-    /// The shard could not go on.
+    /// The shard ended with an error.
     Failed {
-        /// Who.
         shard: ShardId,
-        /// One line: what, and what to do.
+        /// The error and the way out, in one line.
         why: String,
     },
 }

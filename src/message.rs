@@ -1,4 +1,4 @@
-//! What moves through the gateway: plain data that every layer knows, and the closed lists of
+//! The data that moves through the gateway, plain and known to every layer, and the closed lists of
 //! reasons.
 
 use bytes::{Buf, Bytes};
@@ -7,50 +7,51 @@ use std::io::IoSlice;
 
 use crate::ids::{InstanceId, Ticket};
 
-/// Microseconds on the process's own monotonic clock, 0 = boot. The engine knows no other time.
+/// A time in microseconds on the process's own monotonic clock, 0 = boot. The engine knows no other
+/// time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Micros(pub u64);
 
 impl Micros {
-    /// `ms` milliseconds.
+    /// The time `ms` milliseconds after boot.
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms * 1000)
     }
-    /// This time and `ms` milliseconds.
+    /// The time `ms` milliseconds later.
     pub const fn plus_ms(self, ms: u64) -> Self {
         Self(self.0 + ms * 1000)
     }
-    /// Microseconds since `earlier`; 0 if that is not earlier.
-    pub const fn since(self, earlier: Micros) -> u64 {
+    /// Microseconds since `earlier`; 0 if that time is not earlier.
+    pub(crate) const fn since(self, earlier: Micros) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// How urgent a message is. The order of the variants is the order of the classes.
+/// Urgency of a message. The order of the variants is the order of the classes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Priority {
     /// System messages and errors.
     Critical,
-    /// Live combat, payment.
+    /// Live combat and payment.
     High,
-    /// Chat, queries.
+    /// Chat and queries, for example.
     Normal,
-    /// Logs, statistics.
+    /// Logs and statistics, for example.
     Low,
 }
 
 impl Priority {
-    /// All, most urgent first.
+    /// All classes, the most urgent first.
     pub const ALL: [Priority; 4] =
         [Priority::Critical, Priority::High, Priority::Normal, Priority::Low];
 
-    /// 0 for critical to 3 for low.
-    pub fn index(self) -> usize {
+    /// Index of the class: 0 for critical to 3 for low.
+    pub(crate) fn index(self) -> usize {
         self as usize
     }
 
-    /// The config word.
-    pub fn name(self) -> &'static str {
+    /// Name of the class in the configuration.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Priority::Critical => "critical",
             Priority::High => "high",
@@ -63,17 +64,17 @@ impl Priority {
 /// Encoding that a client chose by its subprotocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub enum Encoding {
-    /// `shardgate.v1.json`, text frames.
+    /// JSON in text frames: `shardgate.v1.json`.
     #[default]
     Json,
-    /// `shardgate.v1.protobuf`, binary frames.
+    /// Protobuf in binary frames: `shardgate.v1.protobuf`.
     Protobuf,
 }
 
-/// Which part of the gateway handles a message.
+/// Part of the gateway that handles a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Category {
-    /// ping, heartbeat, auth, resume.
+pub(crate) enum Category {
+    /// System messages: ping, heartbeat, auth, resume.
     System,
     /// A message routed to a service.
     Business,
@@ -81,44 +82,44 @@ pub enum Category {
     Gateway,
 }
 
-/// The word for programs in an answer that the gateway gave itself. Closed: clients match on it.
+/// Reason of a refusal by the gateway, for programs. The list is closed: clients match on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// No route for this msg_id, or its service has no instance.
+    /// No route has this msg_id, or its service has no instance.
     NoRoute,
     /// A cap of the queue is reached for this class.
     QueueFull,
-    /// The client sends faster than it may.
+    /// The client exceeds a rate limit.
     RateLimited,
     /// The deadline passed before the message was sent to the service: it did not run.
     Expired,
-    /// Sent to the service, no answer: it may have run.
+    /// The message was sent to the service and no answer came: it may have run.
     OutcomeUnknown,
     /// The service could not be reached: the message surely did not run.
     Unavailable,
-    /// A field or payload over its cap.
+    /// A field or the payload is over its cap.
     TooLarge,
-    /// The same id was finished before, and its answer is no longer stored.
+    /// A message with the same id was finished before, and its answer is no longer stored.
     Duplicate,
     /// The gateway is stopping.
     Draining,
     /// The route needs a user.
     Unauthenticated,
-    /// The user may not.
+    /// The user may not send this message.
     Forbidden,
-    /// Not a message of this protocol.
+    /// The bytes are no message of this protocol.
     BadMessage,
     /// The service's answer broke the service protocol.
     BadServiceReply,
-    /// Known to the protocol, not to this gateway.
+    /// The type is known to the protocol, and not to this gateway.
     Unimplemented,
     /// A fault of the gateway.
     Internal,
 }
 
 impl Reason {
-    /// All of them.
-    pub const ALL: [Reason; 15] = [
+    /// All reasons, in the order of reports.
+    pub(crate) const ALL: [Reason; 15] = [
         Reason::NoRoute,
         Reason::QueueFull,
         Reason::RateLimited,
@@ -136,8 +137,8 @@ impl Reason {
         Reason::Internal,
     ];
 
-    /// As on the wire.
-    pub fn name(self) -> &'static str {
+    /// Name of the reason on the wire.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Reason::NoRoute => "NO_ROUTE",
             Reason::QueueFull => "QUEUE_FULL",
@@ -157,8 +158,8 @@ impl Reason {
         }
     }
 
-    /// The canonical gRPC status code that goes with it.
-    pub fn status(self) -> u32 {
+    /// The canonical gRPC status code of the reason.
+    pub(crate) fn status(self) -> u32 {
         match self {
             Reason::NoRoute => status::NOT_FOUND,
             Reason::QueueFull | Reason::RateLimited | Reason::TooLarge => {
@@ -180,89 +181,89 @@ impl Reason {
 /// Canonical gRPC status codes (grpc/doc/statuscodes.md).
 #[allow(missing_docs)]
 pub mod status {
-    pub const OK: u32 = 0;
-    pub const CANCELLED: u32 = 1;
+    pub(crate) const OK: u32 = 0;
+    pub(crate) const CANCELLED: u32 = 1;
     pub const UNKNOWN: u32 = 2;
-    pub const INVALID_ARGUMENT: u32 = 3;
+    pub(crate) const INVALID_ARGUMENT: u32 = 3;
     pub const DEADLINE_EXCEEDED: u32 = 4;
-    pub const NOT_FOUND: u32 = 5;
-    pub const ALREADY_EXISTS: u32 = 6;
-    pub const PERMISSION_DENIED: u32 = 7;
-    pub const RESOURCE_EXHAUSTED: u32 = 8;
+    pub(crate) const NOT_FOUND: u32 = 5;
+    pub(crate) const ALREADY_EXISTS: u32 = 6;
+    pub(crate) const PERMISSION_DENIED: u32 = 7;
+    pub(crate) const RESOURCE_EXHAUSTED: u32 = 8;
     pub const FAILED_PRECONDITION: u32 = 9;
     pub const ABORTED: u32 = 10;
     pub const OUT_OF_RANGE: u32 = 11;
-    pub const UNIMPLEMENTED: u32 = 12;
+    pub(crate) const UNIMPLEMENTED: u32 = 12;
     pub const INTERNAL: u32 = 13;
     pub const UNAVAILABLE: u32 = 14;
-    pub const DATA_LOSS: u32 = 15;
-    pub const UNAUTHENTICATED: u32 = 16;
+    pub(crate) const DATA_LOSS: u32 = 15;
+    pub(crate) const UNAUTHENTICATED: u32 = 16;
 }
 
-/// A refusal made by the gateway: why, a sentence for people, and when to come back.
+/// A refusal by the gateway: its reason, a sentence for people, and the time after which to retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reject {
-    /// The word for programs.
-    pub reason: Reason,
-    /// The sentence for people. Constant: nothing a peer sent is reflected here.
-    pub text: &'static str,
+    /// The reason, for programs.
+    pub(crate) reason: Reason,
+    /// The sentence, for people. Constant: no bytes of a peer are reflected here.
+    pub(crate) text: &'static str,
     /// Milliseconds until a retry can succeed; 0 = a retry does not help.
-    pub retry_after_ms: u32,
+    pub(crate) retry_after_ms: u32,
 }
 
 impl Reject {
     /// A refusal for which a retry does not help.
-    pub const fn new(reason: Reason, text: &'static str) -> Self {
+    pub(crate) const fn new(reason: Reason, text: &'static str) -> Self {
         Self { reason, text, retry_after_ms: 0 }
     }
 }
 
-/// One message from a client as its frame held it; borrows the receive buffer.
+/// A message from a client as its frame held it; borrows the receive buffer.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClientMessage<'a> {
-    /// Routed id; 0 = absent.
-    pub msg_id: u32,
-    /// The client's number for it; 0 = one-way. At most [`crate::limits::SEQ_MAX`].
-    pub seq: u64,
-    /// System message type; empty = routed.
-    pub kind: std::borrow::Cow<'a, str>,
-    /// Payload, byte for byte. JSON: the text of the value; absent = empty.
-    pub payload: &'a [u8],
-    /// JSON only: the text of `payload_base64`, still encoded. Exclusive with `payload`.
-    pub payload_base64: Option<std::borrow::Cow<'a, str>>,
+    /// Id that is routed; 0 = absent.
+    pub(crate) msg_id: u32,
+    /// Sequence number that the client gave it; 0 = one-way. At most [`crate::limits::SEQ_MAX`].
+    pub(crate) seq: u64,
+    /// Type of a system message; empty = routed.
+    pub(crate) kind: std::borrow::Cow<'a, str>,
+    /// The payload, byte for byte. JSON: the text of the value; absent = empty.
+    pub(crate) payload: &'a [u8],
+    /// The text of `payload_base64` (JSON only), still encoded. Exclusive with `payload`.
+    pub(crate) payload_base64: Option<std::borrow::Cow<'a, str>>,
     /// Idempotency key; empty = none.
-    pub id: std::borrow::Cow<'a, str>,
+    pub(crate) id: std::borrow::Cow<'a, str>,
     /// Affinity key; empty = none.
-    pub key: std::borrow::Cow<'a, str>,
-    /// The client's own deadline; 0 = the route's.
-    pub deadline_ms: u32,
-    /// Highest offset processed by the client.
-    pub ack: u64,
+    pub(crate) key: std::borrow::Cow<'a, str>,
+    /// Deadline that the client set; 0 = the route's.
+    pub(crate) deadline_ms: u32,
+    /// Highest offset that the client has processed.
+    pub(crate) ack: u64,
 }
 
-/// One message to a client, before encoding.
+/// A message to a client, before encoding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServerMessage<'a> {
-    /// Echoed.
+    /// Id of the message that is answered.
     pub msg_id: u32,
-    /// Echoed; 0 = not an answer.
+    /// Sequence number of the message that is answered; 0 = not an answer.
     pub seq: u64,
-    /// Empty = reply.
+    /// Type; empty = reply.
     pub kind: &'a str,
-    /// Payload; for JSON clients the text of a JSON value unless `payload_is_bytes`. Empty =
+    /// The payload; for JSON clients the text of a JSON value, unless `payload_is_bytes`. Empty =
     /// absent.
     pub payload: &'a [u8],
-    /// For JSON clients: write `payload_base64` instead of `payload`.
+    /// Whether JSON clients get `payload_base64` instead of `payload`.
     pub payload_is_bytes: bool,
-    /// Canonical gRPC code.
+    /// Canonical gRPC status code; 0 = OK.
     pub status: u32,
-    /// For people.
+    /// Text for people; empty = absent.
     pub message: &'a str,
-    /// For programs.
+    /// The reason, for programs.
     pub reason: Option<Reason>,
-    /// 0 = absent.
+    /// Milliseconds until a retry can succeed; 0 = absent.
     pub retry_after_ms: u32,
-    /// 0 = absent.
+    /// Position in the session's stream of replies; 0 = absent.
     pub offset: u64,
 }
 
@@ -276,13 +277,13 @@ pub struct CallBody {
 
 impl CallBody {
     /// Appends all segments of `other`.
-    pub fn append(&mut self, mut other: CallBody) {
+    pub(crate) fn append(&mut self, mut other: CallBody) {
         self.remaining += other.remaining;
         self.segments.append(&mut other.segments);
     }
 
-    /// Appends a segment. Empty ones are left out.
-    pub fn push(&mut self, segment: Bytes) {
+    /// Appends a segment; an empty one is left out.
+    pub(crate) fn push(&mut self, segment: Bytes) {
         if !segment.is_empty() {
             self.remaining += segment.len();
             self.segments.push_back(segment);
@@ -320,54 +321,54 @@ impl Buf for CallBody {
     }
 }
 
-/// A gRPC call to make: a batch, or one unary message. One [`Outcome`] comes back for it.
+/// A gRPC call to be made: a batch, or one unary message. It ends with one [`Outcome`].
 #[derive(Debug)]
 pub struct Call {
-    /// Names it in its outcome.
+    /// Key of the call; its outcome carries it.
     pub ticket: Ticket,
-    /// Where to.
+    /// The instance to be called.
     pub instance: InstanceId,
-    /// `/package.Service/Method`.
+    /// The gRPC method, `/package.Service/Method`.
     pub method: std::sync::Arc<str>,
-    /// gRPC prefix and message.
+    /// The gRPC prefix and the message.
     pub body: CallBody,
-    /// What is left of the latest deadline in it, in microseconds: `grpc-timeout`, and when we give
-    /// up.
+    /// Time left to the latest deadline among its messages, in microseconds: the `grpc-timeout`,
+    /// and the time after which the call is given up.
     pub timeout_us: u64,
-    /// Extra request metadata (unary mode): name, percent-encoded value.
+    /// Request metadata of the unary mode: name, and percent-encoded value.
     pub metadata: Vec<(&'static str, String)>,
 }
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The call's.
+    /// Key of the call.
     pub ticket: Ticket,
-    /// The one response message without its gRPC prefix, or why there is none.
+    /// The one response message without its gRPC prefix, or the error.
     pub result: Result<Bytes, CallError>,
 }
 
-/// Whether a failed call can have been executed.
+/// Whether a failed call may have been executed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Started {
-    /// Surely not: never sent, REFUSED_STREAM, or above a GOAWAY's last stream.
+    /// Surely not executed: never sent, REFUSED_STREAM, or above a GOAWAY's last stream.
     No,
-    /// Possibly.
+    /// Possibly executed: sent, and its end is unknown.
     Maybe,
 }
 
-/// Where a call failed; the label of its counter.
+/// Point at which a call failed; a label of the counter of failed calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum CallFault {
-    /// No connection to the instance.
+    /// There was no connection to the instance.
     NotConnected,
-    /// The service refused the stream, or said GOAWAY below it.
+    /// The service refused the stream, or sent a GOAWAY that excludes it.
     Refused,
     /// The stream was reset.
     Reset,
     /// The connection broke with the call in flight.
     ConnectionLost,
-    /// No answer within the deadline.
+    /// No answer came within the deadline.
     TimedOut,
     /// The service answered with an error status.
     Status,
@@ -375,18 +376,19 @@ pub enum CallFault {
     BadReply,
 }
 
-/// A failed call.
+/// The error of a failed call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CallError {
-    /// Where it failed.
+    /// The point at which the call failed.
     pub fault: CallFault,
-    /// Can it have been executed?
+    /// Whether the call may have been executed.
     pub started: Started,
-    /// Canonical gRPC code.
+    /// Canonical gRPC status code of the failure.
     pub status: u32,
-    /// The service's own words (bounded); shown to clients only where the route allows it.
+    /// The service's own text (bounded), shown to clients only where the route allows it.
     pub message: String,
-    /// From `grpc-retry-pushback-ms`: `Some(None)` = do not retry, `Some(Some(ms))` = not before.
+    /// Value of `grpc-retry-pushback-ms`: `Some(None)` = do not retry, `Some(Some(ms))` = not
+    /// before.
     pub pushback: Option<Option<u32>>,
 }
 

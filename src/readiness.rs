@@ -1,10 +1,10 @@
 //! The readiness set: every socket of a shard, of clients and of services, in one edge-triggered
-//! epoll set, and the set itself watched through the ring while the shard sleeps.
+//! epoll set. While the shard sleeps the ring watches the set itself.
 //!
-//! Why not a glommio stream a socket: per event that arms a poll, takes a completion as task work
-//! and a rescheduling interrupt, and one pass of glommio's reactor costs six or seven
-//! `io_uring_enter`. The set is armed once a socket; while work is under way the shard waits in
-//! the set itself (see [`ReadySet::look`]), and the ring is used only for the long sleep.
+//! glommio's own streams are not used: an event of such a stream costs an armed poll, a completion
+//! as task work and a rescheduling interrupt, and one pass of glommio's reactor makes six or seven
+//! `io_uring_enter` calls. Here a socket is armed once; while there is work the shard waits in the
+//! set itself (see [`ReadySet::look`]), and the ring is used only for the long sleep.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -21,21 +21,21 @@ use rustix::time::Timespec;
 
 use crate::limits;
 
-/// Tokens from here on are the owner's (a connection's key is larger, since no generation is 0);
-/// smaller ones are numbers of watches.
-pub const TOKEN_MIN: u64 = 1 << crate::ids::SLOT_BITS;
+/// Least token of a socket of the owner: a connection's key is larger, since no generation is 0.
+/// Smaller tokens are numbers of watches.
+pub(crate) const TOKEN_MIN: u64 = 1 << crate::ids::SLOT_BITS;
 
-/// Sockets that became ready since they were last asked.
-pub struct ReadySet {
+/// The epoll set of a shard.
+pub(crate) struct ReadySet {
     inner: Rc<Inner>,
     /// A stream over a copy of the set's descriptor. glommio arms a poll on it when it is made;
-    /// when the set has an event, its `recv` is tried and fails with ENOTSOCK, which is the
-    /// signal. It serves once.
+    /// when the set has an event, glommio's `recv` is tried and fails with ENOTSOCK, which is the
+    /// signal. Each stream serves once.
     sleeper: Option<TcpStream>,
     events: Vec<Event>,
 }
 
-/// Where a task registers a socket of its own.
+/// Registration of sockets that belong to tasks.
 #[derive(Clone)]
 pub struct Registry(Rc<Inner>);
 
@@ -44,12 +44,12 @@ struct Inner {
     watches: RefCell<Vec<Option<Rc<State>>>>,
 }
 
-/// What is known of a watched socket, and who waits for it.
+/// Readiness of a watched socket, and the tasks that wait for it.
 #[derive(Default)]
 struct State {
     readable: Cell<bool>,
     writable: Cell<bool>,
-    /// The peer ended: there will be no new edge, so reading is never given up.
+    /// Whether the peer ended: no new edge will come, so the socket stays readable.
     ended: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
@@ -62,31 +62,31 @@ pub struct Watch {
     registry: Registry,
 }
 
-/// What a socket of the owner became.
+/// New readiness of a socket of the owner.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
-    /// The number it was added with.
+    /// The token that it was added with.
     pub token: u64,
-    /// There may be bytes, or an end, or an error, to be found by reading.
+    /// Whether a read may find bytes, the end, or an error.
     pub read: bool,
-    /// There may be room to write.
+    /// Whether a write may find room.
     pub write: bool,
-    /// The peer has ended its side, or the connection broke.
+    /// Whether the peer ended its side, or the connection broke.
     pub ended: bool,
 }
 
-/// What a look found.
+/// Outcome of one call of [`ReadySet::look`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Looked {
-    /// Nothing was ready.
+pub(crate) enum Looked {
+    /// No socket was ready.
     Nothing,
-    /// Something was: an owner's socket, or a task was woken.
+    /// A socket of the owner was ready, or a task was woken.
     Something,
 }
 
 impl ReadySet {
-    /// An empty set.
-    pub fn new() -> io::Result<Self> {
+    /// Makes an empty set.
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Self {
             inner: Rc::new(Inner { epoll, watches: RefCell::default() }),
@@ -95,28 +95,27 @@ impl ReadySet {
         })
     }
 
-    /// For tasks with sockets of their own.
-    pub fn registry(&self) -> Registry {
+    /// The registration for tasks with sockets of their own.
+    pub(crate) fn registry(&self) -> Registry {
         Registry(self.inner.clone())
     }
 
-    /// Adds a socket of the owner for good: closing it takes it out. `token` is at least
-    /// [`TOKEN_MIN`].
-    pub fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
+    /// Adds a socket of the owner until it is closed. `token` is at least [`TOKEN_MIN`].
+    pub(crate) fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
         debug_assert!(token >= TOKEN_MIN);
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.inner.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
-    /// Takes a socket of the owner out that lives on elsewhere.
-    pub fn remove(&self, socket: impl AsFd) -> io::Result<()> {
+    /// Removes a socket of the owner that another shard goes on with.
+    pub(crate) fn remove(&self, socket: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.inner.epoll, socket)?)
     }
 
-    /// What is ready, at most [`limits::EVENTS_PER_WAIT`] at once; the owner's go to `on`, tasks
-    /// are woken. Blocks the thread for up to `wait` if nothing is: only for a shard with nothing
-    /// to run. A glommio timer that becomes due interrupts the wait.
-    pub fn look(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Looked> {
+    /// Appends ready sockets of the owner to `on` and wakes tasks whose sockets are ready, at most
+    /// [`limits::EVENTS_PER_WAIT`] at once. If none is ready the thread blocks for up to `wait`:
+    /// only for a shard with nothing to run. A glommio timer that becomes due interrupts the wait.
+    pub(crate) fn look(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Looked> {
         self.events.clear();
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
         let spare = rustix::buffer::spare_capacity(&mut self.events);
@@ -141,9 +140,9 @@ impl ReadySet {
         Ok(Looked::Something)
     }
 
-    /// Ready when the set may have an event; then [`Self::look`]. Polls the ring, not the set.
-    /// Without a descriptor to spare it stays pending: the pulse brings the next look.
-    pub fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready if the set may have an event; then call [`Self::look`]. Polls the ring, not the set.
+    /// Without a spare descriptor it stays pending: the pulse wakes the shard in any case.
+    pub(crate) fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.sleeper.is_none() {
             let copy = rustix::io::fcntl_dupfd_cloexec(self.inner.epoll.as_fd(), 0);
             let Ok(copy) = copy else { return Poll::Pending };
@@ -163,8 +162,8 @@ impl ReadySet {
 }
 
 impl Registry {
-    /// Watches a socket. It counts as ready until a try says otherwise.
-    pub fn watch(&self, socket: impl AsFd) -> io::Result<Watch> {
+    /// Watches a socket. It counts as ready until a read or write finds that it is not.
+    pub(crate) fn watch(&self, socket: impl AsFd) -> io::Result<Watch> {
         let mut watches = self.0.watches.borrow_mut();
         let number = watches.iter().position(Option::is_none).unwrap_or(watches.len());
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -209,8 +208,8 @@ fn register(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
 }
 
 impl Watch {
-    /// Ready when a read is worth a try.
-    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when a read may succeed.
+    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         if self.state.readable.get() || self.state.ended.get() {
             return Poll::Ready(());
         }
@@ -218,8 +217,8 @@ impl Watch {
         Poll::Pending
     }
 
-    /// Ready when a write is worth a try.
-    pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when a write may succeed.
+    pub(crate) fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
         if self.state.writable.get() || self.state.ended.get() {
             return Poll::Ready(());
         }
@@ -227,13 +226,13 @@ impl Watch {
         Poll::Pending
     }
 
-    /// A read found nothing, or took all there was: the next bytes make a new edge.
-    pub fn clear_readable(&self) {
+    /// Notes that a read found nothing, or took everything: the next bytes make a new edge.
+    pub(crate) fn clear_readable(&self) {
         self.state.readable.set(false);
     }
 
-    /// A write found the socket full: room makes a new edge.
-    pub fn clear_writable(&self) {
+    /// Notes that a write found the socket full: room makes a new edge.
+    pub(crate) fn clear_writable(&self) {
         self.state.writable.set(false);
     }
 }

@@ -1,4 +1,4 @@
-//! Counting: closed lists of counters and histograms, one set a shard, added up at export.
+//! Statistics: closed lists of counters and histograms, one set a shard, added up at export.
 
 use hdrhistogram::Histogram;
 
@@ -7,19 +7,19 @@ use crate::message::{CallFault, Micros, Reason};
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])* $name:ident = $label:literal,)*) => {
-        /// What is counted. Each is a plain add on the shard that sees it.
+        /// Everything that is counted. Each count is a plain add on the shard that sees the event.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         pub enum Counter { $($(#[doc = $help])* $name,)* }
 
         impl Counter {
-            /// All, in order.
-            pub const ALL: &[Counter] = &[$(Counter::$name,)*];
+            /// All counters, in their order.
+            pub(crate) const ALL: &[Counter] = &[$(Counter::$name,)*];
             /// Name in statistics, metrics and logs.
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$name => $label,)* }
             }
-            /// What it counts, in a sentence.
-            pub fn help(self) -> &'static str {
+            /// Help text of the counter.
+            pub(crate) fn help(self) -> &'static str {
                 match self { $(Counter::$name => concat!($($help),*).trim_ascii(),)* }
             }
         }
@@ -57,7 +57,7 @@ counters! {
     MoveLost = "move_lost",
     /// accept() failed (out of files, aborted connections).
     AcceptFailed = "accept_failed",
-    /// Connections whose PROXY protocol header was none.
+    /// Connections that began with bytes other than a PROXY protocol header.
     ProxyRefused = "proxy_refused",
     /// Handshakes of TLS that were completed with certificates.
     TlsHandshakes = "tls_handshakes",
@@ -206,7 +206,7 @@ counters! {
     BackendDisconnects = "backend_disconnects",
 }
 
-/// Counters of one shard.
+/// The counters of one shard.
 #[derive(Clone, Debug)]
 pub struct Counters {
     values: Vec<u64>,
@@ -219,50 +219,52 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Adds one.
+    /// Adds one to a counter.
     #[inline]
-    pub fn inc(&mut self, counter: Counter) {
+    pub(crate) fn inc(&mut self, counter: Counter) {
         self.values[counter as usize] += 1;
     }
-    /// Adds `n`.
+    /// Adds `n` to a counter.
     #[inline]
-    pub fn add(&mut self, counter: Counter, n: u64) {
+    pub(crate) fn add(&mut self, counter: Counter, n: u64) {
         self.values[counter as usize] += n;
     }
-    /// Present value.
+    /// The present value of a counter.
     pub fn get(&self, counter: Counter) -> u64 {
         self.values[counter as usize]
     }
-    /// Adds all of `other`.
-    pub fn merge(&mut self, other: &Counters) {
+    /// Adds all counters of `other`.
+    pub(crate) fn merge(&mut self, other: &Counters) {
         for (a, b) in self.values.iter_mut().zip(&other.values) {
             *a += b;
         }
     }
 }
 
-/// Where time is spent: one histogram each, in microseconds.
+/// Stages of a message's way; each has a histogram of microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Stage {
-    /// Receive and decode, a turn's time shared by its messages.
+    /// Time to receive and decode a message: a turn's time, divided by its messages.
     Decode,
-    /// Enqueued to taken into a batch.
+    /// Time from the enqueueing of a message to its place in a batch.
     QueueWait,
-    /// Oldest message of a batch: enqueued to the batch's departure, one value a batch.
+    /// Time from the enqueueing of a batch's oldest message to the batch's departure; one value a
+    /// batch.
     BatchWait,
-    /// Call handed to its connection to outcome, one value a batch.
+    /// Time from the hand-over of a call to its connection to its outcome; one value a batch.
     RoundTrip,
-    /// Answer written to the outbox to its bytes accepted by the kernel, one value a flush.
+    /// Time from an answer's entry into the outbox to the kernel's acceptance of its bytes; one
+    /// value a flush.
     ReplyFlush,
-    /// Message read to answer written, in the gateway.
+    /// Time from the reading of a message to the writing of its answer.
     Whole,
-    /// How late the shard answered the pulse thread.
+    /// Delay of the shard's answer to the pulse thread.
     Stall,
 }
 
 impl Stage {
-    /// All, in the order of a message's way.
-    pub const ALL: [Stage; 7] = [
+    /// All stages, in the order of a message's way.
+    pub(crate) const ALL: [Stage; 7] = [
         Stage::Decode,
         Stage::QueueWait,
         Stage::BatchWait,
@@ -273,7 +275,7 @@ impl Stage {
     ];
 
     /// Name in statistics and metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Stage::Decode => "decode",
             Stage::QueueWait => "queue_wait",
@@ -286,10 +288,12 @@ impl Stage {
     }
 }
 
-/// Largest recordable time: 10 minutes, [`crate::limits::TIMEOUT_MS_MAX`]. Longer ones count as it.
+/// Largest recordable time: 10 minutes, [`crate::limits::TIMEOUT_MS_MAX`]. Longer times count as
+/// this one.
 const STAGE_US_MAX: u64 = 600_000_000;
 
-/// Histograms of one shard: HDR, two significant digits (relative error at most 1 %), 25 KiB each.
+/// The histograms of one shard: HDR, two significant digits (relative error at most 1 %), 25 KiB
+/// each.
 #[derive(Clone, Debug)]
 pub struct Histograms {
     stages: Vec<Histogram<u64>>,
@@ -305,20 +309,20 @@ impl Default for Histograms {
 impl Histograms {
     /// Records `count` values of `us` microseconds.
     #[inline]
-    pub fn record(&mut self, stage: Stage, us: u64, count: u64) {
+    pub(crate) fn record(&mut self, stage: Stage, us: u64, count: u64) {
         self.stages[stage as usize].saturating_record_n(us, count);
     }
-    /// Bytes of all counts: they are there from the start.
-    pub fn bytes(&self) -> usize {
+    /// Bytes of all counts. They are allocated at the start.
+    pub(crate) fn bytes(&self) -> usize {
         let counts: usize = self.stages.iter().map(Histogram::distinct_values).sum();
         counts * size_of::<u64>()
     }
-    /// One stage's histogram.
-    pub fn get(&self, stage: Stage) -> &Histogram<u64> {
+    /// The histogram of a stage.
+    pub(crate) fn get(&self, stage: Stage) -> &Histogram<u64> {
         &self.stages[stage as usize]
     }
-    /// Adds all of `other`.
-    pub fn merge(&mut self, other: &Histograms) {
+    /// Adds all histograms of `other`.
+    pub(crate) fn merge(&mut self, other: &Histograms) {
         for (a, b) in self.stages.iter_mut().zip(&other.stages) {
             a.add(b).expect("same bounds");
         }
@@ -329,93 +333,94 @@ impl Histograms {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Gauges {
     /// Open connections, handshakes included.
-    pub connections: u64,
-    /// Upgraded connections.
-    pub sessions: u64,
+    pub(crate) connections: u64,
+    /// Connections that were upgraded.
+    pub(crate) sessions: u64,
     /// Connections in the handshake, or that must sign in and have not yet.
-    pub unauthenticated: u64,
-    /// Users that limits are kept for.
-    pub limited_users: u64,
-    /// Addresses that limits are kept for.
-    pub limited_addresses: u64,
-    /// Messages without an answer.
-    pub unanswered: u64,
+    pub(crate) unauthenticated: u64,
+    /// Users for which limits are counted.
+    pub(crate) limited_users: u64,
+    /// Addresses for which limits are counted.
+    pub(crate) limited_addresses: u64,
+    /// Messages that have no answer yet.
+    pub(crate) unanswered: u64,
     /// Messages waiting in queues.
     pub queue_items: u64,
     /// Payload bytes waiting in queues.
     pub queue_bytes: u64,
-    /// Fill of the fuller of both caps, 0 to 1.
-    pub usage_ratio: f64,
-    /// Whether the shard throttles.
-    pub is_throttling: bool,
+    /// Fill of the queue, 0 to 1: in messages or in bytes, whichever is more.
+    pub(crate) usage_ratio: f64,
+    /// Whether the queue is so full that the shard throttles.
+    pub(crate) is_throttling: bool,
     /// Entries in the route cache, expired ones included.
-    pub cache_entries: u64,
-    /// Unexpired entries.
-    pub cache_active: u64,
+    pub(crate) cache_entries: u64,
+    /// Entries in the route cache that have not expired.
+    pub(crate) cache_active: u64,
     /// Ids in the dedup window.
-    pub dedup_entries: u64,
+    pub(crate) dedup_entries: u64,
     /// Bytes held by the dedup window.
-    pub dedup_bytes: u64,
-    /// Calls in flight.
-    pub calls_in_flight: u64,
-    /// Bytes in outboxes.
-    pub outbox_bytes: u64,
-    /// What connections hold in memory: state, buffers, and that of TLS.
-    pub connection_bytes: u64,
-    /// Ids of the state of the routing snapshot.
-    pub snapshot_version: u64,
+    pub(crate) dedup_bytes: u64,
+    /// Calls to services in flight.
+    pub(crate) calls_in_flight: u64,
+    /// Bytes in outboxes of connections.
+    pub(crate) outbox_bytes: u64,
+    /// Memory of connections: state, buffers, and TLS.
+    pub(crate) connection_bytes: u64,
+    /// Version of the routing snapshot in use.
+    pub(crate) snapshot_version: u64,
 }
 
-/// One instance as one shard sees it.
+/// State of one instance in one shard.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct InstanceReport {
-    /// Which.
-    pub instance: InstanceId,
-    /// Whether a connection is up.
-    pub connected: bool,
-    /// Messages waiting for it.
-    pub waiting: u64,
+    pub(crate) instance: InstanceId,
+    /// Whether a connection to it is up.
+    pub(crate) connected: bool,
+    /// Messages that wait for it.
+    pub(crate) waiting: u64,
     /// Calls in flight to it.
-    pub in_flight: u64,
-    /// Messages answered OK.
-    pub ok: u64,
-    /// Messages failed.
-    pub failed: u64,
+    pub(crate) in_flight: u64,
+    /// Messages that it answered with OK.
+    pub(crate) ok: u64,
+    /// Messages that failed at it.
+    pub(crate) failed: u64,
 }
 
-/// How an instance did in one shard since the last one: what it is trusted by. Sent each tick, but
-/// only for instances with failures, with the first success after them, or not fully trusted.
+/// Calls and connections of an instance in one shard since the last signal: the grounds for health.
+/// Sent each tick, but only for instances with failures, with the first success after them, or with
+/// less than their full share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
 pub struct Signal {
-    /// Which.
-    pub instance: InstanceId,
+    pub(crate) instance: InstanceId,
     /// Whether a call succeeded.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// Calls that failed since the last success in this time.
-    pub failures: u32,
-    /// Connections that were lost.
-    pub losses: u32,
+    pub(crate) failures: u32,
+    /// Connections to it that were lost.
+    pub(crate) losses: u32,
 }
 
-/// All that a shard tells control when asked.
+/// Statistics that a shard reports to the control thread on demand.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Number of the question.
-    pub number: u64,
-    /// Who.
-    pub shard: ShardId,
-    /// When, on the process clock.
+    /// Number of the [`crate::mailbox::Command::Report`].
+    pub(crate) number: u64,
+    /// The shard that reports.
+    pub(crate) shard: ShardId,
+    /// Time of the report, on the process clock.
     pub at: Micros,
-    /// Sums since boot.
+    /// Counters, summed since boot.
     pub counters: Counters,
-    /// Error answers by reason, in the order of [`Reason::ALL`].
-    pub reasons: [u64; Reason::ALL.len()],
-    /// Failed calls by fault.
-    pub faults: Vec<(CallFault, u64)>,
-    /// Levels now.
+    /// Error answers since boot, by reason, in the order of [`Reason::ALL`].
+    pub(crate) reasons: [u64; Reason::ALL.len()],
+    /// Failed calls since boot, by fault.
+    pub(crate) faults: Vec<(CallFault, u64)>,
+    /// Levels at the time of the report.
     pub gauges: Gauges,
-    /// Histograms since boot.
-    pub histograms: Histograms,
-    /// Instances.
-    pub instances: Vec<InstanceReport>,
+    /// Histograms of values since boot.
+    pub(crate) histograms: Histograms,
+    /// State of each instance.
+    pub(crate) instances: Vec<InstanceReport>,
 }

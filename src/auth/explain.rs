@@ -1,6 +1,6 @@
-//! A token explained to its issuer, for `shardgate check token`: what it says, and each rule in
-//! turn. Shows header and claims, so it is for a terminal and not for a log; the signature and our
-//! keys are never in it.
+//! Explanation of a token for its issuer, for `shardgate check token`: its header and claims, and
+//! each rule in turn. It is for a terminal and not for a log, as it shows header and claims; the
+//! signature and our keys are never in it.
 
 use std::fmt;
 
@@ -10,43 +10,44 @@ use super::token::Token;
 use super::verify::{Verifier, check_signature};
 use super::{Claim, Identity, Refusal};
 
-/// Whether a rule holds.
+/// Result of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It does.
+    /// The rule holds.
     Holds,
-    /// It does not.
+    /// The rule does not hold.
     Fails(Refusal),
-    /// Nothing to ask: not configured, or an earlier rule took its ground away.
+    /// The rule was not checked: it is not configured, or an earlier rule failed that it depends
+    /// on.
     NotAsked,
 }
 
-/// One rule.
+/// A rule, and its result for a token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rule {
-    /// What it is about.
-    pub name: &'static str,
-    /// How it came out.
-    pub outcome: Outcome,
-    /// What was compared with what.
-    pub detail: String,
+pub(crate) struct Rule {
+    /// Name of the rule.
+    pub(crate) name: &'static str,
+    /// Result of the rule.
+    pub(crate) outcome: Outcome,
+    /// The values that were compared.
+    pub(crate) detail: String,
 }
 
-/// All that can be said of a token.
+/// Everything that is known about a token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// The header as JSON.
-    pub header: Option<String>,
-    /// The claims as JSON, whether the signature holds or not.
-    pub claims: Option<String>,
-    /// The rules, in the order in which they are asked.
-    pub rules: Vec<Rule>,
-    /// What the gateway says to it.
-    pub verdict: Result<Identity, Refusal>,
+    pub(crate) header: Option<String>,
+    /// The claims as JSON, whether or not the signature holds.
+    pub(crate) claims: Option<String>,
+    /// The rules, in the order in which they are checked.
+    pub(crate) rules: Vec<Rule>,
+    /// Result of [`Verifier::verify`].
+    pub(crate) verdict: Result<Identity, Refusal>,
 }
 
 /// Explains `token` at `now_unix_s`, seconds since 1970.
-pub fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -> Explanation {
+pub(crate) fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -> Explanation {
     let verdict = verifier.verify(token, now_unix_s);
     let mut rules = Vec::new();
     let token = match Token::read(token) {
@@ -160,8 +161,8 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// `text` without control characters but line ends: a terminal would obey them. JSON escapes most
-/// of them already, but neither DEL nor those above it.
+/// `text` without control characters other than line ends, which a terminal would obey. JSON
+/// escapes most of them already, but not DEL and those above it.
 fn printable(text: &str) -> String {
     let plain = |c: char| c == '\n' || !c.is_control();
     text.chars().map(|c| if plain(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()

@@ -1,28 +1,29 @@
-//! JSON objects read strictly: a name that stands twice is an error, at any depth, and depth is
-//! bounded. Who reads the first of two and who reads the second would see two tokens in one.
+//! JSON objects, read strictly: a name that occurs twice is an error, at any depth, and depth is
+//! bounded. Otherwise a reader of the first of two and a reader of the second would see two
+//! different tokens.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Nesting of objects and lists in a header or in claims. Providers nest a list of roles in an
+/// Most nesting of objects and lists in a header or in claims. Providers nest a list of roles in an
 /// object in an object.
 pub const DEPTH_MAX: usize = 16;
 
-/// What is wrong with a text.
+/// A fault of a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Not JSON, not an object, or too deep.
+    /// The text is not JSON, not an object, or too deep.
     Malformed,
-    /// A name stands twice in one object.
+    /// A name occurs twice in one object.
     Duplicate,
 }
 
-/// Marks the one error that has a name of its own on its way through serde.
+/// Text that marks this error on its way through serde.
 const DUPLICATE: &str = "shardgate: a name stands twice";
 
-/// The object that `text` is.
+/// Reads `text` as an object.
 pub fn object(text: &[u8]) -> Result<Map<String, Value>, Fault> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict { depth: 0 }.deserialize(&mut reader);
@@ -35,7 +36,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>, Fault> {
     }
 }
 
-/// A value at a depth.
+/// Reader of a value at a depth.
 struct Strict {
     depth: usize,
 }

@@ -14,13 +14,13 @@ use super::{KEY_ID_BYTES_MAX, json};
 use crate::config::auth::KeyTexts;
 use crate::config::settings::{Algorithm, AuthSettings, KeySource};
 
-/// Keys in one JWK set: more than any issuer rotates through.
-pub const JWKS_KEYS_MAX: usize = 128;
-/// Bits of an RSA modulus. Fewer than 2,048 must not be used (RFC 7518 section 3.3); more than
-/// 8,192 take milliseconds each.
+/// Most keys in one JWK set: more than any issuer rotates through.
+pub(crate) const JWKS_KEYS_MAX: usize = 128;
+/// Accepted bits of an RSA modulus. Fewer than 2,048 must not be used (RFC 7518 section 3.3); more
+/// than 8,192 take milliseconds for each signature.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// One key.
+/// A key that verifies signatures of one algorithm.
 #[derive(Clone)]
 pub struct Key {
     id: Option<Arc<str>>,
@@ -29,13 +29,13 @@ pub struct Key {
 }
 
 impl Key {
-    /// What `kid` names, if it has a name.
-    pub fn id(&self) -> Option<&str> {
+    /// Name of the key (`kid`), if it has one.
+    pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The only algorithm that it is used with.
-    pub fn algorithm(&self) -> Algorithm {
+    /// The only algorithm that the key is used with.
+    pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
@@ -53,39 +53,41 @@ impl fmt::Debug for Key {
 /// A key that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadKey {
-    /// The configuration's key that names it, e.g. `auth_key[1].public_key_file`; of a set, the
-    /// place in it, e.g. `keys[3]`.
-    pub at: String,
-    /// Why, and the way out. Nothing of the key is in it.
-    pub rule: String,
+    /// Place of the key: the configuration's key that names it, e.g. `auth_key[1].public_key_file`;
+    /// in a JWK set e.g. `keys[3]`.
+    pub(crate) at: String,
+    /// The fault and the way out. It contains no part of the key.
+    pub(crate) rule: String,
 }
 
 /// An immutable set of keys. A clone is the same set.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     all: Arc<Vec<Key>>,
-    /// So many at the beginning stand in the configuration and its files; the others were fetched.
-    own: usize,
+    /// Number of keys, at the beginning, that come from the configuration and its files; the others
+    /// were fetched.
+    configured: usize,
     fetched_unix_s: Option<i64>,
     by_id: Arc<HashMap<Arc<str>, usize>>,
 }
 
-/// What a JWK set held.
+/// The keys of a JWK set.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
-    /// Keys that verify tokens.
-    pub keys: Vec<Key>,
-    /// Those that are left out (RFC 7517 section 5 asks for that), and why.
-    pub skipped: Vec<BadKey>,
-    /// When it was asked for, in seconds since 1970; `None`: it is from a file.
-    pub fetched_unix_s: Option<i64>,
+    /// Keys that can verify tokens.
+    pub(crate) keys: Vec<Key>,
+    /// Keys that are left out (RFC 7517 section 5 demands that), with the reasons.
+    pub(crate) skipped: Vec<BadKey>,
+    /// Time when the set was requested, in seconds since 1970; `None` = it is from a file.
+    pub(crate) fetched_unix_s: Option<i64>,
 }
 
 impl Keys {
-    /// The keys of the configuration, whose files hold `texts`, and of `sets`; every one that
-    /// cannot be used at once. Of two with one name the first is meant: the configuration's before
-    /// those of a set, and the set of a file, which comes first, before a fetched one.
-    pub fn new(
+    /// The keys of the configuration, whose files hold `texts`, and of `sets`; all bad keys of the
+    /// configuration are reported at once. Of two keys with one name the first counts: the
+    /// configuration's before those of a set, and the set of a file, which comes first, before a
+    /// fetched one.
+    pub(crate) fn new(
         settings: &AuthSettings,
         texts: &KeyTexts,
         sets: &[KeySet],
@@ -114,7 +116,7 @@ impl Keys {
             return Err(bad);
         }
         let mut by_id = HashMap::new();
-        let mut own = all.len();
+        let mut configured = all.len();
         for set in sets {
             for key in &set.keys {
                 let taken = |k: &Key| key.id.is_some() && k.id == key.id;
@@ -123,7 +125,7 @@ impl Keys {
                 }
             }
             if set.fetched_unix_s.is_none() {
-                own = all.len();
+                configured = all.len();
             }
         }
         let fetched_unix_s = sets.iter().filter_map(|set| set.fetched_unix_s).max();
@@ -132,49 +134,50 @@ impl Keys {
                 by_id.insert(id.clone(), at);
             }
         }
-        Ok(Self { all: all.into(), own, fetched_unix_s, by_id: by_id.into() })
+        Ok(Self { all: all.into(), configured, fetched_unix_s, by_id: by_id.into() })
     }
 
-    /// How many there are.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// Whether there is none: every token is refused.
+    /// Whether there is no key: then every token is refused.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// All of them.
+    /// All keys, the configuration's first.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.all.iter()
     }
 
-    /// When the newest fetched set was asked for, in seconds since 1970.
+    /// Time when the newest fetched set was requested, in seconds since 1970.
     pub(super) fn fetched_unix_s(&self) -> Option<i64> {
         self.fetched_unix_s
     }
 
-    /// Whether with another fetched set there can be exactly one of `algorithm`: a set brings no
-    /// shared secrets, and takes none of the configuration's keys away.
-    pub(super) fn one_can_come(&self, algorithm: Algorithm) -> bool {
-        let own = self.all[..self.own].iter().filter(|key| key.algorithm == algorithm);
-        algorithm.secret_bytes_min().is_none() && own.count() <= 1
+    /// Whether another fetched set could make a key the only one of `algorithm`. A set brings no
+    /// shared secrets, and removes none of the configuration's keys.
+    pub(super) fn may_fetch_one_of(&self, algorithm: Algorithm) -> bool {
+        let configured =
+            self.all[..self.configured].iter().filter(|key| key.algorithm == algorithm);
+        algorithm.secret_bytes_min().is_none() && configured.count() <= 1
     }
 
-    /// The one named `id`.
+    /// The key named `id`.
     pub(super) fn by_id(&self, id: &str) -> Option<&Key> {
         self.by_id.get(id).map(|&at| &self.all[at])
     }
 
-    /// The one of `algorithm`, if there is exactly one.
+    /// The key of `algorithm`, if there is exactly one.
     pub(super) fn only_one_of(&self, algorithm: Algorithm) -> Option<&Key> {
         let mut of = self.all.iter().filter(|key| key.algorithm == algorithm);
         of.next().filter(|_| of.next().is_none())
     }
 }
 
-/// A key of the configuration: the bytes of a secret, or PEM.
+/// Reads a key of the configuration: the bytes of a secret, or PEM.
 fn material(algorithm: Algorithm, text: &[u8]) -> Result<DecodingKey, String> {
     if let Some(least) = algorithm.secret_bytes_min() {
         if text.len() < least {
@@ -182,8 +185,8 @@ fn material(algorithm: Algorithm, text: &[u8]) -> Result<DecodingKey, String> {
         }
         return Ok(DecodingKey::from_secret(text));
     }
-    // The library also takes certificates and, for RSA, private keys; the one is not checked for
-    // its dates, the other has no business here.
+    // The library also takes certificates and, for RSA, private keys. The dates of a certificate
+    // would not be checked, and a private key must not be here.
     let public = ["-----BEGIN PUBLIC KEY-----", "-----BEGIN RSA PUBLIC KEY-----"];
     let pem = std::str::from_utf8(text).unwrap_or_default().trim_start();
     if !public.iter().any(|label| pem.starts_with(label)) {
@@ -202,7 +205,7 @@ fn material(algorithm: Algorithm, text: &[u8]) -> Result<DecodingKey, String> {
     Ok(key)
 }
 
-/// What a key is made of.
+/// Kind of key material.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Secret,
@@ -227,8 +230,8 @@ fn kind(algorithm: Algorithm) -> Kind {
     }
 }
 
-/// Whether a public key is one that `algorithm` can be used with, so that a wrong one is noticed
-/// when it is configured and not when everybody is refused.
+/// Checks that a public key is one for `algorithm`, so that a wrong key is noticed when it is
+/// configured and not when every token is refused.
 fn check(algorithm: Algorithm, key: &DecodingKey) -> Result<(), String> {
     let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
     let name = algorithm.name();
@@ -238,7 +241,7 @@ fn check(algorithm: Algorithm, key: &DecodingKey) -> Result<(), String> {
     };
     match kind(algorithm) {
         Kind::Secret => Err(format!("{name} takes a secret")),
-        // An uncompressed point: a byte and two coordinates (SEC 1 section 2.3.3).
+        // An uncompressed point has one byte and two coordinates (SEC 1 section 2.3.3).
         Kind::P256 => expect(1 + 2 * 32, "P-256"),
         Kind::P384 => expect(1 + 2 * 48, "P-384"),
         Kind::Ed25519 => expect(32, "Ed25519"),
@@ -259,10 +262,10 @@ fn check(algorithm: Algorithm, key: &DecodingKey) -> Result<(), String> {
     }
 }
 
-/// The keys of a JWK set (RFC 7517 section 5), each pinned to one algorithm: its own `alg`, or what
-/// its type leaves: RS256 for RSA (what issuers that write no `alg` mean), the one of the curve for
-/// the others. Shared secrets are left out: a set is public.
-pub fn read_jwks(text: &str) -> Result<KeySet, String> {
+/// Reads the keys of a JWK set (RFC 7517 section 5), each pinned to one algorithm: its own `alg`,
+/// or the one that its type implies: RS256 for RSA (which issuers without `alg` mean), and the one
+/// of the curve for the others. Shared secrets are left out, because a set is public.
+pub(crate) fn read_jwks(text: &str) -> Result<KeySet, String> {
     let set = json::object(text.as_bytes()).map_err(|_| "is not a JSON object".to_owned())?;
     let Some(Value::Array(list)) = set.get("keys") else {
         return Err("has no list named keys: it is no JWK set".into());

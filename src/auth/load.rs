@@ -1,14 +1,14 @@
-//! The verifier of a configuration: its keys, those of its files and those that were fetched.
+//! The verifier of a configuration: its keys, those in its files and those that were fetched.
 
 use std::sync::Arc;
 
 use super::keys::{KeySet, read_jwks};
 use super::{Keys, Verifier};
-use crate::config::auth::{KeyTexts, read_key_files, source_of};
+use crate::config::auth::{KeyTexts, read_key_files};
 use crate::config::settings::AuthMode;
-use crate::config::{Config, Problem, Problems};
+use crate::config::{Config, Problems};
 
-/// Keys that were read with the configuration, all of them good.
+/// Keys that were read with the configuration; all of them can be used.
 #[derive(Clone, Debug, Default)]
 pub struct LocalKeys {
     texts: KeyTexts,
@@ -16,17 +16,14 @@ pub struct LocalKeys {
 }
 
 impl LocalKeys {
-    /// Reads the files that `config` names; every bad key at once, by its place.
+    /// Reads the files that `config` names. All bad keys are reported at once, by their places.
     pub fn read(config: &Config) -> Result<Self, Problems> {
         let auth = &config.gateway.auth;
         if auth.mode == AuthMode::Off {
             return Ok(Self::default());
         }
         let texts = read_key_files(config)?;
-        let problem = |key: String, rule: String| {
-            let source = source_of(&config.provenance, &key);
-            Problem { source, key, value: String::new(), rule }
-        };
+        let problem = |key, rule| config.problem(key, String::new(), rule);
         let set = texts.jwks.as_deref().map(read_jwks).transpose();
         let set = set.map_err(|rule| Problems(vec![problem("auth.jwks_file".into(), rule)]))?;
         Keys::new(auth, &texts, &[]).map_err(|bad| {
@@ -35,7 +32,7 @@ impl LocalKeys {
         Ok(Self { texts, set })
     }
 
-    /// What verifies tokens with them and the keys in `fetched`; `None`: nobody signs in.
+    /// The verifier with these keys and those in `fetched`; `None` = clients cannot sign in.
     pub fn verifier(&self, config: &Config, fetched: Option<&KeySet>) -> Option<Arc<Verifier>> {
         let auth = &config.gateway.auth;
         if auth.mode == AuthMode::Off {
@@ -47,13 +44,13 @@ impl LocalKeys {
         Some(Arc::new(Verifier::new(auth, keys)))
     }
 
-    /// What key number `index` of the configuration holds: for who signs with it.
-    pub fn text(&self, index: usize) -> Option<&[u8]> {
+    /// The text of the configuration's key number `index`, for signing with it.
+    pub(crate) fn text(&self, index: usize) -> Option<&[u8]> {
         self.texts.keys.get(index).map(Vec::as_slice)
     }
 
-    /// Keys of the set in a file that are left out: where, and why.
-    pub fn skipped(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Keys in the file's JWK set that are left out: the place and the reason of each.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = (&str, &str)> {
         let skipped = self.set.iter().flat_map(|set| &set.skipped);
         skipped.map(|key| (key.at.as_str(), key.rule.as_str()))
     }

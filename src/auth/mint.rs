@@ -1,4 +1,5 @@
-//! Making tokens: for tests, development and `shardgate gen token`. A running gateway makes none.
+//! Making of tokens, for tests, development and `shardgate gen token`. A running gateway makes
+//! none.
 
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value, json};
@@ -7,39 +8,39 @@ use super::{Claim, GROUP_BYTES_MAX, GROUPS_MAX, KEY_ID_BYTES_MAX, USER_BYTES_MAX
 use crate::config::is_name;
 use crate::config::settings::Algorithm;
 
-/// What signs.
+/// The key that signs.
 #[derive(Clone, Copy)]
 pub enum SigningKey<'a> {
     /// The shared secret of an HS algorithm.
     Secret(&'a [u8]),
-    /// The private key of any other one: PEM, PKCS #8 (or PKCS #1 for RSA).
+    /// The private key of any other algorithm: PEM, PKCS #8 (or PKCS #1 for RSA).
     Private(&'a [u8]),
 }
 
-/// What the token shall say.
+/// Contents of the token to be made.
 #[derive(Clone, Debug)]
 pub struct Wanted<'a> {
-    /// Its algorithm: that of the key.
+    /// Algorithm of the token, which is the key's.
     pub algorithm: Algorithm,
-    /// `kid`; `None` = none is written.
+    /// The parameter `kid`; `None` = not written.
     pub key_id: Option<&'a str>,
-    /// `sub`
+    /// The claim `sub`: the user.
     pub user: &'a str,
-    /// `tenant`
+    /// The claim `tenant`; `None` = not written.
     pub tenant: Option<&'a str>,
-    /// `groups`; empty = not written.
+    /// The claim `groups`; empty = not written.
     pub groups: &'a [String],
-    /// `iss`
+    /// The claim `iss`; `None` = not written.
     pub issuer: Option<&'a str>,
-    /// `aud`
+    /// The claim `aud`; `None` = not written.
     pub audience: Option<&'a str>,
-    /// `iat` and `nbf`, seconds since 1970.
+    /// The claims `iat` and `nbf`, in seconds since 1970.
     pub now_unix_s: i64,
-    /// `exp` is so many seconds later.
+    /// Seconds from `iat` to `exp`.
     pub lifetime_s: u32,
 }
 
-/// A token that a gateway with the key accepts, or why there is none.
+/// Makes a token that a gateway with the key accepts; the error says why it cannot be made.
 pub fn mint(wanted: &Wanted<'_>, key: SigningKey<'_>) -> Result<String, String> {
     let claims = claims(wanted)?;
     let algorithm = wanted.algorithm;

@@ -1,11 +1,11 @@
-//! Who a client is: JSON Web Tokens (RFC 7519) verified against keys that are pinned to one
-//! algorithm each. Pure: texts, keys and the time are passed in.
+//! Authentication of clients: JSON Web Tokens (RFC 7519), verified against keys that are pinned to
+//! one algorithm each. Pure: texts, keys and the time are passed in.
 //!
-//! [`jsonwebtoken`] checks signatures and reads keys. What a token says is read here, strictly,
+//! [`jsonwebtoken`] checks signatures and reads keys. Header and claims are read here, strictly,
 //! because its own reading is lenient where ours must not be: it takes the first of two `exp`,
-//! leaves `iat`, `crit` and `typ` alone, and reads the clock itself.
+//! ignores `iat`, `crit` and `typ`, and reads the clock itself.
 //!
-//! A token is looked at in this order, so that whoever cannot sign learns nothing about our rules
+//! A token is checked in this order, so that a sender without a key learns nothing about our rules
 //! for claims: length, form, header, key, signature, claims.
 
 pub mod explain;
@@ -30,38 +30,39 @@ pub use keys::Keys;
 pub use refusal::{Claim, Refusal};
 pub use verify::Verifier;
 
-/// Bytes of a token: 8 KiB, as much as a whole handshake. One in an `auth` message may be that
-/// long; one in the handshake shares [`HANDSHAKE_BYTES_MAX`] with the request line and the other
-/// headers (a browser sends 1 to 2 KiB) and is refused there, with 431, before it is seen here.
-/// Tokens with 64 groups are about 5 KiB.
+/// Most bytes of a token: 8 KiB, as much as a whole handshake. A token in an `auth` message may be
+/// that long; one in the handshake shares [`HANDSHAKE_BYTES_MAX`] with the request line and the
+/// other headers (a browser sends 1 to 2 KiB), and a longer one is refused there with 431. Tokens
+/// with 64 groups are about 5 KiB.
 pub const TOKEN_BYTES_MAX: usize = HANDSHAKE_BYTES_MAX;
-/// Bytes of a user's id (`sub`).
+/// Most bytes of a user's id (`sub`).
 pub const USER_BYTES_MAX: usize = 128;
-/// Groups in a token.
+/// Most groups in a token.
 pub const GROUPS_MAX: usize = 64;
-/// Bytes of a group's name.
+/// Most bytes of a group's name.
 pub const GROUP_BYTES_MAX: usize = 64;
-/// Bytes of a `kid`: a SHA-512 thumbprint in hex. It only ever is looked up.
+/// Most bytes of a `kid`: a SHA-512 thumbprint in hex. It is only looked up.
 pub const KEY_ID_BYTES_MAX: usize = 128;
-/// Seconds after which a fetched JWK set may be behind its issuer, and between two fetches for the
-/// sake of unknown keys: so the first token of a new key waits for one fetch, and who makes up
-/// names of keys makes us fetch six times a minute and no more.
+/// Seconds after which a fetched JWK set may be older than its issuer's, and least seconds between
+/// two fetches because of unknown keys. So the first token of a new key waits for one fetch, and a
+/// sender of made-up key names causes six fetches a minute and no more.
 pub const EARLY_FETCH_S: u64 = 10;
 
-/// Who a client is.
+/// The identity of a client that signed in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// The claim `sub`, 1 to [`USER_BYTES_MAX`] bytes without control characters.
+    /// The claim `sub`: 1 to [`USER_BYTES_MAX`] bytes without control characters.
     pub user: Arc<str>,
-    /// The claim `tenant`; always there with `tenants = "many"`, never with `"one"`.
+    /// The claim `tenant`: always there with `tenants = "many"`, never with `"one"`.
     pub tenant: Option<Arc<str>>,
-    /// The claim `groups`, at most [`GROUPS_MAX`].
+    /// The claim `groups`: at most [`GROUPS_MAX`] names.
     pub groups: Vec<Arc<str>>,
-    /// The first second at which the token is not accepted any more: `exp` and the leeway.
+    /// The first second, since 1970, in which the token is not accepted any more: `exp` and the
+    /// leeway.
     pub expires_unix_s: i64,
 }
 
-/// The same algorithm in the library's words.
+/// The same algorithm by the library's name.
 fn signature(algorithm: Algorithm) -> Signature {
     match algorithm {
         Algorithm::Hs256 => Signature::HS256,

@@ -1,11 +1,11 @@
-//! Why a token is refused: a closed list, in words for people and for counters.
+//! Reasons to refuse a token: a closed list, in texts for people and labels for counters.
 
 use std::fmt;
 
 /// A claim or header parameter that a rule is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Claim {
-    /// When it expires (RFC 7519 section 4.1.4).
+    /// Expiration time (RFC 7519 section 4.1.4).
     Exp,
     /// Not before (section 4.1.5).
     Nbf,
@@ -17,14 +17,14 @@ pub enum Claim {
     Iss,
     /// Audience (section 4.1.3).
     Aud,
-    /// Ours: the tenant.
+    /// The tenant; a claim of this gateway.
     Tenant,
-    /// Ours: the groups.
+    /// The groups; a claim of this gateway.
     Groups,
 }
 
 impl Claim {
-    /// All of them.
+    /// All claims that have rules.
     pub const ALL: [Self; 8] = [
         Self::Exp,
         Self::Nbf,
@@ -36,8 +36,8 @@ impl Claim {
         Self::Groups,
     ];
 
-    /// Its name in the token.
-    pub fn name(self) -> &'static str {
+    /// Name of the claim in the token.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Exp => "exp",
             Self::Nbf => "nbf",
@@ -50,8 +50,8 @@ impl Claim {
         }
     }
 
-    /// What it must look like.
-    pub fn form(self) -> &'static str {
+    /// Form that the claim must have, for people.
+    pub(crate) fn form(self) -> &'static str {
         match self {
             Self::Exp | Self::Nbf | Self::Iat => "a number of seconds since 1970",
             Self::Sub => "a string of 1 to 128 bytes without control characters",
@@ -65,44 +65,45 @@ impl Claim {
     }
 }
 
-/// Why a token is refused. Nothing in it comes from the token or from a key.
+/// Reason to refuse a token. It contains no part of the token or of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Refusal {
-    /// Longer than [`super::TOKEN_BYTES_MAX`].
+    /// The token is longer than [`super::TOKEN_BYTES_MAX`].
     TooLong,
-    /// Not three parts of unpadded base64url, the first two of which are JSON objects.
+    /// The token does not have three parts of unpadded base64url, the first two of which are JSON
+    /// objects.
     Malformed,
-    /// A name stands twice in one object.
+    /// A name occurs twice in one object.
     Duplicate,
-    /// An algorithm that is unknown, `none`, or not that of the key.
+    /// The algorithm is unknown, `none`, or not that of the key.
     Algorithm,
-    /// The header is no header: a parameter has the wrong type, or `kid` is too long.
+    /// The header is invalid: a parameter has the wrong type, or `kid` is too long.
     Header,
-    /// The header brings a key or the address of one: `jwk`, `jku`, `x5c`, `x5u`.
+    /// The header contains a key or the address of one: `jwk`, `jku`, `x5c`, `x5u`.
     BringsKey,
-    /// The header demands extensions (`crit`); we have none.
+    /// The header demands extensions (`crit`), of which the gateway has none.
     Critical,
-    /// `typ` says that it is something else than an access token.
+    /// Another `typ` than that of an access token.
     Type,
-    /// No key of ours has its `kid`.
+    /// No key has this `kid`.
     UnknownKey,
-    /// It has no `kid`, and not exactly one key of ours is of its algorithm.
+    /// No `kid`, and not exactly one key for its algorithm.
     NoKeyId,
-    /// The signature is not that of the key.
+    /// The signature was not made with the key.
     Signature,
-    /// A claim that must be there is not.
+    /// A required claim is missing.
     Missing(Claim),
     /// A claim has the wrong type or form.
     BadClaim(Claim),
-    /// `exp` is over.
+    /// The time `exp` has passed.
     Expired,
-    /// `nbf` is to come.
+    /// The time `nbf` is in the future.
     NotYet,
-    /// `iat` is to come.
+    /// The time `iat` is in the future.
     IssuedInFuture,
-    /// `iss` is somebody else.
+    /// The claim `iss` names another issuer.
     Issuer,
-    /// `aud` is somebody else.
+    /// The claim `aud` does not name this audience.
     Audience,
 }
 
@@ -132,8 +133,8 @@ impl Refusal {
         all
     }
 
-    /// A sentence for people, the client's too.
-    pub fn text(self) -> String {
+    /// Text for people, also sent to clients.
+    pub(crate) fn text(self) -> String {
         let fixed = match self {
             Self::TooLong => "the token is too long",
             Self::Malformed => "the token is not a signed JWT in compact form",
@@ -161,8 +162,8 @@ impl Refusal {
         fixed.to_owned()
     }
 
-    /// A word for counters; 18 in all, whatever a token holds.
-    pub fn label(self) -> &'static str {
+    /// Label for counters. There are 18 labels, whatever tokens contain.
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
             Self::Malformed => "malformed",

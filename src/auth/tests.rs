@@ -22,7 +22,7 @@ const RSA_PUBLIC: &str = include_str!("tests/rsa_public.pem");
 
 /// A key of the configuration, and what its file holds.
 fn keyed(id: &str, algorithm: Algorithm, text: &[u8]) -> (AuthKey, Vec<u8>) {
-    // Where it stood does not matter to `Keys`.
+    // The place of the key does not matter to `Keys`.
     let source = KeySource::PublicKeyFile("key.pem".into());
     (AuthKey { id: id.into(), algorithm, source }, text.to_vec())
 }
@@ -38,7 +38,7 @@ fn keys(list: Vec<(AuthKey, Vec<u8>)>) -> Keys {
     try_keys(list, &[]).expect("good keys")
 }
 
-/// One secret, `a`, and one RSA key, `r`; issuer and audience configured.
+/// A secret, `a`, and an RSA key, `r`; issuer and audience configured.
 fn settings() -> AuthSettings {
     AuthSettings {
         issuer: Some("me".into()),
@@ -63,7 +63,7 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Header and claims as given, signed with `secret`.
+/// A token of the given header and claims, signed with `secret`.
 fn signed(header: &str, claims: &str, secret: &[u8]) -> String {
     let message = format!("{}.{}", b64(header), b64(claims));
     let key = jsonwebtoken::EncodingKey::from_secret(secret);
@@ -78,7 +78,7 @@ fn good_claims() -> Map<String, Value> {
     claims.as_object().unwrap().clone()
 }
 
-/// The good claims but for those given; `null` takes one away.
+/// The good claims with the given ones over them; `null` removes one.
 fn claims(changes: Value) -> String {
     let mut claims = good_claims();
     for (name, value) in changes.as_object().unwrap() {
@@ -207,7 +207,7 @@ fn a_key_id_is_looked_up_and_nothing_else() {
     for kid in ["b", "", "A", "../../dev/null", "/etc/passwd", "a' OR '1'='1", "a\\u0000"] {
         let header = format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#);
         assert_eq!(with_header(&header), Err(Refusal::UnknownKey), "{kid}");
-        // Signed with what such a file would hold.
+        // Signed with the contents that such a file would have.
         let token = signed(&header, &claims(json!({})), b"");
         assert_eq!(verifier().verify(&token, NOW), Err(Refusal::UnknownKey), "{kid}");
     }
@@ -247,7 +247,7 @@ fn what_a_header_brings_along_is_refused() {
         let header = format!(r#"{{"alg":"HS256","kid":"a","{name}":{value}}}"#);
         assert_eq!(with_header(&header), Err(refusal), "{header}");
     }
-    // Names of a certificate, what we do not know, and the usual kinds are let pass.
+    // Names of a certificate, unknown parameters, and the usual types are accepted.
     for rest in
         [r#""x5t":"a""#, r#""x5t#S256":"a""#, r#""foo":{}"#, r#""typ":"jwt""#, r#""typ":"at+jwt""#]
     {
@@ -375,7 +375,7 @@ fn times_have_one_type_and_one_meaning() {
         let found = with(changes.clone()).map(|identity| identity.expires_unix_s);
         assert_eq!(found, expected, "{changes}");
     }
-    // The clock is what it is: before 1970, and at the end of time.
+    // The clock may show any time: before 1970, and at the end of time.
     assert_eq!(verifier().verify(&good_token(), i64::MAX), Err(Refusal::Expired));
     assert!(verifier().verify(&good_token(), i64::MIN).is_ok(), "it has neither nbf nor iat");
 }
@@ -416,7 +416,7 @@ fn users_tenants_and_groups_have_their_forms() {
         let found = found(json!({"tenant": bad}));
         assert_eq!(found, Err(Refusal::BadClaim(Claim::Tenant)), "{bad}");
     }
-    // With one tenant the claim is not looked at.
+    // With one tenant the claim is ignored.
     assert_eq!(with(json!({"tenant": 1})).unwrap().tenant, None);
 
     assert_eq!(with(json!({"sub": null})), Err(Refusal::Missing(Claim::Sub)));

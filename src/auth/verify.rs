@@ -1,4 +1,4 @@
-//! The rules for a token, in the order in which they are asked.
+//! The rules for a token, in the order in which they are checked.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use crate::config::is_name;
 use crate::config::settings::{AuthSettings, Tenants};
 use crate::limits::SEQ_MAX;
 
-/// Verifies tokens. Immutable: new keys or settings make a new one.
+/// Verifier of tokens. It is immutable: new keys or settings make a new one.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     keys: Keys,
-    /// Whether some of the keys are fetched: then there may be newer ones.
+    /// Whether a JWK set is fetched, so that there may be newer keys.
     fetches: bool,
     issuer: Option<Arc<str>>,
     audience: Option<Arc<str>>,
-    /// At most 60 (checked by `config`).
+    /// Leeway of all times; at most 60 (checked by `config`).
     leeway_s: i64,
     tenants: Tenants,
 }
@@ -35,7 +35,7 @@ pub(super) struct Times {
     iat: Option<i64>,
 }
 
-/// Claims in their right types; whether they are right is another question.
+/// Claims in their right types, with values that are not checked yet.
 #[derive(Debug)]
 pub(super) struct Claims<'a> {
     times: Times,
@@ -47,8 +47,8 @@ pub(super) struct Claims<'a> {
 }
 
 impl Verifier {
-    /// By the rules of `settings`, with `keys`.
-    pub fn new(settings: &AuthSettings, keys: Keys) -> Self {
+    /// A verifier with the rules of `settings` and with `keys`.
+    pub(crate) fn new(settings: &AuthSettings, keys: Keys) -> Self {
         let shared = |text: &Option<String>| text.as_deref().map(Arc::from);
         Self {
             keys,
@@ -60,15 +60,15 @@ impl Verifier {
         }
     }
 
-    /// Whether there is a key at all. Without one (a set that was not fetched yet) nothing can be
-    /// said of a token.
-    pub fn has_keys(&self) -> bool {
+    /// Whether there is a key at all. Without one (before a set is fetched) tokens can be neither
+    /// accepted nor refused.
+    pub(crate) fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// Whether the key that a refused `token` lacks may stand in a newer set than the one that was
-    /// fetched: then nothing can be said of the token before that was asked for.
-    pub fn key_may_come(&self, token: &str, now_unix_s: i64) -> bool {
+    /// Whether the key that a refused `token` names may be in a newer set than the one that was
+    /// fetched: then a fetch must come before the verdict.
+    pub(crate) fn key_may_come(&self, token: &str, now_unix_s: i64) -> bool {
         if !self.fetches || !self.is_behind(now_unix_s) {
             return false;
         }
@@ -78,20 +78,20 @@ impl Verifier {
             Some(id) => self.keys.by_id(id).is_none(),
             None => {
                 let (keys, algorithm) = (&self.keys, header.algorithm);
-                keys.only_one_of(algorithm).is_none() && keys.one_can_come(algorithm)
+                keys.only_one_of(algorithm).is_none() && keys.may_fetch_one_of(algorithm)
             }
         }
     }
 
-    /// Whether the fetched set is too old to tell a key that does not exist from one that is new,
-    /// or there is none. A clock that was set back makes it so, too.
+    /// Whether the fetched set is missing, or too old to tell a key that does not exist from a new
+    /// one. A clock that was set back makes it too old, too.
     fn is_behind(&self, now_unix_s: i64) -> bool {
         let at = self.keys.fetched_unix_s();
         at.is_none_or(|at| at.abs_diff(now_unix_s) > EARLY_FETCH_S)
     }
 
-    /// Who the holder of `token` is at `now_unix_s`, seconds since 1970.
-    pub fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
+    /// The identity in `token`, if it holds at `now_unix_s`, seconds since 1970.
+    pub(crate) fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
         let token = Token::read(token)?;
         let key = self.key(&token)?;
         check_signature(&token, key)?;
@@ -111,13 +111,13 @@ impl Verifier {
                 let key = self.keys.by_id(id).ok_or(Refusal::UnknownKey)?;
                 (key.algorithm() == header.algorithm).then_some(key).ok_or(Refusal::Algorithm)
             }
-            // With several, trying one after the other would let a sender choose how much work a
-            // bad token is, and nobody could say which key a good one stands for.
+            // With several keys, trying one after the other would let a sender choose the cost of a
+            // bad token, and the key behind a good one would be unclear.
             None => self.keys.only_one_of(header.algorithm).ok_or(Refusal::NoKeyId),
         }
     }
 
-    /// The claims by their types.
+    /// Reads the claims by their types.
     pub(super) fn read<'a>(&self, claims: &'a Map<String, Value>) -> Result<Claims<'a>, Refusal> {
         let exp = seconds(claims, Claim::Exp, f64::floor)?.ok_or(Refusal::Missing(Claim::Exp))?;
         let nbf = seconds(claims, Claim::Nbf, f64::ceil)?;
@@ -144,7 +144,7 @@ impl Verifier {
         })
     }
 
-    /// `exp` (RFC 7519 section 4.1.4: not on or after it), `nbf` and `iat`, give or take the
+    /// Checks `exp` (RFC 7519 section 4.1.4: not on or after it), `nbf` and `iat`, give or take the
     /// leeway.
     pub(super) fn check_times(&self, times: Times, now: i64) -> Result<(), Refusal> {
         if now >= times.exp + self.leeway_s {
@@ -187,17 +187,17 @@ impl Verifier {
         }
     }
 
-    /// What `iss` must be.
+    /// Value that `iss` must have.
     pub(super) fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
 
-    /// What `aud` must be or contain.
+    /// Value that `aud` must be or contain.
     pub(super) fn audience(&self) -> Option<&str> {
         self.audience.as_deref()
     }
 
-    /// Seconds that clocks may differ.
+    /// Seconds by which clocks may differ.
     pub(super) fn leeway_s(&self) -> i64 {
         self.leeway_s
     }
@@ -209,7 +209,7 @@ impl Claims<'_> {
     }
 }
 
-/// Whether the token is signed with `key`.
+/// Checks that the token is signed with `key`.
 pub(super) fn check_signature(token: &Token<'_>, key: &Key) -> Result<(), Refusal> {
     let (text, signed) = (token.signature, token.signed.as_bytes());
     let right =
@@ -217,9 +217,9 @@ pub(super) fn check_signature(token: &Token<'_>, key: &Key) -> Result<(), Refusa
     right.unwrap_or(false).then_some(()).ok_or(Refusal::Signature)
 }
 
-/// A NumericDate (RFC 7519 section 2): a JSON number, fractions allowed and taken the careful way
-/// by `round`. From 0 to 2^53 - 1, the largest whole number that every reader of JSON agrees on; so
-/// sums with the leeway cannot overflow. A string is no number, whatever stands in it.
+/// Reads a NumericDate (RFC 7519 section 2): a JSON number, a fraction rounded to the safe side by
+/// `round`. From 0 to 2^53 - 1, the largest whole number on which all readers of JSON agree; so
+/// sums with the leeway cannot overflow. A string is refused, whatever it contains.
 fn seconds(
     claims: &Map<String, Value>,
     claim: Claim,
@@ -244,7 +244,8 @@ fn text(claims: &Map<String, Value>, claim: Claim) -> Result<Option<&str>, Refus
     }
 }
 
-/// 1 to `bytes_max` bytes without control characters: they end up in logs, headers and keys.
+/// Whether `s` has 1 to `bytes_max` bytes without control characters: users and groups are used in
+/// logs, headers and keys.
 fn is_word(s: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&s.len()) && !s.chars().any(char::is_control)
 }

@@ -1,13 +1,13 @@
-//! When to try to connect again: gRPC's connection-backoff.md, pure and seeded.
+//! Delays between attempts to connect: gRPC's connection-backoff.md, pure and seeded.
 
 /// Growth from one failure to the next (connection-backoff.md: MULTIPLIER 1.6), in tenths.
 const MULTIPLIER_TENTHS: u64 = 16;
 /// Jitter to either side (connection-backoff.md: JITTER 0.2), in percent.
 const BACKOFF_JITTER_PERCENT: u64 = 20;
 
-/// Delays between connection attempts.
+/// State of the delays of one channel.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first_us: u64,
     max_us: u64,
     next_us: u64,
@@ -17,32 +17,32 @@ pub struct Backoff {
 
 impl Backoff {
     /// Delays from `first_ms` to `max_ms`; the same `seed` gives the same delays.
-    pub fn new(first_ms: u64, max_ms: u64, seed: u64) -> Self {
+    pub(crate) fn new(first_ms: u64, max_ms: u64, seed: u64) -> Self {
         let first_us = first_ms.max(1).saturating_mul(1000);
         let max_us = max_ms.saturating_mul(1000).max(first_us);
         Self { first_us, max_us, next_us: first_us, short_lives: 0, random: seed }
     }
 
     /// Changes the bounds; a delay that has grown stays within them.
-    pub fn set_bounds(&mut self, first_ms: u64, max_ms: u64) {
+    pub(crate) fn set_bounds(&mut self, first_ms: u64, max_ms: u64) {
         self.first_us = first_ms.max(1).saturating_mul(1000);
         self.max_us = max_ms.saturating_mul(1000).max(self.first_us);
         self.next_us = self.next_us.clamp(self.first_us, self.max_us);
     }
 
     /// Microseconds to wait after an attempt that failed.
-    pub fn after_failure(&mut self) -> u64 {
+    pub(crate) fn after_failure(&mut self) -> u64 {
         let delay = self.next_us;
         self.next_us = (delay.saturating_mul(MULTIPLIER_TENTHS) / 10).min(self.max_us);
         self.jitter(delay, BACKOFF_JITTER_PERCENT)
     }
 
-    /// Microseconds to wait after a connection that had become ready was lost, `lived_us` later.
+    /// Microseconds to wait after the loss of a connection that had been ready for `lived_us`.
     ///
-    /// At once, except that connections which keep dying before the first delay is over are
-    /// failures too: without that a server that greets and hangs up would be called in a tight
-    /// loop.
-    pub fn after_loss(&mut self, lived_us: u64) -> u64 {
+    /// There is no wait, except that connections which are repeatedly lost before the first delay
+    /// is over count as failures: otherwise a server that accepts and closes at once would be
+    /// called in a tight loop.
+    pub(crate) fn after_loss(&mut self, lived_us: u64) -> u64 {
         if lived_us >= self.first_us {
             self.short_lives = 0;
             self.next_us = self.first_us;
@@ -52,16 +52,16 @@ impl Backoff {
         if self.short_lives == 1 { 0 } else { self.after_failure() }
     }
 
-    /// The server's SETTINGS arrived: the next failure is a first one again, unless connections
-    /// have been dying young.
-    pub fn connected(&mut self) {
+    /// Notes that a server answered: the next failure counts as the first, unless several
+    /// connections were lost early.
+    pub(crate) fn connected(&mut self) {
         if self.short_lives < 2 {
             self.next_us = self.first_us;
         }
     }
 
     /// `value` plus or minus up to `percent` of it.
-    pub fn jitter(&mut self, value: u64, percent: u64) -> u64 {
+    pub(crate) fn jitter(&mut self, value: u64, percent: u64) -> u64 {
         let span = value / 100 * percent;
         value - span + self.random() % (2 * span + 1)
     }

@@ -1,12 +1,12 @@
 //! gRPC message framing (PROTOCOL-HTTP2.md "Length-Prefixed-Message"): the prefix of a request, and
-//! the one message of a response out of its DATA chunks.
+//! the one message of a response, assembled from its DATA chunks.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::limits::RESPONSE_BYTES_MAX;
 
 /// Bytes of the prefix: one of flags, four of length, big-endian.
-pub const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// The prefix of an uncompressed message of `length` bytes.
 pub fn prefix(length: u32) -> [u8; PREFIX_BYTES] {
@@ -14,29 +14,30 @@ pub fn prefix(length: u32) -> [u8; PREFIX_BYTES] {
     [0, a, b, c, d]
 }
 
-/// What is wrong with the body of a response.
+/// A fault of the body of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FramingError {
-    /// The compressed flag, although we offer no encoding.
+pub(crate) enum FramingError {
+    /// The compressed flag is set, although no encoding was offered.
     Compressed,
-    /// A flag byte other than 0 and 1.
+    /// The flag byte is neither 0 nor 1.
     BadFlag,
-    /// A length over [`RESPONSE_BYTES_MAX`].
+    /// The length is over [`RESPONSE_BYTES_MAX`].
     TooLarge,
-    /// Bytes after the message.
+    /// Bytes follow the message.
     TwoMessages,
-    /// The end before the message.
+    /// The body ended before a message.
     Missing,
-    /// The end within the message.
+    /// The body ended within the message.
     Truncated,
 }
 
 /// The one message of a response while it arrives.
 ///
 /// A message that lies within one chunk is passed on as a slice of it; only one that spans chunks
-/// is copied, into a buffer that grows with what has arrived and not with what was claimed.
+/// is copied, into a buffer that grows with the bytes that arrive and not with the announced
+/// length.
 #[derive(Debug, Default)]
-pub struct Assembly {
+pub(crate) struct Assembly {
     prefix: [u8; PREFIX_BYTES],
     prefix_bytes: usize,
     length: usize,
@@ -63,7 +64,7 @@ impl Message {
 
 impl Assembly {
     /// Takes the next chunk of the body.
-    pub fn push(&mut self, mut chunk: Bytes) -> Result<(), FramingError> {
+    pub(crate) fn push(&mut self, mut chunk: Bytes) -> Result<(), FramingError> {
         if self.prefix_bytes < PREFIX_BYTES && !self.take_prefix(&mut chunk)? {
             return Ok(());
         }
@@ -77,7 +78,7 @@ impl Assembly {
         self.message = match std::mem::take(&mut self.message) {
             Message::Nothing if chunk.len() == self.length => Message::Slice(chunk),
             Message::Nothing => Message::Copy(BytesMut::from(&chunk[..])),
-            // A slice is a whole message, and behind a whole message nothing is missing.
+            // A slice is a whole message, so nothing is missing after it.
             Message::Slice(bytes) => Message::Slice(bytes),
             Message::Copy(mut bytes) => {
                 bytes.extend_from_slice(&chunk);
@@ -87,8 +88,8 @@ impl Assembly {
         Ok(())
     }
 
-    /// The body has ended: the message without its prefix.
-    pub fn finish(self) -> Result<Bytes, FramingError> {
+    /// Ends the body: returns the message without its prefix.
+    pub(crate) fn finish(self) -> Result<Bytes, FramingError> {
         if self.prefix_bytes == 0 {
             return Err(FramingError::Missing);
         }
@@ -102,7 +103,7 @@ impl Assembly {
         })
     }
 
-    /// Moves bytes of the prefix out of `chunk`; true when it is complete.
+    /// Moves bytes of the prefix out of `chunk`; true when the prefix is complete.
     fn take_prefix(&mut self, chunk: &mut Bytes) -> Result<bool, FramingError> {
         let n = chunk.len().min(PREFIX_BYTES - self.prefix_bytes);
         self.prefix[self.prefix_bytes..self.prefix_bytes + n].copy_from_slice(&chunk[..n]);

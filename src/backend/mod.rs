@@ -1,6 +1,6 @@
-//! The HTTP/2 and gRPC client with which a shard talks to one instance.
+//! The HTTP/2 and gRPC client of a shard for one instance.
 //!
-//! `framing`, `status` and `backoff` are pure; `channel` is the only part that knows sockets.
+//! `framing`, `status` and `backoff` are pure; `channel` alone uses sockets.
 pub mod backoff;
 pub mod channel;
 pub mod framing;

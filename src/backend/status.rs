@@ -1,6 +1,5 @@
-//! How a call ended, out of what HTTP/2 and gRPC said: PROTOCOL-HTTP2.md ("HTTP2 Transport
-//! Mapping"), statuscodes.md and http-grpc-status-mapping.md. h2's own texts reach logs, never a
-//! decision.
+//! The end of a call by HTTP/2 and gRPC: PROTOCOL-HTTP2.md ("HTTP2 Transport Mapping"),
+//! statuscodes.md and http-grpc-status-mapping.md. h2's own texts are logged, and decide nothing.
 
 use h2::Reason;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -9,36 +8,36 @@ use http::response::Parts;
 use super::framing::FramingError;
 use crate::message::{CallError, CallFault, Started, status};
 
-/// Characters of a service's own words that are kept: a sentence or two.
-pub const MESSAGE_CHARS_MAX: usize = 256;
+/// Most characters of a service's own text that are kept: a sentence or two.
+pub(crate) const MESSAGE_CHARS_MAX: usize = 256;
 
 fn error(fault: CallFault, started: Started, status: u32, message: impl Into<String>) -> CallError {
     CallError { fault, started, status, message: message.into(), pushback: None }
 }
 
-/// There is no connection; nothing was sent.
-pub fn not_connected(why: &str) -> CallError {
+/// The error of a call without a connection: nothing was sent.
+pub(crate) fn not_connected(why: &str) -> CallError {
     let message = why.chars().take(MESSAGE_CHARS_MAX).collect::<String>();
     error(CallFault::NotConnected, Started::No, status::UNAVAILABLE, message)
 }
 
-/// The call could not be put on a working connection; nothing was sent.
-pub fn not_sent(status: u32, why: &str) -> CallError {
+/// The error of a call that could not be sent over a working connection: nothing was sent.
+pub(crate) fn not_sent(status: u32, why: &str) -> CallError {
     error(CallFault::Refused, Started::No, status, why)
 }
 
-/// The deadline passed; `started` = whether the call had been sent.
-pub fn timed_out(started: Started) -> CallError {
+/// The error of a call whose deadline passed; `started` = whether it had been sent.
+pub(crate) fn timed_out(started: Started) -> CallError {
     error(CallFault::TimedOut, started, status::DEADLINE_EXCEEDED, "deadline exceeded")
 }
 
-/// We cancelled the call; `started` = whether it had been sent.
-pub fn cancelled(started: Started) -> CallError {
+/// The error of a call that was cancelled here; `started` = whether it had been sent.
+pub(crate) fn cancelled(started: Started) -> CallError {
     error(CallFault::TimedOut, started, status::CANCELLED, "cancelled")
 }
 
-/// The connection broke with the call in flight.
-pub fn connection_lost() -> CallError {
+/// The error of a call in flight whose connection was lost.
+pub(crate) fn connection_lost() -> CallError {
     error(CallFault::ConnectionLost, Started::Maybe, status::UNAVAILABLE, "connection lost")
 }
 
@@ -46,8 +45,8 @@ fn bad_reply(status: u32, why: &str) -> CallError {
     error(CallFault::BadReply, Started::Maybe, status, why)
 }
 
-/// The stream failed.
-pub fn from_h2(cause: &h2::Error) -> CallError {
+/// The error of a call whose stream failed.
+pub(crate) fn from_h2(cause: &h2::Error) -> CallError {
     if cause.is_io() {
         return connection_lost();
     }
@@ -64,7 +63,7 @@ pub fn from_h2(cause: &h2::Error) -> CallError {
     if cause.is_reset() && cause.is_remote() {
         return from_reset(reason);
     }
-    // What h2 itself found wrong with the peer, as a stream or as a connection error.
+    // h2 found a fault of the peer, as a stream error or a connection error.
     let code = match reason {
         Reason::ENHANCE_YOUR_CALM => status::RESOURCE_EXHAUSTED,
         _ => status::INTERNAL,
@@ -72,7 +71,7 @@ pub fn from_h2(cause: &h2::Error) -> CallError {
     bad_reply(code, "the service broke HTTP/2")
 }
 
-/// RST_STREAM from the service (PROTOCOL-HTTP2.md "Errors").
+/// The error of a stream that the service reset (PROTOCOL-HTTP2.md "Errors").
 fn from_reset(reason: Reason) -> CallError {
     let (code, text) = match reason {
         Reason::REFUSED_STREAM => {
@@ -88,8 +87,8 @@ fn from_reset(reason: Reason) -> CallError {
     error(CallFault::Reset, Started::Maybe, code, text)
 }
 
-/// The body was not one message.
-pub fn from_framing(cause: FramingError) -> CallError {
+/// The error of a response whose body is not one message.
+pub(crate) fn from_framing(cause: FramingError) -> CallError {
     match cause {
         FramingError::Compressed => bad_reply(status::INTERNAL, "compressed without an encoding"),
         FramingError::BadFlag => bad_reply(status::INTERNAL, "unknown message flag"),
@@ -100,14 +99,14 @@ pub fn from_framing(cause: FramingError) -> CallError {
     }
 }
 
-/// The stream ended without trailers.
-pub fn no_trailers() -> CallError {
+/// The error of a response without trailers.
+pub(crate) fn no_trailers() -> CallError {
     bad_reply(status::UNKNOWN, "the stream ended without trailers")
 }
 
-/// Judges the header block that opens a response; `ends` = the stream ends with it, so that it is
+/// Checks the header block that opens a response; `ends` = the stream ends with it, so that it is
 /// also the trailers ("Trailers-Only").
-pub fn check_head(head: &Parts, ends: bool) -> Result<(), CallError> {
+pub(crate) fn check_head(head: &Parts, ends: bool) -> Result<(), CallError> {
     let headers = &head.headers;
     if head.status != http::StatusCode::OK {
         // A grpc-status wins over the HTTP status, but an OK cannot come with an HTTP error.
@@ -135,8 +134,8 @@ pub fn check_head(head: &Parts, ends: bool) -> Result<(), CallError> {
     Err(from_framing(FramingError::Missing))
 }
 
-/// Judges the trailers: `Ok` if the service said OK.
-pub fn check_trailers(trailers: &HeaderMap) -> Result<(), CallError> {
+/// Checks the trailers: `Ok` if the service's status is OK.
+pub(crate) fn check_trailers(trailers: &HeaderMap) -> Result<(), CallError> {
     let Some(value) = trailers.get("grpc-status") else {
         return Err(bad_reply(status::UNKNOWN, "no grpc-status"));
     };
@@ -156,12 +155,13 @@ pub fn check_trailers(trailers: &HeaderMap) -> Result<(), CallError> {
     Err(ended)
 }
 
-/// gRFC A6: a negative or unreadable value means "do not retry".
+/// Reads a pushback in milliseconds; `None` = do not retry, which a negative or unreadable value
+/// means (gRFC A6).
 fn pushback(value: &HeaderValue) -> Option<u32> {
     value.to_str().ok()?.parse().ok()
 }
 
-/// `application/grpc`, alone or followed by `+format` or `;parameters`.
+/// Whether a content type is `application/grpc`, alone or followed by `+format` or `;parameters`.
 fn is_grpc(value: &HeaderValue) -> bool {
     let Some((start, rest)) = value.as_bytes().split_at_checked(b"application/grpc".len()) else {
         return false;
@@ -170,7 +170,7 @@ fn is_grpc(value: &HeaderValue) -> bool {
         && matches!(rest.first(), None | Some(b'+' | b';'))
 }
 
-/// http-grpc-status-mapping.md.
+/// The gRPC status of an HTTP status (http-grpc-status-mapping.md).
 fn from_http(http_status: u16) -> u32 {
     match http_status {
         400 => status::INTERNAL,
@@ -182,8 +182,8 @@ fn from_http(http_status: u16) -> u32 {
     }
 }
 
-/// Decodes grpc-message. What is not well encoded stays as it is; what is not UTF-8 is replaced; at
-/// most [`MESSAGE_CHARS_MAX`] characters.
+/// Decodes grpc-message. Bad escapes stay as they are; bytes that are not UTF-8 are replaced; at
+/// most [`MESSAGE_CHARS_MAX`] characters are kept.
 fn percent_decoded(text: &[u8]) -> String {
     // A character is at most 4 bytes, and a byte at most 3 characters of encoding.
     let text = &text[..text.len().min(MESSAGE_CHARS_MAX * 4 * 3)];

@@ -1,28 +1,26 @@
 //! The keys of `[auth]` and `[[auth_key]]`, and the reading of the files that they name.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use super::check::{NAME_RULE, is_name};
-use super::problem::{Problem, Problems, Source};
-use super::reader::{Bounds, Reader};
+use super::Config;
+use super::files::read;
+use super::problem::Problems;
+use super::reader::{Bounds, DAY_MS, MINUTE_MS, Reader};
 use super::settings::*;
-use super::{Config, Provenance};
+use super::words::{NAME_RULE, is_name};
 
-/// Keys of the configuration: an issuer has two while it changes them; 64 issuers is a lot.
+/// Largest number of `[[auth_key]]`: an issuer has two while it changes them; 64 issuers is a lot.
 const KEYS_MAX: usize = 128;
-/// Bytes of one key file. An RSA key of 8,192 bits is 1.4 KiB of PEM.
+/// Largest key file. An RSA key of 8,192 bits is 1.4 KiB of PEM.
 const KEY_FILE_BYTES_MAX: u64 = 16 << 10;
-/// Bytes of a JWK set: some hundred keys.
-pub const JWKS_BYTES_MAX: u64 = 64 << 10;
+/// Largest JWK set: some hundred keys.
+pub(crate) const JWKS_BYTES_MAX: u64 = 64 << 10;
 /// Longest issuer, audience and URL.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// `[auth]` and `[[auth_key]]`
-pub fn auth(r: &mut Reader) -> AuthSettings {
+/// Reads `[auth]` and `[[auth_key]]`.
+pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
     let d = AuthSettings::default();
     let modes = [("off", AuthMode::Off), ("jwt", AuthMode::Jwt)];
     let tenants = [("one", Tenants::One), ("many", Tenants::Many)];
@@ -30,25 +28,17 @@ pub fn auth(r: &mut Reader) -> AuthSettings {
         mode: r.word("auth.mode", d.mode, &modes),
         issuer: optional(r, "auth.issuer", is_line, LINE_RULE),
         audience: optional(r, "auth.audience", is_line, LINE_RULE),
-        leeway: Duration::from_secs(r.number(
-            "auth.leeway_s",
-            d.leeway.as_secs(),
-            Bounds::new(0, 60),
-        )),
-        timeout: Duration::from_millis(r.number(
-            "auth.timeout_ms",
-            d.timeout.as_millis() as u64,
-            Bounds::new(100, 600_000),
-        )),
+        leeway: r.seconds("auth.leeway_s", d.leeway, Bounds::new(0, 60)),
+        timeout: r.milliseconds("auth.timeout_ms", d.timeout, Bounds::new(100, 10 * MINUTE_MS)),
         required: r.boolean("auth.required", d.required),
         tenants: r.word("auth.tenants", d.tenants, &tenants),
-        jwks_file: optional(r, "auth.jwks_file", is_path, PATH_RULE).map(PathBuf::from),
+        jwks_file: r.file("auth.jwks_file"),
         jwks_url: optional(r, "auth.jwks_url", is_key_url, URL_RULE),
-        jwks_refresh: Duration::from_secs(r.number(
+        jwks_refresh: r.seconds(
             "auth.jwks_refresh_s",
-            d.jwks_refresh.as_secs(),
-            Bounds::new(10, 86_400),
-        )),
+            d.jwks_refresh,
+            Bounds::new(10, DAY_MS / 1000),
+        ),
         keys: keys(r),
     };
     relations(r, &settings);
@@ -86,11 +76,10 @@ fn relations(r: &mut Reader, s: &AuthSettings) {
 }
 
 const LINE_RULE: &str = "must be a line of at most 1024 bytes";
-const PATH_RULE: &str = "must be the path of a file";
 const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to \
      127.0.0.1, [::1] or localhost, as whoever answers says who may sign in";
 
-/// A string that `valid` admits; empty = none.
+/// Reads a string that `valid` admits; empty = none.
 fn optional(
     r: &mut Reader,
     key: &'static str,
@@ -105,12 +94,8 @@ fn is_line(s: &str) -> bool {
     s.len() <= TEXT_BYTES_MAX && !s.chars().any(char::is_control)
 }
 
-fn is_path(s: &str) -> bool {
-    !s.contains('\0')
-}
-
-/// Whether keys may be fetched from `url`.
-pub fn is_key_url(url: &str) -> bool {
+/// Whether keys may be fetched from `url`: over https, or from this machine.
+pub(crate) fn is_key_url(url: &str) -> bool {
     let visible = |s: &str| s.bytes().all(|b| b.is_ascii_graphic());
     let (https, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),
@@ -143,17 +128,17 @@ fn keys(r: &mut Reader) -> Vec<AuthKey> {
     let mut keys: Vec<AuthKey> = Vec::new();
     for (index, node) in list.into_iter().enumerate() {
         let prefix = format!("auth_key[{index}]");
-        let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
+        let Some(mut table) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };
-        let key = key(&mut own);
+        let key = key(&mut table);
         if let Some(key) = &key
             && keys.iter().any(|k| k.id == key.id)
         {
-            own.problem("id", "is the id of another key; rename one");
+            table.problem("id", "is the id of another key; rename one");
         }
-        own.unknown(&[], "");
-        r.report.absorb(own.report);
+        table.unknown(&[], "");
+        r.report.absorb(table.report);
         keys.extend(key);
     }
     keys
@@ -174,14 +159,14 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
     let fits = |s: &str| (least.unwrap_or(0)..=TEXT_BYTES_MAX).contains(&s.len());
     let secret = r.secret("secret", |s| s.is_empty() || fits(s), &rule);
     let secret = secret.filter(|s| !s.is_empty());
-    let secret_file = optional(r, "secret_file", is_path, PATH_RULE).map(PathBuf::from);
-    let public_key_file = optional(r, "public_key_file", is_path, PATH_RULE).map(PathBuf::from);
+    let secret_file = r.file("secret_file");
+    let public_key_file = r.file("public_key_file");
     let algorithm = algorithm?;
     let source = match (secret, secret_file, public_key_file) {
         (Some(secret), None, None) if least.is_some() => KeySource::Secret(secret),
         (None, Some(path), None) if least.is_some() => KeySource::SecretFile(path),
         (None, None, Some(path)) if least.is_none() => KeySource::PublicKeyFile(path),
-        // One that was refused has its problem already.
+        // A refused secret has its problem already.
         (None, None, None) if r.is_set("secret") && !r.report.problems.is_empty() => return None,
         _ => {
             let rule = match least {
@@ -195,13 +180,13 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
     Some(AuthKey { id: id?.into(), algorithm, source })
 }
 
-/// What the files of `[auth]` hold. Not shown by `Debug`: it is made of secrets.
+/// The contents of the files that `[auth]` names. `Debug` does not show them: they are secrets.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct KeyTexts {
-    /// The key of each of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
-    pub keys: Vec<Vec<u8>>,
-    /// The JWK set of `jwks_file`.
-    pub jwks: Option<String>,
+    /// The keys of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
+    pub(crate) keys: Vec<Vec<u8>>,
+    /// The JWK set in `jwks_file`.
+    pub(crate) jwks: Option<String>,
 }
 
 impl std::fmt::Debug for KeyTexts {
@@ -211,11 +196,10 @@ impl std::fmt::Debug for KeyTexts {
 }
 
 /// Reads the files that `[auth]` of `config` names; all problems at once, by their keys.
-pub fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
+pub(crate) fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
     let mut problems = Vec::new();
     let mut fail = |key: String, path: &Path, rule: String| {
-        let source = source_of(&config.provenance, &key);
-        problems.push(Problem { source, key, value: format!("{path:?}"), rule });
+        problems.push(config.problem(key, format!("{path:?}"), rule));
     };
     let mut texts = KeyTexts::default();
     for (index, key) in config.gateway.auth.keys.iter().enumerate() {
@@ -238,13 +222,7 @@ pub fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
     if problems.is_empty() { Ok(texts) } else { Err(Problems(problems)) }
 }
 
-/// Where `key` was set.
-pub fn source_of(provenance: &[Provenance], key: &str) -> Source {
-    let found = provenance.iter().find(|(known, ..)| known == key);
-    found.map_or(Source::Default, |(_, _, source)| source.clone())
-}
-
-/// A secret without the line's end that editors and `echo` put behind it.
+/// The secret in a file, without the line end that editors and `echo` add.
 fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     let mut bytes = read(path, KEY_FILE_BYTES_MAX)?;
     if bytes.last() == Some(&b'\n') {
@@ -257,18 +235,6 @@ fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
     if bytes.len() < least {
         let name = algorithm.name();
         return Err(format!("holds {} bytes; {name} takes {least} or more", bytes.len()));
-    }
-    Ok(bytes)
-}
-
-/// What the file at `path` holds, if that is at most `bytes_max` bytes. The error is a rule.
-pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
-    read.map_err(|e| format!("cannot be read: {e}"))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(format!("is larger than {bytes_max} bytes"));
     }
     Ok(bytes)
 }

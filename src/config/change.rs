@@ -1,5 +1,5 @@
-//! What differs between two configurations: which keys, and which of them cannot change while the
-//! process runs.
+//! Differences between two configurations: the keys that differ, and those among them that cannot
+//! change while the process runs.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub const BOOT_KEYS: [&str; 32] = [
+pub(crate) const BOOT_KEYS: [&str; 32] = [
     "listen",
     "tls.listen",
     "path",
@@ -42,22 +42,22 @@ pub const BOOT_KEYS: [&str; 32] = [
     "cache.entries_max",
 ];
 
-/// One key that differs.
+/// A key whose value differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// The key; of one shard: `N/section.key`.
-    pub key: String,
-    /// Its value before, as TOML; `None` = it was not there (a table of a list).
-    pub old: Option<String>,
-    /// Its value now.
-    pub new: Option<String>,
-    /// Where that comes from.
-    pub source: Source,
+    /// The key; for one shard `N/section.key`.
+    pub(crate) key: String,
+    /// The old value as TOML; `None` = the key was not there (a table of a list).
+    pub(crate) old: Option<String>,
+    /// The new value as TOML; `None` = the key is gone.
+    pub(crate) new: Option<String>,
+    /// Source of the new value.
+    pub(crate) source: Source,
 }
 
 impl Change {
-    /// Whether it takes a restart.
-    pub fn is_boot(&self) -> bool {
+    /// Whether the change takes a restart.
+    pub(crate) fn is_boot(&self) -> bool {
         BOOT_KEYS.contains(&section_key(&self.key))
     }
 }
@@ -70,14 +70,15 @@ fn section_key(key: &str) -> &str {
     }
 }
 
-/// Every key whose value differs, by key. Of a secret that is another one only that is told.
-pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+/// Every key whose value differs, in the order of keys. A changed secret is reported without its
+/// values.
+pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (values(old), values(new));
     let keys: std::collections::BTreeSet<&str> =
         before.keys().chain(after.keys()).copied().collect();
     let mut changes = Vec::new();
     for key in keys {
-        // What a shard's own file does not set is as in default.toml.
+        // A key that a shard's own file does not set has the value of default.toml.
         let of = |values: &BTreeMap<&str, (String, Source)>| {
             values.get(key).or_else(|| values.get(section_key(key))).cloned()
         };
@@ -115,8 +116,8 @@ fn values(config: &Config) -> BTreeMap<&str, (String, Source)> {
     list.map(|(key, value, source)| (key.as_str(), (value.clone(), source.clone()))).collect()
 }
 
-/// A problem for each key that differs and takes a restart.
-pub fn boot_only(changes: &[Change]) -> Vec<Problem> {
+/// Makes a problem of each key that differs and takes a restart.
+pub(crate) fn boot_only(changes: &[Change]) -> Vec<Problem> {
     let is_boot = changes.iter().filter(|change| change.is_boot());
     let problem = |change: &Change| Problem {
         source: change.source.clone(),

@@ -1,37 +1,27 @@
-//! The keys of `gateway.toml` and `default.toml`, their bounds, and what must hold between them.
+//! The keys of `gateway.toml` and `default.toml`, their bounds, and the relations between them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::reader::{ADDRESS_RULE, Bounds, Reader};
+use super::reader::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, Reader};
 use super::settings::*;
-use super::{auth, limits, listen, operate};
+use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
+use super::{admin, auth, discovery, health, limits, listen};
 use crate::limits::*;
 
-/// Sections of `default.toml` and `N.toml`; every other one is of `gateway.toml`.
+/// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
 pub const SHARD_SECTIONS: [&str; 9] =
     ["shard", "conn", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
 
-/// Entries of a table of a shard: the slots that a key can number.
+/// Largest table of a shard: one entry for each slot that a key can number.
 const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
-/// Bytes a shard may be told to hold: 64 GiB, as much as a large host has for each of a few cores.
+/// Largest byte cap of a shard: 64 GiB, as much as a large host has for each of a few cores.
 const SHARD_BYTES_MAX: u64 = 64 << 30;
-/// Bytes one client may be told to hold: 1 GiB, 64 of the largest messages.
+/// Largest byte cap of one client: 1 GiB, 64 of the largest messages.
 const CLIENT_BYTES_MAX: u64 = 1 << 30;
-const MINUTE_MS: u64 = 60_000;
-const HOUR_MS: u64 = 3_600_000;
-const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// Rule for names: they become metric labels and log fields.
-pub const NAME_RULE: &str = "must be 1 to 64 letters, digits, '-', '_' or '.'";
-
-/// Whether `s` can be a name.
-pub fn is_name(s: &str) -> bool {
-    (1..=64).contains(&s.len())
-        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-}
-
-fn is_path(s: &str) -> bool {
+/// Whether `s` can be the path of the upgrade request.
+fn is_url_path(s: &str) -> bool {
     s.starts_with('/')
         && s.len() <= 256
         && s.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
@@ -50,7 +40,7 @@ fn is_filter(s: &str) -> bool {
     !s.is_empty() && tracing_subscriber::EnvFilter::builder().parse(s).is_ok()
 }
 
-/// `gateway.toml` without its services and routes.
+/// Reads `gateway.toml` without its services and routes.
 pub fn gateway(r: &mut Reader) -> GatewaySettings {
     let d = GatewaySettings::default();
     let settings = GatewaySettings {
@@ -60,11 +50,11 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         path: r.text(
             "path",
             &d.path,
-            is_path,
+            is_url_path,
             "must start with '/' and have at most 256 visible characters, without '?' and '#'",
         ),
         node: r.text("node", &d.node, is_name, NAME_RULE),
-        admin: operate::admin(r),
+        admin: admin::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
         origins: r.texts(
             "origins",
@@ -75,9 +65,9 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),
         demo: demo(r, d.demo),
-        stop: operate::stop(r),
-        discovery: operate::discovery(r),
-        health: operate::health(r),
+        stop: stop(r),
+        discovery: discovery::discovery(r),
+        health: health::health(r),
         auth: auth::auth(r),
         log: r.text(
             "log.filter",
@@ -106,8 +96,7 @@ fn demo(r: &mut Reader, d: DemoSettings) -> DemoSettings {
     let enabled = r.boolean("demo.enabled", d.enabled);
     let shown = d.addresses.map(|a| a.to_string());
     let before = r.report.problems.len();
-    let valid = |s: &str| s.parse::<SocketAddr>().is_ok();
-    let texts = r.texts("demo.addresses", &shown, valid, ADDRESS_RULE);
+    let texts = r.texts("demo.addresses", &shown, is_address, ADDRESS_RULE);
     let addresses: Vec<SocketAddr> = texts.iter().filter_map(|s| s.parse().ok()).collect();
     let addresses = match <[SocketAddr; 3]>::try_from(addresses) {
         Ok(addresses) => addresses,
@@ -121,12 +110,22 @@ fn demo(r: &mut Reader, d: DemoSettings) -> DemoSettings {
     DemoSettings { enabled, addresses }
 }
 
-/// `[routing] ring_points`.
+/// Reads the section `[stop]`.
+fn stop(r: &mut Reader) -> StopSettings {
+    let d = StopSettings::default();
+    StopSettings {
+        grace: r.milliseconds("stop.grace_ms", d.grace, Bounds::new(0, 10 * MINUTE_MS)),
+        spread: r.milliseconds("stop.spread_ms", d.spread, Bounds::new(0, 10 * MINUTE_MS)),
+        reconnect: r.milliseconds("stop.reconnect_ms", d.reconnect, Bounds::new(0, HOUR_MS)),
+    }
+}
+
+/// Reads `ring_points` of `[routing]`.
 pub fn ring_points(r: &mut Reader) -> u32 {
     r.number("routing.ring_points", 160, Bounds::new(1, 4096))
 }
 
-/// `default.toml`, or `N.toml` over it.
+/// Reads `default.toml`, or `N.toml` over it.
 pub fn shard(r: &mut Reader) -> ShardSettings {
     let d = ShardSettings::default();
     let us = |duration: Duration| duration.as_micros() as u64;

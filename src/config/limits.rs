@@ -3,13 +3,13 @@
 use super::reader::{Bounds, Reader};
 use super::settings::{LimitSettings, PartyLimits};
 
-/// The largest rate and count that can be configured for one user or address: more than a shard
-/// handles.
+/// Largest rate and count of one user or address: more than a shard handles.
 const PARTY_MAX: u64 = 1_000_000;
-/// A minute: a bucket that has not been full for longer would be kept for somebody who left.
+/// Longest burst: one minute. A bucket takes this long to fill, and is kept until it is full, so a
+/// longer burst would keep state of clients that left.
 const BURST_S_MAX: u64 = 60;
 
-/// `[limits]`
+/// Reads the section `[limits]`.
 pub fn limits(r: &mut Reader, d: LimitSettings) -> LimitSettings {
     let unknown = Bounds::or_zero("no limit", 1, 1 << crate::ids::SLOT_BITS);
     LimitSettings {
@@ -54,7 +54,7 @@ fn number(r: &mut Reader, key: &'static str, default: u32) -> u32 {
     r.number(key, default, Bounds::or_zero("no limit", 1, PARTY_MAX))
 }
 
-/// Users are those who sign in: without that their limits limit nobody.
+/// Warns about limits of users while nobody can sign in: they limit nobody.
 pub fn without_users(r: &mut Reader, limits: &LimitSettings, sign_in: bool) {
     let PartyLimits { connections_max, connects_per_s, .. } = limits.user;
     let key = match (connections_max, connects_per_s) {

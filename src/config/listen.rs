@@ -1,37 +1,36 @@
-//! The keys that say where clients connect: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`.
+//! The keys of the clients' side: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use super::reader::Reader;
 use super::settings::*;
+use super::words::is_address;
 
-/// Certificates of ours. All are looked at for a client's name, some 2 us each.
+/// Largest number of certificates. All are compared with a client's name, some 2 us each.
 const CERTIFICATES_MAX: usize = 32;
-/// Networks of balancers. All are looked at for each connection accepted.
+/// Largest number of balancers' networks. All are compared with each accepted connection.
 const PROXIES_MAX: usize = 64;
 
 const LISTEN_RULE: &str = "must be empty, or an IP address and a port, e.g. \"127.0.0.1:9000\" \
      (host names are not looked up)";
-const FILE_RULE: &str = "must be the path of a file";
 const NETWORK_RULE: &str = "must be an IP address, or a network of them without bits set behind \
      its prefix, e.g. \"10.0.0.0/8\"";
 
-/// `listen`: where clients connect without TLS.
+/// Reads `listen`: where clients connect without TLS.
 pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> {
     listen(r, "listen", default)
 }
 
-/// An address; empty = none.
+/// Reads an address; empty = none.
 fn listen(r: &mut Reader, key: &'static str, default: Option<SocketAddr>) -> Option<SocketAddr> {
     let shown = default.map_or(String::new(), |address| address.to_string());
-    let valid = |s: &str| s.is_empty() || s.parse::<SocketAddr>().is_ok();
+    let valid = |s: &str| s.is_empty() || is_address(s);
     r.text(key, &shown, valid, LISTEN_RULE).parse().ok()
 }
 
-/// `[tls]` and `[[tls_certificate]]`
+/// Reads `[tls]` and `[[tls_certificate]]`.
 pub fn tls(r: &mut Reader) -> TlsSettings {
     let d = TlsSettings::default();
     let versions = [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
@@ -44,7 +43,7 @@ pub fn tls(r: &mut Reader) -> TlsSettings {
         listen: listen(r, "tls.listen", d.listen),
         min_version: r.word("tls.min_version", d.min_version, &versions),
         client_certificates: r.word("tls.client_certificates", d.client_certificates, &asked),
-        client_ca_file: optional_file(r, "tls.client_ca_file"),
+        client_ca_file: r.file("tls.client_ca_file"),
         certificates: certificates(r),
     };
     // A list that was refused has its problem already.
@@ -72,16 +71,6 @@ pub fn tls(r: &mut Reader) -> TlsSettings {
     settings
 }
 
-/// A file's path; empty = none.
-fn optional_file(r: &mut Reader, key: &'static str) -> Option<PathBuf> {
-    let text = r.text(key, "", is_path, FILE_RULE);
-    (!text.is_empty()).then(|| text.into())
-}
-
-fn is_path(s: &str) -> bool {
-    !s.contains('\0')
-}
-
 fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
     let (list, source) = r.list("tls_certificate");
     if list.len() > CERTIFICATES_MAX {
@@ -91,18 +80,17 @@ fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
     let mut certificates = Vec::new();
     for (index, node) in list.into_iter().enumerate() {
         let prefix = format!("tls_certificate[{index}]");
-        let Some(mut own) = Reader::of_table(prefix, node, &source, &mut r.report) else {
+        let Some(mut table) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };
-        let file = |s: &str| !s.is_empty() && is_path(s);
-        let chain_file = own.required_text("chain_file", file, FILE_RULE).map(PathBuf::from);
-        let key_file = own.required_text("key_file", file, FILE_RULE).map(PathBuf::from);
+        let chain_file = table.required_file("chain_file");
+        let key_file = table.required_file("key_file");
         let twice = |c: &TlsCertificate| Some(&c.chain_file) == chain_file.as_ref();
         if certificates.iter().any(twice) {
-            own.problem("chain_file", "is the one of another [[tls_certificate]]; remove one");
+            table.problem("chain_file", "is the one of another [[tls_certificate]]; remove one");
         }
-        own.unknown(&[], "");
-        r.report.absorb(own.report);
+        table.unknown(&[], "");
+        r.report.absorb(table.report);
         if let (Some(chain_file), Some(key_file)) = (chain_file, key_file) {
             certificates.push(TlsCertificate { chain_file, key_file });
         }
@@ -110,7 +98,7 @@ fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
     certificates
 }
 
-/// `[proxy]`
+/// Reads the section `[proxy]`.
 pub fn proxies(r: &mut Reader) -> Vec<IpNet> {
     let texts = r.texts("proxy.from", &[], |s| network(s).is_some(), NETWORK_RULE);
     if texts.len() > PROXIES_MAX {
@@ -120,7 +108,8 @@ pub fn proxies(r: &mut Reader) -> Vec<IpNet> {
     texts.iter().filter_map(|s| network(s)).collect()
 }
 
-/// Bits behind the prefix are a slip: 10.1.0.0/8 is more than it looks.
+/// An address or a network. Bits behind the prefix are refused as a slip: 10.1.0.0/8 is more than
+/// it looks.
 fn network(s: &str) -> Option<IpNet> {
     match s.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),
@@ -128,7 +117,7 @@ fn network(s: &str) -> Option<IpNet> {
     }
 }
 
-/// What must hold between the addresses.
+/// Checks the addresses against each other.
 pub fn relations(r: &mut Reader, settings: &GatewaySettings) {
     let (plain, tls) = (settings.listen, settings.tls.listen);
     if plain.is_none() && tls.is_none() {
@@ -151,7 +140,7 @@ pub fn relations(r: &mut Reader, settings: &GatewaySettings) {
     }
 }
 
-/// Whether both cannot be bound: port 0 is a new one each time.
+/// Whether the two addresses cannot both be bound. Port 0 is a new port each time.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && same_ip

@@ -1,4 +1,4 @@
-//! From a directory, the environment and the flags to a [`Config`]; which of them wins.
+//! From a directory, the environment and the flags to a [`Config`], and which of them wins.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,39 +11,41 @@ use super::limits;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
-use super::routing::{self, Ground};
+use super::routes::{self, RouteContext};
 use super::settings::AuthMode;
+use super::words::key_of_variable;
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 
-/// The text of `shards/gateway.toml`, which holds when there is no directory.
+/// The text of `shards/gateway.toml`, used when there is no directory.
 pub const GATEWAY_TOML: &str = include_str!("../../shards/gateway.toml");
-/// The text of `shards/default.toml`, which holds when there is no such file.
+/// The text of `shards/default.toml`, used when there is no such file.
 pub const DEFAULT_TOML: &str = include_str!("../../shards/default.toml");
 
-/// What the command line sets. Texts, not values: they are checked like everything else.
+/// Values that the command line sets, as texts: they are checked like everything else.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Overrides {
-    /// `--listen`
-    pub listen: Option<String>,
-    /// `--admin`
-    pub admin: Option<String>,
-    /// `--shards`
-    pub shards: Option<String>,
-    /// `--core`: the cores of shard 0, 1, …; without `--shards` it also says how many there are.
-    pub cores: Option<String>,
-    /// `--no-demo`
-    pub no_demo: bool,
-    /// `--log`
-    pub log: Option<String>,
+    /// Value of `--listen`: where clients connect.
+    pub(crate) listen: Option<String>,
+    /// Value of `--admin`: where the admin endpoint listens.
+    pub(crate) admin: Option<String>,
+    /// Value of `--shards`: how many there are.
+    pub(crate) shards: Option<String>,
+    /// Value of `--core`: the cores of shard 0, 1, …; without `--shards` their number is the number
+    /// of shards.
+    pub(crate) cores: Option<String>,
+    /// Whether `--no-demo` was given.
+    pub(crate) no_demo: bool,
+    /// Value of `--log`: the log filter.
+    pub(crate) log: Option<String>,
 }
 
-/// A file that was read.
+/// The text of a file.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Text {
-    /// Its name in problems.
-    pub name: Arc<str>,
-    /// What it holds.
+    /// Name of the file in problems.
+    pub(crate) name: Arc<str>,
     pub text: String,
 }
 
@@ -53,21 +55,20 @@ impl Text {
     }
 }
 
-/// All files of a directory.
+/// All files of a configuration directory.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Files {
-    /// `gateway.toml`
     pub gateway: Text,
-    /// `default.toml`
     pub default: Text,
-    /// `N.toml`, by N.
-    pub shards: BTreeMap<usize, Text>,
-    /// What looks like ours and is not.
-    pub strays: Vec<Problem>,
+    /// Files `N.toml`, by N.
+    pub(crate) shards: BTreeMap<usize, Text>,
+    /// Warnings about files with a .toml name that nothing reads.
+    pub(crate) strays: Vec<Problem>,
 }
 
 impl Files {
-    /// The built-in ones.
+    /// The files that are built into the program.
     pub fn embedded() -> Self {
         Self {
             gateway: Text::new("built-in gateway.toml", GATEWAY_TOML),
@@ -90,11 +91,11 @@ pub fn load(
     Loader::open(dir, env, flags)?.check(&[])
 }
 
-/// Where a configuration comes from, and the texts that were last read there: so that it can be
-/// read again, and checked again with other routes from elsewhere.
+/// A configuration's sources and the texts that were last read from them. A reload reads the files
+/// again; a check with other announced routes does not.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    /// `None` = built in.
+    /// Directory of the files; `None` = the built-in ones.
     dir: Option<PathBuf>,
     env: Vec<(String, String)>,
     flags: Overrides,
@@ -103,7 +104,7 @@ pub struct Loader {
 
 impl Loader {
     /// Finds and reads the files, see [`load`].
-    pub fn open(
+    pub(crate) fn open(
         dir: Option<&Path>,
         env: &[(String, String)],
         flags: &Overrides,
@@ -119,24 +120,19 @@ impl Loader {
         Ok(Self { dir, env: env.to_vec(), flags: flags.clone(), files })
     }
 
-    /// Of texts that are here already.
-    pub fn of_files(files: Files, env: &[(String, String)], flags: &Overrides) -> Self {
-        Self { dir: None, env: env.to_vec(), flags: flags.clone(), files }
-    }
-
-    /// The directory of the files; `None` = built in.
-    pub fn dir(&self) -> Option<&Path> {
+    /// Directory of the files; `None` = the built-in ones.
+    pub(crate) fn dir(&self) -> Option<&Path> {
         self.dir.as_deref()
     }
 
-    /// The same with the files as they are now.
-    pub fn read_again(&self) -> Result<Self, Problems> {
+    /// The same loader with the files as they are now.
+    pub(crate) fn read_again(&self) -> Result<Self, Problems> {
         let files = self.dir.as_deref().map_or_else(|| Ok(Files::embedded()), read)?;
         Ok(Self { files, ..self.clone() })
     }
 
-    /// Checks everything, with the routes of `found` beside those of the files.
-    pub fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
+    /// Checks everything. The routes in `found` are checked together with those of the files.
+    pub(crate) fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
         check_all(self.files.clone(), &self.env, &self.flags, found)
     }
 }
@@ -241,7 +237,7 @@ fn check_all(
     }
     let windows = overrides.values().chain([&default]).map(|s| s.batch.window_ms);
     let window_ms = windows.max().unwrap_or_default();
-    let ground = Ground {
+    let context = RouteContext {
         ring_points,
         gateway_ids: settings.gateway_ids,
         window_ms,
@@ -249,7 +245,7 @@ fn check_all(
         sign_in: settings.auth.mode == AuthMode::Jwt,
         found,
     };
-    let (snapshot, lookups) = routing::snapshot(&mut gateway, &ground);
+    let (snapshot, lookups) = routes::snapshot(&mut gateway, &context);
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -257,13 +253,13 @@ fn check_all(
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
     demo_warning(&mut gateway, &settings, &snapshot);
-    limits::without_users(&mut shard, &default.limits, ground.sign_in);
+    limits::without_users(&mut shard, &default.limits, context.sign_in);
     let shards = ShardFiles { default, overrides, cores };
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
     report.absorb(gateway.report);
     report.absorb(shard.report);
     if syntax {
-        // What the file would have said is unknown, so nothing can be missed in it.
+        // Without the file's keys nothing can be called missing.
         report.problems.retain(|p| p.source != Source::Default);
     }
     for list in [&mut report.problems, &mut report.warnings] {
@@ -277,7 +273,7 @@ fn check_all(
     Ok(Config { gateway: settings, shards, snapshot, lookups, ring_points, warnings, provenance })
 }
 
-/// What the file of shard `n` adds: the problems, and where its own keys came from.
+/// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.
 fn own_report(n: usize, text: &Text, mut report: Report) -> Report {
     let own = |source: &Source| matches!(source, Source::File(name, _) if *name == text.name);
     report.provenance.retain(|(_, _, source)| own(source));
@@ -299,17 +295,10 @@ fn parse(text: &Text, report: &mut Report) -> Option<Vec<Entry>> {
     }
 }
 
-const ENV_PREFIX: &str = "SHARDGATE__";
-
-/// The environment variable that sets `key`.
-pub(super) fn variable(key: &str) -> String {
-    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
-}
-
-/// Entries for `gateway.toml` and for `default.toml`.
+/// Entries of the environment, for `gateway.toml` and for `default.toml`.
 fn environment(env: &[(String, String)]) -> (Vec<Entry>, Vec<Entry>) {
     let entry = |(name, text): &(String, String)| {
-        let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
+        let key = key_of_variable(name)?;
         let source = Source::Env(name.as_str().into());
         Some(Entry { key, value: raw::value(text), source, verbatim: Some(text.clone()) })
     };
@@ -348,7 +337,7 @@ fn flag_entries(flags: &Overrides, cores: usize) -> Vec<Entry> {
     entries
 }
 
-/// The cores of `--core`.
+/// The cores that `--core` lists.
 fn cores(flags: &Overrides, report: &mut Report) -> Vec<usize> {
     let Some(text) = &flags.cores else { return Vec::new() };
     let parsed = text.split(',').map(|s| s.trim().parse::<usize>().ok());
@@ -377,7 +366,7 @@ fn demo_warning(
     }
 }
 
-/// What must hold between the number of shards, the files and `--core`.
+/// Checks the number of shards against the files and `--core`.
 fn counted(
     r: &mut Reader,
     report: &mut Report,

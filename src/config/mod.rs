@@ -1,78 +1,89 @@
 //! Configuration: files, environment and flags -> checked settings and the first snapshot, or every
-//! problem at once. Pure but for one function in [`mod@load`] that reads the directory.
+//! problem at once. Pure but for the functions in [`mod@load`] and [`auth`] that read files.
+mod admin;
 pub mod auth;
 pub mod change;
 mod check;
+mod discovery;
+pub(crate) mod files;
+mod health;
 mod limits;
 mod listen;
 pub mod load;
-mod operate;
 pub mod problem;
 mod raw;
 mod reader;
-mod routing;
+mod routes;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use check::is_name;
 pub use load::{Loader, Overrides, load};
-pub use operate::is_token;
 pub use problem::{Problem, Problems, Source};
+pub use words::{NAME_RULE, TOKEN_RULE, is_name, is_token};
 
 use crate::routing::Snapshot;
 use settings::{GatewaySettings, ShardSettings};
 
-/// All that was configured, checked.
+/// A configuration that passed every check.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What is process-wide.
+    /// Settings of the process.
     pub gateway: GatewaySettings,
     /// Settings of the shards.
     pub shards: ShardFiles,
-    /// Services and routes, version 1. Instance ids are dense, in the order of the file.
+    /// Services and routes, as version 1. Instance ids are dense, in the order of the file.
     pub snapshot: Snapshot,
-    /// Names that are looked up for instances.
+    /// DNS names whose addresses are instances.
     pub lookups: Vec<Lookup>,
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
-    /// What looks wrong but does not stop a start.
+    /// Warnings: they do not stop a start.
     pub warnings: Vec<Problem>,
-    /// Where each value came from.
+    /// The source of each value.
     pub provenance: Vec<Provenance>,
+}
+
+impl Config {
+    /// A problem with the value of `key`, at the source that set it.
+    pub(crate) fn problem(&self, key: String, value: String, rule: String) -> Problem {
+        let found = self.provenance.iter().find(|(known, ..)| *known == key);
+        let source = found.map_or(Source::Default, |(_, _, source)| source.clone());
+        Problem { source, key, value, rule }
+    }
 }
 
 /// A service whose instances are the addresses of a name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[allow(missing_docs)]
 pub struct Lookup {
-    /// The service.
     pub service: Arc<str>,
-    /// The name.
     pub host: Arc<str>,
-    /// Where they all listen.
+    /// Port on which all instances of the name listen.
     pub port: u16,
 }
 
-/// A route that stands elsewhere than in the files.
+/// A route that a discovery source announced; the files do not have it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FoundRoute {
-    /// Where it stands, e.g. the key in etcd: what problems name.
+    /// Place of the route, e.g. the key in etcd, as problems name it.
     pub at: Arc<str>,
     /// A JSON object with the keys of a `[[route]]` table.
     pub json: Arc<str>,
 }
 
-/// One key, its value as TOML, and where that came from. A key that `shards/N.toml` sets is written
-/// `N/section.key`.
+/// A key, its value as TOML, and the source of the value. A key that `shards/N.toml` sets is
+/// written `N/section.key`.
 pub type Provenance = (String, String, Source);
 
 /// `default.toml` and the files over it.
 #[derive(Clone, Debug, Default)]
 pub struct ShardFiles {
-    /// What holds for a shard without a file of its own.
+    /// Settings of a shard without a file of its own.
     pub default: ShardSettings,
     /// `N.toml` over `default.toml`, by N.
     pub overrides: BTreeMap<usize, ShardSettings>,

@@ -1,20 +1,20 @@
-//! What can be wrong with a configuration, in one line each: where, what, the rule and the way out.
+//! Problems of a configuration, one line each: place, key and value, the rule, and the way out.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Source {
-    /// A file, and a line in it (1-based; 0 = the file as a whole).
+    /// A line of a file (1-based; 0 = the file as a whole).
     File(Arc<str>, usize),
-    /// An environment variable.
+    /// The environment variable of this name.
     Env(Arc<str>),
-    /// A command-line flag.
+    /// The command-line flag of this name.
     Flag(&'static str),
-    /// A place outside, e.g. a key in etcd.
+    /// A place in a discovery source, e.g. a key in etcd.
     Found(Arc<str>),
-    /// Nobody set it.
+    /// No source set the value.
     Default,
 }
 
@@ -31,22 +31,22 @@ impl fmt::Display for Source {
     }
 }
 
-/// One problem.
+/// A problem with one value, or with a file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Problem {
-    /// Where it is.
-    pub source: Source,
-    /// The key, dotted; empty when the problem is about a whole file.
-    pub key: String,
-    /// The value as TOML; empty when there is none.
-    pub value: String,
-    /// The rule that it breaks, and the way out.
-    pub rule: String,
+    /// Place of the problem.
+    pub(crate) source: Source,
+    /// The key, dotted; empty if the problem is about a whole file.
+    pub(crate) key: String,
+    /// The value as TOML; empty if there is none.
+    pub(crate) value: String,
+    /// The rule that the value breaks, and the way out.
+    pub(crate) rule: String,
 }
 
 impl Problem {
     /// A problem with `source` as a whole.
-    pub fn whole(source: Source, rule: impl Into<String>) -> Self {
+    pub(crate) fn whole(source: Source, rule: impl Into<String>) -> Self {
         Self { source, key: String::new(), value: String::new(), rule: rule.into() }
     }
 }
@@ -80,8 +80,8 @@ fn shortened(text: &str) -> String {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// Both, or what is wrong with either.
-    pub fn join<A, B>(a: Result<A, Self>, b: Result<B, Self>) -> Result<(A, B), Self> {
+    /// Both values, or the problems of both.
+    pub(crate) fn join<A, B>(a: Result<A, Self>, b: Result<B, Self>) -> Result<(A, B), Self> {
         match (a, b) {
             (Ok(a), Ok(b)) => Ok((a, b)),
             (Err(Self(mut a)), Err(Self(b))) => {

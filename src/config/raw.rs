@@ -1,4 +1,4 @@
-//! TOML text -> a tree of plain values that know their lines, and from there to dotted keys.
+//! TOML text -> a tree of plain values with their lines, and from there to dotted keys.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct Node {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
     Text(String),
-    /// Saturated at the ends of i128, which no rule admits.
+    /// A value beyond i128 is its nearest end, which no rule admits.
     Integer(i128),
     Float(String),
     Bool(bool),
@@ -35,7 +35,7 @@ pub struct Field {
     pub node: Node,
 }
 
-/// A syntax error.
+/// A syntax error in TOML.
 #[derive(Debug)]
 pub struct SyntaxError {
     pub line: usize,
@@ -70,7 +70,7 @@ pub fn document(text: &str) -> Result<Vec<Field>, SyntaxError> {
     }
 }
 
-/// A single value, as in an environment variable; what is no TOML value is a string.
+/// A single value, as in an environment variable. A text that is no TOML value is a string.
 pub fn value(text: &str) -> Value {
     match DeValue::parse(text) {
         Ok(value) => node(value, &Lines::new(text)).value,
@@ -78,7 +78,7 @@ pub fn value(text: &str) -> Value {
     }
 }
 
-/// The same tree of a JSON value. `null` is an empty string, which no rule of ours admits.
+/// The tree of a JSON value. `null` is an empty string, which no rule admits.
 pub fn from_json(json: serde_json::Value) -> Value {
     let node = |json| Node { value: from_json(json), line: 0 };
     match json {
@@ -126,14 +126,14 @@ fn node(spanned: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
     Node { value, line }
 }
 
-/// A key as it is written: quoted when it must be, so that a dot in it is no section.
+/// A key as TOML writes it: quoted if it must be, so that a dot in it is no section.
 fn bare(key: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(plain) { key.to_owned() } else { format!("{key:?}") }
 }
 
-/// Dotted keys with what they hold: sections are opened, lists stay whole. An empty section is
-/// kept, so that a misspelt one is noticed.
+/// Dotted keys with their values: sections are opened, lists stay whole. An empty section is kept,
+/// so that a misspelt one is noticed.
 pub fn flatten(fields: Vec<Field>) -> Vec<Field> {
     let mut out = Vec::new();
     let mut stack: Vec<Field> = fields.into_iter().rev().collect();

@@ -1,13 +1,21 @@
-//! A typed view of dotted keys that notes every problem and goes on with the default.
+//! A typed view of dotted keys. It notes every problem and goes on with the default.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Provenance;
 use super::problem::{Problem, Source};
 use super::raw::{self, Field, Node, Value};
+use super::words::{self, ADDRESS_RULE, PATH_RULE, is_address, is_path};
 
-/// What a reading found.
+/// Milliseconds of a minute, an hour and a day, for the bounds of times.
+pub const MINUTE_MS: u64 = 60_000;
+pub const HOUR_MS: u64 = 60 * MINUTE_MS;
+pub const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// Problems, warnings and sources that a reader collected.
 #[derive(Debug, Default)]
 pub struct Report {
     pub problems: Vec<Problem>,
@@ -23,17 +31,17 @@ impl Report {
     }
 }
 
-/// A key that somebody set. The layer tells who wins: files, then environment, then flags.
+/// A key that a source set.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub key: String,
     pub value: Value,
     pub source: Source,
-    /// The text as given, where quotes are optional (environment, flags).
+    /// The text as given, in sources where quotes are optional (environment, flags).
     pub verbatim: Option<String>,
 }
 
-/// Entries of a file's fields.
+/// Entries made of a file's fields.
 pub fn entries(fields: Vec<Field>, file: &Source) -> Vec<Entry> {
     let at = |line| match file {
         Source::File(name, _) => Source::File(name.clone(), line),
@@ -44,7 +52,7 @@ pub fn entries(fields: Vec<Field>, file: &Source) -> Vec<Entry> {
     raw::flatten(fields).into_iter().map(entry).collect()
 }
 
-/// Whole numbers that a key takes.
+/// The whole numbers that a key takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     zero: Option<&'static str>,
@@ -53,11 +61,11 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// `min` to `max`.
+    /// Numbers from `min` to `max`.
     pub const fn new(min: u64, max: u64) -> Self {
         Self { zero: None, min, max }
     }
-    /// 0, which means `meaning`, or `min` to `max`.
+    /// 0 with the meaning `meaning`, or a number from `min` to `max`.
     pub const fn or_zero(meaning: &'static str, min: u64, max: u64) -> Self {
         Self { zero: Some(meaning), min, max }
     }
@@ -75,21 +83,21 @@ impl Bounds {
 pub trait Number: Copy + TryFrom<u64> + TryInto<u64> {}
 impl<T: Copy + TryFrom<u64> + TryInto<u64>> Number for T {}
 
-/// Reads keys one by one; in the end, keys that nobody asked for are problems.
+/// Reads keys one by one; keys that were set and not read are problems in the end.
 pub struct Reader {
-    /// Before each key in problems, e.g. `route[2].`.
+    /// Prefix of each key in problems, e.g. `route[2].`.
     prefix: String,
-    /// Where a missing key is missed.
-    home: Source,
+    /// Source that problems about missing keys name: the table's, or none.
+    table_source: Source,
     set: BTreeMap<String, (usize, Entry)>,
     known: Vec<&'static str>,
-    /// Keys whose values are shown to nobody.
+    /// Keys whose values are never shown.
     secrets: Vec<&'static str>,
     pub report: Report,
 }
 
 impl Reader {
-    /// Of `layers`, the last of which wins.
+    /// A reader of `layers`. Of two values of one key the one in the later layer counts.
     pub fn new(layers: Vec<Vec<Entry>>) -> Self {
         let mut set = BTreeMap::new();
         for (layer, entries) in layers.into_iter().enumerate() {
@@ -98,60 +106,68 @@ impl Reader {
             }
         }
         let (prefix, known, secrets) = (String::new(), Vec::new(), Vec::new());
-        Self { prefix, home: Source::Default, set, known, secrets, report: Report::default() }
+        Self {
+            prefix,
+            table_source: Source::Default,
+            set,
+            known,
+            secrets,
+            report: Report::default(),
+        }
     }
 
-    /// Of the table `node` in a list; `None`, and a problem, if it is no table.
+    /// A reader of the table `node` in a list; `None`, and a problem, if it is no table.
     pub fn of_table(
         prefix: String,
         node: Node,
         list: &Source,
         report: &mut Report,
     ) -> Option<Self> {
-        let home = match list {
+        let table_source = match list {
             Source::File(name, _) => Source::File(name.clone(), node.line),
             Source::Env(_) | Source::Flag(_) | Source::Found(_) | Source::Default => list.clone(),
         };
         let Value::Table(fields) = node.value else {
             let (key, value) = (prefix, node.value.to_string());
             let rule = "must be a table, { key = value, ... }".into();
-            report.problems.push(Problem { source: home, key, value, rule });
+            report.problems.push(Problem { source: table_source, key, value, rule });
             return None;
         };
-        let mut reader = Self::new(vec![entries(fields, &home)]);
+        let mut reader = Self::new(vec![entries(fields, &table_source)]);
         reader.prefix = format!("{prefix}.");
-        reader.home = home;
+        reader.table_source = table_source;
         Some(reader)
     }
 
-    /// Keys that were asked for.
+    /// Keys that were read.
     pub fn known(&self) -> &[&'static str] {
         &self.known
     }
 
-    /// Where `key` was set; where it should have been if it was not.
+    /// The source of `key`; of the whole reader if `key` was not set.
     pub fn source(&self, key: &str) -> Source {
-        self.set.get(key).map_or(self.home.clone(), |(_, entry)| entry.source.clone())
+        self.set.get(key).map_or(self.table_source.clone(), |(_, entry)| entry.source.clone())
     }
 
-    /// Whether somebody set `key`.
+    /// Whether a source set `key`.
     pub fn is_set(&self, key: &str) -> bool {
         self.set.contains_key(key)
     }
 
-    /// A problem with the value of `key`, or with its absence.
+    /// Notes a problem with the value of `key`, or with its absence.
     pub fn problem(&mut self, key: &str, rule: impl Into<String>) {
         let problem = self.about(key, rule.into());
         self.report.problems.push(problem);
     }
 
-    /// Like [`Self::problem`], but it does not stop a start.
+    /// Notes a warning about `key`: like [`Self::problem`], but it does not stop a start.
     pub fn warning(&mut self, key: &str, rule: impl Into<String>) {
         let problem = self.about(key, rule.into());
         self.report.warnings.push(problem);
     }
 
-    /// A problem between `keys`, told at the one that the strongest layer set: it was changed.
+    /// Notes a problem between two keys unless `holds`. It names the key that the stronger layer
+    /// set, because that one was changed.
     pub fn relation(&mut self, holds: bool, keys: [&str; 2], rule: impl Into<String>) {
         if holds {
             return;
@@ -166,7 +182,7 @@ impl Reader {
         Problem { source: self.source(key), key: format!("{}{key}", self.prefix), value, rule }
     }
 
-    /// The entry of `key`, which is known from now on.
+    /// The entry of `key`, which counts as known from now on.
     fn entry(&mut self, key: &'static str, default: &dyn ToString) -> Option<Entry> {
         self.known.push(key);
         let entry = self.set.get(key).map(|(_, entry)| entry.clone());
@@ -178,7 +194,7 @@ impl Reader {
         entry
     }
 
-    /// A whole number.
+    /// Reads a whole number.
     pub fn number<T: Number>(&mut self, key: &'static str, default: T, bounds: Bounds) -> T {
         let shown = default.try_into().unwrap_or(u64::MAX);
         let Some(entry) = self.entry(key, &shown) else { return default };
@@ -191,7 +207,7 @@ impl Reader {
         }
     }
 
-    /// A whole number, or `auto`.
+    /// Reads a whole number; `None` = "auto".
     pub fn number_or_auto<T: Number>(&mut self, key: &'static str, bounds: Bounds) -> Option<T> {
         let entry = self.entry(key, &r#""auto""#)?;
         if matches!(&entry.value, Value::Text(s) if s == "auto") {
@@ -204,7 +220,7 @@ impl Reader {
         n
     }
 
-    /// `N` whole numbers.
+    /// Reads a list of `N` whole numbers.
     pub fn numbers<T: Number, const N: usize>(
         &mut self,
         key: &'static str,
@@ -229,7 +245,7 @@ impl Reader {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn boolean(&mut self, key: &'static str, default: bool) -> bool {
         match self.entry(key, &default).map(|e| e.value) {
             None => default,
@@ -241,7 +257,7 @@ impl Reader {
         }
     }
 
-    /// A string, if somebody set one.
+    /// Reads a string, if a source set one.
     fn optional_text(&mut self, key: &'static str, default: &str) -> Option<String> {
         let entry = self.entry(key, &format!("{default:?}"))?;
         match (entry.value, entry.verbatim) {
@@ -253,7 +269,7 @@ impl Reader {
         }
     }
 
-    /// A string that `valid` admits; `rule` says which ones that are.
+    /// Reads a string that `valid` admits; `rule` describes those.
     pub fn text(
         &mut self,
         key: &'static str,
@@ -271,7 +287,7 @@ impl Reader {
         }
     }
 
-    /// A string that `valid` admits and that is shown to nobody: neither in problems nor in
+    /// Reads a string that `valid` admits and that is never shown: neither in problems nor in
     /// [`Provenance`].
     pub fn secret(
         &mut self,
@@ -288,7 +304,7 @@ impl Reader {
         None
     }
 
-    /// The value of an entry as it may be shown.
+    /// The value of an entry as it may be shown: a secret is redacted.
     fn shown(&self, entry: &Entry) -> String {
         let empty = matches!(&entry.value, Value::Text(s) if s.is_empty());
         match self.secrets.contains(&entry.key.as_str()) && !empty {
@@ -297,7 +313,7 @@ impl Reader {
         }
     }
 
-    /// A string that has no default; `None`, and a problem, without a valid one.
+    /// Reads a string without a default; `None`, and a problem, if there is no valid one.
     pub fn required_text(
         &mut self,
         key: &'static str,
@@ -317,7 +333,7 @@ impl Reader {
         None
     }
 
-    /// One word of a closed list.
+    /// Reads one word of a closed list.
     pub fn word<T: Copy + PartialEq>(
         &mut self,
         key: &'static str,
@@ -336,14 +352,50 @@ impl Reader {
         default
     }
 
-    /// An IP address and a port.
+    /// Reads an IP address and a port.
     pub fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
-        let valid = |s: &str| s.parse::<SocketAddr>().is_ok();
-        let text = self.text(key, &default.to_string(), valid, ADDRESS_RULE);
+        let text = self.text(key, &default.to_string(), is_address, ADDRESS_RULE);
         text.parse().unwrap_or(default)
     }
 
-    /// A list of strings that `valid` admits; `None` if nobody set it.
+    /// Reads a duration in milliseconds.
+    pub fn milliseconds(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        bounds: Bounds,
+    ) -> Duration {
+        Duration::from_millis(self.number(key, default.as_millis() as u64, bounds))
+    }
+
+    /// Reads a duration in seconds.
+    pub fn seconds(&mut self, key: &'static str, default: Duration, bounds: Bounds) -> Duration {
+        Duration::from_secs(self.number(key, default.as_secs(), bounds))
+    }
+
+    /// Reads the path of a file; empty = none.
+    pub fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let text = self.text(key, "", is_path, PATH_RULE);
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    /// Reads the path of a file that must be named.
+    pub fn required_file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let valid = |s: &str| !s.is_empty() && is_path(s);
+        self.required_text(key, valid, PATH_RULE).map(PathBuf::from)
+    }
+
+    /// Notes a problem if only one of two keys is set that make no sense without each other.
+    pub fn both_or_neither(&mut self, keys: [&str; 2], set: [bool; 2]) {
+        let [first, second] = keys;
+        self.relation(
+            set[0] == set[1],
+            keys,
+            format!("{first} and {second} go together: set both"),
+        );
+    }
+
+    /// Reads a list of strings that `valid` admits.
     pub fn texts(
         &mut self,
         key: &'static str,
@@ -370,7 +422,7 @@ impl Reader {
         out
     }
 
-    /// The items of a list and where it stands; empty if nobody set it.
+    /// The items of a list and its source; no items if nobody set the key.
     pub fn list(&mut self, key: &'static str) -> (Vec<Node>, Source) {
         self.known.push(key);
         let source = self.source(key);
@@ -384,7 +436,8 @@ impl Reader {
         }
     }
 
-    /// Notes the keys that nobody asked for. `elsewhere` are keys of another file, with its name.
+    /// Notes a problem for each key that was set and not read. `elsewhere` are keys of another
+    /// file, with its name.
     pub fn unknown(&mut self, elsewhere: &[&'static str], other_file: &str) {
         let mut found = Vec::new();
         for (key, (_, entry)) in &self.set {
@@ -422,7 +475,7 @@ impl Reader {
         let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
         match nearest(key, all) {
             Some(near) if is_env => {
-                format!("unknown variable; did you mean {}?", super::load::variable(near))
+                format!("unknown variable; did you mean {}?", words::variable(near))
             }
             Some(near) => format!("unknown key; did you mean {near}?"),
             None if is_env => "unknown variable; unset it (names mirror sections and keys)".into(),
@@ -431,18 +484,14 @@ impl Reader {
     }
 }
 
-/// Rule for addresses.
-pub const ADDRESS_RULE: &str =
-    "must be an IP address and a port, e.g. \"127.0.0.1:9000\" (host names are not looked up)";
-
 fn as_number<T: Number>(value: &Value, bounds: Bounds) -> Option<T> {
     let Value::Integer(i) = value else { return None };
     let n = u64::try_from(*i).ok().filter(|&n| bounds.admits(n))?;
     T::try_from(n).ok()
 }
 
-/// The candidate that `word` was probably meant to be: at most a third of it mistyped, or the same
-/// last part in another section.
+/// The candidate most like `word`, if it is like it at all: at most a third of its letters differ,
+/// or it has the same last part in another section.
 pub fn nearest<'a>(word: &str, all: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
     let word_chars: Vec<char> = word.chars().take(WORD_CHARS_MAX).collect();
@@ -455,7 +504,7 @@ pub fn nearest<'a>(word: &str, all: impl Iterator<Item = &'a str>) -> Option<&'a
     all.filter_map(measure).min().map(|(_, candidate)| candidate)
 }
 
-/// Characters of a word that are compared: longer than any key.
+/// Characters of a word that are compared: more than any key has.
 const WORD_CHARS_MAX: usize = 64;
 
 /// Levenshtein's distance, one row at a time.

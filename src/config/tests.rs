@@ -147,7 +147,7 @@ fn a_syntax_error_is_one_problem_and_the_other_files_are_still_checked() {
     assert!(found[1].starts_with("shards/gateway.toml:1: not TOML: "), "{found:#?}");
 }
 
-/// One mistake in `gateway.toml`, one line that says so.
+/// A mistake in `gateway.toml` is one line of problems.
 fn one_gateway(body: &str, expected: &str) {
     let found = lines(of(Some(body), None));
     assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}\n{expected}");
@@ -346,7 +346,7 @@ fn a_shards_file_is_merged_and_its_own_mistakes_are_its_own() {
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].starts_with("shards/0.toml:2: queue.items_max = 100: an instance's share"));
     assert!(found[1].starts_with("shards/0.toml:5: shard.spin = 1: unknown key; did you mean"));
-    // A mistake in default.toml is told once, however many shards build on it.
+    // A mistake in default.toml is reported once, however many shards inherit it.
     let own = [(0, ""), (1, "")];
     let broken = files(None, Some("[queue]\nitems_max = 0"), &own);
     assert_eq!(lines(from_files(broken, &[], &Overrides::default())).len(), 1);
@@ -452,7 +452,7 @@ fn limits_are_off_but_for_the_unknown_and_those_of_users_need_users() {
     }
 }
 
-/// Text that is TOML now and then, with our keys.
+/// Text that is TOML now and then, with known keys.
 const TOML_LIKE: &str = "([a-z_.=0-9\\[\\]{}\", \n-]{0,8}|\
     listen|queue|route|service|range|instances|shard){0,40}";
 /// A TOML value of any type.

@@ -1,12 +1,12 @@
-//! What a payload asks of a demo service, beyond being echoed.
+//! Requests to a demo service in a payload: a delay, a failure, a count, an account of the message.
 
 use serde::Deserialize;
 
 /// Longest delay that can be asked for: one minute, so that a forgotten one ends.
 pub const DELAY_MS_MAX: u64 = 60_000;
 
-/// A key must begin within this many bytes to be seen. What is asked is short; a large payload is
-/// there to be carried, and must not cost a search through all of it.
+/// Bytes within which a key must begin to be seen. Requests are short; a large payload is only
+/// carried, and must not cost a search through all of it.
 const KEY_WITHIN_BYTES: usize = 256;
 
 const KEYS: [&[u8]; 5] = [b"delay_ms\"", b"fail\"", b"fail_call\"", b"count\"", b"who\""];
@@ -15,27 +15,27 @@ const KEYS: [&[u8]; 5] = [b"delay_ms\"", b"fail\"", b"fail_call\"", b"count\"", 
 /// `fail_call`, `fail`, `who`, `count`, echo.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Ask {
-    /// Answer after this many milliseconds, at most [`DELAY_MS_MAX`].
+    /// Milliseconds after which to answer, at most [`DELAY_MS_MAX`].
     #[serde(default)]
     pub delay_ms: u64,
-    /// Answer this item with that status. Not limited to gRPC's codes: a gateway has to cope.
+    /// Status to answer this item with. It is not limited to gRPC's codes: a gateway has to cope.
     pub fail: Option<u32>,
-    /// Fail the whole call with that gRPC code.
+    /// The gRPC code with which the whole call fails.
     pub fail_call: Option<i32>,
-    /// Goes with `fail`.
+    /// The `retry_after_ms` of an item with `fail`.
     #[serde(default)]
     pub retry_after_ms: u32,
-    /// Answer how often the affinity key was counted here.
+    /// Whether to answer how often the affinity key was counted here.
     #[serde(default)]
     pub count: bool,
-    /// Answer what the service was told.
+    /// Whether to answer with all fields that the service got.
     #[serde(default)]
     pub who: bool,
 }
 
 impl Ask {
-    /// What `payload` asks; `None` = echo it. It starts with `{`, names a key within its first 256
-    /// bytes, and is JSON with values of the right types, or it is echoed.
+    /// The request in `payload`; `None` = echo it. A request starts with `{`, names a key within
+    /// its first 256 bytes, and is JSON with values of the right types.
     pub fn read(payload: &[u8]) -> Option<Ask> {
         if !names_a_key(payload) {
             return None;
@@ -45,7 +45,7 @@ impl Ask {
     }
 }
 
-/// The cheap test: plain echoes cost no more than this look.
+/// The cheap test: plain echoes cost no more than this.
 fn names_a_key(payload: &[u8]) -> bool {
     if payload.first() != Some(&b'{') {
         return false;

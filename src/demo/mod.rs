@@ -8,7 +8,7 @@
 //! | `{"fail": 14}` | that status for this item, with `"retry_after_ms"` if given |
 //! | `{"fail_call": 14}` | that gRPC status for the whole call |
 //! | `{"count": true}` | service, instance, affinity key, and how often this process counted it |
-//! | `{"who": true}` | all that the service was told with the message |
+//! | `{"who": true}` | all fields that the service got with the message |
 
 mod ask;
 mod service;
@@ -33,7 +33,7 @@ use self::proto::backend_server::BackendServer;
 use self::service::Demo;
 use crate::config::settings::DemoSettings;
 
-/// Generated from `proto/shardgate/backend/v1/backend.proto`.
+/// Messages generated from `proto/shardgate/backend/v1/backend.proto`.
 #[allow(missing_docs)]
 pub mod proto {
     tonic::include_proto!("shardgate.backend.v1");
@@ -42,18 +42,18 @@ pub mod proto {
 /// Names of the services, in the order of their addresses.
 pub const SERVICES: [&str; 3] = ["logic", "chat", "fight"];
 
-/// How the instances name themselves in answers unless told otherwise.
+/// Names of the instances in answers, unless other names are given.
 pub const INSTANCES: [&str; 3] = ["logic-1", "chat-1", "fight-1"];
 
 /// HTTP/2 windows: the connection's holds sixteen full batches, a stream's holds one. A connection
-/// window this large also raises h2's budget for small DATA frames, which small calls spend.
+/// window this large also raises h2's budget for small DATA frames, which small calls use up.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// At the stop, calls in flight have this long to end. Their callers are gone or about to go.
+/// Time at the stop in which calls in flight may end. Their callers are gone or about to go.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// The running services. Dropping it ends them, too, without waiting for it.
+/// The running services. Dropping this value ends them, too, without waiting.
 #[derive(Debug)]
 pub struct DemoServices {
     addresses: [SocketAddr; 3],
@@ -62,12 +62,12 @@ pub struct DemoServices {
 }
 
 impl DemoServices {
-    /// Where they listen; differs from the settings when those say port 0.
+    /// Addresses where the services listen; they differ from the settings if those say port 0.
     pub fn addresses(&self) -> [SocketAddr; 3] {
         self.addresses
     }
 
-    /// Ends them in order (calls in flight have one second) and waits for the thread.
+    /// Ends the services in order (calls in flight have one second) and waits for the thread.
     pub fn stop(self) -> io::Result<()> {
         // The receiver is gone only if the thread ended by itself: the join says why.
         let _ = self.stop.send(());
@@ -75,13 +75,13 @@ impl DemoServices {
     }
 }
 
-/// Starts the services in a thread of their own, pinned to `core` if one is given. They are bound
-/// when this returns: a port that is taken is this call's error.
+/// Starts the services in a thread of their own, pinned to `core` if one is given. Their sockets
+/// are bound when this returns: a port that is taken is an error of this call.
 pub fn start(settings: &DemoSettings, core: Option<usize>) -> io::Result<DemoServices> {
     start_as(settings, INSTANCES, core)
 }
 
-/// As [`start`], with other instance names.
+/// Like [`start`], with other instance names.
 pub fn start_as(
     settings: &DemoSettings,
     instances: [&str; 3],
@@ -109,7 +109,7 @@ pub fn start_as(
     Ok(DemoServices { addresses, stop, thread })
 }
 
-/// Serves on the calling thread until `stop` resolves; an error of it is returned. `stop` is polled
+/// Serves on the calling thread until `stop` resolves; its error is returned. `stop` is polled
 /// inside the tokio runtime.
 pub fn serve_until(
     settings: &DemoSettings,
@@ -120,7 +120,7 @@ pub fn serve_until(
     prepare_thread(core)?.block_on(bound.serve(stop))
 }
 
-/// The verb `demo-services`: says on stdout where it listens, ends on SIGTERM or SIGINT.
+/// The verb `demo-services`: prints the addresses on stdout, ends on SIGTERM or SIGINT.
 pub fn serve(settings: &DemoSettings, core: Option<usize>) -> io::Result<()> {
     let bound = Bound::new(settings, INSTANCES)?;
     let [logic, chat, fight] = bound.addresses;
@@ -184,14 +184,14 @@ impl Bound {
 
     /// Serves all three until `stop` resolves, and then ends within [`STOP_GRACE`].
     async fn serve(self, stop: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-        let (tell, told) = watch::channel(());
+        let (stopping, is_stopping) = watch::channel(());
         let [l0, l1, l2] = self.listeners;
         let [i0, i1, i2] = self.instances;
         let servers = async {
             tokio::try_join!(
-                serve_one(l0, Demo::new(SERVICES[0], i0), told.clone()),
-                serve_one(l1, Demo::new(SERVICES[1], i1), told.clone()),
-                serve_one(l2, Demo::new(SERVICES[2], i2), told.clone()),
+                serve_one(l0, Demo::new(SERVICES[0], i0), is_stopping.clone()),
+                serve_one(l1, Demo::new(SERVICES[1], i1), is_stopping.clone()),
+                serve_one(l2, Demo::new(SERVICES[2], i2), is_stopping.clone()),
             )
         };
         tokio::pin!(servers);
@@ -199,18 +199,18 @@ impl Bound {
             ended = &mut servers => return ended.map(drop),
             stopped = stop => stopped,
         };
-        drop(tell);
+        drop(stopping);
         // Past the grace the calls in flight are cut off: the runtime ends with the thread.
         let ended = tokio::time::timeout(STOP_GRACE, servers).await;
         stopped.and(ended.map_or(Ok(()), |servers| servers.map(drop)))
     }
 }
 
-/// One server with its health service, until the sender of `told` is gone.
+/// Runs one server with its health service, until the sender of `is_stopping` is dropped.
 async fn serve_one(
     listener: TcpListener,
     demo: Demo,
-    mut told: watch::Receiver<()>,
+    mut is_stopping: watch::Receiver<()>,
 ) -> io::Result<()> {
     let incoming = TcpIncoming::from(TokioListener::from_std(listener)?).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -220,22 +220,22 @@ async fn serve_one(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .serve_with_incoming_shutdown(service, incoming, async move {
-            // Nothing is ever sent: this ends with an error when the sender is dropped.
-            let _ = told.changed().await;
+            // No value is ever sent: this ends with an error when the sender is dropped.
+            let _ = is_stopping.changed().await;
         })
         .await
         .map_err(io::Error::other)
 }
 
 /// Both gRPC services of one address, told apart by one comparison: tonic's router would cost a
-/// call more than the demo does.
+/// call more than the demo service does.
 #[derive(Clone)]
 struct ByPath<H> {
     backend: BackendServer<Demo>,
     health: H,
 }
 
-/// All paths of the health service begin so.
+/// Prefix of all paths of the health service.
 const HEALTH_PREFIX: &str = "/grpc.health.v1.Health/";
 
 type HttpRequest = http::Request<tonic::body::Body>;
@@ -253,7 +253,7 @@ where
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Infallible>;
 
-    /// Both are always ready, as all services that tonic generates.
+    /// Ready at once: services that tonic generates always are.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }

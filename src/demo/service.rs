@@ -1,4 +1,4 @@
-//! One demo service: what it answers to a batch.
+//! The answers of one demo service to a batch.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,10 +12,11 @@ use super::proto::backend_server::Backend;
 use super::proto::{BaseRequest, BaseResponse, BatchRequest, BatchResponse, Encoding, Priority};
 use crate::message::status;
 
-/// Affinity keys counted: 100,000 of some 100 bytes are 10 MB. One more is told so.
+/// Most affinity keys that are counted: 100,000 of some 100 bytes are 10 MB. A further key gets an
+/// error.
 const COUNTED_KEYS_MAX: usize = 100_000;
 
-/// What a count is kept for: one key of one tenant. The kind keeps a room apart from a user of the
+/// Key of a count: one affinity key of one tenant. The kind keeps a room apart from a user of the
 /// same name.
 #[derive(PartialEq, Eq, Hash)]
 struct CountKey {
@@ -24,15 +25,15 @@ struct CountKey {
     value: String,
 }
 
-/// A service's name and memory.
+/// A demo service: its names and counts.
 pub struct Demo {
     service: &'static str,
     instance: String,
-    /// Never contended: one thread serves all. tonic asks for `Sync`.
+    /// The counts. The lock is never contended, as one thread serves all; tonic asks for `Sync`.
     counts: Mutex<HashMap<CountKey, u64>>,
 }
 
-/// What a batch says once for all its items.
+/// Fields that a batch has once for all its items.
 struct Caller {
     gateway: String,
     shard: u32,
@@ -45,7 +46,7 @@ impl Demo {
         Self { service, instance, counts: Mutex::default() }
     }
 
-    /// The answer to an item that asks for one.
+    /// The answer to an item with a request.
     fn answer(&self, caller: &Caller, request: BaseRequest, ask: &Ask) -> BaseResponse {
         let mut response = BaseResponse { request_id: request.request_id, ..Default::default() };
         if let Some(code) = ask.fail {
@@ -68,7 +69,7 @@ impl Demo {
         response
     }
 
-    /// Counts the item's affinity key; `None` when no further key is counted.
+    /// Counts the item's affinity key; `None` if no further key is counted.
     fn count(&self, request: BaseRequest) -> Option<Bytes> {
         let (kind, value) = if !request.key.is_empty() {
             ("key", request.key)
@@ -93,7 +94,7 @@ impl Demo {
         })))
     }
 
-    /// All that the service was told with the item.
+    /// All fields that the service got with the item.
     fn who(&self, caller: &Caller, request: &BaseRequest) -> Bytes {
         let payload: serde_json::Value =
             serde_json::from_slice(&request.payload).unwrap_or_default();
@@ -102,7 +103,7 @@ impl Demo {
             "instance": self.instance,
             "gateway": caller.gateway,
             "shard": caller.shard,
-            // Random 64 bits: as a number it would lose digits in a browser.
+            // The 64 random bits would lose digits as a number in a browser.
             "boot_id": format!("{:016x}", caller.boot_id),
             "request_id": request.request_id,
             "msg_id": request.msg_id,

@@ -14,7 +14,7 @@ fn settings() -> DemoSettings {
     DemoSettings { enabled: true, addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 3] }
 }
 
-/// One gRPC call: its message without the prefix, and the headers that hold its status.
+/// A gRPC call: the message without its prefix, and the headers that hold its status.
 async fn call(address: SocketAddr, path: &str, message: Vec<u8>) -> (Bytes, HeaderMap) {
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();

@@ -1,5 +1,5 @@
-//! The rule of affinity: what a route hashes of a message. The one place where it is written, used
-//! by the engine, by the gateway's own answers and by everything that explains a route.
+//! The rule of affinity: the property of a message that a route hashes. It is written here only,
+//! and used by the engine, by the gateway's own answers and by everything that explains a route.
 
 use crate::ids::TenantId;
 use crate::routing::HashOn;
@@ -8,16 +8,16 @@ use crate::routing::HashOn;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sender {
     /// Tenant that the keys of its messages belong to; the default one before it signs in.
-    pub tenant: TenantId,
+    pub(crate) tenant: TenantId,
     /// Hash of the session's public id.
-    pub session: u64,
+    pub(crate) session: u64,
     /// Hash of the user; `None` before it signs in.
-    pub user: Option<u64>,
+    pub(crate) user: Option<u64>,
 }
 
 impl Sender {
     /// A sender that has not signed in.
-    pub fn of_session(session: &str) -> Self {
+    pub(crate) fn of_session(session: &str) -> Self {
         let hash = affinity_hash(TenantId::DEFAULT, session.as_bytes());
         Self { tenant: TenantId::DEFAULT, session: hash, user: None }
     }
@@ -25,7 +25,7 @@ impl Sender {
     /// The same session, signed in as `user` of `tenant`. The session keeps its hash: its id is
     /// unique in itself, and messages that a route hashes by session must not change their instance
     /// because the client signs in.
-    pub fn signed_in(self, tenant: TenantId, user: &str) -> Self {
+    pub(crate) fn signed_in(self, tenant: TenantId, user: &str) -> Self {
         Self { tenant, user: Some(affinity_hash(tenant, user.as_bytes())), ..self }
     }
 }
@@ -33,7 +33,7 @@ impl Sender {
 /// The property of a message that was hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HashedBy {
-    /// Its affinity key.
+    /// The affinity key.
     Key,
     /// The user that sent it.
     User,
@@ -42,8 +42,8 @@ pub enum HashedBy {
 }
 
 impl HashedBy {
-    /// The word for it in explanations.
-    pub fn name(self) -> &'static str {
+    /// Name of the property in explanations.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
             Self::User => "user",
@@ -53,7 +53,7 @@ impl HashedBy {
 }
 
 /// The hash that picks the instance of a message with `key` (empty = none) from `sender`, on a
-/// route with `hash_on`. Where the key or the user is absent the session takes its place.
+/// route with `hash_on`. If the key or the user is absent, the session is hashed instead.
 pub fn affinity(hash_on: HashOn, sender: &Sender, key: &str) -> (HashedBy, u64) {
     match (hash_on, sender.user) {
         (HashOn::Key, _) if !key.is_empty() => {
@@ -64,27 +64,27 @@ pub fn affinity(hash_on: HashOn, sender: &Sender, key: &str) -> (HashedBy, u64) 
     }
 }
 
-/// A message that does not exist: what an operator says of it to learn where it would go. Empty
-/// texts are as good as absent ones.
+/// A message as an operator describes it, to learn where it would go. Empty texts count as absent.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Described<'a> {
-    /// Its affinity key.
-    pub key: &'a str,
+    /// Affinity key of the message.
+    pub(crate) key: &'a str,
     /// The user that sends it.
-    pub user: &'a str,
+    pub(crate) user: &'a str,
     /// The name of the sender's tenant.
-    pub tenant: &'a str,
+    pub(crate) tenant: &'a str,
     /// The public id of the session that sends it.
-    pub session: &'a str,
+    pub(crate) session: &'a str,
 }
 
 impl Described<'_> {
     /// The tenant of the sender.
-    pub fn tenant(&self) -> TenantId {
+    pub(crate) fn tenant(&self) -> TenantId {
         TenantId::of(self.tenant)
     }
 
-    /// As [`affinity`] of such a message; `None` if the session is hashed and none was given.
+    /// The result of [`affinity`] for such a message; `None` if the session is hashed and none was
+    /// given.
     pub fn affinity(&self, hash_on: HashOn) -> Option<(HashedBy, u64)> {
         let anonymous = Sender { tenant: self.tenant(), ..Sender::of_session(self.session) };
         let sender = match self.user {

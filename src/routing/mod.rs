@@ -1,7 +1,7 @@
-//! Where a message goes: the ranges of ids that name a service, the hash that a route takes of a
-//! message, the ring of instances that the hash is looked up on, and the share of its keys that
-//! each instance takes. Plain data and pure functions. Configuration compiles the first
-//! [`Snapshot`], control composes the later ones, and the engine routes by them.
+//! Routing of messages: the ranges of ids that name a service, the hash that a route takes of a
+//! message, the ring of instances on which the hash is looked up, and the share of its keys that
+//! each instance gets. Plain data and pure functions. Configuration makes the first [`Snapshot`],
+//! control composes the later ones, and the engine routes by them.
 
 mod affinity;
 mod ring;

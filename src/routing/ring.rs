@@ -3,27 +3,30 @@
 use crate::ids::InstanceId;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Points of all instances of one service, sorted by position.
+/// The points of all instances of one service, sorted by position.
 ///
-/// Where the points of an instance lie depends on its name and weight alone, so every shard, node
-/// and restart agrees, and when an instance joins or leaves, only its own keys move.
+/// The positions of an instance's points depend on its name and weight alone, so every shard, node
+/// and restart computes the same ring, and when an instance joins or leaves, only its own keys
+/// move.
 ///
-/// Three parallel arrays: the binary search of a lookup touches the positions only, eight of them
-/// a cache line. At 160 points x 10 instances that is 12.8 KB, which stays in the L1 cache.
+/// There are three parallel arrays: the binary search of a lookup touches the positions only, eight
+/// of them a cache line. At 160 points x 10 instances they have 12.8 KB, which stays in the L1
+/// cache.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ring {
-    /// Positions, ascending.
+    /// Positions of the points, ascending.
     positions: Vec<u64>,
     /// Owner of the point with the same index.
     owners: Vec<InstanceId>,
-    /// Index of the next point before the end that has another owner; 0, whoever owns that, if
+    /// Index of the next point, before the end, of another owner; 0, whoever owns that point, if
     /// there is none.
     next_other: Vec<u32>,
 }
 
 impl Ring {
-    /// A ring of `(id, name, weight)` with `points_per_weight` points times weight each. Weight 0
-    /// has no point: it is never picked. All points together must be fewer than 2^32.
+    /// A ring of `(id, name, weight)` with `points_per_weight` points times weight each. An
+    /// instance of weight 0 has no point and is never picked. All points together must be fewer
+    /// than 2^32.
     pub fn new<'a>(
         instances: impl IntoIterator<Item = (InstanceId, &'a str, u32)>,
         points_per_weight: u32,
@@ -34,7 +37,7 @@ impl Ring {
             let count = u64::from(weight) * u64::from(points_per_weight);
             points.extend((0..count).map(|n| (point(base, n), name, id)));
         }
-        // Two points in one place: the name decides, because ids differ from node to node.
+        // The name decides between two points in one place, because ids differ from node to node.
         points.sort_unstable();
         let positions = points.iter().map(|&(at, ..)| at).collect();
         let owners: Vec<_> = points.iter().map(|&(.., id)| id).collect();
@@ -49,7 +52,11 @@ impl Ring {
     }
 
     /// The first instance clockwise from `hash` that `accept` takes.
-    pub fn find(&self, hash: u64, accept: impl Fn(InstanceId) -> bool) -> Option<InstanceId> {
+    pub(crate) fn find(
+        &self,
+        hash: u64,
+        accept: impl Fn(InstanceId) -> bool,
+    ) -> Option<InstanceId> {
         let mut at = self.index(hash)?;
         let mut walked = 0;
         while walked < self.owners.len() {
@@ -65,7 +72,7 @@ impl Ring {
         None
     }
 
-    /// Whether it has no instance.
+    /// Whether the ring has no instance.
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
     }
@@ -93,7 +100,7 @@ fn point(base: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// For each point the index of the next one with another owner, or 0 at the end.
+/// The index of each point's next point with another owner, or 0 at the end.
 fn next_others(owners: &[InstanceId]) -> Vec<u32> {
     assert!(u32::try_from(owners.len()).is_ok(), "points of a ring are counted in 32 bits");
     let mut next = vec![0; owners.len()];

@@ -1,11 +1,11 @@
-//! The share of its keys that an instance takes, and the instance that a key goes to.
+//! The share of its keys that an instance gets, and the instance to which a key goes.
 
 use crate::ids::InstanceId;
 use crate::routing::{Failover, Ring};
 
-/// How many of its keys an instance gets: all, none (ejected), or some while it is tried out or
-/// warms up. Which ones depends on their hash alone, so every shard and node agrees, and a larger
-/// share takes in all keys of a smaller one.
+/// The share of its keys that an instance gets: all, none (ejected), or some while it is on trial
+/// or warms up. The keys in a share depend on their hash alone, so every shard and node agrees, and
+/// a larger share contains all keys of a smaller one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Share(u8);
 
@@ -13,33 +13,33 @@ impl Share {
     /// Every key.
     pub const ALL: Self = Self(100);
     /// No key.
-    pub const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 
-    /// `percent` of the keys; above 100 is all.
+    /// A share of `percent` of the keys; above 100 is all.
     pub fn percent(percent: u8) -> Self {
         Self(percent.min(100))
     }
 
-    /// In percent.
-    pub fn get(self) -> u8 {
+    /// The share in percent.
+    pub(crate) fn get(self) -> u8 {
         self.0
     }
 
-    /// Whether the key with this affinity hash is in it.
-    pub fn takes(self, hash: u64) -> bool {
+    /// Whether the key with this affinity hash is in the share.
+    pub(crate) fn takes(self, hash: u64) -> bool {
         // Mixed once more: where a hash falls on the ring must not decide whether it is in.
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         (mixed * 100) >> 32 < u64::from(self.0)
     }
 }
 
-/// Who gets the messages of `hash`, whose owner on the ring is `owner`: the owner, or with
-/// `failover = "next"` the next instance clockwise.
+/// The instance that gets the messages of `hash`, whose owner on the ring is `owner`: the owner, or
+/// with `failover = "next"` the next instance clockwise.
 ///
-/// `share` is what an instance takes now ([`Share::NONE`] if it cannot be reached), `not` one that
-/// is not asked for. Instances that take only some keys are passed over by the others as long as
-/// there is someone else. Without failover an owner that takes any key takes all of its own: a
-/// service that keeps state has them there.
+/// `share` is the present share of an instance ([`Share::NONE`] if it cannot be reached), and `not`
+/// an instance that is excluded. Instances with part of their keys are passed over for other keys
+/// as long as there is another instance. Without failover an owner with any share gets all of its
+/// keys: a service that keeps state has it there.
 pub fn choose(
     ring: &Ring,
     owner: Option<InstanceId>,

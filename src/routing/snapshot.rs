@@ -7,10 +7,12 @@ use crate::ids::{InstanceId, RouteId, ServiceId};
 use crate::message::Priority;
 use crate::routing::{Ring, Share};
 
-/// Everything a shard needs to route. Control publishes a new one for each change.
+/// Everything that a shard needs to route messages. The control thread publishes a new snapshot for
+/// each change.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Rises by one with each published snapshot; caches are flushed when it changes.
+    /// Version, which rises by one with each published snapshot; caches are flushed when it
+    /// changes.
     pub version: u64,
     /// Routes, sorted by the first id of their range. Ranges do not overlap (checked).
     pub routes: Vec<Route>,
@@ -21,112 +23,112 @@ pub struct Snapshot {
     pub instances: Vec<Instance>,
 }
 
-/// Rule for a range of ids.
+/// A range of ids and the rules for its messages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// First id.
+    /// First id of the range.
     pub first: u32,
-    /// Last id.
+    /// Last id of the range.
     pub last: u32,
-    /// Who handles it.
+    /// Service that handles the messages.
     pub service: ServiceId,
-    /// Class in the queue.
+    /// Class of the messages in the queue.
     pub priority: Priority,
     /// Longest time for an answer; a client's own deadline can only shorten it.
     pub timeout_ms: u32,
-    /// What is kept in order.
+    /// Messages whose order is kept.
     pub order: Order,
-    /// What the instance is chosen by.
+    /// Property of a message by which its instance is chosen.
     pub hash_on: HashOn,
-    /// What payloads are.
+    /// Form of the payloads.
     pub payload: PayloadKind,
     /// Whether running a message twice does no harm.
     pub idempotent: bool,
-    /// What happens when the instance fails.
+    /// Fate of a message whose instance fails.
     pub failover: Failover,
     /// Unary mode: the gRPC method, `/package.Service/Method`.
     pub method: Option<Arc<str>>,
     /// Whether the service's own error text reaches the client.
     pub service_text: bool,
-    /// Whether only clients that signed in may send it.
+    /// Whether only clients that signed in may send these messages.
     pub needs_user: bool,
 }
 
-/// `order = "session" | "none"`
+/// Messages whose order is kept: `order = "session" | "none"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// A session's messages with one hash key, in the order sent.
+    /// The messages of a session with one hash key keep the order in which they were sent.
     Session,
-    /// None: every slot may be used.
+    /// No order is kept: every slot may be used.
     None,
 }
 
-/// `hash_on = "user" | "session" | "key"`
+/// Property of a message that is hashed: `hash_on = "user" | "session" | "key"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HashOn {
     /// The authenticated user; the session before authentication.
     User,
-    /// The session.
+    /// The session, also after authentication.
     Session,
     /// The message's `key`; the session if it has none.
     Key,
 }
 
-/// `payload = "json" | "bytes"`
+/// Form of payloads: `payload = "json" | "bytes"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PayloadKind {
-    /// JSON text, both ways.
+    /// JSON text, in both directions.
     Json,
     /// Any bytes; base64 towards JSON clients.
     Bytes,
 }
 
-/// `failover = "next" | "none"`
+/// Fate of a message whose instance fails: `failover = "next" | "none"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failover {
-    /// The next distinct instance on the ring.
+    /// The message goes to the next distinct instance on the ring.
     Next,
-    /// Answer UNAVAILABLE: the service keeps state.
+    /// The message is answered with UNAVAILABLE, because the service keeps state.
     None,
 }
 
-/// `mode = "batch" | "unary"`
+/// Kind of calls to a service: `mode = "batch" | "unary"`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
-    /// `shardgate.backend.v1.Backend/Handle`
+    /// Batches for `shardgate.backend.v1.Backend/Handle`.
     Batch,
-    /// Any method of an existing service, one message a call.
+    /// Calls of any method of an existing service, one message a call.
     Unary,
 }
 
 /// A service and its ring.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Service {
-    /// Its name.
     pub name: Arc<str>,
-    /// How it is called.
+    /// Kind of calls to it.
     pub mode: Mode,
-    /// Consistent-hash ring of its instances, draining ones left out. Empty if it has none. The
-    /// same `Arc` as long as the same points are in it.
+    /// Consistent-hash ring of its instances, without draining ones. Empty if it has none. The
+    /// `Arc` stays the same as long as the points in it are the same.
     pub ring: Arc<Ring>,
 }
 
-/// One address of a service.
+/// An instance: one address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Instance {
-    /// Dense number for indexing.
+    /// Dense number, used as an index.
     pub id: InstanceId,
-    /// Its service.
     pub service: ServiceId,
-    /// The operator's name for it; what the ring hashes.
+    /// Name that the operator gave it; the ring hashes it.
     pub name: Arc<str>,
-    /// Where it listens (plain text HTTP/2).
+    /// Address where it listens (HTTP/2 without TLS).
     pub address: SocketAddr,
-    /// Relative share of the keys; 1 is normal.
+    /// Weight of its keys against other instances' keys; 1 is normal.
     pub weight: u32,
-    /// How many of its keys it gets now.
+    /// Share of its keys that it gets now.
     pub share: Share,
-    /// Not in the ring any more: it gets nothing new, what is in flight is finished.
+    /// Whether it left the ring: it gets no new messages, and finishes its calls in flight.
     pub draining: bool,
 }
 
@@ -140,7 +142,7 @@ impl Snapshot {
     }
 
     /// The instance numbered `id`, if it still exists.
-    pub fn instance(&self, id: InstanceId) -> Option<&Instance> {
+    pub(crate) fn instance(&self, id: InstanceId) -> Option<&Instance> {
         self.instances.iter().find(|i| i.id == id)
     }
 }

@@ -1,5 +1,5 @@
-//! A certificate of ours: read from its files, and checked for all that would only be noticed when
-//! clients turn away.
+//! A certificate of the gateway: read from its files, and checked for every fault that otherwise
+//! only clients would notice.
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -8,41 +8,48 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Certificates in one chain: public ones have two or three.
+/// Most certificates in one chain: public chains have two or three.
 const CHAIN_MAX: usize = 10;
 
-/// A certificate with its key, good at the time it was read.
+/// A certificate with its key, valid at the time when it was read.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// For handshakes.
-    pub key: std::sync::Arc<CertifiedKey>,
-    /// Unix time in seconds after which it does not hold.
-    pub expires: i64,
+    /// The chain and the private key, for handshakes.
+    pub(crate) key: std::sync::Arc<CertifiedKey>,
+    /// Unix time in seconds after which the certificate is not valid.
+    pub(crate) expires: i64,
 }
 
-/// Which of the two files is wrong, and the rule with the way out. Nothing of the key is in it.
+/// A fault of one of the two files: the rule and the way out. It contains no part of the key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Bad {
-    /// `chain_file`
+pub enum BadCertificate {
+    /// A fault of `chain_file`.
     Chain(String),
-    /// `key_file`
+    /// A fault of `key_file`.
     Key(String),
 }
 
 impl Certificate {
-    /// Of what the two files hold, at Unix time `now` in seconds.
-    pub fn new(provider: &CryptoProvider, chain: &[u8], key: &[u8], now: i64) -> Result<Self, Bad> {
-        let certificates = certificates(chain).map_err(Bad::Chain)?;
+    /// Makes a certificate of the contents of the two files, at Unix time `now` in seconds.
+    pub(crate) fn new(
+        provider: &CryptoProvider,
+        chain: &[u8],
+        key: &[u8],
+        now: i64,
+    ) -> Result<Self, BadCertificate> {
+        let certificates = certificates(chain).map_err(BadCertificate::Chain)?;
         if certificates.len() > CHAIN_MAX {
             let many = certificates.len();
-            return Err(Bad::Chain(format!("holds {many} certificates; at most {CHAIN_MAX}")));
+            return Err(BadCertificate::Chain(format!(
+                "holds {many} certificates; at most {CHAIN_MAX}"
+            )));
         }
-        let expires = check_dates(&certificates[0], now).map_err(Bad::Chain)?;
-        let key = private_key(key).map_err(Bad::Key)?;
+        let expires = check_dates(&certificates[0], now).map_err(BadCertificate::Chain)?;
+        let key = private_key(key).map_err(BadCertificate::Key)?;
         let key = provider.key_provider.load_private_key(key).map_err(|_| {
             let rule = "holds no key that TLS can use: RSA of 2048 bits or more, ECDSA on P-256, \
                         P-384 or P-521, Ed25519";
-            Bad::Key(rule.into())
+            BadCertificate::Key(rule.into())
         })?;
         let key = CertifiedKey::new(certificates, key);
         match key.keys_match() {
@@ -50,15 +57,15 @@ impl Certificate {
             Err(_) => {
                 let rule = "is not the key of the first certificate in chain_file; the \
                             certificate stands before those that sign it";
-                return Err(Bad::Key(rule.into()));
+                return Err(BadCertificate::Key(rule.into()));
             }
         }
         Ok(Self { key: key.into(), expires })
     }
 }
 
-/// The certificates of a PEM text; at least one.
-pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates in a PEM text; at least one.
+pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let all = all.map_err(|error| not_pem(&error))?;
     if all.is_empty() {
@@ -76,8 +83,8 @@ fn not_pem(error: &pem::Error) -> String {
     format!("is not PEM: {}", error.to_string().lines().next().unwrap_or_default())
 }
 
-/// When it expires, if it is valid now. Those that sign it are the clients' affair: they may know
-/// other ones.
+/// Time of expiry, if the certificate is valid now. The certificates that sign it are not checked:
+/// clients may know other ones.
 fn check_dates(der: &CertificateDer<'_>, now: i64) -> Result<i64, String> {
     let unreadable = |_| "is no X.509 certificate".to_owned();
     let (_, certificate) = X509Certificate::from_der(der).map_err(unreadable)?;

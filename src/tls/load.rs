@@ -3,27 +3,27 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::certificate::{Bad, Certificate, certificates};
+use super::certificate::{BadCertificate, Certificate, certificates};
 use super::provider;
 use super::server::{ClientAuth, Server};
-use crate::config::auth::{read, source_of};
+use crate::config::files::read;
 use crate::config::settings::ClientCertificates;
-use crate::config::{Config, Problem, Problems};
+use crate::config::{Config, Problems};
 
-/// Bytes of a chain, a key, or the certificates that sign clients': ten of 4 KiB are a long chain,
-/// and a thousand of 1 KiB a lot of authorities.
+/// Most bytes of a file with a chain, a key, or the certificates that sign clients': ten of 4 KiB
+/// are a long chain, and a thousand of 1 KiB are many authorities.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A certificate that is in force, for those who watch it.
+/// A certificate in force, to watch its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InForce {
-    /// Its file, as configured.
-    pub file: Arc<str>,
-    /// Unix time in seconds after which it does not hold.
-    pub expires: i64,
+    /// File of the certificate, as configured.
+    pub(crate) file: Arc<str>,
+    /// Unix time in seconds after which the certificate is not valid.
+    pub(crate) expires: i64,
 }
 
-/// What was read with the configuration, all of it good.
+/// Certificates that were read with the configuration; all of them can be used.
 #[derive(Clone, Debug, Default)]
 pub struct LocalTls {
     server: Option<Arc<Server>>,
@@ -31,17 +31,20 @@ pub struct LocalTls {
 }
 
 impl LocalTls {
-    /// Reads the files that `config` names; every problem at once, by its place. `now` is Unix time
-    /// in seconds. Tickets of `before` stay good where they may.
-    pub fn read(config: &Config, now: i64, before: Option<&LocalTls>) -> Result<Self, Problems> {
+    /// Reads the files that `config` names. All problems are reported at once, by their places.
+    /// `now` is Unix time in seconds. Tickets of `before` stay valid if they may.
+    pub(crate) fn read(
+        config: &Config,
+        now: i64,
+        before: Option<&LocalTls>,
+    ) -> Result<Self, Problems> {
         let tls = &config.gateway.tls;
         if tls.listen.is_none() {
             return Ok(Self::default());
         }
         let mut problems = Vec::new();
         let mut fail = |key: String, path: &Path, rule: String| {
-            let source = source_of(&config.provenance, &key);
-            problems.push(Problem { source, key, value: format!("{path:?}"), rule });
+            problems.push(config.problem(key, format!("{path:?}"), rule));
         };
         let provider = provider();
         let (mut all, mut in_force) = (Vec::new(), Vec::new());
@@ -59,8 +62,8 @@ impl LocalTls {
                     in_force.push(InForce { file, expires: certificate.expires });
                     all.push(certificate);
                 }
-                Err(Bad::Chain(rule)) => fail(chain_key, &files.chain_file, rule),
-                Err(Bad::Key(rule)) => fail(key_key, &files.key_file, rule),
+                Err(BadCertificate::Chain(rule)) => fail(chain_key, &files.chain_file, rule),
+                Err(BadCertificate::Key(rule)) => fail(key_key, &files.key_file, rule),
             }
         }
         let mut clients = ClientAuth { asked: tls.client_certificates, signers: Vec::new() };
@@ -77,21 +80,19 @@ impl LocalTls {
         }
         let before = before.and_then(|before| before.server.as_deref());
         let server = Server::new(tls.min_version, &all, clients, before).map_err(|rule| {
-            let key = String::from("tls.client_ca_file");
-            let source = source_of(&config.provenance, &key);
             let value = format!("{:?}", ca.unwrap_or(Path::new("")));
-            Problems(vec![Problem { source, key, value, rule }])
+            Problems(vec![config.problem("tls.client_ca_file".into(), value, rule)])
         })?;
         Ok(Self { server: Some(server.into()), certificates: in_force })
     }
 
-    /// What shards shake hands by; `None` = there is no TLS.
-    pub fn server(&self) -> Option<Arc<Server>> {
+    /// Settings for the shards' handshakes; `None` = no listener speaks TLS.
+    pub(crate) fn server(&self) -> Option<Arc<Server>> {
         self.server.clone()
     }
 
     /// The certificates in force, in the order of the configuration.
-    pub fn certificates(&self) -> &[InForce] {
+    pub(crate) fn certificates(&self) -> &[InForce] {
         &self.certificates
     }
 }

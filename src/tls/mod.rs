@@ -1,9 +1,9 @@
-//! TLS towards clients, without sockets and clocks: a connection's state as bytes in, bytes out
-//! ([`session`]); what a handshake needs, made of the settings ([`server`]); the files of the
+//! TLS towards clients, without sockets and clocks: the state of a connection as bytes in and bytes
+//! out ([`session`]); the settings and certificates of handshakes ([`server`]); the files of the
 //! certificates ([`certificate`], [`load`]).
 //!
-//! The protocol is rustls' (0.23), the cryptography aws-lc's, which also verifies tokens. It is in
-//! the unbuffered form of its interface: a connection that says nothing holds no buffer.
+//! The protocol is rustls' (0.23), the cryptography aws-lc's, which also verifies tokens. rustls is
+//! used by its unbuffered interface: an idle connection holds no buffer.
 
 pub mod certificate;
 pub mod load;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-/// The one crypto library, for whoever speaks TLS in this process.
-pub fn provider() -> Arc<CryptoProvider> {
+/// The crypto library for all TLS in this process.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 

@@ -1,5 +1,5 @@
-//! What handshakes need: versions, certificates by name, tickets. Immutable, one for all shards:
-//! it is touched in handshakes only, never by a message.
+//! The settings of handshakes: versions, certificates by name, tickets. Immutable, one for all
+//! shards: it is used in handshakes only, never by a message.
 
 use std::sync::Arc;
 
@@ -17,20 +17,20 @@ use super::certificate::Certificate;
 use super::provider;
 use crate::config::settings::{ClientCertificates, TlsVersion};
 
-/// The only protocol inside (RFC 7301): the upgrade request is HTTP/1.1. A client that offers
-/// others only is told so; one that offers none may go on.
+/// The only application protocol (RFC 7301): the upgrade request is HTTP/1.1. A client that offers
+/// only others is refused with an alert; one that offers none is accepted.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Whether clients show certificates, and who signs those.
+/// Whether clients show certificates, and the certificates that sign those.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientAuth {
-    /// Whether they do.
-    pub asked: ClientCertificates,
-    /// Who signs them; empty with [`ClientCertificates::Off`].
-    pub signers: Vec<CertificateDer<'static>>,
+    /// Whether clients are asked for a certificate.
+    pub(crate) asked: ClientCertificates,
+    /// Certificates that sign the clients'; empty with [`ClientCertificates::Off`].
+    pub(crate) signers: Vec<CertificateDer<'static>>,
 }
 
-/// See the module.
+/// Settings for handshakes of TLS.
 #[derive(Debug)]
 pub struct Server {
     config: Arc<ServerConfig>,
@@ -39,10 +39,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Of certificates of which the first is for clients that ask for no name. Tickets of `before`
-    /// stay good. Where clients are asked for certificates there are none, and none is good. The
-    /// error is about `clients`, in one line.
-    pub fn new(
+    /// Makes the settings. The first of `certificates` is for clients that name no server. Tickets
+    /// of `before` stay valid. If clients are asked for certificates no tickets are given out or
+    /// accepted. The error is about `clients`, in one line.
+    pub(crate) fn new(
         min_version: TlsVersion,
         certificates: &[Certificate],
         clients: ClientAuth,
@@ -85,12 +85,13 @@ impl Server {
         if clients.asked == ClientCertificates::Off {
             config.ticketer = tickets.clone();
         } else {
-            // Who resumes does not show its certificate again, though that may have expired.
+            // A client that resumes does not show its certificate again, though it may have
+            // expired.
             config.send_tls13_tickets = 0;
         }
-        // Everything about a session is in its ticket: shards share no table of them.
+        // All state of a session is in its ticket: shards share no table of sessions.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        // Early data can be sent twice by anybody who recorded it (RFC 8446, 8).
+        // Early data can be sent again by anybody who recorded it (RFC 8446, 8).
         config.max_early_data_size = 0;
         Ok(Self { config: config.into(), clients, tickets })
     }
@@ -100,14 +101,15 @@ impl Server {
     }
 }
 
-/// Certificates by the names in them.
+/// Certificates, to be found by the names in them.
 #[derive(Debug)]
 struct Names {
     all: Vec<Arc<CertifiedKey>>,
 }
 
 impl ResolvesServerCert for Names {
-    /// None covers the name: the handshake ends with `unrecognized_name`.
+    /// The first certificate that covers the name. If there is none the handshake ends with
+    /// `unrecognized_name`.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         match hello.server_name() {
             None => self.all.first().cloned(),

@@ -1,6 +1,6 @@
-//! One client's TLS, as bytes in and bytes out: rustls' unbuffered connection and what it leaves to
-//! its owner, which are the bytes of half a record and those that the kernel did not take. Both are
-//! gone when nothing is under way.
+//! TLS of one client, as bytes in and bytes out: rustls' unbuffered connection, and the buffers
+//! that it leaves to its owner: bytes of an incomplete record, and bytes that the kernel did not
+//! take. Both are freed when nothing is under way.
 
 use std::fmt;
 
@@ -10,96 +10,97 @@ use rustls::{Error, HandshakeKind, InvalidMessage};
 
 use super::server::Server;
 
-/// What a record has besides its data: header 5, tag 16, type 1 (1.3) or nonce 8 (1.2), and some
+/// Bytes of a record besides its data: header 5, tag 16, type 1 (1.3) or nonce 8 (1.2), and some
 /// for padding.
 const RECORD_BYTES: usize = 48;
-/// Bytes of records without data, mostly updates of keys, that go beyond those with data. An
-/// update has 27 bytes and costs as much as many messages, which have rates and it has none: 2,400
-/// of them.
+/// Budget for bytes of records that carry no data (mostly key updates) beyond those that do: 64
+/// KiB, 2,400 updates of 27 bytes. An update costs as much CPU as many messages, and no rate limits
+/// it.
 const WASTE_BYTES_MAX: usize = 64 << 10;
-/// Bytes of an idle session: 2.3 KB in Rust, counted by a test; with what C holds for the keys and
-/// what the allocator rounds up a process grows by so much a connection (`crowd idle tls`).
-pub const IDLE_BYTES: usize = 3_600;
-/// Bytes of records that are not complete, or of a handshake message in several of them: a record
-/// is 16 KiB + 261 at most (RFC 8446, 5.2); a ClientHello with all that is in fashion has 2 KiB, a
+/// Bytes of an idle session: 2.3 KB in Rust, counted by a test. With the keys' memory in C and the
+/// allocator's rounding a process grows by this much a connection (measured by `crowd idle tls`).
+pub(crate) const IDLE_BYTES: usize = 3_600;
+/// Most bytes of an incomplete record, or of a handshake message in several records: a record has
+/// 16 KiB + 261 at most (RFC 8446, 5.2); a ClientHello with all usual extensions has 2 KiB, a
 /// client's certificates some 10.
-pub const HELD_BYTES_MAX: usize = 32 << 10;
-/// Plaintext encrypted at once: four of the largest records.
-pub const PLAIN_BYTES_MAX: usize = 64 << 10;
-/// What those come to: a record adds 29 bytes at most (TLS 1.2 with AES-GCM: 5 of header, 8 of
-/// nonce, 16 of tag), a key update 27 before them; and what a Close says.
-pub const CIPHER_BYTES_MAX: usize = PLAIN_BYTES_MAX + 512;
+pub(crate) const HELD_BYTES_MAX: usize = 32 << 10;
+/// Most plaintext that is encrypted at once: four of the largest records.
+pub(crate) const PLAIN_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of [`PLAIN_BYTES_MAX`] when encrypted: a record adds 29 bytes at most (TLS 1.2 with
+/// AES-GCM: 5 of header, 8 of nonce, 16 of tag); a key update before them has 27, and a
+/// close_notify comes on top.
+pub(crate) const CIPHER_BYTES_MAX: usize = PLAIN_BYTES_MAX + 512;
 /// `unrecognized_name` (RFC 6066, 3), fatal.
 const UNRECOGNIZED_NAME: u8 = 112;
 /// `decode_error` (RFC 8446, 6.2), fatal.
 const DECODE_ERROR: u8 = 50;
 
-/// How far it is.
+/// Stage of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
-    /// The handshake is not complete: nothing of ours can be said.
+    /// The handshake is not complete: no plaintext can be sent.
     Handshake,
-    /// Plaintext both ways.
+    /// Plaintext goes both ways.
     Open,
-    /// The client said that it has no more (close_notify); we may have.
+    /// The client ended its direction (close_notify); ours may go on.
     Ended,
-    /// It broke. What is unsent is the alert.
+    /// The session failed. The unsent bytes are the alert.
     Failed,
 }
 
-/// A handshake that became complete.
+/// Kind of a completed handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shaken {
-    /// With certificates and signatures.
+    /// A full handshake, with certificates and signatures.
     Full,
-    /// By a ticket of an earlier one.
+    /// A resumption by a ticket of an earlier handshake.
     Resumed,
 }
 
-/// What bytes of the client came to, besides plaintext.
+/// Result of received bytes, besides plaintext.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
-    /// The handshake is complete since these bytes.
-    pub shaken: Option<Shaken>,
-    /// The client has no more to say.
-    pub ended: bool,
+    /// Kind of the handshake, if these bytes completed it.
+    pub(crate) shaken: Option<Shaken>,
+    /// Whether the client ended its direction.
+    pub(crate) ended: bool,
 }
 
-/// Why a connection ends without a word of HTTP.
+/// Reason for the failure of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The bytes are no TLS.
+    /// The bytes are not TLS.
     NotTls,
-    /// No version, cipher suite or group in common.
+    /// No version, cipher suite or group is common.
     Incompatible,
     /// No certificate covers the name that the client asked for.
     Name,
     /// The client offers protocols, and HTTP/1.1 is not among them.
     Protocol,
-    /// The client's certificate is missing, or not good.
+    /// The client's certificate is missing or not valid.
     Certificate,
-    /// The client sent an alert: mostly it does not trust our certificate.
+    /// The client sent an alert: mostly because it does not trust the gateway's certificate.
     Alert,
-    /// Bytes that break the rules.
+    /// The client broke the rules of TLS.
     Broken,
 }
 
-/// See the module.
+/// The TLS session of one client.
 pub struct Session {
     connection: UnbufferedServerConnection,
     stage: Stage,
-    /// Something was said to the client.
-    spoke: bool,
-    /// Our close_notify was made.
+    /// Whether any byte for the client was made.
+    has_output: bool,
+    /// Whether our close_notify was made.
     closed: bool,
     /// Bytes of the client that are no whole record yet.
     held: Vec<u8>,
     /// Bytes for the client, of which the kernel took the first `sent`.
     unsent: Vec<u8>,
     sent: usize,
-    /// Plaintext in `unsent` that was not reported as sent.
+    /// Bytes of plaintext in `unsent` that were not reported as sent.
     owed: usize,
-    /// Bytes of records that brought nothing, less those that did.
+    /// Bytes of records without data, less those with data.
     waste: usize,
 }
 
@@ -110,12 +111,12 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// For a client that was accepted. The error is rustls', and comes of no input.
-    pub fn new(server: &Server) -> Result<Self, Error> {
+    /// A session for a client that was accepted. The error is rustls', and depends on no input.
+    pub(crate) fn new(server: &Server) -> Result<Self, Error> {
         Ok(Self {
             connection: UnbufferedServerConnection::new(server.config())?,
             stage: Stage::Handshake,
-            spoke: false,
+            has_output: false,
             closed: false,
             held: Vec::new(),
             unsent: Vec::new(),
@@ -126,12 +127,12 @@ impl Session {
     }
 
     /// Whether the handshake is under way.
-    pub fn is_shaking(&self) -> bool {
+    pub(crate) fn is_shaking(&self) -> bool {
         self.stage == Stage::Handshake
     }
 
-    /// Whether nothing will come of the client any more.
-    pub fn has_ended(&self) -> bool {
+    /// Whether no more bytes of the client are accepted.
+    pub(crate) fn has_ended(&self) -> bool {
         match self.stage {
             Stage::Handshake | Stage::Open => false,
             Stage::Ended | Stage::Failed => true,
@@ -139,7 +140,7 @@ impl Session {
     }
 
     /// Whether there are bytes that the kernel has not taken.
-    pub fn is_unsent(&self) -> bool {
+    pub(crate) fn is_unsent(&self) -> bool {
         self.left() > 0
     }
 
@@ -147,10 +148,14 @@ impl Session {
         self.unsent.len() - self.sent
     }
 
-    /// Takes bytes of the client, decrypts them in place, and appends the plaintext to `plain`.
-    /// What it has to say to them is to be flushed. After a failure, too: that is the alert, and
-    /// what came before the failure is in `plain`.
-    pub fn receive(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> Result<Progress, Failure> {
+    /// Takes bytes of the client, decrypts them in place, and appends the plaintext to `plain`. Its
+    /// answer, if it has one, is to be flushed. So is the alert after a failure; the plaintext from
+    /// before the failure is in `plain`.
+    pub(crate) fn receive(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<Progress, Failure> {
         if self.has_ended() {
             return Ok(Progress::default());
         }
@@ -169,7 +174,7 @@ impl Session {
             if let Ok((used, false)) = taken
                 && used < held.len()
             {
-                // What is used gives its room back: the rest is at most a record, mostly.
+                // The used part is freed: the rest is at most a record, mostly.
                 self.held = if used > 0 { held[used..].to_vec() } else { held };
             }
             taken
@@ -196,10 +201,10 @@ impl Session {
         }
     }
 
-    /// Bytes used, and whether the client has ended.
+    /// Processes records; returns the bytes used, and whether the client ended its direction.
     fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<(usize, bool), Error> {
         let is_open = self.stage == Stage::Open;
-        let Self { connection, unsent, spoke, waste, .. } = self;
+        let Self { connection, unsent, has_output, waste, .. } = self;
         let (mut used, mut ended) = (0, false);
         loop {
             let UnbufferedStatus { discard, state } =
@@ -221,11 +226,12 @@ impl Session {
                 }
                 ConnectionState::EncodeTlsData(mut data) => {
                     encode(unsent, |out| data.encode(out));
-                    *spoke = true;
+                    *has_output = true;
                 }
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::PeerClosed => ended = true,
-                // Never offered, so never sent; nothing else is known to this version.
+                // Early data is never offered, so it never comes; the other states wait for bytes
+                // or for plaintext. rustls may add states, hence the last arm.
                 ConnectionState::ReadEarlyData(_)
                 | ConnectionState::Closed
                 | ConnectionState::BlockedHandshake
@@ -239,21 +245,22 @@ impl Session {
         }
     }
 
-    /// The end by an error: its alert is left in `unsent`.
+    /// Ends the session by an error: its alert is left in `unsent`.
     fn fail(&mut self, error: &Error) -> Failure {
         let failure = self.failure(error);
         self.stage = Stage::Failed;
         self.held = Vec::new();
-        // What the plaintext was is of no use any more.
+        // The plaintext counts no longer.
         self.owed = 0;
         let Self { connection, unsent, .. } = self;
         if failure == Failure::Name {
-            // rustls has access_denied for this, which says something else. All is plaintext yet.
+            // rustls sends access_denied for this, which means something else. No keys are in use
+            // yet.
             unsent.extend(plain_alert(UNRECOGNIZED_NAME));
             return failure;
         }
-        if !connection.wants_write() && !self.spoke {
-            // Some broken hellos have none of rustls'. All is plaintext yet here, too.
+        if !connection.wants_write() && !self.has_output {
+            // For some broken hellos rustls has no alert. No keys are in use yet here, too.
             unsent.extend(plain_alert(DECODE_ERROR));
             return failure;
         }
@@ -276,26 +283,27 @@ impl Session {
             Error::NoApplicationProtocol => Failure::Protocol,
             Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Failure::Certificate,
             Error::AlertReceived(_) => Failure::Alert,
-            // It has no variant of its own; a test holds on to the words.
+            // This error has no variant of its own; a test checks its text.
             Error::General(why) if why == "no server certificate chain resolved" => Failure::Name,
             _ => Failure::Broken,
         }
     }
 
-    /// Sends what is unsent, then as much of `plain` as the kernel takes, encrypted into `scratch`
-    /// of [`CIPHER_BYTES_MAX`]. `plain` begins with the first byte that was not reported as sent.
+    /// Sends the unsent bytes, then as much of `plain` as the kernel takes, encrypted into
+    /// `scratch` of [`CIPHER_BYTES_MAX`]. `plain` begins with the first byte that was not reported
+    /// as sent.
     ///
-    /// `send` says how many bytes were taken (fewer than given: no more for now), or that the
-    /// connection is gone. So does this, for the bytes of `plain` that may be reported: the last
-    /// byte of what was encrypted together only when all of it is sent, those before it as they
-    /// move, so that a client that takes a little counts as one that takes.
-    pub fn flush(
+    /// `send` returns how many bytes were taken (fewer than given: no more for now), or `None` if
+    /// the connection is gone. So does this function, for the bytes of `plain` that count as sent:
+    /// the last byte of those encrypted together only when all of them are sent, the bytes before
+    /// it as they are taken, so that a client that reads slowly counts as one that reads.
+    pub(crate) fn flush(
         &mut self,
         plain: &[u8],
         scratch: &mut [u8],
         mut send: impl FnMut(&[u8]) -> Option<usize>,
     ) -> Option<usize> {
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             if self.is_unsent() {
                 let taken = send(&self.unsent[self.sent..])?;
@@ -303,19 +311,19 @@ impl Session {
                 if self.is_unsent() {
                     let moved = taken.min(self.owed.saturating_sub(1));
                     self.owed -= moved;
-                    return Some(told + moved);
+                    return Some(reported + moved);
                 }
                 (self.unsent, self.sent) = (Vec::new(), 0);
-                told += std::mem::take(&mut self.owed);
+                reported += std::mem::take(&mut self.owed);
             }
-            let rest = plain.get(told..).unwrap_or_default();
+            let rest = plain.get(reported..).unwrap_or_default();
             let chunk = &rest[..rest.len().min(PLAIN_BYTES_MAX)];
-            let says = match self.stage {
+            let may_send = match self.stage {
                 Stage::Open | Stage::Ended => !chunk.is_empty() && !self.closed,
                 Stage::Handshake | Stage::Failed => false,
             };
-            if !says {
-                return Some(told);
+            if !may_send {
+                return Some(reported);
             }
             let made = self.encrypt(chunk, scratch)?;
             let taken = send(&scratch[..made])?;
@@ -323,25 +331,26 @@ impl Session {
                 self.unsent = scratch[taken..made].to_vec();
                 let moved = taken.min(chunk.len() - 1);
                 self.owed = chunk.len() - moved;
-                return Some(told + moved);
+                return Some(reported + moved);
             }
-            told += chunk.len();
+            reported += chunk.len();
         }
     }
 
-    /// `None`: no more can be said under these keys, or at all.
+    /// Encrypts `plain` into `out`; `None` = no more can be sent under these keys, or at all.
     fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Option<usize> {
-        // What is held is no whole record: nothing is done about it here.
+        // The held bytes are no whole record, so nothing is done about them here.
         match self.connection.process_tls_records(&mut self.held).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => traffic.encrypt(plain, out).ok(),
             _ => None,
         }
     }
 
-    /// Makes our close_notify, which goes out behind all else; nothing is said after it. Nothing
-    /// to be done if that was said, or cannot be.
-    pub fn close(&mut self, scratch: &mut [u8]) {
-        // Nothing is reported any more: the engine has nothing that waits, or is done with it.
+    /// Makes our close_notify, which is sent after all other bytes; no plaintext is sent after it.
+    /// Does nothing if it was made already, or cannot be made.
+    pub(crate) fn close(&mut self, scratch: &mut [u8]) {
+        // No more bytes are reported as sent: the engine has none that wait, or is done with the
+        // connection.
         self.owed = 0;
         match self.stage {
             Stage::Open | Stage::Ended if !self.closed => {}
@@ -355,14 +364,15 @@ impl Session {
                     unsent.extend_from_slice(&scratch[..made]);
                 }
             }
-            // Keys of TLS 1.2 are used up after 2^24 records: rustls has made it already.
+            // Keys of TLS 1.2 are used up after 2^24 records: then rustls made a close_notify
+            // already.
             Ok(ConnectionState::EncodeTlsData(mut data)) => encode(unsent, |out| data.encode(out)),
             _ => {}
         }
     }
 
-    /// Bytes of memory that it holds: what rustls has besides its buffers is an average.
-    pub fn memory_bytes(&self) -> usize {
+    /// Bytes of memory of the session. The part of rustls besides its buffers is an average.
+    pub(crate) fn memory_bytes(&self) -> usize {
         IDLE_BYTES + self.buffered()
     }
 
@@ -372,7 +382,7 @@ impl Session {
     }
 }
 
-/// Appends what `encode` writes, which says how much room it needs.
+/// Appends the output of `encode`, which first says how much room it needs.
 fn encode(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
     let Err(EncodeError::InsufficientSize(needs)) = encode(&mut []) else { return };
     let at = out.len();
@@ -381,7 +391,7 @@ fn encode(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, 
     out.truncate(at + made);
 }
 
-/// A fatal alert before there are keys: content type 21, version 1.2, two bytes (RFC 8446, 5.1, 6).
+/// A fatal alert without encryption: content type 21, version 1.2, two bytes (RFC 8446, 5.1, 6).
 fn plain_alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
 }

@@ -1,4 +1,4 @@
-//! Sessions against rustls' own client in memory, names, tickets, and what is wrong with files.
+//! Sessions against rustls' own client in memory, names, tickets, and faults of files.
 
 mod files;
 mod memory;
@@ -22,7 +22,7 @@ const NOW: i64 = 1_767_225_600;
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
-/// Somebody who signs.
+/// A certificate authority.
 fn issuer() -> Issuer {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

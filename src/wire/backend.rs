@@ -1,6 +1,6 @@
-//! The services' messages (`proto/shardgate/backend/v1/backend.proto`), written and read without
-//! allocation: a batch is its head, then items, and a large payload is not copied but follows the
-//! head of its item by reference.
+//! The messages of the service protocol (`proto/shardgate/backend/v1/backend.proto`), written and
+//! read without allocation: a batch is its head, then items, and a large payload is not copied but
+//! follows the head of its item by reference.
 
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint,
@@ -12,37 +12,37 @@ use crate::wire::protobuf::{
     KEY_BYTES, bytes_len, number_len, put_bytes, put_key, put_number, take_bytes,
 };
 
-/// A `BaseRequest` but for its payload.
+/// A `BaseRequest` without its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RequestFields<'a> {
-    /// Unique for gateway, boot and shard; the same in every attempt.
-    pub request_id: u64,
-    /// The client's.
-    pub msg_id: u32,
-    /// The client's; 0 = one-way.
-    pub seq: u64,
+pub(crate) struct RequestFields<'a> {
+    /// Number of the message, unique for gateway, boot and shard; the same in every attempt.
+    pub(crate) request_id: u64,
+    /// Id of the message.
+    pub(crate) msg_id: u32,
+    /// Sequence number that the client gave it; 0 = one-way.
+    pub(crate) seq: u64,
     /// Public id of the session.
-    pub session: &'a str,
-    /// Empty before authentication.
-    pub user: &'a str,
+    pub(crate) session: &'a str,
+    /// Name of the user; empty before authentication.
+    pub(crate) user: &'a str,
     /// Name of the tenant.
-    pub tenant: &'a str,
+    pub(crate) tenant: &'a str,
     /// Class of the message.
-    pub priority: Priority,
+    pub(crate) priority: Priority,
     /// Idempotency key; empty = none.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// Affinity key; empty = none.
-    pub key: &'a str,
-    /// When the message was read: microseconds since 1970.
-    pub received_unix_us: i64,
-    /// What is left of the deadline.
-    pub timeout_ms: u32,
-    /// 1 the first time.
-    pub attempt: u32,
-    /// What the client speaks.
-    pub encoding: Encoding,
+    pub(crate) key: &'a str,
+    /// Time when the message was read: microseconds since 1970.
+    pub(crate) received_unix_us: i64,
+    /// Milliseconds left to the deadline.
+    pub(crate) timeout_ms: u32,
+    /// Number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    /// Encoding of the client.
+    pub(crate) encoding: Encoding,
     /// W3C trace context; empty = none.
-    pub traceparent: &'a str,
+    pub(crate) traceparent: &'a str,
 }
 
 impl RequestFields<'_> {
@@ -82,14 +82,8 @@ impl RequestFields<'_> {
     }
 }
 
-/// Bytes that one item adds to a batch: key, length, fields and payload.
-pub fn item_len(fields: &RequestFields<'_>, payload_len: usize) -> usize {
-    let body = fields.body_len(payload_len);
-    KEY_BYTES + encoded_len_varint(body as u64) + body
-}
-
-/// Appends the fields of a `BatchRequest` that are not its items.
-pub fn write_batch_head(out: &mut Vec<u8>, gateway: &str, shard: u32, boot_id: u64) {
+/// Appends the fields of a `BatchRequest` before its items.
+pub(crate) fn write_batch_head(out: &mut Vec<u8>, gateway: &str, shard: u32, boot_id: u64) {
     put_bytes(out, 1, gateway.as_bytes());
     put_number(out, 2, u64::from(shard));
     if boot_id != 0 {
@@ -100,7 +94,11 @@ pub fn write_batch_head(out: &mut Vec<u8>, gateway: &str, shard: u32, boot_id: u
 
 /// Appends one item of a `BatchRequest` up to its payload, whose `payload_len` bytes must follow:
 /// field 8 is written last (the order of fields is free) so that they can follow by reference.
-pub fn write_request_head(out: &mut Vec<u8>, fields: &RequestFields<'_>, payload_len: usize) {
+pub(crate) fn write_request_head(
+    out: &mut Vec<u8>,
+    fields: &RequestFields<'_>,
+    payload_len: usize,
+) {
     let body = fields.body_len(payload_len);
     out.reserve(KEY_BYTES + encoded_len_varint(body as u64) + body - payload_len);
     put_key(out, 3, WireType::LengthDelimited);
@@ -127,25 +125,19 @@ pub fn write_request_head(out: &mut Vec<u8>, fields: &RequestFields<'_>, payload
     debug_assert_eq!(out.len() - start + payload_len, body, "the length was computed before");
 }
 
-/// Appends one item of a `BatchRequest`, its payload copied in.
-pub fn write_request(out: &mut Vec<u8>, fields: &RequestFields<'_>, payload: &[u8]) {
-    write_request_head(out, fields, payload.len());
-    out.extend_from_slice(payload);
-}
-
-/// A `BaseResponse`.
+/// A `BaseResponse`, borrowed from the response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ResponseItem<'a> {
-    /// Echoed.
-    pub request_id: u64,
-    /// As the service gave it; outside 0-16 it means UNKNOWN. Over 32 bits: `u32::MAX`.
-    pub status: u32,
-    /// For people. Text that is not UTF-8 reads as empty: it is not worth the item.
-    pub message: &'a str,
-    /// The answer.
+    /// Number of the message that is answered.
+    pub(crate) request_id: u64,
+    /// Status code as the service gave it; outside 0-16 it means UNKNOWN. Over 32 bits: `u32::MAX`.
+    pub(crate) status: u32,
+    /// Text for people. Text that is not UTF-8 reads as empty: it is not worth failing the item.
+    pub(crate) message: &'a str,
+    /// Payload of the answer.
     pub payload: &'a [u8],
-    /// 0 = no hint.
-    pub retry_after_ms: u32,
+    /// Milliseconds until a retry can succeed; 0 = no hint.
+    pub(crate) retry_after_ms: u32,
 }
 
 /// Reads a `BatchResponse` and gives each item to `on`, in the service's order. An error says what

@@ -2,7 +2,7 @@
 
 use crate::message::Encoding;
 
-/// Generated from proto/shardgate/client/v1/client.proto.
+/// Messages generated from proto/shardgate/client/v1/client.proto.
 #[allow(missing_docs)]
 pub mod generated {
     tonic::include_proto!("shardgate.client.v1");
@@ -12,7 +12,7 @@ pub use generated::{
     Auth, AuthOk, Draining, ErrorCount, Explain, Explanation, Limits, Pong, Time, Welcome, WhoAmI,
 };
 
-/// A typed payload: JSON with the names of the .proto file, or protobuf.
+/// Encodes a typed payload: JSON with the names of the .proto file, or protobuf.
 pub fn payload<M: prost::Message + serde::Serialize>(encoding: Encoding, message: &M) -> Vec<u8> {
     match encoding {
         Encoding::Json => serde_json::to_vec(message).expect("plain fields always serialise"),
@@ -26,13 +26,13 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-/// The token of an `auth` message.
-pub fn read_auth(encoding: Encoding, payload: &[u8]) -> Option<String> {
+/// Reads the token of an `auth` message.
+pub(crate) fn read_auth(encoding: Encoding, payload: &[u8]) -> Option<String> {
     read::<Auth>(encoding, payload).map(|auth| auth.token)
 }
 
-/// The question of id 9003.
-pub fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain> {
+/// Reads the request of id 9003.
+pub(crate) fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain> {
     read(encoding, payload)
 }
 

@@ -1,17 +1,19 @@
-//! WebSocket frames (RFC 6455 section 5): what the decoder reports, the rules it enforces, and the
-//! frames that the gateway writes.
+//! WebSocket frames (RFC 6455 section 5): the events of the decoder, the rules that it enforces,
+//! and the frames that the gateway writes.
 
 mod decoder;
 
+use crate::wire::close;
+
 pub use decoder::Decoder;
-pub use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-/// Bytes of a control frame's payload (RFC 6455 section 5.5).
-pub const CONTROL_BYTES_MAX: usize = 125;
-/// Bytes of a close reason: a control frame's payload less the code.
-pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
+/// Most bytes of a control frame's payload (RFC 6455 section 5.5).
+pub(crate) const CONTROL_BYTES_MAX: usize = 125;
+/// Most bytes of a close reason: a control frame's payload less the code.
+pub(crate) const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
-/// What one connection may send.
+/// Limits of the messages on one connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameLimits {
     /// Bytes of one message, its fragments joined.
@@ -20,7 +22,8 @@ pub struct FrameLimits {
     pub fragments_max: u32,
 }
 
-/// One thing a client said. Borrows the input, or what the decoder joined.
+/// A message or control frame of a client. Borrows the input, or the message that the decoder
+/// joined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameEvent<'a> {
     /// A whole text message.
@@ -29,64 +32,64 @@ pub enum FrameEvent<'a> {
     Binary(&'a [u8]),
     /// A ping, to be answered with [`write_pong`].
     Ping(&'a [u8]),
-    /// A pong; what it carries means nothing here.
+    /// A pong; its payload has no meaning here.
     Pong,
-    /// The peer closes; nothing comes after it. `None` = it gave no code.
+    /// A close frame; no event follows it.
     Close {
-        /// A code that may stand in a close frame.
+        /// Code of the close frame, one that may be sent; `None` = it has none.
         code: Option<u16>,
     },
 }
 
-/// Whether the consumer wants the next event now.
+/// Whether the consumer takes the next event now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// Go on.
+    /// Give the next event.
     Continue,
     /// Stop after this event and keep the rest.
     Pause,
 }
 
-/// What one call of [`Decoder::feed`] did.
+/// Result of one call of [`Decoder::feed`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Fed {
     /// Frames completed, fragments and control frames included.
     pub frames: u32,
-    /// The consumer asked to pause; feed again (an empty input will do) to go on.
-    pub paused: bool,
+    /// Whether the consumer asked to pause; to go on, feed again (an empty input will do).
+    pub(crate) paused: bool,
 }
 
-/// Which rule of RFC 6455, or of ours, the client broke.
+/// A rule that the client broke, of RFC 6455 or of the gateway's limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum ProtocolError {
-    /// RSV1-3 without an extension (5.2).
+    /// RSV1, 2 or 3 is set without an extension (5.2).
     ReservedBits,
-    /// Opcode 3-7 or 11-15 (5.2).
+    /// The opcode is 3-7 or 11-15 (5.2).
     ReservedOpcode,
-    /// A client's frame without a mask (5.1).
+    /// A client's frame has no mask (5.1).
     NotMasked,
-    /// The length could have been written shorter (5.2).
+    /// The length is not in its shortest form (5.2).
     LengthNotMinimal,
-    /// A control frame with more than 125 bytes (5.5).
+    /// A control frame has more than 125 bytes (5.5).
     ControlTooLong,
-    /// A control frame in pieces (5.5).
+    /// A control frame is fragmented (5.5).
     ControlFragmented,
-    /// A continuation of nothing (5.4).
+    /// A continuation frame continues no message (5.4).
     ContinuationFirst,
-    /// A new message inside a fragmented one (5.4).
+    /// A new message begins inside a fragmented one (5.4).
     MessageInterrupted,
-    /// A close frame of one byte, or with a code that must not be sent (5.5.1, 7.4).
+    /// A close frame has one byte, or a code that must not be sent (5.5.1, 7.4).
     BadClose,
-    /// Text or a close reason that is not UTF-8 (8.1).
+    /// A text or a close reason is not UTF-8 (8.1).
     BadUtf8,
-    /// A message over the limit, by its declared length.
+    /// A message is over the limit, by its declared length.
     TooBig,
-    /// A message in too many pieces.
+    /// A message has too many fragments.
     TooManyFragments,
 }
 
 impl ProtocolError {
-    /// All of them.
+    /// All rules, in the order of the RFC's sections.
     pub const ALL: [ProtocolError; 12] = [
         ProtocolError::ReservedBits,
         ProtocolError::ReservedOpcode,
@@ -102,8 +105,8 @@ impl ProtocolError {
         ProtocolError::TooManyFragments,
     ];
 
-    /// Code of the close frame that answers it (RFC 6455 section 7.4.1).
-    pub fn close_code(self) -> u16 {
+    /// Code of the close frame that answers the error (RFC 6455 section 7.4.1).
+    pub(crate) fn close_code(self) -> u16 {
         match self {
             ProtocolError::ReservedBits
             | ProtocolError::ReservedOpcode
@@ -113,14 +116,14 @@ impl ProtocolError {
             | ProtocolError::ControlFragmented
             | ProtocolError::ContinuationFirst
             | ProtocolError::MessageInterrupted
-            | ProtocolError::BadClose => u16::from(CloseCode::Protocol),
-            ProtocolError::BadUtf8 => u16::from(CloseCode::Invalid),
-            ProtocolError::TooBig | ProtocolError::TooManyFragments => u16::from(CloseCode::Size),
+            | ProtocolError::BadClose => close::PROTOCOL_ERROR,
+            ProtocolError::BadUtf8 => close::INVALID_DATA,
+            ProtocolError::TooBig | ProtocolError::TooManyFragments => close::TOO_BIG,
         }
     }
 
-    /// The close reason for people.
-    pub fn text(self) -> &'static str {
+    /// Text of the close frame, for people.
+    pub(crate) fn text(self) -> &'static str {
         match self {
             ProtocolError::ReservedBits => "reserved bits set without an extension",
             ProtocolError::ReservedOpcode => "reserved opcode",
@@ -139,7 +142,7 @@ impl ProtocolError {
 }
 
 /// Bytes of the header of a server's frame with `len` bytes of payload: 2, 4 or 10.
-pub const fn frame_header_len(len: usize) -> usize {
+pub(crate) const fn frame_header_len(len: usize) -> usize {
     match len {
         0..=125 => 2,
         126..=65_535 => 4,
@@ -147,7 +150,7 @@ pub const fn frame_header_len(len: usize) -> usize {
     }
 }
 
-/// The first `frame_header_len(len)` bytes are the header of a final, unmasked frame.
+/// The header of a final, unmasked frame, in the first `frame_header_len(len)` bytes.
 pub(super) fn frame_header(opcode: OpCode, len: usize) -> [u8; 10] {
     let first = 0x80 | u8::from(opcode);
     let mut header = [0; 10];
@@ -168,13 +171,13 @@ pub(super) fn frame_header(opcode: OpCode, len: usize) -> [u8; 10] {
 
 /// Appends the header of a final frame as a server sends it: unmasked, 2, 4 or 10 bytes.
 #[inline]
-pub fn write_frame_header(out: &mut Vec<u8>, opcode: OpCode, len: usize) {
+pub(crate) fn write_frame_header(out: &mut Vec<u8>, opcode: OpCode, len: usize) {
     out.extend_from_slice(&frame_header(opcode, len)[..frame_header_len(len)]);
 }
 
 /// Appends a close frame. The reason (left out without a code) is cut to 123 bytes, between
 /// characters.
-pub fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
+pub(crate) fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
     let Some(code) = code else {
         write_frame_header(out, OpCode::Control(Control::Close), 0);
         return;
@@ -186,7 +189,7 @@ pub fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
 }
 
 /// Appends the pong that answers a ping. `payload` is the ping's, so at most 125 bytes.
-pub fn write_pong(out: &mut Vec<u8>, payload: &[u8]) {
+pub(crate) fn write_pong(out: &mut Vec<u8>, payload: &[u8]) {
     debug_assert!(payload.len() <= CONTROL_BYTES_MAX, "a ping has at most 125 bytes");
     write_frame_header(out, OpCode::Control(Control::Pong), payload.len());
     out.extend_from_slice(payload);

@@ -1,7 +1,9 @@
-//! The server's side of the WebSocket upgrade (RFC 6455 section 4.2) over bytes received so far.
+//! The server's side of the WebSocket upgrade (RFC 6455 section 4.2) over the bytes received so
+//! far.
 //!
-//! Stricter than it must be, on purpose: whatever two HTTP parsers could read differently (bare
-//! line feeds, folded lines, two Hosts, a body) is refused, and every refusal ends the connection.
+//! It is stricter than the RFC demands: every construct that two HTTP parsers could read
+//! differently (bare line feeds, folded lines, two Hosts, a body) is refused, and every refusal
+//! ends the connection.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,60 +14,60 @@ use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX, HANDSHAKE_TARGET
 use crate::message::Encoding;
 
 /// Subprotocol of the JSON encoding.
-pub const JSON: &str = "shardgate.v1.json";
+pub(crate) const JSON: &str = "shardgate.v1.json";
 /// Subprotocol of the protobuf encoding.
-pub const PROTOBUF: &str = "shardgate.v1.protobuf";
-/// What a token follows in an offered subprotocol: the only field of the request that a browser's
-/// page can write. A JWT's characters (base64url and dots) are those of a subprotocol's name (a
-/// token of RFC 9110 section 5.6.2). It is never the one that is answered.
-pub const TOKEN_OFFER: &str = "shardgate.token.";
+pub(crate) const PROTOBUF: &str = "shardgate.v1.protobuf";
+/// Prefix of a token in an offered subprotocol, which is the only field of the request that a
+/// browser's page can set. A JWT's characters (base64url and dots) are those of a subprotocol's
+/// name (a token of RFC 9110 section 5.6.2). Such an offer is never the one that is accepted.
+pub(crate) const TOKEN_OFFER: &str = "shardgate.token.";
 
-/// What an upgrade must look like here.
+/// Rules for upgrade requests.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HandshakeRules {
-    /// Path of the request target, exact; a query may follow it.
-    pub path: String,
+pub(crate) struct HandshakeRules {
+    /// Path of the request target, compared exactly; a query may follow it.
+    pub(crate) path: String,
     /// Allowed `Origin` values (scheme://host[:port]); empty = the request's own host only. A
     /// request without `Origin` (no browser) passes.
-    pub origins: Vec<String>,
-    /// Whether subprotocols are negotiated. Off for raw echo, which answers none.
-    pub subprotocols: bool,
+    pub(crate) origins: Vec<String>,
+    /// Whether subprotocols are negotiated. The echo server negotiates none.
+    pub(crate) subprotocols: bool,
 }
 
-/// What became of the bytes so far.
+/// Result of the bytes received so far.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Progress {
     /// The headers are not complete.
     Partial,
-    /// Send `response`; what follows the first `consumed` bytes are frames.
+    /// Send `response`; frames follow the first `consumed` bytes.
     Upgrade {
         /// Bytes of the request.
         consumed: usize,
         /// The 101 response.
         response: Vec<u8>,
-        /// By the subprotocol.
+        /// Encoding that the subprotocol names.
         encoding: Encoding,
-        /// What the client shows to sign in, by `Authorization: Bearer` or a subprotocol.
+        /// Token that the client shows, by `Authorization: Bearer` or a subprotocol.
         token: Option<ShownToken>,
     },
-    /// Send `response` and close; nothing of the input may be used.
+    /// Send `response` and close; no byte of the input may be used.
     Refuse {
-        /// The whole response.
+        /// The whole HTTP response.
         response: Vec<u8>,
-        /// Its status code.
+        /// Status code of the response.
         status: u16,
-        /// Its text, for the log.
+        /// Text of the response, for the log.
         why: &'static str,
     },
 }
 
-/// A token as the client sent it; not shown by `Debug`.
+/// A token as the client sent it. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ShownToken(String);
 
 impl ShownToken {
-    /// The token: only to be verified.
-    pub fn expose(&self) -> &str {
+    /// The token, only to be verified.
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -76,13 +78,17 @@ impl std::fmt::Debug for ShownToken {
     }
 }
 
-/// A status code and a line that says what to do.
+/// A status code, and a line that tells the client what to do.
 type Refusal = (u16, &'static str);
 
-/// Looks at all bytes received so far. `already_scanned` is the caller's to keep, 0 at first: bytes
-/// before it are not looked at again until the headers are complete, so a peer that sends byte by
-/// byte costs no more than one that sends all at once.
-pub fn try_upgrade(rules: &HandshakeRules, input: &[u8], already_scanned: &mut usize) -> Progress {
+/// Reads all bytes received so far. `already_scanned` is kept by the caller, 0 at first: bytes
+/// before it are not read again until the headers are complete, so a peer that sends byte by byte
+/// costs no more than one that sends all at once.
+pub(crate) fn try_upgrade(
+    rules: &HandshakeRules,
+    input: &[u8],
+    already_scanned: &mut usize,
+) -> Progress {
     let scanned = scan(input, already_scanned);
     let result = match scanned {
         Ok(None) => return Progress::Partial,
@@ -126,7 +132,7 @@ const TARGET_TOO_LONG: Refusal = (414, "send a request target of at most 2 KiB")
 /// The longest registered method has 17 letters (UPDATEREDIRECTREF).
 const METHOD_BYTES_MAX: usize = 20;
 
-/// The first bytes must be able to become a method: TLS, HTTP/2 and noise are told at once.
+/// Refuses first bytes that cannot become a method: TLS, HTTP/2 and noise are answered at once.
 fn check_start(input: &[u8]) -> Result<(), Refusal> {
     let start = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
     let method = start.split(|&byte| byte == b' ').next().unwrap_or(start);
@@ -145,7 +151,7 @@ fn check_start(input: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Holds a complete request head against the rules.
+/// Checks a complete request head against the rules.
 fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
     let mut fields = [EMPTY_HEADER; HANDSHAKE_HEADERS_MAX];
     let mut request = Request::new(&mut fields);
@@ -198,7 +204,7 @@ fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
     })
 }
 
-/// The fields of a request.
+/// The header fields of a request.
 struct Headers<'h, 'b>(&'h [Header<'b>]);
 
 impl<'b> Headers<'_, 'b> {
@@ -209,7 +215,7 @@ impl<'b> Headers<'_, 'b> {
             .map(|header| header.value)
     }
 
-    /// The value of a field that is there exactly once.
+    /// The value of a field that occurs exactly once.
     fn only(&self, name: &str) -> Option<&'b [u8]> {
         let mut values = self.all(name);
         values.next().filter(|_| values.next().is_none())
@@ -226,7 +232,7 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|each| !each.is_empty())
 }
 
-/// RFC 9112 section 3.2: exactly one Host; and it must be one authority.
+/// Checks that there is exactly one Host (RFC 9112 section 3.2), and that it is one authority.
 fn check_host<'b>(headers: &Headers<'_, 'b>) -> Result<&'b str, Refusal> {
     headers
         .only("Host")
@@ -235,13 +241,14 @@ fn check_host<'b>(headers: &Headers<'_, 'b>) -> Result<&'b str, Refusal> {
         .ok_or((400, "send exactly one Host"))
 }
 
-/// host[:port], loosely: what matters is that nothing in it can be read as a path or a second host.
+/// Whether `host` is host[:port]. The check is loose: it only excludes that any part could be read
+/// as a path or a second host.
 fn is_authority(host: &str) -> bool {
     !host.is_empty()
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~[]:%".contains(&byte))
 }
 
-/// A body would be parsed as frames: there must be none.
+/// Refuses a body, which would be parsed as frames.
 fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Refusal> {
     let lengths_are_zero = match headers.all("Content-Length").count() {
         0 => true,
@@ -254,8 +261,8 @@ fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Refusal> {
     }
 }
 
-/// Path of a target without its query, and the host that counts: a target in absolute form names
-/// its own, and Host is then ignored (RFC 9112 section 3.2.2).
+/// Path of a target without its query, and the host: a target in absolute form names its own, and
+/// Host is then ignored (RFC 9112 section 3.2.2).
 fn split_target<'b>(target: &'b str, host: &'b str) -> (&'b str, &'b str) {
     let (target, host) = match target.strip_prefix("http://") {
         Some(absolute) => match absolute.find('/') {
@@ -267,7 +274,8 @@ fn split_target<'b>(target: &'b str, host: &'b str) -> (&'b str, &'b str) {
     (target.split('?').next().unwrap_or(target), host)
 }
 
-/// Only pages of allowed origins may use a browser's network position (RFC 6455 section 10.2).
+/// Refuses pages of origins that are not allowed: otherwise any page could use the network position
+/// of its reader's browser (RFC 6455 section 10.2).
 fn check_origin(
     rules: &HandshakeRules,
     headers: &Headers<'_, '_>,
@@ -302,9 +310,10 @@ fn is_own_host(origin: &str, host: &str) -> bool {
     bare(authority) == bare(host)
 }
 
-/// The token that is shown, if one is. Other schemes of `Authorization` are for whoever stands
-/// before us. `Bearer` with nothing behind it (the space after it is trimmed with the value) shows
-/// an empty token, which is a bad one: whoever means to sign in is not let in without a name.
+/// The token in the request, if there is one. Other schemes of `Authorization` are for proxies in
+/// front of the gateway. `Bearer` with nothing behind it (the space after it is trimmed with the
+/// value) is an empty token, which is refused: a client that wants to sign in is not accepted
+/// without a name.
 fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal> {
     let bearer = headers.all("Authorization").filter_map(|value| {
         let (scheme, token) = value.split_at_checked(b"Bearer".len())?;
@@ -322,7 +331,7 @@ fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal>
     Ok(Some(ShownToken(text.to_owned())))
 }
 
-/// The first subprotocol offered that we speak. `None` = none was offered.
+/// The first offered subprotocol that the gateway knows. `None` = none was offered.
 fn pick_subprotocol(
     headers: &Headers<'_, '_>,
 ) -> Result<Option<(&'static str, Encoding)>, Refusal> {
@@ -404,14 +413,15 @@ fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {
     response.into_bytes()
 }
 
-/// A whole error response that ends the connection. `why` is one line that says what to do.
-pub fn refuse(status: u16, why: &str) -> Vec<u8> {
+/// A whole error response that ends the connection. `why` is one line that tells the client what to
+/// do.
+pub(crate) fn refuse(status: u16, why: &str) -> Vec<u8> {
     refuse_for(status, why, if status == 503 { 1_000 } else { 0 })
 }
 
-/// As [`refuse`]; the client is told to come back after `retry_after_ms` (0 = not told), in whole
-/// seconds, rounded up (RFC 9110 section 10.2.3).
-pub fn refuse_for(status: u16, why: &str, retry_after_ms: u32) -> Vec<u8> {
+/// Like [`refuse`], with a `Retry-After` of `retry_after_ms` (0 = without), in whole seconds,
+/// rounded up (RFC 9110 section 10.2.3).
+pub(crate) fn refuse_for(status: u16, why: &str, retry_after_ms: u32) -> Vec<u8> {
     let (phrase, extra) = match status {
         400 => ("Bad Request", ""),
         // RFC 6750 section 3.
@@ -429,7 +439,7 @@ pub fn refuse_for(status: u16, why: &str, retry_after_ms: u32) -> Vec<u8> {
         505 => ("HTTP Version Not Supported", ""),
         _ => ("Refused", ""),
     };
-    // RFC 9110 section 7.8: who sends Upgrade names it in Connection, too.
+    // RFC 9110 section 7.8: a sender of Upgrade names it in Connection, too.
     let connection = if status == 426 { "upgrade, close" } else { "close" };
     let retry = match retry_after_ms {
         0 => String::new(),

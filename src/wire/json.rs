@@ -1,5 +1,5 @@
 //! The client envelope in JSON, subprotocol `shardgate.v1.json`: one message a text frame. The
-//! payload is never parsed: it is passed through as the text of a JSON value.
+//! payload is never parsed: it is passed on as the text of a JSON value.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,17 +14,17 @@ use crate::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_B
 use crate::message::{ClientMessage, Reason, Reject, ServerMessage};
 use crate::wire::frames::{Data, OpCode, frame_header, frame_header_len};
 
-/// A message that cannot be handled, and what to answer.
+/// A message that cannot be handled, with its refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadMessage {
-    /// Its sequence number, to be echoed; 0 = none could be read.
-    pub seq: u64,
-    /// Why.
-    pub reject: Reject,
+    /// Sequence number of the message, to be echoed; 0 = none could be read.
+    pub(crate) seq: u64,
+    /// The refusal to be answered.
+    pub(crate) reject: Reject,
 }
 
 impl BadMessage {
-    /// The refusal of a message whose `seq` was read; one out of range counts as unread.
+    /// The refusal of a message whose `seq` was read. A `seq` out of range counts as unread.
     pub(super) fn new(seq: u64, reject: Reject) -> Self {
         Self { seq: if seq <= SEQ_MAX { seq } else { 0 }, reject }
     }
@@ -44,7 +44,7 @@ const LONG_KEY: Reject = Reject::new(Reason::TooLarge, "key is over 128 bytes");
 const _: () = assert!(JSON_DEPTH_MAX == 64 && TYPE_BYTES_MAX == 32);
 const _: () = assert!(ID_BYTES_MAX == 64 && KEY_BYTES_MAX == 128, "the texts above say so");
 
-/// The keys of a client's message. Unknown ones are ignored, known ones twice are an error.
+/// The keys of a client's message. Unknown keys are ignored; a known key twice is an error.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Envelope<'a> {
@@ -64,13 +64,13 @@ struct Envelope<'a> {
     ack: u64,
 }
 
-/// The value's text as it stands; `null` is a value like others.
+/// Reads the text of a value as it stands; `null` is a value like others.
 fn raw_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
 
-/// A string, borrowed unless it has escapes. (Derived, an optional one would be copied, and `null`
-/// would pass.)
+/// Reads a string, borrowed unless it has escapes. (The derived reader of an optional string would
+/// copy it, and accept `null`.)
 fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(transparent)]
@@ -78,12 +78,12 @@ fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::
     Text::deserialize(from).map(|text| Some(text.0))
 }
 
-/// Decodes one message.
+/// Decodes one text frame's message.
 pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
     if too_deep(text.as_bytes()) {
         return Err(BadMessage { seq: find_seq(text), reject: TOO_DEEP });
     }
-    // Derived, the envelope would also be read from an array of its fields.
+    // The derived reader would also accept an array of the fields.
     let is_object = text.trim_ascii_start().starts_with('{');
     let parsed = if is_object { serde_json::from_str::<Envelope<'_>>(text).ok() } else { None };
     let Some(envelope) = parsed else {
@@ -107,7 +107,7 @@ pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
     Ok(message)
 }
 
-/// The rules that hold in both encodings.
+/// Checks the rules that hold in both encodings.
 pub(super) fn check(message: &ClientMessage<'_>) -> Result<(), BadMessage> {
     let rule = if message.seq > SEQ_MAX {
         SEQ_RANGE
@@ -125,13 +125,13 @@ pub(super) fn check(message: &ClientMessage<'_>) -> Result<(), BadMessage> {
     Err(BadMessage::new(message.seq, rule))
 }
 
-/// The bytes of a `payload_base64` (RFC 4648 section 4, padded).
-pub fn decode_base64(text: &str) -> Result<Vec<u8>, Reject> {
+/// Decodes a `payload_base64` (RFC 4648 section 4, padded).
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, Reject> {
     STANDARD.decode(text).map_err(|_| BAD_BASE64)
 }
 
 /// Whether `bytes` are one JSON text (RFC 8259), not nested deeper than [`JSON_DEPTH_MAX`].
-pub fn is_json(bytes: &[u8]) -> bool {
+pub(crate) fn is_json(bytes: &[u8]) -> bool {
     !too_deep(bytes)
         && std::str::from_utf8(bytes)
             .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
@@ -139,8 +139,8 @@ pub fn is_json(bytes: &[u8]) -> bool {
 
 /// Whether arrays and objects nest deeper than [`JSON_DEPTH_MAX`].
 fn too_deep(bytes: &[u8]) -> bool {
-    // '[' and '{' differ in one bit. The count is a vectorised sweep, and a text with no more
-    // brackets than levels allowed needs no look at how they nest.
+    // '[' and '{' differ in one bit. Counting them is a vectorised sweep; only a text with more
+    // brackets than levels allowed needs a second pass for their nesting.
     bytes.len() > JSON_DEPTH_MAX
         && bytes.iter().filter(|&&byte| byte | 0x20 == b'{').count() > JSON_DEPTH_MAX
         && nests_too_deep(bytes)
@@ -168,7 +168,8 @@ fn nests_too_deep(bytes: &[u8]) -> bool {
     false
 }
 
-/// The `seq` of a message that is wrong elsewhere, even behind it; 0 = none, or two of them.
+/// The `seq` of a message that is wrong elsewhere; 0 = none, or two of them. It is found unless a
+/// syntax error stands before it.
 fn find_seq(text: &str) -> u64 {
     struct Finder<'s>(&'s mut Option<u64>);
 
@@ -194,7 +195,7 @@ fn find_seq(text: &str) -> u64 {
     }
 
     let mut seq = None;
-    // Its error was reported already: this only looks for what stands before it.
+    // The error was reported already; this only searches what was read before it.
     let _ = serde_json::Deserializer::from_str(text).deserialize_map(Finder(&mut seq));
     seq.filter(|&seq| seq <= SEQ_MAX).unwrap_or(0)
 }
@@ -204,8 +205,9 @@ fn find_seq(text: &str) -> u64 {
 /// Fields are in the order of their numbers; zero values are left out, except that a reply (`type`
 /// empty) always has `msg_id` and `seq`. The payload must be JSON text unless `payload_is_bytes`.
 pub fn encode(out: &mut Vec<u8>, message: &ServerMessage<'_>) {
-    // The header's size depends on a length that is known only afterwards: guess it, patch it, and
-    // in the rare wrong guess (escapes, or a length near 126 or 65,536) move the text.
+    // The header's size depends on a length that is known only afterwards: it is guessed and
+    // patched, and after a wrong guess (escapes, or a length near 126 or 65,536), which is rare,
+    // the text is moved.
     let payload_len = if message.payload_is_bytes {
         base64::encoded_len(message.payload.len(), true).expect("4/3 of what is in memory")
     } else {

@@ -1,9 +1,9 @@
-//! Bytes only: the upgrade, frames, the client envelope in JSON and protobuf, and the backend's
-//! messages. No I/O, no clock, no state but what a half-received frame needs.
+//! Protocols as bytes: the upgrade, frames, the client envelope in JSON and protobuf, and the
+//! messages of services. No I/O, no clock, no state but that of a half-received frame.
 
 pub mod backend;
 pub mod client;
-pub mod close;
+pub(crate) mod close;
 pub mod frames;
 pub mod handshake;
 pub mod json;

@@ -23,8 +23,8 @@ const NOT_UTF8: Reject = Reject::new(Reason::BadMessage, "a string field is not 
 /// Decodes one message. Unknown fields are skipped; of a field given twice the last counts.
 pub fn decode(bytes: &[u8]) -> Result<ClientMessage<'_>, BadMessage> {
     let mut message = ClientMessage::default();
-    // The sequence number is echoed if it was read before the fault, or behind a fault that left
-    // the rest readable.
+    // The sequence number is echoed if it was read before the fault, or after a fault that left the
+    // rest readable.
     merge(bytes, &mut message).map_err(|reject| BadMessage::new(message.seq, reject))?;
     check(&message)?;
     Ok(message)
@@ -79,7 +79,7 @@ fn set_bytes<'a>(message: &mut ClientMessage<'a>, tag: u32, value: &'a [u8]) -> 
     Ok(())
 }
 
-/// The bytes of a length-delimited field whose key was read. `None` = they are not all there.
+/// The bytes of a length-delimited field whose key was read. `None` = some are missing.
 pub(super) fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let len = decode_varint(rest).ok()?;
     let (value, after) = rest.split_at_checked(usize::try_from(len).ok()?)?;

@@ -1,55 +1,58 @@
-//! PROXY protocol version 2 (HAProxy's proxy-protocol.txt, section 2.2): the client's address, told
-//! by a balancer before the first byte of the client. Pure and incremental.
+//! PROXY protocol version 2 (HAProxy's proxy-protocol.txt, section 2.2): a balancer sends the
+//! client's address before the first byte of the client. Pure and incremental.
 //!
-//! Only what listed peers send is ever read this way (section 2: a receiver must not guess). There
-//! version 1, the text form, is refused: it has no length, and no checksum.
+//! Only bytes of listed peers are ever read this way (section 2: a receiver must not guess).
+//! Version 1, the text form, is refused there: it has no length and no checksum.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What every header begins with (section 2.2): no text, and no beginning of HTTP or TLS.
+/// Beginning of every header (section 2.2): it is no text, and no beginning of HTTP or TLS.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family and transport, length.
+/// Bytes of a header before the addresses: signature, version and command, family and transport,
+/// length.
 const FIXED_BYTES: usize = 16;
-/// Bytes of a whole header that are waited for: 16 fixed, 36 for two IPv6 addresses, and 484 of
-/// TLVs. Balancers add a few dozen bytes of TLVs; 536 is what section 2
-/// says always fits one TCP segment.
-pub const PROXY_BYTES_MAX: usize = 536;
+/// Largest header that is accepted: 16 fixed bytes, 36 for two IPv6 addresses, and 484 of TLVs.
+/// Balancers add a few dozen bytes of TLVs; section 2 says that 536 bytes always fit one TCP
+/// segment.
+pub(crate) const PROXY_BYTES_MAX: usize = 536;
 
-/// Two addresses and two ports (section 2.2).
+/// Bytes of two IPv4 addresses and two ports (section 2.2).
 const INET_BYTES: usize = 12;
-/// The same for IPv6.
+/// Bytes of two IPv6 addresses and two ports.
 const INET6_BYTES: usize = 36;
 
 /// PP2_TYPE_CRC32C (section 2.2.4).
 const TYPE_CRC32C: u8 = 0x03;
 
-/// How far a header came.
+/// Result of the bytes received so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// It is not all there.
+    /// The header is not complete.
     Partial,
-    /// It is complete.
+    /// The header is complete.
     Header {
-        /// Its bytes; what comes after them is the client's.
+        /// Bytes of the header; the client's bytes follow.
         consumed: usize,
-        /// The client. `None`: the balancer speaks for itself (LOCAL, its health checks) or does
-        /// not know (UNSPEC); the peer of the connection is meant.
+        /// Address of the client. `None`: the balancer connects for itself (LOCAL, its health
+        /// checks) or does not know the client (UNSPEC); the connection's peer counts as the
+        /// client.
         peer: Option<SocketAddr>,
     },
-    /// It will never be one: close without an answer.
+    /// The bytes are no acceptable header: close without an answer.
     Refuse {
-        /// For the log. Nothing of the input is in it.
+        /// Reason for the log. It contains no byte of the input.
         why: &'static str,
     },
 }
 
-/// What stands at the beginning of `bytes`. Give it everything received so far, each time.
-pub fn parse(bytes: &[u8]) -> Progress {
+/// Parses the beginning of `bytes`. Pass all bytes received so far, each time.
+pub(crate) fn parse(bytes: &[u8]) -> Progress {
     read(bytes).unwrap_or_else(|stop| stop)
 }
 
-/// As soon as it is clear that it is none it is refused: a client that came past the balancer
-/// would wait for an answer, and we for the rest.
+/// Like [`parse`], with an early end as an error. Bytes that can no longer become a header are
+/// refused at once: a client that bypassed the balancer waits for an answer, and the gateway would
+/// wait for the rest.
 fn read(bytes: &[u8]) -> Result<Progress, Progress> {
     let refuse = |why| Err(Progress::Refuse { why });
     let seen = bytes.len().min(SIGNATURE.len());
@@ -70,7 +73,7 @@ fn read(bytes: &[u8]) -> Result<Progress, Progress> {
     };
     let family = match bytes.get(13) {
         None => return Err(Progress::Partial),
-        // A LOCAL header's family and addresses are not looked at (section 2.2).
+        // The family and addresses of a LOCAL header are ignored (section 2.2).
         Some(_) if command == Command::Local => Family::Unspec,
         Some(0x00) => Family::Unspec,
         Some(0x11) => Family::Inet,
@@ -133,14 +136,14 @@ impl Family {
             }
         };
         let port = u16::from_be_bytes(*ports.first_chunk::<2>()?);
-        // ::ffff:192.0.2.1 is the client 192.0.2.1, and limits by address must see one of them.
+        // ::ffff:192.0.2.1 is the client 192.0.2.1, and limits by address must count both as one.
         Some(SocketAddr::new(ip.to_canonical(), port))
     }
 }
 
-/// TLVs from `at` on (section 2.2.3): a type, two bytes of length, the value. They must fill the
-/// header exactly. The checksum is verified (some 500 bytes once a connection); every other type is
-/// passed over.
+/// Checks the TLVs from `at` on (section 2.2.3): a type, two bytes of length, the value. They must
+/// fill the header exactly. The checksum is verified (some 500 bytes once a connection); every
+/// other type is skipped.
 fn check_tlvs(header: &[u8], at: usize) -> Result<(), &'static str> {
     let cut = "PROXY protocol TLV is cut off";
     let (mut at, mut checked) = (at, false);
@@ -162,7 +165,7 @@ fn check_tlvs(header: &[u8], at: usize) -> Result<(), &'static str> {
 }
 
 /// CRC-32C (Castagnoli, RFC 4960 appendix B) of `header` with the four bytes from `sum_at` on taken
-/// as zero. Bit by bit: at most 536 bytes.
+/// as zero. It is computed bit by bit, as there are at most 536 bytes.
 fn crc32c(header: &[u8], sum_at: usize) -> u32 {
     let mut crc = u32::MAX;
     for (at, &byte) in header.iter().enumerate() {

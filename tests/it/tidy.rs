@@ -1,6 +1,6 @@
 //! Rules about the source itself: who may know whom, and what stands in no file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -93,6 +93,10 @@ const CLOCKLESS: [&str; 5] = ["src/engine/", "src/wire/", "src/config/", "src/au
 /// Files where nothing may lock.
 const LOCKLESS: [&str; 5] = ["src/engine/", "src/shard/", "src/backend/", "src/auth/", "src/tls/"];
 
+/// Folders whose modules may not import each other in a circle. A circle through the folder's own
+/// `mod.rs` is none: children use what their parent holds, and it calls them.
+const NO_CIRCLES: [&str; 1] = ["src/config"];
+
 /// `text` with comments, strings and characters blanked, so that what is left is code.
 fn code(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -165,23 +169,27 @@ fn without_tests<'a>(path: &str, code: &'a str) -> &'a str {
 
 /// Paths that begin with `prefix`, as far as two names: `a::b` of `crate::a::b::C`.
 fn named(code: &str, prefix: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for (at, _) in code.match_indices(prefix) {
-        let rest = &code[at + prefix.len()..];
-        match rest.strip_prefix('{') {
-            Some(group) => found.extend(group_of(group).iter().map(|part| two_names(part))),
-            None => drop(found.insert(two_names(rest))),
-        }
-    }
-    found
+    let starts = code.match_indices(prefix).map(|(at, _)| &code[at + prefix.len()..]);
+    starts.flat_map(paths).map(|path| first_names(&path, 2)).collect()
 }
 
-fn two_names(path: &str) -> String {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let word = |s: &str| s.chars().take_while(|c| is_word(*c)).collect::<String>();
-    let first = word(path.trim_start());
-    let rest = path.trim_start()[first.len()..].strip_prefix("::").map(word).unwrap_or_default();
-    if rest.is_empty() { first } else { format!("{first}::{rest}") }
+/// The first `count` names of a path.
+fn first_names(path: &str, count: usize) -> String {
+    path.split("::").take(count).collect::<Vec<_>>().join("::")
+}
+
+/// The path at the beginning of `text`; all paths of a group: `a::b` and `a::c` of `a::{b, c}`.
+fn paths(text: &str) -> Vec<String> {
+    let text = text.trim_start();
+    if let Some(group) = text.strip_prefix('{') {
+        return group_of(group).iter().flat_map(|part| paths(part)).collect();
+    }
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let below = rest.strip_prefix("::").map(paths).unwrap_or_default();
+    let below = below.iter().filter(|path| !path.is_empty());
+    let joined: Vec<String> = below.map(|path| format!("{name}::{path}")).collect();
+    if joined.is_empty() { vec![name.to_owned()] } else { joined }
 }
 
 /// The parts of `a, b::{c, d}} …` up to the brace that closes it.
@@ -297,6 +305,70 @@ fn check_order(inside: &str, product: &str, say: &mut impl FnMut(String)) {
     }
 }
 
+/// The module of `folder` that the file at `path` is or belongs to; `None` for the folder's own
+/// `mod.rs` and for files elsewhere. With it, how many `super::` lead from the file to the folder.
+fn module_of<'a>(folder: &str, path: &'a str) -> Option<(&'a str, usize)> {
+    let inside = path.strip_prefix(folder)?.strip_prefix('/')?;
+    let parts: Vec<&str> = inside.split('/').collect();
+    let depth = parts.len() - usize::from(parts.last() == Some(&"mod.rs"));
+    let name = parts[0].strip_suffix(".rs").unwrap_or(parts[0]);
+    (depth > 0).then_some((name, depth))
+}
+
+/// Which modules of `folder` each of them names, by `super::` or by `crate::`.
+fn siblings_named(folder: &str, files: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let inside = |path: &str| module_of(folder, path).map(|(name, depth)| (name.to_owned(), depth));
+    let modules: BTreeSet<String> =
+        files.iter().filter_map(|(path, _)| Some(inside(path)?.0)).collect();
+    let folder_path = folder.strip_prefix("src/").unwrap_or(folder).replace('/', "::");
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in files {
+        let Some((module, depth)) = inside(path) else { continue };
+        let code = code(text);
+        let product = without_tests(path, &code);
+        let out = "super::".repeat(depth);
+        let by_super = product.match_indices(&out).filter(|(at, _)| {
+            // A longer chain of `super` begins before this one, and leads further out.
+            !product[..*at].ends_with("super::") && !product[at + out.len()..].starts_with("super")
+        });
+        let mut named: BTreeSet<String> =
+            by_super.flat_map(|(at, _)| paths(&product[at + out.len()..])).collect();
+        let by_crate = product.match_indices("crate::").map(|(at, start)| at + start.len());
+        let by_crate = by_crate.flat_map(|at| paths(&product[at..]));
+        let below = format!("{folder_path}::");
+        named.extend(by_crate.filter_map(|path| Some(path.strip_prefix(&below)?.to_owned())));
+        let named = named.iter().map(|path| first_names(path, 1));
+        let siblings = named.filter(|name| modules.contains(name) && *name != module);
+        edges.entry(module.clone()).or_default().extend(siblings);
+    }
+    edges
+}
+
+/// Modules that `from` names, and those that these name, and so on.
+fn reach<'a>(edges: &'a BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<&'a str> {
+    let (mut seen, mut left) = (BTreeSet::new(), vec![from]);
+    while let Some(at) = left.pop() {
+        for name in edges.get(at).into_iter().flatten() {
+            if seen.insert(name.as_str()) {
+                left.push(name);
+            }
+        }
+    }
+    seen
+}
+
+/// Modules of `folder` that import each other in a circle, each circle as one line.
+fn circles(folder: &str, files: &[(String, String)]) -> Vec<String> {
+    let edges = siblings_named(folder, files);
+    let circle = |name: &String| {
+        let mut circle = reach(&edges, name);
+        circle.retain(|other| reach(&edges, other).contains(name.as_str()));
+        circle.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let found: BTreeSet<String> = edges.keys().map(circle).filter(|c| !c.is_empty()).collect();
+    found.iter().map(|circle| format!("{folder}: a circle of imports: {circle}")).collect()
+}
+
 /// All .rs files of the repository that are written by hand.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -321,7 +393,11 @@ fn sources() -> Vec<(String, String)> {
 fn the_source_keeps_its_own_rules() {
     let sources = sources();
     assert!(sources.len() > 80, "it looks in the right place");
-    let wrong: Vec<String> = sources.iter().flat_map(|(path, text)| check(path, text)).collect();
+    let wrong = sources.iter().flat_map(|(path, text)| check(path, text));
+    let named = siblings_named("src/config", &sources);
+    assert!(named["load"].contains("reader"), "it sees what a module imports");
+    let circles = NO_CIRCLES.iter().flat_map(|folder| circles(folder, &sources));
+    let wrong: Vec<String> = wrong.chain(circles).collect();
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
@@ -386,5 +462,52 @@ fn the_checker_finds_nothing_where_nothing_is() {
     ];
     for (path, text) in texts {
         assert_eq!(check(path, &format!("{head}{text}\n")), Vec::<String>::new(), "{text}");
+    }
+}
+
+/// Files of a folder `src/a`, by their names and texts.
+fn folder(files: &[(&str, &str)]) -> Vec<(String, String)> {
+    files.iter().map(|(name, text)| (format!("src/a/{name}"), (*text).to_owned())).collect()
+}
+
+#[test]
+fn a_planted_circle_is_found() {
+    let planted = [
+        (&[("b.rs", "use super::c::C;"), ("c.rs", "use super::b;")][..], "b, c"),
+        (&[("b.rs", "use crate::a::c;"), ("c.rs", "fn f() { super::b::g(); }")], "b, c"),
+        (&[("b.rs", "use super::{d, c::{C, D}};"), ("c.rs", "use crate::{a::{b::B}};")], "b, c"),
+        (
+            &[("b.rs", "use super::c;"), ("c.rs", "use super::d;"), ("d.rs", "use super::b;")],
+            "b, c, d",
+        ),
+        // A file in a folder of its own belongs to the module of that name.
+        (&[("b/x.rs", "use super::super::c;"), ("c.rs", "use super::b::x;")], "b, c"),
+        (&[("b/mod.rs", "use super::c;"), ("c/mod.rs", "use super::b;")], "b, c"),
+    ];
+    for (files, expected) in planted {
+        let expected = format!("src/a: a circle of imports: {expected}");
+        assert_eq!(circles("src/a", &folder(files)), [expected], "{files:?}");
+    }
+}
+
+#[test]
+fn no_circle_is_found_where_none_is() {
+    let sound = [
+        &[("b.rs", "use super::c;"), ("c.rs", "use super::d;"), ("d.rs", "")][..],
+        // Through the parent, within one module, in words, in tests, and out of the folder.
+        &[
+            ("mod.rs", "use b::B; pub use c::C;"),
+            ("b.rs", "use super::C;"),
+            ("c.rs", "use super::B;"),
+        ],
+        &[("b.rs", "use b::x; use super::c;"), ("b/x.rs", "use super::y;"), ("c.rs", "")],
+        &[("b.rs", "use super::c;"), ("c.rs", "// super::b\nconst A: &str = \"super::b\";")],
+        &[("b.rs", "use super::c;"), ("c.rs", "#[cfg(test)]\nmod tests {\n use super::b;\n}")],
+        &[("b.rs", "use super::c;"), ("c/tests.rs", "use super::super::b;"), ("c.rs", "")],
+        &[("b.rs", "use super::c;"), ("c.rs", "use super::super::b; use crate::b;")],
+        &[("b.rs", "use super::c;"), ("c/x.rs", "use super::b;"), ("c/b.rs", "")],
+    ];
+    for files in sound {
+        assert_eq!(circles("src/a", &folder(files)), Vec::<String>::new(), "{files:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and sets of them: which are taken, which are left out and why.
+//! Keys and sets of keys: the accepted ones, and those that are left out with the reasons.
 
 use super::*;
 

@@ -37,12 +37,12 @@ impl InFlight {
         Self { ticket, link, deadline, request, reply: Reply::Head(response) }
     }
 
-    /// Tells the service that nobody waits any more. Nothing happens if the stream has ended.
+    /// Resets the stream, so that the service can stop. Does nothing if the stream has ended.
     pub(super) fn reset(&mut self) {
         self.request.send_reset(Reason::CANCEL);
     }
 
-    /// Takes what has arrived; ready when the call has ended.
+    /// Takes the bytes that have arrived; ready when the call has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, CallError>> {
         if let Reply::Head(response) = &mut self.reply {
             let response = match ready!(Pin::new(response).poll(cx)) {
@@ -58,7 +58,7 @@ impl InFlight {
         };
         while let Some(chunk) = ready!(body.poll_data(cx)) {
             let chunk = chunk.map_err(|e| status::from_h2(&e))?;
-            // Fails only if more is released than came, which this is not.
+            // This fails only if more is released than came, which is not the case.
             let _ = body.flow_control().release_capacity(chunk.len());
             assembly.push(chunk).map_err(status::from_framing)?;
         }

@@ -1,4 +1,4 @@
-//! The task of a channel: which call goes where and when, and when to connect.
+//! The task of a channel: it assigns calls to connections, and connects when one is needed.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -22,13 +22,14 @@ use crate::message::{Call, CallError, Micros, Outcome, Started, status};
 use crate::readiness::Registry;
 use crate::routing::Instance;
 
-/// Calls that wait for a connection or a free stream. The engine allows 100 in flight by default;
-/// over this bound a call is refused, so that a wrong setting cannot grow the queue without end.
+/// Most calls that wait for a connection or a free stream. The engine allows 100 in flight by
+/// default; over this bound a call is refused, so that a wrong setting cannot grow the queue
+/// without end.
 const WAITING_MAX: usize = 1024;
 /// Rounds in one poll of the task: an outcome often makes the engine send the next call, which then
-/// leaves in the same turn; more than a few rounds are a matter for the next turn.
+/// leaves in the same turn; more than a few rounds are left to the next turn.
 const ROUNDS_MAX: u32 = 4;
-/// The timer is not set finer than this: deadlines are milliseconds.
+/// Shortest time of the timer: deadlines are in milliseconds.
 const TIMER_STEP_US: u64 = 1_000;
 /// Spread of the age at which connections are replaced, in percent to either side (gRFC A9).
 const AGE_JITTER_PERCENT: u64 = 10;
@@ -65,8 +66,9 @@ pub(super) struct Driver {
     keepalive_us: u64,
     timer: Option<Timer>,
     timer_waker: Waker,
-    /// When the timer fires, and when it should.
+    /// Time when the timer fires, [`NEVER`] if it is not armed.
     timer_at: Micros,
+    /// Time of the next thing that is due.
     wake_at: Micros,
 }
 
@@ -105,7 +107,7 @@ impl Driver {
         }
     }
 
-    /// One turn. In each round: what is due, new calls, connections, calls; then one send a
+    /// Runs one turn: in each round orders, new calls, connections, calls; at the end one send a
     /// connection.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.signals.begin(cx.waker());
@@ -113,7 +115,7 @@ impl Driver {
         if self.signals.take_timer() {
             self.timer = None;
             self.timer_at = NEVER;
-            self.look_at_clock();
+            self.check_clock();
         }
         for _ in 0..ROUNDS_MAX {
             self.take_orders();
@@ -122,7 +124,7 @@ impl Driver {
             self.poll_calls();
             self.close_if_done();
             self.connect_if_wanted();
-            // A connection became ready, or a stream free.
+            // Since the first call a connection may have become ready, or a stream free.
             self.start_waiting();
             if !self.has_work() {
                 break;
@@ -148,8 +150,8 @@ impl Driver {
             || !self.shared.orders.borrow().is_empty()
     }
 
-    /// Takes the orders that are there now. A handler that answers each failed call with another
-    /// one is served in later rounds, of which there is a bounded number.
+    /// Takes the orders that are there now. If the event handler answers each failed call with
+    /// another one, those wait for later rounds, whose number is bounded.
     fn take_orders(&mut self) {
         let count = self.shared.orders.borrow().len();
         for _ in 0..count {
@@ -173,12 +175,12 @@ impl Driver {
         self.shared.emit(ChannelEvent::Outcome(Outcome { ticket, result }));
     }
 
-    /// Puts a new call among the waiting, from where it starts in the same round if it can.
+    /// Queues a new call, which starts in the same round if it can.
     fn accept(&mut self, call: Call) {
         let deadline = Micros(self.now.0.saturating_add(call.timeout_us));
         if self.shared.closing.get() {
             self.deliver(call.ticket, Err(ends::not_connected("the channel is closing")));
-        } else if !self.has_hope() {
+        } else if !self.may_wait() {
             self.deliver(
                 call.ticket,
                 Err(ends::not_connected("the last attempt to connect failed")),
@@ -192,8 +194,8 @@ impl Driver {
         }
     }
 
-    /// Whether a call has a connection to wait for.
-    fn has_hope(&self) -> bool {
+    /// Whether a call may wait: there is a connection, or an attempt to come.
+    fn may_wait(&self) -> bool {
         self.now >= self.connect_at || self.links.iter().any(|link| link.phase != Phase::Draining)
     }
 
@@ -209,7 +211,7 @@ impl Driver {
         }
     }
 
-    /// Starts calls, first come first served, as long as there are streams.
+    /// Starts waiting calls, first come first served, as long as there are streams.
     fn start_waiting(&mut self) {
         while !self.waiting.is_empty() && self.in_flight < SLOTS {
             let Some(index) = self.links.iter_mut().rposition(Link::has_room) else {
@@ -244,14 +246,14 @@ impl Driver {
                 self.deliver(call.ticket, Err(error));
                 return;
             }
-            // The connection goes away, and the call has not left: it waits for the next one.
+            // The connection closes, and the call has not left: it waits for the next one.
             Err(_) => {
                 self.waiting.push_front(Waiting { call, deadline });
                 self.retire(id);
                 return;
             }
         };
-        // An error here means that the stream has failed already, and then the response says so.
+        // An error here means that the stream has failed already; then the response reports it.
         let _ = request.send_data(call.body, true);
         if link.streams == 1 && self.keepalive_us > 0 {
             let silent_until = Micros(link.silent_since.0.saturating_add(self.keepalive_us));
@@ -290,7 +292,7 @@ impl Driver {
         Some(call)
     }
 
-    /// Ends a call from our side.
+    /// Ends a call from this side: resets its stream.
     fn abandon(&mut self, index: usize, error: CallError) {
         if let Some(mut call) = self.vacate(index) {
             call.reset();
@@ -309,7 +311,7 @@ impl Driver {
         }
     }
 
-    /// Polls one call; true when nothing is left in its slot.
+    /// Polls one call; true if its slot is free afterwards.
     fn poll_call(&mut self, index: usize) -> bool {
         let Some(slot) = self.slots.get_mut(index) else {
             return true;
@@ -361,7 +363,8 @@ impl Driver {
         }
     }
 
-    /// The server's SETTINGS arrived: new calls go here, older connections finish theirs.
+    /// Makes a connection the one for new calls, as the server's SETTINGS arrived; older
+    /// connections finish their calls.
     fn became_ready(&mut self, index: usize) {
         self.backoff.connected();
         let age_us = self.settings.age_max_ms.saturating_mul(1000);
@@ -385,7 +388,7 @@ impl Driver {
         self.shared.emit(ChannelEvent::Up);
     }
 
-    /// gRFC A8: a server that is called too often says so, and then we call half as often.
+    /// Notes a GOAWAY. After ENHANCE_YOUR_CALM keepalive pings are sent half as often (gRFC A8).
     fn note_going_away(&mut self, going_away: &GoingAway) {
         tracing::info!(instance = %self.instance.name, why = %going_away.why, "backend_going_away");
         if going_away.calm {
@@ -393,7 +396,7 @@ impl Driver {
         }
     }
 
-    /// The connection takes no more calls; another one is wanted at once.
+    /// Lets a connection take no more calls; another one is wanted at once.
     fn retire(&mut self, id: LinkId) {
         let Some(index) = self.links.iter().position(|link| link.id == id) else {
             return;
@@ -419,13 +422,13 @@ impl Driver {
         self.shared.up.set(self.links.iter().any(|link| link.phase == Phase::Ready));
     }
 
-    /// A connection is over, or an attempt failed: its calls end, and so do those that waited for
-    /// it.
+    /// Ends a connection that is over, or an attempt that failed, with its calls and those that
+    /// waited for it.
     fn lost(&mut self, id: LinkId, why: &str) {
         let Some(index) = self.links.iter().position(|link| link.id == id) else {
             return;
         };
-        // What arrived before the end counts.
+        // Responses that arrived before the end count.
         self.poll_calls();
         let phase = self.links[index].phase;
         self.links[index].cut();

@@ -1,5 +1,5 @@
-//! The socket, in the shard's readiness set, under the tokio traits that h2 asks for, with what h2
-//! writes in one turn gathered into one `sendmsg`.
+//! The socket of a connection in the shard's readiness set, with the tokio traits that h2 needs.
+//! The bytes that h2 writes in one turn are gathered into one `sendmsg`.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -16,20 +16,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::readiness::{Registry, Watch};
 
-/// Bytes gathered before they are sent: copying 32 KiB costs some 2 us, about what one `sendmsg`
-/// does before it moves any byte, so gathering more would not pay.
+/// Most bytes that are gathered before they are sent: copying 32 KiB costs some 2 us, about the
+/// fixed cost of one `sendmsg`, so gathering more would not pay.
 const GATHER_BYTES_MAX: usize = 32 << 10;
-/// Reads in one poll of the connection, before others have their chance: a shard has no other
-/// budget for a peer that sends faster than we read.
+/// Reads in one poll of a connection, before other connections are polled: a shard has no other
+/// budget for a peer that sends faster than the shard reads.
 const READS_PER_POLL_MAX: u32 = 16;
-/// Slices in one `sendmsg`; h2 offers at most 64, and the gathered bytes are one more.
+/// Slices in one `sendmsg`: h2 offers at most 64, and the gathered bytes are one more.
 const SLICES_MAX: usize = 65;
-/// HTTP/2's frame header (RFC 9113 4.1).
+/// Bytes of HTTP/2's frame header (RFC 9113 4.1).
 const FRAME_HEADER_BYTES: usize = 9;
 /// Type of SETTINGS (RFC 9113 6.5), which must be the server's first frame (3.4).
 const FRAME_SETTINGS: u8 = 4;
 
-/// One connection's socket and what is counted at it.
+/// The socket of one connection, with its counts.
 pub(super) struct Socket {
     // Dropped in this order: the watch before what it watches.
     watch: Watch,
@@ -47,8 +47,8 @@ pub(super) struct Socket {
 pub(super) struct Io(pub(super) Rc<RefCell<Socket>>);
 
 impl Socket {
-    /// Starts to connect. That nobody listens is often known at once; otherwise the first read or
-    /// write fails. Nothing here is a future that could be dropped half way.
+    /// Starts to connect. An address where nothing listens is often refused at once; otherwise the
+    /// first read or write fails. No future is involved that could be dropped half way.
     pub(super) fn connect(address: SocketAddr, registry: &Registry) -> io::Result<Self> {
         let raw = RawSocket::new(
             Domain::for_address(address),
@@ -81,22 +81,22 @@ impl Socket {
         self.bytes_read
     }
 
-    /// Whether the server's first frame header was read and is that of SETTINGS.
-    pub(super) fn greeted(&self) -> bool {
+    /// Whether the server's first frame header was read; it is that of SETTINGS.
+    pub(super) fn has_settings(&self) -> bool {
         self.bytes_read >= FRAME_HEADER_BYTES as u64
     }
 
-    /// Why the socket failed, if it did.
+    /// Error of the socket, if it failed.
     pub(super) fn failure(&self) -> Option<io::ErrorKind> {
         self.failed
     }
 
-    /// Gives the next poll of the connection its budget of reads.
+    /// Renews the budget of reads, for the next poll of the connection.
     pub(super) fn refill(&mut self) {
         self.reads_left = READS_PER_POLL_MAX;
     }
 
-    /// Sends what was gathered. `Pending` has registered `cx` for when the socket takes more.
+    /// Sends the gathered bytes. `Pending` has registered `cx` for when the socket takes more.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.gathered.len() {
             let n = ready!(self.poll_send_with(cx, &[]))?;
@@ -105,7 +105,7 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// One `sendmsg` of the gathered bytes and `more`; returns how many of `more` were sent.
+    /// Makes one `sendmsg` of the gathered bytes and `more`; returns how many of `more` were sent.
     fn poll_send_with(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,7 +126,7 @@ impl Socket {
             match sent {
                 Ok(n) => break n,
                 Err(Errno::INTR) => {}
-                // Full, or not connected yet: an edge comes for both.
+                // The socket is full, or not connected yet: an edge comes for both.
                 Err(Errno::AGAIN) => {
                     self.watch.clear_writable();
                     ready!(self.watch.poll_writable(cx));
@@ -144,7 +144,7 @@ impl Socket {
         Poll::Ready(Ok(n - waiting))
     }
 
-    /// One `recv`, when there is something to be received.
+    /// Makes one `recv` if there may be bytes.
     fn poll_receive(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
         ready!(self.watch.poll_readable(cx));
         let room = space.len();
@@ -171,8 +171,8 @@ impl Socket {
         e
     }
 
-    /// Looks at the first frame header: a peer that does not speak HTTP/2 is told apart before h2
-    /// waits for a frame of 4 MiB.
+    /// Checks the first frame header: a peer that does not speak HTTP/2 is found before h2 waits
+    /// for a frame of 4 MiB.
     fn check_first(&mut self, bytes: &[u8]) -> io::Result<()> {
         let have = self.bytes_read.min(FRAME_HEADER_BYTES as u64) as usize;
         self.bytes_read += bytes.len() as u64;
@@ -191,8 +191,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Closing alone would do; this says it at once even if the descriptor was inherited. A
-        // failure means that the peer knows already.
+        // Closing would do; a shutdown also works if the descriptor was inherited. An error means
+        // that the peer has closed already.
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
 }
@@ -257,8 +257,8 @@ impl AsyncWrite for Io {
         true
     }
 
-    /// h2 flushes after each frame that it does not copy; the channel sends once at the end of its
-    /// turn instead (`Socket::poll_send`).
+    /// Does nothing: h2 flushes after each frame that it does not copy, and the channel sends once
+    /// at the end of its turn instead (`Socket::poll_send`).
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

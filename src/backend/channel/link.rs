@@ -1,4 +1,4 @@
-//! One HTTP/2 connection of a channel: from connecting over ready and draining to its end.
+//! A link: one HTTP/2 connection of a channel, from connecting over ready and draining to its end.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -17,36 +17,36 @@ use super::io::{Io, Socket};
 use super::signals::{LinkFlag, Signals};
 use crate::message::{CallBody, Micros};
 
-/// Streams before the server's SETTINGS say how many; we wait for them, so this is for servers that
-/// name none. 100 is what RFC 9113 6.5.2 recommends as the least.
+/// Streams on a connection whose server sets no limit; calls wait for its SETTINGS. RFC 9113 6.5.2
+/// recommends 100 as the least.
 const STREAMS_ASSUMED: usize = 100;
 /// Receive window of a stream: most responses arrive without waiting for a WINDOW_UPDATE.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Receive window of a connection: 8 streams' worth; also gives h2's budget for small DATA frames
-/// (half of it).
+/// Receive window of a connection: 8 streams' worth. It also gives h2's budget for small DATA
+/// frames (half of it).
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Header list that a response may have.
+/// Largest header list of a response.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-/// Streams that we may reset in a connection's life because the server broke a rule. h2's default
-/// of 1,024 is a limit against attackers, and we reach it with time-outs; a million an hour (the
-/// default age of a connection) is 277 a second.
+/// Streams that may be reset from this side in a connection's life because the server broke a rule.
+/// h2's default of 1,024 is a limit against attackers, and time-outs reach it; a million an hour
+/// (the default age of a connection) is 277 a second.
 const LOCAL_RESETS_MAX: usize = 1_000_000;
-/// Streams that we reset and remember for a second, so that late frames for them are dropped
-/// quietly: all calls of a channel may time out at once.
+/// Streams that are reset from this side and remembered for a second, so that late frames for them
+/// are dropped quietly: all calls of a channel may time out at once.
 const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 
-/// Names a link within its channel.
+/// Number of a link within its channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LinkId(pub(super) u32);
 
-/// Where a link is in its life.
+/// Phase in the life of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// The server's SETTINGS have not arrived.
     Connecting,
-    /// Takes calls.
+    /// The link takes calls.
     Ready,
-    /// Finishes its calls and takes no more.
+    /// The link finishes its calls and takes no more.
     Draining,
 }
 
@@ -58,43 +58,44 @@ enum Stage {
     Over,
 }
 
-/// What a poll of a link found out. More than one may be true.
+/// Result of a poll of a link. Several fields may be set.
 #[derive(Default, Debug)]
 pub(super) struct Progress {
-    /// The server's SETTINGS arrived.
+    /// Whether the server's SETTINGS arrived.
     pub(super) ready: bool,
-    /// Our PING was answered.
+    /// Whether our PING was answered.
     pub(super) pong: bool,
-    /// GOAWAY arrived; the text says with what.
+    /// The GOAWAY that arrived.
     pub(super) going_away: Option<GoingAway>,
-    /// The connection is over; the text says why.
+    /// Reason for the end, if the connection is over.
     pub(super) over: Option<String>,
 }
 
-/// A received GOAWAY.
+/// A GOAWAY that was received.
 #[derive(Debug)]
 pub(super) struct GoingAway {
-    /// For the log.
+    /// Reason, for the log.
     pub(super) why: String,
-    /// ENHANCE_YOUR_CALM: we are too much for the server, by default with our pings.
+    /// Whether it was ENHANCE_YOUR_CALM: the load is too high for the server, by default because of
+    /// our pings.
     pub(super) calm: bool,
 }
 
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) phase: Phase,
-    /// Calls on it.
+    /// Calls in flight on the link.
     pub(super) streams: usize,
-    /// When the attempt has failed if it is still [`Phase::Connecting`]; when a connection that was
-    /// drained is cut if it is still there.
+    /// Time when the link is given up: an attempt that is still [`Phase::Connecting`], or a drained
+    /// connection that is not closed.
     pub(super) finish_by: Micros,
-    /// When it became ready.
+    /// Time when the link became ready.
     pub(super) ready_at: Micros,
-    /// When to replace it; `u64::MAX` = never.
+    /// Time to replace the link; `u64::MAX` = never.
     pub(super) replace_at: Micros,
-    /// Since when silence counts: the last byte read, or the first call after none.
+    /// Time from which silence counts: the last byte read, or the first call on an idle link.
     pub(super) silent_since: Micros,
-    /// When the unanswered PING was sent.
+    /// Time when the unanswered PING was sent.
     pub(super) pinged_at: Option<Micros>,
     stage: Stage,
     send: Option<SendRequest<CallBody>>,
@@ -105,7 +106,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts to connect.
+    /// Starts to connect to the instance.
     pub(super) fn connect(
         id: LinkId,
         address: SocketAddr,
@@ -145,17 +146,17 @@ impl Link {
         })
     }
 
-    /// Clears the mark and tells whether the link was marked as having something to do.
+    /// Clears the mark; returns whether the link was marked to be polled.
     pub(super) fn take_mark(&self) -> bool {
         self.flag.take()
     }
 
-    /// Whether the link has something to do.
+    /// Whether the link is marked to be polled.
     pub(super) fn is_marked(&self) -> bool {
         self.flag.is_set()
     }
 
-    /// Moves the connection on: reads, handles, writes.
+    /// Polls the connection: reads, handles frames, writes.
     pub(super) fn poll(&mut self, now: Micros) -> Progress {
         let mut progress = Progress::default();
         self.socket.borrow_mut().refill();
@@ -189,23 +190,23 @@ impl Link {
             self.pinged_at = None;
             progress.pong = true;
         }
-        self.look_at_read(now, &mut progress);
+        self.note_bytes_read(now, &mut progress);
         progress.over = ended.map(|why| self.end(&why));
         progress
     }
 
-    /// What the bytes that were read have changed.
-    fn look_at_read(&mut self, now: Micros, progress: &mut Progress) {
-        let (bytes, greeted) = {
+    /// Notes the changes that the bytes read have made.
+    fn note_bytes_read(&mut self, now: Micros, progress: &mut Progress) {
+        let (bytes, has_settings) = {
             let socket = self.socket.borrow();
-            (socket.bytes_read(), socket.greeted())
+            (socket.bytes_read(), socket.has_settings())
         };
         if bytes == self.bytes_seen {
             return;
         }
         self.bytes_seen = bytes;
         self.silent_since = now;
-        if self.phase == Phase::Connecting && greeted {
+        if self.phase == Phase::Connecting && has_settings {
             progress.ready = true;
         }
         if self.phase != Phase::Draining {
@@ -213,8 +214,8 @@ impl Link {
         }
     }
 
-    /// h2 refuses new streams from the moment that GOAWAY arrived, and that is how one learns of
-    /// it.
+    /// Asks whether GOAWAY arrived. h2 does not report it otherwise: it refuses new streams from
+    /// then on.
     fn check_sender(&mut self) -> Option<GoingAway> {
         let send = self.send.as_mut()?;
         match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
@@ -241,7 +242,7 @@ impl Link {
         self.stage = Stage::Over;
     }
 
-    /// Sends what the turn gathered.
+    /// Sends the bytes that the turn gathered.
     pub(super) fn send_gathered(&mut self) {
         let mut cx = Context::from_waker(&self.waker);
         match self.socket.borrow_mut().poll_send(&mut cx) {
@@ -251,8 +252,8 @@ impl Link {
         }
     }
 
-    /// Whether one more call may start. h2 counts a stream that was reset until its RST_STREAM is
-    /// written, so it is asked as well: over its count it would queue a stream and refuse the next.
+    /// Whether one more call may start. h2 counts a reset stream until its RST_STREAM is written,
+    /// so h2 is asked as well: beyond its count it would queue one stream and refuse the next.
     pub(super) fn has_room(&mut self) -> bool {
         let Some(send) = &mut self.send else {
             return false;
@@ -263,7 +264,7 @@ impl Link {
             && matches!(send.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
 
-    /// Opens a stream. An error means that nothing of it left.
+    /// Opens a stream. After an error no byte of it was sent.
     pub(super) fn open(
         &mut self,
         head: Request<()>,
@@ -278,8 +279,8 @@ impl Link {
         Ok(streams)
     }
 
-    /// No new calls from now on; when the last one has ended the connection is closed with GOAWAY.
-    /// Called again at that moment, to give the closing its time.
+    /// Lets the link take no more calls; when the last one has ended the connection is closed with
+    /// GOAWAY. Called again at that moment, to allow the closing its time.
     pub(super) fn drain(&mut self, now: Micros, timeout_ms: u64) {
         self.phase = Phase::Draining;
         self.finish_by = now.plus_ms(timeout_ms);
@@ -288,7 +289,7 @@ impl Link {
         self.flag.mark();
     }
 
-    /// Sends a PING.
+    /// Sends a keepalive PING.
     pub(super) fn ping(&mut self, now: Micros) {
         if let Stage::Open { pings: Some(pings), .. } = &mut self.stage
             && pings.send_ping(Ping::opaque()).is_ok()

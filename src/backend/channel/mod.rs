@@ -1,9 +1,10 @@
-//! A channel: calls in, outcomes out, whatever the connections to the instance do meanwhile.
+//! A channel: it takes calls and returns outcomes, over connections to one instance that come and
+//! go.
 //!
-//! One task a channel and none a call. The task is a single poll loop ([`driver`]): it takes new
-//! calls, polls the connections that have something to do, then the calls that have something to
-//! do, and last sends what that gathered, so that the frames of one turn leave in one write.
-//! Nothing in it is ever cancelled: a call that nobody wants any more is a stream that is reset.
+//! One task serves a channel, and no task a call. The task is a single poll loop ([`driver`]): it
+//! takes new calls, polls the connections that were woken, then the calls that were woken, and last
+//! sends the bytes that these gathered, so that the frames of one turn leave in one write. No
+//! future in it is ever cancelled: a call that is given up is a stream that is reset.
 mod call;
 mod driver;
 mod io;
@@ -29,19 +30,19 @@ use crate::routing::Instance;
 use driver::Driver;
 use signals::Signals;
 
-/// What a channel tells its owner.
+/// An event of a channel for its owner.
 #[derive(Debug)]
 pub enum ChannelEvent {
-    /// A connection is ready: the server's SETTINGS arrived. Again for each one that replaces
-    /// another.
+    /// A connection is ready: the server's SETTINGS arrived. It comes again for each connection
+    /// that replaces another.
     Up,
-    /// A connection was lost or an attempt failed, and there is no other. Not when
-    /// [`Channel::close`] asked for it.
+    /// A connection was lost or an attempt failed, and there is no other. It does not come after
+    /// [`Channel::close`].
     Down {
-        /// For the log.
+        /// Reason, for the log.
         why: String,
     },
-    /// A call has ended; exactly one for each call that was sent.
+    /// A call ended; there is exactly one such event for each call.
     Outcome(Outcome),
 }
 
@@ -51,7 +52,7 @@ pub struct Channel {
     shared: Rc<Shared>,
 }
 
-/// An order to the task, in the sequence in which they were given.
+/// An order to the task. Orders are taken in sequence.
 enum Order {
     Send(Call),
     Cancel(Ticket),
@@ -61,7 +62,7 @@ enum Order {
 struct Shared {
     orders: RefCell<VecDeque<Order>>,
     closing: Cell<bool>,
-    /// The task has returned; calls are answered by [`Channel::send`] itself.
+    /// Whether the task has returned: then [`Channel::send`] itself answers calls.
     ended: Cell<bool>,
     up: Cell<bool>,
     signals: Arc<Signals>,
@@ -69,9 +70,9 @@ struct Shared {
 }
 
 impl Channel {
-    /// Makes a call. Never blocks. Its outcome is an event of the channel's task; only when the
-    /// task has ended ([`Channel::close`]) does it come out of this function, so hold no borrow
-    /// here that the event handler needs.
+    /// Makes a call. Never blocks. Its outcome is an event of the channel's task; only after the
+    /// end of the task ([`Channel::close`]) this function itself calls the event handler, so do not
+    /// hold a borrow here that the handler needs.
     pub fn send(&self, call: Call) {
         self.order(Order::Send(call));
     }
@@ -82,12 +83,12 @@ impl Channel {
         self.order(Order::Cancel(ticket));
     }
 
-    /// Changes the settings: at once, but for timers that are running.
+    /// Changes the settings. Running timers keep their time.
     pub fn configure(&self, settings: &BackendSettings) {
         self.order(Order::Configure(Box::new(settings.clone())));
     }
 
-    /// Finishes what is in flight, then ends; the task returns. New calls fail at once.
+    /// Finishes the calls in flight, then ends; the task returns. New calls fail at once.
     pub fn close(&self) {
         self.shared.closing.set(true);
         self.shared.signals.wake_task();
@@ -114,8 +115,8 @@ impl Shared {
         (self.on_event.borrow_mut())(event);
     }
 
-    /// Answers orders that come after the end. A handler that sends again, from within, leaves its
-    /// call to the loop that is running.
+    /// Answers orders that come after the end. If the handler sends again from within, the loop
+    /// that is running answers that call.
     fn refuse_all(&self) {
         let Ok(mut on_event) = self.on_event.try_borrow_mut() else {
             return;
@@ -137,7 +138,7 @@ impl Shared {
 /// Opens a channel to `instance`. The future is its task: spawn it once, on the thread that calls
 /// this, and never drop it unfinished (it ends after [`Channel::close`]).
 ///
-/// Its sockets join the set of `registry`, whose owner looks. `seed` decides the jitter. `clock`
+/// Its sockets join the set of `registry`, whose owner polls it. `seed` decides the jitter. `clock`
 /// is read once a turn. `on_event` runs inside the task; it may call the channel.
 pub fn open(
     instance: Instance,

@@ -1,4 +1,4 @@
-//! The head of a request, made once a method and copied for each call.
+//! The heads of requests, made once a method and copied for each call.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use http::{Method, Request, Uri};
 use crate::message::Call;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-/// Methods remembered: an instance belongs to one service, whose routes name a handful.
+/// Most methods that are remembered: an instance belongs to one service, whose routes name a
+/// handful.
 const METHODS_MAX: usize = 64;
 
 /// Heads by method, for one instance.
@@ -33,7 +34,7 @@ impl Requests {
         Self { authority: address.to_string(), headers, methods: Vec::new(), timeout: (0, timeout) }
     }
 
-    /// The head for `call`, or why there can be none.
+    /// The head for `call`; the error says why there can be none.
     pub(super) fn head(&mut self, call: &Call, left_us: u64) -> Result<Request<()>, &'static str> {
         let uri = self.uri(&call.method)?;
         let mut headers = self.headers.clone();
@@ -80,10 +81,10 @@ impl Requests {
     }
 }
 
-/// `grpc-timeout` for `left_us`: a number of at most 8 digits and its unit, rounded down to two
-/// significant digits. h2 indexes this header by its value, and so the few dozen values that remain
-/// stay in the 4 KiB table of the peer instead of pushing everything else out of it; the service
-/// may give up earlier than we do by less than a tenth, never later.
+/// The `grpc-timeout` for `left_us`: a number of at most 8 digits and its unit, rounded down to two
+/// significant digits. h2 indexes this header by its value; the few dozen values that remain stay
+/// in the 4 KiB table of the peer instead of pushing all other entries out. The service may give up
+/// earlier than the gateway by less than a tenth of the time, never later.
 fn quantised(left_us: u64) -> (u64, u8) {
     let mut step = 1;
     while left_us / step >= 100 {

@@ -1,74 +1,75 @@
-//! Who has something to do: one bit a call and one flag a connection, set by their wakers, so that
-//! the channel's one task looks only at what moved.
+//! Wake-ups of a channel: one bit a call and one flag a connection, set by their wakers, so that
+//! the channel's one task polls only those that were woken.
 
 use atomic_waker::AtomicWaker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 
-/// Calls in flight on one channel: 10 batches or 100 unary calls are what the engine allows by
-/// default; 256 leaves room for other settings and is 4 words of bits.
+/// Most calls in flight on one channel: 10 batches or 100 unary calls are what the engine allows by
+/// default; 256 leaves room for other settings and has 4 words of bits.
 pub(super) const SLOTS: usize = 256;
 const WORDS: usize = SLOTS / 64;
 const _: () = assert!(WORDS * 64 == SLOTS);
 
-/// Shared by a channel's task and all wakers of it. Nearly always touched by one thread, but a
+/// State shared by a channel's task and its wakers. Nearly always one thread uses it, but a
 /// [`Waker`] may be used from any.
 #[derive(Default)]
 pub(super) struct Signals {
     task: AtomicWaker,
-    /// The task is being polled and will look at the flags again: no need to schedule it.
+    /// Whether the task is being polled and will read the flags again: then it need not be
+    /// scheduled.
     polling: AtomicBool,
     calls: [AtomicU64; WORDS],
     timer: AtomicBool,
 }
 
 impl Signals {
-    /// The task's poll begins.
+    /// Notes that the task's poll begins.
     pub(super) fn begin(&self, task: &Waker) {
         self.task.register(task);
         self.polling.store(true, Ordering::SeqCst);
     }
 
-    /// The task's poll ends; the caller then looks at its flags once more.
+    /// Notes that the task's poll ends; the caller then reads the flags once more.
     pub(super) fn end(&self) {
         self.polling.store(false, Ordering::SeqCst);
     }
 
-    /// Has the task polled, unless it is right now.
+    /// Schedules the task, unless it is being polled.
     pub(super) fn wake_task(&self) {
         if !self.polling.load(Ordering::SeqCst) {
             self.task.wake();
         }
     }
 
-    /// Has the task polled again in any case.
+    /// Schedules the task in any case.
     pub(super) fn wake_task_again(&self) {
         self.task.wake();
     }
 
-    /// Marks a call as having something to do.
+    /// Marks a call to be polled.
     pub(super) fn mark_call(&self, slot: usize) {
         self.calls[slot / 64].fetch_or(1 << (slot % 64), Ordering::SeqCst);
     }
 
-    /// Whether any call has something to do.
+    /// Whether any call is marked.
     pub(super) fn any_call(&self) -> bool {
         self.calls.iter().any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
-    /// Takes the marks of 64 calls, of which there are [`Signals::words`].
+    /// Takes the marks of one word, 64 calls; there are [`Signals::words`].
     pub(super) fn take_calls(&self, word: usize) -> u64 {
         let calls = &self.calls[word];
         if calls.load(Ordering::SeqCst) == 0 { 0 } else { calls.swap(0, Ordering::SeqCst) }
     }
 
-    /// Words of marks.
+    /// Number of words of marks.
     pub(super) fn words() -> usize {
         WORDS
     }
 
-    /// Whether the timer fired since it was last asked.
+    /// Whether the timer fired since the last call of this.
     pub(super) fn take_timer(&self) -> bool {
         self.timer.load(Ordering::SeqCst) && self.timer.swap(false, Ordering::SeqCst)
     }
@@ -101,7 +102,7 @@ impl Wake for TimerWaker {
     }
 }
 
-/// The flag of one connection.
+/// Flag of one connection: whether it is to be polled.
 pub(super) struct LinkFlag {
     signals: Arc<Signals>,
     set: AtomicBool,
@@ -113,17 +114,17 @@ impl LinkFlag {
         Arc::new(Self { signals, set: AtomicBool::new(true) })
     }
 
-    /// Clears the flag and tells whether it was set.
+    /// Clears the flag; returns whether it was set.
     pub(super) fn take(&self) -> bool {
         self.is_set() && self.set.swap(false, Ordering::SeqCst)
     }
 
-    /// Whether the connection has something to do.
+    /// Whether the connection is marked.
     pub(super) fn is_set(&self) -> bool {
         self.set.load(Ordering::SeqCst)
     }
 
-    /// The connection has something to do.
+    /// Marks the connection to be polled.
     pub(super) fn mark(&self) {
         self.set.store(true, Ordering::SeqCst);
     }

@@ -127,8 +127,8 @@ fn a_handler_may_send_the_next_call() {
     });
 }
 
-/// Every connection misbehaves in its own way, every call is answered, reset, ignored or lost by
-/// turns, and some are cancelled: [`Rig::close`] then counts the outcomes.
+/// Every connection has another fault; calls are answered, reset, ignored or lost in turn, and some
+/// are cancelled: [`Rig::close`] then counts the outcomes.
 #[test]
 fn every_call_has_one_outcome_whatever_happens() {
     let server = serve_raw(|mut raw, index| {
@@ -161,7 +161,7 @@ fn every_call_has_one_outcome_whatever_happens() {
             BackendSettings { backoff_ms: 1, backoff_max_ms: 5, age_max_ms: 40, ..settings() };
         let mut rig = Rig::open(server.address, wild);
         let (mut ok, mut round) = (0, 0u64);
-        // How many answers fit between the faults depends on the machine.
+        // The number of answers between the faults depends on the machine.
         while ok < 60 || round < 60 {
             round += 1;
             let tickets: Vec<_> =

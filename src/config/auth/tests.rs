@@ -1,5 +1,7 @@
 //! `[auth]` from text to settings, and the files that it names.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::load::{Files, from_files};
 use crate::config::{Overrides, Problems};
@@ -104,7 +106,7 @@ fn a_secret_is_shown_nowhere() {
     let texts = read_key_files(&config).expect("no file");
     let shown = format!("{config:?} {texts:?}");
     assert!(!shown.contains(SECRET) && shown.contains("redacted"));
-    // Its bytes as a list of numbers, too.
+    // The secret's bytes are not shown as numbers either.
     assert!(!shown.contains("48, 49, 50"));
 }
 

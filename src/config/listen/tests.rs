@@ -1,4 +1,4 @@
-//! Where clients connect: from text to settings, and what is wrong with it.
+//! The clients' side: from text to settings, and every problem with it.
 
 use super::*;
 use crate::config::load::{Files, from_files};

@@ -1,67 +1,67 @@
-//! Settings of `[auth]` and `[[auth_key]]`: who clients are, and the keys that say so.
+//! Settings of `[auth]` and `[[auth_key]]`: authentication of clients, and the keys for it.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// `[auth]` and `[[auth_key]]`. Live, but for `tenants`.
+/// The section `[auth]` and the list `[[auth_key]]`. Live, but for `tenants`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthSettings {
     /// Whether clients can sign in.
     pub mode: AuthMode,
-    /// What `iss` must be; `None` = anything.
+    /// Value that `iss` must have; `None` = any.
     pub issuer: Option<String>,
-    /// What `aud` must be or contain; `None` = anything.
+    /// Value that `aud` must be or contain; `None` = any.
     pub audience: Option<String>,
-    /// How far the issuer's clock may be from ours; at most 60 s.
+    /// Largest difference between the issuer's clock and ours; at most 60 s.
     pub leeway: Duration,
-    /// From the upgrade to the first valid token, for connections that need one.
+    /// Time from the upgrade to the first valid token, for connections that need one.
     pub timeout: Duration,
-    /// Every connection needs a token within `timeout`, else it is closed with 4005.
+    /// Whether every connection needs a token within `timeout`; without one it is closed with 4005.
     pub required: bool,
-    /// Whether users belong to tenants. Boot: home shards and stored answers go by it.
+    /// Whether users belong to tenants. Boot, because home shards and stored answers depend on it.
     pub tenants: Tenants,
-    /// File with a JWK set.
+    /// File that holds a JWK set.
     pub jwks_file: Option<PathBuf>,
-    /// Where a JWK set is fetched; https, or http on a loopback address.
+    /// URL that a JWK set is fetched from: https, or http on a loopback address.
     pub jwks_url: Option<String>,
-    /// Between two fetches.
+    /// Time between two fetches of the JWK set.
     pub jwks_refresh: Duration,
     /// Keys of the configuration.
     pub keys: Vec<AuthKey>,
 }
 
-/// `mode = "off" | "jwt"`
+/// Ways of authentication: the values of `mode`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuthMode {
-    /// Nobody signs in; everybody is anonymous.
+    /// Clients cannot sign in; all are anonymous.
     Off,
-    /// By a JSON Web Token (RFC 7519).
+    /// Clients sign in with a JSON Web Token (RFC 7519).
     Jwt,
 }
 
-/// `tenants = "one" | "many"`
+/// Ways to read tenants: the values of `tenants`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tenants {
-    /// All users are of one; the claim `tenant` is not looked at.
+    /// All users belong to one tenant; the claim `tenant` is ignored.
     One,
-    /// The claim `tenant` says which, and must be there.
+    /// The claim `tenant` names the user's tenant, and must be there.
     Many,
 }
 
-/// Key that tokens are verified with.
+/// A key that tokens are verified with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthKey {
-    /// What `kid` of a token's header names.
+    /// Name of the key, as in `kid` of a token's header.
     pub id: Arc<str>,
-    /// The only algorithm it is used with.
+    /// The only algorithm that the key is used with.
     pub algorithm: Algorithm,
-    /// The key itself.
+    /// The place of the key itself.
     pub source: KeySource,
 }
 
-/// Where a key is.
+/// The place of a key.
 #[derive(Clone, PartialEq)]
 pub enum KeySource {
     /// The shared secret; its bytes are the key.
@@ -82,38 +82,29 @@ impl fmt::Debug for KeySource {
     }
 }
 
-/// Signature of a token (RFC 7518 section 3.1, RFC 8037).
+/// Signature algorithm of a token, by its name there: HS is HMAC, RS is RSA with PKCS #1 v1.5, PS
+/// is RSA-PSS, ES is ECDSA, each with the SHA-2 of that many bits (RFC 7518 section 3.1); EdDSA is
+/// Ed25519 (RFC 8037).
+#[allow(missing_docs)] // the names of the RFC
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Algorithm {
-    /// HMAC with SHA-256.
     Hs256,
-    /// HMAC with SHA-384.
     Hs384,
-    /// HMAC with SHA-512.
     Hs512,
-    /// RSA, PKCS #1 v1.5, SHA-256.
     Rs256,
-    /// RSA, PKCS #1 v1.5, SHA-384.
     Rs384,
-    /// RSA, PKCS #1 v1.5, SHA-512.
     Rs512,
-    /// RSA-PSS, SHA-256.
     Ps256,
-    /// RSA-PSS, SHA-384.
     Ps384,
-    /// RSA-PSS, SHA-512.
     Ps512,
-    /// ECDSA on P-256, SHA-256.
     Es256,
-    /// ECDSA on P-384, SHA-384.
     Es384,
-    /// Ed25519.
     EdDsa,
 }
 
 impl Algorithm {
-    /// All of them, by their names in headers and files.
-    pub const NAMED: [(&str, Self); 12] = [
+    /// All algorithms, with their names in token headers and files.
+    pub(crate) const NAMED: [(&str, Self); 12] = [
         ("HS256", Self::Hs256),
         ("HS384", Self::Hs384),
         ("HS512", Self::Hs512),
@@ -128,20 +119,20 @@ impl Algorithm {
         ("EdDSA", Self::EdDsa),
     ];
 
-    /// Its name.
-    pub fn name(self) -> &'static str {
+    /// Name of the algorithm in token headers and files.
+    pub(crate) fn name(self) -> &'static str {
         let named = Self::NAMED.iter().find(|(_, algorithm)| *algorithm == self);
         named.map_or("", |(name, _)| name)
     }
 
-    /// The one with exactly this name.
-    pub fn from_name(name: &str) -> Option<Self> {
+    /// The algorithm with exactly this name.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::NAMED.iter().find(|(known, _)| *known == name).map(|&(_, algorithm)| algorithm)
     }
 
-    /// Bytes a shared secret must have: those of the hash (RFC 7518 section 3.2). `None` = it has a
-    /// public key instead.
-    pub fn secret_bytes_min(self) -> Option<usize> {
+    /// Least bytes of a shared secret: as many as the hash has (RFC 7518 section 3.2). `None` = the
+    /// algorithm uses a public key.
+    pub(crate) fn secret_bytes_min(self) -> Option<usize> {
         match self {
             Self::Hs256 => Some(32),
             Self::Hs384 => Some(48),

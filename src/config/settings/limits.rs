@@ -1,34 +1,34 @@
-//! Settings of `[limits]`: how much users, addresses and the unknown may do.
+//! Settings of `[limits]`: limits of users, addresses and unauthenticated connections.
 
-/// `[limits]`. Live. 0 = no limit, everywhere.
+/// The section `[limits]`. Live. 0 means no limit, in every field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LimitSettings {
-    /// For each user who signed in.
+    /// Limits of each user that signed in.
     pub user: PartyLimits,
-    /// For each IP address, by the whole process: a shard allows its part of it.
+    /// Limits of each IP address over the whole process: each shard allows its part of them.
     pub address: PartyLimits,
     /// Seconds of an unused rate that may be spent at once; 1 to 60.
     pub burst_s: u32,
     /// Connections of the shard that are in the handshake, or must sign in and have not yet.
     pub unauthenticated_max: usize,
-    /// The same of one address, by the whole process.
+    /// Unauthenticated connections of one address over the whole process.
     pub address_unauthenticated_max: u32,
 }
 
-/// What one user, or one address, may do.
+/// Limits of one user, or of one address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PartyLimits {
-    /// Connections at once.
+    /// Connections at the same time.
     pub connections_max: u32,
     /// New connections a second.
     pub connects_per_s: u32,
-    /// Messages a second, of all its connections.
+    /// Messages a second, of all connections together.
     pub messages_per_s: u32,
 }
 
 impl PartyLimits {
-    /// Whether anything is limited.
-    pub fn is_on(&self) -> bool {
+    /// Whether any limit is set.
+    pub(crate) fn is_on(&self) -> bool {
         *self != Self::default()
     }
 }

@@ -3,22 +3,23 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// `[tls]` and `[[tls_certificate]]`. Live, but for `listen`.
+/// The section `[tls]` and the list `[[tls_certificate]]`. Live, but for `listen`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsSettings {
-    /// Where clients connect with TLS; `None` = nowhere. Boot.
+    /// Address where clients connect with TLS; `None` = nowhere. Boot.
     pub listen: Option<SocketAddr>,
-    /// Oldest version that is spoken.
+    /// Oldest version that is accepted.
     pub min_version: TlsVersion,
-    /// Whether clients show a certificate.
+    /// Whether clients are asked for a certificate.
     pub client_certificates: ClientCertificates,
-    /// Certificates that sign the clients' ones, PEM.
+    /// File with the certificates that sign the clients' certificates, PEM.
     pub client_ca_file: Option<PathBuf>,
-    /// Our own, in the order in which they are tried for a name. Never empty with `listen`.
+    /// Certificates of the gateway, in the order in which they are tried for a name. Never empty
+    /// with `listen`.
     pub certificates: Vec<TlsCertificate>,
 }
 
-/// `min_version = "1.2" | "1.3"`
+/// Versions of TLS: the values of `min_version`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsVersion {
     /// TLS 1.2 (RFC 5246).
@@ -27,23 +28,23 @@ pub enum TlsVersion {
     V13,
 }
 
-/// `client_certificates = "off" | "optional" | "required"`
+/// Demands on clients: the values of `client_certificates`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientCertificates {
-    /// None is asked for.
+    /// Clients are not asked for a certificate.
     Off,
-    /// One that is shown must be good; who shows none is let in.
+    /// A certificate that a client shows must be valid; a client without one is accepted.
     Optional,
-    /// Everybody shows a good one.
+    /// Every client must show a valid certificate.
     Required,
 }
 
-/// `[[tls_certificate]]`
+/// An entry of `[[tls_certificate]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsCertificate {
-    /// The certificate and those between it and a root, PEM.
+    /// File with the certificate and those between it and a root, PEM.
     pub chain_file: PathBuf,
-    /// Its private key, PEM.
+    /// File with the certificate's private key, PEM.
     pub key_file: PathBuf,
 }
 

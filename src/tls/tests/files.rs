@@ -9,7 +9,7 @@ use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
 use crate::tls::load::LocalTls;
 
-/// What is told of these texts; empty = nothing.
+/// The problems of these texts; empty = none.
 fn told(chain: &str, key: &str) -> String {
     let read = Certificate::new(&provider(), chain.as_bytes(), key.as_bytes(), NOW);
     read.err().map_or(String::new(), |bad| format!("{bad:?}"))
@@ -115,7 +115,7 @@ fn files_are_found_by_their_keys_and_all_problems_are_told_at_once() {
     let first = read(dir.path(), &asked, None).unwrap();
     assert!(first.certificates()[0].file.ends_with("chain.pem"));
     assert!(first.certificates()[0].expires > NOW);
-    // The same lines, another file: what was read is what counts.
+    // Another file with the same lines: the contents that were read count.
     std::fs::write(dir.path().join("key.pem"), "none").unwrap();
     let told = read(dir.path(), &asked, Some(&first)).unwrap_err();
     assert!(told[0].contains("holds no private key"), "{told:?}");

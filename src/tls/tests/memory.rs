@@ -1,4 +1,4 @@
-//! What an idle connection holds, counted byte for byte.
+//! Memory of an idle connection, counted byte for byte.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,7 +13,7 @@ use crate::tls::session::IDLE_BYTES;
 use crate::tls::session::{CIPHER_BYTES_MAX, Session};
 
 thread_local! {
-    /// Bytes that this thread has and has not given back.
+    /// Bytes that this thread has allocated and not freed.
     static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
@@ -80,7 +80,7 @@ fn an_idle_connection_holds_what_the_budget_says() {
             let mut down = std::io::Cursor::new(down);
             while client.read_tls(&mut down).unwrap() > 0 {
                 client.process_new_packets().unwrap();
-                // What is read is of no interest, and the end of it no end.
+                // The bytes that are read do not matter, nor does the end.
                 let _ = std::io::Read::read_to_end(&mut client.reader(), &mut Vec::new());
             }
         }

@@ -1,4 +1,4 @@
-//! Which certificate is shown, to whom, and what a ticket is good for.
+//! Certificates by name, certificates of clients, and tickets.
 
 use std::io::Cursor;
 
@@ -9,7 +9,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, HandshakeK
 use super::*;
 use crate::tls::session::{CIPHER_BYTES_MAX, Failure, Session};
 
-/// A whole handshake: the client as it is after it, and why it failed at ours.
+/// Makes a whole handshake: returns the client, and the reason if it failed at the server.
 fn shake(
     server: &Server,
     config: Arc<ClientConfig>,
@@ -62,7 +62,8 @@ fn the_first_certificate_that_covers_the_name_is_shown() {
         let (_, result, _) = shake(&server, client(&issuer, &[&TLS12]).into(), name);
         assert!(result.is_err(), "{name}");
     }
-    // An address is no name, so no name is sent: the first one, and the client judges.
+    // An address is no name, so no name is sent: the first certificate is shown, and the client
+    // checks it.
     assert!(matches!(shown(&server, &issuer, "127.0.0.1"), Err(Error::InvalidCertificate(_))));
     let mut silent = client(&issuer, &[&TLS13]);
     silent.enable_sni = false;

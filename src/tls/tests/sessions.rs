@@ -13,7 +13,7 @@ use crate::tls::session::{CIPHER_BYTES_MAX, Failure, PLAIN_BYTES_MAX, Session, S
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// A client and a session, and what each has heard.
+/// A client and a session, and the bytes that each has received.
 struct Both {
     client: ClientConnection,
     session: Session,
@@ -56,7 +56,7 @@ impl Both {
         }
     }
 
-    /// What the server's side sends now; `room` is what the kernel takes.
+    /// Lets the server send; `room` is the number of bytes that the kernel takes.
     fn sent(&mut self, mut room: usize) -> Vec<u8> {
         let mut wire = Vec::new();
         let told = self.session.flush(&self.outbox, &mut self.scratch, |bytes| {
@@ -69,7 +69,7 @@ impl Both {
         wire
     }
 
-    /// Until neither has more to send. What the client reads.
+    /// Runs until neither side has more to send. Returns the bytes that the client reads.
     fn exchange(&mut self) -> Result<Vec<u8>, Error> {
         let mut read = Vec::new();
         loop {
@@ -94,7 +94,7 @@ impl Both {
             while (from.position() as usize) < from.get_ref().len() {
                 self.client.read_tls(&mut from).unwrap();
                 self.client.process_new_packets()?;
-                // An end without close_notify is told here; none of these tests makes one.
+                // An end without close_notify is reported here; none of these tests makes one.
                 let _ = self.client.reader().read_to_end(&mut read);
             }
             if quiet {
@@ -120,7 +120,7 @@ fn messages_go_both_ways_in_both_versions_however_they_are_cut() {
             both.exchange().unwrap();
             assert_eq!(both.shaken, Some(Shaken::Full));
             assert_eq!(both.session.buffered(), 0, "nothing is kept when nothing is under way");
-            // Its buffer ends at 64 KiB: what it takes is heard.
+            // rustls' buffer ends at 64 KiB: the bytes that it takes are received.
             let taken = both.client.writer().write(large).unwrap();
             let _ = both.exchange().unwrap();
             assert!(taken > 0 && both.heard == large[..taken]);
@@ -148,7 +148,7 @@ fn a_hello_in_many_records_is_put_together_however_those_are_cut() {
             both.outbox = vec![8; 5_000];
             assert_eq!(both.exchange().unwrap(), [8; 5_000]);
             assert_eq!(both.heard, [7; 5_000]);
-            // What is held of the next record does not stand in the way of what is said.
+            // The held part of the next record does not delay the bytes to be sent.
             both.client.writer().write_all(b"next").unwrap();
             let mut wire = Vec::new();
             both.client.write_tls(&mut wire).unwrap();
@@ -208,7 +208,7 @@ fn close_notify_is_told_and_heard() {
         both.exchange().unwrap();
         let state = both.client.process_new_packets().unwrap();
         assert!(state.peer_has_closed());
-        // Nothing is said after it, and nothing heard.
+        // No bytes are sent after it, and none are received.
         both.outbox = b"no".to_vec();
         assert_eq!(both.exchange().unwrap(), b"");
         both.take(&mut [1; 100]);
@@ -274,12 +274,12 @@ fn a_client_that_turns_away_is_told_apart() {
     let (ours, other) = (issuer(), issuer());
     let mut both = Both::new(&server(&ours, &["a.test"]), client(&other, &[&TLS13]), "a.test");
     assert!(both.exchange().is_err());
-    // Its alert.
+    // The alert of the client.
     both.exchange().unwrap();
     assert_eq!(both.failure, Some(Failure::Alert));
 }
 
-/// What a client sends in a whole session, by version.
+/// The bytes that a client sends in a whole session, by version.
 fn recorded(version: &'static SupportedProtocolVersion) -> (Server, Vec<u8>) {
     let issuer = issuer();
     let server = server(&issuer, &["a.test"]);
@@ -305,7 +305,7 @@ fn garbage_at_any_place_of_a_hello_is_no_panic() {
                 Some(bytes.len())
             });
             assert!(plain.is_empty());
-            // An alert, or one behind the first words of ours.
+            // An alert, or one behind the server's first messages.
             assert!(!failed || matches!(alert.first(), Some(21 | 22)), "{at}");
         }
     }
@@ -314,7 +314,7 @@ fn garbage_at_any_place_of_a_hello_is_no_panic() {
 #[test]
 fn a_changed_bit_in_any_record_ends_it_with_an_alert() {
     for version in VERSIONS {
-        // The header's type and version are not all looked at; its length is.
+        // Not all bits of the header's type and version are checked; its length is.
         for at in 5..60 {
             let mut both = both(version);
             both.exchange().unwrap();
@@ -355,7 +355,7 @@ proptest! {
     }
 }
 
-/// What close_notify finds unsent belongs to nobody's account any more: the engine gives no outbox
+/// Unsent bytes at a close_notify do not count as the engine's any more: the engine gives no outbox
 /// then, though it may still have one.
 #[test]
 fn closing_in_the_middle_of_a_large_answer_sends_what_was_encrypted() {

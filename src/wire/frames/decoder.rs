@@ -1,36 +1,37 @@
 //! The frame decoder over the shell's receive buffer.
 //!
-//! The assembly is our own, on tungstenite's frame header, opcodes and close codes: a message that
-//! lies whole in the input is unmasked in place and lent out of it, so an idle connection owns no
-//! buffer and a busy one copies nothing.
+//! The assembly of messages is the gateway's own, on tungstenite's frame header and opcodes: a
+//! message that lies whole in the input is unmasked in place and lent out of it, so an idle
+//! connection owns no buffer and a busy one copies nothing.
 
 use std::io::Cursor;
 
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{CONTROL_BYTES_MAX, Fed, Flow, FrameEvent, FrameLimits, ProtocolError};
+use crate::wire::close;
 
 /// The longest header of a client's frame: 2 + 8 (length) + 4 (mask) bytes.
 const HEADER_BYTES_MAX: usize = 14;
 
-/// Turns received bytes into [`FrameEvent`]s. 24 bytes while nothing is half received.
+/// Turns received bytes into [`FrameEvent`]s. It has 24 bytes while no message is half received.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The start of a frame header that is not complete yet.
     head: [u8; HEADER_BYTES_MAX],
     head_len: u8,
-    /// After a close frame or an error: everything else is ignored.
+    /// Whether a close frame or an error came: all later input is ignored.
     ended: bool,
     rest: Option<Box<Rest>>,
 }
 
-/// What a decoder keeps of a half-received message, or of input it was asked not to hand out yet.
+/// The state of a half-received message, and input that was held back by a pause.
 #[derive(Debug, Default)]
 struct Rest {
-    /// Input not looked at yet, because of a pause. It starts at a frame boundary.
+    /// Input that was not decoded because of a pause. It starts at a frame boundary.
     held: Vec<u8>,
-    /// Where `held` goes on.
+    /// Index in `held` of the first byte that was not decoded.
     held_at: usize,
     /// The frame whose payload is arriving.
     frame: Option<OpenFrame>,
@@ -45,17 +46,18 @@ struct Rest {
 struct OpenFrame {
     kind: Kind,
     is_final: bool,
-    /// Turned so that its first byte is for the next byte of payload.
+    /// The mask, rotated so that its first byte is for the next byte of payload.
     mask: [u8; 4],
     remaining: usize,
 }
 
-/// A message of several frames or several receives.
+/// A message that came in several frames or several receives.
 #[derive(Debug)]
 struct Joining {
     is_text: bool,
     bytes: Vec<u8>,
-    /// Text: up to here it is UTF-8; behind it are at most 3 bytes of an unfinished character.
+    /// Length of the prefix that is UTF-8 (text only); behind it are at most 3 bytes of an
+    /// unfinished character.
     valid: usize,
     fragments: u32,
 }
@@ -75,8 +77,8 @@ struct Header {
     bytes: usize,
 }
 
-/// How far a run over some input came.
-struct Progress {
+/// Result of decoding some input.
+struct Decoded {
     fed: Fed,
     consumed: usize,
 }
@@ -99,19 +101,19 @@ impl Decoder {
             return Ok(Fed::default());
         }
         let result = match self.take_held() {
-            None => self.run(limits, input, &mut on).map(|progress| {
-                if progress.consumed < input.len() {
-                    self.hold(input[progress.consumed..].to_vec(), 0);
+            None => self.run(limits, input, &mut on).map(|decoded| {
+                if decoded.consumed < input.len() {
+                    self.hold(input[decoded.consumed..].to_vec(), 0);
                 }
-                progress.fed
+                decoded.fed
             }),
             Some((mut held, at)) => {
                 held.extend_from_slice(input);
-                self.run(limits, &mut held[at..], &mut on).map(|progress| {
-                    if at + progress.consumed < held.len() {
-                        self.hold(held, at + progress.consumed);
+                self.run(limits, &mut held[at..], &mut on).map(|decoded| {
+                    if at + decoded.consumed < held.len() {
+                        self.hold(held, at + decoded.consumed);
                     }
-                    progress.fed
+                    decoded.fed
                 })
             }
         };
@@ -124,12 +126,14 @@ impl Decoder {
     }
 
     /// Whether a close frame or an error ended the stream.
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Bytes received and not handed out: an unfinished frame or message, and what a pause left.
-    pub fn held_bytes(&self) -> usize {
+    /// Bytes received and not given out: an unfinished frame or message, and the rest after a
+    /// pause.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
         let rest = self.rest.as_ref().map_or(0, |rest| {
             let joined = rest.message.as_ref().map_or(0, |message| message.bytes.len());
             rest.held.len() - rest.held_at + rest.control.len() + joined
@@ -137,13 +141,13 @@ impl Decoder {
         usize::from(self.head_len) + rest
     }
 
-    /// Whether a pause left input that was not looked at: feed again to go on with it.
-    pub fn has_unread(&self) -> bool {
+    /// Whether a pause left input that was not decoded: feed again to go on with it.
+    pub(crate) fn has_unread(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.held_at < rest.held.len())
     }
 
     /// Bytes of heap memory in use.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.rest.as_ref().map_or(0, |rest| {
             let joined = rest.message.as_ref().map_or(0, |message| message.bytes.capacity());
             size_of::<Rest>() + rest.held.capacity() + rest.control.capacity() + joined
@@ -185,7 +189,7 @@ impl Decoder {
         limits: &FrameLimits,
         input: &mut [u8],
         on: &mut F,
-    ) -> Result<Progress, ProtocolError>
+    ) -> Result<Decoded, ProtocolError>
     where
         F: FnMut(FrameEvent<'_>) -> Flow,
     {
@@ -199,12 +203,12 @@ impl Decoder {
                 let part = &mut input[at..at + taken];
                 at += taken;
                 if !rest.append(frame, part)? {
-                    return Ok(Progress { fed, consumed: at });
+                    return Ok(Decoded { fed, consumed: at });
                 }
                 self.complete(frame, on)?
             } else {
                 let Some(header) = self.header(limits, &input[at..])? else {
-                    return Ok(Progress { fed, consumed: input.len() });
+                    return Ok(Decoded { fed, consumed: input.len() });
                 };
                 at += header.bytes;
                 let frame = header.frame;
@@ -220,17 +224,17 @@ impl Decoder {
             };
             fed.frames += 1;
             if self.ended {
-                return Ok(Progress { fed, consumed: input.len() });
+                return Ok(Decoded { fed, consumed: input.len() });
             }
             if flow == Flow::Pause {
                 fed.paused = true;
-                return Ok(Progress { fed, consumed: at });
+                return Ok(Decoded { fed, consumed: at });
             }
         }
     }
 
-    /// The next frame's header, out of what was kept of it and `input`. `None` = not complete yet;
-    /// all of `input` is kept then. `bytes` counts what came from `input`.
+    /// The next frame's header, out of the kept beginning of it and `input`. `None` = not complete
+    /// yet; all of `input` is kept then. `bytes` counts the bytes taken from `input`.
     #[inline]
     fn header(
         &mut self,
@@ -262,7 +266,7 @@ impl Decoder {
         }
     }
 
-    /// Parses a header and holds it against every rule that needs no payload.
+    /// Parses a header and checks every rule that needs no payload.
     #[inline]
     fn parse(&self, limits: &FrameLimits, bytes: &[u8]) -> Result<Option<Header>, ProtocolError> {
         // Most frames are whole, masked text messages under 126 bytes: their header breaks no rule
@@ -281,7 +285,7 @@ impl Decoder {
         let (header, len) = match FrameHeader::parse(&mut cursor) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Ok(None),
-            // A slice cannot fail to be read: what is left to go wrong is the opcode.
+            // Reading a slice cannot fail, so the error is the opcode.
             Err(_) => return Err(ProtocolError::ReservedOpcode),
         };
         let parsed_bytes = cursor.position() as usize;
@@ -337,7 +341,7 @@ impl Decoder {
         self.rest.as_ref().and_then(|rest| rest.message.as_ref())
     }
 
-    /// Whether a frame that lies whole in the input can be handed out as it lies there.
+    /// Whether a frame that lies whole in the input can be lent as it lies there.
     fn can_lend(&self, frame: &OpenFrame) -> bool {
         match frame.kind {
             Kind::Close | Kind::Ping | Kind::Pong => true,
@@ -363,7 +367,7 @@ impl Decoder {
         }
     }
 
-    /// A frame that was collected has all its payload.
+    /// Gives out a collected frame whose payload is complete.
     fn complete<F>(&mut self, frame: OpenFrame, on: &mut F) -> Result<Flow, ProtocolError>
     where
         F: FnMut(FrameEvent<'_>) -> Flow,
@@ -383,7 +387,7 @@ impl Decoder {
         }
     }
 
-    /// Hands out one complete message or control frame.
+    /// Gives out one complete message or control frame.
     #[inline]
     fn event<F>(&mut self, kind: Kind, payload: &[u8], on: &mut F) -> Result<Flow, ProtocolError>
     where
@@ -409,7 +413,7 @@ impl Decoder {
 }
 
 impl Rest {
-    /// Adds received payload to the open frame; true when the frame is complete.
+    /// Adds received payload to the open frame; true if the frame is complete.
     fn append(&mut self, mut frame: OpenFrame, part: &mut [u8]) -> Result<bool, ProtocolError> {
         unmask(part, frame.mask);
         match frame.kind {
@@ -429,7 +433,7 @@ impl Rest {
 }
 
 impl Joining {
-    /// Adds bytes; text must be UTF-8 as far as it goes, so that a wrong byte fails at once.
+    /// Adds bytes. Text must be UTF-8 so far, so that a wrong byte fails at once.
     fn append(&mut self, part: &[u8]) -> Result<(), ProtocolError> {
         self.bytes.extend_from_slice(part);
         if self.is_text {
@@ -443,14 +447,13 @@ impl Joining {
     }
 }
 
-/// The code in a close frame's payload, which must be one that may be sent.
+/// The code in a close frame's payload; it must be one that may be sent.
 fn close_code(payload: &[u8]) -> Result<Option<u16>, ProtocolError> {
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         return if payload.is_empty() { Ok(None) } else { Err(ProtocolError::BadClose) };
     };
     let code = u16::from_be_bytes(*code);
-    // 1014 (bad gateway) is registered with IANA since tungstenite's list was made.
-    if code != 1014 && !CloseCode::from(code).is_allowed() {
+    if !close::may_be_sent(code) {
         return Err(ProtocolError::BadClose);
     }
     std::str::from_utf8(reason).map_err(|_| ProtocolError::BadUtf8)?;

@@ -8,7 +8,7 @@ use super::*;
 
 const LIMITS: FrameLimits = FrameLimits { message_bytes_max: 4096, fragments_max: 16 };
 
-/// An event that owns what it carries.
+/// An event that owns its payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Seen {
     Text(String),
@@ -211,7 +211,7 @@ fn a_huge_declared_length_is_refused_on_the_header_without_memory() {
             assert_eq!(result, Err(ProtocolError::TooBig));
             assert_eq!(decoder.memory_bytes(), 0);
         }
-        // As a continuation the sum must not overflow either.
+        // The sum of a continuation must not overflow either.
         let mut bytes = frames(&[(2, b"abc")]);
         bytes.extend([0x80, 0xff]);
         bytes.extend(len.max(65_536).to_be_bytes());
@@ -354,7 +354,8 @@ fn a_close_reason_is_cut_between_characters() {
     assert!(std::str::from_utf8(&out[4..]).is_ok());
 }
 
-/// One data message: its bytes, where it is cut into frames, control frames before each frame.
+/// A data message: its bytes, the places where it is cut into frames, and the control frames before
+/// each frame.
 #[derive(Clone, Debug)]
 struct Said {
     text: Option<String>,
@@ -377,7 +378,7 @@ fn said() -> impl Strategy<Value = Said> {
 }
 
 impl Said {
-    /// Appends its frames and what must be seen of them; returns how many frames.
+    /// Appends the message's frames and the expected events; returns the number of frames.
     fn say(&self, out: &mut Vec<u8>, seen: &mut Vec<Seen>) -> u32 {
         let mut ends: Vec<usize> =
             self.cuts.iter().map(|cut| cut.index(self.bytes.len() + 1)).collect();

@@ -1,4 +1,4 @@
-//! The upgrade: faults.md section 1, row by row, and any split of the request.
+//! The upgrade: a table of malformed and hostile requests, and any split of a request.
 
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ fn with(add: &str) -> Vec<u8> {
 
 fn upgrade_with(rules: &HandshakeRules, input: &[u8]) -> Progress {
     let whole = try_upgrade(rules, input, &mut 0);
-    // Byte by byte it ends the same way, if perhaps earlier.
+    // Byte by byte the result is the same, if perhaps earlier.
     let mut scanned = 0;
     let last = (1..=input.len())
         .map(|len| try_upgrade(rules, &input[..len], &mut scanned))

@@ -123,7 +123,7 @@ proptest! {
     #[test]
     fn noise_never_panics(bytes in vec(any::<u8>(), 0..60), short in vec(0_u8..100, 0..30)) {
         for bytes in [bytes, short] {
-            // What we accept, prost accepts.
+            // Every message that is accepted here is accepted by prost.
             if decode(&bytes).is_ok() {
                 prop_assert!(client::ClientMessage::decode(bytes.as_slice()).is_ok());
             }

@@ -33,7 +33,7 @@ fn with_checksum() -> Vec<u8> {
     bytes
 }
 
-/// Complete headers and whom they name.
+/// Complete headers, and the clients that they name.
 fn good() -> Vec<(Vec<u8>, Option<SocketAddr>)> {
     let client = Some("192.0.2.1:4660".parse().unwrap());
     let client6 = Some("[2001:db8::1]:4660".parse().unwrap());
@@ -48,7 +48,7 @@ fn good() -> Vec<(Vec<u8>, Option<SocketAddr>)> {
         (header(0x21, 0x21, &noop(&v6(), PROXY_BYTES_MAX - 16 - 36)), client6),
         (with_checksum(), client),
         (header(0x20, 0x00, &[]), None),
-        // LOCAL: whatever follows is passed over.
+        // LOCAL: the rest of the header is ignored.
         (header(0x20, 0x11, &V4), None),
         (header(0x20, 0x31, &[7; 216]), None),
         (header(0x20, 0xff, &[1, 2, 3]), None),
@@ -134,7 +134,7 @@ fn a_long_one_is_refused_before_it_is_waited_for() {
 
 #[test]
 fn the_checksum_is_castagnolis() {
-    // RFC 3720 appendix B.4: 32 bytes of zeroes, of ones, and 0 to 31; nothing is left out of them.
+    // RFC 3720 appendix B.4: 32 bytes of zeroes, of ones, and 0 to 31; no byte of them is left out.
     let ramp: Vec<u8> = (0..32).collect();
     for (bytes, sum) in
         [(&[0; 32][..], 0x8a91_36aau32), (&[0xff; 32], 0x62a8_ab43), (&ramp, 0x46dd_794e)]
@@ -167,7 +167,7 @@ proptest! {
             prop_assert_eq!(consumed, FIXED_BYTES + usize::from(length));
             prop_assert!(consumed <= bytes.len() && consumed <= PROXY_BYTES_MAX);
         }
-        // A shorter beginning says the same, or not yet, or refuses what is refused later.
+        // A shorter beginning has the same result, or is partial, or is refused as later.
         match (parse(&bytes[..end.index(bytes.len())]), whole) {
             (Progress::Partial, _) => {}
             (part, whole) => prop_assert_eq!(part, whole),

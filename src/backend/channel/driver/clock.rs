@@ -1,4 +1,5 @@
-//! What time brings to a channel: deadlines, keepalive, ages, and the timer for the next of them.
+//! Times of a channel: deadlines, keepalive, ages of connections, and the timer for the next of
+//! them.
 
 use std::pin::Pin;
 use std::task::Context;
@@ -10,11 +11,11 @@ use super::{Driver, NEVER, Phase, TIMER_STEP_US, ends};
 use crate::message::{Micros, Started};
 
 impl Driver {
-    /// Everything that is due by the clock, and when something is due next.
-    pub(super) fn look_at_clock(&mut self) {
+    /// Handles everything that is due, and finds the time of the next.
+    pub(super) fn check_clock(&mut self) {
         self.wake_at = NEVER;
         self.end_late_calls();
-        self.look_at_links();
+        self.check_links();
         if self.connect_at > self.now {
             self.wake_by(self.connect_at);
         }
@@ -44,7 +45,7 @@ impl Driver {
         }
     }
 
-    fn look_at_links(&mut self) {
+    fn check_links(&mut self) {
         let mut index = 0;
         while index < self.links.len() {
             let link = &self.links[index];
@@ -76,7 +77,7 @@ impl Driver {
         }
     }
 
-    /// Keepalive (gRFC A8, doc/keepalive.md): true when a PING was not answered in time.
+    /// Sends keepalive pings (gRFC A8, doc/keepalive.md); true if one was not answered in time.
     fn is_silent(&mut self, index: usize) -> bool {
         let now = self.now;
         let link = &mut self.links[index];
@@ -85,7 +86,7 @@ impl Driver {
         }
         let timeout_us = self.settings.keepalive_timeout_ms.saturating_mul(1000);
         let at = match link.pinged_at {
-            // Any byte is a sign of life, not only the answer.
+            // Any byte proves that the peer lives, not only the answer.
             Some(at) => {
                 let at = Micros(at.max(link.silent_since).0.saturating_add(timeout_us));
                 if at <= now {
@@ -108,7 +109,7 @@ impl Driver {
         false
     }
 
-    /// Closing: connections without calls are closed, politely.
+    /// After [`super::super::Channel::close`]: closes connections without calls, with GOAWAY.
     pub(super) fn close_if_done(&mut self) {
         if !self.shared.closing.get() || !self.waiting.is_empty() {
             return;
@@ -132,12 +133,13 @@ impl Driver {
             && self.shared.orders.borrow().is_empty()
     }
 
-    /// Has the task look at the clock by `at`.
+    /// Schedules a check of the clock at `at` or earlier.
     pub(super) fn wake_by(&mut self, at: Micros) {
         self.wake_at = self.wake_at.min(at);
     }
 
-    /// Arms the timer if something is due before it fires. A timer that fires too early only looks.
+    /// Arms the timer if something is due before it fires. A timer that fires too early does no
+    /// harm.
     pub(super) fn set_timer(&mut self) {
         if self.wake_at >= self.timer_at {
             return;

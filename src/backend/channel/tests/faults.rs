@@ -1,5 +1,5 @@
-//! One test a row of what a service can do wrong: exactly one outcome, with the right status, and
-//! right about whether the call can have run.
+//! Faults of a service, one test each: there is exactly one outcome, with the right status, and
+//! with the right answer to whether the call can have run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -271,7 +271,7 @@ fn a_flood_of_settings_and_pings_is_survived() {
             return;
         };
         let mut reader = Raw { stream: raw.stream.try_clone().unwrap() };
-        // Its acknowledgements must be taken, or both sides wait for ever.
+        // The client's acknowledgements must be read, or both sides wait for ever.
         let taken =
             std::thread::spawn(move || std::io::copy(&mut reader.stream, &mut std::io::sink()));
         let flood = [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[1; 8])].concat();
@@ -291,14 +291,14 @@ fn a_flood_of_settings_and_pings_is_survived() {
 
 #[test]
 fn bytes_that_are_not_http2_break_the_connection_and_nothing_else() {
-    // The connection's window overflows. (That of a stream whose request was sent is looked at by
-    // nobody, and so is its overflow.)
+    // The connection's window overflows. (h2 does not check the window of a stream whose request
+    // was sent.)
     let ended = failure(|raw, _| raw.frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes()));
     check(&ended, CallFault::BadReply, Started::Maybe, status::INTERNAL);
-    // A frame larger than we allow.
+    // A frame larger than the channel allows.
     let ended = failure(|raw, id| raw.write(&frame(DATA, 0, id, &vec![0; 1 << 20])));
     check(&ended, CallFault::BadReply, Started::Maybe, status::INTERNAL);
-    // A header list larger than we allow.
+    // A header list larger than the channel allows.
     let huge = "x".repeat(120);
     let ended = failure(move |raw, id| {
         let fields = [(":status", "200")].into_iter().chain((0..200).map(|_| ("a", &*huge)));

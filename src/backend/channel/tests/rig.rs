@@ -1,4 +1,4 @@
-//! The client's side of the tests: an executor, a channel, and a record of what it said.
+//! The client's side of the tests: an executor, a channel, and a record of its events.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -209,8 +209,7 @@ impl Rig {
         (ups, downs)
     }
 
-    /// Closes the channel, waits for its task, and holds it to its promise: one outcome for each
-    /// call.
+    /// Closes the channel, waits for its task, and checks that each call had one outcome.
     pub(super) async fn close(self) {
         self.channel.close();
         self.until_ended().await;

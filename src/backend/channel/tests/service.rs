@@ -35,7 +35,7 @@ pub(super) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Its accept() returns for this.
+        // This connection makes the thread's accept() return.
         let _ = TcpStream::connect(self.address);
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
             && !std::thread::panicking()
@@ -75,7 +75,7 @@ pub(super) fn bind() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-/// A gRPC server of good manners; the message of its answer is `answer` of the request's.
+/// A well-behaved gRPC server; the message of its answer is `answer` of the request's.
 pub(super) fn serve_h2(answer: fn(Bytes) -> Bytes) -> Server {
     serve(bind(), move |stream, _| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -124,7 +124,7 @@ pub(super) fn serve_raw(script: impl Fn(Raw, usize) + Send + Sync + 'static) -> 
     serve_raw_at(bind(), script)
 }
 
-/// The same, on a listener that exists.
+/// Like [`serve_raw`], on a listener that exists.
 pub(super) fn serve_raw_at(
     listener: TcpListener,
     script: impl Fn(Raw, usize) + Send + Sync + 'static,
@@ -136,7 +136,7 @@ pub(super) fn serve_raw_at(
     })
 }
 
-/// One connection, frame by frame. The script ends when the client closes.
+/// A connection, frame by frame. The script ends when the client closes.
 pub(super) struct Raw {
     pub(super) stream: TcpStream,
 }
@@ -150,7 +150,7 @@ pub(super) struct Frame {
 
 impl Raw {
     pub(super) fn write(&mut self, bytes: &[u8]) {
-        // The client may be gone: that is for its side to notice.
+        // The client may be gone; its side notices that.
         let _ = self.stream.write_all(bytes);
     }
 
@@ -194,7 +194,7 @@ impl Raw {
         }
     }
 
-    /// Reads to the end of a request; its stream.
+    /// Reads to the end of a request; returns its stream.
     pub(super) fn request(&mut self) -> Option<u32> {
         loop {
             let frame = self.read()?;
@@ -208,7 +208,7 @@ impl Raw {
         self.frame(HEADERS, END_HEADERS | flags, id, &block(fields));
     }
 
-    /// The head of a response that is fine.
+    /// The head of a good response.
     pub(super) fn head(&mut self, id: u32) {
         self.headers(id, &[(":status", "200"), ("content-type", "application/grpc")], 0);
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::config::is_token;
 use crate::config::settings::RegistryCaller;
+use crate::config::{TOKEN_RULE, is_token};
 
 /// Longest token ([`is_token`]), and what all are padded to.
 const TOKEN_BYTES_MAX: usize = 256;
@@ -55,7 +55,8 @@ impl Callers {
                     .map_err(|why| format!("{at}: token_file {}: {why}", path.display()))?,
                 (None, None) => return Err(format!("{at}: set one of token and token_file")),
             };
-            let token = padded(token.as_bytes()).ok_or_else(|| format!("{at}: {TOKEN_RULE}"))?;
+            let token =
+                padded(token.as_bytes()).ok_or_else(|| format!("{at}: the token {TOKEN_RULE}"))?;
             if let Some(other) = callers.iter().find(|other| other.token == token) {
                 let other = &other.name;
                 return Err(format!(
@@ -82,9 +83,6 @@ impl Callers {
     }
 }
 
-const TOKEN_RULE: &str = "the token must be 16 to 256 visible characters without spaces, e.g. \
-                          from: openssl rand -hex 16";
-
 fn padded(token: &[u8]) -> Option<Padded> {
     let text = std::str::from_utf8(token).ok().filter(|text| is_token(text))?;
     let mut buffer = [0; TOKEN_BYTES_MAX];
@@ -103,7 +101,7 @@ fn read(path: &Path) -> Result<String, String> {
     let mut few = file.take(4 * TOKEN_BYTES_MAX as u64);
     few.read_to_string(&mut text).map_err(|error| error.to_string())?;
     let token = text.trim();
-    if is_token(token) { Ok(token.into()) } else { Err(TOKEN_RULE.into()) }
+    if is_token(token) { Ok(token.into()) } else { Err(format!("the token {TOKEN_RULE}")) }
 }
 
 #[cfg(test)]

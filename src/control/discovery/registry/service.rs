@@ -12,7 +12,7 @@ use super::callers::{Caller, Callers};
 use super::conns::Peer;
 use super::proto;
 use super::proto::registry_server::Registry;
-use crate::config::is_name;
+use crate::config::{NAME_RULE, is_name};
 
 const TTL_DEFAULT_MS: u32 = 15_000;
 const TTL_MIN_MS: u32 = 1_000;
@@ -23,7 +23,6 @@ const WEIGHT_MAX: u32 = 1000;
 /// Refused tokens are warned about this often at most, with their number.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-const NAME_RULE: &str = "must be 1 to 64 letters, digits, '-', '_' or '.'";
 const NO_CALLER: &str = "send the metadata `authorization: Bearer <token>` with a token of a \
                          [[registry_token]] of this gateway";
 

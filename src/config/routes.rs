@@ -1,22 +1,23 @@
-//! `[[service]]` and `[[route]]` -> the first snapshot, or what is wrong with them.
+//! `[[service]]` and `[[route]]` -> the first snapshot, or the problems with them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::check::{NAME_RULE, is_name};
 use super::problem::{Problem, Source};
 use super::raw::{self, Node};
-use super::reader::{ADDRESS_RULE, Bounds, Reader, Report, nearest};
+use super::reader::{Bounds, Reader, Report, nearest};
+use super::words::{ADDRESS_RULE, NAME_RULE, is_name};
 use super::{FoundRoute, Lookup};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
 use crate::message::Priority;
 use crate::routing::*;
 
-/// Services: each is a queue group in every shard; ServiceId is a u16.
+/// Largest number of services: each is a queue group in every shard, and ServiceId is a u16.
 const SERVICES_MAX: usize = 1024;
-/// Routes: RouteId is a u16, and overlaps are looked for pair by pair (8 million pairs).
+/// Largest number of routes: RouteId is a u16, and overlaps are searched pair by pair (8 million
+/// pairs).
 const ROUTES_MAX: usize = 4096;
 
 /// Services and routes as far as they could be read.
@@ -49,25 +50,26 @@ impl RouteTable {
     }
 }
 
-/// What services and routes are read under.
-pub struct Ground<'a> {
+/// Settings that the checks of services and routes depend on.
+pub struct RouteContext<'a> {
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// Ids that no route may have.
     pub gateway_ids: (u32, u32),
-    /// The longest time a message waits for company: every route waits longer for its answer.
+    /// Longest time that a message waits for others to share its batch. Every route's timeout must
+    /// be longer.
     pub window_ms: u64,
-    /// Whether instances may come from elsewhere, so that a service needs none of its own.
+    /// Whether a discovery source is configured, so that a service needs no instance in the files.
     pub discovered: bool,
     /// Whether clients can sign in.
     pub sign_in: bool,
-    /// Routes from elsewhere.
+    /// Routes that discovery sources announced.
     pub found: &'a [FoundRoute],
 }
 
-/// Reads services and routes: the first snapshot, and the names to be looked up.
-pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) {
-    let &Ground { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = ground;
+/// Reads services and routes into the first snapshot, with the DNS names to be looked up.
+pub fn snapshot(r: &mut Reader, context: &RouteContext<'_>) -> (Snapshot, Vec<Lookup>) {
+    let &RouteContext { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = context;
     let mut tables = Tables { discovered, sign_in, ..Tables::default() };
     let (services, source) = r.list("service");
     let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
@@ -76,7 +78,7 @@ pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) 
     }
     tables.check_points(ring_points, &source);
     let (routes, source) = r.list("route");
-    // Without its services every route would be a problem, and none of its own.
+    // Without services every route would be a problem, though nothing is wrong with it.
     if counted {
         tables.read_routes(routes, &source, found, window_ms);
     }
@@ -88,7 +90,7 @@ pub fn snapshot(r: &mut Reader, ground: &Ground<'_>) -> (Snapshot, Vec<Lookup>) 
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
     routes.sort_by_key(|route| route.first);
-    // A ring of what was refused could be of any size.
+    // No ring for refused services: it could have any size.
     let services = if sound { rings(services, &instances, ring_points) } else { Vec::new() };
     (Snapshot { version: 1, routes, services, instances }, lookups)
 }
@@ -115,11 +117,11 @@ impl Tables {
         for (index, node) in list.into_iter().enumerate() {
             let prefix = format!("service[{index}]");
             let reader = Reader::of_table(prefix, node, source, &mut self.report);
-            let (name, mode, home) = match reader {
+            let (name, mode, name_source) = match reader {
                 Some(reader) => self.read_service(index, reader),
                 None => (None, Mode::Batch, source.clone()),
             };
-            self.services.push(ServiceTable { name, mode, source: home });
+            self.services.push(ServiceTable { name, mode, source: name_source });
         }
     }
 
@@ -150,9 +152,9 @@ impl Tables {
             self.lookups.push(Lookup { service: name.as_str().into(), host, port });
         }
         r.unknown(&[], "");
-        let home = r.source("name");
+        let name_source = r.source("name");
         self.report.absorb(r.report);
-        (name.map(Arc::from), mode, home)
+        (name.map(Arc::from), mode, name_source)
     }
 
     fn read_instance(&mut self, service: ServiceId, mut r: Reader) {
@@ -297,8 +299,8 @@ impl Tables {
         }
     }
 
-    /// Messages of a session to one service wait in one line when their order is kept, so they also
-    /// move together.
+    /// A session's messages to one service wait in one queue while their order is kept, so they
+    /// must also move to another instance together.
     fn check_failover(&mut self) {
         let mut first: HashMap<ServiceId, (usize, Failover)> = HashMap::new();
         for table in self.routes.iter().filter(|t| t.route.order == Order::Session) {
@@ -384,7 +386,7 @@ fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
     found
 }
 
-/// `dns = "host:port"`
+/// Reads `dns = "host:port"`.
 fn dns(r: &mut Reader) -> Option<(Arc<str>, u16)> {
     let valid = |s: &str| s.is_empty() || host_and_port(s).is_some();
     let rule = "must be a host name and a port, e.g. \"chat.internal:50002\"; for an IP address \

@@ -1,0 +1,55 @@
+//! Rules for single words of the configuration: names, tokens, paths, addresses, variables. Every
+//! section uses this file, and it uses none of them.
+
+use std::net::SocketAddr;
+
+/// Rule of [`is_name`], for problems: names become metric labels and log fields.
+pub const NAME_RULE: &str = "must be 1 to 64 letters, digits, '-', '_' or '.'";
+
+/// Whether `s` can be the name of a service, an instance, a node, a user or a key.
+pub fn is_name(s: &str) -> bool {
+    (1..=64).contains(&s.len())
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Characters of a token: 16 random bytes in base64 are 22; fewer can be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
+
+/// Rule of [`is_token`], for problems.
+pub const TOKEN_RULE: &str =
+    "must be 16 to 256 visible characters without spaces, e.g. from: openssl rand -hex 16";
+
+/// Whether `s` can be a bearer token of the admin endpoint or of the registry.
+pub fn is_token(s: &str) -> bool {
+    (TOKEN_CHARS_MIN..=256).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Rule of [`is_path`], for problems.
+pub const PATH_RULE: &str = "must be the path of a file";
+
+/// Whether `s` can be the path of a file: the kernel takes any bytes but 0.
+pub fn is_path(s: &str) -> bool {
+    !s.contains('\0')
+}
+
+/// Rule of [`is_address`], for problems.
+pub const ADDRESS_RULE: &str =
+    "must be an IP address and a port, e.g. \"127.0.0.1:9000\" (host names are not looked up)";
+
+/// Whether `s` is an IP address and a port.
+pub fn is_address(s: &str) -> bool {
+    s.parse::<SocketAddr>().is_ok()
+}
+
+/// Prefix of the environment variables that set keys.
+const ENV_PREFIX: &str = "SHARDGATE__";
+
+/// The environment variable that sets `key`.
+pub fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// The key that the environment variable `name` sets: the inverse of [`variable`].
+pub fn key_of_variable(name: &str) -> Option<String> {
+    Some(name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", "."))
+}
