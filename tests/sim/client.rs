@@ -75,6 +75,8 @@ pub struct Peer {
     /// Who it signs in as, and whether it has: all it writes from then on is that user's.
     pub user: usize,
     pub signed: bool,
+    /// The gateway said that it has signed in: without this, a limit may have refused its token.
+    pub auth_ok: bool,
     /// It has said all it had to say, and waits for its answers.
     pub silent: bool,
     pub session: Option<String>,
@@ -111,6 +113,7 @@ impl Peer {
             with_id: Vec::new(),
             user: 0,
             signed: false,
+            auth_ok: false,
             silent: false,
             session: None,
         }
@@ -159,6 +162,7 @@ impl Peer {
         assert!(self.close_code.is_none(), "a message after the close frame");
         match answer.kind.as_str() {
             "draining" => self.draining = true,
+            "auth_ok" => self.auth_ok = true,
             "welcome" => {
                 assert!(self.session.is_none(), "a second welcome");
                 self.session = Some(String::from_utf8_lossy(&answer.payload).into_owned());

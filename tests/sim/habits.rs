@@ -110,10 +110,17 @@ impl World {
         self.submit(p, message, What::Own, one_way);
     }
 
+    /// Whether what this client sends is its user's and not its session's. With a limit of messages
+    /// the `auth` message may have been refused, so it waits for the answer there.
+    fn is_user(&self, p: usize) -> bool {
+        let is_limited = self.plan.settings.limits.address.messages_per_s > 0;
+        self.peers[p].signed && (self.peers[p].auth_ok || !is_limited)
+    }
+
     /// What another connection of the same user has sent, again.
     fn say_anothers(&mut self, p: usize) -> bool {
         let user = self.peers[p].user;
-        let Some(shared) = self.shared.get(&user).filter(|_| self.peers[p].signed) else {
+        let Some(shared) = self.shared.get(&user).filter(|_| self.is_user(p)) else {
             return false;
         };
         let bytes = self.peers[p].encoding == Encoding::Json;
@@ -160,8 +167,7 @@ impl World {
             message.deadline_ms = self.dice.range(1, 40) as u32;
         }
         let one_way = message.id.is_empty() && self.dice.chance(faults.one_way);
-        let signed = self.peers[p].signed;
-        let shared = signed && !message.id.is_empty() && self.dice.chance(30);
+        let shared = self.is_user(p) && !message.id.is_empty() && self.dice.chance(30);
         let unit = self.new_unit(p, &mut message, shared);
         if !message.id.is_empty() {
             self.peers[p].with_id.push((message.clone(), unit));
