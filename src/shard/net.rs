@@ -101,8 +101,6 @@ pub(crate) struct Net {
     plain: Vec<u8>,
     cipher: Box<[u8]>,
     alarm: Option<Alarm>,
-    /// The shard that was last handed a client.
-    next_sibling: usize,
     /// Sockets that became ready; the buffer lives on.
     ready: Vec<Ready>,
 }
@@ -125,7 +123,7 @@ impl Net {
             gateway: engine.gateway.clone(),
             settings: engine.settings.clone(),
             seed: engine.seed,
-            state: TurnState::new(engine.shard),
+            state: TurnState::new(engine.shard, engine.shards),
             shell: Shell::new(engine, boot),
             lanes: Lanes { commands, events, shards, handed, bell, pulse },
             tls,
@@ -137,7 +135,6 @@ impl Net {
             plain: Vec::new(),
             cipher: vec![0; cipher_bytes].into_boxed_slice(),
             alarm: None,
-            next_sibling: 0,
             ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
         })
     }

@@ -22,7 +22,7 @@ use crate::mailbox::{Command, Published, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::shard::handoff::Handoff;
 
-pub use handoffs::open;
+pub use handoffs::take_in;
 pub use messages::{take_messages, tick};
 pub use reading::on_ready;
 
@@ -71,11 +71,14 @@ pub trait ShardIo {
     /// Closes a connection's socket, if it is not gone yet.
     fn close_socket(&mut self, id: ConnId);
 
-    /// Accepts clients who wait, up to a turn's budget.
+    /// Accepts clients who wait, up to a turn's budget, and has each taken in ([`take_in`]).
     fn accept_all(&mut self, now: Micros);
 
     /// Accepts all clients who wait, and then no more.
     fn stop_accepting(&mut self, now: Micros);
+
+    /// Whether the shard has room for a client; if not, another one may have.
+    fn has_room_for(&mut self, client: &Self::Client) -> bool;
 
     /// Makes a connection of a client; `None`: the client is refused.
     fn open_connection(&mut self, client: Self::Client, now: Micros) -> Option<ConnId>;
@@ -189,6 +192,10 @@ pub enum ReadOnce {
 #[derive(Debug)]
 pub struct TurnState {
     shard: ShardId,
+    /// Shards of the process.
+    shards: u16,
+    /// The shard that was last offered a client.
+    next_sibling: u16,
     is_stopping: bool,
     /// Connections to read.
     to_read: Vec<ConnId>,
@@ -204,10 +211,12 @@ pub struct TurnState {
 }
 
 impl TurnState {
-    /// The state of a shard that has had no turn.
-    pub fn new(shard: ShardId) -> Self {
+    /// The state of a shard, of `shards`, that has had no turn.
+    pub fn new(shard: ShardId, shards: u16) -> Self {
         Self {
             shard,
+            shards,
+            next_sibling: 0,
             is_stopping: false,
             to_read: Vec::new(),
             to_handshake: Vec::new(),

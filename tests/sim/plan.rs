@@ -92,6 +92,11 @@ pub struct Plan {
     pub stop: StopSettings,
     /// Cap of the lanes to and from control.
     pub lane_items: usize,
+    /// When the wall clock is set, and by how many seconds.
+    pub clock_step: Option<(u64, i64)>,
+    /// What one read of a socket takes: with more than 500 the second one ends a client's share of
+    /// the turn.
+    pub read_us: u64,
 }
 
 impl Plan {
@@ -126,6 +131,8 @@ impl Plan {
                 ..StopSettings::default()
             },
             lane_items: d.pick(&[1, 2, 8]),
+            clock_step: d.chance(20).then(|| (d.below(active_us), d.pick(&[-5, 5, 700]))),
+            read_us: d.pick(&[0, 0, 0, 700]),
         }
     }
 

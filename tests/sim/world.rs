@@ -44,6 +44,8 @@ pub enum Event {
     /// Control looks at its lanes, and sometimes changes the instances.
     Control,
     Adopt,
+    /// The wall clock is set by so many seconds.
+    SetClock(i64),
     Drain,
 }
 
@@ -98,6 +100,10 @@ pub struct World {
     pub reports: LaneSender<ShardEvent>,
     pub reported: LaneReceiver<ShardEvent>,
     pub trace: Xxh3,
+    /// Time that the present turn has taken so far.
+    pub turn_us: u64,
+    /// By how much the wall clock was set, in seconds.
+    pub clock_step_s: i64,
 }
 
 /// Users that clients sign in as.
@@ -138,6 +144,8 @@ impl World {
             reports,
             reported,
             trace: Xxh3::new(),
+            turn_us: 0,
+            clock_step_s: 0,
             dice,
             plan,
         };
@@ -160,6 +168,9 @@ impl World {
         }
         if self.plan.faults.adopt_ms > 0 {
             self.at(20_000, Event::Adopt);
+        }
+        if let Some((at, step_s)) = self.plan.clock_step {
+            self.at(at, Event::SetClock(step_s));
         }
         if let Some(at) = self.plan.drain_at_us {
             self.at(at, Event::Drain);
@@ -205,6 +216,7 @@ impl World {
             Event::Flap => self.flap(),
             Event::Control => self.control(),
             Event::Adopt => self.change_instances(),
+            Event::SetClock(step_s) => self.clock_step_s = step_s,
             Event::Drain => self.begin_drain(),
         }
     }
@@ -388,7 +400,7 @@ impl Shard {
         });
         Self {
             engine,
-            state: TurnState::new(ShardId(n as u16)),
+            state: TurnState::new(ShardId(n as u16), plan.shards as u16),
             sockets: BTreeMap::new(),
             backlog: VecDeque::new(),
             channels: BTreeMap::new(),

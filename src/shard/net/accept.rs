@@ -4,11 +4,9 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::engine::rates::OpenRefusal;
 use crate::ids::ConnId;
-use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::Port;
 use crate::message::Micros;
-use crate::shard::handoff::Handoff;
 use crate::shard::net::Net;
 use crate::shard::sockets::{Accepted, accept};
 use crate::shard::transport::Transport;
@@ -49,15 +47,7 @@ impl Net {
             let port = listener.port;
             match accept(&listener.socket, send_buffer) {
                 Accepted::Client(stream, peer) => {
-                    let has_room = self.shell.enter(|engine| match self.is_from_proxy(peer) {
-                        true => engine.has_room(),
-                        false => engine.has_room_for(peer.ip()),
-                    });
-                    let client = AcceptedClient { stream, peer, port };
-                    let client = if has_room { Some(client) } else { self.hand_over(client) };
-                    if let Some(client) = client {
-                        turn::open(self, client, now);
-                    }
+                    turn::take_in(self, AcceptedClient { stream, peer, port }, now);
                 }
                 Accepted::Nobody => {
                     listener.accept_at = None;
@@ -89,6 +79,15 @@ impl Net {
         // One that speaks IPv4 to a socket for both is the same balancer.
         let address = peer.ip().to_canonical();
         self.gateway.proxies.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether there is room for a client. The address of a client behind a balancer is not known
+    /// yet.
+    pub(super) fn has_room_for_accepted(&self, client: &AcceptedClient) -> bool {
+        self.shell.enter(|engine| match self.is_from_proxy(client.peer) {
+            true => engine.has_room(),
+            false => engine.has_room_for(client.peer.ip()),
+        })
     }
 
     /// Makes a connection of a client, or refuses the client.
@@ -131,37 +130,6 @@ impl Net {
         }
         self.sockets.insert(id, stream, Transport::new(is_proxied, session));
         Some(id)
-    }
-
-    /// Offers a client for whom there is no room to the other shards, each in turn: the kernel
-    /// spreads clients by a hash, so that one shard can be full, or an address's part of it, while
-    /// others are not. Gives the client back if this shard stops or no lane takes it.
-    fn hand_over(&mut self, client: AcceptedClient) -> Option<AcceptedClient> {
-        if self.state.is_stopping() {
-            return Some(client);
-        }
-        let mut handoff = Handoff::Client(client);
-        let own = usize::from(self.shard.0);
-        for _ in 0..self.lanes.shards.len() {
-            self.next_sibling = (self.next_sibling + 1) % self.lanes.shards.len();
-            if self.next_sibling == own {
-                continue;
-            }
-            match self.lanes.shards[self.next_sibling].try_send(handoff) {
-                Ok(()) => {
-                    self.shell.enter(|engine| engine.count(Counter::HandedOver, 1));
-                    return None;
-                }
-                Err(LaneRefusal::Full(back) | LaneRefusal::Closed(back)) => {
-                    self.shell.enter(|engine| engine.count(Counter::LaneRefused, 1));
-                    handoff = back;
-                }
-            }
-        }
-        match handoff {
-            Handoff::Client(client) => Some(client),
-            Handoff::Moved(_) => unreachable!("made above"),
-        }
     }
 
     /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.

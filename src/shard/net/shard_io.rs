@@ -141,6 +141,10 @@ impl ShardIo for Net {
         self.close_listeners(now);
     }
 
+    fn has_room_for(&mut self, client: &AcceptedClient) -> bool {
+        self.has_room_for_accepted(client)
+    }
+
     fn open_connection(&mut self, client: AcceptedClient, now: Micros) -> Option<ConnId> {
         self.open_accepted(client, now)
     }

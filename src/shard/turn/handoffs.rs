@@ -1,11 +1,11 @@
 //! Connections that move to their user's home shard, and what other shards hand over.
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::message::Micros;
 use crate::shard::handoff::{Handoff, MovedConnection};
-use crate::shard::turn::{ShardIo, reading};
+use crate::shard::turn::{ShardIo, TurnState, reading};
 use crate::stats::Counter;
 
 /// Sends away the connections that are at rest and belong to another shard.
@@ -43,8 +43,53 @@ pub(super) fn take_handed(io: &mut impl ShardIo, now: Micros) {
     io.ring();
 }
 
+/// A client was accepted: makes a connection of it if there is room, or else hands it over, or else
+/// refuses it.
+pub fn take_in<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
+    let left = match io.has_room_for(&client) {
+        true => Some(client),
+        false => hand_over(io, client),
+    };
+    if let Some(client) = left {
+        open(io, client, now);
+    }
+}
+
+/// Offers a client for whom there is no room to the other shards, each in turn: the kernel spreads
+/// clients by a hash, so that one shard can be full, or an address's part of it, while others are
+/// not. Gives the client back if this shard stops or no lane takes it.
+fn hand_over<I: ShardIo>(io: &mut I, client: I::Client) -> Option<I::Client> {
+    let TurnState { shard, shards, is_stopping, .. } = *io.state();
+    if is_stopping {
+        return Some(client);
+    }
+    let mut handoff = Handoff::Client(client);
+    for _ in 0..shards {
+        let next = &mut io.state().next_sibling;
+        *next = (*next + 1) % shards;
+        let to = ShardId(*next);
+        if to == shard {
+            continue;
+        }
+        match io.send_handoff(to, handoff) {
+            Ok(()) => {
+                io.enter(|engine| engine.count(Counter::HandedOver, 1));
+                return None;
+            }
+            Err(LaneRefusal::Full(back) | LaneRefusal::Closed(back)) => {
+                io.enter(|engine| engine.count(Counter::LaneRefused, 1));
+                handoff = back;
+            }
+        }
+    }
+    match handoff {
+        Handoff::Client(client) => Some(client),
+        Handoff::Moved(_) => unreachable!("it was a client"),
+    }
+}
+
 /// Makes a connection of a client, or refuses the client.
-pub fn open<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
+fn open<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
     if let Some(id) = io.open_connection(client, now) {
         reading::list(io, id);
     }
