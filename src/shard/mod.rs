@@ -8,6 +8,7 @@ pub mod handoff;
 pub mod net;
 pub mod pulse;
 pub mod sockets;
+mod timers;
 pub mod transport;
 pub mod turn;
 

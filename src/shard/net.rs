@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use glommio::timer::Timer;
-
 use crate::backend::channel::Channel;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::by_instance::ByInstance;
@@ -28,6 +26,7 @@ use crate::shard::handoff;
 use crate::shard::net::accept::AcceptedClient;
 use crate::shard::pulse::Pulse;
 use crate::shard::sockets::{Socket, Sockets};
+use crate::shard::timers::Timer;
 use crate::shard::turn::{self, TurnState};
 use crate::shard::{ShardInit, Shell};
 use crate::tls::server::Server;
@@ -53,14 +52,24 @@ fn listener_token(n: usize) -> u64 {
 struct Listener {
     port: Port,
     socket: TcpListener,
-    /// There may be someone to accept; not before this time.
-    accept_at: Option<Micros>,
+    backlog: Backlog,
+}
+
+/// What is known of the clients that wait at a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backlog {
+    /// Nobody: the next client makes an edge.
+    Empty,
+    /// Clients, perhaps.
+    Waiting,
+    /// Clients, perhaps, and no descriptor was left for them: [`Timer::Accept`] ends the pause.
+    Paused,
 }
 
 /// A timer that is set.
 struct Alarm {
     at: Micros,
-    timer: Timer,
+    timer: glommio::timer::Timer,
 }
 
 /// The lanes of a shard, and what wakes it.
@@ -114,7 +123,7 @@ impl Net {
         let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
             set.add(&socket, listener_token(n))?;
-            Ok(Listener { port, socket, accept_at: Some(Micros(0)) })
+            Ok(Listener { port, socket, backlog: Backlog::Waiting })
         });
         let listeners = listeners.collect::<io::Result<_>>()?;
         let cipher_bytes = if tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
@@ -158,7 +167,8 @@ impl Net {
             if rung && self.on_bell(now) {
                 return Ok(());
             }
-            self.take_ready(now)?;
+            self.take_due(now);
+            self.take_ready()?;
             turn::run(&mut self, now);
             if self.state.is_stopping() && self.shell.enter(|engine| engine.is_drained()) {
                 break;
@@ -173,8 +183,7 @@ impl Net {
     /// In this order: the other tasks run until none has anything to do; then the thread waits in
     /// the readiness set for a moment; then it sleeps on the ring.
     async fn wait(&mut self) -> io::Result<bool> {
-        let due = self.shell.enter(|engine| engine.next_due());
-        self.set_alarm(due);
+        self.set_alarm();
         loop {
             let polls = self.shell.channel_polls.get();
             let mut yielded = false;
@@ -226,15 +235,14 @@ impl Net {
         }
     }
 
-    /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no
-    /// harm.
-    fn set_alarm(&mut self, due: Option<Micros>) {
-        let Some(due) = due else { return };
-        if self.alarm.as_ref().is_some_and(|a| a.at <= due) {
+    /// Sets the alarm to the earliest timer; an earlier alarm stays, it does no harm.
+    fn set_alarm(&mut self) {
+        let Some(due) = self.state.next_due() else { return };
+        if self.alarm.as_ref().is_some_and(|alarm| alarm.at <= due) {
             return;
         }
         let wait = Duration::from_micros(due.since(self.shell.now()).max(1));
-        self.alarm = Some(Alarm { at: due, timer: Timer::new(wait) });
+        self.alarm = Some(Alarm { at: due, timer: glommio::timer::Timer::new(wait) });
     }
 
     /// The pulse came, or messages. True: the shard is to end at once.
@@ -246,8 +254,21 @@ impl Net {
         turn::take_messages(self, now)
     }
 
+    /// Takes the timers that are due.
+    fn take_due(&mut self, now: Micros) {
+        while let Some(timer) = self.state.timers().pop_due(now) {
+            match timer {
+                Timer::Accept(n) => self.listeners[n].backlog = Backlog::Waiting,
+                // The turn that is about to come is all that the engine wants.
+                Timer::Engine => {}
+                // The end looks at the clock itself.
+                Timer::ChannelsEnd => {}
+            }
+        }
+    }
+
     /// Takes from the set which sockets are ready.
-    fn take_ready(&mut self, now: Micros) -> io::Result<()> {
+    fn take_ready(&mut self) -> io::Result<()> {
         let mut ready = std::mem::take(&mut self.ready);
         // The wait may have brought some already.
         if ready.is_empty() {
@@ -257,9 +278,8 @@ impl Net {
             // For a connection's token the number is out of range.
             let n = (u64::MAX - ready.token) as usize;
             match self.listeners.get_mut(n) {
-                Some(listener) => {
-                    listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
-                }
+                Some(Listener { backlog: Backlog::Paused, .. }) => {}
+                Some(listener) => listener.backlog = Backlog::Waiting,
                 None => turn::on_ready(self, ready),
             }
         }
@@ -272,8 +292,10 @@ impl Net {
         self.state.clear_reads();
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
+        // The engine has no connection left, and nothing to do in time.
+        self.state.timers().clear(Timer::Engine);
+        self.state.timers().set(Timer::ChannelsEnd, give_up);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
-            // The pulse comes each tick, so this wait ends.
             if self.wait().await.is_err() {
                 break;
             }

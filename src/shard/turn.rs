@@ -21,6 +21,7 @@ use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, Published, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::shard::handoff::Handoff;
+use crate::shard::timers::{Timer, Timers};
 
 pub use handoffs::take_in;
 pub use messages::{take_messages, tick};
@@ -197,6 +198,7 @@ pub struct TurnState {
     /// The shard that was last offered a client.
     next_sibling: u16,
     is_stopping: bool,
+    timers: Timers,
     /// Connections to read.
     to_read: Vec<ConnId>,
     /// Connections with a TLS handshake under way, read after all others.
@@ -218,6 +220,7 @@ impl TurnState {
             shards,
             next_sibling: 0,
             is_stopping: false,
+            timers: Timers::default(),
             to_read: Vec::new(),
             to_handshake: Vec::new(),
             dirty: Vec::new(),
@@ -236,6 +239,17 @@ impl TurnState {
     pub fn has_work(&self) -> bool {
         let Self { to_read, to_handshake, effects, .. } = self;
         !to_read.is_empty() || !to_handshake.is_empty() || !effects.resumed.is_empty()
+    }
+
+    /// The earliest time at which the shard needs a turn although nothing has come; ticks come
+    /// besides it.
+    pub fn next_due(&self) -> Option<Micros> {
+        self.timers.earliest()
+    }
+
+    /// The timers of the shell.
+    pub(crate) fn timers(&mut self) -> &mut Timers {
+        &mut self.timers
     }
 
     /// Connections that this turn sends to their home shard: taken from the engine, and still in
@@ -288,7 +302,13 @@ pub fn run(io: &mut impl ShardIo, now: Micros) {
     start_calls(io);
     flush_all(io, now);
     handoffs::move_all(io, now);
-    io.with(|engine, state| state.take_effects(engine));
+    io.with(|engine, state| {
+        state.take_effects(engine);
+        match engine.next_due() {
+            Some(at) => state.timers.set(Timer::Engine, at),
+            None => state.timers.clear(Timer::Engine),
+        }
+    });
 }
 
 /// Runs the last turn of a shard that has stopped: connections that came meanwhile are told to go,

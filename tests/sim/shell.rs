@@ -78,7 +78,7 @@ impl World {
         if shard.state.is_stopping() && shard.engine.is_drained() {
             return self.end(s);
         }
-        if let Some(due) = shard.engine.next_due() {
+        if let Some(due) = shard.state.next_due() {
             assert!(due.0 > self.now, "what is due was not done: the loop would spin");
             let after = due.0 - self.now;
             if shard.turn_at.is_none_or(|t| t > due.0) {

@@ -7,8 +7,9 @@ use crate::ids::ConnId;
 use crate::limits;
 use crate::mailbox::Port;
 use crate::message::Micros;
-use crate::shard::net::Net;
+use crate::shard::net::{Backlog, Net};
 use crate::shard::sockets::{Accepted, accept};
+use crate::shard::timers::Timer;
 use crate::shard::transport::Transport;
 use crate::shard::turn;
 use crate::stats::Counter;
@@ -34,13 +35,13 @@ impl Net {
     pub(super) fn accept_from_all(&mut self, now: Micros) {
         let share = limits::ACCEPTS_PER_TURN_MAX / self.listeners.len().max(1);
         for index in 0..self.listeners.len() {
-            if self.listeners[index].accept_at.is_some_and(|at| at <= now) {
-                self.accept_at(index, share, now);
+            if self.listeners[index].backlog == Backlog::Waiting {
+                self.accept_from(index, share, now);
             }
         }
     }
 
-    fn accept_at(&mut self, index: usize, budget: usize, now: Micros) {
+    fn accept_from(&mut self, index: usize, budget: usize, now: Micros) {
         let send_buffer = self.settings.conn.send_buffer_bytes;
         for _ in 0..budget {
             let listener = &mut self.listeners[index];
@@ -50,7 +51,7 @@ impl Net {
                     turn::take_in(self, AcceptedClient { stream, peer, port }, now);
                 }
                 Accepted::Nobody => {
-                    listener.accept_at = None;
+                    listener.backlog = Backlog::Empty;
                     return;
                 }
                 Accepted::Aborted => {
@@ -64,13 +65,14 @@ impl Net {
                     if first {
                         tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
                     }
-                    listener.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
+                    listener.backlog = Backlog::Paused;
+                    let at = Micros(now.0 + ACCEPT_PAUSE_US);
+                    self.state.timers().set(Timer::Accept(index), at);
                     return;
                 }
             }
         }
         // More may wait, and the edge is spent.
-        self.listeners[index].accept_at = Some(now);
         self.shell.poke();
     }
 
@@ -135,13 +137,15 @@ impl Net {
     /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.
     pub(super) fn close_listeners(&mut self, now: Micros) {
         for listener in &mut self.listeners {
-            listener.accept_at = Some(now);
+            listener.backlog = Backlog::Waiting;
         }
         // A flood may hold more than one turn takes; the backlog ends it.
-        while self.listeners.iter().any(|l| l.accept_at.is_some_and(|at| at <= now)) {
+        while self.listeners.iter().any(|listener| listener.backlog == Backlog::Waiting) {
             self.accept_from_all(now);
         }
-        self.listeners.clear();
+        for (index, _) in self.listeners.drain(..).enumerate() {
+            self.state.timers().clear(Timer::Accept(index));
+        }
     }
 }
 
