@@ -32,14 +32,14 @@ use crate::shard::{ShardInit, Shell};
 use crate::tls::server::Server;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
-/// How long the shard waits in the set before it sleeps on the ring. The next message or answer
-/// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
+/// Time that the shard waits in the readiness set before it sleeps on the ring. The next message or
+/// answer mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long ended shards wait for their channels to say goodbye to the services.
+/// Time that a stopped shard waits for its channels to close their connections to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
-/// What shards with sockets hand over to each other.
+/// Clients and connections that shards with sockets hand over to each other.
 pub(crate) type Handoff = handoff::Handoff<AcceptedClient, Socket>;
 
 /// Token of the listener numbered `n` in the readiness set: from [`u64::MAX`] downwards, which no
@@ -48,21 +48,21 @@ fn listener_token(n: usize) -> u64 {
     u64::MAX - n as u64
 }
 
-/// Where clients come from.
+/// A socket that accepts clients.
 struct Listener {
     port: Port,
     socket: TcpListener,
     backlog: Backlog,
 }
 
-/// What is known of the clients that wait at a listener.
+/// State of a listener's queue, as far as its edges and accepts told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Backlog {
-    /// Nobody: the next client makes an edge.
+    /// No client waits, and the next one makes an edge.
     Empty,
-    /// Clients, perhaps.
+    /// Clients may wait.
     Waiting,
-    /// Clients, perhaps, and no descriptor was left for them: [`Timer::Accept`] ends the pause.
+    /// Clients may wait, but no descriptor was left for them: [`Timer::Accept`] ends the pause.
     Paused,
 }
 
@@ -74,13 +74,11 @@ struct Alarm {
 
 /// The lanes of a shard, and what wakes it.
 struct Lanes {
-    /// From control.
     commands: LaneReceiver<Command>,
-    /// To control.
     events: LaneSender<ShardEvent>,
-    /// To every shard, by its number; the one to itself is not used.
+    /// Lanes to every shard, by its number; the one to itself is not used.
     shards: Vec<LaneSender<Handoff>>,
-    /// From the other shards.
+    /// Lane from the other shards.
     handed: LaneReceiver<Handoff>,
     /// Rung by commands and by the other shards.
     bell: Arc<Doorbell>,
@@ -96,18 +94,20 @@ pub(crate) struct Net {
     gateway: Arc<GatewaySettings>,
     /// The shard's settings in force: a copy of the engine's.
     settings: ShardSettings,
-    /// What TLS handshakes need; `None`: there is no such listener.
+    /// Certificates and settings of TLS handshakes; `None`: there is no listener for TLS.
     tls: Option<Arc<Server>>,
-    /// Seed of what channels do by chance.
+    /// Seed of the jitter of channels.
     seed: u64,
     set: ReadySet,
     listeners: Vec<Listener>,
     sockets: Sockets,
     state: TurnState,
     channels: ByInstance<Channel>,
+    /// Bytes of one read.
     scratch: Box<[u8]>,
-    /// What came out of TLS, and what goes into the kernel through it.
+    /// Plaintext of the TLS records of one read.
     plain: Vec<u8>,
+    /// TLS records of one write.
     cipher: Box<[u8]>,
     alarm: Option<Alarm>,
     /// Sockets that became ready; the buffer lives on.
@@ -148,14 +148,14 @@ impl Net {
         })
     }
 
-    /// Serves until told to stop.
-    pub async fn serve(mut self) -> io::Result<()> {
+    /// Serves until control stops the shard.
+    pub(crate) async fn serve(mut self) -> io::Result<()> {
         let snapshot = self.shell.enter(|engine| engine.snapshot().clone());
         self.open_channels(&snapshot);
-        // Before anybody hears that the shard serves: an executor that goes to sleep with this task
-        // unrun is woken by the pulse, if that knows the task.
+        // Before the shard counts as serving: an executor that goes to sleep with this task unrun
+        // is woken by the pulse, once that has its waker.
         poll_fn(|cx| {
-            self.lanes.pulse.wakes(cx.waker());
+            self.lanes.pulse.set_waker(cx.waker());
             Poll::Ready(())
         })
         .await;
@@ -178,7 +178,7 @@ impl Net {
         Ok(())
     }
 
-    /// Until there is something to do. True if the bell rang: a command, or the pulse.
+    /// Waits until there is something to do. True if the bell rang, or the pulse came.
     ///
     /// In this order: the other tasks run until none has anything to do; then the thread waits in
     /// the readiness set for a moment; then it sleeps on the ring.
@@ -188,7 +188,7 @@ impl Net {
             let polls = self.shell.channel_polls.get();
             let mut yielded = false;
             let rung = poll_fn(|cx| {
-                // Once in any case: a client that keeps its socket full must not keep the others'
+                // Once in any case: a client that keeps its socket full must not keep the channels'
                 // tasks from running.
                 if !std::mem::replace(&mut yielded, true) {
                     cx.waker().wake_by_ref();
@@ -217,7 +217,7 @@ impl Net {
         Ok(rung.await)
     }
 
-    /// Ready if something other than a socket wants a turn: true if that is the bell.
+    /// Ready if something other than a socket calls for a turn; true: the bell, or the pulse.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let rung = self.lanes.bell.poll_rung(cx).is_ready() || self.lanes.pulse.is_due();
         let poked = self.shell.take_poke(cx);
@@ -245,7 +245,8 @@ impl Net {
         self.alarm = Some(Alarm { at: due, timer: glommio::timer::Timer::new(wait) });
     }
 
-    /// The pulse came, or messages. True: the shard is to end at once.
+    /// Handles the pulse, and messages of control and other shards. True: the shard is to end at
+    /// once.
     fn on_bell(&mut self, now: Micros) -> bool {
         if let Some(late_us) = self.lanes.pulse.answer(now) {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
@@ -287,7 +288,7 @@ impl Net {
         Ok(())
     }
 
-    /// The orderly end: channels say goodbye, control hears of it.
+    /// Ends in order: channels finish, late clients are refused, control gets the last event.
     async fn end(mut self) {
         self.state.clear_reads();
         self.channels.iter().for_each(|(_, channel)| channel.close());
@@ -306,11 +307,11 @@ impl Net {
         let shard = self.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
         self.send_event(ShardEvent::Stopped { shard, cut_off }).await;
-        // The lane would keep the sockets of who comes now until its last sender is gone.
+        // Otherwise the lane would keep the sockets in it open until its last sender is gone.
         while self.lanes.handed.try_recv().is_some() {}
     }
 
-    /// Tells control something that must arrive: again with each pulse while its lane is full.
+    /// Sends control an event that must arrive: again with each pulse while its lane is full.
     async fn send_event(&mut self, mut event: ShardEvent) {
         loop {
             match self.lanes.events.try_send(event) {

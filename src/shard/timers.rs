@@ -1,13 +1,13 @@
 //! The timers of a shard's shell: one place that knows the earliest time at which the shell must
 //! act although nothing has come.
 //!
-//! Plain data: whoever waits asks for [`Timers::earliest`], and takes with [`Timers::pop_due`] what
-//! is due when the wait is over. The tick is not among them, the pulse brings it
+//! Plain data: the shell waits until [`Timers::earliest`], and then takes the timers that are due
+//! by [`Timers::pop_due`]. The tick is not among them, the pulse brings it
 //! ([`crate::shard::pulse`]); nor are the timers of channels, which are tasks of their own.
 
 use crate::message::Micros;
 
-/// Something that the shell does at a time.
+/// An action of the shell that waits for its time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Timer {
     /// The engine has a retry, or a batch whose window ends.

@@ -1,8 +1,8 @@
 //! A shard of the simulator: the turns of [`shardgate::shard::turn`], over simulated sockets, lanes
 //! and channels.
 //!
-//! What the turns do, and in which order, is the gateway's own code. What stands here is one action
-//! each: how a socket reads, writes and ends, how a client is accepted, what a lane takes.
+//! The order of a turn and its steps are the gateway's own code. This file has single actions: how
+//! a socket reads, writes and ends, how a client is accepted, what a lane takes.
 //!
 //! Left out, because a simulated socket has no such thing: TLS and PROXY headers, so that the
 //! engine's `introduce` and `break_off` and the list of handshakes are not reached; several
@@ -21,7 +21,7 @@ use shardgate::mailbox::{Command, Published, ShardEvent};
 use shardgate::message::{Call, Micros};
 use shardgate::readiness::Ready;
 use shardgate::shard::handoff::Handoff;
-use shardgate::shard::turn::{self, Input, ReadOnce, Readiness, ShardIo, TurnState};
+use shardgate::shard::turn::{self, HandoffOf, Input, ReadOnce, Readiness, ShardIo, TurnState};
 
 use crate::plan::UNIX_AT_BOOT_S;
 use crate::world::{Event, Shard, Socket, World};
@@ -99,7 +99,7 @@ impl World {
         self.oracle.shards_run = false;
     }
 
-    /// Remembers what was read of connections that the engine has just begun to close.
+    /// Remembers the bytes read of connections that the engine has just begun to close.
     fn note_closing(&mut self, s: usize) {
         if !self.shards[s].state.is_stopping() {
             return;
@@ -114,7 +114,7 @@ impl World {
         }
     }
 
-    /// The client sent bytes, or ended.
+    /// Makes an edge in the shard's set: the client sent bytes, or ended.
     pub fn readable(&mut self, p: usize) {
         let s = self.peers[p].shard;
         if let Some(id) = self.peers[p].conn
@@ -126,7 +126,7 @@ impl World {
         }
     }
 
-    /// The client took bytes out of a full buffer.
+    /// Makes an edge in the shard's set: the client took bytes out of a full buffer.
     pub fn writable(&mut self, p: usize) {
         let s = self.peers[p].shard;
         if let Some(id) = self.peers[p].conn
@@ -145,7 +145,7 @@ fn address(p: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1024 + p as u16))
 }
 
-/// One shard of the world, for the time of a turn.
+/// A shard of the world, for the time of a turn.
 struct Host<'a> {
     world: &'a mut World,
     s: usize,
@@ -162,10 +162,10 @@ impl Host<'_> {
         self.shard().sockets.insert(id, socket);
     }
 
-    /// Nothing more comes from the gateway to the client.
+    /// Ends the bytes from the gateway to the client.
     fn end_peer(&mut self, p: usize) {
         self.world.peers[p].gateway_ended = true;
-        self.world.soon_read(p);
+        self.world.schedule_read(p);
     }
 }
 
@@ -252,7 +252,7 @@ impl ShardIo for Host<'_> {
         peer.down.extend(&bytes[..sent]);
         trace.update(&bytes[..sent]);
         if sent > 0 {
-            self.world.soon_read(p);
+            self.world.schedule_read(p);
         }
         self.shard().engine.on_sent(id, sent, now)
     }
@@ -268,7 +268,7 @@ impl ShardIo for Host<'_> {
         self.world.note_closing(self.s);
         let Some(socket) = self.shard().sockets.remove(&id) else { return };
         if self.shard().ending {
-            self.world.peers[socket.peer].said_goodbye = socket.readiness.is_writable;
+            self.world.peers[socket.peer].cut_by_end = socket.readiness.is_writable;
         }
         self.end_peer(socket.peer);
     }
@@ -318,8 +318,8 @@ impl ShardIo for Host<'_> {
     fn send_handoff(
         &mut self,
         to: ShardId,
-        handoff: Handoff<usize, usize>,
-    ) -> Result<(), LaneRefusal<Handoff<usize, usize>>> {
+        handoff: HandoffOf<Self>,
+    ) -> Result<(), LaneRefusal<HandoffOf<Self>>> {
         let to = usize::from(to.0);
         let (p, is_full) = match &handoff {
             Handoff::Client(p) => (*p, false),
@@ -339,7 +339,7 @@ impl ShardIo for Host<'_> {
         Ok(())
     }
 
-    fn next_handoff(&mut self) -> Option<Handoff<usize, usize>> {
+    fn next_handoff(&mut self) -> Option<HandoffOf<Self>> {
         self.shard().handed.try_recv()
     }
 

@@ -1,4 +1,4 @@
-//! New clients: accepted here, or handed over by a shard that has no room.
+//! Accepting clients, and what makes a connection of one.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -16,22 +16,22 @@ use crate::stats::Counter;
 use crate::tls::session::Session;
 use crate::wire::handshake;
 
-/// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
+/// Pause after accept() found no descriptor left: 100 ms, where NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
 
-/// A client that was accepted.
+/// A client that was accepted and has no connection yet.
 #[derive(Debug)]
 pub(crate) struct AcceptedClient {
     stream: TcpStream,
     /// Address of the other end, which may be a balancer.
     peer: SocketAddr,
-    /// Where the client connected.
+    /// Whether the client connected to the plain listener or to the one for TLS.
     port: Port,
 }
 
 impl Net {
-    /// Accepts who waits, up to a turn's budget, of which each listener has its share: a flood at
-    /// one does not close the other.
+    /// Accepts clients who wait, up to a turn's budget, of which each listener has its share: a
+    /// flood at one does not close the other.
     pub(super) fn accept_from_all(&mut self, now: Micros) {
         let share = limits::ACCEPTS_PER_TURN_MAX / self.listeners.len().max(1);
         for index in 0..self.listeners.len() {
@@ -50,7 +50,7 @@ impl Net {
                 Accepted::Client(stream, peer) => {
                     turn::take_in(self, AcceptedClient { stream, peer, port }, now);
                 }
-                Accepted::Nobody => {
+                Accepted::WouldBlock => {
                     listener.backlog = Backlog::Empty;
                     return;
                 }
@@ -76,9 +76,9 @@ impl Net {
         self.shell.poke();
     }
 
-    /// Whether `peer` is a balancer that must say for whom it connects.
-    fn is_from_proxy(&self, peer: SocketAddr) -> bool {
-        // One that speaks IPv4 to a socket for both is the same balancer.
+    /// Whether `peer` is a balancer, whose connections begin with a PROXY header.
+    fn is_proxy(&self, peer: SocketAddr) -> bool {
+        // A balancer that speaks IPv4 to a socket for both versions has a mapped address.
         let address = peer.ip().to_canonical();
         self.gateway.proxies.iter().any(|net| net.contains(&address))
     }
@@ -86,7 +86,7 @@ impl Net {
     /// Whether there is room for a client. The address of a client behind a balancer is not known
     /// yet.
     pub(super) fn has_room_for_accepted(&self, client: &AcceptedClient) -> bool {
-        self.shell.enter(|engine| match self.is_from_proxy(client.peer) {
+        self.shell.enter(|engine| match self.is_proxy(client.peer) {
             true => engine.has_room(),
             false => engine.has_room_for(client.peer.ip()),
         })
@@ -95,8 +95,8 @@ impl Net {
     /// Makes a connection of a client, or refuses the client.
     pub(super) fn open_accepted(&mut self, client: AcceptedClient, now: Micros) -> Option<ConnId> {
         let AcceptedClient { stream, peer, port } = client;
-        let is_proxied = self.is_from_proxy(peer);
-        // A balancer is not charged for its clients: they are known by the header.
+        let is_proxied = self.is_proxy(peer);
+        // A balancer is not charged for its clients: their addresses come with the header.
         let opened = self.shell.enter(|engine| match is_proxied {
             true => engine.open_unmetered(peer, now),
             false => engine.open(peer, now),
@@ -106,7 +106,8 @@ impl Net {
             Err(refusal) => {
                 match port {
                     Port::Plain if !is_proxied => refuse(&stream, &refusal),
-                    // Without a handshake there is no way to say more than by the end.
+                    // Before the header and the TLS handshake there is nothing to answer but the
+                    // end.
                     Port::Plain | Port::Tls => {}
                 }
                 return None;
@@ -134,7 +135,8 @@ impl Net {
         Some(id)
     }
 
-    /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.
+    /// Closes the listeners. Clients who wait in their queues are accepted first, so that the
+    /// engine answers them.
     pub(super) fn close_listeners(&mut self, now: Micros) {
         for listener in &mut self.listeners {
             listener.backlog = Backlog::Waiting;
@@ -149,7 +151,7 @@ impl Net {
     }
 }
 
-/// Tells a client that is not taken. One try: it has sent nothing that must be answered.
+/// Answers a client that is refused. Tried once: nothing that it sent must be answered.
 fn refuse(stream: &std::net::TcpStream, refusal: &OpenRefusal) {
     let OpenRefusal { status, text, retry_after_ms } = *refusal;
     let response = handshake::refuse_for(status, text, retry_after_ms);

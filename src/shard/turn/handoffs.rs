@@ -1,4 +1,4 @@
-//! Connections that move to their user's home shard, and what other shards hand over.
+//! Clients and connections that go to other shards, or come from them.
 
 use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
@@ -8,7 +8,7 @@ use crate::shard::handoff::{Handoff, MovedConnection};
 use crate::shard::turn::{ShardIo, TurnState, reading};
 use crate::stats::Counter;
 
-/// Sends away the connections that are at rest and belong to another shard.
+/// Moves connections that are at rest to their user's home shard.
 pub(super) fn move_all(io: &mut impl ShardIo, now: Micros) {
     let mut moves = std::mem::take(&mut io.state().effects.moves);
     for id in moves.drain(..) {
@@ -30,7 +30,7 @@ pub(super) fn move_all(io: &mut impl ShardIo, now: Micros) {
     io.state().effects.moves = moves;
 }
 
-/// Takes what other shards handed over. One hop: a client for whom there is no room here either is
+/// Takes the handoffs of other shards. One hop: a client for whom there is no room here either is
 /// refused.
 pub(super) fn take_handed(io: &mut impl ShardIo, now: Micros) {
     for _ in 0..limits::LANE_BUDGET {
@@ -43,8 +43,8 @@ pub(super) fn take_handed(io: &mut impl ShardIo, now: Micros) {
     io.ring();
 }
 
-/// A client was accepted: makes a connection of it if there is room, or else hands it over, or else
-/// refuses it.
+/// Makes a connection of an accepted client if there is room, or else hands the client over, or
+/// else refuses it.
 pub fn take_in<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
     let left = match io.has_room_for(&client) {
         true => Some(client),
@@ -103,8 +103,8 @@ fn arrive<I: ShardIo>(io: &mut I, moved: MovedConnection<I::Socket>, now: Micros
     }
 }
 
-/// Puts in the socket of a connection that the engine has just put in. Bytes may have come that
-/// make no edge here: it is read.
+/// Puts in the socket of a connection that the engine has just put in. It is read, because bytes
+/// may have come that make no edge here.
 fn settle<I: ShardIo>(io: &mut I, id: ConnId, socket: I::Socket) {
     if io.put_socket(id, socket) {
         reading::list(io, id);
