@@ -2,8 +2,8 @@
 
 use crate::engine::clients::home::Departed;
 
-/// What one shard gives to another, by a *submit* lane: what is refused stays with the sender. `C`
-/// is a client that was accepted, `S` the socket of a connection.
+/// A client or a connection that one shard gives to another, by a *submit* lane: what the lane
+/// refuses stays with the sender. `C` is an accepted client, `S` the socket of a connection.
 #[derive(Debug)]
 pub enum Handoff<C, S> {
     /// A client that was accepted by a shard without room for it; nothing was read yet. If no

@@ -1,13 +1,15 @@
-//! The glommio shell of a shard: bytes into events, effects into non-blocking actions.
+//! The glommio shell of a shard: turns bytes into events of the engine, and its effects into
+//! actions that do not block.
 //!
-//! One task runs the net loop ([`net`]); each channel to an instance has one task of its own. They
-//! share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses an
-//! await.
+//! One task runs the net loop ([`net`]); each channel to an instance has one task of its own. All
+//! of them share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses
+//! an await. The order of a turn is in [`turn`], apart from sockets.
 
 pub mod handoff;
 pub mod net;
 pub mod pulse;
 pub mod sockets;
+mod timers;
 pub mod transport;
 pub mod turn;
 
@@ -30,44 +32,42 @@ use crate::shard::net::{Handoff, Net};
 use crate::shard::pulse::Pulse;
 use crate::tls::server::Server;
 
-/// What a shard is given at its start.
+/// The parts of a shard at its start.
 #[derive(Debug)]
 pub(crate) struct ShardInit {
-    /// Which core it is pinned to.
-    pub core: usize,
-    /// Its engine's part.
-    pub engine: EngineInit,
-    /// Bound, not yet in use; every shard has its own on each address (SO_REUSEPORT). Taken by the
-    /// net loop.
-    pub listeners: Vec<(Port, TcpListener)>,
-    /// What handshakes of TLS need; `None` = there is no such listener.
-    pub tls: Option<Arc<Server>>,
-    /// From control.
-    pub commands: LaneReceiver<Command>,
-    /// To control.
-    pub events: LaneSender<ShardEvent>,
-    /// To every shard, by its number; the one to itself is not used.
-    pub shards: Vec<LaneSender<Handoff>>,
-    /// From the other shards.
-    pub handed: LaneReceiver<Handoff>,
-    /// Woken by commands, by the other shards and by the pulse.
-    pub bell: Arc<Doorbell>,
-    /// Its pulse.
-    pub pulse: Arc<Pulse>,
-    /// Zero of [`Micros`].
-    pub boot: Instant,
+    /// The core to which the thread is pinned.
+    pub(crate) core: usize,
+    pub(crate) engine: EngineInit,
+    /// Sockets that are bound and not yet in use; every shard has its own on each address
+    /// (SO_REUSEPORT).
+    pub(crate) listeners: Vec<(Port, TcpListener)>,
+    /// Certificates and settings of TLS handshakes; `None`: there is no listener for TLS.
+    pub(crate) tls: Option<Arc<Server>>,
+    /// Lane that control sends commands by.
+    pub(crate) commands: LaneReceiver<Command>,
+    /// Lane that events go to control by.
+    pub(crate) events: LaneSender<ShardEvent>,
+    /// Lanes to every shard, by its number; the one to itself is not used.
+    pub(crate) shards: Vec<LaneSender<Handoff>>,
+    /// Lane from the other shards.
+    pub(crate) handed: LaneReceiver<Handoff>,
+    /// Rung by commands and by the other shards.
+    pub(crate) bell: Arc<Doorbell>,
+    pub(crate) pulse: Arc<Pulse>,
+    /// The time at which [`Micros`] is zero.
+    pub(crate) boot: Instant,
 }
 
-/// What the tasks of a shard share.
+/// State that the tasks of a shard share.
 pub(crate) struct Shell {
     engine: RefCell<Engine>,
     boot: Instant,
-    /// Something happened that the net loop has to act on.
+    /// Set when something happened that the net loop has to act on.
     poked: Cell<bool>,
     net_waker: RefCell<Option<Waker>>,
-    /// Channel tasks that have not ended.
+    /// Number of channel tasks that have not ended.
     channels: Cell<usize>,
-    /// How often a channel's task ran: while it rises, the net loop lets the others run on.
+    /// Number of times that a channel's task ran: while it rises, the net loop yields again.
     channel_polls: Cell<u64>,
 }
 
@@ -84,17 +84,17 @@ impl Shell {
     }
 
     /// Runs `act` on the engine.
-    pub fn enter<R>(&self, act: impl FnOnce(&mut Engine) -> R) -> R {
+    pub(crate) fn enter<R>(&self, act: impl FnOnce(&mut Engine) -> R) -> R {
         act(&mut self.engine.borrow_mut())
     }
 
-    /// The time.
-    pub fn now(&self) -> Micros {
+    /// The time since the start of the process.
+    pub(crate) fn now(&self) -> Micros {
         Micros(self.boot.elapsed().as_micros() as u64)
     }
 
-    /// The net loop has something to do.
-    pub fn poke(&self) {
+    /// Gives the net loop a turn.
+    pub(crate) fn poke(&self) {
         if !self.poked.replace(true)
             && let Some(waker) = &*self.net_waker.borrow()
         {
@@ -102,7 +102,7 @@ impl Shell {
         }
     }
 
-    /// Whether the net loop was poked since it last asked; if not, it will be woken.
+    /// Whether the net loop was poked since it last asked; if not, the next poke wakes its task.
     fn take_poke(&self, cx: &Context<'_>) -> bool {
         if self.poked.take() {
             return true;
@@ -115,15 +115,15 @@ impl Shell {
     }
 }
 
-/// Starts the shard's thread. It ends after [`Command::Drain`] or [`Command::Abort`].
+/// Starts the shard's thread, which ends after [`Command::Drain`] or [`Command::Abort`].
 pub(crate) fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
     let shard = init.engine.shard;
     let name = format!("shard-{shard}");
     std::thread::Builder::new().name(name).spawn(move || run(shard, init))
 }
 
-/// glommio registers this much buffer memory in each of its three rings for direct I/O, which
-/// sockets do not use: 64 KiB is its floor (the default of 10 MiB pins 31 MB a shard).
+/// Buffer memory that glommio registers in each of its three rings for direct I/O, which sockets do
+/// not use: 64 KiB is its floor (the default of 10 MiB pins 31 MB a shard).
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
 fn run(shard: ShardId, init: ShardInit) {
@@ -144,7 +144,7 @@ fn run(shard: ShardId, init: ShardInit) {
         }
     };
     // glommio 0.9 goes to sleep with its first task unrun if the thread is descheduled for a whole
-    // preempt timer just after this, and nobody could wake it yet: begin with a fresh time slice.
+    // preempt timer just after this, and nothing could wake it yet: begin with a fresh time slice.
     std::thread::yield_now();
     executor.run(async move {
         let events = init.events.clone();

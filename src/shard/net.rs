@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use glommio::timer::Timer;
-
 use crate::backend::channel::Channel;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::instance_map::InstanceMap;
@@ -28,19 +26,20 @@ use crate::shard::handoff;
 use crate::shard::net::accept::AcceptedClient;
 use crate::shard::pulse::Pulse;
 use crate::shard::sockets::{Socket, Sockets};
+use crate::shard::timers::Timer;
 use crate::shard::turn::{self, TurnState};
 use crate::shard::{ShardInit, Shell};
 use crate::tls::server::Server;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
-/// How long the shard waits in the set before it sleeps on the ring. The next message or answer
-/// mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
+/// Time that the shard waits in the readiness set before it sleeps on the ring. The next message or
+/// answer mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
 /// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long ended shards wait for their channels to say goodbye to the services.
+/// Time that a stopped shard waits for its channels to close their connections to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
-/// What shards with sockets hand over to each other.
+/// Clients and connections that shards with sockets hand over to each other.
 pub(crate) type Handoff = handoff::Handoff<AcceptedClient, Socket>;
 
 /// Token of the listener numbered `n` in the readiness set: from [`u64::MAX`] downwards, which no
@@ -49,29 +48,37 @@ fn listener_token(n: usize) -> u64 {
     u64::MAX - n as u64
 }
 
-/// Where clients come from.
+/// A socket that accepts clients.
 struct Listener {
     port: Port,
     socket: TcpListener,
-    /// There may be someone to accept; not before this time.
-    accept_at: Option<Micros>,
+    backlog: Backlog,
+}
+
+/// State of a listener's queue, as far as its edges and accepts told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backlog {
+    /// No client waits, and the next one makes an edge.
+    Empty,
+    /// Clients may wait.
+    Waiting,
+    /// Clients may wait, but no descriptor was left for them: [`Timer::Accept`] ends the pause.
+    Paused,
 }
 
 /// A timer that is set.
 struct Alarm {
     at: Micros,
-    timer: Timer,
+    timer: glommio::timer::Timer,
 }
 
 /// The lanes of a shard, and what wakes it.
 struct Lanes {
-    /// From control.
     commands: LaneReceiver<Command>,
-    /// To control.
     events: LaneSender<ShardEvent>,
-    /// To every shard, by its number; the one to itself is not used.
+    /// Lanes to every shard, by its number; the one to itself is not used.
     shards: Vec<LaneSender<Handoff>>,
-    /// From the other shards.
+    /// Lane from the other shards.
     handed: LaneReceiver<Handoff>,
     /// Rung by commands and by the other shards.
     bell: Arc<Doorbell>,
@@ -87,22 +94,22 @@ pub(crate) struct Net {
     gateway: Arc<GatewaySettings>,
     /// The shard's settings in force: a copy of the engine's.
     settings: ShardSettings,
-    /// What TLS handshakes need; `None`: there is no such listener.
+    /// Certificates and settings of TLS handshakes; `None`: there is no listener for TLS.
     tls: Option<Arc<Server>>,
-    /// Seed of what channels do by chance.
+    /// Seed of the jitter of channels.
     seed: u64,
     set: ReadySet,
     listeners: Vec<Listener>,
     sockets: Sockets,
     state: TurnState,
     channels: InstanceMap<Channel>,
+    /// Bytes of one read.
     scratch: Box<[u8]>,
-    /// What came out of TLS, and what goes into the kernel through it.
+    /// Plaintext of the TLS records of one read.
     plain: Vec<u8>,
+    /// TLS records of one write.
     cipher: Box<[u8]>,
     alarm: Option<Alarm>,
-    /// The shard that was last handed a client.
-    next_sibling: usize,
     /// Sockets that became ready; the buffer lives on.
     ready: Vec<Ready>,
 }
@@ -116,7 +123,7 @@ impl Net {
         let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
             set.add(&socket, listener_token(n))?;
-            Ok(Listener { port, socket, accept_at: Some(Micros(0)) })
+            Ok(Listener { port, socket, backlog: Backlog::Waiting })
         });
         let listeners = listeners.collect::<io::Result<_>>()?;
         let cipher_bytes = if tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
@@ -125,7 +132,7 @@ impl Net {
             gateway: engine.gateway.clone(),
             settings: engine.settings.clone(),
             seed: engine.seed,
-            state: TurnState::new(engine.shard),
+            state: TurnState::new(engine.shard, engine.shards),
             shell: Shell::new(engine, boot),
             lanes: Lanes { commands, events, shards, handed, bell, pulse },
             tls,
@@ -137,19 +144,18 @@ impl Net {
             plain: Vec::new(),
             cipher: vec![0; cipher_bytes].into_boxed_slice(),
             alarm: None,
-            next_sibling: 0,
             ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
         })
     }
 
-    /// Serves until told to stop.
-    pub async fn serve(mut self) -> io::Result<()> {
+    /// Serves until control stops the shard.
+    pub(crate) async fn serve(mut self) -> io::Result<()> {
         let snapshot = self.shell.enter(|engine| engine.snapshot().clone());
         self.open_channels(&snapshot);
-        // Before anybody hears that the shard serves: an executor that goes to sleep with this task
-        // unrun is woken by the pulse, if that knows the task.
+        // Before the shard counts as serving: an executor that goes to sleep with this task unrun
+        // is woken by the pulse, once that has its waker.
         poll_fn(|cx| {
-            self.lanes.pulse.wakes(cx.waker());
+            self.lanes.pulse.set_waker(cx.waker());
             Poll::Ready(())
         })
         .await;
@@ -161,7 +167,8 @@ impl Net {
             if rung && self.on_bell(now) {
                 return Ok(());
             }
-            self.take_ready(now)?;
+            self.take_due(now);
+            self.take_ready()?;
             turn::run(&mut self, now);
             if self.state.is_stopping() && self.shell.enter(|engine| engine.is_drained()) {
                 break;
@@ -171,18 +178,17 @@ impl Net {
         Ok(())
     }
 
-    /// Until there is something to do. True if the bell rang: a command, or the pulse.
+    /// Waits until there is something to do. True if the bell rang, or the pulse came.
     ///
     /// In this order: the other tasks run until none has anything to do; then the thread waits in
     /// the readiness set for a moment; then it sleeps on the ring.
     async fn wait(&mut self) -> io::Result<bool> {
-        let due = self.shell.enter(|engine| engine.next_due());
-        self.set_alarm(due);
+        self.set_alarm();
         loop {
             let polls = self.shell.channel_polls.get();
             let mut yielded = false;
             let rung = poll_fn(|cx| {
-                // Once in any case: a client that keeps its socket full must not keep the others'
+                // Once in any case: a client that keeps its socket full must not keep the channels'
                 // tasks from running.
                 if !std::mem::replace(&mut yielded, true) {
                     cx.waker().wake_by_ref();
@@ -211,7 +217,7 @@ impl Net {
         Ok(rung.await)
     }
 
-    /// Ready if something other than a socket wants a turn: true if that is the bell.
+    /// Ready if something other than a socket calls for a turn; true: the bell, or the pulse.
     fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let rung = self.lanes.bell.poll_rung(cx).is_ready() || self.lanes.pulse.is_due();
         let poked = self.shell.take_poke(cx);
@@ -229,18 +235,18 @@ impl Net {
         }
     }
 
-    /// Sets the timer for what is due before the next pulse; an earlier alarm stays, it does no
-    /// harm.
-    fn set_alarm(&mut self, due: Option<Micros>) {
-        let Some(due) = due else { return };
-        if self.alarm.as_ref().is_some_and(|a| a.at <= due) {
+    /// Sets the alarm to the earliest timer; an earlier alarm stays, it does no harm.
+    fn set_alarm(&mut self) {
+        let Some(due) = self.state.next_due() else { return };
+        if self.alarm.as_ref().is_some_and(|alarm| alarm.at <= due) {
             return;
         }
         let wait = Duration::from_micros(due.since(self.shell.now()).max(1));
-        self.alarm = Some(Alarm { at: due, timer: Timer::new(wait) });
+        self.alarm = Some(Alarm { at: due, timer: glommio::timer::Timer::new(wait) });
     }
 
-    /// The pulse came, or messages. True: the shard is to end at once.
+    /// Handles the pulse, and messages of control and other shards. True: the shard is to end at
+    /// once.
     fn on_bell(&mut self, now: Micros) -> bool {
         if let Some(late_us) = self.lanes.pulse.answer(now) {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
@@ -249,8 +255,21 @@ impl Net {
         turn::take_messages(self, now)
     }
 
+    /// Takes the timers that are due.
+    fn take_due(&mut self, now: Micros) {
+        while let Some(timer) = self.state.timers().pop_due(now) {
+            match timer {
+                Timer::Accept(n) => self.listeners[n].backlog = Backlog::Waiting,
+                // The turn that is about to come is all that the engine wants.
+                Timer::Engine => {}
+                // The end looks at the clock itself.
+                Timer::ChannelsEnd => {}
+            }
+        }
+    }
+
     /// Takes from the set which sockets are ready.
-    fn take_ready(&mut self, now: Micros) -> io::Result<()> {
+    fn take_ready(&mut self) -> io::Result<()> {
         let mut ready = std::mem::take(&mut self.ready);
         // The wait may have brought some already.
         if ready.is_empty() {
@@ -260,9 +279,8 @@ impl Net {
             // For a connection's token the number is out of range.
             let n = (u64::MAX - ready.token) as usize;
             match self.listeners.get_mut(n) {
-                Some(listener) => {
-                    listener.accept_at = Some(listener.accept_at.map_or(now, |at| at.max(now)));
-                }
+                Some(Listener { backlog: Backlog::Paused, .. }) => {}
+                Some(listener) => listener.backlog = Backlog::Waiting,
                 None => turn::on_ready(self, ready),
             }
         }
@@ -270,13 +288,15 @@ impl Net {
         Ok(())
     }
 
-    /// The orderly end: channels say goodbye, control hears of it.
+    /// Ends in order: channels finish, late clients are refused, control gets the last event.
     async fn end(mut self) {
         self.state.clear_reads();
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
+        // The engine has no connection left, and nothing to do in time.
+        self.state.timers().clear(Timer::Engine);
+        self.state.timers().set(Timer::ChannelsEnd, give_up);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
-            // The pulse comes each tick, so this wait ends.
             if self.wait().await.is_err() {
                 break;
             }
@@ -287,11 +307,11 @@ impl Net {
         let shard = self.shard;
         let cut_off = self.shell.enter(|engine| engine.cut_off());
         self.send_event(ShardEvent::Stopped { shard, cut_off }).await;
-        // The lane would keep the sockets of who comes now until its last sender is gone.
+        // Otherwise the lane would keep the sockets in it open until its last sender is gone.
         while self.lanes.handed.try_recv().is_some() {}
     }
 
-    /// Tells control something that must arrive: again with each pulse while its lane is full.
+    /// Sends control an event that must arrive: again with each pulse while its lane is full.
     async fn send_event(&mut self, mut event: ShardEvent) {
         loop {
             match self.lanes.events.try_send(event) {

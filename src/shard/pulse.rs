@@ -1,6 +1,6 @@
-//! The pulse: a plain thread that wakes every shard each 10 ms and lets it record how late it
-//! answered. It is the shards' clock tick, their stall histogram, and the rescue from an executor
-//! that went to sleep with work to do (glommio 0.9 does that).
+//! The pulse: a plain thread that wakes every shard each 10 ms and measures how late the shard
+//! answers. The pulse is the shards' clock tick, their stall histogram, and the rescue from an
+//! executor that went to sleep with work to do (glommio 0.9 does that).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,35 +11,36 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::message::Micros;
 
-/// A shard that has not answered for so long is woken once a second only: each wake-up that it
-/// does not take holds a reference of its task, of which glommio allows 32,767.
+/// Lateness from which a shard is woken only once a second: each wake-up that it does not take
+/// holds a reference of its task, of which glommio allows 32,767.
 const EAGER_US: u64 = 60_000_000;
 
-/// One shard's end of the pulse.
+/// The pulse of one shard.
 ///
-/// It keeps the waker of the net loop for good. A doorbell would not do: its waker is used up by
-/// the first ring, and an executor that goes back to sleep before it has run the task is never
-/// woken by a second one.
+/// The waker of the net loop is kept for good. A doorbell would not do: its waker is used up by the
+/// first ring, and an executor that goes back to sleep before it has run the task is never woken by
+/// a second one.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub(crate) struct Pulse {
     waker: OnceLock<Waker>,
-    /// When the unanswered pulse was sent, in microseconds since boot; 0 = it was answered.
+    /// Time of the unanswered pulse, in microseconds since boot; 0 = it was answered.
     sent: AtomicU64,
 }
 
 impl Pulse {
-    /// The task to be woken. The first call counts.
-    pub fn wakes(&self, waker: &Waker) {
+    /// Sets the task to be woken. Only the first call counts.
+    pub(crate) fn set_waker(&self, waker: &Waker) {
         self.waker.get_or_init(|| waker.clone());
     }
 
     /// Whether a pulse waits for its answer.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.sent.load(Ordering::Acquire) != 0
     }
 
-    /// The shard answers: how late it is, if a pulse was sent since it last answered.
-    pub fn answer(&self, now: Micros) -> Option<u64> {
+    /// Answers the pulse: how late the shard is, in microseconds, if one was sent since the last
+    /// answer.
+    pub(crate) fn answer(&self, now: Micros) -> Option<u64> {
         match self.sent.swap(0, Ordering::AcqRel) {
             0 => None,
             sent => Some(now.since(Micros(sent))),
@@ -47,7 +48,7 @@ impl Pulse {
     }
 
     fn send(&self, now: Micros) {
-        // One that is not answered yet keeps its time: the shard's lateness counts from there.
+        // A pulse that is not answered yet keeps its time: the lateness counts from there.
         let sent = self.sent.compare_exchange(0, now.0.max(1), Ordering::AcqRel, Ordering::Acquire);
         let late_us = now.since(Micros(sent.unwrap_or_else(|since| since)));
         let tick_us = limits::TICK_MS * 1000;
@@ -59,16 +60,16 @@ impl Pulse {
     }
 }
 
-/// The running thread.
+/// The thread that sends the pulse of all shards.
 #[derive(Debug)]
-pub struct PulseThread {
+pub(crate) struct PulseThread {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl PulseThread {
-    /// Starts it. `boot` is the zero of [`Micros`].
-    pub fn start(shards: Vec<Arc<Pulse>>, boot: Instant) -> std::io::Result<Self> {
+    /// Starts the thread. `boot` is the time at which [`Micros`] is zero.
+    pub(crate) fn start(shards: Vec<Arc<Pulse>>, boot: Instant) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("pulse".into()).spawn(move || {
@@ -81,8 +82,8 @@ impl PulseThread {
         Ok(Self { stop, thread })
     }
 
-    /// Ends it; at most one tick later.
-    pub fn stop(self) {
+    /// Ends the thread, at most one tick later.
+    pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the pulse thread does not panic");
     }
@@ -112,12 +113,12 @@ mod tests {
         assert_eq!(pulse.answer(Micros(26)), None);
     }
 
-    /// glommio can sleep again before it has run the task that was woken.
+    /// A woken task may not run: glommio can sleep again before it has run it.
     #[test]
     fn a_shard_that_does_not_answer_is_woken_again_by_each_pulse() {
         let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
         let pulse = Pulse::default();
-        pulse.wakes(&Waker::from(wakes.clone()));
+        pulse.set_waker(&Waker::from(wakes.clone()));
         let tick = limits::TICK_MS * 1000;
         (1..=100).for_each(|n| pulse.send(Micros(n * tick)));
         assert_eq!(wakes.0.load(Ordering::SeqCst), 100);

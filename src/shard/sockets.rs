@@ -11,12 +11,13 @@ use crate::ids::ConnId;
 use crate::shard::transport::Transport;
 use crate::shard::turn::{Input, Readiness};
 
-/// One client socket.
+/// Socket of a client, with all that moves along when its connection goes to another shard.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
     id: ConnId,
     pub(crate) readiness: Readiness,
+    /// Whether the socket is shut for writing.
     is_shut: bool,
     pub(crate) transport: Transport,
 }
@@ -33,13 +34,14 @@ pub(crate) enum IoResult {
 }
 
 impl Socket {
-    /// Receives into `buffer`.
+    /// Receives bytes into `buffer`, once.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> IoResult {
         loop {
             match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return IoResult::Closed,
                 Ok((n, _)) => {
-                    // A short read took all there was, and the next bytes make a new edge.
+                    // A short read took all there was, and the next bytes make a new edge. But an
+                    // end that was there already made its edge together with these bytes.
                     if n < buffer.len() && self.readiness.input == Input::Ready {
                         self.readiness.input = Input::Empty;
                     }
@@ -56,8 +58,8 @@ impl Socket {
     }
 
     /// Sends what the transport holds, then as much of `bytes` as the kernel takes. The result
-    /// counts `bytes` only, and none of them before the kernel has all of their TLS record. While a
-    /// TLS handshake is not complete nothing can be said, so having something to say is the end.
+    /// counts `bytes` only, with TLS as its `Session::flush` does. Before a TLS handshake is
+    /// complete nothing can be sent: with `bytes` that wait the connection is closed.
     pub(crate) fn send(&mut self, bytes: &[u8], cipher: &mut [u8]) -> IoResult {
         let Self { stream, readiness: Readiness { is_writable, .. }, transport, .. } = self;
         match transport.session_mut() {
@@ -94,7 +96,7 @@ impl Socket {
     }
 }
 
-/// One write that does not block.
+/// Writes once, without blocking.
 fn send(stream: &TcpStream, is_writable: &mut bool, bytes: &[u8]) -> IoResult {
     loop {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -137,8 +139,8 @@ impl Sockets {
         self.place(id, Socket { stream, id, readiness, is_shut: false, transport })
     }
 
-    /// Puts in a socket that came from another shard, as one that is ready for anything: what its
-    /// set had told is not known here.
+    /// Puts in a socket that came from another shard, as one that is ready for anything: the edges
+    /// of the set that it left are not known here.
     pub(crate) fn take_over(&mut self, id: ConnId, mut socket: Socket) {
         socket.id = id;
         socket.readiness.forget();
@@ -171,25 +173,25 @@ impl Sockets {
     }
 }
 
-/// What accepting came to.
+/// The result of an accept.
 #[derive(Debug)]
-pub enum Accepted {
+pub(crate) enum Accepted {
     /// A client, with Nagle's algorithm off: the shard coalesces itself, one write a turn.
     Client(TcpStream, SocketAddr),
-    /// Nobody waits.
-    Nobody,
-    /// This one is gone; there may be others.
+    /// No client waits at the listener.
+    WouldBlock,
+    /// The client has gone; others may wait.
     Aborted,
-    /// Out of descriptors or memory: later.
+    /// The process is out of descriptors or memory: accept again later.
     Exhausted(io::Error),
 }
 
-/// Accepts one client.
-pub fn accept(listener: &TcpListener, send_buffer_bytes: usize) -> Accepted {
+/// Accepts one client, without blocking.
+pub(crate) fn accept(listener: &TcpListener, send_buffer_bytes: usize) -> Accepted {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer): (OwnedFd, _) = match rustix::net::acceptfrom_with(listener, flags) {
         Ok(accepted) => accepted,
-        Err(Errno::AGAIN) => return Accepted::Nobody,
+        Err(Errno::AGAIN) => return Accepted::WouldBlock,
         Err(Errno::INTR | Errno::CONNABORTED) => return Accepted::Aborted,
         Err(errno) => return Accepted::Exhausted(errno.into()),
     };
@@ -249,13 +251,13 @@ mod tests {
         assert_eq!(socket.receive(&mut [0; 64]), IoResult::Closed);
     }
 
-    /// What happened before the move, in it and after it is seen after it, by no edge of the set it
-    /// left, and with no edge of its new one.
+    /// Bytes and the end that come before, during and after the move are read after it: without an
+    /// edge of the old set, and without one of the new set.
     #[test]
     fn a_socket_that_moves_forgets_neither_bytes_nor_the_end() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        // To the other set, and back to its own.
+        // To the other set, and back to the same one.
         for home in [1, 0] {
             let mut client = std::net::TcpStream::connect(address).expect("it listens");
             let (server, _) = listener.accept().expect("a client waits");
@@ -279,14 +281,14 @@ mod tests {
             client.shutdown(Shutdown::Write).expect("connected");
             sets[home].add(&socket, next.0).expect("a socket");
             shards[home].take_over(next, socket);
-            assert!(shards[0].get(id).is_none(), "its old number is nobody's");
+            assert!(shards[0].get(id).is_none(), "its old id has no socket");
             let socket = shards[home].get(next).expect("there");
             let readiness = socket.readiness;
             assert!(readiness.is_readable() && readiness.is_writable && !readiness.is_listed);
             let mut rest = [0; 8];
             assert_eq!(socket.receive(&mut rest), IoResult::Bytes(3));
             assert_eq!(&rest[..3], b"cde");
-            // The first look at the new set tells of what came before, too.
+            // The first wait in the new set reports what came before it, too.
             events.clear();
             while !events.iter().any(|e: &Ready| e.token == next.0 && e.ended) {
                 sets[home].look(Duration::ZERO, &mut events).expect("a set");

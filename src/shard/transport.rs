@@ -1,5 +1,7 @@
 //! The transport of a connection: how its bytes get from the socket to the engine and back. Plain
 //! TCP, TCP that begins with a PROXY protocol header, or TLS.
+//!
+//! No socket here: [`crate::shard::sockets::Socket`] reads and writes.
 
 use std::net::SocketAddr;
 
@@ -40,7 +42,7 @@ pub(crate) enum Received<'a> {
     Plain(&'a mut [u8]),
     /// Bytes of TLS records.
     Tls {
-        /// Their plaintext for the engine; may be empty.
+        /// Plaintext for the engine; may be empty.
         plain: &'a mut [u8],
         /// The state of the session after them. After a failure its alert is to be flushed.
         result: Result<Progress, Failure>,

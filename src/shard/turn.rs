@@ -1,8 +1,8 @@
 //! A turn of a shard: what is done with its engine, and in which order.
 //!
 //! The net loop ([`crate::shard::net`]) runs turns over sockets, lanes and channels, the simulator
-//! (tests/sim) over simulated ones; [`ShardIo`] is all in which they differ. So the simulator
-//! cannot run another order than the one that serves.
+//! (tests/sim) over simulated ones; they differ in nothing but [`ShardIo`]. So the simulator cannot
+//! run another order than the one that serves.
 //!
 //! Before a turn come the tick ([`tick`]), if the pulse came, and then what other shards and
 //! control sent ([`take_messages`]), if the bell rang. The turn itself ([`run`]) is fair by its
@@ -22,14 +22,15 @@ use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, Published, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::shard::handoff::Handoff;
+use crate::shard::timers::{Timer, Timers};
 
-pub use handoffs::open;
+pub use handoffs::take_in;
 pub use messages::{take_messages, tick};
 pub use reading::on_ready;
 
-/// What a shard reaches beyond its engine: sockets, lanes, channels and the clock. Each method is
-/// one action; which of them comes when is a matter of this module.
-pub trait ShardIo {
+/// Everything that a shard reaches beyond its engine: sockets, lanes, channels and the clock. Each
+/// method is one action; which of them comes when is decided by this module.
+pub trait ShardIo: Sized {
     /// A client that was accepted and has no connection yet.
     type Client;
     /// The socket of a connection.
@@ -38,7 +39,7 @@ pub trait ShardIo {
     /// Runs `act` on the engine and on the state of the turns.
     fn with<R>(&mut self, act: impl FnOnce(&mut Engine, &mut TurnState) -> R) -> R;
 
-    /// The state of the turns.
+    /// The state of the turns, apart from the engine.
     fn state(&mut self) -> &mut TurnState;
 
     /// The time now; later than the turn's own by what the turn took so far.
@@ -72,11 +73,14 @@ pub trait ShardIo {
     /// Closes a connection's socket, if it is not gone yet.
     fn close_socket(&mut self, id: ConnId);
 
-    /// Accepts clients who wait, up to a turn's budget.
+    /// Accepts clients who wait, up to a turn's budget, each by [`take_in`].
     fn accept_all(&mut self, now: Micros);
 
     /// Accepts all clients who wait, and then no more.
     fn stop_accepting(&mut self, now: Micros);
+
+    /// Whether the shard has room for a client; if not, another one may have.
+    fn has_room_for(&mut self, client: &Self::Client) -> bool;
 
     /// Makes a connection of a client; `None`: the client is refused.
     fn open_connection(&mut self, client: Self::Client, now: Micros) -> Option<ConnId>;
@@ -84,9 +88,9 @@ pub trait ShardIo {
     /// Takes a connection's socket out, for another shard.
     fn take_socket(&mut self, id: ConnId) -> Self::Socket;
 
-    /// Puts in the socket of a connection that came from another shard, or comes back from the
-    /// lane to it, and forgets what was known of its readiness. False: it cannot be watched, and
-    /// the connection is gone.
+    /// Puts in the socket of a connection that came from another shard, or comes back from a lane
+    /// that is full, and forgets its readiness. False: the socket cannot be watched, and the
+    /// connection is gone.
     fn put_socket(&mut self, id: ConnId, socket: Self::Socket) -> bool;
 
     /// Closes a socket that has no connection any more.
@@ -96,11 +100,11 @@ pub trait ShardIo {
     fn send_handoff(
         &mut self,
         to: ShardId,
-        handoff: Handoff<Self::Client, Self::Socket>,
-    ) -> Result<(), LaneRefusal<Handoff<Self::Client, Self::Socket>>>;
+        handoff: HandoffOf<Self>,
+    ) -> Result<(), LaneRefusal<HandoffOf<Self>>>;
 
-    /// The oldest thing that another shard gave.
-    fn next_handoff(&mut self) -> Option<Handoff<Self::Client, Self::Socket>>;
+    /// The oldest handoff of the other shards.
+    fn next_handoff(&mut self) -> Option<HandoffOf<Self>>;
 
     /// The oldest command of control.
     fn next_command(&mut self) -> Option<Command>;
@@ -111,8 +115,8 @@ pub trait ShardIo {
     /// Rings the shard's own bell: not all messages were taken.
     fn ring(&mut self);
 
-    /// Takes over what is not the engine's of a published state. Channels to new instances are open
-    /// after it.
+    /// Takes over the part of a published state that is not the engine's. Channels to new instances
+    /// are open after it.
     fn adopt(&mut self, published: &Published);
 
     /// Gives calls to the channels of their instances. Each of them may end at once, by
@@ -123,10 +127,13 @@ pub trait ShardIo {
     fn socket_bytes(&self) -> usize;
 }
 
-/// What is known of a socket's readiness: edges tell of it, and reads and writes use it up.
+/// Handoffs between shards of one kind.
+pub type HandoffOf<I> = Handoff<<I as ShardIo>::Client, <I as ShardIo>::Socket>;
+
+/// Readiness of a socket, as far as it is known: edges report it, reads and writes use it up.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
-    /// What the kernel holds for us.
+    /// Whether there is something to read.
     pub input: Input,
     /// Whether the kernel takes bytes.
     pub is_writable: bool,
@@ -134,12 +141,12 @@ pub struct Readiness {
     pub(crate) is_listed: bool,
 }
 
-/// What the kernel holds of a socket's input.
+/// Input of a socket that the kernel holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
     /// Nothing: the next bytes make an edge.
     Empty,
-    /// Bytes, perhaps.
+    /// There may be bytes.
     Ready,
     /// The last bytes and the end: no edge will tell of the end once more, so the socket is read
     /// until it comes.
@@ -147,7 +154,7 @@ pub enum Input {
 }
 
 impl Readiness {
-    /// A socket of which no edge has told yet: it is tried.
+    /// Readiness of a socket before its first edge: both ways are tried.
     pub const UNKNOWN: Self = Self { input: Input::Ready, is_writable: true, is_listed: false };
 
     /// Whether there may be something to read.
@@ -165,8 +172,8 @@ impl Readiness {
         }
     }
 
-    /// Forgets what is known, of a socket that comes to another shard: bytes and room may have come
-    /// since, but for the end, which stays.
+    /// Forgets all but the end, of a socket that comes to another shard: bytes and room may have
+    /// come since.
     pub fn forget(&mut self) {
         self.is_writable = true;
         self.is_listed = false;
@@ -185,19 +192,24 @@ pub enum ReadOnce {
     Closed,
 }
 
-/// What a shard keeps from turn to turn, besides its engine and its sockets. The lists live on, so
+/// State of a shard between its turns, besides its engine and its sockets. The lists live on, so
 /// that a turn does not allocate.
 #[derive(Debug)]
 pub struct TurnState {
     shard: ShardId,
+    /// Shards of the process.
+    shards: u16,
+    /// The shard that was last offered a client.
+    next_sibling: u16,
     is_stopping: bool,
-    /// Connections to read.
+    timers: Timers,
+    /// Connections to read in the next turn.
     to_read: Vec<ConnId>,
     /// Connections with a TLS handshake under way, read after all others.
     to_handshake: Vec<ConnId>,
-    /// Connections to flush for a reason of the socket's: room in the kernel, or bytes of TLS.
+    /// Connections to flush for a reason of their socket: room in the kernel, or bytes of TLS.
     dirty: Vec<ConnId>,
-    /// What the engine wants done and is not done yet.
+    /// Effects taken from the engine that are still to be carried out.
     effects: Effects,
     // Lists that are empty between turns.
     reading: Vec<ConnId>,
@@ -205,11 +217,14 @@ pub struct TurnState {
 }
 
 impl TurnState {
-    /// The state of a shard that has had no turn.
-    pub fn new(shard: ShardId) -> Self {
+    /// The state of a shard, of `shards`, that has had no turn.
+    pub fn new(shard: ShardId, shards: u16) -> Self {
         Self {
             shard,
+            shards,
+            next_sibling: 0,
             is_stopping: false,
+            timers: Timers::default(),
             to_read: Vec::new(),
             to_handshake: Vec::new(),
             dirty: Vec::new(),
@@ -230,6 +245,17 @@ impl TurnState {
         !to_read.is_empty() || !to_handshake.is_empty() || !effects.resumed.is_empty()
     }
 
+    /// The earliest time at which the shard needs a turn although nothing has come; ticks come
+    /// besides it.
+    pub fn next_due(&self) -> Option<Micros> {
+        self.timers.earliest()
+    }
+
+    /// The timers of the shell.
+    pub(crate) fn timers(&mut self) -> &mut Timers {
+        &mut self.timers
+    }
+
     /// Connections that this turn sends to their home shard: taken from the engine, and still in
     /// it.
     pub fn moves(&self) -> &[ConnId] {
@@ -241,16 +267,16 @@ impl TurnState {
         self.dirty.push(id);
     }
 
-    /// Forgets which connections are to be read: there are none left.
+    /// Forgets the connections to read, when none is left.
     pub(crate) fn clear_reads(&mut self) {
         self.to_read.clear();
         self.to_handshake.clear();
         self.effects.resumed.clear();
     }
 
-    /// Takes all that the engine wants done: the one way in which effects leave it.
+    /// Takes the effects out of the engine. They leave it in no other way.
     fn take_effects(&mut self, engine: &mut Engine) {
-        // Each field by its name, so that a new one is not forgotten.
+        // Each field by its name, so that a new one is an error here.
         let Effects { calls, dirty, moves, resumed, signals, keys_wanted } = &mut engine.effects;
         take_list(calls, &mut self.effects.calls);
         take_list(dirty, &mut self.effects.dirty);
@@ -269,7 +295,7 @@ fn take_list<T>(from: &mut Vec<T>, to: &mut Vec<T>) {
     }
 }
 
-/// Runs a turn.
+/// Runs one turn of a shard.
 pub fn run(io: &mut impl ShardIo, now: Micros) {
     io.accept_all(now);
     resume(io, now);
@@ -280,11 +306,17 @@ pub fn run(io: &mut impl ShardIo, now: Micros) {
     start_calls(io);
     flush_all(io, now);
     handoffs::move_all(io, now);
-    io.with(|engine, state| state.take_effects(engine));
+    io.with(|engine, state| {
+        state.take_effects(engine);
+        match engine.next_due() {
+            Some(at) => state.timers.set(Timer::Engine, at),
+            None => state.timers.clear(Timer::Engine),
+        }
+    });
 }
 
-/// Runs the last turn of a shard that has stopped: connections that came meanwhile are told to go,
-/// not forgotten.
+/// Runs the last turn of a shard that has stopped: clients and connections that came meanwhile get
+/// their refusal.
 pub fn end(io: &mut impl ShardIo, now: Micros) {
     handoffs::take_handed(io, now);
     resume(io, now);
@@ -300,8 +332,8 @@ pub fn end(io: &mut impl ShardIo, now: Micros) {
     io.state().clear_reads();
 }
 
-/// Goes on with connections that may be read again: first what their decoder held back, then the
-/// socket.
+/// Goes on with connections that may be read again: first the bytes that their decoder held back,
+/// then the socket.
 fn resume(io: &mut impl ShardIo, now: Micros) {
     let mut resumed = io.with(|engine, state| {
         state.take_effects(engine);

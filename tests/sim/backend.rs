@@ -25,12 +25,12 @@ pub struct Channel {
     pub closed: bool,
 }
 
-/// One message of a call.
+/// A message of a call.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub request_id: u64,
     pub unit: u64,
-    /// 0 = one-way, or not known (unary).
+    /// 0 for a one-way message, or where it is not known (unary).
     pub seq: u64,
 }
 
@@ -40,10 +40,10 @@ pub struct Flying {
     pub instance: u32,
     pub unary: bool,
     pub items: Vec<Item>,
-    /// On the wire: it may arrive.
+    /// Whether the call is on the wire, so that it may arrive.
     pub sent: bool,
     pub arrived: bool,
-    /// What will be handed over.
+    /// The result that the engine will get.
     pub result: Option<Result<Bytes, CallError>>,
 }
 
@@ -57,7 +57,7 @@ pub fn unit_of(payload: &[u8]) -> u64 {
     after.trim_end_matches('}').parse().expect("a number")
 }
 
-/// Reads the body of a call as its instance would. Panics if it is not what the promise says.
+/// Reads the body of a call as its instance would. Panics if the body breaks the protocol.
 pub fn read_call(shard: usize, call: &mut Call) -> Flying {
     let len = call.body.remaining();
     let bytes = call.body.copy_to_bytes(len);
@@ -84,7 +84,7 @@ pub fn read_call(shard: usize, call: &mut Call) -> Flying {
     Flying { instance, unary, items, sent: false, arrived: false, result: None }
 }
 
-/// A failed call.
+/// The error of a call, with or without pushback.
 pub fn error(fault: CallFault, started: Started, status: u32, dice: &mut Dice) -> CallError {
     let pushback = match dice.below(8) {
         0 => Some(None),
@@ -94,7 +94,7 @@ pub fn error(fault: CallFault, started: Started, status: u32, dice: &mut Dice) -
     CallError { fault, started, status, message: "simulated".into(), pushback }
 }
 
-/// What an instance does with a whole call instead of answering it.
+/// The failure of a whole call at its instance.
 pub fn failure(dice: &mut Dice) -> CallError {
     match dice.below(6) {
         0 | 1 => error(CallFault::Refused, Started::No, status::UNAVAILABLE, dice),

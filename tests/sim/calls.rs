@@ -46,7 +46,7 @@ impl World {
         }
     }
 
-    /// An instance has the call: what it does with it.
+    /// A call arrives at its instance, which decides its result.
     pub fn call_arrives(&mut self, s: usize, ticket: u64) {
         let Some(call) = self.calls.get_mut(&(s, ticket)) else { return };
         if call.result.is_some() || call.arrived {
@@ -171,7 +171,7 @@ impl World {
     }
 
     /// The connection is lost, or the attempt failed: calls end one by one, before and after the
-    /// engine hears of the link.
+    /// engine gets the event of the link.
     pub fn link_breaks(&mut self, s: usize, id: u32) {
         let channel = self.shards[s].channels.get_mut(&id).expect("channels stay");
         if channel.state == State::Down {
@@ -181,7 +181,7 @@ impl World {
         let closed = channel.closed;
         let first = self.dice.chance(50);
         if first {
-            self.tell_down(s, id, closed);
+            self.report_down(s, id, closed);
         }
         let broken = self.calls.iter().filter(|(key, c)| key.0 == s && c.instance == id);
         let broken: Vec<(u64, bool)> = broken.map(|(key, c)| (key.1, c.sent)).collect();
@@ -201,14 +201,14 @@ impl World {
             }
         }
         if !first {
-            self.tell_down(s, id, closed);
+            self.report_down(s, id, closed);
         }
         let longest = if self.active { 200_000 } else { 5_000 };
         let after = self.dice.range(500, longest);
         self.at(after, Event::Up(s, id));
     }
 
-    pub fn tell_down(&mut self, s: usize, id: u32, closed: bool) {
+    pub fn report_down(&mut self, s: usize, id: u32, closed: bool) {
         if !closed && !self.shards[s].stopped {
             self.shards[s].engine.on_link(InstanceId(id), Link::Down, Micros(self.now));
             self.wake(s);

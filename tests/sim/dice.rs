@@ -1,6 +1,6 @@
-//! The one source of chance of a run: SplitMix64, so that a seed means the same for ever.
+//! The only source of chance of a run: SplitMix64, so that a seed means the same for ever.
 
-/// A seeded generator.
+/// A generator of random numbers that a seed determines.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
@@ -17,12 +17,12 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// 0 to `n - 1`.
+    /// A number from 0 to `n - 1`.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    /// From `low` to `high`, both included.
+    /// A number from `low` to `high`, both included.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
@@ -32,7 +32,7 @@ impl Dice {
         self.below(100) < percent
     }
 
-    /// One of them.
+    /// An element of `of`, each with the same chance.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u64) as usize]
     }

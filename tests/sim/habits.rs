@@ -1,26 +1,27 @@
-//! What clients do: talk in bursts, repeat themselves, break rules, read slowly, leave.
+//! Habits of clients: they send in bursts, repeat messages, break rules, read slowly, leave.
 
 use shardgate::message::Encoding;
 use shardgate::routing::{PayloadKind, Route};
 use shardgate::wire::client;
 
-use crate::client::{Peer, What};
+use crate::client::{Peer, SentKind};
 use crate::oracle::Sender;
 use crate::plan;
 use crate::wire::{self, Message};
 use crate::world::{Event, World};
 
-/// Messages of one connection: what more would show is better shown by another seed.
+/// Messages of one connection at most: another seed shows more than further messages would.
 const MESSAGES_MAX: u64 = 300;
 
 impl World {
-    /// A client writes what it has, and thinks of more.
+    /// A client writes the bytes that it has, or makes new ones.
     pub fn peer_writes(&mut self, p: usize) {
         if self.peers[p].gone || self.peers[p].reset {
             return;
         }
-        let tired = self.peers[p].orders >= MESSAGES_MAX;
-        if self.peers[p].outgoing.is_empty() && self.peers[p].talks() && self.active && !tired {
+        let is_done = self.peers[p].orders >= MESSAGES_MAX;
+        if self.peers[p].outgoing.is_empty() && self.peers[p].may_send() && self.active && !is_done
+        {
             self.act(p);
         }
         let room = self.up_room(p);
@@ -62,27 +63,27 @@ impl World {
         if self.dice.chance(faults.bad) {
             return self.misbehave(p);
         }
-        // In front of a burst, so that there is something behind it.
+        // In front of a burst, so that messages follow the token.
         let signs_in = self.dice.chance(faults.sign_in / 4);
         if signs_in {
             self.sign_in(p);
         }
         for _ in 0..self.dice.range(1, self.plan.burst) {
             match self.dice.below(20) {
-                0 => self.say_own(p),
+                0 => self.send_builtin(p),
                 1 => {
                     let mut out = Vec::new();
                     wire::frame(&mut out, wire::PING, true, b"hello", &mut self.dice);
                     self.peers[p].write(&out);
                 }
-                _ => self.say(p),
+                _ => self.send_message(p),
             }
         }
-        // Nothing comes behind to carry along what was forgotten.
+        // Then no later message can carry along one that was forgotten.
         self.peers[p].silent = signs_in && self.dice.chance(20);
     }
 
-    /// A token of the client's user; now and then one that is none, or that ends soon.
+    /// A token of the client's user; now and then one that is broken, or that expires soon.
     fn token(&mut self, p: usize) -> String {
         let lifetime_s = self.dice.pick(&[1, 600, 600, 600]);
         let mut token = plan::token(self.peers[p].user, self.now, lifetime_s);
@@ -103,17 +104,25 @@ impl World {
         let payload = client::payload(self.peers[p].encoding, &auth);
         let message = Message { kind: "auth", payload, ..Message::default() };
         if !std::mem::replace(&mut self.peers[p].signed, true) {
-            // What was sent so far was the session's.
+            // Messages sent so far were the session's.
             self.peers[p].with_id.clear();
         }
         let one_way = self.dice.chance(20);
-        self.submit(p, message, What::Own, one_way);
+        self.submit(p, message, SentKind::Builtin, one_way);
     }
 
-    /// What another connection of the same user has sent, again.
-    fn say_anothers(&mut self, p: usize) -> bool {
+    /// Whether messages of this client are its user's and not its session's. Where messages are
+    /// limited, the `auth` message may have been refused: there the answer is awaited.
+    fn is_user(&self, p: usize) -> bool {
+        let is_limited = self.plan.settings.limits.address.messages_per_s > 0;
+        self.peers[p].signed && (self.peers[p].auth_ok || !is_limited)
+    }
+
+    /// Sends again a message that another connection of the same user has sent. False: there is
+    /// none.
+    fn repeat_of_user(&mut self, p: usize) -> bool {
         let user = self.peers[p].user;
-        let Some(shared) = self.shared.get(&user).filter(|_| self.peers[p].signed) else {
+        let Some(shared) = self.shared.get(&user).filter(|_| self.is_user(p)) else {
             return false;
         };
         let bytes = self.peers[p].encoding == Encoding::Json;
@@ -121,14 +130,14 @@ impl World {
         let (mut message, unit) = shared[at].clone();
         message.is_bytes = bytes && self.plan.route(message.msg_id).is_some_and(is_bytes);
         self.oracle.repeats(unit);
-        self.submit(p, message, What::Business(unit), false);
+        self.submit(p, message, SentKind::Routed(unit), false);
         true
     }
 
-    /// A message to a service, sometimes one that was sent before.
-    fn say(&mut self, p: usize) {
+    /// Sends a message to a service, sometimes one that was sent before.
+    fn send_message(&mut self, p: usize) {
         let faults = self.plan.faults.clone();
-        if self.dice.chance(faults.repeat / 3) && self.say_anothers(p) {
+        if self.dice.chance(faults.repeat / 3) && self.repeat_of_user(p) {
             return;
         }
         let known = self.peers[p].with_id.len() as u64;
@@ -138,10 +147,10 @@ impl World {
             if self.dice.chance(5) {
                 // The same id for something else: refused.
                 let unit = self.new_unit(p, &mut message, false);
-                return self.submit(p, message, What::Business(unit), false);
+                return self.submit(p, message, SentKind::Routed(unit), false);
             }
             self.oracle.repeats(unit);
-            return self.submit(p, message, What::Business(unit), false);
+            return self.submit(p, message, SentKind::Routed(unit), false);
         }
         let first = self.dice.pick(&[1_000, 2_000, 3_000, 4_000]);
         let msg_id = first + self.dice.below(4) as u32 * 100 + self.dice.below(3) as u32;
@@ -160,8 +169,7 @@ impl World {
             message.deadline_ms = self.dice.range(1, 40) as u32;
         }
         let one_way = message.id.is_empty() && self.dice.chance(faults.one_way);
-        let signed = self.peers[p].signed;
-        let shared = signed && !message.id.is_empty() && self.dice.chance(30);
+        let shared = self.is_user(p) && !message.id.is_empty() && self.dice.chance(30);
         let unit = self.new_unit(p, &mut message, shared);
         if !message.id.is_empty() {
             self.peers[p].with_id.push((message.clone(), unit));
@@ -170,7 +178,7 @@ impl World {
             let user = self.peers[p].user;
             self.shared.entry(user).or_default().push((message.clone(), unit));
         }
-        self.submit(p, message, What::Business(unit), one_way);
+        self.submit(p, message, SentKind::Routed(unit), one_way);
     }
 
     /// Gives the message its unit, which stands in its payload.
@@ -186,8 +194,8 @@ impl World {
         unit
     }
 
-    /// A message to the gateway itself.
-    fn say_own(&mut self, p: usize) {
+    /// Sends a message that the gateway answers itself.
+    fn send_builtin(&mut self, p: usize) {
         let (msg_id, kind) = match self.dice.below(9) {
             0 => (0, "ping"),
             1 => (0, "heartbeat"),
@@ -198,10 +206,10 @@ impl World {
         let payload = if msg_id == 9_003 { &b"{\"msg_id\":1000}"[..] } else { b"" };
         let message = Message { msg_id, kind, payload: payload.to_vec(), ..Message::default() };
         let one_way = self.dice.chance(30);
-        self.submit(p, message, What::Own, one_way);
+        self.submit(p, message, SentKind::Builtin, one_way);
     }
 
-    fn submit(&mut self, p: usize, mut message: Message, what: What, one_way: bool) {
+    fn submit(&mut self, p: usize, mut message: Message, kind: SentKind, one_way: bool) {
         let encoding = self.peers[p].encoding;
         let seq = if one_way { 0 } else { self.peers[p].next_seq + self.dice.range(1, 3) };
         self.peers[p].next_seq = self.peers[p].next_seq.max(seq);
@@ -212,17 +220,18 @@ impl World {
         let text = wire::encode(encoding, &message);
         wire::message(&mut out, opcode(encoding), &text, &mut self.dice);
         self.peers[p].write(&out);
-        self.peers[p].expects(seq, message.msg_id, what, order);
+        self.peers[p].expect_answer(seq, message.msg_id, kind, order);
     }
 
     fn misbehave(&mut self, p: usize) {
         let encoding = self.peers[p].encoding;
         let mut out = Vec::new();
         match self.dice.below(5) {
-            // A seq again.
+            // A seq that was used before.
             0 => {
                 // A bad message leaves its seq unused.
-                let mut used = self.peers[p].sent.iter().rev().filter(|(_, s)| s.what != What::Bad);
+                let mut used =
+                    self.peers[p].sent.iter().rev().filter(|(_, s)| s.kind != SentKind::Bad);
                 let Some((&seq, _)) = used.next() else { return };
                 let message = Message { msg_id: 1_000, seq, ..Message::default() };
                 let text = wire::encode(encoding, &message);
@@ -233,11 +242,11 @@ impl World {
                 (sent.misused, sent.end) = (sent.misused + 1, end);
             }
             // Neither msg_id nor type.
-            1 => self.submit(p, Message::default(), What::Bad, false),
+            1 => self.submit(p, Message::default(), SentKind::Bad, false),
             2 => {
                 let key = "k".repeat(129);
                 let message = Message { msg_id: 1_000, key, ..Message::default() };
-                self.submit(p, message, What::Bad, false);
+                self.submit(p, message, SentKind::Bad, false);
             }
             3 => {
                 let text: &[u8] =
@@ -245,10 +254,10 @@ impl World {
                 wire::message(&mut out, opcode(encoding), text, &mut self.dice);
                 self.peers[p].write(&out);
             }
-            // Breaks RFC 6455: this client is done.
+            // Breaks RFC 6455: this client sends no more.
             _ => {
                 self.peers[p].write(&[0xf3, 0x80, 0, 0, 0, 0]);
-                self.peers[p].says_close = true;
+                self.peers[p].sent_close = true;
             }
         }
     }
@@ -269,7 +278,7 @@ impl World {
                 let mut out = Vec::new();
                 wire::frame(&mut out, wire::CLOSE, true, &1000_u16.to_be_bytes(), &mut self.dice);
                 self.peers[p].write(&out);
-                self.peers[p].says_close = true;
+                self.peers[p].sent_close = true;
             }
         }
     }
@@ -280,8 +289,8 @@ impl World {
         }
     }
 
-    /// Lets a client read soon.
-    pub fn soon_read(&mut self, p: usize) {
+    /// Schedules a read of a client.
+    pub fn schedule_read(&mut self, p: usize) {
         if self.peers[p].reads_at.is_some() || self.peers[p].gone {
             return;
         }
@@ -302,19 +311,19 @@ impl World {
         let n = peer.down.len().min(most);
         let bytes: Vec<u8> = peer.down.drain(..n).collect();
         peer.parser.push(&bytes);
-        while let Some(heard) = self.peers[p].parser.next(encoding) {
-            if let Some(unit) = self.peers[p].hears(&heard) {
-                let wire::Heard::Message(answer) = &heard else { continue };
+        while let Some(incoming) = self.peers[p].parser.next(encoding) {
+            if let Some(unit) = self.peers[p].receive(&incoming) {
+                let wire::Incoming::Message(answer) = &incoming else { continue };
                 self.oracle.answered(unit, answer);
             }
-            if let wire::Heard::Close(code) = heard
-                && !self.peers[p].says_close
+            if let wire::Incoming::Close(code) = incoming
+                && !self.peers[p].sent_close
                 && self.dice.chance(80)
             {
                 let mut out = Vec::new();
                 let code = if code == 1005 { 1000 } else { code };
                 wire::frame(&mut out, wire::CLOSE, true, &code.to_be_bytes(), &mut self.dice);
-                self.peers[p].says_close = true;
+                self.peers[p].sent_close = true;
                 self.peers[p].write(&out);
                 self.at(1, Event::Write(p));
             }
@@ -324,10 +333,10 @@ impl World {
         }
         let peer = &mut self.peers[p];
         if !peer.down.is_empty() {
-            self.soon_read(p);
+            self.schedule_read(p);
         } else if peer.gateway_ended {
             peer.gone = true;
-            // It closes its side, too: what the gateway still waits for, if it does.
+            // The client closes its side, too: the gateway may wait for that.
             peer.ends = true;
             peer.outgoing.clear();
             self.readable(p);

@@ -25,16 +25,16 @@ use world::World;
 
 /// Seeds of a plain run of the tests: some 20 s of one core in a debug build.
 const SEEDS: u64 = 200;
-/// After the active time the clock goes on in such steps until nothing is under way ...
+/// Step of the clock after the active time, until nothing is under way.
 const QUIET_STEP_US: u64 = 500_000;
-/// ... and so many at most: a client that may have one message without an answer can have written
-/// some hundred of them, each of which may wait for a timeout.
+/// Steps at most: a client that may have one message without an answer can have written some
+/// hundred of them, each of which may wait for a timeout.
 const QUIET_STEPS_MAX: u32 = 600;
 
-/// What becomes of connections that move.
+/// Counters of the ways in which a move of a connection ends.
 const MOVES: [Counter; 3] = [Counter::MovedIn, Counter::MoveDelayed, Counter::MoveRefused];
 
-/// Prints how to run the seed again if the run panics.
+/// Prints the command that runs the seed again if the run panics.
 struct OnFailure(u64);
 
 impl Drop for OnFailure {
@@ -47,14 +47,16 @@ impl Drop for OnFailure {
     }
 }
 
-/// What a run saw.
-struct Seen {
+/// Result of a run.
+struct RunResult {
+    /// Hash of everything that happened.
     trace: u64,
+    /// Answers by reason, and moves by their counter.
     answers: BTreeMap<String, u64>,
     runs: u64,
 }
 
-fn run(seed: u64) -> Seen {
+fn run(seed: u64) -> RunResult {
     let _on_failure = OnFailure(seed);
     let plan = Plan::new(seed);
     let active_us = plan.active_us;
@@ -62,7 +64,7 @@ fn run(seed: u64) -> Seen {
     let start = world.now;
     world.run(start + active_us);
     world.active = false;
-    // What clients wrote is read and answered, the stop passes its grace.
+    // Everything that clients wrote is read and answered, and a stop passes its grace.
     for _ in 0..QUIET_STEPS_MAX {
         if world.is_quiet() {
             break;
@@ -71,12 +73,12 @@ fn run(seed: u64) -> Seen {
         world.run(until);
     }
     world.check_end();
-    let mut answers = world.oracle.seen.clone();
+    let mut answers = world.oracle.answers.clone();
     for counter in MOVES {
         let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
         answers.insert(counter.name().into(), of_all.sum());
     }
-    Seen { trace: world.trace(), answers, runs: world.oracle.runs }
+    RunResult { trace: world.trace(), answers, runs: world.oracle.runs }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -84,22 +86,22 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
 }
 
-/// A line a seed: its number, the hash of everything that happened, and the answers by reason. Two
-/// builds with the same lines behave the same.
-fn write_traces(path: &str, seen: &BTreeMap<u64, Seen>) {
-    let line = |(seed, seen): (&u64, &Seen)| {
-        format!("{seed} {:016x} {} {:?}\n", seen.trace, seen.runs, seen.answers)
+/// Writes a line a seed: its number, the hash of everything that happened, and the answers by
+/// reason. Two builds with the same lines behave the same.
+fn write_traces(path: &str, results: &BTreeMap<u64, RunResult>) {
+    let line = |(seed, result): (&u64, &RunResult)| {
+        format!("{seed} {:016x} {} {:?}\n", result.trace, result.runs, result.answers)
     };
-    let lines: String = seen.iter().map(line).collect();
+    let lines: String = results.iter().map(line).collect();
     std::fs::write(path, lines).unwrap_or_else(|e| panic!("{path}: {e}"));
 }
 
-/// The seed of `SHARDGATE_SIM_SEED`, or the first one.
+/// Runs the seed of `SHARDGATE_SIM_SEED`, or the first one.
 #[test]
 fn one_seed() {
     let seed = number("SHARDGATE_SIM_SEED").unwrap_or(0);
-    let seen = run(seed);
-    println!("seed {seed}: {} runs, answers {:?}", seen.runs, seen.answers);
+    let result = run(seed);
+    println!("seed {seed}: {} runs, answers {:?}", result.runs, result.answers);
 }
 
 /// Promises 1, 2, 5, 7 and 8 in a few hundred different worlds.
@@ -109,16 +111,16 @@ fn the_promises_hold_in_every_world() {
     let first = number("SHARDGATE_SIM_FIRST").unwrap_or(0);
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let mut by_seed: BTreeMap<u64, Seen> = BTreeMap::new();
+    let mut by_seed: BTreeMap<u64, RunResult> = BTreeMap::new();
     std::thread::scope(|scope| {
         let work = || {
-            let mut seen = BTreeMap::new();
+            let mut results = BTreeMap::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first + seeds {
-                    return seen;
+                    return results;
                 }
-                seen.insert(seed, run(seed));
+                results.insert(seed, run(seed));
             }
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -131,9 +133,9 @@ fn the_promises_hold_in_every_world() {
     }
     let mut answers: BTreeMap<String, u64> = BTreeMap::new();
     let mut runs = 0;
-    for seen in by_seed.into_values() {
-        runs += seen.runs;
-        for (word, count) in seen.answers {
+    for result in by_seed.into_values() {
+        runs += result.runs;
+        for (word, count) in result.answers {
             *answers.entry(word).or_default() += count;
         }
     }
@@ -151,12 +153,12 @@ fn the_promises_hold_in_every_world() {
         assert!(answers.get(word).is_some_and(|&n| n >= seeds / 4), "{word} is too rare");
     }
     for (counter, least) in MOVES.into_iter().zip([seeds, seeds / 4, seeds / 20]) {
-        let seen = answers[counter.name()];
-        assert!(seen >= least, "{}: {seen}, too rare", counter.name());
+        let count = answers[counter.name()];
+        assert!(count >= least, "{}: {count}, too rare", counter.name());
     }
 }
 
-/// Promise 11.
+/// Promise 11: the same input is the same run.
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in [1, 2, 3, 5, 8, 13, 21, 34] {

@@ -1,4 +1,5 @@
-//! What must hold whatever happens: who may be answered what, and what may run when.
+//! The oracle: the promises that must hold in every world. It is given every message sent, every
+//! run at an instance and every answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,7 @@ use shardgate::routing::{HashOn, Order, Route};
 
 use crate::wire::{Answer, Message};
 
-/// The answers that say that a message did not run.
+/// Reasons of answers to messages that did not run.
 const NOT_RUN: [&str; 10] = [
     "NO_ROUTE",
     "QUEUE_FULL",
@@ -20,67 +21,69 @@ const NOT_RUN: [&str; 10] = [
     "UNIMPLEMENTED",
 ];
 
-/// Connection, service, and what the instance is picked by.
+/// Connection, service, and the value by which the instance is picked.
 type StreamName = (usize, u16, String);
 
-/// One payload of a client: sent once, or repeated under one id.
+/// A payload of a client, sent once or repeated under one id.
 #[derive(Debug)]
 struct Unit {
     peer: usize,
     stream: Option<StreamName>,
-    /// Its place among those of its connection.
+    /// Place of the unit among those of its connection.
     order: u64,
     idempotent: bool,
     has_id: bool,
     sends: u64,
     runs: u64,
     requests: BTreeSet<(usize, u64)>,
-    /// The answer that said that it did not run.
+    /// Reason of an answer by which the unit did not run.
     not_run: Option<String>,
     ok: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
 struct Stream {
-    /// Place of the last one that ran the first time.
+    /// Place of the last unit that ran the first time.
     last: Option<u64>,
     in_flight: BTreeSet<(usize, u64)>,
 }
 
-/// Who sends a message.
+/// Sender of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
     pub peer: usize,
     pub signed: bool,
-    /// Other connections of the user may send it, too, so that it has no place in an order.
+    /// Whether other connections of the user may send the message, too, so that it has no place in
+    /// an order.
     pub shared: bool,
-    /// Its place among those of its connection.
+    /// Place of the message among those of its connection.
     pub order: u64,
 }
 
-/// See the module.
+/// State of the oracle of one run.
 #[derive(Debug, Default)]
 pub struct Oracle {
+    /// Whether the gateway deduplicates ids.
     dedup: bool,
-    /// Whether every shard still runs: the ids that one remembers end with it.
+    /// Whether every shard still runs: a shard forgets its ids when it ends.
     pub shards_run: bool,
     /// Whether users have tenants.
     tenants: bool,
     units: Vec<Unit>,
     streams: BTreeMap<StreamName, Stream>,
-    /// Answers by reason: what the run has covered.
-    pub seen: BTreeMap<String, u64>,
+    /// Number of answers by reason, which shows what the run has covered.
+    pub answers: BTreeMap<String, u64>,
     pub runs: u64,
 }
 
 impl Oracle {
-    /// `dedup`: whether ids are looked at; `tenants`: whether users have some.
+    /// An oracle; `dedup`: whether ids are deduplicated; `tenants`: whether users have tenants.
     pub fn new(dedup: bool, tenants: bool) -> Self {
         Self { dedup, tenants, shards_run: true, ..Self::default() }
     }
 
-    /// A message is about to be sent: its number. By signing in, a client changes what instances
-    /// are picked by.
+    /// Takes a message that is about to be sent; gives the number of its unit. By signing in, a
+    /// client changes the value by which instances are picked.
     pub fn sends(&mut self, sender: &Sender, m: &Message, route: Option<&Route>) -> u64 {
         let Sender { peer, signed, order, .. } = *sender;
         let stream = route.filter(|r| r.order == Order::Session && !sender.shared).map(|r| {
@@ -88,7 +91,7 @@ impl Oracle {
                 // In the user's tenant: by the same hash where there is only one.
                 HashOn::Key if !m.key.is_empty() => format!("{} {}", m.key, signed && self.tenants),
                 HashOn::User if signed => " user".into(),
-                // By the session.
+                // All of these by the session.
                 HashOn::Key | HashOn::User | HashOn::Session => String::new(),
             };
             (peer, r.service.0, key)
@@ -108,18 +111,18 @@ impl Oracle {
         self.units.len() as u64 - 1
     }
 
-    /// Whose it is, if its order matters.
+    /// The peer of a unit whose order matters.
     pub fn peer(&self, unit: u64) -> Option<usize> {
         let it = &self.units[unit as usize];
         it.stream.is_some().then_some(it.peer)
     }
 
-    /// It is sent again with the same id.
+    /// Takes a unit that is sent again with the same id.
     pub fn repeats(&mut self, unit: u64) {
         self.units[unit as usize].sends += 1;
     }
 
-    /// A call leaves its shard.
+    /// Takes a call that leaves its shard.
     pub fn departs(&mut self, shard: usize, ticket: u64, units: &[u64]) {
         for &unit in units {
             if let Some(name) = &self.units[unit as usize].stream {
@@ -130,7 +133,7 @@ impl Oracle {
         }
     }
 
-    /// Its outcome is handed over.
+    /// Takes a call whose outcome the shard gets.
     pub fn ends(&mut self, shard: usize, ticket: u64, units: &[u64]) {
         for &unit in units {
             if let Some(name) = &self.units[unit as usize].stream {
@@ -140,7 +143,7 @@ impl Oracle {
         }
     }
 
-    /// An instance runs a message. `order` is its place by its seq, if it has one.
+    /// Takes a message that an instance runs. `order` is its place by its seq, if it has one.
     pub fn runs(&mut self, unit: u64, request: (usize, u64), order: Option<u64>) -> u64 {
         self.runs += 1;
         let it = &mut self.units[unit as usize];
@@ -168,10 +171,10 @@ impl Oracle {
         self.runs
     }
 
-    /// The client has its answer.
+    /// Takes an answer that the client has received.
     pub fn answered(&mut self, unit: u64, answer: &Answer) {
         let word = if answer.reason.is_empty() { "(service)" } else { &answer.reason };
-        *self.seen.entry(word.to_owned()).or_default() += 1;
+        *self.answers.entry(word.to_owned()).or_default() += 1;
         let it = &mut self.units[unit as usize];
         if NOT_RUN.contains(&&*answer.reason) && !it.has_id {
             assert!(it.runs == 0, "promise 7: unit {unit} ran, but is told {}", answer.reason);

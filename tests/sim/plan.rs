@@ -1,4 +1,4 @@
-//! What a seed stands for: shards, their settings, services and routes, clients, and which faults
+//! The plan of a seed: shards, their settings, services and routes, clients, and the faults that
 //! occur. Each option is on or off by the seed ("swarm"), so that runs differ in kind.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::dice::Dice;
 
 /// Names of the services; the last one is called in unary mode.
 pub const SERVICES: [&str; 4] = ["logic", "chat", "fight", "legacy"];
-/// The unary service.
+/// Index of the service that is called in unary mode.
 pub const UNARY: u16 = 3;
 
 /// Faults and habits, in percent unless said otherwise; 0 = does not occur.
@@ -46,15 +46,15 @@ pub struct Faults {
     pub leave: u64,
     /// Clients that read slowly.
     pub slow: u64,
-    /// Bad messages.
+    /// Client actions that break a rule.
     pub bad: u64,
     /// Messages that repeat an earlier one with the same id.
     pub repeat: u64,
     /// Messages with an id.
     pub with_id: u64,
-    /// One-way messages.
+    /// Messages that want no answer.
     pub one_way: u64,
-    /// Large payloads.
+    /// Payloads of some thousand bytes.
     pub large: u64,
     /// Writes and reads in small pieces.
     pub split: u64,
@@ -64,9 +64,9 @@ pub struct Faults {
     pub short_deadline: u64,
     /// Client actions that sign in, and upgrades with a token.
     pub sign_in: u64,
-    /// Lanes between shards that others have filled.
+    /// Lanes to a home shard that are full.
     pub full: u64,
-    /// Instances that come and go slowly: answer times in microseconds.
+    /// Longest usual answer time of an instance, in microseconds.
     pub answer_us: u64,
 }
 
@@ -85,13 +85,18 @@ pub struct Plan {
     /// Pause between a client's bursts, at most.
     pub pause_us: u64,
     pub burst: u64,
-    /// How long clients send.
+    /// Time for which clients send.
     pub active_us: u64,
-    /// When the stop begins, if in the middle.
+    /// Time at which the stop begins, if there is one.
     pub drain_at_us: Option<u64>,
     pub stop: StopSettings,
     /// Cap of the lanes to and from control.
     pub lane_items: usize,
+    /// Time at which the wall clock is set, and by how many seconds.
+    pub clock_step: Option<(u64, i64)>,
+    /// Time of one read of a socket: with more than 500 the second read ends a client's share of
+    /// the turn.
+    pub read_us: u64,
 }
 
 impl Plan {
@@ -126,6 +131,8 @@ impl Plan {
                 ..StopSettings::default()
             },
             lane_items: d.pick(&[1, 2, 8]),
+            clock_step: d.chance(20).then(|| (d.below(active_us), d.pick(&[-5, 5, 700]))),
+            read_us: d.pick(&[0, 0, 0, 700]),
         }
     }
 
@@ -136,10 +143,10 @@ impl Plan {
 }
 
 const SECRET: &str = "01234567890123456789012345678901";
-/// Unix time when a run begins.
+/// Unix time at which a run begins.
 pub const UNIX_AT_BOOT_S: i64 = 1_700_000_000;
 
-/// Clients can sign in: what verifies their tokens.
+/// Settings for clients that sign in, and the verifier of their tokens.
 fn sign_in(gateway: &mut GatewaySettings, d: &mut Dice) -> Arc<Verifier> {
     let source = KeySource::Secret(SECRET.into());
     gateway.auth = AuthSettings {
@@ -242,7 +249,7 @@ fn routes(d: &mut Dice) -> Vec<Route> {
 }
 
 fn faults(d: &mut Dice) -> Faults {
-    // A quarter of the runs is free of backend faults: there the strict rules hold.
+    // A quarter of the runs has no faults of services: there the strict rules hold.
     let calm = d.chance(25);
     let mut some = |percent: &[u64]| if calm { 0 } else { d.pick(percent) };
     let (fail, hang) = (some(&[0, 0, 5, 30]), some(&[0, 0, 2, 10]));

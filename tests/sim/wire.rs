@@ -1,5 +1,5 @@
 //! A client's side of the wire: upgrade request, masked frames, envelopes in both encodings, and a
-//! parser of what the gateway sends.
+//! parser of the gateway's bytes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use shardgate::wire::client::generated;
 
 use crate::dice::Dice;
 
-/// The upgrade request.
+/// The upgrade request of a client.
 pub fn upgrade(encoding: Encoding, token: Option<&str>, dice: &mut Dice) -> Vec<u8> {
     let protocol = match encoding {
         Encoding::Json if dice.chance(30) => "",
@@ -25,7 +25,7 @@ pub fn upgrade(encoding: Encoding, token: Option<&str>, dice: &mut Dice) -> Vec<
     .into_bytes()
 }
 
-/// One message of a client.
+/// A message of a client.
 #[derive(Clone, Debug, Default)]
 pub struct Message {
     pub msg_id: u32,
@@ -77,7 +77,7 @@ fn encode_json(m: &Message) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Opcodes.
+/// Opcodes of frames (RFC 6455, 5.2).
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 pub const CLOSE: u8 = 8;
@@ -116,7 +116,7 @@ pub fn message(out: &mut Vec<u8>, opcode: u8, payload: &[u8], dice: &mut Dice) {
     frame(out, 0, true, rest, dice);
 }
 
-/// What the gateway said.
+/// A message of the gateway.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Answer {
     pub msg_id: u32,
@@ -127,17 +127,17 @@ pub struct Answer {
     pub reason: String,
 }
 
-/// One thing the gateway sent.
+/// Something that the gateway sent.
 #[derive(Debug)]
-pub enum Heard {
-    /// The status of the HTTP answer.
+pub enum Incoming {
+    /// An HTTP answer, with its status.
     Http(u16),
     Message(Answer),
     Close(u16),
     Pong,
 }
 
-/// Parses the gateway's bytes. Panics at anything that RFC 6455 forbids a server.
+/// Parser of the gateway's bytes. Panics at anything that RFC 6455 forbids a server.
 #[derive(Debug, Default)]
 pub struct Parser {
     bytes: Vec<u8>,
@@ -149,7 +149,7 @@ impl Parser {
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub fn next(&mut self, encoding: Encoding) -> Option<Heard> {
+    pub fn next(&mut self, encoding: Encoding) -> Option<Incoming> {
         if !self.upgraded {
             let end = self.bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
             let head = std::str::from_utf8(&self.bytes[..end]).expect("a text head");
@@ -159,7 +159,7 @@ impl Parser {
             if !self.upgraded {
                 self.bytes.clear();
             }
-            return Some(Heard::Http(status));
+            return Some(Incoming::Http(status));
         }
         let (&first, &second) = (self.bytes.first()?, self.bytes.get(1)?);
         assert!(first & 0x70 == 0 && first & 0x80 != 0 && second & 0x80 == 0, "a server's frame");
@@ -173,13 +173,13 @@ impl Parser {
         }
         let payload: Vec<u8> = self.bytes.drain(..head + len).skip(head).collect();
         Some(match (first & 15, encoding) {
-            (TEXT, Encoding::Json) => Heard::Message(from_json(&payload)),
-            (BINARY, Encoding::Protobuf) => Heard::Message(from_protobuf(&payload)),
-            (CLOSE, _) => Heard::Close(match payload.get(..2) {
+            (TEXT, Encoding::Json) => Incoming::Message(from_json(&payload)),
+            (BINARY, Encoding::Protobuf) => Incoming::Message(from_protobuf(&payload)),
+            (CLOSE, _) => Incoming::Close(match payload.get(..2) {
                 Some(code) => u16::from_be_bytes([code[0], code[1]]),
                 None => 1005,
             }),
-            (PONG, _) => Heard::Pong,
+            (PONG, _) => Incoming::Pong,
             (other, _) => panic!("opcode {other} to a client of {encoding:?}"),
         })
     }

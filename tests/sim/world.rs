@@ -1,4 +1,5 @@
-//! The scheduler: a clock and events in its order; clients that come, control, and the end.
+//! The world of a run: its clock, the events in their order, arriving clients, control, and the
+//! checks at the end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,25 +26,29 @@ use crate::wire::Message;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// A shard's loop runs, because something woke it.
+    /// A shard has a turn.
     Turn(usize),
-    /// The pulse of a shard.
+    /// A shard gets its pulse.
     Tick(usize),
-    /// A client writes, or does what it does next.
+    /// A client writes, or acts.
     Write(usize),
-    /// A client reads.
+    /// A client reads its socket.
     Read(usize),
+    /// A call of a shard arrives at its instance, ends, or times out.
     Arrives(usize, u64),
     Ends(usize, u64),
     TimesOut(usize, u64),
     /// The connection of a shard to an instance comes up, or breaks.
     Up(usize, u32),
     Break(usize, u32),
-    /// Somewhere a connection breaks.
+    /// The connection of some shard to some instance breaks.
     Flap,
-    /// Control looks at its lanes, and sometimes changes the instances.
+    /// Control reads its lane and sends commands.
     Control,
+    /// Control publishes a snapshot, sometimes with other instances.
     Adopt,
+    /// The wall clock is set, by seconds.
+    SetClock(i64),
     Drain,
 }
 
@@ -63,17 +68,18 @@ pub struct Shard {
     pub bell: Arc<Doorbell>,
     pub commands: LaneReceiver<Command>,
     pub control: LaneSender<Command>,
-    /// Clients of other shards, into this one.
+    /// Lane from the other shards into this one.
     pub handoff: LaneSender<Handoff<usize, usize>>,
     pub handed: LaneReceiver<Handoff<usize, usize>>,
     pub turn_at: Option<u64>,
     pub stalled_until: u64,
-    /// In its last turn.
+    /// Whether the shard is in its last turn.
     pub ending: bool,
     pub stopped: bool,
     pub lost_events: u64,
-    /// What control wants this shard to know and could not send yet.
+    /// Snapshot that control has still to send, because the mailbox was full.
     pub adopt: Option<Arc<Snapshot>>,
+    /// Whether control has still to send the drain command.
     pub drain: bool,
 }
 
@@ -87,9 +93,9 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub calls: Calls,
     pub oracle: Oracle,
-    /// Messages that any connection of a user may send again.
+    /// Messages by user that any connection of the user may send again.
     pub shared: BTreeMap<usize, Vec<(Message, u64)>>,
-    /// Clients send; faults occur.
+    /// Whether clients send and faults occur.
     pub active: bool,
     pub draining: bool,
     pub instances: Vec<Instance>,
@@ -98,11 +104,15 @@ pub struct World {
     pub reports: LaneSender<ShardEvent>,
     pub reported: LaneReceiver<ShardEvent>,
     pub trace: Xxh3,
+    /// Time that the present turn has taken so far.
+    pub turn_us: u64,
+    /// Seconds by which the wall clock was set.
+    pub clock_step_s: i64,
 }
 
-/// Users that clients sign in as.
+/// Number of users as whom clients sign in.
 const USERS: u64 = 5;
-/// When a run begins: not at 0, so that 0 can mean "never".
+/// Time at which a run begins: not 0, so that 0 can mean "never".
 const START_US: u64 = 1_000_000;
 
 impl World {
@@ -138,6 +148,8 @@ impl World {
             reports,
             reported,
             trace: Xxh3::new(),
+            turn_us: 0,
+            clock_step_s: 0,
             dice,
             plan,
         };
@@ -161,6 +173,9 @@ impl World {
         if self.plan.faults.adopt_ms > 0 {
             self.at(20_000, Event::Adopt);
         }
+        if let Some((at, step_s)) = self.plan.clock_step {
+            self.at(at, Event::SetClock(step_s));
+        }
         if let Some(at) = self.plan.drain_at_us {
             self.at(at, Event::Drain);
         }
@@ -172,7 +187,7 @@ impl World {
         self.events.insert((self.now + us, self.numbers), event);
     }
 
-    /// Runs what happens until `until`.
+    /// Runs the events up to the time `until`.
     pub fn run(&mut self, until: u64) {
         while let Some((&(at, number), &event)) = self.events.first_key_value() {
             if at > until {
@@ -181,12 +196,12 @@ impl World {
             self.events.remove(&(at, number));
             self.now = at;
             self.note(&[at, number]);
-            self.happens(event);
+            self.handle(event);
         }
         self.now = until;
     }
 
-    pub fn happens(&mut self, event: Event) {
+    pub fn handle(&mut self, event: Event) {
         match event {
             Event::Turn(s) => {
                 if self.shards[s].turn_at == Some(self.now) {
@@ -205,11 +220,12 @@ impl World {
             Event::Flap => self.flap(),
             Event::Control => self.control(),
             Event::Adopt => self.change_instances(),
+            Event::SetClock(step_s) => self.clock_step_s = step_s,
             Event::Drain => self.begin_drain(),
         }
     }
 
-    /// Adds to the trace that two runs of a seed must share.
+    /// Adds to the trace, which two runs of a seed must share.
     pub fn note(&mut self, words: &[u64]) {
         for word in words {
             self.trace.update(&word.to_le_bytes());
@@ -248,7 +264,7 @@ impl World {
         }
         let s = self.dice.below(self.plan.shards as u64) as usize;
         if self.dice.chance(30) {
-            // Full: the next report will do.
+            // A full mailbox does no harm: the next report will do.
             let _ = self.shards[s].control.try_send(Command::Report(0));
             self.wake(s);
         }
@@ -259,7 +275,7 @@ impl World {
         self.at(after, Event::Control);
     }
 
-    /// Sends what a shard must know; again at the next time while its mailbox is full.
+    /// Sends the commands that a shard must get; again at the next time while its mailbox is full.
     pub fn send_commands(&mut self, s: usize) {
         let shard = &mut self.shards[s];
         if let Some(snapshot) = shard.adopt.take() {
@@ -319,11 +335,12 @@ impl World {
         }
     }
 
-    /// Whether nothing is under way: all that was written is read, answered and taken.
+    /// Whether nothing is under way: everything written is read, answered and received.
     pub fn is_quiet(&self) -> bool {
         let shards_rest = self.shards.iter().all(|shard| {
             let view = shard.engine.view();
-            // Who is held for its rate, or is to move, has messages that were not read yet.
+            // A connection held for its rate, or about to move, has messages that were not read
+            // yet.
             let read = shard.handed.is_empty() && view.conns.iter().all(|conn| !conn.paused);
             let idle = view.messages == 0 && view.calls == 0 && shard.turn_at.is_none() && read;
             shard.stopped || !self.draining && idle
@@ -338,7 +355,7 @@ impl World {
         shards_rest && peers_rest && self.calls.is_empty()
     }
 
-    /// What must hold when nothing happens any more.
+    /// Checks what must hold when nothing is under way any more.
     pub fn check_end(&self) {
         for (s, shard) in self.shards.iter().enumerate() {
             let view = shard.engine.view();
@@ -355,8 +372,8 @@ impl World {
             }
         }
         for (p, peer) in self.peers.iter().enumerate() {
-            let told = peer.close_code.is_some() || peer.draining && !peer.open || peer.reset;
-            assert!(told || !peer.said_goodbye, "peer {p} was cut without a goodbye");
+            let is_told = peer.close_code.is_some() || peer.draining && !peer.open || peer.reset;
+            assert!(is_told || !peer.cut_by_end, "peer {p} was closed without a reason");
             let limit = match (peer.close_code, peer.read_at_close) {
                 (None, _) if peer.open && !peer.gone && !peer.gateway_ended => peer.written,
                 (Some(1001), Some(read)) if self.draining => read,
@@ -388,7 +405,7 @@ impl Shard {
         });
         Self {
             engine,
-            state: TurnState::new(ShardId(n as u16)),
+            state: TurnState::new(ShardId(n as u16), plan.shards as u16),
             sockets: BTreeMap::new(),
             backlog: VecDeque::new(),
             channels: BTreeMap::new(),

@@ -1,66 +1,57 @@
-//! New clients: accepted here, or handed over by a shard that has no room.
+//! Accepting clients, and what makes a connection of one.
 
 use std::net::{SocketAddr, TcpStream};
 
 use crate::engine::clients::limits::OpenRefusal;
 use crate::ids::ConnId;
-use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::Port;
 use crate::message::Micros;
-use crate::shard::handoff::Handoff;
-use crate::shard::net::Net;
+use crate::shard::net::{Backlog, Net};
 use crate::shard::sockets::{Accepted, accept};
+use crate::shard::timers::Timer;
 use crate::shard::transport::Transport;
 use crate::shard::turn;
 use crate::stats::Counter;
 use crate::tls::session::Session;
 use crate::wire::handshake;
 
-/// After accept() found no descriptor left, the next try: 100 ms, NATS waits up to 1 s.
+/// Pause after accept() found no descriptor left: 100 ms, where NATS waits up to 1 s.
 const ACCEPT_PAUSE_US: u64 = 100_000;
 
-/// A client that was accepted.
+/// A client that was accepted and has no connection yet.
 #[derive(Debug)]
 pub(crate) struct AcceptedClient {
     stream: TcpStream,
     /// Address of the other end, which may be a balancer.
     peer: SocketAddr,
-    /// Where the client connected.
+    /// Whether the client connected to the plain listener or to the one for TLS.
     port: Port,
 }
 
 impl Net {
-    /// Accepts who waits, up to a turn's budget, of which each listener has its share: a flood at
-    /// one does not close the other.
+    /// Accepts clients who wait, up to a turn's budget, of which each listener has its share: a
+    /// flood at one does not close the other.
     pub(super) fn accept_from_all(&mut self, now: Micros) {
         let share = limits::ACCEPTS_PER_TURN_MAX / self.listeners.len().max(1);
         for index in 0..self.listeners.len() {
-            if self.listeners[index].accept_at.is_some_and(|at| at <= now) {
-                self.accept_at(index, share, now);
+            if self.listeners[index].backlog == Backlog::Waiting {
+                self.accept_from(index, share, now);
             }
         }
     }
 
-    fn accept_at(&mut self, index: usize, budget: usize, now: Micros) {
+    fn accept_from(&mut self, index: usize, budget: usize, now: Micros) {
         let send_buffer = self.settings.conn.send_buffer_bytes;
         for _ in 0..budget {
             let listener = &mut self.listeners[index];
             let port = listener.port;
             match accept(&listener.socket, send_buffer) {
                 Accepted::Client(stream, peer) => {
-                    let has_room = self.shell.enter(|engine| match self.is_from_proxy(peer) {
-                        true => engine.has_room(),
-                        false => engine.has_room_for(peer.ip()),
-                    });
-                    let client = AcceptedClient { stream, peer, port };
-                    let client = if has_room { Some(client) } else { self.hand_over(client) };
-                    if let Some(client) = client {
-                        turn::open(self, client, now);
-                    }
+                    turn::take_in(self, AcceptedClient { stream, peer, port }, now);
                 }
-                Accepted::Nobody => {
-                    listener.accept_at = None;
+                Accepted::WouldBlock => {
+                    listener.backlog = Backlog::Empty;
                     return;
                 }
                 Accepted::Aborted => {
@@ -74,28 +65,38 @@ impl Net {
                     if first {
                         tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
                     }
-                    listener.accept_at = Some(Micros(now.0 + ACCEPT_PAUSE_US));
+                    listener.backlog = Backlog::Paused;
+                    let at = Micros(now.0 + ACCEPT_PAUSE_US);
+                    self.state.timers().set(Timer::Accept(index), at);
                     return;
                 }
             }
         }
         // More may wait, and the edge is spent.
-        self.listeners[index].accept_at = Some(now);
         self.shell.poke();
     }
 
-    /// Whether `peer` is a balancer that must say for whom it connects.
-    fn is_from_proxy(&self, peer: SocketAddr) -> bool {
-        // One that speaks IPv4 to a socket for both is the same balancer.
+    /// Whether `peer` is a balancer, whose connections begin with a PROXY header.
+    fn is_proxy(&self, peer: SocketAddr) -> bool {
+        // A balancer that speaks IPv4 to a socket for both versions has a mapped address.
         let address = peer.ip().to_canonical();
         self.gateway.proxies.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether there is room for a client. The address of a client behind a balancer is not known
+    /// yet.
+    pub(super) fn has_room_for_accepted(&self, client: &AcceptedClient) -> bool {
+        self.shell.enter(|engine| match self.is_proxy(client.peer) {
+            true => engine.has_room(),
+            false => engine.has_room_for(client.peer.ip()),
+        })
     }
 
     /// Makes a connection of a client, or refuses the client.
     pub(super) fn open_accepted(&mut self, client: AcceptedClient, now: Micros) -> Option<ConnId> {
         let AcceptedClient { stream, peer, port } = client;
-        let is_proxied = self.is_from_proxy(peer);
-        // A balancer is not charged for its clients: they are known by the header.
+        let is_proxied = self.is_proxy(peer);
+        // A balancer is not charged for its clients: their addresses come with the header.
         let opened = self.shell.enter(|engine| match is_proxied {
             true => engine.open_unmetered(peer, now),
             false => engine.open(peer, now),
@@ -105,7 +106,8 @@ impl Net {
             Err(refusal) => {
                 match port {
                     Port::Plain if !is_proxied => refuse(&stream, &refusal),
-                    // Without a handshake there is no way to say more than by the end.
+                    // Before the header and the TLS handshake there is nothing to answer but the
+                    // end.
                     Port::Plain | Port::Tls => {}
                 }
                 return None;
@@ -133,51 +135,23 @@ impl Net {
         Some(id)
     }
 
-    /// Offers a client for whom there is no room to the other shards, each in turn: the kernel
-    /// spreads clients by a hash, so that one shard can be full, or an address's part of it, while
-    /// others are not. Gives the client back if this shard stops or no lane takes it.
-    fn hand_over(&mut self, client: AcceptedClient) -> Option<AcceptedClient> {
-        if self.state.is_stopping() {
-            return Some(client);
-        }
-        let mut handoff = Handoff::Client(client);
-        let own = usize::from(self.shard.0);
-        for _ in 0..self.lanes.shards.len() {
-            self.next_sibling = (self.next_sibling + 1) % self.lanes.shards.len();
-            if self.next_sibling == own {
-                continue;
-            }
-            match self.lanes.shards[self.next_sibling].try_send(handoff) {
-                Ok(()) => {
-                    self.shell.enter(|engine| engine.count(Counter::HandedOver, 1));
-                    return None;
-                }
-                Err(LaneRefusal::Full(back) | LaneRefusal::Closed(back)) => {
-                    self.shell.enter(|engine| engine.count(Counter::LaneRefused, 1));
-                    handoff = back;
-                }
-            }
-        }
-        match handoff {
-            Handoff::Client(client) => Some(client),
-            Handoff::Moved(_) => unreachable!("made above"),
-        }
-    }
-
-    /// The listeners go: who waits in their queues is accepted first, so that the engine can tell.
+    /// Closes the listeners. Clients who wait in their queues are accepted first, so that the
+    /// engine answers them.
     pub(super) fn close_listeners(&mut self, now: Micros) {
         for listener in &mut self.listeners {
-            listener.accept_at = Some(now);
+            listener.backlog = Backlog::Waiting;
         }
         // A flood may hold more than one turn takes; the backlog ends it.
-        while self.listeners.iter().any(|l| l.accept_at.is_some_and(|at| at <= now)) {
+        while self.listeners.iter().any(|listener| listener.backlog == Backlog::Waiting) {
             self.accept_from_all(now);
         }
-        self.listeners.clear();
+        for (index, _) in self.listeners.drain(..).enumerate() {
+            self.state.timers().clear(Timer::Accept(index));
+        }
     }
 }
 
-/// Tells a client that is not taken. One try: it has sent nothing that must be answered.
+/// Answers a client that is refused. Tried once: nothing that it sent must be answered.
 fn refuse(stream: &std::net::TcpStream, refusal: &OpenRefusal) {
     let OpenRefusal { status, text, retry_after_ms } = *refusal;
     let response = handshake::refuse_for(status, text, retry_after_ms);

@@ -1,4 +1,4 @@
-//! The channels to instances, one task each: opened and closed as instances come and go.
+//! Channels to instances, one task each: opened and closed as instances come and go.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -42,7 +42,7 @@ impl Net {
             shell.poke();
         };
         let clock = self.shell.clone();
-        // Shards must not reconnect in step.
+        // The shards must not reconnect all at the same time.
         let seed = self.seed ^ (u64::from(instance.id.0) << 32);
         let (channel, task) = channel::open(
             instance.clone(),
@@ -69,7 +69,7 @@ impl Net {
     }
 }
 
-/// The link to an instance, as its channel's events tell of it.
+/// The link to one instance: turns events of its channel into events of the engine.
 struct InstanceLink {
     shard: ShardId,
     instance: Instance,

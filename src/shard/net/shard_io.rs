@@ -7,9 +7,8 @@ use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::{Command, Published, ShardEvent};
 use crate::message::{Call, Micros};
-use crate::shard::handoff::Handoff;
-use crate::shard::net::Net;
 use crate::shard::net::accept::AcceptedClient;
+use crate::shard::net::{Handoff, Net};
 use crate::shard::sockets::{IoResult, Socket};
 use crate::shard::transport::Received;
 use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
@@ -65,7 +64,7 @@ impl ShardIo for Net {
                 Received::PartialHeader | Received::Ignored => break ReadNext::More,
                 Received::Header { used, client } => {
                     input = &mut input[used..];
-                    // The balancer's own connections, its health checks, count for nobody.
+                    // The balancer's own connections, its health checks, count for no address.
                     let goes_on = client.is_none_or(|client| {
                         shell.enter(|engine| engine.introduce(id, client, now))
                     });
@@ -111,7 +110,7 @@ impl ShardIo for Net {
 
     fn shut_write(&mut self, id: ConnId) {
         let Self { sockets, cipher, .. } = self;
-        // With the kernel full the last record waits for room, and this comes again.
+        // With the kernel full the last record waits for room, and the next flush comes here again.
         if let Some(socket) = sockets.get(id)
             && socket.send_close_notify(cipher)
         {
@@ -123,8 +122,8 @@ impl ShardIo for Net {
         let Some(mut socket) = self.sockets.remove(id) else { return };
         socket.send_close_notify(&mut self.cipher);
         socket.shut_write();
-        // Bytes that nobody reads would turn the end into a reset, which can overtake the last
-        // words. What has arrived is taken away, from a flooder no more than in a turn.
+        // Bytes that are never read would turn the end into a reset, which can overtake the last
+        // bytes sent. Those that have arrived are read, from a flooder no more than in a turn.
         for _ in 0..limits::READS_PER_TURN_MAX {
             let received = socket.receive(&mut self.scratch);
             if !matches!(received, IoResult::Bytes(_)) || !socket.readiness.is_readable() {
@@ -141,13 +140,17 @@ impl ShardIo for Net {
         self.close_listeners(now);
     }
 
+    fn has_room_for(&mut self, client: &AcceptedClient) -> bool {
+        self.has_room_for_accepted(client)
+    }
+
     fn open_connection(&mut self, client: AcceptedClient, now: Micros) -> Option<ConnId> {
         self.open_accepted(client, now)
     }
 
     fn take_socket(&mut self, id: ConnId) -> Socket {
         let socket = self.sockets.remove(id).expect("a connection has a socket");
-        // Its next edge is the other shard's.
+        // The next edge belongs to the other shard.
         if let Err(error) = self.set.remove(&socket) {
             tracing::warn!(%error, "client_still_watched: it hears of its bytes twice");
         }
@@ -155,8 +158,8 @@ impl ShardIo for Net {
     }
 
     fn put_socket(&mut self, id: ConnId, socket: Socket) -> bool {
-        // In the set first: what arrives from here on makes an edge, what arrived before is read
-        // because it counts as ready.
+        // In the set first: bytes that arrive from here on make an edge, and those that arrived
+        // before are read because the socket counts as ready.
         if let Err(error) = self.set.add(&socket, id.0) {
             tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
             self.shell.enter(|engine| {
@@ -173,15 +176,11 @@ impl ShardIo for Net {
         drop(socket);
     }
 
-    fn send_handoff(
-        &mut self,
-        to: ShardId,
-        handoff: Handoff<AcceptedClient, Socket>,
-    ) -> Result<(), LaneRefusal<Handoff<AcceptedClient, Socket>>> {
+    fn send_handoff(&mut self, to: ShardId, handoff: Handoff) -> Result<(), LaneRefusal<Handoff>> {
         self.lanes.shards[usize::from(to.0)].try_send(handoff)
     }
 
-    fn next_handoff(&mut self) -> Option<Handoff<AcceptedClient, Socket>> {
+    fn next_handoff(&mut self) -> Option<Handoff> {
         self.lanes.handed.try_recv()
     }
 
@@ -221,7 +220,7 @@ impl ShardIo for Net {
     }
 }
 
-/// TLS records of a connection were received: `plain` is their plaintext.
+/// Gives the engine the plaintext of TLS records, and counts what they came to.
 fn on_records(
     engine: &mut Engine,
     id: ConnId,

@@ -1,14 +1,14 @@
-//! Connections that move to their user's home shard, and what other shards hand over.
+//! Clients and connections that go to other shards, or come from them.
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::message::Micros;
 use crate::shard::handoff::{Handoff, MovedConnection};
-use crate::shard::turn::{ShardIo, reading};
+use crate::shard::turn::{ShardIo, TurnState, reading};
 use crate::stats::Counter;
 
-/// Sends away the connections that are at rest and belong to another shard.
+/// Moves connections that are at rest to their user's home shard.
 pub(super) fn move_all(io: &mut impl ShardIo, now: Micros) {
     let mut moves = std::mem::take(&mut io.state().effects.moves);
     for id in moves.drain(..) {
@@ -30,7 +30,7 @@ pub(super) fn move_all(io: &mut impl ShardIo, now: Micros) {
     io.state().effects.moves = moves;
 }
 
-/// Takes what other shards handed over. One hop: a client for whom there is no room here either is
+/// Takes the handoffs of other shards. One hop: a client for whom there is no room here either is
 /// refused.
 pub(super) fn take_handed(io: &mut impl ShardIo, now: Micros) {
     for _ in 0..limits::LANE_BUDGET {
@@ -43,8 +43,53 @@ pub(super) fn take_handed(io: &mut impl ShardIo, now: Micros) {
     io.ring();
 }
 
+/// Makes a connection of an accepted client if there is room, or else hands the client over, or
+/// else refuses it.
+pub fn take_in<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
+    let left = match io.has_room_for(&client) {
+        true => Some(client),
+        false => hand_over(io, client),
+    };
+    if let Some(client) = left {
+        open(io, client, now);
+    }
+}
+
+/// Offers a client for whom there is no room to the other shards, each in turn: the kernel spreads
+/// clients by a hash, so that one shard can be full, or an address's part of it, while others are
+/// not. Gives the client back if this shard stops or no lane takes it.
+fn hand_over<I: ShardIo>(io: &mut I, client: I::Client) -> Option<I::Client> {
+    let TurnState { shard, shards, is_stopping, .. } = *io.state();
+    if is_stopping {
+        return Some(client);
+    }
+    let mut handoff = Handoff::Client(client);
+    for _ in 0..shards {
+        let next = &mut io.state().next_sibling;
+        *next = (*next + 1) % shards;
+        let to = ShardId(*next);
+        if to == shard {
+            continue;
+        }
+        match io.send_handoff(to, handoff) {
+            Ok(()) => {
+                io.enter(|engine| engine.count(Counter::HandedOver, 1));
+                return None;
+            }
+            Err(LaneRefusal::Full(back) | LaneRefusal::Closed(back)) => {
+                io.enter(|engine| engine.count(Counter::LaneRefused, 1));
+                handoff = back;
+            }
+        }
+    }
+    match handoff {
+        Handoff::Client(client) => Some(client),
+        Handoff::Moved(_) => unreachable!("it was a client"),
+    }
+}
+
 /// Makes a connection of a client, or refuses the client.
-pub fn open<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
+fn open<I: ShardIo>(io: &mut I, client: I::Client, now: Micros) {
     if let Some(id) = io.open_connection(client, now) {
         reading::list(io, id);
     }
@@ -58,8 +103,8 @@ fn arrive<I: ShardIo>(io: &mut I, moved: MovedConnection<I::Socket>, now: Micros
     }
 }
 
-/// Puts in the socket of a connection that the engine has just put in. Bytes may have come that
-/// make no edge here: it is read.
+/// Puts in the socket of a connection that the engine has just put in. It is read, because bytes
+/// may have come that make no edge here.
 fn settle<I: ShardIo>(io: &mut I, id: ConnId, socket: I::Socket) {
     if io.put_socket(id, socket) {
         reading::list(io, id);

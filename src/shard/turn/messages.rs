@@ -1,5 +1,5 @@
-//! What comes to a shard from outside of its sockets: the tick, commands of control, and what other
-//! shards hand over.
+//! Everything that reaches a shard otherwise than by its sockets: the tick, commands of control,
+//! and handoffs of other shards.
 
 use crate::lanes::LaneRefusal;
 use crate::limits;
@@ -8,7 +8,7 @@ use crate::message::Micros;
 use crate::shard::turn::{ShardIo, close, handoffs};
 use crate::stats::Counter;
 
-/// The pulse came, `late_us` ago; `unix_us` is the wall clock's time.
+/// Handles the pulse, which came `late_us` ago; `unix_us` is the time of the wall clock.
 pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
     let mut closing = std::mem::take(&mut io.state().closing);
     let (shard, signals, keys_wanted) = io.with(|engine, state| {
@@ -32,7 +32,7 @@ pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
     io.state().closing = closing;
 }
 
-/// Takes what other shards handed over, then commands. True: the shard is to end at once.
+/// Takes the handoffs of other shards, then commands. True: the shard is to end at once.
 pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
     handoffs::take_handed(io, now);
     for _ in 0..limits::LANE_BUDGET {
@@ -64,7 +64,7 @@ pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
     false
 }
 
-/// Sends control an event that may be lost: control asks again, or gets it with the next tick.
+/// Offers control an event that may be lost: control asks again, or gets it with the next tick.
 fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
     let refused = match io.try_send_event(event) {
         Ok(()) => return,

@@ -1,4 +1,4 @@
-//! Reading: which connections in which order, and for how long.
+//! Reading: the order of connections, and how long each may take.
 
 use crate::ids::ConnId;
 use crate::limits;
@@ -6,17 +6,18 @@ use crate::message::Micros;
 use crate::readiness::Ready;
 use crate::shard::turn::{Input, ReadOnce, ShardIo, close};
 
-/// A turn this long gives no client a second read: the others have had to wait for long enough. A
-/// buffer of 26-byte messages takes about half of it.
+/// Length of a turn from which on no client gets a second read: the others have had to wait for
+/// long enough. A buffer of 26-byte messages takes about half of it.
 const CONN_READ_US_MAX: u64 = 1_000;
-/// All reading of a turn, about: a tick of 10 ms is then some five turns, and not one.
+/// Time for all reading of a turn, about: a tick of 10 ms is then some five turns, and not one.
 const READ_US_MAX: u64 = 2_000;
-/// TLS handshakes get this much of a turn, and one of them in any case: one costs some 250 us with
-/// ECDSA (`crowd storm`: 1.6 s for 5,000, with all else that a newcomer costs), so mostly one or
-/// two. When everybody comes back at once those who are here already shall not wait for more.
+/// Time for TLS handshakes in a turn, though one of them is read in any case. A handshake costs
+/// some 250 us with ECDSA (`crowd storm`: 1.6 s for 5,000, with all else that a new client costs),
+/// so a turn has one or two. When all clients come back at once, those that are connected already
+/// do not wait for more.
 const HANDSHAKES_US_MAX: u64 = 250;
 
-/// Notes what an edge told of a connection's socket, and what the next turn is to do about it.
+/// Takes in an edge of a connection's socket, and lists what the next turn is to do about it.
 pub fn on_ready(io: &mut impl ShardIo, ready: Ready) {
     let id = ConnId(ready.token);
     let Some(readiness) = io.readiness(id) else { return };
@@ -58,14 +59,15 @@ pub(super) fn read_all(io: &mut impl ShardIo, now: Micros) {
     let mut left = reading.drain(..);
     for (count, id) in left.by_ref().enumerate() {
         read(io, id, now);
-        // Answers wait for the end of the turn: a thousand who all leave, or all sign in, are
-        // read in several. The clock is looked at now and then, it costs as much as a message.
+        // Answers wait for the end of the turn: a thousand connections that all close, or all sign
+        // in, are read in several turns. The clock is read now and then, it costs as much as a
+        // message.
         if count % 32 == 31 && io.now().since(now) > READ_US_MAX {
             break;
         }
     }
     if left.len() > 0 {
-        // Those who have waited come before those who have more.
+        // Connections that have waited come before those that have more.
         let to_read = &mut io.state().to_read;
         let again = std::mem::take(to_read);
         to_read.extend(left.by_ref().chain(again));
@@ -93,7 +95,7 @@ pub(super) fn read_handshakes(io: &mut impl ShardIo) {
         done += 1;
     }
     waiting.drain(..done);
-    // Those that came back meanwhile are behind those that have waited.
+    // Connections that were listed again meanwhile are behind those that have waited.
     let state = io.state();
     waiting.append(&mut state.to_handshake);
     state.to_handshake = waiting;
