@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::ids::ShardId;
-use crate::look::{Question, Seen};
+use crate::inspect::{Inspection, Query};
 use crate::routing::Snapshot;
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
@@ -43,8 +43,8 @@ pub enum Command {
     Adopt(Box<Published>),
     /// Send a [`ShardEvent::Report`] with this number.
     Report(u64),
-    /// Look closer at something; send a [`ShardEvent::Look`] with this number.
-    Look(Question, u64),
+    /// Answer the query with a [`ShardEvent::Inspection`] of this number.
+    Inspect(Query, u64),
     /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
     /// not answered after the grace is answered with an error.
     Drain(StopSettings),
@@ -59,14 +59,14 @@ pub enum ShardEvent {
     Ready(ShardId),
     /// The answer to [`Command::Report`].
     Report(Box<Report>),
-    /// The answer to [`Command::Look`].
-    Look {
+    /// The answer to [`Command::Inspect`].
+    Inspection {
         /// Who.
         shard: ShardId,
-        /// Number of the question.
+        /// Number of the query.
         number: u64,
-        /// What was found.
-        seen: Seen,
+        /// The shard's answer.
+        inspection: Inspection,
     },
     /// How instances did since the shard last said so; only those that are worth a word.
     Signals {

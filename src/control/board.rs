@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::looks::{Asker, Looks};
+use tokio::sync::oneshot;
+
+use super::inspections::{Inspections, QueryResult};
 use crate::config::settings::StopSettings;
 use crate::ids::ShardId;
+use crate::inspect;
 use crate::lanes::{LaneRefusal, LaneSender};
-use crate::look::Question;
 use crate::mailbox::{Command, Published, ShardEvent};
 use crate::stats::Report;
 
@@ -92,7 +94,7 @@ struct Entry {
 pub struct Board {
     entries: Vec<Entry>,
     questions: u64,
-    looks: Looks,
+    inspections: Inspections,
     /// Messages cut off by the stop, in all.
     pub cut_off: u64,
 }
@@ -111,7 +113,7 @@ impl Board {
             report: None,
         };
         let entries = shards.into_iter().map(entry).collect();
-        Self { entries, questions: 0, looks: Looks::default(), cut_off: 0 }
+        Self { entries, questions: 0, inspections: Inspections::default(), cut_off: 0 }
     }
 
     /// Shards.
@@ -146,7 +148,7 @@ impl Board {
             ShardEvent::Ready(shard) | ShardEvent::KeysWanted(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
             ShardEvent::Signals { shard, .. }
-            | ShardEvent::Look { shard, .. }
+            | ShardEvent::Inspection { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard, .. } => *shard,
         };
@@ -172,12 +174,14 @@ impl Board {
                 }
                 entry.report = Some(report.into());
             }
-            ShardEvent::Look { number, seen, .. } => self.looks.take(shard, number, seen),
+            ShardEvent::Inspection { number, inspection, .. } => {
+                self.inspections.take(shard, number, inspection);
+            }
             // Control's judge of health has them, and who fetches keys.
             ShardEvent::Signals { .. } | ShardEvent::KeysWanted(_) => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
-                self.looks.ended(shard);
+                self.inspections.shard_ended(shard);
                 entry.asked = None;
                 entry.silent = false;
                 self.cut_off += cut_off;
@@ -185,7 +189,7 @@ impl Board {
             }
             ShardEvent::Failed { why, .. } => {
                 entry.state = ShardState::Failed;
-                self.looks.ended(shard);
+                self.inspections.shard_ended(shard);
                 entry.asked = None;
                 entry.silent = false;
                 tracing::error!(shard = shard.0, why, "shard failed");
@@ -209,24 +213,30 @@ impl Board {
         }
     }
 
-    /// Asks every shard that serves to look closer at something; refused when too much is asked.
-    pub fn look(&mut self, question: &Question, asker: Asker, now: Instant) {
+    /// Puts a query to every shard that serves. Refused (`reply` is dropped) while too many are
+    /// under way.
+    pub fn inspect(
+        &mut self,
+        query: &inspect::Query,
+        reply: oneshot::Sender<QueryResult>,
+        now: Instant,
+    ) {
         let serving = (0u16..).zip(&self.entries).filter(|(_, e)| e.state.serves());
         let serving: Vec<ShardId> = serving.map(|(n, _)| ShardId(n)).collect();
-        let Some(number) = self.looks.ask(serving, asker, now) else { return };
+        let Some(number) = self.inspections.begin(serving, reply, now) else { return };
         for entry in self.entries.iter_mut().filter(|e| e.state.serves()) {
-            entry.waiting.push_back(Command::Look(question.clone(), number));
+            entry.waiting.push_back(Command::Inspect(query.clone(), number));
         }
     }
 
-    /// Answers the looks that are complete or late.
-    pub fn end_looks(&mut self, now: Instant) {
-        self.looks.turn(now);
+    /// Replies to the queries that are complete or late.
+    pub fn end_inspections(&mut self, now: Instant) {
+        self.inspections.turn(now);
     }
 
-    /// When a look is given up.
-    pub fn looks_due(&self) -> Option<Instant> {
-        self.looks.due()
+    /// End of the first query's time.
+    pub fn inspections_due(&self) -> Option<Instant> {
+        self.inspections.due()
     }
 
     /// Whether all shards serve and none is told to stop.

@@ -10,9 +10,9 @@ pub mod discovery;
 mod dump;
 mod fleet;
 pub mod health;
+mod inspections;
 pub mod keys;
 pub mod log;
-mod looks;
 pub mod probe;
 mod signers;
 mod sources;
@@ -37,13 +37,14 @@ use self::compose::Composer;
 use self::directory::{Directory, DirectoryView, Reloaded};
 use self::dump::Dumped;
 use self::fleet::Fleet;
+use self::inspections::QueryResult;
 use self::signers::{Fetched, Signers};
 use self::sources::Sources;
 use self::supervise::Supervisor;
 use crate::auth::load::LocalKeys;
 use crate::config::{Config, Loader, Problem};
+use crate::inspect;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
-use crate::look::Question;
 use crate::mailbox::{Command, ShardEvent};
 use crate::tls::load::LocalTls;
 
@@ -156,8 +157,8 @@ enum Ask {
     Reload(oneshot::Sender<Result<Reloaded, Vec<Problem>>>),
     /// Whether every shard serves and nothing stops.
     Ready(oneshot::Sender<bool>),
-    /// A closer look at all shards; refused (dropped) when too much is asked.
-    Look(Question, looks::Asker),
+    /// Put a query to all shards; refused (dropped) while too many are under way.
+    Inspect(inspect::Query, oneshot::Sender<QueryResult>),
     /// Write down how everything is; see [`dump`].
     Dump(oneshot::Sender<io::Result<Dumped>>),
     /// Give an instance nothing new, or something again. False: there is none of that name.
@@ -357,14 +358,14 @@ impl Control {
                 ShardEvent::KeysWanted(_) => self.signers.hurry(now),
                 ShardEvent::Ready(_)
                 | ShardEvent::Report(_)
-                | ShardEvent::Look { .. }
+                | ShardEvent::Inspection { .. }
                 | ShardEvent::Stopped { .. }
                 | ShardEvent::Failed { .. } => {}
             }
             self.board.take(event, now);
         }
         self.board.fail_vanished(now);
-        self.board.end_looks(now);
+        self.board.end_inspections(now);
         if self.directory.turn(now) {
             self.publish();
         }
@@ -475,8 +476,8 @@ impl Control {
             Ask::Ready(asker) => {
                 let _ = asker.send(self.board.all_serve() && self.stop_until.is_none());
             }
-            Ask::Look(question, asker) => {
-                self.board.look(&question, asker, Instant::now());
+            Ask::Inspect(query, reply) => {
+                self.board.inspect(&query, reply, Instant::now());
                 self.board.flush();
             }
             Ask::Dump(done) => self.dump(done),
@@ -544,11 +545,11 @@ impl Control {
         let retry = commands_wait.then(|| Instant::now() + RETRY_EVERY);
         let waits = self.ready_line.is_some() && self.spoken_by > Instant::now();
         let speak = waits.then_some(self.spoken_by);
-        let looks = self.board.looks_due();
+        let inspections = self.board.inspections_due();
         let (watch, publish) = (self.supervisor.due(), self.directory.due());
         let dates = Some(self.certificates.due());
         let times =
-            [self.gather_until, self.stop_until, publish, watch, speak, looks, retry, dates];
+            [self.gather_until, self.stop_until, publish, watch, speak, inspections, retry, dates];
         times.into_iter().flatten().min()
     }
 }

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::Overrides;
 use crate::ids::{InstanceId, SessionId, ShardId};
+use crate::inspect::{ConnInfo, Inspection, Query, RouteInfo};
 use crate::lanes::lane;
-use crate::look::{ConnSeen, RouteSeen, Seen};
 use crate::message::{CallFault, Encoding, Micros, Reason};
 use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
 
@@ -86,9 +86,9 @@ service = "logic"
 hash_on = "key""#;
 
 /// Each shard has one connection and routes everything to instance 1, which its cache knows.
-fn look(shard: ShardId, question: &Question) -> Seen {
+fn inspect(shard: ShardId, query: &Query) -> Inspection {
     let session = SessionId::from_random(shard.0.into());
-    let conn = ConnSeen {
+    let conn = ConnInfo {
         session,
         peer: ([127, 0, 0, 1], 9).into(),
         phase: "open",
@@ -101,11 +101,11 @@ fn look(shard: ShardId, question: &Question) -> Seen {
         age_us: 5_000,
         heard_us: 1_000,
     };
-    match question {
-        Question::Talkers(_) => Seen::Conns(vec![conn]),
-        Question::Session(asked) if asked == session.as_str() => Seen::Conns(vec![conn]),
-        Question::Session(_) => Seen::Conns(Vec::new()),
-        Question::Route { .. } => Seen::Route(RouteSeen {
+    match query {
+        Query::TopTalkers(_) => Inspection::Conns(vec![conn]),
+        Query::Session(asked) if asked == session.as_str() => Inspection::Conns(vec![conn]),
+        Query::Session(_) => Inspection::Conns(Vec::new()),
+        Query::Route { .. } => Inspection::Route(RouteInfo {
             version: 1,
             cached: Some((InstanceId(1), 7_000)),
             chosen: Some(InstanceId(1)),
@@ -135,11 +135,15 @@ async fn fake_shard(
                 Command::Drain(_) if fake != Fake::Dead => {
                     return say(ShardEvent::Stopped { shard, cut_off: 2 });
                 }
-                Command::Look(question, number) if fake == Fake::Good => {
-                    say(ShardEvent::Look { shard, number, seen: look(shard, &question) });
+                Command::Inspect(query, number) if fake == Fake::Good => {
+                    let inspection = inspect(shard, &query);
+                    say(ShardEvent::Inspection { shard, number, inspection });
                 }
                 Command::Abort => return,
-                Command::Report(_) | Command::Look(..) | Command::Drain(_) | Command::Adopt(_) => {}
+                Command::Report(_)
+                | Command::Inspect(..)
+                | Command::Drain(_)
+                | Command::Adopt(_) => {}
             }
         }
         poll_fn(|cx| bell.poll_rung(cx)).await;

@@ -257,10 +257,10 @@ impl Net {
                     report.gauges.connection_bytes += self.sockets.memory_bytes() as u64;
                     self.report(ShardEvent::Report(Box::new(report)));
                 }
-                Command::Look(question, number) => {
-                    let seen = self.shell.enter(|engine| engine.look(&question, now));
+                Command::Inspect(query, number) => {
+                    let inspection = self.shell.enter(|engine| engine.inspect(&query, now));
                     let shard = self.init.engine.shard;
-                    self.report(ShardEvent::Look { shard, number, seen });
+                    self.report(ShardEvent::Inspection { shard, number, inspection });
                 }
                 Command::Drain(settings) => {
                     self.stop_accepting(now);

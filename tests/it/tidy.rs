@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 7] = ["ids", "limits", "look", "message", "stats", "lanes", "mailbox"];
+const WORDS: [&str; 7] = ["ids", "limits", "inspect", "message", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
@@ -15,10 +15,10 @@ const MAY_NAME: [(&str, &[&str]); 25] = [
     ("limits", &[]),
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
-    ("look", &["ids", "message"]),
+    ("inspect", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    ("mailbox", &["ids", "look", "stats", "routing", "config::settings", "auth", "tls::server"]),
+    ("mailbox", &["ids", "inspect", "stats", "routing", "config::settings", "auth", "tls::server"]),
     // The ground of both halves of the engine, of configuration and of control.
     ("routing", &[]),
     ("config", &["routing"]),

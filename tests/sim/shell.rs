@@ -201,7 +201,7 @@ impl World {
                         self.shards[s].engine.count(Counter::LaneLost, 1);
                     }
                 }
-                Command::Look(..) => unreachable!("the simulator sends none"),
+                Command::Inspect(..) => unreachable!("the simulator sends none"),
                 Command::Drain(settings) => {
                     self.accept(s);
                     self.shards[s].engine.drain(settings, now);

@@ -24,11 +24,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use self::guard::{Rules, admit, guard};
-use super::looks::Look;
+use super::inspections::QueryResult;
 use super::view::About;
 use super::{ASKS_MAX, Ask, Gathered, token};
 use crate::config::settings::AdminSettings;
-use crate::look::Question;
+use crate::inspect;
 
 /// Bytes of a request's body. The longest that means anything is a log filter of 1 KiB.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -122,8 +122,8 @@ impl Admin {
         self.ask(Ask::Gather).await
     }
 
-    /// Has all shards look closer at something.
-    async fn look(&self, question: Question) -> Result<Look, Refused> {
-        self.ask(|asker| Ask::Look(question, asker)).await
+    /// Puts a query to all shards, and waits for their answers.
+    async fn inspect(&self, query: inspect::Query) -> Result<QueryResult, Refused> {
+        self.ask(|reply| Ask::Inspect(query, reply)).await
     }
 }

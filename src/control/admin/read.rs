@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::routes::ROUTES;
 use super::{Admin, Refused};
-use crate::control::view::{self, explain::Asked};
+use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
 use crate::control::{Ask, log};
-use crate::look::{Question, TOP_MAX};
+use crate::inspect::{self, TOP_MAX};
 
 type Shown = Result<Json<Value>, Refused>;
 type Text = ([(HeaderName, &'static str); 1], String);
@@ -76,16 +76,16 @@ pub async fn routing_stats(State(admin): State<Admin>) -> Shown {
 /// `GET /routing/explain`
 pub async fn explain(
     State(admin): State<Admin>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    params: Result<Query<ExplainParams>, QueryRejection>,
 ) -> Shown {
-    let Query(asked) = asked.map_err(bad_query)?;
+    let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
-    let place = view::explain::Place::of(&found, &asked);
-    let look = match place.question() {
-        Some(question) => admin.look(question).await?,
+    let explanation = Explanation::new(&found, &params);
+    let result = match explanation.query() {
+        Some(query) => admin.inspect(query).await?,
         None => Default::default(),
     };
-    Ok(Json(view::explain::explain(&found, &asked, &place, &look)))
+    Ok(Json(explanation.json(&result)))
 }
 
 /// `GET /metrics`
@@ -106,10 +106,10 @@ pub async fn services(State(admin): State<Admin>) -> Shown {
     Ok(Json(view::services::services(&*admin.gather().await?)))
 }
 
-/// The query of `/connections`.
+/// Parameters of `/connections`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Which {
+pub struct ConnectionsParams {
     top: Option<usize>,
     session: Option<String>,
 }
@@ -117,20 +117,21 @@ pub struct Which {
 /// `GET /connections`
 pub async fn connections(
     State(admin): State<Admin>,
-    which: Result<Query<Which>, QueryRejection>,
+    params: Result<Query<ConnectionsParams>, QueryRejection>,
 ) -> Shown {
-    let Query(which) = which.map_err(bad_query)?;
+    let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
-    let question = match which {
-        Which { session: Some(session), .. } => Some(Question::Session(session)),
-        Which { top: Some(top), .. } => Some(Question::Talkers(top.min(TOP_MAX))),
-        Which { session: None, top: None } => None,
+    let query = match (params.session, params.top) {
+        (Some(session), _) => Some(inspect::Query::Session(session)),
+        (None, Some(top)) => Some(inspect::Query::TopTalkers(top.min(TOP_MAX))),
+        (None, None) => None,
     };
-    let look = match question.clone() {
-        Some(question) => Some(admin.look(question).await?),
+    let inspected = match query {
+        Some(query) => Some((query.clone(), admin.inspect(query).await?)),
         None => None,
     };
-    let body = view::connections::connections(&found, question.as_ref(), look.as_ref());
+    let inspected = inspected.as_ref().map(|(query, result)| (query, result));
+    let body = view::connections::connections(&found, inspected);
     body.map(Json).map_err(|why| Refused::new(StatusCode::NOT_FOUND, why))
 }
 

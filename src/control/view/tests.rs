@@ -13,6 +13,7 @@ use crate::control::compose::Composer;
 use crate::control::directory::{DirectoryView, SourceState};
 use crate::control::dump;
 use crate::control::fleet::Judged;
+use crate::control::inspections::QueryResult;
 use crate::ids::ShardId;
 use crate::routing::Share;
 
@@ -105,12 +106,9 @@ fn what_is_elsewhere_makes_health_degraded_and_never_503() {
 #[test]
 fn explain_says_why_the_owner_does_not_get_it() {
     let mut found = gathered();
-    let asked = serde_json::from_value(json!({"msg_id": 1001, "user": "ann"})).unwrap();
-    let look = Default::default();
-    let show = |found: &Gathered| {
-        let place = explain::Place::of(found, &asked);
-        explain::explain(found, &asked, &place, &look)
-    };
+    let params = serde_json::from_value(json!({"msg_id": 1001, "user": "ann"})).unwrap();
+    let show =
+        |found: &Gathered| explain::Explanation::new(found, &params).json(&QueryResult::default());
     let said = show(&found);
     assert_eq!((&said["hashed"], &said["instance"]), (&json!("user"), &said["owner"]));
     eject_all(&mut found, "logic");
