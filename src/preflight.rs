@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::config::settings::ShardSettings;
 use crate::engine::moves::places;
 use crate::ids::ShardId;
-use crate::limits::{HANDOFF_ITEMS_MAX, SHARDS_MAX};
+use crate::limits::{HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS, SHARDS_MAX};
 
 /// Something that keeps the gateway from starting, or from doing all that is configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,8 +45,6 @@ pub struct Plan {
     /// Connections that the limit of open files allows each shard to accept: holds for what a
     /// reload asks for, too.
     pub connections_cap: usize,
-    /// Bytes that each shard's executor registers with each of its rings.
-    pub io_memory_bytes: usize,
     /// What was adjusted or looks wrong.
     pub warnings: Vec<Problem>,
 }
@@ -62,15 +60,8 @@ pub struct ShardPlan {
     pub settings: ShardSettings,
 }
 
-/// Memory registered for file I/O, which we do not do: 64 KiB, the least that glommio takes.
-/// Its default of 10 MiB would pin 30 MiB a shard.
-pub const IO_MEMORY_BYTES: usize = 64 << 10;
-/// Rings of a glommio executor: main, latency, poll.
-pub(crate) const RINGS: u64 = 3;
 /// Below this soft limit glommio refuses to start an executor (0.9, `Reactor::new`).
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// Kernel memory of a ring for each entry: 64 of submission, 2 x 16 of completions, 4 of index.
-pub(crate) const RING_ENTRY_BYTES: u64 = 100;
 /// glommio 0.9 probes the ring's operations and asks for at least this kernel.
 const KERNEL_MIN: (u32, u32) = (5, 8);
 /// From here on ring memory is charged to the control group, no longer to RLIMIT_MEMLOCK.
@@ -108,8 +99,8 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     problems.extend(memlock_problem(memlock.current, memlock.maximum, count));
     let need = memlock_need(count, depth, kernel);
     match memlock_short(memlock.current, need, kernel) {
-        Some(Short::Fatal(problem)) => problems.push(problem),
-        Some(Short::Harmless(problem)) => warnings.push(problem),
+        Some(MemlockShortage::Fatal(problem)) => problems.push(problem),
+        Some(MemlockShortage::Harmless(problem)) => warnings.push(problem),
         None => {}
     }
 
@@ -135,7 +126,7 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Plan { shards, connections_cap, io_memory_bytes: IO_MEMORY_BYTES, warnings })
+    Ok(Plan { shards, connections_cap, warnings })
 }
 
 /// Shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up, which is
@@ -267,7 +258,7 @@ pub fn memlock_need(shards: usize, depth: usize, kernel: Option<(u32, u32)>) -> 
 
 /// What follows from too little locked memory for all shards together.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Short {
+pub enum MemlockShortage {
     /// Rings cannot be made.
     Fatal(Problem),
     /// Buffers, which we do not use, are not registered.
@@ -275,7 +266,11 @@ pub enum Short {
 }
 
 /// Whether `need` exceeds a `soft` limit that glommio itself accepts.
-pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -> Option<Short> {
+pub fn memlock_short(
+    soft: Option<u64>,
+    need: u64,
+    kernel: Option<(u32, u32)>,
+) -> Option<MemlockShortage> {
     let soft = soft.filter(|&soft| (MEMLOCK_MIN..need).contains(&soft))?;
     let what = format!(
         "locked memory (RLIMIT_MEMLOCK) is {} KiB, all shards together want {} KiB",
@@ -284,9 +279,12 @@ pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -
     );
     let raise = format!("`ulimit -l {}` or LimitMEMLOCK= raises it", kib(need));
     Some(if kernel.is_some_and(|k| k < KERNEL_FREE_RINGS) {
-        Short::Fatal(Problem::new(what, format!("{raise}; or use fewer shards")))
+        MemlockShortage::Fatal(Problem::new(what, format!("{raise}; or use fewer shards")))
     } else {
-        Short::Harmless(Problem::new(what, format!("some do without registered buffers; {raise}")))
+        MemlockShortage::Harmless(Problem::new(
+            what,
+            format!("some do without registered buffers; {raise}"),
+        ))
     })
 }
 

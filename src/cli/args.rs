@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::routes::Ask;
+use super::routes::ExplainArgs;
 use super::settings::Format;
 use super::{EXIT_USAGE, NewToken, Serve, Verb};
 use crate::config::Overrides;
@@ -101,7 +101,7 @@ enum VerbArgs {
         #[command(flatten)]
         serve: ServeArgs,
         #[command(flatten)]
-        ask: Ask,
+        ask: ExplainArgs,
     },
     /// Look at this machine: what keeps the gateway from starting or makes it slow
     #[command(after_help = "EXAMPLE\n  shardgate doctor --config /etc/shardgate\n\n\

@@ -4,8 +4,8 @@
 mod args;
 mod check;
 mod client;
+mod remote;
 mod routes;
-mod running;
 mod settings;
 mod systemd;
 mod table;
@@ -14,14 +14,14 @@ mod token;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use args::parse;
-pub use routes::Ask;
+pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
 
 use crate::auth::load::LocalKeys;
+use crate::clock::unix_now_s;
 use crate::config::{self, Config, Loader, Overrides, Problems};
 use crate::preflight::doctor;
 use crate::tls::load::LocalTls;
@@ -82,7 +82,7 @@ pub enum Verb {
         /// Where the routes are.
         serve: Serve,
         /// Which message.
-        ask: Ask,
+        ask: ExplainArgs,
     },
     /// Look at this machine.
     Doctor(Serve),
@@ -131,14 +131,14 @@ impl Serve {
 
 /// What a verb says, and the code to exit with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct Output {
     /// For stdout.
     pub text: String,
     /// Exit code.
     pub code: u8,
 }
 
-impl Said {
+impl Output {
     fn fine(text: String) -> Self {
         Self { text: text.trim_end().to_owned(), code: 0 }
     }
@@ -149,7 +149,7 @@ impl Said {
 }
 
 /// Does what `verb` asks, unless it is one that serves: `Err` gives that one back.
-pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
+pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
     let env = environment();
     Ok(match verb {
         Verb::Serve(_) | Verb::WsEcho { .. } | Verb::DemoServices { .. } => {
@@ -157,7 +157,7 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
         }
         Verb::Check(serve) => {
             let with_files = |config| {
-                let tls = LocalTls::read(&config, unix_now(), None);
+                let tls = LocalTls::read(&config, unix_now_s(), None);
                 Problems::join(LocalKeys::read(&config), tls).map(|_| config)
             };
             check::check(serve.load(&env).and_then(with_files))
@@ -170,41 +170,36 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
         Verb::Routes { serve, in_force } => routes::show(serve.load(&env), in_force),
         Verb::Explain { serve, ask } => routes::explain(serve.load(&env), &ask),
         Verb::Doctor(serve) => match serve.load(&env) {
-            Err(problems) => Said::wrong(problems.to_string(), EXIT_USAGE),
+            Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
             Ok(config) => {
                 let running = client::get(&config.gateway.admin, "/health").is_ok();
                 let findings = doctor::examine(&config, running);
                 let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
-                Said::wrong(doctor::report(&findings), code)
+                Output::wrong(doctor::report(&findings), code)
             }
         },
         Verb::Drain { serve, instance, undo } => {
-            running::drain(serve.load(&env), instance.as_deref(), undo)
+            remote::drain(serve.load(&env), instance.as_deref(), undo)
         }
-        Verb::Reload(serve) => running::reload(serve.load(&env)),
+        Verb::Reload(serve) => remote::reload(serve.load(&env)),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
-        Verb::Version => Said::fine(version()),
+        Verb::Version => Output::fine(version()),
     })
 }
 
-/// The wall clock: Unix time in seconds.
-fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
-}
-
-fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Said {
+fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
     let loader = match serve.loader(env) {
         Ok(loader) => loader,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let dir = loader.dir().map(std::fs::canonicalize).transpose();
     match (loader.check(&[]), std::env::current_exe(), dir) {
-        (Err(problems), ..) => Said::wrong(problems.to_string(), EXIT_USAGE),
+        (Err(problems), ..) => Output::wrong(problems.to_string(), EXIT_USAGE),
         (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => {
-            Said::wrong(format!("no absolute path for the unit: {error}"), EXIT_START)
+            Output::wrong(format!("no absolute path for the unit: {error}"), EXIT_START)
         }
         (Ok(config), Ok(program), Ok(dir)) => {
-            Said::fine(systemd::unit(&config, &program, dir.as_deref(), user))
+            Output::fine(systemd::unit(&config, &program, dir.as_deref(), user))
         }
     }
 }

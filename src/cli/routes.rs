@@ -7,24 +7,24 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::{self, NoAnswer};
 use super::table::aligned;
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
 use crate::routing::{Described, HashOn, HashedBy, Order, Snapshot};
 
 /// The routes of the configuration, or the services of the gateway that runs.
-pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Said {
+pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     if !in_force {
-        return Said::fine(table(&config.snapshot));
+        return Output::fine(table(&config.snapshot));
     }
     match client::get(&config.gateway.admin, "/services") {
-        Ok(answer) if answer.is_ok() => Said::fine(answer.text()),
-        Ok(answer) => Said::wrong(answer.text(), EXIT_START),
-        Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+        Ok(answer) if answer.is_ok() => Output::fine(answer.text()),
+        Ok(answer) => Output::wrong(answer.text(), EXIT_START),
+        Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
 
@@ -66,7 +66,7 @@ fn order_word(order: Order) -> &'static str {
 
 /// A message whose way is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct Ask {
+pub struct ExplainArgs {
     /// Its id
     #[arg(long, value_name = "N")]
     pub msg_id: u32,
@@ -84,7 +84,7 @@ pub struct Ask {
     pub session: Option<String>,
 }
 
-impl Ask {
+impl ExplainArgs {
     /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token
     /// names another.
     fn described(&self, has_tenants: bool) -> Described<'_> {
@@ -115,18 +115,18 @@ impl Ask {
 }
 
 /// The way of a message: of the gateway that runs, and of the configuration if none does.
-pub fn explain(loaded: Result<Config, Problems>, ask: &Ask) -> Said {
+pub fn explain(loaded: Result<Config, Problems>, ask: &ExplainArgs) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let admin = &config.gateway.admin;
     match client::get(admin, &ask.path()) {
         Ok(answer) if answer.is_ok() => {
-            Said::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
+            Output::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
         }
         // It knows more than the files, so its refusal is the answer.
-        Ok(answer) if answer.status != 404 => Said::wrong(
+        Ok(answer) if answer.status != 404 => Output::wrong(
             format!("of the gateway at {}: {}", admin.listen, answer.text()),
             EXIT_START,
         ),
@@ -139,16 +139,16 @@ pub fn explain(loaded: Result<Config, Problems>, ask: &Ask) -> Said {
     }
 }
 
-fn of_files(config: &Config, ask: &Ask, why: &str) -> Said {
+fn of_files(config: &Config, ask: &ExplainArgs, why: &str) -> Output {
     let head = format!("of the configuration alone, {why}:");
     match way(config, ask) {
-        Ok(lines) => Said::fine(format!("{head}\n{lines}")),
-        Err(line) => Said::wrong(format!("{head}\n  {line}"), EXIT_START),
+        Ok(lines) => Output::fine(format!("{head}\n{lines}")),
+        Err(line) => Output::wrong(format!("{head}\n  {line}"), EXIT_START),
     }
 }
 
 /// The steps of the way, one a line.
-fn way(config: &Config, ask: &Ask) -> Result<String, String> {
+fn way(config: &Config, ask: &ExplainArgs) -> Result<String, String> {
     let (first, last) = config.gateway.gateway_ids;
     let id = ask.msg_id;
     if (first..=last).contains(&id) {
@@ -213,31 +213,34 @@ mod tests {
 
     #[test]
     fn the_way_names_range_service_hash_and_instance() {
-        let ask = Ask { msg_id: 3_500, user: Some("alice".into()), ..Ask::default() };
+        let ask =
+            ExplainArgs { msg_id: 3_500, user: Some("alice".into()), ..ExplainArgs::default() };
         let text = way(&config(), &ask).expect("a route");
         assert!(text.contains("route 3000-3999 -> service fight"), "{text}");
         assert!(text.contains("hashes to 0x"), "{text}");
         assert!(text.contains("fight-1 at 127.0.0.1:50003"), "{text}");
-        let own = way(&config(), &Ask { msg_id: 9_000, ..Ask::default() }).expect("its own");
+        let own = way(&config(), &ExplainArgs { msg_id: 9_000, ..ExplainArgs::default() })
+            .expect("its own");
         assert!(own.contains("answers itself"), "{own}");
     }
 
     #[test]
     fn what_cannot_be_explained_says_what_lacks() {
-        let none = way(&config(), &Ask { msg_id: 5_000, ..Ask::default() }).expect_err("no route");
+        let none = way(&config(), &ExplainArgs { msg_id: 5_000, ..ExplainArgs::default() })
+            .expect_err("no route");
         assert!(none.contains("NO_ROUTE"), "{none}");
-        let whose =
-            way(&config(), &Ask { msg_id: 1_000, ..Ask::default() }).expect_err("no sender");
+        let whose = way(&config(), &ExplainArgs { msg_id: 1_000, ..ExplainArgs::default() })
+            .expect_err("no sender");
         assert!(whose.contains("--session"), "{whose}");
     }
 
     #[test]
     fn values_are_escaped_in_the_question() {
-        let ask = Ask {
+        let ask = ExplainArgs {
             msg_id: 1,
             key: Some("a&b=ü".into()),
             tenant: Some("7".into()),
-            ..Ask::default()
+            ..ExplainArgs::default()
         };
         assert_eq!(ask.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client;
 use super::table::aligned;
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::{Config, Problems, Provenance};
 
 /// How the settings are shown.
@@ -22,20 +22,20 @@ pub enum Format {
 }
 
 /// The settings that the files, the environment and the flags make, or those that are in force.
-pub fn show(loaded: Result<Config, Problems>, in_force: bool, format: Format) -> Said {
+pub fn show(loaded: Result<Config, Problems>, in_force: bool, format: Format) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     if in_force {
         return match client::get(&config.gateway.admin, "/config") {
-            Ok(answer) if answer.is_ok() => Said::fine(in_force_as(&answer.body, format)),
-            Ok(answer) => Said::wrong(answer.text(), EXIT_START),
-            Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+            Ok(answer) if answer.is_ok() => Output::fine(in_force_as(&answer.body, format)),
+            Ok(answer) => Output::wrong(answer.text(), EXIT_START),
+            Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
         };
     }
     let rows: Vec<Row> = config.provenance.iter().map(Row::of).collect();
-    Said::fine(rendered(&rows, format))
+    Output::fine(rendered(&rows, format))
 }
 
 /// One key.

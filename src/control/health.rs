@@ -18,8 +18,8 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-pub use self::facts::{Check, Event, Standing, Why, Window};
-pub use self::judge::{Verdict, judge};
+pub use self::facts::{CallWindow, Check, HealthEvent, Standing, Why};
+pub use self::judge::judge;
 use crate::config::settings::HealthSettings;
 use crate::ids::ShardId;
 
@@ -51,7 +51,7 @@ struct Record {
 }
 
 impl Record {
-    fn window(&mut self, window: Window) {
+    fn window(&mut self, window: CallWindow) {
         let row = self.rows.entry(window.shard).or_default();
         *row = if window.ok { 0 } else { *row }.saturating_add(window.failures);
     }
@@ -114,8 +114,8 @@ impl Trust {
     }
 
     /// The event of having come to [`Trust::back`].
-    fn back_event(settings: &HealthSettings) -> Event {
-        if settings.slow_start.is_zero() { Event::Trusted } else { Event::Warming }
+    fn back_event(settings: &HealthSettings) -> HealthEvent {
+        if settings.slow_start.is_zero() { HealthEvent::Trusted } else { HealthEvent::Warming }
     }
 }
 
@@ -141,7 +141,7 @@ impl Health {
         settings: &HealthSettings,
         check: Check,
         now: Instant,
-    ) -> Option<Event> {
+    ) -> Option<HealthEvent> {
         match check {
             Check::Succeeded => self.succeeded(settings, settings.up_after, now),
             Check::Serving => self.succeeded(settings, 1, now),
@@ -151,10 +151,10 @@ impl Health {
                 let was = std::mem::replace(&mut self.checks, Checks::Unchecked { failed: 0 });
                 match was {
                     Checks::Unchecked { .. } => None,
-                    Checks::Up { .. } => Some(Event::Unchecked),
+                    Checks::Up { .. } => Some(HealthEvent::Unchecked),
                     Checks::Down { .. } => {
                         self.come_back(settings, now);
-                        Some(Event::Unchecked)
+                        Some(HealthEvent::Unchecked)
                     }
                 }
             }
@@ -162,9 +162,14 @@ impl Health {
     }
 
     /// A success; `enough` in a row end being down.
-    fn succeeded(&mut self, settings: &HealthSettings, enough: u32, now: Instant) -> Option<Event> {
+    fn succeeded(
+        &mut self,
+        settings: &HealthSettings,
+        enough: u32,
+        now: Instant,
+    ) -> Option<HealthEvent> {
         let event = match &mut self.checks {
-            Checks::Unchecked { .. } => Some(Event::Checked),
+            Checks::Unchecked { .. } => Some(HealthEvent::Checked),
             Checks::Up { .. } => None,
             Checks::Down { succeeded, .. } => {
                 *succeeded = succeeded.saturating_add(1);
@@ -172,7 +177,7 @@ impl Health {
                     return None;
                 }
                 self.come_back(settings, now);
-                Some(Event::CheckedUp)
+                Some(HealthEvent::CheckedUp)
             }
         };
         self.checks = Checks::Up { failed: 0 };
@@ -181,7 +186,7 @@ impl Health {
 
     /// A failure; `enough` in a row make it down. What its calls did before is forgotten when it
     /// comes back, and counts for nothing until then.
-    fn failed(&mut self, why: String, enough: u32) -> Option<Event> {
+    fn failed(&mut self, why: String, enough: u32) -> Option<HealthEvent> {
         match &mut self.checks {
             Checks::Unchecked { failed } | Checks::Up { failed } => {
                 *failed = failed.saturating_add(1);
@@ -195,7 +200,7 @@ impl Health {
             }
         }
         self.checks = Checks::Down { succeeded: 0, why: why.clone() };
-        Some(Event::CheckedDown { why })
+        Some(HealthEvent::CheckedDown { why })
     }
 
     /// No longer down. Its keys come back by and by, whatever it was before: a trial or slow start
@@ -215,9 +220,9 @@ impl Health {
     pub fn window(
         &mut self,
         settings: &HealthSettings,
-        window: Window,
+        window: CallWindow,
         now: Instant,
-    ) -> Option<Event> {
+    ) -> Option<HealthEvent> {
         if self.is_down() {
             return None;
         }
@@ -274,7 +279,7 @@ impl Health {
         }
     }
 
-    fn eject(&mut self, settings: &HealthSettings, why: Why, now: Instant) -> Event {
+    fn eject(&mut self, settings: &HealthSettings, why: Why, now: Instant) -> HealthEvent {
         let nth = match &self.trust {
             Trust::Trusted { past, .. } | Trust::Warming { past, .. } => *past,
             Trust::Ejected { nth, .. } | Trust::Trial { nth, .. } => *nth,
@@ -282,24 +287,24 @@ impl Health {
         let nth = nth.saturating_add(1);
         let length = settings.eject.saturating_mul(nth).min(settings.eject_max);
         self.trust = Trust::Ejected { until: now + length, nth, why };
-        Event::Ejected { why, length, nth }
+        HealthEvent::Ejected { why, length, nth }
     }
 
     /// Ends an ejection before its time.
-    fn release(&mut self, settings: &HealthSettings, now: Instant) -> Option<Event> {
+    fn release(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         let Trust::Ejected { nth, .. } = self.trust else { return None };
         self.trust = Trust::trial(settings, nth, now);
-        Some(Event::OnTrial)
+        Some(HealthEvent::OnTrial)
     }
 
     /// Does what is due by time alone.
-    fn advance(&mut self, settings: &HealthSettings, now: Instant) -> Option<Event> {
+    fn advance(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         match &mut self.trust {
             Trust::Trusted { since, past, .. } => {
                 let due = *past > 0 && *since + settings.eject_max <= now;
                 due.then(|| {
                     *past = 0;
-                    Event::Forgiven
+                    HealthEvent::Forgiven
                 })
             }
             Trust::Ejected { until, .. } if *until <= now => self.release(settings, now),
@@ -310,18 +315,18 @@ impl Health {
             Trust::Warming { since, past, .. } if *since + settings.slow_start <= now => {
                 let (past, record) = (*past, Record::default());
                 self.trust = Trust::Trusted { since: now, past, record };
-                Some(Event::Trusted)
+                Some(HealthEvent::Trusted)
             }
             Trust::Ejected { .. } | Trust::Trial { .. } | Trust::Warming { .. } => None,
         }
     }
 
     /// Begins a trial anew that is over, was failed, and found no room for an ejection.
-    fn try_again(&mut self, settings: &HealthSettings, now: Instant) -> Option<Event> {
+    fn try_again(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         match self.trust {
             Trust::Trial { until, nth, failed: Some(_), .. } if until <= now => {
                 self.trust = Trust::trial(settings, nth, now);
-                Some(Event::OnTrial)
+                Some(HealthEvent::OnTrial)
             }
             Trust::Trusted { .. }
             | Trust::Ejected { .. }

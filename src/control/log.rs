@@ -35,7 +35,7 @@ const CUT: &str = " [cut]";
 /// Keeps the log thread alive; dropping it writes what is queued, for at most about a second.
 pub struct LogGuard {
     // Before the worker: it says what it counted when it is dropped.
-    _teller: repeats::Teller,
+    _teller: repeats::Reporter,
     _worker: WorkerGuard,
     dropped: DroppedLines,
 }
@@ -81,18 +81,18 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
         base.with(layer.fmt_fields(fields.delimited(" "))).try_init()
     };
     installed.map_err(|error| error.to_string())?;
-    let change: Change = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
+    let change: ReloadFilter = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
     // Logging is set up once a process, so this is the first to be here.
     ACTIVE.get_or_init(|| Active { change, filter: Mutex::new(text) });
     Ok(LogGuard { _teller: teller, _worker: worker, dropped })
 }
 
 /// Puts another filter in the place of the present one.
-type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+type ReloadFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
 /// The logging of the process. There is one, as there is one stderr.
 struct Active {
-    change: Change,
+    change: ReloadFilter,
     /// The filter in force.
     filter: Mutex<String>,
 }
@@ -138,19 +138,19 @@ fn write_field(to: &mut dyn fmt::Write, name: &str, value: &dyn fmt::Debug) -> f
     if name != "message" {
         write!(to, "{name}=")?;
     }
-    let mut short = Short { to, left: VALUE_BYTES_MAX };
+    let mut short = Truncated { to, left: VALUE_BYTES_MAX };
     // Its own error is the end of the room; that of `to` is one of memory, told by the rest.
     let whole = write!(short, "{value:?}").is_ok();
     if whole { Ok(()) } else { to.write_str(CUT) }
 }
 
 /// Takes so many bytes, and then no more.
-struct Short<'a> {
+struct Truncated<'a> {
     to: &'a mut dyn fmt::Write,
     left: usize,
 }
 
-impl fmt::Write for Short<'_> {
+impl fmt::Write for Truncated<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = text.floor_char_boundary(self.left);
         self.left -= end;

@@ -42,7 +42,7 @@ const WORDS_MAX: u32 = 100;
 
 /// What was found out about an instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Checked {
+pub struct CheckResult {
     /// Which.
     pub instance: InstanceId,
     /// What.
@@ -72,7 +72,7 @@ pub fn watch(
     address: SocketAddr,
     settings: &HealthSettings,
     seed: u64,
-    tell: mpsc::Sender<Checked>,
+    tell: mpsc::Sender<CheckResult>,
 ) -> Option<Probe> {
     let (every, limit) = (settings.check_every, settings.check_timeout);
     if every.is_zero() {
@@ -92,40 +92,40 @@ pub fn watch(
         }
     };
     let random = StdRng::seed_from_u64(seed);
-    let asker = Asker { instance, endpoint, every, limit, random, tell };
+    let asker = Checker { instance, endpoint, every, limit, random, tell };
     Some(Probe(tokio::spawn(asker.run()).abort_handle()))
 }
 
 /// Nobody listens to what is found out.
-struct Unheard;
+struct ReceiverGone;
 
 /// How to go on.
-enum Next {
+enum NextTurn {
     /// On the same connection, with `Check`: `Watch` is not served.
     Check(HealthClient<Channel>),
     /// On a new connection.
     Reconnect,
 }
 
-struct Asker {
+struct Checker {
     instance: InstanceId,
     endpoint: Endpoint,
     every: Duration,
     limit: Duration,
     random: StdRng,
-    tell: mpsc::Sender<Checked>,
+    tell: mpsc::Sender<CheckResult>,
 }
 
-impl Asker {
+impl Checker {
     async fn run(mut self) {
         let first = self.soon();
         sleep(first).await;
-        let mut next = Next::Reconnect;
+        let mut next = NextTurn::Reconnect;
         loop {
             let begun = Instant::now();
             let turn = match next {
-                Next::Reconnect => self.open().await,
-                Next::Check(client) => self.check(client).await,
+                NextTurn::Reconnect => self.open().await,
+                NextTurn::Check(client) => self.check(client).await,
             };
             let Ok((then, pause)) = turn else { return };
             next = then;
@@ -143,14 +143,14 @@ impl Asker {
         SPREAD.min(self.every).mul_f64(self.random.random())
     }
 
-    async fn tell(&self, check: Check) -> Result<(), Unheard> {
-        let checked = Checked { instance: self.instance, check };
-        self.tell.send(checked).await.map_err(|_| Unheard)
+    async fn tell(&self, check: Check) -> Result<(), ReceiverGone> {
+        let checked = CheckResult { instance: self.instance, check };
+        self.tell.send(checked).await.map_err(|_| ReceiverGone)
     }
 
     /// A turn on a new connection: `Watch`, and if that is not served, `Check`. How to go on, and
     /// how long after the begin of this turn.
-    async fn open(&mut self) -> Result<(Next, Duration), Unheard> {
+    async fn open(&mut self) -> Result<(NextTurn, Duration), ReceiverGone> {
         let client = HealthClient::new(self.endpoint.connect_lazy())
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         match within(self.limit, first_word(client.clone())).await {
@@ -161,7 +161,10 @@ impl Asker {
     }
 
     /// A turn with one `Check`.
-    async fn check(&mut self, client: HealthClient<Channel>) -> Result<(Next, Duration), Unheard> {
+    async fn check(
+        &mut self,
+        client: HealthClient<Channel>,
+    ) -> Result<(NextTurn, Duration), ReceiverGone> {
         let answer = match within(self.limit, ask(client.clone())).await {
             Ok(answer) => answer,
             Err(status) => return self.failed(&status).await,
@@ -172,11 +175,11 @@ impl Asker {
             other @ (Check::Succeeded | Check::Failed { .. } | Check::NotImplemented) => other,
         })
         .await?;
-        Ok((Next::Check(client), self.period()))
+        Ok((NextTurn::Check(client), self.period()))
     }
 
     /// The end of a turn that got no answer, or one without a word about health.
-    async fn failed(&mut self, status: &Status) -> Result<(Next, Duration), Unheard> {
+    async fn failed(&mut self, status: &Status) -> Result<(NextTurn, Duration), ReceiverGone> {
         let unserved = is_unserved(status);
         self.tell(match unserved {
             true => Check::NotImplemented,
@@ -184,7 +187,7 @@ impl Asker {
         })
         .await?;
         let periods = if unserved { UNSERVED_PERIODS } else { 1 };
-        Ok((Next::Reconnect, self.period() * periods))
+        Ok((NextTurn::Reconnect, self.period() * periods))
     }
 
     /// A turn as long as a stream lasts, that began with `word`. Its end by itself says nothing:
@@ -194,7 +197,7 @@ impl Asker {
         client: HealthClient<Channel>,
         mut stream: Streaming<HealthCheckResponse>,
         word: HealthCheckResponse,
-    ) -> Result<(Next, Duration), Unheard> {
+    ) -> Result<(NextTurn, Duration), ReceiverGone> {
         let opened = Instant::now();
         let mut told = said(word);
         self.tell(told.clone()).await?;
@@ -216,7 +219,7 @@ impl Asker {
                     // Not sooner than a period after it was opened: it may end each time at once.
                     Ok(None) | Err(_) => {
                         let lasted = opened.elapsed();
-                        return Ok((Next::Reconnect, self.period().max(lasted + self.soon())));
+                        return Ok((NextTurn::Reconnect, self.period().max(lasted + self.soon())));
                     }
                 },
                 () = sleep_until(tell_at), if words > 0 => {

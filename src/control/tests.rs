@@ -1,19 +1,28 @@
 //! Control against fake shards: tasks that answer their mailboxes; the admin endpoint by raw HTTP.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use super::compose::Composer;
+use super::request::ControlRequest;
 use super::*;
-use crate::config::Overrides;
+use crate::auth::load::LocalKeys;
+use crate::config::{Loader, Overrides};
 use crate::ids::{InstanceId, SessionId, ShardId};
 use crate::inspect::{ConnInfo, Inspection, Query, RouteInfo};
-use crate::lanes::lane;
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
+use crate::mailbox::{Command, ShardEvent};
 use crate::message::{CallFault, Encoding, Micros, Reason};
 use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
+use crate::tls::load::LocalTls;
 
 /// How a fake shard behaves.
 #[derive(Clone, Copy, PartialEq)]
@@ -153,7 +162,7 @@ async fn fake_shard(
 /// A running control with its fake shards.
 pub(super) struct Rig {
     pub(super) admin: SocketAddr,
-    ask: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<ControlRequest>,
     control: JoinHandle<io::Result<ExitReason>>,
     _dir: tempfile::TempDir,
 }
@@ -185,7 +194,7 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
         composer: Composer::new(&config),
         config,
         loader,
-        local: Local {
+        local: LocalFiles {
             keys: LocalKeys::default(),
             tls: LocalTls::default(),
             connections_cap: usize::MAX,
@@ -201,9 +210,9 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
         seed: 1,
         log_dropped: None,
     };
-    let (ask, asks) = mpsc::channel(8);
-    let control = tokio::spawn(serve(inputs, ask.clone(), asks));
-    Rig { admin: address, ask, control, _dir: dir }
+    let (sender, requests) = mpsc::channel(8);
+    let control = tokio::spawn(event_loop::serve(inputs, sender.clone(), requests));
+    Rig { admin: address, requests: sender, control, _dir: dir }
 }
 
 impl Rig {
@@ -364,7 +373,7 @@ async fn a_shard_that_does_not_answer_is_named_and_the_others_are_shown() {
 #[tokio::test]
 async fn the_first_stop_drains_and_ends_with_code_0() {
     let rig = rig(&[Fake::Good, Fake::Mute]);
-    rig.ask.send(Ask::Stop("SIGTERM")).await.unwrap();
+    rig.requests.send(ControlRequest::Stop("SIGTERM")).await.unwrap();
     let reason = rig.ended().await;
     assert_eq!((reason, reason.code()), (ExitReason::CutOff, 1));
 }
@@ -372,10 +381,10 @@ async fn the_first_stop_drains_and_ends_with_code_0() {
 #[tokio::test]
 async fn a_second_stop_ends_at_once_with_code_1() {
     let rig = rig(&[Fake::Good, Fake::Dead]);
-    rig.ask.send(Ask::Stop("SIGTERM")).await.unwrap();
+    rig.requests.send(ControlRequest::Stop("SIGTERM")).await.unwrap();
     let (status, body) = rig.get("/health").await;
     assert_eq!((status, &body["status"]), (503, &"draining".into()));
-    rig.ask.send(Ask::Stop("SIGINT")).await.unwrap();
+    rig.requests.send(ControlRequest::Stop("SIGINT")).await.unwrap();
     let reason = rig.ended().await;
     assert_eq!((reason, reason.code()), (ExitReason::Forced, 1));
 }

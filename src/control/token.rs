@@ -68,7 +68,7 @@ pub fn for_server(settings: &AdminSettings, port: u16) -> Result<Token, String> 
         Some(Ok(path)) => read(path),
         Some(Err(token)) => Ok(token),
         None => {
-            let home = Home::of(|name| std::env::var_os(name));
+            let home = TokenDir::of(|name| std::env::var_os(name));
             home.make()?;
             replace(&home.file(port))
         }
@@ -81,7 +81,7 @@ pub fn for_client(settings: &AdminSettings, port: u16) -> Result<Token, String> 
         Some(Ok(path)) => read(path),
         Some(Err(token)) => Ok(token),
         None => {
-            let home = Home::of(|name| std::env::var_os(name));
+            let home = TokenDir::of(|name| std::env::var_os(name));
             let own = home.check().and_then(|()| read(&home.file(port)));
             let service = Path::new(SERVICE_HOME).join(file_name(port));
             match own {
@@ -177,13 +177,13 @@ fn replace(path: &Path) -> Result<Token, String> {
 
 /// The directory of the token when no file is configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Home {
+struct TokenDir {
     dir: PathBuf,
     /// It was made for us by who set the variable (systemd): we do not make it.
     given: bool,
 }
 
-impl Home {
+impl TokenDir {
     fn of(env: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name| env(name).filter(|text| !text.is_empty()).map(PathBuf::from);
         if let Some(list) = path("RUNTIME_DIRECTORY") {

@@ -73,8 +73,11 @@ fn ring_memory_counts_on_old_kernels_only() {
     assert_eq!(memlock_need(4, 1000, old), 4 * 3 * (65_536 + 102_400));
     assert_eq!(memlock_short(Some(8 << 20), 4 << 20, new), None);
     assert_eq!(memlock_short(None, u64::MAX, old), None);
-    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, new), Some(Short::Harmless(_))));
-    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, old), Some(Short::Fatal(_))));
+    assert!(matches!(
+        memlock_short(Some(1 << 20), 4 << 20, new),
+        Some(MemlockShortage::Harmless(_))
+    ));
+    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, old), Some(MemlockShortage::Fatal(_))));
 }
 
 #[test]

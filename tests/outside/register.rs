@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shardgate::config::settings::{RegistryCaller, RegistrySettings};
 use shardgate::control::discovery::registry::{Handle, serve};
-use shardgate::control::discovery::{NEWS_MAX, News, Word};
+use shardgate::control::discovery::{NEWS_MAX, News, SourceEvent};
 use tokio::sync::mpsc;
 
 use crate::support::{Checkout, PATIENCE, Running, available, succeeds};
@@ -28,17 +28,17 @@ fn settings() -> RegistrySettings {
 
 /// A registry on `listener`, and its news.
 fn start(listener: TcpListener) -> (Handle, mpsc::Receiver<News>) {
-    let (tell, news) = mpsc::channel(NEWS_MAX);
-    (serve(listener, &settings(), tell).expect("it can start"), news)
+    let (sender, news) = mpsc::channel(NEWS_MAX);
+    (serve(listener, &settings(), sender).expect("it can start"), news)
 }
 
 /// Names and addresses that are known next.
 async fn known(news: &mut mpsc::Receiver<News>) -> Vec<String> {
     let told = tokio::time::timeout(PATIENCE, news.recv()).await;
-    let word = told.expect("news in time").expect("it runs").word;
-    let Word::Known { known, by } = word else { panic!("{word:?}") };
+    let event = told.expect("news in time").expect("it runs").event;
+    let SourceEvent::Contents { contents, by } = event else { panic!("{event:?}") };
     assert_eq!(&*by, "python");
-    known.instances.iter().map(|i| format!("{} {}", i.name, i.address)).collect()
+    contents.instances.iter().map(|i| format!("{} {}", i.name, i.address)).collect()
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::Refused;
+use super::HttpError;
 use crate::control::token::Token;
 
 /// What the guard goes by.
@@ -29,7 +29,7 @@ pub struct Rules {
 /// Around everything: refuses what a browser could be tricked into.
 pub async fn guard(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let refused = |why| Refused::new(StatusCode::FORBIDDEN, why).into_response();
+    let refused = |why| HttpError::new(StatusCode::FORBIDDEN, why).into_response();
     let mut response = if !host_is_ours(headers, rules.address) {
         refused("Host is not this endpoint's")
     } else if !origin_is_ours(headers, rules.tls) {
@@ -54,18 +54,19 @@ pub async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next
         let token = match &rules.token {
             Ok(token) => token,
             Err(why) => {
-                return Refused::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str()).into_response();
+                return HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str())
+                    .into_response();
             }
         };
         if let Err(challenge) = check(request.headers(), token) {
             let why = "show the token: Authorization: Bearer <the one of admin.token or its file>";
-            let refused = Refused::new(StatusCode::UNAUTHORIZED, why);
+            let refused = HttpError::new(StatusCode::UNAUTHORIZED, why);
             return ([(header::WWW_AUTHENTICATE, challenge)], refused).into_response();
         }
     }
     if changes && !is_json(request.headers()) {
         let why = "Content-Type must be application/json (also without a body)";
-        return Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
+        return HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
     }
     next.run(request).await
 }

@@ -24,9 +24,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use self::guard::{Rules, admit, guard};
+use super::gathering::Overview;
 use super::inspections::QueryResult;
-use super::view::About;
-use super::{ASKS_MAX, Ask, Gathered, token};
+use super::request::{ControlRequest, REQUESTS_MAX};
+use super::token;
+use super::view::ProcessInfo;
 use crate::config::settings::AdminSettings;
 use crate::inspect;
 
@@ -36,8 +38,8 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 /// What handlers need.
 #[derive(Clone)]
 pub struct Admin {
-    about: Arc<About>,
-    ask: mpsc::Sender<Ask>,
+    about: Arc<ProcessInfo>,
+    ask: mpsc::Sender<ControlRequest>,
 }
 
 /// The endpoint as a future that never ends by itself. The error is one line.
@@ -45,8 +47,8 @@ pub fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,
     settings: &AdminSettings,
-    about: Arc<About>,
-    ask: mpsc::Sender<Ask>,
+    about: Arc<ProcessInfo>,
+    ask: mpsc::Sender<ControlRequest>,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -57,9 +59,9 @@ pub fn serve(
     }
     let rules = Rules { address, tls: tls.is_some(), token };
     let router = router(Admin { about, ask }, Arc::new(rules));
-    let (accepted, ready) = mpsc::channel(ASKS_MAX);
+    let (accepted, ready) = mpsc::channel(REQUESTS_MAX);
     Ok(async move {
-        let accepting = sockets::accept(listener, tls, ASKS_MAX, accepted);
+        let accepting = sockets::accept(listener, tls, REQUESTS_MAX, accepted);
         let serving = axum::serve(sockets::Incoming { ready, address }, router);
         tokio::select! {
             () = accepting => {}
@@ -80,7 +82,9 @@ fn router(admin: Admin, rules: Arc<Rules>) -> Router {
         router = router.route(route.path, admitted);
     }
     router
-        .fallback(async || Refused::new(StatusCode::NOT_FOUND, "no such endpoint; GET / lists all"))
+        .fallback(async || {
+            HttpError::new(StatusCode::NOT_FOUND, "no such endpoint; GET / lists all")
+        })
         .layer(from_fn_with_state(rules, guard))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
@@ -88,12 +92,12 @@ fn router(admin: Admin, rules: Arc<Rules>) -> Router {
 
 /// An answer that is no success: a status and a sentence, as JSON.
 #[derive(Debug)]
-pub struct Refused {
+pub struct HttpError {
     status: StatusCode,
     why: String,
 }
 
-impl Refused {
+impl HttpError {
     fn new(status: StatusCode, why: impl Into<String>) -> Self {
         Self { status, why: why.into() }
     }
@@ -103,7 +107,7 @@ impl Refused {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         (self.status, Json(json!({ "error": self.why }))).into_response()
     }
@@ -111,19 +115,22 @@ impl IntoResponse for Refused {
 
 impl Admin {
     /// Asks control, and waits for its answer.
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Refused> {
+    async fn ask<T>(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<T>) -> ControlRequest,
+    ) -> Result<T, HttpError> {
         let (asker, answer) = oneshot::channel();
-        self.ask.try_send(ask(asker)).map_err(|_| Refused::ending())?;
-        answer.await.map_err(|_| Refused::ending())
+        self.ask.try_send(ask(asker)).map_err(|_| HttpError::ending())?;
+        answer.await.map_err(|_| HttpError::ending())
     }
 
     /// Waits for the gathering under way, or for a new one.
-    async fn gather(&self) -> Result<Arc<Gathered>, Refused> {
-        self.ask(Ask::Gather).await
+    async fn gather(&self) -> Result<Arc<Overview>, HttpError> {
+        self.ask(ControlRequest::Gather).await
     }
 
     /// Puts a query to all shards, and waits for their answers.
-    async fn inspect(&self, query: inspect::Query) -> Result<QueryResult, Refused> {
-        self.ask(|reply| Ask::Inspect(query, reply)).await
+    async fn inspect(&self, query: inspect::Query) -> Result<QueryResult, HttpError> {
+        self.ask(|reply| ControlRequest::Inspect(query, reply)).await
     }
 }

@@ -10,12 +10,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::routes::ROUTES;
-use super::{Admin, Refused};
+use super::{Admin, HttpError};
+use crate::control::log;
+use crate::control::request::ControlRequest;
 use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
-use crate::control::{Ask, log};
 use crate::inspect::{self, TOP_MAX};
 
-type Shown = Result<Json<Value>, Refused>;
+type Shown = Result<Json<Value>, HttpError>;
 type Text = ([(HeaderName, &'static str); 1], String);
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -41,7 +42,7 @@ pub async fn index() -> Text {
 }
 
 /// `GET /health`
-pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), Refused> {
+pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), HttpError> {
     let found = admin.gather().await?;
     let (status, body) = view::health::health(&admin.about, &found);
     Ok((status, Json(body)))
@@ -53,12 +54,12 @@ pub async fn healthz() -> Text {
 }
 
 /// `GET /readyz`
-pub async fn readyz(State(admin): State<Admin>) -> Result<Text, Refused> {
-    match admin.ask(Ask::Ready).await? {
+pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
+    match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),
         false => {
             let why = "shards start or stop, or one failed; GET /health says more";
-            Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, why))
+            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
     }
 }
@@ -89,10 +90,10 @@ pub async fn explain(
 }
 
 /// `GET /metrics`
-pub async fn metrics(State(admin): State<Admin>) -> Result<Text, Refused> {
+pub async fn metrics(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
     let body = view::metrics::metrics(&admin.about, &found)
-        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text("text/plain; version=0.0.4; charset=utf-8", body))
 }
 
@@ -132,14 +133,14 @@ pub async fn connections(
     };
     let inspected = inspected.as_ref().map(|(query, result)| (query, result));
     let body = view::connections::connections(&found, inspected);
-    body.map(Json).map_err(|why| Refused::new(StatusCode::NOT_FOUND, why))
+    body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
 /// `GET /histograms`
-pub async fn histograms(State(admin): State<Admin>) -> Result<Text, Refused> {
+pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
     let body = view::histograms::interval_log(&admin.about, &found)
-        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text(PLAIN, body))
 }
 
@@ -164,6 +165,6 @@ pub async fn openapi() -> Text {
     text("application/json", OPENAPI.into())
 }
 
-fn bad_query(error: QueryRejection) -> Refused {
-    Refused::new(StatusCode::BAD_REQUEST, error.body_text())
+fn bad_query(error: QueryRejection) -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, error.body_text())
 }

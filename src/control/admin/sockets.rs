@@ -22,6 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::settings::AdminSettings;
+use crate::control::ACCEPT_PAUSE;
 use crate::tls::provider;
 
 /// A connection's life: a gathering takes at most one second, the rest is the client's time.
@@ -29,8 +30,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes read from one connection: request line and headers (browsers send under 4 KiB), a body of
 /// [`super::BODY_BYTES_MAX`], and a TLS handshake with its records, under 4 KiB.
 const CONNECTION_BYTES_MAX: usize = (16 << 10) + super::BODY_BYTES_MAX + (4 << 10);
-/// Pause after a failed accept: out of files is not cured by trying again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// TLS as configured, if it is. The error is one line.
 pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
@@ -80,7 +79,7 @@ pub async fn accept(
         };
         let deadline = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
         let bytes_left = CONNECTION_BYTES_MAX;
-        let stream = Bounded { stream, deadline, bytes_left, _slot: slot };
+        let stream = BoundedStream { stream, deadline, bytes_left, _slot: slot };
         let Some(tls) = tls.clone() else {
             if ready.send((Stream::Plain(stream), peer)).await.is_err() {
                 return;
@@ -124,21 +123,21 @@ impl axum::serve::Listener for Incoming {
 }
 
 /// A connection that ends at its deadline, or when its client sent too much.
-pub struct Bounded {
+pub struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
     bytes_left: usize,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Bounded {
+impl BoundedStream {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let late = self.deadline.as_mut().poll(cx).is_ready();
         if late { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
 
-impl AsyncRead for Bounded {
+impl AsyncRead for BoundedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -155,7 +154,7 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for BoundedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -177,9 +176,9 @@ impl AsyncWrite for Bounded {
 /// A connection with or without TLS.
 pub enum Stream {
     /// Without.
-    Plain(Bounded),
+    Plain(BoundedStream),
     /// With, after its handshake.
-    Tls(Box<TlsStream<Bounded>>),
+    Tls(Box<TlsStream<BoundedStream>>),
 }
 
 impl AsyncRead for Stream {

@@ -156,7 +156,7 @@ async fn a_request_that_does_not_end_is_cut_off() {
     ] {
         let flood = format!("{start}{}", " ".repeat(1 << 20));
         let mut stream = TcpStream::connect(rig.admin).await.unwrap();
-        // Refused after 36 KiB: writing all of it or reading on ends, one way or the other.
+        // HttpError after 36 KiB: writing all of it or reading on ends, one way or the other.
         let _ = stream.write_all(flood.as_bytes()).await;
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
@@ -439,7 +439,7 @@ fn tls_endpoint(dir: &std::path::Path) -> (std::net::SocketAddr, AdminSettings, 
         tls_cert: Some(cert),
         tls_key: Some(key),
     };
-    let about = About {
+    let about = ProcessInfo {
         node: "node".into(),
         boot_id: 1,
         started: std::time::Instant::now(),

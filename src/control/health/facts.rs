@@ -30,7 +30,7 @@ pub enum Check {
 /// Calls of one shard to an instance within one tick of that shard. Sent when some failed, when the
 /// first succeeded after a failure, and for all while the instance is on trial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Window {
+pub struct CallWindow {
     /// Whose calls.
     pub shard: ShardId,
     /// Whether one succeeded.
@@ -70,7 +70,7 @@ impl fmt::Display for Why {
 
 /// What changed about an instance. For the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
+pub enum HealthEvent {
     /// No messages for a while.
     Ejected {
         /// Why.
@@ -101,19 +101,19 @@ pub enum Event {
     Unchecked,
 }
 
-impl Event {
+impl HealthEvent {
     /// Word in the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Event::Ejected { .. } => "ejected",
-            Event::OnTrial => "on_trial",
-            Event::Warming => "warming",
-            Event::Trusted => "trusted",
-            Event::Forgiven => "forgiven",
-            Event::Checked => "checked",
-            Event::CheckedDown { .. } => "checked_down",
-            Event::CheckedUp => "checked_up",
-            Event::Unchecked => "unchecked",
+            HealthEvent::Ejected { .. } => "ejected",
+            HealthEvent::OnTrial => "on_trial",
+            HealthEvent::Warming => "warming",
+            HealthEvent::Trusted => "trusted",
+            HealthEvent::Forgiven => "forgiven",
+            HealthEvent::Checked => "checked",
+            HealthEvent::CheckedDown { .. } => "checked_down",
+            HealthEvent::CheckedUp => "checked_up",
+            HealthEvent::Unchecked => "unchecked",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Instant;
 
-use super::{Event, Health, Trust, Why};
+use super::{Health, HealthEvent, Trust, Why};
 use crate::config::settings::HealthSettings;
 
 /// What [`judge`] found.
@@ -14,7 +14,7 @@ pub struct Verdict {
     /// Too few are healthy: all get all their keys, better a suspect than none.
     pub panic: bool,
     /// What changed, with the index of whom it is about.
-    pub events: Vec<(usize, Event)>,
+    pub events: Vec<(usize, HealthEvent)>,
     /// When to judge again, if nothing happens before.
     pub next: Option<Instant>,
 }
@@ -54,8 +54,8 @@ pub fn judge(settings: &HealthSettings, service: &mut [&mut Health], now: Instan
 /// What `act` changed, and about whom.
 fn each(
     service: &mut [&mut Health],
-    act: impl Fn(&mut Health) -> Option<Event>,
-) -> Vec<(usize, Event)> {
+    act: impl Fn(&mut Health) -> Option<HealthEvent>,
+) -> Vec<(usize, HealthEvent)> {
     let act = |(index, health): (usize, &mut &mut Health)| Some((index, act(health)?));
     service.iter_mut().enumerate().filter_map(act).collect()
 }
@@ -66,7 +66,7 @@ fn release_excess(
     service: &mut [&mut Health],
     max: usize,
     now: Instant,
-) -> Vec<(usize, Event)> {
+) -> Vec<(usize, HealthEvent)> {
     let until = |(index, health): (usize, &&mut Health)| match health.trust {
         Trust::Ejected { until, .. } => Some((until, index)),
         Trust::Trusted { .. } | Trust::Trial { .. } | Trust::Warming { .. } => None,
@@ -85,7 +85,7 @@ fn eject_due(
     service: &mut [&mut Health],
     max: usize,
     now: Instant,
-) -> Vec<(usize, Event)> {
+) -> Vec<(usize, HealthEvent)> {
     let wants = |(index, health): (usize, &&mut Health)| {
         Some((index, health.wants_ejection(settings, now)?))
     };

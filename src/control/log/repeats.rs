@@ -29,7 +29,7 @@ const NEVER_COUNTED: [&str; 2] = ["problem", "warning"];
 
 /// What was left out of a window that is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Left {
+pub struct Suppressed {
     /// The place's first message.
     pub message: Box<str>,
     /// Its module.
@@ -42,7 +42,7 @@ pub struct Left {
 
 /// A place in the source that warns.
 #[derive(Debug, Default)]
-struct Place {
+struct CallSite {
     metadata: OnceLock<&'static Metadata<'static>>,
     /// Its first message.
     message: OnceLock<Box<str>>,
@@ -57,12 +57,12 @@ struct Place {
 /// Counts lines by their place.
 #[derive(Debug)]
 pub struct Repeats {
-    places: Box<[Place]>,
+    places: Box<[CallSite]>,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Self { places: (0..PLACES_MAX).map(|_| Place::default()).collect() }
+        Self { places: (0..PLACES_MAX).map(|_| CallSite::default()).collect() }
     }
 }
 
@@ -90,12 +90,12 @@ impl Repeats {
     }
 
     /// The slot of a place: the first one that is its own or nobody's.
-    fn place(&self, metadata: &'static Metadata<'static>) -> Option<&Place> {
+    fn place(&self, metadata: &'static Metadata<'static>) -> Option<&CallSite> {
         self.places.iter().find(|p| std::ptr::eq(*p.metadata.get_or_init(|| metadata), metadata))
     }
 
     /// Takes what was left out of windows that are over at `now_ms`, or, at the `end`, of all.
-    pub fn take(&self, now_ms: u64, end: bool) -> Vec<Left> {
+    pub fn take(&self, now_ms: u64, end: bool) -> Vec<Suppressed> {
         let mut all = Vec::new();
         for place in &self.places {
             let Some(metadata) = place.metadata.get() else { break };
@@ -107,7 +107,7 @@ impl Repeats {
             if count > 0 {
                 let message = place.message.get().cloned().unwrap_or_default();
                 let (target, level) = (metadata.target(), *metadata.level());
-                all.push(Left { message, target, level, count });
+                all.push(Suppressed { message, target, level, count });
             }
         }
         all
@@ -129,14 +129,14 @@ pub struct Collapse {
 }
 
 /// Ends the thread when dropped; what is left is told then.
-pub struct Teller {
+pub struct Reporter {
     bell: Option<SyncSender<()>>,
     stop: Arc<std::sync::atomic::AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A layer, and what keeps it telling.
-pub fn collapse() -> std::io::Result<(Collapse, Teller)> {
+pub fn collapse() -> std::io::Result<(Collapse, Reporter)> {
     let repeats = Arc::new(Repeats::default());
     let began = Instant::now();
     let (bell, rung) = mpsc::sync_channel(1);
@@ -145,7 +145,7 @@ pub fn collapse() -> std::io::Result<(Collapse, Teller)> {
     let thread = std::thread::Builder::new()
         .name("log-repeats".into())
         .spawn(move || tell_all(&own, &rung, &stopped, began))?;
-    let teller = Teller { bell: Some(bell.clone()), stop, thread: Some(thread) };
+    let teller = Reporter { bell: Some(bell.clone()), stop, thread: Some(thread) };
     Ok((Collapse { repeats, began, bell }, teller))
 }
 
@@ -171,8 +171,8 @@ fn tell_all(
     }
 }
 
-fn tell(left: &Left) {
-    let Left { message, target, level, count } = left;
+fn tell(left: &Suppressed) {
+    let Suppressed { message, target, level, count } = left;
     let within_s = WINDOW_MS / 1000;
     if *level == Level::ERROR {
         tracing::error!(repeated = count, within_s, of = target, "repeated: {message}");
@@ -205,7 +205,7 @@ impl<S: Subscriber> Layer<S> for Collapse {
     }
 }
 
-impl Drop for Teller {
+impl Drop for Reporter {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(bell) = self.bell.take() {
@@ -272,7 +272,7 @@ mod tests {
         assert!(repeats.pending());
         assert_eq!(repeats.take(9_999, false), [], "the window is not over");
         let left = repeats.take(10_005, false);
-        let [Left { message, level, count, .. }] = &left[..] else { panic!("{left:?}") };
+        let [Suppressed { message, level, count, .. }] = &left[..] else { panic!("{left:?}") };
         assert_eq!((&**message, *level, *count), ("first", Level::WARN, 1_000 - u64::from(BURST)));
         assert!(!repeats.pending());
         assert_eq!(repeats.take(20_000, false), [], "told once");

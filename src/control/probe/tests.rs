@@ -33,19 +33,19 @@ fn impatient() -> HealthSettings {
     HealthSettings { check_timeout: Duration::from_millis(50), ..settings() }
 }
 
-fn start(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<Checked>) {
+fn start(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<CheckResult>) {
     let (tell, told) = mpsc::channel(64);
     (watch(WHO, address, settings, 1, tell).unwrap(), told)
 }
 
-async fn next(told: &mut mpsc::Receiver<Checked>) -> Check {
+async fn next(told: &mut mpsc::Receiver<CheckResult>) -> Check {
     let checked = timeout(PATIENCE, told.recv()).await.expect("in time").expect("it goes on");
     assert_eq!(checked.instance, WHO);
     checked.check
 }
 
 /// The next failure, what else is told left out.
-async fn failure(told: &mut mpsc::Receiver<Checked>) -> String {
+async fn failure(told: &mut mpsc::Receiver<CheckResult>) -> String {
     loop {
         if let Check::Failed { why } = next(told).await {
             return why;
@@ -352,7 +352,7 @@ async fn zero_means_never() {
 
 #[test]
 fn checks_are_spread_by_the_seed() {
-    let asker = |seed| Asker {
+    let asker = |seed| Checker {
         instance: WHO,
         endpoint: Endpoint::from_static("http://127.0.0.1:9"),
         every: Duration::from_secs(30),

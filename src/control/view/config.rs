@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Gathered, mode, route};
+use super::{Overview, mode, route};
 
 /// Every key, services and routes.
-pub fn config(found: &Gathered) -> Value {
+pub fn config(found: &Overview) -> Value {
     let config = &found.directory.config;
     let settings = config.provenance.iter().map(
         |(key, value, source)| json!({ "key": key, "value": value, "source": source.to_string() }),

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use serde_json::{Value, json};
 
-use super::{Gathered, reports};
+use super::{Overview, reports};
 use crate::control::inspections::QueryResult;
 use crate::ids::ShardId;
 use crate::inspect::{ConnInfo, Inspection, Query, TOP_MAX};
@@ -13,7 +13,7 @@ use crate::message::Encoding;
 /// Counts in sum and by shard, and the connections of `inspected`: a query with the shards'
 /// answers. The error is one line: no connection has the session that was asked for.
 pub(in crate::control) fn connections(
-    found: &Gathered,
+    found: &Overview,
     inspected: Option<(&Query, &QueryResult)>,
 ) -> Result<Value, String> {
     let shards: Vec<Value> = reports(found)

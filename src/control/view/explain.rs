@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Gathered, hash_on, instances_of, mode, name_of, route, standing};
+use super::{Overview, hash_on, instances_of, mode, name_of, route, standing};
 use crate::config::settings::Tenants;
 use crate::control::inspections::QueryResult;
 use crate::ids::{InstanceId, TenantId};
@@ -30,7 +30,7 @@ pub(in crate::control) struct ExplainParams {
 
 /// Choice of an instance for a message, by the snapshot in force.
 pub(in crate::control) struct Explanation<'a> {
-    found: &'a Gathered,
+    found: &'a Overview,
     params: &'a ExplainParams,
     route: Option<&'a Route>,
     service: Option<&'a Service>,
@@ -43,7 +43,7 @@ pub(in crate::control) struct Explanation<'a> {
 
 impl<'a> Explanation<'a> {
     /// Finds the route of the message, hashes, and chooses.
-    pub fn new(found: &'a Gathered, params: &'a ExplainParams) -> Self {
+    pub fn new(found: &'a Overview, params: &'a ExplainParams) -> Self {
         let snapshot = &found.directory.snapshot;
         let described = described(found, params);
         let tenant = described.tenant();
@@ -161,7 +161,7 @@ impl<'a> Explanation<'a> {
 }
 
 /// A sentence on a shard that chooses another instance than the snapshot in force.
-fn other_choice(found: &Gathered, shard: u16, info: &RouteInfo) -> String {
+fn other_choice(found: &Overview, shard: u16, info: &RouteInfo) -> String {
     let to = info.chosen.and_then(|id| name_of(found, id)).unwrap_or("nobody");
     let down = info.links.iter().filter(|(_, link)| *link == "down");
     let down: Vec<&str> = down.filter_map(|(id, _)| name_of(found, *id)).collect();
@@ -178,14 +178,14 @@ fn share(instance: &Instance) -> Share {
     if instance.draining { Share::NONE } else { instance.share }
 }
 
-fn is_of_gateway(found: &Gathered, msg_id: u32) -> bool {
+fn is_of_gateway(found: &Overview, msg_id: u32) -> bool {
     let (first, last) = found.directory.config.gateway.gateway_ids;
     (first..=last).contains(&msg_id)
 }
 
 /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token names
 /// another, so the one that was asked for counts for nothing.
-fn described<'a>(found: &Gathered, params: &'a ExplainParams) -> Described<'a> {
+fn described<'a>(found: &Overview, params: &'a ExplainParams) -> Described<'a> {
     Described {
         key: params.key.as_deref().unwrap_or_default(),
         user: params.user.as_deref().unwrap_or_default(),
@@ -194,7 +194,7 @@ fn described<'a>(found: &Gathered, params: &'a ExplainParams) -> Described<'a> {
     }
 }
 
-fn has_tenants(found: &Gathered) -> bool {
+fn has_tenants(found: &Overview) -> bool {
     found.directory.config.gateway.auth.tenants == Tenants::Many
 }
 
@@ -205,7 +205,7 @@ fn routes(result: &QueryResult) -> impl Iterator<Item = (u16, &RouteInfo)> {
     })
 }
 
-fn instance(found: &Gathered, instance: &Instance, hash: Option<u64>) -> Value {
+fn instance(found: &Overview, instance: &Instance, hash: Option<u64>) -> Value {
     let (word, why) = standing(found, instance.id);
     json!({
         "id": &*instance.name,
@@ -218,7 +218,7 @@ fn instance(found: &Gathered, instance: &Instance, hash: Option<u64>) -> Value {
     })
 }
 
-fn shard(found: &Gathered, shard: u16, info: &RouteInfo) -> Value {
+fn shard(found: &Overview, shard: u16, info: &RouteInfo) -> Value {
     let name = |id: InstanceId| {
         name_of(found, id).map_or_else(|| format!("#{} (gone)", id.0), str::to_owned)
     };

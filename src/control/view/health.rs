@@ -10,12 +10,12 @@ use std::time::Instant;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{About, Gathered, ShardState, ShardView, instances_of, present, seconds};
-use crate::control::directory::SourceState;
+use super::{Overview, ProcessInfo, ShardState, ShardView, instances_of, present, seconds};
+use crate::control::sources::SourceState;
 use crate::routing::Share;
 
 /// The one word for the shards: one that is silent or failed makes them `degraded`.
-pub fn status(found: &Gathered) -> &'static str {
+pub fn status(found: &Overview) -> &'static str {
     let any = |test: fn(&ShardView) -> bool| found.shards.iter().any(test);
     if found.draining {
         "draining"
@@ -29,7 +29,7 @@ pub fn status(found: &Gathered) -> &'static str {
 }
 
 /// `/health`: 200 when all shards serve.
-pub fn health(about: &About, found: &Gathered) -> (StatusCode, Value) {
+pub fn health(about: &ProcessInfo, found: &Overview) -> (StatusCode, Value) {
     let of_shards = status(found);
     let code = if of_shards == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let reasons = degraded_by(found);
@@ -43,7 +43,7 @@ pub fn health(about: &About, found: &Gathered) -> (StatusCode, Value) {
         .iter()
         .map(|(name, state)| (name.to_string(), source(state, found.at)))
         .collect();
-    let last_reload = directory.reloaded.as_ref().map(|(at, problems)| {
+    let last_reload = directory.reloads.last.as_ref().map(|(at, problems)| {
         json!({
             "ok": problems.is_empty(),
             "ago_s": found.at.saturating_duration_since(*at).as_secs(),
@@ -76,7 +76,7 @@ pub fn shard_health(shard: &ShardView) -> Value {
 }
 
 /// Why not all is well, a sentence each.
-fn degraded_by(found: &Gathered) -> Vec<String> {
+fn degraded_by(found: &Overview) -> Vec<String> {
     let mut reasons = Vec::new();
     for shard in &found.shards {
         if shard.silent {
@@ -108,7 +108,7 @@ fn degraded_by(found: &Gathered) -> Vec<String> {
 
 /// What a source is worth now: `silent` has never told anything.
 pub fn source_state(state: &SourceState) -> &'static str {
-    match (&state.stale, state.heard) {
+    match (&state.stale, state.answered) {
         (_, false) => "silent",
         (Some(_), true) => "stale",
         (None, true) => "fresh",
@@ -128,11 +128,11 @@ fn source(state: &SourceState, at: Instant) -> Value {
     })
 }
 
-fn usable(found: &Gathered, service: &crate::routing::Service) -> usize {
+fn usable(found: &Overview, service: &crate::routing::Service) -> usize {
     instances_of(found, service).filter(|i| !i.draining && i.share != Share::NONE).count()
 }
 
-fn services(found: &Gathered) -> Map<String, Value> {
+fn services(found: &Overview) -> Map<String, Value> {
     let directory = &found.directory;
     let one = |service| {
         let service: &crate::routing::Service = service;

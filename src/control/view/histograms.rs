@@ -6,11 +6,11 @@ use std::time::Duration;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use super::{About, Gathered, reports};
+use super::{Overview, ProcessInfo, reports};
 use crate::stats::Stage;
 
 /// One line a stage and shard; the interval is the whole time since the start.
-pub fn interval_log(about: &About, found: &Gathered) -> Result<String, String> {
+pub fn interval_log(about: &ProcessInfo, found: &Overview) -> Result<String, String> {
     let started = about.started_at();
     let mut log = Vec::new();
     let mut serializer = V2DeflateSerializer::new();

@@ -7,9 +7,10 @@ use prometheus::proto::{
     Bucket, Counter as Count, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::{About, Gathered, fault_name, present, reports, seen_by, standing};
-use crate::control::board::{ShardState, ShardView};
-use crate::control::directory::SourceState;
+use super::{Overview, ProcessInfo, fault_name, present, reports, seen_by, standing};
+use crate::control::active_config::Reloads;
+use crate::control::shards::{ShardState, ShardView};
+use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::Instance;
@@ -49,7 +50,7 @@ const LEVELS: [Level; 17] = [
 ];
 
 /// The text. The error is one line.
-pub fn metrics(about: &About, found: &Gathered) -> Result<String, String> {
+pub fn metrics(about: &ProcessInfo, found: &Overview) -> Result<String, String> {
     let mut families = Vec::new();
     process(about, found, &mut families);
     of_shards(found, &mut families);
@@ -102,7 +103,7 @@ fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
     metric
 }
 
-fn process(about: &About, found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn process(about: &ProcessInfo, found: &Overview, out: &mut Vec<MetricFamily>) {
     let directory = &found.directory;
     let mut level = |name, help, value| {
         out.push(family(name, help, MetricType::GAUGE, [gauge(&[], value)]));
@@ -110,22 +111,22 @@ fn process(about: &About, found: &Gathered, out: &mut Vec<MetricFamily>) {
     level("uptime_seconds", "Time since the start.", about.started.elapsed().as_secs_f64());
     level("draining", "Whether the gateway stops.", f64::from(found.draining));
     level("snapshot_version", "Version that is published.", directory.snapshot.version as f64);
-    if let Some((_, problems)) = &directory.reloaded {
+    if let Some((_, problems)) = &directory.reloads.last {
         let ok = f64::from(problems.is_empty());
         level("last_reload_ok", "Whether the last reload was taken.", ok);
     }
     let version = [("version", env!("CARGO_PKG_VERSION")), ("node", about.node.as_str())];
     let build = gauge(&version, 1.0);
     out.push(family("build_info", "What runs here.", MetricType::GAUGE, [build]));
-    let (ok, refused) = directory.reloads;
-    let reloads = [count(&[("result", "ok")], ok), count(&[("result", "refused")], refused)];
+    let Reloads { taken, refused, .. } = directory.reloads;
+    let reloads = [count(&[("result", "ok")], taken), count(&[("result", "refused")], refused)];
     out.push(family("reloads_total", "Reloads by result.", MetricType::COUNTER, reloads));
     let dropped = about.log_dropped.iter().map(|d| count(&[], d.get() as u64));
     let help = "Log lines lost because stderr did not take them.";
     out.push(family("log_lines_dropped_total", help, MetricType::COUNTER, dropped));
 }
 
-fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn of_shards(found: &Overview, out: &mut Vec<MetricFamily>) {
     let is_up = |s: &ShardView| !s.silent && s.state == ShardState::Ready;
     let up =
         found.shards.iter().map(|s| gauge(&[("shard", &s.shard.to_string())], f64::from(is_up(s))));
@@ -163,14 +164,14 @@ fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
     out.push(family("call_faults_total", "Failed calls by fault.", MetricType::COUNTER, faults));
 }
 
-fn certificates(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn certificates(found: &Overview, out: &mut Vec<MetricFamily>) {
     let all = found.directory.certificates.iter();
     let each = all.map(|c| gauge(&[("certificate", &c.file)], c.expires as f64));
     let help = "Unix time after which the certificate does not hold.";
     out.push(family("tls_certificate_expires_seconds", help, MetricType::GAUGE, each));
 }
 
-fn stages(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn stages(found: &Overview, out: &mut Vec<MetricFamily>) {
     let of_shard = |report: &Report| {
         let shard = report.shard.to_string();
         Stage::ALL.map(|stage| histogram(&shard, stage, &report.histograms))
@@ -208,7 +209,7 @@ fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
     metric
 }
 
-fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn instances(found: &Overview, out: &mut Vec<MetricFamily>) {
     let snapshot = &found.directory.snapshot;
     let each = |make: MakeMetric<'_>| -> Vec<Metric> {
         let one = |instance: &Instance| {
@@ -259,7 +260,7 @@ fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
     out.push(family("service_panicking", help, MetricType::GAUGE, panics));
 }
 
-fn discovery(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn discovery(found: &Overview, out: &mut Vec<MetricFamily>) {
     let sources = &found.directory.sources;
     let each = |of: &dyn Fn(&SourceState) -> f64| -> Vec<Metric> {
         sources.iter().map(|(name, state)| gauge(&[("source", name)], of(state))).collect()

@@ -14,23 +14,23 @@ mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Gathered;
-use super::board::{ShardState, ShardView};
+use super::gathering::Overview;
 use super::log::DroppedLines;
+use super::shards::{ShardState, ShardView};
 use crate::ids::InstanceId;
 use crate::message::{CallFault, Priority, Reason};
 use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service};
 use crate::stats::{Counters, Gauges, Histograms, InstanceReport, Report};
 
 /// What is known without asking a shard.
-pub struct About {
+pub struct ProcessInfo {
     pub node: String,
     pub boot_id: u64,
     pub started: Instant,
     pub log_dropped: Option<DroppedLines>,
 }
 
-impl About {
+impl ProcessInfo {
     /// When the process started, by the wall clock as it is now.
     pub fn started_at(&self) -> SystemTime {
         SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
@@ -96,13 +96,13 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
     };
 }
 
-fn reports(found: &Gathered) -> impl Iterator<Item = &Report> {
+fn reports(found: &Overview) -> impl Iterator<Item = &Report> {
     found.shards.iter().filter_map(|shard| shard.report.as_deref())
 }
 
 /// Instances of a service, with their names' order of the snapshot.
 fn instances_of<'a>(
-    found: &'a Gathered,
+    found: &'a Overview,
     service: &'a Service,
 ) -> impl Iterator<Item = &'a Instance> {
     let services = &found.directory.snapshot.services;
@@ -112,19 +112,19 @@ fn instances_of<'a>(
 }
 
 /// The name of an instance of the snapshot in force; one that has gone has none.
-fn name_of(found: &Gathered, id: InstanceId) -> Option<&str> {
+fn name_of(found: &Overview, id: InstanceId) -> Option<&str> {
     found.directory.snapshot.instance(id).map(|i| &*i.name)
 }
 
 /// Services that exist: those that some file names, or that still have instances.
-fn present(found: &Gathered) -> impl Iterator<Item = &Service> {
+fn present(found: &Overview) -> impl Iterator<Item = &Service> {
     let named = &found.directory.config.snapshot.services;
     let is_named = |s: &&Service| named.iter().any(|n| (&n.name, n.mode) == (&s.name, s.mode));
     found.directory.snapshot.services.iter().filter(is_named)
 }
 
 /// Standing of an instance and why. Nobody judged: it is as good as unchecked.
-fn standing(found: &Gathered, id: InstanceId) -> (&'static str, Option<&str>) {
+fn standing(found: &Overview, id: InstanceId) -> (&'static str, Option<&str>) {
     match found.directory.judged.get(&id) {
         Some(judged) => (judged.standing, judged.why.as_deref()),
         None => ("unchecked", None),

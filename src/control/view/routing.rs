@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Gathered, Sum, reports};
+use super::{Overview, Sum, reports};
 use crate::stats::{Counter, Counters, Gauges, Histograms, Stage};
 
 /// `/routing/stats`: the names that tools rely on, in sum and a shard.
-pub fn routing_stats(found: &Gathered) -> Value {
+pub fn routing_stats(found: &Overview) -> Value {
     let sum = Sum::of(reports(found));
     let mut all = routing(&sum.counters, &sum.gauges, &sum.histograms);
     let shards = reports(found).map(|report| {

@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::health::shard_health;
 use super::stats::by_shard;
-use super::{Gathered, Instance, instances_of, mode, present, route, standing};
+use super::{Instance, Overview, instances_of, mode, present, route, standing};
 use crate::stats::Stage;
 
 /// `/services`: each with its routes and instances.
-pub fn services(found: &Gathered) -> Value {
+pub fn services(found: &Overview) -> Value {
     let snapshot = &found.directory.snapshot;
     let one = |service: &super::Service| {
         let own =
@@ -27,7 +27,7 @@ pub fn services(found: &Gathered) -> Value {
     json!({ "version": snapshot.version, "services": all })
 }
 
-fn instance(instance: &Instance, found: &Gathered) -> Value {
+fn instance(instance: &Instance, found: &Overview) -> Value {
     let member = found.directory.members.get(&instance.name);
     let (word, why) = standing(found, instance.id);
     json!({
@@ -45,7 +45,7 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
 }
 
 /// `/shards`: each with the version it works by, its core and its load.
-pub fn shards(found: &Gathered) -> Value {
+pub fn shards(found: &Overview) -> Value {
     let settings = &found.directory.config.shards;
     let one = |shard: &super::ShardView| {
         let mut body = shard_health(shard);

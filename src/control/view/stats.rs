@@ -3,14 +3,14 @@
 use serde_json::{Map, Value, json};
 
 use super::health::{shard_health, status};
-use super::{About, Gathered, Sum, fault_name, mode, reports, seen_by};
+use super::{Overview, ProcessInfo, Sum, fault_name, mode, reports, seen_by};
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::{Instance, Snapshot};
 use crate::stats::{Counter, Histograms, InstanceReport, Report, Stage};
 
 /// `/stats`: everything counted.
-pub fn stats(about: &About, found: &Gathered) -> Value {
+pub fn stats(about: &ProcessInfo, found: &Overview) -> Value {
     let sum = Sum::of(reports(found));
     let mut all = counted(&sum);
     let shards = found.shards.iter().map(|shard| {
@@ -89,7 +89,7 @@ fn stage(histograms: &Histograms, stage: Stage) -> Value {
     })
 }
 
-fn services(snapshot: &Snapshot, found: &Gathered) -> Value {
+fn services(snapshot: &Snapshot, found: &Overview) -> Value {
     let service = |(n, service): (usize, &crate::routing::Service)| {
         let instances = snapshot.instances.iter().filter(|i| usize::from(i.service.0) == n);
         let body = json!({
@@ -103,7 +103,7 @@ fn services(snapshot: &Snapshot, found: &Gathered) -> Value {
 }
 
 /// An instance: `connected` in the sum counts the shards that have a connection.
-fn instance(instance: &Instance, found: &Gathered) -> Value {
+fn instance(instance: &Instance, found: &Overview) -> Value {
     let seen = |report| seen_by(report, instance.id);
     let add = |field: fn(&InstanceReport) -> u64| -> u64 {
         reports(found).filter_map(seen).map(field).sum()
@@ -122,7 +122,7 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
 }
 
 /// An instance as each shard sees it.
-pub(super) fn by_shard(id: InstanceId, found: &Gathered) -> Vec<Value> {
+pub(super) fn by_shard(id: InstanceId, found: &Overview) -> Vec<Value> {
     let one = |report: &Report| {
         let seen = seen_by(report, id)?;
         Some(json!({

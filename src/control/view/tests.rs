@@ -8,17 +8,18 @@ use serde_json::json;
 use super::*;
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
-use crate::control::board::ShardState;
 use crate::control::compose::Composer;
-use crate::control::directory::{DirectoryView, SourceState};
+use crate::control::directory::DirectoryView;
 use crate::control::dump;
-use crate::control::fleet::Judged;
+use crate::control::fleet::Judgement;
 use crate::control::inspections::QueryResult;
+use crate::control::shards::ShardState;
+use crate::control::sources::SourceState;
 use crate::ids::ShardId;
 use crate::routing::Share;
 
 /// The built-in configuration, one ready shard, nothing from elsewhere.
-fn gathered() -> Gathered {
+fn gathered() -> Overview {
     let config = from_files(Files::embedded(), &[], &Overrides::default()).unwrap();
     let composer = Composer::new(&config);
     let directory = DirectoryView {
@@ -30,8 +31,7 @@ fn gathered() -> Gathered {
         sources: BTreeMap::new(),
         warnings: Vec::new(),
         routes_refused: Vec::new(),
-        reloaded: None,
-        reloads: (0, 0),
+        reloads: Default::default(),
         certificates: Vec::new(),
     };
     let shard = ShardView {
@@ -41,21 +41,21 @@ fn gathered() -> Gathered {
         silent: false,
         report: None,
     };
-    Gathered { at: Instant::now(), draining: false, shards: vec![shard], directory }
+    Overview { at: Instant::now(), draining: false, shards: vec![shard], directory }
 }
 
-fn about() -> About {
-    About { node: "n".into(), boot_id: 1, started: Instant::now(), log_dropped: None }
+fn about() -> ProcessInfo {
+    ProcessInfo { node: "n".into(), boot_id: 1, started: Instant::now(), log_dropped: None }
 }
 
 /// Makes every instance of a service take nothing.
-fn eject_all(found: &mut Gathered, service: &str) {
+fn eject_all(found: &mut Overview, service: &str) {
     let mut snapshot = (*found.directory.snapshot).clone();
     let index = snapshot.services.iter().position(|s| &*s.name == service).unwrap();
     for i in snapshot.instances.iter_mut().filter(|i| usize::from(i.service.0) == index) {
         i.share = Share::NONE;
         let why = Some("5 calls in a row failed".into());
-        found.directory.judged.insert(i.id, Judged { standing: "ejected", why });
+        found.directory.judged.insert(i.id, Judgement { standing: "ejected", why });
     }
     found.directory.snapshot = Arc::new(snapshot);
 }
@@ -68,7 +68,7 @@ fn what_is_elsewhere_makes_health_degraded_and_never_503() {
         stale: Some((at - Duration::from_millis(1_500), "connection refused".into())),
         bad: vec![("/shardgate/x".into(), "no JSON".into())],
         instances: 3,
-        heard: true,
+        answered: true,
         ..SourceState::default()
     };
     found.directory.sources.insert("etcd".into(), state);
@@ -108,7 +108,7 @@ fn explain_says_why_the_owner_does_not_get_it() {
     let mut found = gathered();
     let params = serde_json::from_value(json!({"msg_id": 1001, "user": "ann"})).unwrap();
     let show =
-        |found: &Gathered| explain::Explanation::new(found, &params).json(&QueryResult::default());
+        |found: &Overview| explain::Explanation::new(found, &params).json(&QueryResult::default());
     let said = show(&found);
     assert_eq!((&said["hashed"], &said["instance"]), (&json!("user"), &said["owner"]));
     eject_all(&mut found, "logic");

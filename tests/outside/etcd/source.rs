@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use shardgate::config::settings::EtcdSettings;
-use shardgate::control::discovery::{Known, NEWS_MAX, News, Word, etcd};
+use shardgate::control::discovery::{NEWS_MAX, News, SourceContents, SourceEvent, etcd};
 use tokio::sync::oneshot;
 
 use crate::support::PATIENCE;
@@ -16,7 +16,7 @@ pub struct Source {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// The last word.
-    pub known: Option<Known>,
+    pub known: Option<SourceContents>,
     /// Why it is stale now.
     pub stale: Option<String>,
     /// Where and why, in the order told.
@@ -70,20 +70,20 @@ impl Source {
                 panic!("never: {what}; {:?}; {:?}; {:?}", self.names(), self.stale, self.bad);
             };
             assert_eq!(&*news.source, "etcd");
-            match news.word {
-                Word::Known { known, by } => {
+            match news.event {
+                SourceEvent::Contents { contents, by } => {
                     assert_eq!(&*by, "etcd");
                     self.knowns += 1;
-                    self.known = Some(known);
+                    self.known = Some(contents);
                 }
-                Word::Stale { why } => {
+                SourceEvent::Stale { why } => {
                     assert!(why.contains("://127.0.0.1:") && !why.contains('\n'), "{why}");
                     assert_ne!(self.stale.as_ref(), Some(&why), "said twice");
                     self.stales += 1;
                     self.stale = Some(why);
                 }
-                Word::Fresh => assert!(self.stale.take().is_some(), "it was away"),
-                Word::Bad { at, why } => self.bad.push((at, why)),
+                SourceEvent::Fresh => assert!(self.stale.take().is_some(), "it was away"),
+                SourceEvent::Bad { at, why } => self.bad.push((at, why)),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The registry over real sockets: a client that is not ours would see the same.
+//! The registry over real sockets, as any client sees it.
 
 use std::path::PathBuf;
 
@@ -61,17 +61,17 @@ impl Rig {
         Client { channel: endpoint.connect_lazy(), token: token.into() }
     }
 
-    /// What is known next, as `name address weight[ draining]`, and by whom.
+    /// Next contents, as `name address weight[ draining]`, and the origin of the change.
     async fn known(&mut self) -> (Vec<String>, String) {
         let news = tokio::time::timeout(PATIENCE, self.news.recv()).await;
         let news = news.expect("news in time").expect("it runs");
         assert_eq!(&*news.source, "registry");
-        let Word::Known { known, by } = news.word else { panic!("{:?}", news.word) };
-        let text = |i: &super::super::Found| {
+        let SourceEvent::Contents { contents, by } = news.event else { panic!("{:?}", news.event) };
+        let text = |i: &super::super::FoundInstance| {
             let draining = if i.draining { " draining" } else { "" };
             format!("{} {} {}{draining}", i.name, i.address, i.weight)
         };
-        (known.instances.iter().map(text).collect(), by.to_string())
+        (contents.instances.iter().map(text).collect(), by.to_string())
     }
 }
 
@@ -124,7 +124,7 @@ fn beat(lease: &str) -> HeartbeatRequest {
     HeartbeatRequest { lease: lease.into(), ..Default::default() }
 }
 
-/// The status of what must fail.
+/// Status of a call that must fail.
 fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
     let status = result.expect_err("it must fail");
     (status.code(), status.message().to_owned())
@@ -179,7 +179,7 @@ async fn a_restarted_service_does_not_wait_for_its_old_lease() {
     let elsewhere = RegisterRequest { address: "[fd00::7]:50001".into(), ..logic("logic-1") };
     let new = client.register(elsewhere).await.unwrap();
     assert_eq!(rig.known().await.0, ["logic-1 [fd00::7]:50001 1"]);
-    // What is left of the old process can do no harm.
+    // The old process can do no harm any more.
     assert_eq!(code(client.deregister(&old.lease).await).0, Code::NotFound);
     client.heartbeat(beat(&new.lease)).await.unwrap();
 }
@@ -196,7 +196,7 @@ async fn a_token_is_good_for_its_services_only() {
     assert_eq!(code(chats.register(logic("logic-1")).await).0, Code::PermissionDenied);
     let held = games.register(logic("logic-1")).await.unwrap();
     rig.known().await;
-    // Another's lease is as good as none, and another's name is taken.
+    // The lease of another caller is as good as none, and the name of another caller is taken.
     assert_eq!(code(chats.heartbeat(beat(&held.lease)).await).0, Code::NotFound);
     assert_eq!(code(chats.deregister(&held.lease).await).0, Code::NotFound);
     let theft = RegisterRequest { service: "chat".into(), ..logic("logic-1") };
@@ -223,7 +223,7 @@ async fn callers_change_while_it_runs_and_a_fault_among_them_changes_nothing() {
     assert_eq!(code(games.heartbeat(beat(&held.lease)).await).0, Code::Unauthenticated);
     let games = rig.client("another-token-of-it");
     games.heartbeat(beat(&held.lease)).await.unwrap();
-    // A service that was taken from it.
+    // The service was taken from the caller.
     rig.handle.set_callers(&[caller("games", "another-token-of-it", "fight")]).unwrap();
     assert_eq!(code(games.heartbeat(beat(&held.lease)).await).0, Code::PermissionDenied);
 }

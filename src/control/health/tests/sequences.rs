@@ -242,7 +242,7 @@ fn step(bench: &mut Bench, model: &mut Model, letter: Letter, path: &[Letter]) {
     assert_eq!(bench.share(0) == 0, out, "{path:?}");
     assert_eq!(bench.service[0].why().is_some(), out, "{path:?}");
     assert!(before == bench.standing(0) || !bench.events.is_empty(), "a silent change: {path:?}");
-    if let Some(Event::Ejected { length, nth: n, .. }) = bench.last() {
+    if let Some(HealthEvent::Ejected { length, nth: n, .. }) = bench.last() {
         let expected = secs(2 * (nth + 1)).min(secs(5));
         assert_eq!((*length, u64::from(*n)), (expected, nth + 1), "{path:?}");
     }

@@ -4,11 +4,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::client::{self, Answer};
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::{Config, Problems};
 
 /// Drains the gateway, or gives an instance nothing new (or something again).
-pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: bool) -> Said {
+pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: bool) -> Output {
     let path = match instance {
         None => "/drain".to_owned(),
         Some(id) => {
@@ -27,7 +27,7 @@ pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: boo
 }
 
 /// Has the files read again.
-pub fn reload(loaded: Result<Config, Problems>) -> Said {
+pub fn reload(loaded: Result<Config, Problems>) -> Output {
     ask(loaded, "/reload", |answer| with_details("reloaded".into(), answer))
 }
 
@@ -43,16 +43,20 @@ fn with_details(what: String, answer: &Answer) -> String {
     if empty { what } else { format!("{what}\n{}", answer.text()) }
 }
 
-fn ask(loaded: Result<Config, Problems>, path: &str, done: impl FnOnce(&Answer) -> String) -> Said {
+fn ask(
+    loaded: Result<Config, Problems>,
+    path: &str,
+    done: impl FnOnce(&Answer) -> String,
+) -> Output {
     // Where it listens is all that is needed of the files, but a wrong file says nothing reliable.
     let admin = match loaded {
         Ok(config) => config.gateway.admin,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     match client::post(&admin, path, &json!({})) {
-        Ok(answer) if answer.is_ok() => Said::fine(done(&answer)),
-        Ok(answer) => Said::wrong(refused(&answer), code(answer.status)),
-        Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+        Ok(answer) if answer.is_ok() => Output::fine(done(&answer)),
+        Ok(answer) => Output::wrong(refused(&answer), code(answer.status)),
+        Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
 
