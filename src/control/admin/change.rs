@@ -8,12 +8,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Admin, HttpError};
+use super::Admin;
+use super::answer::HttpError;
 use crate::config::change::Change;
-use crate::control::log;
 use crate::control::request::ControlRequest;
+use crate::control::{log, view};
 
-type JsonResult = Result<(StatusCode, Json<Value>), HttpError>;
+/// Status and JSON, or an error.
+type Changed = Result<(StatusCode, Json<Value>), HttpError>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +41,7 @@ fn nothing(body: &[u8]) -> Result<(), HttpError> {
 }
 
 /// `POST /reload`
-pub async fn reload(State(admin): State<Admin>, body: Bytes) -> JsonResult {
+pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     let lines = |list: &[crate::config::Problem]| -> Vec<String> {
         list.iter().map(ToString::to_string).collect()
@@ -66,7 +68,7 @@ pub async fn drain_instance(
     State(admin): State<Admin>,
     Path(id): Path<String>,
     body: Bytes,
-) -> JsonResult {
+) -> Changed {
     set_draining(&admin, id, true, &body).await
 }
 
@@ -75,11 +77,11 @@ pub async fn undrain_instance(
     State(admin): State<Admin>,
     Path(id): Path<String>,
     body: Bytes,
-) -> JsonResult {
+) -> Changed {
     set_draining(&admin, id, false, &body).await
 }
 
-async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> JsonResult {
+async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> Changed {
     nothing(body)?;
     let name = id.clone();
     if admin.ask(|done| ControlRequest::DrainInstance { name, on, done }).await? {
@@ -91,14 +93,17 @@ async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> JsonR
 }
 
 /// `POST /drain`
-pub async fn drain(State(admin): State<Admin>, body: Bytes) -> JsonResult {
+pub async fn drain(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
-    admin.ask.try_send(ControlRequest::Drain("POST /drain")).map_err(|_| HttpError::ending())?;
+    admin
+        .requests
+        .try_send(ControlRequest::Drain("POST /drain"))
+        .map_err(|_| HttpError::ending())?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "status": "draining" }))))
 }
 
 /// `POST /log`
-pub async fn log(body: Bytes) -> JsonResult {
+pub async fn log(body: Bytes) -> Changed {
     let Filter { filter } = read(&body)?;
     if log::filter().is_none() {
         let why = "logging is not set up in this process";
@@ -106,11 +111,11 @@ pub async fn log(body: Bytes) -> JsonResult {
     }
     log::set_filter(&filter)
         .map_err(|why| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
-    Ok((StatusCode::OK, Json(super::read::log_state())))
+    Ok((StatusCode::OK, Json(view::log::log())))
 }
 
 /// `POST /dump`
-pub async fn dump(State(admin): State<Admin>, body: Bytes) -> JsonResult {
+pub async fn dump(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     let dumped = admin.ask(ControlRequest::Dump).await?.map_err(|error| {
         HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write it: {error}"))

@@ -9,25 +9,57 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::HttpError;
+use super::answer::HttpError;
 use crate::control::token::Token;
 
-/// What the guard goes by.
+/// Address and token of the endpoint, by which the guard judges requests.
 pub struct Rules {
-    /// Where the endpoint listens.
+    /// Address of the listener.
     pub address: SocketAddr,
-    /// Whether it speaks TLS.
+    /// Whether the endpoint speaks TLS.
     pub tls: bool,
-    /// What has to be shown, or why nobody can.
+    /// The token, or the reason why there is none.
     pub token: Result<Token, String>,
 }
 
-/// Around everything: refuses what a browser could be tricked into.
-pub async fn guard(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+/// Requirements of a route, besides those that the guard has for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// None: everybody may read the page.
+    Static,
+    /// The token, where the endpoint can be reached from other hosts.
+    Read,
+    /// The token, and a body of JSON or none.
+    Change,
+}
+
+impl Access {
+    fn needs_token(self, address: SocketAddr) -> bool {
+        match self {
+            Access::Static => false,
+            Access::Read => !address.ip().is_loopback(),
+            Access::Change => true,
+        }
+    }
+
+    fn needs_json(self) -> bool {
+        match self {
+            Access::Static | Access::Read => false,
+            Access::Change => true,
+        }
+    }
+}
+
+/// Layer around everything: refuses requests that a page of another origin can make a browser send.
+pub async fn check_origin(
+    State(rules): State<Arc<Rules>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let headers = request.headers();
     let refused = |why| HttpError::new(StatusCode::FORBIDDEN, why).into_response();
     let mut response = if !host_is_ours(headers, rules.address) {
@@ -46,25 +78,27 @@ pub async fn guard(State(rules): State<Arc<Rules>>, request: Request, next: Next
     response
 }
 
-/// Around the routes that exist: asks for the token where it is needed, and for JSON.
-pub async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
-    let changes = request.method() == Method::POST;
-    let open = rules.address.ip().is_loopback() || request.uri().path() == "/healthz";
-    if changes || !open {
+/// Layer around one route: asks for the token and for JSON, as the route's [`Access`] says.
+pub async fn check_access(
+    State((rules, access)): State<(Arc<Rules>, Access)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if access.needs_token(rules.address) {
         let token = match &rules.token {
             Ok(token) => token,
             Err(why) => {
-                return HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str())
-                    .into_response();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return HttpError::new(status, why.as_str()).into_response();
             }
         };
-        if let Err(challenge) = check(request.headers(), token) {
+        if let Err(challenge) = check_token(request.headers(), token) {
             let why = "show the token: Authorization: Bearer <the one of admin.token or its file>";
             let refused = HttpError::new(StatusCode::UNAUTHORIZED, why);
             return ([(header::WWW_AUTHENTICATE, challenge)], refused).into_response();
         }
     }
-    if changes && !is_json(request.headers()) {
+    if access.needs_json() && !is_json(request.headers()) {
         let why = "Content-Type must be application/json (also without a body)";
         return HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
     }
@@ -72,7 +106,7 @@ pub async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next
 }
 
 /// Whether the token is shown; else the challenge (RFC 6750 section 3).
-fn check(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
+fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(shown), None) = (shown.next(), shown.next()) else {
         return Err("Bearer realm=\"shardgate\"");

@@ -1,56 +1,26 @@
 //! What only shows something: GET.
 
-use std::fmt::Write as _;
-
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Json;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::routes::ROUTES;
-use super::{Admin, HttpError};
-use crate::control::log;
+use super::Admin;
+use super::answer::{HttpError, JsonResult, PLAIN, Text, text};
 use crate::control::request::ControlRequest;
 use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
 use crate::inspect::{self, TOP_MAX};
 
-type Shown = Result<Json<Value>, HttpError>;
-type Text = ([(HeaderName, &'static str); 1], String);
-
-const PLAIN: &str = "text/plain; charset=utf-8";
-
 /// The description of all this.
 pub const OPENAPI: &str = include_str!("../openapi.json");
-
-fn text(media: &'static str, body: String) -> Text {
-    ([(header::CONTENT_TYPE, media)], body)
-}
-
-/// `GET /`
-pub async fn index() -> Text {
-    let mut list = format!("shardgate {}\n\n", env!("CARGO_PKG_VERSION"));
-    for route in ROUTES {
-        writeln!(list, "{:<5}{:<26}{}", route.method, route.path, route.about)
-            .expect("a string takes it");
-    }
-    list.push_str(
-        "\nPOST needs Content-Type: application/json and Authorization: Bearer <token>\n",
-    );
-    text(PLAIN, list)
-}
 
 /// `GET /health`
 pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), HttpError> {
     let found = admin.gather().await?;
-    let (status, body) = view::health::health(&admin.about, &found);
+    let (status, body) = view::health::health(&admin.info, &found);
     Ok((status, Json(body)))
-}
-
-/// `GET /healthz`
-pub async fn healthz() -> Text {
-    text(PLAIN, "ok\n".into())
 }
 
 /// `GET /readyz`
@@ -65,12 +35,12 @@ pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
 }
 
 /// `GET /stats`
-pub async fn stats(State(admin): State<Admin>) -> Shown {
-    Ok(Json(view::stats::stats(&admin.about, &*admin.gather().await?)))
+pub async fn stats(State(admin): State<Admin>) -> JsonResult {
+    Ok(Json(view::stats::stats(&admin.info, &*admin.gather().await?)))
 }
 
 /// `GET /routing/stats`
-pub async fn routing_stats(State(admin): State<Admin>) -> Shown {
+pub async fn routing_stats(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::routing::routing_stats(&*admin.gather().await?)))
 }
 
@@ -78,7 +48,7 @@ pub async fn routing_stats(State(admin): State<Admin>) -> Shown {
 pub async fn explain(
     State(admin): State<Admin>,
     params: Result<Query<ExplainParams>, QueryRejection>,
-) -> Shown {
+) -> JsonResult {
     let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
     let explanation = Explanation::new(&found, &params);
@@ -92,18 +62,18 @@ pub async fn explain(
 /// `GET /metrics`
 pub async fn metrics(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
-    let body = view::metrics::metrics(&admin.about, &found)
+    let body = view::metrics::metrics(&admin.info, &found)
         .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text("text/plain; version=0.0.4; charset=utf-8", body))
 }
 
 /// `GET /shards`
-pub async fn shards(State(admin): State<Admin>) -> Shown {
+pub async fn shards(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::shards(&*admin.gather().await?)))
 }
 
 /// `GET /services`
-pub async fn services(State(admin): State<Admin>) -> Shown {
+pub async fn services(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::services(&*admin.gather().await?)))
 }
 
@@ -119,7 +89,7 @@ pub struct ConnectionsParams {
 pub async fn connections(
     State(admin): State<Admin>,
     params: Result<Query<ConnectionsParams>, QueryRejection>,
-) -> Shown {
+) -> JsonResult {
     let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
     let query = match (params.session, params.top) {
@@ -139,25 +109,19 @@ pub async fn connections(
 /// `GET /histograms`
 pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
-    let body = view::histograms::interval_log(&admin.about, &found)
+    let body = view::histograms::interval_log(&admin.info, &found)
         .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text(PLAIN, body))
 }
 
 /// `GET /config`
-pub async fn config(State(admin): State<Admin>) -> Shown {
+pub async fn config(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::config::config(&*admin.gather().await?)))
 }
 
 /// `GET /log`
-pub async fn log() -> Shown {
-    Ok(Json(log_state()))
-}
-
-/// The filter, and what this build can log at all.
-pub fn log_state() -> Value {
-    let most = tracing::level_filters::STATIC_MAX_LEVEL;
-    json!({ "filter": log::filter(), "max_level": most.to_string().to_lowercase() })
+pub async fn log() -> JsonResult {
+    Ok(Json(view::log::log()))
 }
 
 /// `GET /openapi.json`

@@ -5,6 +5,7 @@ pub mod connections;
 pub mod explain;
 pub mod health;
 pub mod histograms;
+pub mod log;
 pub mod metrics;
 pub mod routing;
 pub mod services;
