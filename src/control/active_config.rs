@@ -64,7 +64,7 @@ pub struct ActiveConfig {
     gateway: Arc<GatewaySettings>,
     keys: TokenKeys,
     tls: LocalTls,
-    /// See [`LocalFiles::connections_cap`].
+    /// Cap of [`LocalFiles::connections_cap`], which a reload keeps.
     connections_cap: usize,
 }
 

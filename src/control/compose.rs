@@ -59,7 +59,6 @@ pub enum MemberChange {
 pub struct Composition {
     /// The new snapshot; `None` if nothing differs from the one before.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// Changes of instances.
     pub changes: Vec<MemberChange>,
     /// Instances that were left out, with the reasons; all of them each time.
     pub warnings: Vec<String>,
@@ -68,12 +67,11 @@ pub struct Composition {
 /// Points of one ring. While they stay the same, the `Arc` of the ring does, too.
 type Points = Vec<(InstanceId, Arc<str>, u32)>;
 
-/// Maker of snapshots.
+/// Maker of snapshots, one after the other.
 #[derive(Debug)]
 pub struct Composer {
     snapshot: Arc<Snapshot>,
     services: HashMap<(Arc<str>, Mode), ServiceId>,
-    /// Instances by name.
     members: BTreeMap<Arc<str>, Member>,
     instances_ever: u32,
     rings: HashMap<ServiceId, (Points, u32)>,
@@ -99,12 +97,10 @@ impl Composer {
         composer
     }
 
-    /// Last snapshot.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
-    /// Instances by name.
     pub fn members(&self) -> &BTreeMap<Arc<str>, Member> {
         &self.members
     }

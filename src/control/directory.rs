@@ -24,17 +24,14 @@ use crate::tls::load::InForce as CertificateInfo;
 /// Copy of the directory's state for the admin endpoint.
 #[derive(Clone, Debug)]
 pub struct DirectoryView {
-    /// Configuration in force.
     pub config: Arc<Config>,
     /// Snapshot that the shards were sent.
     pub snapshot: Arc<Snapshot>,
-    /// Instances by name.
     pub members: BTreeMap<Arc<str>, Member>,
     /// Judgement of each instance.
     pub judged: HashMap<InstanceId, Judgement>,
     /// Services with too few healthy instances: all instances are used.
     pub panicking: Vec<Arc<str>>,
-    /// Sources by name.
     pub sources: BTreeMap<Arc<str>, SourceState>,
     /// Instances that sources name and that were left out, with the reasons.
     pub warnings: Vec<String>,
@@ -45,7 +42,7 @@ pub struct DirectoryView {
     pub certificates: Vec<CertificateInfo>,
 }
 
-/// The directory.
+/// Everything that snapshots are composed of.
 pub struct Directory {
     active: ActiveConfig,
     composer: Composer,
@@ -83,12 +80,10 @@ impl Directory {
         }
     }
 
-    /// Configuration in force.
     pub fn config(&self) -> &Arc<Config> {
         self.active.config()
     }
 
-    /// Last snapshot.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         self.composer.snapshot()
     }

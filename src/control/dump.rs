@@ -33,13 +33,13 @@ pub fn dir() -> PathBuf {
 }
 
 /// Writes two new files that only the gateway's own user can read.
-pub fn write(dir: &Path, about: &ProcessInfo, found: &Overview) -> io::Result<DumpFiles> {
-    let histograms = view::histograms::interval_log(about, found).map_err(io::Error::other)?;
+pub fn write(dir: &Path, info: &ProcessInfo, overview: &Overview) -> io::Result<DumpFiles> {
+    let histograms = view::histograms::interval_log(info, overview).map_err(io::Error::other)?;
     let state = json!({
-        "health": view::health::health(about, found).1,
-        "stats": view::stats::stats(about, found),
-        "services": view::services::services(found),
-        "config": view::config::config(found),
+        "health": view::health::health(info, overview).1,
+        "stats": view::stats::stats(info, overview),
+        "services": view::services::services(overview),
+        "config": view::config::config(overview),
     });
     let written = write_new(dir, &histograms, &state.to_string());
     match &written {

@@ -89,7 +89,7 @@ struct Inbox {
     requests: mpsc::Receiver<ControlRequest>,
     /// News of discovery sources.
     news: mpsc::Receiver<News>,
-    /// Fetched JWK sets.
+    /// Results of JWK set fetches.
     fetches: mpsc::Receiver<JwksFetch>,
     /// Results of health checks.
     checks: mpsc::Receiver<CheckResult>,

@@ -1,6 +1,6 @@
 //! Reasons why the gateway ends, and its exit codes.
 
-/// Result of [`super::run`].
+/// Reason why [`super::run`] returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExitReason {
     /// A signal; every shard stopped in order.

@@ -1,5 +1,5 @@
-//! How every instance is trusted: what shards tell and what checks find goes to the judges of
-//! [`super::health`], and shares come out.
+//! Health of all instances: results of calls and of health checks go to [`super::health`], and
+//! shares of keys come out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,47 +15,48 @@ use crate::ids::{InstanceId, ServiceId, ShardId};
 use crate::routing::Share;
 use crate::stats::Signal;
 
-/// One instance.
+/// An instance with its health.
 #[derive(Debug)]
 struct FleetEntry {
     member: Member,
     health: Health,
-    /// Its checks, while there are any.
+    /// Task of the instance's health checks, while they are on.
     probe: Option<Probe>,
     share: Share,
 }
 
-/// The judgement of one instance, in words.
+/// Judgement of one instance, in words.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// `ok`, `unchecked`, `down`, `ejected`, `trial`, `warming`.
+    /// State: `ok`, `unchecked`, `down`, `ejected`, `trial` or `warming`.
     pub standing: &'static str,
-    /// Why it is down or ejected.
+    /// Reason why the instance is down or ejected.
     pub why: Option<String>,
 }
 
-/// See the module.
+/// All instances, with the settings they are judged by.
 #[derive(Debug)]
 pub struct Fleet {
     entries: HashMap<InstanceId, FleetEntry>,
     settings: HealthSettings,
-    /// Services of which too few instances are healthy.
+    /// Services with too few healthy instances.
     panicking: BTreeSet<ServiceId>,
-    /// When time alone changes something.
+    /// Time of the next change that needs no event.
     next: Option<Instant>,
     seed: u64,
-    /// Where checks report.
+    /// Sender of the probes' results.
     checks: mpsc::Sender<CheckResult>,
 }
 
 impl Fleet {
-    /// Nobody yet. Checks report to `found`; `seed` spreads them in time.
+    /// A fleet without instances. Probes send to `checks`; `seed` spreads them in time.
     pub fn new(settings: HealthSettings, seed: u64, checks: mpsc::Sender<CheckResult>) -> Self {
         let (entries, panicking) = (HashMap::new(), BTreeSet::new());
         Self { entries, settings, panicking, next: None, seed, checks }
     }
 
-    /// Takes in who is there now; checks of new ones begin, of those that are gone end.
+    /// Takes in the present instances: starts probes of new ones, and stops those of instances that
+    /// are gone.
     pub fn follow(&mut self, members: &BTreeMap<Arc<str>, Member>, now: Instant) {
         let here: HashMap<InstanceId, &Member> = members.values().map(|m| (m.id, m)).collect();
         self.entries.retain(|id, _| here.contains_key(id));
@@ -75,10 +76,10 @@ impl Fleet {
     fn probe(&self, member: &Member) -> Option<Probe> {
         let seed = self.seed ^ u64::from(member.id.0);
         let checks = self.checks.clone();
-        probe::watch(member.id, member.found.address, &self.settings, seed, checks)
+        probe::start(member.id, member.found.address, &self.settings, seed, checks)
     }
 
-    /// Judges by other settings from now on.
+    /// Puts other settings in force.
     pub fn configure(&mut self, settings: &HealthSettings, now: Instant) {
         let asks = |s: &HealthSettings| (s.check_every, s.check_timeout);
         let asks_change = asks(&self.settings) != asks(settings);
@@ -92,7 +93,7 @@ impl Fleet {
             let probe = self.probe(&member);
             if let Some(entry) = self.entries.get_mut(&member.id) {
                 if probe.is_none() {
-                    // What nobody asks any more must not stay down for ever.
+                    // An instance that is not checked any more must not stay down for ever.
                     let event =
                         entry.health.check(settings, super::health::Check::NotImplemented, now);
                     event.iter().for_each(|event| log_event(&entry.member, &entry.health, event));
@@ -102,7 +103,7 @@ impl Fleet {
         }
     }
 
-    /// How instances did in a shard. Whether a judgement is due.
+    /// Takes in results of calls that a shard made to instances.
     pub fn take_signals(&mut self, shard: ShardId, signals: &[Signal], now: Instant) {
         for signal in signals {
             let Some(entry) = self.entries.get_mut(&signal.instance) else { continue };
@@ -117,9 +118,9 @@ impl Fleet {
         self.next = Some(now);
     }
 
-    /// What a check found.
+    /// Takes in the result of a health check.
     pub fn take_check(&mut self, result: CheckResult, now: Instant) {
-        // One that is not asked any more must not be taken down by what was under way.
+        // A result that was under way when checks were switched off must not count.
         let entry = self.entries.get_mut(&result.instance).filter(|e| e.probe.is_some());
         let Some(entry) = entry else { return };
         let event = entry.health.check(&self.settings, result.check, now);
@@ -127,7 +128,7 @@ impl Fleet {
         self.next = Some(now);
     }
 
-    /// When to judge.
+    /// Time of the next [`Self::judge`].
     pub fn due(&self) -> Option<Instant> {
         self.next
     }
@@ -172,12 +173,12 @@ impl Fleet {
         changed
     }
 
-    /// What an instance gets.
+    /// Share of its keys that an instance gets.
     pub fn share(&self, id: InstanceId) -> Share {
         self.entries.get(&id).map_or(Share::ALL, |entry| entry.share)
     }
 
-    /// Judgements in words.
+    /// Judgements of all instances.
     pub fn judged(&self) -> HashMap<InstanceId, Judgement> {
         let judged = |(id, entry): (&InstanceId, &FleetEntry)| {
             let health = &entry.health;
@@ -186,7 +187,7 @@ impl Fleet {
         self.entries.iter().map(judged).collect()
     }
 
-    /// Names of services of which all instances are used because too few are healthy.
+    /// Names of services whose instances are all used because too few are healthy.
     pub fn panicking(&self) -> Vec<Arc<str>> {
         let in_panic = |e: &&FleetEntry| self.panicking.contains(&e.member.service);
         let names = self.entries.values().filter(in_panic).map(|e| e.member.found.service.clone());
@@ -194,7 +195,7 @@ impl Fleet {
     }
 }
 
-/// One line for each change, with what it means.
+/// Logs a change of an instance's health.
 fn log_event(member: &Member, health: &Health, event: &HealthEvent) {
     let (service, instance) = (&*member.found.service, &*member.found.name);
     let (event_name, standing) = (event.name(), health.standing().name());

@@ -26,7 +26,7 @@ pub(crate) struct ControlInputs {
     pub shards: Vec<LaneSender<Command>>,
     /// Events of all shards.
     pub events: LaneReceiver<ShardEvent>,
-    /// Doorbell of `events`.
+    /// Doorbell that `events` ring.
     pub bell: Arc<Doorbell>,
     /// Random number of this run.
     pub boot_id: u64,
@@ -56,8 +56,6 @@ pub(crate) struct LocalFiles {
 /// Addresses at which clients connect, as bound.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listens {
-    /// Listener without TLS.
     pub plain: Option<SocketAddr>,
-    /// Listener with TLS.
     pub tls: Option<SocketAddr>,
 }

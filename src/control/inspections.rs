@@ -16,7 +16,7 @@ const QUERIES_MAX: usize = 4;
 
 /// Answers of all shards to one query.
 #[derive(Clone, Debug, Default)]
-pub(super) struct QueryResult {
+pub struct QueryResult {
     /// Answers that came in time, by shard.
     pub answers: Vec<(ShardId, Inspection)>,
     /// Shards that did not answer in time.
@@ -33,7 +33,7 @@ struct OpenQuery {
 
 /// The queries under way.
 #[derive(Debug, Default)]
-pub(super) struct Inspections {
+pub struct Inspections {
     open: Vec<OpenQuery>,
     last_number: u64,
 }

@@ -16,7 +16,7 @@ use crate::inspect;
 /// accepted.
 pub const REQUESTS_MAX: usize = 64;
 
-/// One request; the sender in it takes the answer.
+/// A request; the sender in it takes the answer.
 #[derive(Debug)]
 pub enum ControlRequest {
     /// The state of everything. Requests that come while shards are asked share one round.
@@ -36,7 +36,6 @@ pub enum ControlRequest {
         name: String,
         /// Whether it drains from now on.
         on: bool,
-        /// Takes the answer.
         done: oneshot::Sender<bool>,
     },
     /// Stop in order, for this reason; ignored while a stop is under way.

@@ -38,7 +38,7 @@ impl ServiceManager {
     /// Reports that everything that is configured is served, or again so after [`Self::reloading`].
     /// `status` is the line that `systemctl status` shows.
     pub fn ready(&self, status: &str) {
-        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// Reports that the configuration is being read again; [`Self::ready`] ends that, whatever the
@@ -46,14 +46,14 @@ impl ServiceManager {
     pub fn reloading(&self) {
         // The manager compares the time with the moment at which it sent the signal.
         match NotifyState::monotonic_usec_now() {
-            Ok(at) => tell(&[NotifyState::Reloading, at]),
-            Err(_) => tell(&[NotifyState::Reloading]),
+            Ok(at) => notify(&[NotifyState::Reloading, at]),
+            Err(_) => notify(&[NotifyState::Reloading]),
         }
     }
 
     /// Reports that the stop has begun, for this reason.
     pub fn stopping(&self, why: &str) {
-        tell(&[NotifyState::Stopping, NotifyState::Status(&format!("draining: {why}"))]);
+        notify(&[NotifyState::Stopping, NotifyState::Status(&format!("draining: {why}"))]);
     }
 
     /// Time at which [`Self::is_due`] turns true.
@@ -77,7 +77,7 @@ impl ServiceManager {
     pub fn beat(&mut self, alive: bool, now: Instant) {
         let Some(watchdog) = self.watchdog else { return };
         if alive {
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
             self.due = Some(now + watchdog / BEATS);
         } else {
             self.due = Some(now + watchdog / RETRIES);
@@ -87,7 +87,7 @@ impl ServiceManager {
 
 /// Sends one datagram. A failure is only logged: the manager itself decides what to do without the
 /// notification.
-fn tell(states: &[NotifyState]) {
+fn notify(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(
             %error,
@@ -105,25 +105,25 @@ mod tests {
     #[test]
     fn without_a_watchdog_nothing_is_due() {
         let now = Instant::now();
-        let mut supervisor = ServiceManager::new(None, now);
-        assert!(!supervisor.is_due(now + 100 * SECOND));
-        supervisor.beat(true, now);
-        assert_eq!(supervisor.due(), None);
+        let mut manager = ServiceManager::new(None, now);
+        assert!(!manager.is_due(now + 100 * SECOND));
+        manager.beat(true, now);
+        assert_eq!(manager.due(), None);
     }
 
     #[test]
     fn a_beat_is_due_twice_in_the_watchdogs_time_and_sooner_after_a_missed_one() {
         let now = Instant::now();
-        let mut supervisor = ServiceManager::new(Some(8 * SECOND), now);
-        assert!(supervisor.is_due(now), "the manager counts from the start");
-        assert!(!supervisor.is_due(now + SECOND), "one gathering at a time");
-        supervisor.beat(true, now + SECOND);
-        assert_eq!(supervisor.due(), Some(now + 5 * SECOND));
-        assert!(supervisor.is_due(now + 5 * SECOND));
-        supervisor.beat(false, now + 6 * SECOND);
-        assert_eq!(supervisor.due(), Some(now + 7 * SECOND));
+        let mut manager = ServiceManager::new(Some(8 * SECOND), now);
+        assert!(manager.is_due(now), "the manager counts from the start");
+        assert!(!manager.is_due(now + SECOND), "one gathering at a time");
+        manager.beat(true, now + SECOND);
+        assert_eq!(manager.due(), Some(now + 5 * SECOND));
+        assert!(manager.is_due(now + 5 * SECOND));
+        manager.beat(false, now + 6 * SECOND);
+        assert_eq!(manager.due(), Some(now + 7 * SECOND));
         // A gathering that never ends does not end the watch.
-        assert!(supervisor.is_due(now + 7 * SECOND));
-        assert_eq!(supervisor.due(), Some(now + 11 * SECOND));
+        assert!(manager.is_due(now + 7 * SECOND));
+        assert_eq!(manager.due(), Some(now + 11 * SECOND));
     }
 }

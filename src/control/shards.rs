@@ -22,14 +22,13 @@ pub enum ShardState {
     Ready,
     /// Told to drain, and not stopped yet.
     Draining,
-    /// Ended in order.
     Stopped,
     /// Ended by an error.
     Failed,
 }
 
 impl ShardState {
-    /// Name in `/health`.
+    /// Name of the state in `/health`.
     pub fn name(self) -> &'static str {
         match self {
             ShardState::Starting => "starting",
@@ -57,7 +56,7 @@ impl ShardState {
     }
 }
 
-/// One shard at the end of a gathering.
+/// State of a shard at the end of a gathering.
 #[derive(Clone, Debug)]
 pub struct ShardView {
     pub shard: ShardId,
@@ -114,7 +113,6 @@ impl ShardTable {
         Self { entries, gatherings: 0, inspections: Inspections::default(), cut_off: 0 }
     }
 
-    /// Number of shards.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -361,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_whose_report_was_lost_is_asked_again_and_heard() {
+    fn a_shard_whose_report_was_lost_is_asked_again_and_answers() {
         let (mut table, commands) = table();
         table.ask_reports();
         table.flush();

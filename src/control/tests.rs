@@ -24,16 +24,15 @@ use crate::message::{CallFault, Encoding, Micros, Reason};
 use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
 use crate::tls::load::LocalTls;
 
-/// How a fake shard behaves.
+/// Behaviour of a fake shard.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Fake {
-    /// Answers everything.
     Good,
-    /// Is ready, and answers nothing but a drain.
+    /// Becomes ready, and answers nothing but a drain.
     Mute,
-    /// Is ready, and answers nothing at all.
+    /// Becomes ready, and answers nothing at all.
     Dead,
-    /// Says that it failed instead of being ready.
+    /// Fails instead of becoming ready.
     Failing,
 }
 
@@ -79,7 +78,7 @@ pub(super) fn report(shard: ShardId) -> Report {
     }
 }
 
-/// One service with two instances.
+/// Files of a gateway with one service and two instances.
 const GATEWAY_TOML: &str = r#"
 stop.grace_ms = 50
 admin.token = "a-token-of-the-tests"
@@ -94,7 +93,8 @@ range = [1000, 1999]
 service = "logic"
 hash_on = "key""#;
 
-/// Each shard has one connection and routes everything to instance 1, which its cache knows.
+/// A shard's answer: it has one connection, and routes everything to instance 1, which its cache
+/// knows.
 fn inspect(shard: ShardId, query: &Query) -> Inspection {
     let session = SessionId::from_random(shard.0.into());
     let conn = ConnInfo {
@@ -167,7 +167,7 @@ pub(super) struct Rig {
     _dir: tempfile::TempDir,
 }
 
-/// What it shows for a token.
+/// Token of the admin endpoint.
 pub(super) const TOKEN: &str = "a-token-of-the-tests";
 
 pub(super) fn rig(fakes: &[Fake]) -> Rig {
@@ -221,7 +221,7 @@ impl Rig {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
-        // An error after the answer (a reset for unread bytes) does not unsay it.
+        // An error after the answer (a reset for unread bytes) does not matter.
         let _ = stream.read_to_string(&mut text).await;
         let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         (status, text.split_once("\r\n\r\n").unwrap_or_default().1.to_owned())
@@ -233,7 +233,7 @@ impl Rig {
         (status, serde_json::from_str(&body).unwrap())
     }
 
-    /// A change, with all that it takes.
+    /// Status and body of a change, with all the headers that it takes.
     pub(super) async fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
@@ -245,7 +245,7 @@ impl Rig {
         (status, serde_json::from_str(&body).unwrap())
     }
 
-    /// Asks until all shards said that they are ready: they are tasks beside this one.
+    /// Asks until all shards have become ready: they are tasks beside this one.
     pub(super) async fn healthy(&self) -> Value {
         loop {
             let (status, body) = self.get("/health").await;
@@ -261,7 +261,7 @@ impl Rig {
     }
 }
 
-/// All paths of a JSON value; items of lists as `[]`.
+/// Collects all paths of a JSON value; items of lists as `[]`.
 fn paths(value: &Value, at: &str, out: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! Forms of answers: texts, JSON, errors.
+//! Forms of answers: texts, JSON and errors.
 
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -10,10 +10,10 @@ pub const PLAIN: &str = "text/plain; charset=utf-8";
 /// A text with its media type.
 pub type Text = ([(HeaderName, &'static str); 1], String);
 
-/// JSON, or an error.
+/// An answer of JSON, or an error.
 pub type JsonResult = Result<Json<Value>, HttpError>;
 
-/// An answer of a text.
+/// Makes an answer of a text.
 pub fn text(media: &'static str, body: String) -> Text {
     ([(header::CONTENT_TYPE, media)], body)
 }

@@ -1,4 +1,4 @@
-//! What changes something: POST, with the token. The body is JSON or nothing.
+//! Handlers of POST, which change something. They take the token, and a body of JSON or none.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -14,7 +14,7 @@ use crate::config::change::Change;
 use crate::control::request::ControlRequest;
 use crate::control::{log, view};
 
-/// Status and JSON, or an error.
+/// An answer of a status and JSON, or an error.
 type Changed = Result<(StatusCode, Json<Value>), HttpError>;
 
 #[derive(Deserialize)]
@@ -28,19 +28,18 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
     serde_json::from_slice(body).map_err(wrong)
 }
 
-/// An absent body, or `{}`.
+/// Accepts an absent body, or `{}`.
 fn nothing(body: &[u8]) -> Result<(), HttpError> {
     if body.trim_ascii().is_empty() {
         return Ok(());
     }
     match read::<Map<String, Value>>(body)?.keys().next() {
         None => Ok(()),
-        // What somebody means by a key must not be passed over.
+        // A key that means something to the client must not be ignored in silence.
         Some(_) => Err(HttpError::new(StatusCode::BAD_REQUEST, "the body: no key is known here")),
     }
 }
 
-/// `POST /reload`
 pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     let lines = |list: &[crate::config::Problem]| -> Vec<String> {
@@ -63,7 +62,6 @@ pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Changed {
     })
 }
 
-/// `POST /instances/{id}/drain`
 pub async fn drain_instance(
     State(admin): State<Admin>,
     Path(id): Path<String>,
@@ -72,7 +70,6 @@ pub async fn drain_instance(
     set_draining(&admin, id, true, &body).await
 }
 
-/// `POST /instances/{id}/undrain`
 pub async fn undrain_instance(
     State(admin): State<Admin>,
     Path(id): Path<String>,
@@ -92,7 +89,6 @@ async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> Chang
     Err(HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
-/// `POST /drain`
 pub async fn drain(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     admin
@@ -102,7 +98,6 @@ pub async fn drain(State(admin): State<Admin>, body: Bytes) -> Changed {
     Ok((StatusCode::ACCEPTED, Json(json!({ "status": "draining" }))))
 }
 
-/// `POST /log`
 pub async fn log(body: Bytes) -> Changed {
     let Filter { filter } = read(&body)?;
     if log::filter().is_none() {
@@ -114,7 +109,6 @@ pub async fn log(body: Bytes) -> Changed {
     Ok((StatusCode::OK, Json(view::log::log())))
 }
 
-/// `POST /dump`
 pub async fn dump(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     let dumped = admin.ask(ControlRequest::Dump).await?.map_err(|error| {

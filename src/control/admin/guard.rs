@@ -1,8 +1,8 @@
-//! Who may ask the admin endpoint what.
+//! Checks of requests to the admin endpoint.
 //!
-//! A browser could be made to ask by any page that is open in it. So a `Host` that is not ours is
-//! refused (DNS rebinding), an `Origin` or `Sec-Fetch-Site` that names another page, too; and what
-//! changes something takes a header and a content type that no page of another origin can send
+//! Any page that is open in a browser could make it send a request. So a `Host` that is not the
+//! endpoint's is refused (DNS rebinding), and so is an `Origin` or `Sec-Fetch-Site` that names
+//! another page; a change takes a header and a content type that no page of another origin can send
 //! without a preflight, which is never granted.
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,11 +29,11 @@ pub struct Rules {
 /// Requirements of a route, besides those that the guard has for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// None: everybody may read the page.
+    /// No token anywhere: the page holds no data.
     Static,
-    /// The token, where the endpoint can be reached from other hosts.
+    /// The token, where the endpoint listens on an address that other hosts can reach.
     Read,
-    /// The token, and a body of JSON or none.
+    /// The token always, and `Content-Type: application/json`.
     Change,
 }
 
@@ -105,7 +105,7 @@ pub async fn check_access(
     next.run(request).await
 }
 
-/// Whether the token is shown; else the challenge (RFC 6750 section 3).
+/// Checks that the request shows the token. The error is the challenge (RFC 6750 section 3).
 fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(shown), None) = (shown.next(), shown.next()) else {
@@ -121,7 +121,7 @@ fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
     }
 }
 
-/// Exactly one `Content-Type`, of JSON, with or without parameters.
+/// Whether there is exactly one `Content-Type`, of JSON, with or without parameters.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else { return false };
@@ -129,9 +129,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     media.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// Exactly one `Host`: `localhost` or a loopback address (with any port: tunnels change it), or the
-/// admin address. An endpoint that listens elsewhere has names that it does not know; there the
-/// token that every request needs is what a page of another origin does not have.
+/// Whether there is exactly one `Host`: `localhost` or a loopback address (with any port: tunnels
+/// change it), or the admin address. An endpoint that listens elsewhere does not know its own
+/// names; there every request for data needs the token, which a page of another origin does not
+/// have.
 fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -156,7 +157,8 @@ fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
     }
 }
 
-/// No `Origin`, or the one of a page that this endpoint served: its scheme and the `Host`.
+/// Whether there is no `Origin`, or the one of a page that this endpoint served: its scheme and the
+/// `Host`.
 fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
     let host = headers.get(header::HOST).map_or(&[][..], HeaderValue::as_bytes);
     let scheme: &[u8] = if tls { b"https://" } else { b"http://" };
@@ -164,8 +166,8 @@ fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
     headers.get_all(header::ORIGIN).iter().all(own)
 }
 
-/// No `Sec-Fetch-Site` (not a browser), or one that says that nobody else is behind the request:
-/// our own page, or a person who typed the address.
+/// Whether there is no `Sec-Fetch-Site` (the client is no browser), or one of a page of this
+/// endpoint, or of a person who typed the address.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let sites = headers.get_all("sec-fetch-site");
     sites.iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))

@@ -42,7 +42,7 @@ pub struct Admin {
     requests: mpsc::Sender<ControlRequest>,
 }
 
-/// The endpoint as a future that never ends by itself. The error is one line.
+/// Makes the endpoint: a future that never ends by itself. The error is one line.
 pub fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,

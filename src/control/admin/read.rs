@@ -1,4 +1,4 @@
-//! What only shows something: GET.
+//! Handlers of GET, which only show something.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -13,17 +13,15 @@ use crate::control::request::ControlRequest;
 use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
 use crate::inspect::{self, TOP_MAX};
 
-/// The description of all this.
+/// Description of the endpoint, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
-/// `GET /health`
 pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), HttpError> {
     let found = admin.gather().await?;
     let (status, body) = view::health::health(&admin.info, &found);
     Ok((status, Json(body)))
 }
 
-/// `GET /readyz`
 pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),
@@ -34,17 +32,14 @@ pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     }
 }
 
-/// `GET /stats`
 pub async fn stats(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::stats::stats(&admin.info, &*admin.gather().await?)))
 }
 
-/// `GET /routing/stats`
 pub async fn routing_stats(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::routing::routing_stats(&*admin.gather().await?)))
 }
 
-/// `GET /routing/explain`
 pub async fn explain(
     State(admin): State<Admin>,
     params: Result<Query<ExplainParams>, QueryRejection>,
@@ -59,7 +54,6 @@ pub async fn explain(
     Ok(Json(explanation.json(&result)))
 }
 
-/// `GET /metrics`
 pub async fn metrics(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
     let body = view::metrics::metrics(&admin.info, &found)
@@ -67,17 +61,15 @@ pub async fn metrics(State(admin): State<Admin>) -> Result<Text, HttpError> {
     Ok(text("text/plain; version=0.0.4; charset=utf-8", body))
 }
 
-/// `GET /shards`
 pub async fn shards(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::shards(&*admin.gather().await?)))
 }
 
-/// `GET /services`
 pub async fn services(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::services(&*admin.gather().await?)))
 }
 
-/// Parameters of `/connections`.
+/// Parameters of `/connections` in the query.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionsParams {
@@ -85,7 +77,6 @@ pub struct ConnectionsParams {
     session: Option<String>,
 }
 
-/// `GET /connections`
 pub async fn connections(
     State(admin): State<Admin>,
     params: Result<Query<ConnectionsParams>, QueryRejection>,
@@ -106,7 +97,6 @@ pub async fn connections(
     body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
-/// `GET /histograms`
 pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
     let body = view::histograms::interval_log(&admin.info, &found)
@@ -114,17 +104,14 @@ pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
     Ok(text(PLAIN, body))
 }
 
-/// `GET /config`
 pub async fn config(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::config::config(&*admin.gather().await?)))
 }
 
-/// `GET /log`
 pub async fn log() -> JsonResult {
     Ok(Json(view::log::log()))
 }
 
-/// `GET /openapi.json`
 pub async fn openapi() -> Text {
     text("application/json", OPENAPI.into())
 }

@@ -1,5 +1,5 @@
-//! The one table of what the admin endpoint answers: the router is made of it, `GET /` lists it,
-//! and a test holds `openapi.json` against it.
+//! The one table of the admin endpoint's answers: the router is made of it, `GET /` lists it, and a
+//! test holds `openapi.json` against it.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::answer::{PLAIN, Text, text};
 use super::guard::Access;
 use super::{Admin, change, read};
 
-/// One endpoint.
+/// A row of the table: a path with a method.
 pub struct Route {
     /// Path, with its parameters in braces.
     pub path: &'static str,
@@ -32,7 +32,7 @@ pub enum Answer {
 /// A page that is compiled in.
 #[derive(Clone, Copy)]
 pub struct Page {
-    /// Media type.
+    /// Media type of the text.
     pub media: &'static str,
     pub text: &'static str,
 }
@@ -67,7 +67,7 @@ impl Route {
         }
     }
 
-    /// `GET` or `POST`.
+    /// Method of the route: `GET` or `POST`.
     pub fn method(&self) -> &'static str {
         match self.access() {
             Access::Static | Access::Read => "GET",
@@ -75,7 +75,7 @@ impl Route {
         }
     }
 
-    /// Router of the one method.
+    /// Router of the route's method.
     pub fn handler(&self) -> MethodRouter<Admin> {
         match self.answer {
             Answer::Static(Page { media, text }) => {
@@ -86,7 +86,6 @@ impl Route {
     }
 }
 
-/// All endpoints.
 pub const ROUTES: &[Route] = &[
     Route::read("/", "this list", || get(index)),
     Route::read("/health", "how everything is; 503 when a shard is not well", || get(read::health)),
@@ -132,7 +131,6 @@ pub const ROUTES: &[Route] = &[
     Route::page("/robots.txt", "keeps crawlers away", "User-agent: *\nDisallow: /\n"),
 ];
 
-/// `GET /`
 async fn index() -> Text {
     let mut list = format!("shardgate {}\n\n", env!("CARGO_PKG_VERSION"));
     for route in ROUTES {

@@ -1,4 +1,4 @@
-//! The admin endpoint by raw HTTP, in front of fake shards: who may ask, and what is answered.
+//! The admin endpoint by raw HTTP, in front of fake shards.
 
 mod access;
 
@@ -14,7 +14,7 @@ use super::*;
 use crate::control::tests::{Fake, Rig, TOKEN, rig};
 use crate::stats::Stage;
 
-/// The headers that a change takes.
+/// Headers that a change takes.
 fn right(rig: &Rig) -> String {
     format!(
         "Host: {}\r\nContent-Type: application/json\r\nAuthorization: Bearer {TOKEN}",
@@ -32,7 +32,8 @@ async fn a_request_that_does_not_end_is_cut_off() {
     ] {
         let flood = format!("{start}{}", " ".repeat(1 << 20));
         let mut stream = TcpStream::connect(rig.admin).await.unwrap();
-        // HttpError after 36 KiB: writing all of it or reading on ends, one way or the other.
+        // The endpoint stops reading after 36 KiB: writing all of it or reading on ends, one way or
+        // the other.
         let _ = stream.write_all(flood.as_bytes()).await;
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
@@ -249,7 +250,7 @@ async fn metrics_have_help_units_and_no_labels_of_clients() {
     assert_eq!(named("# HELP "), named("# TYPE "));
 }
 
-/// Paths with their methods of the description.
+/// Paths of the description, with their methods.
 fn described(document: &Value) -> BTreeSet<(String, String)> {
     let paths = document["paths"].as_object().unwrap();
     let of = |(path, item): (&String, &Value)| -> Vec<(String, String)> {

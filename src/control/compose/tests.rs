@@ -101,7 +101,7 @@ fn a_service_is_never_emptied_by_a_source() {
     assert!(Arc::ptr_eq(&ring, &composer.snapshot().services[1].ring));
     compose(&mut composer, &config, &[("dns:b", vec![found("b", "b-3", 3)])]);
     assert_eq!(names(&composer), ["a-1", "b-3"]);
-    // A source that is not asked any more takes its instances with it.
+    // A source that is given up takes its instances with it.
     compose(&mut composer, &config, &[]);
     assert_eq!(names(&composer), ["a-1"]);
 }
@@ -180,7 +180,7 @@ fn a_draining_instance_leaves_the_ring_and_stays_an_instance() {
 }
 
 proptest! {
-    /// Whatever comes and goes: a number is never given twice, and the ring holds the members.
+    /// Checks a history: no number is given twice, and the ring holds the members.
     #[test]
     fn any_history_keeps_the_numbers_apart(
         steps in prop::collection::vec(prop::collection::btree_map(0u16..6, 1u16..4, 0..6), 1..30),

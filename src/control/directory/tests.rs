@@ -1,4 +1,4 @@
-//! What a reload and a source may do to each other.
+//! Effects of a reload and of a source on each other.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
     directory_of(usize::MAX)
 }
 
-/// One where a shard may accept so many connections.
+/// A directory where a shard may accept so many connections at most.
 fn directory_of(
     connections_cap: usize,
 ) -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
@@ -81,7 +81,7 @@ async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
         directory.snapshot().route(1950).is_none() && directory.snapshot().route(2500).is_some()
     );
     assert_eq!(directory.view().routes_refused.len(), 1, "it still says so");
-    // The files take the range for themselves: then theirs holds.
+    // The files take the range for themselves, and their route holds.
     write(dir.path(), &FILE.replace("1999", "2100"));
     directory.reload(Instant::now()).expect("the files are right");
     assert!(

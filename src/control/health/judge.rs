@@ -1,4 +1,4 @@
-//! What holds for a service as a whole: how many may be ejected, and when all are used.
+//! Rules for a service as a whole: how many instances may be ejected, and when all are used.
 
 use std::cmp::Reverse;
 use std::time::Instant;
@@ -6,21 +6,21 @@ use std::time::Instant;
 use super::{Health, HealthEvent, Trust, Why};
 use crate::config::settings::HealthSettings;
 
-/// What [`judge`] found.
+/// Result of a judgement of one service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// Share of its keys that each instance gets, in percent, in the order given; 0 = none.
     pub shares: Vec<u8>,
-    /// Too few are healthy: all get all their keys, better a suspect than none.
+    /// Whether too few are healthy, so that all get all their keys: a suspect is better than none.
     pub panic: bool,
-    /// What changed, with the index of whom it is about.
+    /// Changes, each with the index of its instance.
     pub events: Vec<(usize, HealthEvent)>,
-    /// When to judge again, if nothing happens before.
+    /// Time of the next judgement, if nothing happens before.
     pub next: Option<Instant>,
 }
 
-/// How many of `instances` may be ejected at once: the percentage, but one of several in any case,
-/// and never all.
+/// Number of `instances` that may be ejected at once: the percentage, but one of several in any
+/// case, and never all.
 fn ejected_max(settings: &HealthSettings, instances: usize) -> usize {
     if settings.ejected_percent_max == 0 {
         return 0;
@@ -29,11 +29,12 @@ fn ejected_max(settings: &HealthSettings, instances: usize) -> usize {
     share.max(1).min(instances.saturating_sub(1))
 }
 
-/// Does what is due in one service: of its instances that do not drain. To be called after each
-/// input to one of them, when one comes or goes or the settings change, and at `next`.
+/// Makes the changes that are due in one service, to its instances that do not drain. To be called
+/// after each input to one of them, when one comes or goes or the settings change, and at `next`.
 ///
-/// One on trial keeps its place among the ejected ones, so there is always room for it to go back;
-/// only when instances went away meanwhile there may be none. Then ejections end early, too.
+/// An instance on trial keeps its place among the ejected ones, so that there is always room for it
+/// to go back; only when instances went away meanwhile there may be none. Then ejections end early,
+/// too.
 pub fn judge(settings: &HealthSettings, service: &mut [&mut Health], now: Instant) -> Verdict {
     let mut events = each(service, |health| health.advance(settings, now));
     let max = ejected_max(settings, service.len());
@@ -51,7 +52,7 @@ pub fn judge(settings: &HealthSettings, service: &mut [&mut Health], now: Instan
     }
 }
 
-/// What `act` changed, and about whom.
+/// Applies `act` to all instances. Returns the changes, with the indices of the instances.
 fn each(
     service: &mut [&mut Health],
     act: impl Fn(&mut Health) -> Option<HealthEvent>,
@@ -60,7 +61,7 @@ fn each(
     service.iter_mut().enumerate().filter_map(act).collect()
 }
 
-/// Ends the ejections that end first until no more than `max` are left.
+/// Ends the ejections that would end first, until no more than `max` are left.
 fn release_excess(
     settings: &HealthSettings,
     service: &mut [&mut Health],
@@ -78,8 +79,8 @@ fn release_excess(
     released.filter_map(|(_, i)| Some((*i, service[*i].release(settings, now)?))).collect()
 }
 
-/// Ejects who has failed enough while there is room: first those that fail their trial, then by
-/// failures. Who finds none keeps its row and is asked about again.
+/// Ejects the instances that failed enough while there is room: first those that fail their trial,
+/// then by failures. One that finds no room keeps its count and is judged again.
 fn eject_due(
     settings: &HealthSettings,
     service: &mut [&mut Health],

@@ -1,4 +1,4 @@
-//! Each promise by name.
+//! Tests of single rules, by name.
 
 mod sequences;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::judge::Verdict;
 use super::*;
 
-/// All times are whole seconds, so that ticks of one second meet every edge.
+/// Settings whose times are whole seconds, so that ticks of one second meet every edge.
 fn settings() -> HealthSettings {
     HealthSettings {
         up_after: 2,
@@ -95,7 +95,7 @@ impl Bench {
         self.window(index, window(0, false, self.settings.eject_after));
     }
 
-    /// Ejected once, and then so long that the trial has begun.
+    /// Ejects an instance, and waits until its trial has begun.
     fn put_on_trial(&mut self, index: usize) {
         self.fail(index);
         self.tick(self.settings.eject);
@@ -114,7 +114,7 @@ impl Bench {
         self.service.iter().map(|h| h.standing().name()).collect()
     }
 
-    /// The last event, without whom it is about.
+    /// Last event, without its instance.
     fn last(&self) -> Option<&HealthEvent> {
         self.events.last().map(|(_, event)| event)
     }

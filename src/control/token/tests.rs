@@ -1,4 +1,4 @@
-//! Where a token comes from, and whose word is not taken for it.
+//! Sources of the admin token, and files that are not trusted.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 

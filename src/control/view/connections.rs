@@ -12,11 +12,11 @@ use crate::message::Encoding;
 
 /// Counts in sum and by shard, and the connections of `inspected`: a query with the shards'
 /// answers. The error is one line: no connection has the session that was asked for.
-pub(in crate::control) fn connections(
-    found: &Overview,
+pub fn connections(
+    overview: &Overview,
     inspected: Option<(&Query, &QueryResult)>,
 ) -> Result<Value, String> {
-    let shards: Vec<Value> = reports(found)
+    let shards: Vec<Value> = reports(overview)
         .map(|report| {
             json!({
                 "shard": report.shard.0,
@@ -28,7 +28,7 @@ pub(in crate::control) fn connections(
         })
         .collect();
     let sum = |of: fn(&crate::stats::Gauges) -> u64| -> u64 {
-        reports(found).map(|report| of(&report.gauges)).sum()
+        reports(overview).map(|report| of(&report.gauges)).sum()
     };
     let mut body = json!({
         "connections": sum(|g| g.connections),

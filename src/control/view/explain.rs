@@ -15,7 +15,7 @@ use crate::routing::{Described, Failover, HashedBy, Instance, Route, Service, Sh
 /// Parameters of the request: what is known of the message.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::control) struct ExplainParams {
+pub struct ExplainParams {
     msg_id: u32,
     /// Affinity key of the message.
     key: Option<String>,
@@ -29,8 +29,8 @@ pub(in crate::control) struct ExplainParams {
 }
 
 /// Choice of an instance for a message, by the snapshot in force.
-pub(in crate::control) struct Explanation<'a> {
-    found: &'a Overview,
+pub struct Explanation<'a> {
+    overview: &'a Overview,
     params: &'a ExplainParams,
     route: Option<&'a Route>,
     service: Option<&'a Service>,
@@ -43,16 +43,16 @@ pub(in crate::control) struct Explanation<'a> {
 
 impl<'a> Explanation<'a> {
     /// Finds the route of the message, hashes, and chooses.
-    pub fn new(found: &'a Overview, params: &'a ExplainParams) -> Self {
-        let snapshot = &found.directory.snapshot;
-        let described = described(found, params);
+    pub fn new(overview: &'a Overview, params: &'a ExplainParams) -> Self {
+        let snapshot = &overview.directory.snapshot;
+        let described = described(overview, params);
         let tenant = described.tenant();
-        let of_gateway = is_of_gateway(found, params.msg_id);
+        let of_gateway = is_of_gateway(overview, params.msg_id);
         let route = snapshot.route(params.msg_id).map(|(_, r)| r).filter(|_| !of_gateway);
         let service = route.map(|r| &snapshot.services[usize::from(r.service.0)]);
         let hashed = route.and_then(|route| described.affinity(route.hash_on));
         let (owner, chosen) = (None, None);
-        let mut it = Self { found, params, route, service, hashed, owner, chosen, tenant };
+        let mut it = Self { overview, params, route, service, hashed, owner, chosen, tenant };
         if let (Some(route), Some(service), Some((_, hash))) = (route, service, hashed) {
             let share = |id| snapshot.instance(id).map_or(Share::NONE, share);
             it.owner = service.ring.pick(hash);
@@ -70,18 +70,18 @@ impl<'a> Explanation<'a> {
 
     /// The whole answer; `result` holds the shards' answers to [`Self::query`].
     pub fn json(&self, result: &QueryResult) -> Value {
-        let Self { found, params, .. } = *self;
-        let name = |id: Option<InstanceId>| id.and_then(|id| name_of(found, id));
+        let Self { overview, params, .. } = *self;
+        let name = |id: Option<InstanceId>| id.and_then(|id| name_of(overview, id));
         let instances = self.service.map(|service| {
             let hash = self.hashed.map(|(_, hash)| hash);
-            instances_of(found, service).map(|i| instance(found, i, hash)).collect::<Vec<_>>()
+            instances_of(overview, service).map(|i| instance(overview, i, hash)).collect::<Vec<_>>()
         });
-        let shards: Vec<Value> = routes(result).map(|(n, info)| shard(found, n, info)).collect();
+        let shards: Vec<Value> = routes(result).map(|(n, info)| shard(overview, n, info)).collect();
         let route_of = self.route.zip(self.service);
         json!({
             "msg_id": params.msg_id,
             "tenant": params.tenant,
-            "version": found.directory.snapshot.version,
+            "version": overview.directory.snapshot.version,
             "range": self.route.map(|r| [r.first, r.last]),
             "route": route_of.map(|(r, service)| route(r, &service.name)),
             "service": self.service.map(|service| &*service.name),
@@ -98,11 +98,11 @@ impl<'a> Explanation<'a> {
         })
     }
 
-    /// Sentences: what decided, and what stands in the way.
+    /// Sentences on what decided, and on what stands in the way.
     fn why(&self, result: &QueryResult) -> Vec<String> {
-        let Self { found, params, .. } = *self;
+        let Self { overview, params, .. } = *self;
         let (Some(route), Some(service)) = (self.route, self.service) else {
-            return vec![match is_of_gateway(found, params.msg_id) {
+            return vec![match is_of_gateway(overview, params.msg_id) {
                 true => "the gateway answers this id itself (gateway.ids)".into(),
                 false => "NO_ROUTE: no [[route]] has this id; /services lists them all".into(),
             }];
@@ -116,7 +116,7 @@ impl<'a> Explanation<'a> {
             )];
         };
         let mut why = Vec::new();
-        if !params.tenant.is_empty() && !has_tenants(found) {
+        if !params.tenant.is_empty() && !has_tenants(overview) {
             let unused =
                 "auth.tenants is \"one\": no client has a tenant, so tenant= counts for nothing";
             why.push(unused.into());
@@ -124,16 +124,16 @@ impl<'a> Explanation<'a> {
         if hashed.name() != on {
             why.push(format!("the route hashes the {on}; without one the session counts"));
         }
-        for instance in instances_of(found, service).filter(|i| i.draining) {
+        for instance in instances_of(overview, service).filter(|i| i.draining) {
             why.push(format!("{} is draining: it is not on the ring", instance.name));
         }
-        let Some(owner) = self.owner.and_then(|id| found.directory.snapshot.instance(id)) else {
+        let Some(owner) = self.owner.and_then(|id| overview.directory.snapshot.instance(id)) else {
             why.push(format!("UNAVAILABLE: {name} has no instance that takes messages"));
             return why;
         };
         why.extend(self.choice(owner, route));
         let differ = routes(result).filter(|(_, info)| info.chosen != self.chosen);
-        why.extend(differ.map(|(shard, info)| other_choice(found, shard, info)));
+        why.extend(differ.map(|(shard, info)| other_choice(overview, shard, info)));
         why
     }
 
@@ -142,7 +142,7 @@ impl<'a> Explanation<'a> {
         if self.chosen == Some(owner.id) {
             return vec![format!("{} owns the hash on the ring", owner.name)];
         }
-        let (word, reason) = standing(self.found, owner.id);
+        let (word, reason) = standing(self.overview, owner.id);
         let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
         let percent = owner.share.get();
         let refused = format!(
@@ -150,7 +150,7 @@ impl<'a> Explanation<'a> {
              keys, this one not",
             owner.name
         );
-        let next = self.chosen.and_then(|id| name_of(self.found, id));
+        let next = self.chosen.and_then(|id| name_of(self.overview, id));
         let instead = match (next, route.failover) {
             (Some(next), _) => format!("{next} is the next clockwise that takes it"),
             (None, Failover::None) => "UNAVAILABLE: failover = \"none\", so nobody else".into(),
@@ -160,12 +160,12 @@ impl<'a> Explanation<'a> {
     }
 }
 
-/// A sentence on a shard that chooses another instance than the snapshot in force.
-fn other_choice(found: &Overview, shard: u16, info: &RouteInfo) -> String {
-    let to = info.chosen.and_then(|id| name_of(found, id)).unwrap_or("nobody");
+/// Sentence on a shard that chooses another instance than the snapshot in force.
+fn other_choice(overview: &Overview, shard: u16, info: &RouteInfo) -> String {
+    let to = info.chosen.and_then(|id| name_of(overview, id)).unwrap_or("nobody");
     let down = info.links.iter().filter(|(_, link)| *link == "down");
-    let down: Vec<&str> = down.filter_map(|(id, _)| name_of(found, *id)).collect();
-    let version = found.directory.snapshot.version;
+    let down: Vec<&str> = down.filter_map(|(id, _)| name_of(overview, *id)).collect();
+    let version = overview.directory.snapshot.version;
     let because = match (down.is_empty(), info.version == version) {
         (false, _) => format!("its link is down to {}", down.join(", ")),
         (true, false) => format!("it still works by version {}", info.version),
@@ -178,24 +178,24 @@ fn share(instance: &Instance) -> Share {
     if instance.draining { Share::NONE } else { instance.share }
 }
 
-fn is_of_gateway(found: &Overview, msg_id: u32) -> bool {
-    let (first, last) = found.directory.config.gateway.gateway_ids;
+fn is_of_gateway(overview: &Overview, msg_id: u32) -> bool {
+    let (first, last) = overview.directory.config.gateway.gateway_ids;
     (first..=last).contains(&msg_id)
 }
 
 /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token names
 /// another, so the one that was asked for counts for nothing.
-fn described<'a>(found: &Overview, params: &'a ExplainParams) -> Described<'a> {
+fn described<'a>(overview: &Overview, params: &'a ExplainParams) -> Described<'a> {
     Described {
         key: params.key.as_deref().unwrap_or_default(),
         user: params.user.as_deref().unwrap_or_default(),
-        tenant: if has_tenants(found) { &params.tenant } else { "" },
+        tenant: if has_tenants(overview) { &params.tenant } else { "" },
         session: params.session.as_deref().unwrap_or_default(),
     }
 }
 
-fn has_tenants(found: &Overview) -> bool {
-    found.directory.config.gateway.auth.tenants == Tenants::Many
+fn has_tenants(overview: &Overview) -> bool {
+    overview.directory.config.gateway.auth.tenants == Tenants::Many
 }
 
 fn routes(result: &QueryResult) -> impl Iterator<Item = (u16, &RouteInfo)> {
@@ -205,8 +205,8 @@ fn routes(result: &QueryResult) -> impl Iterator<Item = (u16, &RouteInfo)> {
     })
 }
 
-fn instance(found: &Overview, instance: &Instance, hash: Option<u64>) -> Value {
-    let (word, why) = standing(found, instance.id);
+fn instance(overview: &Overview, instance: &Instance, hash: Option<u64>) -> Value {
+    let (word, why) = standing(overview, instance.id);
     json!({
         "id": &*instance.name,
         "address": instance.address.to_string(),
@@ -218,9 +218,9 @@ fn instance(found: &Overview, instance: &Instance, hash: Option<u64>) -> Value {
     })
 }
 
-fn shard(found: &Overview, shard: u16, info: &RouteInfo) -> Value {
+fn shard(overview: &Overview, shard: u16, info: &RouteInfo) -> Value {
     let name = |id: InstanceId| {
-        name_of(found, id).map_or_else(|| format!("#{} (gone)", id.0), str::to_owned)
+        name_of(overview, id).map_or_else(|| format!("#{} (gone)", id.0), str::to_owned)
     };
     let links: Map<_, _> =
         info.links.iter().map(|&(id, link)| (name(id), Value::from(link))).collect();

@@ -86,7 +86,7 @@ async fn a_page_of_another_origin_changes_nothing() {
         (415, format!("{own}\r\n{bearer}\r\nContent-Type: text/plain")),
         (415, format!("{own}\r\n{bearer}\r\nContent-Type: application/json-seq")),
         (415, format!("{own}\r\n{bearer}\r\n{json}\r\nContent-Type: text/plain")),
-        // Without it, or with another one.
+        // Without the token, or with another one.
         (401, format!("{own}\r\n{json}")),
         (401, format!("{own}\r\n{json}\r\nAuthorization: Bearer a-token-of-the-testS")),
         (401, format!("{own}\r\n{json}\r\nAuthorization: Bearer ")),
@@ -131,7 +131,7 @@ async fn a_preflight_is_not_granted_and_refusals_say_what_lacks() {
     assert!(other.to_lowercase().contains("allow: post"), "{other}");
 }
 
-/// The answer with its header.
+/// The whole answer, with its headers.
 async fn whole(rig: &Rig, request: &str) -> String {
     let mut stream = TcpStream::connect(rig.admin).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -230,7 +230,7 @@ async fn on_other_interfaces_everything_but_liveness_takes_tls_and_the_token() {
     assert!(!rest.starts_with(b"HTTP"));
 }
 
-/// The whole table, from another host and without the token. Control does not run, so that no
+/// Walks the table, from another host and without the token. Control does not run, so that no
 /// answer can hold data of the gateway.
 #[tokio::test]
 async fn without_the_token_static_pages_are_all_that_other_hosts_may_read() {

@@ -26,9 +26,9 @@ const TEXT_MAX: usize = 300;
 /// The two folders under the prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Folder {
-    /// `<prefix>/services/<service>/<instance>`
+    /// Keys `<prefix>/services/<service>/<instance>`, one an instance.
     Services,
-    /// `<prefix>/routes/<name>`
+    /// Keys `<prefix>/routes/<name>`, one a route.
     Routes,
 }
 
@@ -143,9 +143,9 @@ impl KeyView {
             let old = &mut self.folders[folder as usize];
             for (key, held) in &mut folder_keys.keys {
                 let before = old.keys.remove(key).filter(|before| before.created == held.created);
-                let told = before.as_ref().is_some_and(|before| before.modified == held.modified);
+                let known = before.as_ref().is_some_and(|before| before.modified == held.modified);
                 settle(held, before);
-                if let (Some(why), false) = (&held.bad, told) {
+                if let (Some(why), false) = (&held.bad, known) {
                     self.bad.push(complaint(key, why));
                 }
             }

@@ -105,7 +105,6 @@ fn bearer<T>(request: &Request<T>) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// `shardgate.registry.v1.Registry`
 pub struct RegistryService(pub Arc<Shared>);
 
 #[tonic::async_trait]
