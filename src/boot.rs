@@ -45,7 +45,7 @@ struct Loaded {
     tls: LocalTls,
 }
 
-/// The threads that serve.
+/// Running threads of the gateway.
 struct Running {
     shards: Vec<JoinHandle<()>>,
     pulse: PulseThread,
@@ -158,7 +158,7 @@ fn start_demo(config: &Config) -> Result<Option<DemoServices>, StartError> {
     })
 }
 
-/// The listening sockets.
+/// Sockets that listen.
 struct Sockets {
     admin: TcpListener,
     registry: Option<TcpListener>,
@@ -190,7 +190,7 @@ impl Sockets {
     }
 }
 
-/// One listener a shard, all on one address; the kernel spreads the connections over them.
+/// Listeners on one address, one a shard; the kernel spreads the connections over them.
 fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
@@ -225,7 +225,7 @@ struct Shards {
     mailboxes: Vec<LaneSender<Command>>,
     pulses: Vec<Arc<Pulse>>,
     events: LaneReceiver<ShardEvent>,
-    /// Doorbell of `events`.
+    /// Doorbell that `events` ring.
     bell: Arc<Doorbell>,
 }
 

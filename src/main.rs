@@ -1,4 +1,4 @@
-//! The program: parse, dispatch, exit.
+//! The program: parses the command line, runs the verb, exits.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -35,7 +35,7 @@ const PLACES: &str = "conn.connections_max + 1/8 + 64";
 /// Clients of a shard that read nothing, for the line on what slow readers come to.
 pub const SLOW_READERS: u64 = 1_000;
 
-/// One consumer of memory.
+/// A consumer of memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
     pub what: &'static str,
@@ -67,7 +67,7 @@ impl Budget {
     }
 }
 
-/// `count` things of `each` bytes.
+/// A part of `count` things of `each` bytes.
 fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part {
     Part::new(what, format!("{key} = {count} x {each} bytes {of}"), count.saturating_mul(each))
 }
@@ -205,7 +205,7 @@ pub fn of_process(config: &Config) -> Vec<Part> {
     ]
 }
 
-/// `bytes` for people: three digits and a unit.
+/// Text of `bytes` for people: three digits and a unit.
 pub fn shown(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
@@ -229,7 +229,7 @@ mod tests {
     fn a_cap_that_doubles_doubles_its_part_and_no_other() {
         let mut settings = ShardSettings::default();
         let before = of_shard(&settings, 3, false);
-        // The places on top double, too, but for the 64 that are always there.
+        // The room on top doubles, too, but for the 64 that are always there.
         let places_of = |max| places(max) as u64;
         let places_before = places_of(settings.conn.connections_max);
         settings.conn.connections_max *= 2;

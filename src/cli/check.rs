@@ -1,4 +1,4 @@
-//! `shardgate check`: every problem of the configuration, or what it comes to.
+//! `shardgate check`: every problem of the configuration, or its routes and memory.
 
 use super::table::aligned;
 use super::{EXIT_USAGE, Output};
@@ -7,7 +7,7 @@ use crate::memory::{self, Budget, Part, shown};
 use crate::preflight::doctor::memory_of_machine;
 use crate::preflight::{allowed_cores, auto_count};
 
-/// What `shardgate check` says.
+/// Output of `shardgate check`.
 pub fn check(loaded: Result<Config, Problems>) -> Output {
     let config = match loaded {
         Ok(config) => config,
@@ -44,7 +44,7 @@ pub fn check(loaded: Result<Config, Problems>) -> Output {
     Output::fine(out)
 }
 
-/// What the caps come to in memory, against what there is.
+/// Table of the memory that the caps come to, against the memory of the machine.
 fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
     let instances = config.snapshot.instances.len();
     let tls = config.gateway.tls.listen.is_some();
@@ -54,7 +54,7 @@ fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
         parts.iter().map(|p| [p.what.into(), shown(p.bytes), p.how.clone()]).collect()
     };
     let mut out = String::from("\n");
-    // Shards of one size are shown once.
+    // Shards with the same budget are shown once.
     let mut at = 0;
     while at < all.len() {
         let same = all[at..].iter().take_while(|budget| **budget == all[at]).count();

@@ -1,4 +1,4 @@
-//! The verbs: what the command line asks for, and what each says and exits with. Starting things is
+//! The verbs of the command line, with their output and exit codes. Verbs that start something are
 //! `boot`'s.
 
 mod args;
@@ -26,85 +26,70 @@ use crate::config::{self, Config, Loader, Overrides, Problems};
 use crate::preflight::doctor;
 use crate::tls::load::LocalTls;
 
-/// Something went wrong while starting or running.
+/// Exit code of a start or run that failed.
 pub const EXIT_START: u8 = 1;
-/// Usage or configuration is wrong; EX_USAGE of sysexits.h.
+/// Exit code of a wrong usage or configuration; EX_USAGE of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
 
-/// What to do.
+/// A verb with its flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Verb {
     /// Run the gateway.
     Serve(Serve),
     /// Echo raw WebSocket messages.
     WsEcho {
-        /// Where.
         listen: SocketAddr,
-        /// Certificate chain and key, if it speaks TLS.
+        /// Certificate chain and key for TLS.
         tls: Option<(PathBuf, PathBuf)>,
     },
     /// Run only the demo services.
     DemoServices {
         /// Addresses of logic, chat and fight; `None` = those of the configuration.
         listen: Option<[SocketAddr; 3]>,
-        /// Where the configuration is.
+        /// Directory of the configuration.
         config: Option<PathBuf>,
     },
-    /// Say whether the configuration is right.
+    /// Check the configuration.
     Check(Serve),
-    /// Explain a token.
+    /// Explain a client's token.
     CheckToken(Serve),
-    /// Make a token.
-    GenToken {
-        /// By this configuration.
-        serve: Serve,
-        /// Which.
-        new: NewToken,
-    },
-    /// Show every key.
+    /// Make a client's token.
+    GenToken { serve: Serve, new: NewToken },
+    /// Show every key of the configuration.
     Config {
-        /// Where it is.
         serve: Serve,
-        /// Of the gateway that runs.
+        /// Whether the gateway that runs is asked.
         in_force: bool,
-        /// How.
         format: Format,
     },
-    /// Show the routes.
+    /// Show the routes with their services.
     Routes {
-        /// Where they are.
         serve: Serve,
-        /// Of the gateway that runs.
+        /// Whether the gateway that runs is asked.
         in_force: bool,
     },
-    /// Explain one message's way.
-    Explain {
-        /// Where the routes are.
-        serve: Serve,
-        /// Which message.
-        ask: ExplainArgs,
-    },
-    /// Look at this machine.
+    /// Explain which instance gets a message.
+    Explain { serve: Serve, args: ExplainArgs },
+    /// Examine this machine.
     Doctor(Serve),
     /// Drain the gateway or an instance.
     Drain {
-        /// Where it is.
         serve: Serve,
-        /// The instance; `None` = the gateway.
+        /// Name of the instance; `None` = the gateway drains.
         instance: Option<String>,
-        /// Give it its keys again.
+        /// Whether the instance gets its keys again.
         undo: bool,
     },
-    /// Have the files read again.
+    /// Have the gateway that runs read its files again.
     Reload(Serve),
-    /// Print a unit.
+    /// Print a systemd unit.
     GenSystemd {
-        /// For this configuration.
         serve: Serve,
-        /// Who it runs as.
+        /// User that the gateway runs as.
         user: String,
     },
-    /// Say which version this is.
+    /// Print the version.
     Version,
 }
 
@@ -113,28 +98,29 @@ pub enum Verb {
 pub struct Serve {
     /// Directory of the configuration.
     pub config: Option<PathBuf>,
-    /// What goes over files and environment.
+    /// Values that override files and environment.
     pub overrides: Overrides,
 }
 
 impl Serve {
-    /// Where the configuration is read, under these flags and the `SHARDGATE…` variables of `env`.
+    /// Opens the files of the configuration, under these flags and the `SHARDGATE…` variables of
+    /// `env`.
     pub fn loader(&self, env: &[(String, String)]) -> Result<Loader, Problems> {
         Loader::open(self.config.as_deref(), env, &self.overrides)
     }
 
-    /// The configuration that is there.
+    /// Reads and checks the configuration.
     pub fn load(&self, env: &[(String, String)]) -> Result<Config, Problems> {
         config::load(self.config.as_deref(), env, &self.overrides)
     }
 }
 
-/// What a verb says, and the code to exit with.
+/// Output of a verb, and the code to exit with.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Output {
-    /// For stdout.
+    /// Text for stdout.
     pub text: String,
-    /// Exit code.
     pub code: u8,
 }
 
@@ -148,7 +134,7 @@ impl Output {
     }
 }
 
-/// Does what `verb` asks, unless it is one that serves: `Err` gives that one back.
+/// Carries out `verb`, unless it is one that serves: `Err` gives that one back.
 pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
     let env = environment();
     Ok(match verb {
@@ -168,7 +154,7 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
             settings::show(serve.load(&env), in_force, format)
         }
         Verb::Routes { serve, in_force } => routes::show(serve.load(&env), in_force),
-        Verb::Explain { serve, ask } => routes::explain(serve.load(&env), &ask),
+        Verb::Explain { serve, args } => routes::explain(serve.load(&env), &args),
         Verb::Doctor(serve) => match serve.load(&env) {
             Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
             Ok(config) => {
@@ -204,14 +190,14 @@ fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
     }
 }
 
-/// Version, target and kind of build.
+/// Text of version, target and kind of build.
 fn version() -> String {
     let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
     let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
     format!("shardgate {} ({arch}-{os}, {kind} build)", env!("CARGO_PKG_VERSION"))
 }
 
-/// The `SHARDGATE…` variables of this process. Ones that are no Unicode are shown with a
+/// The `SHARDGATE…` variables of this process. Variables that are no Unicode are shown with a
 /// replacement character, which the check of their value then refuses.
 pub fn environment() -> Vec<(String, String)> {
     let text = |s: OsString| s.to_string_lossy().into_owned();

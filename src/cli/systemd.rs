@@ -9,15 +9,15 @@ use std::path::Path;
 use crate::config::Config;
 use crate::preflight::{allowed_cores, auto_count, files_of_clients, files_overhead, ranges};
 
-/// Time between the end of the grace and that of the process: what control gives the shards to
-/// write their last words (10 s), and as much again for a busy host.
+/// Time between the end of the grace and that of the process: as long as control waits for the
+/// shards' last errors (10 s), and as much again for a busy host.
 const STOP_MARGIN_S: u64 = 20;
-/// A shard that does not answer for so long is stuck: each of its turns takes milliseconds.
+/// Time without an answer after which a shard is stuck: each of its turns takes milliseconds.
 const WATCHDOG_S: u64 = 10;
-/// Pause before a restart: a port that is still held is free then, and a crash loop is no storm.
+/// Pause before a restart: a port that is still held is free then, and a crash loop stays slow.
 const RESTART_S: u64 = 2;
 
-/// Comment at the head of the unit, and what the manager does around the start.
+/// Comment at the head of the unit, and its order and start limits.
 const HEAD: &str = "\
 # Made by `shardgate gen systemd`. Make it anew when shards, connections_max or stop.grace_ms
 # change:  shardgate gen systemd > /etc/systemd/system/shardgate.service && systemctl daemon-reload
@@ -58,15 +58,15 @@ SystemCallErrorNumber=EPERM
 WantedBy=multi-user.target
 ";
 
-/// The text of the unit. `program` and `dir` are absolute; without a `dir` the built-in
-/// configuration is served.
+/// Text of the unit. `program` and `dir` are absolute; without a `dir` the built-in configuration
+/// is served.
 pub(super) fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> String {
     let process = process(config, program, dir);
     let (limits, capability) = (limits(config), capability(config));
     format!("{HEAD}{process}\n{}\n{limits}\n{capability}\n{HARDENING}", owner(user))
 }
 
-/// Start, reload, watchdog, restart and stop.
+/// Lines on start, reload, watchdog, restart and stop.
 fn process(config: &Config, program: &Path, dir: Option<&Path>) -> String {
     let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
     let program = quoted(program);
@@ -92,7 +92,7 @@ KillMode=mixed
     )
 }
 
-/// User, and directories that are the user's.
+/// Lines on the user, and on the user's directories.
 fn owner(user: &str) -> String {
     format!(
         "\
@@ -107,7 +107,7 @@ StateDirectoryMode=0700
     )
 }
 
-/// Open files, memory and cores.
+/// Lines on open files, memory and cores.
 fn limits(config: &Config) -> String {
     let allowed = allowed_cores();
     let gateway = &config.gateway;
@@ -131,7 +131,7 @@ OOMPolicy=stop
     )
 }
 
-/// The capability for ports below 1024, if one is configured.
+/// Lines on the capability for ports below 1024, if one is configured.
 fn capability(config: &Config) -> &'static str {
     let gateway = &config.gateway;
     let clients = gateway.listens().any(|(_, a)| a.port() < 1024);
@@ -142,7 +142,7 @@ fn capability(config: &Config) -> &'static str {
     }
 }
 
-/// The cores that are configured, and one for control if there is another.
+/// Lines on the cores: those that are configured, and one for control if there is another.
 fn affinity(config: &Config, shards: usize, allowed: &[usize]) -> String {
     let pinned: Option<Vec<usize>> = (0..shards).map(|n| config.shards.shard(n).core).collect();
     let Some(mut cores) = pinned.filter(|cores| !cores.is_empty()) else {
@@ -157,7 +157,7 @@ fn affinity(config: &Config, shards: usize, allowed: &[usize]) -> String {
     format!("# The cores of the shards, and one more for control and pulse.\nCPUAffinity={cores}")
 }
 
-/// A path as a word of `ExecStart=`.
+/// Quotes a path as a word of `ExecStart=`.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%").replace('$', "$$");
     if text.chars().any(|c| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) {

@@ -1,5 +1,5 @@
-//! `shardgate gen token` and `shardgate check token`: a token as a client of this configuration
-//! would show it, and why the gateway takes one or does not.
+//! `shardgate gen token` and `shardgate check token`: makes a token for this configuration, or
+//! explains why the gateway takes one or does not.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
 use crate::control::jwks_fetch::{FETCH_TIMEOUT, fetch_jwks};
 
-/// What a token shall say.
+/// Claims of a token to make.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewToken {
-    /// Whose it is: the claim sub
+    /// User of the token: the claim sub
     #[arg(long)]
     pub user: String,
     /// The claim tenant; with auth.tenants = "many" there must be one
@@ -35,7 +35,7 @@ pub struct NewToken {
     /// Id of the [[auth_key]] to sign with [default: the only one]
     #[arg(long, value_name = "ID")]
     pub key: Option<String>,
-    /// The private key of that one, PEM; keys with a shared secret need none
+    /// Private key of that id, PEM; keys with a shared secret need none
     #[arg(long, value_name = "FILE")]
     pub private_key: Option<PathBuf>,
 }
@@ -102,7 +102,7 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let mut text = String::new();
-    // One byte more than a token may have, and its line's end, so that one too long is told.
+    // One byte more than a token and its line's end, so that one too long is refused.
     if input.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text).is_err() {
         return Output::wrong("stdin holds no token".into(), EXIT_USAGE);
     }

@@ -86,7 +86,7 @@ fn the_file_limit_bounds_connections() {
     assert_eq!(overhead, 64 + 2 * (32 + 6));
     assert_eq!(connections_allowed(None, None, overhead, 2), Ok(usize::MAX));
     assert_eq!(connections_allowed(Some(20_000), None, 100, 1), Ok(19_900), "nobody comes home");
-    // An eighth and 64 that come home, and 64 on their way, for each of two.
+    // An eighth and 64 that are handed over, and 64 on their way, for each of two shards.
     let few = connections_allowed(Some(150), Some(150), overhead, 2);
     says(few.err(), &["are 150 soft, 150 hard", "need 140 before", "`ulimit -n 22896`"]);
     assert_eq!(files_of_clients(10_000, 2), 11_378);

@@ -1,4 +1,4 @@
-//! The gateway's promises, held against real processes and real sockets: a module a promise.
+//! Tests of the gateway's promises against real processes and real sockets: a module a promise.
 
 mod admin;
 mod auth;
@@ -12,6 +12,7 @@ mod handshake;
 mod head_of_line;
 mod health;
 mod home;
+mod jwks;
 mod limits;
 mod no_batching_delay;
 mod one_answer;
@@ -21,7 +22,6 @@ mod proxy;
 mod reload;
 mod retry;
 mod service_manager;
-mod signers;
 mod stats;
 mod support;
 mod tidy;

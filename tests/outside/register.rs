@@ -32,7 +32,7 @@ fn start(listener: TcpListener) -> (Handle, mpsc::Receiver<News>) {
     (serve(listener, &settings(), sender).expect("it can start"), news)
 }
 
-/// Names and addresses that are known next.
+/// Names and addresses of the next contents.
 async fn known(news: &mut mpsc::Receiver<News>) -> Vec<String> {
     let told = tokio::time::timeout(PATIENCE, news.recv()).await;
     let event = told.expect("news in time").expect("it runs").event;
@@ -62,11 +62,11 @@ async fn a_python_service_registers_survives_a_restart_of_the_gateway_and_leaves
         .await
         .expect("it registers");
     assert_eq!(known(&mut news).await, ["logic-1 10.0.0.7:50001"]);
-    // Its time to live is 3 s: nothing changes for longer than that, so its heartbeats come.
+    // The time to live is 3 s: nothing changes for longer than that, so the heartbeats come.
     let quiet = tokio::time::timeout(Duration::from_millis(3_500), news.recv()).await;
     assert!(quiet.is_err(), "{quiet:?}");
 
-    // A gateway that starts again knows nothing: the service finds out by its heartbeat.
+    // A gateway that starts again has no leases: the service learns that by its heartbeat.
     drop(handle);
     assert!(news.recv().await.is_none(), "it stops");
     let (_handle, mut news) = start(again);

@@ -1,5 +1,5 @@
 //! Discovery: sources of instances besides the files. Each source sends all it knows, again and
-//! again; [`super::compose`] puts the contents together.
+//! again; `compose` puts the contents together.
 
 pub(super) mod dns;
 pub mod etcd;

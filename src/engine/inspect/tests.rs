@@ -14,7 +14,7 @@ const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
-/// One service with three instances, the first of them on trial.
+/// A service with three instances, the first of them on trial.
 fn snapshot() -> Arc<Snapshot> {
     let instance = |id: u32| Instance {
         id: InstanceId(id),
