@@ -31,12 +31,12 @@ fn instance() -> (Running, SocketAddr) {
     (Running::start(&mut command, ""), list[0].parse().expect("an address"))
 }
 
-struct Client {
+struct KeyClient {
     socket: WebSocket<TcpStream>,
     seq: u64,
 }
 
-impl Client {
+impl KeyClient {
     fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).expect("the gateway listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
@@ -121,7 +121,7 @@ impl EtcdGateway {
 /// Sends a burst each 18 ms until `stop`: four of these are 20,000 messages a second, if they are
 /// answered in time. Returns the number of answers, and of those that are OUTCOME_UNKNOWN.
 fn talk(ws: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
-    let (mut client, keys) = (Client::connect(ws), keys());
+    let (mut client, keys) = (KeyClient::connect(ws), keys());
     let (mut answered, mut unknown) = (0, 0);
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -257,7 +257,7 @@ fn a_service_that_registers_itself_gets_messages_until_it_leaves() {
         Running::start(&mut checkout.shell(&line), "registered")
     };
     let one = register("logic-1", address);
-    let mut client = Client::connect(ws);
+    let mut client = KeyClient::connect(ws);
     let asks = ["x".to_owned()];
     eventually("messages reach it", || client.ask(&asks)[0].get("status").is_none());
     let (_second, address) = instance();

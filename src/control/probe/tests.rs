@@ -88,22 +88,22 @@ where
 /// A scripted health service: what `Watch` streams, and what `Check` answers.
 #[derive(Clone)]
 struct Scripted {
-    watch: fn() -> Result<Answers, Status>,
+    watch: fn() -> Result<HealthAnswers, Status>,
     check: fn() -> Result<i32, Status>,
     checks: Arc<AtomicUsize>,
 }
 
-type Answer = Result<HealthCheckResponse, Status>;
+type HealthAnswer = Result<HealthCheckResponse, Status>;
 /// A stream of answers, ending or not.
-type Answers = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Answer> + Send>>;
+type HealthAnswers = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = HealthAnswer> + Send>>;
 
-fn answer(status: i32) -> Answer {
+fn answer(status: i32) -> HealthAnswer {
     Ok(HealthCheckResponse { status })
 }
 
 #[tonic::async_trait]
 impl Health for Scripted {
-    type WatchStream = Answers;
+    type WatchStream = HealthAnswers;
 
     async fn check(
         &self,
@@ -116,13 +116,13 @@ impl Health for Scripted {
     async fn watch(
         &self,
         _: tonic::Request<HealthCheckRequest>,
-    ) -> Result<tonic::Response<Answers>, Status> {
+    ) -> Result<tonic::Response<HealthAnswers>, Status> {
         (self.watch)().map(tonic::Response::new)
     }
 }
 
 async fn scripted(
-    watch: fn() -> Result<Answers, Status>,
+    watch: fn() -> Result<HealthAnswers, Status>,
     check: fn() -> Result<i32, Status>,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
     let checks = Arc::new(AtomicUsize::new(0));
@@ -130,12 +130,12 @@ async fn scripted(
     (serve(HealthServer::new(health)).await, checks)
 }
 
-fn no_watch() -> Result<Answers, Status> {
+fn no_watch() -> Result<HealthAnswers, Status> {
     Err(Status::unimplemented("no streams here"))
 }
 
 /// A stream of one SERVING that does not end.
-fn steady() -> Result<Answers, Status> {
+fn steady() -> Result<HealthAnswers, Status> {
     Ok(Box::pin(tokio_stream::StreamExt::chain(
         tokio_stream::once(answer(1)),
         tokio_stream::pending(),
@@ -205,7 +205,7 @@ async fn a_server_that_does_not_know_itself_is_not_checked() {
     reporter.clear_service_status("").await; // NOT_FOUND
     let (_probe, mut told) = probed(serve(health).await, &settings());
     assert_eq!(next(&mut told).await, Check::NotImplemented);
-    let unknown = || Ok(Box::pin(tokio_stream::iter([answer(3)])) as Answers);
+    let unknown = || Ok(Box::pin(tokio_stream::iter([answer(3)])) as HealthAnswers);
     let (address, _) = scripted(unknown, || Err(Status::not_found("no such service"))).await;
     let (_probe, mut told) = probed(address, &settings());
     assert_eq!(next(&mut told).await, Check::NotImplemented);
@@ -301,7 +301,7 @@ fn half_a_second() -> HealthSettings {
 
 #[tokio::test]
 async fn a_stream_that_ends_is_opened_again_but_not_at_once() {
-    let short = || Ok(Box::pin(tokio_stream::iter([answer(1)])) as Answers);
+    let short = || Ok(Box::pin(tokio_stream::iter([answer(1)])) as HealthAnswers);
     let (address, _) = scripted(short, || Ok(1)).await;
     let (_probe, mut told) = probed(address, &settings());
     assert_eq!(next(&mut told).await, Check::Serving);
@@ -317,7 +317,7 @@ async fn a_stream_that_ends_is_opened_again_but_not_at_once() {
 async fn a_stream_that_never_stops_talking_is_cut_off() {
     let flood = || {
         let answers = std::iter::successors(Some(1), |n| Some(3 - n)).map(answer);
-        Ok(Box::pin(tokio_stream::iter(answers)) as Answers)
+        Ok(Box::pin(tokio_stream::iter(answers)) as HealthAnswers)
     };
     let (address, _) = scripted(flood, || Ok(1)).await;
     let (_probe, mut told) = probed(address, &settings());

@@ -125,13 +125,13 @@ fn cut(text: &str) -> String {
 }
 
 /// Endpoints and credentials. Holds secrets: never printed.
-pub struct Access {
+pub struct Endpoints {
     /// Endpoints, each as text of the settings and ready to be used.
-    endpoints: Vec<(String, Endpoint)>,
+    list: Vec<(String, Endpoint)>,
     user: Option<(String, String)>,
 }
 
-impl Access {
+impl Endpoints {
     /// Reads the files that the settings name. An error says which key and file.
     pub fn new(settings: &EtcdSettings) -> Result<Self, String> {
         let mut tls = ClientTlsConfig::new();
@@ -166,22 +166,22 @@ impl Access {
             (None, None) => None,
         };
         let user = (!settings.user.is_empty()).then(|| settings.user.clone());
-        Ok(Self { endpoints, user: user.zip(password) })
+        Ok(Self { list: endpoints, user: user.zip(password) })
     }
 
     /// Number of the endpoints in the settings.
     pub fn len(&self) -> usize {
-        self.endpoints.len()
+        self.list.len()
     }
 
     /// Endpoint `at` as written in the settings.
     pub fn name(&self, at: usize) -> &str {
-        &self.endpoints[at].0
+        &self.list[at].0
     }
 
     /// Connects to endpoint `at`.
     pub async fn connect(&self, at: usize) -> Result<Client, Fault> {
-        let connecting = timeout(ANSWER_TIMEOUT, self.endpoints[at].1.connect());
+        let connecting = timeout(ANSWER_TIMEOUT, self.list[at].1.connect());
         let channel = connecting.await.map_err(|_| Fault::silent())?;
         let channel = channel.map_err(|error| unreachable_for(&error))?;
         Ok(Client { channel, user: self.user.clone(), token: None })
@@ -342,13 +342,13 @@ mod tests {
             let ca = EtcdSettings { ca_file: file.clone(), ..settings() };
             let pair = EtcdSettings { cert_file: file.clone(), key_file: file, ..settings() };
             for (key, settings) in [("etcd.ca_file", ca), ("etcd.cert_file", pair)] {
-                let error = Access::new(&settings).err().expect("it cannot be used");
+                let error = Endpoints::new(&settings).err().expect("it cannot be used");
                 assert!(error.contains(key) && !error.contains('\n'), "{error}");
                 assert!(error.contains(&path.display().to_string()), "{error}");
             }
         }
         let password = EtcdSettings { password: None, password_file: Some(absent), ..settings() };
-        let error = Access::new(&password).err().expect("it is not there");
+        let error = Endpoints::new(&password).err().expect("it is not there");
         assert!(error.contains("etcd.password_file"), "{error}");
     }
 
@@ -363,8 +363,8 @@ mod tests {
             password_file: Some(path),
             ..settings()
         };
-        let access = Access::new(&settings).expect("good");
-        assert_eq!(access.user, Some(("gateway".into(), "pass word".into())));
+        let endpoints = Endpoints::new(&settings).expect("good");
+        assert_eq!(endpoints.user, Some(("gateway".into(), "pass word".into())));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Streaming;
 
-use self::client::{ANSWER_TIMEOUT, Access, Client, Fault, watch_id};
+use self::client::{ANSWER_TIMEOUT, Client, Endpoints, Fault, watch_id};
 use self::proto::etcdserverpb::WatchResponse;
 use self::proto::mvccpb::event::EventType;
 use self::view::{Folder, KeyView};
@@ -72,12 +72,12 @@ pub fn start(
     news: NewsSender,
     seed: u64,
 ) -> Result<JoinHandle<()>, String> {
-    let access = Access::new(settings)?;
+    let endpoints = Endpoints::new(settings)?;
     let mut source = EtcdSource {
         view: KeyView::new(&settings.prefix),
         prefix: settings.prefix.clone(),
-        reasons: vec![None; access.len()],
-        access,
+        reasons: vec![None; endpoints.len()],
+        endpoints,
         news: news.clone(),
         progress: None,
         sent: None,
@@ -121,7 +121,7 @@ impl From<Fault> for SessionEnd {
 }
 
 struct EtcdSource {
-    access: Access,
+    endpoints: Endpoints,
     prefix: String,
     news: NewsSender,
     view: KeyView,
@@ -156,8 +156,8 @@ impl EtcdSource {
                     self.send_stale().await;
                 }
             }
-            at = (at + 1) % self.access.len();
-            if failures > 0 && failures % self.access.len() == 0 {
+            at = (at + 1) % self.endpoints.len();
+            if failures > 0 && failures % self.endpoints.len() == 0 {
                 sleep(backoff.mul_f64(rng.random_range(0.8..1.2))).await;
                 backoff = backoff.mul_f64(BACKOFF_FACTOR).min(BACKOFF_MAX);
             }
@@ -166,7 +166,7 @@ impl EtcdSource {
 
     /// Works with endpoint `at` until that fails.
     async fn session(&mut self, at: usize) -> Fault {
-        let mut client = match self.access.connect(at).await {
+        let mut client = match self.endpoints.connect(at).await {
             Ok(client) => client,
             Err(fault) => return fault,
         };
@@ -343,7 +343,8 @@ impl EtcdSource {
     /// Sends why etcd cannot be reached, if that was not sent yet.
     async fn send_stale(&mut self) {
         let failed = self.reasons.iter().enumerate();
-        let failed = failed.filter_map(|(at, fault)| Some((self.access.name(at), fault.as_ref()?)));
+        let failed =
+            failed.filter_map(|(at, fault)| Some((self.endpoints.name(at), fault.as_ref()?)));
         let texts: Vec<String> =
             failed.map(|(name, f)| format!("{name}: {}; {}", f.why(), f.advice())).collect();
         let why = format!("etcd cannot be asked: {}", texts.join(", "));

@@ -40,12 +40,12 @@ fn listener() -> std::net::TcpListener {
 }
 
 /// A registry with room for one piece of news, so that its last state has to wait.
-struct Rig {
+struct RegistryRig {
     handle: Handle,
     news: mpsc::Receiver<News>,
 }
 
-impl Rig {
+impl RegistryRig {
     fn start() -> Self {
         Self::with(&settings(), PROOF_TIMEOUT)
     }
@@ -56,9 +56,9 @@ impl Rig {
         Self { handle, news }
     }
 
-    fn client(&self, token: &str) -> Client {
+    fn client(&self, token: &str) -> RegistryClient {
         let endpoint = Endpoint::new(format!("http://{}", self.handle.address())).unwrap();
-        Client { channel: endpoint.connect_lazy(), token: token.into() }
+        RegistryClient { channel: endpoint.connect_lazy(), token: token.into() }
     }
 
     /// Next contents, as `name address weight[ draining]`, and the origin of the change.
@@ -75,12 +75,12 @@ impl Rig {
     }
 }
 
-struct Client {
+struct RegistryClient {
     channel: Channel,
     token: String,
 }
 
-impl Client {
+impl RegistryClient {
     async fn call<Q, A>(&self, method: &str, message: Q) -> Result<A, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
@@ -132,7 +132,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
 
 #[tokio::test]
 async fn an_instance_is_known_from_register_to_deregister() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let held = client.register(logic("logic-1")).await.unwrap();
     assert_eq!((held.ttl_ms, held.heartbeat_ms, held.lease.len()), (15_000, 5_000, 32));
@@ -148,7 +148,7 @@ async fn an_instance_is_known_from_register_to_deregister() {
 
 #[tokio::test]
 async fn heartbeats_keep_a_lease_and_without_them_it_runs_out() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let short = |name| RegisterRequest { ttl_ms: 1000, ..logic(name) };
     let kept = client.register(short("kept")).await.unwrap();
@@ -172,7 +172,7 @@ async fn heartbeats_keep_a_lease_and_without_them_it_runs_out() {
 
 #[tokio::test]
 async fn a_restarted_service_does_not_wait_for_its_old_lease() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let old = client.register(logic("logic-1")).await.unwrap();
     rig.known().await;
@@ -186,7 +186,7 @@ async fn a_restarted_service_does_not_wait_for_its_old_lease() {
 
 #[tokio::test]
 async fn a_token_is_good_for_its_services_only() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     for token in ["", "token-of-the-gamez", "token-of-the-game", "token-of-the-gamess"] {
         let refused = code(rig.client(token).register(logic("logic-1")).await);
         assert_eq!(refused.0, Code::Unauthenticated, "{token:?}");
@@ -206,7 +206,7 @@ async fn a_token_is_good_for_its_services_only() {
 
 #[tokio::test]
 async fn callers_change_while_it_runs_and_a_fault_among_them_changes_nothing() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let games = rig.client(GAMES);
     let held = games.register(logic("logic-1")).await.unwrap();
     rig.known().await;
@@ -230,7 +230,7 @@ async fn callers_change_while_it_runs_and_a_fault_among_them_changes_nothing() {
 
 #[tokio::test]
 async fn a_field_that_breaks_its_rule_is_named_with_the_rule() {
-    let rig = Rig::start();
+    let rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let bad = |change: fn(&mut RegisterRequest)| {
         let mut ask = logic("logic-1");
@@ -272,7 +272,7 @@ async fn a_field_that_breaks_its_rule_is_named_with_the_rule() {
 
 #[tokio::test]
 async fn changes_that_nobody_takes_delay_no_call_and_the_last_state_arrives() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     for n in 0..200 {
         client.register(logic(&format!("logic-{n}"))).await.unwrap();
@@ -289,7 +289,7 @@ async fn changes_that_nobody_takes_delay_no_call_and_the_last_state_arrives() {
 
 #[tokio::test]
 async fn a_connection_that_proves_nothing_is_closed_and_others_stay() {
-    let rig = Rig::with(&settings(), Duration::from_secs(1));
+    let rig = RegistryRig::with(&settings(), Duration::from_secs(1));
     let client = rig.client(GAMES);
     let held = client.register(logic("logic-1")).await.unwrap();
     let mut silent = TcpStream::connect(rig.handle.address()).await.unwrap();
@@ -308,7 +308,7 @@ async fn a_connection_that_proves_nothing_is_closed_and_others_stay() {
 
 #[tokio::test]
 async fn dropping_the_handle_stops_it_and_tells_nothing() {
-    let Rig { handle, mut news } = Rig::start();
+    let RegistryRig { handle, mut news } = RegistryRig::start();
     let address = handle.address();
     drop(handle);
     let end = tokio::time::timeout(PATIENCE, news.recv()).await.expect("it ends");
@@ -339,20 +339,20 @@ async fn it_speaks_tls_when_it_has_a_certificate_and_says_what_is_wrong_with_one
     assert!(fault().contains("registry.tls_key"), "{}", fault());
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
 
-    let mut rig = Rig::with(&settings, PROOF_TIMEOUT);
+    let mut rig = RegistryRig::with(&settings, PROOF_TIMEOUT);
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(made.cert.pem()))
         .domain_name("localhost");
     let endpoint = Endpoint::new(format!("https://{}", rig.handle.address())).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
-    let client = Client { channel, token: GAMES.into() };
+    let client = RegistryClient { channel, token: GAMES.into() };
     let held = client.register(logic("logic-1")).await.unwrap();
     assert_eq!(rig.known().await.0.len(), 1);
     let plain = rig.client(GAMES).heartbeat(beat(&held.lease)).await;
     assert!(plain.is_err(), "no word in the clear: {plain:?}");
     client.heartbeat(beat(&held.lease)).await.unwrap();
 
-    let hasty = Rig::with(&settings, Duration::from_millis(200));
+    let hasty = RegistryRig::with(&settings, Duration::from_millis(200));
     let mut silent = TcpStream::connect(hasty.handle.address()).await.unwrap();
     let end = tokio::time::timeout(PATIENCE, silent.read(&mut [0])).await;
     drop(end.expect("a handshake that does not begin is ended"));
