@@ -1,61 +1,69 @@
-//! Start and ordered stop: check everything, bind everything, then start the threads; control runs
-//! on the calling thread until they have ended.
+//! Start and ordered stop. Everything is checked and bound first, then the threads are started;
+//! control runs on the calling thread until they have ended.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::auth::Verifier;
 use crate::auth::load::LocalKeys;
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
+use crate::clock::{unix_now, unix_now_s};
+use crate::config::settings::GatewaySettings;
 use crate::config::{Config, Loader, Problems};
 use crate::control::compose::Composer;
 use crate::control::log::LogGuard;
-use crate::control::{self, ControlInputs, ExitReason, Listens, Local};
+use crate::control::{self, ControlInputs, ExitReason, Listens, LocalFiles};
 use crate::demo::{self, DemoServices};
 use crate::engine::EngineInit;
-use crate::lanes::{Doorbell, LaneSender, lane};
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
 use crate::limits;
-use crate::mailbox::{Command, Port};
-use crate::preflight;
+use crate::mailbox::{Command, Port, ShardEvent};
+use crate::preflight::{self, Plan, ShardPlan};
+use crate::routing::Snapshot;
 use crate::shard::pulse::{Pulse, PulseThread};
 use crate::shard::{self, ShardInit};
 use crate::tls::load::LocalTls;
+use crate::tls::server::Server;
 
-/// Connections that wait to be accepted, a shard. The kernel cuts it to net.core.somaxconn.
+/// Connections of a shard that wait to be accepted. The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-/// Lines of one problem each, and the way out.
+
+/// Problems that keep the gateway from starting, one a line with the way out.
 struct StartError(String);
 
-/// The threads that serve.
+/// Configuration, keys and certificates, read and checked.
+struct Loaded {
+    loader: Loader,
+    config: Config,
+    keys: LocalKeys,
+    tls: LocalTls,
+}
+
+/// Running threads of the gateway.
 struct Running {
     shards: Vec<JoinHandle<()>>,
     pulse: PulseThread,
     demo: Option<DemoServices>,
-    /// Writes what is logged up to its drop.
+    /// Writes the log until it is dropped.
     log: LogGuard,
 }
 
-/// The verb `serve`.
+/// Runs the gateway: the verb `serve`.
 pub fn serve(args: &Serve) -> ExitCode {
-    let loaded = args.loader(&environment()).and_then(|loader| {
-        let config = loader.check(&[])?;
-        let tls = LocalTls::read(&config, unix_now().as_secs() as i64, None);
-        let (keys, tls) = Problems::join(LocalKeys::read(&config), tls)?;
-        Ok((loader, config, keys, tls))
-    });
-    let (loader, config, keys, tls) = match loaded {
+    let loaded = match load(args) {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(loader, config, keys, tls) {
+    match start(loaded) {
         Ok((inputs, running)) => {
             let reason = control::run(inputs);
             running.end(matches!(reason, ExitReason::Stopped | ExitReason::CutOff));
@@ -68,112 +76,72 @@ pub fn serve(args: &Serve) -> ExitCode {
     }
 }
 
-fn start(
-    loader: Loader,
-    config: Config,
-    local_keys: LocalKeys,
-    local_tls: LocalTls,
-) -> Result<(ControlInputs, Running), StartError> {
-    let boot = Instant::now();
-    let unix_at_boot_us = unix_now().as_micros();
-    let plan = preflight::plan(&config).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        StartError(lines.join("\n"))
-    })?;
-    let log = control::log::init(&config.gateway.log, config.gateway.log_json)
-        .map_err(|error| StartError(format!("log: {error}")))?;
-    for line in config.warnings.iter().map(ToString::to_string) {
-        tracing::warn!("{line}");
-    }
-    for warning in &plan.warnings {
-        tracing::warn!("{warning}");
-    }
+fn load(args: &Serve) -> Result<Loaded, Problems> {
+    let loader = args.loader(&environment())?;
+    let config = loader.check(&[])?;
+    let tls = LocalTls::read(&config, unix_now_s(), None);
+    let (keys, tls) = Problems::join(LocalKeys::read(&config), tls)?;
+    Ok(Loaded { loader, config, keys, tls })
+}
+
+fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
+    let Loaded { loader, config, keys, tls } = loaded;
+    let started = Instant::now();
+    let unix_at_boot_us = unix_now().as_micros() as i64;
+    let Plan { shards: plans, connections_cap, warnings } = plan(&config)?;
+    let log = start_log(&config, &warnings)?;
     let demo = start_demo(&config)?;
-    let gateway = Arc::new(config.gateway.clone());
     let composer = Composer::new(&config);
-    let snapshot = composer.snapshot().clone();
-    let auth = local_keys.verifier(&config, None);
-    let admin = TcpListener::bind(gateway.admin.listen)
-        .map_err(|error| StartError(format!("admin.listen = {}: {error}", gateway.admin.listen)))?;
-    let registry = config.gateway.discovery.registry.as_ref().map(|r| r.listen);
-    let registry = registry.map(|address| {
-        TcpListener::bind(address)
-            .map_err(|error| StartError(format!("registry.listen = {address}: {error}")))
-    });
-    let registry = registry.transpose()?;
-    let count = plan.shards.len();
-    let mut bound: Vec<Vec<(Port, TcpListener)>> = (0..count).map(|_| Vec::new()).collect();
-    let mut bind = |key: &str, address: SocketAddr, port| {
-        let wrong = |error: io::Error| StartError(format!("{key} = {address}: {error}"));
-        let listeners = listeners(address, count).map_err(wrong)?;
-        let at = listeners[0].local_addr().map_err(wrong)?;
-        bound.iter_mut().zip(listeners).for_each(|(all, one)| all.push((port, one)));
-        Ok(at)
+    let sockets = Sockets::bind(&config.gateway, plans.len())?;
+    let common = Common {
+        started,
+        unix_at_boot_us,
+        boot_id: rand::random(),
+        gateway: Arc::new(config.gateway.clone()),
+        snapshot: composer.snapshot().clone(),
+        auth: keys.verifier(&config, None),
+        tls: tls.server(),
     };
-    let plain = gateway.listen.map(|a| bind("listen", a, Port::Plain)).transpose()?;
-    let tls = gateway.tls.listen.map(|a| bind("tls.listen", a, Port::Tls)).transpose()?;
-    let boot_id = rand::random();
-    let control_bell = Doorbell::new();
-    let (events_in, events) = lane(plan.shards.len() * limits::EVENTS_PER_SHARD_MAX, &control_bell);
-    let bells: Vec<Arc<Doorbell>> = plan.shards.iter().map(|_| Doorbell::new()).collect();
-    // One lane into each shard, from all others.
-    let (to_shards, from_shards): (Vec<_>, Vec<_>) =
-        bells.iter().map(|bell| lane(limits::HANDOFF_ITEMS_MAX, bell)).unzip();
-    let mut mailboxes: Vec<LaneSender<Command>> = Vec::new();
-    let mut pulses = Vec::new();
-    let mut shards = Vec::new();
-    let connections_cap = plan.connections_cap;
-    let count = u16::try_from(plan.shards.len()).expect("at most SHARDS_MAX");
-    let parts = plan.shards.into_iter().zip(bound).zip(bells).zip(from_shards);
-    for (((planned, listeners), bell), handed) in parts {
-        let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
-        let pulse = Arc::new(Pulse::default());
-        let init = ShardInit {
-            core: planned.core,
-            engine: EngineInit {
-                shard: planned.id,
-                shards: count,
-                gateway: gateway.clone(),
-                settings: planned.settings,
-                snapshot: snapshot.clone(),
-                auth: auth.clone(),
-                boot_id,
-                unix_at_boot_us: unix_at_boot_us as i64,
-                seed: rand::random(),
-            },
-            listeners,
-            tls: local_tls.server(),
-            commands,
-            events: events_in.clone(),
-            shards: to_shards.clone(),
-            handed,
-            bell,
-            pulse: pulse.clone(),
-            boot,
-        };
-        shards.push(shard::start(init).map_err(|e| StartError(format!("a shard's thread: {e}")))?);
-        mailboxes.push(mailbox);
-        pulses.push(pulse);
-    }
-    let pulse = PulseThread::start(pulses, boot)
+    let shards = Shards::start(plans, sockets.clients, &common)?;
+    let pulse = PulseThread::start(shards.pulses, started)
         .map_err(|error| StartError(format!("the pulse thread: {error}")))?;
     let inputs = ControlInputs {
         config,
         loader,
         composer,
-        local: Local { keys: local_keys, tls: local_tls, connections_cap },
-        listens: Listens { plain, tls },
-        shards: mailboxes,
-        events,
-        bell: control_bell,
-        boot_id,
-        started: boot,
-        admin,
-        registry,
+        local: LocalFiles { keys, tls, connections_cap },
+        listens: sockets.listens,
+        shards: shards.mailboxes,
+        events: shards.events,
+        bell: shards.bell,
+        boot_id: common.boot_id,
+        started,
+        admin: sockets.admin,
+        registry: sockets.registry,
         seed: rand::random(),
         log_dropped: Some(log.dropped()),
     };
-    Ok((inputs, Running { shards, pulse, demo, log }))
+    Ok((inputs, Running { shards: shards.threads, pulse, demo, log }))
+}
+
+fn plan(config: &Config) -> Result<Plan, StartError> {
+    preflight::plan(config).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        StartError(lines.join("\n"))
+    })
+}
+
+/// Starts the log, and logs the warnings of the checks.
+fn start_log(config: &Config, warnings: &[preflight::Problem]) -> Result<LogGuard, StartError> {
+    let log = control::log::init(&config.gateway.log, config.gateway.log_json)
+        .map_err(|error| StartError(format!("log: {error}")))?;
+    for line in config.warnings.iter().map(ToString::to_string) {
+        tracing::warn!("{line}");
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(log)
 }
 
 fn start_demo(config: &Config) -> Result<Option<DemoServices>, StartError> {
@@ -190,8 +158,130 @@ fn start_demo(config: &Config) -> Result<Option<DemoServices>, StartError> {
     })
 }
 
+/// Sockets that listen.
+struct Sockets {
+    admin: TcpListener,
+    registry: Option<TcpListener>,
+    /// Sockets for clients, by shard.
+    clients: Vec<Vec<(Port, TcpListener)>>,
+    listens: Listens,
+}
+
+impl Sockets {
+    fn bind(gateway: &GatewaySettings, shards: usize) -> Result<Self, StartError> {
+        let one = |key: &str, address: SocketAddr| {
+            TcpListener::bind(address)
+                .map_err(|error| StartError(format!("{key} = {address}: {error}")))
+        };
+        let admin = one("admin.listen", gateway.admin.listen)?;
+        let registry = gateway.discovery.registry.as_ref();
+        let registry = registry.map(|r| one("registry.listen", r.listen)).transpose()?;
+        let mut clients: Vec<Vec<(Port, TcpListener)>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut each = |key: &str, address: SocketAddr, port| {
+            let wrong = |error: io::Error| StartError(format!("{key} = {address}: {error}"));
+            let listeners = listeners(address, shards).map_err(wrong)?;
+            let at = listeners[0].local_addr().map_err(wrong)?;
+            clients.iter_mut().zip(listeners).for_each(|(all, one)| all.push((port, one)));
+            Ok(at)
+        };
+        let plain = gateway.listen.map(|a| each("listen", a, Port::Plain)).transpose()?;
+        let tls = gateway.tls.listen.map(|a| each("tls.listen", a, Port::Tls)).transpose()?;
+        Ok(Self { admin, registry, clients, listens: Listens { plain, tls } })
+    }
+}
+
+/// Listeners on one address, one a shard; the kernel spreads the connections over them.
+fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        // Port 0: the first listener gets a port from the kernel, the others take the same.
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// State that all shards start with.
+struct Common {
+    started: Instant,
+    unix_at_boot_us: i64,
+    boot_id: u64,
+    gateway: Arc<GatewaySettings>,
+    snapshot: Arc<Snapshot>,
+    auth: Option<Arc<Verifier>>,
+    tls: Option<Arc<Server>>,
+}
+
+/// The running shards, and control's ends of the lanes to and from them.
+struct Shards {
+    threads: Vec<JoinHandle<()>>,
+    mailboxes: Vec<LaneSender<Command>>,
+    pulses: Vec<Arc<Pulse>>,
+    events: LaneReceiver<ShardEvent>,
+    /// Doorbell that `events` ring.
+    bell: Arc<Doorbell>,
+}
+
+impl Shards {
+    fn start(
+        plans: Vec<ShardPlan>,
+        listeners: Vec<Vec<(Port, TcpListener)>>,
+        common: &Common,
+    ) -> Result<Self, StartError> {
+        let count = u16::try_from(plans.len()).expect("at most SHARDS_MAX");
+        let bell = Doorbell::new();
+        let (events_in, events) = lane(plans.len() * limits::EVENTS_PER_SHARD_MAX, &bell);
+        let bells: Vec<Arc<Doorbell>> = plans.iter().map(|_| Doorbell::new()).collect();
+        // One lane into each shard, from all others.
+        let (to_shards, from_shards): (Vec<_>, Vec<_>) =
+            bells.iter().map(|bell| lane(limits::HANDOFF_ITEMS_MAX, bell)).unzip();
+        let (threads, mailboxes, pulses) = (Vec::new(), Vec::new(), Vec::new());
+        let mut shards = Self { threads, mailboxes, pulses, events, bell };
+        let parts = plans.into_iter().zip(listeners).zip(bells).zip(from_shards);
+        for (((plan, listeners), bell), handed) in parts {
+            let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
+            let pulse = Arc::new(Pulse::default());
+            let init = ShardInit {
+                core: plan.core,
+                engine: EngineInit {
+                    shard: plan.id,
+                    shards: count,
+                    gateway: common.gateway.clone(),
+                    settings: plan.settings,
+                    snapshot: common.snapshot.clone(),
+                    auth: common.auth.clone(),
+                    boot_id: common.boot_id,
+                    unix_at_boot_us: common.unix_at_boot_us,
+                    seed: rand::random(),
+                },
+                listeners,
+                tls: common.tls.clone(),
+                commands,
+                events: events_in.clone(),
+                shards: to_shards.clone(),
+                handed,
+                bell,
+                pulse: pulse.clone(),
+                boot: common.started,
+            };
+            let thread = shard::start(init);
+            shards.threads.push(thread.map_err(|e| StartError(format!("a shard's thread: {e}")))?);
+            shards.mailboxes.push(mailbox);
+            shards.pulses.push(pulse);
+        }
+        Ok(shards)
+    }
+}
+
 impl Running {
-    /// Joins what has ended in order; after a forced end nothing is waited for.
+    /// Joins the threads after an ordered end; after a forced one nothing is waited for.
     fn end(self, in_order: bool) {
         if !in_order {
             return;
@@ -207,27 +297,4 @@ impl Running {
         }
         drop(self.log);
     }
-}
-
-/// Since 1970; nothing before that.
-fn unix_now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// One listener a shard, all on one address; the kernel spreads the connections over them.
-fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let mut address = address;
-    let mut listeners = Vec::with_capacity(count);
-    for _ in 0..count {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from(socket);
-        // Port 0: the others follow the first.
-        address = listener.local_addr()?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
 }

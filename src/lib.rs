@@ -39,8 +39,9 @@
 //!
 //! In the order of dependence; a module uses only those above its own line.
 //!
-//! - [`limits`] [`ids`] [`message`] [`stats`] [`lanes`] [`mailbox`]: the vocabulary. Caps with
-//!   their arithmetic, names, what moves, what is counted, all that two threads know of each other.
+//! - [`limits`] [`ids`] [`message`] [`stats`] [`inspect`] [`lanes`] [`mailbox`]: the vocabulary.
+//!   Caps with their arithmetic, names, what moves, what is counted, an operator's queries, all
+//!   that two threads know of each other.
 //! - [`config`]: files, environment, flags -> checked settings and an immutable
 //!   [`routing::Snapshot`], or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
@@ -52,11 +53,12 @@
 //!   does meanwhile.
 //! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. [`control::discovery`] finds instances, `fleet` and `health`
-//!   judge them, [`control::compose`] makes snapshots of all that, `directory` keeps what is in
-//!   force and reads the files again; admin endpoint, ordered stop, log. Never imports [`shard`].
+//!   judge them, `compose` makes snapshots of all that, `active_config` holds the configuration in
+//!   force and reads the files again, `directory` puts all of it together; admin endpoint, ordered
+//!   stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
-//! - [`preflight`] [`memory`] [`boot`] [`cli`]: what must hold on this machine, what the caps of a
-//!   configuration come to; start and stop; verbs, flags, exit codes.
+//! - `preflight`, `memory`, `clock`, [`boot`], [`cli`]: checks of this machine; memory that the
+//!   caps of a configuration come to; the wall clock; start and stop; verbs, flags, exit codes.
 //!
 //! # What is not there
 //!
@@ -90,19 +92,20 @@ pub mod auth;
 pub mod backend;
 pub mod boot;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod echo;
 pub mod engine;
 pub mod ids;
+pub mod inspect;
 pub mod lanes;
 pub mod limits;
-pub mod look;
 pub mod mailbox;
-pub mod memory;
+mod memory;
 pub mod message;
-pub mod preflight;
+mod preflight;
 pub mod readiness;
 pub mod routing;
 pub mod shard;

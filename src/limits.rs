@@ -82,3 +82,13 @@ const _: () = assert!(SHARDS_MAX <= 1 << 16);
 const _: () = assert!(BATCH_BYTES_CAP * 4 <= RESPONSE_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX <= READ_SCRATCH_BYTES);
 const _: () = assert!(PAYLOAD_BY_REFERENCE_BYTES <= BATCH_BYTES_CAP);
+
+/// Memory that a shard's executor registers with each of its rings for direct I/O, which sockets do
+/// not use: 64 KiB, the least that glommio takes. Its default of 10 MiB would pin 3 x 10 = 30 MiB a
+/// shard.
+pub(crate) const IO_MEMORY_BYTES: usize = 64 << 10;
+/// Rings of a glommio executor: main, latency and poll.
+pub(crate) const RINGS: u64 = 3;
+/// Kernel memory of a ring for each entry: 64 bytes of submission, 2 x 16 of completions, 4 of
+/// index.
+pub(crate) const RING_ENTRY_BYTES: u64 = 100;

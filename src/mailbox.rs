@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::ids::ShardId;
-use crate::look::{Question, Seen};
+use crate::inspect::{Inspection, Query};
 use crate::routing::Snapshot;
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
@@ -43,10 +43,10 @@ pub enum Command {
     Adopt(Box<Published>),
     /// Send a [`ShardEvent::Report`] with this number.
     Report(u64),
-    /// Answer an operator's question with a [`ShardEvent::Look`] of this number.
-    Look(Question, u64),
-    /// Stop accepting connections and taking messages; answer the messages that were read; close
-    /// with 1001; then end. Messages without an answer after the grace get an error.
+    /// Answer the query with a [`ShardEvent::Inspection`] of this number.
+    Inspect(Query, u64),
+    /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
+    /// not answered after the grace is answered with an error.
     Drain(StopSettings),
     /// End at once, without answers.
     Abort,
@@ -60,13 +60,14 @@ pub enum ShardEvent {
     Ready(ShardId),
     /// The answer to [`Command::Report`].
     Report(Box<Report>),
-    /// The answer to [`Command::Look`].
-    Look {
+    /// The answer to [`Command::Inspect`].
+    Inspection {
+        /// Who.
         shard: ShardId,
-        /// Number of the [`Command::Look`].
+        /// Number of the query.
         number: u64,
-        /// The answer to the question.
-        seen: Seen,
+        /// The shard's answer.
+        inspection: Inspection,
     },
     /// Calls and connections of instances since the shard's last signals: only of instances with
     /// failures, or with less than their full share.

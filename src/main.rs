@@ -1,9 +1,9 @@
-//! The program: parse, dispatch, exit.
+//! The program: parses the command line, runs the verb, exits.
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use shardgate::cli::{self, EXIT_START, EXIT_USAGE, Said, Serve, Verb};
+use shardgate::cli::{self, EXIT_START, EXIT_USAGE, Output, Serve, Verb};
 use shardgate::{boot, demo, echo};
 
 // Buffers are freed on the thread that made them in the steady state; mimalloc keeps those paths
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let verb = match cli::run(verb) {
-        Ok(Said { text, code }) => {
+        Ok(Output { text, code }) => {
             // A reader that has gone away (`| head`) is no error.
             let _ = writeln!(std::io::stdout(), "{text}");
             return ExitCode::from(code);

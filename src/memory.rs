@@ -1,8 +1,8 @@
-//! What a configuration may come to in bytes: each cap times the size of what it caps.
+//! Memory that a configuration may come to: each cap times the size of what it caps.
 //!
 //! Every figure is one of the configuration times the size of a structure of this build, or a
-//! constant of the source; none is an estimate. What the kernel holds for sockets is not in it:
-//! that is bounded by `net.ipv4.tcp_mem` and `conn.send_buffer_bytes`.
+//! constant of the source; none is an estimate. Memory of the kernel for sockets is not part of it:
+//! `net.ipv4.tcp_mem` and `conn.send_buffer_bytes` bound that.
 
 use std::mem::size_of;
 
@@ -19,8 +19,7 @@ use crate::engine::dispatcher::{dedup, route_cache};
 use crate::engine::owner::Address;
 use crate::engine::slab::Slab;
 use crate::ids::{ConnId, MsgKey};
-use crate::limits;
-use crate::preflight::{IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS};
+use crate::limits::{IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS};
 use crate::shard::sockets::Socket;
 use crate::stats::Histograms;
 use crate::tls::session;
@@ -28,20 +27,21 @@ use crate::tls::session::{CIPHER_BYTES_MAX, HELD_BYTES_MAX};
 
 /// Bytes of a point on a ring: a position of 8, an owner and a neighbour of 4 each.
 const RING_POINT_BYTES: u64 = 16;
-/// What a connection of TLS holds besides its plain state when nothing is under way.
+/// Bytes of an idle TLS connection besides its plain state.
 const TLS_BYTES: u64 = session::IDLE_BYTES as u64;
-/// Connections that a shard has place for: those that it accepts, and those of its users that come
-/// home to it on top.
+/// Bytes of a waiting message, without its payload.
+const MESSAGE_BYTES: u64 = Slab::<MsgKey, Request>::SLOT_BYTES as u64;
+/// Formula of the connections that a shard has room for: those that it accepts, and on top those
+/// that other shards hand to it because it is their user's home.
 const PLACES: &str = "conn.connections_max + 1/8 + 64";
-/// Clients a shard that read nothing, for the line that shows what slow readers come to.
+/// Clients of a shard that read nothing, for the line on what slow readers come to.
 pub const SLOW_READERS: u64 = 1_000;
 
-/// One thing that takes bytes.
+/// A consumer of memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// What it is.
     pub what: &'static str,
-    /// How the bytes come about.
+    /// Formula of the bytes.
     pub how: String,
     /// Bytes, if the cap is reached.
     pub bytes: u64,
@@ -53,147 +53,151 @@ impl Part {
     }
 }
 
-/// What a shard, or the process, may hold.
+/// Memory that a shard may hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Budget {
-    /// What it holds when it is as full as its caps let it be and every client reads.
+    /// Parts when all caps are reached and every client reads.
     pub full: Vec<Part>,
-    /// What comes on top in the worst case: clients that do not read, services that do not answer.
+    /// Parts on top in the worst case: clients that do not read, services that do not answer.
     pub worst: Vec<Part>,
 }
 
 impl Budget {
-    /// Sum of the first part.
+    /// Sum of [`Self::full`].
     pub fn full_bytes(&self) -> u64 {
         self.full.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
     }
 }
 
-/// `count` things of `each` bytes.
+/// A part of `count` things of `each` bytes.
 fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part {
     Part::new(what, format!("{key} = {count} x {each} bytes {of}"), count.saturating_mul(each))
 }
 
-/// The budget of a shard with `settings` and connections to `instances` instances, `tls` = whether
-/// clients can connect with TLS: then all may.
+/// The budget of a shard with `settings` and connections to `instances` instances. With `tls`
+/// clients can connect by TLS, and so all of them may.
 pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
-    let ShardSettings { conn, queue, batch, dedup: ids, cache: routes, ring_depth, .. } = settings;
-    let connections = places(conn.connections_max) as u64;
-    let each = Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
-    let slot = Slab::<MsgKey, Request>::SLOT_BYTES as u64;
-    let rings = RINGS * (IO_MEMORY_BYTES as u64 + *ring_depth as u64 * RING_ENTRY_BYTES);
-    let pool = (POOLED_BYTES_MAX * POOLED_MAX) as u64;
-    let mut buffers = rings + limits::READ_SCRATCH_BYTES as u64 + pool;
-    if tls {
-        buffers += (CIPHER_BYTES_MAX + limits::READ_SCRATCH_BYTES + HELD_BYTES_MAX) as u64;
-    }
-    let dedup_how = format!(
-        "dedup.bytes_max; an id takes {} bytes and its own, up to {} ids",
-        dedup::ENTRY_BYTES,
-        ids.entries_max
-    );
-    let dedup_bytes = if ids.enabled { ids.bytes_max as u64 } else { 0 };
-    let items = queue.items_max as u64;
-    let mut full = vec![
-        times("connections", PLACES, connections, "of state", each as u64),
-        Part::new("queue, payloads", "queue.bytes_max".into(), queue.bytes_max as u64),
-        times("queue, messages", "queue.items_max", items, "of state", slot),
-        Part::new("deduplication", dedup_how, dedup_bytes),
-        times(
-            "route cache",
-            "cache.entries_max",
-            routes.entries_max as u64,
-            "an entry",
-            route_cache::ENTRY_BYTES as u64,
-        ),
-        Part::new(
-            "buffers",
-            format!("rings of shard.ring_depth = {ring_depth}, read scratch, reply buffers"),
-            buffers,
-        ),
-        Part::new(
-            "histograms",
-            "counts of all stages".into(),
-            Histograms::default().bytes() as u64,
-        ),
-    ];
-    let limits = &settings.limits;
-    let addresses = limits.address.is_on() || limits.address_unauthenticated_max > 0;
-    for (what, on, each) in [
-        ("limits of users", limits.user.is_on(), Limiter::<User>::ENTRY_BYTES),
-        ("limits of addresses", addresses, Limiter::<Address>::ENTRY_BYTES),
-    ] {
-        if on {
-            let key = format!("{PLACES} + {IDLE_MAX}");
-            full.push(times(
-                what,
-                &key,
-                connections.saturating_add(IDLE_MAX as u64),
-                "each",
-                each as u64,
-            ));
-        }
-    }
-    let in_flight = (instances * batch.in_flight_max) as u64;
-    let mut worst = vec![
-        times(
-            "slow readers",
-            &format!("{SLOW_READERS} of them read nothing: clients"),
-            SLOW_READERS.min(connections),
-            "of conn.outbox_bytes_max",
-            conn.outbox_bytes_max as u64,
-        ),
-        times(
-            "all read nothing",
-            PLACES,
-            connections,
-            "of conn.outbox_bytes_max",
-            conn.outbox_bytes_max as u64,
-        ),
-        times(
-            "all send half a message",
-            PLACES,
-            connections,
-            "of conn.message_bytes_max",
-            conn.message_bytes_max as u64,
-        ),
-        Part::new(
-            "all wait for answers",
-            format!("connections x conn.unanswered_bytes_max, in {REQUESTS_MAX} messages"),
-            connections
-                .saturating_mul(conn.unanswered_bytes_max as u64)
-                .min((REQUESTS_MAX as u64).saturating_mul(slot + conn.message_bytes_max as u64)),
-        ),
-        times(
-            "services do not answer",
-            &format!("{instances} instances x batch.in_flight_max: batches"),
-            in_flight,
-            "of batch.bytes_max",
-            batch.bytes_max as u64,
-        ),
-    ];
+    let connections = places(settings.conn.connections_max) as u64;
+    let mut full = connection_parts(connections);
+    full.extend(queue_parts(settings));
+    full.extend(cache_parts(settings));
+    full.push(buffers(settings, tls));
+    full.push(Part::new(
+        "histograms",
+        "counts of all stages".into(),
+        Histograms::default().bytes() as u64,
+    ));
+    full.extend(limit_parts(settings, connections));
+    let mut worst = worst_of_clients(settings, connections);
+    worst.push(worst_of_services(settings, instances));
     if tls {
         full.push(times("TLS", PLACES, connections, "of keys", TLS_BYTES));
-        worst.push(times(
-            "TLS, all read nothing",
-            PLACES,
-            connections,
-            "encrypted and not taken",
-            CIPHER_BYTES_MAX as u64,
-        ));
-        worst.push(times(
-            "TLS, all send half a record",
-            PLACES,
-            connections,
-            "of buffer for it",
-            // A buffer that grows doubles.
-            2 * HELD_BYTES_MAX as u64,
-        ));
+        worst.extend(worst_of_tls(connections));
     }
     Budget { full, worst }
 }
 
-/// What the process holds besides its shards.
+fn connection_parts(connections: u64) -> Vec<Part> {
+    let each = Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
+    vec![times("connections", PLACES, connections, "of state", each as u64)]
+}
+
+fn queue_parts(settings: &ShardSettings) -> Vec<Part> {
+    let queue = &settings.queue;
+    let items = queue.items_max as u64;
+    vec![
+        Part::new("queue, payloads", "queue.bytes_max".into(), queue.bytes_max as u64),
+        times("queue, messages", "queue.items_max", items, "of state", MESSAGE_BYTES),
+    ]
+}
+
+/// Deduplication and the route cache.
+fn cache_parts(settings: &ShardSettings) -> Vec<Part> {
+    let ids = &settings.dedup;
+    let how = format!(
+        "dedup.bytes_max; an id takes {} bytes and its own, up to {} ids",
+        dedup::ENTRY_BYTES,
+        ids.entries_max
+    );
+    let routes = settings.cache.entries_max as u64;
+    let each = route_cache::ENTRY_BYTES as u64;
+    vec![
+        Part::new("deduplication", how, if ids.enabled { ids.bytes_max as u64 } else { 0 }),
+        times("route cache", "cache.entries_max", routes, "an entry", each),
+    ]
+}
+
+/// Buffers that a shard has once, whatever its connections do.
+fn buffers(settings: &ShardSettings, tls: bool) -> Part {
+    let depth = settings.ring_depth;
+    let rings = RINGS * (IO_MEMORY_BYTES as u64 + depth as u64 * RING_ENTRY_BYTES);
+    let pool = (POOLED_BYTES_MAX * POOLED_MAX) as u64;
+    let mut bytes = rings + READ_SCRATCH_BYTES as u64 + pool;
+    if tls {
+        bytes += (CIPHER_BYTES_MAX + READ_SCRATCH_BYTES + HELD_BYTES_MAX) as u64;
+    }
+    let how = format!("rings of shard.ring_depth = {depth}, read scratch, reply buffers");
+    Part::new("buffers", how, bytes)
+}
+
+/// Tables of users and addresses, as far as these are limited.
+fn limit_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
+    let limits = &settings.limits;
+    let addresses = limits.address.is_on() || limits.address_unauthenticated_max > 0;
+    let tables = [
+        ("limits of users", limits.user.is_on(), Limiter::<User>::ENTRY_BYTES),
+        ("limits of addresses", addresses, Limiter::<Address>::ENTRY_BYTES),
+    ];
+    let key = format!("{PLACES} + {IDLE_MAX}");
+    let count = connections.saturating_add(IDLE_MAX as u64);
+    let on = tables.into_iter().filter(|(_, on, _)| *on);
+    on.map(|(what, _, each)| times(what, &key, count, "each", each as u64)).collect()
+}
+
+fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
+    let conn = &settings.conn;
+    let (outbox, message) = (conn.outbox_bytes_max as u64, conn.message_bytes_max as u64);
+    let outbox_key = "of conn.outbox_bytes_max";
+    let slow_key = format!("{SLOW_READERS} of them read nothing: clients");
+    let slow = SLOW_READERS.min(connections);
+    // Both caps hold: that of each connection, and that of all messages of the shard.
+    let unanswered = connections
+        .saturating_mul(conn.unanswered_bytes_max as u64)
+        .min((REQUESTS_MAX as u64).saturating_mul(MESSAGE_BYTES + message));
+    vec![
+        times("slow readers", &slow_key, slow, outbox_key, outbox),
+        times("all read nothing", PLACES, connections, outbox_key, outbox),
+        times("all send half a message", PLACES, connections, "of conn.message_bytes_max", message),
+        Part::new(
+            "all wait for answers",
+            format!("connections x conn.unanswered_bytes_max, in {REQUESTS_MAX} messages"),
+            unanswered,
+        ),
+    ]
+}
+
+fn worst_of_services(settings: &ShardSettings, instances: usize) -> Part {
+    let batch = &settings.batch;
+    times(
+        "services do not answer",
+        &format!("{instances} instances x batch.in_flight_max: batches"),
+        (instances * batch.in_flight_max) as u64,
+        "of batch.bytes_max",
+        batch.bytes_max as u64,
+    )
+}
+
+fn worst_of_tls(connections: u64) -> Vec<Part> {
+    let cipher = CIPHER_BYTES_MAX as u64;
+    // A buffer that grows doubles.
+    let held = 2 * HELD_BYTES_MAX as u64;
+    vec![
+        times("TLS, all read nothing", PLACES, connections, "encrypted and not taken", cipher),
+        times("TLS, all send half a record", PLACES, connections, "of buffer for it", held),
+    ]
+}
+
+/// Memory of the process besides its shards.
 pub fn of_process(config: &Config) -> Vec<Part> {
     let weight: u64 = config.snapshot.instances.iter().map(|i| u64::from(i.weight)).sum();
     let points = weight * u64::from(config.ring_points);
@@ -203,7 +207,7 @@ pub fn of_process(config: &Config) -> Vec<Part> {
     ]
 }
 
-/// `bytes` for people: three digits and a unit.
+/// Text of `bytes` for people: three digits and a unit.
 pub fn shown(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
@@ -227,7 +231,7 @@ mod tests {
     fn a_cap_that_doubles_doubles_its_part_and_no_other() {
         let mut settings = ShardSettings::default();
         let before = of_shard(&settings, 3, false);
-        // The places on top double, too, but for the 64 that are always there.
+        // The room on top doubles, too, but for the 64 that are always there.
         let places_of = |max| places(max) as u64;
         let places_before = places_of(settings.conn.connections_max);
         settings.conn.connections_max *= 2;

@@ -1,5 +1,5 @@
-//! What must hold on this machine before anything starts: one line each that says what to do.
-//! Every check is a function of numbers; only [`plan`] and the probes at the end ask the system.
+//! Checks of this machine before anything starts: one line each that says what to do. Every check
+//! is a function of numbers; only [`plan`] and the probes at the end ask the system.
 
 pub mod doctor;
 pub mod machine;
@@ -14,14 +14,14 @@ use crate::config::Config;
 use crate::config::settings::ShardSettings;
 use crate::engine::clients::home::places;
 use crate::ids::ShardId;
-use crate::limits::{HANDOFF_ITEMS_MAX, SHARDS_MAX};
+use crate::limits::{HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS, SHARDS_MAX};
 
 /// Something that keeps the gateway from starting, or from doing all that is configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// What is wrong, with its numbers.
+    /// Fault, with its numbers.
     pub what: String,
-    /// What to do.
+    /// Way out.
     pub fix: String,
 }
 
@@ -37,56 +37,47 @@ impl fmt::Display for Problem {
     }
 }
 
-/// How to start.
+/// Plan of a start.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The shards, by number.
+    /// Shards, by number.
     pub shards: Vec<ShardPlan>,
-    /// Connections that the limit of open files allows each shard to accept: holds for what a
-    /// reload asks for, too.
+    /// Connections that the limit of open files allows each shard to accept. Holds for settings of
+    /// a reload, too.
     pub connections_cap: usize,
-    /// Bytes that each shard's executor registers with each of its rings.
-    pub io_memory_bytes: usize,
-    /// What was adjusted or looks wrong.
+    /// Adjustments, and suspicious settings.
     pub warnings: Vec<Problem>,
 }
 
-/// How to start one shard.
+/// Plan of one shard.
 #[derive(Clone, Debug)]
 pub struct ShardPlan {
-    /// Its number.
     pub id: ShardId,
-    /// The core to pin to.
+    /// Core that the shard is pinned to.
     pub core: usize,
-    /// Its settings: `core` is filled in, `connections_max` is what the file limit allows.
+    /// Settings of the shard: `core` is filled in, `connections_max` is what the file limit allows.
     pub settings: ShardSettings,
 }
 
-/// Memory registered for file I/O, which we do not do: 64 KiB, the least that glommio takes.
-/// Its default of 10 MiB would pin 30 MiB a shard.
-pub const IO_MEMORY_BYTES: usize = 64 << 10;
-/// Rings of a glommio executor: main, latency, poll.
-pub(crate) const RINGS: u64 = 3;
-/// Below this soft limit glommio refuses to start an executor (0.9, `Reactor::new`).
+/// Soft limit of locked memory below which glommio refuses to start an executor (0.9,
+/// `Reactor::new`).
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// Kernel memory of a ring for each entry: 64 of submission, 2 x 16 of completions, 4 of index.
-pub(crate) const RING_ENTRY_BYTES: u64 = 100;
-/// glommio 0.9 probes the ring's operations and asks for at least this kernel.
+/// Oldest kernel: glommio 0.9 probes the ring's operations and asks for at least this one.
 const KERNEL_MIN: (u32, u32) = (5, 8);
-/// From here on ring memory is charged to the control group, no longer to RLIMIT_MEMLOCK.
+/// First kernel that charges ring memory to the control group, and no longer to RLIMIT_MEMLOCK.
 const KERNEL_FREE_RINGS: (u32, u32) = (5, 12);
 /// Files of the process itself: standard streams, control's epoll, admin connections.
 const FILES_OF_PROCESS: u64 = 64;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listeners, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
-/// What is said of a port that another process has.
+/// End of the text on a port that another process has.
 const IN_USE: &str = "is in use by another process";
-/// Connections a shard must be able to take for a start to make sense.
+/// Connections that a shard must be able to take for a start to make sense.
 const CONNECTIONS_MIN: usize = 16;
 
-/// Checks everything and lays out the shards. Raises the soft limits of locked memory and open
-/// files to the hard ones. Leaves no socket and no ring behind.
+/// Checks everything and plans the shards. Raises the soft limits of locked memory and open files
+/// to the hard ones. Leaves no socket and no ring behind.
 pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
@@ -108,8 +99,8 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     problems.extend(memlock_problem(memlock.current, memlock.maximum, count));
     let need = memlock_need(count, depth, kernel);
     match memlock_short(memlock.current, need, kernel) {
-        Some(Short::Fatal(problem)) => problems.push(problem),
-        Some(Short::Harmless(problem)) => warnings.push(problem),
+        Some(MemlockShortage::Fatal(problem)) => problems.push(problem),
+        Some(MemlockShortage::Harmless(problem)) => warnings.push(problem),
         None => {}
     }
 
@@ -135,17 +126,17 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Plan { shards, connections_cap, io_memory_bytes: IO_MEMORY_BYTES, warnings })
+    Ok(Plan { shards, connections_cap, warnings })
 }
 
-/// Shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up, which is
-/// left to control, pulse and the kernel.
+/// Number of shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up,
+/// which is left to control, pulse and the kernel.
 pub fn auto_count(allowed: usize) -> usize {
     let spare = usize::from(allowed >= 4);
     (allowed - spare).clamp(1, SHARDS_MAX)
 }
 
-/// Cores for `count` shards: the configured one, else the N-th allowed one.
+/// Plans `count` shards, each on its configured core, else on the N-th allowed one.
 fn lay_out(config: &Config, count: usize, allowed: &[usize]) -> (Vec<ShardPlan>, Vec<Problem>) {
     let wanted: Vec<_> = (0..count).map(|n| config.shards.shard(n).core).collect();
     let (cores, problems) = match assign_cores(&wanted, allowed) {
@@ -159,7 +150,7 @@ fn lay_out(config: &Config, count: usize, allowed: &[usize]) -> (Vec<ShardPlan>,
     (cores.into_iter().enumerate().map(shard).collect(), problems)
 }
 
-/// A core for each shard: the one it wants, else the N-th of `allowed`; no core twice.
+/// Assigns a core to each shard: the one it wants, else the N-th of `allowed`; no core twice.
 pub fn assign_cores(
     wanted: &[Option<usize>],
     allowed: &[usize],
@@ -192,7 +183,7 @@ pub fn assign_cores(
     if problems.is_empty() { Ok(cores) } else { Err(problems) }
 }
 
-/// `cores`, which rise, as `0-3, 6`.
+/// Text of `cores`, which rise: `0-3, 6`.
 pub fn ranges(cores: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
@@ -210,7 +201,7 @@ fn unused_problem(n: usize, count: usize) -> Problem {
     Problem::new(what, "set [shards] count, or remove the file")
 }
 
-/// Spinning on every core leaves none to control and kernel.
+/// Warns of spinning on every core, which leaves none to control and kernel.
 fn spin_warning(shards: &[ShardPlan], allowed: usize) -> Option<Problem> {
     let spins = shards.iter().filter(|s| !s.settings.spin.is_zero()).count();
     (spins > 0 && spins >= allowed).then(|| {
@@ -219,7 +210,7 @@ fn spin_warning(shards: &[ShardPlan], allowed: usize) -> Option<Problem> {
     })
 }
 
-/// Whether a kernel is too old.
+/// Problem of a kernel that is too old.
 pub fn kernel_problem((major, minor): (u32, u32)) -> Option<Problem> {
     ((major, minor) < KERNEL_MIN).then(|| {
         let (a, b) = KERNEL_MIN;
@@ -234,8 +225,8 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Whether the soft limit of locked memory stops glommio. `None` is unlimited. The soft limit was
-/// raised to the hard one already where that was possible.
+/// Problem of a soft limit of locked memory that stops glommio. `None` is unlimited. The soft limit
+/// was raised to the hard one already where that was possible.
 pub fn memlock_problem(soft: Option<u64>, hard: Option<u64>, shards: usize) -> Option<Problem> {
     let soft = soft.filter(|&soft| soft < MEMLOCK_MIN)?;
     let want = kib((MEMLOCK_MIN).max(shards as u64 * RINGS * IO_MEMORY_BYTES as u64));
@@ -265,17 +256,21 @@ pub fn memlock_need(shards: usize, depth: usize, kernel: Option<(u32, u32)>) -> 
     shards as u64 * RINGS * (IO_MEMORY_BYTES as u64 + rings)
 }
 
-/// What follows from too little locked memory for all shards together.
+/// Consequence of too little locked memory for all shards together.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Short {
-    /// Rings cannot be made.
+pub enum MemlockShortage {
+    /// Rings cannot be made: no start.
     Fatal(Problem),
-    /// Buffers, which we do not use, are not registered.
+    /// Buffers, which sockets do not use, are not registered.
     Harmless(Problem),
 }
 
-/// Whether `need` exceeds a `soft` limit that glommio itself accepts.
-pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -> Option<Short> {
+/// Consequence of a `need` above a `soft` limit that glommio itself accepts.
+pub fn memlock_short(
+    soft: Option<u64>,
+    need: u64,
+    kernel: Option<(u32, u32)>,
+) -> Option<MemlockShortage> {
     let soft = soft.filter(|&soft| (MEMLOCK_MIN..need).contains(&soft))?;
     let what = format!(
         "locked memory (RLIMIT_MEMLOCK) is {} KiB, all shards together want {} KiB",
@@ -284,22 +279,25 @@ pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -
     );
     let raise = format!("`ulimit -l {}` or LimitMEMLOCK= raises it", kib(need));
     Some(if kernel.is_some_and(|k| k < KERNEL_FREE_RINGS) {
-        Short::Fatal(Problem::new(what, format!("{raise}; or use fewer shards")))
+        MemlockShortage::Fatal(Problem::new(what, format!("{raise}; or use fewer shards")))
     } else {
-        Short::Harmless(Problem::new(what, format!("some do without registered buffers; {raise}")))
+        MemlockShortage::Harmless(Problem::new(
+            what,
+            format!("some do without registered buffers; {raise}"),
+        ))
     })
 }
 
-/// Files that are no client's: of the process, its shards, and their connections to instances (two
-/// each while one replaces the other, and the demo services' ends of them).
+/// File descriptors that are no client's: of the process, its shards, and their connections to
+/// instances (two each while one replaces the other, and the demo services' ends of them).
 pub fn files_overhead(shards: usize, instances: usize, demo: bool) -> u64 {
     let ends = if demo { 4 } else { 2 };
     FILES_OF_PROCESS + shards as u64 * (FILES_OF_SHARD + ends * instances as u64)
 }
 
-/// Files of the clients of a shard that accepts `connections_max` of them. One of several also
-/// holds those that come home to it, and those that wait in its lane: accepted by another shard, or
-/// on their way from it.
+/// File descriptors of the clients of a shard that accepts `connections_max` of them. A shard of
+/// several also holds connections handed over to it as their user's home, and those that wait in
+/// its lane: accepted by another shard, or on their way from it.
 pub fn files_of_clients(connections_max: usize, shards: usize) -> u64 {
     let files = match shards {
         0 | 1 => connections_max,
@@ -340,7 +338,7 @@ pub fn connections_allowed(
     Err(Problem::new(what, fix))
 }
 
-/// Lowers `connections_max` to `each` where it is higher, and says so once.
+/// Lowers `connections_max` to `each` where it is higher; one warning for all.
 pub fn clamp_connections(
     shards: &mut [ShardPlan],
     each: usize,
@@ -366,7 +364,7 @@ pub fn clamp_connections(
     })
 }
 
-/// What the answer to `io_uring_setup` and `kernel.io_uring_disabled` mean.
+/// Problem behind the answer to `io_uring_setup`, with the value of `kernel.io_uring_disabled`.
 pub fn uring_problem(answer: Result<(), Errno>, disabled: Option<u32>) -> Option<Problem> {
     let error = answer.err()?;
     Some(match (error, disabled) {
@@ -404,7 +402,8 @@ pub fn uring_problem(answer: Result<(), Errno>, disabled: Option<u32>) -> Option
     })
 }
 
-/// Why `key` cannot listen on `address`. `None` for what only the start itself can tell.
+/// Problem of `key`, which cannot listen on `address`. `None` for errors that only the start itself
+/// can judge.
 pub fn port_problem(key: &str, address: SocketAddr, error: Errno) -> Option<Problem> {
     let port = address.port();
     let what = |why: &str| format!("{key} {address} {why}");
@@ -440,7 +439,8 @@ fn other_port(key: &str) -> String {
     }
 }
 
-/// Ports of outgoing connections: one of those can hold ours when we start again.
+/// Warns of a port in the range of outgoing connections: one of those can hold it when the gateway
+/// starts again.
 pub fn ephemeral_warning(key: &str, port: u16, range: Option<(u16, u16)>) -> Option<Problem> {
     let (low, high) = range?;
     (low..=high).contains(&port).then(|| {
@@ -454,7 +454,7 @@ pub fn ephemeral_warning(key: &str, port: u16, range: Option<(u16, u16)>) -> Opt
     })
 }
 
-/// What is to be bound, and the answer to an attempt.
+/// Addresses to bind, and the result of an attempt.
 fn addresses(config: &Config) -> Vec<(String, SocketAddr, Result<(), Errno>)> {
     let gateway = &config.gateway;
     let admin = ("admin.listen", gateway.admin.listen);
@@ -467,8 +467,9 @@ fn addresses(config: &Config) -> Vec<(String, SocketAddr, Result<(), Errno>)> {
     list.into_iter().map(|(key, a)| (key, a, try_bind(a))).collect()
 }
 
-/// Binds and lets go. Without SO_REUSEPORT, so that another gateway on the port is noticed, with
-/// which the kernel would share out our clients; with SO_REUSEADDR, as old connections do no harm.
+/// Binds an address and lets it go. Without SO_REUSEPORT, so that another gateway on the port is
+/// noticed, with which the kernel would share out the clients; with SO_REUSEADDR, as old
+/// connections do no harm.
 fn try_bind(address: SocketAddr) -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -477,11 +478,12 @@ fn try_bind(address: SocketAddr) -> Result<(), Errno> {
     bind(&socket, &address)
 }
 
-/// The limit, after its soft half was raised to the hard one where the system lets us.
+/// Limit of a resource, after its soft half was raised to the hard one where the system allows
+/// that.
 fn raised(resource: Resource) -> Rlimit {
     let now = getrlimit(resource);
     if now.current != now.maximum {
-        // A refusal leaves the soft limit, which the checks then judge.
+        // A refusal leaves the soft limit, which the checks judge afterwards.
         let _ = setrlimit(resource, Rlimit { current: now.maximum, maximum: now.maximum });
     }
     getrlimit(resource)
@@ -491,7 +493,7 @@ fn raised(resource: Resource) -> Rlimit {
 pub fn allowed_cores() -> Vec<usize> {
     match rustix::thread::sched_getaffinity(None) {
         Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect(),
-        // More than 1,024 cores: the set does not fit. The first ones are there.
+        // More than 1,024 cores do not fit into the set: the first ones are taken.
         Err(_) => (0..std::thread::available_parallelism().map_or(1, |n| n.get())).collect(),
     }
 }

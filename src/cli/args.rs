@@ -1,4 +1,4 @@
-//! The command line: verbs and flags, and the help that teaches them.
+//! Parser of the command line: verbs and flags, and the help that teaches them.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::routes::Ask;
+use super::routes::ExplainArgs;
 use super::settings::Format;
 use super::{EXIT_USAGE, NewToken, Serve, Verb};
 use crate::config::Overrides;
@@ -80,7 +80,7 @@ enum VerbArgs {
         /// Of the gateway that runs at admin.listen, not of the files
         #[arg(long)]
         in_force: bool,
-        /// How it is shown
+        /// Form of the output
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
@@ -89,7 +89,7 @@ enum VerbArgs {
     Routes {
         #[command(flatten)]
         serve: ServeArgs,
-        /// The services of the gateway that runs at admin.listen
+        /// Services of the gateway that runs at admin.listen
         #[arg(long)]
         in_force: bool,
     },
@@ -101,7 +101,7 @@ enum VerbArgs {
         #[command(flatten)]
         serve: ServeArgs,
         #[command(flatten)]
-        ask: Ask,
+        args: ExplainArgs,
     },
     /// Look at this machine: what keeps the gateway from starting or makes it slow
     #[command(after_help = "EXAMPLE\n  shardgate doctor --config /etc/shardgate\n\n\
@@ -131,20 +131,20 @@ enum VerbArgs {
     /// Echo raw WebSocket messages through the gateway's codec, for conformance suites
     #[command(after_help = "EXAMPLE\n  shardgate ws-echo --listen 127.0.0.1:9001")]
     WsEcho {
-        /// Where to listen: IP address and port
+        /// Address to listen on: IP address and port
         #[arg(long, value_name = "ADDR")]
         listen: SocketAddr,
         /// Certificate chain, PEM: speak TLS
         #[arg(long, value_name = "FILE", requires = "tls_key")]
         tls_cert: Option<PathBuf>,
-        /// Its private key, PEM
+        /// Private key of the certificate, PEM
         #[arg(long, value_name = "FILE", requires = "tls_cert")]
         tls_key: Option<PathBuf>,
     },
     /// Run only the demo services logic, chat and fight
     #[command(after_help = "EXAMPLE\n  shardgate demo-services")]
     DemoServices {
-        /// Where they listen, in that order [default: demo.addresses of the configuration]
+        /// Addresses to listen on, in that order [default: demo.addresses of the configuration]
         #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1)]
         listen: Vec<SocketAddr>,
         /// Directory of the configuration
@@ -188,7 +188,7 @@ enum GenArgs {
     },
 }
 
-/// A name that useradd takes: nothing that ends a line of the unit.
+/// Checks a user's name by the rule of useradd, so that nothing in it ends a line of the unit.
 fn user(text: &str) -> Result<String, String> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if text.is_empty() || text.len() > 32 || !text.chars().all(valid) {
@@ -203,10 +203,10 @@ struct ServeArgs {
     /// [default: $SHARDGATE_CONFIG, else ./shards if it is there, else built in]
     #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     config: Option<PathBuf>,
-    /// Where clients connect: IP address and port
+    /// Address for clients: IP address and port
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Where health, statistics and administration are served
+    /// Address of health, statistics and administration
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
     /// Number of shards, or auto: one for each allowed core, less one from 4 cores up
@@ -218,7 +218,7 @@ struct ServeArgs {
     /// Do not run the demo services in this process
     #[arg(long)]
     no_demo: bool,
-    /// What is logged: error, warn, info, or "warn,shardgate::backend=info"
+    /// Log filter: error, warn, info, or "warn,shardgate::backend=info"
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
 }
@@ -230,11 +230,11 @@ impl From<ServeArgs> for Serve {
     }
 }
 
-/// The verb of a command line, the program's name first. `Err` is what to do instead: help or
-/// usage were printed, and this is the code to exit with.
+/// Parses a command line that begins with the program's name. `Err`: help or usage were printed,
+/// and this is the code to exit with.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, ExitCode> {
     try_parse(args).map_err(|e| {
-        // Without a terminal there is nobody to tell.
+        // Without a terminal the message is lost, and the exit code says enough.
         let _ = e.print();
         if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
     })
@@ -258,7 +258,7 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
         Some(VerbArgs::Routes { serve, in_force }) => {
             Verb::Routes { serve: serve.into(), in_force }
         }
-        Some(VerbArgs::Explain { serve, ask }) => Verb::Explain { serve: serve.into(), ask },
+        Some(VerbArgs::Explain { serve, args }) => Verb::Explain { serve: serve.into(), args },
         Some(VerbArgs::Doctor(args)) => Verb::Doctor(args.into()),
         Some(VerbArgs::Drain { serve, instance, undo }) => {
             Verb::Drain { serve: serve.into(), instance, undo }

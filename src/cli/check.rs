@@ -1,20 +1,20 @@
-//! `shardgate check`: every problem of the configuration, or what it comes to.
+//! `shardgate check`: every problem of the configuration, or its routes and memory.
 
 use super::table::aligned;
-use super::{EXIT_USAGE, Said};
+use super::{EXIT_USAGE, Output};
 use crate::config::{Config, Problems};
 use crate::memory::{self, Budget, Part, shown};
 use crate::preflight::doctor::memory_of_machine;
 use crate::preflight::{allowed_cores, auto_count};
 
-/// What `shardgate check` says.
-pub fn check(loaded: Result<Config, Problems>) -> Said {
+/// Output of `shardgate check`.
+pub fn check(loaded: Result<Config, Problems>) -> Output {
     let config = match loaded {
         Ok(config) => config,
         Err(problems) => {
             let count = problems.0.len();
             let s = if count == 1 { "" } else { "s" };
-            return Said::wrong(format!("{problems}\n{count} problem{s}"), EXIT_USAGE);
+            return Output::wrong(format!("{problems}\n{count} problem{s}"), EXIT_USAGE);
         }
     };
     let mut out = String::new();
@@ -41,10 +41,10 @@ pub fn check(loaded: Result<Config, Problems>) -> Said {
     }
     let count = gateway.shards.unwrap_or_else(|| auto_count(allowed_cores().len()));
     out += &budget(&config, count, memory_of_machine());
-    Said::fine(out)
+    Output::fine(out)
 }
 
-/// What the caps come to in memory, against what there is.
+/// Table of the memory that the caps come to, against the memory of the machine.
 fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
     let instances = config.snapshot.instances.len();
     let tls = config.gateway.tls.listen.is_some();
@@ -54,7 +54,7 @@ fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
         parts.iter().map(|p| [p.what.into(), shown(p.bytes), p.how.clone()]).collect()
     };
     let mut out = String::from("\n");
-    // Shards of one size are shown once.
+    // Shards with the same budget are shown once.
     let mut at = 0;
     while at < all.len() {
         let same = all[at..].iter().take_while(|budget| **budget == all[at]).count();
@@ -99,11 +99,11 @@ mod tests {
     #[test]
     fn check_tells_the_problems_or_the_routes() {
         let load = |flags: &Overrides| from_files(Files::embedded(), &[], flags);
-        let Said { text, code } = check(load(&Overrides::default()));
+        let Output { text, code } = check(load(&Overrides::default()));
         assert_eq!(code, 0);
         assert!(text.starts_with("ok: listen 127.0.0.1:9000/ws, admin 127.0.0.1:8000"), "{text}");
         assert!(text.contains("3000-3999 -> fight (high): fight-1 127.0.0.1:50003"), "{text}");
-        let Said { text, code } =
+        let Output { text, code } =
             check(load(&Overrides { shards: Some("0".into()), ..Overrides::default() }));
         assert_eq!(code, EXIT_USAGE);
         assert!(text.starts_with("flag --shards: shards.count = 0: must be"), "{text}");

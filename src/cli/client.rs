@@ -1,4 +1,4 @@
-//! The verbs' way to a running gateway: one request to its admin endpoint.
+//! Client of a running gateway for the verbs: one request to its admin endpoint.
 //!
 //! The token goes to this host, or through TLS whose certificate is the configured one's, and
 //! nowhere else: redirects are not followed, and no proxy of the environment is asked.
@@ -19,22 +19,21 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer: 4,096 instances on 1,024 shards are some megabytes of JSON.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
-/// What an admin endpoint answered.
+/// Answer of an admin endpoint.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Answer {
-    /// HTTP status.
     pub status: u16,
-    /// JSON, or a text if it was none.
+    /// Body as JSON, or as a text if it is no JSON.
     pub body: Value,
 }
 
 impl Answer {
-    /// Whether it did as it was asked.
+    /// Whether the request was carried out.
     pub fn is_ok(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// The body for people.
+    /// Body as a text for people.
     pub fn text(&self) -> String {
         match &self.body {
             Value::String(text) => text.trim_end().to_owned(),
@@ -43,17 +42,17 @@ impl Answer {
     }
 }
 
-/// Why there is no answer: one line, with the way out.
+/// Reason why there is no answer: one line, with the way out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NoAnswer {
-    /// Nobody listens there.
+    /// No process listens on the address.
     Nobody(String),
-    /// Anything else.
+    /// Any other failure.
     Failed(String),
 }
 
 impl NoAnswer {
-    /// The line.
+    /// The line for people.
     pub fn text(&self) -> &str {
         match self {
             NoAnswer::Nobody(text) | NoAnswer::Failed(text) => text,
@@ -61,10 +60,10 @@ impl NoAnswer {
     }
 }
 
-/// Where a gateway with these settings is asked.
+/// Address at which a gateway with these settings is asked.
 fn address(settings: &AdminSettings) -> SocketAddr {
     let listen = settings.listen;
-    // An endpoint on all addresses is on this host's own as well.
+    // An endpoint on all addresses listens on this host's own as well.
     match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, listen.port()).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, listen.port()).into(),
@@ -72,8 +71,8 @@ fn address(settings: &AdminSettings) -> SocketAddr {
     }
 }
 
-/// GET of `path`, which begins with a slash. The token is shown where one can be read and the way
-/// is safe: some endpoints ask for it.
+/// Sends a GET of `path`, which begins with a slash. The token is sent if it can be read and the
+/// way is safe: some endpoints ask for it.
 pub fn get(settings: &AdminSettings, path: &str) -> Result<Answer, NoAnswer> {
     let (agent, url) = agent(settings, path)?;
     let mut request = agent.get(&url);
@@ -83,7 +82,7 @@ pub fn get(settings: &AdminSettings, path: &str) -> Result<Answer, NoAnswer> {
     answer(settings, request.call())
 }
 
-/// POST to `path` of a JSON `body`.
+/// Sends a POST of a JSON `body` to `path`.
 pub fn post(settings: &AdminSettings, path: &str, body: &Value) -> Result<Answer, NoAnswer> {
     let bearer = bearer(settings).map_err(NoAnswer::Failed)?;
     let (agent, url) = agent(settings, path)?;
@@ -91,7 +90,7 @@ pub fn post(settings: &AdminSettings, path: &str, body: &Value) -> Result<Answer
     answer(settings, request.content_type("application/json").send(body.to_string()))
 }
 
-/// The value of `Authorization`, if it may be sent there.
+/// Value of `Authorization`, if it may be sent to the address.
 fn bearer(settings: &AdminSettings) -> Result<String, String> {
     let to = address(settings);
     if !to.ip().is_loopback() && settings.tls_cert.is_none() {
@@ -121,7 +120,7 @@ fn agent(settings: &AdminSettings, path: &str) -> Result<(Agent, String), NoAnsw
     Ok((config.build().into(), format!("{scheme}://{to}{path}")))
 }
 
-/// The gateway's own certificate and those that signed it are what is trusted.
+/// Trusted certificates: the gateway's own, and those that signed it.
 fn roots(settings: &AdminSettings) -> Result<RootCerts, String> {
     let Some(path) = &settings.tls_cert else { return Ok(RootCerts::new_with_certs(&[])) };
     let at = |what: String| format!("admin.tls_cert = {}: {what}", path.display());

@@ -1,11 +1,11 @@
-//! The verbs: what the command line asks for, and what each says and exits with. Starting things is
+//! The verbs of the command line, with their output and exit codes. Verbs that start something are
 //! `boot`'s.
 
 mod args;
 mod check;
 mod client;
+mod remote;
 mod routes;
-mod running;
 mod settings;
 mod systemd;
 mod table;
@@ -14,97 +14,82 @@ mod token;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use args::parse;
-pub use routes::Ask;
+pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
 
 use crate::auth::load::LocalKeys;
+use crate::clock::unix_now_s;
 use crate::config::{self, Config, Loader, Overrides, Problems};
 use crate::preflight::doctor;
 use crate::tls::load::LocalTls;
 
-/// Something went wrong while starting or running.
+/// Exit code of a start or run that failed.
 pub const EXIT_START: u8 = 1;
-/// Usage or configuration is wrong; EX_USAGE of sysexits.h.
+/// Exit code of a wrong usage or configuration; EX_USAGE of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
 
-/// What to do.
+/// A verb with its flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Verb {
     /// Run the gateway.
     Serve(Serve),
     /// Echo raw WebSocket messages.
     WsEcho {
-        /// Where.
         listen: SocketAddr,
-        /// Certificate chain and key, if it speaks TLS.
+        /// Certificate chain and key for TLS.
         tls: Option<(PathBuf, PathBuf)>,
     },
     /// Run only the demo services.
     DemoServices {
         /// Addresses of logic, chat and fight; `None` = those of the configuration.
         listen: Option<[SocketAddr; 3]>,
-        /// Where the configuration is.
+        /// Directory of the configuration.
         config: Option<PathBuf>,
     },
-    /// Say whether the configuration is right.
+    /// Check the configuration.
     Check(Serve),
-    /// Explain a token.
+    /// Explain a client's token.
     CheckToken(Serve),
-    /// Make a token.
-    GenToken {
-        /// By this configuration.
-        serve: Serve,
-        /// Which.
-        new: NewToken,
-    },
-    /// Show every key.
+    /// Make a client's token.
+    GenToken { serve: Serve, new: NewToken },
+    /// Show every key of the configuration.
     Config {
-        /// Where it is.
         serve: Serve,
-        /// Of the gateway that runs.
+        /// Whether the gateway that runs is asked.
         in_force: bool,
-        /// How.
         format: Format,
     },
-    /// Show the routes.
+    /// Show the routes with their services.
     Routes {
-        /// Where they are.
         serve: Serve,
-        /// Of the gateway that runs.
+        /// Whether the gateway that runs is asked.
         in_force: bool,
     },
-    /// Explain one message's way.
-    Explain {
-        /// Where the routes are.
-        serve: Serve,
-        /// Which message.
-        ask: Ask,
-    },
-    /// Look at this machine.
+    /// Explain which instance gets a message.
+    Explain { serve: Serve, args: ExplainArgs },
+    /// Examine this machine.
     Doctor(Serve),
     /// Drain the gateway or an instance.
     Drain {
-        /// Where it is.
         serve: Serve,
-        /// The instance; `None` = the gateway.
+        /// Name of the instance; `None` = the gateway drains.
         instance: Option<String>,
-        /// Give it its keys again.
+        /// Whether the instance gets its keys again.
         undo: bool,
     },
-    /// Have the files read again.
+    /// Have the gateway that runs read its files again.
     Reload(Serve),
-    /// Print a unit.
+    /// Print a systemd unit.
     GenSystemd {
-        /// For this configuration.
         serve: Serve,
-        /// Who it runs as.
+        /// User that the gateway runs as.
         user: String,
     },
-    /// Say which version this is.
+    /// Print the version.
     Version,
 }
 
@@ -113,32 +98,33 @@ pub enum Verb {
 pub struct Serve {
     /// Directory of the configuration.
     pub config: Option<PathBuf>,
-    /// What goes over files and environment.
+    /// Values that override files and environment.
     pub overrides: Overrides,
 }
 
 impl Serve {
-    /// Where the configuration is read, under these flags and the `SHARDGATE…` variables of `env`.
+    /// Opens the files of the configuration, under these flags and the `SHARDGATE…` variables of
+    /// `env`.
     pub fn loader(&self, env: &[(String, String)]) -> Result<Loader, Problems> {
         Loader::open(self.config.as_deref(), env, &self.overrides)
     }
 
-    /// The configuration that is there.
+    /// Reads and checks the configuration.
     pub fn load(&self, env: &[(String, String)]) -> Result<Config, Problems> {
         config::load(self.config.as_deref(), env, &self.overrides)
     }
 }
 
-/// What a verb says, and the code to exit with.
+/// Output of a verb, and the code to exit with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// For stdout.
+#[allow(missing_docs)]
+pub struct Output {
+    /// Text for stdout.
     pub text: String,
-    /// Exit code.
     pub code: u8,
 }
 
-impl Said {
+impl Output {
     fn fine(text: String) -> Self {
         Self { text: text.trim_end().to_owned(), code: 0 }
     }
@@ -148,8 +134,8 @@ impl Said {
     }
 }
 
-/// Does what `verb` asks, unless it is one that serves: `Err` gives that one back.
-pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
+/// Carries out `verb`, unless it is one that serves: `Err` gives that one back.
+pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
     let env = environment();
     Ok(match verb {
         Verb::Serve(_) | Verb::WsEcho { .. } | Verb::DemoServices { .. } => {
@@ -157,7 +143,7 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
         }
         Verb::Check(serve) => {
             let with_files = |config| {
-                let tls = LocalTls::read(&config, unix_now(), None);
+                let tls = LocalTls::read(&config, unix_now_s(), None);
                 Problems::join(LocalKeys::read(&config), tls).map(|_| config)
             };
             check::check(serve.load(&env).and_then(with_files))
@@ -168,55 +154,50 @@ pub fn run(verb: Verb) -> Result<Said, Box<Verb>> {
             settings::show(serve.load(&env), in_force, format)
         }
         Verb::Routes { serve, in_force } => routes::show(serve.load(&env), in_force),
-        Verb::Explain { serve, ask } => routes::explain(serve.load(&env), &ask),
+        Verb::Explain { serve, args } => routes::explain(serve.load(&env), &args),
         Verb::Doctor(serve) => match serve.load(&env) {
-            Err(problems) => Said::wrong(problems.to_string(), EXIT_USAGE),
+            Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
             Ok(config) => {
                 let running = client::get(&config.gateway.admin, "/health").is_ok();
                 let findings = doctor::examine(&config, running);
                 let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
-                Said::wrong(doctor::report(&findings), code)
+                Output::wrong(doctor::report(&findings), code)
             }
         },
         Verb::Drain { serve, instance, undo } => {
-            running::drain(serve.load(&env), instance.as_deref(), undo)
+            remote::drain(serve.load(&env), instance.as_deref(), undo)
         }
-        Verb::Reload(serve) => running::reload(serve.load(&env)),
+        Verb::Reload(serve) => remote::reload(serve.load(&env)),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
-        Verb::Version => Said::fine(version()),
+        Verb::Version => Output::fine(version()),
     })
 }
 
-/// The wall clock: Unix time in seconds.
-fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
-}
-
-fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Said {
+fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
     let loader = match serve.loader(env) {
         Ok(loader) => loader,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let dir = loader.dir().map(std::fs::canonicalize).transpose();
     match (loader.check(&[]), std::env::current_exe(), dir) {
-        (Err(problems), ..) => Said::wrong(problems.to_string(), EXIT_USAGE),
+        (Err(problems), ..) => Output::wrong(problems.to_string(), EXIT_USAGE),
         (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => {
-            Said::wrong(format!("no absolute path for the unit: {error}"), EXIT_START)
+            Output::wrong(format!("no absolute path for the unit: {error}"), EXIT_START)
         }
         (Ok(config), Ok(program), Ok(dir)) => {
-            Said::fine(systemd::unit(&config, &program, dir.as_deref(), user))
+            Output::fine(systemd::unit(&config, &program, dir.as_deref(), user))
         }
     }
 }
 
-/// Version, target and kind of build.
+/// Text of version, target and kind of build.
 fn version() -> String {
     let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
     let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
     format!("shardgate {} ({arch}-{os}, {kind} build)", env!("CARGO_PKG_VERSION"))
 }
 
-/// The `SHARDGATE…` variables of this process. Ones that are no Unicode are shown with a
+/// The `SHARDGATE…` variables of this process. Variables that are no Unicode are shown with a
 /// replacement character, which the check of their value then refuses.
 pub fn environment() -> Vec<(String, String)> {
     let text = |s: OsString| s.to_string_lossy().into_owned();

@@ -1,5 +1,5 @@
-//! `shardgate routes` and `shardgate explain`: who gets which message, of the configuration or of a
-//! gateway that runs.
+//! `shardgate routes` and `shardgate explain`: routes, and the instance that gets a message, by the
+//! configuration or by a gateway that runs.
 
 use std::fmt::Write as _;
 
@@ -7,28 +7,28 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::{self, NoAnswer};
 use super::table::aligned;
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
 use crate::routing::{Described, HashOn, HashedBy, Order, Snapshot};
 
-/// The routes of the configuration, or the services of the gateway that runs.
-pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Said {
+/// Shows the routes of the configuration, or the services of the gateway that runs.
+pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     if !in_force {
-        return Said::fine(table(&config.snapshot));
+        return Output::fine(table(&config.snapshot));
     }
     match client::get(&config.gateway.admin, "/services") {
-        Ok(answer) if answer.is_ok() => Said::fine(answer.text()),
-        Ok(answer) => Said::wrong(answer.text(), EXIT_START),
-        Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+        Ok(answer) if answer.is_ok() => Output::fine(answer.text()),
+        Ok(answer) => Output::wrong(answer.text(), EXIT_START),
+        Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
 
-/// Routes, their services and instances.
+/// Table of routes with their services and instances.
 pub fn table(snapshot: &Snapshot) -> String {
     let row = |route: &crate::routing::Route| {
         let service = snapshot.services.get(usize::from(route.service.0));
@@ -64,16 +64,16 @@ fn order_word(order: Order) -> &'static str {
     }
 }
 
-/// A message whose way is asked for.
+/// A message to explain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct Ask {
-    /// Its id
+pub struct ExplainArgs {
+    /// Id of the message
     #[arg(long, value_name = "N")]
     pub msg_id: u32,
-    /// Its key, for routes with hash_on = "key"
+    /// Key of the message, for routes with hash_on = "key"
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// Who sends it
+    /// User who sends the message
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// The sender's tenant
@@ -84,7 +84,7 @@ pub struct Ask {
     pub session: Option<String>,
 }
 
-impl Ask {
+impl ExplainArgs {
     /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token
     /// names another.
     fn described(&self, has_tenants: bool) -> Described<'_> {
@@ -114,43 +114,44 @@ impl Ask {
     }
 }
 
-/// The way of a message: of the gateway that runs, and of the configuration if none does.
-pub fn explain(loaded: Result<Config, Problems>, ask: &Ask) -> Said {
+/// Explains which instance gets a message: by the gateway that runs, and by the configuration if
+/// none does.
+pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let admin = &config.gateway.admin;
-    match client::get(admin, &ask.path()) {
+    match client::get(admin, &args.path()) {
         Ok(answer) if answer.is_ok() => {
-            Said::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
+            Output::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
         }
-        // It knows more than the files, so its refusal is the answer.
-        Ok(answer) if answer.status != 404 => Said::wrong(
+        // The gateway knows more than the files, so its refusal is the answer.
+        Ok(answer) if answer.status != 404 => Output::wrong(
             format!("of the gateway at {}: {}", admin.listen, answer.text()),
             EXIT_START,
         ),
         Ok(_) => {
             let why = format!("what answers at {} does not explain routes", admin.listen);
-            of_files(&config, ask, &why)
+            of_files(&config, args, &why)
         }
-        Err(NoAnswer::Nobody(_)) => of_files(&config, ask, "no gateway answers"),
-        Err(NoAnswer::Failed(why)) => of_files(&config, ask, &why),
+        Err(NoAnswer::Nobody(_)) => of_files(&config, args, "no gateway answers"),
+        Err(NoAnswer::Failed(why)) => of_files(&config, args, &why),
     }
 }
 
-fn of_files(config: &Config, ask: &Ask, why: &str) -> Said {
+fn of_files(config: &Config, args: &ExplainArgs, why: &str) -> Output {
     let head = format!("of the configuration alone, {why}:");
-    match way(config, ask) {
-        Ok(lines) => Said::fine(format!("{head}\n{lines}")),
-        Err(line) => Said::wrong(format!("{head}\n  {line}"), EXIT_START),
+    match way(config, args) {
+        Ok(lines) => Output::fine(format!("{head}\n{lines}")),
+        Err(line) => Output::wrong(format!("{head}\n  {line}"), EXIT_START),
     }
 }
 
-/// The steps of the way, one a line.
-fn way(config: &Config, ask: &Ask) -> Result<String, String> {
+/// Steps to the instance, one a line.
+fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
     let (first, last) = config.gateway.gateway_ids;
-    let id = ask.msg_id;
+    let id = args.msg_id;
     if (first..=last).contains(&id) {
         return Ok(format!(
             "  id {id} is in gateway.ids {first}-{last}: the gateway answers itself"
@@ -166,7 +167,7 @@ fn way(config: &Config, ask: &Ask) -> Result<String, String> {
         route.first, route.last, service.name
     );
     let many = config.gateway.auth.tenants == Tenants::Many;
-    let described = ask.described(many);
+    let described = args.described(many);
     let word = hash_word(route.hash_on);
     let (by, hash) = described.affinity(route.hash_on).ok_or_else(|| {
         let flags = match route.hash_on {
@@ -181,7 +182,7 @@ fn way(config: &Config, ask: &Ask) -> Result<String, String> {
         HashedBy::User => described.user,
         HashedBy::Session => described.session,
     };
-    if ask.tenant.is_some() && !many {
+    if args.tenant.is_some() && !many {
         let unused = "no client has a tenant, so --tenant counts for nothing";
         writeln!(out, "  auth.tenants is \"one\": {unused}").expect("a string takes it");
     }
@@ -213,33 +214,36 @@ mod tests {
 
     #[test]
     fn the_way_names_range_service_hash_and_instance() {
-        let ask = Ask { msg_id: 3_500, user: Some("alice".into()), ..Ask::default() };
-        let text = way(&config(), &ask).expect("a route");
+        let args =
+            ExplainArgs { msg_id: 3_500, user: Some("alice".into()), ..ExplainArgs::default() };
+        let text = way(&config(), &args).expect("a route");
         assert!(text.contains("route 3000-3999 -> service fight"), "{text}");
         assert!(text.contains("hashes to 0x"), "{text}");
         assert!(text.contains("fight-1 at 127.0.0.1:50003"), "{text}");
-        let own = way(&config(), &Ask { msg_id: 9_000, ..Ask::default() }).expect("its own");
+        let own = way(&config(), &ExplainArgs { msg_id: 9_000, ..ExplainArgs::default() })
+            .expect("its own");
         assert!(own.contains("answers itself"), "{own}");
     }
 
     #[test]
     fn what_cannot_be_explained_says_what_lacks() {
-        let none = way(&config(), &Ask { msg_id: 5_000, ..Ask::default() }).expect_err("no route");
+        let none = way(&config(), &ExplainArgs { msg_id: 5_000, ..ExplainArgs::default() })
+            .expect_err("no route");
         assert!(none.contains("NO_ROUTE"), "{none}");
-        let whose =
-            way(&config(), &Ask { msg_id: 1_000, ..Ask::default() }).expect_err("no sender");
+        let whose = way(&config(), &ExplainArgs { msg_id: 1_000, ..ExplainArgs::default() })
+            .expect_err("no sender");
         assert!(whose.contains("--session"), "{whose}");
     }
 
     #[test]
-    fn values_are_escaped_in_the_question() {
-        let ask = Ask {
+    fn values_are_escaped_in_the_query() {
+        let args = ExplainArgs {
             msg_id: 1,
             key: Some("a&b=ü".into()),
             tenant: Some("7".into()),
-            ..Ask::default()
+            ..ExplainArgs::default()
         };
-        assert_eq!(ask.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
+        assert_eq!(args.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `shardgate config`: every key, its value and where that came from.
+//! `shardgate config`: every key, its value and the value's origin.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::client;
 use super::table::aligned;
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::{Config, Problems, Provenance};
 
-/// How the settings are shown.
+/// Form in which the settings are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Columns for people.
+    /// A table for people.
     #[default]
     Table,
     /// Lines of TOML with the origin as a comment.
@@ -21,27 +21,28 @@ pub enum Format {
     Json,
 }
 
-/// The settings that the files, the environment and the flags make, or those that are in force.
-pub fn show(loaded: Result<Config, Problems>, in_force: bool, format: Format) -> Said {
+/// Shows the settings that the files, the environment and the flags make, or those that are in
+/// force.
+pub fn show(loaded: Result<Config, Problems>, in_force: bool, format: Format) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     if in_force {
         return match client::get(&config.gateway.admin, "/config") {
-            Ok(answer) if answer.is_ok() => Said::fine(in_force_as(&answer.body, format)),
-            Ok(answer) => Said::wrong(answer.text(), EXIT_START),
-            Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+            Ok(answer) if answer.is_ok() => Output::fine(in_force_as(&answer.body, format)),
+            Ok(answer) => Output::wrong(answer.text(), EXIT_START),
+            Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
         };
     }
     let rows: Vec<Row> = config.provenance.iter().map(Row::of).collect();
-    Said::fine(rendered(&rows, format))
+    Output::fine(rendered(&rows, format))
 }
 
-/// One key.
+/// A key with its value and origin.
 struct Row {
     key: String,
-    /// As TOML.
+    /// Value as TOML.
     value: String,
     source: String,
 }
@@ -52,8 +53,8 @@ impl Row {
     }
 }
 
-/// What the gateway answered. It lists keys as this program does; whatever it lists otherwise (one
-/// of another version) is shown as it came.
+/// Shows the gateway's answer. Keys are listed like those of the files; an answer of another form
+/// (of another version) is shown as it came.
 fn in_force_as(body: &Value, format: Format) -> String {
     let list = body["settings"].as_array();
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -86,8 +87,8 @@ fn rendered(rows: &[Row], format: Format) -> String {
     }
 }
 
-/// Keys with dots, one a line; those of `N.toml` follow under its name, and elements of a list of
-/// tables under theirs.
+/// Writes TOML: keys with dots, one a line; those of `N.toml` follow under its name, and elements
+/// of a list of tables under theirs.
 fn toml(rows: &[Row]) -> String {
     let mut files: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
     for row in rows {
@@ -116,7 +117,7 @@ fn toml(rows: &[Row]) -> String {
     out
 }
 
-/// What is in no list first; then each element, its own keys before those of its lists.
+/// Sorts rows: those in no list first; then each element, its own keys before those of its lists.
 fn in_toml_order(rows: Vec<&Row>) -> Vec<&Row> {
     let element =
         |row: &Row| row.key.split_once("].").map_or("", |(element, _)| element).to_owned();

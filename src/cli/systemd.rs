@@ -9,36 +9,16 @@ use std::path::Path;
 use crate::config::Config;
 use crate::preflight::{allowed_cores, auto_count, files_of_clients, files_overhead, ranges};
 
-/// Time between the end of the grace and that of the process: what control gives the shards to
-/// write their last words (10 s), and as much again for a busy host.
+/// Time between the end of the grace and that of the process: as long as control waits for the
+/// shards' last errors (10 s), and as much again for a busy host.
 const STOP_MARGIN_S: u64 = 20;
-/// A shard that does not answer for so long is stuck: each of its turns takes milliseconds.
+/// Time without an answer after which a shard is stuck: each of its turns takes milliseconds.
 const WATCHDOG_S: u64 = 10;
-/// Pause before a restart: a port that is still held is free then, and a crash loop is no storm.
+/// Pause before a restart: a port that is still held is free then, and a crash loop stays slow.
 const RESTART_S: u64 = 2;
 
-/// The text of the unit. `program` and `dir` are absolute; without a `dir` the built-in
-/// configuration is served.
-pub fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> String {
-    let gateway = &config.gateway;
-    let allowed = allowed_cores();
-    let shards = gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
-    let clients = |n| files_of_clients(config.shards.shard(n).conn.connections_max, shards);
-    let connections: u64 = (0..shards).map(clients).sum();
-    let overhead = files_overhead(shards, config.snapshot.instances.len(), gateway.demo.enabled);
-    let files = connections + overhead;
-    let stop = gateway.stop.grace.as_secs() + 1 + STOP_MARGIN_S;
-    let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
-    let program = quoted(program);
-    let affinity = affinity(config, shards, &allowed);
-    let clients = gateway.listens().any(|(_, a)| a.port() < 1024);
-    let capability = if clients || gateway.admin.listen.port() < 1024 {
-        "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE"
-    } else {
-        "CapabilityBoundingSet="
-    };
-    format!(
-        "\
+/// Comment at the head of the unit, and its order and start limits.
+const HEAD: &str = "\
 # Made by `shardgate gen systemd`. Make it anew when shards, connections_max or stop.grace_ms
 # change:  shardgate gen systemd > /etc/systemd/system/shardgate.service && systemctl daemon-reload
 [Unit]
@@ -48,40 +28,10 @@ Wants=network-online.target
 StartLimitIntervalSec=60
 StartLimitBurst=10
 
-[Service]
-# Not notify-reload: systemd before 253 refuses the word.
-Type=notify
-NotifyAccess=main
-ExecStart={program}{flags}
-ExecReload=/bin/kill -HUP $MAINPID
-# Beats come only while every shard answers.
-WatchdogSec={WATCHDOG_S}
-Restart=on-failure
-RestartSec={RESTART_S}
-# 64: the configuration is wrong, which no restart mends.
-RestartPreventExitStatus=64
-# stop.grace_ms and what the shards take for their last words.
-TimeoutStopSec={stop}
-KillMode=mixed
+";
 
-User={user}
-Group={user}
-# Holds the admin token: the verbs look there, as root or as the same user.
-RuntimeDirectory=shardgate
-RuntimeDirectoryMode=0700
-StateDirectory=shardgate
-StateDirectoryMode=0700
-
-# connections_max of {shards} shards and who moves between them ({connections}), and {overhead}
-# of our own.
-LimitNOFILE={files}
-LimitMEMLOCK=infinity
-LimitCORE=0
-{affinity}
-# When memory lacks, the whole gateway ends and is started again: never a part of it.
-OOMPolicy=stop
-
-{capability}
+/// Restrictions that need nothing of the configuration, and the end of the unit.
+const HARDENING: &str = "\
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
@@ -106,11 +56,93 @@ SystemCallErrorNumber=EPERM
 
 [Install]
 WantedBy=multi-user.target
+";
+
+/// Text of the unit. `program` and `dir` are absolute; without a `dir` the built-in configuration
+/// is served.
+pub(super) fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> String {
+    let process = process(config, program, dir);
+    let (limits, capability) = (limits(config), capability(config));
+    format!("{HEAD}{process}\n{}\n{limits}\n{capability}\n{HARDENING}", owner(user))
+}
+
+/// Lines on start, reload, watchdog, restart and stop.
+fn process(config: &Config, program: &Path, dir: Option<&Path>) -> String {
+    let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
+    let program = quoted(program);
+    let stop = config.gateway.stop.grace.as_secs() + 1 + STOP_MARGIN_S;
+    format!(
+        "\
+[Service]
+# Not notify-reload: systemd before 253 refuses the word.
+Type=notify
+NotifyAccess=main
+ExecStart={program}{flags}
+ExecReload=/bin/kill -HUP $MAINPID
+# Beats come only while every shard answers.
+WatchdogSec={WATCHDOG_S}
+Restart=on-failure
+RestartSec={RESTART_S}
+# 64: the configuration is wrong, which no restart mends.
+RestartPreventExitStatus=64
+# stop.grace_ms and what the shards take for their last words.
+TimeoutStopSec={stop}
+KillMode=mixed
 "
     )
 }
 
-/// The cores that are configured, and one for control if there is another.
+/// Lines on the user, and on the user's directories.
+fn owner(user: &str) -> String {
+    format!(
+        "\
+User={user}
+Group={user}
+# Holds the admin token: the verbs look there, as root or as the same user.
+RuntimeDirectory=shardgate
+RuntimeDirectoryMode=0700
+StateDirectory=shardgate
+StateDirectoryMode=0700
+"
+    )
+}
+
+/// Lines on open files, memory and cores.
+fn limits(config: &Config) -> String {
+    let allowed = allowed_cores();
+    let gateway = &config.gateway;
+    let shards = gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
+    let clients = |n| files_of_clients(config.shards.shard(n).conn.connections_max, shards);
+    let connections: u64 = (0..shards).map(clients).sum();
+    let overhead = files_overhead(shards, config.snapshot.instances.len(), gateway.demo.enabled);
+    let files = connections + overhead;
+    let affinity = affinity(config, shards, &allowed);
+    format!(
+        "\
+# connections_max of {shards} shards and who moves between them ({connections}), and {overhead}
+# of our own.
+LimitNOFILE={files}
+LimitMEMLOCK=infinity
+LimitCORE=0
+{affinity}
+# When memory lacks, the whole gateway ends and is started again: never a part of it.
+OOMPolicy=stop
+"
+    )
+}
+
+/// Lines on the capability for ports below 1024, if one is configured.
+fn capability(config: &Config) -> &'static str {
+    let gateway = &config.gateway;
+    let clients = gateway.listens().any(|(_, a)| a.port() < 1024);
+    if clients || gateway.admin.listen.port() < 1024 {
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE"
+    } else {
+        "CapabilityBoundingSet="
+    }
+}
+
+/// Lines on the cores: those that are configured, and one for control if there is another.
 fn affinity(config: &Config, shards: usize, allowed: &[usize]) -> String {
     let pinned: Option<Vec<usize>> = (0..shards).map(|n| config.shards.shard(n).core).collect();
     let Some(mut cores) = pinned.filter(|cores| !cores.is_empty()) else {
@@ -125,7 +157,7 @@ fn affinity(config: &Config, shards: usize, allowed: &[usize]) -> String {
     format!("# The cores of the shards, and one more for control and pulse.\nCPUAffinity={cores}")
 }
 
-/// A path as a word of `ExecStart=`.
+/// Quotes a path as a word of `ExecStart=`.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%").replace('$', "$$");
     if text.chars().any(|c| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) {

@@ -1,6 +1,6 @@
 //! Tables for a terminal: columns that line up, no lines between them.
 
-/// `rows` under `head`, each column as wide as its widest cell but for the last.
+/// Lays out `rows` under `head`, each column as wide as its widest cell but for the last.
 pub fn aligned<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = head.map(|cell| cell.chars().count());
     for row in rows {

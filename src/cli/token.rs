@@ -1,29 +1,26 @@
-//! `shardgate gen token` and `shardgate check token`: a token as a client of this configuration
-//! would show it, and why the gateway takes one or does not.
+//! `shardgate gen token` and `shardgate check token`: makes a token for this configuration, or
+//! explains why the gateway takes one or does not.
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::auth::TOKEN_BYTES_MAX;
 use crate::auth::explain::explain_token;
 use crate::auth::keys::read_jwks;
 use crate::auth::load::LocalKeys;
 use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::clock::unix_now_s;
 use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
-use crate::control::keys::fetch_jwks;
+use crate::control::jwks_fetch::{FETCH_TIMEOUT, fetch_jwks};
 
-/// As long as the gateway gives the server of a JWK set.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// What a token shall say.
+/// Claims of a token to make.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewToken {
-    /// Whose it is: the claim sub
+    /// User of the token: the claim sub
     #[arg(long)]
     pub user: String,
     /// The claim tenant; with auth.tenants = "many" there must be one
@@ -38,17 +35,17 @@ pub struct NewToken {
     /// Id of the [[auth_key]] to sign with [default: the only one]
     #[arg(long, value_name = "ID")]
     pub key: Option<String>,
-    /// The private key of that one, PEM; keys with a shared secret need none
+    /// Private key of that id, PEM; keys with a shared secret need none
     #[arg(long, value_name = "FILE")]
     pub private_key: Option<PathBuf>,
 }
 
 /// Makes a token. It goes to stdout and nowhere else.
-pub fn generate(loaded: Result<Config, Problems>, new: &NewToken) -> Said {
+pub fn generate(loaded: Result<Config, Problems>, new: &NewToken) -> Output {
     let made = loaded.map_err(|problems| problems.to_string());
     match made.and_then(|config| make(&config, new)) {
-        Ok(token) => Said::fine(token),
-        Err(why) => Said::wrong(why, EXIT_USAGE),
+        Ok(token) => Output::fine(token),
+        Err(why) => Output::wrong(why, EXIT_USAGE),
     }
 }
 
@@ -88,26 +85,26 @@ fn make(config: &Config, new: &NewToken) -> Result<String, String> {
         groups: &new.groups,
         issuer: auth.issuer.as_deref(),
         audience: auth.audience.as_deref(),
-        now_unix_s: unix_s(),
+        now_unix_s: unix_now_s(),
         lifetime_s: new.lifetime_s,
     };
     mint(&wanted, signing)
 }
 
 /// Explains the token in `input`: not an argument, which every process of the machine could read.
-pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Said {
+pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
     let config = match loaded {
         Ok(config) => config,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let keys = match LocalKeys::read(&config) {
         Ok(keys) => keys,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let mut text = String::new();
-    // One byte more than a token may have, and its line's end, so that one too long is told.
+    // One byte more than a token and its line's end, so that one too long is refused.
     if input.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text).is_err() {
-        return Said::wrong("stdin holds no token".into(), EXIT_USAGE);
+        return Output::wrong("stdin holds no token".into(), EXIT_USAGE);
     }
     let mut out = String::new();
     let fetched = config.gateway.auth.jwks_url.as_deref().and_then(|url| {
@@ -120,18 +117,14 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Said {
         }
     });
     let Some(verifier) = keys.verifier(&config, fetched.as_ref()) else {
-        return Said::wrong("auth.mode is \"off\": no token is looked at".into(), EXIT_USAGE);
+        return Output::wrong("auth.mode is \"off\": no token is looked at".into(), EXIT_USAGE);
     };
-    let explanation = explain_token(&verifier, text.trim(), unix_s());
+    let explanation = explain_token(&verifier, text.trim(), unix_now_s());
     out += &explanation.to_string();
     match explanation.verdict {
-        Ok(_) => Said::fine(out),
-        Err(_) => Said::wrong(out, EXIT_START),
+        Ok(_) => Output::fine(out),
+        Err(_) => Output::wrong(out, EXIT_START),
     }
-}
-
-fn unix_s() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
 #[cfg(test)]
@@ -162,7 +155,7 @@ mod tests {
     #[test]
     fn what_is_made_is_accepted_and_what_was_changed_is_told() {
         let new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
-        let Said { text, code } = generate(config(), &new);
+        let Output { text, code } = generate(config(), &new);
         assert_eq!(code, 0, "{text}");
         let good = explain(config(), format!("{text}\n").as_bytes());
         assert_eq!(good.code, 0, "{}", good.text);
@@ -176,11 +169,11 @@ mod tests {
     #[test]
     fn a_token_that_its_own_configuration_refuses_is_not_made() {
         let mut new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
-        let Said { text, code } = generate(config_of("many"), &new);
+        let Output { text, code } = generate(config_of("many"), &new);
         assert_eq!(code, EXIT_USAGE, "{text}");
         assert!(text.contains("--tenant") && text.contains("auth.tenants is \"many\""), "{text}");
         new.tenant = Some("acme".into());
-        let Said { text, code } = generate(config_of("many"), &new);
+        let Output { text, code } = generate(config_of("many"), &new);
         assert_eq!(code, 0, "{text}");
         let good = explain(config_of("many"), text.as_bytes());
         assert!(good.text.contains("accepted: user \"alice\" of tenant acme"), "{}", good.text);
@@ -190,7 +183,7 @@ mod tests {
     fn a_key_that_is_not_there_is_told_with_those_that_are() {
         let key = Some("x".into());
         let new = NewToken { user: "alice".into(), key, ..NewToken::default() };
-        let Said { text, code } = generate(config(), &new);
+        let Output { text, code } = generate(config(), &new);
         assert_eq!((code, text.contains("there are: k")), (EXIT_USAGE, true), "{text}");
     }
 }

@@ -1,47 +1,47 @@
-//! Watches the certificates in force: clients turn away at once when one has expired, and nothing
-//! else in the gateway would say why.
+//! Warns of certificates that expire: clients refuse an expired one at once, and nothing else in
+//! the gateway would say why.
 
 use std::time::{Duration, Instant};
 
-use crate::tls::load::InForce;
+use crate::tls::load::InForce as CertificateInfo;
 
-/// From here on it is told: two weeks leave time for who renews by hand, and those who renew by
-/// program do it at a third of 90 days.
+/// Remaining life below which a certificate is warned of: two weeks are enough to renew by hand,
+/// and programs renew at a third of 90 days.
 const SOON_S: i64 = 14 * 86_400;
-/// How often it is told.
+/// Time between two checks, and so between two warnings.
 const EVERY: Duration = Duration::from_secs(86_400);
 
-/// When the certificates are looked at again.
+/// The schedule of the checks.
 #[derive(Debug)]
-pub struct Watch {
+pub struct CertificateWatch {
     due: Instant,
 }
 
-impl Watch {
-    /// The first look is at `now`.
+impl CertificateWatch {
+    /// A schedule whose first check is due at `now`.
     pub fn new(now: Instant) -> Self {
         Self { due: now }
     }
 
-    /// When [`Self::turn`] has something to do.
+    /// Time of the next check.
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Others are in force: looks at them at `now`.
-    pub fn again(&mut self, now: Instant) {
+    /// Makes a check due at `now`, for other certificates.
+    pub fn check_again(&mut self, now: Instant) {
         self.due = now;
     }
 
-    /// Says in the log which of `certificates` end soon, if it is time for that. `unix` is the wall
-    /// clock in seconds.
-    pub fn turn(&mut self, certificates: &[InForce], now: Instant, unix: i64) {
+    /// Logs which of `certificates` expire soon, if a check is due. `unix_s` is the wall clock in
+    /// seconds.
+    pub fn turn(&mut self, certificates: &[CertificateInfo], now: Instant, unix_s: i64) {
         if self.due > now {
             return;
         }
         self.due = now + EVERY;
         for certificate in certificates {
-            let left = certificate.expires - unix;
+            let left = certificate.expires - unix_s;
             let file = &*certificate.file;
             if left < 0 {
                 tracing::error!(
@@ -61,15 +61,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_looks_at_once_then_each_day_and_again_when_others_are_in_force() {
+    fn a_check_is_due_at_once_then_each_day_and_again_when_others_are_in_force() {
         let start = Instant::now();
-        let mut watch = Watch::new(start);
+        let mut watch = CertificateWatch::new(start);
         assert!(watch.due() <= start);
         watch.turn(&[], start, 0);
         assert_eq!(watch.due(), start + EVERY);
         watch.turn(&[], start + EVERY / 2, 0);
         assert_eq!(watch.due(), start + EVERY, "not before its time");
-        watch.again(start + EVERY / 2);
+        watch.check_again(start + EVERY / 2);
         watch.turn(&[], start + EVERY / 2, 0);
         assert_eq!(watch.due(), start + EVERY / 2 + EVERY);
     }

@@ -1,90 +1,84 @@
-//! Files, sources and health, put together: one versioned snapshot. Pure.
+//! Composes one versioned snapshot out of files, sources and health. Pure.
 //!
-//! Numbers are given here and never used again: a service keeps its number as long as the process
-//! runs (a name whose mode changes is another service), an instance as long as it is there under
-//! its name and address.
+//! Numbers are assigned here and never used again: a service keeps its number as long as the
+//! process runs (a name with another mode is another service), an instance as long as it exists
+//! with the same name and address.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::discovery::{Found, Known};
+use super::discovery::{FoundInstance, SourceContents};
 use crate::config::Config;
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits;
 use crate::routing::Ring;
 use crate::routing::{Instance, Mode, Route, Service, Share, Snapshot};
 
-/// Who says what stands in the files.
+/// Source name of instances that the files list.
 pub const FILES: &str = "files";
 
-/// Services ever known: ServiceId is a u16.
+/// Services over the life of a process: ServiceId is a u16.
 const SERVICES_EVER_MAX: usize = 1 << 16;
 
-/// An instance as it is known here.
+/// An instance in the composition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// Its number.
     pub id: InstanceId,
-    /// Its service's number.
     pub service: ServiceId,
-    /// Which source names it.
+    /// Source that names the instance.
     pub source: Arc<str>,
-    /// What it says.
-    pub found: Found,
-    /// Its source does not name it any more, but nobody else of its service is left.
+    /// Facts that the source states.
+    pub found: FoundInstance,
+    /// Whether the source does not name the instance any more, which is kept because its service
+    /// has no other.
     pub held: bool,
-    /// The operator wants it to get nothing new.
+    /// Whether the operator drains the instance.
     pub drained: bool,
 }
 
 impl Member {
-    /// Whether it gets nothing new: by its source's word or the operator's.
+    /// Whether the instance gets no new messages, because its source or the operator drains it.
     pub fn is_draining(&self) -> bool {
         self.found.draining || self.drained
     }
 }
 
-/// What became different by a composition, for the log.
+/// A change of an instance between two compositions, for the log.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Moved {
-    /// An instance is new.
-    Came(Found),
-    /// An instance is gone.
-    Left(Found),
-    /// It asks for nothing new, or does again.
-    Draining(Found),
-    /// Its weight changed.
-    Weight(Found),
+pub enum MemberChange {
+    Came(FoundInstance),
+    Left(FoundInstance),
+    /// The instance drains, or does so no more.
+    Draining(FoundInstance),
+    Weight(FoundInstance),
 }
 
-/// A composition.
+/// Result of a composition.
 #[derive(Debug)]
-pub struct Composed {
-    /// The new state; `None` if nothing differs from the one before.
+pub struct Composition {
+    /// The new snapshot; `None` if nothing differs from the one before.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// What moved.
-    pub moved: Vec<Moved>,
-    /// What was left out, and why; in full each time.
+    pub changes: Vec<MemberChange>,
+    /// Instances that were left out, with the reasons; all of them each time.
     pub warnings: Vec<String>,
 }
 
-/// Points of one ring: as long as they are the same, so is the `Arc`.
+/// Points of one ring. While they stay the same, the `Arc` of the ring does, too.
 type Points = Vec<(InstanceId, Arc<str>, u32)>;
 
-/// See the module.
+/// Maker of snapshots, one after the other.
 #[derive(Debug)]
 pub struct Composer {
     snapshot: Arc<Snapshot>,
     services: HashMap<(Arc<str>, Mode), ServiceId>,
-    /// By instance name.
     members: BTreeMap<Arc<str>, Member>,
     instances_ever: u32,
     rings: HashMap<ServiceId, (Points, u32)>,
 }
 
 impl Composer {
-    /// What the files alone say: version 1.
+    /// A composer whose first snapshot holds what the files list: version 1.
     pub fn new(config: &Config) -> Self {
         let snapshot = Arc::new(Snapshot {
             version: 0,
@@ -103,39 +97,36 @@ impl Composer {
         composer
     }
 
-    /// The last snapshot.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
-    /// Instances by name.
     pub fn members(&self) -> &BTreeMap<Arc<str>, Member> {
         &self.members
     }
 
-    /// Whether `config` could be numbered: names of services are numbered once and for all.
+    /// Whether the services of `config` can be numbered: each name gets a number once and for all.
     pub fn has_room(&self, config: &Config) -> bool {
         let names = config.snapshot.services.iter().map(|s| (s.name.clone(), s.mode));
         let new = names.filter(|name| !self.services.contains_key(name)).count();
         self.services.len() + new <= SERVICES_EVER_MAX
     }
 
-    /// Puts together what the files, the sources (by name; the first one that names an instance has
-    /// it) and the operator (`draining`: names of instances) say. `share` is the judgement of an
-    /// instance's health.
+    /// Composes the instances of the files, of the sources (by name; the first source that names an
+    /// instance has it) and the operator's drains (`draining`: names of instances). `share` gives
+    /// the share of an instance by its health.
     pub fn compose(
         &mut self,
         config: &Config,
-        sources: &BTreeMap<Arc<str>, Known>,
+        sources: &BTreeMap<Arc<str>, SourceContents>,
         draining: &BTreeSet<Arc<str>>,
         share: impl Fn(InstanceId) -> Share,
-    ) -> Composed {
+    ) -> Composition {
         let numbers = self.number_services(config);
         let mut draft = Draft::new(config, &numbers);
         draft.add_files(config);
-        // Those that are there already come before newcomers, so that no source can push another's
-        // instances out.
-        let here = |found: &Found| {
+        // Instances that exist come before new ones, so that no source can push another's out.
+        let here = |found: &FoundInstance| {
             let member = self.members.get(&found.name);
             member.is_some_and(|m| {
                 (&m.found.service, m.found.address) == (&found.service, found.address)
@@ -143,7 +134,7 @@ impl Composer {
         };
         for wanted in [true, false] {
             for (source, known) in sources {
-                let mut found: Vec<&Found> =
+                let mut found: Vec<&FoundInstance> =
                     known.instances.iter().filter(|found| here(found) == wanted).collect();
                 found.sort();
                 found.into_iter().for_each(|found| draft.add(source, found));
@@ -156,16 +147,16 @@ impl Composer {
             }
         }
         let Draft { members, mut warnings, .. } = draft;
-        let moved = self.take_members(members, &mut warnings);
+        let changes = self.take_members(members, &mut warnings);
         let snapshot = self.snapshot_of(config, &numbers, share);
         let same = is_same(&self.snapshot, &snapshot);
         if !same {
             self.snapshot = Arc::new(snapshot);
         }
-        Composed { snapshot: (!same).then(|| self.snapshot.clone()), moved, warnings }
+        Composition { snapshot: (!same).then(|| self.snapshot.clone()), changes, warnings }
     }
 
-    /// The number of each service of the file, by its position there.
+    /// Number of each service, by its position in the file.
     fn number_services(&mut self, config: &Config) -> Vec<ServiceId> {
         let number = |service: &Service| {
             let next = ServiceId(self.services.len() as u16);
@@ -174,15 +165,15 @@ impl Composer {
         config.snapshot.services.iter().map(number).collect()
     }
 
-    /// Gives numbers to the new members; says what moved. When all 2^32 numbers were used (one new
-    /// instance a second for a century), newcomers are left out: a number used twice would be a
-    /// message gone astray.
+    /// Gives numbers to the new members; returns the changes. When all 2^32 numbers were used (one
+    /// new instance a second for a century), new instances are left out: a number used twice would
+    /// send messages to the wrong instance.
     fn take_members(
         &mut self,
         mut new: BTreeMap<Arc<str>, Member>,
         warnings: &mut Vec<String>,
-    ) -> Vec<Moved> {
-        let mut moved = Vec::new();
+    ) -> Vec<MemberChange> {
+        let mut changes = Vec::new();
         let mut old = std::mem::take(&mut self.members);
         new.retain(|name, member| {
             let same =
@@ -191,30 +182,30 @@ impl Composer {
                 Some(before) if same(&before) => {
                     member.id = before.id;
                     if before.is_draining() != member.is_draining() {
-                        moved.push(Moved::Draining(member.found.clone()));
+                        changes.push(MemberChange::Draining(member.found.clone()));
                     }
                     if before.found.weight != member.found.weight {
-                        moved.push(Moved::Weight(member.found.clone()));
+                        changes.push(MemberChange::Weight(member.found.clone()));
                     }
                     true
                 }
                 before => {
-                    moved.extend(before.map(|m| Moved::Left(m.found)));
+                    changes.extend(before.map(|m| MemberChange::Left(m.found)));
                     let Some(next) = self.instances_ever.checked_add(1) else {
                         warnings.push(format!("{name}: 2^32 instances have been; restart"));
                         return false;
                     };
                     member.id = InstanceId(self.instances_ever);
                     self.instances_ever = next;
-                    moved.push(Moved::Came(member.found.clone()));
+                    changes.push(MemberChange::Came(member.found.clone()));
                     true
                 }
             }
         });
-        moved.extend(old.into_values().map(|m| Moved::Left(m.found)));
-        moved.sort();
+        changes.extend(old.into_values().map(|m| MemberChange::Left(m.found)));
+        changes.sort();
         self.members = new;
-        moved
+        changes
     }
 
     fn snapshot_of(
@@ -263,7 +254,7 @@ impl Composer {
         }
     }
 
-    /// The ring of a service: the one it had if its points are the same.
+    /// The ring of a service: the same one as before if its points are the same.
     fn ring(&mut self, id: ServiceId, own: Points, points: u32) -> Arc<Ring> {
         if let Some((before, per_weight)) = self.rings.get(&id)
             && (before, *per_weight) == (&own, points)
@@ -277,7 +268,7 @@ impl Composer {
     }
 }
 
-/// Whether shards would do the same by both.
+/// Whether both snapshots make shards do the same.
 fn is_same(old: &Snapshot, new: &Snapshot) -> bool {
     let same = |(a, b): (&Service, &Service)| {
         (&a.name, a.mode) == (&b.name, b.mode) && Arc::ptr_eq(&a.ring, &b.ring)
@@ -289,7 +280,7 @@ fn is_same(old: &Snapshot, new: &Snapshot) -> bool {
         && old.services.iter().zip(&new.services).all(same)
 }
 
-/// Members as they are gathered.
+/// Members, while they are collected.
 struct Draft<'a> {
     services: HashMap<&'a str, ServiceId>,
     points_left: u64,
@@ -315,7 +306,7 @@ impl<'a> Draft<'a> {
     fn add_files(&mut self, config: &Config) {
         for instance in &config.snapshot.instances {
             let service = &config.snapshot.services[usize::from(instance.service.0)];
-            let found = Found {
+            let found = FoundInstance {
                 service: service.name.clone(),
                 name: instance.name.clone(),
                 address: instance.address,
@@ -326,13 +317,18 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn add(&mut self, source: &Arc<str>, found: &Found) {
+    fn add(&mut self, source: &Arc<str>, found: &FoundInstance) {
         if let Err(why) = self.try_add(source, found, false) {
             self.warnings.push(format!("{source}: instance {:?}: {why}", &*found.name));
         }
     }
 
-    fn try_add(&mut self, source: &Arc<str>, found: &Found, held: bool) -> Result<(), String> {
+    fn try_add(
+        &mut self,
+        source: &Arc<str>,
+        found: &FoundInstance,
+        held: bool,
+    ) -> Result<(), String> {
         let Some(&service) = self.services.get(&*found.service) else {
             return Err(format!("there is no [[service]] {:?}; add one", &*found.service));
         };
@@ -360,18 +356,18 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// A service that had instances by a source and now has none keeps its last ones: an empty
-    /// answer is more often a mistake than a wish. Those that the files named go with the files,
-    /// and those of a source that is not asked any more go with it.
+    /// Keeps the last instances of a service that had some by a source and now has none: an empty
+    /// answer is more often a mistake than intended. Instances that the files named go with the
+    /// files, and those of a source that is given up go with it.
     fn hold_last(
         &mut self,
         before: &BTreeMap<Arc<str>, Member>,
-        sources: &BTreeMap<Arc<str>, Known>,
+        sources: &BTreeMap<Arc<str>, SourceContents>,
     ) {
         let named: HashSet<ServiceId> = self.members.values().map(|m| m.service).collect();
         let lost = |m: &&Member| !named.contains(&m.service) && sources.contains_key(&m.source);
         for member in before.values().filter(lost) {
-            // Its service may be gone with the files: then so is it.
+            // The service may be gone with the files, and then so is the instance.
             let _ = self.try_add(&member.source, &member.found, true);
         }
     }

@@ -1,5 +1,5 @@
-//! How everything is, written to files: for SIGUSR1 and `POST /dump`, when something is wrong now
-//! and is to be looked at later.
+//! Dumps: the state of everything, written to files for SIGUSR1 and `POST /dump`, when something is
+//! wrong now and is to be analysed later.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::Gathered;
-use super::view::{self, About};
+use super::gathering::Overview;
+use super::view::{self, ProcessInfo};
 
-/// Dumps of one process; the number is part of the name.
+/// Dumps of one process; their number is part of the names.
 const DUMPS_MAX: u32 = 10_000;
 
-/// Where it was written.
+/// Paths of one dump.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Dumped {
-    /// Interval log of all stages, as `/histograms`.
+pub struct DumpFiles {
+    /// Interval log of all stages, like `/histograms`.
     pub histograms: PathBuf,
     /// JSON of `/health`, `/stats`, `/services` and `/config`.
     pub state: PathBuf,
 }
 
-/// `$STATE_DIRECTORY` (systemd), else `$TMPDIR`, else `/tmp`.
+/// Directory of dumps: `$STATE_DIRECTORY` (systemd), else `$TMPDIR`, else `/tmp`.
 pub fn dir() -> PathBuf {
     let given = std::env::var_os("STATE_DIRECTORY").filter(|dir| !dir.is_empty());
     match given.as_ref().and_then(|list| std::env::split_paths(list).next()) {
@@ -32,14 +32,14 @@ pub fn dir() -> PathBuf {
     }
 }
 
-/// Writes two files that were not there before, for us alone to read.
-pub fn write(dir: &Path, about: &About, found: &Gathered) -> io::Result<Dumped> {
-    let histograms = view::histograms::interval_log(about, found).map_err(io::Error::other)?;
+/// Writes two new files that only the gateway's own user can read.
+pub fn write(dir: &Path, info: &ProcessInfo, overview: &Overview) -> io::Result<DumpFiles> {
+    let histograms = view::histograms::interval_log(info, overview).map_err(io::Error::other)?;
     let state = json!({
-        "health": view::health::health(about, found).1,
-        "stats": view::stats::stats(about, found),
-        "services": view::services::services(found),
-        "config": view::config::config(found),
+        "health": view::health::health(info, overview).1,
+        "stats": view::stats::stats(info, overview),
+        "services": view::services::services(overview),
+        "config": view::config::config(overview),
     });
     let written = write_new(dir, &histograms, &state.to_string());
     match &written {
@@ -52,11 +52,11 @@ pub fn write(dir: &Path, about: &About, found: &Gathered) -> io::Result<Dumped> 
     written
 }
 
-fn write_new(dir: &Path, histograms: &str, state: &str) -> io::Result<Dumped> {
+fn write_new(dir: &Path, histograms: &str, state: &str) -> io::Result<DumpFiles> {
     let pid = std::process::id();
     for n in 0..DUMPS_MAX {
         let path = |kind| dir.join(format!("shardgate-{pid}-{n}.{kind}"));
-        let dumped = Dumped { histograms: path("hlog"), state: path("json") };
+        let dumped = DumpFiles { histograms: path("hlog"), state: path("json") };
         match create(&dumped.histograms, histograms) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,

@@ -1,5 +1,5 @@
-//! How every instance is trusted: what shards tell and what checks find goes to the judges of
-//! [`super::health`], and shares come out.
+//! Health of all instances: results of calls and of health checks go to [`super::health`], and
+//! shares of keys come out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,54 +8,55 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::compose::Member;
-use super::health::{Event, Health, Window, judge};
-use super::probe::{self, Checked, Probe};
+use super::health::{CallWindow, Health, HealthEvent, judge};
+use super::probe::{self, CheckResult, Probe};
 use crate::config::settings::HealthSettings;
 use crate::ids::{InstanceId, ServiceId, ShardId};
 use crate::routing::Share;
 use crate::stats::Signal;
 
-/// One instance.
+/// An instance with its health.
 #[derive(Debug)]
-struct Entry {
+struct FleetEntry {
     member: Member,
     health: Health,
-    /// Its checks, while there are any.
+    /// Task of the instance's health checks, while they are on.
     probe: Option<Probe>,
     share: Share,
 }
 
-/// The judgement of one instance, in words.
+/// Judgement of one instance, in words.
 #[derive(Clone, Debug)]
-pub struct Judged {
-    /// `ok`, `unchecked`, `down`, `ejected`, `trial`, `warming`.
+pub struct Judgement {
+    /// State: `ok`, `unchecked`, `down`, `ejected`, `trial` or `warming`.
     pub standing: &'static str,
-    /// Why it is down or ejected.
+    /// Reason why the instance is down or ejected.
     pub why: Option<String>,
 }
 
-/// See the module.
+/// All instances, with the settings they are judged by.
 #[derive(Debug)]
 pub struct Fleet {
-    entries: HashMap<InstanceId, Entry>,
+    entries: HashMap<InstanceId, FleetEntry>,
     settings: HealthSettings,
-    /// Services of which too few instances are healthy.
+    /// Services with too few healthy instances.
     panicking: BTreeSet<ServiceId>,
-    /// When time alone changes something.
+    /// Time of the next change that needs no event.
     next: Option<Instant>,
     seed: u64,
-    /// Where checks report.
-    found: mpsc::Sender<Checked>,
+    /// Sender of the probes' results.
+    checks: mpsc::Sender<CheckResult>,
 }
 
 impl Fleet {
-    /// Nobody yet. Checks report to `found`; `seed` spreads them in time.
-    pub fn new(settings: HealthSettings, seed: u64, found: mpsc::Sender<Checked>) -> Self {
+    /// A fleet without instances. Probes send to `checks`; `seed` spreads them in time.
+    pub fn new(settings: HealthSettings, seed: u64, checks: mpsc::Sender<CheckResult>) -> Self {
         let (entries, panicking) = (HashMap::new(), BTreeSet::new());
-        Self { entries, settings, panicking, next: None, seed, found }
+        Self { entries, settings, panicking, next: None, seed, checks }
     }
 
-    /// Takes in who is there now; checks of new ones begin, of those that are gone end.
+    /// Takes in the present instances: starts probes of new ones, and stops those of instances that
+    /// are gone.
     pub fn follow(&mut self, members: &BTreeMap<Arc<str>, Member>, now: Instant) {
         let here: HashMap<InstanceId, &Member> = members.values().map(|m| (m.id, m)).collect();
         self.entries.retain(|id, _| here.contains_key(id));
@@ -65,7 +66,8 @@ impl Fleet {
                 None => {
                     let probe = self.probe(member);
                     let (member, health) = (member.clone(), Health::new(now));
-                    self.entries.insert(id, Entry { member, health, probe, share: Share::ALL });
+                    self.entries
+                        .insert(id, FleetEntry { member, health, probe, share: Share::ALL });
                 }
             }
         }
@@ -73,11 +75,11 @@ impl Fleet {
 
     fn probe(&self, member: &Member) -> Option<Probe> {
         let seed = self.seed ^ u64::from(member.id.0);
-        let found = self.found.clone();
-        probe::watch(member.id, member.found.address, &self.settings, seed, found)
+        let checks = self.checks.clone();
+        probe::start(member.id, member.found.address, &self.settings, seed, checks)
     }
 
-    /// Judges by other settings from now on.
+    /// Puts other settings in force.
     pub fn configure(&mut self, settings: &HealthSettings, now: Instant) {
         let asks = |s: &HealthSettings| (s.check_every, s.check_timeout);
         let asks_change = asks(&self.settings) != asks(settings);
@@ -91,49 +93,49 @@ impl Fleet {
             let probe = self.probe(&member);
             if let Some(entry) = self.entries.get_mut(&member.id) {
                 if probe.is_none() {
-                    // What nobody asks any more must not stay down for ever.
+                    // An instance that is not checked any more must not stay down for ever.
                     let event =
                         entry.health.check(settings, super::health::Check::NotImplemented, now);
-                    event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
+                    event.iter().for_each(|event| log_event(&entry.member, &entry.health, event));
                 }
                 entry.probe = probe;
             }
         }
     }
 
-    /// How instances did in a shard. Whether a judgement is due.
-    pub fn signal(&mut self, shard: ShardId, signals: &[Signal], now: Instant) {
+    /// Takes in results of calls that a shard made to instances.
+    pub fn take_signals(&mut self, shard: ShardId, signals: &[Signal], now: Instant) {
         for signal in signals {
             let Some(entry) = self.entries.get_mut(&signal.instance) else { continue };
             let settings = &self.settings;
             (0..signal.losses).for_each(|_| entry.health.lost(settings, shard, now));
             if signal.ok || signal.failures > 0 {
-                let window = Window { shard, ok: signal.ok, failures: signal.failures };
+                let window = CallWindow { shard, ok: signal.ok, failures: signal.failures };
                 let event = entry.health.window(settings, window, now);
-                event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
+                event.iter().for_each(|event| log_event(&entry.member, &entry.health, event));
             }
         }
         self.next = Some(now);
     }
 
-    /// What a check found.
-    pub fn checked(&mut self, checked: Checked, now: Instant) {
-        // One that is not asked any more must not be taken down by what was under way.
-        let entry = self.entries.get_mut(&checked.instance).filter(|e| e.probe.is_some());
+    /// Takes in the result of a health check.
+    pub fn take_check(&mut self, result: CheckResult, now: Instant) {
+        // A result that was under way when checks were switched off must not count.
+        let entry = self.entries.get_mut(&result.instance).filter(|e| e.probe.is_some());
         let Some(entry) = entry else { return };
-        let event = entry.health.check(&self.settings, checked.check, now);
-        event.iter().for_each(|event| tell(&entry.member, &entry.health, event));
+        let event = entry.health.check(&self.settings, result.check, now);
+        event.iter().for_each(|event| log_event(&entry.member, &entry.health, event));
         self.next = Some(now);
     }
 
-    /// When to judge.
+    /// Time of the next [`Self::judge`].
     pub fn due(&self) -> Option<Instant> {
         self.next
     }
 
     /// Judges all services. Whether a share changed.
     pub fn judge(&mut self, now: Instant) -> bool {
-        let mut services: BTreeMap<ServiceId, Vec<&mut Entry>> = BTreeMap::new();
+        let mut services: BTreeMap<ServiceId, Vec<&mut FleetEntry>> = BTreeMap::new();
         for entry in self.entries.values_mut().filter(|e| !e.member.is_draining()) {
             services.entry(entry.member.service).or_default().push(entry);
         }
@@ -145,7 +147,7 @@ impl Fleet {
             let mut healths: Vec<&mut Health> = entries.iter_mut().map(|e| &mut e.health).collect();
             let verdict = judge(&self.settings, &mut healths, now);
             for (index, event) in &verdict.events {
-                tell(&entries[*index].member, &entries[*index].health, event);
+                log_event(&entries[*index].member, &entries[*index].health, event);
             }
             for (entry, percent) in entries.iter_mut().zip(verdict.shares) {
                 let share = Share::percent(percent);
@@ -171,34 +173,34 @@ impl Fleet {
         changed
     }
 
-    /// What an instance gets.
+    /// Share of its keys that an instance gets.
     pub fn share(&self, id: InstanceId) -> Share {
         self.entries.get(&id).map_or(Share::ALL, |entry| entry.share)
     }
 
-    /// Judgements in words.
-    pub fn judged(&self) -> HashMap<InstanceId, Judged> {
-        let judged = |(id, entry): (&InstanceId, &Entry)| {
+    /// Judgements of all instances.
+    pub fn judged(&self) -> HashMap<InstanceId, Judgement> {
+        let judged = |(id, entry): (&InstanceId, &FleetEntry)| {
             let health = &entry.health;
-            (*id, Judged { standing: health.standing().name(), why: health.why() })
+            (*id, Judgement { standing: health.standing().name(), why: health.why() })
         };
         self.entries.iter().map(judged).collect()
     }
 
-    /// Names of services of which all instances are used because too few are healthy.
+    /// Names of services whose instances are all used because too few are healthy.
     pub fn panicking(&self) -> Vec<Arc<str>> {
-        let in_panic = |e: &&Entry| self.panicking.contains(&e.member.service);
+        let in_panic = |e: &&FleetEntry| self.panicking.contains(&e.member.service);
         let names = self.entries.values().filter(in_panic).map(|e| e.member.found.service.clone());
         names.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
-/// One line for each change, with what it means.
-fn tell(member: &Member, health: &Health, event: &Event) {
+/// Logs a change of an instance's health.
+fn log_event(member: &Member, health: &Health, event: &HealthEvent) {
     let (service, instance) = (&*member.found.service, &*member.found.name);
     let (event_name, standing) = (event.name(), health.standing().name());
     match event {
-        Event::Ejected { why, length, nth } => tracing::warn!(
+        HealthEvent::Ejected { why, length, nth } => tracing::warn!(
             service,
             instance,
             standing,
@@ -207,20 +209,20 @@ fn tell(member: &Member, health: &Health, event: &Event) {
             length_ms = length.as_millis() as u64,
             "instance_{event_name}: its keys go to the next instance meanwhile"
         ),
-        Event::CheckedDown { why } => tracing::warn!(
+        HealthEvent::CheckedDown { why } => tracing::warn!(
             service,
             instance,
             standing,
             why,
             "instance_{event_name}: its keys go to the next instance meanwhile"
         ),
-        Event::OnTrial
-        | Event::Warming
-        | Event::Trusted
-        | Event::Forgiven
-        | Event::Checked
-        | Event::CheckedUp
-        | Event::Unchecked => {
+        HealthEvent::OnTrial
+        | HealthEvent::Warming
+        | HealthEvent::Trusted
+        | HealthEvent::Forgiven
+        | HealthEvent::Checked
+        | HealthEvent::CheckedUp
+        | HealthEvent::Unchecked => {
             tracing::info!(service, instance, standing, "instance_{event_name}");
         }
     }

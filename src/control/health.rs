@@ -1,5 +1,5 @@
-//! Who is trusted with messages: health checks (active) and outlier ejection (passive) of each
-//! instance, and the rules that hold for a whole service. Pure: facts and the time go in.
+//! Health of instances: health checks (active) and outlier ejection (passive) of each instance, and
+//! the rules that hold for a whole service. Pure: facts and the time go in.
 //!
 //! ```text
 //! checks:  unchecked -> up <-> down            (down: no messages)
@@ -8,7 +8,7 @@
 //!             |            `-----------+---------' fails again
 //! ```
 //!
-//! The two are independent: an instance gets messages when it is neither down nor ejected.
+//! Checks and trust are independent: an instance gets messages when it is neither down nor ejected.
 
 mod facts;
 mod judge;
@@ -18,26 +18,26 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-pub use self::facts::{Check, Event, Standing, Why, Window};
-pub use self::judge::{Verdict, judge};
+pub use self::facts::{CallWindow, Check, HealthEvent, Standing, Why};
+pub use self::judge::judge;
 use crate::config::settings::HealthSettings;
 use crate::ids::ShardId;
 
-/// Successes that end a trial before its time. One that fails every other call gets as far once in
-/// 2^3 = 8 trials; more would make a service with few calls wait for the clock in any case.
+/// Successes that end a trial before its time. An instance that fails every other call gets as far
+/// once in 2^3 = 8 trials; more would make a service with few calls wait for the clock in any case.
 const TRIAL_SUCCESSES: u32 = 3;
-/// Steps of a slow start. Each adds a tenth of the keys, so no step doubles what an instance that
-/// has a cold cache has just coped with, but for the first ones.
+/// Steps of a slow start. Each adds a tenth of the keys, so that no step but the first ones doubles
+/// the load that an instance with a cold cache has just coped with.
 const WARM_UP_STEPS: u32 = 10;
 
-/// What health checks say.
+/// State by health checks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Checks {
-    /// Never answered, or without a health service. Counts as healthy.
+    /// The instance never answered, or has no health service. Counts as healthy.
     Unchecked { failed: u32 },
-    /// Healthy.
+    /// The instance is healthy.
     Up { failed: u32 },
-    /// Gets nothing.
+    /// The instance gets no messages.
     Down { succeeded: u32, why: String },
 }
 
@@ -46,12 +46,12 @@ enum Checks {
 struct Record {
     /// Failed calls in a row, by shard.
     rows: BTreeMap<ShardId, u32>,
-    /// When connections were lost, oldest first, by shard; at most `eject_losses` each.
+    /// Times of lost connections, oldest first, by shard; at most `eject_losses` each.
     losses: BTreeMap<ShardId, VecDeque<Instant>>,
 }
 
 impl Record {
-    fn window(&mut self, window: Window) {
+    fn window(&mut self, window: CallWindow) {
         let row = self.rows.entry(window.shard).or_default();
         *row = if window.ok { 0 } else { *row }.saturating_add(window.failures);
     }
@@ -68,7 +68,7 @@ impl Record {
         self.rows.values().fold(0, |sum, row| sum.saturating_add(*row))
     }
 
-    /// Why this is enough for an ejection, if it is.
+    /// Reason for an ejection, if the failures are enough.
     fn why(&self, settings: &HealthSettings, now: Instant) -> Option<Why> {
         let row = self.row();
         if settings.eject_after > 0 && row >= settings.eject_after {
@@ -85,16 +85,17 @@ impl Record {
     }
 }
 
-/// What its calls say.
+/// State by the results of calls.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Trust {
-    /// Gets all its keys. `past` ejections are forgotten `eject_max` after `since`.
+    /// The instance gets all its keys. `past` ejections are forgotten `eject_max` after `since`.
     Trusted { since: Instant, past: u32, record: Record },
-    /// Gets nothing.
+    /// The instance gets no messages.
     Ejected { until: Instant, nth: u32, why: Why },
-    /// Gets `trial_percent` of its keys. `failed`: is to be ejected, and there was no room yet.
+    /// The instance gets `trial_percent` of its keys. `failed`: it is to be ejected again, and
+    /// there was no room yet.
     Trial { until: Instant, nth: u32, passed: u32, failed: Option<Why> },
-    /// Gets more and more of its keys.
+    /// The instance gets more and more of its keys.
     Warming { since: Instant, past: u32, record: Record },
 }
 
@@ -103,7 +104,7 @@ impl Trust {
         Trust::Trial { until: now + settings.trial, nth, passed: 0, failed: None }
     }
 
-    /// Trusted, by way of a slow start if there is one.
+    /// State after a trial: a slow start if one is configured, else trusted.
     fn back(settings: &HealthSettings, past: u32, now: Instant) -> Self {
         let (since, record) = (now, Record::default());
         if settings.slow_start.is_zero() {
@@ -113,13 +114,13 @@ impl Trust {
         }
     }
 
-    /// The event of having come to [`Trust::back`].
-    fn back_event(settings: &HealthSettings) -> Event {
-        if settings.slow_start.is_zero() { Event::Trusted } else { Event::Warming }
+    /// Event of a change to [`Trust::back`].
+    fn back_event(settings: &HealthSettings) -> HealthEvent {
+        if settings.slow_start.is_zero() { HealthEvent::Trusted } else { HealthEvent::Warming }
     }
 }
 
-/// The health of one instance.
+/// Health of one instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Health {
     checks: Checks,
@@ -127,7 +128,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// A new instance: used at once, for nothing is known against it.
+    /// Health of a new instance. It is used at once, as nothing is known against it.
     pub fn new(now: Instant) -> Self {
         Self {
             checks: Checks::Unchecked { failed: 0 },
@@ -135,13 +136,13 @@ impl Health {
         }
     }
 
-    /// Takes in what a health check found.
+    /// Takes in the result of a health check.
     pub fn check(
         &mut self,
         settings: &HealthSettings,
         check: Check,
         now: Instant,
-    ) -> Option<Event> {
+    ) -> Option<HealthEvent> {
         match check {
             Check::Succeeded => self.succeeded(settings, settings.up_after, now),
             Check::Serving => self.succeeded(settings, 1, now),
@@ -151,20 +152,25 @@ impl Health {
                 let was = std::mem::replace(&mut self.checks, Checks::Unchecked { failed: 0 });
                 match was {
                     Checks::Unchecked { .. } => None,
-                    Checks::Up { .. } => Some(Event::Unchecked),
+                    Checks::Up { .. } => Some(HealthEvent::Unchecked),
                     Checks::Down { .. } => {
                         self.come_back(settings, now);
-                        Some(Event::Unchecked)
+                        Some(HealthEvent::Unchecked)
                     }
                 }
             }
         }
     }
 
-    /// A success; `enough` in a row end being down.
-    fn succeeded(&mut self, settings: &HealthSettings, enough: u32, now: Instant) -> Option<Event> {
+    /// Takes in a success; `enough` in a row end being down.
+    fn succeeded(
+        &mut self,
+        settings: &HealthSettings,
+        enough: u32,
+        now: Instant,
+    ) -> Option<HealthEvent> {
         let event = match &mut self.checks {
-            Checks::Unchecked { .. } => Some(Event::Checked),
+            Checks::Unchecked { .. } => Some(HealthEvent::Checked),
             Checks::Up { .. } => None,
             Checks::Down { succeeded, .. } => {
                 *succeeded = succeeded.saturating_add(1);
@@ -172,16 +178,16 @@ impl Health {
                     return None;
                 }
                 self.come_back(settings, now);
-                Some(Event::CheckedUp)
+                Some(HealthEvent::CheckedUp)
             }
         };
         self.checks = Checks::Up { failed: 0 };
         event
     }
 
-    /// A failure; `enough` in a row make it down. What its calls did before is forgotten when it
-    /// comes back, and counts for nothing until then.
-    fn failed(&mut self, why: String, enough: u32) -> Option<Event> {
+    /// Takes in a failure; `enough` in a row make the instance down. Calls before and while it is
+    /// down do not count when it comes back.
+    fn failed(&mut self, why: String, enough: u32) -> Option<HealthEvent> {
         match &mut self.checks {
             Checks::Unchecked { failed } | Checks::Up { failed } => {
                 *failed = failed.saturating_add(1);
@@ -195,11 +201,11 @@ impl Health {
             }
         }
         self.checks = Checks::Down { succeeded: 0, why: why.clone() };
-        Some(Event::CheckedDown { why })
+        Some(HealthEvent::CheckedDown { why })
     }
 
-    /// No longer down. Its keys come back by and by, whatever it was before: a trial or slow start
-    /// that ran while it got nothing has proved nothing.
+    /// Ends being down. The keys come back step by step, whatever the state was before: a trial or
+    /// slow start that ran while the instance got nothing has proved nothing.
     fn come_back(&mut self, settings: &HealthSettings, now: Instant) {
         match self.trust {
             Trust::Ejected { .. } => {}
@@ -210,14 +216,14 @@ impl Health {
         }
     }
 
-    /// Takes in calls of a shard. What happens to messages that a down or ejected instance still
-    /// had, or gets because nobody else is left, is not held against it.
+    /// Takes in calls of a shard. Calls to an instance that is down or ejected do not count: it got
+    /// them before, or because no other is left.
     pub fn window(
         &mut self,
         settings: &HealthSettings,
-        window: Window,
+        window: CallWindow,
         now: Instant,
-    ) -> Option<Event> {
+    ) -> Option<HealthEvent> {
         if self.is_down() {
             return None;
         }
@@ -242,7 +248,7 @@ impl Health {
         }
     }
 
-    /// Takes in that a shard lost an established connection.
+    /// Takes in the loss of an established connection of a shard.
     pub fn lost(&mut self, settings: &HealthSettings, shard: ShardId, now: Instant) {
         if self.is_down() {
             return;
@@ -260,7 +266,8 @@ impl Health {
         }
     }
 
-    /// Whether it failed enough to be ejected. That is carried out by [`judge`], if there is room.
+    /// Reason for an ejection, if the instance failed enough. [`judge`] carries it out, if there is
+    /// room.
     pub fn wants_ejection(&self, settings: &HealthSettings, now: Instant) -> Option<Why> {
         if self.is_down() {
             return None;
@@ -274,7 +281,7 @@ impl Health {
         }
     }
 
-    fn eject(&mut self, settings: &HealthSettings, why: Why, now: Instant) -> Event {
+    fn eject(&mut self, settings: &HealthSettings, why: Why, now: Instant) -> HealthEvent {
         let nth = match &self.trust {
             Trust::Trusted { past, .. } | Trust::Warming { past, .. } => *past,
             Trust::Ejected { nth, .. } | Trust::Trial { nth, .. } => *nth,
@@ -282,24 +289,24 @@ impl Health {
         let nth = nth.saturating_add(1);
         let length = settings.eject.saturating_mul(nth).min(settings.eject_max);
         self.trust = Trust::Ejected { until: now + length, nth, why };
-        Event::Ejected { why, length, nth }
+        HealthEvent::Ejected { why, length, nth }
     }
 
     /// Ends an ejection before its time.
-    fn release(&mut self, settings: &HealthSettings, now: Instant) -> Option<Event> {
+    fn release(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         let Trust::Ejected { nth, .. } = self.trust else { return None };
         self.trust = Trust::trial(settings, nth, now);
-        Some(Event::OnTrial)
+        Some(HealthEvent::OnTrial)
     }
 
-    /// Does what is due by time alone.
-    fn advance(&mut self, settings: &HealthSettings, now: Instant) -> Option<Event> {
+    /// Makes the change that is due by time alone.
+    fn advance(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         match &mut self.trust {
             Trust::Trusted { since, past, .. } => {
                 let due = *past > 0 && *since + settings.eject_max <= now;
                 due.then(|| {
                     *past = 0;
-                    Event::Forgiven
+                    HealthEvent::Forgiven
                 })
             }
             Trust::Ejected { until, .. } if *until <= now => self.release(settings, now),
@@ -310,18 +317,18 @@ impl Health {
             Trust::Warming { since, past, .. } if *since + settings.slow_start <= now => {
                 let (past, record) = (*past, Record::default());
                 self.trust = Trust::Trusted { since: now, past, record };
-                Some(Event::Trusted)
+                Some(HealthEvent::Trusted)
             }
             Trust::Ejected { .. } | Trust::Trial { .. } | Trust::Warming { .. } => None,
         }
     }
 
-    /// Begins a trial anew that is over, was failed, and found no room for an ejection.
-    fn try_again(&mut self, settings: &HealthSettings, now: Instant) -> Option<Event> {
+    /// Begins a new trial, if the last one is over, was failed, and found no room for an ejection.
+    fn try_again(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         match self.trust {
             Trust::Trial { until, nth, failed: Some(_), .. } if until <= now => {
                 self.trust = Trust::trial(settings, nth, now);
-                Some(Event::OnTrial)
+                Some(HealthEvent::OnTrial)
             }
             Trust::Trusted { .. }
             | Trust::Ejected { .. }
@@ -330,7 +337,7 @@ impl Health {
         }
     }
 
-    /// When its state or share changes by time alone.
+    /// Time of the next change of state or share that needs no event.
     pub fn next_change(&self, settings: &HealthSettings, now: Instant) -> Option<Instant> {
         match &self.trust {
             Trust::Trusted { since, past, .. } => (*past > 0).then(|| *since + settings.eject_max),
@@ -342,8 +349,8 @@ impl Health {
         }
     }
 
-    /// Share of its keys that it gets, in percent, as far as it alone is concerned; 0 if and only
-    /// if it is down or ejected.
+    /// Share of its keys that the instance gets, in percent, as far as it alone is concerned; 0 if
+    /// and only if it is down or ejected.
     pub fn share_percent(&self, settings: &HealthSettings, now: Instant) -> u8 {
         if self.is_down() {
             return 0;
@@ -361,7 +368,7 @@ impl Health {
         share as u8
     }
 
-    /// In a word.
+    /// State in one word.
     pub fn standing(&self) -> Standing {
         match (&self.checks, &self.trust) {
             (Checks::Down { .. }, _) => Standing::Down,
@@ -377,7 +384,7 @@ impl Health {
         }
     }
 
-    /// Why it gets no messages: one line, for people. `None` if it gets some.
+    /// Reason why the instance gets no messages, one line for people. `None` if it gets some.
     pub fn why(&self) -> Option<String> {
         match (&self.checks, &self.trust) {
             (Checks::Down { why, .. }, _) => Some(why.clone()),
@@ -398,7 +405,7 @@ impl Health {
         matches!(self.trust, Trust::Trial { .. })
     }
 
-    /// What it has failed so far: who has failed most is ejected first.
+    /// Failed calls in a row; the instance with the most is ejected first.
     fn row(&self) -> u32 {
         match &self.trust {
             Trust::Trusted { record, .. } | Trust::Warming { record, .. } => record.row(),

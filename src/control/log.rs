@@ -21,33 +21,33 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines waiting for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
+/// Lines that wait for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
 const LINES_MAX: usize = 8_192;
 /// Longest line; a longer one is cut.
 const LINE_BYTES_MAX: usize = 8 << 10;
-/// What all waiting lines may take.
+/// Bytes of all waiting lines at most.
 pub const LOG_BYTES: u64 = (LINES_MAX * LINE_BYTES_MAX) as u64;
 /// Longest value of a field; a longer one is cut, so that the others of its line are still read.
 const VALUE_BYTES_MAX: usize = 1 << 10;
-/// What stands where a value was cut.
+/// Text in the place of what was cut.
 const CUT: &str = " [cut]";
 
-/// Keeps the log thread alive; dropping it writes what is queued, for at most about a second.
+/// Owner of the log's threads; dropping it writes the lines that wait, for at most about a second.
 pub struct LogGuard {
-    // Before the worker: it says what it counted when it is dropped.
-    _teller: repeats::Teller,
+    // Before the worker: it logs its counts when it is dropped.
+    _reporter: repeats::Reporter,
     _worker: WorkerGuard,
     dropped: DroppedLines,
 }
 
 impl LogGuard {
-    /// The count of lines lost because stderr did not take them.
+    /// Counter of lines lost because stderr did not take them.
     pub fn dropped(&self) -> DroppedLines {
         self.dropped.clone()
     }
 }
 
-/// Reads how many log lines were lost.
+/// Counter of lost log lines.
 #[derive(Clone)]
 pub struct DroppedLines(ErrorCounter);
 
@@ -59,7 +59,8 @@ impl DroppedLines {
 }
 
 /// Installs the process's logging. `filter` is the setting `log`, e.g. `info` or
-/// `info,shardgate=debug`. One line says what is wrong with it, or that logging was set up before.
+/// `info,shardgate=debug`. The error is one line: the rule that the filter breaks, or that logging
+/// was set up before.
 pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
     let text = filter.to_owned();
     let filter = quiet(filter).map_err(|error| format!("log = {filter:?}: {error}"))?;
@@ -70,7 +71,7 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
         .finish(io::stderr());
     let dropped = DroppedLines(lines.error_counter());
     let (filter, handle) = reload::Layer::new(filter);
-    let (collapse, teller) = repeats::collapse().map_err(|error| error.to_string())?;
+    let (collapse, reporter) = repeats::collapse().map_err(|error| error.to_string())?;
     let writer = CleanLines { lines, json };
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     let base = tracing_subscriber::registry().with(filter).with(collapse);
@@ -81,39 +82,39 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
         base.with(layer.fmt_fields(fields.delimited(" "))).try_init()
     };
     installed.map_err(|error| error.to_string())?;
-    let change: Change = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
+    let change: ReloadFilter = Box::new(move |f| handle.reload(f).map_err(|e| e.to_string()));
     // Logging is set up once a process, so this is the first to be here.
     ACTIVE.get_or_init(|| Active { change, filter: Mutex::new(text) });
-    Ok(LogGuard { _teller: teller, _worker: worker, dropped })
+    Ok(LogGuard { _reporter: reporter, _worker: worker, dropped })
 }
 
-/// Puts another filter in the place of the present one.
-type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+/// Function that puts another filter in force.
+type ReloadFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
-/// The logging of the process. There is one, as there is one stderr.
+/// Logging of the process. There is one, as there is one stderr.
 struct Active {
-    change: Change,
-    /// The filter in force.
+    change: ReloadFilter,
+    /// Text of the filter in force.
     filter: Mutex<String>,
 }
 
 static ACTIVE: OnceLock<Active> = OnceLock::new();
 
-/// Longest filter: it is kept, and looked at for each new place that logs.
+/// Longest filter: it is kept, and evaluated for each new place that logs.
 const FILTER_BYTES_MAX: usize = 1024;
-/// What a filter is.
+/// Rule of a filter, for errors.
 const FILTER_RULE: &str = "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"";
 
-/// Below whatever is configured. rustls warns of what clients send (alerts), so that any of them
-/// could fill the log; sessions count it, and tell it at debug.
+/// Filter below the one that is configured. rustls warns of alerts that clients send, so that any
+/// client could fill the log; sessions count them, and log them at debug.
 const QUIET: &str = "rustls=off";
 
-/// The filter of this text, which can still name what is quiet.
+/// Parses a filter, which can still turn on what is quiet by default.
 fn quiet(filter: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("{QUIET},{filter}"))
 }
 
-/// Changes what is logged, from now on. The error is one line: the rule that `filter` breaks.
+/// Puts another filter in force. The error is one line: the rule that `filter` breaks.
 pub fn set_filter(filter: &str) -> Result<(), String> {
     let shown: String = filter.chars().take(80).collect();
     let read = quiet(filter).map_err(|error| format!("{shown:?} {FILTER_RULE}: {error}"))?;
@@ -133,24 +134,25 @@ pub fn filter() -> Option<String> {
     Some(active.filter.lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
-/// A field of a text line, its value cut. (JSON lines are cut when they are whole.)
+/// Writes a field of a text line, its value cut. (JSON lines are cut when they are whole.)
 fn write_field(to: &mut dyn fmt::Write, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
     if name != "message" {
         write!(to, "{name}=")?;
     }
-    let mut short = Short { to, left: VALUE_BYTES_MAX };
-    // Its own error is the end of the room; that of `to` is one of memory, told by the rest.
+    let mut short = Truncated { to, left: VALUE_BYTES_MAX };
+    // An error of `short` is the end of its room; one of `to` is a lack of memory, which other
+    // writes show.
     let whole = write!(short, "{value:?}").is_ok();
     if whole { Ok(()) } else { to.write_str(CUT) }
 }
 
-/// Takes so many bytes, and then no more.
-struct Short<'a> {
+/// Writer that takes so many bytes, and then no more.
+struct Truncated<'a> {
     to: &'a mut dyn fmt::Write,
     left: usize,
 }
 
-impl fmt::Write for Short<'_> {
+impl fmt::Write for Truncated<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = text.floor_char_boundary(self.left);
         self.left -= end;
@@ -159,7 +161,7 @@ impl fmt::Write for Short<'_> {
     }
 }
 
-/// A JSON line with its long strings cut; `None` if it is none.
+/// Cuts the long strings of a JSON line; `None` if it is no JSON.
 fn cut_values(line: &str) -> Option<String> {
     let mut value: serde_json::Value = serde_json::from_str(line).ok()?;
     for value in value.as_object_mut()?.values_mut() {
@@ -173,7 +175,7 @@ fn cut_values(line: &str) -> Option<String> {
     Some(value.to_string())
 }
 
-/// Cleans each line before it is queued.
+/// Maker of writers that clean each line before it is queued.
 struct CleanLines {
     lines: NonBlocking,
     json: bool,
@@ -187,7 +189,7 @@ impl<'a> MakeWriter<'a> for CleanLines {
     }
 }
 
-/// The subscriber writes one whole line with one call.
+/// Writer of one line: the subscriber writes a whole line with one call.
 struct LineWriter {
     lines: NonBlocking,
     json: bool,
@@ -204,15 +206,15 @@ impl Write for LineWriter {
     }
 }
 
-/// `line` without control characters but the newline at its end, and not longer than the limit.
+/// Removes control characters but the newline at the end of `line`, and cuts it to the limit.
 fn clean(line: &[u8], json: bool) -> String {
     let text = String::from_utf8_lossy(line);
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    // No value of a shorter line is too long.
+    // A shorter line has no value that is too long.
     let cut = (json && text.len() > VALUE_BYTES_MAX).then(|| cut_values(text)).flatten();
     let text = cut.as_deref().unwrap_or(text);
     if json && text.len() > LINE_BYTES_MAX {
-        // Half a JSON object is none.
+        // Half a JSON object is no JSON.
         return format!(
             "{{\"level\":\"WARN\",\"message\":\"line left out\",\"bytes\":{}}}\n",
             text.len()

@@ -1,4 +1,4 @@
-//! Asks one instance for its health (grpc.health.v1), again and again, on a connection of its own.
+//! Health checks (grpc.health.v1) of one instance, again and again, on a connection of their own.
 
 #[cfg(test)]
 mod tests;
@@ -22,34 +22,33 @@ use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
 
-/// Size of an answer: it holds one small number, which takes 2 bytes.
+/// Largest answer: it holds one small number, which takes 2 bytes.
 const ANSWER_BYTES_MAX: usize = 1024;
-/// Size of an answer's headers. They hold a few words and perhaps a sentence about an error.
+/// Largest headers of an answer. They hold a few words and perhaps a sentence about an error.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Characters of a reason: a line of a log.
 const WHY_CHARS_MAX: usize = 200;
-/// The first check comes at a random time within this, and so does the one after a stream ended: a
-/// gateway that starts does not ask all at once, nor all gateways an instance that is back.
+/// Range of the random time before the first check, and before the one after a stream ended: so
+/// that a gateway that starts does not ask all instances at once, nor all gateways an instance that
+/// is back.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Without a health service it is asked again after so many checks' time: it may have been replaced
-/// by a version that has one, which is no hurry.
+/// Periods after which an instance without a health service is asked again: it may have been
+/// replaced by a version that has one, which is no hurry.
 const UNSERVED_PERIODS: u32 = 10;
-/// What a stream says is told at most once in this time: an instance that changes its mind all the
-/// time must not keep the gateway busy with new snapshots.
-const TELL_EVERY: Duration = Duration::from_millis(100);
-/// Messages of a stream within [`TELL_EVERY`]. One that says more is faulty, and is cut off.
-const WORDS_MAX: u32 = 100;
+/// Shortest time between two results of a stream: an instance that changes its state all the time
+/// must not keep the gateway busy with new snapshots.
+const SEND_EVERY: Duration = Duration::from_millis(100);
+/// Messages of a stream within [`SEND_EVERY`]. A stream with more is faulty, and is cut off.
+const ANSWERS_MAX: u32 = 100;
 
-/// What was found out about an instance.
+/// Result of a health check.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Checked {
-    /// Which.
+pub struct CheckResult {
     pub instance: InstanceId,
-    /// What.
     pub check: Check,
 }
 
-/// The checks of one instance; they end when this is dropped.
+/// Task of one instance's checks; dropping it ends them.
 #[derive(Debug)]
 #[must_use = "the checks end when this is dropped"]
 pub struct Probe(AbortHandle);
@@ -67,12 +66,12 @@ impl Drop for Probe {
 /// peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC
 /// servers allow one in five minutes by default and end the connection at the third before that
 /// (gRFC A8), but any number of calls.
-pub fn watch(
+pub fn start(
     instance: InstanceId,
     address: SocketAddr,
     settings: &HealthSettings,
     seed: u64,
-    tell: mpsc::Sender<Checked>,
+    results: mpsc::Sender<CheckResult>,
 ) -> Option<Probe> {
     let (every, limit) = (settings.check_every, settings.check_timeout);
     if every.is_zero() {
@@ -92,40 +91,40 @@ pub fn watch(
         }
     };
     let random = StdRng::seed_from_u64(seed);
-    let asker = Asker { instance, endpoint, every, limit, random, tell };
-    Some(Probe(tokio::spawn(asker.run()).abort_handle()))
+    let checker = Checker { instance, endpoint, every, limit, random, results };
+    Some(Probe(tokio::spawn(checker.run()).abort_handle()))
 }
 
-/// Nobody listens to what is found out.
-struct Unheard;
+/// The receiver of the results is gone.
+struct ReceiverGone;
 
-/// How to go on.
-enum Next {
+/// Next turn of the checks.
+enum NextTurn {
     /// On the same connection, with `Check`: `Watch` is not served.
     Check(HealthClient<Channel>),
     /// On a new connection.
     Reconnect,
 }
 
-struct Asker {
+struct Checker {
     instance: InstanceId,
     endpoint: Endpoint,
     every: Duration,
     limit: Duration,
     random: StdRng,
-    tell: mpsc::Sender<Checked>,
+    results: mpsc::Sender<CheckResult>,
 }
 
-impl Asker {
+impl Checker {
     async fn run(mut self) {
         let first = self.soon();
         sleep(first).await;
-        let mut next = Next::Reconnect;
+        let mut next = NextTurn::Reconnect;
         loop {
             let begun = Instant::now();
             let turn = match next {
-                Next::Reconnect => self.open().await,
-                Next::Check(client) => self.check(client).await,
+                NextTurn::Reconnect => self.open().await,
+                NextTurn::Check(client) => self.check(client).await,
             };
             let Ok((then, pause)) = turn else { return };
             next = then;
@@ -133,98 +132,103 @@ impl Asker {
         }
     }
 
-    /// `check_every`, give or take 10 %.
+    /// Time of `check_every`, give or take 10 %.
     fn period(&mut self) -> Duration {
         self.every.mul_f64(self.random.random_range(0.9..=1.1))
     }
 
-    /// A random time up to [`SPREAD`], or `check_every` if that is less.
+    /// Random time up to [`SPREAD`], or up to `check_every` if that is less.
     fn soon(&mut self) -> Duration {
         SPREAD.min(self.every).mul_f64(self.random.random())
     }
 
-    async fn tell(&self, check: Check) -> Result<(), Unheard> {
-        let checked = Checked { instance: self.instance, check };
-        self.tell.send(checked).await.map_err(|_| Unheard)
+    async fn send(&self, check: Check) -> Result<(), ReceiverGone> {
+        let result = CheckResult { instance: self.instance, check };
+        self.results.send(result).await.map_err(|_| ReceiverGone)
     }
 
-    /// A turn on a new connection: `Watch`, and if that is not served, `Check`. How to go on, and
-    /// how long after the begin of this turn.
-    async fn open(&mut self) -> Result<(Next, Duration), Unheard> {
+    /// Makes a turn on a new connection: `Watch`, and if that is not served, `Check`. Returns the
+    /// next turn, and its time after the begin of this one.
+    async fn open(&mut self) -> Result<(NextTurn, Duration), ReceiverGone> {
         let client = HealthClient::new(self.endpoint.connect_lazy())
             .max_decoding_message_size(ANSWER_BYTES_MAX);
-        match within(self.limit, first_word(client.clone())).await {
-            Ok((stream, word)) => self.follow(client, stream, word).await,
+        match within(self.limit, first_answer(client.clone())).await {
+            Ok((stream, answer)) => self.follow(client, stream, answer).await,
             Err(status) if status.code() == Code::Unimplemented => self.check(client).await,
             Err(status) => self.failed(&status).await,
         }
     }
 
-    /// A turn with one `Check`.
-    async fn check(&mut self, client: HealthClient<Channel>) -> Result<(Next, Duration), Unheard> {
+    /// Makes a turn with one `Check`.
+    async fn check(
+        &mut self,
+        client: HealthClient<Channel>,
+    ) -> Result<(NextTurn, Duration), ReceiverGone> {
         let answer = match within(self.limit, ask(client.clone())).await {
             Ok(answer) => answer,
             Err(status) => return self.failed(&status).await,
         };
-        self.tell(match said(answer) {
+        self.send(match check_of(answer) {
             Check::Serving => Check::Succeeded,
             Check::NotServing { why } => Check::Failed { why },
             other @ (Check::Succeeded | Check::Failed { .. } | Check::NotImplemented) => other,
         })
         .await?;
-        Ok((Next::Check(client), self.period()))
+        Ok((NextTurn::Check(client), self.period()))
     }
 
-    /// The end of a turn that got no answer, or one without a word about health.
-    async fn failed(&mut self, status: &Status) -> Result<(Next, Duration), Unheard> {
+    /// Ends a turn that got no answer, or none about health.
+    async fn failed(&mut self, status: &Status) -> Result<(NextTurn, Duration), ReceiverGone> {
         let unserved = is_unserved(status);
-        self.tell(match unserved {
+        self.send(match unserved {
             true => Check::NotImplemented,
             false => Check::Failed { why: why(status) },
         })
         .await?;
         let periods = if unserved { UNSERVED_PERIODS } else { 1 };
-        Ok((Next::Reconnect, self.period() * periods))
+        Ok((NextTurn::Reconnect, self.period() * periods))
     }
 
-    /// A turn as long as a stream lasts, that began with `word`. Its end by itself says nothing:
-    /// servers end connections by age, proxies when they feel like it. Asking again says more.
+    /// Makes a turn as long as a stream lasts. `answer` is the stream's first answer. The end of a
+    /// stream alone says nothing about health: servers end connections by age, and so do proxies.
+    /// Asking again says more.
     async fn follow(
         &mut self,
         client: HealthClient<Channel>,
         mut stream: Streaming<HealthCheckResponse>,
-        word: HealthCheckResponse,
-    ) -> Result<(Next, Duration), Unheard> {
+        answer: HealthCheckResponse,
+    ) -> Result<(NextTurn, Duration), ReceiverGone> {
         let opened = Instant::now();
-        let mut told = said(word);
-        self.tell(told.clone()).await?;
+        let mut sent = check_of(answer);
+        self.send(sent.clone()).await?;
         let mut latest = None;
-        let (mut words, mut tell_at) = (0, opened + TELL_EVERY);
+        let (mut count, mut send_at) = (0, opened + SEND_EVERY);
         let alive = alive(client.clone(), self.period(), self.limit);
         tokio::pin!(alive);
         loop {
             tokio::select! {
                 message = stream.message() => match message {
-                    Ok(Some(_)) if words == WORDS_MAX => {
-                        let text = format!("says more than {WORDS_MAX} words in {TELL_EVERY:?}");
+                    Ok(Some(_)) if count == ANSWERS_MAX => {
+                        let text = format!("says more than {ANSWERS_MAX} words in {SEND_EVERY:?}");
                         return self.failed(&Status::resource_exhausted(text)).await;
                     }
-                    Ok(Some(word)) => {
-                        words += 1;
-                        latest = Some(said(word));
+                    Ok(Some(answer)) => {
+                        count += 1;
+                        latest = Some(check_of(answer));
                     }
-                    // Not sooner than a period after it was opened: it may end each time at once.
+                    // Not sooner than a period after the stream was opened: a server may end each
+                    // one at once.
                     Ok(None) | Err(_) => {
                         let lasted = opened.elapsed();
-                        return Ok((Next::Reconnect, self.period().max(lasted + self.soon())));
+                        return Ok((NextTurn::Reconnect, self.period().max(lasted + self.soon())));
                     }
                 },
-                () = sleep_until(tell_at), if words > 0 => {
-                    words = 0;
-                    tell_at = Instant::now() + TELL_EVERY;
-                    if let Some(check) = latest.take().filter(|check| *check != told) {
-                        told = check;
-                        self.tell(told.clone()).await?;
+                () = sleep_until(send_at), if count > 0 => {
+                    count = 0;
+                    send_at = Instant::now() + SEND_EVERY;
+                    if let Some(check) = latest.take().filter(|check| *check != sent) {
+                        sent = check;
+                        self.send(sent.clone()).await?;
                     }
                 }
                 result = &mut alive => match result {
@@ -248,18 +252,18 @@ async fn ask(mut client: HealthClient<Channel>) -> Result<HealthCheckResponse, S
     Ok(client.check(request()).await?.into_inner())
 }
 
-/// Opens a stream. Its first word comes at once, the protocol says.
-async fn first_word(
+/// Opens a stream. Its first answer comes at once, by the protocol.
+async fn first_answer(
     mut client: HealthClient<Channel>,
 ) -> Result<(Streaming<HealthCheckResponse>, HealthCheckResponse), Status> {
     let mut stream = client.watch(request()).await?.into_inner();
-    let word = stream.message().await?;
-    let word = word.ok_or_else(|| Status::unavailable("the stream ended without a word"))?;
-    Ok((stream, word))
+    let answer = stream.message().await?;
+    let answer = answer.ok_or_else(|| Status::unavailable("the stream ended without a word"))?;
+    Ok((stream, answer))
 }
 
-/// Asks after `pause` whether the peer still answers: whatever it says about health is said better
-/// by the stream.
+/// Asks after `pause` whether the peer still answers. The answer's content does not matter: the
+/// stream is newer.
 async fn alive(
     client: HealthClient<Channel>,
     pause: Duration,
@@ -280,13 +284,13 @@ async fn within<T>(
     timeout(limit, call).await.unwrap_or_else(late)
 }
 
-/// The answers of a server that cannot tell: no such method, or it does not know the empty name.
+/// Whether the server cannot tell: it has no such method, or does not know the empty name.
 fn is_unserved(status: &Status) -> bool {
     matches!(status.code(), Code::Unimplemented | Code::NotFound)
 }
 
-/// What an answer means, on a stream.
-fn said(response: HealthCheckResponse) -> Check {
+/// Meaning of an answer on a stream.
+fn check_of(response: HealthCheckResponse) -> Check {
     match ServingStatus::try_from(response.status) {
         Ok(ServingStatus::Serving) => Check::Serving,
         Ok(ServingStatus::ServiceUnknown) => Check::NotImplemented,
@@ -296,7 +300,7 @@ fn said(response: HealthCheckResponse) -> Check {
     }
 }
 
-/// A failed call in one line. The deepest cause says most ("Connection refused").
+/// Text of a failed call, one line. The deepest cause says most ("Connection refused").
 fn why(status: &Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = status.source();

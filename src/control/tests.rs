@@ -1,30 +1,38 @@
 //! Control against fake shards: tasks that answer their mailboxes; the admin endpoint by raw HTTP.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use super::compose::Composer;
+use super::request::ControlRequest;
 use super::*;
-use crate::config::Overrides;
+use crate::auth::load::LocalKeys;
+use crate::config::{Loader, Overrides};
 use crate::ids::{InstanceId, SessionId, ShardId};
-use crate::lanes::lane;
-use crate::look::{ConnSeen, RouteSeen, Seen};
+use crate::inspect::{ConnInfo, Inspection, Query, RouteInfo};
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
+use crate::mailbox::{Command, ShardEvent};
 use crate::message::{CallFault, Encoding, Micros, Reason};
 use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
+use crate::tls::load::LocalTls;
 
-/// How a fake shard behaves.
+/// Behaviour of a fake shard.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Fake {
-    /// Answers everything.
     Good,
-    /// Is ready, and answers nothing but a drain.
+    /// Becomes ready, and answers nothing but a drain.
     Mute,
-    /// Is ready, and answers nothing at all.
+    /// Becomes ready, and answers nothing at all.
     Dead,
-    /// Says that it failed instead of being ready.
+    /// Fails instead of becoming ready.
     Failing,
 }
 
@@ -70,7 +78,7 @@ pub(super) fn report(shard: ShardId) -> Report {
     }
 }
 
-/// One service with two instances.
+/// Files of a gateway with one service and two instances.
 const GATEWAY_TOML: &str = r#"
 stop.grace_ms = 50
 admin.token = "a-token-of-the-tests"
@@ -85,10 +93,11 @@ range = [1000, 1999]
 service = "logic"
 hash_on = "key""#;
 
-/// Each shard has one connection and routes everything to instance 1, which its cache knows.
-fn look(shard: ShardId, question: &Question) -> Seen {
+/// A shard's answer: it has one connection, and routes everything to instance 1, which its cache
+/// knows.
+fn inspect(shard: ShardId, query: &Query) -> Inspection {
     let session = SessionId::from_random(shard.0.into());
-    let conn = ConnSeen {
+    let conn = ConnInfo {
         session,
         peer: ([127, 0, 0, 1], 9).into(),
         phase: "open",
@@ -101,11 +110,11 @@ fn look(shard: ShardId, question: &Question) -> Seen {
         age_us: 5_000,
         heard_us: 1_000,
     };
-    match question {
-        Question::Talkers(_) => Seen::Conns(vec![conn]),
-        Question::Session(asked) if asked == session.as_str() => Seen::Conns(vec![conn]),
-        Question::Session(_) => Seen::Conns(Vec::new()),
-        Question::Route { .. } => Seen::Route(RouteSeen {
+    match query {
+        Query::TopTalkers(_) => Inspection::Conns(vec![conn]),
+        Query::Session(asked) if asked == session.as_str() => Inspection::Conns(vec![conn]),
+        Query::Session(_) => Inspection::Conns(Vec::new()),
+        Query::Route { .. } => Inspection::Route(RouteInfo {
             version: 1,
             cached: Some((InstanceId(1), 7_000)),
             chosen: Some(InstanceId(1)),
@@ -135,11 +144,15 @@ async fn fake_shard(
                 Command::Drain(_) if fake != Fake::Dead => {
                     return say(ShardEvent::Stopped { shard, cut_off: 2 });
                 }
-                Command::Look(question, number) if fake == Fake::Good => {
-                    say(ShardEvent::Look { shard, number, seen: look(shard, &question) });
+                Command::Inspect(query, number) if fake == Fake::Good => {
+                    let inspection = inspect(shard, &query);
+                    say(ShardEvent::Inspection { shard, number, inspection });
                 }
                 Command::Abort => return,
-                Command::Report(_) | Command::Look(..) | Command::Drain(_) | Command::Adopt(_) => {}
+                Command::Report(_)
+                | Command::Inspect(..)
+                | Command::Drain(_)
+                | Command::Adopt(_) => {}
             }
         }
         poll_fn(|cx| bell.poll_rung(cx)).await;
@@ -149,12 +162,12 @@ async fn fake_shard(
 /// A running control with its fake shards.
 pub(super) struct Rig {
     pub(super) admin: SocketAddr,
-    ask: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<ControlRequest>,
     control: JoinHandle<io::Result<ExitReason>>,
     _dir: tempfile::TempDir,
 }
 
-/// What it shows for a token.
+/// Token of the admin endpoint.
 pub(super) const TOKEN: &str = "a-token-of-the-tests";
 
 pub(super) fn rig(fakes: &[Fake]) -> Rig {
@@ -181,7 +194,7 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
         composer: Composer::new(&config),
         config,
         loader,
-        local: Local {
+        local: LocalFiles {
             keys: LocalKeys::default(),
             tls: LocalTls::default(),
             connections_cap: usize::MAX,
@@ -197,9 +210,9 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
         seed: 1,
         log_dropped: None,
     };
-    let (ask, asks) = mpsc::channel(8);
-    let control = tokio::spawn(serve(inputs, ask.clone(), asks));
-    Rig { admin: address, ask, control, _dir: dir }
+    let (sender, requests) = mpsc::channel(8);
+    let control = tokio::spawn(event_loop::serve(inputs, sender.clone(), requests));
+    Rig { admin: address, requests: sender, control, _dir: dir }
 }
 
 impl Rig {
@@ -208,7 +221,7 @@ impl Rig {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
-        // An error after the answer (a reset for unread bytes) does not unsay it.
+        // An error after the answer (a reset for unread bytes) does not matter.
         let _ = stream.read_to_string(&mut text).await;
         let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         (status, text.split_once("\r\n\r\n").unwrap_or_default().1.to_owned())
@@ -220,7 +233,7 @@ impl Rig {
         (status, serde_json::from_str(&body).unwrap())
     }
 
-    /// A change, with all that it takes.
+    /// Status and body of a change, with all the headers that it takes.
     pub(super) async fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
@@ -232,7 +245,7 @@ impl Rig {
         (status, serde_json::from_str(&body).unwrap())
     }
 
-    /// Asks until all shards said that they are ready: they are tasks beside this one.
+    /// Asks until all shards have become ready: they are tasks beside this one.
     pub(super) async fn healthy(&self) -> Value {
         loop {
             let (status, body) = self.get("/health").await;
@@ -248,7 +261,7 @@ impl Rig {
     }
 }
 
-/// All paths of a JSON value; items of lists as `[]`.
+/// Collects all paths of a JSON value; items of lists as `[]`.
 fn paths(value: &Value, at: &str, out: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {
@@ -360,7 +373,7 @@ async fn a_shard_that_does_not_answer_is_named_and_the_others_are_shown() {
 #[tokio::test]
 async fn the_first_stop_drains_and_ends_with_code_0() {
     let rig = rig(&[Fake::Good, Fake::Mute]);
-    rig.ask.send(Ask::Stop("SIGTERM")).await.unwrap();
+    rig.requests.send(ControlRequest::Stop("SIGTERM")).await.unwrap();
     let reason = rig.ended().await;
     assert_eq!((reason, reason.code()), (ExitReason::CutOff, 1));
 }
@@ -368,10 +381,10 @@ async fn the_first_stop_drains_and_ends_with_code_0() {
 #[tokio::test]
 async fn a_second_stop_ends_at_once_with_code_1() {
     let rig = rig(&[Fake::Good, Fake::Dead]);
-    rig.ask.send(Ask::Stop("SIGTERM")).await.unwrap();
+    rig.requests.send(ControlRequest::Stop("SIGTERM")).await.unwrap();
     let (status, body) = rig.get("/health").await;
     assert_eq!((status, &body["status"]), (503, &"draining".into()));
-    rig.ask.send(Ask::Stop("SIGINT")).await.unwrap();
+    rig.requests.send(ControlRequest::Stop("SIGINT")).await.unwrap();
     let reason = rig.ended().await;
     assert_eq!((reason, reason.code()), (ExitReason::Forced, 1));
 }

@@ -1,5 +1,5 @@
-//! The admin endpoint's token: from the configuration, from a file, or made at the start. The
-//! gateway and the verbs that speak to it find it by the same rules.
+//! Token of the admin endpoint: from the configuration, from a file, or made at the start. The
+//! gateway and the verbs that call it find it by the same rules.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,20 +15,20 @@ use crate::config::settings::AdminSettings;
 
 /// Longest token ([`is_token`]); both sides of a comparison are padded to it.
 const TOKEN_BYTES_MAX: usize = 256;
-/// Random bytes of a token that is made here.
+/// Random bytes of a token that is made at the start.
 const RANDOM_BYTES: usize = 32;
 
-/// What a caller that changes something has to show.
+/// A token, which is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// For the header `Authorization: Bearer`.
+    /// Text for the header `Authorization: Bearer`.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether `shown` is it. Takes as long for every `shown` of a possible length.
+    /// Whether `shown` is the token. Takes as long for every `shown` of a possible length.
     pub fn is(&self, shown: &[u8]) -> bool {
         let padded = |bytes: &[u8]| {
             let mut padded = [0; TOKEN_BYTES_MAX];
@@ -52,12 +52,12 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The runtime directory of the unit that `gen systemd` makes. A shell has no `$RUNTIME_DIRECTORY`,
-/// so that is where verbs look when there is nothing of their own user's.
+/// Runtime directory of the unit that `gen systemd` makes. A shell has no `$RUNTIME_DIRECTORY`, so
+/// the verbs look there when the user's own directory has no token.
 const SERVICE_HOME: &str = "/run/shardgate";
 
-/// The token of the server that listens on `port`: made and written to its file if none is
-/// configured. The error is one line, without anything of the token.
+/// Token of the server that listens on `port`: made and written to its file if none is configured.
+/// The error is one line, without anything of the token.
 pub fn for_server(settings: &AdminSettings, port: u16) -> Result<Token, String> {
     match configured(settings) {
         Some(Ok(path)) if fs::symlink_metadata(path).is_err() => {
@@ -68,20 +68,20 @@ pub fn for_server(settings: &AdminSettings, port: u16) -> Result<Token, String> 
         Some(Ok(path)) => read(path),
         Some(Err(token)) => Ok(token),
         None => {
-            let home = Home::of(|name| std::env::var_os(name));
+            let home = TokenDir::of(|name| std::env::var_os(name));
             home.make()?;
             replace(&home.file(port))
         }
     }
 }
 
-/// The token of the server on this host that listens on `port`, as its user (or root) can read it.
+/// Token of the server on this host that listens on `port`, as its user (or root) can read it.
 pub fn for_client(settings: &AdminSettings, port: u16) -> Result<Token, String> {
     match configured(settings) {
         Some(Ok(path)) => read(path),
         Some(Err(token)) => Ok(token),
         None => {
-            let home = Home::of(|name| std::env::var_os(name));
+            let home = TokenDir::of(|name| std::env::var_os(name));
             let own = home.check().and_then(|()| read(&home.file(port)));
             let service = Path::new(SERVICE_HOME).join(file_name(port));
             match own {
@@ -92,7 +92,7 @@ pub fn for_client(settings: &AdminSettings, port: u16) -> Result<Token, String> 
     }
 }
 
-/// What the settings say: a file, or the token itself.
+/// Token of the settings: a file, or the token itself.
 fn configured(settings: &AdminSettings) -> Option<Result<&Path, Token>> {
     match (&settings.token, &settings.token_file) {
         (Some(token), _) => Some(Err(Token(token.expose().to_owned()))),
@@ -118,7 +118,7 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Whether nobody but us and root had a say in it.
+/// Whether the file belongs to the gateway's user or to root.
 fn is_ours(found: &Metadata) -> bool {
     found.uid() == own_uid() || found.uid() == 0
 }
@@ -131,7 +131,7 @@ fn read(path: &Path) -> Result<Token, String> {
         if !found.is_file() {
             return Ok(Err("is not a file".into()));
         }
-        // Only root can have made that directory, and root may use any user's service.
+        // Only root can have made that directory, and root may use the service of any user.
         let of_service = own_uid() == 0 && path.starts_with(SERVICE_HOME);
         if !is_ours(&found) && !of_service {
             return Ok(Err(format!("belongs to user {}: it must be ours or root's", found.uid())));
@@ -141,7 +141,7 @@ fn read(path: &Path) -> Result<Token, String> {
             return Ok(Err(format!("has mode {mode:04o}; others must not read it: chmod 0600")));
         }
         let mut text = String::new();
-        // One more than a token and its line end, so that a longer file is seen to be none.
+        // One byte more than a token and its line end, so that a longer file is refused.
         file.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text)?;
         Ok(Ok(text))
     };
@@ -154,7 +154,7 @@ fn read(path: &Path) -> Result<Token, String> {
     Ok(Token(token.to_owned()))
 }
 
-/// Writes a file that was not there.
+/// Writes a new file.
 fn write_new(path: &Path, token: &Token) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(token.0.as_bytes())?;
@@ -162,32 +162,33 @@ fn write_new(path: &Path, token: &Token) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A new token in the place of whatever was there: of a former run, for the socket is ours.
+/// Replaces the token of a former run by a new one. No other gateway uses the file, as the socket
+/// of that port is this one's.
 fn replace(path: &Path) -> Result<Token, String> {
     let token = random();
     let new = path.with_extension(format!("{}.new", std::process::id()));
     let written = write_new(&new, &token).and_then(|()| fs::rename(&new, path));
     if let Err(error) = written {
-        // What is left of it is of no use to anybody.
+        // A file written in part is of no use.
         let _ = fs::remove_file(&new);
         return Err(at(path, format!("cannot make it: {error}")));
     }
     Ok(token)
 }
 
-/// The directory of the token when no file is configured.
+/// Directory of the token when no file is configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Home {
+struct TokenDir {
     dir: PathBuf,
-    /// It was made for us by who set the variable (systemd): we do not make it.
+    /// Whether systemd made the directory and set the variable; else the gateway makes it.
     given: bool,
 }
 
-impl Home {
+impl TokenDir {
     fn of(env: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name| env(name).filter(|text| !text.is_empty()).map(PathBuf::from);
         if let Some(list) = path("RUNTIME_DIRECTORY") {
-            // systemd puts a colon between several.
+            // systemd puts a colon between several directories.
             let first = std::env::split_paths(&list).next().unwrap_or(list);
             return Self { dir: first, given: true };
         }
@@ -202,7 +203,7 @@ impl Home {
         self.dir.join(file_name(port))
     }
 
-    /// Makes it if it is not there.
+    /// Makes the directory if it does not exist.
     fn make(&self) -> Result<(), String> {
         if !self.given
             && let Err(error) = DirBuilder::new().mode(0o700).create(&self.dir)
@@ -213,10 +214,10 @@ impl Home {
         self.check()
     }
 
-    /// Whether nobody else can put a file or a link in our way there.
+    /// Checks that no other user can put a file or a link into the directory.
     fn check(&self) -> Result<(), String> {
         let advice = "remove it, or set admin.token_file";
-        // Not of what a link leads to: in /tmp anybody could have made one.
+        // The link itself and not its target: in /tmp any user could have made one.
         let found = fs::symlink_metadata(&self.dir)
             .map_err(|error| at(&self.dir, format!("cannot look at it: {error}")))?;
         let others = if self.given { 0o022 } else { 0o077 };

@@ -17,8 +17,8 @@ pub mod dispatcher;
 mod drain;
 pub mod effects;
 mod inbound;
+pub mod inspect;
 pub mod instance_map;
-pub mod look;
 pub mod owner;
 pub mod slab;
 mod source;
@@ -269,7 +269,7 @@ impl Engine {
 
     /// Everything that is counted, at this moment; `number` is that of the question. With 10,000
     /// connections some 20 us: 2 for a copy of the histograms, the rest for a pass over the
-    /// connections (measured by a test in `look`, optimized and with a warm cache).
+    /// connections (measured by a test in `inspect`, optimized and with a warm cache).
     pub fn report(&self, number: u64, now: Micros) -> Report {
         let mut gauges =
             Gauges { snapshot_version: self.config.snapshot.version, ..Gauges::default() };

@@ -1,5 +1,5 @@
 //! `shardgate doctor`: the preflight, and what makes a gateway slower than its machine. A line each
-//! with what was seen, why it matters, and the command that changes it. It changes nothing.
+//! with the fact, why it matters, and the command that changes it. The doctor changes nothing.
 
 use std::fmt;
 
@@ -8,12 +8,11 @@ use super::{IN_USE, allowed_cores, auto_count, files_of_clients, files_overhead,
 use crate::config::Config;
 use crate::memory;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Verdict {
-    /// As it should be.
     Ok,
-    /// Worth knowing; right on many hosts.
+    /// Worth knowing, and right on many hosts.
     Note,
     /// Costs something under load.
     Warn,
@@ -22,7 +21,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// As it is printed.
+    /// Word in the output.
     fn word(self) -> &'static str {
         match self {
             Verdict::Ok => "OK",
@@ -33,16 +32,15 @@ impl Verdict {
     }
 }
 
-/// One line.
+/// A finding on one fact.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// How bad.
     pub verdict: Verdict,
-    /// What was looked at, and its value.
+    /// Fact, with its value.
     pub seen: String,
-    /// Why it matters; empty when it is well.
+    /// Reason why the fact matters; empty when all is well.
     pub why: String,
-    /// What changes it; empty when it is well.
+    /// Command that changes the fact; empty when all is well.
     pub how: String,
 }
 
@@ -55,7 +53,7 @@ impl Finding {
         Self { verdict, seen, why: why.into(), how: how.into() }
     }
 
-    /// Well if `fine`, else what `verdict`, `why` and `how` say.
+    /// A finding that all is well if `fine`, else one of `verdict`, `why` and `how`.
     fn judge(
         fine: bool,
         verdict: Verdict,
@@ -77,12 +75,12 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Whether one keeps the gateway from starting.
+/// Whether a finding keeps the gateway from starting.
 pub fn any_fails(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.verdict == Verdict::Fail)
 }
 
-/// All of them and their count.
+/// Text of all findings, with their counts.
 pub fn report(findings: &[Finding]) -> String {
     let mut out: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
     let count = |verdict| findings.iter().filter(|f| f.verdict == verdict).count();
@@ -96,18 +94,18 @@ pub fn report(findings: &[Finding]) -> String {
     out
 }
 
-/// What the judgement needs of the configuration.
+/// Needs of the configuration.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Cores of the shards, in their order.
     pub cores: Vec<usize>,
     /// Cores that the process may use.
     pub allowed: Vec<usize>,
-    /// Files of the clients of all shards.
+    /// File descriptors of the clients of all shards.
     pub connections: u64,
-    /// Files besides.
+    /// All other file descriptors.
     pub files: u64,
-    /// Bytes at all caps ([`memory`]).
+    /// Memory when all caps are reached ([`memory`]), in bytes.
     pub bytes: u64,
 }
 
@@ -132,8 +130,8 @@ impl Wanted {
     }
 }
 
-/// Looks at this machine for `config`. With `running` a gateway answers at `admin.listen`: then it
-/// is what has the ports.
+/// Examines this machine for `config`. With `running` a gateway answers at `admin.listen`: then
+/// that one has the ports.
 pub fn examine(config: &Config, running: bool) -> Vec<Finding> {
     let wanted = Wanted::of(config);
     let machine = Machine::read(&wanted.cores);
@@ -145,7 +143,7 @@ pub fn examine(config: &Config, running: bool) -> Vec<Finding> {
             let warn = |w: &super::Problem| {
                 Finding::new(Verdict::Warn, w.what.clone(), "told at every start", w.fix.clone())
             };
-            // Open files are judged with both limits below.
+            // Open files are judged below, with both limits.
             let told = plan.warnings.iter().filter(|w| !w.what.starts_with("open files"));
             findings.extend(told.map(warn));
         }
@@ -160,7 +158,8 @@ pub fn examine(config: &Config, running: bool) -> Vec<Finding> {
     findings
 }
 
-/// Bytes that this process may use: the machine's, or its control group's if that is less.
+/// Memory that this process may use, in bytes: the machine's, or its control group's if that is
+/// less.
 pub fn memory_of_machine() -> Option<u64> {
     memory_of(&Machine::read(&[]))
 }
@@ -173,7 +172,7 @@ fn memory_of(machine: &Machine) -> Option<u64> {
     [total.map(|kib| kib * 1024), group].into_iter().flatten().min()
 }
 
-/// Everything but the preflight: a function of texts and numbers.
+/// All findings but those of the preflight: a function of texts and numbers.
 pub fn judge(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
     let mut all = cores(machine, wanted);
     all.extend(interrupts(machine, wanted));
@@ -245,7 +244,7 @@ fn sorted(cores: &[usize]) -> Vec<usize> {
     cores
 }
 
-/// Two shards on one physical core take each other's execution units.
+/// Finding on shards of one physical core, which share its execution units.
 fn siblings(machine: &Machine, wanted: &Wanted) -> Option<Finding> {
     let pair = wanted.cores.iter().find_map(|&core| {
         let same = list(machine.text(&cpu(core, "topology/thread_siblings_list")));
@@ -339,7 +338,7 @@ fn limits(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
     ]
 }
 
-/// A setting with a least value, and what falls short of it.
+/// Settings with a least value, and the effect of a smaller one.
 const LEAST: [(&str, u64, &str); 2] = [
     (
         "net.core.somaxconn",

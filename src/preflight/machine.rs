@@ -1,4 +1,4 @@
-//! The texts of /proc and /sys that the doctor judges, read in one place and judged in another.
+//! Texts of /proc and /sys, read for the doctor, which judges them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-/// What was found; a file that is not there is an empty text.
+/// Texts and limits of a machine; a file that does not exist is an empty text.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     /// Texts by path, e.g. `/proc/cmdline`.
@@ -15,15 +15,15 @@ pub struct Machine {
     pub interrupts: Vec<(u32, String, String)>,
     /// Network cards of hardware, and their NUMA node.
     pub cards: Vec<(String, String)>,
-    /// Whether a process of that name runs.
+    /// Whether a process `irqbalance` runs.
     pub irqbalance: bool,
-    /// Open files: soft and hard; `None` = unlimited.
+    /// Limits of open files, soft and hard; `None` = unlimited.
     pub nofile: (Option<u64>, Option<u64>),
-    /// Locked memory: soft.
+    /// Hard limit of locked memory; `None` = unlimited.
     pub memlock: Option<u64>,
 }
 
-/// Files that are read as they are.
+/// Files whose whole text is kept.
 const FILES: [&str; 18] = [
     "/proc/cmdline",
     "/proc/meminfo",
@@ -80,7 +80,7 @@ impl Machine {
         machine
     }
 
-    /// The text of a file, without white space at its ends.
+    /// Text of a file, without white space at its ends.
     pub fn text(&self, path: &str) -> &str {
         self.files.get(path).map_or("", String::as_str)
     }
@@ -107,7 +107,7 @@ impl Machine {
     }
 }
 
-/// Interrupts whose name has that of a card, or of a virtio queue, in it.
+/// Interrupts whose name contains the name of a card or of a virtio queue.
 fn interrupts(text: &str, cards: &[(String, String)]) -> Vec<(u32, String)> {
     let line = |line: &str| {
         let (number, rest) = line.split_once(':')?;
@@ -137,7 +137,7 @@ pub fn list(text: &str) -> Vec<usize> {
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         if let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) {
-            // No machine has more; a longer range is none.
+            // No machine has more cores; a longer range is cut.
             all.extend(first..=last.min(first + 4_096));
         }
     }

@@ -73,8 +73,11 @@ fn ring_memory_counts_on_old_kernels_only() {
     assert_eq!(memlock_need(4, 1000, old), 4 * 3 * (65_536 + 102_400));
     assert_eq!(memlock_short(Some(8 << 20), 4 << 20, new), None);
     assert_eq!(memlock_short(None, u64::MAX, old), None);
-    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, new), Some(Short::Harmless(_))));
-    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, old), Some(Short::Fatal(_))));
+    assert!(matches!(
+        memlock_short(Some(1 << 20), 4 << 20, new),
+        Some(MemlockShortage::Harmless(_))
+    ));
+    assert!(matches!(memlock_short(Some(1 << 20), 4 << 20, old), Some(MemlockShortage::Fatal(_))));
 }
 
 #[test]
@@ -83,7 +86,7 @@ fn the_file_limit_bounds_connections() {
     assert_eq!(overhead, 64 + 2 * (32 + 6));
     assert_eq!(connections_allowed(None, None, overhead, 2), Ok(usize::MAX));
     assert_eq!(connections_allowed(Some(20_000), None, 100, 1), Ok(19_900), "nobody comes home");
-    // An eighth and 64 that come home, and 64 on their way, for each of two.
+    // An eighth and 64 that are handed over, and 64 on their way, for each of two shards.
     let few = connections_allowed(Some(150), Some(150), overhead, 2);
     says(few.err(), &["are 150 soft, 150 hard", "need 140 before", "`ulimit -n 22896`"]);
     assert_eq!(files_of_clients(10_000, 2), 11_378);

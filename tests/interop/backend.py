@@ -3,7 +3,7 @@
 usage: backend.py HOST:PORT    (needs: pip install grpcio grpcio-tools)
 
 It echoes each payload. {"hang": true} is never answered, {"fail": n} gets status n, and
-{"who": true} tells what the service was told with the message.
+{"who": true} returns the metadata that came with the message.
 """
 
 import importlib

@@ -35,7 +35,7 @@ with connect(URL, subprotocols=["shardgate.v1.json"]) as ws:
     same(ask(ws, msg_id=2001, seq=5, payload=None), {"msg_id": 2001, "seq": 5, "payload": None})
     same(ask(ws, msg_id=3001, seq=6, payload={"fail": 9})["status"], 9)
 
-    # What cannot be served says why.
+    # A refusal says why.
     same(ask(ws, msg_id=77, seq=7)["reason"], "NO_ROUTE")
     same(ask(ws, type="dance", seq=8)["reason"], "UNIMPLEMENTED")
     same(ask(ws, seq=9)["reason"], "BAD_MESSAGE")
@@ -56,7 +56,7 @@ with connect(URL, subprotocols=["shardgate.v1.json"]) as ws:
     same([(a["seq"], a["payload"]) for a in answers], [(s, s) for s in range(100, 200)])
     ws.ping().wait(30)
 
-    # A client cannot be made to fall over the cap of a message: it is told, with 1009.
+    # A message over the cap closes the connection with 1009.
     try:
         ws.send(json.dumps({"msg_id": 9000, "seq": 300, "payload": "x" * 70_000}))
         ws.recv(timeout=30)

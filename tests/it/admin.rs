@@ -1,5 +1,5 @@
-//! The admin endpoint of a real gateway: what it says is what happens, and what it changes changes
-//! while clients are connected.
+//! The admin endpoint of a real gateway: its answers are true, and its changes take effect while
+//! clients are connected.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -25,7 +25,7 @@ fn two() -> (Gateway, Vec<(&'static str, Instance)>) {
     (gateway, instances)
 }
 
-/// Which of them has got the message with this payload.
+/// Name of the instance that got the message with this payload.
 fn receiver(instances: &[(&'static str, Instance)], payload: &str) -> Option<&'static str> {
     let got = |instance: &Instance| {
         instance.requests().iter().any(|request| request.payload == payload.as_bytes())
@@ -33,7 +33,7 @@ fn receiver(instances: &[(&'static str, Instance)], payload: &str) -> Option<&'s
     instances.iter().find(|(_, instance)| got(instance)).map(|(name, _)| *name)
 }
 
-/// Sends a message with a key, and says who got it.
+/// Sends a message with a key, and returns the instance that got it.
 fn send(
     client: &mut Client,
     instances: &[(&'static str, Instance)],
@@ -65,10 +65,10 @@ fn explain_says_where_a_message_really_goes_also_when_an_instance_is_drained() {
         owners[usize::from(got == "logic-2")] += 1;
     }
     assert!(owners[0] > 0 && owners[1] > 0, "{owners:?}");
-    // The shard of this client remembers the key now, and says so.
+    // The shard of this client has the key in its cache now, and shows it.
     let shard = client.welcome["shard"].as_u64().expect("a number") as usize;
     assert_eq!(explain("room-0")["shards"][shard]["cached"]["owner"], explain("room-0")["owner"]);
-    // Without a key the session counts, here as there.
+    // Without a key both hash the session.
     let answer = client.ask(json!({"msg_id": 1001, "payload": "no key"}));
     assert_eq!(answer["payload"], "no key");
     assert_eq!(explain("")["hashed"], "session");

@@ -1,4 +1,4 @@
-//! Signing in: three ways to show a token, every kind of bad one, expiry, refresh, new keys.
+//! Sign-in: three ways to show a token, every kind of bad one, expiry, refresh, new keys.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -49,7 +49,7 @@ pub fn token_of_tenant(user: &str, tenant: &str) -> String {
     signed(&header(), &claims, SECRET.as_bytes())
 }
 
-/// One that is good but for what `change` does to header and claims.
+/// A token that is good but for the changes that `change` makes to header and claims.
 fn changed(change: impl FnOnce(&mut Value, &mut Value)) -> String {
     let (mut header, mut claims) = (header(), claims("alice", 600));
     change(&mut header, &mut claims);
@@ -74,7 +74,7 @@ fn auth(client: &mut Client, token: &str) -> Value {
     client.ask(json!({"type": "auth", "payload": {"token": token}}))
 }
 
-/// An upgrade with one more line.
+/// Sends an upgrade with one more header line.
 fn upgrade(gateway: &Gateway, line: &str) -> (Raw, String) {
     let mut raw = Raw::connect(gateway.ws);
     let request = Raw::request(gateway.ws);
@@ -192,7 +192,7 @@ fn every_kind_of_bad_token_is_refused_at_the_upgrade_and_in_a_message() {
     assert!(refused.iter().all(|n| *n > 0), "{refused:?}");
     assert_eq!(refused.iter().sum::<u64>(), 2 * rows.len() as u64 + 1);
     assert_eq!(gateway.counter("closed_bad_token"), rows.len() as u64 + 1);
-    // It still knows a good one.
+    // The gateway still accepts a good one.
     assert_eq!(auth(&mut Client::connect(gateway.ws), &token("alice"))["type"], "auth_ok");
 }
 

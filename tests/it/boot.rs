@@ -1,4 +1,4 @@
-//! A start that cannot be: one line for each problem, with value, rule and way out.
+//! Starts that fail: one line for each problem, with value, rule and way out.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +56,8 @@ fn a_taken_port_of_the_demo_services_names_the_way_out() {
 
 #[test]
 fn a_second_gateway_does_not_share_the_port_of_the_first() {
-    // Its shards share theirs (SO_REUSEPORT); the kernel would let another process join in.
+    // The shards of one gateway share ports (SO_REUSEPORT); the kernel would let another process
+    // join in.
     let gateway = Gateway::start(&Config::new());
     let ws = gateway.ws.to_string();
     let finished = start(&Config::new(), &["--listen", &ws, "--admin", "127.0.0.1:0"]);
@@ -84,7 +85,7 @@ fn all_problems_of_a_configuration_are_told_at_once() {
         let finished = run(&args, |_| ());
         assert_eq!(finished.code, Some(64), "{finished:?}");
         let said = if verb.is_empty() { &finished.stderr } else { &finished.stdout };
-        // File and line, key and value, and the rule or the nearest thing that is right.
+        // Each line has file and line, key and value, and the rule or the nearest right key.
         for (place, what, rule) in [
             ("gateway.toml:3", "pth", "path"),
             ("gateway.toml:4", "node = \"a b\"", "letters"),
@@ -178,7 +179,7 @@ fn a_right_configuration_is_said_to_be_right() {
     assert!(finished.stdout.contains("1000-1999 -> logic (normal): a 127.0.0.1:1"));
 }
 
-/// Whether every directory above a program, and the program, let everybody in.
+/// Whether other users can run a program: whether its directories and the file let them.
 fn others_can_run(program: &std::path::Path) -> bool {
     let path = program.canonicalize().expect("it was built");
     path.ancestors()

@@ -6,8 +6,8 @@ use crate::support::{Client, Config, Gateway, Instance, Raw, frame, header};
 
 const CLASSES: [&str; 4] = ["critical", "high", "normal", "low"];
 
-/// One service behind four routes, 1000 critical to 4000 low; one message at a time, so that what
-/// waits can be counted.
+/// A service behind four routes, 1000 critical to 4000 low; one message at a time, so that waiting
+/// ones can be counted.
 fn one_at_a_time(instance: &Instance) -> Config {
     let mut config = Config::new().service("logic", &[("a", instance.address)]);
     for (n, class) in CLASSES.into_iter().enumerate() {
@@ -25,12 +25,12 @@ fn waiting(gateway: &Gateway) -> u64 {
     gateway.admin_get("/routing/stats")["queue"]["size"].as_u64().expect("a number")
 }
 
-/// Sends `count` messages; gives the seqs that were not refused, and the refusals.
+/// Sends `count` messages; returns the seqs that were not refused, and the refusals.
 fn offer(client: &mut Client, id: u32, count: u64) -> (Vec<u64>, Vec<Value>) {
     let mut seqs: Vec<u64> =
         (0..count).map(|n| client.write(json!({"msg_id": id, "payload": n}))).collect();
     client.flush();
-    // A refusal is said at once: all of them come before the answer to what is sent behind them.
+    // A refusal is sent at once: all of them come before the answer to the ping behind them.
     client.send_text(r#"{"type":"ping"}"#);
     let mut refusals = Vec::new();
     loop {
@@ -70,7 +70,7 @@ fn the_less_urgent_are_refused_first() {
     }
     let stats = gateway.admin_get("/routing/stats");
     assert_eq!(stats["backpressure"], json!({"usage_ratio": 1.0, "is_throttling": true}));
-    // What the gateway answers itself needs no room there.
+    // The gateway's own answers need no room in the queue.
     assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong");
     instance.release();
     for seq in accepted {

@@ -7,7 +7,7 @@ use shardgate::demo::proto::BaseResponse;
 
 use crate::support::{Action, Arrived, Client, Config, Gateway, Instance, eventually, ok};
 
-/// Answers with a number that is another one for each execution.
+/// A script that answers each execution with another number.
 fn counting() -> impl Fn(&Arrived) -> Action + Send + Sync {
     let count = AtomicU64::new(0);
     move |call| {

@@ -1,4 +1,4 @@
-//! Instances that are found, not configured: by name, and by registering themselves.
+//! Instances that are discovered and not configured: by name, and by registration.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::{Client, Config, Gateway, Instance, eventually};
 
 #[test]
 fn the_addresses_of_a_name_are_instances() {
-    // Not an address of its own: the name has to lead there.
+    // On 127.0.0.1, because the name has to lead there.
     let instance = Instance::echo_on_loopback();
     let port = instance.address.port();
     let config = Config::new()
@@ -14,7 +14,7 @@ fn the_addresses_of_a_name_are_instances() {
         .route(1000, "logic", "");
     let gateway = Gateway::start(&config);
     let mut client = Client::connect(gateway.ws);
-    // A host may have ::1 for it, too, where nobody listens: those keys go to the next instance.
+    // The name may also resolve to ::1, where nothing listens: those keys go to the next instance.
     eventually("messages reach it", || {
         client.call(1001, json!(7)).get("status").is_none().then_some(())
     });

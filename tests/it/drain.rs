@@ -1,4 +1,4 @@
-//! A stop: what was read is answered, then everybody is sent away politely.
+//! Drain: messages that were read are answered, then every client gets a Close frame.
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ fn config(instance: &Instance) -> Config {
     )
 }
 
-/// The kinds of messages, and those with a seq by it.
+/// Number of draining notices, and the messages with a seq by seq.
 fn sorted(messages: Vec<Value>) -> (usize, BTreeMap<u64, Value>) {
     let draining = messages.iter().filter(|m| m["type"] == "draining").count();
     let answers = messages.into_iter().filter_map(|m| Some((m["seq"].as_u64()?, m)));
@@ -45,14 +45,14 @@ fn what_was_read_is_answered_and_then_the_gateway_ends_with_0() {
         }
         eventually("all are read", || (gateway.counter("business_messages") == 20).then_some(()));
         gateway.signal(signal);
-        // Who has nothing under way goes at once, and nobody new comes.
+        // A client without messages under way is closed at once, and no new client gets in.
         let (messages, code) = idle.until_close();
         assert_eq!((messages[0]["type"].as_str(), code), (Some("draining"), Some(1001)));
         assert!(messages[0]["payload"]["reconnect_after_ms"].as_u64() > Some(0));
         eventually("connections are refused", || TcpStream::connect(gateway.ws).err());
         let (status, health) = gateway.admin("/health");
         assert_eq!((status, &health["status"]), (503, &json!("draining")));
-        // New messages of those who are still here are refused.
+        // New messages of clients that are still connected are refused.
         let late = busy[0].send(json!({"msg_id": 1001}));
         assert!(gateway.runs());
         let refusal = busy[0].answer(late);

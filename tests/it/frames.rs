@@ -1,4 +1,5 @@
-//! Frames and messages, seen from outside: the rows of faults.md section 2.
+//! Frames and messages from outside: malformed and oversized ones end with the code of their fault,
+//! and everything else works.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ fn every_broken_rule_closes_with_its_code() {
         ("over the limit in pieces".into(), pieces, 1009),
         ("a hundred empty pieces".into(), empty_pieces, 1009),
         ("binary in the JSON protocol".into(), frame(0x82, PING), 1003),
-        // The header says it: nothing of the message is sent.
+        // The header alone shows the size: nothing of the message is sent.
         ("128 MiB".into(), head(128 << 20), 1009),
         ("2^63 - 1".into(), head(u64::MAX >> 1), 1009),
         ("65,537".into(), head(65_537), 1009),
@@ -65,7 +66,7 @@ fn every_broken_rule_closes_with_its_code() {
         let mut raw = Raw::upgraded(gateway.ws);
         raw.try_send(&bytes);
         assert_eq!(raw.closed(), Some(code), "{what}");
-        // What comes after it is ignored, and the gateway does not wait for ever.
+        // Bytes after the fault are ignored, and the gateway does not wait for ever.
         raw.try_send(&frame(0x81, PING));
         raw.try_send(&close(code, b""));
         let _ = raw.stream().shutdown(Shutdown::Write);
@@ -92,7 +93,7 @@ fn a_close_is_echoed_and_the_gateway_closes_first() {
     let gateway = Gateway::start(&Config::new());
     for code in [1000, 1001, 1003, 1007, 1011, 1014, 3000, 4000, 4999] {
         let mut raw = Raw::upgraded(gateway.ws);
-        // What was asked before the close is answered before its echo.
+        // A message before the close is answered before the close is echoed.
         raw.send(&[frame(0x81, PING), close(code, b"bye")].concat());
         assert_eq!(raw.frame().json()["type"], "pong", "{code}");
         assert_eq!(raw.frame().code(), Some(code));
@@ -231,7 +232,7 @@ fn a_reader_that_takes_nothing_is_closed_in_time() {
     let config = Config::new()
         .shard("conn.write_timeout_ms = 300")
         .shard("conn.close_timeout_ms = 300")
-        // So large that time alone can be the cause.
+        // The cap is so large that time alone can be the cause.
         .shard("conn.outbox_bytes_max = 1073741824")
         .shard("conn.send_buffer_bytes = 4096");
     let gateway = Gateway::start(&config);

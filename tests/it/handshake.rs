@@ -1,11 +1,12 @@
-//! The upgrade, seen from outside: every row of faults.md section 1 that a socket can show.
+//! The upgrade from outside: every wrong request that a socket can send gets the status of its
+//! fault.
 
 use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
 use crate::support::{Client, Config, Gateway, Raw, eventually, frame, several};
 
-/// A right request, changed line by line.
+/// A right upgrade request, with its lines changed.
 fn request(to: SocketAddr, change: impl Fn(&mut Vec<String>)) -> String {
     let mut lines: Vec<String> = vec![
         "GET /ws HTTP/1.1".into(),
@@ -34,7 +35,7 @@ fn without(to: SocketAddr, n: usize) -> String {
     request(to, |lines| drop(lines.remove(n)))
 }
 
-/// Sends a request, wants a status, and the end of TCP after it.
+/// Sends a request, and expects a status and then the end of TCP.
 #[track_caller]
 fn refused(to: SocketAddr, what: &str, request: &[u8], status: u16) -> String {
     let mut raw = Raw::connect(to);
@@ -167,7 +168,7 @@ fn only_listed_origins_pass_where_there_is_a_list() {
             refused(to, origin, request.as_bytes(), 403);
         }
     }
-    // The own host is not on the list; who sends no Origin is no browser.
+    // The gateway's own host is not on the list; a client without an Origin is no browser.
     refused(to, "own", with(to, &format!("Origin: http://{to}")).as_bytes(), 403);
     Client::connect(to);
 }
@@ -203,7 +204,7 @@ fn frames_behind_a_refused_request_are_dropped() {
 #[test]
 fn a_slow_handshake_is_told_and_closed() {
     let gateway = Gateway::start(&Config::new().shard("conn.handshake_timeout_ms = 200"));
-    // An upgraded connection is not meant, however long it is silent.
+    // The deadline does not hold for an upgraded connection, however long it is silent.
     let mut client = Client::connect(gateway.ws);
     let started = Instant::now();
     let mut silent = Raw::connect(gateway.ws);
@@ -237,7 +238,8 @@ fn who_leaves_within_the_handshake_is_forgotten() {
 fn a_full_shard_hands_new_clients_to_one_that_has_room() {
     let shards = several();
     let gateway = Gateway::start(&Config::new().shard("conn.connections_max = 8").shards(shards));
-    // The kernel spreads clients by a hash: hardly ever evenly. All have a place all the same.
+    // The kernel spreads clients by a hash, hardly ever evenly. There is room for all of them all
+    // the same.
     let clients: Vec<Client> = (0..8 * shards).map(|_| Client::connect(gateway.ws)).collect();
     assert_eq!(clients.len(), 8 * shards);
     assert_eq!(gateway.counter("upgraded"), 8 * shards as u64);
@@ -257,7 +259,7 @@ fn a_connection_too_many_gets_503() {
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert!(head.contains("\r\nRetry-After: "), "{head}");
     third.rest();
-    // The admin endpoint still answers, and a place that is free again is given away.
+    // The admin endpoint still answers, and freed room is used again.
     assert_eq!(gateway.counter("accept_refused"), 1);
     drop(first);
     eventually("a place is free", || (gateway.counter("closed") == 1).then_some(()));

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, frame};
 
-/// Far above what an answer takes, far below what a stalled one would.
+/// Longest time of an answer: far above what one takes, far below what a stalled one would.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
@@ -29,7 +29,7 @@ fn a_stalled_instance_delays_neither_its_siblings_nor_other_services() {
         .map(|key| client.write(json!({"msg_id": 1001, "key": key, "payload": key})))
         .collect();
     client.flush();
-    // All of b's are answered while a's wait.
+    // All messages to b are answered while those to a wait.
     let answered = eventually("those of b are answered", || {
         let stats = gateway.admin_get("/stats");
         let waiting = stats["unanswered"].as_u64().expect("a number");
@@ -58,7 +58,7 @@ fn a_client_that_floods_or_does_not_read_delays_no_other() {
         .shard("conn.send_buffer_bytes = 4096");
     let gateway = Gateway::start(&config);
     gateway.wait_connected("logic", &["a"]);
-    // One writes without end and reads nothing.
+    // This client writes without end and reads nothing.
     let mut rude = Raw::upgraded(gateway.ws);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Promises 6 and 9: an instance that fails is given nothing for a while, gets its keys back step
-//! by step, and hurts only itself meanwhile.
+//! Promises 6 and 9: a failing instance gets no messages for a while, gets its keys back step by
+//! step, and hurts only itself meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ fn an_instance_that_resets_its_calls_is_ejected_tried_and_trusted_again() {
             _ => assert_eq!(&during[key], owner, "key {key} had no reason to move"),
         }
     }
-    // It fails its trial, and is ejected again.
+    // The instance fails its trial, and is ejected again.
     eventually("a second ejection", || {
         client.ask(json!({"msg_id": 1001, "key": "room-1"}));
         for n in 0..60 {
@@ -97,7 +97,7 @@ fn an_operator_can_not_be_surprised_by_ejection_when_it_is_off() {
     assert!(!gateway.log().contains("instance_ejected"));
 }
 
-/// How an instance misbehaves.
+/// Fault of an instance.
 enum Fault {
     Slow,
     Resets,
@@ -153,7 +153,7 @@ fn others_stay_quick(fault: &Fault) {
     let stop = std::sync::atomic::AtomicBool::new(false);
     let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
     let with = std::thread::scope(|scope| {
-        // Its own keys are asked for all the time.
+        // Keys of the faulty instance are asked for all the time.
         scope.spawn(|| {
             let mut client = Client::connect(gateway.ws);
             while !stopped() {
@@ -180,7 +180,7 @@ fn others_stay_quick(fault: &Fault) {
         with
     });
     println!("p99 of the others: {with:?} with the fault, {without:?} without");
-    // Twice, and what the machine does to any test beside others: 10 ms.
+    // Twice, and 10 ms for other tests on the same machine.
     let most = without * 2 + Duration::from_millis(10);
     assert!(with <= most, "p99 {with:?}, {without:?} without the fault");
 }

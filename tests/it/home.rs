@@ -1,5 +1,5 @@
-//! A user's connections live on one shard: they move there while the client talks, and it notices
-//! nothing. `SHARDGATE_MOVES=10000` moves that many instead of a few hundred.
+//! A user's connections live on one shard: they move there while the client talks, without a trace
+//! for the client. `SHARDGATE_MOVES=10000` moves that many instead of a few hundred.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -139,7 +139,7 @@ fn a_token_at_the_upgrade_lands_its_user_at_home_with_all_it_sent() {
         assert_eq!(told[0]["payload"]["shard"], n % 2, "{told:?}");
         assert_eq!((&told[1]["type"], &told[2]["payload"]), (&json!("auth_ok"), &json!(n)));
     }
-    // The kernel gave some of them to the wrong shard.
+    // The kernel gave some of the connections to other shards than their users' homes.
     assert!(gateway.counter("moved_in") > 0);
 }
 
@@ -168,7 +168,7 @@ fn a_client_that_leaves_while_it_moves_leaves_nothing_behind() {
         raw.text(&json!({"msg_id": 1001, "seq": 1, "payload": n}).to_string());
         raw.text(&json!({"type": "auth", "seq": 2, "payload": {"token": token}}).to_string());
         match n % 3 {
-            // A reset, an end, an end with a goodbye.
+            // A reset, an end of TCP, an end with a Close frame.
             0 => socket2::SockRef::from(raw.stream())
                 .set_linger(Some(Duration::ZERO))
                 .expect("an option"),
@@ -179,7 +179,7 @@ fn a_client_that_leaves_while_it_moves_leaves_nothing_behind() {
     crate::support::eventually("all are gone", || {
         let stats = gateway.admin_get("/stats");
         let (came, left) = (gateway.counter("moved_in"), gateway.counter("moved_out"));
-        // One in a lane is on neither shard.
+        // A connection in a lane is on neither shard.
         let arrived = came == left && left > 0;
         (stats["connections"] == 0 && stats["unanswered"] == 0 && arrived).then_some(())
     });

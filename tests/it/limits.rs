@@ -1,5 +1,5 @@
-//! Limits of users and addresses: what is over one is refused with a reason and the time to come
-//! back, and nobody else feels it (promise 6).
+//! Limits of users and addresses: messages over a limit are refused with a reason and the time to
+//! come back, and no other client is affected (promise 6).
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use shardgate::config::settings::Algorithm;
 use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
 
 const SECRET: &str = "01234567890123456789012345678901";
-/// Refusals a connection gets in a second before it is not read for the rest of it.
+/// Refusals that a connection gets in a second before it is not read for the rest of it.
 const REFUSALS_MAX: u64 = 100;
 
 fn token(user: &str) -> String {
@@ -31,7 +31,7 @@ fn token(user: &str) -> String {
     mint(&wanted, SigningKey::Secret(SECRET.as_bytes())).expect("a token")
 }
 
-/// One shard where users sign in.
+/// A gateway of one shard where users sign in.
 fn users() -> Config {
     let key = format!("{{ id = \"k\", algorithm = \"HS256\", secret = \"{SECRET}\" }}");
     Config::new().key("auth.mode = \"jwt\"").key(&format!("auth_key = [{key}]"))
@@ -47,7 +47,7 @@ fn signed_in(gateway: &Gateway, user: &str) -> Client {
     client
 }
 
-/// The head of the answer to an upgrade with one more line.
+/// Sends an upgrade with one more header line; returns the head of the answer.
 fn upgrade(gateway: &Gateway, line: &str) -> (Raw, String) {
     let mut raw = Raw::connect(gateway.ws);
     let request = Raw::request(gateway.ws).replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));
@@ -68,7 +68,7 @@ fn gets_429(gateway: &Gateway) {
 fn a_user_who_waits_as_told_gets_its_burst_and_exactly_its_rate() {
     const RATE: u64 = 40;
     let gateway = Gateway::start(&users().shard(&format!("limits.user_messages_per_s = {RATE}")));
-    // Two connections of one user: what counts is the user.
+    // Two connections of one user share the user's limit.
     let mut clients = [signed_in(&gateway, "alice"), signed_in(&gateway, "alice")];
     assert_eq!(clients[0].welcome["limits"]["messages_per_s_max"], RATE);
     let began = Instant::now();
@@ -132,7 +132,7 @@ fn those_about_to_sign_in_are_capped_and_the_others_are_not() {
     let config = users().key("auth.required = true").shard("limits.unauthenticated_max = 2");
     let gateway = Gateway::start(&config);
     let mut first = Client::connect(gateway.ws);
-    // One that says nothing at all counts as well.
+    // A connection that sends nothing at all counts as well.
     let silent = Raw::connect(gateway.ws);
     let refused = || Raw::connect(gateway.ws).head().starts_with("HTTP/1.1 503 ");
     let unknown = || gateway.admin_get("/stats")["unauthenticated"].clone();

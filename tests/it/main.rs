@@ -1,4 +1,4 @@
-//! The gateway's promises, held against real processes and real sockets: a module a promise.
+//! Tests of the gateway's promises against real processes and real sockets: a module a promise.
 
 mod admin;
 mod auth;
@@ -12,6 +12,7 @@ mod handshake;
 mod head_of_line;
 mod health;
 mod home;
+mod jwks;
 mod limits;
 mod no_batching_delay;
 mod one_answer;
@@ -20,9 +21,8 @@ mod path;
 mod proxy;
 mod reload;
 mod retry;
-mod signers;
+mod service_manager;
 mod stats;
-mod supervise;
 mod support;
 mod tidy;
 mod tls;

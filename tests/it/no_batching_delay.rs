@@ -51,7 +51,7 @@ fn messages_that_wait_for_a_busy_instance_leave_within_the_window() {
     for client in &mut clients[1..] {
         client.send(json!({"msg_id": 1001}));
     }
-    // Nothing ends, and no batch is full: the window alone lets them go.
+    // No call ends, and no batch is full: the window alone lets them go.
     instance.wait_for(4);
     assert!(started.elapsed() >= Duration::from_millis(50), "{:?}", started.elapsed());
     let sizes: Vec<usize> = instance.calls().iter().map(|c| c.batch.requests.len()).collect();
@@ -79,7 +79,7 @@ fn a_full_batch_does_not_wait_for_the_window() {
     }
     instance.wait_for(4);
     assert_eq!(instance.calls()[1].batch.requests.len(), 3);
-    // One more waits for company, until a call ends: that frees its slot.
+    // One more waits for the window, until a call ends: that frees its slot.
     clients[4].send(json!({"msg_id": 1001}));
     instance.release();
     for client in &mut clients {

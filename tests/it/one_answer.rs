@@ -10,7 +10,7 @@ use crate::support::{
     Action, Arrived, Client, Config, Gateway, Instance, eventually, named, ok, owners, several,
 };
 
-/// Reconnects soon, so that tests do not wait for it.
+/// A configuration that reconnects soon, so that tests do not wait for it.
 fn impatient(config: Config) -> Config {
     config.shard("backend.backoff_ms = 50").shard("backend.backoff_max_ms = 100")
 }
@@ -45,7 +45,7 @@ fn an_instance_that_dies_under_load_costs_no_answer_and_moves_only_its_keys() {
                 client.flush();
                 answers.extend(burst.into_iter().map(|seq| client.answer(seq)));
             }
-            // Nothing came twice: the next that comes is the answer to the next question.
+            // No answer came twice: the next message is the answer to the next request.
             let last = client.send(json!({"msg_id": 9000}));
             assert_eq!(client.read()["seq"], last);
             answers
@@ -75,7 +75,8 @@ fn an_instance_that_dies_under_load_costs_no_answer_and_moves_only_its_keys() {
     assert_eq!(owners(&mut Client::connect(gateway.ws)), before);
     let errors: Vec<_> = answers.iter().filter(|a| a.get("status").is_some()).collect();
     for error in &errors {
-        // Sent and not answered; what was not sent went to the next instance.
+        // The first was sent and not answered; messages that were not sent went to the next
+        // instance.
         assert_eq!(error["reason"], "OUTCOME_UNKNOWN", "{error}");
     }
     assert!(errors.len() < answers.len() / 2, "{} of {}", errors.len(), answers.len());
@@ -154,14 +155,15 @@ fn a_service_that_never_answers_costs_the_deadline() {
     eventually("the first is sent", || (instance.requests().len() >= 4).then_some(()));
     let both = [client.answer(second), client.answer(first)];
     let reasons = both.map(|a| a["reason"].as_str().map(str::to_owned));
-    // They may have left together.
+    // The messages may have left together.
     let sent = instance.requests().len();
     let unknown = Some("OUTCOME_UNKNOWN".to_owned());
     let expired = Some("EXPIRED".to_owned());
     assert_eq!(reasons, [if sent == 5 { unknown.clone() } else { expired }, unknown]);
 }
 
-/// Eight messages of eight clients in one batch, answered by `script`; the answers by number.
+/// Sends eight messages of eight clients in one batch, answered by `script`; returns the answers by
+/// number.
 fn misbehave(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Vec<Value> {
     let instance = Instance::echo();
     let config = Config::new()
@@ -193,7 +195,7 @@ fn misbehave(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Vec
     answers
 }
 
-/// Numbers of the messages with an OK, after a look at the others.
+/// Numbers of the messages with an OK. All others must be BAD_SERVICE_REPLY.
 fn good(answers: &[Value]) -> Vec<usize> {
     let is_ok = |(n, answer): (usize, &Value)| {
         if answer.get("status").is_none() {
@@ -207,7 +209,7 @@ fn good(answers: &[Value]) -> Vec<usize> {
     answers.iter().enumerate().filter_map(is_ok).collect()
 }
 
-/// The request with this payload.
+/// Answer to the request with this payload.
 fn of(call: &Arrived, payload: &str) -> BaseResponse {
     let found = call.batch.requests.iter().find(|r| r.payload == payload.as_bytes());
     ok(found.expect("all eight are in it"))

@@ -1,4 +1,4 @@
-//! The way of a message, and what the gateway answers itself.
+//! The path of a message, and the messages that the gateway answers itself.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use crate::support::{
     Client, Config, Gateway, Instance, MessageIn, Raw, demo, eventually, frame, several,
 };
 
-/// The configuration of the repository, with the demo services where they are now.
+/// A gateway with the demo services at the addresses that they have now.
 fn with_demo(config: Config) -> (Gateway, shardgate::demo::DemoServices) {
     let (services, [logic, chat, fight]) = demo();
     let config = config
@@ -92,7 +92,7 @@ fn the_gateway_answers_its_own_ids() {
     assert_eq!(who["session"], client.welcome["session"]);
     let peer = client.stream().local_addr().expect("connected").to_string();
     assert_eq!((&who["node"], &who["peer"]), (&json!("node-1"), &json!(peer)));
-    // Explaining is off by default, and other ids of the range are nobody's.
+    // Explaining is off by default, and other ids of the range belong to no one.
     for id in [9003, 9004, 9999] {
         let answer = client.call(id, json!({"msg_id": 1001}));
         assert_eq!((&answer["status"], &answer["reason"]), (&json!(12), &json!("UNIMPLEMENTED")));
@@ -150,7 +150,7 @@ fn an_id_without_route_is_refused_and_the_connection_stays() {
     eventually("route_failed in the log", || gateway.log().contains("route_failed").then_some(()));
 }
 
-/// Bad JSON messages, and the seq that the error has.
+/// Bad JSON messages, each with the seq of its error.
 const BAD: [(&str, u64); 16] = [
     ("", 0),
     ("not JSON", 0),
@@ -229,7 +229,7 @@ fn refused_one_way_messages_are_told_with_a_count() {
         counted += error["payload"]["count"].as_u64().expect("a count");
         errors += 1;
     }
-    // One at once, and one a second later for the other four.
+    // One refusal at once, and one a second later for the other four.
     assert_eq!((counted, errors), (5, 2));
     assert_eq!(gateway.counter("one_way_refused"), 5);
 }

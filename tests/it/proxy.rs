@@ -1,4 +1,4 @@
-//! PROXY protocol: a listed balancer tells the client's address, nobody else can.
+//! PROXY protocol: a listed balancer passes on the client's address, and no other peer can.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -12,14 +12,14 @@ use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
 
 /// A header of version 2 that names 192.0.2.7:4660.
 const HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x34\0\x50";
-/// One of a balancer that speaks for itself.
+/// A header of a balancer that connects for itself.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0";
 
 fn listed() -> Gateway {
     Gateway::start(&Config::new().key("proxy.from = [\"10.0.0.0/8\", \"127.0.0.0/8\"]"))
 }
 
-/// What the gateway says who an upgraded connection is.
+/// Address of an upgraded connection, as the gateway shows it.
 fn who(raw: &mut Raw) -> String {
     raw.send(&frame(0x81, br#"{"msg_id":9002,"seq":1}"#));
     loop {
@@ -67,7 +67,7 @@ fn a_listed_balancer_without_a_header_is_closed_without_an_answer() {
         assert_eq!(secure::raw(gateway.ws, bytes), b"", "{n}");
         assert_eq!(gateway.counter("proxy_refused"), n as u64 + 1);
     }
-    // Half of one, and no more: the deadline of the handshake holds for it.
+    // Half a header, and no more: the deadline of the handshake holds for it.
     let gateway = Gateway::start(
         &Config::new().key("proxy.from = [\"127.0.0.1\"]").shard("conn.handshake_timeout_ms = 200"),
     );
@@ -120,7 +120,7 @@ fn a_header_stands_before_tls() {
     tcp.write_all(HEADER).expect("sent");
     let mut client = Client::upgrade(secure::over(tcp, &config, "a.test").expect("a handshake"));
     assert_eq!(client.call(9002, json!(null))["payload"]["peer"], "192.0.2.7:4660");
-    // Without one the hello is taken for a wrong one.
+    // Without a header the hello is taken for a wrong header.
     assert!(secure::connect(wss, &config, "a.test").is_err());
     assert_eq!(gateway.counter("proxy_refused"), 1);
 }
@@ -145,7 +145,7 @@ fn limits_hold_for_the_told_address_and_not_for_the_balancer() {
     let (mut third, head) = of(7);
     assert!(head.starts_with("HTTP/1.1 429 ") && head.contains("Retry-After: 1"), "{head}");
     third.rest();
-    // The balancer's own, however many.
+    // The balancer's own connections, however many.
     let own: Vec<Raw> = (0..5)
         .map(|_| {
             let mut raw = Raw::connect(gateway.ws);

@@ -1,4 +1,4 @@
-//! Promise 10: a reload touches no connection; all problems are told, nothing is half applied.
+//! Promise 10: a reload touches no connection; all problems are reported, nothing is half applied.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, several};
 
-/// Connections in the test of many: as many as the issue asks for.
+/// Connections in the test with many connections.
 const CONNECTIONS: usize = 2_000;
 /// Reloads in that test; every other one is refused.
 const RELOADS: usize = 200;
@@ -162,7 +162,7 @@ fn settings_of_shards_change_in_a_running_gateway() {
     assert!(gateway.versions().iter().all(|v| *v >= version));
 }
 
-/// The command, with so many open files at most.
+/// Limits the command to so many open files.
 fn with_files(command: &mut Command, files: u32) {
     let mut limited = Command::new("sh");
     let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
@@ -186,7 +186,7 @@ fn a_reload_gives_no_shard_more_connections_than_there_are_files() {
     let config = Config::new().shard("conn.connections_max = 150000");
     gateway.rewrite(&config);
     for n in 0..2 {
-        // The second changes something else.
+        // The second file changes something else.
         gateway.rewrite(&config.clone().key(&format!("stop.grace_ms = {}", 100 + n)));
         let (status, answer) = gateway.admin_post("/reload", "");
         assert_eq!(status, 200, "{answer}");

@@ -11,7 +11,7 @@ fn config(instances: &[(&str, &Instance)], route: &str) -> Config {
     Config::new().service("logic", &list).route(1000, "logic", route).shard("retry.delay_ms = 20")
 }
 
-/// Refuses `count` calls unstarted, then echoes.
+/// An instance that refuses `count` calls unstarted, then echoes.
 fn refusing(count: usize) -> Instance {
     let calls = AtomicUsize::new(0);
     Instance::start(move |call| {
@@ -46,7 +46,8 @@ fn a_message_that_is_refused_for_ever_is_unavailable() {
     assert!(instance.requests().len() <= 5, "gRFC A6: five attempts at most");
 }
 
-/// Two instances that hold all calls; the one that a message went to, and the other.
+/// Loses an instance of two that hold all calls. Returns the answer, the instance that the message
+/// went to, and the other.
 fn lose_one(route: &str) -> (serde_json::Value, Instance, Instance) {
     let (mut a, mut b) = (Instance::echo(), Instance::echo());
     let gateway = Gateway::start(&config(&[("a", &a), ("b", &b)], route));
@@ -127,7 +128,7 @@ fn no_failover_means_none() {
     let gateway = Gateway::start(&config(&list, "failover = \"none\"\nhash_on = \"key\""));
     gateway.wait_connected("logic", &["a", "b"]);
     let mut client = Client::connect(gateway.ws);
-    // A key of each.
+    // A key of each instance.
     let mut of_a = None;
     let mut of_b = None;
     for n in 0..100 {

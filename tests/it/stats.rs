@@ -1,4 +1,4 @@
-//! What tools rely on: the admin endpoint's names, and that its numbers are the traffic's.
+//! Statistics that tools rely on: names of the admin endpoint, and numbers that match the traffic.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Config, Gateway, Instance, Raw, demo, eventually, frame, several};
 
-/// design.md section 8, to the letter.
+/// Names of `/routing/stats` that tools rely on: none may change.
 const ROUTING_STATS: [(&str, &[&str]); 8] = [
     ("routing", &["total_routes", "cache_hits", "cache_misses", "failed_routes"]),
     ("cache", &["total_entries", "active_entries", "hit_rate"]),
@@ -34,7 +34,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().map(|o| o.keys().map(String::as_str).collect()).unwrap_or_default()
 }
 
-/// Holds the names of one `/routing/stats` object, which has all of the table but `without`.
+/// Checks the names of one `/routing/stats` object, which has all of the table but `without`.
 fn check_names(stats: &Value, without: &str) {
     let sections = ROUTING_STATS.iter().map(|(name, _)| *name).filter(|name| *name != without);
     assert_eq!(keys(stats), sections.collect());
@@ -44,7 +44,7 @@ fn check_names(stats: &Value, without: &str) {
     assert_eq!(keys(&stats["queue"]["monitor"]), MONITOR.into_iter().collect());
 }
 
-/// Every number below `stats`, by its path.
+/// Collects every number below `stats`, by its path.
 fn numbers(stats: &Value, path: &str, found: &mut Vec<(String, u64)>) {
     match stats {
         Value::Object(fields) => {
@@ -152,7 +152,7 @@ fn stats_add_connections_services_versions_and_uptime() {
     let seen = &stats["services"]["logic"]["instances"][0];
     assert_eq!((&seen["id"], &seen["ok"], &seen["failed"]), (&json!("a"), &json!(1), &json!(0)));
     assert_eq!(seen["address"], instance.address.to_string());
-    // The bytes of an answer have been on their way when it is here; its count is there, too.
+    // The count of an answer is there as soon as its bytes are.
     assert_eq!(stats["counters"]["answers"], 1);
     assert_eq!(stats["stages"]["whole"]["count"], 1);
     drop((client, handshaking));
@@ -221,7 +221,7 @@ fn a_thousand_clients_hit_the_route_cache() {
     for (n, client) in clients.iter_mut().enumerate() {
         for seq in 1..=EACH {
             let answer = client.frame().json();
-            // One session, one service, one order.
+            // The messages of one session to one service keep their order.
             assert_eq!((&answer["seq"], &answer["payload"]), (&json!(seq), &json!(n)), "{answer}");
         }
     }

@@ -5,20 +5,20 @@ use std::fs;
 use std::path::Path;
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 7] = ["ids", "limits", "look", "message", "stats", "lanes", "mailbox"];
+const WORDS: [&str; 7] = ["ids", "limits", "inspect", "message", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
 /// control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 25] = [
+const MAY_NAME: [(&str, &[&str]); 26] = [
     ("ids", &[]),
     ("limits", &[]),
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
-    ("look", &["ids", "message"]),
+    ("inspect", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    ("mailbox", &["ids", "look", "stats", "routing", "config::settings", "auth", "tls::server"]),
+    ("mailbox", &["ids", "inspect", "stats", "routing", "config::settings", "auth", "tls::server"]),
     // The ground of both halves of the engine, of configuration and of control.
     ("routing", &[]),
     ("config", &["routing"]),
@@ -30,17 +30,16 @@ const MAY_NAME: [(&str, &[&str]); 25] = [
     ("readiness", &[]),
     ("backend", &["routing", "config", "wire", "readiness"]),
     ("shard", &["routing", "config", "wire", "tls", "engine", "backend", "readiness"]),
+    // The wall clock, for dates of certificates and tokens.
+    ("clock", &[]),
     // Never `shard` nor `engine`: it speaks to them through the mailbox.
-    ("control", &["routing", "config", "auth", "tls"]),
+    ("control", &["routing", "config", "auth", "tls", "clock"]),
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire", "config::settings", "tls"]),
     ("preflight", &["config", "engine::clients", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
-    (
-        "memory",
-        &["routing", "config", "engine", "shard", "control::log", "preflight", "tls::session"],
-    ),
+    ("memory", &["routing", "config", "engine", "shard", "control::log", "tls::session"]),
     (
         "cli",
         &[
@@ -50,8 +49,9 @@ const MAY_NAME: [(&str, &[&str]); 25] = [
             "tls",
             "preflight",
             "memory",
+            "clock",
             "control::token",
-            "control::keys",
+            "control::jwks_fetch",
         ],
     ),
     (
@@ -66,6 +66,7 @@ const MAY_NAME: [(&str, &[&str]); 25] = [
             "control",
             "demo",
             "cli",
+            "clock",
             "preflight",
         ],
     ),

@@ -1,4 +1,4 @@
-//! TLS towards clients: the same promises over wss as over ws, and what is particular to it.
+//! TLS towards clients: the same promises over wss as over ws, and the rules of TLS.
 
 mod faults;
 mod reload;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::support::secure::{self, Signer, VERSIONS};
 use crate::support::{Client, Config, Gateway, Raw, eventually, several};
 
-/// A gateway with TLS, its certificate in a directory of its own, and who signed that.
+/// A gateway with TLS, with its certificate in a directory of its own, and its signer.
 struct Secured {
     gateway: Gateway,
     signer: Signer,
@@ -50,7 +50,7 @@ impl Secured {
         Client::secure(self.wss(), &Arc::new(self.signer.client(&TLS13)), "a.test")
     }
 
-    /// A handshake alone.
+    /// Makes a handshake and nothing more.
     fn shake(&self, config: &Arc<rustls::ClientConfig>) -> std::io::Result<secure::Stream> {
         secure::connect(self.wss(), config, "a.test")
     }
@@ -97,7 +97,7 @@ fn a_client_that_comes_back_resumes_at_any_shard() {
         let config = Arc::new(secured.signer.client(version));
         let mut kinds = Vec::new();
         let mut shards = std::collections::BTreeSet::new();
-        // Until every shard had one: the kernel spreads them.
+        // Until every shard had one, as the kernel spreads them.
         eventually("all shards have resumed one", || {
             let mut client = Client::secure(secured.wss(), &config, "a.test");
             kinds.push(client.tls().conn.handshake_kind().expect("it is complete"));
@@ -179,7 +179,7 @@ fn clients_show_certificates_as_configured() {
         ];
         let mut refused = 0;
         for (client, expected) in clients.into_iter().zip(expected) {
-            // In TLS 1.3 a client is done before its certificate is looked at.
+            // In TLS 1.3 a client has finished before the server checks its certificate.
             let said = secured.shake(&Arc::new(client)).and_then(|mut stream| {
                 stream.write_all(Raw::request(secured.wss()).as_bytes())?;
                 let mut line = [0; 12];

@@ -1,4 +1,4 @@
-//! The verbs of the built program: what they print, and what they exit with.
+//! The verbs of the built program: output and exit codes.
 
 use std::net::TcpListener;
 
@@ -15,7 +15,7 @@ fn verb(config: &Config, args: &[&str]) -> Finished {
     finished
 }
 
-/// An address where nobody listens.
+/// An address where nothing listens.
 fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("bound").to_string()
@@ -153,7 +153,7 @@ fn a_closed_stderr_stops_nothing() {
     let mut gateway = Gateway::start_with(&logic(), |command| {
         command.stderr(closed_pipe());
     });
-    // It has had to log by now: what it serves, and that logic is away.
+    // The gateway has logged by now: that it serves, and that logic is away.
     assert_eq!(gateway.admin("/stats").0, 200);
     assert!(gateway.runs());
     gateway.signal(rustix::process::Signal::TERM);

@@ -1,4 +1,4 @@
-//! The gateway with a real etcd: instances come, go and are found again while messages flow.
+//! The gateway with a real etcd: instances come, go and come back while messages flow.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tungstenite::{Message, WebSocket};
 
 use super::etcd::member::Etcd;
@@ -14,14 +15,14 @@ use super::support::{
     BINARY, Checkout, Running, available, eventually, free_port, get_json, succeeds,
 };
 
-/// What the outage lasts in a run of all tests. The whole minute of the issue and more load take
-/// nothing but SHARDGATE_OUTAGE_S=60.
+/// Length of the outage in a run of all tests. SHARDGATE_OUTAGE_S=60 makes it a whole minute, and
+/// needs nothing else.
 fn outage() -> Duration {
     let seconds = std::env::var("SHARDGATE_OUTAGE_S").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5))
 }
 
-/// A process that serves `logic` (and the two other demo services, which nobody asks).
+/// A process that serves `logic` (and the two other demo services, which get no messages).
 fn instance() -> (Running, SocketAddr) {
     let ports = [free_port(), free_port(), free_port()];
     let list: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
@@ -30,12 +31,12 @@ fn instance() -> (Running, SocketAddr) {
     (Running::start(&mut command, ""), list[0].parse().expect("an address"))
 }
 
-struct Client {
+struct KeyClient {
     socket: WebSocket<TcpStream>,
     seq: u64,
 }
 
-impl Client {
+impl KeyClient {
     fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).expect("the gateway listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
@@ -46,7 +47,7 @@ impl Client {
         Self { socket, seq: 0 }
     }
 
-    /// Asks with each key; answers in their order.
+    /// Sends a message with each key; returns the answers in their order.
     fn ask(&mut self, keys: &[String]) -> Vec<Value> {
         let first = self.seq + 1;
         for key in keys {
@@ -72,18 +73,102 @@ fn keys() -> Vec<String> {
     (0..90).map(|n| format!("room-{n}")).collect()
 }
 
-/// Where the first shard sends each key, by the admin endpoint.
-fn owners(admin: SocketAddr) -> BTreeMap<String, String> {
-    let owner = |key: String| {
-        let found = get_json(admin, &format!("/routing/explain?msg_id=1001&key={key}"));
-        let name = found["shards"][0]["instance"].as_str().unwrap_or_default().to_owned();
-        (key, name)
-    };
-    keys().into_iter().map(owner).collect()
+/// A gateway without demo services whose instances and routes are in etcd.
+struct EtcdGateway {
+    process: Running,
+    ws: SocketAddr,
+    admin: SocketAddr,
+    _dir: TempDir,
 }
 
-fn source(admin: SocketAddr) -> String {
-    get_json(admin, "/health")["sources"]["etcd"]["state"].as_str().unwrap_or("").to_owned()
+impl EtcdGateway {
+    /// Starts a gateway with the service `logic`, and `more` lines of its file.
+    fn start(etcd: &Etcd, more: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let endpoint = etcd.settings().endpoints[0].clone();
+        let text = format!(
+            "demo.enabled = false\netcd.endpoints = [\"{endpoint}\"]\n[[service]]\n\
+             name = \"logic\"\n{more}"
+        );
+        std::fs::write(dir.path().join("gateway.toml"), text).expect("ours");
+        let [ws, admin] =
+            [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut command = Command::new(BINARY);
+        command.arg("--config").arg(dir.path());
+        command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
+        let process = Running::start(&mut command, "ready: ws://");
+        Self { process, ws, admin, _dir: dir }
+    }
+
+    /// State of the source etcd.
+    fn source(&self) -> String {
+        let health = get_json(self.admin, "/health");
+        health["sources"]["etcd"]["state"].as_str().unwrap_or("").to_owned()
+    }
+
+    /// Instance that gets each key, by the first shard.
+    fn owners(&self) -> BTreeMap<String, String> {
+        let owner = |key: String| {
+            let path = format!("/routing/explain?msg_id=1001&key={key}");
+            let explained = get_json(self.admin, &path);
+            let name = explained["shards"][0]["instance"].as_str().unwrap_or_default().to_owned();
+            (key, name)
+        };
+        keys().into_iter().map(owner).collect()
+    }
+}
+
+/// Sends a burst each 18 ms until `stop`: four of these are 20,000 messages a second, if they are
+/// answered in time. Returns the number of answers, and of those that are OUTCOME_UNKNOWN.
+fn talk(ws: SocketAddr, stop: &AtomicBool) -> (u64, u64) {
+    let (mut client, keys) = (KeyClient::connect(ws), keys());
+    let (mut answered, mut unknown) = (0, 0);
+    let mut due = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        for answer in client.ask(&keys) {
+            answered += 1;
+            if answer.get("status").is_some() {
+                assert_eq!(answer["reason"], "OUTCOME_UNKNOWN", "{answer}");
+                unknown += 1;
+            }
+        }
+        due += Duration::from_millis(18);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    (answered, unknown)
+}
+
+/// Kills etcd and an instance, waits, starts both again, and checks which keys move when.
+fn outage_of(etcd: &mut Etcd, gateway: &EtcdGateway, instances: &mut Vec<(Running, SocketAddr)>) {
+    let before = gateway.owners();
+    etcd.kill();
+    eventually("the gateway says that etcd is away", || gateway.source() == "stale");
+    let away = Instant::now();
+    // An instance dies meanwhile: it cannot be taken out of etcd, and its keys move all the same.
+    drop(instances.remove(1));
+    eventually("only its keys move", || {
+        let now = gateway.owners();
+        before.iter().all(|(key, owner)| (owner == "logic-1") == (now[key] != *owner))
+    });
+    while away.elapsed() < outage() {
+        assert_eq!(gateway.source(), "stale");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    etcd.start(true);
+    eventually("the gateway has etcd again", || gateway.source() == "fresh");
+    let (extra, address) = instance();
+    etcd.put("services/logic/logic-3", &format!(r#"{{"address":"{address}"}}"#));
+    instances.push((extra, address));
+    eventually("it is found", || gateway.owners().values().any(|owner| owner == "logic-3"));
+    etcd.delete("services/logic/logic-1");
+    eventually("what was left of the dead one is gone", || {
+        get_json(gateway.admin, "/health")["sources"]["etcd"]["instances"] == 3
+    });
+    let after = gateway.owners();
+    for (key, owner) in &before {
+        let stayed = after[key] == *owner || after[key] == "logic-3" || owner == "logic-1";
+        assert!(stayed, "{key} moved from {owner} to {}", after[key]);
+    }
 }
 
 #[test]
@@ -100,81 +185,24 @@ fn messages_flow_through_an_outage_of_etcd_and_keys_move_only_with_their_instanc
         etcd.put(&format!("services/logic/logic-{n}"), &value);
     }
     etcd.put("routes/logic", r#"{"range":[1000,1999],"service":"logic","hash_on":"key"}"#);
-    let dir = tempfile::tempdir().expect("a directory");
-    let endpoint = etcd.settings().endpoints[0].clone();
-    let text = format!(
-        "demo.enabled = false\netcd.endpoints = [\"{endpoint}\"]\n[[service]]\nname = \"logic\"\n"
-    );
-    std::fs::write(dir.path().join("gateway.toml"), text).expect("ours");
-    let (ws, admin) = (free_port(), free_port());
-    let [ws, admin] = [ws, admin].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut command = Command::new(BINARY);
-    command.arg("--config").arg(dir.path());
-    command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
-    let gateway = Running::start(&mut command, "ready: ws://");
-
-    let before = owners(admin);
-    assert!((0..3).all(|n| before.values().any(|o| *o == format!("logic-{n}"))), "{before:?}");
-    assert_eq!(source(admin), "fresh");
+    let gateway = EtcdGateway::start(&etcd, "");
+    let owners = gateway.owners();
+    assert!((0..3).all(|n| owners.values().any(|o| *o == format!("logic-{n}"))), "{owners:?}");
+    assert_eq!(gateway.source(), "fresh");
     let stop = AtomicBool::new(false);
-    // Four clients with a burst each 18 ms: 20,000 messages a second, if they are answered in time.
-    let talk = || {
-        let (mut client, keys) = (Client::connect(ws), keys());
-        let (mut answered, mut unknown) = (0, 0);
-        let mut due = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
-            for answer in client.ask(&keys) {
-                answered += 1;
-                if answer.get("status").is_some() {
-                    assert_eq!(answer["reason"], "OUTCOME_UNKNOWN", "{answer}");
-                    unknown += 1;
-                }
-            }
-            due += Duration::from_millis(18);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        (answered, unknown)
-    };
     let began = Instant::now();
     let (answered, unknown): (u64, u64) = std::thread::scope(|scope| {
-        let talkers: Vec<_> = (0..4).map(|_| scope.spawn(talk)).collect();
-        etcd.kill();
-        eventually("the gateway says that etcd is away", || source(admin) == "stale");
-        let away = Instant::now();
-        // An instance dies meanwhile: nobody can take it out of etcd, its keys move all the same.
-        drop(instances.remove(1));
-        eventually("only its keys move", || {
-            let now = owners(admin);
-            before.iter().all(|(key, owner)| (owner == "logic-1") == (now[key] != *owner))
-        });
-        while away.elapsed() < outage() {
-            assert_eq!(source(admin), "stale");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        etcd.start(true);
-        eventually("the gateway has etcd again", || source(admin) == "fresh");
-        let (extra, address) = instance();
-        etcd.put("services/logic/logic-3", &format!(r#"{{"address":"{address}"}}"#));
-        instances.push((extra, address));
-        eventually("it is found", || owners(admin).values().any(|owner| owner == "logic-3"));
-        etcd.delete("services/logic/logic-1");
-        eventually("what was left of the dead one is gone", || {
-            get_json(admin, "/health")["sources"]["etcd"]["instances"] == 3
-        });
-        let after = owners(admin);
-        for (key, owner) in &before {
-            let stayed = after[key] == *owner || after[key] == "logic-3" || owner == "logic-1";
-            assert!(stayed, "{key} moved from {owner} to {}", after[key]);
-        }
+        let talkers: Vec<_> = (0..4).map(|_| scope.spawn(|| talk(gateway.ws, &stop))).collect();
+        outage_of(&mut etcd, &gateway, &mut instances);
         stop.store(true, Ordering::Relaxed);
         let ended = talkers.into_iter().map(|t| t.join().expect("every message is answered"));
         ended.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     });
-    // What the dead instance had at that moment, in at most ten calls a shard.
+    // Messages that the dead instance had at that moment, in at most ten calls a shard.
     assert!(unknown < answered / 10, "{unknown} of {answered}");
     let rate = answered / began.elapsed().as_secs().max(1);
     println!("{answered} messages, {rate} a second, {unknown} OUTCOME_UNKNOWN");
-    gateway.stop();
+    gateway.process.stop();
 }
 
 #[test]
@@ -184,33 +212,21 @@ fn routes_in_etcd_are_checked_like_those_of_the_files() {
         return;
     }
     let etcd = Etcd::running();
-    let dir = tempfile::tempdir().expect("a directory");
-    let endpoint = etcd.settings().endpoints[0].clone();
-    let text = format!(
-        "demo.enabled = false\netcd.endpoints = [\"{endpoint}\"]\n[[service]]\nname = \"logic\"\n\
-         [[route]]\nrange = [1000, 1999]\nservice = \"logic\"\n"
-    );
-    std::fs::write(dir.path().join("gateway.toml"), text).expect("ours");
-    let [ws, admin] =
-        [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut command = Command::new(BINARY);
-    command.arg("--config").arg(dir.path());
-    command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
-    let gateway = Running::start(&mut command, "ready: ws://");
+    let route = "[[route]]\nrange = [1000, 1999]\nservice = \"logic\"\n";
+    let gateway = EtcdGateway::start(&etcd, route);
+    let get = |path: &str| get_json(gateway.admin, path);
     etcd.put("routes/party", r#"{"range":[1500,2500],"service":"logic"}"#);
     eventually("the overlap is refused by name", || {
-        let refused = get_json(admin, "/health")["routes_refused"].to_string();
+        let refused = get("/health")["routes_refused"].to_string();
         refused.contains("/shardgate/routes/party") && refused.contains("overlaps route[0]")
     });
     etcd.put("routes/party", r#"{"range":[2000,2500],"service":"logic"}"#);
     eventually("it is in force", || {
-        get_json(admin, "/routing/explain?msg_id=2200&key=x")["service"] == "logic"
+        get("/routing/explain?msg_id=2200&key=x")["service"] == "logic"
     });
     etcd.delete("routes/party");
-    eventually("it is gone", || {
-        get_json(admin, "/routing/explain?msg_id=2200&key=x")["service"] != "logic"
-    });
-    gateway.stop();
+    eventually("it is gone", || get("/routing/explain?msg_id=2200&key=x")["service"] != "logic");
+    gateway.process.stop();
 }
 
 #[test]
@@ -241,7 +257,7 @@ fn a_service_that_registers_itself_gets_messages_until_it_leaves() {
         Running::start(&mut checkout.shell(&line), "registered")
     };
     let one = register("logic-1", address);
-    let mut client = Client::connect(ws);
+    let mut client = KeyClient::connect(ws);
     let asks = ["x".to_owned()];
     eventually("messages reach it", || client.ask(&asks)[0].get("status").is_none());
     let (_second, address) = instance();

@@ -1,4 +1,4 @@
-//! The etcd source with the real server: what it tells while etcd comes, goes and changes.
+//! The etcd source with the real server: its news while etcd comes, goes and changes.
 
 pub mod member;
 mod source;
@@ -13,13 +13,13 @@ use self::member::Etcd;
 use self::source::Source;
 use super::support::{available, run, succeeds};
 
-/// Whether etcd is here.
+/// Whether etcd is installed.
 fn here(test: &str) -> bool {
     let found = succeeds("etcd", &["--version"]) && succeeds("etcdctl", &["version"]);
     available(test, "etcd and etcdctl", found)
 }
 
-/// The value of an instance on port `n`.
+/// Value of an instance on port `n`.
 fn on(n: u16) -> String {
     format!(r#"{{"address":"10.0.0.1:{n}"}}"#)
 }
@@ -65,7 +65,7 @@ fn an_instance_goes_with_its_lease() {
     let etcd = Etcd::running();
     let mut source = Source::start(etcd.settings());
     source.until_names(&[]);
-    // As in the head of the source's file.
+    // The commands of the source's module documentation.
     let grant = etcd.say(&["lease", "grant", "2"]);
     let lease = grant.split(' ').nth(1).expect("lease ID granted with TTL(2s)");
     let lease = format!("--lease={lease}");
@@ -90,7 +90,7 @@ fn what_changed_while_etcd_was_away_arrives() {
         etcd.kill();
         source.until_stale("onnection refused");
         assert!(source.stale.as_ref().expect("just so").contains(&etcd.endpoint()));
-        // Back for everybody else.
+        // Back for the test alone.
         etcd.start(false);
         etcd.healthy();
         etcd.delete(&format!("services/logic/logic-{gone}"));
@@ -225,7 +225,7 @@ fn user_and_password_are_shown_and_never_told() {
     source.until_fresh();
     source.until_names(&["logic/logic-1"]);
     assert_eq!((nobody.knowns, wrong.knowns), (0, 0));
-    // Its tokens are gone with it.
+    // The tokens are gone with the process.
     etcd.kill();
     source.until_stale("onnection refused");
     etcd.start(true);
@@ -233,7 +233,7 @@ fn user_and_password_are_shown_and_never_told() {
     etcd.healthy();
     etcd.put("services/logic/logic-2", &on(2));
     source.until_names(&["logic/logic-1", "logic/logic-2"]);
-    // A user where none is asked for does no harm.
+    // A user in the settings of an etcd without authentication does no harm.
     etcd.say(&["auth", "disable"]);
     etcd.user = None;
     let user = EtcdSettings {
@@ -301,7 +301,7 @@ fn a_silent_etcd_is_noticed() {
     etcd.put("services/logic/logic-1", &on(1));
     let mut source = Source::start(etcd.settings());
     source.until_names(&["logic/logic-1"]);
-    // What comes by the watch shows that it stands: only PINGs miss anything then.
+    // News by the watch show that it stands: after that only PINGs notice a loss.
     etcd.put("services/logic/logic-1", &on(2));
     source.until("it moved", |s| s.knowns == 2);
     etcd.signal(Signal::STOP);
@@ -331,10 +331,10 @@ fn a_member_without_quorum_is_left_for_one_with_it() {
     let (mut first, mut all) = (Source::start(first), Source::start(all));
     first.until_names(&["logic/logic-1"]);
     all.until_names(&["logic/logic-1"]);
-    // What comes by the watch shows that it stands.
+    // News by the watch show that it stands.
     members[0].put("services/logic/logic-1", &on(2));
     first.until("it moved", |s| s.knowns == 2);
-    // The first one alone has no leader: what asks it alone says so.
+    // The first member alone has no leader, and says so to a client with `hasleader`.
     members[1].kill();
     members[2].kill();
     first.until_stale("no leader");
@@ -344,7 +344,7 @@ fn a_member_without_quorum_is_left_for_one_with_it() {
     members[0].put("services/logic/logic-2", &on(2));
     first.until_names(&["logic/logic-1", "logic/logic-2"]);
     all.until_names(&["logic/logic-1", "logic/logic-2"]);
-    // The one that is asked first goes; the others go on.
+    // The member that is asked first goes; the others go on.
     members[2].start(true);
     members[2].healthy();
     members[0].kill();

@@ -1,4 +1,4 @@
-//! Clients and services that others wrote: Python websockets and grpcio, Node ws, Chromium.
+//! Clients and services of other authors: Python websockets and grpcio, Node ws, Chromium.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::support::{Checkout, PATIENCE, Running, available, eventually, run, su
 
 const ALL: [&str; 3] = ["logic", "chat", "fight"];
 
-/// What the scripts print at their end.
+/// Last line of the scripts' output.
 const PASSED: &str = "all as it should be";
 
 #[test]
@@ -53,7 +53,7 @@ struct Client {
 }
 
 impl Client {
-    /// Connected and welcomed.
+    /// Connects, and reads the welcome.
     fn connect(url: &str) -> Self {
         let (socket, _) = tungstenite::connect(url).expect("the gateway is ready");
         let MaybeTlsStream::Plain(stream) = socket.get_ref() else { panic!("plain TCP") };
@@ -69,13 +69,13 @@ impl Client {
         self.socket.send(Message::text(message.to_string())).expect("it takes it");
     }
 
-    /// The next message.
+    /// Reads the next message.
     fn receive(&mut self) -> Value {
         let message = self.socket.read().expect("an answer comes in time");
         serde_json::from_str(message.to_text().expect("text")).expect("JSON")
     }
 
-    /// The answer to `payload`.
+    /// Sends `payload`, and reads the answer.
     fn ask(&mut self, payload: Value) -> Value {
         self.send(payload);
         let answer = self.receive();
@@ -117,13 +117,13 @@ fn a_python_service_is_killed_and_comes_back() {
     assert_eq!(told["attempt"], 1);
     assert!(told["timeout_ms"].as_u64().is_some_and(|ms| (4_000..=5_000).contains(&ms)), "{told}");
 
-    // Killed in the middle of a call: it may have run, and the client is told so.
+    // Killed in the middle of a call: the call may have run, and the client gets that answer.
     client.send(json!({"hang": true}));
     service.line_with("hanging");
     drop(service);
     let answer = client.receive();
     assert_eq!((&answer["seq"], &answer["reason"]), (&json!(4), &json!("OUTCOME_UNKNOWN")));
-    // While it is away: surely not run.
+    // While the service is away: surely not run.
     assert_eq!(client.ask(json!("?"))["reason"], "UNAVAILABLE");
 
     let service = start();
@@ -132,7 +132,7 @@ fn a_python_service_is_killed_and_comes_back() {
     assert_eq!(service.stop().code(), Some(0));
 }
 
-/// A server of the page, and what the page told it.
+/// Serves the page; returns the server's address, and the results that the page sends to it.
 fn page() -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let origin = format!("http://{}", listener.local_addr().expect("it is bound"));
@@ -159,7 +159,7 @@ fn page() -> (String, Receiver<String>) {
                 body.len()
             );
             if let Some(what) = what {
-                // A test that ended reads no more.
+                // A test that has ended reads no more.
                 let _ = tell.send(what.to_owned());
             }
         }
@@ -167,7 +167,7 @@ fn page() -> (String, Receiver<String>) {
     (origin, told)
 }
 
-/// Chromium or one of its sisters.
+/// Path of Chromium, or of a browser made of it.
 fn chromium() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];

@@ -1,4 +1,4 @@
-//! What people use with the gateway and we did not write: the README's commands, and clients and
+//! Tests with programs that are not part of this repository: the README's commands, clients and
 //! services of other languages, etcd, Prometheus, systemd. Where one is missing, its test says so
 //! in one line.
 

@@ -1,4 +1,4 @@
-//! What Prometheus' own linter says of `/metrics`.
+//! Prometheus' own linter on `/metrics`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -37,13 +37,13 @@ fn blocks(language: &str) -> Vec<String> {
     blocks
 }
 
-/// The one block of `language`.
+/// The only block of `language`.
 fn block(language: &str) -> String {
     let [block] = &blocks(language)[..] else { panic!("one {language} block") };
     block.clone()
 }
 
-/// What the README's clients print: the last line of its block of the answer.
+/// Output of the README's clients: the last line of its block of the answer.
 fn answer() -> String {
     block("json").lines().last().expect("an answer").to_owned()
 }
@@ -65,7 +65,7 @@ fn command(checkout: &Checkout, line: &str) -> Command {
 /// Verbs that end by themselves.
 const VERBS: [&str; 6] = ["check", "config", "routes", "explain", "doctor", "gen"];
 
-/// The word on stdout that says a command is up, for those that run until they are stopped.
+/// Word on stdout that says that a command is ready, for those that run until they are stopped.
 fn ready_word(line: &str) -> Option<&'static str> {
     let says = |verb: &&str| line.contains(&format!("{CARGO_RUN} -- {verb}"));
     if line.contains(CARGO_RUN) && !VERBS.iter().any(says) {
@@ -149,7 +149,7 @@ fn the_readmes_javascript_client_gets_its_answer() {
     assert_eq!(reply, answer());
 }
 
-/// Key, default, boot or live, and meaning, from what stands above each key of a file.
+/// Keys of a file, with default, boot or live, and meaning, from the comments above them.
 fn explained(text: &str) -> BTreeMap<String, (String, &'static str, String)> {
     let mut keys = BTreeMap::new();
     let (mut section, mut comment) = (String::new(), String::new());
@@ -203,7 +203,7 @@ fn the_table_of_keys_is_that_of_the_code() {
 fn the_table_of_services_and_routes_has_their_keys_and_defaults() {
     let mut files = Files::embedded();
     files.default.text.clear();
-    // Only what has no default.
+    // Only keys without a default.
     files.gateway.text = r#"
         [[service]]
         name = "logic"

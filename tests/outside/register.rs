@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shardgate::config::settings::{RegistryCaller, RegistrySettings};
 use shardgate::control::discovery::registry::{Handle, serve};
-use shardgate::control::discovery::{NEWS_MAX, News, Word};
+use shardgate::control::discovery::{NEWS_MAX, News, SourceEvent};
 use tokio::sync::mpsc;
 
 use crate::support::{Checkout, PATIENCE, Running, available, succeeds};
@@ -28,17 +28,17 @@ fn settings() -> RegistrySettings {
 
 /// A registry on `listener`, and its news.
 fn start(listener: TcpListener) -> (Handle, mpsc::Receiver<News>) {
-    let (tell, news) = mpsc::channel(NEWS_MAX);
-    (serve(listener, &settings(), tell).expect("it can start"), news)
+    let (sender, news) = mpsc::channel(NEWS_MAX);
+    (serve(listener, &settings(), sender).expect("it can start"), news)
 }
 
-/// Names and addresses that are known next.
+/// Names and addresses of the next contents.
 async fn known(news: &mut mpsc::Receiver<News>) -> Vec<String> {
     let told = tokio::time::timeout(PATIENCE, news.recv()).await;
-    let word = told.expect("news in time").expect("it runs").word;
-    let Word::Known { known, by } = word else { panic!("{word:?}") };
+    let event = told.expect("news in time").expect("it runs").event;
+    let SourceEvent::Contents { contents, by } = event else { panic!("{event:?}") };
     assert_eq!(&*by, "python");
-    known.instances.iter().map(|i| format!("{} {}", i.name, i.address)).collect()
+    contents.instances.iter().map(|i| format!("{} {}", i.name, i.address)).collect()
 }
 
 #[tokio::test]
@@ -62,11 +62,11 @@ async fn a_python_service_registers_survives_a_restart_of_the_gateway_and_leaves
         .await
         .expect("it registers");
     assert_eq!(known(&mut news).await, ["logic-1 10.0.0.7:50001"]);
-    // Its time to live is 3 s: nothing changes for longer than that, so its heartbeats come.
+    // The time to live is 3 s: nothing changes for longer than that, so the heartbeats come.
     let quiet = tokio::time::timeout(Duration::from_millis(3_500), news.recv()).await;
     assert!(quiet.is_err(), "{quiet:?}");
 
-    // A gateway that starts again knows nothing: the service finds out by its heartbeat.
+    // A gateway that starts again has no leases: the service learns that by its heartbeat.
     drop(handle);
     assert!(news.recv().await.is_none(), "it stops");
     let (_handle, mut news) = start(again);

@@ -1,4 +1,4 @@
-//! The built gateway as a child process in a directory of its own, and what tests need around it.
+//! The built gateway as a child process in a directory of its own, and helpers of the tests.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,19 +15,19 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-/// The built program.
+/// Path of the built program.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_shardgate");
 /// Longest wait for anything here: a debug build on two busy cores answers in well under a second,
 /// Chromium's first start takes a few.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where the repository is.
+/// Directory of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether a test of an outside program can run. If not it says so in one line, past the capture of
-/// the test's output; under SHARDGATE_REQUIRE_EXTERNAL=1 the test fails instead.
+/// Whether a test of an outside program can run. If not, it says so in one line, past the capture
+/// of the test's output; under SHARDGATE_REQUIRE_EXTERNAL=1 the test fails instead.
 pub fn available(test: &str, what: &str, found: bool) -> bool {
     if !found {
         let required = std::env::var("SHARDGATE_REQUIRE_EXTERNAL").is_ok_and(|v| v == "1");
@@ -47,8 +47,8 @@ pub fn succeeds(program: &str, args: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// A port that nobody listens on. Below those of outgoing connections, so that none of these takes
-/// it before it is used; each is given once in this process, and from a start of its own.
+/// A free port, below those of outgoing connections, so that none of these takes it before it is
+/// used; each is given once in this process, from a start that depends on the process.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
@@ -63,12 +63,12 @@ pub fn free_port() -> u16 {
 /// A directory that looks like the checkout, with its configuration on ports of its own.
 pub struct Checkout {
     dir: TempDir,
-    /// Ports of the repository's configuration, and what stands for them here.
+    /// Ports of the repository's configuration, each with the port in its place here.
     ports: Vec<(&'static str, u16)>,
 }
 
 impl Checkout {
-    /// A new one.
+    /// Makes a directory with free ports.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for name in ["tests", "proto"] {
@@ -85,7 +85,7 @@ impl Checkout {
         checkout
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -97,26 +97,26 @@ impl Checkout {
         })
     }
 
-    /// The address that stands for 127.0.0.1:`port`.
+    /// Address in the place of 127.0.0.1:`port`.
     pub fn address(&self, port: &str) -> SocketAddr {
         self.here(&format!("127.0.0.1:{port}")).parse().expect("an address")
     }
 
-    /// A shell command in this directory.
+    /// Makes a shell command in this directory.
     pub fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(line).current_dir(self.path());
-        // Its token goes there.
+        // The admin token goes there.
         command.env("XDG_RUNTIME_DIR", self.path()).env_remove("RUNTIME_DIRECTORY");
-        // Nothing of the surroundings changes what is configured here.
+        // No variable of the test's environment changes the configuration.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SHARDGATE_")) {
             command.env_remove(name);
         }
         command
     }
 
-    /// The gateway as configured here, with `env` over it, ready and connected to the instances of
-    /// the services `wanted`.
+    /// Starts the gateway as configured here, with `env` over it; it is ready and connected to the
+    /// instances of the services `wanted`.
     pub fn gateway(&self, env: &[(&str, &str)], wanted: &[&str]) -> Running {
         let mut command = self.shell(&format!("exec {BINARY}"));
         let gateway = Running::start(command.envs(env.iter().copied()), "ready: ws://");
@@ -131,13 +131,13 @@ impl Checkout {
         gateway
     }
 
-    /// Where the gateway of this checkout takes WebSockets.
+    /// URL of the gateway of this checkout.
     pub fn url(&self) -> String {
         self.here("ws://127.0.0.1:9000/ws")
     }
 }
 
-/// A child in a process group of its own, ended with the value.
+/// A child in a process group of its own; dropping the value ends it.
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -166,7 +166,7 @@ impl Running {
         running
     }
 
-    /// The next line on stdout that contains `text`.
+    /// Waits for the next line on stdout that contains `text`.
     pub fn line_with(&mut self, text: &str) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -181,12 +181,12 @@ impl Running {
         }
     }
 
-    /// What it wrote to stderr.
+    /// Text on stderr so far.
     pub fn errors(&self) -> String {
         fs::read_to_string(&self.errors).unwrap_or_default()
     }
 
-    /// Asks it to stop, and waits for that.
+    /// Asks the child to stop, and waits for that.
     pub fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let until = Instant::now() + PATIENCE;
@@ -199,7 +199,7 @@ impl Running {
         }
     }
 
-    /// Sends `signal`, if it still runs.
+    /// Sends `signal`, if the child still runs.
     pub fn signal(&mut self, signal: Signal) {
         // A child that ended is not waited for yet, so its number is still its own.
         if self.child.try_wait().expect("it is our child").is_none() {
@@ -218,7 +218,7 @@ impl Drop for Running {
     }
 }
 
-/// Runs `command` to its end within [`PATIENCE`]; gives what it printed, and fails if it failed.
+/// Runs `command` to its end within [`PATIENCE`]; returns its output, and fails if it failed.
 pub fn run(command: &mut Command) -> String {
     let mut running = Running::start(command, "");
     let mut output = String::new();
@@ -235,7 +235,7 @@ pub fn run(command: &mut Command) -> String {
     output
 }
 
-/// Waits until `holds`.
+/// Waits until `holds` is true.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
@@ -244,7 +244,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The body of `GET path`.
+/// Sends a GET of `path`; returns the JSON.
 pub fn get_json(address: SocketAddr, path: &str) -> serde_json::Value {
     let mut stream = TcpStream::connect(address).expect("the admin endpoint listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");

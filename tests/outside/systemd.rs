@@ -1,4 +1,4 @@
-//! The generated unit, held against systemd's own reading of it.
+//! The generated unit, checked by systemd's own reading of it.
 
 use std::fs;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn systemd_reads_the_generated_unit_without_a_word() {
     let mut verify = Command::new("systemd-analyze");
     let output = verify.arg("verify").arg(&unit).output().expect("it was found");
     let said = String::from_utf8_lossy(&output.stderr);
-    // What it says of other units of this host is not ours.
+    // Messages on other units of this host do not count.
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("shardgate.service")).collect();
     assert!(ours.is_empty(), "{said}");
 }

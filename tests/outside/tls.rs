@@ -1,4 +1,4 @@
-//! TLS as others see it: a scanner that tries everything that is old, and a client of OpenSSL's.
+//! TLS from outside: a scanner that tries everything old, and a client of OpenSSL's.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ struct Secured {
     checkout: Checkout,
     gateway: Running,
     wss: SocketAddr,
-    /// Who signed its certificate.
+    /// File of the certificate's signer.
     ca: PathBuf,
 }
 
@@ -54,7 +54,7 @@ impl Secured {
     }
 }
 
-/// The value of the attribute `name` of an XML element.
+/// Value of the attribute `name` of an XML element.
 fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
     let (_, rest) = element.split_once(&format!(" {name}=\"")).unwrap_or_default();
     rest.split('"').next().unwrap_or_default()

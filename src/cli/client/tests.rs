@@ -1,4 +1,4 @@
-//! The client against small servers.
+//! Tests of the client against small servers.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 
-/// Serves one connection with `answer`; gives back what was asked.
+/// Serves one connection with `answer`; returns the request.
 fn server(answer: &'static str) -> (AdminSettings, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listen = listener.local_addr().expect("bound");

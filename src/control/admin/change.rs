@@ -1,4 +1,4 @@
-//! What changes something: POST, with the token. The body is JSON or nothing.
+//! Handlers of POST, which change something. They take the token, and a body of JSON or none.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -8,11 +8,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Admin, Refused};
+use super::Admin;
+use super::answer::HttpError;
 use crate::config::change::Change;
-use crate::control::{Ask, log};
+use crate::control::request::ControlRequest;
+use crate::control::{log, view};
 
-type Answer = Result<(StatusCode, Json<Value>), Refused>;
+/// An answer of a status and JSON, or an error.
+type Changed = Result<(StatusCode, Json<Value>), HttpError>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,30 +23,29 @@ struct Filter {
     filter: String,
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    let wrong = |e| Refused::new(StatusCode::BAD_REQUEST, format!("the body: {e}"));
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
+    let wrong = |e| HttpError::new(StatusCode::BAD_REQUEST, format!("the body: {e}"));
     serde_json::from_slice(body).map_err(wrong)
 }
 
-/// An absent body, or `{}`.
-fn nothing(body: &[u8]) -> Result<(), Refused> {
+/// Accepts an absent body, or `{}`.
+fn nothing(body: &[u8]) -> Result<(), HttpError> {
     if body.trim_ascii().is_empty() {
         return Ok(());
     }
     match read::<Map<String, Value>>(body)?.keys().next() {
         None => Ok(()),
-        // What somebody means by a key must not be passed over.
-        Some(_) => Err(Refused::new(StatusCode::BAD_REQUEST, "the body: no key is known here")),
+        // A key that means something to the client must not be ignored in silence.
+        Some(_) => Err(HttpError::new(StatusCode::BAD_REQUEST, "the body: no key is known here")),
     }
 }
 
-/// `POST /reload`
-pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Answer {
+pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     let lines = |list: &[crate::config::Problem]| -> Vec<String> {
         list.iter().map(ToString::to_string).collect()
     };
-    Ok(match admin.ask(Ask::Reload).await? {
+    Ok(match admin.ask(ControlRequest::Reload).await? {
         Ok(done) => {
             let change = |c: &Change| json!({ "key": c.key, "old": c.old, "new": c.new });
             let body = json!({
@@ -60,58 +62,57 @@ pub async fn reload(State(admin): State<Admin>, body: Bytes) -> Answer {
     })
 }
 
-/// `POST /instances/{id}/drain`
 pub async fn drain_instance(
     State(admin): State<Admin>,
     Path(id): Path<String>,
     body: Bytes,
-) -> Answer {
+) -> Changed {
     set_draining(&admin, id, true, &body).await
 }
 
-/// `POST /instances/{id}/undrain`
 pub async fn undrain_instance(
     State(admin): State<Admin>,
     Path(id): Path<String>,
     body: Bytes,
-) -> Answer {
+) -> Changed {
     set_draining(&admin, id, false, &body).await
 }
 
-async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> Answer {
+async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> Changed {
     nothing(body)?;
     let name = id.clone();
-    if admin.ask(|done| Ask::DrainInstance { name, on, done }).await? {
+    if admin.ask(|done| ControlRequest::DrainInstance { name, on, done }).await? {
         return Ok((StatusCode::OK, Json(json!({ "instance": id, "draining": on }))));
     }
     let shown: String = id.chars().take(64).collect();
     let why = format!("there is no instance {shown:?}; GET /services lists them");
-    Err(Refused::new(StatusCode::NOT_FOUND, why))
+    Err(HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
-/// `POST /drain`
-pub async fn drain(State(admin): State<Admin>, body: Bytes) -> Answer {
+pub async fn drain(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
-    admin.ask.try_send(Ask::Drain("POST /drain")).map_err(|_| Refused::ending())?;
+    admin
+        .requests
+        .try_send(ControlRequest::Drain("POST /drain"))
+        .map_err(|_| HttpError::ending())?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "status": "draining" }))))
 }
 
-/// `POST /log`
-pub async fn log(body: Bytes) -> Answer {
+pub async fn log(body: Bytes) -> Changed {
     let Filter { filter } = read(&body)?;
     if log::filter().is_none() {
         let why = "logging is not set up in this process";
-        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, why));
+        return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why));
     }
-    log::set_filter(&filter).map_err(|why| Refused::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
-    Ok((StatusCode::OK, Json(super::read::log_state())))
+    log::set_filter(&filter)
+        .map_err(|why| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
+    Ok((StatusCode::OK, Json(view::log::log())))
 }
 
-/// `POST /dump`
-pub async fn dump(State(admin): State<Admin>, body: Bytes) -> Answer {
+pub async fn dump(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
-    let dumped = admin.ask(Ask::Dump).await?.map_err(|error| {
-        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write it: {error}"))
+    let dumped = admin.ask(ControlRequest::Dump).await?.map_err(|error| {
+        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write it: {error}"))
     })?;
     let body = json!({
         "histograms": dumped.histograms.to_string_lossy(),

@@ -1,35 +1,67 @@
-//! Who may ask the admin endpoint what.
+//! Checks of requests to the admin endpoint.
 //!
-//! A browser could be made to ask by any page that is open in it. So a `Host` that is not ours is
-//! refused (DNS rebinding), an `Origin` or `Sec-Fetch-Site` that names another page, too; and what
-//! changes something takes a header and a content type that no page of another origin can send
+//! Any page that is open in a browser could make it send a request. So a `Host` that is not the
+//! endpoint's is refused (DNS rebinding), and so is an `Origin` or `Sec-Fetch-Site` that names
+//! another page; a change takes a header and a content type that no page of another origin can send
 //! without a preflight, which is never granted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::Refused;
+use super::answer::HttpError;
 use crate::control::token::Token;
 
-/// What the guard goes by.
+/// Address and token of the endpoint, by which the guard judges requests.
 pub struct Rules {
-    /// Where the endpoint listens.
+    /// Address of the listener.
     pub address: SocketAddr,
-    /// Whether it speaks TLS.
+    /// Whether the endpoint speaks TLS.
     pub tls: bool,
-    /// What has to be shown, or why nobody can.
+    /// The token, or the reason why there is none.
     pub token: Result<Token, String>,
 }
 
-/// Around everything: refuses what a browser could be tricked into.
-pub async fn guard(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+/// Requirements of a route, besides those that the guard has for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// No token anywhere: the page holds no data.
+    Static,
+    /// The token, where the endpoint listens on an address that other hosts can reach.
+    Read,
+    /// The token always, and `Content-Type: application/json`.
+    Change,
+}
+
+impl Access {
+    fn needs_token(self, address: SocketAddr) -> bool {
+        match self {
+            Access::Static => false,
+            Access::Read => !address.ip().is_loopback(),
+            Access::Change => true,
+        }
+    }
+
+    fn needs_json(self) -> bool {
+        match self {
+            Access::Static | Access::Read => false,
+            Access::Change => true,
+        }
+    }
+}
+
+/// Layer around everything: refuses requests that a page of another origin can make a browser send.
+pub async fn check_origin(
+    State(rules): State<Arc<Rules>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let headers = request.headers();
-    let refused = |why| Refused::new(StatusCode::FORBIDDEN, why).into_response();
+    let refused = |why| HttpError::new(StatusCode::FORBIDDEN, why).into_response();
     let mut response = if !host_is_ours(headers, rules.address) {
         refused("Host is not this endpoint's")
     } else if !origin_is_ours(headers, rules.tls) {
@@ -46,32 +78,35 @@ pub async fn guard(State(rules): State<Arc<Rules>>, request: Request, next: Next
     response
 }
 
-/// Around the routes that exist: asks for the token where it is needed, and for JSON.
-pub async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
-    let changes = request.method() == Method::POST;
-    let open = rules.address.ip().is_loopback() || request.uri().path() == "/healthz";
-    if changes || !open {
+/// Layer around one route: asks for the token and for JSON, as the route's [`Access`] says.
+pub async fn check_access(
+    State((rules, access)): State<(Arc<Rules>, Access)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if access.needs_token(rules.address) {
         let token = match &rules.token {
             Ok(token) => token,
             Err(why) => {
-                return Refused::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str()).into_response();
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return HttpError::new(status, why.as_str()).into_response();
             }
         };
-        if let Err(challenge) = check(request.headers(), token) {
+        if let Err(challenge) = check_token(request.headers(), token) {
             let why = "show the token: Authorization: Bearer <the one of admin.token or its file>";
-            let refused = Refused::new(StatusCode::UNAUTHORIZED, why);
+            let refused = HttpError::new(StatusCode::UNAUTHORIZED, why);
             return ([(header::WWW_AUTHENTICATE, challenge)], refused).into_response();
         }
     }
-    if changes && !is_json(request.headers()) {
+    if access.needs_json() && !is_json(request.headers()) {
         let why = "Content-Type must be application/json (also without a body)";
-        return Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
+        return HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
     }
     next.run(request).await
 }
 
-/// Whether the token is shown; else the challenge (RFC 6750 section 3).
-fn check(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
+/// Checks that the request shows the token. The error is the challenge (RFC 6750 section 3).
+fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(shown), None) = (shown.next(), shown.next()) else {
         return Err("Bearer realm=\"shardgate\"");
@@ -86,7 +121,7 @@ fn check(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
     }
 }
 
-/// Exactly one `Content-Type`, of JSON, with or without parameters.
+/// Whether there is exactly one `Content-Type`, of JSON, with or without parameters.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else { return false };
@@ -94,9 +129,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     media.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// Exactly one `Host`: `localhost` or a loopback address (with any port: tunnels change it), or the
-/// admin address. An endpoint that listens elsewhere has names that it does not know; there the
-/// token that every request needs is what a page of another origin does not have.
+/// Whether there is exactly one `Host`: `localhost` or a loopback address (with any port: tunnels
+/// change it), or the admin address. An endpoint that listens elsewhere does not know its own
+/// names; there every request for data needs the token, which a page of another origin does not
+/// have.
 fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -121,7 +157,8 @@ fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
     }
 }
 
-/// No `Origin`, or the one of a page that this endpoint served: its scheme and the `Host`.
+/// Whether there is no `Origin`, or the one of a page that this endpoint served: its scheme and the
+/// `Host`.
 fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
     let host = headers.get(header::HOST).map_or(&[][..], HeaderValue::as_bytes);
     let scheme: &[u8] = if tls { b"https://" } else { b"http://" };
@@ -129,8 +166,8 @@ fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
     headers.get_all(header::ORIGIN).iter().all(own)
 }
 
-/// No `Sec-Fetch-Site` (not a browser), or one that says that nobody else is behind the request:
-/// our own page, or a person who typed the address.
+/// Whether there is no `Sec-Fetch-Site` (the client is no browser), or one of a page of this
+/// endpoint, or of a person who typed the address.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let sites = headers.get_all("sec-fetch-site");
     sites.iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))

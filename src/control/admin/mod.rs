@@ -1,6 +1,7 @@
 //! The admin endpoint: HTTP/1.1, one request a connection, for tools and people on this host.
-//! [`routes`] says what there is, [`guard`] who may ask.
+//! [`routes`] lists what it answers, [`guard`] checks who may ask.
 
+mod answer;
 mod change;
 mod guard;
 mod read;
@@ -18,35 +19,36 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Json, Response};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use self::guard::{Rules, admit, guard};
-use super::looks::Look;
-use super::view::About;
-use super::{ASKS_MAX, Ask, Gathered, token};
+use self::answer::HttpError;
+use self::guard::{Rules, check_access, check_origin};
+use super::gathering::Overview;
+use super::inspections::QueryResult;
+use super::request::{ControlRequest, REQUESTS_MAX};
+use super::token;
+use super::view::ProcessInfo;
 use crate::config::settings::AdminSettings;
-use crate::look::Question;
+use crate::inspect;
 
-/// Bytes of a request's body. The longest that means anything is a log filter of 1 KiB.
+/// Largest body of a request. The longest useful one is a log filter of 1 KiB.
 const BODY_BYTES_MAX: usize = 16 << 10;
 
-/// What handlers need.
+/// State of the handlers.
 #[derive(Clone)]
 pub struct Admin {
-    about: Arc<About>,
-    ask: mpsc::Sender<Ask>,
+    info: Arc<ProcessInfo>,
+    requests: mpsc::Sender<ControlRequest>,
 }
 
-/// The endpoint as a future that never ends by itself. The error is one line.
+/// Makes the endpoint: a future that never ends by itself. The error is one line.
 pub fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,
     settings: &AdminSettings,
-    about: Arc<About>,
-    ask: mpsc::Sender<Ask>,
+    info: Arc<ProcessInfo>,
+    requests: mpsc::Sender<ControlRequest>,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -56,10 +58,10 @@ pub fn serve(
         tracing::warn!(why, "admin_token: nothing can be changed through the admin endpoint");
     }
     let rules = Rules { address, tls: tls.is_some(), token };
-    let router = router(Admin { about, ask }, Arc::new(rules));
-    let (accepted, ready) = mpsc::channel(ASKS_MAX);
+    let router = router(Admin { info, requests }, Arc::new(rules));
+    let (accepted, ready) = mpsc::channel(REQUESTS_MAX);
     Ok(async move {
-        let accepting = sockets::accept(listener, tls, ASKS_MAX, accepted);
+        let accepting = sockets::accept(listener, tls, REQUESTS_MAX, accepted);
         let serving = axum::serve(sockets::Incoming { ready, address }, router);
         tokio::select! {
             () = accepting => {}
@@ -75,55 +77,36 @@ pub fn serve(
 fn router(admin: Admin, rules: Arc<Rules>) -> Router {
     let mut router = Router::new();
     for route in routes::ROUTES {
-        // A method layer: what no handler takes is answered 405 to anybody.
-        let admitted = (route.handler)().route_layer(from_fn_with_state(rules.clone(), admit));
-        router = router.route(route.path, admitted);
+        // A method layer: a method that the route does not have is answered 405 to anybody.
+        let layer = from_fn_with_state((rules.clone(), route.access()), check_access);
+        router = router.route(route.path, route.handler().route_layer(layer));
     }
+    let no_such = "no such endpoint; GET / lists all";
     router
-        .fallback(async || Refused::new(StatusCode::NOT_FOUND, "no such endpoint; GET / lists all"))
-        .layer(from_fn_with_state(rules, guard))
+        .fallback(async move || HttpError::new(StatusCode::NOT_FOUND, no_such))
+        .layer(from_fn_with_state(rules, check_origin))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
 }
 
-/// An answer that is no success: a status and a sentence, as JSON.
-#[derive(Debug)]
-pub struct Refused {
-    status: StatusCode,
-    why: String,
-}
-
-impl Refused {
-    fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self { status, why: why.into() }
-    }
-
-    fn ending() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "control is busy or ending; try again")
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.why }))).into_response()
-    }
-}
-
 impl Admin {
-    /// Asks control, and waits for its answer.
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Refused> {
-        let (asker, answer) = oneshot::channel();
-        self.ask.try_send(ask(asker)).map_err(|_| Refused::ending())?;
-        answer.await.map_err(|_| Refused::ending())
+    /// Sends a request to control, and waits for the answer.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest,
+    ) -> Result<T, HttpError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(request(reply)).map_err(|_| HttpError::ending())?;
+        answer.await.map_err(|_| HttpError::ending())
     }
 
-    /// Waits for the gathering under way, or for a new one.
-    async fn gather(&self) -> Result<Arc<Gathered>, Refused> {
-        self.ask(Ask::Gather).await
+    /// Waits for the end of the gathering under way, or of a new one.
+    async fn gather(&self) -> Result<Arc<Overview>, HttpError> {
+        self.ask(ControlRequest::Gather).await
     }
 
-    /// Has all shards look closer at something.
-    async fn look(&self, question: Question) -> Result<Look, Refused> {
-        self.ask(|asker| Ask::Look(question, asker)).await
+    /// Puts a query to all shards, and waits for their answers.
+    async fn inspect(&self, query: inspect::Query) -> Result<QueryResult, HttpError> {
+        self.ask(|reply| ControlRequest::Inspect(query, reply)).await
     }
 }

@@ -1,168 +1,121 @@
-//! What only shows something: GET.
-
-use std::fmt::Write as _;
+//! Handlers of GET, which only show something.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Json;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::routes::ROUTES;
-use super::{Admin, Refused};
-use crate::control::view::{self, explain::Asked};
-use crate::control::{Ask, log};
-use crate::look::{Question, TOP_MAX};
+use super::Admin;
+use super::answer::{HttpError, JsonResult, PLAIN, Text, text};
+use crate::control::request::ControlRequest;
+use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
+use crate::inspect::{self, TOP_MAX};
 
-type Shown = Result<Json<Value>, Refused>;
-type Text = ([(HeaderName, &'static str); 1], String);
-
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-/// The description of all this.
+/// Description of the endpoint, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
-fn text(media: &'static str, body: String) -> Text {
-    ([(header::CONTENT_TYPE, media)], body)
-}
-
-/// `GET /`
-pub async fn index() -> Text {
-    let mut list = format!("shardgate {}\n\n", env!("CARGO_PKG_VERSION"));
-    for route in ROUTES {
-        writeln!(list, "{:<5}{:<26}{}", route.method, route.path, route.about)
-            .expect("a string takes it");
-    }
-    list.push_str(
-        "\nPOST needs Content-Type: application/json and Authorization: Bearer <token>\n",
-    );
-    text(PLAIN, list)
-}
-
-/// `GET /health`
-pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), Refused> {
+pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), HttpError> {
     let found = admin.gather().await?;
-    let (status, body) = view::health::health(&admin.about, &found);
+    let (status, body) = view::health::health(&admin.info, &found);
     Ok((status, Json(body)))
 }
 
-/// `GET /healthz`
-pub async fn healthz() -> Text {
-    text(PLAIN, "ok\n".into())
-}
-
-/// `GET /readyz`
-pub async fn readyz(State(admin): State<Admin>) -> Result<Text, Refused> {
-    match admin.ask(Ask::Ready).await? {
+pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
+    match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),
         false => {
             let why = "shards start or stop, or one failed; GET /health says more";
-            Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, why))
+            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
     }
 }
 
-/// `GET /stats`
-pub async fn stats(State(admin): State<Admin>) -> Shown {
-    Ok(Json(view::stats::stats(&admin.about, &*admin.gather().await?)))
+pub async fn stats(State(admin): State<Admin>) -> JsonResult {
+    Ok(Json(view::stats::stats(&admin.info, &*admin.gather().await?)))
 }
 
-/// `GET /routing/stats`
-pub async fn routing_stats(State(admin): State<Admin>) -> Shown {
+pub async fn routing_stats(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::routing::routing_stats(&*admin.gather().await?)))
 }
 
-/// `GET /routing/explain`
 pub async fn explain(
     State(admin): State<Admin>,
-    asked: Result<Query<Asked>, QueryRejection>,
-) -> Shown {
-    let Query(asked) = asked.map_err(bad_query)?;
+    params: Result<Query<ExplainParams>, QueryRejection>,
+) -> JsonResult {
+    let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
-    let place = view::explain::Place::of(&found, &asked);
-    let look = match place.question() {
-        Some(question) => admin.look(question).await?,
+    let explanation = Explanation::new(&found, &params);
+    let result = match explanation.query() {
+        Some(query) => admin.inspect(query).await?,
         None => Default::default(),
     };
-    Ok(Json(view::explain::explain(&found, &asked, &place, &look)))
+    Ok(Json(explanation.json(&result)))
 }
 
-/// `GET /metrics`
-pub async fn metrics(State(admin): State<Admin>) -> Result<Text, Refused> {
+pub async fn metrics(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
-    let body = view::metrics::metrics(&admin.about, &found)
-        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let body = view::metrics::metrics(&admin.info, &found)
+        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text("text/plain; version=0.0.4; charset=utf-8", body))
 }
 
-/// `GET /shards`
-pub async fn shards(State(admin): State<Admin>) -> Shown {
+pub async fn shards(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::shards(&*admin.gather().await?)))
 }
 
-/// `GET /services`
-pub async fn services(State(admin): State<Admin>) -> Shown {
+pub async fn services(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::services(&*admin.gather().await?)))
 }
 
-/// The query of `/connections`.
+/// Parameters of `/connections` in the query.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Which {
+pub struct ConnectionsParams {
     top: Option<usize>,
     session: Option<String>,
 }
 
-/// `GET /connections`
 pub async fn connections(
     State(admin): State<Admin>,
-    which: Result<Query<Which>, QueryRejection>,
-) -> Shown {
-    let Query(which) = which.map_err(bad_query)?;
+    params: Result<Query<ConnectionsParams>, QueryRejection>,
+) -> JsonResult {
+    let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
-    let question = match which {
-        Which { session: Some(session), .. } => Some(Question::Session(session)),
-        Which { top: Some(top), .. } => Some(Question::Talkers(top.min(TOP_MAX))),
-        Which { session: None, top: None } => None,
+    let query = match (params.session, params.top) {
+        (Some(session), _) => Some(inspect::Query::Session(session)),
+        (None, Some(top)) => Some(inspect::Query::TopTalkers(top.min(TOP_MAX))),
+        (None, None) => None,
     };
-    let look = match question.clone() {
-        Some(question) => Some(admin.look(question).await?),
+    let inspected = match query {
+        Some(query) => Some((query.clone(), admin.inspect(query).await?)),
         None => None,
     };
-    let body = view::connections::connections(&found, question.as_ref(), look.as_ref());
-    body.map(Json).map_err(|why| Refused::new(StatusCode::NOT_FOUND, why))
+    let inspected = inspected.as_ref().map(|(query, result)| (query, result));
+    let body = view::connections::connections(&found, inspected);
+    body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
-/// `GET /histograms`
-pub async fn histograms(State(admin): State<Admin>) -> Result<Text, Refused> {
+pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
-    let body = view::histograms::interval_log(&admin.about, &found)
-        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let body = view::histograms::interval_log(&admin.info, &found)
+        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text(PLAIN, body))
 }
 
-/// `GET /config`
-pub async fn config(State(admin): State<Admin>) -> Shown {
+pub async fn config(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::config::config(&*admin.gather().await?)))
 }
 
-/// `GET /log`
-pub async fn log() -> Shown {
-    Ok(Json(log_state()))
+pub async fn log() -> JsonResult {
+    Ok(Json(view::log::log()))
 }
 
-/// The filter, and what this build can log at all.
-pub fn log_state() -> Value {
-    let most = tracing::level_filters::STATIC_MAX_LEVEL;
-    json!({ "filter": log::filter(), "max_level": most.to_string().to_lowercase() })
-}
-
-/// `GET /openapi.json`
 pub async fn openapi() -> Text {
     text("application/json", OPENAPI.into())
 }
 
-fn bad_query(error: QueryRejection) -> Refused {
-    Refused::new(StatusCode::BAD_REQUEST, error.body_text())
+fn bad_query(error: QueryRejection) -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, error.body_text())
 }

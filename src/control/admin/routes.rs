@@ -1,79 +1,144 @@
-//! The one table of what the admin endpoint answers: the router is made of it, `GET /` lists it,
-//! and a test holds `openapi.json` against it.
+//! The one table of the admin endpoint's answers: the router is made of it, `GET /` lists it, and a
+//! test holds `openapi.json` against it.
 
+use std::fmt::Write as _;
+
+use axum::http::header;
 use axum::routing::{MethodRouter, get, post};
 
+use super::answer::{PLAIN, Text, text};
+use super::guard::Access;
 use super::{Admin, change, read};
 
-/// One endpoint.
+/// A row of the table: a path with a method.
 pub struct Route {
-    /// `GET` or `POST`.
-    pub method: &'static str,
     /// Path, with its parameters in braces.
     pub path: &'static str,
-    /// What it is for, in a line.
+    /// Purpose in one line.
     pub about: &'static str,
-    /// Who answers.
-    pub handler: fn() -> MethodRouter<Admin>,
+    pub answer: Answer,
 }
 
-const fn route(
-    method: &'static str,
-    path: &'static str,
-    about: &'static str,
-    handler: fn() -> MethodRouter<Admin>,
-) -> Route {
-    Route { method, path, about, handler }
+/// The answer of a route, which decides who may have it: see [`Access`].
+pub enum Answer {
+    /// A text of the program itself. As it is no function, it can hold no data of the gateway.
+    Static(Page),
+    /// A handler that only shows something: GET.
+    Read(fn() -> MethodRouter<Admin>),
+    /// A handler that changes something: POST.
+    Change(fn() -> MethodRouter<Admin>),
 }
 
-/// All of them.
+/// A page that is compiled in.
+#[derive(Clone, Copy)]
+pub struct Page {
+    /// Media type of the text.
+    pub media: &'static str,
+    pub text: &'static str,
+}
+
+impl Route {
+    const fn page(path: &'static str, about: &'static str, text: &'static str) -> Self {
+        Self { path, about, answer: Answer::Static(Page { media: PLAIN, text }) }
+    }
+
+    const fn read(
+        path: &'static str,
+        about: &'static str,
+        handler: fn() -> MethodRouter<Admin>,
+    ) -> Self {
+        Self { path, about, answer: Answer::Read(handler) }
+    }
+
+    const fn change(
+        path: &'static str,
+        about: &'static str,
+        handler: fn() -> MethodRouter<Admin>,
+    ) -> Self {
+        Self { path, about, answer: Answer::Change(handler) }
+    }
+
+    /// Requirements of the route.
+    pub fn access(&self) -> Access {
+        match self.answer {
+            Answer::Static(_) => Access::Static,
+            Answer::Read(_) => Access::Read,
+            Answer::Change(_) => Access::Change,
+        }
+    }
+
+    /// Method of the route: `GET` or `POST`.
+    pub fn method(&self) -> &'static str {
+        match self.access() {
+            Access::Static | Access::Read => "GET",
+            Access::Change => "POST",
+        }
+    }
+
+    /// Router of the route's method.
+    pub fn handler(&self) -> MethodRouter<Admin> {
+        match self.answer {
+            Answer::Static(Page { media, text }) => {
+                get(async move || ([(header::CONTENT_TYPE, media)], text))
+            }
+            Answer::Read(handler) | Answer::Change(handler) => handler(),
+        }
+    }
+}
+
 pub const ROUTES: &[Route] = &[
-    route("GET", "/", "this list", || get(read::index)),
-    route("GET", "/health", "how everything is; 503 when a shard is not well", || {
-        get(read::health)
-    }),
-    route("GET", "/healthz", "200 as long as control runs: for liveness probes", || {
-        get(read::healthz)
-    }),
-    route("GET", "/readyz", "200 when all shards serve: for readiness probes", || {
-        get(read::readyz)
-    }),
-    route("GET", "/stats", "everything counted, in sum and a shard", || get(read::stats)),
-    route("GET", "/routing/stats", "routing, cache, queue, dispatch, in sum and a shard", || {
+    Route::read("/", "this list", || get(index)),
+    Route::read("/health", "how everything is; 503 when a shard is not well", || get(read::health)),
+    Route::page("/healthz", "200 as long as control runs: for liveness probes", "ok\n"),
+    Route::read("/readyz", "200 when all shards serve: for readiness probes", || get(read::readyz)),
+    Route::read("/stats", "everything counted, in sum and a shard", || get(read::stats)),
+    Route::read("/routing/stats", "routing, cache, queue, dispatch, in sum and a shard", || {
         get(read::routing_stats)
     }),
-    route(
-        "GET",
+    Route::read(
         "/routing/explain",
         "where a message goes, and why: ?msg_id=&key=&user=&session=",
         || get(read::explain),
     ),
-    route("GET", "/metrics", "Prometheus text", || get(read::metrics)),
-    route("GET", "/shards", "state, version, core and load of each shard", || get(read::shards)),
-    route("GET", "/services", "services with their routes and instances", || get(read::services)),
-    route("GET", "/connections", "connections: counts; ?top=N talkers; ?session=<id> one", || {
+    Route::read("/metrics", "Prometheus text", || get(read::metrics)),
+    Route::read("/shards", "state, version, core and load of each shard", || get(read::shards)),
+    Route::read("/services", "services with their routes and instances", || get(read::services)),
+    Route::read("/connections", "connections: counts; ?top=N talkers; ?session=<id> one", || {
         get(read::connections)
     }),
-    route("GET", "/histograms", "HdrHistogram V2 interval log of all stages", || {
+    Route::read("/histograms", "HdrHistogram V2 interval log of all stages", || {
         get(read::histograms)
     }),
-    route("GET", "/config", "every setting and where it came from, services and routes", || {
+    Route::read("/config", "every setting and where it came from, services and routes", || {
         get(read::config)
     }),
-    route("GET", "/log", "the log filter in force", || get(read::log)),
-    route("POST", "/log", "change it: {\"filter\": \"info,shardgate::backend=debug\"}", || {
+    Route::read("/log", "the log filter in force", || get(read::log)),
+    Route::change("/log", "change it: {\"filter\": \"info,shardgate::backend=debug\"}", || {
         post(change::log)
     }),
-    route("POST", "/reload", "read the files again, all or nothing", || post(change::reload)),
-    route("POST", "/instances/{id}/drain", "give an instance nothing new", || {
+    Route::change("/reload", "read the files again, all or nothing", || post(change::reload)),
+    Route::change("/instances/{id}/drain", "give an instance nothing new", || {
         post(change::drain_instance)
     }),
-    route("POST", "/instances/{id}/undrain", "give it something again", || {
+    Route::change("/instances/{id}/undrain", "give it something again", || {
         post(change::undrain_instance)
     }),
-    route("POST", "/drain", "stop the gateway in order, as SIGTERM does", || post(change::drain)),
-    route("POST", "/dump", "write histograms and state to files, as SIGUSR1 does", || {
+    Route::change("/drain", "stop the gateway in order, as SIGTERM does", || post(change::drain)),
+    Route::change("/dump", "write histograms and state to files, as SIGUSR1 does", || {
         post(change::dump)
     }),
-    route("GET", "/openapi.json", "this endpoint described as OpenAPI 3.1", || get(read::openapi)),
+    Route::read("/openapi.json", "this endpoint described as OpenAPI 3.1", || get(read::openapi)),
+    Route::page("/robots.txt", "keeps crawlers away", "User-agent: *\nDisallow: /\n"),
 ];
+
+async fn index() -> Text {
+    let mut list = format!("shardgate {}\n\n", env!("CARGO_PKG_VERSION"));
+    for route in ROUTES {
+        writeln!(list, "{:<5}{:<26}{}", route.method(), route.path, route.about)
+            .expect("a string takes it");
+    }
+    list.push_str(
+        "\nPOST needs Content-Type: application/json and Authorization: Bearer <token>\n",
+    );
+    text(PLAIN, list)
+}

@@ -1,5 +1,5 @@
-//! The sockets of the admin endpoint: so many connections at once, each with a deadline and a
-//! number of bytes, with TLS if that is configured.
+//! Sockets of the admin endpoint: a bounded number of connections, each with a deadline and a cap
+//! on bytes, with TLS if that is configured.
 
 use std::fs;
 use std::future::Future;
@@ -22,17 +22,17 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::settings::AdminSettings;
+use crate::control::ACCEPT_PAUSE;
 use crate::tls::provider;
 
-/// A connection's life: a gathering takes at most one second, the rest is the client's time.
+/// Longest life of a connection: a gathering takes at most one second, the rest is the client's
+/// time.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes read from one connection: request line and headers (browsers send under 4 KiB), a body of
-/// [`super::BODY_BYTES_MAX`], and a TLS handshake with its records, under 4 KiB.
+/// Bytes read from one connection at most: request line and headers (browsers send under 4 KiB), a
+/// body of [`super::BODY_BYTES_MAX`], and a TLS handshake with its records, under 4 KiB.
 const CONNECTION_BYTES_MAX: usize = (16 << 10) + super::BODY_BYTES_MAX + (4 << 10);
-/// Pause after a failed accept: out of files is not cured by trying again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// TLS as configured, if it is. The error is one line.
+/// Reads certificate and key, if TLS is configured. The error is one line.
 pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
     let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
         return Ok(None);
@@ -59,8 +59,8 @@ pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-/// Accepts for ever; the streams, ready to be read, come out of the other end. A handshake is a
-/// task of its own, so that a slow one holds up nobody else.
+/// Accepts for ever, and sends the streams that are ready to be read. A handshake is a task of its
+/// own, so that a slow one holds up no other.
 pub async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -80,7 +80,7 @@ pub async fn accept(
         };
         let deadline = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
         let bytes_left = CONNECTION_BYTES_MAX;
-        let stream = Bounded { stream, deadline, bytes_left, _slot: slot };
+        let stream = BoundedStream { stream, deadline, bytes_left, _slot: slot };
         let Some(tls) = tls.clone() else {
             if ready.send((Stream::Plain(stream), peer)).await.is_err() {
                 return;
@@ -89,9 +89,9 @@ pub async fn accept(
         };
         let ready = ready.clone();
         tokio::spawn(async move {
-            // The deadline of the connection ends it, too.
+            // The deadline of the connection holds for the handshake, too.
             match tls.accept(stream).await {
-                // Nobody takes it when the endpoint ends.
+                // An error is the end of the endpoint.
                 Ok(stream) => drop(ready.send((Stream::Tls(Box::new(stream)), peer)).await),
                 Err(error) => tracing::debug!(%peer, %error, "admin handshake failed"),
             }
@@ -99,11 +99,11 @@ pub async fn accept(
     }
 }
 
-/// The other end of [`accept`], as axum wants it.
+/// Receiver of the streams of [`accept`], as axum takes it.
 pub struct Incoming {
-    /// Streams that can be read.
+    /// Streams that are ready to be read.
     pub ready: mpsc::Receiver<(Stream, SocketAddr)>,
-    /// Where it listens.
+    /// Address of the listener.
     pub address: SocketAddr,
 }
 
@@ -124,21 +124,21 @@ impl axum::serve::Listener for Incoming {
 }
 
 /// A connection that ends at its deadline, or when its client sent too much.
-pub struct Bounded {
+pub struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
     bytes_left: usize,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Bounded {
+impl BoundedStream {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let late = self.deadline.as_mut().poll(cx).is_ready();
         if late { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
 
-impl AsyncRead for Bounded {
+impl AsyncRead for BoundedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -155,7 +155,7 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for BoundedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -176,10 +176,9 @@ impl AsyncWrite for Bounded {
 
 /// A connection with or without TLS.
 pub enum Stream {
-    /// Without.
-    Plain(Bounded),
-    /// With, after its handshake.
-    Tls(Box<TlsStream<Bounded>>),
+    Plain(BoundedStream),
+    /// TLS, after the handshake.
+    Tls(Box<TlsStream<BoundedStream>>),
 }
 
 impl AsyncRead for Stream {

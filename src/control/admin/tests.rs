@@ -1,8 +1,10 @@
-//! The admin endpoint by raw HTTP, in front of fake shards: who may ask, and what is answered.
+//! The admin endpoint by raw HTTP, in front of fake shards.
+
+mod access;
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -12,138 +14,12 @@ use super::*;
 use crate::control::tests::{Fake, Rig, TOKEN, rig};
 use crate::stats::Stage;
 
-/// The headers that a change takes.
+/// Headers that a change takes.
 fn right(rig: &Rig) -> String {
     format!(
         "Host: {}\r\nContent-Type: application/json\r\nAuthorization: Bearer {TOKEN}",
         rig.admin
     )
-}
-
-#[tokio::test]
-async fn what_a_browser_could_be_tricked_into_is_refused() {
-    let rig = rig(&[Fake::Good]);
-    let (own, port) = (format!("Host: {}", rig.admin), rig.admin.port());
-    let cases = [
-        (200, "GET /health", format!("Host: localhost:{port}")),
-        (200, "GET /health", "Host: [::1]:1234".into()),
-        (200, "GET /health", format!("{own}\r\nOrigin: http://{}", rig.admin)),
-        (200, "GET /health", format!("{own}\r\nSec-Fetch-Site: same-origin")),
-        // A person typed the address.
-        (200, "GET /health", format!("{own}\r\nSec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate")),
-        // DNS rebinding.
-        (403, "GET /health", format!("Host: evil.example:{port}")),
-        (403, "GET /health", format!("Host: localhost.evil.example:{port}")),
-        (403, "GET /health", format!("Host: x@{}", rig.admin)),
-        (403, "GET /health", "X: y".into()),
-        (403, "GET /health", format!("{own}\r\n{own}")),
-        (403, "GET /health", format!("{own}\r\nOrigin: http://evil.example")),
-        (403, "GET /health", format!("{own}\r\nOrigin: https://{}", rig.admin)),
-        (403, "GET /health", format!("{own}\r\nOrigin: null")),
-        // An <img> or a link of another page; those carry no Origin.
-        (403, "GET /health", format!("{own}\r\nSec-Fetch-Site: cross-site")),
-        (
-            403,
-            "GET /health",
-            format!("{own}\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Dest: image"),
-        ),
-        (403, "GET /metrics", format!("{own}\r\nSec-Fetch-Site: cross-site")),
-        (405, "POST /health", own.clone()),
-        (200, "HEAD /stats", own.clone()),
-        (405, "OPTIONS /routing/stats", own.clone()),
-        (405, "GET /reload", own.clone()),
-        (405, "PUT /log", own.clone()),
-        (405, "DELETE /instances/logic-1/drain", own.clone()),
-        (404, "GET /other", own.clone()),
-        (404, "POST /other", own),
-    ];
-    rig.healthy().await;
-    for (expected, line, headers) in cases {
-        let (status, _) = rig.raw(&format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n")).await;
-        assert_eq!(status, expected, "{line} {headers}");
-    }
-}
-
-#[tokio::test]
-async fn a_page_of_another_origin_changes_nothing() {
-    let rig = rig(&[Fake::Good]);
-    rig.healthy().await;
-    let own = format!("Host: {}", rig.admin);
-    let bearer = format!("Authorization: Bearer {TOKEN}");
-    let page = "Origin: http://evil.example\r\nSec-Fetch-Site: cross-site";
-    let json = "Content-Type: application/json";
-    let cases = [
-        // A form, with the headers of Chromium; then of a browser without Fetch metadata.
-        (
-            403,
-            format!(
-                "{own}\r\n{page}\r\nSec-Fetch-Mode: navigate\r\n\
-                 Sec-Fetch-Dest: document\r\nContent-Type: application/x-www-form-urlencoded"
-            ),
-        ),
-        (403, format!("{own}\r\nOrigin: null\r\nContent-Type: application/x-www-form-urlencoded")),
-        (401, format!("{own}\r\nContent-Type: application/x-www-form-urlencoded")),
-        // fetch() with the content types that take no preflight.
-        (
-            403,
-            format!(
-                "{own}\r\n{page}\r\nSec-Fetch-Mode: no-cors\r\n\
-                 Content-Type: text/plain;charset=UTF-8"
-            ),
-        ),
-        (401, format!("{own}\r\nContent-Type: text/plain;charset=UTF-8")),
-        // Even with the token, were it to leak.
-        (403, format!("{own}\r\n{page}\r\n{json}\r\n{bearer}")),
-        (403, format!("Host: evil.example\r\n{json}\r\n{bearer}")),
-        (415, format!("{own}\r\n{bearer}")),
-        (415, format!("{own}\r\n{bearer}\r\nContent-Type: text/plain")),
-        (415, format!("{own}\r\n{bearer}\r\nContent-Type: application/json-seq")),
-        (415, format!("{own}\r\n{bearer}\r\n{json}\r\nContent-Type: text/plain")),
-        // Without it, or with another one.
-        (401, format!("{own}\r\n{json}")),
-        (401, format!("{own}\r\n{json}\r\nAuthorization: Bearer a-token-of-the-testS")),
-        (401, format!("{own}\r\n{json}\r\nAuthorization: Bearer ")),
-        (401, format!("{own}\r\n{json}\r\nAuthorization: Basic {TOKEN}")),
-        (401, format!("{own}\r\n{json}\r\n{bearer}\r\n{bearer}")),
-        (
-            200,
-            format!(
-                "{own}\r\nContent-Type: Application/JSON; charset=utf-8\r\n\
-                 Authorization: bearer {TOKEN}"
-            ),
-        ),
-    ];
-    for (expected, headers) in cases {
-        let request = format!("POST /reload HTTP/1.1\r\n{headers}\r\n\r\n");
-        let (status, body) = rig.raw(&request).await;
-        assert_eq!(status, expected, "{headers}: {body}");
-        let reload = &rig.get("/health").await.1["last_reload"];
-        assert_eq!(reload.is_null(), expected != 200, "{headers}");
-    }
-    // A preflight is not granted: no header of CORS in any answer.
-    let preflight = format!(
-        "OPTIONS /reload HTTP/1.1\r\n{own}\r\n{}\r\nAccess-Control-Request-Method: POST\r\n\
-         Access-Control-Request-Headers: authorization,content-type",
-        "Origin: http://evil.example"
-    );
-    for request in [preflight, format!("GET /stats HTTP/1.1\r\n{own}")] {
-        let answer = whole(&rig, &format!("{request}\r\n\r\n")).await.to_lowercase();
-        assert!(!answer.contains("access-control"), "{answer}");
-        assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
-    }
-    let refused = whole(&rig, &format!("POST /reload HTTP/1.1\r\n{own}\r\n\r\n")).await;
-    assert!(refused.to_lowercase().contains("www-authenticate: bearer"), "{refused}");
-    let other = whole(&rig, &format!("GET /reload HTTP/1.1\r\n{own}\r\n\r\n")).await;
-    assert!(other.to_lowercase().contains("allow: post"), "{other}");
-}
-
-/// The answer with its header.
-async fn whole(rig: &Rig, request: &str) -> String {
-    let mut stream = TcpStream::connect(rig.admin).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    text
 }
 
 #[tokio::test]
@@ -156,7 +32,8 @@ async fn a_request_that_does_not_end_is_cut_off() {
     ] {
         let flood = format!("{start}{}", " ".repeat(1 << 20));
         let mut stream = TcpStream::connect(rig.admin).await.unwrap();
-        // Refused after 36 KiB: writing all of it or reading on ends, one way or the other.
+        // The endpoint stops reading after 36 KiB: writing all of it or reading on ends, one way or
+        // the other.
         let _ = stream.write_all(flood.as_bytes()).await;
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
@@ -301,7 +178,7 @@ async fn draining_twice_does_not_abort() {
 async fn no_answer_contains_a_secret() {
     let rig = rig(&[Fake::Good]);
     rig.healthy().await;
-    for route in ROUTES.iter().filter(|route| route.method == "GET") {
+    for route in ROUTES.iter().filter(|route| route.method() == "GET") {
         let request = format!("GET {}?msg_id=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n", route.path);
         let (_, body) = rig.raw(&request).await;
         assert!(!body.contains("swordfish") && !body.contains(TOKEN), "{}", route.path);
@@ -373,7 +250,7 @@ async fn metrics_have_help_units_and_no_labels_of_clients() {
     assert_eq!(named("# HELP "), named("# TYPE "));
 }
 
-/// Paths with their methods of the description.
+/// Paths of the description, with their methods.
 fn described(document: &Value) -> BTreeSet<(String, String)> {
     let paths = document["paths"].as_object().unwrap();
     let of = |(path, item): (&String, &Value)| -> Vec<(String, String)> {
@@ -388,7 +265,7 @@ fn the_description_has_exactly_the_routes_of_the_router() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    let routes = ROUTES.iter().map(|r| (r.method.to_owned(), r.path.to_owned()));
+    let routes = ROUTES.iter().map(|r| (r.method().to_owned(), r.path.to_owned()));
     assert_eq!(described(&document), routes.collect());
     for (method, path) in described(&document) {
         let operation = &document["paths"][&path][method.to_lowercase()];
@@ -406,11 +283,11 @@ async fn answers_have_the_keys_that_the_description_requires() {
     rig.healthy().await;
     let mut checked = 0;
     for route in ROUTES.iter().filter(|route| !["/drain", "/log"].contains(&route.path)) {
-        let operation = &document["paths"][route.path][route.method.to_lowercase()];
+        let operation = &document["paths"][route.path][route.method().to_lowercase()];
         let content = &operation["responses"]["200"]["content"]["application/json"];
         let Some(required) = content["schema"]["required"].as_array() else { continue };
         let path = route.path.replace("{id}", "logic-1");
-        let (status, answer) = match (route.method, route.path) {
+        let (status, answer) = match (route.method(), route.path) {
             ("POST", _) => rig.post(&path, "").await,
             (_, "/routing/explain") => rig.get("/routing/explain?msg_id=1000&key=k").await,
             (_, _) => rig.get(&path).await,
@@ -424,83 +301,11 @@ async fn answers_have_the_keys_that_the_description_requires() {
     assert!(checked >= 12, "{checked}");
 }
 
-/// An endpoint on all interfaces with TLS, nobody behind it; its certificate.
-fn tls_endpoint(dir: &std::path::Path) -> (std::net::SocketAddr, AdminSettings, Vec<u8>) {
-    let signed = rcgen::generate_simple_self_signed(["admin.example".to_owned()]).unwrap();
-    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    std::fs::write(&cert, signed.cert.pem()).unwrap();
-    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
-    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let settings = AdminSettings {
-        listen: address,
-        token: Some(TOKEN.into()),
-        token_file: None,
-        tls_cert: Some(cert),
-        tls_key: Some(key),
-    };
-    let about = About {
-        node: "node".into(),
-        boot_id: 1,
-        started: std::time::Instant::now(),
-        log_dropped: None,
-    };
-    let ask = mpsc::channel(1).0;
-    tokio::spawn(serve(listener, address, &settings, about.into(), ask).unwrap());
-    (address, settings, signed.cert.der().to_vec())
-}
-
-#[tokio::test]
-async fn on_other_interfaces_everything_but_liveness_takes_tls_and_the_token() {
-    use tokio_rustls::TlsConnector;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-    let dir = tempfile::tempdir().unwrap();
-    let (address, _, cert) = tls_endpoint(dir.path());
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.into()).unwrap();
-    let config = ClientConfig::builder_with_provider(crate::tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
-    let to = (std::net::Ipv4Addr::LOCALHOST, address.port());
-    // Who connects and says nothing holds up nobody.
-    let _idle = TcpStream::connect(to).await.unwrap();
-    let bearer = format!("Authorization: Bearer {TOKEN}");
-    let own = "Host: admin.example:8000";
-    for (expected, line, headers) in [
-        (200, "GET /healthz", own.to_owned()),
-        (401, "GET /log", own.to_owned()),
-        (401, "GET /metrics", format!("{own}\r\nAuthorization: Bearer x")),
-        (200, "GET /log", format!("{own}\r\n{bearer}")),
-        (200, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: https://admin.example:8000")),
-        (403, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: http://admin.example:8000")),
-        (403, "GET /log", format!("{own}\r\n{bearer}\r\nOrigin: https://evil.example")),
-        (401, "POST /reload", format!("{own}\r\nContent-Type: application/json")),
-    ] {
-        let name = "admin.example".try_into().unwrap();
-        let stream = TcpStream::connect(to).await.unwrap();
-        let mut stream = connector.connect(name, stream).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{line} {headers}: {answer}");
-    }
-    // Plain HTTP gets no answer.
-    let mut plain = TcpStream::connect(to).await.unwrap();
-    plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let mut rest = Vec::new();
-    let _ = plain.read_to_end(&mut rest).await;
-    assert!(!rest.starts_with(b"HTTP"));
-}
-
 #[tokio::test]
 async fn a_certificate_that_cannot_be_used_is_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, settings, _) = tls_endpoint(dir.path());
+    let endpoint = access::TlsEndpoint::start();
+    let settings = endpoint.settings.clone();
     let other = dir.path().join("other");
     let error = |settings: &AdminSettings| sockets::tls(settings).err().unwrap();
     let none = AdminSettings { tls_cert: Some(dir.path().join("none")), ..settings.clone() };

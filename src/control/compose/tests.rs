@@ -1,5 +1,4 @@
-//! What a composition promises: numbers that mean one thing for ever, and no service emptied by a
-//! source.
+//! Compositions: numbers that mean one thing for ever, and no service emptied by a source.
 
 use proptest::prelude::*;
 
@@ -30,8 +29,8 @@ fn two_services() -> Config {
     )
 }
 
-fn found(service: &str, name: &str, port: u16) -> Found {
-    Found {
+fn found(service: &str, name: &str, port: u16) -> FoundInstance {
+    FoundInstance {
         service: service.into(),
         name: name.into(),
         address: ([127, 0, 0, 1], port).into(),
@@ -40,12 +39,19 @@ fn found(service: &str, name: &str, port: u16) -> Found {
     }
 }
 
-fn said(list: &[(&str, Vec<Found>)]) -> BTreeMap<Arc<str>, Known> {
-    let known = |found: &Vec<Found>| Known { instances: found.clone(), routes: Vec::new() };
+fn said(list: &[(&str, Vec<FoundInstance>)]) -> BTreeMap<Arc<str>, SourceContents> {
+    let known = |found: &Vec<FoundInstance>| SourceContents {
+        instances: found.clone(),
+        routes: Vec::new(),
+    };
     list.iter().map(|(source, found)| (Arc::from(*source), known(found))).collect()
 }
 
-fn compose(composer: &mut Composer, config: &Config, list: &[(&str, Vec<Found>)]) -> Composed {
+fn compose(
+    composer: &mut Composer,
+    config: &Config,
+    list: &[(&str, Vec<FoundInstance>)],
+) -> Composition {
     composer.compose(config, &said(list), &BTreeSet::new(), |_| Share::ALL)
 }
 
@@ -62,7 +68,10 @@ fn what_the_sources_find_is_added_to_the_files() {
     let composed = compose(&mut composer, &config, &[("etcd", both.to_vec())]);
     assert_eq!(names(&composer), ["a-1", "a-2", "b-1"]);
     assert_eq!(composed.snapshot.expect("it differs").version, 2);
-    assert_eq!(composed.moved, [Moved::Came(both[1].clone()), Moved::Came(both[0].clone())]);
+    assert_eq!(
+        composed.changes,
+        [MemberChange::Came(both[1].clone()), MemberChange::Came(both[0].clone())]
+    );
     assert!(compose(&mut composer, &config, &[("etcd", both.to_vec())]).snapshot.is_none());
 }
 
@@ -92,7 +101,7 @@ fn a_service_is_never_emptied_by_a_source() {
     assert!(Arc::ptr_eq(&ring, &composer.snapshot().services[1].ring));
     compose(&mut composer, &config, &[("dns:b", vec![found("b", "b-3", 3)])]);
     assert_eq!(names(&composer), ["a-1", "b-3"]);
-    // A source that is not asked any more takes its instances with it.
+    // A source that is given up takes its instances with it.
     compose(&mut composer, &config, &[]);
     assert_eq!(names(&composer), ["a-1"]);
 }
@@ -103,8 +112,8 @@ fn a_source_cannot_push_out_what_another_has() {
     let mut composer = Composer::new(&config);
     let mine = vec![found("a", "z-1", 7)];
     compose(&mut composer, &config, &[("registry", mine.clone())]);
-    let heavy = |n: u16| Found { weight: 1000, ..found("b", &format!("b-{n}"), 100 + n) };
-    let greedy: Vec<Found> = (0..10).map(heavy).collect();
+    let heavy = |n: u16| FoundInstance { weight: 1000, ..found("b", &format!("b-{n}"), 100 + n) };
+    let greedy: Vec<FoundInstance> = (0..10).map(heavy).collect();
     let list = [("etcd", greedy), ("registry", mine)];
     let composed = compose(&mut composer, &config, &list);
     assert!(composer.members().contains_key("z-1") && !composed.warnings.is_empty());
@@ -162,14 +171,16 @@ fn a_draining_instance_leaves_the_ring_and_stays_an_instance() {
     let composed = composer.compose(&config, &BTreeMap::new(), &draining, |_| Share::ALL);
     let snapshot = composed.snapshot.expect("it differs");
     assert!(snapshot.instances[0].draining && snapshot.services[0].ring.is_empty());
-    assert!(matches!(&composed.moved[..], [Moved::Draining(found)] if &*found.name == "a-1"));
+    assert!(
+        matches!(&composed.changes[..], [MemberChange::Draining(found)] if &*found.name == "a-1")
+    );
     let health = composer.compose(&config, &BTreeMap::new(), &BTreeSet::new(), |_| Share::NONE);
     let snapshot = health.snapshot.expect("it differs");
     assert!(snapshot.instances[0].share == Share::NONE && !snapshot.services[0].ring.is_empty());
 }
 
 proptest! {
-    /// Whatever comes and goes: a number is never given twice, and the ring holds the members.
+    /// Checks a history: no number is given twice, and the ring holds the members.
     #[test]
     fn any_history_keeps_the_numbers_apart(
         steps in prop::collection::vec(prop::collection::btree_map(0u16..6, 1u16..4, 0..6), 1..30),
@@ -179,7 +190,7 @@ proptest! {
         let mut meant: HashMap<InstanceId, (Arc<str>, SocketAddr)> = HashMap::new();
         for step in steps {
             let instance = |(n, port): (&u16, &u16)| found("b", &format!("b-{n}"), n * 10 + port);
-            let list: Vec<Found> = step.iter().map(instance).collect();
+            let list: Vec<FoundInstance> = step.iter().map(instance).collect();
             let had = composer.members().len() > 1;
             compose(&mut composer, &config, &[("etcd", list.clone())]);
             prop_assert!(!had || composer.members().len() > 1, "emptied");

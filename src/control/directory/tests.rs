@@ -1,4 +1,4 @@
-//! What a reload and a source may do to each other.
+//! Effects of a reload and of a source on each other.
 
 use std::path::Path;
 
@@ -6,9 +6,12 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::config::Overrides;
-use crate::control::discovery::Found;
+use crate::auth::load::LocalKeys;
+use crate::config::{Loader, Overrides};
+use crate::control::discovery::FoundInstance;
 use crate::control::health::Check;
+use crate::control::inputs::LocalFiles;
+use crate::tls::load::LocalTls;
 
 const FILE: &str = r#"
     demo.enabled = false
@@ -24,12 +27,14 @@ fn write(dir: &Path, text: &str) {
 }
 
 /// A directory of these files; checks report to the receiver.
-fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
+fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
     directory_of(usize::MAX)
 }
 
-/// One where a shard may accept so many connections.
-fn directory_of(connections_cap: usize) -> (Directory, TempDir, mpsc::Receiver<probe::Checked>) {
+/// A directory where a shard may accept so many connections at most.
+fn directory_of(
+    connections_cap: usize,
+) -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), FILE);
     let loader = Loader::open(Some(dir.path()), &[], &Overrides::default()).unwrap();
@@ -38,12 +43,13 @@ fn directory_of(connections_cap: usize) -> (Directory, TempDir, mpsc::Receiver<p
     let (found, checks) = mpsc::channel(8);
     let fleet = Fleet::new(config.gateway.health.clone(), 1, found);
     let keys = LocalKeys::read(&config).unwrap();
-    let local = Local { keys, tls: LocalTls::default(), connections_cap };
-    (Directory::new(loader, config, composer, fleet, local, Instant::now()), dir, checks)
+    let local = LocalFiles { keys, tls: LocalTls::default(), connections_cap };
+    let active = ActiveConfig::new(loader, config, local);
+    (Directory::new(active, composer, fleet, Instant::now()), dir, checks)
 }
 
-fn tell(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {
-    let instance = |(name, port): &(&str, u16)| Found {
+fn discover(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {
+    let instance = |(name, port): &(&str, u16)| FoundInstance {
         service: "logic".into(),
         name: (*name).into(),
         address: ([127, 0, 0, 1], *port).into(),
@@ -51,22 +57,22 @@ fn tell(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {
         draining: false,
     };
     let route = |json: &&str| FoundRoute { at: "/x/routes/r".into(), json: (*json).into() };
-    let known = Known {
+    let contents = SourceContents {
         instances: instances.iter().map(instance).collect(),
         routes: routes.iter().map(route).collect(),
     };
     let now = Instant::now();
-    directory
-        .hear(News { source: "etcd".into(), word: Word::Known { known, by: "t".into() } }, now);
+    let event = SourceEvent::Contents { contents, by: "t".into() };
+    directory.take_news(News { source: "etcd".into(), event }, now);
     directory.turn(now + directory.config().gateway.discovery.debounce);
 }
 
 #[tokio::test]
 async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
     let (mut directory, dir, _checks) = directory();
-    tell(&mut directory, &[], &[r#"{"range":[2000,2999],"service":"logic"}"#]);
+    discover(&mut directory, &[], &[r#"{"range":[2000,2999],"service":"logic"}"#]);
     assert!(directory.snapshot().route(2500).is_some());
-    tell(&mut directory, &[], &[r#"{"range":[1500,2999],"service":"logic"}"#]);
+    discover(&mut directory, &[], &[r#"{"range":[1500,2999],"service":"logic"}"#]);
     assert_eq!(directory.view().routes_refused.len(), 1);
     assert!(directory.snapshot().route(2500).is_some(), "the one before stays");
     write(dir.path(), &FILE.replace("1999", "1899"));
@@ -75,7 +81,7 @@ async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
         directory.snapshot().route(1950).is_none() && directory.snapshot().route(2500).is_some()
     );
     assert_eq!(directory.view().routes_refused.len(), 1, "it still says so");
-    // The files take the range for themselves: then theirs holds.
+    // The files take the range for themselves, and their route holds.
     write(dir.path(), &FILE.replace("1999", "2100"));
     directory.reload(Instant::now()).expect("the files are right");
     assert!(
@@ -99,12 +105,12 @@ async fn a_registry_token_that_cannot_be_read_refuses_the_whole_reload() {
 #[tokio::test]
 async fn a_change_of_health_settings_is_judged_at_once() {
     let (mut directory, dir, _checks) = directory();
-    tell(&mut directory, &[("a", 1), ("b", 2), ("c", 3)], &[]);
+    discover(&mut directory, &[("a", 1), ("b", 2), ("c", 3)], &[]);
     let id = directory.snapshot().instances[0].id;
     let now = Instant::now();
     let down = Check::NotServing { why: "test".into() };
-    directory.checked(probe::Checked { instance: id, check: Check::Serving }, now);
-    directory.checked(probe::Checked { instance: id, check: down }, now);
+    directory.take_check(probe::CheckResult { instance: id, check: Check::Serving }, now);
+    directory.take_check(probe::CheckResult { instance: id, check: down }, now);
     assert!(directory.turn(now));
     assert_eq!(directory.snapshot().instances[0].share.get(), 0);
     write(dir.path(), &format!("health.check_ms = 0\nhealth.slow_start_ms = 0\n{FILE}"));

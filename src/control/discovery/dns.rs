@@ -1,9 +1,9 @@
-//! Instances by name service: the A and AAAA records of one host, asked again when their time to
-//! live ends.
+//! Instances by DNS: the A and AAAA records of one host, looked up again when their time to live
+//! ends.
 //!
 //! Each address is an instance; its name is made of the service's and the address alone
-//! ([`instance_name`]), so the ring hashes it alike in every process and after every restart.
-//! What cannot be asked, and an answer without addresses, change nothing: the last set stays.
+//! ([`instance_name`]), so that the ring hashes it alike in every process and after every restart.
+//! A lookup that fails, and an answer without addresses, change nothing: the last set stays.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,33 +22,33 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Found, Known, News, Teller, Word};
+use super::{FoundInstance, News, NewsSender, SourceContents, SourceEvent};
 use crate::config::is_name;
 
 #[cfg(test)]
 mod tests;
 
-/// Instances of one name. 256 A records are 4 KiB of an answer; more of them are a mistake.
+/// Instances of one host. 256 A records are 4 KiB of an answer; more of them are a mistake.
 const ADDRESSES_MAX: usize = 256;
-/// A time to live is taken as at least this: 0 means "do not cache", not "ask without a pause" …
+/// Least time to live that is used: 0 means "do not cache", not "ask without a pause".
 const TTL_MIN: Duration = Duration::from_secs(1);
-/// … and as at most this, so that a mistake of a day in a zone is not one here.
+/// Longest time to live that is used, so that a mistake of a day in a zone is not one here.
 const TTL_MAX: Duration = Duration::from_secs(300);
-/// One question to one name server, TCP after a truncated answer included.
+/// Longest wait for one name server, TCP after a truncated answer included.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// All questions for one type of record: every name of the search list, each asked twice.
+/// Longest wait for one type of record: every name of the search list, each asked twice.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a first failure; x1.6 each time, +-20 %, as for connections …
+/// Pause after a first failure; x1.6 each time, +-20 %, as for connections.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// … up to this.
+/// Longest pause after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Longest name of an instance ([`is_name`]).
 const NAME_BYTES_MAX: usize = 64;
 
-/// Looks up `host` for `service` until the task is aborted or nobody listens to `tell`; each
+/// Looks up `host` for `service` until the task is aborted or the receiver of `news` is gone; each
 /// address listens on `port`. `servers` are asked over UDP, and over TCP where an answer was cut;
-/// with none, those of /etc/resolv.conf (and /etc/hosts first), which are read each time. `seed`
-/// is for the jitter of retries. Runs inside a tokio runtime.
+/// with none, those of /etc/resolv.conf (and /etc/hosts first), which are read each time. `seed` is
+/// for the jitter of retries. Runs inside a tokio runtime.
 ///
 /// The error is one line: the host is an address or no name at all.
 pub fn start(
@@ -57,7 +57,7 @@ pub fn start(
     port: u16,
     servers: &[SocketAddr],
     seed: u64,
-    tell: Teller,
+    news: NewsSender,
 ) -> Result<JoinHandle<()>, String> {
     let key = format!("service {service}: dns = \"{host}:{port}\"");
     if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
@@ -67,9 +67,9 @@ pub fn start(
     if !is_host || port == 0 {
         return Err(format!("{key} must be a host's name and a port above 0"));
     }
-    let asker = Asker { host, servers: servers.into(), timeout: QUESTION_TIMEOUT };
-    let keeper = Keeper::new(service, port, Retry::new(RETRY_FIRST, seed));
-    Ok(tokio::spawn(follow(asker, keeper, tell)))
+    let host_resolver = HostResolver { host, servers: servers.into(), timeout: QUESTION_TIMEOUT };
+    let records = HostRecords::new(service, port, Backoff::new(RETRY_FIRST, seed));
+    Ok(tokio::spawn(follow(host_resolver, records, news)))
 }
 
 /// The name of the instance at `ip`: `logic-10.0.0.7`, `logic-fd00--7` (an IPv6 address as RFC 5952
@@ -90,58 +90,60 @@ pub fn instance_name(service: &str, ip: IpAddr) -> Arc<str> {
     name.into()
 }
 
-/// Asks, tells, sleeps, until nobody listens.
-async fn follow(asker: Asker, mut keeper: Keeper, tell: Teller) {
-    let source: Arc<str> = format!("dns:{}", keeper.service).into();
+/// Looks up, sends news and sleeps, until the receiver is gone.
+async fn follow(host_resolver: HostResolver, mut records: HostRecords, news: NewsSender) {
+    let source: Arc<str> = format!("dns:{}", records.service).into();
     loop {
-        let (answers, ttl) = asker.ask().await;
-        let (words, pause) = keeper.take(answers, ttl);
-        for word in words {
-            if tell.send(News { source: source.clone(), word }).await.is_err() {
+        let (answers, ttl) = host_resolver.ask().await;
+        let (events, pause) = records.take(answers, ttl);
+        for event in events {
+            if news.send(News { source: source.clone(), event }).await.is_err() {
                 return;
             }
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = tell.closed() => return,
+            () = news.closed() => return,
         }
     }
 }
 
-/// What was learnt about one type of record.
+/// Result of a lookup of one type of record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Answer {
-    /// These are all; never none.
+enum RecordAnswer {
+    /// All addresses; at least one.
     Has(BTreeSet<IpAddr>),
-    /// There are none, and so says the name server: the name is not known, or has no such record.
+    /// No address, by the word of the name server: the name does not exist, or has no such record.
     Empty(&'static str),
-    /// Nothing is known, for this reason.
+    /// The lookup failed, for this reason.
     Failed(String),
 }
 
-/// Asks name servers.
-struct Asker {
+/// A host, and the name servers that are asked for it.
+struct HostResolver {
     host: Arc<str>,
     servers: Arc<[SocketAddr]>,
     timeout: Duration,
 }
 
-impl Asker {
-    /// A and AAAA, and how long that is true.
+impl HostResolver {
+    /// Looks up A and AAAA records. Returns both results and the time for which they hold.
     ///
-    /// The two are asked one by one, not through `lookup_ip`: that gives out one when the other
+    /// The two are looked up one by one, not through `lookup_ip`: that gives out one when the other
     /// failed, as if it were all, and half of the instances would be gone.
-    async fn ask(&self) -> ([Answer; 2], Duration) {
-        // A new one each time has no cache that could outlive a record, and sees changed files.
+    async fn ask(&self) -> ([RecordAnswer; 2], Duration) {
+        // A new resolver each time has no cache that could outlive a record, and sees changed
+        // files.
         let resolver = match self.resolver() {
             Ok(resolver) => resolver,
             Err(error) => {
                 let why = format!("cannot read the system's name servers: {error}");
-                return ([Answer::Failed(why.clone()), Answer::Failed(why)], TTL_MIN);
+                return ([RecordAnswer::Failed(why.clone()), RecordAnswer::Failed(why)], TTL_MIN);
             }
         };
         let v4 = self.ask_one(&resolver, &self.host, RecordType::A).await;
-        // If a name of the search list had an A record, the AAAA ones are those of the same name.
+        // If a name of the search list had an A record, the AAAA records are those of the same
+        // name.
         let found_at = v4.1.as_ref().map(|lookup| lookup.query().name().to_utf8());
         let host = found_at.as_deref().unwrap_or(&self.host);
         let v6 = self.ask_one(&resolver, host, RecordType::AAAA).await;
@@ -173,42 +175,46 @@ impl Asker {
         builder.build()
     }
 
-    /// One type of record: the answer, where it came from, and how long "none" is true.
+    /// Looks up one type of record. Returns the result, the lookup it came from, and the time for
+    /// which "none" holds.
     async fn ask_one(
         &self,
         resolver: &TokioResolver,
         host: &str,
         kind: RecordType,
-    ) -> (Answer, Option<Lookup>, Option<Duration>) {
+    ) -> (RecordAnswer, Option<Lookup>, Option<Duration>) {
         let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, resolver.lookup(host, kind)).await;
         match lookup.unwrap_or(Err(NetError::Timeout)) {
             Ok(lookup) => {
                 let records = lookup.answers().iter().filter(|r| r.record_type() == kind);
                 let ips: BTreeSet<IpAddr> =
                     records.filter_map(|r| r.data.ip_addr()).map(|ip| ip.to_canonical()).collect();
-                let answer =
-                    if ips.is_empty() { Answer::Empty("no address") } else { Answer::Has(ips) };
+                let answer = if ips.is_empty() {
+                    RecordAnswer::Empty("no address")
+                } else {
+                    RecordAnswer::Has(ips)
+                };
                 (answer, Some(lookup), None)
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let unknown = none.response_code == ResponseCode::NXDomain;
                 let why = if unknown { "NXDOMAIN" } else { "no address" };
                 let ttl = none.negative_ttl.map(|s| Duration::from_secs(s.into()));
-                (Answer::Empty(why), None, ttl)
+                (RecordAnswer::Empty(why), None, ttl)
             }
-            Err(error) => (Answer::Failed(reason(&error)), None, None),
+            Err(error) => (RecordAnswer::Failed(reason(&error)), None, None),
         }
     }
 }
 
-/// How long what was found may be believed: the shortest life in its chain of CNAMEs.
+/// Time for which the records hold: the shortest life in the chain of CNAMEs.
 fn life(lookup: Option<Lookup>, now: Instant) -> Option<Duration> {
     let lookup = lookup?;
     let records = lookup.answers().iter().map(|r| Duration::from_secs(r.ttl.into()));
     records.chain([lookup.valid_until().saturating_duration_since(now)]).min()
 }
 
-/// In words that are the same as long as the reason is.
+/// Text of an error, the same as long as the reason stays the same.
 fn reason(error: &NetError) -> String {
     match error {
         NetError::Timeout => "no name server answered in time".into(),
@@ -219,14 +225,14 @@ fn reason(error: &NetError) -> String {
     }
 }
 
-/// Pauses after failures.
-struct Retry {
+/// Pauses after failed lookups, growing.
+struct Backoff {
     first: Duration,
     next: Duration,
     rng: StdRng,
 }
 
-impl Retry {
+impl Backoff {
     fn new(first: Duration, seed: u64) -> Self {
         Self { first, next: first, rng: StdRng::seed_from_u64(seed) }
     }
@@ -242,97 +248,146 @@ impl Retry {
     }
 }
 
-/// What is known, and what was told of it. Pure.
-struct Keeper {
+/// Trouble with the answers of one lookup.
+struct Trouble {
+    /// Error of a type of record that could not be looked up.
+    failed: Option<String>,
+    /// Reason why a type of record has no address.
+    empty: Option<&'static str>,
+}
+
+impl Trouble {
+    fn of(answers: &[RecordAnswer]) -> Self {
+        let failed = answers.iter().find_map(|answer| match answer {
+            RecordAnswer::Failed(why) => Some(why.clone()),
+            RecordAnswer::Has(_) | RecordAnswer::Empty(_) => None,
+        });
+        let empty = answers.iter().find_map(|answer| match answer {
+            RecordAnswer::Empty(why) => Some(*why),
+            RecordAnswer::Has(_) | RecordAnswer::Failed(_) => None,
+        });
+        Self { failed, empty }
+    }
+
+    /// Reason why the instances are stale: a lookup failed, or no address can be used.
+    fn why(self, found_some: bool, left_some_out: bool) -> Option<String> {
+        match self.failed {
+            Some(why) => Some(why),
+            None if found_some => None,
+            None if left_some_out => Some("none of its addresses can be used".into()),
+            None => Some(self.empty.unwrap_or("no address").into()),
+        }
+    }
+}
+
+/// Records of one host, and the state that was sent of them. Pure.
+struct HostRecords {
     service: Arc<str>,
     port: u16,
-    retry: Retry,
-    /// The last good answers, A and AAAA.
+    backoff: Backoff,
+    /// Last good answers, A and AAAA.
     families: [BTreeSet<IpAddr>; 2],
-    /// The set that was told last.
-    told: Vec<Found>,
-    /// Why it is stale, as told.
+    /// Instances that were sent last.
+    sent: Vec<FoundInstance>,
+    /// Reason for being stale, as sent.
     stale: Option<String>,
-    /// What was left out, as told.
+    /// Addresses that were left out, as sent.
     left_out: Option<String>,
 }
 
-impl Keeper {
-    fn new(service: Arc<str>, port: u16, retry: Retry) -> Self {
+impl HostRecords {
+    fn new(service: Arc<str>, port: u16, backoff: Backoff) -> Self {
         let families = Default::default();
-        Self { service, port, retry, families, told: Vec::new(), stale: None, left_out: None }
+        Self { service, port, backoff, families, sent: Vec::new(), stale: None, left_out: None }
     }
 
-    /// What to tell, and how long to wait until it is asked again.
-    fn take(&mut self, answers: [Answer; 2], ttl: Duration) -> (Vec<Word>, Duration) {
-        let mut words = Vec::new();
-        let failed = answers.iter().find_map(|answer| match answer {
-            Answer::Failed(why) => Some(why.clone()),
-            Answer::Has(_) | Answer::Empty(_) => None,
-        });
-        let empty = answers.iter().find_map(|answer| match answer {
-            Answer::Empty(why) => Some(*why),
-            Answer::Has(_) | Answer::Failed(_) => None,
-        });
-        let found_some = answers.iter().any(|answer| matches!(answer, Answer::Has(_)));
-        // A family that could not be asked keeps its addresses: they are not known to be gone.
-        let families: Vec<BTreeSet<IpAddr>> = answers
-            .into_iter()
-            .zip(&self.families)
-            .map(|(answer, last)| match answer {
-                Answer::Has(ips) => ips,
-                Answer::Empty(_) => BTreeSet::new(),
-                Answer::Failed(_) => last.clone(),
-            })
-            .collect();
+    /// Takes in the answers of a lookup. Returns the events to send, and the pause before the next
+    /// lookup.
+    fn take(&mut self, answers: [RecordAnswer; 2], ttl: Duration) -> (Vec<SourceEvent>, Duration) {
+        let mut events = Vec::new();
+        let found_some = answers.iter().any(|answer| matches!(answer, RecordAnswer::Has(_)));
+        let trouble = Trouble::of(&answers);
+        let families = self.merge(answers);
         let (found, left_out) = self.instances(families.iter().flatten().copied());
-        let why = match failed {
-            Some(why) => Some(why),
-            None if !found.is_empty() => None,
-            None if left_out.is_some() => Some("none of its addresses can be used".into()),
-            None => Some(empty.unwrap_or("no address").into()),
-        };
-        if left_out != self.left_out {
-            let at = format!("service {}", self.service);
-            words.extend(left_out.clone().map(|why| Word::Bad { at, why }));
-            self.left_out = left_out;
-        }
-        // None at all is a fact that might be a mistake, so it changes nothing.
-        if !found.is_empty() {
-            self.families = families.try_into().expect("two in, two out");
-        }
-        let changed = !found.is_empty() && found != self.told;
-        if changed {
-            self.told = found;
-            let known = Known { instances: self.told.clone(), routes: Vec::new() };
-            words.push(Word::Known { known, by: "dns".into() });
-        }
+        let why = trouble.why(!found.is_empty(), left_out.is_some());
+        self.note_left_out(left_out, &mut events);
+        let changed = self.note_found(found, families, &mut events);
         let pause = match why {
             None => ttl,
-            Some(_) if found_some => ttl.min(self.retry.after_failure()),
-            Some(_) => self.retry.after_failure(),
+            Some(_) if found_some => ttl.min(self.backoff.after_failure()),
+            Some(_) => self.backoff.after_failure(),
         };
+        self.note_stale(why, changed, &mut events);
+        (events, pause)
+    }
+
+    /// Addresses of both families after these answers. A family that could not be looked up keeps
+    /// its addresses: they are not known to be gone.
+    fn merge(&self, answers: [RecordAnswer; 2]) -> [BTreeSet<IpAddr>; 2] {
+        let [v4, v6] = answers;
+        let merged = |answer, last: &BTreeSet<IpAddr>| match answer {
+            RecordAnswer::Has(ips) => ips,
+            RecordAnswer::Empty(_) => BTreeSet::new(),
+            RecordAnswer::Failed(_) => last.clone(),
+        };
+        let [last_v4, last_v6] = &self.families;
+        [merged(v4, last_v4), merged(v6, last_v6)]
+    }
+
+    /// Notes why addresses were left out; an event if that is new.
+    fn note_left_out(&mut self, left_out: Option<String>, events: &mut Vec<SourceEvent>) {
+        if left_out != self.left_out {
+            let at = format!("service {}", self.service);
+            events.extend(left_out.clone().map(|why| SourceEvent::Bad { at, why }));
+            self.left_out = left_out;
+        }
+    }
+
+    /// Notes the instances that were found; an event if they changed. Whether they did. No instance
+    /// at all may be a mistake in the zone, so that changes nothing.
+    fn note_found(
+        &mut self,
+        found: Vec<FoundInstance>,
+        families: [BTreeSet<IpAddr>; 2],
+        events: &mut Vec<SourceEvent>,
+    ) -> bool {
+        if found.is_empty() {
+            return false;
+        }
+        self.families = families;
+        let changed = found != self.sent;
+        if changed {
+            self.sent = found;
+            let instances = self.sent.clone();
+            let contents = SourceContents { instances, routes: Vec::new() };
+            events.push(SourceEvent::Contents { contents, by: "dns".into() });
+        }
+        changed
+    }
+
+    /// Notes why the source is stale, or that it is not; an event if that is new. `changed`: the
+    /// contents were sent, which ends being stale at the receiver.
+    fn note_stale(&mut self, why: Option<String>, changed: bool, events: &mut Vec<SourceEvent>) {
         match why {
             Some(why) => {
                 let line = self.stale_line(&why);
                 if changed || self.stale.as_ref() != Some(&line) {
-                    words.push(Word::Stale { why: line.clone() });
+                    events.push(SourceEvent::Stale { why: line.clone() });
                 }
                 self.stale = Some(line);
             }
             None => {
-                self.retry.after_success();
+                self.backoff.after_success();
                 if self.stale.take().is_some() && !changed {
-                    words.push(Word::Fresh);
+                    events.push(SourceEvent::Fresh);
                 }
             }
         }
-        (words, pause)
     }
 
     fn stale_line(&self, why: &str) -> String {
-        let Self { service, told, .. } = self;
-        let kept = match told.len() {
+        let Self { service, sent, .. } = self;
+        let kept = match sent.len() {
             0 => "it has no instance from there yet".to_owned(),
             n => format!("the {n} found before stay"),
         };
@@ -342,8 +397,8 @@ impl Keeper {
         )
     }
 
-    /// Instances at `ips`, sorted, and why some were left out.
-    fn instances(&self, ips: impl Iterator<Item = IpAddr>) -> (Vec<Found>, Option<String>) {
+    /// Instances at `ips`, sorted, and the reason why some were left out.
+    fn instances(&self, ips: impl Iterator<Item = IpAddr>) -> (Vec<FoundInstance>, Option<String>) {
         let (usable, unusable): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
             ips.partition(|&ip| is_usable(ip));
         let mut left_out = unusable
@@ -355,7 +410,7 @@ impl Keeper {
                 "its name has {n} addresses; the first {ADDRESSES_MAX} in order are used"
             ));
         }
-        let found = usable.into_iter().take(ADDRESSES_MAX).map(|ip| Found {
+        let found = usable.into_iter().take(ADDRESSES_MAX).map(|ip| FoundInstance {
             service: self.service.clone(),
             name: instance_name(&self.service, ip),
             address: SocketAddr::new(ip, self.port),
@@ -366,8 +421,8 @@ impl Keeper {
     }
 }
 
-/// Whether a host can have it as its own and be reached there. 0.0.0.0, which blocklists answer,
-/// would reach this host; fe80:: needs an interface beside it.
+/// Whether a host can have the address as its own and be reached there. 0.0.0.0, which blocklists
+/// answer, would reach this host; fe80:: needs an interface beside it.
 fn is_usable(ip: IpAddr) -> bool {
     let elsewhere = match ip {
         IpAddr::V4(ip) => ip.is_broadcast(),

@@ -1,7 +1,7 @@
-//! Where instances come from besides the files: sources that each tell all they know, again and
-//! again. What is told is put together in [`super::compose`].
+//! Discovery: sources of instances besides the files. Each source sends all it knows, again and
+//! again; `compose` puts the contents together.
 
-pub mod dns;
+pub(super) mod dns;
 pub mod etcd;
 pub mod registry;
 
@@ -10,71 +10,74 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-/// News waiting to be taken in by control. Sources wait for room: control is never behind for long.
+/// News that wait to be taken in by control. Sources wait for room: control is never behind for
+/// long.
 pub const NEWS_MAX: usize = 64;
 
-/// An instance that a source knows.
+/// An instance that a source names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Found {
-    /// Its service's name; one that no `[[service]]` has is told in a warning and left out.
+pub struct FoundInstance {
+    /// Name of the service. An instance of a service that no `[[service]]` has is left out with a
+    /// warning.
     pub service: Arc<str>,
-    /// Its own name, unique in the process; what the ring hashes. [`crate::config::is_name`] holds.
+    /// Name of the instance, unique in the process; the ring hashes it. [`crate::config::is_name`]
+    /// holds.
     pub name: Arc<str>,
-    /// Where it listens. The port is not 0.
+    /// Address of the instance. The port is not 0.
     pub address: SocketAddr,
     /// Share of the keys, 1 to 1000.
     pub weight: u32,
-    /// It asks for nothing new: what is in flight is finished, then it goes.
+    /// Whether the instance asks for no new messages: calls in flight are finished, then it goes.
     pub draining: bool,
 }
 
-/// A route that a source knows; checked by the reader of the files.
+/// A route that a source names; the reader of the files checks it.
 pub use crate::config::FoundRoute;
 
-/// All that a source knows now.
+/// Everything that a source names now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Known {
+pub struct SourceContents {
     /// Instances, in any order.
-    pub instances: Vec<Found>,
+    pub instances: Vec<FoundInstance>,
     /// Routes, in any order.
     pub routes: Vec<FoundRoute>,
 }
 
-/// One source's word.
+/// An event of one source.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Word {
-    /// What it knows now, in full, and who or what said so (for the log): `etcd`, or a caller.
-    Known {
-        /// Everything, also what did not change.
-        known: Known,
-        /// Who changed it.
+pub enum SourceEvent {
+    /// The contents of the source as they are now.
+    Contents {
+        /// All of it, with what did not change.
+        contents: SourceContents,
+        /// Origin of the change, for the log: `etcd`, `dns`, or callers of the registry.
         by: Arc<str>,
     },
-    /// It cannot be asked at the moment: what it last said still holds. Said once for each time it
-    /// goes away, and again when the reason changes.
+    /// The source cannot be reached: its last contents still hold. Sent once for each outage, and
+    /// again when the reason changes.
     Stale {
-        /// One line: what, and what to do.
+        /// Reason and advice, in one line.
         why: String,
     },
-    /// It can be asked again and knows what it knew.
+    /// The source can be reached again, with the contents of before.
     Fresh,
-    /// Something in it could not be read and was left out (a bad value under a key): a warning.
+    /// A value in the source could not be read and was left out: a warning.
     Bad {
-        /// Where.
+        /// Place of the value.
         at: String,
-        /// What is wrong, and the rule.
+        /// Rule that the value breaks.
         why: String,
     },
 }
 
-/// What sources send to control.
+/// An event with its source.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
 pub struct News {
-    /// Who: `etcd`, `registry`, `dns:<service>`.
+    /// Name of the source: `etcd`, `registry`, `dns:<service>`.
     pub source: Arc<str>,
-    /// What.
-    pub word: Word,
+    pub event: SourceEvent,
 }
 
-/// How a source tells its news.
-pub type Teller = mpsc::Sender<News>;
+/// Sender of a source's news.
+pub type NewsSender = mpsc::Sender<News>;

@@ -1,59 +1,52 @@
-//! What is told about an instance, and what is told of it: the words of [`super::Health`].
+//! Inputs and outputs of [`super::Health`].
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::ids::ShardId;
 
-/// What a health check (grpc.health.v1) of an instance found.
+/// Result of a health check (grpc.health.v1).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Check {
-    /// Asked, and it said SERVING. Thresholds apply.
+    /// The instance was asked, and answered SERVING. Thresholds apply.
     Succeeded,
-    /// Asked, and there was no answer, or not SERVING. Thresholds apply.
-    Failed {
-        /// One line.
-        why: String,
-    },
-    /// It has no health service, or that knows nothing of the server as a whole. Also to be told
-    /// when checks are switched off.
+    /// The instance was asked, and did not answer SERVING. Thresholds apply.
+    Failed { why: String },
+    /// The instance has no health service, or that does not know the server as a whole. Also to be
+    /// sent when checks are switched off.
     NotImplemented,
-    /// It said SERVING by itself (Watch). Holds at once.
+    /// The instance reported SERVING on its own (Watch). Holds at once.
     Serving,
-    /// It said by itself (Watch) that it does not serve. Holds at once.
-    NotServing {
-        /// One line.
-        why: String,
-    },
+    /// The instance reported on its own (Watch) that it does not serve. Holds at once.
+    NotServing { why: String },
 }
 
 /// Calls of one shard to an instance within one tick of that shard. Sent when some failed, when the
 /// first succeeded after a failure, and for all while the instance is on trial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Window {
-    /// Whose calls.
+pub struct CallWindow {
+    /// Shard that made the calls.
     pub shard: ShardId,
-    /// Whether one succeeded.
+    /// Whether at least one call succeeded.
     pub ok: bool,
     /// Calls that failed in a row at the end: after the last success if there was one.
     pub failures: u32,
 }
 
-/// Why an instance was ejected.
+/// Reason of an ejection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
     /// Calls failed in a row, all shards together.
     Failures(u32),
-    /// One shard lost connections within `ejection.ms`.
+    /// A shard lost connections within `ejection.ms`.
     Losses {
-        /// Which shard.
         shard: ShardId,
-        /// How many.
+        /// Number of lost connections.
         count: u32,
     },
-    /// A call failed while it was on trial.
+    /// A call failed while the instance was on trial.
     CallOnTrial,
-    /// A connection was lost while it was on trial.
+    /// A connection was lost while the instance was on trial.
     LossOnTrial,
 }
 
@@ -68,75 +61,71 @@ impl fmt::Display for Why {
     }
 }
 
-/// What changed about an instance. For the log.
+/// A change of an instance's health, for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// No messages for a while.
+pub enum HealthEvent {
+    /// The instance gets no messages for a while.
     Ejected {
-        /// Why.
         why: Why,
-        /// How long.
+        /// Time of the ejection.
         length: Duration,
-        /// How often in a row it has been.
+        /// Number of ejections in a row, with this one.
         nth: u32,
     },
-    /// Its ejection is over (or made room for): it gets a few of its keys.
+    /// The ejection is over (or had to end early): the instance gets a few of its keys.
     OnTrial,
-    /// Trusted again, but gets its keys back step by step.
+    /// The instance is trusted again, and gets its keys back step by step.
     Warming,
-    /// Gets all its keys.
+    /// The instance gets all its keys.
     Trusted,
-    /// Long enough without an ejection that the next is as short as the first.
+    /// The instance went without an ejection for so long that the next will be as short as the
+    /// first.
     Forgiven,
-    /// Answers health checks for the first time, or again after it did not implement them.
+    /// The instance answers health checks for the first time, or again after it did not implement
+    /// them.
     Checked,
-    /// Health checks failed or it said so: no messages.
-    CheckedDown {
-        /// One line.
-        why: String,
-    },
-    /// Was down, is up: warms up, unless it is still ejected.
+    /// Health checks failed, or the instance reported so: it gets no messages.
+    CheckedDown { why: String },
+    /// The instance is up again: it warms up, unless it is still ejected.
     CheckedUp,
-    /// Was checked, does not implement health checks any more; counts as healthy.
+    /// The instance does not implement health checks any more; counts as healthy.
     Unchecked,
 }
 
-impl Event {
-    /// Word in the log.
+impl HealthEvent {
+    /// Name in the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Event::Ejected { .. } => "ejected",
-            Event::OnTrial => "on_trial",
-            Event::Warming => "warming",
-            Event::Trusted => "trusted",
-            Event::Forgiven => "forgiven",
-            Event::Checked => "checked",
-            Event::CheckedDown { .. } => "checked_down",
-            Event::CheckedUp => "checked_up",
-            Event::Unchecked => "unchecked",
+            HealthEvent::Ejected { .. } => "ejected",
+            HealthEvent::OnTrial => "on_trial",
+            HealthEvent::Warming => "warming",
+            HealthEvent::Trusted => "trusted",
+            HealthEvent::Forgiven => "forgiven",
+            HealthEvent::Checked => "checked",
+            HealthEvent::CheckedDown { .. } => "checked_down",
+            HealthEvent::CheckedUp => "checked_up",
+            HealthEvent::Unchecked => "unchecked",
         }
     }
 }
 
-/// How an instance stands, in a word. What is worst counts.
+/// State of an instance in one word. The worst of several counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// Checked and trusted.
+    /// Health checks and calls succeed.
     Ok,
-    /// Trusted; nobody could check it.
+    /// Calls succeed; health checks are not implemented.
     Unchecked,
-    /// Health checks say it does not serve.
     Down,
-    /// Its calls failed.
     Ejected,
-    /// Was ejected, gets a few of its keys.
+    /// After an ejection: the instance gets a few of its keys.
     Trial,
-    /// Gets its keys back.
+    /// After a trial: the instance gets its keys back step by step.
     Warming,
 }
 
 impl Standing {
-    /// Word in `/health` and `/routing/explain`.
+    /// Name in `/health` and `/routing/explain`.
     pub fn name(self) -> &'static str {
         match self {
             Standing::Ok => "ok",

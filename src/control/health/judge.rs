@@ -1,26 +1,26 @@
-//! What holds for a service as a whole: how many may be ejected, and when all are used.
+//! Rules for a service as a whole: how many instances may be ejected, and when all are used.
 
 use std::cmp::Reverse;
 use std::time::Instant;
 
-use super::{Event, Health, Trust, Why};
+use super::{Health, HealthEvent, Trust, Why};
 use crate::config::settings::HealthSettings;
 
-/// What [`judge`] found.
+/// Result of a judgement of one service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// Share of its keys that each instance gets, in percent, in the order given; 0 = none.
     pub shares: Vec<u8>,
-    /// Too few are healthy: all get all their keys, better a suspect than none.
+    /// Whether too few are healthy, so that all get all their keys: a suspect is better than none.
     pub panic: bool,
-    /// What changed, with the index of whom it is about.
-    pub events: Vec<(usize, Event)>,
-    /// When to judge again, if nothing happens before.
+    /// Changes, each with the index of its instance.
+    pub events: Vec<(usize, HealthEvent)>,
+    /// Time of the next judgement, if nothing happens before.
     pub next: Option<Instant>,
 }
 
-/// How many of `instances` may be ejected at once: the percentage, but one of several in any case,
-/// and never all.
+/// Number of `instances` that may be ejected at once: the percentage, but one of several in any
+/// case, and never all.
 fn ejected_max(settings: &HealthSettings, instances: usize) -> usize {
     if settings.ejected_percent_max == 0 {
         return 0;
@@ -29,11 +29,12 @@ fn ejected_max(settings: &HealthSettings, instances: usize) -> usize {
     share.max(1).min(instances.saturating_sub(1))
 }
 
-/// Does what is due in one service: of its instances that do not drain. To be called after each
-/// input to one of them, when one comes or goes or the settings change, and at `next`.
+/// Makes the changes that are due in one service, to its instances that do not drain. To be called
+/// after each input to one of them, when one comes or goes or the settings change, and at `next`.
 ///
-/// One on trial keeps its place among the ejected ones, so there is always room for it to go back;
-/// only when instances went away meanwhile there may be none. Then ejections end early, too.
+/// An instance on trial keeps its place among the ejected ones, so that there is always room for it
+/// to go back; only when instances went away meanwhile there may be none. Then ejections end early,
+/// too.
 pub fn judge(settings: &HealthSettings, service: &mut [&mut Health], now: Instant) -> Verdict {
     let mut events = each(service, |health| health.advance(settings, now));
     let max = ejected_max(settings, service.len());
@@ -51,22 +52,22 @@ pub fn judge(settings: &HealthSettings, service: &mut [&mut Health], now: Instan
     }
 }
 
-/// What `act` changed, and about whom.
+/// Applies `act` to all instances. Returns the changes, with the indices of the instances.
 fn each(
     service: &mut [&mut Health],
-    act: impl Fn(&mut Health) -> Option<Event>,
-) -> Vec<(usize, Event)> {
+    act: impl Fn(&mut Health) -> Option<HealthEvent>,
+) -> Vec<(usize, HealthEvent)> {
     let act = |(index, health): (usize, &mut &mut Health)| Some((index, act(health)?));
     service.iter_mut().enumerate().filter_map(act).collect()
 }
 
-/// Ends the ejections that end first until no more than `max` are left.
+/// Ends the ejections that would end first, until no more than `max` are left.
 fn release_excess(
     settings: &HealthSettings,
     service: &mut [&mut Health],
     max: usize,
     now: Instant,
-) -> Vec<(usize, Event)> {
+) -> Vec<(usize, HealthEvent)> {
     let until = |(index, health): (usize, &&mut Health)| match health.trust {
         Trust::Ejected { until, .. } => Some((until, index)),
         Trust::Trusted { .. } | Trust::Trial { .. } | Trust::Warming { .. } => None,
@@ -78,14 +79,14 @@ fn release_excess(
     released.filter_map(|(_, i)| Some((*i, service[*i].release(settings, now)?))).collect()
 }
 
-/// Ejects who has failed enough while there is room: first those that fail their trial, then by
-/// failures. Who finds none keeps its row and is asked about again.
+/// Ejects the instances that failed enough while there is room: first those that fail their trial,
+/// then by failures. One that finds no room keeps its count and is judged again.
 fn eject_due(
     settings: &HealthSettings,
     service: &mut [&mut Health],
     max: usize,
     now: Instant,
-) -> Vec<(usize, Event)> {
+) -> Vec<(usize, HealthEvent)> {
     let wants = |(index, health): (usize, &&mut Health)| {
         Some((index, health.wants_ejection(settings, now)?))
     };

@@ -1,12 +1,13 @@
-//! Each promise by name.
+//! Tests of single rules, by name.
 
 mod sequences;
 
 use std::time::Duration;
 
+use super::judge::Verdict;
 use super::*;
 
-/// All times are whole seconds, so that ticks of one second meet every edge.
+/// Settings whose times are whole seconds, so that ticks of one second meet every edge.
 fn settings() -> HealthSettings {
     HealthSettings {
         up_after: 2,
@@ -36,8 +37,8 @@ fn says_no() -> Check {
     Check::NotServing { why: "says NOT_SERVING".into() }
 }
 
-fn window(shard: u16, ok: bool, failures: u32) -> Window {
-    Window { shard: ShardId(shard), ok, failures }
+fn window(shard: u16, ok: bool, failures: u32) -> CallWindow {
+    CallWindow { shard: ShardId(shard), ok, failures }
 }
 
 /// A service under test. The clock moves by hand.
@@ -47,7 +48,7 @@ struct Bench {
     now: Instant,
     service: Vec<Health>,
     verdict: Verdict,
-    events: Vec<(usize, Event)>,
+    events: Vec<(usize, HealthEvent)>,
 }
 
 impl Bench {
@@ -73,7 +74,7 @@ impl Bench {
         self.judge();
     }
 
-    fn window(&mut self, index: usize, window: Window) {
+    fn window(&mut self, index: usize, window: CallWindow) {
         let event = self.service[index].window(&self.settings, window, self.now);
         self.events.extend(event.map(|event| (index, event)));
         self.judge();
@@ -94,7 +95,7 @@ impl Bench {
         self.window(index, window(0, false, self.settings.eject_after));
     }
 
-    /// Ejected once, and then so long that the trial has begun.
+    /// Ejects an instance, and waits until its trial has begun.
     fn put_on_trial(&mut self, index: usize) {
         self.fail(index);
         self.tick(self.settings.eject);
@@ -113,8 +114,8 @@ impl Bench {
         self.service.iter().map(|h| h.standing().name()).collect()
     }
 
-    /// The last event, without whom it is about.
-    fn last(&self) -> Option<&Event> {
+    /// Last event, without its instance.
+    fn last(&self) -> Option<&HealthEvent> {
         self.events.last().map(|(_, event)| event)
     }
 
@@ -138,13 +139,13 @@ fn checks_count_in_a_row_and_streams_at_once() {
         assert_eq!(bench.share(0), 100);
     }
     bench.check(0, failed());
-    assert_eq!(bench.last(), Some(&Event::CheckedDown { why: "no answer".into() }));
+    assert_eq!(bench.last(), Some(&HealthEvent::CheckedDown { why: "no answer".into() }));
     for check in [Check::Succeeded, failed(), Check::Succeeded] {
         bench.check(0, check);
         assert_eq!(bench.standing(0), Standing::Down);
     }
     bench.check(0, Check::Succeeded);
-    assert_eq!(bench.last(), Some(&Event::CheckedUp));
+    assert_eq!(bench.last(), Some(&HealthEvent::CheckedUp));
     bench.check(0, says_no());
     assert_eq!(bench.standing(0), Standing::Down);
     assert_eq!(bench.service[0].why().as_deref(), Some("says NOT_SERVING"));
@@ -159,7 +160,7 @@ fn one_without_health_checks_counts_as_healthy() {
     assert_eq!((bench.events.len(), bench.share(0)), (0, 100));
     bench.check(0, says_no());
     bench.check(0, Check::NotImplemented);
-    assert_eq!(bench.last(), Some(&Event::Unchecked));
+    assert_eq!(bench.last(), Some(&HealthEvent::Unchecked));
     assert_eq!(bench.standing(0), Standing::Warming, "it was down");
 }
 
@@ -172,7 +173,7 @@ fn rows_of_all_shards_add_up_and_a_success_ends_only_its_shards_own() {
     assert_eq!(bench.share(0), 100);
     bench.window(0, window(0, false, 2));
     let why = Why::Failures(5);
-    assert_eq!(bench.last(), Some(&Event::Ejected { why, length: secs(2), nth: 1 }));
+    assert_eq!(bench.last(), Some(&HealthEvent::Ejected { why, length: secs(2), nth: 1 }));
     assert_eq!(bench.verdict.shares, [0, 100]);
 }
 
@@ -186,7 +187,7 @@ fn lost_connections_count_by_shard_and_only_for_a_while() {
     assert_eq!(bench.share(0), 100);
     bench.lost(0, 0);
     let why = Why::Losses { shard: ShardId(0), count: 2 };
-    assert_eq!(bench.last(), Some(&Event::Ejected { why, length: secs(2), nth: 1 }));
+    assert_eq!(bench.last(), Some(&HealthEvent::Ejected { why, length: secs(2), nth: 1 }));
 }
 
 #[test]
@@ -196,19 +197,19 @@ fn ejections_grow_to_their_cap_and_are_forgotten_after_as_long() {
     for (nth, length) in [(2, 4), (3, 5), (4, 5)] {
         bench.tick(secs(5));
         bench.fail(0);
-        let expected = Event::Ejected { why: Why::CallOnTrial, length: secs(length), nth };
+        let expected = HealthEvent::Ejected { why: Why::CallOnTrial, length: secs(length), nth };
         assert_eq!(bench.last(), Some(&expected));
     }
     [5, 2, 2].into_iter().for_each(|n| bench.tick(secs(n)));
-    assert_eq!(bench.last(), Some(&Event::Trusted));
+    assert_eq!(bench.last(), Some(&HealthEvent::Trusted));
     let mut relapsed = bench.clone();
     relapsed.tick(secs(4));
     relapsed.fail(0);
-    assert!(matches!(relapsed.last(), Some(Event::Ejected { nth: 5, .. })));
+    assert!(matches!(relapsed.last(), Some(HealthEvent::Ejected { nth: 5, .. })));
     bench.tick(secs(5));
-    assert_eq!(bench.last(), Some(&Event::Forgiven));
+    assert_eq!(bench.last(), Some(&HealthEvent::Forgiven));
     bench.fail(0);
-    assert!(matches!(bench.last(), Some(Event::Ejected { nth: 1, .. })));
+    assert!(matches!(bench.last(), Some(HealthEvent::Ejected { nth: 1, .. })));
 }
 
 #[test]
@@ -218,11 +219,11 @@ fn a_trial_ends_with_three_successes_or_its_time() {
     assert_eq!(bench.share(0), 10);
     let mut idle = bench.clone();
     idle.tick(secs(2));
-    assert_eq!(idle.last(), Some(&Event::Warming));
+    assert_eq!(idle.last(), Some(&HealthEvent::Warming));
     (0..2).for_each(|_| bench.window(0, window(0, true, 0)));
     assert_eq!(bench.standing(0), Standing::Trial);
     bench.window(0, window(1, true, 0));
-    assert_eq!(bench.last(), Some(&Event::Warming));
+    assert_eq!(bench.last(), Some(&HealthEvent::Warming));
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn keys_come_back_in_ten_equal_steps() {
         shares.push(bench.share(0));
     }
     assert_eq!(shares, [10, 19, 28, 37, 46, 55, 64, 73, 82, 91, 100]);
-    assert_eq!(bench.last(), Some(&Event::Trusted));
+    assert_eq!(bench.last(), Some(&HealthEvent::Trusted));
 }
 
 #[test]
@@ -245,7 +246,7 @@ fn without_a_slow_start_all_keys_come_back_at_once() {
     let mut bench = Bench::new(HealthSettings { slow_start: Duration::ZERO, ..settings() }, 2);
     bench.put_on_trial(0);
     bench.tick(secs(2));
-    assert_eq!((bench.last(), bench.share(0)), (Some(&Event::Trusted), 100));
+    assert_eq!((bench.last(), bench.share(0)), (Some(&HealthEvent::Trusted), 100));
     bench.check(0, says_no());
     bench.check(0, Check::Serving);
     assert_eq!(bench.share(0), 100);

@@ -1,8 +1,8 @@
-//! Warnings that repeat: the first ones of a place in the source are written, the others of the
-//! same ten seconds counted, and the count is one line at the end.
+//! Repeated warnings: the first ones of a place in the source are written, the others of the same
+//! ten seconds counted, and the count is one line at the end.
 //!
-//! A storm (an instance that is away, a client that asks for what no route has) must not push what
-//! else is said out of the log. No lock: a shard that warns does an atomic addition. Two threads
+//! A storm (an instance that is away, a client that sends ids without a route) must not push
+//! everything else out of the log. No lock: a shard that warns does an atomic addition. Two threads
 //! that race may let one line more through; none is lost uncounted.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,59 +15,60 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-/// Lines of one place in a window: an instance that goes down on each of 8 shards is told in full.
+/// Lines of one place in a window: enough for an instance that goes down on each of 8 shards.
 const BURST: u32 = 10;
-/// Length of a window: six lines a minute of a storm's count.
+/// Length of a window: six lines a minute for the counts of a storm.
 const WINDOW_MS: u64 = 10_000;
-/// Places that warn; the source has some 40. Those over it are written without end.
+/// Places that are counted; the source has some 40. Further ones are written without a limit.
 const PLACES_MAX: usize = 256;
 /// Longest part of a message that names a place in the count.
 const NAME_CHARS_MAX: usize = 80;
-/// Fields of what an operator has to read to the end: lists of what is wrong with a file. They are
-/// as many as the file has mistakes, not as many as a peer likes.
+/// Fields of warnings that are never counted, because an operator has to read all of them: lists of
+/// mistakes in a file. There are as many as the file has mistakes, not as many as a peer likes.
 const NEVER_COUNTED: [&str; 2] = ["problem", "warning"];
 
-/// What was left out of a window that is over.
+/// Lines of one place that were left out of a window that is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Left {
-    /// The place's first message.
+pub struct Suppressed {
+    /// First message of the place.
     pub message: Box<str>,
-    /// Its module.
+    /// Module of the place.
     pub target: &'static str,
-    /// Its level.
+    /// Level of the lines.
     pub level: Level,
-    /// Lines that were not written.
+    /// Number of the lines.
     pub count: u64,
 }
 
 /// A place in the source that warns.
 #[derive(Debug, Default)]
-struct Place {
+struct CallSite {
     metadata: OnceLock<&'static Metadata<'static>>,
-    /// Its first message.
+    /// First message of the place.
     message: OnceLock<Box<str>>,
-    /// When its window began, in milliseconds.
+    /// Start of the window, in milliseconds.
     since: AtomicU64,
     /// Lines of the window that were written.
     written: AtomicU32,
-    /// Lines that were not written and not told yet.
+    /// Lines that were left out and not reported yet.
     left: AtomicU64,
 }
 
-/// Counts lines by their place.
+/// Counts of lines by place.
 #[derive(Debug)]
 pub struct Repeats {
-    places: Box<[Place]>,
+    places: Box<[CallSite]>,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Self { places: (0..PLACES_MAX).map(|_| Place::default()).collect() }
+        Self { places: (0..PLACES_MAX).map(|_| CallSite::default()).collect() }
     }
 }
 
 impl Repeats {
-    /// Whether a line of this place is written at `now_ms`; `message` is asked for its first one.
+    /// Whether a line of this place is written at `now_ms`; else it is counted. `message` is called
+    /// for the first line of a place.
     pub fn admit(
         &self,
         metadata: &'static Metadata<'static>,
@@ -89,13 +90,13 @@ impl Repeats {
         false
     }
 
-    /// The slot of a place: the first one that is its own or nobody's.
-    fn place(&self, metadata: &'static Metadata<'static>) -> Option<&Place> {
+    /// Slot of a place: the first one that is taken by it, or free.
+    fn place(&self, metadata: &'static Metadata<'static>) -> Option<&CallSite> {
         self.places.iter().find(|p| std::ptr::eq(*p.metadata.get_or_init(|| metadata), metadata))
     }
 
-    /// Takes what was left out of windows that are over at `now_ms`, or, at the `end`, of all.
-    pub fn take(&self, now_ms: u64, end: bool) -> Vec<Left> {
+    /// Takes the counts of windows that are over at `now_ms`, or, at the `end`, of all.
+    pub fn take(&self, now_ms: u64, end: bool) -> Vec<Suppressed> {
         let mut all = Vec::new();
         for place in &self.places {
             let Some(metadata) = place.metadata.get() else { break };
@@ -107,36 +108,36 @@ impl Repeats {
             if count > 0 {
                 let message = place.message.get().cloned().unwrap_or_default();
                 let (target, level) = (metadata.target(), *metadata.level());
-                all.push(Left { message, target, level, count });
+                all.push(Suppressed { message, target, level, count });
             }
         }
         all
     }
 
-    /// Whether something was left out that [`Self::take`] has still to tell.
+    /// Whether there are counts that [`Self::take`] has still to take.
     pub fn pending(&self) -> bool {
         let used = self.places.iter().take_while(|p| p.metadata.get().is_some());
         used.into_iter().any(|p| p.left.load(Ordering::Relaxed) > 0)
     }
 }
 
-/// The layer that asks [`Repeats`], and the thread that tells the counts.
+/// Layer that leaves repeated lines out.
 pub struct Collapse {
     repeats: Arc<Repeats>,
     began: Instant,
-    /// Wakes the thread; it holds one call, more are the same.
+    /// Wakes the thread; holds one call, as more mean the same.
     bell: SyncSender<()>,
 }
 
-/// Ends the thread when dropped; what is left is told then.
-pub struct Teller {
+/// Thread that logs the counts. Dropping it logs the last ones and ends it.
+pub struct Reporter {
     bell: Option<SyncSender<()>>,
     stop: Arc<std::sync::atomic::AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A layer, and what keeps it telling.
-pub fn collapse() -> std::io::Result<(Collapse, Teller)> {
+/// Makes the layer and its thread.
+pub fn collapse() -> std::io::Result<(Collapse, Reporter)> {
     let repeats = Arc::new(Repeats::default());
     let began = Instant::now();
     let (bell, rung) = mpsc::sync_channel(1);
@@ -144,13 +145,13 @@ pub fn collapse() -> std::io::Result<(Collapse, Teller)> {
     let (own, stopped) = (repeats.clone(), stop.clone());
     let thread = std::thread::Builder::new()
         .name("log-repeats".into())
-        .spawn(move || tell_all(&own, &rung, &stopped, began))?;
-    let teller = Teller { bell: Some(bell.clone()), stop, thread: Some(thread) };
+        .spawn(move || log_counts(&own, &rung, &stopped, began))?;
+    let teller = Reporter { bell: Some(bell.clone()), stop, thread: Some(thread) };
     Ok((Collapse { repeats, began, bell }, teller))
 }
 
-/// Sleeps until something is left out, then to the end of its window at the latest.
-fn tell_all(
+/// Logs counts at the end of their windows; sleeps while there are none.
+fn log_counts(
     repeats: &Repeats,
     rung: &Receiver<()>,
     stop: &std::sync::atomic::AtomicBool,
@@ -159,20 +160,21 @@ fn tell_all(
     while rung.recv().is_ok() {
         while repeats.pending() || stop.load(Ordering::Acquire) {
             let end = stop.load(Ordering::Acquire);
-            for left in repeats.take(since_ms(began), end) {
-                tell(&left);
+            for suppressed in repeats.take(since_ms(began), end) {
+                log_count(&suppressed);
             }
             if end {
                 return;
             }
-            // A second's delay of the line is no harm; a bell in between is the stop, or more.
+            // A second's delay of the line does no harm; a bell in between is the stop, or more
+            // counts.
             let _ = rung.recv_timeout(Duration::from_secs(1));
         }
     }
 }
 
-fn tell(left: &Left) {
-    let Left { message, target, level, count } = left;
+fn log_count(suppressed: &Suppressed) {
+    let Suppressed { message, target, level, count } = suppressed;
     let within_s = WINDOW_MS / 1000;
     if *level == Level::ERROR {
         tracing::error!(repeated = count, within_s, of = target, "repeated: {message}");
@@ -205,21 +207,21 @@ impl<S: Subscriber> Layer<S> for Collapse {
     }
 }
 
-impl Drop for Teller {
+impl Drop for Reporter {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(bell) = self.bell.take() {
-            // Full is rung as well.
+            // A full channel wakes the thread as well.
             let _ = bell.try_send(());
         }
         if let Some(thread) = self.thread.take() {
-            // It does nothing that panics; if it did, there is nobody to tell.
+            // The thread does nothing that panics; if it did, nobody could be told.
             let _ = thread.join();
         }
     }
 }
 
-/// The message of an event, cut.
+/// Message of an event, cut.
 fn message_of(event: &Event<'_>) -> Box<str> {
     struct Message(String);
     impl Visit for Message {
@@ -272,7 +274,7 @@ mod tests {
         assert!(repeats.pending());
         assert_eq!(repeats.take(9_999, false), [], "the window is not over");
         let left = repeats.take(10_005, false);
-        let [Left { message, level, count, .. }] = &left[..] else { panic!("{left:?}") };
+        let [Suppressed { message, level, count, .. }] = &left[..] else { panic!("{left:?}") };
         assert_eq!((&**message, *level, *count), ("first", Level::WARN, 1_000 - u64::from(BURST)));
         assert!(!repeats.pending());
         assert_eq!(repeats.take(20_000, false), [], "told once");
@@ -286,7 +288,7 @@ mod tests {
             let written = (0..50).filter(|_| admit(&repeats, one, now)).count();
             assert_eq!(written, BURST as usize, "{now}");
         }
-        // What was left out of windows that passed unseen is not lost.
+        // Counts of windows that passed unseen are not lost.
         let left = repeats.take(1_035_000, false);
         assert_eq!(left.iter().map(|left| left.count).sum::<u64>(), 3 * (50 - u64::from(BURST)));
     }

@@ -1,4 +1,4 @@
-//! The checker against real sockets.
+//! The probe against real sockets.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use tonic_health::server::health_reporter;
 use super::*;
 
 const WHO: InstanceId = InstanceId(7);
-/// A condition that does not come true within this never does.
+/// Longest wait for a condition: one that does not come true in this time never does.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Quick enough for a test; an answer on this machine takes far less than the timeout.
+/// Settings that are quick enough for a test; an answer on this machine takes far less than the
+/// timeout.
 fn settings() -> HealthSettings {
     HealthSettings {
         check_every: Duration::from_millis(100),
@@ -33,19 +34,19 @@ fn impatient() -> HealthSettings {
     HealthSettings { check_timeout: Duration::from_millis(50), ..settings() }
 }
 
-fn start(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<Checked>) {
+fn probed(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<CheckResult>) {
     let (tell, told) = mpsc::channel(64);
-    (watch(WHO, address, settings, 1, tell).unwrap(), told)
+    (super::start(WHO, address, settings, 1, tell).unwrap(), told)
 }
 
-async fn next(told: &mut mpsc::Receiver<Checked>) -> Check {
+async fn next(told: &mut mpsc::Receiver<CheckResult>) -> Check {
     let checked = timeout(PATIENCE, told.recv()).await.expect("in time").expect("it goes on");
     assert_eq!(checked.instance, WHO);
     checked.check
 }
 
-/// The next failure, what else is told left out.
-async fn failure(told: &mut mpsc::Receiver<Checked>) -> String {
+/// Next failure; other results are skipped.
+async fn failure(told: &mut mpsc::Receiver<CheckResult>) -> String {
     loop {
         if let Check::Failed { why } = next(told).await {
             return why;
@@ -84,25 +85,25 @@ where
     address
 }
 
-/// A health service by rule: what `Watch` streams, and what `Check` answers.
+/// A scripted health service: what `Watch` streams, and what `Check` answers.
 #[derive(Clone)]
 struct Scripted {
-    watch: fn() -> Result<Words, Status>,
+    watch: fn() -> Result<HealthAnswers, Status>,
     check: fn() -> Result<i32, Status>,
     checks: Arc<AtomicUsize>,
 }
 
-type Word = Result<HealthCheckResponse, Status>;
-/// A stream of words, either ending or not.
-type Words = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Word> + Send>>;
+type HealthAnswer = Result<HealthCheckResponse, Status>;
+/// A stream of answers, ending or not.
+type HealthAnswers = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = HealthAnswer> + Send>>;
 
-fn word(status: i32) -> Word {
+fn answer(status: i32) -> HealthAnswer {
     Ok(HealthCheckResponse { status })
 }
 
 #[tonic::async_trait]
 impl Health for Scripted {
-    type WatchStream = Words;
+    type WatchStream = HealthAnswers;
 
     async fn check(
         &self,
@@ -115,13 +116,13 @@ impl Health for Scripted {
     async fn watch(
         &self,
         _: tonic::Request<HealthCheckRequest>,
-    ) -> Result<tonic::Response<Words>, Status> {
+    ) -> Result<tonic::Response<HealthAnswers>, Status> {
         (self.watch)().map(tonic::Response::new)
     }
 }
 
 async fn scripted(
-    watch: fn() -> Result<Words, Status>,
+    watch: fn() -> Result<HealthAnswers, Status>,
     check: fn() -> Result<i32, Status>,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
     let checks = Arc::new(AtomicUsize::new(0));
@@ -129,14 +130,14 @@ async fn scripted(
     (serve(HealthServer::new(health)).await, checks)
 }
 
-fn no_watch() -> Result<Words, Status> {
+fn no_watch() -> Result<HealthAnswers, Status> {
     Err(Status::unimplemented("no streams here"))
 }
 
-/// Says SERVING and then nothing more.
-fn steady() -> Result<Words, Status> {
+/// A stream of one SERVING that does not end.
+fn steady() -> Result<HealthAnswers, Status> {
     Ok(Box::pin(tokio_stream::StreamExt::chain(
-        tokio_stream::once(word(1)),
+        tokio_stream::once(answer(1)),
         tokio_stream::pending(),
     )))
 }
@@ -144,7 +145,7 @@ fn steady() -> Result<Words, Status> {
 #[tokio::test]
 async fn a_stream_tells_each_change() {
     let (reporter, health) = health_reporter();
-    let (_probe, mut told) = start(serve(health).await, &settings());
+    let (_probe, mut told) = probed(serve(health).await, &settings());
     assert_eq!(next(&mut told).await, Check::Serving);
     for _ in 0..3 {
         reporter.set_service_status("", Serving::NotServing).await;
@@ -157,20 +158,20 @@ async fn a_stream_tells_each_change() {
 #[tokio::test]
 async fn check_is_asked_where_watch_is_not_served() {
     let (address, checks) = scripted(no_watch, || Ok(1)).await;
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     for _ in 0..3 {
         assert_eq!(next(&mut told).await, Check::Succeeded);
     }
     assert!(checks.load(Ordering::Relaxed) >= 3);
     let (address, _) = scripted(no_watch, || Ok(2)).await;
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     for _ in 0..2 {
         let expected = Check::Failed { why: "says NOT_SERVING".into() };
         assert_eq!(next(&mut told).await, expected);
     }
 }
 
-/// Any gRPC server without a health service.
+/// A gRPC server without a health service.
 #[derive(Clone)]
 struct Other;
 
@@ -190,11 +191,11 @@ impl Service<HttpRequest> for Other {
 
 #[tokio::test]
 async fn a_server_without_health_is_not_checked() {
-    let (_probe, mut told) = start(serve(Other).await, &settings());
+    let (_probe, mut told) = probed(serve(Other).await, &settings());
     assert_eq!(next(&mut told).await, Check::NotImplemented);
     let begun = Instant::now();
     assert_eq!(next(&mut told).await, Check::NotImplemented, "it is asked again");
-    // Ten periods of at least 90 ms, less what the first took to be told.
+    // Ten periods of at least 90 ms, less the time until the first result came.
     assert!(begun.elapsed() > Duration::from_millis(700), "{:?}", begun.elapsed());
 }
 
@@ -202,11 +203,11 @@ async fn a_server_without_health_is_not_checked() {
 async fn a_server_that_does_not_know_itself_is_not_checked() {
     let (mut reporter, health) = health_reporter();
     reporter.clear_service_status("").await; // NOT_FOUND
-    let (_probe, mut told) = start(serve(health).await, &settings());
+    let (_probe, mut told) = probed(serve(health).await, &settings());
     assert_eq!(next(&mut told).await, Check::NotImplemented);
-    let unknown = || Ok(Box::pin(tokio_stream::iter([word(3)])) as Words);
+    let unknown = || Ok(Box::pin(tokio_stream::iter([answer(3)])) as HealthAnswers);
     let (address, _) = scripted(unknown, || Err(Status::not_found("no such service"))).await;
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     assert_eq!(next(&mut told).await, Check::NotImplemented);
 }
 
@@ -214,7 +215,7 @@ async fn a_server_that_does_not_know_itself_is_not_checked() {
 async fn a_port_nobody_listens_on_fails_in_one_line() {
     let (listener, address) = listen().await;
     drop(listener);
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     for _ in 0..3 {
         let why = failure(&mut told).await;
         assert!(why.contains("refused") && !why.contains('\n'), "{why}");
@@ -225,7 +226,7 @@ async fn a_port_nobody_listens_on_fails_in_one_line() {
 #[tokio::test]
 async fn one_that_accepts_and_never_answers_fails_in_time() {
     let (_listener, address) = listen().await; // the kernel accepts for it
-    let (_probe, mut told) = start(address, &impatient());
+    let (_probe, mut told) = probed(address, &impatient());
     for _ in 0..2 {
         let why = failure(&mut told).await;
         assert!(why.contains("no answer within 50ms"), "{why}");
@@ -241,7 +242,7 @@ async fn one_that_speaks_something_else_fails() {
                 stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
         }
     });
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     let why = failure(&mut told).await;
     assert!(why.chars().all(|c| !c.is_control()), "{why}");
 }
@@ -250,7 +251,7 @@ async fn one_that_speaks_something_else_fails() {
 async fn one_that_comes_back_is_found_again() {
     let (listener, address) = listen().await;
     drop(listener);
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     failure(&mut told).await;
     let (_reporter, health) = health_reporter();
     let listener = TcpListener::bind(address).await.unwrap();
@@ -258,7 +259,7 @@ async fn one_that_comes_back_is_found_again() {
     while next(&mut told).await != Check::Serving {}
 }
 
-/// Passes bytes on to `server` until told to hold them back; the connections stay open.
+/// Relays bytes to `server` until `held` is notified; the connections stay open.
 async fn relay(server: SocketAddr, held: Arc<tokio::sync::Notify>) -> SocketAddr {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
@@ -278,9 +279,9 @@ async fn a_peer_that_falls_silent_behind_an_open_stream_is_noticed() {
     let (address, checks) = scripted(steady, || Ok(1)).await;
     let held = Arc::new(tokio::sync::Notify::new());
     let address = relay(address, held.clone()).await;
-    let (_probe, mut told) = start(address, &half_a_second());
+    let (_probe, mut told) = probed(address, &half_a_second());
     assert_eq!(next(&mut told).await, Check::Serving);
-    // It is asked beside the stream, which is not worth telling.
+    // The instance is asked beside the stream, and the answer is not sent.
     timeout(PATIENCE, async {
         while checks.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
@@ -300,26 +301,26 @@ fn half_a_second() -> HealthSettings {
 
 #[tokio::test]
 async fn a_stream_that_ends_is_opened_again_but_not_at_once() {
-    let short = || Ok(Box::pin(tokio_stream::iter([word(1)])) as Words);
+    let short = || Ok(Box::pin(tokio_stream::iter([answer(1)])) as HealthAnswers);
     let (address, _) = scripted(short, || Ok(1)).await;
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     assert_eq!(next(&mut told).await, Check::Serving);
     let begun = Instant::now();
     for _ in 0..3 {
         assert_eq!(next(&mut told).await, Check::Serving);
     }
-    // Three periods of at least 90 ms, less what the first took to be told.
+    // Three periods of at least 90 ms, less the time until the first result came.
     assert!(begun.elapsed() > Duration::from_millis(180), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn a_stream_that_never_stops_talking_is_cut_off() {
     let flood = || {
-        let words = std::iter::successors(Some(1), |n| Some(3 - n)).map(word);
-        Ok(Box::pin(tokio_stream::iter(words)) as Words)
+        let answers = std::iter::successors(Some(1), |n| Some(3 - n)).map(answer);
+        Ok(Box::pin(tokio_stream::iter(answers)) as HealthAnswers)
     };
     let (address, _) = scripted(flood, || Ok(1)).await;
-    let (_probe, mut told) = start(address, &settings());
+    let (_probe, mut told) = probed(address, &settings());
     let why = failure(&mut told).await;
     assert!(why.contains("more than 100 words"), "{why}");
 }
@@ -327,12 +328,12 @@ async fn a_stream_that_never_stops_talking_is_cut_off() {
 #[tokio::test]
 async fn checks_end_with_their_probe_or_their_listener() {
     let (address, _) = scripted(steady, || Ok(1)).await;
-    let (probe, mut told) = start(address, &settings());
+    let (probe, mut told) = probed(address, &settings());
     assert_eq!(next(&mut told).await, Check::Serving);
     drop(probe);
     assert_eq!(timeout(PATIENCE, told.recv()).await.unwrap(), None, "the task is gone");
     let (address, _) = scripted(no_watch, || Ok(1)).await;
-    let (probe, told) = start(address, &settings());
+    let (probe, told) = probed(address, &settings());
     drop(told);
     timeout(PATIENCE, async {
         while !probe.0.is_finished() {
@@ -347,18 +348,18 @@ async fn checks_end_with_their_probe_or_their_listener() {
 async fn zero_means_never() {
     let never = HealthSettings { check_every: Duration::ZERO, ..settings() };
     let (tell, _told) = mpsc::channel(1);
-    assert!(watch(WHO, ([127, 0, 0, 1], 9).into(), &never, 1, tell).is_none());
+    assert!(super::start(WHO, ([127, 0, 0, 1], 9).into(), &never, 1, tell).is_none());
 }
 
 #[test]
 fn checks_are_spread_by_the_seed() {
-    let asker = |seed| Asker {
+    let asker = |seed| Checker {
         instance: WHO,
         endpoint: Endpoint::from_static("http://127.0.0.1:9"),
         every: Duration::from_secs(30),
         limit: Duration::from_secs(5),
         random: StdRng::seed_from_u64(seed),
-        tell: mpsc::channel(1).0,
+        results: mpsc::channel(1).0,
     };
     let (mut one, mut same, mut other) = (asker(1), asker(1), asker(2));
     for _ in 0..100 {

@@ -1,4 +1,4 @@
-//! Where a token comes from, and whose word is not taken for it.
+//! Sources of the admin token, and files that are not trusted.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -70,9 +70,9 @@ fn a_token_that_others_can_read_or_that_is_none_is_refused_without_being_shown()
 #[test]
 fn the_directory_is_the_first_that_the_environment_names() {
     let env = |vars: &'static [(&str, &str)]| {
-        Home::of(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+        TokenDir::of(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
     };
-    let home = |dir: &str, given| Home { dir: dir.into(), given };
+    let home = |dir: &str, given| TokenDir { dir: dir.into(), given };
     assert_eq!(env(&[("XDG_RUNTIME_DIR", "/a")]), home("/a/shardgate", false));
     let both = env(&[("RUNTIME_DIRECTORY", "/b:/c"), ("XDG_RUNTIME_DIR", "/a")]);
     assert_eq!(both, home("/b", true));
@@ -86,7 +86,7 @@ fn the_directory_is_the_first_that_the_environment_names() {
 #[test]
 fn a_new_run_replaces_the_token_of_a_former_one() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home { dir: dir.path().join("shardgate"), given: false };
+    let home = TokenDir { dir: dir.path().join("shardgate"), given: false };
     home.make().unwrap();
     home.make().unwrap();
     assert_eq!(mode(&home.dir), 0o700);
@@ -106,7 +106,7 @@ fn a_new_run_replaces_the_token_of_a_former_one() {
 fn a_directory_that_others_have_a_hand_in_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let real = dir.path().join("real");
-    let home = |name: &str, given| Home { dir: dir.path().join(name), given };
+    let home = |name: &str, given| TokenDir { dir: dir.path().join(name), given };
     fs::create_dir(&real).unwrap();
     set_mode(&real, 0o755);
     symlink(&real, dir.path().join("link")).unwrap();

@@ -1,13 +1,13 @@
-//! `/config`: what is in force, and where each value came from. Secrets are redacted where the
-//! configuration is read, so they are not here at all.
+//! `/config`: the configuration in force, and the origin of each value. Secrets are redacted where
+//! the configuration is read, so they cannot be shown here.
 
 use serde_json::{Value, json};
 
-use super::{Gathered, mode, route};
+use super::{Overview, mode, route};
 
-/// Every key, services and routes.
-pub fn config(found: &Gathered) -> Value {
-    let config = &found.directory.config;
+/// Every key, service and route.
+pub fn config(overview: &Overview) -> Value {
+    let config = &overview.directory.config;
     let settings = config.provenance.iter().map(
         |(key, value, source)| json!({ "key": key, "value": value, "source": source.to_string() }),
     );
@@ -21,7 +21,7 @@ pub fn config(found: &Gathered) -> Value {
         json!({ "service": &*lookup.service, "dns": format!("{}:{}", lookup.host, lookup.port) })
     });
     json!({
-        "version": found.directory.snapshot.version,
+        "version": overview.directory.snapshot.version,
         "settings": settings.collect::<Vec<_>>(),
         "services": services.collect::<Vec<_>>(),
         "routes": config.snapshot.routes.iter().map(|r| route(r, name(r))).collect::<Vec<_>>(),

@@ -1,23 +1,22 @@
-//! `/connections`: counts, and a closer look at some.
+//! `/connections`: counts, and the connections that a query asks for.
 
 use std::cmp::Reverse;
 
 use serde_json::{Value, json};
 
-use super::{Gathered, reports};
-use crate::control::looks::Look;
+use super::{Overview, reports};
+use crate::control::inspections::QueryResult;
 use crate::ids::ShardId;
-use crate::look::{ConnSeen, Question, Seen, TOP_MAX};
+use crate::inspect::{ConnInfo, Inspection, Query, TOP_MAX};
 use crate::message::Encoding;
 
-/// Counts a shard, and what `look` found when `question` was asked. The error is one line: the
-/// session that was asked for is nowhere.
+/// Counts in sum and by shard, and the connections of `inspected`: a query with the shards'
+/// answers. The error is one line: no connection has the session that was asked for.
 pub fn connections(
-    found: &Gathered,
-    question: Option<&Question>,
-    look: Option<&Look>,
+    overview: &Overview,
+    inspected: Option<(&Query, &QueryResult)>,
 ) -> Result<Value, String> {
-    let shards: Vec<Value> = reports(found)
+    let shards: Vec<Value> = reports(overview)
         .map(|report| {
             json!({
                 "shard": report.shard.0,
@@ -29,7 +28,7 @@ pub fn connections(
         })
         .collect();
     let sum = |of: fn(&crate::stats::Gauges) -> u64| -> u64 {
-        reports(found).map(|report| of(&report.gauges)).sum()
+        reports(overview).map(|report| of(&report.gauges)).sum()
     };
     let mut body = json!({
         "connections": sum(|g| g.connections),
@@ -38,39 +37,39 @@ pub fn connections(
         "outbox_bytes": sum(|g| g.outbox_bytes),
         "shards": shards,
     });
-    let (Some(question), Some(look)) = (question, look) else { return Ok(body) };
-    body["silent_shards"] = look.silent.iter().map(|shard| shard.0).collect();
-    let mut seen = conns(look);
-    match question {
-        Question::Talkers(top) => {
-            seen.sort_by_key(|(_, conn)| Reverse(conn.messages));
-            seen.truncate((*top).min(TOP_MAX));
-            body["top"] = seen.into_iter().map(|(shard, conn)| one(shard, conn)).collect();
+    let Some((query, result)) = inspected else { return Ok(body) };
+    body["silent_shards"] = result.silent.iter().map(|shard| shard.0).collect();
+    let mut conns = conns(result);
+    match query {
+        Query::TopTalkers(top) => {
+            conns.sort_by_key(|(_, conn)| Reverse(conn.messages));
+            conns.truncate((*top).min(TOP_MAX));
+            body["top"] = conns.into_iter().map(|(shard, conn)| one(shard, conn)).collect();
             body["top_by"] = "messages read since the connection was opened".into();
         }
-        Question::Session(session) => {
-            let Some((shard, conn)) = seen.into_iter().next() else {
+        Query::Session(session) => {
+            let Some((shard, conn)) = conns.into_iter().next() else {
                 let shown: String = session.chars().take(32).collect();
                 return Err(format!("no connection has the session {shown:?}"));
             };
             body["session"] = one(shard, conn);
         }
-        Question::Route { .. } => {}
+        Query::Route { .. } => {}
     }
     Ok(body)
 }
 
-fn conns(look: &Look) -> Vec<(ShardId, &ConnSeen)> {
+fn conns(result: &QueryResult) -> Vec<(ShardId, &ConnInfo)> {
     let mut all = Vec::new();
-    for (shard, seen) in &look.seen {
-        if let Seen::Conns(list) = seen {
+    for (shard, inspection) in &result.answers {
+        if let Inspection::Conns(list) = inspection {
             all.extend(list.iter().map(|conn| (*shard, conn)));
         }
     }
     all
 }
 
-fn one(shard: ShardId, conn: &ConnSeen) -> Value {
+fn one(shard: ShardId, conn: &ConnInfo) -> Value {
     let ms = |us: u64| us / 1000;
     json!({
         "session": conn.session.as_str(),

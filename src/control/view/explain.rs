@@ -1,133 +1,212 @@
-//! `/routing/explain`: where a message goes, and why. By the same functions as the engine's, and
-//! with each shard's own word for it, so that it cannot say anything else than what happens.
+//! `/routing/explain`: which instance gets a message, and why. Computed by the same functions as
+//! the engine's choice, beside the answer of each shard, so that it cannot differ from what
+//! happens.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Gathered, hash_on, instances_of, mode, name_of, route, standing};
+use super::{Overview, hash_on, instances_of, mode, name_of, route, standing};
 use crate::config::settings::Tenants;
-use crate::control::looks::Look;
+use crate::control::inspections::QueryResult;
 use crate::ids::{InstanceId, TenantId};
-use crate::look::{Question, RouteSeen, Seen};
+use crate::inspect::{Inspection, Query, RouteInfo};
 use crate::routing::{Described, Failover, HashedBy, Instance, Route, Service, Share, choose};
 
-/// The query: what is known of the message.
+/// Parameters of the request: what is known of the message.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Asked {
-    /// Its id.
+pub struct ExplainParams {
     msg_id: u32,
-    /// Its affinity key.
+    /// Affinity key of the message.
     key: Option<String>,
-    /// Who sends it; absent = not signed in.
+    /// User who sends the message; absent = not signed in.
     user: Option<String>,
-    /// The tenant's name; absent = the default one.
+    /// Name of the tenant; absent = the default one.
     #[serde(default)]
     tenant: String,
-    /// The public id of the session that sends it.
+    /// Public id of the session that sends the message.
     session: Option<String>,
 }
 
-/// Where it belongs by the snapshot in force.
-pub struct Place<'a> {
+/// Choice of an instance for a message, by the snapshot in force.
+pub struct Explanation<'a> {
+    overview: &'a Overview,
+    params: &'a ExplainParams,
     route: Option<&'a Route>,
     service: Option<&'a Service>,
-    /// What is hashed, by name, and the hash.
+    /// Kind of the hashed value, and the hash.
     hashed: Option<(HashedBy, u64)>,
     owner: Option<InstanceId>,
     chosen: Option<InstanceId>,
     tenant: TenantId,
 }
 
-impl<'a> Place<'a> {
-    /// Of the message that is asked for.
-    pub fn of(found: &'a Gathered, asked: &Asked) -> Self {
-        let snapshot = &found.directory.snapshot;
-        let described = described(found, asked);
+impl<'a> Explanation<'a> {
+    /// Finds the route of the message, hashes, and chooses.
+    pub fn new(overview: &'a Overview, params: &'a ExplainParams) -> Self {
+        let snapshot = &overview.directory.snapshot;
+        let described = described(overview, params);
         let tenant = described.tenant();
-        let own = is_own(found, asked.msg_id);
-        let route = snapshot.route(asked.msg_id).map(|(_, r)| r).filter(|_| !own);
+        let of_gateway = is_of_gateway(overview, params.msg_id);
+        let route = snapshot.route(params.msg_id).map(|(_, r)| r).filter(|_| !of_gateway);
         let service = route.map(|r| &snapshot.services[usize::from(r.service.0)]);
         let hashed = route.and_then(|route| described.affinity(route.hash_on));
-        let mut place = Self { route, service, hashed, owner: None, chosen: None, tenant };
+        let (owner, chosen) = (None, None);
+        let mut it = Self { overview, params, route, service, hashed, owner, chosen, tenant };
         if let (Some(route), Some(service), Some((_, hash))) = (route, service, hashed) {
             let share = |id| snapshot.instance(id).map_or(Share::NONE, share);
-            place.owner = service.ring.pick(hash);
-            place.chosen = choose(&service.ring, place.owner, hash, route.failover, None, share);
+            it.owner = service.ring.pick(hash);
+            it.chosen = choose(&service.ring, it.owner, hash, route.failover, None, share);
         }
-        place
+        it
     }
 
-    /// What the shards are to be asked.
-    pub fn question(&self) -> Option<Question> {
+    /// The query to the shards; `None` if there is nothing to choose.
+    pub fn query(&self) -> Option<Query> {
         let (route, (_, hash)) = (self.route?, self.hashed?);
         let next = route.failover == Failover::Next;
-        Some(Question::Route { tenant: self.tenant, service: route.service, hash, next })
+        Some(Query::Route { tenant: self.tenant, service: route.service, hash, next })
     }
+
+    /// The whole answer; `result` holds the shards' answers to [`Self::query`].
+    pub fn json(&self, result: &QueryResult) -> Value {
+        let Self { overview, params, .. } = *self;
+        let name = |id: Option<InstanceId>| id.and_then(|id| name_of(overview, id));
+        let instances = self.service.map(|service| {
+            let hash = self.hashed.map(|(_, hash)| hash);
+            instances_of(overview, service).map(|i| instance(overview, i, hash)).collect::<Vec<_>>()
+        });
+        let shards: Vec<Value> = routes(result).map(|(n, info)| shard(overview, n, info)).collect();
+        let route_of = self.route.zip(self.service);
+        json!({
+            "msg_id": params.msg_id,
+            "tenant": params.tenant,
+            "version": overview.directory.snapshot.version,
+            "range": self.route.map(|r| [r.first, r.last]),
+            "route": route_of.map(|(r, service)| route(r, &service.name)),
+            "service": self.service.map(|service| &*service.name),
+            "mode": self.service.map(|service| mode(service.mode)),
+            "hash_on": self.route.map(|r| hash_on(r.hash_on)),
+            "hashed": self.hashed.map(|(by, _)| by.name()),
+            "hash": self.hashed.map(|(_, hash)| format!("{hash:016x}")),
+            "owner": name(self.owner),
+            "instance": name(self.chosen),
+            "why": self.why(result),
+            "instances": instances.unwrap_or_default(),
+            "shards": shards,
+            "silent_shards": result.silent.iter().map(|shard| shard.0).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Sentences on what decided, and on what stands in the way.
+    fn why(&self, result: &QueryResult) -> Vec<String> {
+        let Self { overview, params, .. } = *self;
+        let (Some(route), Some(service)) = (self.route, self.service) else {
+            return vec![match is_of_gateway(overview, params.msg_id) {
+                true => "the gateway answers this id itself (gateway.ids)".into(),
+                false => "NO_ROUTE: no [[route]] has this id; /services lists them all".into(),
+            }];
+        };
+        let name = &service.name;
+        let on = hash_on(route.hash_on);
+        let Some((hashed, _)) = self.hashed else {
+            return vec![format!(
+                "the route hashes the {on}, and the session where there is none: give {on}= or \
+                 session="
+            )];
+        };
+        let mut why = Vec::new();
+        if !params.tenant.is_empty() && !has_tenants(overview) {
+            let unused =
+                "auth.tenants is \"one\": no client has a tenant, so tenant= counts for nothing";
+            why.push(unused.into());
+        }
+        if hashed.name() != on {
+            why.push(format!("the route hashes the {on}; without one the session counts"));
+        }
+        for instance in instances_of(overview, service).filter(|i| i.draining) {
+            why.push(format!("{} is draining: it is not on the ring", instance.name));
+        }
+        let Some(owner) = self.owner.and_then(|id| overview.directory.snapshot.instance(id)) else {
+            why.push(format!("UNAVAILABLE: {name} has no instance that takes messages"));
+            return why;
+        };
+        why.extend(self.choice(owner, route));
+        let differ = routes(result).filter(|(_, info)| info.chosen != self.chosen);
+        why.extend(differ.map(|(shard, info)| other_choice(overview, shard, info)));
+        why
+    }
+
+    /// Sentences on the ring's owner, and on the instance that gets the message in its place.
+    fn choice(&self, owner: &Instance, route: &Route) -> Vec<String> {
+        if self.chosen == Some(owner.id) {
+            return vec![format!("{} owns the hash on the ring", owner.name)];
+        }
+        let (word, reason) = standing(self.overview, owner.id);
+        let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
+        let percent = owner.share.get();
+        let refused = format!(
+            "{} owns the hash on the ring, but is {word}{reason}, and takes {percent} % of its \
+             keys, this one not",
+            owner.name
+        );
+        let next = self.chosen.and_then(|id| name_of(self.overview, id));
+        let instead = match (next, route.failover) {
+            (Some(next), _) => format!("{next} is the next clockwise that takes it"),
+            (None, Failover::None) => "UNAVAILABLE: failover = \"none\", so nobody else".into(),
+            (None, Failover::Next) => "UNAVAILABLE: nobody else takes it either".into(),
+        };
+        vec![refused, instead]
+    }
+}
+
+/// Sentence on a shard that chooses another instance than the snapshot in force.
+fn other_choice(overview: &Overview, shard: u16, info: &RouteInfo) -> String {
+    let to = info.chosen.and_then(|id| name_of(overview, id)).unwrap_or("nobody");
+    let down = info.links.iter().filter(|(_, link)| *link == "down");
+    let down: Vec<&str> = down.filter_map(|(id, _)| name_of(overview, *id)).collect();
+    let version = overview.directory.snapshot.version;
+    let because = match (down.is_empty(), info.version == version) {
+        (false, _) => format!("its link is down to {}", down.join(", ")),
+        (true, false) => format!("it still works by version {}", info.version),
+        (true, true) => "its state has just changed".into(),
+    };
+    format!("shard {shard} sends it to {to}: {because}")
 }
 
 fn share(instance: &Instance) -> Share {
     if instance.draining { Share::NONE } else { instance.share }
 }
 
-fn is_own(found: &Gathered, msg_id: u32) -> bool {
-    let (first, last) = found.directory.config.gateway.gateway_ids;
+fn is_of_gateway(overview: &Overview, msg_id: u32) -> bool {
+    let (first, last) = overview.directory.config.gateway.gateway_ids;
     (first..=last).contains(&msg_id)
 }
 
 /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token names
 /// another, so the one that was asked for counts for nothing.
-fn described<'a>(found: &Gathered, asked: &'a Asked) -> Described<'a> {
+fn described<'a>(overview: &Overview, params: &'a ExplainParams) -> Described<'a> {
     Described {
-        key: asked.key.as_deref().unwrap_or_default(),
-        user: asked.user.as_deref().unwrap_or_default(),
-        tenant: if has_tenants(found) { &asked.tenant } else { "" },
-        session: asked.session.as_deref().unwrap_or_default(),
+        key: params.key.as_deref().unwrap_or_default(),
+        user: params.user.as_deref().unwrap_or_default(),
+        tenant: if has_tenants(overview) { &params.tenant } else { "" },
+        session: params.session.as_deref().unwrap_or_default(),
     }
 }
 
-fn has_tenants(found: &Gathered) -> bool {
-    found.directory.config.gateway.auth.tenants == Tenants::Many
+fn has_tenants(overview: &Overview) -> bool {
+    overview.directory.config.gateway.auth.tenants == Tenants::Many
 }
 
-/// The whole answer; `look` is what the shards said.
-pub fn explain(found: &Gathered, asked: &Asked, place: &Place<'_>, look: &Look) -> Value {
-    let name = |id: Option<InstanceId>| id.and_then(|id| name_of(found, id));
-    let instances = place.service.map(|service| {
-        let hash = place.hashed.map(|(_, hash)| hash);
-        instances_of(found, service).map(|i| instance(found, i, hash)).collect::<Vec<_>>()
-    });
-    let shards: Vec<Value> = routes_seen(look).map(|(n, seen)| shard(found, n, seen)).collect();
-    let route_of = place.route.zip(place.service);
-    json!({
-        "msg_id": asked.msg_id,
-        "tenant": asked.tenant,
-        "version": found.directory.snapshot.version,
-        "range": place.route.map(|r| [r.first, r.last]),
-        "route": route_of.map(|(r, service)| route(r, &service.name)),
-        "service": place.service.map(|service| &*service.name),
-        "mode": place.service.map(|service| mode(service.mode)),
-        "hash_on": place.route.map(|r| hash_on(r.hash_on)),
-        "hashed": place.hashed.map(|(by, _)| by.name()),
-        "hash": place.hashed.map(|(_, hash)| format!("{hash:016x}")),
-        "owner": name(place.owner),
-        "instance": name(place.chosen),
-        "why": why(found, asked, place, look),
-        "instances": instances.unwrap_or_default(),
-        "shards": shards,
-        "silent_shards": look.silent.iter().map(|shard| shard.0).collect::<Vec<_>>(),
+fn routes(result: &QueryResult) -> impl Iterator<Item = (u16, &RouteInfo)> {
+    result.answers.iter().filter_map(|(shard, inspection)| match inspection {
+        Inspection::Route(route) => Some((shard.0, route)),
+        Inspection::Conns(_) => None,
     })
 }
 
-fn routes_seen(look: &Look) -> impl Iterator<Item = (u16, &RouteSeen)> {
-    look.seen.iter().filter_map(|(shard, seen)| match seen {
-        Seen::Route(route) => Some((shard.0, route)),
-        Seen::Conns(_) => None,
-    })
-}
-
-fn instance(found: &Gathered, instance: &Instance, hash: Option<u64>) -> Value {
-    let (word, why) = standing(found, instance.id);
+fn instance(overview: &Overview, instance: &Instance, hash: Option<u64>) -> Value {
+    let (word, why) = standing(overview, instance.id);
     json!({
         "id": &*instance.name,
         "address": instance.address.to_string(),
@@ -139,83 +218,19 @@ fn instance(found: &Gathered, instance: &Instance, hash: Option<u64>) -> Value {
     })
 }
 
-fn shard(found: &Gathered, shard: u16, seen: &RouteSeen) -> Value {
+fn shard(overview: &Overview, shard: u16, info: &RouteInfo) -> Value {
     let name = |id: InstanceId| {
-        name_of(found, id).map_or_else(|| format!("#{} (gone)", id.0), str::to_owned)
+        name_of(overview, id).map_or_else(|| format!("#{} (gone)", id.0), str::to_owned)
     };
     let links: Map<_, _> =
-        seen.links.iter().map(|&(id, link)| (name(id), Value::from(link))).collect();
+        info.links.iter().map(|&(id, link)| (name(id), Value::from(link))).collect();
     json!({
         "shard": shard,
-        "version": seen.version,
-        "instance": seen.chosen.map(name),
-        "cached": seen.cached.map(|(id, age_us)| {
+        "version": info.version,
+        "instance": info.chosen.map(name),
+        "cached": info.cached.map(|(id, age_us)| {
             json!({ "owner": name(id), "age_ms": age_us / 1000 })
         }),
         "links": links,
     })
-}
-
-/// Sentences: what decided, and what stands in the way.
-fn why(found: &Gathered, asked: &Asked, place: &Place<'_>, look: &Look) -> Vec<String> {
-    let (Some(route), Some(service)) = (place.route, place.service) else {
-        return vec![match is_own(found, asked.msg_id) {
-            true => "the gateway answers this id itself (gateway.ids)".into(),
-            false => "NO_ROUTE: no [[route]] has this id; /services lists them all".into(),
-        }];
-    };
-    let name = &service.name;
-    let Some((hashed, _)) = place.hashed else {
-        let on = hash_on(route.hash_on);
-        return vec![format!(
-            "the route hashes the {on}, and the session where there is none: give {on}= or session="
-        )];
-    };
-    let mut why = Vec::new();
-    if !asked.tenant.is_empty() && !has_tenants(found) {
-        let unused =
-            "auth.tenants is \"one\": no client has a tenant, so tenant= counts for nothing";
-        why.push(unused.into());
-    }
-    if hashed.name() != hash_on(route.hash_on) {
-        let on = hash_on(route.hash_on);
-        why.push(format!("the route hashes the {on}; without one the session counts"));
-    }
-    for instance in instances_of(found, service).filter(|i| i.draining) {
-        why.push(format!("{} is draining: it is not on the ring", instance.name));
-    }
-    let Some(owner) = place.owner.and_then(|id| found.directory.snapshot.instance(id)) else {
-        why.push(format!("UNAVAILABLE: {name} has no instance that takes messages"));
-        return why;
-    };
-    if place.chosen == Some(owner.id) {
-        why.push(format!("{} owns the hash on the ring", owner.name));
-    } else {
-        let (word, reason) = standing(found, owner.id);
-        let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
-        let percent = owner.share.get();
-        why.push(format!(
-            "{} owns the hash on the ring, but is {word}{reason}, and takes {percent} % of its \
-             keys, this one not",
-            owner.name
-        ));
-        why.push(match (place.chosen.and_then(|id| name_of(found, id)), route.failover) {
-            (Some(next), _) => format!("{next} is the next clockwise that takes it"),
-            (None, Failover::None) => "UNAVAILABLE: failover = \"none\", so nobody else".into(),
-            (None, Failover::Next) => "UNAVAILABLE: nobody else takes it either".into(),
-        });
-    }
-    for (shard, seen) in routes_seen(look).filter(|(_, seen)| seen.chosen != place.chosen) {
-        let to = seen.chosen.and_then(|id| name_of(found, id)).unwrap_or("nobody");
-        let down = seen.links.iter().filter(|(_, link)| *link == "down");
-        let down: Vec<&str> = down.filter_map(|(id, _)| name_of(found, *id)).collect();
-        let version = found.directory.snapshot.version;
-        let because = match (down.is_empty(), seen.version == version) {
-            (false, _) => format!("its link is down to {}", down.join(", ")),
-            (true, false) => format!("it still works by version {}", seen.version),
-            (true, true) => "its state has just changed".into(),
-        };
-        why.push(format!("shard {shard} sends it to {to}: {because}"));
-    }
-    why
 }

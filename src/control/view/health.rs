@@ -1,8 +1,8 @@
-//! `/health`: how everything is, in a word and in full.
+//! `/health`: the state of everything, in one word and in full.
 //!
 //! Two questions are kept apart. Whether this process can serve is the HTTP code: 503 while shards
-//! start, drain, fail or are silent. Whether all is well is `status`: a source that cannot be asked
-//! or a service without healthy instances makes it `degraded` with code 200, because an
+//! start, drain, fail or are silent. Whether all is well is `status`: a source that cannot be
+//! reached or a service without healthy instances makes it `degraded` with code 200, because an
 //! orchestrator must not kill gateways for an etcd that is away.
 
 use std::time::Instant;
@@ -10,14 +10,14 @@ use std::time::Instant;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{About, Gathered, ShardState, ShardView, instances_of, present, seconds};
-use crate::control::directory::SourceState;
+use super::{Overview, ProcessInfo, ShardState, ShardView, instances_of, present, seconds};
+use crate::control::sources::SourceState;
 use crate::routing::Share;
 
-/// The one word for the shards: one that is silent or failed makes them `degraded`.
-pub fn status(found: &Gathered) -> &'static str {
-    let any = |test: fn(&ShardView) -> bool| found.shards.iter().any(test);
-    if found.draining {
+/// Status of the shards in one word: a silent or failed shard makes it `degraded`.
+pub fn status(overview: &Overview) -> &'static str {
+    let any = |test: fn(&ShardView) -> bool| overview.shards.iter().any(test);
+    if overview.draining {
         "draining"
     } else if any(|s| s.silent || s.state == ShardState::Failed) {
         "degraded"
@@ -28,25 +28,25 @@ pub fn status(found: &Gathered) -> &'static str {
     }
 }
 
-/// `/health`: 200 when all shards serve.
-pub fn health(about: &About, found: &Gathered) -> (StatusCode, Value) {
-    let of_shards = status(found);
+/// Code and body of `/health`: 200 when all shards serve.
+pub fn health(info: &ProcessInfo, overview: &Overview) -> (StatusCode, Value) {
+    let of_shards = status(overview);
     let code = if of_shards == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let reasons = degraded_by(found);
+    let reasons = degraded_by(overview);
     let status = if of_shards == "ok" && !reasons.is_empty() { "degraded" } else { of_shards };
-    let silent: Vec<_> = found.shards.iter().filter(|s| s.silent).map(|s| s.shard.0).collect();
-    let shards: Vec<_> = found.shards.iter().map(shard_health).collect();
-    let directory = &found.directory;
+    let silent: Vec<_> = overview.shards.iter().filter(|s| s.silent).map(|s| s.shard.0).collect();
+    let shards: Vec<_> = overview.shards.iter().map(shard_health).collect();
+    let directory = &overview.directory;
     let refused = directory.routes_refused.iter().map(ToString::to_string);
     let sources: Map<_, _> = directory
         .sources
         .iter()
-        .map(|(name, state)| (name.to_string(), source(state, found.at)))
+        .map(|(name, state)| (name.to_string(), source(state, overview.at)))
         .collect();
-    let last_reload = directory.reloaded.as_ref().map(|(at, problems)| {
+    let last_reload = directory.reloads.last.as_ref().map(|(at, problems)| {
         json!({
             "ok": problems.is_empty(),
-            "ago_s": found.at.saturating_duration_since(*at).as_secs(),
+            "ago_s": overview.at.saturating_duration_since(*at).as_secs(),
             "problems": problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     });
@@ -56,17 +56,17 @@ pub fn health(about: &About, found: &Gathered) -> (StatusCode, Value) {
         "shards": shards,
         "silent_shards": silent,
         "sources": sources,
-        "services": services(found),
+        "services": services(overview),
         "routes_refused": refused.collect::<Vec<_>>(),
         "warnings": directory.warnings,
         "last_reload": last_reload,
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": about.started.elapsed().as_secs(),
+        "uptime_s": info.started.elapsed().as_secs(),
     });
     (code, body)
 }
 
-/// One shard, as it is for supervisors.
+/// State of one shard, for monitoring.
 pub fn shard_health(shard: &ShardView) -> Value {
     json!({
         "shard": shard.shard.0,
@@ -75,17 +75,17 @@ pub fn shard_health(shard: &ShardView) -> Value {
     })
 }
 
-/// Why not all is well, a sentence each.
-fn degraded_by(found: &Gathered) -> Vec<String> {
+/// Reasons why not all is well, a sentence each.
+fn degraded_by(overview: &Overview) -> Vec<String> {
     let mut reasons = Vec::new();
-    for shard in &found.shards {
+    for shard in &overview.shards {
         if shard.silent {
             reasons.push(format!("shard {} does not answer", shard.shard));
         } else if shard.state == ShardState::Failed {
             reasons.push(format!("shard {} failed", shard.shard));
         }
     }
-    let directory = &found.directory;
+    let directory = &overview.directory;
     for (name, state) in &directory.sources {
         if let Some((_, why)) = &state.stale {
             reasons.push(format!("source {name}: {why}"));
@@ -94,9 +94,9 @@ fn degraded_by(found: &Gathered) -> Vec<String> {
     for name in &directory.panicking {
         reasons.push(format!("service {name}: too few instances are healthy, all are used"));
     }
-    for service in present(found) {
-        let all = instances_of(found, service).count();
-        if all > 0 && usable(found, service) == 0 {
+    for service in present(overview) {
+        let all = instances_of(overview, service).count();
+        if all > 0 && usable(overview, service) == 0 {
             reasons.push(format!("service {}: no instance takes messages", service.name));
         }
     }
@@ -106,9 +106,9 @@ fn degraded_by(found: &Gathered) -> Vec<String> {
     reasons
 }
 
-/// What a source is worth now: `silent` has never told anything.
+/// State of a source in one word: `silent` = it has not answered since the start.
 pub fn source_state(state: &SourceState) -> &'static str {
-    match (&state.stale, state.heard) {
+    match (&state.stale, state.answered) {
         (_, false) => "silent",
         (Some(_), true) => "stale",
         (None, true) => "fresh",
@@ -128,24 +128,24 @@ fn source(state: &SourceState, at: Instant) -> Value {
     })
 }
 
-fn usable(found: &Gathered, service: &crate::routing::Service) -> usize {
-    instances_of(found, service).filter(|i| !i.draining && i.share != Share::NONE).count()
+fn usable(overview: &Overview, service: &crate::routing::Service) -> usize {
+    instances_of(overview, service).filter(|i| !i.draining && i.share != Share::NONE).count()
 }
 
-fn services(found: &Gathered) -> Map<String, Value> {
-    let directory = &found.directory;
+fn services(overview: &Overview) -> Map<String, Value> {
+    let directory = &overview.directory;
     let one = |service| {
         let service: &crate::routing::Service = service;
         let held = |i: &&crate::routing::Instance| {
             directory.members.get(&i.name).is_some_and(|member| member.held)
         };
         let body = json!({
-            "instances": instances_of(found, service).count(),
-            "usable": usable(found, service),
+            "instances": instances_of(overview, service).count(),
+            "usable": usable(overview, service),
             "panic": directory.panicking.contains(&service.name),
-            "held": instances_of(found, service).filter(held).count(),
+            "held": instances_of(overview, service).filter(held).count(),
         });
         (service.name.to_string(), body)
     };
-    present(found).map(one).collect()
+    present(overview).map(one).collect()
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use super::{About, Gathered, reports};
+use super::{Overview, ProcessInfo, reports};
 use crate::stats::Stage;
 
-/// One line a stage and shard; the interval is the whole time since the start.
-pub fn interval_log(about: &About, found: &Gathered) -> Result<String, String> {
-    let started = about.started_at();
+/// The log, with one line a stage and shard; the interval is the whole time since the start.
+pub fn interval_log(info: &ProcessInfo, overview: &Overview) -> Result<String, String> {
+    let started = info.started_at();
     let mut log = Vec::new();
     let mut serializer = V2DeflateSerializer::new();
     let mut writer = IntervalLogWriterBuilder::new()
@@ -23,11 +23,11 @@ pub fn interval_log(about: &About, found: &Gathered) -> Result<String, String> {
         .with_base_time(started)
         .begin_log_with(&mut log, &mut serializer)
         .map_err(|error| error.to_string())?;
-    for report in reports(found) {
+    for report in reports(overview) {
         for stage in Stage::ALL {
             let tag = format!("{}-{}", stage.name(), report.shard);
             let tag = Tag::new(&tag).expect("a name and a number have neither space nor comma");
-            let lasted = about.started.elapsed();
+            let lasted = info.started.elapsed();
             writer
                 .write_histogram(report.histograms.get(stage), Duration::ZERO, lasted, Some(tag))
                 .map_err(|error| format!("{error:?}"))?;

@@ -7,9 +7,10 @@ use prometheus::proto::{
     Bucket, Counter as Count, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::{About, Gathered, fault_name, present, reports, seen_by, standing};
-use crate::control::board::{ShardState, ShardView};
-use crate::control::directory::SourceState;
+use super::{Overview, ProcessInfo, fault_name, present, reports, seen_by, standing};
+use crate::control::active_config::Reloads;
+use crate::control::shards::{ShardState, ShardView};
+use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::Instance;
@@ -22,10 +23,10 @@ const BUCKETS_US: [u64; 19] = [
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
 ];
 
-/// Makes the metric of an instance with these labels.
+/// Function that makes the metric of an instance with these labels.
 type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 
-/// A level of a shard.
+/// Gauge of a shard: name, help and value.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
 const LEVELS: [Level; 17] = [
@@ -48,16 +49,16 @@ const LEVELS: [Level; 17] = [
     ("connection_bytes", "Memory that connections hold.", |g| g.connection_bytes as f64),
 ];
 
-/// The text. The error is one line.
-pub fn metrics(about: &About, found: &Gathered) -> Result<String, String> {
+/// Text of all metrics. The error is one line.
+pub fn metrics(info: &ProcessInfo, overview: &Overview) -> Result<String, String> {
     let mut families = Vec::new();
-    process(about, found, &mut families);
-    of_shards(found, &mut families);
-    certificates(found, &mut families);
-    stages(found, &mut families);
-    instances(found, &mut families);
-    discovery(found, &mut families);
-    // A family without a series says nothing (and the encoder takes none).
+    process(info, overview, &mut families);
+    of_shards(overview, &mut families);
+    certificates(overview, &mut families);
+    stages(overview, &mut families);
+    instances(overview, &mut families);
+    discovery(overview, &mut families);
+    // A family without a series shows nothing (and the encoder takes none).
     families.retain(|family| !family.get_metric().is_empty());
     TextEncoder::new().encode_to_string(&families).map_err(|error| error.to_string())
 }
@@ -102,37 +103,39 @@ fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
     metric
 }
 
-fn process(about: &About, found: &Gathered, out: &mut Vec<MetricFamily>) {
-    let directory = &found.directory;
+fn process(info: &ProcessInfo, overview: &Overview, out: &mut Vec<MetricFamily>) {
+    let directory = &overview.directory;
     let mut level = |name, help, value| {
         out.push(family(name, help, MetricType::GAUGE, [gauge(&[], value)]));
     };
-    level("uptime_seconds", "Time since the start.", about.started.elapsed().as_secs_f64());
-    level("draining", "Whether the gateway stops.", f64::from(found.draining));
+    level("uptime_seconds", "Time since the start.", info.started.elapsed().as_secs_f64());
+    level("draining", "Whether the gateway stops.", f64::from(overview.draining));
     level("snapshot_version", "Version that is published.", directory.snapshot.version as f64);
-    if let Some((_, problems)) = &directory.reloaded {
+    if let Some((_, problems)) = &directory.reloads.last {
         let ok = f64::from(problems.is_empty());
         level("last_reload_ok", "Whether the last reload was taken.", ok);
     }
-    let version = [("version", env!("CARGO_PKG_VERSION")), ("node", about.node.as_str())];
+    let version = [("version", env!("CARGO_PKG_VERSION")), ("node", info.node.as_str())];
     let build = gauge(&version, 1.0);
     out.push(family("build_info", "What runs here.", MetricType::GAUGE, [build]));
-    let (ok, refused) = directory.reloads;
-    let reloads = [count(&[("result", "ok")], ok), count(&[("result", "refused")], refused)];
+    let Reloads { taken, refused, .. } = directory.reloads;
+    let reloads = [count(&[("result", "ok")], taken), count(&[("result", "refused")], refused)];
     out.push(family("reloads_total", "Reloads by result.", MetricType::COUNTER, reloads));
-    let dropped = about.log_dropped.iter().map(|d| count(&[], d.get() as u64));
+    let dropped = info.log_dropped.iter().map(|d| count(&[], d.get() as u64));
     let help = "Log lines lost because stderr did not take them.";
     out.push(family("log_lines_dropped_total", help, MetricType::COUNTER, dropped));
 }
 
-fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn of_shards(overview: &Overview, out: &mut Vec<MetricFamily>) {
     let is_up = |s: &ShardView| !s.silent && s.state == ShardState::Ready;
-    let up =
-        found.shards.iter().map(|s| gauge(&[("shard", &s.shard.to_string())], f64::from(is_up(s))));
+    let up = overview
+        .shards
+        .iter()
+        .map(|s| gauge(&[("shard", &s.shard.to_string())], f64::from(is_up(s))));
     out.push(family("shard_up", "Whether the shard serves and answers.", MetricType::GAUGE, up));
     let each = |of: &dyn Fn(&Report) -> f64| -> Vec<Metric> {
         let one = |r: &Report| gauge(&[("shard", &r.shard.to_string())], of(r));
-        reports(found).map(one).collect()
+        reports(overview).map(one).collect()
     };
     let help = "Version of the snapshot that the shard works by.";
     let versions = each(&|report| report.gauges.snapshot_version as f64);
@@ -143,10 +146,10 @@ fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
     for &counter in Counter::ALL {
         let one = |r: &Report| count(&[("shard", &r.shard.to_string())], r.counters.get(counter));
         let name = format!("{}_total", counter.name());
-        let counts = reports(found).map(one);
+        let counts = reports(overview).map(one);
         out.push(family(&name, counter.help(), MetricType::COUNTER, counts));
     }
-    let reasons = reports(found).flat_map(|report| {
+    let reasons = reports(overview).flat_map(|report| {
         let shard = report.shard.to_string();
         let one = move |(reason, n): (&Reason, u64)| {
             count(&[("shard", &shard), ("reason", reason.name())], n)
@@ -154,7 +157,7 @@ fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
         Reason::ALL.iter().zip(report.reasons).map(one).collect::<Vec<_>>()
     });
     out.push(family("refusals_total", "Error answers by reason.", MetricType::COUNTER, reasons));
-    let faults = reports(found).flat_map(|report| {
+    let faults = reports(overview).flat_map(|report| {
         let shard = report.shard.to_string();
         let faults = report.faults.iter();
         let one = |&(fault, n): &_| count(&[("shard", &shard), ("fault", fault_name(fault))], n);
@@ -163,24 +166,25 @@ fn of_shards(found: &Gathered, out: &mut Vec<MetricFamily>) {
     out.push(family("call_faults_total", "Failed calls by fault.", MetricType::COUNTER, faults));
 }
 
-fn certificates(found: &Gathered, out: &mut Vec<MetricFamily>) {
-    let all = found.directory.certificates.iter();
+fn certificates(overview: &Overview, out: &mut Vec<MetricFamily>) {
+    let all = overview.directory.certificates.iter();
     let each = all.map(|c| gauge(&[("certificate", &c.file)], c.expires as f64));
     let help = "Unix time after which the certificate does not hold.";
     out.push(family("tls_certificate_expires_seconds", help, MetricType::GAUGE, each));
 }
 
-fn stages(found: &Gathered, out: &mut Vec<MetricFamily>) {
+fn stages(overview: &Overview, out: &mut Vec<MetricFamily>) {
     let of_shard = |report: &Report| {
         let shard = report.shard.to_string();
         Stage::ALL.map(|stage| histogram(&shard, stage, &report.histograms))
     };
-    let all = reports(found).flat_map(of_shard);
+    let all = reports(overview).flat_map(of_shard);
     let help = "Where the time of a message goes, by stage.";
     out.push(family("stage_seconds", help, MetricType::HISTOGRAM, all));
 }
 
-/// A recorded value counts in the first bucket that holds the lowest value it may stand for.
+/// A stage's histogram. A recorded value counts in the first bucket that holds the lowest value it
+/// may stand for.
 fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
     let recorded = histograms.get(stage);
     let mut counts = [0; BUCKETS_US.len()];
@@ -208,8 +212,8 @@ fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
     metric
 }
 
-fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
-    let snapshot = &found.directory.snapshot;
+fn instances(overview: &Overview, out: &mut Vec<MetricFamily>) {
+    let snapshot = &overview.directory.snapshot;
     let each = |make: MakeMetric<'_>| -> Vec<Metric> {
         let one = |instance: &Instance| {
             let service = &snapshot.services[usize::from(instance.service.0)].name;
@@ -218,7 +222,7 @@ fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
         snapshot.instances.iter().map(one).collect()
     };
     let sum = |id: InstanceId, of: fn(&InstanceReport) -> u64| -> u64 {
-        reports(found).filter_map(|report| seen_by(report, id)).map(of).sum()
+        reports(overview).filter_map(|report| seen_by(report, id)).map(of).sum()
     };
     let mut level = |name, help, of: &dyn Fn(&Instance) -> f64| {
         let metrics = each(&|instance, pairs| gauge(pairs, of(instance)));
@@ -240,7 +244,7 @@ fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
         f64::from(i.draining)
     });
     let standings = each(&|instance, pairs| {
-        let (word, _) = standing(found, instance.id);
+        let (word, _) = standing(overview, instance.id);
         gauge(&[pairs, &[("standing", word)]].concat(), 1.0)
     });
     let help = "How the instance stands, in the label.";
@@ -251,23 +255,23 @@ fn instances(found: &Gathered, out: &mut Vec<MetricFamily>) {
     };
     counted("instance_ok_total", "Messages that the instance answered with OK.", |seen| seen.ok);
     counted("instance_failed_total", "Messages to the instance that failed.", |seen| seen.failed);
-    let panics = present(found).map(|service| {
-        let panics = found.directory.panicking.contains(&service.name);
+    let panics = present(overview).map(|service| {
+        let panics = overview.directory.panicking.contains(&service.name);
         gauge(&[("service", &service.name)], f64::from(panics))
     });
     let help = "Whether too few instances are healthy, so that all are used.";
     out.push(family("service_panicking", help, MetricType::GAUGE, panics));
 }
 
-fn discovery(found: &Gathered, out: &mut Vec<MetricFamily>) {
-    let sources = &found.directory.sources;
+fn discovery(overview: &Overview, out: &mut Vec<MetricFamily>) {
+    let sources = &overview.directory.sources;
     let each = |of: &dyn Fn(&SourceState) -> f64| -> Vec<Metric> {
         sources.iter().map(|(name, state)| gauge(&[("source", name)], of(state))).collect()
     };
     let mut level = |name, help, metrics| out.push(family(name, help, MetricType::GAUGE, metrics));
     let stale = each(&|state| {
         let since = state.stale.as_ref().map(|(since, _)| *since);
-        since.map_or(0.0, |since| found.at.saturating_duration_since(since).as_secs_f64())
+        since.map_or(0.0, |since| overview.at.saturating_duration_since(since).as_secs_f64())
     });
     let help = "Time since the source could last be asked; 0 = it can be.";
     level("discovery_stale_seconds", help, stale);

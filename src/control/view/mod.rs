@@ -1,10 +1,12 @@
-//! What the admin endpoint shows: reports of shards and the directory's state, as JSON and text.
+//! Bodies of the admin endpoint's answers: reports of shards and the directory's state, as JSON and
+//! text.
 
 pub mod config;
 pub mod connections;
 pub mod explain;
 pub mod health;
 pub mod histograms;
+pub mod log;
 pub mod metrics;
 pub mod routing;
 pub mod services;
@@ -14,30 +16,30 @@ mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Gathered;
-use super::board::{ShardState, ShardView};
+use super::gathering::Overview;
 use super::log::DroppedLines;
+use super::shards::{ShardState, ShardView};
 use crate::ids::InstanceId;
 use crate::message::{CallFault, Priority, Reason};
 use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service};
 use crate::stats::{Counters, Gauges, Histograms, InstanceReport, Report};
 
-/// What is known without asking a shard.
-pub struct About {
+/// Facts about the process that need no shard.
+pub struct ProcessInfo {
     pub node: String,
     pub boot_id: u64,
     pub started: Instant,
     pub log_dropped: Option<DroppedLines>,
 }
 
-impl About {
-    /// When the process started, by the wall clock as it is now.
+impl ProcessInfo {
+    /// Start of the process, by the wall clock as it is now.
     pub fn started_at(&self) -> SystemTime {
         SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }
 
-/// The sum of some shards' reports.
+/// Sum of some shards' reports.
 #[derive(Default)]
 struct Sum {
     counters: Counters,
@@ -68,7 +70,8 @@ impl Sum {
     }
 }
 
-/// Levels add up, but for the fill (fullest shard's), throttling (any) and the version (oldest).
+/// Adds one shard's levels to the sum, but for the fill (of the fullest shard), throttling (of any)
+/// and the version (the oldest).
 fn add_gauges(sum: &mut Gauges, one: &Gauges) {
     let oldest = match sum.snapshot_version {
         0 => one.snapshot_version,
@@ -96,36 +99,36 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
     };
 }
 
-fn reports(found: &Gathered) -> impl Iterator<Item = &Report> {
-    found.shards.iter().filter_map(|shard| shard.report.as_deref())
+fn reports(overview: &Overview) -> impl Iterator<Item = &Report> {
+    overview.shards.iter().filter_map(|shard| shard.report.as_deref())
 }
 
-/// Instances of a service, with their names' order of the snapshot.
+/// Instances of a service, in the order of the snapshot.
 fn instances_of<'a>(
-    found: &'a Gathered,
+    overview: &'a Overview,
     service: &'a Service,
 ) -> impl Iterator<Item = &'a Instance> {
-    let services = &found.directory.snapshot.services;
+    let services = &overview.directory.snapshot.services;
     let index = services.iter().position(|s| std::ptr::eq(s, service));
-    let instances = found.directory.snapshot.instances.iter();
+    let instances = overview.directory.snapshot.instances.iter();
     instances.filter(move |i| Some(usize::from(i.service.0)) == index)
 }
 
-/// The name of an instance of the snapshot in force; one that has gone has none.
-fn name_of(found: &Gathered, id: InstanceId) -> Option<&str> {
-    found.directory.snapshot.instance(id).map(|i| &*i.name)
+/// Name of an instance of the snapshot in force; an instance that has gone has none.
+fn name_of(overview: &Overview, id: InstanceId) -> Option<&str> {
+    overview.directory.snapshot.instance(id).map(|i| &*i.name)
 }
 
-/// Services that exist: those that some file names, or that still have instances.
-fn present(found: &Gathered) -> impl Iterator<Item = &Service> {
-    let named = &found.directory.config.snapshot.services;
+/// Services that exist: those of the files, and others that still have instances.
+fn present(overview: &Overview) -> impl Iterator<Item = &Service> {
+    let named = &overview.directory.config.snapshot.services;
     let is_named = |s: &&Service| named.iter().any(|n| (&n.name, n.mode) == (&s.name, s.mode));
-    found.directory.snapshot.services.iter().filter(is_named)
+    overview.directory.snapshot.services.iter().filter(is_named)
 }
 
-/// Standing of an instance and why. Nobody judged: it is as good as unchecked.
-fn standing(found: &Gathered, id: InstanceId) -> (&'static str, Option<&str>) {
-    match found.directory.judged.get(&id) {
+/// Standing of an instance, with the reason. Without a judgement it counts as unchecked.
+fn standing(overview: &Overview, id: InstanceId) -> (&'static str, Option<&str>) {
+    match overview.directory.judged.get(&id) {
         Some(judged) => (judged.standing, judged.why.as_deref()),
         None => ("unchecked", None),
     }
@@ -146,7 +149,7 @@ fn mode(mode: Mode) -> &'static str {
     }
 }
 
-/// A route with the words of the configuration.
+/// A route, with the words of the configuration.
 fn route(route: &Route, service: &str) -> serde_json::Value {
     serde_json::json!({
         "range": [route.first, route.last],

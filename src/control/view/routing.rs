@@ -1,15 +1,16 @@
-//! `/routing/stats`: the names that tools rely on (design.md section 8).
+//! `/routing/stats`: counters under names that tools rely on, and that must not change. A test in
+//! `control::tests` lists them.
 
 use serde_json::{Value, json};
 
-use super::{Gathered, Sum, reports};
+use super::{Overview, Sum, reports};
 use crate::stats::{Counter, Counters, Gauges, Histograms, Stage};
 
-/// `/routing/stats`: the names that tools rely on, in sum and a shard.
-pub fn routing_stats(found: &Gathered) -> Value {
-    let sum = Sum::of(reports(found));
+/// Counters in sum and by shard.
+pub fn routing_stats(overview: &Overview) -> Value {
+    let sum = Sum::of(reports(overview));
     let mut all = routing(&sum.counters, &sum.gauges, &sum.histograms);
-    let shards = reports(found).map(|report| {
+    let shards = reports(overview).map(|report| {
         let mut one = routing(&report.counters, &report.gauges, &report.histograms);
         one["shard"] = report.shard.0.into();
         one
@@ -18,13 +19,13 @@ pub fn routing_stats(found: &Gathered) -> Value {
     all
 }
 
-/// `part` of `part + rest`, and `none` of nothing.
+/// Ratio `part / (part + rest)`, and `none` if both are 0.
 fn share(part: u64, rest: u64, none: f64) -> f64 {
     let whole = part + rest;
     if whole == 0 { none } else { part as f64 / whole as f64 }
 }
 
-/// One `/routing/stats` object. `success_rate` is of the dispatches that ended, 1 before the first.
+/// The counters of one report. `success_rate` is of the dispatches that ended, 1 before the first.
 fn routing(counters: &Counters, gauges: &Gauges, histograms: &Histograms) -> Value {
     let n = |counter| counters.get(counter);
     let (hits, misses) = (n(Counter::CacheHits), n(Counter::CacheMisses));

@@ -1,35 +1,35 @@
-//! `/services` and `/shards`: the parts, one by one.
+//! `/services` and `/shards`: each service and each shard by itself.
 
 use serde_json::{Map, Value, json};
 
 use super::health::shard_health;
 use super::stats::by_shard;
-use super::{Gathered, Instance, instances_of, mode, present, route, standing};
+use super::{Instance, Overview, instances_of, mode, present, route, standing};
 use crate::stats::Stage;
 
-/// `/services`: each with its routes and instances.
-pub fn services(found: &Gathered) -> Value {
-    let snapshot = &found.directory.snapshot;
+/// Services with their routes and instances.
+pub fn services(overview: &Overview) -> Value {
+    let snapshot = &overview.directory.snapshot;
     let one = |service: &super::Service| {
         let own =
             |r: &&super::Route| std::ptr::eq(&snapshot.services[usize::from(r.service.0)], service);
         let routes = snapshot.routes.iter().filter(own).map(|r| route(r, &service.name));
-        let instances = instances_of(found, service).map(|i| instance(i, found));
+        let instances = instances_of(overview, service).map(|i| instance(i, overview));
         let body = json!({
             "mode": mode(service.mode),
-            "panic": found.directory.panicking.contains(&service.name),
+            "panic": overview.directory.panicking.contains(&service.name),
             "routes": routes.collect::<Vec<_>>(),
             "instances": instances.collect::<Vec<_>>(),
         });
         (service.name.to_string(), body)
     };
-    let all: Map<_, _> = present(found).map(one).collect();
+    let all: Map<_, _> = present(overview).map(one).collect();
     json!({ "version": snapshot.version, "services": all })
 }
 
-fn instance(instance: &Instance, found: &Gathered) -> Value {
-    let member = found.directory.members.get(&instance.name);
-    let (word, why) = standing(found, instance.id);
+fn instance(instance: &Instance, overview: &Overview) -> Value {
+    let member = overview.directory.members.get(&instance.name);
+    let (word, why) = standing(overview, instance.id);
     json!({
         "id": &*instance.name,
         "address": instance.address.to_string(),
@@ -40,16 +40,16 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
         "why": why,
         "draining": instance.draining,
         "held": member.is_some_and(|m| m.held),
-        "shards": by_shard(instance.id, found),
+        "shards": by_shard(instance.id, overview),
     })
 }
 
-/// `/shards`: each with the version it works by, its core and its load.
-pub fn shards(found: &Gathered) -> Value {
-    let settings = &found.directory.config.shards;
+/// Shards with the version of their snapshot, their core and their load.
+pub fn shards(overview: &Overview) -> Value {
+    let settings = &overview.directory.config.shards;
     let one = |shard: &super::ShardView| {
         let mut body = shard_health(shard);
-        // `null`: chosen at the start, the N-th allowed core.
+        // `null` = chosen at the start, the N-th allowed core.
         body["core"] = settings.shard(usize::from(shard.shard.0)).core.into();
         if let Some(report) = shard.report.as_deref() {
             let gauges = &report.gauges;
@@ -72,6 +72,6 @@ pub fn shards(found: &Gathered) -> Value {
         }
         body
     };
-    let version = found.directory.snapshot.version;
-    json!({ "version": version, "shards": found.shards.iter().map(one).collect::<Vec<_>>() })
+    let version = overview.directory.snapshot.version;
+    json!({ "version": version, "shards": overview.shards.iter().map(one).collect::<Vec<_>>() })
 }

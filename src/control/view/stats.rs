@@ -1,19 +1,19 @@
-//! `/stats`: everything counted.
+//! `/stats`: everything that is counted.
 
 use serde_json::{Map, Value, json};
 
 use super::health::{shard_health, status};
-use super::{About, Gathered, Sum, fault_name, mode, reports, seen_by};
+use super::{Overview, ProcessInfo, Sum, fault_name, mode, reports, seen_by};
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::{Instance, Snapshot};
 use crate::stats::{Counter, Histograms, InstanceReport, Report, Stage};
 
-/// `/stats`: everything counted.
-pub fn stats(about: &About, found: &Gathered) -> Value {
-    let sum = Sum::of(reports(found));
+/// Counters, levels and times in sum, by shard and by instance.
+pub fn stats(info: &ProcessInfo, overview: &Overview) -> Value {
+    let sum = Sum::of(reports(overview));
     let mut all = counted(&sum);
-    let shards = found.shards.iter().map(|shard| {
+    let shards = overview.shards.iter().map(|shard| {
         let mut one = shard_health(shard);
         if let (Some(report), Some(fields)) = (shard.report.as_deref(), one.as_object_mut()) {
             let of_one = Sum::of(std::iter::once(report));
@@ -22,25 +22,26 @@ pub fn stats(about: &About, found: &Gathered) -> Value {
         }
         one
     });
-    let snapshot_versions: Map<_, _> =
-        reports(found).map(|r| (r.shard.to_string(), r.gauges.snapshot_version.into())).collect();
+    let snapshot_versions: Map<_, _> = reports(overview)
+        .map(|r| (r.shard.to_string(), r.gauges.snapshot_version.into()))
+        .collect();
     all.insert("shards".into(), shards.collect());
-    all.insert("status".into(), status(found).into());
-    all.insert("node".into(), about.node.as_str().into());
-    all.insert("boot_id".into(), format!("{:016x}", about.boot_id).into());
-    all.insert("uptime_s".into(), about.started.elapsed().as_secs().into());
-    all.insert("log_lines_dropped".into(), json!(about.log_dropped.as_ref().map(|d| d.get())));
-    all.insert("services".into(), services(&found.directory.snapshot, found));
+    all.insert("status".into(), status(overview).into());
+    all.insert("node".into(), info.node.as_str().into());
+    all.insert("boot_id".into(), format!("{:016x}", info.boot_id).into());
+    all.insert("uptime_s".into(), info.started.elapsed().as_secs().into());
+    all.insert("log_lines_dropped".into(), json!(info.log_dropped.as_ref().map(|d| d.get())));
+    all.insert("services".into(), services(&overview.directory.snapshot, overview));
     let versions = json!({
         "shardgate": env!("CARGO_PKG_VERSION"),
-        "snapshot": found.directory.snapshot.version,
+        "snapshot": overview.directory.snapshot.version,
         "snapshot_by_shard": snapshot_versions,
     });
     all.insert("versions".into(), versions);
     Value::Object(all)
 }
 
-/// Levels, counters, reasons, faults and times.
+/// Levels, counters, reasons, faults and times of one sum.
 fn counted(sum: &Sum) -> Map<String, Value> {
     let g = &sum.gauges;
     let counters: Map<_, _> =
@@ -89,12 +90,12 @@ fn stage(histograms: &Histograms, stage: Stage) -> Value {
     })
 }
 
-fn services(snapshot: &Snapshot, found: &Gathered) -> Value {
+fn services(snapshot: &Snapshot, overview: &Overview) -> Value {
     let service = |(n, service): (usize, &crate::routing::Service)| {
         let instances = snapshot.instances.iter().filter(|i| usize::from(i.service.0) == n);
         let body = json!({
             "mode": mode(service.mode),
-            "instances": instances.map(|i| instance(i, found)).collect::<Vec<_>>(),
+            "instances": instances.map(|i| instance(i, overview)).collect::<Vec<_>>(),
         });
         (service.name.to_string(), body)
     };
@@ -102,11 +103,12 @@ fn services(snapshot: &Snapshot, found: &Gathered) -> Value {
     all.into()
 }
 
-/// An instance: `connected` in the sum counts the shards that have a connection.
-fn instance(instance: &Instance, found: &Gathered) -> Value {
+/// An instance in sum and by shard: `connected` in the sum counts the shards that have a
+/// connection.
+fn instance(instance: &Instance, overview: &Overview) -> Value {
     let seen = |report| seen_by(report, instance.id);
     let add = |field: fn(&InstanceReport) -> u64| -> u64 {
-        reports(found).filter_map(seen).map(field).sum()
+        reports(overview).filter_map(seen).map(field).sum()
     };
     json!({
         "id": &*instance.name,
@@ -117,12 +119,12 @@ fn instance(instance: &Instance, found: &Gathered) -> Value {
         "in_flight": add(|i| i.in_flight),
         "ok": add(|i| i.ok),
         "failed": add(|i| i.failed),
-        "shards": by_shard(instance.id, found),
+        "shards": by_shard(instance.id, overview),
     })
 }
 
-/// An instance as each shard sees it.
-pub(super) fn by_shard(id: InstanceId, found: &Gathered) -> Vec<Value> {
+/// An instance as each shard reports it.
+pub(super) fn by_shard(id: InstanceId, overview: &Overview) -> Vec<Value> {
     let one = |report: &Report| {
         let seen = seen_by(report, id)?;
         Some(json!({
@@ -134,5 +136,5 @@ pub(super) fn by_shard(id: InstanceId, found: &Gathered) -> Vec<Value> {
             "failed": seen.failed,
         }))
     };
-    reports(found).filter_map(one).collect()
+    reports(overview).filter_map(one).collect()
 }

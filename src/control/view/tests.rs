@@ -1,4 +1,4 @@
-//! What is shown when not all is well, of a state made by hand.
+//! Answers when not all is well, of a state made by hand.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,16 +8,18 @@ use serde_json::json;
 use super::*;
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
-use crate::control::board::ShardState;
 use crate::control::compose::Composer;
-use crate::control::directory::{DirectoryView, SourceState};
+use crate::control::directory::DirectoryView;
 use crate::control::dump;
-use crate::control::fleet::Judged;
+use crate::control::fleet::Judgement;
+use crate::control::inspections::QueryResult;
+use crate::control::shards::ShardState;
+use crate::control::sources::SourceState;
 use crate::ids::ShardId;
 use crate::routing::Share;
 
-/// The built-in configuration, one ready shard, nothing from elsewhere.
-fn gathered() -> Gathered {
+/// The built-in configuration, one ready shard, no source.
+fn gathered() -> Overview {
     let config = from_files(Files::embedded(), &[], &Overrides::default()).unwrap();
     let composer = Composer::new(&config);
     let directory = DirectoryView {
@@ -29,8 +31,7 @@ fn gathered() -> Gathered {
         sources: BTreeMap::new(),
         warnings: Vec::new(),
         routes_refused: Vec::new(),
-        reloaded: None,
-        reloads: (0, 0),
+        reloads: Default::default(),
         certificates: Vec::new(),
     };
     let shard = ShardView {
@@ -40,41 +41,41 @@ fn gathered() -> Gathered {
         silent: false,
         report: None,
     };
-    Gathered { at: Instant::now(), draining: false, shards: vec![shard], directory }
+    Overview { at: Instant::now(), draining: false, shards: vec![shard], directory }
 }
 
-fn about() -> About {
-    About { node: "n".into(), boot_id: 1, started: Instant::now(), log_dropped: None }
+fn about() -> ProcessInfo {
+    ProcessInfo { node: "n".into(), boot_id: 1, started: Instant::now(), log_dropped: None }
 }
 
-/// Makes every instance of a service take nothing.
-fn eject_all(found: &mut Gathered, service: &str) {
-    let mut snapshot = (*found.directory.snapshot).clone();
+/// Ejects every instance of a service.
+fn eject_all(overview: &mut Overview, service: &str) {
+    let mut snapshot = (*overview.directory.snapshot).clone();
     let index = snapshot.services.iter().position(|s| &*s.name == service).unwrap();
     for i in snapshot.instances.iter_mut().filter(|i| usize::from(i.service.0) == index) {
         i.share = Share::NONE;
         let why = Some("5 calls in a row failed".into());
-        found.directory.judged.insert(i.id, Judged { standing: "ejected", why });
+        overview.directory.judged.insert(i.id, Judgement { standing: "ejected", why });
     }
-    found.directory.snapshot = Arc::new(snapshot);
+    overview.directory.snapshot = Arc::new(snapshot);
 }
 
 #[test]
 fn what_is_elsewhere_makes_health_degraded_and_never_503() {
-    let mut found = gathered();
-    let at = found.at;
+    let mut overview = gathered();
+    let at = overview.at;
     let state = SourceState {
         stale: Some((at - Duration::from_millis(1_500), "connection refused".into())),
         bad: vec![("/shardgate/x".into(), "no JSON".into())],
         instances: 3,
-        heard: true,
+        answered: true,
         ..SourceState::default()
     };
-    found.directory.sources.insert("etcd".into(), state);
-    found.directory.sources.insert("dns:chat".into(), SourceState::default());
-    found.directory.panicking.push("chat".into());
-    eject_all(&mut found, "logic");
-    let (code, body) = health::health(&about(), &found);
+    overview.directory.sources.insert("etcd".into(), state);
+    overview.directory.sources.insert("dns:chat".into(), SourceState::default());
+    overview.directory.panicking.push("chat".into());
+    eject_all(&mut overview, "logic");
+    let (code, body) = health::health(&about(), &overview);
     assert_eq!((code.as_u16(), &body["status"]), (200, &json!("degraded")));
     assert_eq!(
         body["degraded_by"],
@@ -90,31 +91,29 @@ fn what_is_elsewhere_makes_health_degraded_and_never_503() {
     assert_eq!(body["sources"]["dns:chat"]["state"], "silent");
     assert_eq!(body["services"]["logic"]["usable"], 0);
     assert_eq!(body["services"]["chat"]["panic"], true);
-    let text = metrics::metrics(&about(), &found).unwrap();
+    let text = metrics::metrics(&about(), &overview).unwrap();
     assert!(text.contains("shardgate_discovery_stale_seconds{source=\"etcd\"} 1.5\n"), "{text}");
     assert!(text.contains("shardgate_service_panicking{service=\"chat\"} 1\n"));
     assert!(text.contains("standing=\"ejected\"} 1\n"));
 
-    found.shards[0].silent = true;
-    let (code, body) = health::health(&about(), &found);
+    overview.shards[0].silent = true;
+    let (code, body) = health::health(&about(), &overview);
     assert_eq!((code.as_u16(), &body["status"]), (503, &json!("degraded")));
-    found.draining = true;
-    assert_eq!(health::health(&about(), &found).1["status"], "draining");
+    overview.draining = true;
+    assert_eq!(health::health(&about(), &overview).1["status"], "draining");
 }
 
 #[test]
 fn explain_says_why_the_owner_does_not_get_it() {
-    let mut found = gathered();
-    let asked = serde_json::from_value(json!({"msg_id": 1001, "user": "ann"})).unwrap();
-    let look = Default::default();
-    let show = |found: &Gathered| {
-        let place = explain::Place::of(found, &asked);
-        explain::explain(found, &asked, &place, &look)
+    let mut overview = gathered();
+    let params = serde_json::from_value(json!({"msg_id": 1001, "user": "ann"})).unwrap();
+    let show = |overview: &Overview| {
+        explain::Explanation::new(overview, &params).json(&QueryResult::default())
     };
-    let said = show(&found);
+    let said = show(&overview);
     assert_eq!((&said["hashed"], &said["instance"]), (&json!("user"), &said["owner"]));
-    eject_all(&mut found, "logic");
-    let said = show(&found);
+    eject_all(&mut overview, "logic");
+    let said = show(&overview);
     assert!(said["instance"].is_null() && said["owner"].is_string(), "{said}");
     let why = said["why"].to_string();
     assert!(why.contains("is ejected: 5 calls in a row failed, and takes 0 %"), "{why}");
@@ -124,12 +123,12 @@ fn explain_says_why_the_owner_does_not_get_it() {
 #[test]
 fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
     use crate::stats::{Gauges, Stage};
-    let mut found = gathered();
+    let mut overview = gathered();
     let mut histograms = Histograms::default();
     for us in [1, 50, 51, 1_000, 59_000_000, 500_000_000] {
         histograms.record(Stage::Whole, us, 2);
     }
-    found.shards[0].report = Some(Arc::new(Report {
+    overview.shards[0].report = Some(Arc::new(Report {
         number: 1,
         shard: ShardId(0),
         at: crate::message::Micros(1),
@@ -140,7 +139,7 @@ fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
         histograms,
         instances: Vec::new(),
     }));
-    let text = metrics::metrics(&about(), &found).unwrap();
+    let text = metrics::metrics(&about(), &overview).unwrap();
     for (bound, count) in [("0.00005", 4), ("0.0001", 6), ("0.001", 8), ("60", 10), ("+Inf", 12)] {
         let line = format!("{{shard=\"0\",stage=\"whole\",le=\"{bound}\"}} {count}\n");
         assert!(text.contains(&line), "{line}{text}");
@@ -153,17 +152,17 @@ fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
 #[test]
 fn dumps_are_new_files_each_time_and_a_link_is_not_followed() {
     let dir = tempfile::tempdir().unwrap();
-    let found = gathered();
+    let overview = gathered();
     let precious = dir.path().join("precious");
     std::fs::write(&precious, "data").unwrap();
     let name = format!("shardgate-{}-0.hlog", std::process::id());
     std::os::unix::fs::symlink(&precious, dir.path().join(name)).unwrap();
-    let first = dump::write(dir.path(), &about(), &found).unwrap();
-    let second = dump::write(dir.path(), &about(), &found).unwrap();
+    let first = dump::write(dir.path(), &about(), &overview).unwrap();
+    let second = dump::write(dir.path(), &about(), &overview).unwrap();
     assert_ne!(first, second);
     assert_eq!(std::fs::read_to_string(&precious).unwrap(), "data");
     let state = std::fs::read_to_string(&second.state).unwrap();
     let state: serde_json::Value = serde_json::from_str(&state).unwrap();
     assert_eq!(state["health"]["status"], "ok");
-    assert!(dump::write(&dir.path().join("none"), &about(), &found).is_err());
+    assert!(dump::write(&dir.path().join("none"), &about(), &overview).is_err());
 }

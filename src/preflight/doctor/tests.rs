@@ -47,7 +47,7 @@ fn tuned() -> Machine {
     }
 }
 
-/// What is not well, for a machine with one text changed.
+/// Findings that are not OK, for a machine with one text changed.
 fn found(path: &str, text: &str) -> Vec<Finding> {
     let mut machine = tuned();
     machine.files.insert(path.to_owned(), text.to_owned());

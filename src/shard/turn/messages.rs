@@ -47,10 +47,10 @@ pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
                 report.gauges.connection_bytes += io.socket_bytes() as u64;
                 offer_event(io, ShardEvent::Report(Box::new(report)));
             }
-            Command::Look(question, number) => {
-                let seen = io.enter(|engine| engine.look(&question, now));
+            Command::Inspect(query, number) => {
+                let inspection = io.enter(|engine| engine.inspect(&query, now));
                 let shard = io.state().shard;
-                offer_event(io, ShardEvent::Look { shard, number, seen });
+                offer_event(io, ShardEvent::Inspection { shard, number, inspection });
             }
             Command::Drain(settings) => {
                 io.stop_accepting(now);

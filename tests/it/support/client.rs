@@ -13,7 +13,8 @@ use tungstenite::{Message, WebSocket};
 
 use super::{PATIENCE, secure};
 
-/// `ClientMessage` of client.proto, written down a second time: the numbers are a promise.
+/// The message `ClientMessage` of client.proto, written down a second time: the numbers are a
+/// promise.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct MessageIn {
     #[prost(uint32, tag = "1")]
@@ -34,7 +35,7 @@ pub struct MessageIn {
     pub ack: u64,
 }
 
-/// `ServerMessage` of client.proto.
+/// The message `ServerMessage` of client.proto.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct MessageOut {
     #[prost(uint32, tag = "1")]
@@ -57,7 +58,7 @@ pub struct MessageOut {
     pub offset: u64,
 }
 
-/// What carries it.
+/// Transport of the connection.
 enum Wire {
     Plain(TcpStream),
     Tls(Box<secure::Stream>),
@@ -94,7 +95,7 @@ pub struct Client {
     seq: u64,
     /// Answers read while another one was waited for.
     early: HashMap<u64, Value>,
-    /// The payload of the welcome.
+    /// Payload of the welcome.
     pub welcome: Value,
 }
 
@@ -155,7 +156,7 @@ impl Client {
         Self { socket, seq: 0, early: HashMap::new(), welcome: Value::Null }
     }
 
-    /// The socket under it.
+    /// The socket under the connection.
     pub fn stream(&self) -> &TcpStream {
         match self.socket.get_ref() {
             Wire::Plain(stream) => stream,
@@ -163,7 +164,7 @@ impl Client {
         }
     }
 
-    /// Its TLS.
+    /// The TLS stream under the connection.
     pub fn tls(&mut self) -> &mut secure::Stream {
         match self.socket.get_mut() {
             Wire::Plain(_) => panic!("there is no TLS"),
@@ -191,7 +192,7 @@ impl Client {
         self.seq
     }
 
-    /// As [`Client::send`], but waits for `flush`.
+    /// Like [`Client::send`], but waits for [`Client::flush`].
     #[track_caller]
     pub fn write(&mut self, mut message: Value) -> u64 {
         self.seq += 1;
@@ -200,7 +201,7 @@ impl Client {
         self.seq
     }
 
-    /// Sends what was written.
+    /// Sends all that was written.
     #[track_caller]
     pub fn flush(&mut self) {
         self.socket.flush().expect("sent");

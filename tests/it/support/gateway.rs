@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::{PATIENCE, eventually};
 
-/// Texts of a configuration directory.
+/// Files of a configuration directory.
 #[derive(Clone, Default)]
 pub struct Config {
     keys: String,
@@ -28,47 +28,47 @@ pub struct Config {
 }
 
 impl Config {
-    /// One shard, no demo services, no service.
+    /// A configuration of one shard, without demo services and services.
     pub fn new() -> Self {
         Self::default().key("demo.enabled = false").key("log.filter = \"info\"")
     }
 
-    /// A line of gateway.toml, outside of tables: `stop.grace_ms = 5`.
+    /// Adds a line to gateway.toml, outside of tables: `stop.grace_ms = 5`.
     pub fn key(mut self, line: &str) -> Self {
         writeln!(self.keys, "{line}").expect("a string takes it");
         self
     }
 
-    /// A line of default.toml with the whole key: `conn.unanswered_max = 4`.
+    /// Adds a line to default.toml, with the whole key: `conn.unanswered_max = 4`.
     pub fn shard(mut self, line: &str) -> Self {
         writeln!(self.shard, "{line}").expect("a string takes it");
         self
     }
 
-    /// No listener without TLS.
+    /// Removes the listener without TLS.
     pub fn tls_only(mut self) -> Self {
         self.tls_only = true;
         self
     }
 
-    /// How many shards.
+    /// Sets the number of shards.
     pub fn shards(mut self, count: usize) -> Self {
         self.shards = Some(count);
         self
     }
 
-    /// Another file.
+    /// Adds another file.
     pub fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.into(), text.into()));
         self
     }
 
-    /// A service in mode batch.
+    /// Adds a service in mode batch.
     pub fn service(self, name: &str, instances: &[(&str, SocketAddr)]) -> Self {
         self.service_of("batch", name, instances)
     }
 
-    /// A service in a mode.
+    /// Adds a service in a mode.
     pub fn service_of(mut self, mode: &str, name: &str, instances: &[(&str, SocketAddr)]) -> Self {
         let list: Vec<String> = instances
             .iter()
@@ -83,7 +83,7 @@ impl Config {
         self
     }
 
-    /// A route of `first` to `first + 999`, with further lines.
+    /// Adds a route of `first` to `first + 999`, with further lines.
     pub fn route(mut self, first: u32, service: &str, lines: &str) -> Self {
         let last = first + 999;
         write!(
@@ -167,31 +167,31 @@ pub fn run(args: &[&str], change: impl FnOnce(&mut Command)) -> Finished {
 /// A gateway that serves. Killed when dropped.
 pub struct Gateway {
     child: Child,
-    /// Where clients connect: without TLS if that is possible.
+    /// Address for clients: without TLS if that is possible.
     pub ws: SocketAddr,
-    /// Where they connect with TLS, if that is possible.
+    /// Address for clients with TLS, if that is possible.
     pub wss: Option<SocketAddr>,
-    /// Where its statistics are.
+    /// Address of the admin endpoint.
     pub admin: SocketAddr,
-    /// How many shards it said it has.
+    /// Number of shards, by the ready line.
     pub shards: usize,
     log: Arc<Mutex<String>>,
     dir: TempDir,
 }
 
 impl Gateway {
-    /// Starts one and waits until it is ready.
+    /// Starts a gateway and waits until it is ready.
     #[track_caller]
     pub fn start(config: &Config) -> Self {
         Self::start_with(config, |_| ())
     }
 
-    /// Starts one with a change to its command.
+    /// Starts a gateway with a change to its command.
     #[track_caller]
     pub fn start_with(config: &Config, change: impl FnOnce(&mut Command)) -> Self {
         let dir = config.write();
         let mut command = command();
-        // Its token goes there.
+        // The admin token goes there.
         command.env("XDG_RUNTIME_DIR", dir.path()).env_remove("RUNTIME_DIRECTORY");
         change(&mut command);
         command.arg("--config").arg(dir.path());
@@ -236,22 +236,22 @@ impl Gateway {
         versions
     }
 
-    /// What it has logged so far.
+    /// Log so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()
     }
 
-    /// Its directory: the configuration, and `shardgate/admin-<port>.token`.
+    /// Directory of the gateway: the configuration, and `shardgate/admin-<port>.token`.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Puts another configuration in the place of the one it was started with.
+    /// Replaces the files of the configuration.
     pub fn rewrite(&self, config: &Config) {
         config.write_into(self.dir.path());
     }
 
-    /// One request to the admin endpoint, with these header lines: status code and body.
+    /// Sends a request with these header lines to the admin endpoint: status code and body.
     #[track_caller]
     pub fn request(&self, line: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).expect("the admin endpoint");
@@ -270,21 +270,21 @@ impl Gateway {
         (status, body.to_owned())
     }
 
-    /// Asks the admin endpoint: status code and JSON.
+    /// Sends a GET to the admin endpoint: status code and JSON.
     #[track_caller]
     pub fn admin(&self, path: &str) -> (u16, Value) {
         let (status, body) = self.request(&format!("GET {path}"), "", "");
         (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e} in {body}")))
     }
 
-    /// The token that it made at its start.
+    /// The token that the gateway made at its start.
     #[track_caller]
     pub fn token(&self) -> String {
         let path = self.dir().join(format!("shardgate/admin-{}.token", self.admin.port()));
         std::fs::read_to_string(path).expect("made at the start").trim_end().to_owned()
     }
 
-    /// Changes something, with the token: status code and JSON.
+    /// Sends a POST with the token to the admin endpoint: status code and JSON.
     #[track_caller]
     pub fn admin_post(&self, path: &str, body: &str) -> (u16, Value) {
         let bearer = format!("Authorization: Bearer {}\r\n", self.token());
@@ -316,7 +316,7 @@ impl Gateway {
         });
     }
 
-    /// How many shards have a connection to an instance.
+    /// Number of shards with a connection to an instance.
     pub fn connected(&self, service: &str, id: &str) -> u64 {
         let stats = self.admin_get("/stats");
         let list = stats["services"][service]["instances"].as_array().expect("a list").clone();
@@ -324,20 +324,20 @@ impl Gateway {
         found["connected"].as_u64().expect("a number")
     }
 
-    /// Sends a signal to it.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("it lives");
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         eventually("the gateway ends", || child.try_wait().expect("a child"))
     }
 
-    /// Whether it still runs.
+    /// Whether the process still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
@@ -353,7 +353,8 @@ impl Drop for Gateway {
     }
 }
 
-/// Gateways of one shard take turns on the allowed cores, as tests run side by side.
+/// Next core of those that are allowed: gateways of one shard take turns on them, as tests run side
+/// by side.
 fn next_core() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let cores = rustix::thread::sched_getaffinity(None).expect("an affinity");
@@ -374,7 +375,7 @@ fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     log
 }
 
-/// Hands on the first line; reads the rest, so that the pipe never fills.
+/// Sends the first line, and reads the rest, so that the pipe never fills.
 fn first_line(from: impl Read + Send + 'static) -> Receiver<String> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What the tests share: a gateway process, WebSocket clients, scripted services.
+//! Helpers of all tests: a gateway process, WebSocket clients, scripted services.
 
 mod client;
 mod gateway;
@@ -15,16 +15,16 @@ pub use owners::{named, owners};
 pub use raw::{Raw, frame, header};
 pub use service::{Action, Arrived, Instance, demo, ok};
 
-/// How long anything may take before a test gives up: far above what it needs on a busy machine.
+/// Longest wait before a test gives up: far above what anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Polls until `look` finds something.
+/// Polls until `look` returns something.
 #[track_caller]
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, what, look)
 }
 
-/// As [`eventually`], for what takes its time by a rule.
+/// Like [`eventually`], for events that take their time by a rule.
 #[track_caller]
 pub fn eventually_within<T>(
     patience: Duration,
@@ -41,7 +41,7 @@ pub fn eventually_within<T>(
     }
 }
 
-/// Shards to start when a test wants several: two, or one on a machine with one core.
+/// Number of shards for a test that wants several: two, or one on a machine with one core.
 pub fn several() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(2))
 }

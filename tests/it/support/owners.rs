@@ -1,4 +1,4 @@
-//! Instances that say who they are, and who gets which key.
+//! Instances that answer with their names, and the owners of keys.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use shardgate::demo::proto::BaseResponse;
 
 use super::{Action, Arrived, Client, ok};
 
-/// Answers with a name, so that a key can be seen to move.
+/// A script that answers with a name, so that a key can be seen to move.
 pub fn named(name: &'static str) -> impl Fn(&Arrived) -> Action + Send + Sync {
     move |call| {
         let answer = |request| BaseResponse { payload: format!("{name:?}").into(), ..ok(request) };
@@ -15,7 +15,8 @@ pub fn named(name: &'static str) -> impl Fn(&Arrived) -> Action + Send + Sync {
     }
 }
 
-/// Who answers each of 60 keys of the route of 1001, which has `hash_on = "key"`.
+/// Names of the instances that answer each of 60 keys of the route of 1001, which has `hash_on =
+/// "key"`.
 pub fn owners(client: &mut Client) -> BTreeMap<u64, String> {
     let seqs: Vec<u64> = (0..60)
         .map(|n| client.write(json!({"msg_id": 1001, "key": format!("room-{n}")})))

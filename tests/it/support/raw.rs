@@ -53,14 +53,14 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// See the module.
+/// A connection that sends raw bytes.
 pub struct Raw<S = TcpStream> {
     stream: S,
     unread: Vec<u8>,
 }
 
 impl Raw {
-    /// Connects, and says nothing.
+    /// Connects, and sends nothing.
     #[track_caller]
     pub fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).expect("the gateway listens");
@@ -89,14 +89,13 @@ impl Raw {
         )
     }
 
-    /// The socket.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 }
 
 impl<S: Read + Write> Raw<S> {
-    /// Over a stream that is there.
+    /// Wraps an open stream.
     pub fn over(stream: S) -> Self {
         Self { stream, unread: Vec::new() }
     }
@@ -111,13 +110,13 @@ impl<S: Read + Write> Raw<S> {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// A masked text frame.
+    /// Sends a masked text frame.
     #[track_caller]
     pub fn text(&mut self, text: &str) {
         self.send(&frame(0x81, text.as_bytes()));
     }
 
-    /// More bytes, or false at the end.
+    /// Reads more bytes; false at the end.
     #[track_caller]
     fn more(&mut self) -> bool {
         let mut chunk = [0; 16 << 10];
@@ -131,7 +130,7 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
-    /// The head of an HTTP answer.
+    /// Reads the head of an HTTP answer.
     #[track_caller]
     pub fn head(&mut self) -> String {
         loop {
@@ -143,7 +142,7 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
-    /// The next frame; `None` when the gateway closed.
+    /// Reads the next frame; `None` when the gateway closed.
     #[track_caller]
     pub fn next_frame(&mut self) -> Option<Frame> {
         loop {
@@ -157,7 +156,7 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
-    /// The next frame.
+    /// Reads the next frame, which must come.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
         self.next_frame().expect("a frame, not the end")
@@ -174,7 +173,7 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
-    /// Reads to the end of TCP: what was left.
+    /// Reads to the end of TCP; returns the bytes.
     #[track_caller]
     pub fn rest(&mut self) -> Vec<u8> {
         while self.more() {}

@@ -1,4 +1,4 @@
-//! TLS for tests: somebody who signs, certificates, clients that trust them.
+//! TLS for tests: signers, certificates, and clients that trust them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,13 +16,13 @@ use rustls::{
 
 use super::PATIENCE;
 
-/// Both versions.
+/// Versions of TLS that the gateway supports.
 pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 /// A client's end of a connection.
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Somebody who signs certificates.
+/// A signer of certificates.
 pub struct Signer(CertifiedIssuer<'static, KeyPair>);
 
 impl Signer {
@@ -33,7 +33,7 @@ impl Signer {
         Self(CertifiedIssuer::self_signed(params, key).expect("signed"))
     }
 
-    /// PEM of its own certificate.
+    /// PEM of the signer's own certificate.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
@@ -54,22 +54,22 @@ impl Signer {
         params.signed_by(key, &self.0).expect("signed").pem()
     }
 
-    /// One that holds for long.
+    /// PEM of a certificate that holds for long, and of its key.
     pub fn pair(&self, names: &[&str]) -> (String, String) {
         self.pair_of(names, 2000, 2100)
     }
 
-    /// Writes one for `names` into `dir`, as `<file>.pem` and `<file>.key`.
+    /// Writes a certificate for `names` into `dir`, as `<file>.pem` and `<file>.key`.
     pub fn write(&self, dir: &Path, file: &str, names: &[&str]) {
         write_pair(dir, file, &self.pair(names));
     }
 
-    /// A client that trusts it, in this version.
+    /// A client that trusts the signer, in this version of TLS.
     pub fn client(&self, version: &'static SupportedProtocolVersion) -> ClientConfig {
         self.builder(version).with_no_client_auth()
     }
 
-    /// The same, and it shows a certificate that `by` signed.
+    /// A client like that, which shows a certificate that `by` signed.
     pub fn client_with(
         &self,
         version: &'static SupportedProtocolVersion,
@@ -104,7 +104,7 @@ fn der(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")
 }
 
-/// A socket that sends in pieces, by no rule, with a millisecond behind each: the pace of a client.
+/// A socket that sends in random pieces, with a millisecond after each: the pace of a client.
 #[derive(Debug)]
 pub struct Chopped {
     tcp: TcpStream,
@@ -113,7 +113,7 @@ pub struct Chopped {
 }
 
 impl Chopped {
-    /// Pieces of up to `most` bytes.
+    /// Connects; pieces have up to `most` bytes.
     pub fn connect(to: SocketAddr, seed: u64, most: u64) -> Self {
         let tcp = TcpStream::connect(to).expect("the gateway listens");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -122,7 +122,7 @@ impl Chopped {
         Self { tcp, dice: seed, most }
     }
 
-    /// TLS over it, with the handshake done.
+    /// Makes a TLS handshake over the socket.
     pub fn secured(
         mut self,
         config: &Arc<ClientConfig>,
@@ -159,7 +159,7 @@ impl Write for Chopped {
     }
 }
 
-/// Connects as `config` says, asks for the name `name`, and shakes hands.
+/// Connects as `config` says, asks for the name `name`, and makes the handshake.
 pub fn connect(
     to: SocketAddr,
     config: &Arc<ClientConfig>,
@@ -169,7 +169,7 @@ pub fn connect(
     over(tcp, config, name)
 }
 
-/// The same over a connection that is there.
+/// Makes the handshake over an open connection.
 pub fn over(
     mut tcp: TcpStream,
     config: &Arc<ClientConfig>,
@@ -186,7 +186,7 @@ pub fn over(
     Ok(StreamOwned::new(tls, tcp))
 }
 
-/// Reads to the end: what came, and whether close_notify stood at it.
+/// Reads to the end; returns the bytes, and whether close_notify stood at it.
 pub fn rest(stream: &mut Stream) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -196,7 +196,7 @@ pub fn rest(stream: &mut Stream) -> (Vec<u8>, bool) {
     }
 }
 
-/// Sends `bytes` over TCP, and reads what is answered up to the end.
+/// Sends `bytes` over TCP, and reads the answer up to the end.
 pub fn raw(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = TcpStream::connect(to).expect("the gateway listens");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");

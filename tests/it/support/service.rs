@@ -19,34 +19,31 @@ use tokio::sync::{oneshot, watch};
 
 use super::eventually;
 
-/// What a service does with a call.
+/// Action of a service on a call.
 pub enum Action {
-    /// These responses.
+    /// Answers with these responses.
     Reply(Vec<BaseResponse>),
-    /// This as the answer's message, whatever it is.
+    /// Answers with these bytes as the message, whatever they are.
     Message(Vec<u8>),
-    /// A gRPC status and no message.
+    /// Answers with a gRPC status and no message.
     Status(u32),
-    /// RST_STREAM.
+    /// Resets the stream (RST_STREAM).
     Reset(h2::Reason),
-    /// Nothing, ever.
+    /// Never answers.
     Never,
 }
 
 /// A call that arrived.
 #[derive(Clone, Debug)]
 pub struct Arrived {
-    /// Method.
     pub path: String,
-    /// Metadata.
     pub headers: HeaderMap,
-    /// Its message.
     pub body: Bytes,
     /// The message as a batch; empty if it is none.
     pub batch: BatchRequest,
 }
 
-/// The payload comes back.
+/// An answer with the payload of the request.
 pub fn ok(request: &BaseRequest) -> BaseResponse {
     BaseResponse {
         request_id: request.request_id,
@@ -60,22 +57,24 @@ type Script = dyn Fn(&Arrived) -> Action + Send + Sync;
 struct Shared {
     script: Mutex<Arc<Script>>,
     arrived: Mutex<Vec<Arrived>>,
-    /// While true, calls wait before they are answered (they are recorded before).
+    /// Whether calls wait before they are answered (they are recorded before).
     held: watch::Sender<bool>,
 }
 
-/// See the module.
+/// A scripted instance.
 pub struct Instance {
-    /// Where it listens. An address of its own: when it is down, nobody else gets its port.
+    /// Address of the instance. No other has it: when the instance is down, no other process gets
+    /// its port.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
-    /// Keeps the address while nobody listens.
+    /// Keeps the address while the instance does not listen.
     _reserved: Socket,
 }
 
-/// An address of 127.0.0.0/8 that is nobody else's for as long as the socket lives: it is bound and
-/// does not listen, so a connection is refused unless the instance listens there beside it.
+/// An address of 127.0.0.0/8 that no other process can get for as long as the socket lives: it is
+/// bound and does not listen, so a connection is refused unless the instance listens there beside
+/// it.
 fn own_address() -> (SocketAddr, Socket) {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -91,12 +90,12 @@ fn own_address() -> (SocketAddr, Socket) {
 }
 
 impl Instance {
-    /// An echo that listens.
+    /// Starts an instance that echoes.
     pub fn echo() -> Self {
         Self::start(|call| Action::Reply(call.batch.requests.iter().map(ok).collect()))
     }
 
-    /// An echo on 127.0.0.1, for those who only know a name.
+    /// Starts an instance that echoes on 127.0.0.1, for tests of names.
     pub fn echo_on_loopback() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(true).expect("an option");
@@ -108,14 +107,14 @@ impl Instance {
         instance
     }
 
-    /// One that listens and does as told.
+    /// Starts an instance that follows `script`.
     pub fn start(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Self {
         let mut instance = Self::down(script);
         instance.restart();
         instance
     }
 
-    /// One that does not listen yet.
+    /// Makes an instance that does not listen yet.
     pub fn down(script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) -> Self {
         let (address, reserved) = own_address();
         Self::at(address, reserved, script)
@@ -134,12 +133,12 @@ impl Instance {
         Self { address, shared, running: None, _reserved: reserved }
     }
 
-    /// Does something else from now on.
+    /// Puts another script in force.
     pub fn script(&self, script: impl Fn(&Arrived) -> Action + Send + Sync + 'static) {
         *self.shared.script.lock().expect("not poisoned") = Arc::new(script);
     }
 
-    /// Listens (again), on the same port.
+    /// Starts (again) to listen, on the same port.
     pub fn restart(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let listener = TcpListener::bind(self.address).expect("its own address is free");
@@ -154,12 +153,12 @@ impl Instance {
                     _ = stopped => {}
                 }
             });
-            // With the runtime went all its tasks, and so all connections.
+            // All tasks ended with the runtime, and so all connections.
         });
         self.running = Some((stop, thread));
     }
 
-    /// Ends it, and every connection with it.
+    /// Ends the instance, and every connection with it.
     pub fn kill(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             drop(stop);
@@ -167,12 +166,12 @@ impl Instance {
         }
     }
 
-    /// Calls wait from now on.
+    /// Makes calls wait from now on.
     pub fn hold(&self) {
         self.shared.held.send_replace(true);
     }
 
-    /// Calls that wait are answered, and later ones at once.
+    /// Lets calls that wait be answered, and later ones at once.
     pub fn release(&self) {
         self.shared.held.send_replace(false);
     }
@@ -235,7 +234,7 @@ async fn call(
     let batch = BatchRequest::decode(body.clone()).unwrap_or_default();
     let path = head.uri.path().to_owned();
     if path.starts_with("/grpc.health.v1.") {
-        // Without a health service: it is trusted by how its calls go.
+        // The instance has no health service, so it is judged by its calls.
         let mut head = Response::new(());
         let headers = head.headers_mut();
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -281,8 +280,8 @@ async fn call(
     let _ = body.send_trailers(trailers);
 }
 
-/// The demo services logic, chat and fight (tonic's server, not ours above) in a thread, and where
-/// they listen.
+/// Starts the demo services logic, chat and fight (tonic's server, not the one above) in a thread;
+/// returns their addresses.
 pub fn demo() -> (DemoServices, [SocketAddr; 3]) {
     let addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 3];
     let services = shardgate::demo::start(&DemoSettings { enabled: true, addresses }, None)

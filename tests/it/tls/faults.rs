@@ -1,4 +1,4 @@
-//! Clients that do it wrong, slowly, or not to the end: freed, counted, and no harm to others.
+//! Faulty, slow and vanishing clients of TLS: freed, counted, and no harm to others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -37,7 +37,7 @@ fn what_is_no_tls_gets_an_alert_and_tls_on_the_plain_port_a_400() {
     secured.counter("tls_failed_not_tls", 1);
     let answer = secure::raw(secured.gateway.ws, &old_hello(3));
     assert!(answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");
-    // Versions that are not spoken any more.
+    // Versions that are not supported any more.
     for minor in 0..3 {
         let answer = secure::raw(secured.wss(), &old_hello(minor));
         assert!(is_alert(&answer), "{minor}: {answer:?}");
@@ -58,7 +58,7 @@ fn one_deadline_holds_for_tls_and_the_request_in_it() {
     third.write_all(b"GET /ws HTTP/1.1\r\n").expect("sent");
     for mut stream in [first, second] {
         stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("a timeout");
-        // Reset or ended: nothing can be said to it.
+        // Reset or ended: no alert can be sent.
         assert!(!matches!(stream.read(&mut [0; 10]), Ok(1..)));
     }
     let (answer, told) = secure::rest(&mut third);
@@ -84,7 +84,7 @@ fn who_vanishes_is_forgotten_in_the_handshake_and_after_it() {
     let stream = client.tls().sock.try_clone().expect("a descriptor");
     stream.shutdown(std::net::Shutdown::Write).expect("connected");
     gone(&secured.gateway);
-    // And one with it.
+    // An end with close_notify is an end, too.
     let mut client = secured.client();
     let stream = client.tls();
     stream.conn.send_close_notify();
@@ -201,7 +201,7 @@ fn a_storm_of_handshakes_does_not_hold_up_who_is_here() {
     eventually("all are accepted", || {
         (secured.gateway.counter("accepted") > CLIENTS as u64).then_some(())
     });
-    // All at once: the hellos are there before the first of them is answered.
+    // All at once: the hellos have arrived before the first of them is answered.
     for (tls, tcp) in &mut all {
         tls.write_tls(tcp).expect("sent");
     }
@@ -218,7 +218,7 @@ fn a_storm_of_handshakes_does_not_hold_up_who_is_here() {
         turns += 1;
     }
     storm.join().expect("everybody is answered");
-    // In one turn for all of them there would be two or three.
+    // If one turn served all of them, there would be two or three.
     assert!(turns >= 10, "{turns} answers meanwhile");
 }
 

@@ -1,4 +1,4 @@
-//! Certificates change in a running gateway: nobody is dropped, and a wrong one changes nothing.
+//! Certificates change in a running gateway: no client is dropped, and a wrong one changes nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! An etcd of its own for a test: started, killed, written to.
+//! An etcd for one test: started, killed, written to.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,19 +10,19 @@ use tempfile::TempDir;
 
 use crate::support::{Running, eventually, free_port, run};
 
-/// One member with its data.
+/// A member with its data.
 pub struct Etcd {
-    /// Where it lives.
+    /// Directory of the member.
     pub dir: TempDir,
     name: String,
-    /// Where the source asks.
+    /// Port for the source.
     port: u16,
-    /// Where only the test asks.
+    /// Port for the test alone.
     back: u16,
     peer: u16,
-    /// `name=url` of all members.
+    /// List of `name=url` of all members.
     pub cluster: String,
-    /// `http`, or `https` with certificates in the directory.
+    /// Scheme: `http`, or `https` with certificates in the directory.
     scheme: &'static str,
     /// User and password of etcdctl.
     pub user: Option<String>,
@@ -30,7 +30,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// One that is not started yet.
+    /// Makes a member that is not started yet.
     pub fn new(scheme: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (port, back, peer) = (free_port(), free_port(), free_port());
@@ -39,7 +39,7 @@ impl Etcd {
         Self { dir, name, port, back, peer, cluster, scheme, user: None, child: None }
     }
 
-    /// One that runs.
+    /// Starts a member that is a cluster by itself.
     pub fn running() -> Self {
         let mut etcd = Self::new("http");
         etcd.start(true);
@@ -47,12 +47,12 @@ impl Etcd {
         etcd
     }
 
-    /// A file of its directory.
+    /// Path of a file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Starts it; without `front` only the test reaches it.
+    /// Starts the member; without `front` only the test reaches it.
     pub fn start(&mut self, front: bool) {
         let peer = format!("http://127.0.0.1:{}", self.peer);
         let url = |port| format!("{}://127.0.0.1:{port}", self.scheme);
@@ -79,17 +79,17 @@ impl Etcd {
         self.child = Some(Running::start(&mut command, ""));
     }
 
-    /// Ends it without notice.
+    /// Ends the member without notice.
     pub fn kill(&mut self) {
         self.child = None;
     }
 
-    /// Sends it `signal`.
+    /// Sends `signal` to the member.
     pub fn signal(&mut self, signal: Signal) {
         self.child.as_mut().expect("it runs").signal(signal);
     }
 
-    /// etcdctl for it.
+    /// Makes an etcdctl command for the member.
     fn ctl(&self) -> Command {
         let mut command = Command::new("etcdctl");
         command.current_dir(self.dir.path()).env("ETCDCTL_API", "3");
@@ -103,7 +103,7 @@ impl Etcd {
         command
     }
 
-    /// Runs etcdctl; gives what it printed.
+    /// Runs etcdctl; returns its output.
     pub fn say(&self, args: &[&str]) -> String {
         run(self.ctl().args(args))
     }
@@ -118,7 +118,7 @@ impl Etcd {
         self.say(&["del", &format!("/shardgate/{key}")]);
     }
 
-    /// Puts many at once.
+    /// Writes many keys at once.
     pub fn put_all(&self, puts: &[(String, String)]) {
         let mut command = self.ctl();
         command.arg("txn").stdin(Stdio::piped()).stdout(Stdio::null());
@@ -126,13 +126,13 @@ impl Etcd {
         let puts: String =
             puts.iter().map(|(key, value)| format!("put /shardgate/{key} {value}\n")).collect();
         let mut stdin = child.stdin.take().expect("piped");
-        // No conditions; what happens then; nothing otherwise.
+        // No conditions; the operations; no operations otherwise.
         write!(stdin, "\n{puts}\n\n").expect("it reads");
         drop(stdin);
         assert!(child.wait().expect("our child").success());
     }
 
-    /// Waits until it answers the test.
+    /// Waits until the member answers the test.
     pub fn healthy(&self) {
         eventually("etcd is healthy", || {
             let mut command = self.ctl();
@@ -141,19 +141,19 @@ impl Etcd {
         });
     }
 
-    /// The newest revision.
+    /// Reads the newest revision.
     pub fn revision(&self) -> String {
         let text = self.say(&["get", "x", "-w", "json"]);
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         json["header"]["revision"].to_string()
     }
 
-    /// The URL for the source.
+    /// URL for the source.
     pub fn endpoint(&self) -> String {
         format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
-    /// Settings that use it.
+    /// Settings of a source that uses the member.
     pub fn settings(&self) -> EtcdSettings {
         let tls = |name| (self.scheme == "https").then(|| self.path(name));
         EtcdSettings {

@@ -1,33 +1,33 @@
-//! The etcd source as control would run it, and what it told.
+//! The etcd source as control would run it, and its news.
 
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use shardgate::config::settings::EtcdSettings;
-use shardgate::control::discovery::{Known, NEWS_MAX, News, Word, etcd};
+use shardgate::control::discovery::{NEWS_MAX, News, SourceContents, SourceEvent, etcd};
 use tokio::sync::oneshot;
 
 use crate::support::PATIENCE;
 
-/// The source on a thread of its own, and all it told so far.
+/// The source on a thread of its own, and the state that follows from its news.
 pub struct Source {
     news: Receiver<News>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    /// The last word.
-    pub known: Option<Known>,
-    /// Why it is stale now.
+    /// Contents that were sent last.
+    pub known: Option<SourceContents>,
+    /// Reason why the source is stale now.
     pub stale: Option<String>,
-    /// Where and why, in the order told.
+    /// Places and reasons of bad values, in the order of their news.
     pub bad: Vec<(String, String)>,
-    /// Number of words of each kind.
+    /// Number of events of each kind.
     pub knowns: usize,
     pub stales: usize,
 }
 
 impl Source {
-    /// Starts it.
+    /// Starts the source in a thread.
     pub fn start(settings: EtcdSettings) -> Self {
         let (out, news) = mpsc::channel();
         let (stop, mut stopped) = oneshot::channel();
@@ -44,7 +44,7 @@ impl Source {
                         }
                     }
                 }
-                // It ends by itself when nobody hears it.
+                // The source ends by itself when the receiver is gone.
                 drop(told);
                 task.await.expect("it does not panic");
             });
@@ -61,7 +61,7 @@ impl Source {
         }
     }
 
-    /// Listens until `holds`.
+    /// Takes in news until `holds`.
     pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !holds(self) {
@@ -70,43 +70,43 @@ impl Source {
                 panic!("never: {what}; {:?}; {:?}; {:?}", self.names(), self.stale, self.bad);
             };
             assert_eq!(&*news.source, "etcd");
-            match news.word {
-                Word::Known { known, by } => {
+            match news.event {
+                SourceEvent::Contents { contents, by } => {
                     assert_eq!(&*by, "etcd");
                     self.knowns += 1;
-                    self.known = Some(known);
+                    self.known = Some(contents);
                 }
-                Word::Stale { why } => {
+                SourceEvent::Stale { why } => {
                     assert!(why.contains("://127.0.0.1:") && !why.contains('\n'), "{why}");
                     assert_ne!(self.stale.as_ref(), Some(&why), "said twice");
                     self.stales += 1;
                     self.stale = Some(why);
                 }
-                Word::Fresh => assert!(self.stale.take().is_some(), "it was away"),
-                Word::Bad { at, why } => self.bad.push((at, why)),
+                SourceEvent::Fresh => assert!(self.stale.take().is_some(), "it was away"),
+                SourceEvent::Bad { at, why } => self.bad.push((at, why)),
             }
         }
     }
 
-    /// `service/instance` of all that are known.
+    /// Names of all instances, as `service/instance`.
     pub fn names(&self) -> Vec<String> {
         let instances = self.known.iter().flat_map(|known| &known.instances);
         instances.map(|found| format!("{}/{}", found.service, found.name)).collect()
     }
 
-    /// Listens until exactly these instances are known.
+    /// Takes in news until the contents are exactly these instances.
     pub fn until_names(&mut self, names: &[&str]) {
         let what = format!("the instances are {names:?}");
         self.until(&what, |s| s.known.is_some() && s.names() == names);
     }
 
-    /// Listens until it is away, with `text` in the reason.
+    /// Takes in news until the source is stale, with `text` in the reason.
     pub fn until_stale(&mut self, text: &str) {
         let stale = |s: &Self| s.stale.as_ref().is_some_and(|why| why.contains(text));
         self.until(&format!("stale: {text}"), stale);
     }
 
-    /// Listens until it is there.
+    /// Takes in news until the source is fresh.
     pub fn until_fresh(&mut self) {
         self.until("fresh", |s| s.known.is_some() && s.stale.is_none());
     }
@@ -114,7 +114,7 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        // It may have failed already: then the join says so.
+        // The thread may have failed already: then the join shows that.
         let _ = self.stop.take().expect("once").send(());
         let ended = self.thread.take().expect("once").join();
         assert!(ended.is_ok() || thread::panicking());

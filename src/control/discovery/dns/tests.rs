@@ -1,4 +1,4 @@
-//! The name service as a source, against a name server of our own that can misbehave.
+//! DNS as a source, against a name server of the tests that can misbehave.
 
 use std::sync::Mutex;
 
@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// What the name server says.
+/// Answer of the name server.
 #[derive(Clone)]
 enum Say {
-    /// These addresses, with this time to live.
+    /// Addresses, with this time to live.
     Has(Vec<IpAddr>, u32),
-    /// As `Has`, but cut over UDP.
+    /// The same as `Has`, but cut over UDP.
     HasOverTcp(Vec<IpAddr>, u32),
     /// A response code, RFC 1035 section 4.1.1.
     Code(u8),
@@ -78,9 +78,9 @@ impl Server {
         *self.say.lock().unwrap() = say;
     }
 
-    fn asker(&self) -> Asker {
+    fn asker(&self) -> HostResolver {
         let timeout = Duration::from_millis(100);
-        Asker { host: "logic.test".into(), servers: [self.address].into(), timeout }
+        HostResolver { host: "logic.test".into(), servers: [self.address].into(), timeout }
     }
 }
 
@@ -130,22 +130,22 @@ fn ips(list: &[&str]) -> Vec<IpAddr> {
     list.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
-fn has(list: &[&str]) -> Answer {
-    Answer::Has(ips(list).into_iter().collect())
+fn has(list: &[&str]) -> RecordAnswer {
+    RecordAnswer::Has(ips(list).into_iter().collect())
 }
 
-fn keeper() -> Keeper {
-    Keeper::new("logic".into(), 7, Retry::new(RETRY_FIRST, 1))
+fn records() -> HostRecords {
+    HostRecords::new("logic".into(), 7, Backoff::new(RETRY_FIRST, 1))
 }
 
-/// The addresses of a Known.
-fn known(word: &Word) -> Vec<String> {
-    let Word::Known { known, .. } = word else { panic!("{word:?}") };
-    known.instances.iter().map(|i| i.address.to_string()).collect()
+/// Addresses in an event with contents.
+fn known(event: &SourceEvent) -> Vec<String> {
+    let SourceEvent::Contents { contents, .. } = event else { panic!("{event:?}") };
+    contents.instances.iter().map(|i| i.address.to_string()).collect()
 }
 
 const TTL: Duration = Duration::from_secs(9);
-const NONE: Answer = Answer::Empty("no address");
+const NONE: RecordAnswer = RecordAnswer::Empty("no address");
 
 #[tokio::test]
 async fn a_and_aaaa_are_found_with_their_time_to_live() {
@@ -164,122 +164,135 @@ async fn an_answer_that_was_cut_is_asked_for_over_tcp() {
     let many: Vec<IpAddr> = (0..100).map(|n| IpAddr::from([10, 0, 0, n])).collect();
     let server = Server::start(Say::HasOverTcp(many.clone(), 5)).await;
     let ([v4, v6], _) = server.asker().ask().await;
-    assert_eq!((v4, v6), (Answer::Has(many.into_iter().collect()), NONE));
+    assert_eq!((v4, v6), (RecordAnswer::Has(many.into_iter().collect()), NONE));
 }
 
 #[tokio::test]
 async fn what_is_wrong_is_told_apart() {
     let server = Server::start(Say::Code(SERVFAIL)).await;
-    let failed = |answers: &[Answer; 2], text: &str| {
-        let said = |a: &Answer| matches!(a, Answer::Failed(why) if why.contains(text));
+    let failed = |answers: &[RecordAnswer; 2], text: &str| {
+        let said = |a: &RecordAnswer| matches!(a, RecordAnswer::Failed(why) if why.contains(text));
         assert!(answers.iter().all(said), "{answers:?}");
     };
     failed(&server.asker().ask().await.0, "Server Failure");
     server.say(Say::Code(NXDOMAIN));
-    let unknown = Answer::Empty("NXDOMAIN");
+    let unknown = RecordAnswer::Empty("NXDOMAIN");
     assert_eq!(server.asker().ask().await.0, [unknown.clone(), unknown]);
     server.say(Say::Has(Vec::new(), 5));
     assert_eq!(server.asker().ask().await.0, [NONE, NONE]);
     server.say(Say::HalfHas(ips(&["10.0.0.1"]), 5));
     let [v4, v6] = server.asker().ask().await.0;
     assert_eq!(v4, has(&["10.0.0.1"]));
-    assert!(matches!(v6, Answer::Failed(_)), "half of it is not all: {v6:?}");
+    assert!(matches!(v6, RecordAnswer::Failed(_)), "half of it is not all: {v6:?}");
     server.say(Say::Nothing);
     failed(&server.asker().ask().await.0, "in time");
     server.say(Say::Garbage);
     let answers = server.asker().ask().await.0;
-    assert!(answers.iter().all(|a| matches!(a, Answer::Failed(_))), "{answers:?}");
+    assert!(answers.iter().all(|a| matches!(a, RecordAnswer::Failed(_))), "{answers:?}");
 }
 
 #[tokio::test]
 async fn a_change_is_followed_when_its_time_to_live_ends_and_a_fault_changes_nothing() {
     let server = Server::start(Say::Has(ips(&["10.0.0.1"]), 0)).await;
     let (tell, mut news) = mpsc::channel(super::super::NEWS_MAX);
-    let retry = Retry::new(Duration::from_millis(20), 1);
-    let task = tokio::spawn(follow(server.asker(), Keeper::new("logic".into(), 7, retry), tell));
+    let retry = Backoff::new(Duration::from_millis(20), 1);
+    let task =
+        tokio::spawn(follow(server.asker(), HostRecords::new("logic".into(), 7, retry), tell));
     let mut next = async || {
         let news = tokio::time::timeout(Duration::from_secs(30), news.recv()).await;
         let news = news.expect("in time").expect("it runs");
         assert_eq!(&*news.source, "dns:logic");
-        news.word
+        news.event
     };
     assert_eq!(known(&next().await), ["10.0.0.1:7"]);
     server.say(Say::Has(ips(&["10.0.0.2"]), 0));
     assert_eq!(known(&next().await), ["10.0.0.2:7"]);
     server.say(Say::Code(SERVFAIL));
-    assert!(matches!(next().await, Word::Stale { why } if why.contains("Server Failure")));
+    assert!(matches!(next().await, SourceEvent::Stale { why } if why.contains("Server Failure")));
     server.say(Say::Code(NXDOMAIN));
-    assert!(matches!(next().await, Word::Stale { why } if why.contains("NXDOMAIN")));
+    assert!(matches!(next().await, SourceEvent::Stale { why } if why.contains("NXDOMAIN")));
     server.say(Say::Has(ips(&["10.0.0.2"]), 300));
-    assert_eq!(next().await, Word::Fresh);
+    assert_eq!(next().await, SourceEvent::Fresh);
     drop(news);
     tokio::time::timeout(Duration::from_secs(30), task).await.expect("it ends").unwrap();
 }
 
 #[test]
 fn each_thing_is_told_once() {
-    let mut keeper = keeper();
-    let (words, pause) = keeper.take([has(&["10.0.0.2", "10.0.0.1"]), NONE], TTL);
+    let mut records = records();
+    let (events, pause) = records.take([has(&["10.0.0.2", "10.0.0.1"]), NONE], TTL);
     assert_eq!(
-        (words.len(), known(&words[0]), pause),
+        (events.len(), known(&events[0]), pause),
         (1, vec!["10.0.0.1:7".into(), "10.0.0.2:7".into()], TTL)
     );
-    assert_eq!(keeper.take([has(&["10.0.0.1", "10.0.0.2"]), NONE], TTL), (vec![], TTL));
-    let failed = || Answer::Failed("no name server answered in time".into());
-    let (words, _) = keeper.take([failed(), failed()], TTL_MIN);
-    let [Word::Stale { why }] = &words[..] else { panic!("{words:?}") };
+    assert_eq!(records.take([has(&["10.0.0.1", "10.0.0.2"]), NONE], TTL), (vec![], TTL));
+    let failed = || RecordAnswer::Failed("no name server answered in time".into());
+    let (events, _) = records.take([failed(), failed()], TTL_MIN);
+    let [SourceEvent::Stale { why }] = &events[..] else { panic!("{events:?}") };
     assert!(why.contains("in time; the 2 found before stay"), "{why}");
-    assert_eq!(keeper.take([failed(), failed()], TTL_MIN).0, []);
-    assert_eq!(keeper.take([has(&["10.0.0.1", "10.0.0.2"]), NONE], TTL), (vec![Word::Fresh], TTL));
-    let (words, _) = keeper.take([failed(), failed()], TTL_MIN);
-    assert!(matches!(words[..], [Word::Stale { .. }]), "it went away once more: {words:?}");
-    let (words, _) = keeper.take([has(&["10.0.0.3"]), NONE], TTL);
-    assert_eq!(known(&words[0]), ["10.0.0.3:7"]);
-    assert_eq!(words.len(), 1, "a Known says that it is back");
+    assert_eq!(records.take([failed(), failed()], TTL_MIN).0, []);
+    assert_eq!(
+        records.take([has(&["10.0.0.1", "10.0.0.2"]), NONE], TTL),
+        (vec![SourceEvent::Fresh], TTL)
+    );
+    let (events, _) = records.take([failed(), failed()], TTL_MIN);
+    assert!(
+        matches!(events[..], [SourceEvent::Stale { .. }]),
+        "it went away once more: {events:?}"
+    );
+    let (events, _) = records.take([has(&["10.0.0.3"]), NONE], TTL);
+    assert_eq!(known(&events[0]), ["10.0.0.3:7"]);
+    assert_eq!(events.len(), 1, "a SourceContents says that it is back");
 }
 
 #[test]
 fn an_empty_answer_empties_nothing() {
-    for empty in [NONE, Answer::Empty("NXDOMAIN"), has(&["0.0.0.0"])] {
-        let mut keeper = keeper();
-        let (words, _) = keeper.take([empty.clone(), NONE], TTL);
-        assert!(matches!(&words[words.len() - 1], Word::Stale { .. }), "{words:?}");
-        keeper.take([has(&["10.0.0.1"]), has(&["fd00::1"])], TTL);
-        let (words, _) = keeper.take([empty, NONE], TTL);
-        let stale = matches!(&words[words.len() - 1], Word::Stale { .. });
-        assert!(stale && !words.iter().any(|w| matches!(w, Word::Known { .. })), "{words:?}");
-        // What was known is still what the next answer is compared with.
-        let (words, _) = keeper.take([has(&["10.0.0.1"]), Answer::Failed("x".into())], TTL);
-        assert!(matches!(words[..], [Word::Stale { .. }]), "the AAAA record stays: {words:?}");
+    for empty in [NONE, RecordAnswer::Empty("NXDOMAIN"), has(&["0.0.0.0"])] {
+        let mut records = records();
+        let (events, _) = records.take([empty.clone(), NONE], TTL);
+        assert!(matches!(&events[events.len() - 1], SourceEvent::Stale { .. }), "{events:?}");
+        records.take([has(&["10.0.0.1"]), has(&["fd00::1"])], TTL);
+        let (events, _) = records.take([empty, NONE], TTL);
+        let stale = matches!(&events[events.len() - 1], SourceEvent::Stale { .. });
+        assert!(
+            stale && !events.iter().any(|w| matches!(w, SourceEvent::Contents { .. })),
+            "{events:?}"
+        );
+        // The next answer is still compared with the addresses of before.
+        let (events, _) = records.take([has(&["10.0.0.1"]), RecordAnswer::Failed("x".into())], TTL);
+        assert!(
+            matches!(events[..], [SourceEvent::Stale { .. }]),
+            "the AAAA record stays: {events:?}"
+        );
     }
 }
 
 #[test]
 fn a_family_that_cannot_be_asked_keeps_its_addresses() {
-    let mut keeper = keeper();
-    keeper.take([has(&["10.0.0.1"]), has(&["fd00::1"])], TTL);
-    let failed = || Answer::Failed("x".into());
-    let (words, pause) = keeper.take([has(&["10.0.0.2"]), failed()], TTL_MIN);
-    assert_eq!(known(&words[0]), ["10.0.0.2:7", "[fd00::1]:7"]);
-    assert!(matches!(words[1], Word::Stale { .. }) && words.len() == 2, "{words:?}");
+    let mut records = records();
+    records.take([has(&["10.0.0.1"]), has(&["fd00::1"])], TTL);
+    let failed = || RecordAnswer::Failed("x".into());
+    let (events, pause) = records.take([has(&["10.0.0.2"]), failed()], TTL_MIN);
+    assert_eq!(known(&events[0]), ["10.0.0.2:7", "[fd00::1]:7"]);
+    assert!(matches!(events[1], SourceEvent::Stale { .. }) && events.len() == 2, "{events:?}");
     assert!(pause <= TTL_MIN, "the records that were found still end: {pause:?}");
-    assert_eq!(keeper.take([has(&["10.0.0.2"]), failed()], TTL_MIN).0, []);
-    let (words, _) = keeper.take([has(&["10.0.0.2"]), NONE], TTL);
-    assert_eq!(known(&words[0]), ["10.0.0.2:7"], "now it is known to be gone");
+    assert_eq!(records.take([has(&["10.0.0.2"]), failed()], TTL_MIN).0, []);
+    let (events, _) = records.take([has(&["10.0.0.2"]), NONE], TTL);
+    assert_eq!(known(&events[0]), ["10.0.0.2:7"], "now it is known to be gone");
 }
 
 #[test]
 fn pauses_after_failures_grow_to_their_maximum_and_begin_again() {
-    let mut keeper = keeper();
+    let mut records = records();
     let mut nominal = RETRY_FIRST;
     for _ in 0..15 {
-        let pause = keeper.take([Answer::Failed("x".into()), NONE], TTL_MIN).1;
+        let pause = records.take([RecordAnswer::Failed("x".into()), NONE], TTL_MIN).1;
         let range = nominal.mul_f64(0.799)..=nominal.mul_f64(1.201);
         assert!(range.contains(&pause), "{pause:?} for {nominal:?}");
         nominal = nominal.mul_f64(1.6).min(RETRY_MAX);
     }
-    keeper.take([has(&["10.0.0.1"]), NONE], TTL);
-    let pause = keeper.take([Answer::Failed("x".into()), NONE], TTL_MIN).1;
+    records.take([has(&["10.0.0.1"]), NONE], TTL);
+    let pause = records.take([RecordAnswer::Failed("x".into()), NONE], TTL_MIN).1;
     assert!(pause < RETRY_FIRST * 2, "{pause:?}");
 }
 
@@ -287,14 +300,20 @@ fn pauses_after_failures_grow_to_their_maximum_and_begin_again() {
 fn too_many_and_unusable_addresses_are_left_out_and_that_is_told_once() {
     let many: BTreeSet<IpAddr> =
         (0..300u16).map(|n| IpAddr::from([10, 0, (n >> 8) as u8, n as u8])).collect();
-    let mut keeper = keeper();
-    let (words, _) = keeper.take([Answer::Has(many.clone()), NONE], TTL);
-    assert!(matches!(&words[0], Word::Bad { why, .. } if why.contains("300")), "{words:?}");
-    assert_eq!((known(&words[1]).len(), words.len()), (ADDRESSES_MAX, 2));
-    assert_eq!(keeper.take([Answer::Has(many), NONE], TTL).0, []);
-    let (words, _) = keeper.take([has(&["10.0.0.1", "0.0.0.0"]), has(&["fe80::1"])], TTL);
-    assert!(matches!(&words[0], Word::Bad { why, .. } if why.contains("0.0.0.0")), "{words:?}");
-    assert_eq!(known(&words[1]), ["10.0.0.1:7"]);
+    let mut records = records();
+    let (events, _) = records.take([RecordAnswer::Has(many.clone()), NONE], TTL);
+    assert!(
+        matches!(&events[0], SourceEvent::Bad { why, .. } if why.contains("300")),
+        "{events:?}"
+    );
+    assert_eq!((known(&events[1]).len(), events.len()), (ADDRESSES_MAX, 2));
+    assert_eq!(records.take([RecordAnswer::Has(many), NONE], TTL).0, []);
+    let (events, _) = records.take([has(&["10.0.0.1", "0.0.0.0"]), has(&["fe80::1"])], TTL);
+    assert!(
+        matches!(&events[0], SourceEvent::Bad { why, .. } if why.contains("0.0.0.0")),
+        "{events:?}"
+    );
+    assert_eq!(known(&events[1]), ["10.0.0.1:7"]);
 }
 
 #[test]
@@ -302,7 +321,7 @@ fn an_instance_is_named_after_its_service_and_address_alone() {
     let name = |service: &str, ip: &str| instance_name(service, ip.parse().unwrap());
     assert_eq!(&*name("logic", "10.0.0.7"), "logic-10.0.0.7");
     assert_eq!(&*name("logic", "fd00::7"), "logic-fd00--7");
-    // What names hash to decides where keys go: these stay as they are.
+    // The names' hashes decide where keys go: these names must stay as they are.
     let long = "1111:2222:3333:4444:5555:6666:7777:8888";
     let service = "a".repeat(64);
     let cut = name(&service, long);

@@ -1,4 +1,4 @@
-//! The calls to etcd: connecting, authenticating, reading pages of keys, watching.
+//! Calls to etcd: connecting, authenticating, reading pages of keys, watching.
 
 use std::error::Error;
 use std::fs;
@@ -25,9 +25,9 @@ use crate::config::settings::EtcdSettings;
 
 /// Longest wait for a connection, for a unary answer, and for a watch to be confirmed.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A PING after this long without a byte. etcd refuses more than one in 5 s.
+/// Time without a byte after which a PING is sent. etcd refuses more than one in 5 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Without an answer to it in this time the connection is dead.
+/// Longest wait for the answer to a PING; then the connection is dead.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer. A page of 1,000 good keys has at most 1,000 * (4,096 + 512 + 32) bytes = 4.6 MB;
 /// one key with etcd's default limits at most 1.5 MiB.
@@ -37,7 +37,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Characters of a server's or library's text that are passed on.
 const TEXT_MAX: usize = 200;
 
-/// Why a call failed.
+/// Reason why a call failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// The revision asked for was compacted away.
@@ -46,13 +46,8 @@ pub enum Fault {
     TooLarge,
     /// The token is not, or no longer, good.
     Token,
-    /// Anything else: what happened, and what to do.
-    Other {
-        /// One line.
-        why: String,
-        /// One line.
-        advice: &'static str,
-    },
+    /// Any other fault, with its reason and advice.
+    Other { why: String, advice: &'static str },
 }
 
 const ADVICE_REACH: &str = "see that etcd runs there and etcd.endpoints is right";
@@ -62,12 +57,12 @@ const ADVICE_ROLE: &str = "grant the user of etcd.user a role that may read the 
 const ADVICE_MEMBER: &str = "see the log of that member and `etcdctl endpoint status`";
 
 impl Fault {
-    /// The caller's own words for a fault of the server.
+    /// A fault of the server, in the caller's own words.
     pub fn said(why: impl Into<String>) -> Self {
         Fault::Other { why: cut(&why.into()), advice: ADVICE_MEMBER }
     }
 
-    /// What happened, in one line.
+    /// Text of the fault, in one line.
     pub fn why(&self) -> &str {
         match self {
             Fault::Compacted => "the revisions asked for are compacted away again and again",
@@ -77,7 +72,7 @@ impl Fault {
         }
     }
 
-    /// What to do, in one line.
+    /// Advice to the operator, in one line.
     pub fn advice(&self) -> &'static str {
         match self {
             Fault::Compacted => "see what compacts etcd so often",
@@ -103,7 +98,7 @@ impl From<Status> for Fault {
             Code::OutOfRange if text.contains("compacted") => return Fault::Compacted,
             Code::OutOfRange if text.contains("length too large") => return Fault::TooLarge,
             Code::Unauthenticated => return Fault::Token,
-            // Made with the rights of a moment ago.
+            // The token was made with rights that have changed since.
             Code::InvalidArgument if text.contains("auth store is old") => return Fault::Token,
             Code::PermissionDenied if text.contains("token") => return Fault::Token,
             Code::PermissionDenied => ADVICE_ROLE,
@@ -114,7 +109,7 @@ impl From<Status> for Fault {
     }
 }
 
-/// What the innermost error says: the outer ones only say that there is one.
+/// A fault with the text of the innermost error: the outer ones only say that there is one.
 fn unreachable_for(error: &(dyn Error + 'static)) -> Fault {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -129,15 +124,14 @@ fn cut(text: &str) -> String {
     text.chars().take(TEXT_MAX).collect()
 }
 
-/// How etcd is reached. Holds secrets: never printed.
-pub struct Access {
-    /// As written in the settings, and ready to be used.
-    endpoints: Vec<(String, Endpoint)>,
-    /// User and password.
+/// Endpoints and credentials. Holds secrets: never printed.
+pub struct Endpoints {
+    /// Endpoints, each as text of the settings and ready to be used.
+    list: Vec<(String, Endpoint)>,
     user: Option<(String, String)>,
 }
 
-impl Access {
+impl Endpoints {
     /// Reads the files that the settings name. An error says which key and file.
     pub fn new(settings: &EtcdSettings) -> Result<Self, String> {
         let mut tls = ClientTlsConfig::new();
@@ -172,22 +166,22 @@ impl Access {
             (None, None) => None,
         };
         let user = (!settings.user.is_empty()).then(|| settings.user.clone());
-        Ok(Self { endpoints, user: user.zip(password) })
+        Ok(Self { list: endpoints, user: user.zip(password) })
     }
 
-    /// Number of endpoints.
+    /// Number of the endpoints in the settings.
     pub fn len(&self) -> usize {
-        self.endpoints.len()
+        self.list.len()
     }
 
     /// Endpoint `at` as written in the settings.
     pub fn name(&self, at: usize) -> &str {
-        &self.endpoints[at].0
+        &self.list[at].0
     }
 
-    /// A connection to endpoint `at`.
+    /// Connects to endpoint `at`.
     pub async fn connect(&self, at: usize) -> Result<Client, Fault> {
-        let connecting = timeout(ANSWER_TIMEOUT, self.endpoints[at].1.connect());
+        let connecting = timeout(ANSWER_TIMEOUT, self.list[at].1.connect());
         let channel = connecting.await.map_err(|_| Fault::silent())?;
         let channel = channel.map_err(|error| unreachable_for(&error))?;
         Ok(Client { channel, user: self.user.clone(), token: None })
@@ -232,7 +226,7 @@ fn read_file(key: &str, path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{key}: {}: {error}", path.display()))
 }
 
-/// One connection.
+/// A connection to one endpoint.
 pub struct Client {
     channel: Channel,
     user: Option<(String, String)>,
@@ -240,8 +234,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Gets a new token, if there is a user. Tokens end 5 minutes after their last use, so every
-    /// listing and watch begins with a new one.
+    /// Gets a new token, if a user is configured. Tokens end 5 minutes after their last use, so
+    /// every listing and watch begins with a new one.
     pub async fn authenticate(&mut self) -> Result<(), Fault> {
         let Some((name, password)) = self.user.clone() else { return Ok(()) };
         let mut client = AuthClient::new(self.channel.clone());
@@ -252,14 +246,14 @@ impl Client {
                 let token = answer.into_inner().token.parse();
                 Some(token.map_err(|_| Fault::said("its token is not a line of ASCII"))?)
             }
-            // Then nobody needs one.
+            // Without authentication no token is needed.
             Err(status) if status.message().contains("authentication is not enabled") => None,
             Err(status) => return Err(status.into()),
         };
         Ok(())
     }
 
-    /// At most `limit` keys of `folder` from `from` on, as of `revision` (0 = now).
+    /// Reads at most `limit` keys of `folder` from `from` on, as of `revision` (0 = now).
     pub async fn range(
         &self,
         prefix: &str,
@@ -292,7 +286,7 @@ impl Client {
             };
             WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
         });
-        // Kept open: etcd ends the watches when their caller says that it has no more to say.
+        // The request stream stays open: etcd ends the watches when the client ends it.
         let requests = tokio_stream::iter(creates).chain(tokio_stream::pending());
         let client = WatchClient::new(self.channel.clone());
         let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
@@ -301,7 +295,7 @@ impl Client {
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        // A member that lost its quorum ends what asks for a leader, instead of staying silent.
+        // With this a member that lost its quorum ends the call, instead of staying silent.
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         if let Some(token) = &self.token {
             request.metadata_mut().insert("token", token.clone());
@@ -310,7 +304,7 @@ impl Client {
     }
 }
 
-/// The number of a folder's watch.
+/// Id of a folder's watch.
 pub fn watch_id(folder: Folder) -> i64 {
     folder as i64 + 1
 }
@@ -348,13 +342,13 @@ mod tests {
             let ca = EtcdSettings { ca_file: file.clone(), ..settings() };
             let pair = EtcdSettings { cert_file: file.clone(), key_file: file, ..settings() };
             for (key, settings) in [("etcd.ca_file", ca), ("etcd.cert_file", pair)] {
-                let error = Access::new(&settings).err().expect("it cannot be used");
+                let error = Endpoints::new(&settings).err().expect("it cannot be used");
                 assert!(error.contains(key) && !error.contains('\n'), "{error}");
                 assert!(error.contains(&path.display().to_string()), "{error}");
             }
         }
         let password = EtcdSettings { password: None, password_file: Some(absent), ..settings() };
-        let error = Access::new(&password).err().expect("it is not there");
+        let error = Endpoints::new(&password).err().expect("it is not there");
         assert!(error.contains("etcd.password_file"), "{error}");
     }
 
@@ -369,8 +363,8 @@ mod tests {
             password_file: Some(path),
             ..settings()
         };
-        let access = Access::new(&settings).expect("good");
-        assert_eq!(access.user, Some(("gateway".into(), "pass word".into())));
+        let endpoints = Endpoints::new(&settings).expect("good");
+        assert_eq!(endpoints.user, Some(("gateway".into(), "pass word".into())));
     }
 
     #[test]

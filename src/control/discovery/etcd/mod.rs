@@ -15,7 +15,7 @@
 //! etcdctl lease keep-alive $lease
 //! ```
 //!
-//! What etcd last said holds while it is away. A value that cannot be read is complained about once
+//! The last contents hold while etcd is away. A value that cannot be read is complained about once
 //! and left out; if its key had a good one before, that one stays. The first 4,096 keys of each
 //! folder are used.
 
@@ -31,11 +31,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Streaming;
 
-use self::client::{ANSWER_TIMEOUT, Access, Client, Fault, watch_id};
+use self::client::{ANSWER_TIMEOUT, Client, Endpoints, Fault, watch_id};
 use self::proto::etcdserverpb::WatchResponse;
 use self::proto::mvccpb::event::EventType;
-use self::view::{Folder, View};
-use super::{Known, News, Teller, Word};
+use self::view::{Folder, KeyView};
+use super::{News, NewsSender, SourceContents, SourceEvent};
 use crate::config::settings::EtcdSettings;
 
 /// Generated from proto/etcd.
@@ -49,93 +49,97 @@ mod proto {
     }
 }
 
-/// Its name in news.
+/// Name of the source in news.
 const SOURCE: &str = "etcd";
-/// Keys of a page.
+/// Keys of one page of a listing.
 const PAGE_KEYS: i64 = 1_000;
-/// Wait after all endpoints failed …
+/// Pause after all endpoints failed.
 const BACKOFF: Duration = Duration::from_secs(1);
-/// … up to this, …
+/// Longest pause after all endpoints failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// … growing by this.
+/// Growth of the pause from failure to failure.
 const BACKOFF_FACTOR: f64 = 1.6;
-/// A watch that held for so long was a good one: the next failure begins with short waits again.
+/// Time that a watch has to last for the next failure to begin with short pauses again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
-/// Listings are at least so far apart, whatever makes them needed.
+/// Shortest time between two listings, whatever makes them needed.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 
-/// Starts the source on the runtime of the caller. It ends when nobody hears it any more. An error
-/// is one line about a file or an endpoint; that etcd does not answer is none. `seed` is for the
-/// jitter of the waits.
-pub fn start(settings: &EtcdSettings, tell: Teller, seed: u64) -> Result<JoinHandle<()>, String> {
-    let access = Access::new(settings)?;
-    let mut source = Source {
-        view: View::new(&settings.prefix),
+/// Starts the source on the runtime of the caller. It ends when the receiver of `news` is gone. An
+/// error is one line about a file or an endpoint; an etcd that does not answer is no error. `seed`
+/// is for the jitter of the pauses.
+pub fn start(
+    settings: &EtcdSettings,
+    news: NewsSender,
+    seed: u64,
+) -> Result<JoinHandle<()>, String> {
+    let endpoints = Endpoints::new(settings)?;
+    let mut source = EtcdSource {
+        view: KeyView::new(&settings.prefix),
         prefix: settings.prefix.clone(),
-        reasons: vec![None; access.len()],
-        access,
-        tell: tell.clone(),
-        seen: None,
-        told: None,
+        reasons: vec![None; endpoints.len()],
+        endpoints,
+        news: news.clone(),
+        progress: None,
+        sent: None,
         stale: None,
         up: None,
         listed: None,
     };
     Ok(tokio::spawn(async move {
         tokio::select! {
-            () = tell.closed() => {}
+            () = news.closed() => {}
             () = source.run(StdRng::seed_from_u64(seed)) => {}
         }
     }))
 }
 
-/// How far the view is.
+/// Progress of the view.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// The cluster that was listed.
+struct Progress {
+    /// Cluster that was listed.
     cluster: u64,
-    /// The first revision that each folder's watch has still to tell.
+    /// First revision that each folder's watch has still to send.
     next: [i64; 2],
 }
 
-/// Why a session, or a part of it, is over.
-enum End {
-    /// Of no use any more.
+/// Reason why a session, or a part of it, ends.
+enum SessionEnd {
+    /// The connection is of no use any more.
     Lost(Fault),
-    /// Only a listing can help.
+    /// A new listing is needed.
     ListAgain,
 }
 
-impl From<Fault> for End {
+impl From<Fault> for SessionEnd {
     fn from(fault: Fault) -> Self {
         match fault {
-            // A watch that begins at the listing's revision leaves out what was too large, too.
-            Fault::Compacted => End::ListAgain,
-            Fault::TooLarge | Fault::Token | Fault::Other { .. } => End::Lost(fault),
+            // A watch from the listing's revision on skips the value that was too large, too.
+            Fault::Compacted => SessionEnd::ListAgain,
+            Fault::TooLarge | Fault::Token | Fault::Other { .. } => SessionEnd::Lost(fault),
         }
     }
 }
 
-struct Source {
-    access: Access,
+struct EtcdSource {
+    endpoints: Endpoints,
     prefix: String,
-    tell: Teller,
-    view: View,
-    /// `None`: has to be listed.
-    seen: Option<Seen>,
-    /// What control heard last.
-    told: Option<Known>,
-    /// The reason control heard, while etcd is away.
+    news: NewsSender,
+    view: KeyView,
+    /// Progress; `None` = a listing is needed.
+    progress: Option<Progress>,
+    /// Contents that were sent last.
+    sent: Option<SourceContents>,
+    /// Reason that was sent, while etcd cannot be reached.
     stale: Option<String>,
-    /// What last failed, by endpoint.
+    /// Last fault of each endpoint.
     reasons: Vec<Option<Fault>>,
-    /// Since when the watches of this session stand.
+    /// Start of the watches of this session.
     up: Option<Instant>,
-    /// When was listed last.
+    /// Time of the last listing.
     listed: Option<Instant>,
 }
 
-impl Source {
+impl EtcdSource {
     async fn run(&mut self, mut rng: StdRng) {
         let (mut at, mut failures, mut backoff) = (0, 0, BACKOFF);
         loop {
@@ -149,11 +153,11 @@ impl Source {
                 Some(_) => failures += 1,
                 None => {
                     failures += 1;
-                    self.say_stale().await;
+                    self.send_stale().await;
                 }
             }
-            at = (at + 1) % self.access.len();
-            if failures > 0 && failures % self.access.len() == 0 {
+            at = (at + 1) % self.endpoints.len();
+            if failures > 0 && failures % self.endpoints.len() == 0 {
                 sleep(backoff.mul_f64(rng.random_range(0.8..1.2))).await;
                 backoff = backoff.mul_f64(BACKOFF_FACTOR).min(BACKOFF_MAX);
             }
@@ -162,30 +166,31 @@ impl Source {
 
     /// Works with endpoint `at` until that fails.
     async fn session(&mut self, at: usize) -> Fault {
-        let mut client = match self.access.connect(at).await {
+        let mut client = match self.endpoints.connect(at).await {
             Ok(client) => client,
             Err(fault) => return fault,
         };
         let mut token_refused = false;
         loop {
             match self.work(&mut client).await {
-                End::ListAgain => self.seen = None,
-                // It was given by a member that forgot it, or the rights changed: once more.
-                End::Lost(Fault::Token) if !token_refused => token_refused = true,
-                End::Lost(fault) => return fault,
+                SessionEnd::ListAgain => self.progress = None,
+                // The token was given by a member that forgot it, or the rights changed:
+                // authenticate once more.
+                SessionEnd::Lost(Fault::Token) if !token_refused => token_refused = true,
+                SessionEnd::Lost(fault) => return fault,
             }
         }
     }
 
-    async fn work(&mut self, client: &mut Client) -> End {
+    async fn work(&mut self, client: &mut Client) -> SessionEnd {
         let end = async {
             client.authenticate().await?;
-            let seen = match self.seen {
-                Some(seen) => seen,
+            let progress = match self.progress {
+                Some(progress) => progress,
                 None => self.list(client).await?,
             };
-            let watch = client.watch(&self.prefix, seen.next).await?;
-            self.follow(watch, seen).await
+            let watch = client.watch(&self.prefix, progress.next).await?;
+            self.follow(watch, progress).await
         };
         match end.await {
             Ok(never) => never,
@@ -194,7 +199,7 @@ impl Source {
     }
 
     /// Reads both folders as they are at one revision.
-    async fn list(&mut self, client: &Client) -> Result<Seen, End> {
+    async fn list(&mut self, client: &Client) -> Result<Progress, SessionEnd> {
         if let Some(listed) = self.listed {
             sleep_until(listed + LIST_EVERY).await;
         }
@@ -225,26 +230,26 @@ impl Source {
             }
         }
         self.view.replace(listing);
-        let seen = Seen { cluster, next: [revision + 1; 2] };
-        self.seen = Some(seen);
-        self.say_back().await;
-        self.say_known().await;
-        Ok(seen)
+        let progress = Progress { cluster, next: [revision + 1; 2] };
+        self.progress = Some(progress);
+        self.send_fresh().await;
+        self.send_contents().await;
+        Ok(progress)
     }
 
     /// Follows the watches until they end.
     async fn follow(
         &mut self,
         mut watch: Streaming<WatchResponse>,
-        mut seen: Seen,
-    ) -> Result<End, End> {
+        mut progress: Progress,
+    ) -> Result<SessionEnd, SessionEnd> {
         let mut created = 0;
         loop {
             let next = watch.message();
             let response = if created < Folder::ALL.len() {
                 timeout(ANSWER_TIMEOUT, next).await.map_err(|_| {
                     let why = format!("no watch within {} s", ANSWER_TIMEOUT.as_secs());
-                    End::Lost(Fault::said(why))
+                    SessionEnd::Lost(Fault::said(why))
                 })?
             } else {
                 next.await
@@ -253,7 +258,7 @@ impl Source {
                 Ok(Some(response)) => response,
                 Ok(None) => return Err(Fault::said("the watch ended").into()),
                 // The key may be overwritten by now: a listing shows it as it is.
-                Err(Fault::TooLarge) => return Err(End::ListAgain),
+                Err(Fault::TooLarge) => return Err(SessionEnd::ListAgain),
                 Err(fault) => return Err(fault.into()),
             };
             if response.canceled {
@@ -262,34 +267,35 @@ impl Source {
                     reason = response.cancel_reason,
                     "etcd cancelled a watch: listing again"
                 );
-                return Ok(End::ListAgain);
+                return Ok(SessionEnd::ListAgain);
             }
             if response.created {
                 let header = response.header.unwrap_or_default();
-                // Another cluster, or one set back: its revisions say nothing about ours.
-                let newest = seen.next.into_iter().max().unwrap_or_default() - 1;
-                if header.cluster_id != seen.cluster || header.revision < newest {
-                    return Ok(End::ListAgain);
+                // Another cluster, or one set back to an old state: its revisions say nothing about
+                // the view's.
+                let newest = progress.next.into_iter().max().unwrap_or_default() - 1;
+                if header.cluster_id != progress.cluster || header.revision < newest {
+                    return Ok(SessionEnd::ListAgain);
                 }
                 created += 1;
                 if created == Folder::ALL.len() {
                     self.up = Some(Instant::now());
-                    self.say_back().await;
+                    self.send_fresh().await;
                 }
                 continue;
             }
-            self.take(&response, &mut seen);
+            self.take(&response, &mut progress);
             if self.view.lacks() {
-                return Ok(End::ListAgain);
+                return Ok(SessionEnd::ListAgain);
             }
             if !response.fragment {
-                self.say_known().await;
+                self.send_contents().await;
             }
         }
     }
 
     /// Applies the events of one answer.
-    fn take(&mut self, response: &WatchResponse, seen: &mut Seen) {
+    fn take(&mut self, response: &WatchResponse, progress: &mut Progress) {
         let Some(folder) = Folder::ALL.into_iter().find(|f| watch_id(*f) == response.watch_id)
         else {
             return;
@@ -304,52 +310,53 @@ impl Source {
             }
         }
         if response.events.is_empty() {
-            // A progress report: all up to here was told.
+            // A progress report: everything up to this revision was sent.
             revision = response.header.unwrap_or_default().revision;
         }
-        let next = &mut seen.next[folder as usize];
-        // The rest of a revision that came in part is told again after a loss.
+        let next = &mut progress.next[folder as usize];
+        // After a loss the rest of a revision that came in part is sent again.
         if !response.fragment {
             *next = (*next).max(revision + 1);
-            self.seen = Some(*seen);
+            self.progress = Some(*progress);
         }
     }
 
-    /// Tells what is known if that changed, and what could not be read.
-    async fn say_known(&mut self) {
-        let known = self.view.known();
-        if self.told.as_ref() != Some(&known) {
-            self.told = Some(known.clone());
-            self.say(Word::Known { known, by: SOURCE.into() }).await;
+    /// Sends the contents if they changed, and complaints about values that could not be read.
+    async fn send_contents(&mut self) {
+        let contents = self.view.contents();
+        if self.sent.as_ref() != Some(&contents) {
+            self.sent = Some(contents.clone());
+            self.send(SourceEvent::Contents { contents, by: SOURCE.into() }).await;
         }
         for bad in self.view.take_bad() {
-            self.say(bad).await;
+            self.send(bad).await;
         }
     }
 
-    async fn say_back(&mut self) {
+    async fn send_fresh(&mut self) {
         self.reasons.fill(None);
         if self.stale.take().is_some() {
-            self.say(Word::Fresh).await;
+            self.send(SourceEvent::Fresh).await;
         }
     }
 
-    /// Tells why etcd cannot be asked, if that was not told yet.
-    async fn say_stale(&mut self) {
+    /// Sends why etcd cannot be reached, if that was not sent yet.
+    async fn send_stale(&mut self) {
         let failed = self.reasons.iter().enumerate();
-        let failed = failed.filter_map(|(at, fault)| Some((self.access.name(at), fault.as_ref()?)));
+        let failed =
+            failed.filter_map(|(at, fault)| Some((self.endpoints.name(at), fault.as_ref()?)));
         let texts: Vec<String> =
             failed.map(|(name, f)| format!("{name}: {}; {}", f.why(), f.advice())).collect();
         let why = format!("etcd cannot be asked: {}", texts.join(", "));
         if self.stale.as_ref() != Some(&why) {
             self.stale = Some(why.clone());
-            self.say(Word::Stale { why }).await;
+            self.send(SourceEvent::Stale { why }).await;
         }
     }
 
-    async fn say(&self, word: Word) {
-        if self.tell.send(News { source: SOURCE.into(), word }).await.is_err() {
-            // Nobody hears it: the task is about to be ended.
+    async fn send(&self, event: SourceEvent) {
+        if self.news.send(News { source: SOURCE.into(), event }).await.is_err() {
+            // The receiver is gone: the task is about to be ended.
             pending::<()>().await;
         }
     }

@@ -1,4 +1,5 @@
-//! What the keys of etcd mean: pure, from puts and deletes to instances, routes and complaints.
+//! Instances and routes out of the keys of etcd. Pure: puts and deletes in; contents and complaints
+//! out.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,32 +10,32 @@ use serde_json::{Map, Value};
 
 use super::proto::mvccpb::KeyValue;
 use crate::config::is_name;
-use crate::control::discovery::{Found, FoundRoute, Known, Word};
+use crate::control::discovery::{FoundInstance, FoundRoute, SourceContents, SourceEvent};
 
 /// Keys of each folder that are used, bad ones included, in key order. 4,096 routes of
 /// [`VALUE_BYTES_MAX`] are 16 MiB.
 pub const KEYS_MAX: usize = 4_096;
-/// Bytes of a value. A route with every key set has under 400.
+/// Largest value. A route with every key set has under 400 bytes.
 pub const VALUE_BYTES_MAX: usize = 4 << 10;
-/// Bytes of a key that is remembered: a prefix of 200, two names of 64 and what is between them.
+/// Longest key that is remembered: a prefix of 200, two names of 64 and the characters between
+/// them.
 const KEY_BYTES_MAX: usize = 512;
-/// Characters of a key or a parser's word in a complaint.
+/// Characters of a key or of a parser's message in a complaint.
 const TEXT_MAX: usize = 300;
 
 /// The two folders under the prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Folder {
-    /// `<prefix>/services/<service>/<instance>`
+    /// Keys `<prefix>/services/<service>/<instance>`, one an instance.
     Services,
-    /// `<prefix>/routes/<name>`
+    /// Keys `<prefix>/routes/<name>`, one a route.
     Routes,
 }
 
 impl Folder {
-    /// Both.
     pub const ALL: [Folder; 2] = [Folder::Services, Folder::Routes];
 
-    /// Its keys begin with this.
+    /// Start of the folder's keys.
     pub fn start(self, prefix: &str) -> String {
         match self {
             Folder::Services => format!("{prefix}/services/"),
@@ -51,41 +52,41 @@ impl Folder {
     }
 }
 
-/// What a good value says.
+/// Value of a key that passed all checks.
 #[derive(Clone, PartialEq, Debug)]
-enum Good {
-    Instance(Found),
+enum ParsedValue {
+    Instance(FoundInstance),
     Route(FoundRoute),
 }
 
-/// One key.
+/// State of one key.
 #[derive(Clone, PartialEq, Debug)]
-struct Held {
-    /// Revision at which the key came to be.
+struct KeyState {
+    /// Revision of the key's creation.
     created: i64,
-    /// Revision of its value.
+    /// Revision of the present value.
     modified: i64,
-    /// The last good value since the key came to be.
-    good: Option<Good>,
-    /// What is wrong with the value it has now.
+    /// Last good value since the key's creation.
+    good: Option<ParsedValue>,
+    /// Rule that the present value breaks.
     bad: Option<String>,
 }
 
-type Keys = BTreeMap<Box<[u8]>, Held>;
+type Keys = BTreeMap<Box<[u8]>, KeyState>;
 
-/// One folder.
+/// Keys of one folder.
 #[derive(Clone, Debug, Default)]
-struct Shelf {
+struct FolderKeys {
     keys: Keys,
-    /// etcd has keys after the last of these.
+    /// Whether etcd has keys after the last of these.
     over: bool,
-    /// One of the first keys is gone, and the key that takes its place is not known.
+    /// Whether one of the first keys is gone, and the key that takes its place is not known.
     lacking: bool,
 }
 
-impl Shelf {
-    /// Takes `held` in. At most [`KEYS_MAX`] stay: the first ones.
-    fn insert(&mut self, key: &[u8], held: Held) {
+impl FolderKeys {
+    /// Inserts a key. At most [`KEYS_MAX`] stay: the first ones.
+    fn insert(&mut self, key: &[u8], held: KeyState) {
         self.keys.insert(key.into(), held);
         if self.keys.len() > KEYS_MAX {
             self.keys.pop_last();
@@ -94,75 +95,75 @@ impl Shelf {
     }
 }
 
-/// What a listing found, while it is read.
+/// A listing, while it is read.
 #[derive(Debug)]
 pub struct Listing {
     prefix: Arc<str>,
-    shelves: [Shelf; 2],
-    bad: Vec<Word>,
+    folders: [FolderKeys; 2],
+    bad: Vec<SourceEvent>,
 }
 
 impl Listing {
-    /// Takes a key in. Whether more keys of this folder can be of use.
+    /// Takes in a key. Whether more keys of this folder can be of use.
     pub fn push(&mut self, folder: Folder, kv: &KeyValue) -> bool {
         if kv.key.len() > KEY_BYTES_MAX {
             self.bad.push(too_long(&kv.key));
             return true;
         }
-        let shelf = &mut self.shelves[folder as usize];
-        shelf.insert(&kv.key, read(folder, &self.prefix, kv));
-        !shelf.over
+        let folder_keys = &mut self.folders[folder as usize];
+        folder_keys.insert(&kv.key, read(folder, &self.prefix, kv));
+        !folder_keys.over
     }
 }
 
 /// All keys, as of the last change.
 #[derive(Debug)]
-pub struct View {
+pub struct KeyView {
     prefix: Arc<str>,
-    shelves: [Shelf; 2],
-    /// Not told yet.
-    bad: Vec<Word>,
+    folders: [FolderKeys; 2],
+    /// Complaints that were not sent yet.
+    bad: Vec<SourceEvent>,
 }
 
-impl View {
-    /// An empty one.
+impl KeyView {
+    /// A view without keys.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.into(), shelves: Default::default(), bad: Vec::new() }
+        Self { prefix: prefix.into(), folders: Default::default(), bad: Vec::new() }
     }
 
-    /// Where the keys of a listing go.
+    /// A listing without keys, of the same prefix.
     pub fn listing(&self) -> Listing {
-        Listing { prefix: self.prefix.clone(), shelves: Default::default(), bad: Vec::new() }
+        Listing { prefix: self.prefix.clone(), folders: Default::default(), bad: Vec::new() }
     }
 
-    /// A whole listing: what it lacks is gone. A key whose value is bad keeps its last good one.
+    /// Replaces all keys by those of a listing. A key whose value is bad keeps its last good one.
     pub fn replace(&mut self, listing: Listing) {
         self.bad.extend(listing.bad);
-        for (folder, mut shelf) in Folder::ALL.into_iter().zip(listing.shelves) {
-            let old = &mut self.shelves[folder as usize];
-            for (key, held) in &mut shelf.keys {
+        for (folder, mut folder_keys) in Folder::ALL.into_iter().zip(listing.folders) {
+            let old = &mut self.folders[folder as usize];
+            for (key, held) in &mut folder_keys.keys {
                 let before = old.keys.remove(key).filter(|before| before.created == held.created);
-                let told = before.as_ref().is_some_and(|before| before.modified == held.modified);
+                let known = before.as_ref().is_some_and(|before| before.modified == held.modified);
                 settle(held, before);
-                if let (Some(why), false) = (&held.bad, told) {
+                if let (Some(why), false) = (&held.bad, known) {
                     self.bad.push(complaint(key, why));
                 }
             }
-            if shelf.over && !old.over {
+            if folder_keys.over && !old.over {
                 self.bad.push(too_many(folder, &self.prefix));
             }
-            *old = shelf;
+            *old = folder_keys;
         }
     }
 
-    /// A put. One that is not newer than what is known is a repetition.
+    /// Applies a put. One that is not newer than the known value is a repetition.
     pub fn put(&mut self, folder: Folder, kv: &KeyValue) {
         if kv.key.len() > KEY_BYTES_MAX {
             self.bad.push(too_long(&kv.key));
             return;
         }
-        let shelf = &mut self.shelves[folder as usize];
-        let before = shelf.keys.get(&kv.key[..]);
+        let folder_keys = &mut self.folders[folder as usize];
+        let before = folder_keys.keys.get(&kv.key[..]);
         if before.is_some_and(|before| before.modified >= kv.mod_revision) {
             return;
         }
@@ -170,74 +171,75 @@ impl View {
         let before = before.filter(|before| before.created == kv.create_revision).cloned();
         settle(&mut held, before);
         let why = held.bad.clone();
-        let was_over = shelf.over;
-        shelf.insert(&kv.key, held);
-        if shelf.over && !was_over {
+        let was_over = folder_keys.over;
+        folder_keys.insert(&kv.key, held);
+        if folder_keys.over && !was_over {
             self.bad.push(too_many(folder, &self.prefix));
         }
-        // One that was cut off again is beyond the cap, and that was said.
+        // A key that was cut off again is beyond the cap, which was complained about.
         if let Some(why) = why
-            && shelf.keys.contains_key(&kv.key[..])
+            && folder_keys.keys.contains_key(&kv.key[..])
         {
             self.bad.push(complaint(&kv.key, &why));
         }
     }
 
-    /// A delete, or the end of a lease, at revision `modified`.
+    /// Applies a delete, or the end of a lease, at revision `modified`.
     pub fn delete(&mut self, folder: Folder, key: &[u8], modified: i64) {
-        let shelf = &mut self.shelves[folder as usize];
-        if shelf.keys.get(key).is_some_and(|held| held.modified < modified) {
-            shelf.keys.remove(key);
-            shelf.lacking |= shelf.over;
+        let folder_keys = &mut self.folders[folder as usize];
+        if folder_keys.keys.get(key).is_some_and(|held| held.modified < modified) {
+            folder_keys.keys.remove(key);
+            folder_keys.lacking |= folder_keys.over;
         }
     }
 
-    /// Whether only a listing can tell what is true now: there are more keys than are held, and one
-    /// of those held is gone.
+    /// Whether a listing is needed: etcd has more keys than are held, and one of those held is
+    /// gone.
     pub fn lacks(&self) -> bool {
-        self.shelves.iter().any(|shelf| shelf.lacking)
+        self.folders.iter().any(|folder_keys| folder_keys.lacking)
     }
 
-    /// All that is known.
-    pub fn known(&self) -> Known {
-        let mut known = Known::default();
-        for held in self.shelves.iter().flat_map(|shelf| shelf.keys.values()) {
+    /// Instances and routes of the good values.
+    pub fn contents(&self) -> SourceContents {
+        let mut contents = SourceContents::default();
+        for held in self.folders.iter().flat_map(|folder_keys| folder_keys.keys.values()) {
             match &held.good {
-                Some(Good::Instance(found)) => known.instances.push(found.clone()),
-                Some(Good::Route(route)) => known.routes.push(route.clone()),
+                Some(ParsedValue::Instance(found)) => contents.instances.push(found.clone()),
+                Some(ParsedValue::Route(route)) => contents.routes.push(route.clone()),
                 None => {}
             }
         }
-        known
+        contents
     }
 
-    /// The complaints since the last time.
-    pub fn take_bad(&mut self) -> Vec<Word> {
+    /// Takes the complaints since the last call.
+    pub fn take_bad(&mut self) -> Vec<SourceEvent> {
         std::mem::take(&mut self.bad)
     }
 }
 
-/// A bad write does not take an instance out: the last good value of the same key stays.
-fn settle(held: &mut Held, before: Option<Held>) {
+/// Keeps the last good value of the same key where the new one is bad: a bad write does not remove
+/// an instance.
+fn settle(held: &mut KeyState, before: Option<KeyState>) {
     if held.good.is_none() {
         held.good = before.and_then(|before| before.good);
     }
 }
 
-/// One key with its value.
-fn read(folder: Folder, prefix: &str, kv: &KeyValue) -> Held {
+/// Reads a key with its value.
+fn read(folder: Folder, prefix: &str, kv: &KeyValue) -> KeyState {
     let good = match folder {
-        Folder::Services => instance(prefix, kv).map(Good::Instance),
-        Folder::Routes => route(prefix, kv).map(Good::Route),
+        Folder::Services => instance(prefix, kv).map(ParsedValue::Instance),
+        Folder::Routes => route(prefix, kv).map(ParsedValue::Route),
     };
     let (good, bad) = match good {
         Ok(good) => (Some(good), None),
         Err(why) => (None, Some(why)),
     };
-    Held { created: kv.create_revision, modified: kv.mod_revision, good, bad }
+    KeyState { created: kv.create_revision, modified: kv.mod_revision, good, bad }
 }
 
-/// The value of an instance's key. What it does not name is for other readers.
+/// Value of an instance's key. Fields that are not named here are for other readers.
 #[derive(Deserialize)]
 struct InstanceValue {
     address: String,
@@ -251,7 +253,7 @@ fn weight_default() -> u32 {
     1
 }
 
-fn instance(prefix: &str, kv: &KeyValue) -> Result<Found, String> {
+fn instance(prefix: &str, kv: &KeyValue) -> Result<FoundInstance, String> {
     const LAYOUT: &str = "the key must be <prefix>/services/<service>/<instance>";
     let names = names_of(Folder::Services, prefix, &kv.key)?;
     let (service, name) = names.split_once('/').ok_or(LAYOUT)?;
@@ -261,7 +263,7 @@ fn instance(prefix: &str, kv: &KeyValue) -> Result<Found, String> {
     checked_name("service", service)?;
     checked_name("instance", name)?;
     let text = text_of(&kv.value)?;
-    // An array of the three would be read as well.
+    // Serde would take an array of the three fields, too.
     if !text.trim_start().starts_with('{') {
         return Err("the value is no JSON object".into());
     }
@@ -274,7 +276,7 @@ fn instance(prefix: &str, kv: &KeyValue) -> Result<Found, String> {
         return Err("weight must be 1 to 1000".into());
     }
     let (weight, draining) = (value.weight, value.draining);
-    Ok(Found { service: service.into(), name: name.into(), address, weight, draining })
+    Ok(FoundInstance { service: service.into(), name: name.into(), address, weight, draining })
 }
 
 const ADDRESS_RULE: &str = "address must be an IP address and a port, e.g. \"10.0.0.1:50001\"";
@@ -312,17 +314,17 @@ fn not_the_json(error: &serde_json::Error) -> String {
     format!("not the JSON object wanted: {}", cut(&error.to_string()))
 }
 
-fn complaint(key: &[u8], why: &str) -> Word {
-    Word::Bad { at: printable(key), why: why.to_owned() }
+fn complaint(key: &[u8], why: &str) -> SourceEvent {
+    SourceEvent::Bad { at: printable(key), why: why.to_owned() }
 }
 
-fn too_long(key: &[u8]) -> Word {
+fn too_long(key: &[u8]) -> SourceEvent {
     complaint(key, &format!("a key of {} bytes: at most {KEY_BYTES_MAX} are taken", key.len()))
 }
 
-fn too_many(folder: Folder, prefix: &str) -> Word {
+fn too_many(folder: Folder, prefix: &str) -> SourceEvent {
     let why = format!("over {KEYS_MAX} keys: only the first, in key order, are used");
-    Word::Bad { at: folder.start(prefix), why }
+    SourceEvent::Bad { at: folder.start(prefix), why }
 }
 
 fn printable(key: &[u8]) -> String {

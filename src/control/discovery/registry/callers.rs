@@ -1,4 +1,5 @@
-//! Who may register what: tokens, compared in a time that says nothing about them.
+//! Callers of the registry and their tokens, which are compared in a time that says nothing about
+//! them.
 
 use std::fmt;
 use std::fs::File;
@@ -11,23 +12,23 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::config::settings::RegistryCaller;
 use crate::config::{TOKEN_RULE, is_token};
 
-/// Longest token ([`is_token`]), and what all are padded to.
+/// Longest token ([`is_token`]); all are padded to it.
 const TOKEN_BYTES_MAX: usize = 256;
 
-/// A token, padded with zeros, which no token contains: so equal buffers are equal tokens, and to
-/// compare takes as long for every pair.
+/// A token, padded with zeros. No token contains a zero, so equal buffers are equal tokens, and a
+/// comparison takes as long for every pair.
 type Padded = [u8; TOKEN_BYTES_MAX];
 
-/// One caller.
+/// A caller, with the services that it may register instances of.
 pub struct Caller {
-    /// Name in logs, and what leases belong to: a new token changes nothing about them.
+    /// Name in logs and of the caller's leases: a new token changes nothing about them.
     pub name: Arc<str>,
     services: Vec<Arc<str>>,
     token: Padded,
 }
 
 impl Caller {
-    /// Whether it may change instances of `service`.
+    /// Whether the caller may change instances of `service`.
     pub fn may_change(&self, service: &str) -> bool {
         self.services.iter().any(|own| **own == *service)
     }
@@ -39,12 +40,12 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// All callers, as of one configuration.
+/// All callers of one configuration.
 #[derive(Debug)]
 pub struct Callers(Vec<Arc<Caller>>);
 
 impl Callers {
-    /// Reads token files. The error is one line, and never shows what is in a file.
+    /// Reads the token files. The error is one line, and never shows the content of a file.
     pub fn new(settings: &[RegistryCaller]) -> Result<Self, String> {
         let mut callers: Vec<Arc<Caller>> = Vec::with_capacity(settings.len());
         for one in settings {
@@ -69,7 +70,7 @@ impl Callers {
         Ok(Self(callers))
     }
 
-    /// The caller whose token this is. Looks at all of all tokens, whatever it finds.
+    /// The caller with this token. Compares with all of all tokens, whatever it finds.
     pub fn find(&self, token: &[u8]) -> Option<&Arc<Caller>> {
         let token = padded(token)?;
         let mut found = Choice::from(0);
@@ -90,10 +91,10 @@ fn padded(token: &[u8]) -> Option<Padded> {
     Some(buffer)
 }
 
-/// The token in a file, without the white space around it.
+/// Reads a token from a file, without the white space around it.
 fn read(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    // A pipe would make us wait for whoever writes it.
+    // A pipe would make the gateway wait for its writer.
     if !file.metadata().is_ok_and(|meta| meta.is_file()) {
         return Err("is not a regular file".into());
     }

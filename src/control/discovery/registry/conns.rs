@@ -1,4 +1,5 @@
-//! Connections of the registry: so many at once, and none stays that does not prove itself.
+//! Connections of the registry: bounded in number, and closed when no call on them shows a good
+//! token.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,31 +15,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
+use crate::control::ACCEPT_PAUSE;
+
 /// Connections at once; more wait to be accepted. A service needs one.
 const CONNECTIONS_MAX: usize = 256;
-/// From accept to the first call with a good token, TLS and HTTP/2 included.
+/// Longest time from accept to the first call with a good token, TLS and HTTP/2 included.
 pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
-/// From one such call to the next: the longest time to live, and a minute.
+/// Longest time between two such calls: the longest time to live, and a minute.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
-/// Pause after a failed accept: out of files is not cured by trying again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What calls know of their connection.
+/// Facts about its connection that a call can see.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Who is at the other end; `None` = it is gone already.
+    /// Address of the client; `None` = the client is gone already.
     pub address: Option<SocketAddr>,
     proved: Arc<AtomicBool>,
 }
 
 impl Peer {
-    /// A call on this connection had a good token.
+    /// Notes that a call on this connection had a good token.
     pub fn prove(&self) {
         self.proved.store(true, Ordering::Relaxed);
     }
 }
 
-/// Accepts.
+/// The listener, and the deadlines of its connections.
 pub struct Connections {
     listener: TcpListener,
     slots: Arc<Semaphore>,
@@ -46,18 +47,18 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Of a listening socket.
+    /// Connections of a listening socket.
     pub fn new(listener: TcpListener, proof_timeout: Duration) -> Self {
         Self { listener, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), proof_timeout }
     }
 
-    /// The next one.
+    /// Accepts the next connection.
     pub async fn accept(&mut self) -> Connection {
         let slot = self.slots.clone().acquire_owned().await.expect("never closed");
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    // It makes answers later, not wrong.
+                    // A failure makes answers later, not wrong.
                     let _ = stream.set_nodelay(true);
                     let address = stream.peer_addr().ok();
                     let peer = Peer { address, proved: Arc::default() };

@@ -1,13 +1,14 @@
-//! Instances that register themselves: the gRPC service `shardgate.registry.v1.Registry`.
+//! Registry: instances that register themselves, by the gRPC service
+//! `shardgate.registry.v1.Registry`.
 //!
-//! [`book`] holds the leases, [`service`] checks callers and fields, [`conns`] bounds connections;
-//! here they are started, and a task tells control what is known: in full, after each change, one
-//! at a time. While control does not take it, changes add up in the book, so no call waits for
-//! control and the last state is never lost.
+//! [`leases`] holds the leases, [`service`] checks callers and fields, [`conns`] bounds
+//! connections. Here they are started, and a task sends the contents to control: in full, after
+//! each change, one at a time. While control does not take them, changes add up in the leases, so
+//! that no call waits for control and the last state is never lost.
 
-mod book;
 mod callers;
 mod conns;
+mod leases;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,10 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use self::callers::Callers;
 use self::conns::{Connections, PROOF_TIMEOUT};
 use self::proto::registry_server::RegistryServer;
-use self::service::{Service, Shared};
-use super::{Known, News, Teller, Word};
+use self::service::{RegistryService, Shared};
+use super::{News, NewsSender, SourceContents, SourceEvent};
 use crate::config::settings::{RegistryCaller, RegistrySettings};
+use crate::control::sleep_until;
 
 /// Generated from `proto/shardgate/registry/v1/registry.proto`.
 #[allow(missing_docs)]
@@ -37,25 +39,26 @@ pub mod proto {
     tonic::include_proto!("shardgate.registry.v1");
 }
 
-/// Bytes of one request. The longest valid one has under 300.
+/// Largest request. The longest valid one has under 300 bytes.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Calls at once on a connection. A service needs one.
 const CALLS_MAX: u32 = 16;
-/// HTTP/2 windows of a stream and of a connection: one full request, and all calls' usual ones.
-/// 256 connections can make us hold 16 MiB.
+/// HTTP/2 windows of a stream and of a connection: one full request, or the usual requests of all
+/// calls. 256 connections can make the gateway hold 16 MiB.
 const WINDOW_BYTES: u32 = 64 << 10;
-/// Bytes of a call's headers. A token has 256 at most.
+/// Largest headers of a call. A token has 256 bytes at most.
 const HEADERS_BYTES_MAX: u32 = 8 << 10;
-/// A call takes microseconds once its message is there.
+/// Longest time of a call, which takes microseconds once its message is there.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// A PING after this long without a frame …
+/// Time without a frame after which a PING is sent.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// … that is not answered in this time ends the connection.
+/// Longest wait for the answer to a PING; then the connection ends.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Names of callers in one line of the log; more are counted.
 const NAMES_MAX: usize = 5;
 
-/// The running registry. Dropping it stops it: nothing is told any more, what was told stands.
+/// The running registry. Dropping it stops it: no more news are sent, the last contents stay in
+/// force.
 pub struct Handle {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -63,39 +66,39 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Where it listens.
+    /// Address at which the registry listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Puts other callers in force, and reads their token files. Leases belong to names, so a
-    /// caller with a new token keeps its own; those of one that is gone run out. The error is one
-    /// line that says what is wrong; then the callers before stay.
+    /// caller with a new token keeps its own; those of a caller that is gone run out. The error is
+    /// one line that says what is wrong; then the callers before stay.
     pub fn set_callers(&self, callers: &[RegistryCaller]) -> Result<(), String> {
         self.shared.set_callers(Callers::new(callers)?);
         Ok(())
     }
 }
 
-/// Whether these callers could be put in force: their token files are read. The error is one line.
+/// Checks that these callers could be put in force: reads their token files. The error is one line.
 pub fn check_callers(callers: &[RegistryCaller]) -> Result<(), String> {
     Callers::new(callers).map(drop)
 }
 
-/// Serves on `listener` and tells `tell` as source `registry`, until the handle is dropped. Runs
+/// Serves on `listener` and sends `news` as source `registry`, until the handle is dropped. Runs
 /// inside a tokio runtime. The error is one line: a token, certificate or key that cannot be used.
 pub fn serve(
     listener: std::net::TcpListener,
     settings: &RegistrySettings,
-    tell: Teller,
+    news: NewsSender,
 ) -> Result<Handle, String> {
-    serve_with(listener, settings, tell, PROOF_TIMEOUT)
+    serve_with(listener, settings, news, PROOF_TIMEOUT)
 }
 
 fn serve_with(
     listener: std::net::TcpListener,
     settings: &RegistrySettings,
-    tell: Teller,
+    news: NewsSender,
     proof_timeout: Duration,
 ) -> Result<Handle, String> {
     let shared = Arc::new(Shared::new(Callers::new(&settings.callers)?));
@@ -121,9 +124,9 @@ fn serve_with(
             }
         }
     });
-    let service =
-        RegistryServer::new(Service(shared.clone())).max_decoding_message_size(REQUEST_BYTES_MAX);
-    // Before the message is read: who may not call cannot make us decode.
+    let service = RegistryServer::new(RegistryService(shared.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    // Before the message is read, so that a caller without a token cannot make the gateway decode.
     let guard = shared.clone();
     let guarded = InterceptedService::new(service, move |request| guard.authenticate(request));
     let stop = until_stopped(stopped.clone());
@@ -133,11 +136,11 @@ fn serve_with(
             tracing::error!(%error, "registry_ended: services cannot register until a restart");
         }
     });
-    tokio::spawn(tell_changes(shared.clone(), tell, stopped));
+    tokio::spawn(send_changes(shared.clone(), news, stopped));
     Ok(Handle { address, shared, _running: running })
 }
 
-/// Resolves when the handle is gone.
+/// Resolves when the handle was dropped.
 async fn until_stopped(mut running: watch::Receiver<()>) {
     while running.changed().await.is_ok() {}
 }
@@ -167,25 +170,25 @@ fn server(settings: &RegistrySettings) -> Result<Server, String> {
     Ok(server)
 }
 
-/// Tells each change, and ends leases, until stopped or until nobody listens.
-async fn tell_changes(shared: Arc<Shared>, tell: Teller, stopped: watch::Receiver<()>) {
+/// Sends each change, and ends leases, until the handle is dropped or the receiver is gone.
+async fn send_changes(shared: Arc<Shared>, sender: NewsSender, stopped: watch::Receiver<()>) {
     let mut stop = std::pin::pin!(until_stopped(stopped));
-    let mut told = Known::default();
+    let mut sent_last = SourceContents::default();
     loop {
         let (change, next_end) = {
-            let mut book = shared.book();
-            book.expire(Instant::now());
-            (book.take_change(), book.next_end())
+            let mut leases = shared.leases();
+            leases.expire(Instant::now());
+            (leases.take_change(), leases.next_end())
         };
-        // What came and went before it could be told needs no telling.
-        if let Some((known, by)) = change
-            && known != told
+        // Changes that were undone before they could be sent need not be sent.
+        if let Some((contents, by)) = change
+            && contents != sent_last
         {
-            told = known.clone();
-            let word = Word::Known { known, by: listed(&by).into() };
-            let news = News { source: "registry".into(), word };
+            sent_last = contents.clone();
+            let event = SourceEvent::Contents { contents, by: listed(&by).into() };
+            let news = News { source: "registry".into(), event };
             tokio::select! {
-                sent = tell.send(news) => match sent {
+                result = sender.send(news) => match result {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
@@ -195,21 +198,13 @@ async fn tell_changes(shared: Arc<Shared>, tell: Teller, stopped: watch::Receive
         tokio::select! {
             () = shared.changed.notified() => {}
             () = sleep_until(next_end) => {}
-            () = tell.closed() => return,
+            () = sender.closed() => return,
             () = &mut stop => return,
         }
     }
 }
 
-/// Sleeps until `at`, or for ever.
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// `a, b`; or the first few, and how many more.
+/// Names as a text: `a, b`, or the first few and the number of the others.
 fn listed(names: &[Arc<str>]) -> String {
     let mut text = names[..names.len().min(NAMES_MAX)].join(", ");
     if names.len() > NAMES_MAX {

@@ -1,4 +1,4 @@
-//! The gRPC side: who calls, what the fields must be, which status says what.
+//! The gRPC service: authentication of callers, checks of fields, status codes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
-use super::book::{Book, Change, Entry, Lease, Refused};
 use super::callers::{Caller, Callers};
 use super::conns::Peer;
+use super::leases::{LeaseError, LeaseId, LeaseUpdate, Leases, Registration};
 use super::proto;
 use super::proto::registry_server::Registry;
 use crate::config::{NAME_RULE, is_name};
@@ -20,18 +20,18 @@ const TTL_MAX_MS: u32 = 600_000;
 /// Heartbeats in a time to live: two may be lost.
 const HEARTBEATS_PER_TTL: u32 = 3;
 const WEIGHT_MAX: u32 = 1000;
-/// Refused tokens are warned about this often at most, with their number.
+/// Shortest time between two warnings of refused tokens; the warning says how many.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 const NO_CALLER: &str = "send the metadata `authorization: Bearer <token>` with a token of a \
                          [[registry_token]] of this gateway";
 
-/// What the calls, the teller and the handle share.
+/// State that the calls, the task that sends news and the handle share.
 pub struct Shared {
-    book: Mutex<Book>,
+    leases: Mutex<Leases>,
     callers: Mutex<Arc<Callers>>,
     refused: Mutex<Refusals>,
-    /// Rung after each change in the book.
+    /// Notified after each change of the leases.
     pub changed: Notify,
 }
 
@@ -42,27 +42,27 @@ struct Refusals {
 }
 
 impl Shared {
-    /// With an empty book.
+    /// State without a lease.
     pub fn new(callers: Callers) -> Self {
         Self {
-            book: Mutex::default(),
+            leases: Mutex::default(),
             callers: Mutex::new(Arc::new(callers)),
             refused: Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    /// The book, for as long as it takes to look something up.
-    pub fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().expect("nothing panics while it holds this")
+    /// Locks the leases, for as long as a look-up takes.
+    pub fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().expect("nothing panics while it holds this")
     }
 
-    /// From now on these are the callers.
+    /// Puts other callers in force.
     pub fn set_callers(&self, callers: Callers) {
         *self.callers.lock().expect("nothing panics while it holds this") = Arc::new(callers);
     }
 
-    /// Lets a call in, with its caller beside it, before its message is read.
+    /// Authenticates a call before its message is read; its caller is put beside it.
     pub fn authenticate(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let callers = self.callers.lock().expect("nothing panics while it holds this").clone();
         let peer = request.extensions().get::<Peer>().cloned();
@@ -96,7 +96,7 @@ impl Shared {
     }
 }
 
-/// The token of the one `authorization`; its scheme in any case (RFC 9110 section 11.1).
+/// Token of the one `authorization`; its scheme in any case (RFC 9110 section 11.1).
 fn bearer<T>(request: &Request<T>) -> Option<&[u8]> {
     let mut values = request.metadata().get_all("authorization").iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -104,11 +104,10 @@ fn bearer<T>(request: &Request<T>) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// `shardgate.registry.v1.Registry`
-pub struct Service(pub Arc<Shared>);
+pub struct RegistryService(pub Arc<Shared>);
 
 #[tonic::async_trait]
-impl Registry for Service {
+impl Registry for RegistryService {
     async fn register(
         &self,
         request: Request<proto::RegisterRequest>,
@@ -118,14 +117,14 @@ impl Registry for Service {
         name("service", &asked.service)?;
         name("instance", &asked.instance)?;
         if !caller.may_change(&asked.service) {
-            return Err(status(Refused::Forbidden(asked.service.into())));
+            return Err(status(LeaseError::Forbidden(asked.service.into())));
         }
         let entry = entry(&asked)?;
         let ttl_ms = entry.ttl.as_millis() as u32;
-        let lease = Lease(rand::random());
+        let lease = LeaseId(rand::random());
         let now = Instant::now();
-        let told = self.0.book().register(&caller.name, &asked.instance, entry, lease, now);
-        told.map_err(status)?;
+        let result = self.0.leases().register(&caller.name, &asked.instance, entry, lease, now);
+        result.map_err(status)?;
         self.0.changed.notify_one();
         Ok(Response::new(proto::RegisterResponse {
             lease: format!("{:032x}", lease.0),
@@ -146,10 +145,10 @@ impl Registry for Service {
         {
             return Err(invalid("weight", "must be 1 to 1000, or absent"));
         }
-        let change = Change { weight: asked.weight, draining: asked.draining };
+        let change = LeaseUpdate { weight: asked.weight, draining: asked.draining };
         let may = |service: &str| caller.may_change(service);
-        let told = self.0.book().heartbeat(&caller.name, lease, change, may, Instant::now());
-        let ttl = told.map_err(status)?;
+        let result = self.0.leases().heartbeat(&caller.name, lease, change, may, Instant::now());
+        let ttl = result.map_err(status)?;
         self.0.changed.notify_one();
         Ok(Response::new(proto::HeartbeatResponse { ttl_ms: ttl.as_millis() as u32 }))
     }
@@ -161,14 +160,14 @@ impl Registry for Service {
         let caller = caller(&request)?;
         let lease = lease(&request.get_ref().lease)?;
         let may = |service: &str| caller.may_change(service);
-        let told = self.0.book().deregister(&caller.name, lease, may, Instant::now());
-        told.map_err(status)?;
+        let result = self.0.leases().deregister(&caller.name, lease, may, Instant::now());
+        result.map_err(status)?;
         self.0.changed.notify_one();
         Ok(Response::new(proto::DeregisterResponse {}))
     }
 }
 
-/// Whom [`Shared::authenticate`] found.
+/// The caller that [`Shared::authenticate`] found.
 fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
     let found = request.extensions().get::<Arc<Caller>>().cloned();
     found.ok_or_else(|| Status::unauthenticated(NO_CALLER))
@@ -182,8 +181,8 @@ fn name(field: &str, value: &str) -> Result<(), Status> {
     if is_name(value) { Ok(()) } else { Err(invalid(field, NAME_RULE)) }
 }
 
-/// The rest of what is registered, checked.
-fn entry(asked: &proto::RegisterRequest) -> Result<Entry, Status> {
+/// Checks the other fields of a registration.
+fn entry(asked: &proto::RegisterRequest) -> Result<Registration, Status> {
     let rule = "must be an IP address and a port above 0 at which the gateway can reach the \
                 instance, e.g. \"10.0.0.7:50001\"";
     let address = asked.address.parse::<SocketAddr>().ok();
@@ -199,7 +198,7 @@ fn entry(asked: &proto::RegisterRequest) -> Result<Entry, Status> {
         ms @ TTL_MIN_MS..=TTL_MAX_MS => ms,
         _ => return Err(invalid("ttl_ms", "must be 1000 to 600000, or 0 for 15000")),
     };
-    Ok(Entry {
+    Ok(Registration {
         service: asked.service.as_str().into(),
         address,
         weight: asked.weight.max(1),
@@ -208,7 +207,7 @@ fn entry(asked: &proto::RegisterRequest) -> Result<Entry, Status> {
     })
 }
 
-/// `::ffff:10.0.0.7` is 10.0.0.7. Other IPv6 addresses keep their scope.
+/// Turns `::ffff:10.0.0.7` into 10.0.0.7. Other IPv6 addresses keep their scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
@@ -216,31 +215,31 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A lease as it was given out; what cannot be one is as unknown as one that ended.
-fn lease(text: &str) -> Result<Lease, Status> {
+/// Parses the id of a lease. A text that cannot be one is refused like a lease that ended.
+fn lease(text: &str) -> Result<LeaseId, Status> {
     let as_given = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let id = u128::from_str_radix(text, 16).ok().filter(|_| as_given);
-    id.map(Lease).ok_or_else(|| status(Refused::NotFound))
+    id.map(LeaseId).ok_or_else(|| status(LeaseError::NotFound))
 }
 
-fn status(refused: Refused) -> Status {
+fn status(refused: LeaseError) -> Status {
     match refused {
-        Refused::NotFound => Status::not_found(
+        LeaseError::NotFound => Status::not_found(
             "no such lease of this caller: it ran out, was replaced, or the gateway was \
              restarted; Register again",
         ),
-        Refused::Taken { by_other_caller: true } => Status::already_exists(
+        LeaseError::Taken { by_other_caller: true } => Status::already_exists(
             "instance: another caller holds this name; choose another, or wait until it leaves",
         ),
-        Refused::Taken { by_other_caller: false } => Status::already_exists(
+        LeaseError::Taken { by_other_caller: false } => Status::already_exists(
             "instance: this caller holds the name for another service; names are unique among \
              all instances of the gateway",
         ),
-        Refused::Forbidden(service) => Status::permission_denied(format!(
+        LeaseError::Forbidden(service) => Status::permission_denied(format!(
             "service: this token is not good for {service}; name it in the services of its \
              [[registry_token]]"
         )),
-        Refused::Full(max) => Status::resource_exhausted(format!(
+        LeaseError::Full(max) => Status::resource_exhausted(format!(
             "{max} instances are registered, and no more are allowed; let old ones run out"
         )),
     }

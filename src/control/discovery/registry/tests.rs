@@ -1,4 +1,4 @@
-//! The registry over real sockets: a client that is not ours would see the same.
+//! The registry over real sockets, as any client sees it.
 
 use std::path::PathBuf;
 
@@ -40,12 +40,12 @@ fn listener() -> std::net::TcpListener {
 }
 
 /// A registry with room for one piece of news, so that its last state has to wait.
-struct Rig {
+struct RegistryRig {
     handle: Handle,
     news: mpsc::Receiver<News>,
 }
 
-impl Rig {
+impl RegistryRig {
     fn start() -> Self {
         Self::with(&settings(), PROOF_TIMEOUT)
     }
@@ -56,31 +56,31 @@ impl Rig {
         Self { handle, news }
     }
 
-    fn client(&self, token: &str) -> Client {
+    fn client(&self, token: &str) -> RegistryClient {
         let endpoint = Endpoint::new(format!("http://{}", self.handle.address())).unwrap();
-        Client { channel: endpoint.connect_lazy(), token: token.into() }
+        RegistryClient { channel: endpoint.connect_lazy(), token: token.into() }
     }
 
-    /// What is known next, as `name address weight[ draining]`, and by whom.
+    /// Next contents, as `name address weight[ draining]`, and the origin of the change.
     async fn known(&mut self) -> (Vec<String>, String) {
         let news = tokio::time::timeout(PATIENCE, self.news.recv()).await;
         let news = news.expect("news in time").expect("it runs");
         assert_eq!(&*news.source, "registry");
-        let Word::Known { known, by } = news.word else { panic!("{:?}", news.word) };
-        let text = |i: &super::super::Found| {
+        let SourceEvent::Contents { contents, by } = news.event else { panic!("{:?}", news.event) };
+        let text = |i: &super::super::FoundInstance| {
             let draining = if i.draining { " draining" } else { "" };
             format!("{} {} {}{draining}", i.name, i.address, i.weight)
         };
-        (known.instances.iter().map(text).collect(), by.to_string())
+        (contents.instances.iter().map(text).collect(), by.to_string())
     }
 }
 
-struct Client {
+struct RegistryClient {
     channel: Channel,
     token: String,
 }
 
-impl Client {
+impl RegistryClient {
     async fn call<Q, A>(&self, method: &str, message: Q) -> Result<A, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
@@ -124,7 +124,7 @@ fn beat(lease: &str) -> HeartbeatRequest {
     HeartbeatRequest { lease: lease.into(), ..Default::default() }
 }
 
-/// The status of what must fail.
+/// Status of a call that must fail.
 fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
     let status = result.expect_err("it must fail");
     (status.code(), status.message().to_owned())
@@ -132,7 +132,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
 
 #[tokio::test]
 async fn an_instance_is_known_from_register_to_deregister() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let held = client.register(logic("logic-1")).await.unwrap();
     assert_eq!((held.ttl_ms, held.heartbeat_ms, held.lease.len()), (15_000, 5_000, 32));
@@ -148,7 +148,7 @@ async fn an_instance_is_known_from_register_to_deregister() {
 
 #[tokio::test]
 async fn heartbeats_keep_a_lease_and_without_them_it_runs_out() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let short = |name| RegisterRequest { ttl_ms: 1000, ..logic(name) };
     let kept = client.register(short("kept")).await.unwrap();
@@ -172,21 +172,21 @@ async fn heartbeats_keep_a_lease_and_without_them_it_runs_out() {
 
 #[tokio::test]
 async fn a_restarted_service_does_not_wait_for_its_old_lease() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let old = client.register(logic("logic-1")).await.unwrap();
     rig.known().await;
     let elsewhere = RegisterRequest { address: "[fd00::7]:50001".into(), ..logic("logic-1") };
     let new = client.register(elsewhere).await.unwrap();
     assert_eq!(rig.known().await.0, ["logic-1 [fd00::7]:50001 1"]);
-    // What is left of the old process can do no harm.
+    // The old process can do no harm any more.
     assert_eq!(code(client.deregister(&old.lease).await).0, Code::NotFound);
     client.heartbeat(beat(&new.lease)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_token_is_good_for_its_services_only() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     for token in ["", "token-of-the-gamez", "token-of-the-game", "token-of-the-gamess"] {
         let refused = code(rig.client(token).register(logic("logic-1")).await);
         assert_eq!(refused.0, Code::Unauthenticated, "{token:?}");
@@ -196,7 +196,7 @@ async fn a_token_is_good_for_its_services_only() {
     assert_eq!(code(chats.register(logic("logic-1")).await).0, Code::PermissionDenied);
     let held = games.register(logic("logic-1")).await.unwrap();
     rig.known().await;
-    // Another's lease is as good as none, and another's name is taken.
+    // The lease of another caller is as good as none, and the name of another caller is taken.
     assert_eq!(code(chats.heartbeat(beat(&held.lease)).await).0, Code::NotFound);
     assert_eq!(code(chats.deregister(&held.lease).await).0, Code::NotFound);
     let theft = RegisterRequest { service: "chat".into(), ..logic("logic-1") };
@@ -206,7 +206,7 @@ async fn a_token_is_good_for_its_services_only() {
 
 #[tokio::test]
 async fn callers_change_while_it_runs_and_a_fault_among_them_changes_nothing() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let games = rig.client(GAMES);
     let held = games.register(logic("logic-1")).await.unwrap();
     rig.known().await;
@@ -223,14 +223,14 @@ async fn callers_change_while_it_runs_and_a_fault_among_them_changes_nothing() {
     assert_eq!(code(games.heartbeat(beat(&held.lease)).await).0, Code::Unauthenticated);
     let games = rig.client("another-token-of-it");
     games.heartbeat(beat(&held.lease)).await.unwrap();
-    // A service that was taken from it.
+    // The service was taken from the caller.
     rig.handle.set_callers(&[caller("games", "another-token-of-it", "fight")]).unwrap();
     assert_eq!(code(games.heartbeat(beat(&held.lease)).await).0, Code::PermissionDenied);
 }
 
 #[tokio::test]
 async fn a_field_that_breaks_its_rule_is_named_with_the_rule() {
-    let rig = Rig::start();
+    let rig = RegistryRig::start();
     let client = rig.client(GAMES);
     let bad = |change: fn(&mut RegisterRequest)| {
         let mut ask = logic("logic-1");
@@ -272,7 +272,7 @@ async fn a_field_that_breaks_its_rule_is_named_with_the_rule() {
 
 #[tokio::test]
 async fn changes_that_nobody_takes_delay_no_call_and_the_last_state_arrives() {
-    let mut rig = Rig::start();
+    let mut rig = RegistryRig::start();
     let client = rig.client(GAMES);
     for n in 0..200 {
         client.register(logic(&format!("logic-{n}"))).await.unwrap();
@@ -289,7 +289,7 @@ async fn changes_that_nobody_takes_delay_no_call_and_the_last_state_arrives() {
 
 #[tokio::test]
 async fn a_connection_that_proves_nothing_is_closed_and_others_stay() {
-    let rig = Rig::with(&settings(), Duration::from_secs(1));
+    let rig = RegistryRig::with(&settings(), Duration::from_secs(1));
     let client = rig.client(GAMES);
     let held = client.register(logic("logic-1")).await.unwrap();
     let mut silent = TcpStream::connect(rig.handle.address()).await.unwrap();
@@ -308,7 +308,7 @@ async fn a_connection_that_proves_nothing_is_closed_and_others_stay() {
 
 #[tokio::test]
 async fn dropping_the_handle_stops_it_and_tells_nothing() {
-    let Rig { handle, mut news } = Rig::start();
+    let RegistryRig { handle, mut news } = RegistryRig::start();
     let address = handle.address();
     drop(handle);
     let end = tokio::time::timeout(PATIENCE, news.recv()).await.expect("it ends");
@@ -339,20 +339,20 @@ async fn it_speaks_tls_when_it_has_a_certificate_and_says_what_is_wrong_with_one
     assert!(fault().contains("registry.tls_key"), "{}", fault());
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
 
-    let mut rig = Rig::with(&settings, PROOF_TIMEOUT);
+    let mut rig = RegistryRig::with(&settings, PROOF_TIMEOUT);
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(made.cert.pem()))
         .domain_name("localhost");
     let endpoint = Endpoint::new(format!("https://{}", rig.handle.address())).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
-    let client = Client { channel, token: GAMES.into() };
+    let client = RegistryClient { channel, token: GAMES.into() };
     let held = client.register(logic("logic-1")).await.unwrap();
     assert_eq!(rig.known().await.0.len(), 1);
     let plain = rig.client(GAMES).heartbeat(beat(&held.lease)).await;
     assert!(plain.is_err(), "no word in the clear: {plain:?}");
     client.heartbeat(beat(&held.lease)).await.unwrap();
 
-    let hasty = Rig::with(&settings, Duration::from_millis(200));
+    let hasty = RegistryRig::with(&settings, Duration::from_millis(200));
     let mut silent = TcpStream::connect(hasty.handle.address()).await.unwrap();
     let end = tokio::time::timeout(PATIENCE, silent.read(&mut [0])).await;
     drop(end.expect("a handshake that does not begin is ended"));

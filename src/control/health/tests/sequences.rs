@@ -1,4 +1,5 @@
-//! Every sequence of inputs up to a length, against a naive model and what holds in any case.
+//! Every sequence of inputs up to a length, against a naive model and against what holds in any
+//! case.
 
 use super::*;
 
@@ -63,7 +64,7 @@ fn enter(bench: &mut Bench, letter: Letter) {
     }
 }
 
-/// The same by counting ticks down, and reading what happened since the last change from a list.
+/// A naive model: counts ticks down, and reads what happened since the last change from a list.
 /// `phase` is T(rusted), E(jected), P(robation) or W(arming).
 #[derive(Clone)]
 struct Model {
@@ -103,7 +104,7 @@ impl Model {
         self.go('E', (2 * self.times).min(5));
     }
 
-    /// Failed calls at the end of what happened, by shard; a success ends the look back.
+    /// Failed calls at the end of the list, by shard; a success ends the count.
     fn row(&self) -> usize {
         let back = || self.happened.iter().rev().map(|(_, letter)| *letter);
         let elsewhere = back().filter(|l| *l == FailElsewhere).count();
@@ -217,7 +218,8 @@ impl Model {
     }
 }
 
-/// All sequences of `letters` up to `depth`, from where both are. How many steps that were.
+/// Walks all sequences of `letters` up to `depth`, from the present state. Returns the number of
+/// steps.
 fn walk(letters: &[Letter], depth: usize, bench: &Bench, model: &Model, path: &[Letter]) -> usize {
     if depth == 0 {
         return 0;
@@ -242,7 +244,7 @@ fn step(bench: &mut Bench, model: &mut Model, letter: Letter, path: &[Letter]) {
     assert_eq!(bench.share(0) == 0, out, "{path:?}");
     assert_eq!(bench.service[0].why().is_some(), out, "{path:?}");
     assert!(before == bench.standing(0) || !bench.events.is_empty(), "a silent change: {path:?}");
-    if let Some(Event::Ejected { length, nth: n, .. }) = bench.last() {
+    if let Some(HealthEvent::Ejected { length, nth: n, .. }) = bench.last() {
         let expected = secs(2 * (nth + 1)).min(secs(5));
         assert_eq!((*length, u64::from(*n)), (expected, nth + 1), "{path:?}");
     }
@@ -251,7 +253,8 @@ fn step(bench: &mut Bench, model: &mut Model, letter: Letter, path: &[Letter]) {
     }
 }
 
-/// From each prefix: a service of two, of which the other is healthy, so there is always room.
+/// Walks from each prefix. The service has two instances, and the other one is healthy, so that
+/// there is always room.
 fn walk_all(letters: &[Letter], depth: usize) -> usize {
     let walk_from = |prefix: &&[Letter]| {
         let (mut bench, mut model) = (Bench::new(settings(), 2), Model::new());
@@ -273,7 +276,7 @@ fn every_sequence_of_calls_and_checks_does_what_the_naive_model_does() {
     assert_eq!(walk_all(&ALL, 4), 9 * (11 + 121 + 1331 + 14641));
 }
 
-/// Every state that sequences of all letters lead to in so many steps from the prefixes.
+/// All states that sequences of `letters` lead to in so many steps from the prefixes.
 fn states(letters: &[Letter], depth: usize) -> Vec<Bench> {
     let mut all = Vec::new();
     for prefix in PREFIXES {
@@ -325,12 +328,12 @@ fn time_changes_something_at_the_told_moment_and_not_before() {
         );
         at.tick(next - bench.now);
         let changed = at.verdict.shares != bench.verdict.shares || !at.verdict.events.is_empty();
-        // A slow start while it is down shows in nobody's share.
+        // A slow start of an instance that is down shows in no share.
         assert!(changed || bench.standing(0) == Standing::Down);
     }
 }
 
-/// What holds for a service after each step, whatever happened.
+/// Checks what holds for a service after each step, whatever happened.
 fn check_service(bench: &Bench, path: &[usize]) {
     let (all, ejected) = (bench.service.len(), |h: &&Health| h.is_ejected());
     let max = if all < 2 { 0 } else { (all * 50 / 100).max(1) };
@@ -350,7 +353,8 @@ fn check_service(bench: &Bench, path: &[usize]) {
     }
 }
 
-/// All sequences of: instance i fails, instance i passes, a tick, 0 goes down or up, one leaves.
+/// Walks all sequences of: instance i fails, instance i passes, a tick, 0 goes down or up, one
+/// leaves.
 fn walk_service(bench: &Bench, depth: usize, path: &[usize]) {
     if depth == 0 {
         return;

@@ -1,4 +1,4 @@
-//! The view against what etcd's keys mean, and against a naive model.
+//! The view against the meaning of etcd's keys, and against a naive model.
 
 use proptest::prelude::*;
 
@@ -16,14 +16,14 @@ fn key(names: &str) -> String {
     format!("{PREFIX}/services/{names}")
 }
 
-/// What a view with this one key knows, or complains about.
-fn only(folder: Folder, key: &str, value: &str) -> Result<Known, String> {
-    let mut view = View::new(PREFIX);
+/// Contents of a view with this one key, or its complaint.
+fn only(folder: Folder, key: &str, value: &str) -> Result<SourceContents, String> {
+    let mut view = KeyView::new(PREFIX);
     view.put(folder, &kv(key, value, 5, 5));
     match &view.take_bad()[..] {
-        [] => Ok(view.known()),
-        [Word::Bad { at, why }] => {
-            assert_eq!((at.as_str(), view.known()), (key, Known::default()));
+        [] => Ok(view.contents()),
+        [SourceEvent::Bad { at, why }] => {
+            assert_eq!((at.as_str(), view.contents()), (key, SourceContents::default()));
             Err(why.clone())
         }
         more => panic!("{more:?}"),
@@ -33,7 +33,7 @@ fn only(folder: Folder, key: &str, value: &str) -> Result<Known, String> {
 #[test]
 fn an_instance_is_read_with_its_defaults() {
     let found = |value: &str| only(Folder::Services, &key("logic/logic-1"), value);
-    let instance = |weight, draining| Found {
+    let instance = |weight, draining| FoundInstance {
         service: "logic".into(),
         name: "logic-1".into(),
         address: ([10, 0, 0, 1], 50001).into(),
@@ -48,8 +48,8 @@ fn an_instance_is_read_with_its_defaults() {
     for (value, expected) in cases {
         assert_eq!(found(value).expect(value).instances, [expected], "{value}");
     }
-    let known = found(r#"{"address":"[::1]:50001"}"#).expect("IPv6");
-    assert_eq!(known.instances[0].address.to_string(), "[::1]:50001");
+    let contents = found(r#"{"address":"[::1]:50001"}"#).expect("IPv6");
+    assert_eq!(contents.instances[0].address.to_string(), "[::1]:50001");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_key_of_another_shape_is_left_out() {
 
 #[test]
 fn bytes_that_are_no_text_are_complained_about() {
-    let mut view = View::new(PREFIX);
+    let mut view = KeyView::new(PREFIX);
     let mut bad = kv(&key("a/b"), "", 1, 1);
     bad.value = b"{\"address\":\"\xff\"}".to_vec();
     view.put(Folder::Services, &bad);
@@ -115,9 +115,9 @@ fn bytes_that_are_no_text_are_complained_about() {
     assert!(told.iter().all(|word| format!("{word:?}").len() < 700));
 }
 
-fn why_of(word: &Word) -> &str {
+fn why_of(word: &SourceEvent) -> &str {
     match word {
-        Word::Bad { why, .. } => why,
+        SourceEvent::Bad { why, .. } => why,
         other => panic!("{other:?}"),
     }
 }
@@ -126,9 +126,9 @@ fn why_of(word: &Word) -> &str {
 fn a_route_is_passed_on_as_it_is_written() {
     let at = format!("{PREFIX}/routes/party");
     let json = r#"{ "range": [4000, 4099], "service": "logic" }"#;
-    let known = only(Folder::Routes, &at, json).expect("good");
+    let contents = only(Folder::Routes, &at, json).expect("good");
     let route = FoundRoute { at: at.as_str().into(), json: json.into() };
-    assert_eq!(known, Known { instances: vec![], routes: vec![route] });
+    assert_eq!(contents, SourceContents { instances: vec![], routes: vec![route] });
     for bad in ["", "[]", "{", "x", "\"x\""] {
         only(Folder::Routes, &at, bad).expect_err(bad);
     }
@@ -136,53 +136,53 @@ fn a_route_is_passed_on_as_it_is_written() {
 
 #[test]
 fn a_bad_write_leaves_the_last_good_value_until_the_key_goes() {
-    let mut view = View::new(PREFIX);
+    let mut view = KeyView::new(PREFIX);
     let at = key("logic/logic-1");
     view.put(Folder::Services, &kv(&at, GOOD, 5, 5));
-    let good = view.known();
+    let good = view.contents();
     assert_eq!((good.instances.len(), view.take_bad().len()), (1, 0));
     view.put(Folder::Services, &kv(&at, "oops", 5, 6));
-    assert_eq!((view.known(), view.take_bad().len()), (good.clone(), 1));
+    assert_eq!((view.contents(), view.take_bad().len()), (good.clone(), 1));
     // The same again, by a repeated event and by a listing: nothing new.
     view.put(Folder::Services, &kv(&at, "oops", 5, 6));
     let mut listing = view.listing();
     listing.push(Folder::Services, &kv(&at, "oops", 5, 6));
     view.replace(listing);
-    assert_eq!((view.known(), view.take_bad().len()), (good.clone(), 0));
+    assert_eq!((view.contents(), view.take_bad().len()), (good.clone(), 0));
     // Another write is another complaint.
     view.put(Folder::Services, &kv(&at, "oops", 5, 7));
-    assert_eq!((view.known(), view.take_bad().len()), (good, 1));
-    // The key went and came back while nobody looked: what it said before is of another life.
+    assert_eq!((view.contents(), view.take_bad().len()), (good, 1));
+    // The key was deleted and made again unseen: its earlier value belongs to another life.
     let mut listing = view.listing();
     listing.push(Folder::Services, &kv(&at, "oops", 9, 9));
     view.replace(listing);
-    assert_eq!((view.known(), view.take_bad().len()), (Known::default(), 1));
+    assert_eq!((view.contents(), view.take_bad().len()), (SourceContents::default(), 1));
 }
 
 #[test]
 fn a_listing_is_believed_also_when_its_revisions_went_back() {
-    let mut view = View::new(PREFIX);
+    let mut view = KeyView::new(PREFIX);
     view.put(Folder::Services, &kv(&key("a/a-1"), GOOD, 500, 500));
     view.put(Folder::Services, &kv(&key("a/a-2"), GOOD, 501, 501));
     let mut listing = view.listing();
     listing.push(Folder::Services, &kv(&key("a/a-2"), r#"{"address":"10.0.0.2:1"}"#, 2, 2));
     view.replace(listing);
-    let known = view.known();
-    assert_eq!(known.instances.len(), 1);
-    assert_eq!(known.instances[0].address.to_string(), "10.0.0.2:1");
+    let contents = view.contents();
+    assert_eq!(contents.instances.len(), 1);
+    assert_eq!(contents.instances[0].address.to_string(), "10.0.0.2:1");
     view.delete(Folder::Services, key("a/a-2").as_bytes(), 3);
-    assert_eq!(view.known(), Known::default());
+    assert_eq!(view.contents(), SourceContents::default());
 }
 
 #[test]
 fn over_the_cap_the_first_keys_in_order_are_used() {
     let name = |n: usize| key(&format!("a/a-{n:05}"));
-    let put = |view: &mut View, n| view.put(Folder::Services, &kv(&name(n), GOOD, 1, 1));
-    let names = |view: &View| -> Vec<usize> {
-        let found = view.known().instances;
+    let put = |view: &mut KeyView, n| view.put(Folder::Services, &kv(&name(n), GOOD, 1, 1));
+    let names = |view: &KeyView| -> Vec<usize> {
+        let found = view.contents().instances;
         found.iter().map(|f| f.name[2..].parse().expect("a number")).collect()
     };
-    let mut view = View::new(PREFIX);
+    let mut view = KeyView::new(PREFIX);
     // From the back: each of the last ones has to make room.
     for n in (1..KEYS_MAX + 10).rev() {
         put(&mut view, n);
@@ -191,7 +191,7 @@ fn over_the_cap_the_first_keys_in_order_are_used() {
     let told = view.take_bad();
     assert_eq!(told.len(), 1, "said once");
     assert!(why_of(&told[0]).contains("over 4096"));
-    // What is beyond is not known: when one goes, only a listing tells which comes.
+    // Keys beyond the cap are not known: when one goes, only a listing tells which comes.
     assert!(!view.lacks());
     view.delete(Folder::Services, name(KEYS_MAX + 5).as_bytes(), 2);
     assert!(!view.lacks());
@@ -207,7 +207,7 @@ fn over_the_cap_the_first_keys_in_order_are_used() {
     assert_eq!(view.take_bad(), []);
 }
 
-/// One change, of one of a few keys.
+/// A change of one of a few keys.
 #[derive(Clone, Debug)]
 enum Change {
     Put(usize, usize),
@@ -223,7 +223,7 @@ const KEYS: [(Folder, &str); 6] = [
     (Folder::Routes, "/shardgate/routes/r-1"),
     (Folder::Routes, "/shardgate/routes/r/2"),
 ];
-/// The last is bad for all.
+/// Values; the last one is bad for all keys.
 const VALUES: [&str; 4] =
     [r#"{"address":"10.0.0.1:1"}"#, r#"{"address":"10.0.0.2:2","weight":3}"#, "{}", "bad"];
 
@@ -233,18 +233,18 @@ fn changes(values: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Change>>
     prop::collection::vec(prop_oneof![3 => put, 1 => delete], 0..60)
 }
 
-/// etcd in small: the keys that are there.
+/// A small model of etcd: the keys that exist.
 #[derive(Default)]
 struct Store {
     revision: i64,
     keys: BTreeMap<usize, KeyValue>,
-    /// The values of each key since it came to be.
+    /// Values of each key since its creation.
     lives: BTreeMap<usize, Vec<usize>>,
 }
 
 impl Store {
-    /// Makes a change, and tells `view` of it.
-    fn change(&mut self, change: &Change, view: &mut View) {
+    /// Makes a change, and passes it to `view`.
+    fn change(&mut self, change: &Change, view: &mut KeyView) {
         self.revision += 1;
         match *change {
             Change::Put(at, value) => {
@@ -264,7 +264,7 @@ impl Store {
         }
     }
 
-    fn list(&self, view: &mut View) {
+    fn list(&self, view: &mut KeyView) {
         let mut listing = view.listing();
         for (at, kv) in &self.keys {
             assert!(listing.push(KEYS[*at].0, kv));
@@ -272,17 +272,17 @@ impl Store {
         view.replace(listing);
     }
 
-    /// What the promise makes of the history: of each key the last value that was good.
-    fn expected(&self) -> Known {
-        let mut known = Known::default();
+    /// Contents that follow from the history: of each key the last good value.
+    fn expected(&self) -> SourceContents {
+        let mut contents = SourceContents::default();
         for (at, values) in &self.lives {
             let (folder, key) = KEYS[*at];
             let good = values.iter().rev().find_map(|v| only(folder, key, VALUES[*v]).ok());
             let good = good.unwrap_or_default();
-            known.instances.extend(good.instances);
-            known.routes.extend(good.routes);
+            contents.instances.extend(good.instances);
+            contents.routes.extend(good.routes);
         }
-        known
+        contents
     }
 }
 
@@ -290,9 +290,9 @@ proptest! {
     #[test]
     fn events_lead_to_what_a_listing_shows(changes in changes(0..3)) {
         let (mut store, mut view, mut fresh) =
-            (Store::default(), View::new(PREFIX), View::new(PREFIX));
+            (Store::default(), KeyView::new(PREFIX), KeyView::new(PREFIX));
         for change in &changes {
-            // Good values of one folder are bad ones of the other: those are kept out here.
+            // Good values of one folder are bad ones of the other: those are left out here.
             if let Change::Put(at, value) = change
                 && only(KEYS[*at].0, KEYS[*at].1, VALUES[*value]).is_err()
             {
@@ -301,21 +301,21 @@ proptest! {
             store.change(change, &mut view);
         }
         store.list(&mut fresh);
-        prop_assert_eq!(view.known(), fresh.known());
+        prop_assert_eq!(view.contents(), fresh.contents());
         prop_assert_eq!(view.take_bad(), vec![]);
     }
 
     #[test]
     fn each_key_has_its_last_good_value(changes in changes(0..4)) {
-        let (mut store, mut view) = (Store::default(), View::new(PREFIX));
+        let (mut store, mut view) = (Store::default(), KeyView::new(PREFIX));
         for change in &changes {
             store.change(change, &mut view);
         }
-        prop_assert_eq!(view.known(), store.expected());
-        let known = view.known();
+        prop_assert_eq!(view.contents(), store.expected());
+        let contents = view.contents();
         drop(view.take_bad());
         store.list(&mut view);
-        prop_assert_eq!(view.known(), known);
+        prop_assert_eq!(view.contents(), contents);
         prop_assert_eq!(view.take_bad(), vec![], "said once for each write");
     }
 
@@ -325,12 +325,12 @@ proptest! {
         value in prop::collection::vec(any::<u8>(), 0..60),
     ) {
         for folder in Folder::ALL {
-            let mut view = View::new(PREFIX);
+            let mut view = KeyView::new(PREFIX);
             let key = [folder.start(PREFIX).as_bytes(), &names].concat();
             let kv = KeyValue { key, value: value.clone(), create_revision: 1, mod_revision: 1 };
             view.put(folder, &kv);
-            let known = view.known();
-            let found = known.instances.len() + known.routes.len();
+            let contents = view.contents();
+            let found = contents.instances.len() + contents.routes.len();
             prop_assert_eq!(found + view.take_bad().len(), 1);
         }
     }

@@ -1,4 +1,4 @@
-//! The service manager hears what it has to: a unix datagram socket stands for systemd.
+//! Notifications to the service manager: a unix datagram socket stands for systemd.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -6,17 +6,17 @@ use rustix::process::Signal;
 
 use crate::support::{Config, Gateway, PATIENCE};
 
-/// What was said with one datagram, line by line.
-fn heard(socket: &UnixDatagram) -> Vec<String> {
+/// Lines of one datagram.
+fn lines_of(socket: &UnixDatagram) -> Vec<String> {
     let mut buffer = [0; 4096];
     let n = socket.recv(&mut buffer).expect("something is said in time");
     String::from_utf8_lossy(&buffer[..n]).lines().map(str::to_owned).collect()
 }
 
-/// What is said until a datagram begins with `first`.
+/// Lines of all datagrams until one begins with `first`.
 fn until(socket: &UnixDatagram, first: &str) -> Vec<String> {
     loop {
-        let lines = heard(socket);
+        let lines = lines_of(socket);
         if lines[0] == first {
             return lines;
         }
@@ -37,7 +37,7 @@ fn the_service_manager_hears_of_start_watchdog_reload_and_stop() {
     assert!(ready[1].starts_with("STATUS=shardgate ready: ws://"), "{ready:?}");
     // Each beat is a gathering that every shard answered.
     for _ in 0..3 {
-        assert_eq!(heard(&socket), ["WATCHDOG=1"]);
+        assert_eq!(lines_of(&socket), ["WATCHDOG=1"]);
     }
     gateway.signal(Signal::HUP);
     let reloading = until(&socket, "RELOADING=1");

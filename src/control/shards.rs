@@ -1,34 +1,34 @@
-//! What control knows of its shards: their state, their reports, and commands not yet delivered.
+//! The table of shards, as control sees them: their state, last reports, and commands that wait for
+//! room in their mailboxes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::looks::{Asker, Looks};
+use tokio::sync::oneshot;
+
+use super::inspections::{Inspections, QueryResult};
 use crate::config::settings::StopSettings;
 use crate::ids::ShardId;
+use crate::inspect;
 use crate::lanes::{LaneRefusal, LaneSender};
-use crate::look::Question;
 use crate::mailbox::{Command, Published, ShardEvent};
 use crate::stats::Report;
 
-/// Where a shard is in its life.
+/// Stage of a shard's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ShardState {
-    /// Not ready yet.
     Starting,
-    /// Serves.
     Ready,
-    /// Was told to drain.
+    /// Told to drain, and not stopped yet.
     Draining,
-    /// Ended in order.
     Stopped,
-    /// Could not go on.
+    /// Ended by an error.
     Failed,
 }
 
 impl ShardState {
-    /// Word in `/health`.
+    /// Name of the state in `/health`.
     pub fn name(self) -> &'static str {
         match self {
             ShardState::Starting => "starting",
@@ -39,7 +39,7 @@ impl ShardState {
         }
     }
 
-    /// Whether it answers questions.
+    /// Whether the shard answers queries.
     pub fn serves(self) -> bool {
         match self {
             ShardState::Ready | ShardState::Draining => true,
@@ -47,7 +47,7 @@ impl ShardState {
         }
     }
 
-    /// Whether its thread is done.
+    /// Whether the shard's thread is done.
     pub fn ended(self) -> bool {
         match self {
             ShardState::Stopped | ShardState::Failed => true,
@@ -56,32 +56,30 @@ impl ShardState {
     }
 }
 
-/// One shard at the end of a gathering.
+/// State of a shard at the end of a gathering.
 #[derive(Clone, Debug)]
 pub struct ShardView {
-    /// Who.
     pub shard: ShardId,
-    /// Its state.
     pub state: ShardState,
-    /// Time since it last answered anything; `None` = never.
+    /// Time since the last event of the shard; `None` = there was none.
     pub answered: Option<Duration>,
-    /// It was asked in this gathering, and did not answer in time.
+    /// Whether the shard did not answer the last gathering in time.
     pub silent: bool,
-    /// Its last report, old if `silent`.
+    /// Last report, old if the shard is silent.
     pub report: Option<Arc<Report>>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ShardEntry {
     commands: LaneSender<Command>,
-    /// Commands its mailbox had no room for, oldest first.
+    /// Commands for which the mailbox had no room, oldest first.
     waiting: VecDeque<Command>,
     state: ShardState,
-    /// Its mailbox is gone.
+    /// Whether the shard's end of the mailbox is gone.
     closed: bool,
-    /// Number of the report that is awaited in the gathering under way.
-    asked: Option<u64>,
-    /// It did not answer in the last gathering in which it was asked.
+    /// Number of the report that the gathering under way awaits.
+    awaited: Option<u64>,
+    /// Whether the shard did not answer the last gathering in which it was asked.
     silent: bool,
     answered: Option<Instant>,
     report: Option<Arc<Report>>,
@@ -89,32 +87,32 @@ struct Entry {
 
 /// All shards, by number.
 #[derive(Debug)]
-pub struct Board {
-    entries: Vec<Entry>,
-    questions: u64,
-    looks: Looks,
-    /// Messages cut off by the stop, in all.
+pub struct ShardTable {
+    entries: Vec<ShardEntry>,
+    /// Number of the last gathering.
+    gatherings: u64,
+    inspections: Inspections,
+    /// Messages that got an error because of the stop, in all shards.
     pub cut_off: u64,
 }
 
-impl Board {
-    /// Shards that start.
+impl ShardTable {
+    /// A table of shards that are starting, with their mailboxes.
     pub fn new(shards: Vec<LaneSender<Command>>) -> Self {
-        let entry = |commands| Entry {
+        let entry = |commands| ShardEntry {
             commands,
             waiting: VecDeque::new(),
             state: ShardState::Starting,
             closed: false,
-            asked: None,
+            awaited: None,
             silent: false,
             answered: None,
             report: None,
         };
         let entries = shards.into_iter().map(entry).collect();
-        Self { entries, questions: 0, looks: Looks::default(), cut_off: 0 }
+        Self { entries, gatherings: 0, inspections: Inspections::default(), cut_off: 0 }
     }
 
-    /// Shards.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -129,24 +127,24 @@ impl Board {
         self.entries.iter().all(|e| e.state.ended())
     }
 
-    /// Whether one failed.
+    /// Whether at least one shard failed.
     pub fn any_failed(&self) -> bool {
         self.entries.iter().any(|e| e.state == ShardState::Failed)
     }
 
-    /// Shards whose threads are not done.
+    /// Numbers of the shards that have not ended.
     pub fn not_ended(&self) -> Vec<u16> {
         let alive = self.entries.iter().enumerate().filter(|(_, e)| !e.state.ended());
         alive.map(|(n, _)| n as u16).collect()
     }
 
-    /// Takes in what a shard says.
+    /// Takes in an event of a shard.
     pub fn take(&mut self, event: ShardEvent, now: Instant) {
         let shard = match &event {
             ShardEvent::Ready(shard) | ShardEvent::KeysWanted(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
             ShardEvent::Signals { shard, .. }
-            | ShardEvent::Look { shard, .. }
+            | ShardEvent::Inspection { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard, .. } => *shard,
         };
@@ -165,28 +163,30 @@ impl Board {
                 }
             }
             ShardEvent::Report(report) => {
-                // One that was given up may still come, before the one that is awaited.
-                if entry.asked == Some(report.number) {
-                    entry.asked = None;
+                // A report of a gathering that was given up may come before the awaited one.
+                if entry.awaited == Some(report.number) {
+                    entry.awaited = None;
                     entry.silent = false;
                 }
                 entry.report = Some(report.into());
             }
-            ShardEvent::Look { number, seen, .. } => self.looks.take(shard, number, seen),
-            // Control's judge of health has them, and who fetches keys.
+            ShardEvent::Inspection { number, inspection, .. } => {
+                self.inspections.take(shard, number, inspection);
+            }
+            // For the directory and the refresh of keys, which the loop gives them to.
             ShardEvent::Signals { .. } | ShardEvent::KeysWanted(_) => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
-                self.looks.ended(shard);
-                entry.asked = None;
+                self.inspections.shard_ended(shard);
+                entry.awaited = None;
                 entry.silent = false;
                 self.cut_off += cut_off;
                 tracing::info!(shard = shard.0, cut_off, "shard stopped");
             }
             ShardEvent::Failed { why, .. } => {
                 entry.state = ShardState::Failed;
-                self.looks.ended(shard);
-                entry.asked = None;
+                self.inspections.shard_ended(shard);
+                entry.awaited = None;
                 entry.silent = false;
                 tracing::error!(shard = shard.0, why, "shard failed");
             }
@@ -195,60 +195,66 @@ impl Board {
 
     /// Asks every shard that serves for a report.
     pub fn ask_reports(&mut self) {
-        self.questions += 1;
+        self.gatherings += 1;
         for entry in &mut self.entries {
             match entry.state {
                 ShardState::Ready | ShardState::Draining => {
-                    entry.asked = Some(self.questions);
-                    // One that takes no commands is asked once when it takes them again.
+                    entry.awaited = Some(self.gatherings);
+                    // A shard that takes no commands gets one of these when it takes them again.
                     entry.waiting.retain(|command| !matches!(command, Command::Report(_)));
-                    entry.waiting.push_back(Command::Report(self.questions));
+                    entry.waiting.push_back(Command::Report(self.gatherings));
                 }
                 ShardState::Starting | ShardState::Stopped | ShardState::Failed => {}
             }
         }
     }
 
-    /// Asks every shard that serves to look closer at something; refused when too much is asked.
-    pub fn look(&mut self, question: &Question, asker: Asker, now: Instant) {
+    /// Puts a query to every shard that serves. Refused (`reply` is dropped) while too many are
+    /// under way.
+    pub fn inspect(
+        &mut self,
+        query: &inspect::Query,
+        reply: oneshot::Sender<QueryResult>,
+        now: Instant,
+    ) {
         let serving = (0u16..).zip(&self.entries).filter(|(_, e)| e.state.serves());
         let serving: Vec<ShardId> = serving.map(|(n, _)| ShardId(n)).collect();
-        let Some(number) = self.looks.ask(serving, asker, now) else { return };
+        let Some(number) = self.inspections.begin(serving, reply, now) else { return };
         for entry in self.entries.iter_mut().filter(|e| e.state.serves()) {
-            entry.waiting.push_back(Command::Look(question.clone(), number));
+            entry.waiting.push_back(Command::Inspect(query.clone(), number));
         }
     }
 
-    /// Answers the looks that are complete or late.
-    pub fn end_looks(&mut self, now: Instant) {
-        self.looks.turn(now);
+    /// Replies to the queries that are complete or late.
+    pub fn end_inspections(&mut self, now: Instant) {
+        self.inspections.turn(now);
     }
 
-    /// When a look is given up.
-    pub fn looks_due(&self) -> Option<Instant> {
-        self.looks.due()
+    /// End of the first query's time.
+    pub fn inspections_due(&self) -> Option<Instant> {
+        self.inspections.due()
     }
 
-    /// Whether all shards serve and none is told to stop.
+    /// Whether all shards serve and none was told to stop.
     pub fn all_serve(&self) -> bool {
         self.entries.iter().all(|e| e.state == ShardState::Ready)
     }
 
-    /// Whether every report that was asked for has come.
+    /// Whether all reports that were asked for have come.
     pub fn all_answered(&self) -> bool {
-        self.entries.iter().all(|e| e.asked.is_none())
+        self.entries.iter().all(|e| e.awaited.is_none())
     }
 
-    /// The gathering is over: who has not answered is silent until it answers in a later one. Its
-    /// answer may be late, or lost on a full lane: it is asked again either way.
+    /// Ends the gathering. A shard that has not answered counts as silent until it answers a later
+    /// one: its report may be late, or lost on a full lane.
     pub fn give_up(&mut self) {
         for entry in &mut self.entries {
-            entry.silent |= entry.asked.take().is_some();
+            entry.silent |= entry.awaited.take().is_some();
         }
     }
 
-    /// Publishes to every shard that has not ended; one that has not taken the last one yet skips
-    /// it.
+    /// Publishes to every shard that has not ended. A shard that has not taken the last published
+    /// state yet skips it.
     pub fn publish(&mut self, published: impl Fn(ShardId) -> Published) {
         for (n, entry) in (0u16..).zip(&mut self.entries) {
             if entry.state.ended() {
@@ -274,7 +280,7 @@ impl Board {
         }
     }
 
-    /// Sends what waits, as far as there is room. Whether something still waits.
+    /// Sends the commands that wait, as far as there is room. Whether some still wait.
     pub fn flush(&mut self) -> bool {
         for entry in &mut self.entries {
             while let Some(command) = entry.waiting.pop_front() {
@@ -294,8 +300,8 @@ impl Board {
         self.entries.iter().any(|e| !e.waiting.is_empty())
     }
 
-    /// Shards whose mailbox is gone although they did not say that they ended. To be asked after
-    /// all events were taken: a shard says so before it drops its mailbox.
+    /// Marks shards as failed whose mailbox is gone without an event of their end. To be called
+    /// after all events were taken, as a shard sends that event before it drops its mailbox.
     pub fn fail_vanished(&mut self, now: Instant) {
         let vanished: Vec<_> = (0u16..)
             .zip(&self.entries)
@@ -308,9 +314,9 @@ impl Board {
         }
     }
 
-    /// How all shards are now.
+    /// State of all shards now.
     pub fn view(&self, now: Instant) -> Vec<ShardView> {
-        let view = |(n, e): (u16, &Entry)| ShardView {
+        let view = |(n, e): (u16, &ShardEntry)| ShardView {
             shard: ShardId(n),
             state: e.state,
             answered: e.answered.map(|at| now.duration_since(at)),
@@ -327,17 +333,17 @@ mod tests {
     use super::*;
     use crate::lanes::{Doorbell, LaneReceiver, lane};
 
-    /// A board of one shard that is ready, and its mailbox.
-    fn board() -> (Board, LaneReceiver<Command>) {
+    /// A table of one shard that is ready, and its mailbox.
+    fn table() -> (ShardTable, LaneReceiver<Command>) {
         let (sender, commands) = lane(2, &Doorbell::new());
-        let mut board = Board::new(vec![sender]);
-        board.take(ShardEvent::Ready(ShardId(0)), Instant::now());
-        (board, commands)
+        let mut table = ShardTable::new(vec![sender]);
+        table.take(ShardEvent::Ready(ShardId(0)), Instant::now());
+        (table, commands)
     }
 
-    fn answers(board: &mut Board, number: u64) {
+    fn answers(table: &mut ShardTable, number: u64) {
         let report = Report { number, ..report(ShardId(0)) };
-        board.take(ShardEvent::Report(Box::new(report)), Instant::now());
+        table.take(ShardEvent::Report(Box::new(report)), Instant::now());
     }
 
     fn asked(commands: &LaneReceiver<Command>) -> Vec<u64> {
@@ -348,41 +354,41 @@ mod tests {
         numbers.collect()
     }
 
-    fn is_silent(board: &Board) -> bool {
-        board.view(Instant::now())[0].silent
+    fn is_silent(table: &ShardTable) -> bool {
+        table.view(Instant::now())[0].silent
     }
 
     #[test]
-    fn a_shard_whose_report_was_lost_is_asked_again_and_heard() {
-        let (mut board, commands) = board();
-        board.ask_reports();
-        board.flush();
+    fn a_shard_whose_report_was_lost_is_asked_again_and_answers() {
+        let (mut table, commands) = table();
+        table.ask_reports();
+        table.flush();
         assert_eq!(asked(&commands), [1]);
-        assert!(!board.all_answered());
-        board.give_up();
-        assert!(is_silent(&board) && board.all_answered());
-        board.ask_reports();
-        board.flush();
+        assert!(!table.all_answered());
+        table.give_up();
+        assert!(is_silent(&table) && table.all_answered());
+        table.ask_reports();
+        table.flush();
         assert_eq!(asked(&commands), [2]);
         // The first one was late after all: that does not answer this gathering.
-        answers(&mut board, 1);
-        assert!(!board.all_answered() && is_silent(&board));
-        answers(&mut board, 2);
-        assert!(board.all_answered() && !is_silent(&board));
-        board.give_up();
-        assert!(!is_silent(&board));
+        answers(&mut table, 1);
+        assert!(!table.all_answered() && is_silent(&table));
+        answers(&mut table, 2);
+        assert!(table.all_answered() && !is_silent(&table));
+        table.give_up();
+        assert!(!is_silent(&table));
     }
 
     #[test]
     fn a_shard_that_takes_no_commands_is_not_asked_ever_more() {
-        let (mut board, commands) = board();
+        let (mut table, commands) = table();
         for _ in 0..10 {
-            board.ask_reports();
-            board.flush();
-            board.give_up();
+            table.ask_reports();
+            table.flush();
+            table.give_up();
         }
         assert_eq!(asked(&commands), [1, 2]);
-        board.flush();
+        table.flush();
         assert_eq!(asked(&commands), [10]);
     }
 }

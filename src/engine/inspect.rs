@@ -1,4 +1,4 @@
-//! A closer look at one shard: for an operator, without changing anything.
+//! Answers to an operator's queries about this shard. Nothing is changed by them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,31 +8,31 @@ use crate::engine::clients::conn::{Conn, Phase};
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::ConnId;
-use crate::look::{ConnSeen, Question, RouteSeen, Seen, TOP_MAX};
+use crate::inspect::{ConnInfo, Inspection, Query, RouteInfo, TOP_MAX};
 use crate::message::Micros;
 use crate::routing::{Failover, choose};
 
 impl Engine {
-    /// Answers `question`. Connections are looked at once each, with a heap of at most
-    /// [`TOP_MAX`] of them.
-    pub fn look(&self, question: &Question, now: Micros) -> Seen {
-        match question {
-            Question::Talkers(top) => Seen::Conns(self.talkers((*top).min(TOP_MAX), now)),
-            Question::Session(session) => {
-                let of_it = |conn: &&Conn| conn.session.id.as_str() == session;
-                let found = self.clients.conns.iter().map(|(_, conn)| conn).find(of_it);
-                Seen::Conns(found.map(|conn| seen(conn, now)).into_iter().collect())
+    /// Answers `query`. Each connection is visited once at most; a heap of at most [`TOP_MAX`] of
+    /// them is kept.
+    pub fn inspect(&self, query: &Query, now: Micros) -> Inspection {
+        match query {
+            Query::TopTalkers(top) => Inspection::Conns(self.top_talkers((*top).min(TOP_MAX), now)),
+            Query::Session(session) => {
+                let of_session = |conn: &&Conn| conn.session.id.as_str() == session;
+                let found = self.clients.conns.iter().map(|(_, conn)| conn).find(of_session);
+                Inspection::Conns(found.map(|conn| conn_info(conn, now)).into_iter().collect())
             }
-            &Question::Route { tenant, service, hash, next } => {
+            &Query::Route { tenant, service, hash, next } => {
                 let key = RouteKey { tenant, service, hash };
                 let failover = if next { Failover::Next } else { Failover::None };
-                Seen::Route(self.route_seen(key, failover, now))
+                Inspection::Route(self.route_info(key, failover, now))
             }
         }
     }
 
-    fn talkers(&self, top: usize, now: Micros) -> Vec<ConnSeen> {
-        // The least of those kept is on top, to be replaced.
+    fn top_talkers(&self, top: usize, now: Micros) -> Vec<ConnInfo> {
+        // The top of the heap is the least of the kept ones, the next to be replaced.
         let mut kept: BinaryHeap<Reverse<(u64, ConnId)>> = BinaryHeap::with_capacity(top + 1);
         for (id, conn) in self.clients.conns.iter() {
             if kept.len() < top || kept.peek().is_some_and(|least| conn.messages > least.0.0) {
@@ -44,11 +44,11 @@ impl Engine {
         }
         let ids = kept.into_sorted_vec();
         let conns = ids.into_iter().filter_map(|Reverse((_, id))| self.clients.conns.get(id));
-        conns.map(|conn| seen(conn, now)).collect()
+        conns.map(|conn| conn_info(conn, now)).collect()
     }
 
-    /// As [`Engine::pick`] would decide, without its traces in the cache and the counters.
-    fn route_seen(&self, key: RouteKey, failover: Failover, now: Micros) -> RouteSeen {
+    /// Decision of `Dispatcher::pick`, without a trace in the cache and the counters.
+    fn route_info(&self, key: RouteKey, failover: Failover, now: Micros) -> RouteInfo {
         let cached = self.dispatcher.cache.peek(&key, now);
         let service = self.config.snapshot.services.get(usize::from(key.service.0));
         let chosen = service.and_then(|service| {
@@ -56,9 +56,9 @@ impl Engine {
             let share = |id| self.dispatcher.instances.share(id);
             choose(&service.ring, owner, key.hash, failover, None, share)
         });
-        let own =
+        let present =
             self.dispatcher.instances.iter().filter(|(_, i)| i.service == key.service && i.present);
-        let links = own.map(|(id, instance)| {
+        let links = present.map(|(id, instance)| {
             let link = match instance.link {
                 Link::Connecting => "connecting",
                 Link::Up => "up",
@@ -68,12 +68,12 @@ impl Engine {
         });
         let mut links: Vec<_> = links.collect();
         links.sort_unstable();
-        RouteSeen { version: self.config.snapshot.version, cached, chosen, links }
+        RouteInfo { version: self.config.snapshot.version, cached, chosen, links }
     }
 }
 
-fn seen(conn: &Conn, now: Micros) -> ConnSeen {
-    ConnSeen {
+fn conn_info(conn: &Conn, now: Micros) -> ConnInfo {
+    ConnInfo {
         session: conn.session.id,
         peer: conn.peer,
         phase: match conn.phase {

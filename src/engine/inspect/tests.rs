@@ -1,4 +1,4 @@
-//! What a shard says of its connections and of a key, and what it costs it to say so.
+//! Answers about connections and keys, and their cost.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
-/// One service with three instances, the first of which is on trial.
+/// A service with three instances, the first of them on trial.
 fn snapshot() -> Arc<Snapshot> {
     let instance = |id: u32| Instance {
         id: InstanceId(id),
@@ -72,15 +72,15 @@ fn say(engine: &mut Engine, conn: ConnId, text: &str, now: Micros) {
     engine.on_bytes(conn, &mut frame, now);
 }
 
-fn conns(seen: Seen) -> Vec<ConnSeen> {
-    match seen {
-        Seen::Conns(conns) => conns,
-        Seen::Route(_) => panic!("not what was asked"),
+fn conns(inspection: Inspection) -> Vec<ConnInfo> {
+    match inspection {
+        Inspection::Conns(conns) => conns,
+        Inspection::Route(_) => panic!("not what was asked"),
     }
 }
 
 #[test]
-fn the_talkers_are_those_of_a_sort_and_no_more_than_asked() {
+fn the_top_talkers_are_those_of_a_sort_and_no_more_than_asked() {
     let now = Micros::from_ms(1_000);
     let mut engine = engine();
     let said = [3, 0, 7, 7, 1, 12, 5, 0, 2, 9];
@@ -92,20 +92,20 @@ fn the_talkers_are_those_of_a_sort_and_no_more_than_asked() {
     sorted.sort_unstable_by(|a, b| b.cmp(a));
     let later = Micros::from_ms(1_500);
     for top in [0, 1, 3, 10, 1_000] {
-        let seen = conns(engine.look(&Question::Talkers(top), later));
+        let seen = conns(engine.inspect(&Query::TopTalkers(top), later));
         let messages: Vec<u64> = seen.iter().map(|conn| conn.messages).collect();
         assert_eq!(messages, sorted[..top.min(said.len())], "{top}");
         assert!(seen.iter().all(|c| (c.age_us, c.heard_us, c.phase) == (500_000, 500_000, "open")));
     }
     let (_, first) = engine.clients.conns.iter().next().expect("there are some");
     let session = first.session.id.as_str().to_owned();
-    let found = conns(engine.look(&Question::Session(session.clone()), later));
+    let found = conns(engine.inspect(&Query::Session(session.clone()), later));
     assert_eq!((found.len(), found[0].session.as_str()), (1, &*session));
-    assert!(conns(engine.look(&Question::Session("nobody".into()), later)).is_empty());
+    assert!(conns(engine.inspect(&Query::Session("nobody".into()), later)).is_empty());
 }
 
 #[test]
-fn what_it_says_of_a_key_is_where_it_sends_it() {
+fn the_instance_named_for_a_key_is_the_one_that_gets_the_message() {
     let now = Micros::from_ms(1_000);
     let mut engine = engine();
     engine.on_link(InstanceId(1), Link::Down, now);
@@ -114,9 +114,9 @@ fn what_it_says_of_a_key_is_where_it_sends_it() {
     for n in 0..500u64 {
         let hash = crate::routing::affinity_hash(tenant, &n.to_le_bytes());
         for (failover, next) in [(Failover::Next, true), (Failover::None, false)] {
-            let question = Question::Route { tenant, service, hash, next };
+            let query = Query::Route { tenant, service, hash, next };
             let before = engine.report(0, now).gauges.cache_entries;
-            let Seen::Route(said) = engine.look(&question, now) else { panic!("a route") };
+            let Inspection::Route(said) = engine.inspect(&query, now) else { panic!("a route") };
             assert_eq!(engine.report(0, now).gauges.cache_entries, before, "it leaves no trace");
             let done = {
                 let (_, dispatcher, mut cx) = engine.parts();
@@ -127,8 +127,8 @@ fn what_it_says_of_a_key_is_where_it_sends_it() {
             assert_eq!(said.cached.is_some(), !next, "the pick before remembered the owner");
             assert_eq!(said.version, 7);
         }
-        let links = engine.look(&Question::Route { tenant, service, hash, next: true }, now);
-        let Seen::Route(RouteSeen { links, .. }) = links else { panic!("a route") };
+        let links = engine.inspect(&Query::Route { tenant, service, hash, next: true }, now);
+        let Inspection::Route(RouteInfo { links, .. }) = links else { panic!("a route") };
         let expected = ["connecting", "down", "up"];
         assert!(links.iter().all(|(id, link)| expected[id.0 as usize] == *link), "{links:?}");
     }
@@ -154,7 +154,7 @@ fn a_report_of_ten_thousand_connections_is_made_in_no_time() {
         times[25]
     };
     let report = times(&|engine| drop(engine.report(1, now)));
-    let talkers = times(&|engine| drop(engine.look(&Question::Talkers(100), now)));
+    let talkers = times(&|engine| drop(engine.inspect(&Query::TopTalkers(100), now)));
     let histograms = times(&|engine| drop(engine.stats.histograms.clone()));
     println!("report {report:?} (histograms {histograms:?}), talkers {talkers:?}");
     // Without optimization, and with other tests beside it.

@@ -1,5 +1,5 @@
-//! Keys that are fetched: a user whose key is not known here is told to come back, and soon let in,
-//! where it is our keys that are missing or old; a key that nobody has is a bad token.
+//! Fetched keys: a user whose key is not known here is asked to come back, and let in soon, when
+//! the gateway's keys are missing or old; a key that is in no set is a bad token.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -19,17 +19,17 @@ use crate::support::{Client, Config, Gateway, PATIENCE, eventually, eventually_w
 
 const SECRET: &str = "01234567890123456789012345678901";
 
-/// Who signs tokens, and a server with the set of public keys.
+/// An issuer of tokens, and its server with the set of public keys.
 struct Issuer {
     keys: Vec<(&'static str, KeyPair)>,
     url: String,
-    /// The keys in the set; `None`: it answers 500.
+    /// Keys in the set; `None`: the server answers 500.
     shown: Arc<Mutex<Option<Vec<Value>>>>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Issuer {
-    /// It answers 500.
+    /// An issuer whose server answers 500.
     fn new() -> Self {
         let pair = || KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("entropy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -37,7 +37,7 @@ impl Issuer {
         let shown: Arc<Mutex<Option<Vec<Value>>>> = Arc::default();
         let asked: Arc<AtomicUsize> = Arc::default();
         let (showing, asking) = (shown.clone(), asked.clone());
-        // It ends with the tests.
+        // The thread ends with the tests.
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let mut request = [0; 4096];
@@ -59,7 +59,7 @@ impl Issuer {
         Self { keys: vec![("old", pair()), ("new", pair())], url, shown, asked }
     }
 
-    /// From now on the set has so many of the keys.
+    /// Puts so many of the keys into the set.
     fn show(&self, count: usize) {
         let jwk = |(id, pair): &(&str, KeyPair)| {
             let x = URL_SAFE_NO_PAD.encode(pair.der_bytes());
@@ -110,11 +110,11 @@ fn while_no_set_could_be_fetched_good_tokens_are_not_bad_ones() {
     let answer = auth(&mut client, &issuer.token(0));
     assert_eq!(answer["reason"], "UNAVAILABLE", "{answer}");
     assert!(answer["retry_after_ms"].as_u64() > Some(0), "{answer}");
-    // The key of the configuration is known all the while, and nobody was closed.
+    // The key of the configuration is known all the while, and no client was closed.
     assert_eq!(auth(&mut Client::connect(gateway.ws), &token("bob"))["type"], "auth_ok");
     assert_eq!(gateway.counter("closed_bad_token"), 0);
     assert!(gateway.counter("auth_keys_missing") > 0);
-    // The client's wish and the next try are 10 s apart, and that of the start was at 0 s.
+    // The client's request and the next try are 10 s apart, and that of the start was at 0 s.
     issuer.show(1);
     eventually_within(2 * PATIENCE, "the server is back", || {
         (auth(&mut client, &issuer.token(0))["type"] == "auth_ok").then_some(())
@@ -127,7 +127,7 @@ fn a_new_key_of_the_issuer_is_fetched_when_it_is_first_seen() {
     issuer.show(1);
     let gateway = Gateway::start(&issuer.config());
     assert_eq!(auth(&mut Client::connect(gateway.ws), &issuer.token(0))["type"], "auth_ok");
-    // The set was fetched just now: who shows a key that is not in it shows a bad token.
+    // The set was fetched just now: a key that is not in it is a bad one.
     let mut client = Client::connect(gateway.ws);
     assert_eq!(auth(&mut client, &issuer.token(1))["reason"], "UNAUTHENTICATED");
     assert_eq!(client.until_close(), (vec![], Some(4500)));

@@ -1,4 +1,4 @@
-//! Fetching a JWK set. Text only: what it says is read in `auth`.
+//! Fetches the text of a JWK set over HTTP; `auth` parses it.
 
 use std::io::Read;
 use std::time::Duration;
@@ -10,15 +10,18 @@ use ureq::tls::TlsConfig;
 use crate::config::auth::{JWKS_BYTES_MAX, is_key_url};
 use crate::tls::provider;
 
-/// What a proxy or a browser's page would send instead is no key.
+/// Longest time of a fetch; shorter than the wait for the first answer of the sources, which is 5
+/// s.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
+/// Media types of JWK sets, so that no server sends a web page instead.
 const ACCEPT: &str = "application/jwk-set+json, application/json";
 
-/// What `url` answers within `timeout`, name lookup, TLS and body included. Blocks: call it on a
-/// thread of its own. The error says what happened and is safe to log: nothing of the answer's
-/// body is in it.
+/// Fetches `url` within `timeout`, name lookup, TLS and body included. Blocks: to be called on a
+/// thread of its own. The error says what happened and is safe to log: nothing of the answer's body
+/// is in it.
 ///
-/// Redirects are not followed: they would let whoever answers for one address choose another, in
-/// the clear or on this machine. Proxies of the environment are not used, for the same reason.
+/// Redirects are not followed: they would let a server at one address choose another, in the clear
+/// or on this machine. Proxies of the environment are not used, for the same reason.
 pub fn fetch_jwks(url: &str, timeout: Duration) -> Result<String, String> {
     if !is_key_url(url) {
         return Err("keys are fetched from https, or from this machine, only".into());
@@ -51,7 +54,7 @@ pub fn fetch_jwks(url: &str, timeout: Duration) -> Result<String, String> {
 fn failed(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(at) => format!("no answer in time ({at})"),
-        // Libraries' errors hold addresses, not bodies; a line of them is enough.
+        // Errors of the libraries hold addresses and no bodies; one line of them is enough.
         error => error.to_string().lines().next().unwrap_or("failed").to_owned(),
     }
 }
@@ -66,8 +69,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(5);
 
-    /// Answers one connection with `answer` when the request's head is there, and says what that
-    /// was. With `hang` it keeps the connection open until the client closes it.
+    /// Serves one connection: sends `answer` when the request's head is there, and returns that
+    /// head. With `hang` the connection stays open until the client closes it.
     fn server(answer: Vec<u8>, hang: bool) -> (SocketAddr, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -78,7 +81,7 @@ mod tests {
             while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
                 head.push(byte[0]);
             }
-            // The client may have had enough.
+            // The client may have closed the connection.
             let _ = stream.write_all(&answer);
             while hang && stream.read(&mut byte).unwrap_or(0) == 1 {}
             String::from_utf8(head).unwrap()
@@ -144,7 +147,7 @@ mod tests {
     fn a_server_that_is_not_there_is_told() {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(fetch_jwks(&format!("http://{gone}/"), LONG).is_err());
-        // TLS towards something that speaks none.
+        // TLS to a server that speaks plain HTTP.
         let (address, thread) = server(b"HTTP/1.1 400 Bad\r\n\r\n".to_vec(), false);
         assert!(fetch_jwks(&format!("https://{address}/"), Duration::from_millis(500)).is_err());
         thread.join().unwrap_or_default();

@@ -1,14 +1,14 @@
-//! `shardgate drain` and `shardgate reload`: what the gateway that runs is asked to do.
+//! `shardgate drain` and `shardgate reload`: requests to the gateway that runs.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::client::{self, Answer};
-use super::{EXIT_START, EXIT_USAGE, Said};
+use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::{Config, Problems};
 
-/// Drains the gateway, or gives an instance nothing new (or something again).
-pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: bool) -> Said {
+/// Drains the gateway or an instance, or ends the drain of an instance.
+pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: bool) -> Output {
     let path = match instance {
         None => "/drain".to_owned(),
         Some(id) => {
@@ -26,12 +26,12 @@ pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: boo
     })
 }
 
-/// Has the files read again.
-pub fn reload(loaded: Result<Config, Problems>) -> Said {
+/// Has the gateway read its files again.
+pub fn reload(loaded: Result<Config, Problems>) -> Output {
     ask(loaded, "/reload", |answer| with_details("reloaded".into(), answer))
 }
 
-/// A sentence, and what the gateway said if it said anything.
+/// A sentence, with the gateway's answer if that has a text.
 fn with_details(what: String, answer: &Answer) -> String {
     let empty = match &answer.body {
         Value::Null => true,
@@ -43,20 +43,25 @@ fn with_details(what: String, answer: &Answer) -> String {
     if empty { what } else { format!("{what}\n{}", answer.text()) }
 }
 
-fn ask(loaded: Result<Config, Problems>, path: &str, done: impl FnOnce(&Answer) -> String) -> Said {
-    // Where it listens is all that is needed of the files, but a wrong file says nothing reliable.
+fn ask(
+    loaded: Result<Config, Problems>,
+    path: &str,
+    done: impl FnOnce(&Answer) -> String,
+) -> Output {
+    // Only the address is needed of the files, but a wrong file says nothing reliable.
     let admin = match loaded {
         Ok(config) => config.gateway.admin,
-        Err(problems) => return Said::wrong(problems.to_string(), EXIT_USAGE),
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     match client::post(&admin, path, &json!({})) {
-        Ok(answer) if answer.is_ok() => Said::fine(done(&answer)),
-        Ok(answer) => Said::wrong(refused(&answer), code(answer.status)),
-        Err(why) => Said::wrong(why.text().to_owned(), EXIT_START),
+        Ok(answer) if answer.is_ok() => Output::fine(done(&answer)),
+        Ok(answer) => Output::wrong(refused(&answer), code(answer.status)),
+        Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
 
-/// What was asked for is wrong (a configuration, a name), or it could not be done.
+/// Exit code of a refusal: the request was wrong (a configuration, a name), or could not be carried
+/// out.
 fn code(status: u16) -> u8 {
     match status {
         400 | 404 | 409 | 422 => EXIT_USAGE,
@@ -64,7 +69,7 @@ fn code(status: u16) -> u8 {
     }
 }
 
-/// Problems one a line if the gateway told them so, else what it said.
+/// Text of a refusal: problems one a line if the gateway lists them, else its answer.
 fn refused(answer: &Answer) -> String {
     let text = |p: &Value| p.as_str().map_or_else(|| p.to_string(), str::to_owned);
     match answer.body["problems"].as_array() {

@@ -1,0 +1,196 @@
+//! The configuration in force: files, settings, keys and certificates. A reload replaces all of it
+//! or nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::discovery::registry;
+use super::inputs::LocalFiles;
+use super::log;
+use super::source_routes::{CheckedConfig, SourceRoutes};
+use super::token_keys::TokenKeys;
+use crate::auth::load::LocalKeys;
+use crate::clock::unix_now_s;
+use crate::config::change::{self, Change};
+use crate::config::settings::GatewaySettings;
+use crate::config::{Config, Loader, Problem, Problems, Source};
+use crate::ids::ShardId;
+use crate::mailbox::Published;
+use crate::routing::Snapshot;
+use crate::tls::load::{InForce as CertificateInfo, LocalTls};
+
+/// Result of a reload that was taken.
+#[derive(Clone, Debug)]
+pub struct ReloadReport {
+    /// Version of the snapshot in force now.
+    pub version: u64,
+    /// Settings that differ from before.
+    pub changes: Vec<Change>,
+    /// Suspicious settings that were taken nonetheless.
+    pub warnings: Vec<Problem>,
+}
+
+/// Count and last result of reloads.
+#[derive(Clone, Default, Debug)]
+pub struct Reloads {
+    /// Reloads that were taken.
+    pub taken: u64,
+    /// Reloads that were refused.
+    pub refused: u64,
+    /// Time and problems of the last reload; no problem = it was taken.
+    pub last: Option<(Instant, Vec<Problem>)>,
+}
+
+impl Reloads {
+    /// Counts a reload and logs why it was refused, if it was.
+    pub fn note<T>(&mut self, result: &Result<T, Vec<Problem>>, now: Instant) {
+        let problems = result.as_ref().err().cloned().unwrap_or_default();
+        for problem in &problems {
+            tracing::error!(%problem, "reload_refused: nothing was changed");
+        }
+        match result {
+            Ok(_) => self.taken += 1,
+            Err(_) => self.refused += 1,
+        }
+        self.last = Some((now, problems));
+    }
+}
+
+/// The configuration in force.
+pub struct ActiveConfig {
+    loader: Loader,
+    config: Arc<Config>,
+    /// Process-wide settings, as the shards have them: routes of sources leave them as they are.
+    gateway: Arc<GatewaySettings>,
+    keys: TokenKeys,
+    tls: LocalTls,
+    /// Cap of [`LocalFiles::connections_cap`], which a reload keeps.
+    connections_cap: usize,
+}
+
+/// Files that were read again and passed all checks, but are not in force yet.
+pub struct NewConfig {
+    loader: Loader,
+    checked: CheckedConfig,
+    keys: LocalKeys,
+    tls: LocalTls,
+    changes: Vec<Change>,
+}
+
+impl NewConfig {
+    /// The configuration that passed.
+    pub fn config(&self) -> &Config {
+        &self.checked.config
+    }
+}
+
+impl ActiveConfig {
+    /// The configuration that the shards were started with.
+    pub fn new(loader: Loader, config: Config, local: LocalFiles) -> Self {
+        let LocalFiles { keys, tls, connections_cap } = local;
+        let keys = TokenKeys::new(keys, &config);
+        let gateway = Arc::new(config.gateway.clone());
+        Self { loader, config: Arc::new(config), gateway, keys, tls, connections_cap }
+    }
+
+    /// Settings, services and routes.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Keys of tokens, with the configuration that they depend on.
+    pub fn keys(&mut self) -> (&mut TokenKeys, &Config) {
+        (&mut self.keys, &self.config)
+    }
+
+    /// Certificates that new connections are shown.
+    pub fn certificates(&self) -> &[CertificateInfo] {
+        self.tls.certificates()
+    }
+
+    /// State that a shard works by, with `snapshot`. Its `connections_max` is at most the cap that
+    /// the limit of open files sets, as at the start.
+    pub fn for_shard(&self, shard: ShardId, snapshot: Arc<Snapshot>) -> Published {
+        let mut settings = self.config.shards.shard(usize::from(shard.0));
+        let max = &mut settings.conn.connections_max;
+        *max = self.connections_cap.min(*max);
+        Published {
+            snapshot,
+            gateway: self.gateway.clone(),
+            settings,
+            auth: self.keys.verifier(),
+            tls: self.tls.server(),
+        }
+    }
+
+    /// Checks the files in force with other routes of the sources. `None` if the files themselves
+    /// fail, which passed before.
+    pub fn check(&self, routes: &SourceRoutes) -> Option<CheckedConfig> {
+        routes.check(&self.loader).ok()
+    }
+
+    /// Puts a configuration with other routes in force.
+    pub fn take_checked(&mut self, checked: CheckedConfig, routes: &mut SourceRoutes) {
+        let CheckedConfig { config, taken, refused } = checked;
+        routes.accept(taken, refused);
+        if config.snapshot.routes != self.config.snapshot.routes {
+            tracing::info!(routes = config.snapshot.routes.len(), "routes_changed");
+        }
+        self.config = Arc::new(config);
+    }
+
+    /// Reads the files again and checks all of them. Changes nothing.
+    pub fn read_again(&self, routes: &SourceRoutes) -> Result<NewConfig, Vec<Problem>> {
+        let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
+        let checked = routes.check(&loader)?;
+        let config = &checked.config;
+        let tls = LocalTls::read(config, unix_now_s(), Some(&self.tls));
+        let (keys, tls) =
+            Problems::join(LocalKeys::read(config), tls).map_err(|Problems(list)| list)?;
+        let changes = change::changes(&self.config, config);
+        let refused = change::boot_only(&changes);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        if let Some(settings) = &config.gateway.discovery.registry
+            && let Err(why) = registry::check_callers(&settings.callers)
+        {
+            return Err(vec![Problem::whole(Source::File("gateway.toml".into(), 0), why)]);
+        }
+        Ok(NewConfig { loader, checked, keys, tls, changes })
+    }
+
+    /// Puts files that were read again in force; gives the settings that changed.
+    pub fn replace(&mut self, new: NewConfig, routes: &mut SourceRoutes) -> Vec<Change> {
+        let NewConfig { loader, checked, keys, tls, changes } = new;
+        changes.iter().for_each(|change| self.log_change(change));
+        let filter = &checked.config.gateway.log;
+        if *filter != self.config.gateway.log
+            && let Err(error) = log::set_filter(filter)
+        {
+            tracing::error!(error, "log.filter: the one before stays");
+        }
+        self.loader = loader;
+        self.gateway = Arc::new(checked.config.gateway.clone());
+        self.take_checked(checked, routes);
+        self.keys.set_local(keys, &self.config);
+        self.tls = tls;
+        changes
+    }
+
+    fn log_change(&self, change: &Change) {
+        let Change { key, old, new, .. } = change;
+        tracing::info!(key, ?old, ?new, "setting_changed");
+        let asked = new.as_deref().filter(|_| key.ends_with("conn.connections_max"));
+        let allowed = self.connections_cap;
+        if asked.and_then(|n| n.parse().ok()).is_some_and(|n: usize| n > allowed) {
+            tracing::warn!(
+                key,
+                asked,
+                allowed,
+                "connections_capped: a shard takes no more than open files allow; raise the \
+                 limit (`ulimit -n`, LimitNOFILE=) and start again"
+            );
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The loop of control: takes in events of the shards, news of the sources and requests, and acts
+//! on them.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::active_config::{ActiveConfig, ReloadReport};
+use super::certificates::CertificateWatch;
+use super::directory::Directory;
+use super::discovery::{NEWS_MAX, News};
+use super::dump::{self, DumpFiles};
+use super::exit::ExitReason;
+use super::fleet::Fleet;
+use super::gathering::{Gathering, Overview};
+use super::inputs::{ControlInputs, Listens};
+use super::jwks::{self, JwksFetch, JwksRefresher};
+use super::probe::CheckResult;
+use super::request::ControlRequest;
+use super::service_manager::ServiceManager;
+use super::shards::ShardTable;
+use super::sources::Sources;
+use super::view::ProcessInfo;
+use super::{admin, sleep_until};
+use crate::clock::unix_now_s;
+use crate::config::Problem;
+use crate::config::settings::GatewaySettings;
+use crate::lanes::{Doorbell, LaneReceiver};
+use crate::mailbox::ShardEvent;
+
+/// Pause before commands that found a full mailbox are sent again.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+/// Time beyond `stop.grace` in which a shard writes its last errors and awaits the Close frames of
+/// clients.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// Results of health checks that wait to be taken in; probes wait for room.
+const CHECKS_MAX: usize = 256;
+/// Longest wait for the first answer of each source before the gateway is called ready: etcd and
+/// name servers answer in milliseconds, or are away.
+const SOURCES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs control until the shards have ended or are given up. `sender` is the other end of
+/// `requests`, for the admin endpoint.
+pub async fn serve(
+    inputs: ControlInputs,
+    sender: mpsc::Sender<ControlRequest>,
+    requests: mpsc::Receiver<ControlRequest>,
+) -> io::Result<ExitReason> {
+    let (mut control, mut inbox) = start(inputs, sender, requests)?;
+    loop {
+        let commands_wait = control.turn();
+        if let Some(reason) = control.finished() {
+            return Ok(reason);
+        }
+        tokio::select! {
+            () = poll_fn(|cx| inbox.bell.poll_rung(cx)) => {}
+            Some(request) = inbox.requests.recv() => {
+                if control.answer(request) {
+                    return Ok(ExitReason::Forced);
+                }
+            }
+            Some(news) = inbox.news.recv() => {
+                if control.sources.is_active(&news.source) {
+                    control.directory.take_news(news, Instant::now());
+                }
+            }
+            Some(fetch) = inbox.fetches.recv() => control.take_keys(fetch),
+            Some(result) = inbox.checks.recv() => {
+                let now = Instant::now();
+                control.directory.take_check(result, now);
+                // The judgement of all services is made once for all results that are there.
+                while let Ok(result) = inbox.checks.try_recv() {
+                    control.directory.take_check(result, now);
+                }
+            }
+            () = sleep_until(control.next_wake(commands_wait)) => {}
+        }
+    }
+}
+
+/// Channels that wake the loop.
+struct Inbox {
+    /// Rung by shards with events.
+    bell: Arc<Doorbell>,
+    requests: mpsc::Receiver<ControlRequest>,
+    /// News of discovery sources.
+    news: mpsc::Receiver<News>,
+    /// Results of JWK set fetches.
+    fetches: mpsc::Receiver<JwksFetch>,
+    /// Results of health checks.
+    checks: mpsc::Receiver<CheckResult>,
+}
+
+/// Starts the admin endpoint, the sources, the probes and the refresh of keys.
+fn start(
+    inputs: ControlInputs,
+    sender: mpsc::Sender<ControlRequest>,
+    requests: mpsc::Receiver<ControlRequest>,
+) -> io::Result<(Control, Inbox)> {
+    let now = Instant::now();
+    let config = &inputs.config;
+    let gateway = &config.gateway;
+    let info = Arc::new(ProcessInfo {
+        node: gateway.node.clone(),
+        boot_id: inputs.boot_id,
+        started: inputs.started,
+        log_dropped: inputs.log_dropped,
+    });
+    let admin = inputs.admin.local_addr()?;
+    let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, info.clone(), sender)?;
+    tokio::spawn(endpoint);
+    let ready_line = ready_line(gateway, inputs.listens, admin, inputs.shards.len());
+    let (news_sender, news) = mpsc::channel(NEWS_MAX);
+    let sources = Sources::start(config, inputs.registry, inputs.seed, news_sender)
+        .map_err(io::Error::other)?;
+    let (check_sender, checks) = mpsc::channel(CHECKS_MAX);
+    let fleet = Fleet::new(gateway.health.clone(), inputs.seed, check_sender);
+    let (fetch_sender, fetches) = mpsc::channel(jwks::FETCHES_MAX);
+    let jwks = JwksRefresher::start(config, fetch_sender);
+    let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
+    let control = Control {
+        shards: ShardTable::new(inputs.shards),
+        events: inputs.events,
+        directory: Directory::new(active, inputs.composer, fleet, now),
+        sources,
+        jwks,
+        certificates: CertificateWatch::new(now),
+        sources_until: now + SOURCES_TIMEOUT,
+        ready_line: Some(ready_line),
+        gathering: Gathering::default(),
+        stop_until: None,
+        info,
+        service_manager: ServiceManager::from_environment(now),
+    };
+    Ok((control, Inbox { bell: inputs.bell, requests, news, fetches, checks }))
+}
+
+/// The line on stdout that says where a gateway that is ready listens.
+fn ready_line(
+    gateway: &GatewaySettings,
+    listens: Listens,
+    admin: SocketAddr,
+    shards: usize,
+) -> String {
+    let scheme = if gateway.admin.tls_cert.is_some() { "https" } else { "http" };
+    let both = [("ws", listens.plain), ("wss", listens.tls)];
+    let urls: Vec<String> = both
+        .iter()
+        .filter_map(|(scheme, at)| Some(format!("{scheme}://{}{}", (*at)?, gateway.path)))
+        .collect();
+    format!("shardgate ready: {} admin {scheme}://{admin} shards {shards}", urls.join(" "))
+}
+
+/// State of the control thread.
+struct Control {
+    shards: ShardTable,
+    events: LaneReceiver<ShardEvent>,
+    directory: Directory,
+    sources: Sources,
+    jwks: JwksRefresher,
+    certificates: CertificateWatch,
+    /// End of the wait for sources that have not answered yet.
+    sources_until: Instant,
+    /// Printed once, when all shards are ready.
+    ready_line: Option<String>,
+    gathering: Gathering,
+    /// Set when a stop began: the time at which it is given up.
+    stop_until: Option<Instant>,
+    info: Arc<ProcessInfo>,
+    service_manager: ServiceManager,
+}
+
+impl Control {
+    /// Takes in all events, acts on them, sends commands. Whether commands still wait for room.
+    fn turn(&mut self) -> bool {
+        let now = Instant::now();
+        let commands_wait = self.shards.flush();
+        self.take_events(now);
+        self.shards.fail_vanished(now);
+        self.shards.end_inspections(now);
+        if self.directory.turn(now) {
+            self.publish();
+        }
+        self.certificates.turn(self.directory.certificates(), now, unix_now_s());
+        self.announce_ready(now);
+        if self.shards.any_failed() && self.stop_until.is_none() {
+            self.begin_stop("a shard failed");
+        }
+        if self.service_manager.is_due(now) {
+            self.gathering.begin(&mut self.shards, now);
+        }
+        if self.gathering.is_over(&self.shards, now) {
+            self.finish_gathering(now);
+        }
+        commands_wait | self.shards.flush()
+    }
+
+    fn take_events(&mut self, now: Instant) {
+        while let Some(event) = self.events.try_recv() {
+            match &event {
+                ShardEvent::Signals { shard, signals } => {
+                    self.directory.take_signals(*shard, signals, now);
+                }
+                ShardEvent::KeysWanted(_) => self.jwks.hurry(now),
+                ShardEvent::Ready(_)
+                | ShardEvent::Report(_)
+                | ShardEvent::Inspection { .. }
+                | ShardEvent::Stopped { .. }
+                | ShardEvent::Failed { .. } => {}
+            }
+            self.shards.take(event, now);
+        }
+    }
+
+    /// Prints the ready line, once, when all shards serve and every source has answered or has
+    /// been waited for long enough.
+    fn announce_ready(&mut self, now: Instant) {
+        if self.shards.all_ready()
+            && self.stop_until.is_none()
+            && !self.shards.any_failed()
+            && (self.sources_until <= now || self.sources_answered())
+            && let Some(line) = self.ready_line.take()
+        {
+            // Not println: a closed stdout is no reason to end.
+            use std::io::Write;
+            let _ = writeln!(io::stdout(), "{line}");
+            tracing::info!("{line}");
+            self.service_manager.ready(&line);
+        }
+    }
+
+    /// Whether every source has answered, or could not be reached.
+    fn sources_answered(&self) -> bool {
+        let mut names = self.sources.names();
+        names.extend(self.jwks.url().map(|_| jwks::SOURCE.into()));
+        self.directory.have_answered(&names)
+    }
+
+    fn finish_gathering(&mut self, now: Instant) {
+        self.shards.give_up();
+        let overview = Arc::new(Overview {
+            at: now,
+            draining: self.stop_until.is_some(),
+            shards: self.shards.view(now),
+            directory: self.directory.view(),
+        });
+        self.service_manager.beat(overview.shards.iter().all(|shard| !shard.silent), now);
+        self.gathering.finish(&overview);
+    }
+
+    /// Takes in the result of a fetch of the JWK set that is configured now.
+    fn take_keys(&mut self, fetch: JwksFetch) {
+        let current = self.jwks.url() == Some(&fetch.url);
+        if current && self.directory.take_jwks(fetch.result, Instant::now()) {
+            self.publish();
+        }
+    }
+
+    /// Reason to end, if there is one.
+    fn finished(&mut self) -> Option<ExitReason> {
+        let until = self.stop_until?;
+        if self.shards.all_ended() {
+            tracing::info!(cut_off = self.shards.cut_off, "stopped");
+            let failed = self.shards.any_failed();
+            return Some(match (failed, self.shards.cut_off) {
+                (true, _) => ExitReason::ShardFailed,
+                (false, 0) => ExitReason::Stopped,
+                (false, _) => ExitReason::CutOff,
+            });
+        }
+        (until <= Instant::now()).then(|| {
+            tracing::error!(shards = ?self.shards.not_ended(), "shards do not stop: giving up");
+            self.shards.abort();
+            self.shards.flush();
+            ExitReason::Stuck
+        })
+    }
+
+    /// Carries out a request. Whether the shards were told to abort.
+    fn answer(&mut self, request: ControlRequest) -> bool {
+        match request {
+            ControlRequest::Gather(waiter) => self.gather(waiter),
+            ControlRequest::Reload(done) => {
+                let result = self.reload(Instant::now());
+                // The client may have gone away.
+                let _ = done.send(result);
+            }
+            ControlRequest::DrainInstance { name, on, done } => {
+                let known = self.directory.drain(&name, on, Instant::now());
+                if known == Some(true) {
+                    self.publish();
+                }
+                let _ = done.send(known.is_some());
+            }
+            ControlRequest::Ready(reply) => {
+                let _ = reply.send(self.shards.all_serve() && self.stop_until.is_none());
+            }
+            ControlRequest::Inspect(query, reply) => {
+                self.shards.inspect(&query, reply, Instant::now());
+                self.shards.flush();
+            }
+            ControlRequest::Dump(done) => self.dump(done),
+            ControlRequest::Drain(why) if self.stop_until.is_none() => self.begin_stop(why),
+            ControlRequest::Drain(_) => {}
+            ControlRequest::Stop(signal) => return self.stop(signal),
+        }
+        false
+    }
+
+    /// Reads the files again and publishes the result, or changes nothing.
+    fn reload(&mut self, now: Instant) -> Result<ReloadReport, Vec<Problem>> {
+        self.service_manager.reloading();
+        let result = self.directory.reload(now);
+        if result.is_ok() {
+            let before = self.jwks.url().map(str::to_owned);
+            self.jwks.follow(self.directory.config());
+            if self.jwks.url() != before.as_deref() {
+                self.directory.forget_jwks();
+            }
+            for source in self.sources.follow(self.directory.config()) {
+                self.directory.forget_source(&source, now);
+            }
+            self.certificates.check_again(now);
+            self.publish();
+        }
+        self.service_manager.ready(if result.is_ok() { "reloaded" } else { "reload refused" });
+        result
+    }
+
+    /// Sends the state of the directory to every shard.
+    fn publish(&mut self) {
+        self.shards.publish(|shard| self.directory.published(shard));
+        self.shards.flush();
+    }
+
+    /// Stops in order at the first signal. Whether it was the second one: the shards were told to
+    /// abort.
+    fn stop(&mut self, signal: &str) -> bool {
+        if self.stop_until.is_none() {
+            self.begin_stop(signal);
+            return false;
+        }
+        tracing::warn!(signal, "second signal: ending at once");
+        self.shards.abort();
+        self.shards.flush();
+        true
+    }
+
+    fn begin_stop(&mut self, why: &str) {
+        let settings = &self.directory.config().gateway.stop;
+        let stop_grace_ms = settings.grace.as_millis() as u64;
+        tracing::info!(why, stop_grace_ms, shards = self.shards.len(), "draining");
+        self.service_manager.stopping(why);
+        self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
+        self.shards.drain(settings);
+    }
+
+    /// Gathers, and writes the result to files.
+    fn dump(&mut self, done: oneshot::Sender<io::Result<DumpFiles>>) {
+        let (waiter, overview) = oneshot::channel();
+        self.gather(waiter);
+        let info = self.info.clone();
+        tokio::spawn(async move {
+            // An error is the end of control: nobody waits for the dump any more.
+            let Ok(overview) = overview.await else { return };
+            let _ = done.send(dump::write(&dump::dir(), &info, &overview));
+        });
+    }
+
+    fn gather(&mut self, waiter: oneshot::Sender<Arc<Overview>>) {
+        self.gathering.add(waiter);
+        self.gathering.begin(&mut self.shards, Instant::now());
+    }
+
+    /// Time of the next turn without an event.
+    fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
+        let now = Instant::now();
+        let awaits_sources = self.ready_line.is_some() && self.sources_until > now;
+        let times = [
+            commands_wait.then(|| now + RETRY_EVERY),
+            awaits_sources.then_some(self.sources_until),
+            self.gathering.due(),
+            self.stop_until,
+            self.directory.due(),
+            self.service_manager.due(),
+            self.shards.inspections_due(),
+            Some(self.certificates.due()),
+        ];
+        times.into_iter().flatten().min()
+    }
+}

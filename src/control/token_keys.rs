@@ -1,0 +1,85 @@
+//! Keys by which clients' tokens are verified: those of the configuration and its files, and the
+//! JWK set that was fetched last.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::sources::SourceState;
+use crate::auth::Verifier;
+use crate::auth::keys::KeySet;
+use crate::auth::load::LocalKeys;
+use crate::config::Config;
+
+/// The keys, and the verifier made of them.
+pub struct TokenKeys {
+    local: LocalKeys,
+    fetched: Option<KeySet>,
+    /// `None`: no client signs in (`auth.mode = "off"`).
+    verifier: Option<Arc<Verifier>>,
+}
+
+impl TokenKeys {
+    /// Keys of a start: no set has been fetched yet.
+    pub fn new(local: LocalKeys, config: &Config) -> Self {
+        log_left_out(&local);
+        let verifier = local.verifier(config, None);
+        Self { local, fetched: None, verifier }
+    }
+
+    /// Verifier of the tokens that clients show.
+    pub fn verifier(&self) -> Option<Arc<Verifier>> {
+        self.verifier.clone()
+    }
+
+    /// Puts the keys of other files in the place of those before; the fetched set stays.
+    pub fn set_local(&mut self, local: LocalKeys, config: &Config) {
+        log_left_out(&local);
+        self.local = local;
+        self.verifier = self.local.verifier(config, self.fetched.as_ref());
+    }
+
+    /// Takes in the result of a fetch and notes it in `state`. Whether the keys changed: a failed
+    /// fetch leaves the last set in force.
+    pub fn take_fetched(
+        &mut self,
+        result: Result<KeySet, String>,
+        state: &mut SourceState,
+        config: &Config,
+        now: Instant,
+    ) -> bool {
+        let set = match result {
+            Ok(set) => set,
+            Err(why) => {
+                tracing::warn!(
+                    why,
+                    fetched = state.answered,
+                    "jwks_stale: the keys that were fetched last are kept; see that auth.jwks_url \
+                     can be reached"
+                );
+                state.set_stale(why, now);
+                return false;
+            }
+        };
+        for key in &set.skipped {
+            tracing::warn!(at = key.at, why = key.rule, "jwks_key_left_out");
+        }
+        tracing::info!(keys = set.keys.len(), "jwks_fetched");
+        (state.stale, state.answered) = (None, true);
+        self.fetched = Some(set);
+        self.verifier = self.local.verifier(config, self.fetched.as_ref());
+        true
+    }
+
+    /// Stops trusting the fetched set, because none is configured any more, or another one.
+    pub fn forget_fetched(&mut self, config: &Config) {
+        self.fetched = None;
+        self.verifier = self.local.verifier(config, None);
+    }
+}
+
+/// Logs the keys of sets in files that cannot be used.
+fn log_left_out(keys: &LocalKeys) {
+    for (at, why) in keys.skipped() {
+        tracing::warn!(at, why, "jwks_key_left_out");
+    }
+}
