@@ -1,29 +1,44 @@
-//! What the benchmarks measure on: messages, a snapshot, and an engine with 64 clients.
+//! The steps of a message, each with what it works on, as `micro` times them and `counts` counts
+//! their instructions. All that either bench knows of the gateway's own types is here.
+//!
+//! A rig is made once. Each of its steps can be run again and again, and costs the same each time.
 
+use std::fmt::Write;
+use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use prost::encoding::{decode_varint, encode_varint};
 
-use shardgate::config::settings::{GatewaySettings, ShardSettings};
-use shardgate::engine::batch::Origin;
+use shardgate::config::settings::{CacheSettings, DedupSettings, GatewaySettings, ShardSettings};
+use shardgate::engine::batch::{BodyWriter, Origin};
+use shardgate::engine::cache::{RouteCache, RouteKey};
+use shardgate::engine::dedup::{DedupWindow, Owner, StoredReply, fingerprint};
 use shardgate::engine::pending::{Pending, StreamName};
+use shardgate::engine::queue::{InstanceQueue, Messages};
+use shardgate::engine::streams::Streams;
 use shardgate::engine::{Engine, EngineInit};
-use shardgate::ids::{ConnId, InstanceId, ServiceId, SessionId, ShardId, Ticket};
-use shardgate::message::{Call, CallBody, Micros, Outcome};
-use shardgate::routing::Ring;
+use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, TenantId, Ticket};
+use shardgate::message::{Call, CallBody, Micros, Outcome, ServerMessage};
 use shardgate::routing::{
-    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Ring, Route, Service, Share, Snapshot,
+    affinity_hash,
 };
+use shardgate::wire::backend::read_responses;
+use shardgate::wire::frames::{Decoder, Flow, FrameEvent, FrameLimits};
+use shardgate::wire::{json, protobuf};
 
 /// Messages of a full batch.
 pub const BATCH: usize = 100;
 /// Messages of an engine's turn.
 pub const TURN: usize = 64;
+/// Users whose messages are routed.
+const USERS: u32 = 10_000;
+const LIMITS: FrameLimits = FrameLimits { message_bytes_max: 64 << 10, fragments_max: 64 };
 
 /// 64 bytes of JSON.
-pub fn payload() -> Vec<u8> {
+fn payload() -> Vec<u8> {
     format!("{{\"text\":\"{}\"}}", "x".repeat(53)).into_bytes()
 }
 
@@ -42,12 +57,12 @@ fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// A message of 64 bytes of payload, as a JSON client sends it.
-pub fn json_frame(seq: u64) -> Vec<u8> {
+fn json_frame(seq: u64) -> Vec<u8> {
     let payload = String::from_utf8(payload()).expect("ASCII");
     frame(1, format!("{{\"msg_id\":1001,\"seq\":{seq},\"payload\":{payload}}}").as_bytes())
 }
 
-/// The same with an idempotency key.
+/// A message as of [`json_frame`], with an idempotency key.
 fn json_frame_with_id(seq: u64) -> Vec<u8> {
     let payload = String::from_utf8(payload()).expect("ASCII");
     let text =
@@ -55,8 +70,8 @@ fn json_frame_with_id(seq: u64) -> Vec<u8> {
     frame(1, text.as_bytes())
 }
 
-/// The same as a protobuf client sends it.
-pub fn protobuf_frame(seq: u64) -> Vec<u8> {
+/// A message of 64 bytes of payload, as a protobuf client sends it.
+fn protobuf_frame(seq: u64) -> Vec<u8> {
     let mut body = vec![0x08];
     encode_varint(1001, &mut body);
     body.push(0x10);
@@ -69,7 +84,7 @@ pub fn protobuf_frame(seq: u64) -> Vec<u8> {
 }
 
 /// One service with `instances` instances, routes of the default kind.
-pub fn snapshot(instances: u32) -> Snapshot {
+fn snapshot(instances: u32) -> Snapshot {
     let names: Vec<String> = (0..instances).map(|n| format!("logic-{n}")).collect();
     let route = |first| Route {
         first,
@@ -106,8 +121,8 @@ pub fn snapshot(instances: u32) -> Snapshot {
     }
 }
 
-/// What batches begin with.
-pub fn origin() -> Origin {
+/// Fields that every batch begins with.
+fn origin() -> Origin {
     Origin {
         gateway: "node-1".into(),
         shard: 0,
@@ -117,13 +132,13 @@ pub fn origin() -> Origin {
 }
 
 /// The stream of client number `n`.
-pub fn stream_name(n: u64) -> StreamName {
+fn stream_name(n: u64) -> StreamName {
     let session = SessionId::from_random(u128::from(n) << 40 | 12_345);
     StreamName { session, service: ServiceId(0), hash: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
 }
 
 /// Makes `message` number `n`, waiting since 1 s.
-pub fn fill(message: &mut Pending, n: u64) {
+fn fill(message: &mut Pending, n: u64) {
     message.msg_id = 1001;
     message.seq = n + 1;
     message.parked = false;
@@ -136,7 +151,7 @@ pub fn fill(message: &mut Pending, n: u64) {
 }
 
 /// A `BatchResponse` with `payload` for each request.
-pub fn responses(requests: impl Iterator<Item = u64>, payload: &[u8]) -> Bytes {
+fn responses(requests: impl Iterator<Item = u64>, payload: &[u8]) -> Bytes {
     let mut out = Vec::new();
     for request in requests {
         let mut item = vec![0x08];
@@ -173,6 +188,234 @@ fn request_ids(mut body: CallBody) -> Vec<u64> {
     ids
 }
 
+/// [`BATCH`] frames in one receive, decoded down to the message.
+pub struct Decode {
+    text: Vec<u8>,
+    binary: Vec<u8>,
+}
+
+impl Decode {
+    // A mask of zeros costs what any costs, and leaves the buffer as it is for the next round.
+    pub fn new() -> Self {
+        Self {
+            text: (0..BATCH as u64).flat_map(|n| json_frame(n + 1)).collect(),
+            binary: (0..BATCH as u64).flat_map(|n| protobuf_frame(n + 1)).collect(),
+        }
+    }
+
+    pub fn json(&mut self) {
+        let mut decoder = Decoder::default();
+        let fed = decoder.feed(&LIMITS, &mut self.text, |event| {
+            if let FrameEvent::Text(text) = event {
+                black_box(json::decode(text).expect("a good message"));
+            }
+            Flow::Continue
+        });
+        assert_eq!(fed.expect("good frames").frames, BATCH as u32);
+    }
+
+    pub fn protobuf(&mut self) {
+        let mut decoder = Decoder::default();
+        let fed = decoder.feed(&LIMITS, &mut self.binary, |event| {
+            if let FrameEvent::Binary(bytes) = event {
+                black_box(protobuf::decode(bytes).expect("a good message"));
+            }
+            Flow::Continue
+        });
+        assert_eq!(fed.expect("good frames").frames, BATCH as u32);
+    }
+}
+
+/// One reply of 64 bytes, with its frame header, into an outbox that has room.
+pub struct Encode {
+    payload: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Encode {
+    pub fn new() -> Self {
+        Self { payload: payload(), out: Vec::with_capacity(4 << 10) }
+    }
+
+    pub fn json(&mut self) {
+        self.out.clear();
+        json::encode(&mut self.out, black_box(&reply(&self.payload)));
+    }
+
+    pub fn protobuf(&mut self) {
+        self.out.clear();
+        protobuf::encode(&mut self.out, black_box(&reply(&self.payload)));
+    }
+}
+
+fn reply(payload: &[u8]) -> ServerMessage<'_> {
+    ServerMessage { msg_id: 1001, seq: 123_456, payload, ..Default::default() }
+}
+
+/// [`BATCH`] messages of as many streams: into the queue of an instance, and out in their order.
+pub struct Queue {
+    messages: Messages,
+    streams: Streams,
+    queue: InstanceQueue,
+    keys: Vec<MsgKey>,
+}
+
+impl Queue {
+    pub fn new() -> Self {
+        Self {
+            messages: Messages::with_capacity_max(1 << 16),
+            streams: Streams::new(1 << 16),
+            queue: InstanceQueue::default(),
+            keys: Vec::with_capacity(BATCH),
+        }
+    }
+
+    pub fn push_and_take(&mut self) {
+        let Self { messages, streams, queue, keys } = self;
+        let (instance, ticket) = (InstanceId(0), Ticket::new(1, 0));
+        let delays = [0, 5_000, 50_000, 500_000];
+        for n in 0..BATCH {
+            let key = messages.insert_with(|message| fill(message, n as u64));
+            let stream = streams.open(stream_name(n as u64), instance, 0);
+            messages.get_mut(key).expect("just inserted").stream = Some(stream);
+            queue.push(key, messages, streams);
+        }
+        while let Some(key) = queue.take(instance, ticket, messages, streams, &delays) {
+            keys.push(key);
+        }
+        assert_eq!(keys.len(), BATCH);
+        for key in keys.drain(..) {
+            let stream = messages.get(key).and_then(|m| m.stream).expect("all have one");
+            messages.release(key);
+            streams.get_mut(stream).busy = None;
+            streams.close_if_idle(stream);
+        }
+    }
+}
+
+/// Routing from an id to an instance, for [`USERS`] users and three instances.
+pub struct Router {
+    snapshot: Snapshot,
+    users: Vec<u64>,
+    next: usize,
+    cache: RouteCache,
+}
+
+impl Router {
+    /// The cache holds every user.
+    pub fn new() -> Self {
+        let snapshot = snapshot(3);
+        let users: Vec<u64> =
+            (0..USERS).map(|n| affinity_hash(TenantId(0), &n.to_le_bytes())).collect();
+        let mut cache = RouteCache::new(&CacheSettings::default(), 1);
+        let service = &snapshot.services[0];
+        for &hash in &users {
+            let owner = service.ring.pick(hash).expect("three instances");
+            cache.insert(route_key(&snapshot, hash), owner, Micros(1));
+        }
+        Self { snapshot, users, next: 0, cache }
+    }
+
+    fn user(&mut self) -> u64 {
+        self.next = (self.next + 1) % self.users.len();
+        self.users[self.next]
+    }
+
+    pub fn route(&mut self) {
+        black_box(self.snapshot.route(black_box(1001)));
+    }
+
+    pub fn ring_pick(&mut self) {
+        let user = self.user();
+        black_box(self.snapshot.services[0].ring.pick(user));
+    }
+
+    pub fn cache_hit(&mut self) {
+        let user = self.user();
+        let key = route_key(&self.snapshot, user);
+        black_box(self.cache.get(&key, Micros(2)).expect("inserted above"));
+    }
+}
+
+fn route_key(snapshot: &Snapshot, hash: u64) -> RouteKey {
+    RouteKey { tenant: TenantId(0), service: snapshot.routes[0].service, hash }
+}
+
+/// The body of a batch of [`BATCH`] messages of 64 bytes, and the answer to one.
+pub struct Batch {
+    messages: Messages,
+    keys: Vec<MsgKey>,
+    origin: Origin,
+    writer: BodyWriter,
+    response: Bytes,
+}
+
+impl Batch {
+    pub fn new() -> Self {
+        let mut messages = Messages::with_capacity_max(BATCH);
+        let keys: Vec<MsgKey> =
+            (0..BATCH as u64).map(|n| messages.insert_with(|message| fill(message, n))).collect();
+        let response = responses(keys.iter().map(|key| key.0), &payload());
+        Self { messages, keys, origin: origin(), writer: BodyWriter::default(), response }
+    }
+
+    pub fn write_body(&mut self) {
+        self.writer.begin_batch(&self.origin);
+        for &key in &self.keys {
+            let message = self.messages.get(key).expect("inserted above");
+            self.writer.push(key, message, &self.origin, Micros(2_000_000));
+        }
+        black_box(self.writer.finish());
+    }
+
+    pub fn read_responses(&mut self) {
+        let mut seen = 0;
+        read_responses(black_box(&self.response), |item| seen += item.payload.len())
+            .expect("a good response");
+        black_box(seen);
+    }
+}
+
+/// A new id, and its answer remembered, with 10,000 in the window.
+pub struct Dedup {
+    window: DedupWindow,
+    payload: Vec<u8>,
+    reply: StoredReply,
+    n: u64,
+    text: String,
+}
+
+impl Dedup {
+    /// Ids come 10 us apart, and a window of 100 ms is full of them.
+    pub fn new() -> Self {
+        let settings = DedupSettings { window_ms: 100, ..DedupSettings::default() };
+        let payload = payload();
+        let reply = StoredReply {
+            status: 0,
+            reason: None,
+            message: "".into(),
+            payload: payload.as_slice().into(),
+            is_bytes: false,
+            retry_after_ms: 0,
+        };
+        let window = DedupWindow::new(&settings, 1);
+        let mut dedup = Self { window, payload, reply, n: 0, text: String::new() };
+        (0..10_000).for_each(|_| dedup.begin_and_finish());
+        dedup
+    }
+
+    pub fn begin_and_finish(&mut self) {
+        self.n += 1;
+        let now = Micros(self.n * 10);
+        self.text.clear();
+        let _ = write!(self.text, "{:032x}", self.n);
+        let print = fingerprint(1001, &self.payload);
+        let id = self.window.id(TenantId(0), Owner::User("u"), &self.text, print);
+        let key = self.window.begin(&id, now).expect("there is room");
+        black_box(self.window.finish(key, Some(self.reply.clone()), now));
+    }
+}
+
 /// An engine with [`TURN`] clients and one instance.
 pub struct Turn {
     engine: Engine,
@@ -188,7 +431,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// All clients past their handshake.
+    /// An engine whose clients are past their handshake.
     pub fn new(with_id: bool) -> Self {
         let mut settings = ShardSettings::default();
         // A round is 1 ms: 500 x 64 ids are remembered, a third of what there is room for.
@@ -232,7 +475,7 @@ impl Turn {
         }
     }
 
-    /// Not timed: the clients' bytes, 1 ms later. Old ids leave the window in the engine's tick.
+    /// Makes the clients' bytes, 1 ms later; not timed. Old ids leave the window in a tick.
     pub fn prepare(&mut self) {
         self.now = self.now.plus_ms(1);
         self.seq += 1;
@@ -244,7 +487,7 @@ impl Turn {
         }
     }
 
-    /// Bytes in, call out.
+    /// First half of a turn: bytes in, calls out.
     pub fn ask(&mut self) {
         for (&id, frame) in self.clients.iter().zip(&mut self.frames) {
             self.engine.on_bytes(id, frame, self.now);
@@ -253,7 +496,7 @@ impl Turn {
         std::mem::swap(&mut self.calls, &mut self.engine.effects.calls);
     }
 
-    /// Not timed: the service.
+    /// Answers as the service does; not timed.
     pub fn serve(&mut self) {
         self.served = 0;
         for call in self.calls.drain(..) {
@@ -263,7 +506,7 @@ impl Turn {
         }
     }
 
-    /// Outcome in, outboxes out.
+    /// Second half of a turn: outcomes in, outboxes out.
     pub fn answer(&mut self) {
         for (ticket, body) in self.outcomes.drain(..) {
             self.engine.on_outcome(Outcome { ticket, result: Ok(body) }, self.now);
@@ -277,7 +520,7 @@ impl Turn {
         }
     }
 
-    /// Not timed: whether that was what it should be.
+    /// Checks that every message was served and answered; not timed.
     pub fn check(&self) {
         assert_eq!(self.served, TURN, "each message reached the service");
         assert_eq!(self.answered, TURN, "each message has its answer");
