@@ -1,5 +1,6 @@
 //! Rules about the source itself: who may know whom, and what stands in no file.
 
+mod comments;
 mod functions;
 mod promises;
 
