@@ -166,6 +166,9 @@
 //! - **No glommio except in [`shard`], [`readiness`] and [`backend::channel`], no tokio runtime
 //!   except in [`control`] and [`demo`]**; so either can be replaced.
 
+// The map names what is private, too: read it with `--document-private-items`.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod auth;
 pub mod backend;
 pub mod boot;
