@@ -1,5 +1,8 @@
 //! shardgate: a WebSocket gateway, one pinned thread a core. This page is the map of the source.
 //!
+//! What the gateway promises, its formats, its words and the reasons of its shape stand in
+//! [`docs`]. How to work on it: `.github/CONTRIBUTING.md`.
+//!
 //! # Bird's eye
 //!
 //! A client holds one WebSocket and sends messages that carry an id. The gateway finds the service
@@ -21,18 +24,18 @@
 //!                 services (the demo ones run in a thread of this process)
 //! ```
 //!
-//! A message's way: [`shard::net`] reads what is ready; [`wire`] makes frames and messages of it;
-//! [`engine`]`::inbound` classifies; `builtin` answers what is the gateway's own; everything else
-//! goes through [`engine::dispatcher`]: `admission` (route, dedup, pick, let in), `queue`, `calls`
-//! (in the body that `batch` wrote), and travels over [`backend::channel`]. Its outcome comes back
-//! through `outcome` (answer, retry, move) and `answer` to [`engine::clients`], whose `reply`
-//! writes it into the connection's outbox; the net loop writes that once a turn. Deadlines,
+//! The way of a message: [`shard::net`] reads what is ready; [`wire`] makes frames and messages of
+//! it; [`engine`]`::inbound` classifies; `builtin` answers what is the gateway's own; everything
+//! else goes through [`engine::dispatcher`]: `admission` (route, dedup, pick, let in), `queue`,
+//! `calls` (in the body that `batch` wrote), and travels over [`backend::channel`]. Its outcome
+//! comes back through `outcome` (answer, retry, move) and `answer` to [`engine::clients`], whose
+//! `reply` writes it into the connection's outbox; the net loop writes that once a turn. Deadlines,
 //! heartbeats, a reload and the end of a stop are `engine::turn`.
 //!
 //! A connection lives where it was accepted until its user is known; then on the user's home shard,
 //! to which [`engine::clients::home`] and the shell take it at rest, with its socket, over a lane.
 //! So what belongs to a user is on one core. What stands between a socket and the engine, a
-//! balancer's header and TLS, is [`shard::layers`]; the limits of clients are
+//! balancer's header and TLS, is `shard::transport`; the limits of clients are
 //! [`engine::clients::limits`].
 //!
 //! # Code map
@@ -40,17 +43,18 @@
 //! In the order of dependence; a module uses only those above its own line.
 //!
 //! - [`limits`] [`ids`] [`message`] [`stats`] [`inspect`] [`lanes`] [`mailbox`]: the vocabulary.
-//!   Caps with their arithmetic, names, what moves, what is counted, an operator's queries, all
+//!   Caps with their arithmetic, names, what moves, what is counted, an operator's queries, and all
 //!   that two threads know of each other.
-//! - [`config`]: files, environment, flags -> checked settings and an immutable
-//!   [`routing::Snapshot`], or every problem at once.
+//! - [`routing`]: the immutable snapshot of services, instances, routes and rings, and the rule
+//!   that picks an instance.
+//! - [`config`]: files, environment and flags become checked settings, or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
-//! - [`auth`]: who a client is. Tokens, verified against keys; neither clock nor socket.
+//! - [`auth`]: tokens, verified against keys; neither clock nor socket.
 //! - [`tls`]: TLS towards clients as bytes in and out; certificates and their files.
 //! - [`engine`]: a shard's state as a pure state machine. Events and the time in, effects out.
 //! - [`readiness`]: the sockets of a shard in one epoll set, and how the shard waits for it.
-//! - [`backend`]: gRPC over HTTP/2 to one instance. Calls in, outcomes out, whatever the connection
-//!   does meanwhile.
+//! - [`backend`]: gRPC over HTTP/2 to one instance. Calls in, one outcome each out, whatever
+//!   happens to the connection.
 //! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. [`control::discovery`] finds instances, `fleet` and `health`
 //!   judge them, `compose` makes snapshots of all that, `active_config` holds the configuration in
@@ -59,34 +63,111 @@
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
 //! - `preflight`, `memory`, `clock`, [`boot`], [`cli`]: checks of this machine; memory that the
 //!   caps of a configuration come to; the wall clock; start and stop; verbs, flags, exit codes.
+//! - [`docs`]: pages about the whole. No code.
+//!
+//! # The contract of the event loop
+//!
+//! An engine is driven by one loop. In production that is [`shard::net`], in the simulator
+//! `tests/sim/shell.rs`; both keep to this order. Every event carries `now`, which never runs back.
+//! The engine calls nobody: it leaves effects in lists that the loop takes and empties.
+//!
+//! A turn:
+//!
+//! 1. **Tick**, if a pulse came (every 10 ms): [`record_stall`], [`set_wall_clock`], then [`tick`],
+//!    which names connections to close at once. Take `effects.signals` and `effects.keys_wanted`
+//!    for control; signals that control could not be given go back by [`untold`].
+//! 2. **From other shards**: [`arrive`] for a connection that moves here, [`open`] for a fresh one.
+//! 3. **Commands of control**: [`adopt`] (the channels to new instances are opened before it, as
+//! calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), [`drain`] (accept
+//! what waits before it, and nothing after it).
+//! 4. **Accept**: while [`has_room`], [`open`]; or [`open_unmetered`], and [`introduce`] when the
+//!    balancer has named the client. Without room the socket goes to another shard, or gets 503.
+//! 5. **Resume**: take `effects.resumed`; [`on_resumed`] for each, which goes on with the bytes
+//!    that the decoder held. `ReadNext::More` puts the socket on the list to be read.
+//! 6. **Read** each ready connection, unless it [`is_paused`]: [`on_bytes`] with what was received,
+//!    until it says `ReadNext::Pause`, the socket is empty or the budget is spent. [`on_end`] when
+//!    the client has ended: `true` means close now. A transport that broke (TLS, a balancer's
+//!    header) is [`break_off`]. Then [`record_decode`].
+//! 7. **End of the turn**: [`end_turn`], once, after all bytes: it checks tokens that waited and
+//!    forms batches. If `effects.resumed` is not empty another turn follows without sleeping.
+//! 8. **Calls**: take `effects.calls`; each goes to the channel of its instance.
+//! 9. **Flush**: take `effects.dirty`, and add sockets that became writable. For each: write
+//!    [`outbox`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what it says:
+//!    `Fate::Keep`, `Fate::ShutWrite` or `Fate::Close`. Then [`record_flush`].
+//! 10. **Moves**: take `effects.moves`; [`depart`] gives the connection that leaves, or nothing if
+//!     it cannot go yet. A lane that refuses it gives it back: [`stay`].
+//! 11. **Sleep** until a socket is ready, a bell rings, or [`next_due`].
+//!
+//! Between turns, from the tasks of the channels: [`on_link`] when a connection to an instance is
+//! up or down, and [`on_outcome`] exactly once for each call. Their effects wait for the next turn,
+//! which the loop is woken for.
+//!
+//! Whenever a socket is closed, for whatever reason, [`remove`] follows, once. An event for a
+//! connection that is gone does nothing. A drain is complete when [`is_drained`]: the loop takes
+//! what was handed over meanwhile (step 2), resumes (step 5), calls [`say_goodbye`], flushes, and
+//! closes what it named.
+//!
+//! [`record_stall`]: engine::Engine::record_stall
+//! [`set_wall_clock`]: engine::Engine::set_wall_clock
+//! [`tick`]: engine::Engine::tick
+//! [`untold`]: engine::Engine::untold
+//! [`arrive`]: engine::Engine::arrive
+//! [`open`]: engine::Engine::open
+//! [`adopt`]: engine::Engine::adopt
+//! [`report`]: engine::Engine::report
+//! [`drain`]: engine::Engine::drain
+//! [`has_room`]: engine::Engine::has_room
+//! [`open_unmetered`]: engine::Engine::open_unmetered
+//! [`introduce`]: engine::Engine::introduce
+//! [`on_resumed`]: engine::Engine::on_resumed
+//! [`is_paused`]: engine::Engine::is_paused
+//! [`on_bytes`]: engine::Engine::on_bytes
+//! [`on_end`]: engine::Engine::on_end
+//! [`break_off`]: engine::Engine::break_off
+//! [`record_decode`]: engine::Engine::record_decode
+//! [`end_turn`]: engine::Engine::end_turn
+//! [`outbox`]: engine::Engine::outbox
+//! [`on_sent`]: engine::Engine::on_sent
+//! [`record_flush`]: engine::Engine::record_flush
+//! [`depart`]: engine::Engine::depart
+//! [`stay`]: engine::Engine::stay
+//! [`next_due`]: engine::Engine::next_due
+//! [`on_link`]: engine::Engine::on_link
+//! [`on_outcome`]: engine::Engine::on_outcome
+//! [`remove`]: engine::Engine::remove
+//! [`is_drained`]: engine::Engine::is_drained
+//! [`say_goodbye`]: engine::Engine::say_goodbye
 //!
 //! # What is not there
 //!
-//! Rules that show only by what is absent. Whoever breaks one breaks more than the file at hand.
+//! Rules that show only by what is absent. A change that breaks one breaks more than its own file.
 //!
-//! - **No clock, socket, await or randomness in the engine.** It is told the time and given a seed:
-//!   so a seed replays a run, and the simulator runs many engines in one thread.
+//! - **No clock, socket, await or randomness in the engine.** The time and a seed are passed in: so
+//!   a seed replays a run (promise 11), and the simulator runs many engines in one thread.
 //! - **No lock and no shared memory between shards.** Threads meet in bounded [`lanes`], in atomics
 //!   that only ring or measure ([`lanes::Doorbell`], [`shard::pulse`]), and in immutable snapshots.
 //!   A full lane gives the item back to its sender, or the loss is counted; it blocks no shard.
 //! - **No borrow of the engine across an await.** [`shard::Shell::enter`] takes a sync closure, and
-//!   tasks keep ids, never references; an id whose slot has a new tenant finds nothing.
+//!   tasks keep ids, never references; an id whose slot was reused finds nothing.
 //! - **No task a connection and none a message.** A connection is plain state in a slab; a shard's
 //!   sockets are in one edge-triggered set, whose descriptor the ring watches ([`readiness`]).
 //! - **No cancelled task.** glommio 0.9 leaks it: tasks end because a flag or a closed socket tells
 //!   them to. The same version can sleep with work to do, so the pulse wakes every shard.
-//! - **No unbounded queue.** Everything that grows has a cap in items, and in bytes where bytes can
-//!   grow; what is over it is refused with a [`message::Reason`].
-//! - **No message without its end.** What was read with a seq above 0 gets exactly one terminal
-//!   answer while its connection lives.
-//! - **No second run by a retry of ours**, but on routes that say `idempotent`: what is not known
-//!   to be unstarted ends as [`message::Reason::OutcomeUnknown`].
+//! - **No unbounded queue** (promise 5). Everything that grows has a cap in items, and in bytes
+//!   where bytes can grow; what is over it is refused with a [`message::Reason`].
+//! - **No message without its end** (promise 1). A message that was read with a seq above 0 gets
+//!   exactly one terminal answer while its connection lives.
+//! - **No second run by a retry of the gateway** (promise 7), except on routes that say
+//!   `idempotent`: what is not known to be unstarted ends as [`message::Reason::OutcomeUnknown`].
 //! - **No allocation a message in the steady state**, no payload parsed, none copied that can be
 //!   borrowed; only the shell reads the clock.
 //! - **No panic by remote input.** Bad bytes, late answers and unknown ids are values; a failed
 //!   assertion of our own ends the process, as a half-true shard is worse than a restart.
-//! - **No glommio but in [`shard`], [`readiness`] and [`backend::channel`], no tokio runtime but in
-//!   [`control`] and [`demo`]**; so either can be replaced.
+//! - **No glommio except in [`shard`], [`readiness`] and [`backend::channel`], no tokio runtime
+//!   except in [`control`] and [`demo`]**; so either can be replaced.
+
+// The map names what is private, too: read it with `--document-private-items`.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod auth;
 pub mod backend;
@@ -96,6 +177,7 @@ mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod docs;
 pub mod echo;
 pub mod engine;
 pub mod ids;

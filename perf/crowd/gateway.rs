@@ -22,20 +22,20 @@ const SECRET: &str = "01234567890123456789012345678901";
 /// Name of the certificate.
 pub const NAME: &str = "crowd.test";
 
-/// See the module.
+/// A gateway process with one shard on core 0, and its demo services.
 pub struct Gateway {
     child: Child,
     pub ws: SocketAddr,
     pub wss: SocketAddr,
     admin: SocketAddr,
-    /// Clients that trust its certificate.
+    /// TLS configuration of clients that trust the gateway's certificate.
     pub trusting: Arc<ClientConfig>,
     _services: DemoServices,
     _dir: TempDir,
 }
 
 impl Gateway {
-    /// With one shard on core 0.
+    /// Starts the process and waits until it listens.
     pub fn start() -> Self {
         let addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 3];
         let services = demo::start(&DemoSettings { enabled: true, addresses }, Some(1));
@@ -76,7 +76,7 @@ impl Gateway {
         kib.trim().parse::<u64>().expect("a number") * 1024
     }
 
-    /// Time of the processor that it has used.
+    /// Processor time that the process has used.
     pub fn cpu(&self) -> Duration {
         let path = format!("/proc/{}/stat", self.child.id());
         let stat = std::fs::read_to_string(path).expect("it runs");
@@ -87,8 +87,8 @@ impl Gateway {
         Duration::from_millis(ticks * 10)
     }
 
-    /// How late the shard answered the pulse of each 10 ms, since the start: how long somebody can
-    /// have waited for the shard to look at its socket, by the gateway's own clock.
+    /// Lateness of the shard's answers to the pulse of each 10 ms since the start: the longest time
+    /// that a ready socket can have waited, by the gateway's own clock.
     pub fn lateness(&self) -> Histogram<u64> {
         let log = self.ask("/histograms");
         let line = log.lines().find(|line| line.starts_with("Tag=stall-0,")).expect("the stage");
@@ -97,13 +97,13 @@ impl Gateway {
         Deserializer::new().deserialize(&mut &bytes[..]).expect("a histogram")
     }
 
-    /// What its connections hold, by its own account.
+    /// Bytes that the gateway's connections hold, by its own account.
     pub fn connection_bytes(&self) -> u64 {
         let stats = self.get("/stats");
         stats["connection_bytes"].as_u64().expect("a number")
     }
 
-    /// Waits until nothing happens any more: the allocator gives back what it gives back.
+    /// Waits until nothing happens any more and the allocator has given back what it will.
     pub fn settle(&self) {
         let mut last = 0;
         for _ in 0..20 {

@@ -1,5 +1,5 @@
-//! A crowd in front of a gateway: what idle connections cost in memory, and what a storm of new
-//! ones does to those who talk.
+//! A crowd in front of a gateway: the memory that idle connections take, and the latency of
+//! talking clients in a storm of new ones.
 //!
 //!     cargo bench --bench crowd -- idle plain 15000
 //!     cargo bench --bench crowd -- idle tls 5000
@@ -24,7 +24,7 @@ const USAGE: &str = "usage: crowd idle plain|tls COUNT | crowd storm COUNT";
 const ARRIVING: usize = 64;
 /// Clients that talk beside a storm, five messages a second each.
 const TALKERS: usize = 1_000;
-/// How long they talk before the storm, and at least in it.
+/// Time in which clients talk before the storm, and the least in it.
 const CALM: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -124,22 +124,7 @@ fn storm(count: usize) {
         (stormy, late)
     });
     let (storm, storm_late) = storm;
-    let all = [("before", &calm), ("beside a busy thread", &busy), ("in the storm", &storm)];
-    for (name, seen) in all {
-        println!(
-            "{TALKERS} who talk, {name}: {} answers, p50 {} us, p99 {} us, p999 {} us",
-            seen.len(),
-            seen.value_at_quantile(0.5),
-            seen.value_at_quantile(0.99),
-            seen.value_at_quantile(0.999)
-        );
-    }
-    let p99 = |seen: &Histogram<u64>| seen.value_at_quantile(0.99) as f64;
-    println!(
-        "p99 in the storm / before: {:.2}; / beside a busy thread: {:.2}",
-        p99(&storm) / p99(&calm),
-        p99(&storm) / p99(&busy)
-    );
+    print_talkers(&calm, &busy, &storm);
     for (name, late) in [("before", &calm_late), ("in the storm", &storm_late)] {
         println!(
             "the shard's own lateness, {name}: {} looks, p50 {} us, p99 {} us, most {} us",
@@ -152,13 +137,33 @@ fn storm(count: usize) {
     talk.end();
 }
 
-/// What came after `first`.
+/// The latency of the talkers before the storm, beside a busy thread, and in the storm.
+fn print_talkers(calm: &Histogram<u64>, busy: &Histogram<u64>, storm: &Histogram<u64>) {
+    let all = [("before", calm), ("beside a busy thread", busy), ("in the storm", storm)];
+    for (name, seen) in all {
+        println!(
+            "{TALKERS} who talk, {name}: {} answers, p50 {} us, p99 {} us, p999 {} us",
+            seen.len(),
+            seen.value_at_quantile(0.5),
+            seen.value_at_quantile(0.99),
+            seen.value_at_quantile(0.999)
+        );
+    }
+    let p99 = |seen: &Histogram<u64>| seen.value_at_quantile(0.99) as f64;
+    println!(
+        "p99 in the storm / before: {:.2}; / beside a busy thread: {:.2}",
+        p99(storm) / p99(calm),
+        p99(storm) / p99(busy)
+    );
+}
+
+/// The part of `all` that came after `first`.
 fn since(first: &Histogram<u64>, mut all: Histogram<u64>) -> Histogram<u64> {
     all.subtract(first).expect("it only grows");
     all
 }
 
-/// The rest of this thread's work is for when nobody on the clients' core has anything to do.
+/// Makes this thread run only when nothing else on the clients' core wants to.
 fn step_back() {
     people::pin();
     rustix::process::nice(19).expect("nicer is always allowed");

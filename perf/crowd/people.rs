@@ -1,4 +1,4 @@
-//! Those who come: connections that sign in and are kept, and some that talk.
+//! The clients of the crowd: connections that sign in and are kept, and some that talk.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -18,19 +18,19 @@ use tokio_rustls::client::TlsStream;
 
 use crate::gateway::{Gateway, NAME, token};
 
-/// Between two messages of one who talks.
+/// Time between two messages of a talking client.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Connections from one source address: 28,000 ports are to be had, and some are in use.
 const PER_SOURCE: usize = 10_000;
 
-/// How they connect.
+/// Transport of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Line {
     Plain,
     Tls,
 }
 
-/// One who is connected, signed in, and says nothing.
+/// A client that is connected, signed in, and says nothing.
 pub enum Person {
     Plain { _stream: TcpStream },
     Tls { _stream: Box<TlsStream<TcpStream>> },
@@ -67,7 +67,7 @@ async fn sign_in<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, n: usize) {
     }
 }
 
-/// Brings those of these numbers, at most `at_once` of whom are on their way.
+/// Connects the clients of these numbers, at most `at_once` of them at a time.
 pub async fn gather(
     gateway: &Gateway,
     line: Line,
@@ -102,7 +102,7 @@ pub async fn gather(
     coming.join_all().await
 }
 
-/// Those who talk, in a thread of their own.
+/// Talking clients, in a thread of their own.
 pub struct Talk {
     seen: Arc<Mutex<Histogram<u64>>>,
     stop: Arc<AtomicBool>,
@@ -136,14 +136,14 @@ impl Talk {
         talk
     }
 
-    /// Waits, while they talk.
+    /// Waits while the clients talk.
     pub fn until(&self, done: impl Fn() -> bool) {
         while !done() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// What they saw in the next `time`.
+    /// Latencies of the next `time`.
     pub fn over(&self, time: Duration) -> Histogram<u64> {
         self.take();
         let end = Instant::now() + time;
@@ -151,12 +151,12 @@ impl Talk {
         self.take()
     }
 
-    /// What they saw since the last time.
+    /// Latencies since the last call.
     pub fn take(&self) -> Histogram<u64> {
         std::mem::replace(&mut *self.seen.lock().expect("nobody panicked"), histogram())
     }
 
-    /// They stop.
+    /// Stops the clients.
     pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("they talked to the end");

@@ -180,10 +180,11 @@ impl Keys {
 /// Reads a key of the configuration: the bytes of a secret, or PEM.
 fn material(algorithm: Algorithm, text: &[u8]) -> Result<DecodingKey, String> {
     if let Some(least) = algorithm.secret_bytes_min() {
+        let too_short = || format!("must have at least {least} bytes");
         if text.len() < least {
-            return Err(format!("must have at least {least} bytes"));
+            return Err(too_short());
         }
-        return Ok(DecodingKey::from_secret(text));
+        return DecodingKey::from_secret(text).map_err(|_| too_short());
     }
     // The library also takes certificates and, for RSA, private keys. The dates of a certificate
     // would not be checked, and a private key must not be here.

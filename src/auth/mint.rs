@@ -96,7 +96,8 @@ fn signing_key(algorithm: Algorithm, key: SigningKey<'_>) -> Result<EncodingKey,
     let name = algorithm.name();
     let pem = match (key, algorithm.secret_bytes_min()) {
         (SigningKey::Secret(secret), Some(least)) if secret.len() >= least => {
-            return Ok(EncodingKey::from_secret(secret));
+            let failed = |_| format!("{name} takes a secret of at least {least} bytes");
+            return EncodingKey::from_secret(secret).map_err(failed);
         }
         (SigningKey::Secret(_), Some(least)) => {
             return Err(format!("{name} takes a secret of at least {least} bytes"));

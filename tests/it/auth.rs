@@ -26,7 +26,7 @@ fn now_s() -> i64 {
 fn signed(header: &Value, claims: &Value, secret: &[u8]) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let text = format!("{}.{}", part(header), part(claims));
-    let key = EncodingKey::from_secret(secret);
+    let key = EncodingKey::from_secret(secret).expect("not empty");
     let signature = jsonwebtoken::crypto::sign(text.as_bytes(), &key, Algorithm::HS256);
     format!("{text}.{}", signature.expect("it signs"))
 }

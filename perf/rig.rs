@@ -1,0 +1,528 @@
+//! The steps of a message, each with what it works on, as `micro` times them and `counts` counts
+//! their instructions. All that either bench knows of the gateway's own types is here.
+//!
+//! A rig is made once. Each of its steps can be run again and again, and costs the same each time.
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use prost::encoding::{decode_varint, encode_varint};
+
+use shardgate::config::settings::{CacheSettings, DedupSettings, GatewaySettings, ShardSettings};
+use shardgate::engine::dispatcher::batch::{BodyWriter, Origin};
+use shardgate::engine::dispatcher::dedup::{DedupWindow, Owner, StoredReply, fingerprint};
+use shardgate::engine::dispatcher::ordering::{Ordering, StreamName};
+use shardgate::engine::dispatcher::queue::{InstanceQueue, Requests};
+use shardgate::engine::dispatcher::request::Request;
+use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
+use shardgate::engine::{Engine, EngineInit};
+use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, TenantId, Ticket};
+use shardgate::message::{Call, CallBody, Micros, Outcome, ServerMessage};
+use shardgate::routing::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Ring, Route, Service, Share, Snapshot,
+    affinity_hash,
+};
+use shardgate::wire::backend::read_responses;
+use shardgate::wire::frames::{Decoder, Flow, FrameEvent, FrameLimits};
+use shardgate::wire::{json, protobuf};
+
+/// Messages of a full batch.
+pub const BATCH: usize = 100;
+/// Messages of an engine's turn.
+pub const TURN: usize = 64;
+/// Users whose messages are routed.
+const USERS: u32 = 10_000;
+const LIMITS: FrameLimits = FrameLimits { message_bytes_max: 64 << 10, fragments_max: 64 };
+
+/// 64 bytes of JSON.
+fn payload() -> Vec<u8> {
+    format!("{{\"text\":\"{}\"}}", "x".repeat(53)).into_bytes()
+}
+
+fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match u8::try_from(body.len()) {
+        Ok(len @ ..126) => frame.push(0x80 | len),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(body.len() as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// A message of 64 bytes of payload, as a JSON client sends it.
+fn json_frame(seq: u64) -> Vec<u8> {
+    let payload = String::from_utf8(payload()).expect("ASCII");
+    frame(1, format!("{{\"msg_id\":1001,\"seq\":{seq},\"payload\":{payload}}}").as_bytes())
+}
+
+/// A message as of [`json_frame`], with an idempotency key.
+fn json_frame_with_id(seq: u64) -> Vec<u8> {
+    let payload = String::from_utf8(payload()).expect("ASCII");
+    let text =
+        format!("{{\"msg_id\":1001,\"seq\":{seq},\"id\":\"{seq:016x}\",\"payload\":{payload}}}");
+    frame(1, text.as_bytes())
+}
+
+/// A message of 64 bytes of payload, as a protobuf client sends it.
+fn protobuf_frame(seq: u64) -> Vec<u8> {
+    let mut body = vec![0x08];
+    encode_varint(1001, &mut body);
+    body.push(0x10);
+    encode_varint(seq, &mut body);
+    body.push(0x22);
+    let payload = payload();
+    encode_varint(payload.len() as u64, &mut body);
+    body.extend_from_slice(&payload);
+    frame(2, &body)
+}
+
+/// One service with `instances` instances, routes of the default kind.
+fn snapshot(instances: u32) -> Snapshot {
+    let names: Vec<String> = (0..instances).map(|n| format!("logic-{n}")).collect();
+    let route = |first| Route {
+        first,
+        last: first + 999,
+        service: ServiceId(0),
+        priority: shardgate::message::Priority::Normal,
+        timeout_ms: 5_000,
+        order: Order::Session,
+        hash_on: HashOn::User,
+        payload: PayloadKind::Json,
+        idempotent: false,
+        failover: Failover::Next,
+        method: None,
+        service_text: false,
+        needs_user: false,
+    };
+    let points = names.iter().zip(0..).map(|(name, n)| (InstanceId(n), name.as_str(), 1));
+    let service =
+        Service { name: "logic".into(), mode: Mode::Batch, ring: Ring::new(points, 160).into() };
+    let instance = |(name, n): (&String, u32)| Instance {
+        id: InstanceId(n),
+        service: ServiceId(0),
+        name: name.as_str().into(),
+        address: SocketAddr::from(([127, 0, 0, 1], 50_001)),
+        weight: 1,
+        share: Share::ALL,
+        draining: false,
+    };
+    Snapshot {
+        version: 1,
+        routes: vec![route(1000), route(2000), route(3000)],
+        services: vec![service],
+        instances: names.iter().zip(0..).map(instance).collect(),
+    }
+}
+
+/// Fields that every batch begins with.
+fn origin() -> Origin {
+    Origin {
+        gateway: "node-1".into(),
+        shard: 0,
+        boot_id: 1,
+        unix_at_boot_us: 1_700_000_000_000_000,
+    }
+}
+
+/// The stream of client number `n`.
+fn stream_name(n: u64) -> StreamName {
+    let session = SessionId::from_random(u128::from(n) << 40 | 12_345);
+    StreamName { session, service: ServiceId(0), hash: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+}
+
+/// Makes `message` number `n`, waiting since 1 s.
+fn fill(message: &mut Request, n: u64) {
+    message.msg_id = 1001;
+    message.seq = n + 1;
+    message.parked = false;
+    message.received = Micros(1_000_000 + n);
+    message.deadline = Micros(6_000_000 + n);
+    message.arrival = n;
+    message.instance = InstanceId(0);
+    message.session = stream_name(n).session;
+    message.payload.set(&[b'1'; 64]);
+}
+
+/// A `BatchResponse` with `payload` for each request.
+fn responses(requests: impl Iterator<Item = u64>, payload: &[u8]) -> Bytes {
+    let mut out = Vec::new();
+    for request in requests {
+        let mut item = vec![0x08];
+        encode_varint(request, &mut item);
+        item.push(0x22);
+        encode_varint(payload.len() as u64, &mut item);
+        item.extend_from_slice(payload);
+        out.push(0x0a);
+        encode_varint(item.len() as u64, &mut out);
+        out.extend_from_slice(&item);
+    }
+    out.into()
+}
+
+/// Request ids of a `BatchRequest`: of each item (field 3) the first field.
+fn request_ids(mut body: CallBody) -> Vec<u64> {
+    let mut bytes = body.copy_to_bytes(body.remaining()).split_off(5);
+    let mut ids = Vec::new();
+    while bytes.has_remaining() {
+        let key = decode_varint(&mut bytes).expect("our own bytes");
+        match (key >> 3, key & 7) {
+            (_, 0) => drop(decode_varint(&mut bytes)),
+            (_, 1) => bytes.advance(8),
+            (field, _) => {
+                let len = decode_varint(&mut bytes).expect("our own bytes") as usize;
+                let mut item = bytes.split_to(len);
+                if field == 3 {
+                    item.advance(1);
+                    ids.push(decode_varint(&mut item).expect("our own bytes"));
+                }
+            }
+        }
+    }
+    ids
+}
+
+/// [`BATCH`] frames in one receive, decoded down to the message.
+pub struct Decode {
+    text: Vec<u8>,
+    binary: Vec<u8>,
+}
+
+impl Decode {
+    // A mask of zeros costs what any costs, and leaves the buffer as it is for the next round.
+    pub fn new() -> Self {
+        Self {
+            text: (0..BATCH as u64).flat_map(|n| json_frame(n + 1)).collect(),
+            binary: (0..BATCH as u64).flat_map(|n| protobuf_frame(n + 1)).collect(),
+        }
+    }
+
+    pub fn json(&mut self) {
+        let mut decoder = Decoder::default();
+        let fed = decoder.feed(&LIMITS, &mut self.text, |event| {
+            if let FrameEvent::Text(text) = event {
+                black_box(json::decode(text).expect("a good message"));
+            }
+            Flow::Continue
+        });
+        assert_eq!(fed.expect("good frames").frames, BATCH as u32);
+    }
+
+    pub fn protobuf(&mut self) {
+        let mut decoder = Decoder::default();
+        let fed = decoder.feed(&LIMITS, &mut self.binary, |event| {
+            if let FrameEvent::Binary(bytes) = event {
+                black_box(protobuf::decode(bytes).expect("a good message"));
+            }
+            Flow::Continue
+        });
+        assert_eq!(fed.expect("good frames").frames, BATCH as u32);
+    }
+}
+
+/// One reply of 64 bytes, with its frame header, into an outbox that has room.
+pub struct Encode {
+    payload: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Encode {
+    pub fn new() -> Self {
+        Self { payload: payload(), out: Vec::with_capacity(4 << 10) }
+    }
+
+    pub fn json(&mut self) {
+        self.out.clear();
+        json::encode(&mut self.out, black_box(&reply(&self.payload)));
+    }
+
+    pub fn protobuf(&mut self) {
+        self.out.clear();
+        protobuf::encode(&mut self.out, black_box(&reply(&self.payload)));
+    }
+}
+
+fn reply(payload: &[u8]) -> ServerMessage<'_> {
+    ServerMessage { msg_id: 1001, seq: 123_456, payload, ..Default::default() }
+}
+
+/// [`BATCH`] messages of as many streams: into the queue of an instance, and out in their order.
+pub struct Queue {
+    messages: Requests,
+    streams: Ordering,
+    queue: InstanceQueue,
+    keys: Vec<MsgKey>,
+}
+
+impl Queue {
+    pub fn new() -> Self {
+        Self {
+            messages: Requests::with_capacity_max(1 << 16),
+            streams: Ordering::new(1 << 16),
+            queue: InstanceQueue::default(),
+            keys: Vec::with_capacity(BATCH),
+        }
+    }
+
+    pub fn push_and_take(&mut self) {
+        let Self { messages, streams, queue, keys } = self;
+        let (instance, ticket) = (InstanceId(0), Ticket::new(1, 0));
+        let delays = [0, 5_000, 50_000, 500_000];
+        for n in 0..BATCH {
+            let key = messages.insert_with(|message| fill(message, n as u64));
+            let stream = streams.open(stream_name(n as u64), instance, 0);
+            messages.get_mut(key).expect("just inserted").stream = Some(stream);
+            queue.push(key, messages, streams);
+        }
+        while let Some(key) = queue.take(instance, ticket, messages, streams, &delays) {
+            keys.push(key);
+        }
+        assert_eq!(keys.len(), BATCH);
+        for key in keys.drain(..) {
+            let stream = messages.get(key).and_then(|m| m.stream).expect("all have one");
+            messages.release(key);
+            streams.get_mut(stream).busy = None;
+            streams.close_if_idle(stream);
+        }
+    }
+}
+
+/// Routing from an id to an instance, for [`USERS`] users and three instances.
+pub struct Router {
+    snapshot: Snapshot,
+    users: Vec<u64>,
+    next: usize,
+    cache: RouteCache,
+}
+
+impl Router {
+    /// The cache holds every user.
+    pub fn new() -> Self {
+        let snapshot = snapshot(3);
+        let users: Vec<u64> =
+            (0..USERS).map(|n| affinity_hash(TenantId(0), &n.to_le_bytes())).collect();
+        let mut cache = RouteCache::new(&CacheSettings::default(), 1);
+        let service = &snapshot.services[0];
+        for &hash in &users {
+            let owner = service.ring.pick(hash).expect("three instances");
+            cache.insert(route_key(&snapshot, hash), owner, Micros(1));
+        }
+        Self { snapshot, users, next: 0, cache }
+    }
+
+    fn user(&mut self) -> u64 {
+        self.next = (self.next + 1) % self.users.len();
+        self.users[self.next]
+    }
+
+    pub fn route(&mut self) {
+        black_box(self.snapshot.route(black_box(1001)));
+    }
+
+    pub fn ring_pick(&mut self) {
+        let user = self.user();
+        black_box(self.snapshot.services[0].ring.pick(user));
+    }
+
+    pub fn cache_hit(&mut self) {
+        let user = self.user();
+        let key = route_key(&self.snapshot, user);
+        black_box(self.cache.get(&key, Micros(2)).expect("inserted above"));
+    }
+}
+
+fn route_key(snapshot: &Snapshot, hash: u64) -> RouteKey {
+    RouteKey { tenant: TenantId(0), service: snapshot.routes[0].service, hash }
+}
+
+/// The body of a batch of [`BATCH`] messages of 64 bytes, and the answer to one.
+pub struct Batch {
+    messages: Requests,
+    keys: Vec<MsgKey>,
+    origin: Origin,
+    writer: BodyWriter,
+    response: Bytes,
+}
+
+impl Batch {
+    pub fn new() -> Self {
+        let mut messages = Requests::with_capacity_max(BATCH);
+        let keys: Vec<MsgKey> =
+            (0..BATCH as u64).map(|n| messages.insert_with(|message| fill(message, n))).collect();
+        let response = responses(keys.iter().map(|key| key.0), &payload());
+        Self { messages, keys, origin: origin(), writer: BodyWriter::default(), response }
+    }
+
+    pub fn write_body(&mut self) {
+        self.writer.begin_batch(&self.origin);
+        for &key in &self.keys {
+            let message = self.messages.get(key).expect("inserted above");
+            self.writer.push(key, message, &self.origin, Micros(2_000_000));
+        }
+        black_box(self.writer.finish());
+    }
+
+    pub fn read_responses(&mut self) {
+        let mut seen = 0;
+        read_responses(black_box(&self.response), |item| seen += item.payload.len())
+            .expect("a good response");
+        black_box(seen);
+    }
+}
+
+/// A new id, and its answer remembered, with 10,000 in the window.
+pub struct Dedup {
+    window: DedupWindow,
+    payload: Vec<u8>,
+    reply: StoredReply,
+    n: u64,
+    text: String,
+}
+
+impl Dedup {
+    /// Ids come 10 us apart, and a window of 100 ms is full of them.
+    pub fn new() -> Self {
+        let settings = DedupSettings { window_ms: 100, ..DedupSettings::default() };
+        let payload = payload();
+        let reply = StoredReply {
+            status: 0,
+            reason: None,
+            message: "".into(),
+            payload: payload.as_slice().into(),
+            is_bytes: false,
+            retry_after_ms: 0,
+        };
+        let window = DedupWindow::new(&settings, 1);
+        let mut dedup = Self { window, payload, reply, n: 0, text: String::new() };
+        (0..10_000).for_each(|_| dedup.begin_and_finish());
+        dedup
+    }
+
+    pub fn begin_and_finish(&mut self) {
+        self.n += 1;
+        let now = Micros(self.n * 10);
+        self.text.clear();
+        let _ = write!(self.text, "{:032x}", self.n);
+        let print = fingerprint(1001, &self.payload);
+        let id = self.window.id(TenantId(0), Owner::User("u"), &self.text, print);
+        let key = self.window.begin(&id, now).expect("there is room");
+        black_box(self.window.finish(key, Some(self.reply.clone()), now));
+    }
+}
+
+/// An engine with [`TURN`] clients and one instance.
+pub struct Turn {
+    engine: Engine,
+    clients: Vec<ConnId>,
+    with_id: bool,
+    now: Micros,
+    seq: u64,
+    frames: Vec<Vec<u8>>,
+    calls: Vec<Call>,
+    outcomes: Vec<(Ticket, Bytes)>,
+    served: usize,
+    answered: usize,
+}
+
+impl Turn {
+    /// An engine whose clients are past their handshake.
+    pub fn new(with_id: bool) -> Self {
+        let mut settings = ShardSettings::default();
+        // A round is 1 ms: 500 x 64 ids are remembered, a third of what there is room for.
+        settings.dedup.window_ms = 500;
+        let mut engine = Engine::new(EngineInit {
+            shard: ShardId(0),
+            shards: 1,
+            gateway: Arc::new(GatewaySettings::default()),
+            settings,
+            snapshot: Arc::new(snapshot(1)),
+            auth: None,
+            boot_id: 1,
+            unix_at_boot_us: 1_700_000_000_000_000,
+            seed: 1,
+        });
+        let now = Micros(1_000_000);
+        let request = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        let clients = (0..TURN)
+            .map(|_| {
+                let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+                let id = engine.open(peer, now).expect("room for 64");
+                engine.on_bytes(id, &mut request.as_bytes().to_vec(), now);
+                let told = engine.outbox(id).len();
+                engine.on_sent(id, told, now);
+                id
+            })
+            .collect();
+        engine.effects.dirty.clear();
+        Self {
+            engine,
+            clients,
+            with_id,
+            now,
+            seq: 0,
+            frames: Vec::new(),
+            calls: Vec::new(),
+            outcomes: Vec::new(),
+            served: 0,
+            answered: 0,
+        }
+    }
+
+    /// Makes the clients' bytes, 1 ms later; not timed. Old ids leave the window in a tick.
+    pub fn prepare(&mut self) {
+        self.now = self.now.plus_ms(1);
+        self.seq += 1;
+        let make = if self.with_id { json_frame_with_id } else { json_frame };
+        self.frames.clear();
+        self.frames.extend((0..TURN).map(|_| make(self.seq)));
+        if self.seq.is_multiple_of(10) {
+            self.engine.tick(self.now, &mut Vec::new());
+        }
+    }
+
+    /// First half of a turn: bytes in, calls out.
+    pub fn ask(&mut self) {
+        for (&id, frame) in self.clients.iter().zip(&mut self.frames) {
+            self.engine.on_bytes(id, frame, self.now);
+        }
+        self.engine.end_turn(self.now);
+        std::mem::swap(&mut self.calls, &mut self.engine.effects.calls);
+    }
+
+    /// Answers as the service does; not timed.
+    pub fn serve(&mut self) {
+        self.served = 0;
+        for call in self.calls.drain(..) {
+            let ids = request_ids(call.body);
+            self.served += ids.len();
+            self.outcomes.push((call.ticket, responses(ids.into_iter(), b"{\"ok\":true}")));
+        }
+    }
+
+    /// Second half of a turn: outcomes in, outboxes out.
+    pub fn answer(&mut self) {
+        for (ticket, body) in self.outcomes.drain(..) {
+            self.engine.on_outcome(Outcome { ticket, result: Ok(body) }, self.now);
+        }
+        self.engine.end_turn(self.now);
+        self.answered = 0;
+        while let Some(id) = self.engine.effects.dirty.pop() {
+            let bytes = self.engine.outbox(id).len();
+            self.engine.on_sent(id, bytes, self.now);
+            self.answered += 1;
+        }
+    }
+
+    /// Checks that every message was served and answered; not timed.
+    pub fn check(&self) {
+        assert_eq!(self.served, TURN, "each message reached the service");
+        assert_eq!(self.answered, TURN, "each message has its answer");
+    }
+}
