@@ -92,9 +92,8 @@ fn queue(c: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut messages = Requests::with_capacity_max(1 << 16);
     let mut streams = Ordering::new(1 << 16);
-    let mut queue = InstanceQueue::default();
+    let mut queue = InstanceQueue::new(InstanceId(0), [0, 5_000, 50_000, 500_000]);
     let (instance, ticket) = (InstanceId(0), Ticket::new(1, 0));
-    let delays = [0, 5_000, 50_000, 500_000];
     let mut keys: Vec<MsgKey> = Vec::with_capacity(BATCH);
     group.bench_function("push_and_take", |b| {
         b.iter(|| {
@@ -105,8 +104,7 @@ fn queue(c: &mut Criterion) {
                 messages.get_mut(key).expect("just inserted").stream = Some(stream);
                 queue.push(key, &mut messages, &mut streams);
             }
-            while let Some(key) = queue.take(instance, ticket, &mut messages, &mut streams, &delays)
-            {
+            while let Some(key) = queue.take(ticket, &mut messages, &mut streams) {
                 keys.push(key);
             }
             assert_eq!(keys.len(), BATCH);

@@ -126,7 +126,6 @@ pub fn stream_name(n: u64) -> StreamName {
 pub fn fill(message: &mut Request, n: u64) {
     message.msg_id = 1001;
     message.seq = n + 1;
-    message.parked = false;
     message.received = Micros(1_000_000 + n);
     message.deadline = Micros(6_000_000 + n);
     message.arrival = n;
