@@ -141,7 +141,6 @@ fn stream_name(n: u64) -> StreamName {
 fn fill(message: &mut Request, n: u64) {
     message.msg_id = 1001;
     message.seq = n + 1;
-    message.parked = false;
     message.received = Micros(1_000_000 + n);
     message.deadline = Micros(6_000_000 + n);
     message.arrival = n;
@@ -265,7 +264,7 @@ impl Queue {
         Self {
             messages: Requests::with_capacity_max(1 << 16),
             streams: Ordering::new(1 << 16),
-            queue: InstanceQueue::default(),
+            queue: InstanceQueue::new(InstanceId(0), [0, 5_000, 50_000, 500_000]),
             keys: Vec::with_capacity(BATCH),
         }
     }
@@ -273,14 +272,13 @@ impl Queue {
     pub fn push_and_take(&mut self) {
         let Self { messages, streams, queue, keys } = self;
         let (instance, ticket) = (InstanceId(0), Ticket::new(1, 0));
-        let delays = [0, 5_000, 50_000, 500_000];
         for n in 0..BATCH {
             let key = messages.insert_with(|message| fill(message, n as u64));
             let stream = streams.open(stream_name(n as u64), instance, 0);
             messages.get_mut(key).expect("just inserted").stream = Some(stream);
             queue.push(key, messages, streams);
         }
-        while let Some(key) = queue.take(instance, ticket, messages, streams, &delays) {
+        while let Some(key) = queue.take(ticket, messages, streams) {
             keys.push(key);
         }
         assert_eq!(keys.len(), BATCH);

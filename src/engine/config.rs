@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::settings::{GatewaySettings, ShardSettings};
-use crate::engine::dispatcher::batch::Origin;
+use crate::engine::dispatcher::batch::GatewayIdentity;
 use crate::ids::ShardId;
 use crate::message::ClientMessage;
 use crate::message::{Category, Micros};
@@ -16,34 +16,30 @@ pub(crate) struct EngineConfig {
     /// Shards of the process.
     pub shards: u16,
     /// The gateway as services see it.
-    pub origin: Origin,
+    pub identity: GatewayIdentity,
     /// Process-wide settings.
     pub gateway: Arc<GatewaySettings>,
     /// The shard's own settings.
     pub settings: ShardSettings,
     /// Routes, services and instances: a copy of this shard, see [`EngineConfig::set_snapshot`].
     pub snapshot: Arc<Snapshot>,
-    /// Delay of each priority class in the queue, critical first.
-    pub delays_us: [u64; 4],
 }
 
 impl EngineConfig {
     pub fn new(
         shard: ShardId,
         shards: u16,
-        origin: Origin,
+        identity: GatewayIdentity,
         gateway: Arc<GatewaySettings>,
         settings: ShardSettings,
         snapshot: &Snapshot,
     ) -> Self {
-        let delays_us = delays_us(&settings);
         let snapshot = Arc::new(snapshot.clone());
-        Self { shard, shards, origin, gateway, settings, snapshot, delays_us }
+        Self { shard, shards, identity, gateway, settings, snapshot }
     }
 
     /// Takes new settings.
     pub fn set_settings(&mut self, gateway: Arc<GatewaySettings>, settings: ShardSettings) {
-        self.delays_us = delays_us(&settings);
         self.gateway = gateway;
         self.settings = settings;
     }
@@ -70,10 +66,6 @@ impl EngineConfig {
 
     /// Unix time of `now` by the clock of the gateway's start, in microseconds.
     pub fn unix_us(&self, now: Micros) -> i64 {
-        self.origin.unix_at_boot_us + now.0 as i64
+        self.identity.unix_at_boot_us + now.0 as i64
     }
-}
-
-fn delays_us(settings: &ShardSettings) -> [u64; 4] {
-    settings.queue.class_delay_ms.map(|ms| ms * 1000)
 }

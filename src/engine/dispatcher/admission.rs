@@ -6,10 +6,10 @@ use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::dedup::{self, Owner, Seen};
+use crate::engine::dispatcher::dedup::{self, Lookup, Owner};
+use crate::engine::dispatcher::fill::{Fill, admit_percent};
 use crate::engine::dispatcher::ordering::StreamName;
-use crate::engine::dispatcher::queue::{Fill, admit_percent};
-use crate::engine::dispatcher::request::{NewRequest, Place};
+use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::engine::source::Source;
 use crate::ids::{DedupKey, InstanceId, MsgKey};
@@ -65,9 +65,9 @@ impl Dispatcher {
         let payload = payload_of(message, from.encoding, route.payload)?;
         let new = NewRequest { from, message, payload: &payload, route, now };
         let dedup = match self.deduplicate(cx, clients, &new)? {
-            Dedup::NotAsked => None,
-            Dedup::First(key) => Some(key),
-            Dedup::Done => return Ok(()),
+            DedupDecision::NotAsked => None,
+            DedupDecision::First(key) => Some(key),
+            DedupDecision::Done => return Ok(()),
         };
         let admitted = self.enqueue(cx, clients, &new, dedup);
         if let (Err(_), Some(key)) = (&admitted, dedup) {
@@ -83,7 +83,7 @@ impl Dispatcher {
         new: &NewRequest<'_>,
         dedup: Option<DedupKey>,
     ) -> Result<(), Reject> {
-        let NewRequest { from, message, payload, route, now } = *new;
+        let NewRequest { from, message, route, now, .. } = *new;
         let (_, hash) = affinity(route.hash_on, &from.sender, &message.key);
         let name = StreamName { session: from.session, service: route.service, hash };
         let ordered = route.order == Order::Session;
@@ -101,19 +101,18 @@ impl Dispatcher {
                 return Err(reject);
             }
         };
-        let bytes = payload.len() + message.id.len() + message.key.len();
-        self.check_queue_caps(cx, instance, route, bytes)?;
-        let key = self.insert(clients, new);
-        let request = self.requests.get_mut(key).expect("just inserted");
-        (request.hash, request.instance, request.dedup) = (hash, instance, dedup);
-        if ordered {
+        self.check_queue_caps(cx, instance, route, new.bytes())?;
+        let stream = ordered.then(|| {
             let epoch = self.instances.epoch;
-            let ordering = &mut self.ordering;
-            request.stream = Some(bound.unwrap_or_else(|| ordering.open(name, instance, epoch)));
-        }
+            bound.unwrap_or_else(|| self.ordering.open(name, instance, epoch))
+        });
+        let assigned = Assignment { state: State::Waiting, hash, instance, stream, dedup };
+        let key = self.insert(clients, new, &assigned);
         cx.stats.inc(Counter::Enqueued);
-        self.with_queue(instance, |queue, requests, ordering| queue.push(key, requests, ordering));
-        self.touch(instance);
+        let Self { requests, ordering, instances, fill, ready, .. } = self;
+        let state = instances.get_mut(instance);
+        fill.change(&mut state.queue, |queue| queue.push(key, requests, ordering));
+        ready.add(instance, state);
         Ok(())
     }
 
@@ -200,13 +199,17 @@ impl Dispatcher {
     }
 
     /// Makes a message a request under way, and counts it at its connection.
-    fn insert(&mut self, clients: &mut Clients, new: &NewRequest<'_>) -> MsgKey {
+    fn insert(
+        &mut self,
+        clients: &mut Clients,
+        new: &NewRequest<'_>,
+        assigned: &Assignment,
+    ) -> MsgKey {
         self.arrivals += 1;
         let arrival = self.arrivals;
-        let key = self.requests.insert_with(|request| request.reset(new, arrival));
-        let request = self.requests.get(key).expect("just inserted");
-        self.deadline_next = self.deadline_next.min(request.deadline);
-        clients.accepted(new.from.conn, request.bytes());
+        let key = self.requests.insert_with(|request| request.reset(new, assigned, arrival));
+        self.deadline_next = self.deadline_next.min(new.deadline());
+        clients.accepted(new.from.conn, new.bytes());
         key
     }
 
@@ -216,10 +219,10 @@ impl Dispatcher {
         cx: &mut Context<'_>,
         clients: &mut Clients,
         new: &NewRequest<'_>,
-    ) -> Result<Dedup, Reject> {
+    ) -> Result<DedupDecision, Reject> {
         let NewRequest { from, message, payload, now, .. } = *new;
         if message.id.is_empty() || !cx.config.settings.dedup.enabled {
-            return Ok(Dedup::NotAsked);
+            return Ok(DedupDecision::NotAsked);
         }
         let owner = match &from.user {
             Some(user) => Owner::User(&user.user),
@@ -228,32 +231,32 @@ impl Dispatcher {
         let fingerprint = dedup::fingerprint(message.msg_id, payload);
         let name = self.dedup.id(from.sender.tenant, owner, &message.id, fingerprint);
         match self.dedup.check(&name, now) {
-            Seen::New => self.dedup.begin(&name, now).map(Dedup::First).ok_or(Reject {
+            Lookup::New => self.dedup.begin(&name, now).map(DedupDecision::First).ok_or(Reject {
                 reason: Reason::QueueFull,
                 text: "too many ids are remembered; send without an id or later",
                 retry_after_ms: 1_000,
             }),
-            Seen::Mismatch => Err(Reject::new(
+            Lookup::Mismatch => Err(Reject::new(
                 Reason::BadMessage,
                 "this id was used for another msg_id or payload",
             )),
-            Seen::FinishedNotStored => {
+            Lookup::FinishedNotStored => {
                 cx.stats.inc(Counter::Duplicates);
                 Err(Reject::new(
                     Reason::Duplicate,
                     "this id was executed before; its answer is not stored",
                 ))
             }
-            Seen::Finished(reply) => {
+            Lookup::Finished(reply) => {
                 cx.stats.inc(Counter::Duplicates);
                 let answer = Answer::stored(reply);
                 clients.answer(cx, from.conn, message.msg_id, message.seq, &answer, now);
-                Ok(Dedup::Done)
+                Ok(DedupDecision::Done)
             }
-            Seen::InFlight(first) => {
+            Lookup::InFlight(first) => {
                 cx.stats.inc(Counter::Duplicates);
                 self.wait_for(cx, clients, first, new)?;
-                Ok(Dedup::Done)
+                Ok(DedupDecision::Done)
             }
         }
     }
@@ -274,18 +277,18 @@ impl Dispatcher {
         if self.requests.is_full() {
             return Err(FULL);
         }
-        let key = self.insert(clients, &NewRequest { payload: &[], ..*new });
-        self.requests.get_mut(key).expect("just inserted").place = Place::Duplicate;
+        let new = NewRequest { payload: &[], ..*new };
+        let key = self.insert(clients, &new, &Assignment::DUPLICATE);
         if self.dedup.add_waiter(first, key, new.now) {
             return Ok(());
         }
-        self.withdraw(cx, clients, key, new.now);
+        self.undo_insert(cx, clients, key, new.now);
         Err(FULL)
     }
 }
 
 /// What deduplication says of a message.
-enum Dedup {
+enum DedupDecision {
     /// No id.
     NotAsked,
     /// The first with this id.

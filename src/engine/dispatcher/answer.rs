@@ -5,10 +5,11 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::dedup::StoredReply;
-use crate::engine::dispatcher::request::{Payload, Place};
+use crate::engine::dispatcher::request::State;
 use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject};
-use crate::stats::Stage;
+use crate::routing::Order;
+use crate::stats::{Counter, Stage};
 
 /// A retry surely did not run, but the attempt before it may have: "not run" would be a lie.
 const MAY_HAVE_RUN: Reject = Reject::new(
@@ -77,12 +78,13 @@ impl Dispatcher {
         answer: &Answer<'_>,
         now: Micros,
     ) {
-        let request = self.requests.get(key).expect("a request is finished once");
+        let request = self.requests.get_mut(key).expect("a request is finished once");
         let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
         let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (conn, msg_id, seq) = (request.conn, request.msg_id, request.seq);
         let (dedup, received, bytes) = (request.dedup, request.received, request.bytes());
-        self.release(key);
+        request.clear();
+        self.requests.release(key);
         cx.stats.record(Stage::Whole, now.since(received), 1);
         clients.settle(cx, conn, bytes, now);
         clients.answer(cx, conn, msg_id, seq, answer, now);
@@ -96,7 +98,7 @@ impl Dispatcher {
         };
         for waiter in waiters {
             // One that had its own deadline is not known any more.
-            if self.requests.get(waiter).is_some_and(|m| m.place == Place::Duplicate) {
+            if self.requests.get(waiter).is_some_and(|r| r.state == State::Duplicate) {
                 self.finish(cx, clients, waiter, answer, now);
             }
         }
@@ -105,16 +107,13 @@ impl Dispatcher {
     /// Ends a request's key. Its slot keeps the small buffers for the next one, and nothing else.
     pub fn release(&mut self, key: MsgKey) {
         if let Some(request) = self.requests.get_mut(key) {
-            if let Payload::Large(_) = request.payload {
-                request.payload = Payload::default();
-            }
-            request.user = None;
+            request.clear();
         }
         self.requests.release(key);
     }
 
-    /// Undoes the insertion of a request that was not taken in after all.
-    pub fn withdraw(
+    /// Undoes the insertion of a duplicate for which there was no place after all.
+    pub fn undo_insert(
         &mut self,
         cx: &mut Context<'_>,
         clients: &mut Clients,
@@ -125,5 +124,26 @@ impl Dispatcher {
         let (conn, bytes) = (request.conn, request.bytes());
         self.release(key);
         clients.settle(cx, conn, bytes, now);
+    }
+
+    /// Takes a waiting request out of its queue and its stream; the caller finishes it.
+    pub fn withdraw_waiting(&mut self, cx: &mut Context<'_>, key: MsgKey) {
+        let request = self.requests.get(key).expect("the caller has it");
+        debug_assert!(request.state == State::Waiting);
+        let (instance, stream) = (request.instance, request.stream);
+        debug_assert!(stream.is_some() == (request.handling.order == Order::Session));
+        cx.stats.inc(Counter::Dequeued);
+        self.with_queue(instance, |queue, requests| {
+            queue.compact(requests);
+            queue.forget(requests.get(key).expect("the caller has it"));
+        });
+        let Some(stream) = stream else { return };
+        self.ordering.unlink(stream, key, &mut self.requests);
+        let state = self.ordering.get(stream);
+        if state.busy.is_none() && !state.delayed {
+            let head = state.head;
+            self.resume_head(head, instance);
+        }
+        self.ordering.close_if_idle(stream);
     }
 }

@@ -13,18 +13,21 @@ const PREFIX: usize = 5;
 /// Size in which the arena grows: 64 KiB, some 500 small requests.
 const ARENA_BYTES: usize = 64 << 10;
 
-/// What all batches of a shard begin with.
+/// The gateway as services see it: part of every batch of a shard.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct GatewayIdentity {
     /// Name of the node.
     pub gateway: String,
-    /// Shard.
+    /// Number of the shard.
     pub shard: u32,
-    /// This run of the gateway: request ids are unique together with it.
+    /// Number of this run of the gateway: request ids are unique together with it.
     pub boot_id: u64,
     /// Unix time of [`Micros`] 0, in microseconds.
     pub unix_at_boot_us: i64,
 }
+
+/// Name of [`GatewayIdentity`] where it was not changed yet.
+pub type Origin = GatewayIdentity;
 
 /// Writes one call's body. The arena's memory is used again once the sent bytes are gone.
 #[derive(Debug, Default)]
@@ -40,10 +43,15 @@ pub struct BodyWriter {
 
 impl BodyWriter {
     /// Starts a `BatchRequest`.
-    pub fn begin_batch(&mut self, origin: &Origin) {
+    pub fn begin_batch(&mut self, identity: &GatewayIdentity) {
         self.begin();
         self.scratch.clear();
-        backend::write_batch_head(&mut self.scratch, &origin.gateway, origin.shard, origin.boot_id);
+        backend::write_batch_head(
+            &mut self.scratch,
+            &identity.gateway,
+            identity.shard,
+            identity.boot_id,
+        );
         self.arena.extend_from_slice(&self.scratch);
         self.len += self.scratch.len();
     }
@@ -59,24 +67,30 @@ impl BodyWriter {
     }
 
     /// Appends one request.
-    pub fn push(&mut self, key: MsgKey, message: &Request, origin: &Origin, now: Micros) {
-        let payload = message.payload.as_slice();
-        let fields = fields(key, message, origin, now);
+    pub fn push(
+        &mut self,
+        key: MsgKey,
+        request: &Request,
+        identity: &GatewayIdentity,
+        now: Micros,
+    ) {
+        let payload = request.payload.as_slice();
+        let fields = fields(key, request, identity, now);
         self.scratch.clear();
         backend::write_request_head(&mut self.scratch, &fields, payload.len());
         self.arena.extend_from_slice(&self.scratch);
         self.len += self.scratch.len() + payload.len();
-        match &message.payload {
+        match &request.payload {
             Payload::Small(bytes) => self.arena.extend_from_slice(bytes),
             Payload::Large(bytes) => self.push_shared(bytes.clone()),
         }
     }
 
     /// A call whose message is the payload itself (unary mode).
-    pub fn unary(&mut self, message: &Request) -> CallBody {
+    pub fn unary(&mut self, request: &Request) -> CallBody {
         self.begin();
-        self.len += message.payload.as_slice().len();
-        match &message.payload {
+        self.len += request.payload.as_slice().len();
+        match &request.payload {
             Payload::Small(bytes) => self.arena.extend_from_slice(bytes),
             Payload::Large(bytes) => self.push_shared(bytes.clone()),
         }
@@ -134,25 +148,25 @@ impl BodyWriter {
 
 fn fields<'a>(
     key: MsgKey,
-    message: &'a Request,
-    origin: &Origin,
+    request: &'a Request,
+    identity: &GatewayIdentity,
     now: Micros,
 ) -> RequestFields<'a> {
     RequestFields {
         request_id: key.0,
-        msg_id: message.msg_id,
-        seq: message.seq,
-        session: message.session.as_str(),
-        user: message.user.as_deref().map_or("", |user| &user.user),
-        tenant: message.user.as_deref().and_then(|user| user.tenant.as_deref()).unwrap_or(""),
-        priority: message.rule.priority,
-        id: &message.id,
-        key: &message.key,
-        received_unix_us: origin.unix_at_boot_us + message.received.0 as i64,
-        timeout_ms: timeout_ms(message.deadline, now),
-        attempt: message.attempt,
+        msg_id: request.msg_id,
+        seq: request.seq,
+        session: request.session.as_str(),
+        user: request.user.as_deref().map_or("", |user| &user.user),
+        tenant: request.user.as_deref().and_then(|user| user.tenant.as_deref()).unwrap_or(""),
+        priority: request.handling.priority,
+        id: &request.id,
+        key: &request.key,
+        received_unix_us: identity.unix_at_boot_us + request.received.0 as i64,
+        timeout_ms: timeout_ms(request.deadline, now),
+        attempt: request.attempt,
         traceparent: "",
-        encoding: message.encoding,
+        encoding: request.encoding,
     }
 }
 

@@ -5,10 +5,14 @@
 use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::config::settings::BatchSettings;
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
-use crate::engine::dispatcher::request::Place;
+use crate::engine::dispatcher::batch::BodyWriter;
+use crate::engine::dispatcher::request::{Request, State};
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey, Ticket};
 use crate::limits;
@@ -22,21 +26,108 @@ static HANDLE: LazyLock<Arc<str>> =
 
 /// A call in flight.
 #[derive(Debug, Default)]
-pub struct CallInFlight {
-    /// With whom; set when the call leaves.
+pub(crate) struct CallInFlight {
+    /// Instance that is called; set when the call is begun.
     pub instance: Option<InstanceId>,
-    /// One message whose payload is the body (mode "unary"). Of the time when it left: a new
-    /// snapshot does not change how its answer is to be read.
+    /// Whether the call is one request whose payload is the body (mode "unary"). Of the time when
+    /// it left: a new snapshot does not change how its answer is to be read.
     pub unary: bool,
-    /// Its messages, in the order of the batch. One that was answered meanwhile (deadline) is not
-    /// known any more.
+    /// Requests of the call, in the order of the batch. One that was answered meanwhile (deadline)
+    /// is not known any more.
     pub items: Vec<MsgKey>,
-    /// Ordered streams of its messages.
+    /// Ordered streams of its requests.
     pub streams: Vec<StreamKey>,
-    /// Connections of messages in it that were answered as late, once for each message.
+    /// Connections of its requests that were answered as late, once for each request.
     pub late: Vec<ConnId>,
-    /// When it left.
+    /// Time at which the call left.
     pub started: Micros,
+}
+
+impl CallInFlight {
+    /// Makes the slot of a call that has ended the one of a new call; the buffers stay.
+    fn begin(&mut self, to: InstanceId, mode: Mode, now: Micros) {
+        let Self { instance, unary, items, streams, late, started } = self;
+        *instance = Some(to);
+        *unary = mode == Mode::Unary;
+        items.clear();
+        streams.clear();
+        late.clear();
+        *started = now;
+    }
+
+    /// Notes that the call carries a stream, once for all of its requests.
+    fn carry(&mut self, stream: Option<StreamKey>) {
+        if let Some(stream) = stream
+            && self.streams.last() != Some(&stream)
+            && !self.streams.contains(&stream)
+        {
+            self.streams.push(stream);
+        }
+    }
+}
+
+/// A call while it is filled with requests.
+struct Filling {
+    ticket: Ticket,
+    instance: InstanceId,
+    mode: Mode,
+    items: usize,
+    /// Earliest arrival of its requests.
+    oldest: Micros,
+    /// Latest deadline of its requests.
+    latest: Micros,
+    /// Requests in it that were not sent before.
+    firsts: u64,
+    /// The one request of mode "unary".
+    unary: Option<UnaryRequest>,
+}
+
+impl Filling {
+    /// Counts a request that leaves with the call.
+    fn count(&mut self, request: &Request) {
+        self.items += 1;
+        self.firsts += u64::from(request.attempt == 1);
+        self.latest = self.latest.max(request.deadline);
+        self.oldest = self.oldest.min(request.received);
+    }
+}
+
+struct UnaryRequest {
+    method: Arc<str>,
+    body: CallBody,
+    metadata: Vec<(&'static str, String)>,
+}
+
+impl UnaryRequest {
+    fn new(key: MsgKey, request: &Request, body: &mut BodyWriter) -> Self {
+        let method = request.method.clone().expect("unary routes name a method (checked)");
+        let mut metadata = vec![
+            ("shardgate-request-id", key.0.to_string()),
+            ("shardgate-msg-id", request.msg_id.to_string()),
+            ("shardgate-session", request.session.as_str().to_owned()),
+            ("shardgate-attempt", request.attempt.to_string()),
+        ];
+        let user = request.user.as_deref();
+        let optional = [
+            ("shardgate-user", user.map_or("", |user| &user.user)),
+            ("shardgate-tenant", user.and_then(|user| user.tenant.as_deref()).unwrap_or("")),
+            ("shardgate-id", &request.id),
+            ("shardgate-key", &request.key),
+        ];
+        let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        for (name, value) in optional.into_iter().filter(|(_, value)| !value.is_empty()) {
+            metadata.push((name, encode(value)));
+        }
+        Self { method, body: body.unary(request), metadata }
+    }
+}
+
+/// A request that was taken for a call, and is not worth sending any more.
+enum Unsent {
+    /// The deadline has passed.
+    Expired(MsgKey),
+    /// The connection is gone, and nobody else waits for the answer.
+    Undeliverable(MsgKey),
 }
 
 impl Dispatcher {
@@ -52,17 +143,17 @@ impl Dispatcher {
         for id in self.window.take_due(now) {
             // What waited there may have moved, and the instance be forgotten.
             if self.instances.find_mut(id).is_some() {
-                self.touch(id);
+                self.mark_ready(id);
             }
         }
         while let Some(id) = self.ready.pop() {
-            self.instances.get_mut(id).touched = false;
+            self.instances.get_mut(id).ready = false;
             self.dispatch(cx, clients, id, now);
         }
         self.fill.update_throttling(&cx.config.settings.queue);
     }
 
-    /// A retry is due: where its key belongs by now.
+    /// Lets a retry that is due go to where its key belongs by now.
     fn resume_delayed(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,33 +170,17 @@ impl Dispatcher {
                 if busy.is_none() && !self.may_stay_at(instance, hash) {
                     self.reroute_stream(cx, clients, key, now);
                 } else {
-                    self.resume_head(cx, head, instance);
+                    self.resume_head(head, instance);
                 }
             }
             Delayed::Request(key) => {
-                let Some(message) = self.requests.get_mut(key) else { return };
-                message.delayed = false;
-                if message.place == Place::Waiting {
+                let Some(request) = self.requests.get_mut(key) else { return };
+                request.delayed = false;
+                if request.state == State::Waiting {
                     self.reroute_request(cx, clients, key, now);
                 }
             }
         }
-    }
-
-    /// Lets the first waiting message of a freed stream be taken, if it is parked.
-    pub fn resume_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        head: Option<MsgKey>,
-        instance: InstanceId,
-    ) {
-        if let Some(head) = head
-            && self.requests.get(head).is_some_and(|m| m.parked)
-        {
-            let queue = &mut self.instances.get_mut(instance).queue;
-            queue.resume(head, &mut self.requests, &cx.config.delays_us);
-        }
-        self.touch(instance);
     }
 
     /// Sends what may be sent to one instance now.
@@ -119,173 +194,134 @@ impl Dispatcher {
         loop {
             let batch = &cx.config.settings.batch;
             let window_us = batch.window_ms * 1000;
-            let state = self.instances.get(id);
-            let (slots, items_max) = match state.mode {
-                Mode::Batch => (batch.in_flight_max, batch.items_max),
-                Mode::Unary => (batch.calls_max, 1),
-            };
-            let queue = &state.queue;
-            if queue.items == 0 || state.in_flight >= slots || !state.is_usable() {
+            let state = self.instances.get_mut(id);
+            if state.queue.items == 0
+                || state.in_flight >= slots(batch, state.mode)
+                || !state.is_usable()
+            {
                 return;
             }
-            let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
+            let queue = &mut state.queue;
+            let full =
+                queue.items >= items_max(batch, state.mode) || queue.bytes >= batch.bytes_max;
             if state.in_flight >= batch.eager_max && !full && !state.slot_freed {
-                let queue = &mut self.instances.get_mut(id).queue;
-                let Some(oldest) = queue.oldest(id, &self.requests) else { return };
+                let Some(oldest) = queue.oldest(&self.requests) else { return };
                 let due = Micros(oldest.0 + window_us);
                 if due > now {
                     self.window.wait(id, due);
                     return;
                 }
             }
-            if !self.launch(cx, clients, id, items_max, now) {
+            if !self.launch(cx, clients, id, now) {
                 return;
             }
-            self.instances.get_mut(id).slot_freed = false;
         }
     }
 
-    /// Fills and sends one call. False if no message was eligible.
+    /// Fills and sends one call. False if no request was eligible.
     fn launch(
         &mut self,
         cx: &mut Context<'_>,
         clients: &mut Clients,
         id: InstanceId,
-        items_max: usize,
         now: Micros,
     ) -> bool {
         let mode = self.instances.get(id).mode;
-        let ticket = self.calls.insert_with(|t| {
-            t.instance = Some(id);
-            t.unary = mode == Mode::Unary;
-            t.items.clear();
-            t.streams.clear();
-            t.late.clear();
-            t.started = now;
-        });
+        let mut call = Filling {
+            ticket: self.calls.insert_with(|call| call.begin(id, mode, now)),
+            instance: id,
+            mode,
+            items: 0,
+            oldest: now,
+            latest: now,
+            firsts: 0,
+            unary: None,
+        };
         if mode == Mode::Batch {
-            self.body.begin_batch(&cx.config.origin);
+            self.body.begin_batch(&cx.config.identity);
         }
-        let mut latest = now;
-        let mut oldest = now;
-        let mut unary = None;
-        let mut firsts = 0;
-        for _ in 0..items_max {
-            let room = clients.message_bytes_high + REQUEST_BYTES_MAX;
-            let count = self.calls.get(ticket).expect("just inserted").items.len();
-            if count > 0 && self.body.len() + room > cx.config.settings.batch.bytes_max {
-                break;
+        while let Some(unsent) = self.fill_call(cx, clients, &mut call, now) {
+            match unsent {
+                Unsent::Expired(key) => {
+                    self.finish(cx, clients, key, &Answer::reject(&EXPIRED), now);
+                }
+                Unsent::Undeliverable(key) => {
+                    cx.stats.inc(Counter::AnswersUndeliverable);
+                    self.release(key);
+                }
             }
-            let Some(key) = self.take_next(cx, clients, id, ticket, now) else { break };
-            let message = self.requests.get_mut(key).expect("just taken");
-            message.attempt += 1;
-            firsts += u64::from(message.attempt == 1);
-            latest = latest.max(message.deadline);
-            oldest = oldest.min(message.received);
-            cx.stats.record(Stage::QueueWait, now.since(message.received), 1);
-            let message = self.requests.get(key).expect("just taken");
-            match mode {
-                Mode::Batch => self.body.push(key, message, &cx.config.origin, now),
-                Mode::Unary => unary = Some((key, self.body.unary(message))),
-            }
-            self.calls.get_mut(ticket).expect("just inserted").items.push(key);
         }
-        let count = self.calls.get(ticket).expect("just inserted").items.len();
-        if count == 0 {
+        if call.items == 0 {
             self.body.discard();
-            self.end_call(cx, clients, ticket, now);
+            self.end_call(cx, clients, call.ticket, now);
             return false;
         }
-        cx.stats.record(Stage::BatchWait, now.since(oldest), 1);
-        let timeout_us = latest.since(now);
-        let call = match unary {
-            None => Call {
-                ticket,
-                instance: id,
-                method: HANDLE.clone(),
-                body: self.body.finish(),
-                timeout_us,
-                metadata: Vec::new(),
-            },
-            Some((key, body)) => self.unary_call(ticket, id, key, body, timeout_us),
-        };
-        cx.effects.calls.push(call);
-        self.instances.get_mut(id).in_flight += 1;
-        cx.stats.inc(Counter::Calls);
-        cx.stats.add(Counter::Dispatched, count as u64);
-        self.retries.add_firsts(firsts, now);
+        self.send(cx, call, now);
         true
     }
 
-    /// Takes the next message that is still worth sending; remembers its stream with the ticket.
-    fn take_next(
+    /// Takes requests into the call until it is full, or no other is eligible. Stops at one that is
+    /// not worth sending any more: the caller ends that one, and goes on.
+    fn fill_call(
         &mut self,
         cx: &mut Context<'_>,
-        clients: &mut Clients,
-        id: InstanceId,
-        ticket: Ticket,
+        clients: &Clients,
+        filling: &mut Filling,
         now: Micros,
-    ) -> Option<MsgKey> {
-        loop {
-            let delays = cx.config.delays_us;
-            let key = self.with_queue(id, |queue, messages, streams| {
-                queue.take(id, ticket, messages, streams, &delays)
-            })?;
-            cx.stats.inc(Counter::Dequeued);
-            let message = self.requests.get(key).expect("just taken");
-            if let Some(stream) = message.stream {
-                let streams = &mut self.calls.get_mut(ticket).expect("the caller has it").streams;
-                if streams.last() != Some(&stream) && !streams.contains(&stream) {
-                    streams.push(stream);
+    ) -> Option<Unsent> {
+        let Self { requests, ordering, calls, instances, fill, body, .. } = self;
+        let config = cx.config;
+        let batch = &config.settings.batch;
+        let room = clients.message_bytes_high + REQUEST_BYTES_MAX;
+        let call = calls.get_mut(filling.ticket).expect("it is being filled");
+        let queue = &mut instances.get_mut(filling.instance).queue;
+        fill.change(queue, |queue| {
+            while filling.items < items_max(batch, filling.mode)
+                && (filling.items == 0 || body.len() + room <= batch.bytes_max)
+            {
+                let key = queue.take(filling.ticket, requests, ordering)?;
+                cx.stats.inc(Counter::Dequeued);
+                let request = requests.get_mut(key).expect("just taken");
+                call.carry(request.stream);
+                if request.deadline <= now {
+                    return Some(Unsent::Expired(key));
                 }
+                if request.seq > 0 && request.dedup.is_none() && !clients.is_open(request.conn) {
+                    return Some(Unsent::Undeliverable(key));
+                }
+                request.attempt += 1;
+                filling.count(request);
+                cx.stats.record(Stage::QueueWait, now.since(request.received), 1);
+                match filling.mode {
+                    Mode::Batch => body.push(key, request, &config.identity, now),
+                    Mode::Unary => filling.unary = Some(UnaryRequest::new(key, request, body)),
+                }
+                call.items.push(key);
             }
-            if message.deadline <= now {
-                self.finish(cx, clients, key, &Answer::reject(&EXPIRED), now);
-            } else if message.seq > 0 && message.dedup.is_none() && !clients.is_open(message.conn) {
-                cx.stats.inc(Counter::AnswersUndeliverable);
-                self.release(key);
-            } else {
-                return Some(key);
-            }
-        }
+            None
+        })
     }
 
-    fn unary_call(
-        &mut self,
-        ticket: Ticket,
-        instance: InstanceId,
-        key: MsgKey,
-        body: CallBody,
-        timeout_us: u64,
-    ) -> Call {
-        let message = self.requests.get(key).expect("the caller has it");
-        let method = message.method.clone().expect("unary routes name a method (checked)");
-        let encode = |text: &str| {
-            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
-                .to_string()
-        };
-        let mut metadata = vec![
-            ("shardgate-request-id", key.0.to_string()),
-            ("shardgate-msg-id", message.msg_id.to_string()),
-            ("shardgate-session", message.session.as_str().to_owned()),
-            ("shardgate-attempt", message.attempt.to_string()),
-        ];
-        let user = message.user.as_deref();
-        let optional = [
-            ("shardgate-user", user.map_or("", |user| &user.user)),
-            ("shardgate-tenant", user.and_then(|user| user.tenant.as_deref()).unwrap_or("")),
-            ("shardgate-id", &message.id),
-            ("shardgate-key", &message.key),
-        ];
-        for (name, value) in optional {
-            if !value.is_empty() {
-                metadata.push((name, encode(value)));
-            }
-        }
-        Call { ticket, instance, method, body, timeout_us, metadata }
+    /// Hands a call that was filled to the shell.
+    fn send(&mut self, cx: &mut Context<'_>, call: Filling, now: Micros) {
+        let Filling { ticket, instance, items, oldest, latest, firsts, unary, mode: _ } = call;
+        cx.stats.record(Stage::BatchWait, now.since(oldest), 1);
+        let UnaryRequest { method, body, metadata } = unary.unwrap_or_else(|| UnaryRequest {
+            method: HANDLE.clone(),
+            body: self.body.finish(),
+            metadata: Vec::new(),
+        });
+        let timeout_us = latest.since(now);
+        cx.effects.calls.push(Call { ticket, instance, method, body, timeout_us, metadata });
+        let state = self.instances.get_mut(instance);
+        state.in_flight += 1;
+        state.slot_freed = false;
+        cx.stats.inc(Counter::Calls);
+        cx.stats.add(Counter::Dispatched, items as u64);
+        self.retries.add_firsts(firsts, now);
     }
 
-    /// The call is over: its streams may go on, each at the instance where it belongs now.
+    /// Ends a call: its streams may go on, each at the instance where it belongs now.
     pub fn end_call(
         &mut self,
         cx: &mut Context<'_>,
@@ -314,19 +350,34 @@ impl Dispatcher {
         key: StreamKey,
         now: Micros,
     ) {
-        let epoch = self.instances.epoch;
         let stream = self.ordering.get_mut(key);
         stream.busy = None;
-        let (head, instance, moved) = (stream.head, stream.instance, stream.epoch != epoch);
-        let Some(head) = head else {
+        let Some(head) = stream.head else {
             self.ordering.close_if_idle(key);
             return;
         };
-        if moved {
+        if stream.epoch != self.instances.epoch {
             self.reroute_stream(cx, clients, key, now);
-        } else if !self.ordering.get(key).delayed {
-            self.resume_head(cx, Some(head), instance);
+        } else if !stream.delayed {
+            let instance = stream.instance;
+            self.resume_head(Some(head), instance);
         }
+    }
+}
+
+/// Calls that an instance may have in flight from this shard.
+pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
+    match mode {
+        Mode::Batch => settings.in_flight_max,
+        Mode::Unary => settings.calls_max,
+    }
+}
+
+/// Requests that one call may carry.
+fn items_max(settings: &BatchSettings, mode: Mode) -> usize {
+    match mode {
+        Mode::Batch => settings.items_max,
+        Mode::Unary => 1,
     }
 }
 

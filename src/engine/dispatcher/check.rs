@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::settings::{BatchSettings, ShardSettings};
 use crate::engine::check::{Sum, ensure};
+use crate::engine::dispatcher::calls::slots;
 use crate::engine::dispatcher::instances::Link;
-use crate::engine::dispatcher::request::Place;
+use crate::engine::dispatcher::request::State;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::ids::{ConnId, InstanceId, StreamKey};
 use crate::message::Micros;
-use crate::routing::Mode;
 use crate::stats::{Counter, Counters};
 
 impl Dispatcher {
@@ -26,8 +26,8 @@ impl Dispatcher {
     /// Requests under way and their bytes, by connection.
     pub fn unanswered(&self) -> BTreeMap<ConnId, Sum> {
         let mut named: BTreeMap<ConnId, Sum> = BTreeMap::new();
-        for (_, m) in self.requests.iter() {
-            named.entry(m.conn).or_default().add(m.bytes());
+        for (_, r) in self.requests.iter() {
+            named.entry(r.conn).or_default().add(r.bytes());
         }
         named
     }
@@ -46,22 +46,22 @@ impl Dispatcher {
     pub fn check_no_delay(&self, settings: &BatchSettings, now: Micros) -> Result<(), String> {
         let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
         let window_us = settings.window_ms * 1000;
-        for (key, m) in self.requests.iter().filter(|(_, m)| m.place == Place::Waiting) {
-            let eligible = match m.stream {
+        for (key, r) in self.requests.iter().filter(|(_, r)| r.state == State::Waiting) {
+            let eligible = match r.stream {
                 None => !delayed.contains(&Delayed::Request(key)),
                 Some(stream) => {
                     let s = self.ordering.get(stream);
                     s.head == Some(key) && s.busy.is_none() && !s.delayed
                 }
             };
-            let state = self.instances.get(m.instance);
+            let state = self.instances.get(r.instance);
             let slot = state.in_flight < slots(settings, state.mode) && state.link != Link::Down;
             // One that was parked waits at most a window from when it came back: `oldest` looks at
             // the most urgent of those only.
-            let waited = !m.parked && m.received.0 + window_us <= now.0;
+            let waited = !r.position.is_parked() && r.received.0 + window_us <= now.0;
             let due = state.in_flight == 0 || waited;
             ensure(!(eligible && slot && due), || {
-                format!("{key:?} waits for {:?} with {} in flight", m.instance, state.in_flight)
+                format!("{key:?} waits for {:?} with {} in flight", r.instance, state.in_flight)
             })?;
         }
         Ok(())
@@ -69,8 +69,8 @@ impl Dispatcher {
 
     fn check_queues(&self, counters: &Counters) -> Result<(), String> {
         let mut waiting: BTreeMap<InstanceId, Sum> = BTreeMap::new();
-        for (_, m) in self.requests.iter().filter(|(_, m)| m.place == Place::Waiting) {
-            waiting.entry(m.instance).or_default().add(m.bytes());
+        for (_, r) in self.requests.iter().filter(|(_, r)| r.state == State::Waiting) {
+            waiting.entry(r.instance).or_default().add(r.bytes());
         }
         let mut total = Sum::default();
         for (id, state) in self.instances.iter() {
@@ -105,15 +105,15 @@ impl Dispatcher {
             let mut prev = None;
             let mut next = stream.head;
             while let Some(at) = next {
-                let Some(m) = self.requests.get(at) else {
+                let Some(r) = self.requests.get(at) else {
                     return Err(format!("{key:?} links {at:?}, which is gone"));
                 };
-                let right = m.place == Place::Waiting
-                    && m.stream == Some(key)
-                    && m.prev == prev
-                    && m.instance == stream.instance;
-                ensure(right, || format!("{key:?} links {at:?} wrongly: {m:?} {stream:?}"))?;
-                (prev, next) = (Some(at), m.next);
+                let right = r.state == State::Waiting
+                    && r.stream == Some(key)
+                    && r.links.prev() == prev
+                    && r.instance == stream.instance;
+                ensure(right, || format!("{key:?} links {at:?} wrongly: {r:?} {stream:?}"))?;
+                (prev, next) = (Some(at), r.links.next());
             }
             ensure(stream.tail == prev, || format!("{key:?} has another tail"))?;
         }
@@ -148,7 +148,7 @@ impl Dispatcher {
     fn check_requests(&self) -> Result<(), String> {
         let (mut fresh, mut resumed) = (BTreeSet::new(), BTreeSet::new());
         for (id, state) in self.instances.iter() {
-            let keys = state.queue.current_keys(id, &self.requests)?;
+            let keys = state.queue.current_keys(&self.requests)?;
             for (keys, found) in [(keys.0, &mut fresh), (keys.1, &mut resumed)] {
                 for key in keys {
                     ensure(found.insert(key), || format!("{key:?} is twice in {id:?}"))?;
@@ -156,24 +156,29 @@ impl Dispatcher {
             }
         }
         let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
-        for (key, m) in self.requests.iter() {
-            if let Some(dedup) = m.dedup {
+        for (key, r) in self.requests.iter() {
+            if let Some(dedup) = r.dedup {
                 ensure(self.dedup.waiting(dedup).is_some(), || format!("{key:?}: its id is lost"))?;
             }
-            let stream: Option<StreamKey> = m.stream;
-            match m.place {
-                Place::Duplicate => {}
-                Place::InFlight(ticket) => {
+            let stream: Option<StreamKey> = r.stream;
+            match r.state {
+                State::Duplicate => {}
+                State::InFlight(ticket) => {
                     let known = self.calls.get(ticket).is_some_and(|c| c.items.contains(&key));
                     ensure(known, || format!("{key:?} is in {ticket:?}, which lacks it"))?;
                     let carried = stream.is_none_or(|s| self.ordering.get(s).busy == Some(ticket));
                     ensure(carried, || format!("{key:?}: its stream is not in {ticket:?}"))?;
                 }
-                Place::Waiting => {
-                    let found =
-                        if m.parked { resumed.contains(&key) } else { fresh.contains(&key) };
-                    ensure(!m.parked || found == m.resumed, || format!("{key:?}: {m:?}"))?;
-                    ensure(!(found && m.delayed), || format!("{key:?} is not delayed: {m:?}"))?;
+                State::Waiting => {
+                    let found = if r.position.is_parked() {
+                        resumed.contains(&key)
+                    } else {
+                        fresh.contains(&key)
+                    };
+                    ensure(!r.position.is_parked() || found == r.position.is_resumed(), || {
+                        format!("{key:?}: {r:?}")
+                    })?;
+                    ensure(!(found && r.delayed), || format!("{key:?} is not delayed: {r:?}"))?;
                     let later = match stream {
                         None => delayed.contains(&Delayed::Request(key)),
                         Some(stream) => {
@@ -185,18 +190,12 @@ impl Dispatcher {
                             s.head != Some(key) || s.busy.is_some() || s.delayed
                         }
                     };
-                    ensure(found || m.parked && later, || format!("{key:?} is lost: {m:?}"))?;
+                    ensure(found || r.position.is_parked() && later, || {
+                        format!("{key:?} is lost: {r:?}")
+                    })?;
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// Calls that an instance may have in flight from this shard.
-fn slots(settings: &BatchSettings, mode: Mode) -> usize {
-    match mode {
-        Mode::Batch => settings.in_flight_max,
-        Mode::Unary => settings.calls_max,
     }
 }

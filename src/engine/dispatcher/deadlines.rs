@@ -5,7 +5,7 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::calls::EXPIRED;
-use crate::engine::dispatcher::request::Place;
+use crate::engine::dispatcher::request::State;
 use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject, status};
 use crate::stats::Counter;
@@ -61,13 +61,13 @@ impl Dispatcher {
         now: Micros,
     ) {
         let Some(request) = self.requests.get(key) else { return };
-        match request.place {
+        match request.state {
             // Unless it waits to be sent again after an attempt that may have run: `finish` knows.
-            Place::Waiting => {
+            State::Waiting => {
                 self.withdraw_waiting(cx, key);
                 self.finish(cx, clients, key, &Answer::reject(not_sent), now);
             }
-            Place::InFlight(ticket) => {
+            State::InFlight(ticket) => {
                 self.ordering.pass(request);
                 // The call goes on, and with it the stream: its connection does not move before
                 // that has ended.
@@ -78,7 +78,7 @@ impl Dispatcher {
                 cx.stats.inc(Counter::DispatchFailed);
                 self.finish(cx, clients, key, &unknown(), now);
             }
-            Place::Duplicate => self.finish(cx, clients, key, &unknown(), now),
+            State::Duplicate => self.finish(cx, clients, key, &unknown(), now),
         }
     }
 }

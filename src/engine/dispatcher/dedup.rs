@@ -50,7 +50,7 @@ pub struct DedupId<'a> {
 
 /// What is known of an id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen<'a> {
+pub enum Lookup<'a> {
     /// Nothing: execute it.
     New,
     /// It is being executed: wait for it ([`DedupWindow::add_waiter`]).
@@ -90,11 +90,11 @@ struct Entry {
     owner_len: u32,
     /// Owner and id.
     key: Box<[u8]>,
-    state: State,
+    state: IdState,
 }
 
 #[derive(Debug)]
-enum State {
+enum IdState {
     InFlight { waiters: Vec<MsgKey> },
     Finished { at: Micros, reply: Option<Box<StoredReply>> },
 }
@@ -172,18 +172,18 @@ impl DedupWindow {
     }
 
     /// What is known of `id`.
-    pub fn check(&self, id: &DedupId, now: Micros) -> Seen<'_> {
-        let Some((key, entry)) = self.find(id) else { return Seen::New };
+    pub fn check(&self, id: &DedupId, now: Micros) -> Lookup<'_> {
+        let Some((key, entry)) = self.find(id) else { return Lookup::New };
         if self.is_expired(entry, now) {
-            return Seen::New;
+            return Lookup::New;
         }
         if entry.fingerprint != id.fingerprint {
-            return Seen::Mismatch;
+            return Lookup::Mismatch;
         }
         match &entry.state {
-            State::InFlight { .. } => Seen::InFlight(key),
-            State::Finished { reply: Some(reply), .. } => Seen::Finished(reply),
-            State::Finished { reply: None, .. } => Seen::FinishedNotStored,
+            IdState::InFlight { .. } => Lookup::InFlight(key),
+            IdState::Finished { reply: Some(reply), .. } => Lookup::Finished(reply),
+            IdState::Finished { reply: None, .. } => Lookup::FinishedNotStored,
         }
     }
 
@@ -214,7 +214,7 @@ impl DedupWindow {
             is_user: id.owner.is_user(),
             owner_len: owner.len() as u32,
             key: [owner, id.id.as_bytes()].concat().into(),
-            state: State::InFlight { waiters: Vec::new() },
+            state: IdState::InFlight { waiters: Vec::new() },
         });
         self.bytes += cost;
         let entries = &self.entries;
@@ -231,7 +231,7 @@ impl DedupWindow {
         {
             return false;
         }
-        let Some(Entry { state: State::InFlight { waiters }, .. }) = self.entries.get_mut(key)
+        let Some(Entry { state: IdState::InFlight { waiters }, .. }) = self.entries.get_mut(key)
         else {
             return false;
         };
@@ -250,17 +250,17 @@ impl DedupWindow {
         now: Micros,
     ) -> Vec<MsgKey> {
         let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
-        let State::InFlight { waiters } = &mut entry.state else { return Vec::new() };
+        let IdState::InFlight { waiters } = &mut entry.state else { return Vec::new() };
         let waiters = std::mem::take(waiters);
         self.bytes -= waiters.len() * WAITER_BYTES;
         self.last = self.last.max(now);
-        entry.state = State::Finished { at: self.last, reply: None };
+        entry.state = IdState::Finished { at: self.last, reply: None };
         if let Some(reply) = reply.filter(|r| r.size() <= self.reply_bytes_max) {
             let cost = reply.cost();
             if self.make_room(cost, now)
                 && let Some(entry) = self.entries.get_mut(key)
             {
-                entry.state = State::Finished { at: self.last, reply: Some(Box::new(reply)) };
+                entry.state = IdState::Finished { at: self.last, reply: Some(Box::new(reply)) };
                 self.bytes += cost;
                 self.stored_bytes += cost;
             }
@@ -273,13 +273,13 @@ impl DedupWindow {
     /// wait for it; nobody if `key` is not in flight.
     pub fn release(&mut self, key: DedupKey) -> Vec<MsgKey> {
         match self.entries.get_mut(key) {
-            Some(Entry { state: State::InFlight { waiters }, .. }) => {
+            Some(Entry { state: IdState::InFlight { waiters }, .. }) => {
                 let waiters = std::mem::take(waiters);
                 self.bytes -= waiters.len() * WAITER_BYTES;
                 self.remove(key);
                 waiters
             }
-            Some(Entry { state: State::Finished { .. }, .. }) | None => Vec::new(),
+            Some(Entry { state: IdState::Finished { .. }, .. }) | None => Vec::new(),
         }
     }
 
@@ -310,8 +310,8 @@ impl DedupWindow {
     /// Messages that wait for `key`; `None` if that is not in flight.
     pub fn waiting(&self, key: DedupKey) -> Option<usize> {
         match &self.entries.get(key)?.state {
-            State::InFlight { waiters } => Some(waiters.len()),
-            State::Finished { .. } => None,
+            IdState::InFlight { waiters } => Some(waiters.len()),
+            IdState::Finished { .. } => None,
         }
     }
 
@@ -324,8 +324,8 @@ impl DedupWindow {
 
     fn is_expired(&self, entry: &Entry, now: Micros) -> bool {
         match entry.state {
-            State::InFlight { .. } => false,
-            State::Finished { at, .. } => now.since(at) >= self.window_us,
+            IdState::InFlight { .. } => false,
+            IdState::Finished { at, .. } => now.since(at) >= self.window_us,
         }
     }
 
@@ -356,7 +356,7 @@ impl DedupWindow {
     fn strip_one(&mut self) -> bool {
         while let Some(&key) = self.finished.get(self.stripped) {
             self.stripped += 1;
-            if let Some(Entry { state: State::Finished { reply, .. }, .. }) =
+            if let Some(Entry { state: IdState::Finished { reply, .. }, .. }) =
                 self.entries.get_mut(key)
                 && let Some(reply) = reply.take()
             {
@@ -376,8 +376,8 @@ impl DedupWindow {
         }
         self.bytes -= ENTRY_BYTES + entry.key.len();
         match entry.state {
-            State::InFlight { .. } => {}
-            State::Finished { reply, .. } => {
+            IdState::InFlight { .. } => {}
+            IdState::Finished { reply, .. } => {
                 let cost = reply.map_or(0, |r| r.cost());
                 self.bytes -= cost;
                 self.stored_bytes -= cost;

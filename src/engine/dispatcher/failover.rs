@@ -5,8 +5,8 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::instances::Link;
-use crate::engine::dispatcher::outcome::UNAVAILABLE;
-use crate::engine::dispatcher::request::Place;
+use crate::engine::dispatcher::request::{Request, State};
+use crate::engine::dispatcher::retry::UNAVAILABLE;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::{InstanceId, MsgKey, StreamKey};
 use crate::message::Micros;
@@ -22,25 +22,26 @@ impl Dispatcher {
         stream.epoch = epoch;
         let mut next = stream.head;
         while let Some(key) = next {
-            let message = self.requests.get(key).expect("linked messages exist");
-            next = message.next;
+            let request = self.requests.get(key).expect("linked requests exist");
+            next = request.links.next();
             self.move_request(cx, key, instance);
         }
     }
 
     fn move_request(&mut self, cx: &mut Context<'_>, key: MsgKey, instance: InstanceId) {
-        let message = self.requests.get(key).expect("the caller has it");
-        let from = message.instance;
+        let request = self.requests.get(key).expect("the caller has it");
+        let from = request.instance;
         if from == instance {
             return;
         }
         cx.stats.inc(Counter::FailedOver);
-        self.with_queue(from, |queue, messages, _| {
-            queue.compact(from, messages);
-            queue.forget(messages.get(key).expect("the caller has it"));
+        self.with_queue(from, |queue, requests| {
+            queue.compact(requests);
+            let request = requests.get_mut(key).expect("the caller has it");
+            queue.forget(request);
+            request.instance = instance;
         });
-        self.requests.get_mut(key).expect("the caller has it").instance = instance;
-        self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));
+        self.with_queue(instance, |queue, requests| queue.put_back(key, requests));
     }
 
     /// Brings an idle stream to where its key belongs now, or answers its messages if that is
@@ -55,14 +56,8 @@ impl Dispatcher {
         let stream = self.ordering.get(key);
         debug_assert!(stream.busy.is_none());
         let Some(head) = stream.head else { return };
-        let name = stream.name;
-        let message = self.requests.get(head).expect("linked messages exist");
-        let waits = Waits {
-            key: RouteKey { tenant: message.tenant, service: name.service, hash: name.hash },
-            failover: message.rule.failover,
-            instance: stream.instance,
-            failed_on: message.failed_on,
-        };
+        let request = self.requests.get(head).expect("linked requests exist");
+        let waits = Waits { instance: stream.instance, ..Waits::of(request) };
         let Some(target) = self.target_of(cx, &waits, now) else {
             while let Some(head) = self.ordering.get_alive(key).and_then(|s| s.head) {
                 self.withdraw_waiting(cx, head);
@@ -74,7 +69,7 @@ impl Dispatcher {
         let stream = self.ordering.get(key);
         if !stream.delayed {
             let head = stream.head;
-            self.resume_head(cx, head, target);
+            self.resume_head(head, target);
         }
     }
 
@@ -101,7 +96,7 @@ impl Dispatcher {
             Link::Connecting => {}
             // What waits for one that is down because nobody else was up can go on.
             Link::Up => {
-                self.touch(id);
+                self.mark_ready(id);
                 self.reroute_waiting(cx, clients, now);
             }
             Link::Down => self.reroute_waiting(cx, clients, now),
@@ -117,17 +112,17 @@ impl Dispatcher {
         let mut waiting: Vec<(u64, MsgKey)> = self
             .requests
             .iter()
-            .filter(|(_, m)| m.place == Place::Waiting && !self.may_stay_at(m.instance, m.hash))
-            .map(|(key, m)| (m.arrival, key))
+            .filter(|(_, r)| r.state == State::Waiting && !self.may_stay_at(r.instance, r.hash))
+            .map(|(key, r)| (r.arrival, key))
             .collect();
         waiting.sort_unstable();
         for (_, key) in waiting {
             // Moved or answered with an earlier one of its stream?
-            let Some(message) = self.requests.get(key) else { continue };
-            if self.may_stay_at(message.instance, message.hash) || message.place != Place::Waiting {
+            let Some(request) = self.requests.get(key) else { continue };
+            if self.may_stay_at(request.instance, request.hash) || request.state != State::Waiting {
                 continue;
             }
-            match message.stream {
+            match request.stream {
                 // A busy stream is placed anew when its call has ended.
                 Some(stream) if self.ordering.get(stream).busy.is_some() => {}
                 Some(stream) => self.reroute_stream(cx, clients, stream, now),
@@ -150,17 +145,7 @@ impl Dispatcher {
         key: MsgKey,
         now: Micros,
     ) {
-        let message = self.requests.get(key).expect("the caller has it");
-        let waits = Waits {
-            key: RouteKey {
-                tenant: message.tenant,
-                service: message.rule.service,
-                hash: message.hash,
-            },
-            failover: message.rule.failover,
-            instance: message.instance,
-            failed_on: message.failed_on,
-        };
+        let waits = Waits::of(self.requests.get(key).expect("the caller has it"));
         let Some(target) = self.target_of(cx, &waits, now) else {
             self.withdraw_waiting(cx, key);
             self.finish(cx, clients, key, &Answer::reject(&UNAVAILABLE), now);
@@ -168,7 +153,7 @@ impl Dispatcher {
         };
         self.move_request(cx, key, target);
         if !self.requests.get(key).expect("moved").delayed {
-            self.resume_head(cx, Some(key), target);
+            self.resume_head(Some(key), target);
         }
     }
 
@@ -200,4 +185,15 @@ struct Waits {
     instance: InstanceId,
     /// Who has failed the first of them.
     failed_on: Option<InstanceId>,
+}
+
+impl Waits {
+    fn of(request: &Request) -> Self {
+        Self {
+            key: request.route_key(),
+            failover: request.handling.failover,
+            instance: request.instance,
+            failed_on: request.failed_on,
+        }
+    }
 }

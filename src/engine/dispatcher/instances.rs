@@ -1,5 +1,6 @@
 //! The instances as one shard sees them: their queues, calls in flight, links and history.
 
+use crate::config::settings::QueueSettings;
 use crate::engine::dispatcher::queue::InstanceQueue;
 use crate::engine::instance_map::InstanceMap;
 use crate::ids::{InstanceId, ServiceId};
@@ -114,7 +115,7 @@ pub struct InstanceState {
     /// A call ended since the last batch left: what waits may leave.
     pub slot_freed: bool,
     /// On the list of instances to look at.
-    pub touched: bool,
+    pub ready: bool,
     /// Messages answered OK.
     pub ok: u64,
     /// Messages failed.
@@ -131,14 +132,16 @@ impl InstanceState {
 
     /// Nothing of it is under way, and nobody will come for it again.
     fn is_over(&self) -> bool {
-        !self.present && self.in_flight == 0 && self.queue.items == 0 && !self.touched
+        !self.present && self.in_flight == 0 && self.queue.items == 0 && !self.ready
     }
 }
 
 /// All instances of the snapshot in force, and those before it of which something is under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Instances {
     states: InstanceMap<Box<InstanceState>>,
+    /// Delay of each priority class in the queues, critical first.
+    delays_us: [u64; 4],
     /// Rises when an instance comes, goes, or changes its link or share: streams then look whether
     /// they are where they belong.
     pub epoch: u64,
@@ -146,16 +149,26 @@ pub struct Instances {
 
 impl Instances {
     /// Those of `snapshot`.
-    pub fn new(snapshot: &Snapshot) -> Self {
-        let mut instances = Self::default();
+    pub fn new(snapshot: &Snapshot, settings: &QueueSettings) -> Self {
+        let states = InstanceMap::default();
+        let mut instances = Self { states, delays_us: delays_us(settings), epoch: 0 };
         instances.apply(snapshot);
         instances
+    }
+
+    /// Changes the delays of the priority classes.
+    pub fn set_settings(&mut self, settings: &QueueSettings) {
+        self.delays_us = delays_us(settings);
+        for (_, state) in self.states.iter_mut() {
+            state.queue.set_delays(self.delays_us);
+        }
     }
 
     /// Adds those that are new, marks those that are gone. A state lives on until nothing of it is
     /// under way.
     pub fn apply(&mut self, snapshot: &Snapshot) {
         self.epoch += 1;
+        let delays_us = self.delays_us;
         for (_, state) in self.states.iter_mut() {
             state.present = false;
             state.share = Share::NONE;
@@ -169,10 +182,10 @@ impl Instances {
                     link: Link::Connecting,
                     share: Share::NONE,
                     present: true,
-                    queue: InstanceQueue::default(),
+                    queue: InstanceQueue::new(instance.id, delays_us),
                     in_flight: 0,
                     slot_freed: false,
-                    touched: false,
+                    ready: false,
                     ok: 0,
                     failed: 0,
                     history: CallHistory::default(),
@@ -263,4 +276,8 @@ impl Instances {
         reports.sort_unstable_by_key(|report| report.instance);
         reports
     }
+}
+
+fn delays_us(settings: &QueueSettings) -> [u64; 4] {
+    settings.class_delay_ms.map(|ms| ms * 1000)
 }

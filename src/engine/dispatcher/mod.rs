@@ -10,11 +10,13 @@ mod check;
 mod deadlines;
 pub mod dedup;
 mod failover;
+mod fill;
 pub mod instances;
 pub mod ordering;
 mod outcome;
 pub mod queue;
 pub mod request;
+mod retry;
 pub mod retry_budget;
 pub mod route_cache;
 
@@ -28,9 +30,10 @@ use crate::engine::clients::Clients;
 use crate::engine::dispatcher::batch::BodyWriter;
 use crate::engine::dispatcher::calls::CallInFlight;
 use crate::engine::dispatcher::dedup::DedupWindow;
-use crate::engine::dispatcher::instances::Instances;
+use crate::engine::dispatcher::fill::QueueFill;
+use crate::engine::dispatcher::instances::{InstanceState, Instances};
 use crate::engine::dispatcher::ordering::Ordering;
-use crate::engine::dispatcher::queue::{Fill, InstanceQueue, Requests};
+use crate::engine::dispatcher::queue::{InstanceQueue, Requests};
 use crate::engine::dispatcher::retry_budget::RetryBudget;
 use crate::engine::dispatcher::route_cache::RouteCache;
 use crate::engine::slab::Slab;
@@ -56,8 +59,7 @@ pub(crate) struct Dispatcher {
     pub dedup: DedupWindow,
     retries: RetryBudget,
     fill: QueueFill,
-    /// Instances to look at when the turn ends.
-    ready: Vec<InstanceId>,
+    ready: ReadyList,
     window: BatchWindow,
     /// Retries that are not due yet.
     delayed: BinaryHeap<Reverse<(Micros, Delayed)>>,
@@ -68,33 +70,20 @@ pub(crate) struct Dispatcher {
     body: BodyWriter,
 }
 
-/// What waits in all queues of the shard together.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct QueueFill {
-    pub items: usize,
-    pub bytes: usize,
-    /// Whether the fill has passed `throttle_on_percent`, and `throttle_off_percent` not yet again.
-    pub throttling: bool,
-}
+/// Instances to look at when the turn ends, each once.
+#[derive(Debug, Default)]
+struct ReadyList(Vec<InstanceId>);
 
-impl QueueFill {
-    /// The fill against the shard's caps.
-    fn of(&self, settings: &QueueSettings) -> Fill {
-        Fill {
-            items: self.items,
-            bytes: self.bytes,
-            items_max: settings.items_max,
-            bytes_max: settings.bytes_max,
+impl ReadyList {
+    /// Adds the instance `id`, whose state is `state`.
+    fn add(&mut self, id: InstanceId, state: &mut InstanceState) {
+        if !std::mem::replace(&mut state.ready, true) {
+            self.0.push(id);
         }
     }
 
-    fn update_throttling(&mut self, settings: &QueueSettings) {
-        let percent = (self.of(settings).ratio() * 100.0) as u32;
-        self.throttling = if self.throttling {
-            percent >= settings.throttle_off_percent
-        } else {
-            percent >= settings.throttle_on_percent
-        };
+    fn pop(&mut self) -> Option<InstanceId> {
+        self.0.pop()
     }
 }
 
@@ -138,12 +127,12 @@ impl Dispatcher {
             requests: Slab::with_capacity_max(REQUESTS_MAX),
             ordering: Ordering::new(REQUESTS_MAX),
             calls: Slab::with_capacity_max(REQUESTS_MAX),
-            instances: Instances::new(snapshot),
+            instances: Instances::new(snapshot, &settings.queue),
             cache: RouteCache::new(&settings.cache, rng.next_u64()),
             dedup: DedupWindow::new(&settings.dedup, rng.next_u64()),
             retries: RetryBudget::new(settings.retry.budget_percent),
             fill: QueueFill::default(),
-            ready: Vec::new(),
+            ready: ReadyList::default(),
             window: BatchWindow::default(),
             delayed: BinaryHeap::new(),
             arrivals: 0,
@@ -154,6 +143,7 @@ impl Dispatcher {
 
     /// Works by new settings.
     pub fn set_settings(&mut self, settings: &ShardSettings) {
+        self.instances.set_settings(&settings.queue);
         self.retries.set_percent(settings.retry.budget_percent);
         self.cache.set_ttl(settings.cache.ttl_ms);
         self.dedup.set_limits(&settings.dedup);
@@ -182,8 +172,8 @@ impl Dispatcher {
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
         self.requests.trim(TRIM_BUDGET);
-        for (id, state) in self.instances.iter_mut() {
-            state.queue.compact(id, &self.requests);
+        for (_, state) in self.instances.iter_mut() {
+            state.queue.compact(&self.requests);
         }
         self.instances.take_report(&mut cx.effects.signals);
         self.instances.prune();
@@ -212,26 +202,28 @@ impl Dispatcher {
         gauges.calls_in_flight = self.calls.len() as u64;
     }
 
-    /// Changes one queue, keeping the shard's sums right.
+    /// Changes the queue of an instance.
     fn with_queue<R>(
         &mut self,
         id: InstanceId,
-        change: impl FnOnce(&mut InstanceQueue, &mut Requests, &mut Ordering) -> R,
+        change: impl FnOnce(&mut InstanceQueue, &mut Requests) -> R,
     ) -> R {
         let queue = &mut self.instances.get_mut(id).queue;
-        let before = (queue.items, queue.bytes);
-        let result = change(queue, &mut self.requests, &mut self.ordering);
-        self.fill.items = self.fill.items + queue.items - before.0;
-        self.fill.bytes = self.fill.bytes + queue.bytes - before.1;
-        result
+        self.fill.change(queue, |queue| change(queue, &mut self.requests))
     }
 
-    /// Has an instance looked at when the turn ends.
-    fn touch(&mut self, id: InstanceId) {
-        let state = self.instances.get_mut(id);
-        if !state.touched {
-            state.touched = true;
-            self.ready.push(id);
+    /// Lets an instance be looked at when the turn ends.
+    fn mark_ready(&mut self, id: InstanceId) {
+        self.ready.add(id, self.instances.get_mut(id));
+    }
+
+    /// Lets the first waiting request of a freed stream, or one without a stream, be taken, if it
+    /// is parked.
+    fn resume_head(&mut self, head: Option<MsgKey>, instance: InstanceId) {
+        let state = self.instances.get_mut(instance);
+        if let Some(head) = head {
+            state.queue.resume(head, &mut self.requests);
         }
+        self.ready.add(instance, state);
     }
 }

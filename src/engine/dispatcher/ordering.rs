@@ -7,41 +7,56 @@ use crate::engine::dispatcher::request::Request;
 use crate::engine::slab::Slab;
 use crate::ids::{InstanceId, MsgKey, ServiceId, SessionId, StreamKey, Ticket};
 
-/// The messages of one session to one service with one hash key.
+/// The requests of one session to one service with one affinity hash, as long as any is under way.
 #[derive(Debug)]
 pub struct OrderedStream {
-    /// Whose: compared in full.
-    pub name: StreamName,
-    /// The call that carries messages of it; none may start before that has ended.
+    pub(crate) name: StreamName,
+    /// Call that carries requests of the stream; no other call takes any before that has ended.
     pub busy: Option<Ticket>,
-    /// Arrival of the last message of its call that has its answer although it may have run: what
-    /// was sent before that one must not be sent again after it.
-    pub passed: u64,
-    /// Waits for a retry to be due: nothing of it may be taken.
-    pub delayed: bool,
-    /// First and last of its waiting messages, in the order sent.
-    pub head: Option<MsgKey>,
-    /// See `head`.
-    pub tail: Option<MsgKey>,
-    /// The instance its messages wait for or are with.
-    pub instance: InstanceId,
-    /// State of the instances when that was chosen.
-    pub epoch: u64,
+    /// Arrival of the last request of the call in flight that was answered although it may have
+    /// run: a request that arrived before it must not be sent again.
+    pub(crate) passed: u64,
+    /// Whether the stream waits for a retry to be due: none of its requests may be taken.
+    pub(crate) delayed: bool,
+    /// First of its waiting requests, in the order sent.
+    pub(crate) head: Option<MsgKey>,
+    /// Last of its waiting requests.
+    pub(crate) tail: Option<MsgKey>,
+    /// Instance for which its requests wait, or in whose call they are.
+    pub(crate) instance: InstanceId,
+    /// State of the instances when that one was chosen.
+    pub(crate) epoch: u64,
 }
 
-/// What a stream is known by. Two keys of a session with one 64-bit hash share a stream: they go
-/// to one instance anyway, so that costs no correctness.
+/// The key of a stream, compared in full. Two affinity keys of a session with one 64-bit hash share
+/// a stream: they go to one instance anyway, so that costs no correctness.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
 pub struct StreamName {
-    /// Session.
     pub session: SessionId,
-    /// Service.
     pub service: ServiceId,
     /// Affinity hash.
     pub hash: u64,
 }
 
-/// The streams of one shard that have a message waiting or in flight.
+/// Neighbours of a waiting request in its stream; none of a request that does not wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamLinks {
+    next: Option<MsgKey>,
+    prev: Option<MsgKey>,
+}
+
+impl StreamLinks {
+    pub fn next(&self) -> Option<MsgKey> {
+        self.next
+    }
+
+    pub fn prev(&self) -> Option<MsgKey> {
+        self.prev
+    }
+}
+
+/// The streams of one shard that have a request waiting or in flight.
 #[derive(Debug)]
 pub struct Ordering {
     streams: Slab<StreamKey, OrderedStream>,
@@ -49,12 +64,12 @@ pub struct Ordering {
 }
 
 impl Ordering {
-    /// None yet; never more than `max` (one for each message under way).
+    /// No stream yet; never more than `max`, one for each request under way.
     pub fn new(max: usize) -> Self {
         Self { streams: Slab::with_capacity_max(max), by_name: HashTable::new() }
     }
 
-    /// A stream that [`Self::find`] did not find, bound to `instance`.
+    /// Makes a stream that [`Self::find`] did not find, bound to `instance`.
     pub fn open(&mut self, name: StreamName, instance: InstanceId, epoch: u64) -> StreamKey {
         let Self { streams, by_name } = self;
         let key = streams.insert(OrderedStream {
@@ -73,112 +88,121 @@ impl Ordering {
         key
     }
 
-    /// The stream of that name, if a message of it is under way.
-    pub fn find(&self, name: &StreamName) -> Option<StreamKey> {
+    /// The stream of that name, if a request of it is under way.
+    pub(crate) fn find(&self, name: &StreamName) -> Option<StreamKey> {
         let same = |key: &StreamKey| self.streams.get(*key).is_some_and(|s| s.name == *name);
         self.by_name.find(hash(name), same).copied()
     }
 
-    /// A stream that has a message under way.
-    pub fn get(&self, key: StreamKey) -> &OrderedStream {
-        self.streams.get(key).expect("streams live as long as their messages")
+    /// The stream of a request under way.
+    pub(crate) fn get(&self, key: StreamKey) -> &OrderedStream {
+        self.streams.get(key).expect("streams live as long as their requests")
     }
 
-    /// See [`Self::get`].
+    /// The stream of a request under way, to be changed.
     pub fn get_mut(&mut self, key: StreamKey) -> &mut OrderedStream {
-        self.streams.get_mut(key).expect("streams live as long as their messages")
+        self.streams.get_mut(key).expect("streams live as long as their requests")
     }
 
-    /// A stream that may be gone.
-    pub fn get_alive(&mut self, key: StreamKey) -> Option<&mut OrderedStream> {
+    /// A stream that may have ended.
+    pub(crate) fn get_alive(&mut self, key: StreamKey) -> Option<&mut OrderedStream> {
         self.streams.get_mut(key)
     }
 
-    /// All alive, by slot.
-    pub fn iter(&self) -> impl Iterator<Item = (StreamKey, &OrderedStream)> {
+    /// All streams, by slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (StreamKey, &OrderedStream)> {
         self.streams.iter()
     }
 
-    /// Ordering alive.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.streams.len()
     }
 
-    /// Whether no message with an order is under way.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether the waiting message `key` may be taken for `ticket`.
-    pub fn is_eligible(&self, stream: Option<StreamKey>, key: MsgKey, ticket: Ticket) -> bool {
+    /// Whether the waiting request `key` may be taken for the call `ticket`.
+    pub(crate) fn is_eligible(
+        &self,
+        stream: Option<StreamKey>,
+        key: MsgKey,
+        ticket: Ticket,
+    ) -> bool {
         let Some(stream) = stream else { return true };
         let stream = self.get(stream);
         stream.head == Some(key) && !stream.delayed && stream.busy.is_none_or(|t| t == ticket)
     }
 
-    /// Appends a waiting message.
-    pub fn link_last(&mut self, stream: StreamKey, key: MsgKey, messages: &mut Requests) {
+    /// Appends a request that has just arrived and is linked nowhere.
+    pub(crate) fn link_last(&mut self, stream: StreamKey, key: MsgKey, requests: &mut Requests) {
         let stream = self.get_mut(stream);
-        let tail = stream.tail.replace(key);
-        match tail {
-            Some(tail) => messages.get_mut(tail).expect("linked messages exist").next = Some(key),
-            None => stream.head = Some(key),
-        }
-        let message = messages.get_mut(key).expect("linked messages exist");
-        message.prev = tail;
-        message.next = None;
+        let Some(tail) = stream.tail.replace(key) else {
+            stream.head = Some(key);
+            return;
+        };
+        linked(requests, tail).links.next = Some(key);
+        linked(requests, key).links.prev = Some(tail);
     }
 
-    /// Puts a message that was taken back before all that wait.
-    pub fn link_first(&mut self, stream: StreamKey, key: MsgKey, messages: &mut Requests) {
+    /// Puts a request whose call has failed before all that wait.
+    pub(crate) fn link_first(&mut self, stream: StreamKey, key: MsgKey, requests: &mut Requests) {
         let stream = self.get_mut(stream);
-        let head = stream.head.replace(key);
-        match head {
-            Some(head) => messages.get_mut(head).expect("linked messages exist").prev = Some(key),
-            None => stream.tail = Some(key),
-        }
-        let message = messages.get_mut(key).expect("linked messages exist");
-        message.next = head;
-        message.prev = None;
+        let Some(head) = stream.head.replace(key) else {
+            stream.tail = Some(key);
+            return;
+        };
+        linked(requests, head).links.prev = Some(key);
+        linked(requests, key).links.next = Some(head);
     }
 
-    /// Takes a waiting message out of its place.
-    pub fn unlink(&mut self, stream: StreamKey, key: MsgKey, messages: &mut Requests) {
-        let message = messages.get_mut(key).expect("linked messages exist");
-        let (prev, next) = (message.prev.take(), message.next.take());
+    /// Takes a waiting request out of its stream, wherever it stands in it.
+    pub(crate) fn unlink(&mut self, stream: StreamKey, key: MsgKey, requests: &mut Requests) {
+        let StreamLinks { next, prev } = std::mem::take(&mut linked(requests, key).links);
         let stream = self.get_mut(stream);
         match prev {
-            Some(prev) => messages.get_mut(prev).expect("linked messages exist").next = next,
+            Some(prev) => linked(requests, prev).links.next = next,
             None => stream.head = next,
         }
         match next {
-            Some(next) => messages.get_mut(next).expect("linked messages exist").prev = prev,
+            Some(next) => linked(requests, next).links.prev = prev,
             None => stream.tail = prev,
         }
     }
 
-    /// A message in the stream's call is given up although it may have run.
-    pub fn pass(&mut self, message: &Request) {
-        if let Some(stream) = message.stream {
+    /// Takes the first request, which had `links`, out of its stream; the call `ticket` carries the
+    /// stream from now on. Returns the request that is the first now.
+    pub(crate) fn take_head<'r>(
+        &mut self,
+        stream: StreamKey,
+        links: StreamLinks,
+        ticket: Ticket,
+        requests: &'r mut Requests,
+    ) -> Option<(MsgKey, &'r mut Request)> {
+        let stream = self.get_mut(stream);
+        debug_assert!(links.prev.is_none(), "only the first of a stream is eligible");
+        debug_assert!(stream.busy.is_none_or(|t| t == ticket), "one call a stream at a time");
+        stream.busy = Some(ticket);
+        stream.head = links.next;
+        let Some(next) = links.next else {
+            stream.tail = None;
+            return None;
+        };
+        let request = linked(requests, next);
+        request.links.prev = None;
+        Some((next, request))
+    }
+
+    /// Notes that a request in its stream's call is given up although it may have run.
+    pub(crate) fn pass(&mut self, request: &Request) {
+        if let Some(stream) = request.stream {
             let stream = self.get_mut(stream);
-            stream.passed = stream.passed.max(message.arrival);
+            stream.passed = stream.passed.max(request.arrival);
         }
     }
 
-    /// Whether a later message of its stream may have run, and will not run again after this one.
-    pub fn is_passed(&self, message: &Request) -> bool {
-        message.stream.is_some_and(|s| self.get(s).passed > message.arrival)
+    /// Whether a later request of the stream was given up although it may have run.
+    pub(crate) fn is_passed(&self, request: &Request) -> bool {
+        request.stream.is_some_and(|s| self.get(s).passed > request.arrival)
     }
 
-    /// Marks the stream as carried by `ticket`; says what now waits first in it.
-    pub fn occupy(&mut self, stream: StreamKey, ticket: Ticket) -> Option<MsgKey> {
-        let stream = self.get_mut(stream);
-        debug_assert!(stream.busy.is_none_or(|t| t == ticket), "one call a stream at a time");
-        stream.busy = Some(ticket);
-        stream.head
-    }
-
-    /// Forgets the stream if nothing of it is under way any more.
+    /// Forgets the stream if none of its requests is under way any more.
     pub fn close_if_idle(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get(key) else { return };
         if stream.busy.is_some() || stream.head.is_some() {
@@ -193,8 +217,12 @@ impl Ordering {
     }
 }
 
-/// The affinity hash is mixed already; session and service are mixed in by multiplication with an
-/// odd constant (the fractional part of the golden ratio).
+fn linked(requests: &mut Requests, key: MsgKey) -> &mut Request {
+    requests.get_mut(key).expect("linked requests exist")
+}
+
+/// Hash of a stream's name. The affinity hash is mixed already; session and service are mixed in by
+/// multiplication with an odd constant (the fractional part of the golden ratio).
 fn hash(name: &StreamName) -> u64 {
     let session = name.session.as_str().as_bytes();
     let low = u64::from_le_bytes(session[..8].try_into().expect("16 characters"));

@@ -1,21 +1,17 @@
-//! What becomes of messages when their call ends, and when their instance goes: promises 1, 2, 7.
-
-use std::cmp::Reverse;
+//! The end of a call: its requests are answered by what the service said, or judged one by one if
+//! the call failed (promises 1, 2 and 7).
 
 use bytes::Bytes;
-use rand::RngExt;
 
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
-use crate::engine::dispatcher::calls::EXPIRED;
-use crate::engine::dispatcher::request::Place;
-use crate::engine::dispatcher::route_cache::RouteKey;
-use crate::engine::dispatcher::{Delayed, Dispatcher};
+use crate::engine::dispatcher::Dispatcher;
+use crate::engine::dispatcher::request::{Handling, Request, State};
+use crate::engine::dispatcher::retry::{FailedCall, Verdict};
 use crate::ids::{InstanceId, MsgKey, Ticket};
-use crate::limits;
-use crate::message::{CallError, CallFault, Micros, Outcome, Reason, Reject, Started, status};
-use crate::routing::{Order, PayloadKind};
+use crate::message::{Micros, Outcome, Reason, Reject, Started, status};
+use crate::routing::PayloadKind;
 use crate::stats::{Counter, Stage};
 use crate::wire::backend::{ResponseItem, read_responses};
 
@@ -25,18 +21,9 @@ const NO_RESPONSE: Reject = Reject::new(
 );
 const UNREADABLE: Reject =
     Reject::new(Reason::BadServiceReply, "the service's answer is not a BatchResponse");
-pub(super) const UNAVAILABLE: Reject = Reject {
-    reason: Reason::Unavailable,
-    text: "the service could not be reached; the message did not run",
-    retry_after_ms: 1_000,
-};
-const MAYBE_RAN: Reject = Reject::new(
-    Reason::OutcomeUnknown,
-    "sent to the service, which did not answer; it may have run",
-);
 
 impl Dispatcher {
-    /// A call ended.
+    /// Takes the end of a call: answers its requests, or sends them again.
     pub fn on_outcome(
         &mut self,
         cx: &mut Context<'_>,
@@ -56,36 +43,43 @@ impl Dispatcher {
         state.in_flight -= 1;
         state.slot_freed = true;
         cx.stats.record(Stage::RoundTrip, now.since(started), 1);
-        match result {
+        let tally = match result {
             Ok(body) => {
-                let readable = match unary {
+                let read = match unary {
                     true => self.read_unary(cx, clients, ticket, &items, &body, now),
                     false => self.read_batch(cx, clients, ticket, &items, &body, now),
                 };
-                let state = self.instances.get_mut(instance);
-                if readable { state.history.succeeded() } else { state.history.failed() }
+                let history = &mut self.instances.get_mut(instance).history;
+                if read.is_readable {
+                    history.succeeded()
+                } else {
+                    history.failed()
+                }
+                read.tally
             }
             Err(error) => {
                 cx.stats.fault(error.fault);
                 let took_us = now.since(started);
                 self.instances.get_mut(instance).history.ended(&error, unary, took_us);
-                let call = FailedCall { ticket, instance, items: &items, error: &error };
-                self.fail(cx, clients, &call, now);
+                let call = FailedCall { ticket, instance, unary, items: &items, error: &error };
+                self.fail(cx, clients, &call, now)
             }
-        }
+        };
+        self.count(cx, instance, tally);
         items.clear();
         if let Some(call) = self.calls.get_mut(ticket) {
             call.items = items;
         }
         self.end_call(cx, clients, ticket, now);
-        self.touch(instance);
+        self.mark_ready(instance);
     }
 
-    /// Whether the message is in this call and has no answer yet.
-    fn is_in(&self, key: MsgKey, ticket: Ticket) -> bool {
-        self.requests.get(key).is_some_and(|m| m.place == Place::InFlight(ticket))
+    /// The request, if it is in this call and has no answer yet.
+    fn carried(&self, key: MsgKey, ticket: Ticket) -> Option<&Request> {
+        self.requests.get(key).filter(|request| request.state == State::InFlight(ticket))
     }
 
+    /// Answers the request of a unary call: the body is the payload.
     fn read_unary(
         &mut self,
         cx: &mut Context<'_>,
@@ -94,17 +88,19 @@ impl Dispatcher {
         items: &[MsgKey],
         body: &Bytes,
         now: Micros,
-    ) -> bool {
+    ) -> Read {
+        let mut tally = Tally::default();
         for &key in items {
-            if self.is_in(key, ticket) {
-                let item = ResponseItem { request_id: key.0, payload: body, ..Default::default() };
-                self.answer_item(cx, clients, key, &item, now);
-            }
+            let Some(request) = self.carried(key, ticket) else { continue };
+            let item = ResponseItem { request_id: key.0, payload: body, ..Default::default() };
+            let answer = service_answer(&request.handling, &item);
+            tally.add(&answer);
+            self.finish(cx, clients, key, &answer, now);
         }
-        true
+        Read { is_readable: true, tally }
     }
 
-    /// Whether the answer could be read at all.
+    /// Answers the requests of a batch by the responses in `body`.
     fn read_batch(
         &mut self,
         cx: &mut Context<'_>,
@@ -113,16 +109,49 @@ impl Dispatcher {
         items: &[MsgKey],
         body: &[u8],
         now: Micros,
+    ) -> Read {
+        let is_readable = self.count_responses(cx, ticket, items, body);
+        let mut tally = Tally::default();
+        if is_readable {
+            let answered = read_responses(body, |item| {
+                let key = MsgKey(item.request_id);
+                let Some(request) = self.carried(key, ticket).filter(|r| r.responses == 1) else {
+                    return;
+                };
+                let answer = service_answer(&request.handling, &item);
+                tally.add(&answer);
+                self.finish(cx, clients, key, &answer, now);
+            });
+            debug_assert!(answered.is_ok(), "the first pass read the same bytes");
+        }
+        let missing = Answer::reject(if is_readable { &NO_RESPONSE } else { &UNREADABLE });
+        for &key in items {
+            if self.carried(key, ticket).is_some() {
+                tally.add(&missing);
+                self.finish(cx, clients, key, &missing, now);
+            }
+        }
+        Read { is_readable, tally }
+    }
+
+    /// Counts the responses to each request of a batch, so that of two to one neither is taken.
+    /// False if `body` cannot be read.
+    ///
+    /// Ids that are in no call are searched in the batch at most as often as it has items: a
+    /// service that sends 4 MiB of them must not cost 2 million searches.
+    fn count_responses(
+        &mut self,
+        cx: &mut Context<'_>,
+        ticket: Ticket,
+        items: &[MsgKey],
+        body: &[u8],
     ) -> bool {
-        // The first pass counts, so that of two responses to one request neither is taken.
-        // A look through the batch for each stranger is made for as many as the batch has items: a
-        // service that sends 4 MiB of them must not cost 2 million looks.
         let (mut strangers, mut unknown) = (0, 0);
-        let readable = read_responses(body, |item| {
+        let read = read_responses(body, |item| {
             let key = MsgKey(item.request_id);
             match self.requests.get_mut(key) {
-                Some(m) if m.place == Place::InFlight(ticket) => {
-                    m.responses = m.responses.saturating_add(1);
+                Some(request) if request.state == State::InFlight(ticket) => {
+                    request.responses = request.responses.saturating_add(1);
                 }
                 Some(_) | None => {
                     strangers += 1;
@@ -131,60 +160,7 @@ impl Dispatcher {
             }
         });
         cx.stats.add(Counter::UnknownResponses, unknown);
-        if readable.is_ok() {
-            let answered = read_responses(body, |item| {
-                let key = MsgKey(item.request_id);
-                let message = self.requests.get(key);
-                if message.is_some_and(|m| m.place == Place::InFlight(ticket) && m.responses == 1) {
-                    self.answer_item(cx, clients, key, &item, now);
-                }
-            });
-            debug_assert!(answered.is_ok(), "the first pass read the same bytes");
-        }
-        let reject = if readable.is_ok() { &NO_RESPONSE } else { &UNREADABLE };
-        for &key in items {
-            if self.is_in(key, ticket) {
-                self.count_item(cx, key, false);
-                self.finish(cx, clients, key, &Answer::reject(reject), now);
-            }
-        }
-        readable.is_ok()
-    }
-
-    fn count_item(&mut self, cx: &mut Context<'_>, key: MsgKey, ok: bool) {
-        let Some(message) = self.requests.get(key) else { return };
-        let state = self.instances.get_mut(message.instance);
-        if ok {
-            state.ok += 1;
-            cx.stats.inc(Counter::DispatchOk);
-        } else {
-            state.failed += 1;
-            cx.stats.inc(Counter::DispatchFailed);
-        }
-    }
-
-    /// The service's own answer to one message.
-    fn answer_item(
-        &mut self,
-        cx: &mut Context<'_>,
-        clients: &mut Clients,
-        key: MsgKey,
-        item: &ResponseItem<'_>,
-        now: Micros,
-    ) {
-        let message = self.requests.get(key).expect("the caller looked");
-        let status =
-            if item.status > status::UNAUTHENTICATED { status::UNKNOWN } else { item.status };
-        let answer = Answer {
-            status,
-            reason: None,
-            text: if message.rule.service_text { item.message } else { "" },
-            payload: item.payload,
-            is_bytes: message.rule.payload == PayloadKind::Bytes,
-            retry_after_ms: item.retry_after_ms,
-        };
-        self.count_item(cx, key, status == status::OK);
-        self.finish(cx, clients, key, &answer, now);
+        read.is_ok()
     }
 
     /// Sends the requests of a failed call again, or answers them.
@@ -194,203 +170,85 @@ impl Dispatcher {
         clients: &mut Clients,
         call: &FailedCall<'_>,
         now: Micros,
-    ) {
-        let FailedCall { ticket, instance, items, error } = *call;
+    ) -> Tally {
+        let mut tally = Tally::default();
         // From the last to the first, so that each that is put back comes to stand before the one
         // that was sent after it.
-        for &key in items.iter().rev() {
-            if !self.is_in(key, ticket) {
+        for &key in call.items.iter().rev() {
+            if self.carried(key, call.ticket).is_none() {
                 continue;
             }
-            match self.verdict(cx, key, instance, error, now) {
+            let verdict = self.verdict(cx, key, call, now);
+            let request = self.requests.get(key).expect("is in the call");
+            let answer = match &verdict {
                 Verdict::Again { instance, at } => {
-                    self.send_again(cx, key, instance, at, now);
+                    self.send_again(cx, key, *instance, *at, now);
+                    continue;
                 }
                 Verdict::Answer(reject, status) => {
-                    if error.started == Started::Maybe {
-                        self.ordering.pass(self.requests.get(key).expect("is in the call"));
+                    if call.error.started == Started::Maybe {
+                        self.ordering.pass(request);
                     }
-                    self.count_item(cx, key, false);
-                    let mut answer = Answer::reject(&reject);
-                    answer.status = status;
-                    self.finish(cx, clients, key, &answer, now);
+                    Answer { status: *status, ..Answer::reject(reject) }
                 }
-                Verdict::Service => {
-                    let message = self.requests.get(key).expect("is in the call");
-                    let item = ResponseItem {
+                Verdict::Service => service_answer(
+                    &request.handling,
+                    &ResponseItem {
                         request_id: key.0,
-                        status: error.status,
-                        message: if message.rule.service_text { &error.message } else { "" },
+                        status: call.error.status,
+                        message: &call.error.message,
                         ..Default::default()
-                    };
-                    self.answer_item(cx, clients, key, &item, now);
-                }
-            }
+                    },
+                ),
+            };
+            tally.add(&answer);
+            self.finish(cx, clients, key, &answer, now);
         }
+        tally
     }
 
-    /// What becomes of one message of a failed call (promise 7).
-    fn verdict(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: MsgKey,
-        failed: InstanceId,
-        error: &CallError,
-        now: Micros,
-    ) -> Verdict {
-        let message = self.requests.get_mut(key).expect("is in the call");
-        let rule = message.rule;
-        let not_run = error.started == Started::No;
-        message.may_have_run |= !not_run;
-        let never_run = !message.may_have_run;
-        let attempts = message.attempt;
-        let deadline = message.deadline;
-        let route = RouteKey { tenant: message.tenant, service: rule.service, hash: message.hash };
-        let unary = matches!(message.place, Place::InFlight(ticket)
-            if self.calls.get(ticket).is_some_and(|t| t.unary));
-        let give_up = match error.fault {
-            CallFault::Status if unary => Verdict::Service,
-            CallFault::BadReply => Verdict::Answer(
-                Reject::new(Reason::BadServiceReply, "the service's answer broke the protocol"),
-                error.status,
-            ),
-            _ if deadline <= now && never_run => Verdict::Answer(EXPIRED, EXPIRED.reason.status()),
-            _ if never_run => Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status()),
-            _ => Verdict::Answer(MAYBE_RAN, error.status),
-        };
-        // Sent again, it would run after one that was sent later (promise 2).
-        let message = self.requests.get(key).expect("is in the call");
-        let passed = !not_run && self.ordering.is_passed(message);
-        let allowed = not_run
-            || rule.idempotent
-                && !passed
-                && match error.fault {
-                    CallFault::Status => error.status == status::UNAVAILABLE,
-                    CallFault::BadReply | CallFault::TimedOut => false,
-                    CallFault::NotConnected
-                    | CallFault::Refused
-                    | CallFault::Reset
-                    | CallFault::ConnectionLost => true,
-                };
-        let pushed_back = error.pushback == Some(None);
-        let drained = cx.drain.as_ref().is_some_and(|d| d.until <= now);
-        if !allowed || pushed_back || drained || attempts >= limits::ATTEMPTS_MAX {
-            return give_up;
-        }
-        let other = self.pick_other(cx, &route, rule.failover, Some(failed));
-        // Surely not run, and someone else is there: at once, and without asking the budget.
-        if not_run && let Some(instance) = other {
-            return Verdict::Again { instance, at: now };
-        }
-        if not_run && error.fault == CallFault::NotConnected {
-            return give_up;
-        }
-        if !not_run && attempts >= cx.config.settings.retry.attempts_max {
-            return give_up;
-        }
-        if !not_run && !self.retries.try_retry(now) {
-            cx.stats.inc(Counter::RetryBudgetSpent);
-            return give_up;
-        }
-        let at = self.retry_at(cx, attempts, error.pushback.flatten(), now);
-        if at >= deadline {
-            return give_up;
-        }
-        Verdict::Again { instance: other.unwrap_or(failed), at }
-    }
-
-    /// 100 ms after the first attempt, doubled for each further one, +-20 %.
-    fn retry_at(
-        &mut self,
-        cx: &mut Context<'_>,
-        attempts: u32,
-        pushback_ms: Option<u32>,
-        now: Micros,
-    ) -> Micros {
-        let retry = &cx.config.settings.retry;
-        let doubled = retry.delay_ms << attempts.saturating_sub(1).min(16);
-        let delay_us = doubled.min(retry.delay_max_ms) * 1000;
-        let jittered = delay_us * cx.rng.random_range(80..=120) / 100;
-        let pushed = u64::from(pushback_ms.unwrap_or(0)) * 1000;
-        Micros(now.0 + jittered.max(pushed))
-    }
-
-    /// Puts a message of an ended call back, before what follows it in its stream.
-    fn send_again(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: MsgKey,
-        instance: InstanceId,
-        at: Micros,
-        now: Micros,
-    ) {
-        let message = self.requests.get_mut(key).expect("is in the call");
-        cx.stats.inc(Counter::Retries);
-        cx.stats.inc(Counter::Enqueued);
-        message.failed_on = Some(message.instance);
-        let moved = message.instance != instance;
-        message.instance = instance;
-        message.responses = 0;
-        let stream = message.stream;
-        cx.stats.add(Counter::FailedOver, u64::from(moved));
-        if let Some(stream) = stream {
-            self.ordering.link_first(stream, key, &mut self.requests);
-        }
-        self.with_queue(instance, |queue, messages, _| queue.put_back(key, messages));
-        match stream {
-            // Freed with the ticket: the head is resumed then, or when the delay is over.
-            Some(stream) => {
-                let state = self.ordering.get_mut(stream);
-                if at > now && !state.delayed {
-                    state.delayed = true;
-                    self.delayed.push(Reverse((at, Delayed::Stream(stream))));
-                }
-                self.move_stream(cx, stream, instance);
-            }
-            None if at > now => {
-                self.requests.get_mut(key).expect("put back").delayed = true;
-                self.delayed.push(Reverse((at, Delayed::Request(key))));
-            }
-            None => self.resume_head(cx, Some(key), instance),
-        }
-    }
-
-    /// Takes a message out of its queue and its stream; the caller answers it.
-    pub fn withdraw_waiting(&mut self, cx: &mut Context<'_>, key: MsgKey) {
-        let message = self.requests.get(key).expect("the caller has it");
-        debug_assert!(message.place == Place::Waiting);
-        let (instance, stream) = (message.instance, message.stream);
-        debug_assert!(stream.is_some() == (message.rule.order == Order::Session));
-        cx.stats.inc(Counter::Dequeued);
-        self.with_queue(instance, |queue, messages, _| {
-            queue.compact(instance, messages);
-            queue.forget(messages.get(key).expect("the caller has it"));
-        });
-        let Some(stream) = stream else { return };
-        self.ordering.unlink(stream, key, &mut self.requests);
-        let state = self.ordering.get(stream);
-        if state.busy.is_none() && !state.delayed {
-            let head = state.head;
-            self.resume_head(cx, head, instance);
-        }
-        self.ordering.close_if_idle(stream);
+    /// Counts the answers of a call's requests.
+    fn count(&mut self, cx: &mut Context<'_>, instance: InstanceId, tally: Tally) {
+        let Tally { ok, failed } = tally;
+        let state = self.instances.get_mut(instance);
+        state.ok += ok;
+        state.failed += failed;
+        cx.stats.add(Counter::DispatchOk, ok);
+        cx.stats.add(Counter::DispatchFailed, failed);
     }
 }
 
-/// A call that failed as a whole.
-struct FailedCall<'a> {
-    ticket: Ticket,
-    instance: InstanceId,
-    items: &'a [MsgKey],
-    error: &'a CallError,
+/// The service's own answer to one message.
+fn service_answer<'a>(handling: &Handling, item: &ResponseItem<'a>) -> Answer<'a> {
+    // Above the last code that gRPC defines, the status is not one.
+    let is_known = item.status <= status::UNAUTHENTICATED;
+    Answer {
+        status: if is_known { item.status } else { status::UNKNOWN },
+        reason: None,
+        text: if handling.service_text { item.message } else { "" },
+        payload: item.payload,
+        is_bytes: handling.payload == PayloadKind::Bytes,
+        retry_after_ms: item.retry_after_ms,
+    }
 }
 
-/// What becomes of a message of a failed call.
-enum Verdict {
-    /// Sent again at a time.
-    Again { instance: InstanceId, at: Micros },
-    /// Answered by the gateway, with a gRPC status.
-    Answer(Reject, u32),
-    /// The failure is the service's own answer (unary mode).
-    Service,
+/// Requests of one call by the answers that they got.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    ok: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, answer: &Answer<'_>) {
+        // An answer of the gateway is a failure, whatever status the call had.
+        let is_ok = answer.reason.is_none() && answer.status == status::OK;
+        if is_ok { self.ok += 1 } else { self.failed += 1 }
+    }
+}
+
+/// Result of reading the answer to a call.
+struct Read {
+    is_readable: bool,
+    tally: Tally,
 }

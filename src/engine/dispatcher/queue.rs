@@ -1,168 +1,211 @@
 //! The priority queue of one instance: promise 3.
 //!
-//! The next message is, among the eligible, the one with the smallest *enqueue time + class delay*.
-//! Enqueue times rise, so within a class the key order is the order of arrival: four plain queues
-//! and a look at their fronts give the order of a heap in O(1). A message is *eligible* when it is
-//! the first waiting one of its stream and no call carries messages of that stream. One that
+//! The next request is, among the eligible, the one with the smallest *arrival time + class delay*.
+//! Arrival times rise, so within a class the order of that sum is the order of arrival: four plain
+//! queues and a look at their fronts give the order of a heap in O(1). A request is *eligible* when
+//! it is the first waiting one of its stream and no call carries requests of that stream. One that
 //! reaches the front while it is not is *parked*: it leaves the class queue, stays linked in its
 //! stream, and comes back through `resumed`, a small heap, when its turn in the stream has come. A
-//! message is parked at most once a stay, so a blocked stream costs others nothing.
+//! request is parked at most once each time it is queued, so a blocked stream costs others nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::engine::dispatcher::ordering::Ordering;
-use crate::engine::dispatcher::request::{Place, Request};
+use crate::engine::dispatcher::request::{Request, State};
 use crate::engine::slab::Slab;
 use crate::ids::{InstanceId, MsgKey, Ticket};
-use crate::message::Priority;
+use crate::message::Micros;
 
-/// Requests without an answer, by key.
+/// Requests under way, by key.
 pub type Requests = Slab<MsgKey, Request>;
 
 /// Sort key: virtual deadline in microseconds, class, number of arrival.
 type Rank = (u64, usize, u64);
 
-/// A message that came back, and the stay in the queue in which it did: each is there once a stay.
+/// A request that came back, and its generation when it did: each is listed once a generation.
 type Resumed = (Rank, MsgKey, u32);
 
+/// Position of a waiting request in the queue of its instance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct QueuePosition {
+    /// Whether the request has left its class queue to wait with its stream.
+    parked: bool,
+    /// Whether the request is parked, and listed among those that may be taken again.
+    resumed: bool,
+    /// How often the request was put back into a queue: entries of earlier times are stale.
+    generation: u32,
+}
+
+impl QueuePosition {
+    pub fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+}
+
 /// Requests that wait for one instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InstanceQueue {
+    instance: InstanceId,
+    /// Delay of each class, critical first.
+    delays_us: [u64; 4],
     fresh: [VecDeque<MsgKey>; 4],
     resumed: BinaryHeap<Reverse<Resumed>>,
-    /// Requests waiting, parked ones included.
-    pub items: usize,
-    /// Their bytes.
-    pub bytes: usize,
-    /// Keys in `fresh` and `resumed` whose message is not waiting there any more.
+    /// Requests that wait, parked ones included.
+    pub(crate) items: usize,
+    /// Bytes of the requests that wait.
+    pub(crate) bytes: usize,
+    /// Keys in `fresh` and `resumed` whose request does not wait there any more.
     stale: usize,
 }
 
 impl InstanceQueue {
-    /// Appends a message that has just arrived, as the last of its stream and of its class.
-    pub fn push(&mut self, key: MsgKey, messages: &mut Requests, streams: &mut Ordering) {
-        let message = messages.get_mut(key).expect("pushed messages exist");
-        message.place = Place::Waiting;
-        message.parked = false;
-        message.resumed = false;
-        self.items += 1;
-        self.bytes += message.bytes();
-        let class = message.rule.priority.index();
-        let stream = message.stream;
-        self.fresh[class].push_back(key);
-        if let Some(stream) = stream {
-            streams.link_last(stream, key, messages);
+    /// The empty queue of `instance`. `delays_us` is the delay of each class, critical first.
+    pub fn new(instance: InstanceId, delays_us: [u64; 4]) -> Self {
+        Self {
+            instance,
+            delays_us,
+            fresh: Default::default(),
+            resumed: BinaryHeap::new(),
+            items: 0,
+            bytes: 0,
+            stale: 0,
         }
     }
 
-    /// Puts a message back that had been taken, or that comes from another instance's queue. Its
+    /// Changes the delay of each class. Parked requests that may be taken keep their rank.
+    pub(crate) fn set_delays(&mut self, delays_us: [u64; 4]) {
+        self.delays_us = delays_us;
+    }
+
+    /// Appends a request that has just arrived, as the last of its stream and of its class.
+    pub fn push(&mut self, key: MsgKey, requests: &mut Requests, ordering: &mut Ordering) {
+        let request = requests.get_mut(key).expect("pushed requests exist");
+        request.state = State::Waiting;
+        (request.position.parked, request.position.resumed) = (false, false);
+        self.items += 1;
+        self.bytes += request.bytes();
+        self.fresh[request.handling.priority.index()].push_back(key);
+        if let Some(stream) = request.stream {
+            ordering.link_last(stream, key, requests);
+        }
+    }
+
+    /// Puts a request back whose call has failed, or that comes from another instance's queue. Its
     /// stream links are already right; it keeps its time of arrival.
-    pub fn put_back(&mut self, key: MsgKey, messages: &mut Requests) {
-        let message = messages.get_mut(key).expect("returned messages exist");
-        message.place = Place::Waiting;
-        message.parked = true;
-        message.resumed = false;
-        message.stay = message.stay.wrapping_add(1);
+    pub(crate) fn put_back(&mut self, key: MsgKey, requests: &mut Requests) {
+        let request = requests.get_mut(key).expect("returned requests exist");
+        request.state = State::Waiting;
+        let generation = request.position.generation.wrapping_add(1);
+        request.position = QueuePosition { parked: true, resumed: false, generation };
         self.items += 1;
-        self.bytes += message.bytes();
+        self.bytes += request.bytes();
     }
 
-    /// Lets a parked message be found again: the head of a stream that became free, or a message
-    /// without a stream. Nothing changes if it can be found already.
-    pub fn resume(&mut self, key: MsgKey, messages: &mut Requests, delays_us: &[u64; 4]) {
-        let message = messages.get_mut(key).expect("resumed messages exist");
-        debug_assert!(message.parked && !message.delayed);
-        if !std::mem::replace(&mut message.resumed, true) {
-            self.resumed.push(Reverse((rank(message, delays_us), key, message.stay)));
+    /// Lets a parked request be taken again: the head of a stream that became free, or a request
+    /// without a stream. Nothing changes if the request is not parked, or can be taken already.
+    pub(crate) fn resume(&mut self, key: MsgKey, requests: &mut Requests) {
+        if let Some(request) = requests.get_mut(key) {
+            self.resume_parked(key, request);
         }
     }
 
-    /// Counts out a message that leaves the queue otherwise than by [`Self::take`].
-    pub fn forget(&mut self, message: &Request) {
-        self.items -= 1;
-        self.bytes -= message.bytes();
-        self.stale += usize::from(!message.parked || message.resumed);
+    fn resume_parked(&mut self, key: MsgKey, request: &mut Request) {
+        if !request.position.parked {
+            return;
+        }
+        debug_assert!(!request.delayed);
+        if !std::mem::replace(&mut request.position.resumed, true) {
+            let entry = (self.rank(request), key, request.position.generation);
+            self.resumed.push(Reverse(entry));
+        }
     }
 
-    /// Drops keys of messages that left, once they are the majority: amortised O(1) a message. Not
-    /// between [`Self::forget`] and the message's end: its key would stay, uncounted.
-    pub fn compact(&mut self, id: InstanceId, messages: &Requests) {
+    /// Counts out a request that leaves the queue otherwise than by [`Self::take`].
+    pub(crate) fn forget(&mut self, request: &Request) {
+        self.items -= 1;
+        self.bytes -= request.bytes();
+        self.stale += usize::from(!request.position.parked || request.position.resumed);
+    }
+
+    /// Drops keys of requests that left, once they are the majority: amortised O(1) a request. Not
+    /// between [`Self::forget`] and the request's end: its key would stay, uncounted.
+    pub(crate) fn compact(&mut self, requests: &Requests) {
         if self.stale <= self.items + 64 {
             return;
         }
+        let instance = self.instance;
         for queue in &mut self.fresh {
-            queue.retain(|&key| waits_here(messages, key, id).is_some_and(|m| !m.parked));
+            queue.retain(|&key| requests.get(key).is_some_and(|r| is_fresh(r, instance)));
         }
-        self.resumed.retain(|Reverse(entry)| is_current(messages, entry, id));
+        self.resumed.retain(|&Reverse((_, key, generation))| {
+            requests.get(key).is_some_and(|r| is_current(r, generation, instance))
+        });
         self.stale = 0;
     }
 
-    /// Takes the next message for the call `ticket` of instance `id`; `None` if none is eligible.
+    /// Takes the next request for the call `ticket`; `None` if none is eligible.
     pub fn take(
         &mut self,
-        id: InstanceId,
         ticket: Ticket,
-        messages: &mut Requests,
-        streams: &mut Ordering,
-        delays_us: &[u64; 4],
+        requests: &mut Requests,
+        ordering: &mut Ordering,
     ) -> Option<MsgKey> {
         let mut best: Option<(Rank, MsgKey)> = None;
         for class in 0..4 {
             if self.fresh[class].is_empty() {
                 continue;
             }
-            if let Some(found) = self.front(class, id, ticket, messages, streams, delays_us)
+            if let Some(found) = self.front(class, ticket, requests, ordering)
                 && best.is_none_or(|b| found < b)
             {
                 best = Some(found);
             }
         }
-        if let Some(found) = self.front_resumed(id, ticket, messages, streams)
+        if let Some(found) = self.front_resumed(ticket, requests, ordering)
             && best.is_none_or(|b| found < b)
         {
             best = Some(found);
         }
         let ((_, class, _), key) = best?;
-        let message = messages.get_mut(key).expect("candidates wait here");
-        if message.parked {
+        let request = requests.get_mut(key).expect("candidates wait here");
+        if request.position.parked {
             self.resumed.pop();
-            message.resumed = false;
+            request.position.resumed = false;
         } else {
             self.fresh[class].pop_front();
         }
-        message.place = Place::InFlight(ticket);
+        request.state = State::InFlight(ticket);
         self.items -= 1;
-        self.bytes -= message.bytes();
-        if let Some(stream) = message.stream {
-            streams.unlink(stream, key, messages);
-            let next = streams.occupy(stream, ticket);
-            if let Some(next) = next
-                && messages.get(next).is_some_and(|m| m.parked)
-            {
-                self.resume(next, messages, delays_us);
+        self.bytes -= request.bytes();
+        if let Some(stream) = request.stream {
+            let links = std::mem::take(&mut request.links);
+            if let Some((next, request)) = ordering.take_head(stream, links, ticket, requests) {
+                self.resume_parked(next, request);
             }
         }
         Some(key)
     }
 
-    /// First eligible message of a class queue; the ineligible before it are parked.
+    /// First eligible request of a class queue; the ineligible before it are parked.
     fn front(
         &mut self,
         class: usize,
-        id: InstanceId,
         ticket: Ticket,
-        messages: &mut Requests,
-        streams: &Ordering,
-        delays_us: &[u64; 4],
+        requests: &mut Requests,
+        ordering: &Ordering,
     ) -> Option<(Rank, MsgKey)> {
         while let Some(&key) = self.fresh[class].front() {
-            match waits_here(messages, key, id) {
-                Some(message) if !message.parked => {
-                    if streams.is_eligible(message.stream, key, ticket) {
-                        return Some((rank(message, delays_us), key));
+            match requests.get_mut(key).filter(|r| waits_for(r, self.instance)) {
+                Some(request) if !request.position.parked => {
+                    if ordering.is_eligible(request.stream, key, ticket) {
+                        return Some((self.rank(request), key));
                     }
-                    messages.get_mut(key).expect("just seen").parked = true;
+                    request.position.parked = true;
                 }
                 Some(_) | None => self.stale = self.stale.saturating_sub(1),
             }
@@ -171,48 +214,43 @@ impl InstanceQueue {
         None
     }
 
-    /// First eligible message of those that came back.
+    /// First eligible request of those that came back.
     fn front_resumed(
         &mut self,
-        id: InstanceId,
         ticket: Ticket,
-        messages: &mut Requests,
-        streams: &Ordering,
+        requests: &mut Requests,
+        ordering: &Ordering,
     ) -> Option<(Rank, MsgKey)> {
-        while let Some(&Reverse(entry)) = self.resumed.peek() {
-            let (rank, key, _) = entry;
-            if is_current(messages, &entry, id) {
-                let message = messages.get_mut(key).expect("just seen");
-                if streams.is_eligible(message.stream, key, ticket) {
-                    return Some((rank, key));
+        while let Some(&Reverse((rank, key, generation))) = self.resumed.peek() {
+            match requests.get_mut(key) {
+                Some(request) if is_current(request, generation, self.instance) => {
+                    if ordering.is_eligible(request.stream, key, ticket) {
+                        return Some((rank, key));
+                    }
+                    // Its stream resumes it again when it is free.
+                    request.position.resumed = false;
                 }
-                // Its stream resumes it again when it is free.
-                message.resumed = false;
-            } else {
-                self.stale = self.stale.saturating_sub(1);
+                Some(_) | None => self.stale = self.stale.saturating_sub(1),
             }
             self.resumed.pop();
         }
         None
     }
 
-    /// When the message that has waited longest arrived, as far as the fronts tell. Fronts that
-    /// have left are dropped first: they would hide those behind them.
-    pub fn oldest(
-        &mut self,
-        id: InstanceId,
-        messages: &Requests,
-    ) -> Option<crate::message::Micros> {
+    /// Arrival of the request that has waited longest, as far as the fronts tell. Fronts that have
+    /// left are dropped first: they would hide those behind them.
+    pub(crate) fn oldest(&mut self, requests: &Requests) -> Option<Micros> {
+        let instance = self.instance;
         for queue in &mut self.fresh {
             while let Some(&key) = queue.front()
-                && waits_here(messages, key, id).is_none_or(|m| m.parked)
+                && !requests.get(key).is_some_and(|r| is_fresh(r, instance))
             {
                 queue.pop_front();
                 self.stale = self.stale.saturating_sub(1);
             }
         }
-        while let Some(Reverse(entry)) = self.resumed.peek()
-            && !is_current(messages, entry, id)
+        while let Some(&Reverse((_, key, generation))) = self.resumed.peek()
+            && !requests.get(key).is_some_and(|r| is_current(r, generation, instance))
         {
             self.resumed.pop();
             self.stale = self.stale.saturating_sub(1);
@@ -221,86 +259,61 @@ impl InstanceQueue {
         let heads = self.resumed.peek().map(|&Reverse((_, key, _))| key);
         fronts
             .chain(heads)
-            .filter_map(|key| waits_here(messages, key, id))
-            .map(|m| m.received)
+            .filter_map(|key| requests.get(key))
+            .filter(|request| waits_for(request, instance))
+            .map(|request| request.received)
             .min()
     }
 
-    /// Keys held, those of messages that have left included: what [`Self::compact`] bounds.
-    pub fn keys(&self) -> usize {
+    /// Keys held, those of requests that have left included: what [`Self::compact`] bounds.
+    pub(crate) fn keys(&self) -> usize {
         self.fresh.iter().map(VecDeque::len).sum::<usize>() + self.resumed.len()
     }
 
     /// Keys in the class queues, stale ones included.
-    pub fn fresh_keys(&self) -> impl Iterator<Item = MsgKey> {
+    pub(crate) fn fresh_keys(&self) -> impl Iterator<Item = MsgKey> {
         self.fresh.iter().flatten().copied()
     }
 
-    /// Keys in the class queues whose messages may be taken from there, and of those that came
+    /// Keys in the class queues whose requests may be taken from there, and of those that came
     /// back: each once, if all is right. Fails unless the others are as many as were counted.
-    pub fn current_keys(
+    pub(crate) fn current_keys(
         &self,
-        id: InstanceId,
-        messages: &Requests,
+        requests: &Requests,
     ) -> Result<(Vec<MsgKey>, Vec<MsgKey>), String> {
-        let is_fresh = |&key: &MsgKey| waits_here(messages, key, id).is_some_and(|m| !m.parked);
+        let id = self.instance;
+        let is_fresh = |key: &MsgKey| requests.get(*key).is_some_and(|r| is_fresh(r, id));
         let fresh: Vec<MsgKey> = self.fresh_keys().filter(is_fresh).collect();
-        let current = self.resumed.iter().filter(|Reverse(e)| is_current(messages, e, id));
-        let resumed: Vec<MsgKey> = current.map(|&Reverse((_, key, _))| key).collect();
+        let current = |&Reverse((_, key, generation)): &Reverse<Resumed>| {
+            requests.get(key).filter(|r| is_current(r, generation, id)).map(|_| key)
+        };
+        let resumed: Vec<MsgKey> = self.resumed.iter().filter_map(current).collect();
         let stale = self.keys() - fresh.len() - resumed.len();
         if stale == self.stale {
             return Ok((fresh, resumed));
         }
         Err(format!("queue of {id:?}: {} stale keys, in truth {stale}", self.stale))
     }
-}
 
-fn rank(message: &Request, delays_us: &[u64; 4]) -> Rank {
-    let class = message.rule.priority.index();
-    (message.received.0 + delays_us[class], class, message.arrival)
-}
-
-/// The message, if it still waits for `id`.
-fn waits_here(messages: &Requests, key: MsgKey, id: InstanceId) -> Option<&Request> {
-    messages.get(key).filter(|m| m.place == Place::Waiting && m.instance == id)
-}
-
-/// Whether the message waits for `id`, and came back in this stay.
-fn is_current(messages: &Requests, &(_, key, stay): &Resumed, id: InstanceId) -> bool {
-    waits_here(messages, key, id).is_some_and(|m| m.resumed && m.stay == stay)
-}
-
-/// Fill of a queue against its caps, and who is let in (promise 5).
-#[derive(Clone, Copy, Debug)]
-pub struct Fill {
-    /// Requests.
-    pub items: usize,
-    /// Bytes.
-    pub bytes: usize,
-    /// Cap on messages.
-    pub items_max: usize,
-    /// Cap on bytes.
-    pub bytes_max: usize,
-}
-
-impl Fill {
-    /// Whether one more message of `bytes` fits below `percent` of both caps.
-    pub fn admits(&self, bytes: usize, percent: u32) -> bool {
-        let percent = percent as usize;
-        (self.items + 1) * 100 <= self.items_max * percent
-            && (self.bytes + bytes) * 100 <= self.bytes_max * percent
-    }
-
-    /// 0 to 1: the fuller of both.
-    pub fn ratio(&self) -> f64 {
-        let of = |used: usize, max: usize| used as f64 / max.max(1) as f64;
-        of(self.items, self.items_max).max(of(self.bytes, self.bytes_max))
+    fn rank(&self, request: &Request) -> Rank {
+        let class = request.handling.priority.index();
+        (request.received.0 + self.delays_us[class], class, request.arrival)
     }
 }
 
-/// Percent admitted for a class with the given thresholds (critical first).
-pub fn admit_percent(thresholds: &[u32; 4], priority: Priority, backpressure: bool) -> u32 {
-    if backpressure { thresholds[priority.index()] } else { 100 }
+fn waits_for(request: &Request, instance: InstanceId) -> bool {
+    request.state == State::Waiting && request.instance == instance
+}
+
+/// Whether the request still waits for `instance` in its class queue.
+fn is_fresh(request: &Request, instance: InstanceId) -> bool {
+    waits_for(request, instance) && !request.position.parked
+}
+
+/// Whether the request waits for `instance`, and came back in this generation.
+fn is_current(request: &Request, generation: u32, instance: InstanceId) -> bool {
+    let QueuePosition { resumed, generation: present, .. } = request.position;
+    waits_for(request, instance) && resumed && present == generation
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A message that was read and has no terminal answer yet, and the ordered stream it belongs to.
+//! A request: a message that was read and has no terminal answer yet.
 //!
 //! Slots are reused with their buffers, so that a message in the steady state allocates nothing.
 
@@ -7,15 +7,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Identity;
+use crate::engine::dispatcher::ordering::StreamLinks;
+use crate::engine::dispatcher::queue::QueuePosition;
+use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::engine::source::Source;
-use crate::ids::{
-    ConnId, DedupKey, InstanceId, MsgKey, ServiceId, SessionId, StreamKey, TenantId, Ticket,
-};
+use crate::ids::{ConnId, DedupKey, InstanceId, ServiceId, SessionId, StreamKey, TenantId, Ticket};
 use crate::limits;
 use crate::message::{ClientMessage, Encoding, Micros, Priority};
 use crate::routing::{Failover, Order, PayloadKind, Route};
 
-/// Where a message is.
+/// The state of a request.
 ///
 /// ```text
 ///   Waiting --taken--> InFlight --answered--> (gone)
@@ -23,39 +24,35 @@ use crate::routing::{Failover, Order, PayloadKind, Route};
 ///      +---- surely not run, or idempotent, and time and budget left
 ///   Duplicate --the first one's answer--> (gone)
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Place {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
     /// In the queue of its instance.
-    #[default]
     Waiting,
     /// In a call.
     InFlight(Ticket),
-    /// A duplicate that waits for the answer of the first.
+    /// A repetition of a message in flight: it gets the answer of the first.
     Duplicate,
 }
 
-/// What a message's route said when it was admitted: a new snapshot does not change a message
-/// that is under way.
+/// How a request is handled: what its route said when it was let in. A new snapshot does not
+/// change it.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Handling {
-    /// Who handles it.
+pub(crate) struct Handling {
     pub service: ServiceId,
-    /// Class.
     pub priority: Priority,
-    /// What is kept in order.
     pub order: Order,
-    /// What the payload is.
+    /// Kind of the payload.
     pub payload: PayloadKind,
-    /// May run twice.
+    /// Whether the message may run twice.
     pub idempotent: bool,
-    /// Where to when the instance fails.
+    /// Where the request goes when its instance fails.
     pub failover: Failover,
     /// Whether the service's error text reaches the client.
     pub service_text: bool,
 }
 
 impl Handling {
-    /// What `route` says now.
+    /// Handling by `route`.
     pub fn of(route: &Route) -> Self {
         Self {
             service: route.service,
@@ -77,16 +74,54 @@ pub(crate) struct NewRequest<'a> {
     /// The bytes for the service.
     pub payload: &'a [u8],
     pub route: &'a Route,
-    /// When it was read.
+    /// The time at which the message was read.
     pub now: Micros,
+}
+
+impl NewRequest<'_> {
+    /// The time after which an answer is worth nothing: the client's deadline, at most the route's.
+    pub fn deadline(&self) -> Micros {
+        let timeout_ms = match self.message.deadline_ms {
+            0 => self.route.timeout_ms,
+            ms => ms.min(self.route.timeout_ms),
+        };
+        self.now.plus_ms(u64::from(timeout_ms))
+    }
+
+    /// Bytes that count against caps: payload, idempotency key and affinity key.
+    pub fn bytes(&self) -> usize {
+        self.payload.len() + self.message.id.len() + self.message.key.len()
+    }
+}
+
+/// What was decided about a message when it was let in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Assignment {
+    pub state: State,
+    /// Affinity hash.
+    pub hash: u64,
+    pub instance: InstanceId,
+    pub stream: Option<StreamKey>,
+    pub dedup: Option<DedupKey>,
+}
+
+impl Assignment {
+    /// A duplicate goes to no instance.
+    pub const DUPLICATE: Self = Self {
+        state: State::Duplicate,
+        hash: 0,
+        instance: InstanceId(0),
+        stream: None,
+        dedup: None,
+    };
 }
 
 /// Payload bytes: small ones in a buffer that stays with the slot, large ones shared.
 #[derive(Debug)]
 pub enum Payload {
-    /// Up to [`limits::PAYLOAD_BY_REFERENCE_BYTES`].
+    /// Below [`limits::PAYLOAD_BY_REFERENCE_BYTES`].
     Small(Vec<u8>),
-    /// By reference; a retry sends the same bytes.
+    /// Held by reference; a retry sends the same bytes.
     Large(Bytes),
 }
 
@@ -97,7 +132,7 @@ impl Default for Payload {
 }
 
 impl Payload {
-    /// Takes over a copy of `bytes`: the one copy between the receive buffer and the batch.
+    /// Keeps a copy of `bytes`: the one copy between the receive buffer and the batch.
     pub fn set(&mut self, bytes: &[u8]) {
         if bytes.len() >= limits::PAYLOAD_BY_REFERENCE_BYTES {
             *self = Self::Large(Bytes::copy_from_slice(bytes));
@@ -112,8 +147,7 @@ impl Payload {
         }
     }
 
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Small(buffer) => buffer,
             Self::Large(bytes) => bytes,
@@ -121,80 +155,69 @@ impl Payload {
     }
 }
 
-/// A message under way.
+/// A message under way to a service and back.
 #[derive(Debug)]
 pub struct Request {
-    /// Where it is.
-    pub place: Place,
-    /// Who gets the answer.
-    pub conn: ConnId,
-    /// Its id.
+    pub(crate) state: State,
+    /// Connection that gets the answer.
+    pub(crate) conn: ConnId,
+    /// Id of the message, by which it was routed.
     pub msg_id: u32,
-    /// The client's number; 0 = one-way.
+    /// Number that the client gave the message; 0: one-way, without an answer.
     pub seq: u64,
-    /// How it is handled.
-    pub rule: Handling,
+    pub(crate) handling: Handling,
     /// gRPC method, of a unary service.
-    pub method: Option<Arc<str>>,
-    /// Whether it left its class queue to wait with its stream.
-    pub parked: bool,
-    /// Parked, and listed among those that may be taken again.
-    pub resumed: bool,
-    /// How often it was put back into a queue: tells the present stay from those before it.
-    pub stay: u32,
-    /// Waits for a retry to be due, without a stream: not to be taken.
-    pub delayed: bool,
+    pub(crate) method: Option<Arc<str>>,
+    pub(crate) position: QueuePosition,
+    /// Whether it waits for its retry to be due and has no stream: not to be taken.
+    pub(crate) delayed: bool,
     /// Responses seen for it in the answer that is being read.
-    pub responses: u8,
+    pub(crate) responses: u8,
     /// Attempts made.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// Whether an attempt that failed may have been executed: nothing that says it did not run may
     /// be answered any more.
-    pub may_have_run: bool,
-    /// When it was read.
+    pub(crate) may_have_run: bool,
+    /// Time at which the message was read.
     pub received: Micros,
-    /// When the answer stops being worth having.
+    /// Time after which an answer is worth nothing.
     pub deadline: Micros,
     /// Number in the order of arrival on this shard: ties are first come, first served.
     pub arrival: u64,
-    /// What its instance was picked by.
-    pub hash: u64,
-    /// The instance it waits for or is with.
+    /// Affinity hash, by which the instance was picked.
+    pub(crate) hash: u64,
+    /// Instance for which the request waits, or in whose call it is.
     pub instance: InstanceId,
-    /// The instance that failed it before, if one did.
-    pub failed_on: Option<InstanceId>,
-    /// Its stream; `None` with `order = "none"`.
+    /// Instance that failed the last attempt, if there was one.
+    pub(crate) failed_on: Option<InstanceId>,
+    /// Ordered stream; `None` with `order = "none"`.
     pub stream: Option<StreamKey>,
-    /// Neighbours among the waiting messages of its stream.
-    pub next: Option<MsgKey>,
-    /// See `next`.
-    pub prev: Option<MsgKey>,
-    /// Tenant.
-    pub tenant: TenantId,
+    pub(crate) links: StreamLinks,
+    pub(crate) tenant: TenantId,
     /// Session, for the service.
     pub session: SessionId,
     /// User, for the service; `None` before authentication.
-    pub user: Option<Arc<Identity>>,
-    /// The client's encoding, for the service.
-    pub encoding: Encoding,
-    /// Its place in the dedup window, if it has an id.
-    pub dedup: Option<DedupKey>,
+    pub(crate) user: Option<Arc<Identity>>,
+    /// Encoding of the client, for the service.
+    pub(crate) encoding: Encoding,
+    /// Entry in the dedup window, of a message with an idempotency key.
+    pub(crate) dedup: Option<DedupKey>,
     /// Idempotency key.
-    pub id: String,
+    pub(crate) id: String,
     /// Affinity key.
-    pub key: String,
-    /// Payload.
+    pub(crate) key: String,
+    /// Bytes for the service.
     pub payload: Payload,
 }
 
 impl Default for Request {
     fn default() -> Self {
         Self {
-            place: Place::Waiting,
+            state: State::Waiting,
             conn: ConnId(0),
             msg_id: 0,
             seq: 0,
-            rule: Handling {
+            handling: Handling {
                 service: ServiceId(0),
                 priority: Priority::Normal,
                 order: Order::None,
@@ -204,9 +227,7 @@ impl Default for Request {
                 service_text: false,
             },
             method: None,
-            parked: false,
-            resumed: false,
-            stay: 0,
+            position: QueuePosition::default(),
             delayed: false,
             responses: 0,
             attempt: 0,
@@ -218,8 +239,7 @@ impl Default for Request {
             instance: InstanceId(0),
             failed_on: None,
             stream: None,
-            next: None,
-            prev: None,
+            links: StreamLinks::default(),
             tenant: TenantId(0),
             session: SessionId::from_random(0),
             user: None,
@@ -235,22 +255,16 @@ impl Default for Request {
 impl Request {
     /// Makes the slot of a request that has ended the one of a new request; the buffers stay. Every
     /// field is named, so that none can keep the value of the slot's last request by mistake.
-    pub(crate) fn reset(&mut self, new: &NewRequest<'_>, arrival_number: u64) {
+    pub(crate) fn reset(&mut self, new: &NewRequest<'_>, assigned: &Assignment, number: u64) {
         let NewRequest { from, message, payload: bytes, route, now } = *new;
-        let timeout_ms = match message.deadline_ms {
-            0 => route.timeout_ms,
-            ms => ms.min(route.timeout_ms),
-        };
         let Self {
-            place,
+            state,
             conn,
             msg_id,
             seq,
-            rule,
+            handling,
             method,
-            parked,
-            resumed,
-            stay,
+            position,
             delayed,
             responses,
             attempt,
@@ -262,8 +276,7 @@ impl Request {
             instance,
             failed_on,
             stream,
-            next,
-            prev,
+            links,
             tenant,
             session,
             user,
@@ -273,24 +286,22 @@ impl Request {
             key,
             payload,
         } = self;
-        *place = Place::Waiting;
+        *state = assigned.state;
         *conn = from.conn;
         *msg_id = message.msg_id;
         *seq = message.seq;
-        *rule = Handling::of(route);
+        *handling = Handling::of(route);
         method.clone_from(&route.method);
-        (*parked, *resumed, *stay, *delayed) = (false, false, 0, false);
+        (*position, *delayed) = (QueuePosition::default(), false);
         (*responses, *attempt, *may_have_run) = (0, 0, false);
-        *received = now;
-        *deadline = now.plus_ms(u64::from(timeout_ms));
-        *arrival = arrival_number;
-        (*hash, *instance, *failed_on) = (0, InstanceId(0), None);
-        (*stream, *next, *prev) = (None, None, None);
+        (*received, *deadline, *arrival) = (now, new.deadline(), number);
+        (*hash, *instance, *failed_on) = (assigned.hash, assigned.instance, None);
+        (*stream, *links) = (assigned.stream, StreamLinks::default());
         *tenant = from.sender.tenant;
         *session = from.session;
         user.clone_from(&from.user);
         *encoding = from.encoding;
-        *dedup = None;
+        *dedup = assigned.dedup;
         id.clear();
         id.push_str(&message.id);
         key.clear();
@@ -298,8 +309,21 @@ impl Request {
         payload.set(bytes);
     }
 
-    /// Bytes that count against caps: payload and the two strings.
-    pub fn bytes(&self) -> usize {
+    /// The key by which the instance is picked.
+    pub(crate) fn route_key(&self) -> RouteKey {
+        RouteKey { tenant: self.tenant, service: self.handling.service, hash: self.hash }
+    }
+
+    /// Drops what a slot without a request does not need. The small buffers stay for the next one.
+    pub(crate) fn clear(&mut self) {
+        if let Payload::Large(_) = self.payload {
+            self.payload = Payload::default();
+        }
+        self.user = None;
+    }
+
+    /// Bytes that count against caps: payload, idempotency key and affinity key.
+    pub(crate) fn bytes(&self) -> usize {
         self.payload.as_slice().len() + self.id.len() + self.key.len()
     }
 }

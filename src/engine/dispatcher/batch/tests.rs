@@ -9,12 +9,12 @@ use crate::ids::SessionId;
 use crate::limits;
 use crate::message::{Encoding, Priority};
 
-fn origin() -> Origin {
-    Origin { gateway: "node-1".into(), shard: 3, boot_id: 99, unix_at_boot_us: 1_000_000 }
+fn identity() -> GatewayIdentity {
+    GatewayIdentity { gateway: "node-1".into(), shard: 3, boot_id: 99, unix_at_boot_us: 1_000_000 }
 }
 
-fn pending(seq: u64, payload: &[u8]) -> Request {
-    let mut message = Request {
+fn request(seq: u64, payload: &[u8]) -> Request {
+    let mut request = Request {
         msg_id: 1000 + seq as u32,
         seq,
         attempt: 1,
@@ -27,9 +27,9 @@ fn pending(seq: u64, payload: &[u8]) -> Request {
         key: String::new(),
         ..Request::default()
     };
-    message.rule.priority = Priority::ALL[seq as usize % 4];
-    message.payload.set(payload);
-    message
+    request.handling.priority = Priority::ALL[seq as usize % 4];
+    request.payload.set(payload);
+    request
 }
 
 /// The gRPC message of a body, and how many segments it has.
@@ -43,10 +43,10 @@ fn message_of(mut body: CallBody) -> (Vec<u8>, usize) {
 }
 
 fn batch(writer: &mut BodyWriter, payloads: &[Vec<u8>], now: Micros) -> (BatchRequest, usize) {
-    writer.begin_batch(&origin());
+    writer.begin_batch(&identity());
     for (n, payload) in payloads.iter().enumerate() {
         let seq = n as u64 + 1;
-        writer.push(MsgKey::new(1, n as u32), &pending(seq, payload), &origin(), now);
+        writer.push(MsgKey::new(1, n as u32), &request(seq, payload), &identity(), now);
     }
     let len = writer.len();
     let (bytes, segments) = message_of(writer.finish());
@@ -92,11 +92,11 @@ fn large_payloads_travel_by_reference_anywhere_in_a_batch() {
         let got: Vec<_> = read.requests.iter().map(|r| r.payload.to_vec()).collect();
         assert_eq!((got, found), (payloads, segments));
     }
-    let message = pending(1, &large);
-    let Payload::Large(bytes) = &message.payload else { panic!("it is large") };
+    let request = request(1, &large);
+    let Payload::Large(bytes) = &request.payload else { panic!("it is large") };
     let at = bytes.as_ptr();
-    writer.begin_batch(&origin());
-    writer.push(MsgKey::new(1, 1), &message, &origin(), Micros(0));
+    writer.begin_batch(&identity());
+    writer.push(MsgKey::new(1, 1), &request, &identity(), Micros(0));
     let mut body = writer.finish();
     body.advance(body.chunk().len());
     assert_eq!(body.chunk().as_ptr(), at, "not copied");
@@ -108,15 +108,15 @@ fn batches_in_a_row_reuse_the_arena_and_do_not_disturb_each_other() {
     let mut kept = Vec::new();
     for round in 0..300_u32 {
         let payloads: Vec<_> = (0..20).map(|n| vec![b'a' + (n % 7) as u8; 50 + n]).collect();
-        writer.begin_batch(&origin());
+        writer.begin_batch(&identity());
         if round % 3 == 0 {
-            writer.push(MsgKey::new(1, 1), &pending(1, b"given up"), &origin(), Micros(0));
+            writer.push(MsgKey::new(1, 1), &request(1, b"given up"), &identity(), Micros(0));
             writer.discard();
             assert!(writer.is_empty());
-            writer.begin_batch(&origin());
+            writer.begin_batch(&identity());
         }
         for (n, payload) in payloads.iter().enumerate() {
-            writer.push(MsgKey::new(1, n as u32), &pending(1, payload), &origin(), Micros(0));
+            writer.push(MsgKey::new(1, n as u32), &request(1, payload), &identity(), Micros(0));
         }
         kept.push((writer.finish(), payloads));
         // Some bodies live longer than others.
@@ -134,7 +134,7 @@ fn a_unary_call_is_the_payload_itself() {
     let mut writer = BodyWriter::default();
     for len in [0, 10, limits::PAYLOAD_BY_REFERENCE_BYTES, 5_000] {
         let payload = vec![9; len];
-        let (bytes, _) = message_of(writer.unary(&pending(1, &payload)));
+        let (bytes, _) = message_of(writer.unary(&request(1, &payload)));
         assert_eq!(bytes, payload);
     }
 }

@@ -41,8 +41,8 @@ fn check_invariants(window: &DedupWindow) {
     for (key, entry) in window.entries.iter() {
         bytes += ENTRY_BYTES + entry.key.len();
         match &entry.state {
-            State::InFlight { waiters } => bytes += waiters.len() * WAITER_BYTES,
-            State::Finished { reply, .. } => {
+            IdState::InFlight { waiters } => bytes += waiters.len() * WAITER_BYTES,
+            IdState::Finished { reply, .. } => {
                 stored += reply.as_ref().map_or(0, |r| r.cost());
                 live += 1;
                 let at = window.finished.iter().position(|&k| k == key).expect("queued");
@@ -60,22 +60,22 @@ fn check_invariants(window: &DedupWindow) {
 fn a_duplicate_waits_then_gets_the_answer_until_the_window_has_passed() {
     let mut window = DedupWindow::new(&settings(), 1);
     let id = plain(&window);
-    assert_eq!(window.check(&id, Micros(0)), Seen::New);
+    assert_eq!(window.check(&id, Micros(0)), Lookup::New);
     let key = window.begin(&id, Micros(0)).expect("room");
     assert_eq!(window.begin(&id, Micros(0)), None, "it is not new any more");
-    assert_eq!(window.check(&id, Micros(0)), Seen::InFlight(key));
+    assert_eq!(window.check(&id, Micros(0)), Lookup::InFlight(key));
     assert!(window.add_waiter(key, msg(7), Micros(0)));
     assert!(window.add_waiter(key, msg(8), Micros(0)));
     // However long it takes, it is not forgotten while it is in flight.
     let end = Micros(100 * WINDOW_US);
     window.expire(end, 100);
-    assert_eq!(window.check(&id, end), Seen::InFlight(key));
+    assert_eq!(window.check(&id, end), Lookup::InFlight(key));
     assert_eq!(window.finish(key, Some(reply("42")), end), [msg(7), msg(8)]);
     let last = Micros(end.0 + WINDOW_US - 1);
     window.expire(last, 100);
-    assert_eq!(window.check(&id, last), Seen::Finished(&reply("42")));
+    assert_eq!(window.check(&id, last), Lookup::Finished(&reply("42")));
     let past = Micros(end.0 + WINDOW_US);
-    assert_eq!(window.check(&id, past), Seen::New);
+    assert_eq!(window.check(&id, past), Lookup::New);
     assert!(window.begin(&id, past).is_some());
     assert_eq!(window.len(), 1);
     check_invariants(&window);
@@ -88,14 +88,14 @@ fn a_refusal_before_dispatch_frees_the_id() {
     let key = window.begin(&id, Micros(0)).expect("room");
     assert!(window.add_waiter(key, msg(7), Micros(0)));
     assert_eq!(window.release(key), [msg(7)]);
-    assert_eq!(window.check(&id, Micros(0)), Seen::New);
+    assert_eq!(window.check(&id, Micros(0)), Lookup::New);
     assert_eq!((window.len(), window.bytes()), (0, 0));
     // The key is stale now: nothing happens to whoever has its slot.
     let again = window.begin(&id, Micros(0)).expect("room");
     assert!(window.release(key).is_empty());
     assert!(window.finish(key, None, Micros(0)).is_empty());
     assert!(!window.add_waiter(key, msg(7), Micros(0)));
-    assert_eq!(window.check(&id, Micros(0)), Seen::InFlight(again));
+    assert_eq!(window.check(&id, Micros(0)), Lookup::InFlight(again));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn an_end_is_final() {
     assert!(window.release(key).is_empty());
     assert!(window.finish(key, Some(reply("second")), Micros(0)).is_empty());
     assert!(!window.add_waiter(key, msg(7), Micros(0)));
-    assert_eq!(window.check(&id, Micros(0)), Seen::Finished(&reply("first")));
+    assert_eq!(window.check(&id, Micros(0)), Lookup::Finished(&reply("first")));
     check_invariants(&window);
 }
 
@@ -121,12 +121,12 @@ fn the_same_id_for_something_else_is_a_mismatch() {
     for finished in [false, true] {
         for (msg_id, payload) in [(1002, &b"x"[..]), (1001, b"y"), (1001, b"")] {
             let other = ask(&window, msg_id, payload);
-            assert_eq!(window.check(&other, Micros(0)), Seen::Mismatch, "finished: {finished}");
+            assert_eq!(window.check(&other, Micros(0)), Lookup::Mismatch, "finished: {finished}");
             assert_eq!(window.begin(&other, Micros(0)), None);
         }
         window.finish(key, None, Micros(0));
     }
-    assert_eq!(window.check(&ask(&window, 1001, b"x"), Micros(0)), Seen::FinishedNotStored);
+    assert_eq!(window.check(&ask(&window, 1001, b"x"), Micros(0)), Lookup::FinishedNotStored);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
     for (tenant, owner, text) in ids {
         let mut id = window.id(TenantId(tenant), owner, text, 0);
         id.hash = 7; // all of them collide
-        assert_eq!(window.check(&id, Micros(0)), Seen::New);
+        assert_eq!(window.check(&id, Micros(0)), Lookup::New);
         assert!(window.begin(&id, Micros(0)).is_some());
     }
     assert_eq!(window.len(), ids.len());
@@ -162,7 +162,7 @@ fn an_answer_too_large_is_not_stored() {
         let key = window.begin(&id, Micros(0)).expect("room");
         let large = reply(&"x".repeat(size));
         window.finish(key, Some(large.clone()), Micros(0));
-        let want = if stored { Seen::Finished(&large) } else { Seen::FinishedNotStored };
+        let want = if stored { Lookup::Finished(&large) } else { Lookup::FinishedNotStored };
         assert_eq!(window.check(&id, Micros(0)), want);
     }
 }
@@ -176,10 +176,10 @@ fn a_full_window_refuses_and_forgets_nothing() {
     assert_eq!(window.begin(&ids[2], Micros(0)), None);
     window.finish(key, None, Micros(5));
     assert_eq!(window.begin(&ids[2], Micros(4 + WINDOW_US)), None);
-    assert_eq!(window.check(&ids[0], Micros(4 + WINDOW_US)), Seen::FinishedNotStored);
+    assert_eq!(window.check(&ids[0], Micros(4 + WINDOW_US)), Lookup::FinishedNotStored);
     // The window of the first has passed: it makes room.
     assert!(window.begin(&ids[2], Micros(5 + WINDOW_US)).is_some());
-    assert_eq!(window.check(&ids[0], Micros(5 + WINDOW_US)), Seen::New);
+    assert_eq!(window.check(&ids[0], Micros(5 + WINDOW_US)), Lookup::New);
 }
 
 #[test]
@@ -197,11 +197,11 @@ fn stored_answers_make_room_for_ids_oldest_first() {
     }
     let seen = |window: &DedupWindow| {
         ids.each_ref().map(|id| match window.check(id, Micros(0)) {
-            Seen::New => "new",
-            Seen::InFlight(_) => "in flight",
-            Seen::Finished(_) => "stored",
-            Seen::FinishedNotStored => "not stored",
-            Seen::Mismatch => "mismatch",
+            Lookup::New => "new",
+            Lookup::InFlight(_) => "in flight",
+            Lookup::Finished(_) => "stored",
+            Lookup::FinishedNotStored => "not stored",
+            Lookup::Mismatch => "mismatch",
         })
     };
     assert_eq!(seen(&window), ["not stored", "stored", "stored", "new"]);
@@ -221,7 +221,7 @@ fn what_cannot_fit_takes_no_stored_answer_down_with_it() {
     let name = "u".repeat(bytes_max);
     let large = window.id(TenantId(0), Owner::User(&name), "a", 0);
     assert_eq!(window.begin(&large, Micros(0)), None);
-    assert_eq!(window.check(&id, Micros(0)), Seen::Finished(&reply("0123456789")));
+    assert_eq!(window.check(&id, Micros(0)), Lookup::Finished(&reply("0123456789")));
 }
 
 #[test]
@@ -353,12 +353,12 @@ fn compare(window: &DedupWindow, model: &Model, now: u64) -> Result<(), TestCase
         let entry = model.entries.iter().find(|e| e.id == id);
         for print in 0..2 {
             let want = match entry {
-                None => Seen::New,
-                Some(e) if e.print != print => Seen::Mismatch,
+                None => Lookup::New,
+                Some(e) if e.print != print => Lookup::Mismatch,
                 Some(e) => match &e.end {
-                    None => Seen::InFlight(e.key),
-                    Some((.., Some(reply))) => Seen::Finished(reply),
-                    Some((.., None)) => Seen::FinishedNotStored,
+                    None => Lookup::InFlight(e.key),
+                    Some((.., Some(reply))) => Lookup::Finished(reply),
+                    Some((.., None)) => Lookup::FinishedNotStored,
                 },
             };
             prop_assert_eq!(window.check(&ask(window, id, print), Micros(now)), want);
@@ -391,7 +391,7 @@ proptest! {
                 Op::Message { id, print } => {
                     let asked = ask(&window, id, print);
                     let at = model.entries.iter().position(|e| e.id == id);
-                    if let Seen::InFlight(key) = window.check(&asked, Micros(now)) {
+                    if let Lookup::InFlight(key) = window.check(&asked, Micros(now)) {
                         messages += 1;
                         let fits = model.make_room(WAITER_BYTES);
                         prop_assert_eq!(window.add_waiter(key, msg(messages), Micros(now)), fits);

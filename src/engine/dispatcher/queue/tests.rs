@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::ids::{ServiceId, SessionId, StreamKey};
-use crate::message::Micros;
+use crate::message::Priority;
 use crate::routing::Order;
 
 const DELAYS_US: [u64; 4] = [0, 5_000, 50_000, 500_000];
@@ -73,12 +73,12 @@ struct Naive {
 
 /// Both, side by side.
 struct Pair {
-    messages: Requests,
-    streams: Ordering,
+    requests: Requests,
+    ordering: Ordering,
     queues: Vec<InstanceQueue>,
     keys: [Option<StreamKey>; 5],
     waiting: Vec<Naive>,
-    /// Ordering by the call that carries them.
+    /// Requests in flight, by the call that carries them.
     calls: Vec<(Ticket, Vec<Naive>)>,
     now: Micros,
     arrivals: u64,
@@ -88,9 +88,11 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         Self {
-            messages: Slab::with_capacity_max(10_000),
-            streams: Ordering::new(10_000),
-            queues: (0..INSTANCES).map(|_| InstanceQueue::default()).collect(),
+            requests: Slab::with_capacity_max(10_000),
+            ordering: Ordering::new(10_000),
+            queues: (0..INSTANCES)
+                .map(|id| InstanceQueue::new(InstanceId(id), DELAYS_US))
+                .collect(),
             keys: [None; 5],
             waiting: Vec::new(),
             calls: Vec::new(),
@@ -117,24 +119,24 @@ impl Pair {
         let received = self.now;
         let instance = self.home(stream).unwrap_or((arrival % u64::from(INSTANCES)) as u32);
         let at = usize::from(stream);
-        if stream > 0 && self.keys[at].is_none_or(|k| self.streams.get_alive(k).is_none()) {
+        if stream > 0 && self.keys[at].is_none_or(|k| self.ordering.get_alive(k).is_none()) {
             let session = SessionId::from_random(u128::from(stream));
             let name = StreamName { session, service: ServiceId(0), hash: 1 };
-            assert!(self.streams.find(&name).is_none());
-            self.keys[at] = Some(self.streams.open(name, InstanceId(instance), 0));
-            assert_eq!(self.streams.find(&name), self.keys[at]);
+            assert!(self.ordering.find(&name).is_none());
+            self.keys[at] = Some(self.ordering.open(name, InstanceId(instance), 0));
+            assert_eq!(self.ordering.find(&name), self.keys[at]);
         }
         let stream_key = if stream > 0 { self.keys[at] } else { None };
-        let key = self.messages.insert_with(|m| {
-            m.rule.priority = Priority::ALL[class];
-            m.rule.order = if stream > 0 { Order::Session } else { Order::None };
-            m.received = received;
-            m.arrival = arrival;
-            m.instance = InstanceId(instance);
-            m.stream = stream_key;
-            m.payload.set(&vec![0; bytes]);
+        let key = self.requests.insert_with(|r| {
+            r.handling.priority = Priority::ALL[class];
+            r.handling.order = if stream > 0 { Order::Session } else { Order::None };
+            r.received = received;
+            r.arrival = arrival;
+            r.instance = InstanceId(instance);
+            r.stream = stream_key;
+            r.payload.set(&vec![0; bytes]);
         });
-        self.queues[instance as usize].push(key, &mut self.messages, &mut self.streams);
+        self.queues[instance as usize].push(key, &mut self.requests, &mut self.ordering);
         let rank = (received.0 + DELAYS_US[class], class, arrival);
         self.waiting.push(Naive { key, rank, stream, instance, bytes, received });
     }
@@ -153,8 +155,7 @@ impl Pair {
             });
             let expected = eligible.min_by_key(|m| m.rank).copied();
             let queue = &mut self.queues[instance as usize];
-            let (messages, streams) = (&mut self.messages, &mut self.streams);
-            let found = queue.take(InstanceId(instance), ticket, messages, streams, &DELAYS_US);
+            let found = queue.take(ticket, &mut self.requests, &mut self.ordering);
             assert_eq!(found, expected.map(|m| m.key), "of {:?}", self.waiting);
             let Some(expected) = expected else { break };
             self.waiting.retain(|m| m.key != expected.key);
@@ -176,35 +177,33 @@ impl Pair {
         for m in items[done..].iter().rev() {
             if m.stream > 0 {
                 let key = self.keys[usize::from(m.stream)].expect("it is busy");
-                self.streams.link_first(key, m.key, &mut self.messages);
+                self.ordering.link_first(key, m.key, &mut self.requests);
             }
             let queue = &mut self.queues[m.instance as usize];
-            queue.put_back(m.key, &mut self.messages);
+            queue.put_back(m.key, &mut self.requests);
             if m.stream == 0 {
-                queue.resume(m.key, &mut self.messages, &DELAYS_US);
+                queue.resume(m.key, &mut self.requests);
             }
             // Before all that wait of its stream, whose order is all that counts here.
             self.waiting.insert(0, *m);
         }
         for m in &items[..done] {
-            self.messages.release(m.key);
+            self.requests.release(m.key);
         }
         for stream in streams {
             let key = self.keys[usize::from(stream)].expect("it is busy");
-            self.streams.get_mut(key).busy = None;
+            self.ordering.get_mut(key).busy = None;
             self.resume_head(stream);
-            self.streams.close_if_idle(key);
+            self.ordering.close_if_idle(key);
         }
     }
 
     fn resume_head(&mut self, stream: u8) {
         let key = self.keys[usize::from(stream)].expect("the caller has it");
-        let state = self.streams.get(key);
-        if let Some(head) = state.head
-            && self.messages.get(head).is_some_and(|m| m.parked)
-        {
+        let state = self.ordering.get(key);
+        if let Some(head) = state.head {
             let queue = &mut self.queues[state.instance.0 as usize];
-            queue.resume(head, &mut self.messages, &DELAYS_US);
+            queue.resume(head, &mut self.requests);
         }
     }
 
@@ -213,17 +212,17 @@ impl Pair {
             return;
         }
         let m = self.waiting.remove(which % self.waiting.len());
-        let message = self.messages.get(m.key).expect("it waits");
-        self.queues[m.instance as usize].forget(message);
+        let request = self.requests.get(m.key).expect("it waits");
+        self.queues[m.instance as usize].forget(request);
         if m.stream > 0 {
             let key = self.keys[usize::from(m.stream)].expect("it waits");
-            self.streams.unlink(key, m.key, &mut self.messages);
+            self.ordering.unlink(key, m.key, &mut self.requests);
             if !self.busy(m.stream) {
                 self.resume_head(m.stream);
             }
-            self.streams.close_if_idle(key);
+            self.ordering.close_if_idle(key);
         }
-        self.messages.release(m.key);
+        self.requests.release(m.key);
     }
 
     /// As `outcome::evacuate` does.
@@ -235,16 +234,16 @@ impl Pair {
             if m.instance != instance || self.busy(m.stream) {
                 continue;
             }
-            let message = self.messages.get(m.key).expect("it waits");
-            self.queues[instance as usize].forget(message);
-            self.messages.get_mut(m.key).expect("it waits").instance = InstanceId(to);
-            self.queues[to as usize].put_back(m.key, &mut self.messages);
+            let request = self.requests.get(m.key).expect("it waits");
+            self.queues[instance as usize].forget(request);
+            self.requests.get_mut(m.key).expect("it waits").instance = InstanceId(to);
+            self.queues[to as usize].put_back(m.key, &mut self.requests);
             self.waiting[at].instance = to;
             if m.stream == 0 {
-                self.queues[to as usize].resume(m.key, &mut self.messages, &DELAYS_US);
+                self.queues[to as usize].resume(m.key, &mut self.requests);
             } else if moved.insert(m.stream) {
                 let key = self.keys[usize::from(m.stream)].expect("it waits");
-                self.streams.get_mut(key).instance = InstanceId(to);
+                self.ordering.get_mut(key).instance = InstanceId(to);
             }
         }
         moved.into_iter().for_each(|stream| self.resume_head(stream));
@@ -261,9 +260,9 @@ impl Pair {
             Step::Withdraw { which } => self.withdraw(which),
             Step::Move { instance } => self.move_away(instance),
             Step::Compact => {
-                for (id, queue) in self.queues.iter_mut().enumerate() {
+                for queue in &mut self.queues {
                     queue.stale += 1_000; // so that it always does something
-                    queue.compact(InstanceId(id as u32), &self.messages);
+                    queue.compact(&self.requests);
                 }
             }
             Step::Oldest => self.check_oldest(),
@@ -272,7 +271,7 @@ impl Pair {
             let here = self.waiting.iter().filter(|m| m.instance as usize == id);
             let (items, bytes) = here.fold((0, 0), |(i, b), m| (i + 1, b + m.bytes));
             assert_eq!((queue.items, queue.bytes), (items, bytes), "instance {id}");
-            let keys = queue.current_keys(InstanceId(id as u32), &self.messages);
+            let keys = queue.current_keys(&self.requests);
             let (fresh, resumed) = keys.expect("stale keys are counted");
             let known = fresh.len() + resumed.len();
             let each: BTreeSet<MsgKey> = fresh.into_iter().chain(resumed).collect();
@@ -290,7 +289,7 @@ impl Pair {
                 self.waiting.iter().filter(|m| m.stream == 0 || heads.insert(m.stream)).collect();
             let free =
                 heads.into_iter().filter(|m| m.instance == id && !self.busy(m.stream)).count();
-            let told = self.queues[id as usize].oldest(InstanceId(id), &self.messages);
+            let told = self.queues[id as usize].oldest(&self.requests);
             let possible = told.is_none_or(|told| truth.is_some_and(|truth| told >= truth));
             assert!(possible, "{told:?} is before {truth:?}");
             assert!(free == 0 || told.is_some(), "{free} eligible ones are not seen");
@@ -318,7 +317,7 @@ proptest! {
             pair.end(0, 9);
             (0..INSTANCES).for_each(|id| pair.call(id, 9));
         }
-        assert!(pair.streams.is_empty() && pair.messages.is_empty());
+        assert!(pair.ordering.len() == 0 && pair.requests.is_empty());
     }
 }
 
@@ -342,13 +341,4 @@ fn a_message_is_overtaken_only_by_ones_enqueued_less_than_the_difference_of_the_
     assert!(taken, "it starves");
     overtook.pop();
     assert!(overtook.iter().all(|&at| at <= Micros::from_ms(500)), "{overtook:?}");
-}
-
-#[test]
-fn admission_follows_the_fuller_of_items_and_bytes() {
-    let fill = Fill { items: 69, bytes: 10, items_max: 100, bytes_max: 1_000 };
-    assert!(fill.admits(1, 70) && !fill.admits(691, 70) && !fill.admits(1, 69));
-    assert_eq!(fill.ratio(), 0.69);
-    assert_eq!(admit_percent(&[100, 95, 85, 70], Priority::Low, true), 70);
-    assert_eq!(admit_percent(&[100, 95, 85, 70], Priority::Low, false), 100);
 }
