@@ -119,15 +119,15 @@ slot_key! {
 }
 slot_key! {
     /// Key of a user, or of an address, whose connections and messages a shard counts.
-    PartyKey
+    LimiterKey
 }
 
-impl PartyKey {
+impl LimiterKey {
     /// No user and no address: the default.
     pub(crate) const NONE: Self = Self(0);
 }
 
-impl Default for PartyKey {
+impl Default for LimiterKey {
     fn default() -> Self {
         Self::NONE
     }

@@ -75,12 +75,12 @@
 //!
 //! 1. **Tick**, if a pulse came (every 10 ms): [`record_stall`], [`set_wall_clock`], then [`tick`],
 //!    which names connections to close at once. Take `effects.signals` and `effects.keys_wanted`
-//!    for control; signals that control could not be given go back by [`untold`].
+//!    for control; signals that control could not be given go back by [`return_signals`].
 //! 2. **From other shards**: [`arrive`] for a connection that moves here, [`open`] for a fresh one.
-//! 3. **Commands of control**: [`adopt`] (the channels to new instances are opened before it, as
-//!    calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), [`drain`] (accept
-//!    what waits before it, and nothing after it).
-//! 4. **Accept**: while [`has_room`], [`open`]; or [`open_unmetered`], and [`introduce`] when the
+//! 3. **Commands of control**: [`apply`] (the channels to new instances are opened before it, as
+//! calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), [`drain`] (accept
+//! what waits before it, and nothing after it).
+//! 4. **Accept**: while [`has_room`], [`open`]; or [`open_uncounted`], and [`introduce`] when the
 //!    balancer has named the client. Without room the socket goes to another shard, or gets 503.
 //! 5. **Resume**: take `effects.resumed`; [`on_resumed`] for each, which goes on with the bytes
 //!    that the decoder held. `ReadNext::More` puts the socket on the list to be read.
@@ -92,10 +92,10 @@
 //!    forms batches. If `effects.resumed` is not empty another turn follows without sleeping.
 //! 8. **Calls**: take `effects.calls`; each goes to the channel of its instance.
 //! 9. **Flush**: take `effects.dirty`, and add sockets that became writable. For each: write
-//!    [`outbox`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what it says:
-//!    `Fate::Keep`, `Fate::ShutWrite` or `Fate::Close`. Then [`record_flush`].
+//! [`outbox`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what it says:
+//! `SocketAction::Keep`, `SocketAction::ShutWrite` or `SocketAction::Close`. Then [`record_flush`].
 //! 10. **Moves**: take `effects.moves`; [`depart`] gives the connection that leaves, or nothing if
-//!     it cannot go yet. A lane that refuses it gives it back: [`stay`].
+//!     it cannot go yet. A lane that refuses it gives it back: [`move_refused`].
 //! 11. **Sleep** until a socket is ready, a bell rings, or [`next_due`].
 //!
 //! Between turns, from the tasks of the channels: [`on_link`] when a connection to an instance is
@@ -110,14 +110,14 @@
 //! [`record_stall`]: engine::Engine::record_stall
 //! [`set_wall_clock`]: engine::Engine::set_wall_clock
 //! [`tick`]: engine::Engine::tick
-//! [`untold`]: engine::Engine::untold
+//! [`return_signals`]: engine::Engine::return_signals
 //! [`arrive`]: engine::Engine::arrive
 //! [`open`]: engine::Engine::open
-//! [`adopt`]: engine::Engine::adopt
+//! [`apply`]: engine::Engine::apply
 //! [`report`]: engine::Engine::report
 //! [`drain`]: engine::Engine::drain
 //! [`has_room`]: engine::Engine::has_room
-//! [`open_unmetered`]: engine::Engine::open_unmetered
+//! [`open_uncounted`]: engine::Engine::open_uncounted
 //! [`introduce`]: engine::Engine::introduce
 //! [`on_resumed`]: engine::Engine::on_resumed
 //! [`is_paused`]: engine::Engine::is_paused
@@ -130,7 +130,7 @@
 //! [`on_sent`]: engine::Engine::on_sent
 //! [`record_flush`]: engine::Engine::record_flush
 //! [`depart`]: engine::Engine::depart
-//! [`stay`]: engine::Engine::stay
+//! [`move_refused`]: engine::Engine::move_refused
 //! [`next_due`]: engine::Engine::next_due
 //! [`on_link`]: engine::Engine::on_link
 //! [`on_outcome`]: engine::Engine::on_outcome

@@ -13,7 +13,7 @@ use crate::tls::server::Server;
 /// A published state of one shard: routes and settings. It is published as a whole and with one
 /// version, so that nothing is ever half applied.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct ShardConfig {
     /// Routes, services and instances.
     pub snapshot: Arc<Snapshot>,
     /// Settings of the whole process.
@@ -40,7 +40,7 @@ pub enum Port {
 pub enum Command {
     /// Apply this state. Keys that are read at the start only are the same as before (checked by
     /// the sender).
-    Adopt(Box<Published>),
+    Apply(Box<ShardConfig>),
     /// Send a [`ShardEvent::Report`] with this number.
     Report(u64),
     /// Answer the query with a [`ShardEvent::Inspection`] of this number.

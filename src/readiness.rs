@@ -4,7 +4,7 @@
 //! glommio's own streams are not used: an event of such a stream costs an armed poll, a completion
 //! as task work and a rescheduling interrupt, and one pass of glommio's reactor makes six or seven
 //! `io_uring_enter` calls. Here a socket is armed once; while there is work the shard waits in the
-//! set itself (see [`ReadySet::look`]), and the ring is used only for the long sleep.
+//! set itself (see [`ReadySet::poll`]), and the ring is used only for the long sleep.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -75,9 +75,9 @@ pub struct Ready {
     pub ended: bool,
 }
 
-/// Outcome of one call of [`ReadySet::look`].
+/// Outcome of one call of [`ReadySet::poll`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Looked {
+pub(crate) enum Polled {
     /// No socket was ready.
     Nothing,
     /// A socket of the owner was ready, or a task was woken.
@@ -115,12 +115,12 @@ impl ReadySet {
     /// Appends ready sockets of the owner to `on` and wakes tasks whose sockets are ready, at most
     /// [`limits::EVENTS_PER_WAIT`] at once. If none is ready the thread blocks for up to `wait`:
     /// only for a shard with nothing to run. A glommio timer that becomes due interrupts the wait.
-    pub(crate) fn look(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Looked> {
+    pub(crate) fn poll(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Polled> {
         self.events.clear();
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
         let spare = rustix::buffer::spare_capacity(&mut self.events);
         match epoll::wait(&self.inner.epoll, spare, Some(&wait)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Looked::Nothing),
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Polled::Nothing),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
@@ -137,10 +137,10 @@ impl ReadySet {
                 state.wake(read, write, ended);
             }
         }
-        Ok(Looked::Something)
+        Ok(Polled::Something)
     }
 
-    /// Ready if the set may have an event; then call [`Self::look`]. Polls the ring, not the set.
+    /// Ready if the set may have an event; then call [`Self::poll`]. Polls the ring, not the set.
     /// Without a spare descriptor it stays pending: the pulse wakes the shard in any case.
     pub(crate) fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.sleeper.is_none() {

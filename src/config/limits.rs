@@ -1,7 +1,7 @@
 //! The keys of `[limits]`.
 
 use super::reader::{Bounds, Reader};
-use super::settings::{LimitSettings, PartyLimits};
+use super::settings::{ClientLimitSettings, LimitSettings};
 
 /// Largest rate and count of one user or address: more than a shard handles.
 const PARTY_MAX: u64 = 1_000_000;
@@ -41,9 +41,9 @@ pub fn limits(r: &mut Reader, d: LimitSettings) -> LimitSettings {
     }
 }
 
-fn party(r: &mut Reader, keys: [&'static str; 3], d: PartyLimits) -> PartyLimits {
+fn party(r: &mut Reader, keys: [&'static str; 3], d: ClientLimitSettings) -> ClientLimitSettings {
     let [connections, connects, messages] = keys;
-    PartyLimits {
+    ClientLimitSettings {
         connections_max: number(r, connections, d.connections_max),
         connects_per_s: number(r, connects, d.connects_per_s),
         messages_per_s: number(r, messages, d.messages_per_s),
@@ -56,7 +56,7 @@ fn number(r: &mut Reader, key: &'static str, default: u32) -> u32 {
 
 /// Warns about limits of users while nobody can sign in: they limit nobody.
 pub fn without_users(r: &mut Reader, limits: &LimitSettings, sign_in: bool) {
-    let PartyLimits { connections_max, connects_per_s, .. } = limits.user;
+    let ClientLimitSettings { connections_max, connects_per_s, .. } = limits.user;
     let key = match (connections_max, connects_per_s) {
         _ if sign_in || !limits.user.is_on() => return,
         (0, 0) => "limits.user_messages_per_s",

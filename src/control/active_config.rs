@@ -15,7 +15,7 @@ use crate::config::change::{self, Change};
 use crate::config::settings::GatewaySettings;
 use crate::config::{Config, Loader, Problem, Problems, Source};
 use crate::ids::ShardId;
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::tls::load::{InForce as CertificateInfo, LocalTls};
 
@@ -110,11 +110,11 @@ impl ActiveConfig {
 
     /// State that a shard works by, with `snapshot`. Its `connections_max` is at most the cap that
     /// the limit of open files sets, as at the start.
-    pub fn for_shard(&self, shard: ShardId, snapshot: Arc<Snapshot>) -> Published {
+    pub fn for_shard(&self, shard: ShardId, snapshot: Arc<Snapshot>) -> ShardConfig {
         let mut settings = self.config.shards.shard(usize::from(shard.0));
         let max = &mut settings.conn.connections_max;
         *max = self.connections_cap.min(*max);
-        Published {
+        ShardConfig {
             snapshot,
             gateway: self.gateway.clone(),
             settings,

@@ -16,7 +16,7 @@ use super::sources::SourceState;
 use crate::auth::keys::KeySet;
 use crate::config::{Config, FoundRoute, Problem, Source};
 use crate::ids::{InstanceId, ShardId};
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::stats::Signal;
 use crate::tls::load::InForce as CertificateInfo;
@@ -89,7 +89,7 @@ impl Directory {
     }
 
     /// State that a shard is to work by.
-    pub fn published(&self, shard: ShardId) -> Published {
+    pub fn published(&self, shard: ShardId) -> ShardConfig {
         self.active.for_shard(shard, self.snapshot().clone())
     }
 

@@ -12,7 +12,7 @@ use crate::config::settings::StopSettings;
 use crate::ids::ShardId;
 use crate::inspect;
 use crate::lanes::{LaneRefusal, LaneSender};
-use crate::mailbox::{Command, Published, ShardEvent};
+use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::stats::Report;
 
 /// Stage of a shard's life.
@@ -255,13 +255,13 @@ impl ShardTable {
 
     /// Publishes to every shard that has not ended. A shard that has not taken the last published
     /// state yet skips it.
-    pub fn publish(&mut self, published: impl Fn(ShardId) -> Published) {
+    pub fn publish(&mut self, published: impl Fn(ShardId) -> ShardConfig) {
         for (n, entry) in (0u16..).zip(&mut self.entries) {
             if entry.state.ended() {
                 continue;
             }
-            entry.waiting.retain(|command| !matches!(command, Command::Adopt(_)));
-            entry.waiting.push_back(Command::Adopt(Box::new(published(ShardId(n)))));
+            entry.waiting.retain(|command| !matches!(command, Command::Apply(_)));
+            entry.waiting.push_back(Command::Apply(Box::new(published(ShardId(n)))));
         }
     }
 

@@ -152,7 +152,7 @@ async fn fake_shard(
                 Command::Report(_)
                 | Command::Inspect(..)
                 | Command::Drain(_)
-                | Command::Adopt(_) => {}
+                | Command::Apply(_) => {}
             }
         }
         poll_fn(|cx| bell.poll_rung(cx)).await;

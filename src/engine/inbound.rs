@@ -63,7 +63,7 @@ impl Engine {
 
     /// Takes back a connection that the lane refused, under another number. If the shard it should
     /// go to has ended (`is_gone`), it stays for good; else it tries again with the next tick.
-    pub fn stay(&mut self, departed: Departed, is_gone: bool, now: Micros) -> ConnId {
+    pub fn move_refused(&mut self, departed: Departed, is_gone: bool, now: Micros) -> ConnId {
         let (clients, _, mut cx) = self.parts();
         let (id, next) = clients.move_refused(&mut cx, departed, is_gone, now);
         self.go_on_at_home(id, next, now);

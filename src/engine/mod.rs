@@ -34,7 +34,7 @@ use rand::{Rng, SeedableRng};
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::clients::Clients;
-use crate::engine::clients::conn::Fate;
+use crate::engine::clients::conn::SocketAction;
 use crate::engine::clients::home::Departed;
 use crate::engine::clients::limits::OpenRefusal;
 use crate::engine::config::EngineConfig;
@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// Opens a connection whose client's address a balancer will tell: see [`Self::introduce`].
-    pub fn open_unmetered(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
+    pub fn open_uncounted(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
         let has_room = self.has_room();
         let (clients, _, mut cx) = self.parts();
         clients.open_uncounted(&mut cx, has_room, peer, now)
@@ -187,7 +187,7 @@ impl Engine {
 
     /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
     /// the socket.
-    pub fn on_sent(&mut self, id: ConnId, n: usize, now: Micros) -> Fate {
+    pub fn on_sent(&mut self, id: ConnId, n: usize, now: Micros) -> SocketAction {
         let (clients, _, mut cx) = self.parts();
         clients.on_sent(&mut cx, id, n, now)
     }
@@ -238,7 +238,7 @@ impl Engine {
     }
 
     /// Takes back reports of instances that control's lane refused: they are merged into the next.
-    pub fn untold(&mut self, signals: &[Signal]) {
+    pub fn return_signals(&mut self, signals: &[Signal]) {
         self.dispatcher.instances.give_back(signals);
     }
 

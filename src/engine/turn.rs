@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::engine::clients::conn::Phase;
 use crate::engine::drain::Drain;
 use crate::ids::ConnId;
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 use crate::message::Micros;
 use crate::routing::Snapshot;
 use crate::stats::Counter;
@@ -45,8 +45,8 @@ impl Engine {
 
     /// Routes and works by `published` from now on (promise 10). Connections keep what they were
     /// promised, requests under way the route they were admitted by.
-    pub fn adopt(&mut self, published: Published, now: Micros) {
-        let Published { snapshot, gateway, settings, auth, tls: _ } = published;
+    pub fn apply(&mut self, published: ShardConfig, now: Micros) {
+        let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published;
         self.clients.apply(&gateway, &settings, auth, now);
         self.dispatcher.set_settings(&settings);
         let same_rings = same_rings(&self.config.snapshot, &snapshot);

@@ -21,7 +21,7 @@ use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
-use crate::readiness::{Looked, Ready, ReadySet};
+use crate::readiness::{Polled, Ready, ReadySet};
 use crate::shard::handoff;
 use crate::shard::net::accept::AcceptedClient;
 use crate::shard::pulse::Pulse;
@@ -207,7 +207,7 @@ impl Net {
             Some(alarm) => LINGER.min(Duration::from_micros(alarm.at.since(self.shell.now()))),
             None => LINGER,
         };
-        if self.set.look(linger, &mut self.ready)? == Looked::Something {
+        if self.set.poll(linger, &mut self.ready)? == Polled::Something {
             return Ok(false);
         }
         let rung = poll_fn(|cx| match self.poll_flags(cx) {
@@ -273,7 +273,7 @@ impl Net {
         let mut ready = std::mem::take(&mut self.ready);
         // The wait may have brought some already.
         if ready.is_empty() {
-            self.set.look(Duration::ZERO, &mut ready)?;
+            self.set.poll(Duration::ZERO, &mut ready)?;
         }
         for ready in ready.drain(..) {
             // For a connection's token the number is out of range.

@@ -242,7 +242,7 @@ mod tests {
         let mut events = Vec::new();
         while !events.iter().any(|e: &Ready| e.ended) {
             events.clear();
-            set.look(Duration::ZERO, &mut events).expect("a set");
+            set.poll(Duration::ZERO, &mut events).expect("a set");
         }
         let socket = sockets.insert(id, server, Transport::Plain);
         socket.readiness.input = Input::Ending;
@@ -269,7 +269,7 @@ mod tests {
             client.write_all(b"abc").expect("room");
             let mut events = Vec::new();
             while events.is_empty() {
-                sets[0].look(Duration::ZERO, &mut events).expect("a set");
+                sets[0].poll(Duration::ZERO, &mut events).expect("a set");
             }
             let received = shards[0].get(id).expect("there").receive(&mut [0; 2]);
             assert_eq!(received, IoResult::Bytes(2));
@@ -291,7 +291,7 @@ mod tests {
             // The first wait in the new set reports what came before it, too.
             events.clear();
             while !events.iter().any(|e: &Ready| e.token == next.0 && e.ended) {
-                sets[home].look(Duration::ZERO, &mut events).expect("a set");
+                sets[home].poll(Duration::ZERO, &mut events).expect("a set");
             }
             assert_eq!(socket.receive(&mut rest), IoResult::Closed);
         }

@@ -164,16 +164,16 @@ impl Proxied {
             proxy::parse(held)
         };
         match progress {
-            proxy::Progress::Partial => {
+            proxy::HeaderProgress::Partial => {
                 if before == 0 {
                     held.extend_from_slice(input);
                 }
                 Received::PartialHeader
             }
-            proxy::Progress::Header { consumed, peer } => {
+            proxy::HeaderProgress::Header { consumed, peer } => {
                 Received::Header { used: consumed - before, client: peer }
             }
-            proxy::Progress::Refuse { why } => {
+            proxy::HeaderProgress::Refuse { why } => {
                 self.header = Header::Refused;
                 Received::HeaderRefused { why }
             }

@@ -15,11 +15,11 @@ mod messages;
 mod reading;
 
 use crate::engine::Engine;
-use crate::engine::clients::conn::{Fate, ReadNext};
+use crate::engine::clients::conn::{ReadNext, SocketAction};
 use crate::engine::effects::Effects;
 use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
-use crate::mailbox::{Command, Published, ShardEvent};
+use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::shard::handoff::Handoff;
 use crate::shard::timers::{Timer, Timers};
@@ -65,7 +65,7 @@ pub trait ShardIo: Sized {
     fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce;
 
     /// Writes what the engine has for a connection, once, and tells the engine how much was taken.
-    fn flush(&mut self, id: ConnId, now: Micros) -> Fate;
+    fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction;
 
     /// Ends the bytes to the client; bytes of the client are still read.
     fn shut_write(&mut self, id: ConnId);
@@ -117,7 +117,7 @@ pub trait ShardIo: Sized {
 
     /// Takes over the part of a published state that is not the engine's. Channels to new instances
     /// are open after it.
-    fn adopt(&mut self, published: &Published);
+    fn apply(&mut self, published: &ShardConfig);
 
     /// Gives calls to the channels of their instances. Each of them may end at once, by
     /// [`Engine::on_outcome`].
@@ -362,9 +362,9 @@ fn flush_all(io: &mut impl ShardIo, now: Micros) {
     let count = dirty.len() as u64;
     for id in dirty.drain(..) {
         match io.flush(id, now) {
-            Fate::Keep => {}
-            Fate::ShutWrite => io.shut_write(id),
-            Fate::Close => close(io, id),
+            SocketAction::Keep => {}
+            SocketAction::ShutWrite => io.shut_write(id),
+            SocketAction::Close => close(io, id),
         }
     }
     io.state().dirty = dirty;

@@ -26,7 +26,7 @@ const TYPE_CRC32C: u8 = 0x03;
 
 /// Result of the bytes received so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
+pub enum HeaderProgress {
     /// The header is not complete.
     Partial,
     /// The header is complete.
@@ -46,15 +46,15 @@ pub enum Progress {
 }
 
 /// Parses the beginning of `bytes`. Pass all bytes received so far, each time.
-pub(crate) fn parse(bytes: &[u8]) -> Progress {
+pub(crate) fn parse(bytes: &[u8]) -> HeaderProgress {
     read(bytes).unwrap_or_else(|stop| stop)
 }
 
 /// Like [`parse`], with an early end as an error. Bytes that can no longer become a header are
 /// refused at once: a client that bypassed the balancer waits for an answer, and the gateway would
 /// wait for the rest.
-fn read(bytes: &[u8]) -> Result<Progress, Progress> {
-    let refuse = |why| Err(Progress::Refuse { why });
+fn read(bytes: &[u8]) -> Result<HeaderProgress, HeaderProgress> {
+    let refuse = |why| Err(HeaderProgress::Refuse { why });
     let seen = bytes.len().min(SIGNATURE.len());
     if bytes[..seen] != SIGNATURE[..seen] {
         let text = b"PROXY ";
@@ -65,14 +65,14 @@ fn read(bytes: &[u8]) -> Result<Progress, Progress> {
         };
     }
     let command = match bytes.get(12) {
-        None => return Err(Progress::Partial),
+        None => return Err(HeaderProgress::Partial),
         Some(0x20) => Command::Local,
         Some(0x21) => Command::Proxy,
         Some(byte) if byte >> 4 == 2 => return refuse("unknown PROXY protocol command"),
         Some(_) => return refuse("unknown PROXY protocol version"),
     };
     let family = match bytes.get(13) {
-        None => return Err(Progress::Partial),
+        None => return Err(HeaderProgress::Partial),
         // The family and addresses of a LOCAL header are ignored (section 2.2).
         Some(_) if command == Command::Local => Family::Unspec,
         Some(0x00) => Family::Unspec,
@@ -82,7 +82,9 @@ fn read(bytes: &[u8]) -> Result<Progress, Progress> {
         Some(0x12 | 0x22) => return refuse("PROXY protocol header of a datagram"),
         Some(_) => return refuse("unknown PROXY protocol family"),
     };
-    let Some(&[high, low]) = bytes.get(14..FIXED_BYTES) else { return Err(Progress::Partial) };
+    let Some(&[high, low]) = bytes.get(14..FIXED_BYTES) else {
+        return Err(HeaderProgress::Partial);
+    };
     let length = usize::from(u16::from_be_bytes([high, low]));
     // At most 16 + 65,535: no overflow.
     let consumed = FIXED_BYTES + length;
@@ -92,12 +94,12 @@ fn read(bytes: &[u8]) -> Result<Progress, Progress> {
     if length < family.address_bytes() {
         return refuse("PROXY protocol header is too short for its addresses");
     }
-    let Some(header) = bytes.get(..consumed) else { return Err(Progress::Partial) };
+    let Some(header) = bytes.get(..consumed) else { return Err(HeaderProgress::Partial) };
     let (addresses, tlvs) = header[FIXED_BYTES..].split_at(family.address_bytes());
     if command == Command::Proxy && family != Family::Unspec {
-        check_tlvs(header, consumed - tlvs.len()).map_err(|why| Progress::Refuse { why })?;
+        check_tlvs(header, consumed - tlvs.len()).map_err(|why| HeaderProgress::Refuse { why })?;
     }
-    Ok(Progress::Header { consumed, peer: family.source(addresses) })
+    Ok(HeaderProgress::Header { consumed, peer: family.source(addresses) })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

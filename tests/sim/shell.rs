@@ -13,11 +13,11 @@ use std::net::SocketAddr;
 use std::task::{Context, Waker};
 
 use shardgate::engine::Engine;
-use shardgate::engine::clients::conn::{Fate, Phase, ReadNext};
+use shardgate::engine::clients::conn::{Phase, ReadNext, SocketAction};
 use shardgate::ids::{ConnId, ShardId};
 use shardgate::lanes::LaneRefusal;
 use shardgate::limits;
-use shardgate::mailbox::{Command, Published, ShardEvent};
+use shardgate::mailbox::{Command, ShardConfig, ShardEvent};
 use shardgate::message::{Call, Micros};
 use shardgate::readiness::Ready;
 use shardgate::shard::handoff::Handoff;
@@ -236,15 +236,15 @@ impl ShardIo for Host<'_> {
         }
     }
 
-    fn flush(&mut self, id: ConnId, now: Micros) -> Fate {
+    fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction {
         let World { shards, peers, trace, .. } = &mut *self.world;
         let shard = &mut shards[self.s];
-        let Some(socket) = shard.sockets.get_mut(&id) else { return Fate::Keep };
+        let Some(socket) = shard.sockets.get_mut(&id) else { return SocketAction::Keep };
         let p = socket.peer;
         let peer = &mut peers[p];
         let bytes = shard.engine.outbox(id);
         if peer.reset && !bytes.is_empty() {
-            return Fate::Close;
+            return SocketAction::Close;
         }
         let room = peer.down_max - peer.down.len();
         let sent = if socket.readiness.is_writable { room.min(bytes.len()) } else { 0 };
@@ -357,7 +357,7 @@ impl ShardIo for Host<'_> {
         self.shard().bell.ring();
     }
 
-    fn adopt(&mut self, published: &Published) {
+    fn apply(&mut self, published: &ShardConfig) {
         self.world.open_channels(self.s, &published.snapshot);
     }
 

@@ -9,7 +9,7 @@ use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
 use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
 use shardgate::limits;
-use shardgate::mailbox::{Command, Published, ShardEvent};
+use shardgate::mailbox::{Command, ShardConfig, ShardEvent};
 use shardgate::message::{Encoding, Micros};
 use shardgate::routing::{Instance, Share, Snapshot};
 use shardgate::shard::handoff::Handoff;
@@ -46,7 +46,7 @@ pub enum Event {
     /// Control reads its lane and sends commands.
     Control,
     /// Control publishes a snapshot, sometimes with other instances.
-    Adopt,
+    Apply,
     /// The wall clock is set, by seconds.
     SetClock(i64),
     Drain,
@@ -78,7 +78,7 @@ pub struct Shard {
     pub stopped: bool,
     pub lost_events: u64,
     /// Snapshot that control has still to send, because the mailbox was full.
-    pub adopt: Option<Arc<Snapshot>>,
+    pub apply: Option<Arc<Snapshot>>,
     /// Whether control has still to send the drain command.
     pub drain: bool,
 }
@@ -171,7 +171,7 @@ impl World {
             self.at(5_000, Event::Flap);
         }
         if self.plan.faults.adopt_ms > 0 {
-            self.at(20_000, Event::Adopt);
+            self.at(20_000, Event::Apply);
         }
         if let Some((at, step_s)) = self.plan.clock_step {
             self.at(at, Event::SetClock(step_s));
@@ -219,7 +219,7 @@ impl World {
             Event::Break(s, id) => self.link_breaks(s, id),
             Event::Flap => self.flap(),
             Event::Control => self.control(),
-            Event::Adopt => self.change_instances(),
+            Event::Apply => self.change_instances(),
             Event::SetClock(step_s) => self.clock_step_s = step_s,
             Event::Drain => self.begin_drain(),
         }
@@ -278,17 +278,17 @@ impl World {
     /// Sends the commands that a shard must get; again at the next time while its mailbox is full.
     pub fn send_commands(&mut self, s: usize) {
         let shard = &mut self.shards[s];
-        if let Some(snapshot) = shard.adopt.take() {
-            let published = Published {
+        if let Some(snapshot) = shard.apply.take() {
+            let published = ShardConfig {
                 snapshot: snapshot.clone(),
                 gateway: self.plan.gateway.clone(),
                 settings: self.plan.settings.clone(),
                 auth: self.plan.verifier.clone(),
                 tls: None,
             };
-            let command = Command::Adopt(Box::new(published));
+            let command = Command::Apply(Box::new(published));
             if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {
-                shard.adopt = Some(snapshot);
+                shard.apply = Some(snapshot);
             }
         }
         if shard.drain {
@@ -322,10 +322,10 @@ impl World {
         self.version += 1;
         let snapshot = plan::snapshot(self.version, &self.plan.routes, &self.instances);
         for s in 0..self.shards.len() {
-            self.shards[s].adopt = Some(snapshot.clone());
+            self.shards[s].apply = Some(snapshot.clone());
         }
         let after = self.dice.below(self.plan.faults.adopt_ms * 2_000) + 1;
-        self.at(after, Event::Adopt);
+        self.at(after, Event::Apply);
     }
 
     pub fn begin_drain(&mut self) {
@@ -419,7 +419,7 @@ impl Shard {
             ending: false,
             stopped: false,
             lost_events: 0,
-            adopt: None,
+            apply: None,
             drain: false,
         }
     }

@@ -4,9 +4,9 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LimitSettings {
     /// Limits of each user that signed in.
-    pub user: PartyLimits,
+    pub user: ClientLimitSettings,
     /// Limits of each IP address over the whole process: each shard allows its part of them.
-    pub address: PartyLimits,
+    pub address: ClientLimitSettings,
     /// Seconds of an unused rate that may be spent at once; 1 to 60.
     pub burst_s: u32,
     /// Connections of the shard that are in the handshake, or must sign in and have not yet.
@@ -17,7 +17,7 @@ pub struct LimitSettings {
 
 /// Limits of one user, or of one address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PartyLimits {
+pub struct ClientLimitSettings {
     /// Connections at the same time.
     pub connections_max: u32,
     /// New connections a second.
@@ -26,7 +26,7 @@ pub struct PartyLimits {
     pub messages_per_s: u32,
 }
 
-impl PartyLimits {
+impl ClientLimitSettings {
     /// Whether any limit is set.
     pub(crate) fn is_on(&self) -> bool {
         *self != Self::default()
@@ -36,8 +36,8 @@ impl PartyLimits {
 impl Default for LimitSettings {
     fn default() -> Self {
         Self {
-            user: PartyLimits::default(),
-            address: PartyLimits::default(),
+            user: ClientLimitSettings::default(),
+            address: ClientLimitSettings::default(),
             burst_s: 1,
             unauthenticated_max: 10_000,
             address_unauthenticated_max: 0,

@@ -284,7 +284,7 @@ impl Conn {
 
 /// The action of the shell on a socket after a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum SocketAction {
     /// None: the connection goes on.
     Keep,
     /// Shut it for writing, and read until the client closes.

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::auth::Identity;
 use crate::engine::clients::token_bucket::{Rate, TokenBucket};
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
-use crate::ids::PartyKey;
+use crate::ids::LimiterKey;
 use crate::message::Micros;
 
 /// Limiter without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
@@ -94,18 +94,18 @@ pub struct Limiter<N> {
     rule: ClientRule,
     /// Whether it limits anything.
     on: bool,
-    clients: Slab<PartyKey, Limited<N>>,
-    by_name: HashTable<PartyKey>,
+    clients: Slab<LimiterKey, Limited<N>>,
+    by_name: HashTable<LimiterKey>,
     seed: u64,
     /// Clients that lost their last connection, the first one first. Every client without a
     /// connection is in it, once; one that has a connection again leaves it when its turn comes.
-    idle: VecDeque<PartyKey>,
+    idle: VecDeque<LimiterKey>,
 }
 
 impl<N: Clone + Eq + Hash> Limiter<N> {
     /// Bytes of a client, without its name's text: its slot, its key in the table of names (9 bytes
     /// at a load of 7/16 to 7/8), and in the queue of idle ones (8, which may have doubled).
-    pub const ENTRY_BYTES: usize = Slab::<PartyKey, Limited<N>>::SLOT_BYTES + 21 + 16;
+    pub const ENTRY_BYTES: usize = Slab::<LimiterKey, Limited<N>>::SLOT_BYTES + 21 + 16;
 
     /// Nobody yet, and no limit.
     pub fn new(seed: u64) -> Self {
@@ -156,7 +156,12 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     }
 
     /// Counts one more connection of `name`, `unauthenticated` or not, if that is allowed.
-    pub fn join(&mut self, name: &N, unauthenticated: bool, now: Micros) -> Result<PartyKey, Over> {
+    pub fn join(
+        &mut self,
+        name: &N,
+        unauthenticated: bool,
+        now: Micros,
+    ) -> Result<LimiterKey, Over> {
         let key = self.find_or_insert(name, now);
         let Self { clients, rule, .. } = self;
         let client = clients.get_mut(key).expect("just found");
@@ -175,7 +180,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     }
 
     /// A connection that is there already is counted from now on, allowed or not.
-    pub fn count(&mut self, name: &N, unauthenticated: bool, now: Micros) -> PartyKey {
+    pub fn count(&mut self, name: &N, unauthenticated: bool, now: Micros) -> LimiterKey {
         let key = self.find_or_insert(name, now);
         let client = self.clients.get_mut(key).expect("just found");
         client.conns += 1;
@@ -184,14 +189,14 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     }
 
     /// A connection of the client that was unauthenticated is not any more.
-    pub fn authenticated(&mut self, key: PartyKey) {
+    pub fn authenticated(&mut self, key: LimiterKey) {
         if let Some(client) = self.clients.get_mut(key) {
             client.unauthenticated -= 1;
         }
     }
 
     /// A connection of the client is gone.
-    pub fn leave(&mut self, key: PartyKey, unauthenticated: bool) {
+    pub fn leave(&mut self, key: LimiterKey, unauthenticated: bool) {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.conns -= 1;
         client.unauthenticated -= u32::from(unauthenticated);
@@ -225,7 +230,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
 
     /// A message of the client: if it is over the rate, how many microseconds until one may come.
     #[inline]
-    pub fn take_message(&mut self, key: PartyKey, now: Micros) -> Result<(), u64> {
+    pub fn take_message(&mut self, key: LimiterKey, now: Micros) -> Result<(), u64> {
         match self.clients.get_mut(key) {
             Some(client) => client.messages.take(self.rule.messages, 1, now),
             None => Ok(()),
@@ -247,16 +252,16 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     }
 
     /// Connections of each client, and how many of them have not signed in: for checks.
-    pub fn counts(&self) -> impl Iterator<Item = (PartyKey, u32, u32)> {
+    pub fn counts(&self) -> impl Iterator<Item = (LimiterKey, u32, u32)> {
         self.clients.iter().map(|(key, client)| (key, client.conns, client.unauthenticated))
     }
 
-    fn find(&self, name: &N) -> Option<PartyKey> {
-        let same = |key: &PartyKey| self.clients.get(*key).is_some_and(|p| p.name == *name);
+    fn find(&self, name: &N) -> Option<LimiterKey> {
+        let same = |key: &LimiterKey| self.clients.get(*key).is_some_and(|p| p.name == *name);
         self.by_name.find(hash(self.seed, name), same).copied()
     }
 
-    fn find_or_insert(&mut self, name: &N, now: Micros) -> PartyKey {
+    fn find_or_insert(&mut self, name: &N, now: Micros) -> LimiterKey {
         if let Some(key) = self.find(name) {
             return key;
         }
@@ -285,7 +290,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     }
 
     /// The client that has been idle the longest, which is then the first of the queue.
-    fn oldest_idle(&mut self) -> Option<PartyKey> {
+    fn oldest_idle(&mut self) -> Option<LimiterKey> {
         loop {
             let key = *self.idle.front()?;
             let client = self.clients.get_mut(key).expect("the idle ones are there");
@@ -319,7 +324,7 @@ fn over(count: u32, max: u32) -> bool {
     max > 0 && count >= max
 }
 
-fn hash_of<N: Hash>(clients: &Slab<PartyKey, Limited<N>>, seed: u64, key: PartyKey) -> u64 {
+fn hash_of<N: Hash>(clients: &Slab<LimiterKey, Limited<N>>, seed: u64, key: LimiterKey) -> u64 {
     clients.get(key).map_or(0, |client| hash(seed, &client.name))
 }
 

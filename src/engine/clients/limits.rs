@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use crate::auth::Identity;
-use crate::config::settings::{LimitSettings, PartyLimits, ShardSettings};
+use crate::config::settings::{ClientLimitSettings, LimitSettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::{Conn, Hold, Phase};
@@ -16,7 +16,7 @@ use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
 use crate::engine::clients::token_bucket::Rate;
 use crate::engine::clients::window::Window;
 use crate::engine::owner::Address;
-use crate::ids::{ConnId, PartyKey};
+use crate::ids::{ConnId, LimiterKey};
 use crate::message::{ClientMessage, Micros, Reason, Reject};
 use crate::stats::Counter;
 
@@ -58,10 +58,10 @@ impl OpenRefusal {
 /// The user and the address that count a connection.
 #[derive(Debug, Default)]
 pub struct LimitState {
-    /// The address; [`PartyKey::NONE`] while addresses are not limited.
-    pub address: PartyKey,
-    /// The user; [`PartyKey::NONE`] while users are not limited, and before it signed in.
-    pub user: PartyKey,
+    /// The address; [`LimiterKey::NONE`] while addresses are not limited.
+    pub address: LimiterKey,
+    /// The user; [`LimiterKey::NONE`] while users are not limited, and before it signed in.
+    pub user: LimiterKey,
     /// Counted among those that are in the handshake, or must sign in and have not yet.
     pub unauthenticated: bool,
     /// Messages refused in the present second.
@@ -77,7 +77,7 @@ impl LimitState {
 
 /// A user that counts a connection which is about to become its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CountedUser(PartyKey);
+pub struct CountedUser(LimiterKey);
 
 /// The limits of a shard, and the clients that they count.
 #[derive(Debug)]
@@ -168,12 +168,12 @@ impl ClientLimits {
     /// another shard.
     pub fn count(&mut self, conn: &mut Conn, now: Micros) {
         let limits = &mut conn.limits;
-        if self.addresses.is_on() && limits.address == PartyKey::NONE {
+        if self.addresses.is_on() && limits.address == LimiterKey::NONE {
             let address = &conn.session.owner.address;
             limits.address = self.addresses.count(address, limits.unauthenticated, now);
         }
         if self.users.is_on()
-            && limits.user == PartyKey::NONE
+            && limits.user == LimiterKey::NONE
             && let Some(user) = conn.session.user()
         {
             limits.user = self.users.count(&User::of(user), false, now);
@@ -182,7 +182,12 @@ impl ClientLimits {
 }
 
 /// A shard's part of `limits` where there are `shards`.
-fn rule(limits: &PartyLimits, unauthenticated_max: u32, burst_s: u32, shards: u32) -> ClientRule {
+fn rule(
+    limits: &ClientLimitSettings,
+    unauthenticated_max: u32,
+    burst_s: u32,
+    shards: u32,
+) -> ClientRule {
     let part = |n: u32| n.div_ceil(shards);
     let rate = |n: u32| Rate { per_s: part(n), burst: part(n).saturating_mul(burst_s) };
     ClientRule {
@@ -259,9 +264,9 @@ impl Clients {
     ) -> Result<CountedUser, Reject> {
         let Self { conns, limits, .. } = self;
         let Some(conn) = conns.get(id).filter(|_| limits.users.is_on()) else {
-            return Ok(CountedUser(PartyKey::NONE));
+            return Ok(CountedUser(LimiterKey::NONE));
         };
-        if conn.session.user().is_some() || conn.limits.user != PartyKey::NONE {
+        if conn.session.user().is_some() || conn.limits.user != LimiterKey::NONE {
             return Ok(CountedUser(conn.limits.user));
         }
         let (counter, text, retry_after_ms) =
@@ -316,7 +321,7 @@ impl Clients {
         let Some(conn) = conns.get_mut(id) else { return Ok(()) };
         limits.count(conn, now);
         let LimitState { address, user, .. } = conn.limits;
-        let is_limited = |per_s: u32, key| per_s > 0 && key != PartyKey::NONE;
+        let is_limited = |per_s: u32, key| per_s > 0 && key != LimiterKey::NONE;
         let mut over = Ok(());
         if is_limited(limits.addresses.rule().messages.per_s, address) {
             over = limits.addresses.take_message(address, now).map_err(|us| {
@@ -388,7 +393,7 @@ impl Clients {
                 return Err(format!("{key:?}: {conns}, {not_yet}, in truth {found:?}"));
             }
         }
-        counted.retain(|(_, key), _| *key != PartyKey::NONE);
+        counted.retain(|(_, key), _| *key != LimiterKey::NONE);
         let kept = self.limits.unauthenticated;
         match counted.first_key_value() {
             Some(lost) => Err(format!("connections of a client that is forgotten: {lost:?}")),

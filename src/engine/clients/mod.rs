@@ -22,7 +22,7 @@ use rand::Rng;
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::Context;
-use crate::engine::clients::conn::{Conn, Fate, Hold, Phase, Terms};
+use crate::engine::clients::conn::{Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
@@ -191,8 +191,14 @@ impl Clients {
 
     /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
     /// the socket.
-    pub fn on_sent(&mut self, cx: &mut Context<'_>, id: ConnId, n: usize, now: Micros) -> Fate {
-        let Some(conn) = self.conns.get_mut(id) else { return Fate::Close };
+    pub fn on_sent(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        n: usize,
+        now: Micros,
+    ) -> SocketAction {
+        let Some(conn) = self.conns.get_mut(id) else { return SocketAction::Close };
         conn.dirty = false;
         if n > 0 {
             cx.stats.inc(Counter::Sends);
@@ -204,12 +210,12 @@ impl Clients {
             if conn.outbox.len() > conn.terms.outbox_bytes_max && conn.phase == Phase::Open {
                 self.close_slow(cx, id, now);
             }
-            return Fate::Keep;
+            return SocketAction::Keep;
         }
         match conn.phase {
-            Phase::Handshake | Phase::Open | Phase::Closing { .. } => Fate::Keep,
-            Phase::Lingering { .. } => Fate::ShutWrite,
-            Phase::Finished { .. } => Fate::Close,
+            Phase::Handshake | Phase::Open | Phase::Closing { .. } => SocketAction::Keep,
+            Phase::Lingering { .. } => SocketAction::ShutWrite,
+            Phase::Finished { .. } => SocketAction::Close,
         }
     }
 

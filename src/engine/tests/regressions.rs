@@ -6,7 +6,7 @@ use crate::engine::clients::conn::Phase;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::{ServiceId, TenantId};
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 use crate::message::CallFault;
 use crate::message::{Call, CallError, Outcome, Priority, Started, status};
 use crate::routing::Ring;
@@ -167,8 +167,8 @@ fn a_message_that_was_refused_unstarted_and_expires_did_not_run() {
 }
 
 /// What is published of `snapshot`, with the settings as they are.
-fn published(rig: &Rig, snapshot: Snapshot) -> Published {
-    Published {
+fn published(rig: &Rig, snapshot: Snapshot) -> ShardConfig {
+    ShardConfig {
         snapshot: Arc::new(snapshot),
         gateway: rig.engine.config.gateway.clone(),
         settings: rig.engine.config.settings.clone(),
@@ -194,7 +194,7 @@ fn what_waits_for_an_instance_that_leaves_moves_in_order_and_what_is_in_flight_e
     let own = left.instances.iter().map(|i| (i.id, &*i.name, i.weight));
     left.services[0].ring = Ring::new(own, 160).into();
     let published = published(&rig, left);
-    rig.engine.adopt(published, rig.now);
+    rig.engine.apply(published, rig.now);
     // The stream is busy: nothing of it goes anywhere before its call has ended.
     rig.later(1);
     assert!(rig.engine.effects.calls.is_empty());
@@ -213,7 +213,7 @@ fn a_change_of_settings_keeps_what_connections_were_promised() {
     let before = rig.client();
     let mut change = published(&rig, snapshot(1));
     change.settings.conn.message_bytes_max = 64;
-    rig.engine.adopt(change, rig.now);
+    rig.engine.apply(change, rig.now);
     let after = rig.client();
     let long = format!(r#"{{"msg_id":1001,"seq":1,"payload":"{}"}}"#, "x".repeat(60));
     rig.says(before, &long);
@@ -285,7 +285,7 @@ fn a_smaller_outbox_holds_for_the_connections_that_come_after_it() {
     let (before, later) = (rig.client(), rig.client());
     let mut change = published(&rig, snapshot(1));
     change.settings.conn.outbox_bytes_max = 64;
-    rig.engine.adopt(change, rig.now);
+    rig.engine.apply(change, rig.now);
     let after = rig.client();
     let long = "1".repeat(80);
     for (id, fits) in [(before, true), (after, false)] {
@@ -357,7 +357,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     trial.instances[0].share = share.expect("a hash of this seed is not in every share");
     let publish = |rig: &mut Rig| {
         let published = published(rig, trial.clone());
-        rig.engine.adopt(published, rig.now);
+        rig.engine.apply(published, rig.now);
         rig.engine.end_turn(rig.now);
     };
     publish(&mut rig);
@@ -391,7 +391,7 @@ fn instances_that_came_and_went_are_not_walked_for_ever() {
         let own = next.instances.iter().map(|i| (i.id, &*i.name, i.weight));
         next.services[0].ring = Ring::new(own, 160).into();
         let published = published(&rig, next);
-        rig.engine.adopt(published, rig.now);
+        rig.engine.apply(published, rig.now);
         rig.later(10);
     }
     let left: Vec<InstanceId> =
@@ -404,7 +404,7 @@ fn signals_that_control_could_not_be_told_are_told_with_the_next_tick() {
     let mut rig = Rig::new(snapshot(1), ShardSettings::default());
     let refused = |rig: &mut Rig| {
         let signals = std::mem::take(&mut rig.engine.effects.signals);
-        rig.engine.untold(&signals);
+        rig.engine.return_signals(&signals);
         signals
     };
     rig.engine.dispatcher.instances.get_mut(InstanceId(0)).history.failed();
@@ -438,7 +438,7 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     assert!(told.contains("192.0.2.7:7"), "{told}");
     rig.engine.break_off(client, rig.now);
     assert!(rig.engine.outbox(client).is_empty(), "what waited cannot be read");
-    assert_eq!(rig.engine.on_sent(client, 0, rig.now), Fate::ShutWrite);
+    assert_eq!(rig.engine.on_sent(client, 0, rig.now), SocketAction::ShutWrite);
     // The answer to what is under way finds nobody.
     let call = rig.one_call();
     rig.fails(&call, CallFault::Reset, Started::Maybe);

@@ -83,7 +83,7 @@ fn positions_never_change_between_builds() {
         .collect();
     assert_eq!(ring.positions[..2], [28_151_005_701_467_937, 42_557_822_965_736_268]);
     assert_eq!(owners, [2, 3, 3, 2, 1, 3, 2, 2, 1, 2, 2, 2, 1, 3, 1, 2]);
-    // Published vectors: SplitMix64 from 1234567, XXH3-64 of nothing.
+    // ShardConfig vectors: SplitMix64 from 1234567, XXH3-64 of nothing.
     assert_eq!(point(1_234_567, 0), 6_457_827_717_110_365_317);
     assert_eq!(point(1_234_567, 1), 3_203_168_211_198_807_973);
     assert_eq!(xxh3_64(b""), 0x2d06_8005_38d3_94c2);

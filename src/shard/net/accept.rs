@@ -98,7 +98,7 @@ impl Net {
         let is_proxied = self.is_proxy(peer);
         // A balancer is not charged for its clients: their addresses come with the header.
         let opened = self.shell.enter(|engine| match is_proxied {
-            true => engine.open_unmetered(peer, now),
+            true => engine.open_uncounted(peer, now),
             false => engine.open(peer, now),
         });
         let id = match opened {

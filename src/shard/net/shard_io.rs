@@ -1,11 +1,11 @@
 //! The net loop's part in a turn: [`ShardIo`] over sockets, lanes and channels.
 
 use crate::engine::Engine;
-use crate::engine::clients::conn::{Fate, ReadNext};
+use crate::engine::clients::conn::{ReadNext, SocketAction};
 use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::limits;
-use crate::mailbox::{Command, Published, ShardEvent};
+use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::shard::net::accept::AcceptedClient;
 use crate::shard::net::{Handoff, Net};
@@ -98,13 +98,13 @@ impl ShardIo for Net {
         }
     }
 
-    fn flush(&mut self, id: ConnId, now: Micros) -> Fate {
+    fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction {
         let Self { sockets, shell, cipher, .. } = self;
-        let Some(socket) = sockets.get(id) else { return Fate::Keep };
+        let Some(socket) = sockets.get(id) else { return SocketAction::Keep };
         shell.enter(|engine| match socket.send(engine.outbox(id), cipher) {
             IoResult::Bytes(n) => engine.on_sent(id, n, now),
             IoResult::WouldBlock => engine.on_sent(id, 0, now),
-            IoResult::Closed => Fate::Close,
+            IoResult::Closed => SocketAction::Close,
         })
     }
 
@@ -196,7 +196,7 @@ impl ShardIo for Net {
         self.lanes.bell.ring();
     }
 
-    fn adopt(&mut self, published: &Published) {
+    fn apply(&mut self, published: &ShardConfig) {
         self.tls.clone_from(&published.tls);
         self.gateway.clone_from(&published.gateway);
         let backend = &published.settings.backend;

@@ -23,7 +23,7 @@ pub(super) fn move_all(io: &mut impl ShardIo, now: Micros) {
         let MovedConnection { socket, departed } = *moved;
         let id = io.enter(|engine| {
             engine.count(Counter::LaneRefused, 1);
-            engine.stay(departed, is_gone, now)
+            engine.move_refused(departed, is_gone, now)
         });
         settle(io, id, socket);
     }

@@ -38,9 +38,9 @@ pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
     for _ in 0..limits::LANE_BUDGET {
         let Some(command) = io.next_command() else { return false };
         match command {
-            Command::Adopt(published) => {
-                io.adopt(&published);
-                io.enter(|engine| engine.adopt(*published, now));
+            Command::Apply(published) => {
+                io.apply(&published);
+                io.enter(|engine| engine.apply(*published, now));
             }
             Command::Report(number) => {
                 let mut report = io.enter(|engine| engine.report(number, now));
@@ -73,7 +73,7 @@ fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
     io.enter(|engine| {
         engine.count(Counter::LaneLost, 1);
         if let ShardEvent::Signals { signals, .. } = &refused {
-            engine.untold(signals);
+            engine.return_signals(signals);
         }
     });
 }

@@ -61,7 +61,7 @@ fn good() -> Vec<(Vec<u8>, Option<SocketAddr>)> {
 #[test]
 fn a_header_names_the_client_and_leaves_its_bytes() {
     for (bytes, peer) in good() {
-        let expected = Progress::Header { consumed: bytes.len(), peer };
+        let expected = HeaderProgress::Header { consumed: bytes.len(), peer };
         assert_eq!(parse(&bytes), expected, "{bytes:?}");
         let followed = [&bytes[..], b"GET /ws HTTP/1.1\r\n"].concat();
         assert_eq!(parse(&followed), expected, "{bytes:?}");
@@ -72,7 +72,7 @@ fn a_header_names_the_client_and_leaves_its_bytes() {
 fn a_header_cut_anywhere_is_partial() {
     for (bytes, _) in good() {
         for end in 0..bytes.len() {
-            assert_eq!(parse(&bytes[..end]), Progress::Partial, "{end} of {bytes:?}");
+            assert_eq!(parse(&bytes[..end]), HeaderProgress::Partial, "{end} of {bytes:?}");
         }
     }
 }
@@ -120,7 +120,7 @@ fn what_is_none_is_refused_with_its_reason() {
     ];
     for (bytes, expected) in rows {
         match parse(&bytes) {
-            Progress::Refuse { why } => assert!(why.contains(expected), "{why}: {expected}"),
+            HeaderProgress::Refuse { why } => assert!(why.contains(expected), "{why}: {expected}"),
             other => panic!("{bytes:?}: {other:?}, not {expected}"),
         }
     }
@@ -129,7 +129,9 @@ fn what_is_none_is_refused_with_its_reason() {
 #[test]
 fn a_long_one_is_refused_before_it_is_waited_for() {
     let bytes = header(0x21, 0x11, &[0; 600]);
-    assert!(matches!(parse(&bytes[..16]), Progress::Refuse { why } if why.contains("too long")));
+    assert!(
+        matches!(parse(&bytes[..16]), HeaderProgress::Refuse { why } if why.contains("too long"))
+    );
 }
 
 #[test]
@@ -149,7 +151,7 @@ proptest! {
 
     #[test]
     fn no_bytes_are_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-        let header = matches!(parse(&bytes), Progress::Header { .. });
+        let header = matches!(parse(&bytes), HeaderProgress::Header { .. });
         prop_assert!(!header);
     }
 
@@ -163,13 +165,13 @@ proptest! {
     ) {
         let bytes = [&SIGNATURE[..], &[command, family], &length.to_be_bytes(), &rest].concat();
         let whole = parse(&bytes);
-        if let Progress::Header { consumed, .. } = whole {
+        if let HeaderProgress::Header { consumed, .. } = whole {
             prop_assert_eq!(consumed, FIXED_BYTES + usize::from(length));
             prop_assert!(consumed <= bytes.len() && consumed <= PROXY_BYTES_MAX);
         }
         // A shorter beginning has the same result, or is partial, or is refused as later.
         match (parse(&bytes[..end.index(bytes.len())]), whole) {
-            (Progress::Partial, _) => {}
+            (HeaderProgress::Partial, _) => {}
             (part, whole) => prop_assert_eq!(part, whole),
         }
     }

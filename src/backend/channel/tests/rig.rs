@@ -106,7 +106,7 @@ impl Rig {
         let registry = set.registry();
         glommio::spawn_local(async move {
             loop {
-                set.look(Duration::ZERO, &mut Vec::new()).unwrap();
+                set.poll(Duration::ZERO, &mut Vec::new()).unwrap();
                 std::future::poll_fn(|cx| set.poll_wake(cx)).await;
             }
         })

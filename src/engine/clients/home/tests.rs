@@ -1,12 +1,12 @@
 //! Stories of two shards: who moves when, with what, and what becomes of those who cannot.
 
 use super::*;
-use crate::engine::clients::conn::Fate;
 use crate::engine::clients::conn::ReadNext;
+use crate::engine::clients::conn::SocketAction;
 use crate::engine::clients::sign_in::tests::{SECRET, START_S, auth, frame, published, token};
 use crate::engine::{Engine, EngineInit};
 use crate::ids::TenantId;
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 use crate::message::{CallError, CallFault, Outcome, Started};
 use crate::routing::affinity_hash;
 
@@ -32,11 +32,11 @@ impl Rig {
         Self::with(|_| {})
     }
 
-    fn with(change: impl Fn(&mut Published)) -> Self {
+    fn with(change: impl Fn(&mut ShardConfig)) -> Self {
         let shards = [0, 1].map(|n| {
             let mut published = published(SECRET, false);
             change(&mut published);
-            let Published { snapshot, gateway, settings, auth, tls: _ } = published;
+            let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published;
             Engine::new(EngineInit {
                 shard: ShardId(n),
                 shards: 2,
@@ -211,7 +211,7 @@ fn with_a_full_lane_it_stays_unread_and_tries_again() {
     for (fields, behind) in [(&fields[..], &b""[..]), ("", &behind[..])] {
         rig.open(0, fields, behind);
         let (_, _, departed) = rig.turn(0).remove(0);
-        let id = rig.shards[0].stay(departed, false, rig.now);
+        let id = rig.shards[0].move_refused(departed, false, rig.now);
         assert_eq!(rig.turn(0).len(), 0, "not before the next tick");
         assert!(rig.shards[0].is_paused(id));
         rig.shards[0].tick(rig.now, &mut Vec::new());
@@ -229,7 +229,7 @@ fn if_its_home_has_ended_it_signs_in_where_it_is() {
     for (fields, behind) in [(&fields[..], &frame(WHO)[..]), ("", &behind[..])] {
         rig.open(0, fields, behind);
         let (_, _, departed) = rig.turn(0).remove(0);
-        let id = rig.shards[0].stay(departed, true, rig.now);
+        let id = rig.shards[0].move_refused(departed, true, rig.now);
         rig.turn(0);
         let told = rig.told(0, id);
         assert!(told.contains("auth_ok") && told.contains("\"seq\":9"), "{told}");
@@ -281,8 +281,8 @@ fn who_stays_has_its_place_whatever_the_cap_is_now() {
     let (_, _, departed) = rig.turn(0).remove(0);
     let mut lower = published(SECRET, false);
     lower.settings.conn.connections_max = 1;
-    rig.shards[0].adopt(lower, rig.now);
-    let id = rig.shards[0].stay(departed, true, rig.now);
+    rig.shards[0].apply(lower, rig.now);
+    let id = rig.shards[0].move_refused(departed, true, rig.now);
     assert!(rig.told(0, id).contains("auth_ok"));
 }
 
@@ -378,7 +378,7 @@ fn one_that_is_closed_while_it_waits_goes_nowhere() {
     // Its Close: both sides are done.
     rig.told(0, id);
     rig.says(0, id, vec![0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]);
-    assert_eq!(rig.shards[0].on_sent(id, 0, rig.now), Fate::Close);
+    assert_eq!(rig.shards[0].on_sent(id, 0, rig.now), SocketAction::Close);
     // And one whose socket is gone.
     let id = rig.open(0, "", &auth(1, &token(&user_of(1, 0))));
     rig.shards[0].remove(id);

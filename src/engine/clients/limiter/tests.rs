@@ -121,7 +121,7 @@ proptest! {
         let mut parties = Limiter::new(7);
         parties.set_rule(rule, now);
         let mut model = [Known::default(); NAMES as usize];
-        let mut open: Vec<(u8, PartyKey, bool)> = Vec::new();
+        let mut open: Vec<(u8, LimiterKey, bool)> = Vec::new();
         for event in events {
             match event {
                 Event::Wait(us) => {

@@ -9,7 +9,7 @@ use crate::engine::clients::conn::ReadNext;
 use crate::engine::clients::sign_in::tests::{SECRET, START_S, frame, published as signing_in};
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 
 const HERE: [u8; 4] = [192, 0, 2, 1];
 const THERE: [u8; 4] = [192, 0, 2, 2];
@@ -21,7 +21,7 @@ struct Rig {
     seq: u64,
 }
 
-fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> Published {
+fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> ShardConfig {
     let mut published = signing_in(SECRET, required);
     // Nobody here is closed for what waits.
     published.settings.conn.write_timeout_ms = 3_600_000;
@@ -50,7 +50,7 @@ impl Rig {
     }
 
     fn of(required: bool, shards: u16, change: impl FnOnce(&mut LimitSettings)) -> Self {
-        let Published { snapshot, gateway, settings, auth, tls: _ } = published(required, change);
+        let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published(required, change);
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
             shards,
@@ -417,12 +417,12 @@ fn a_reload_changes_the_limits_of_those_who_are_there() {
     let mut rig = Rig::new(false, |_| ());
     let (alice, _) = rig.user("alice");
     let other = rig.connect(THERE);
-    let adopt = |rig: &mut Rig, change: fn(&mut LimitSettings)| {
-        rig.engine.adopt(published(false, change), rig.now);
+    let apply = |rig: &mut Rig, change: fn(&mut LimitSettings)| {
+        rig.engine.apply(published(false, change), rig.now);
         rig.later(1_000);
     };
     assert_eq!(rig.engine.clients.limits.len(), (0, 0));
-    adopt(&mut rig, |l| {
+    apply(&mut rig, |l| {
         l.user.connections_max = 1;
         l.user.messages_per_s = 2;
         l.address.connections_max = 1;
@@ -432,11 +432,11 @@ fn a_reload_changes_the_limits_of_those_who_are_there() {
     assert!(rig.auth(alice, "alice").contains("auth_ok"), "it is no new connection");
     assert!(is_ok(&rig.says(alice, ECHO)) && !is_ok(&rig.says(alice, ECHO)));
     // The same bucket goes on, faster: 2 ms of 500 a second, and 1 ms of 2 before.
-    adopt(&mut rig, |l| l.user.messages_per_s = 500);
+    apply(&mut rig, |l| l.user.messages_per_s = 500);
     rig.now.0 += 1_000;
     assert!(is_ok(&rig.says(alice, ECHO)) && !is_ok(&rig.says(alice, ECHO)));
     rig.open(THERE).expect("no limit any more");
-    adopt(&mut rig, |_| ());
+    apply(&mut rig, |_| ());
     assert!((0..1_000).all(|_| is_ok(&rig.says(alice, ECHO))));
     rig.engine.remove(alice);
     rig.engine.remove(other);

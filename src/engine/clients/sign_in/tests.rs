@@ -14,7 +14,7 @@ use crate::engine::clients::conn::ReadNext;
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
 use crate::ids::TenantId;
-use crate::mailbox::Published;
+use crate::mailbox::ShardConfig;
 use crate::routing::affinity_hash;
 
 pub(in crate::engine) const SECRET: &str = "01234567890123456789012345678901";
@@ -27,7 +27,7 @@ struct Rig {
     now: Micros,
 }
 
-pub(in crate::engine) fn published(secret: &str, required: bool) -> Published {
+pub(in crate::engine) fn published(secret: &str, required: bool) -> ShardConfig {
     let files = from_files(Files::embedded(), &[], &Overrides::default());
     let mut config = files.expect("the built-in files are right");
     let source = KeySource::Secret(secret.into());
@@ -45,7 +45,7 @@ pub(in crate::engine) fn published(secret: &str, required: bool) -> Published {
     let mut settings = ShardSettings::default();
     // Nobody here is closed for being silent.
     settings.conn.heartbeat_ms = 3_600_000;
-    Published {
+    ShardConfig {
         snapshot: Arc::new(config.snapshot),
         gateway: Arc::new(config.gateway),
         settings,
@@ -55,7 +55,7 @@ pub(in crate::engine) fn published(secret: &str, required: bool) -> Published {
 }
 
 /// As [`published`], with a set that is to be fetched and, if a time is given, was fetched then.
-fn with_set(fetched_unix_s: Option<i64>) -> Published {
+fn with_set(fetched_unix_s: Option<i64>) -> ShardConfig {
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"e",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
     let mut published = published(SECRET, false);
@@ -108,7 +108,7 @@ pub(in crate::engine) fn auth(seq: u64, token: &str) -> Vec<u8> {
 
 impl Rig {
     fn new(required: bool) -> Self {
-        let Published { snapshot, gateway, settings, auth, tls: _ } = published(SECRET, required);
+        let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published(SECRET, required);
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
             shards: 1,
@@ -327,7 +327,7 @@ fn required_means_that_nothing_runs_before_the_token() {
 fn unanswered_messages_do_not_put_the_time_for_a_token_off() {
     let mut rig = Rig::new(false);
     let before = rig.open("", b"");
-    rig.engine.adopt(published(SECRET, true), rig.now);
+    rig.engine.apply(published(SECRET, true), rig.now);
     // Let in without a token: it goes on so.
     rig.says(before, frame(r#"{"msg_id":2000,"seq":1,"payload":1}"#));
     assert_eq!(rig.count(Counter::Enqueued), 1);
@@ -348,14 +348,14 @@ fn who_had_to_sign_in_need_not_when_nobody_does_any_more() {
     let mut rig = Rig::new(true);
     let id = rig.open("", b"");
     rig.told(id);
-    rig.engine.adopt(Published { auth: None, ..published(SECRET, true) }, rig.now);
+    rig.engine.apply(ShardConfig { auth: None, ..published(SECRET, true) }, rig.now);
     rig.later(11_000);
     assert_eq!(rig.phase(id), Phase::Open);
     rig.says(id, frame(r#"{"msg_id":2000,"seq":1,"payload":1}"#));
     assert_eq!(rig.count(Counter::Enqueued), 1);
     assert_eq!(rig.engine.report(0, rig.now).gauges.unauthenticated, 0, "its place is free");
     // And it stays let in.
-    rig.engine.adopt(published(SECRET, true), rig.now);
+    rig.engine.apply(published(SECRET, true), rig.now);
     for _ in 0..12 {
         rig.told(id);
         rig.later(1_000);
@@ -368,15 +368,15 @@ fn new_keys_touch_nobody_who_signed_in() {
     let mut rig = Rig::new(true);
     let id = rig.bearer(&token("alice"));
     rig.told(id);
-    rig.engine.adopt(published(OTHER, true), rig.now);
+    rig.engine.apply(published(OTHER, true), rig.now);
     rig.later(11_000);
     assert_eq!(rig.phase(id), Phase::Open);
     let old = rig.bearer(&token("alice"));
     assert!(rig.told(old).starts_with("HTTP/1.1 401"));
     let new = rig.bearer(&token_of(OTHER, "alice", 600));
     assert!(rig.told(new).contains("auth_ok"));
-    let off = Published { auth: None, ..published(OTHER, false) };
-    rig.engine.adopt(off, rig.now);
+    let off = ShardConfig { auth: None, ..published(OTHER, false) };
+    rig.engine.apply(off, rig.now);
     rig.says(id, auth(1, &token("alice")));
     assert!(rig.told(id).contains("UNIMPLEMENTED"));
 }
@@ -389,7 +389,7 @@ fn without_any_key_clients_are_told_to_come_back() {
     let mut config = files.expect("the built-in files are right");
     config.gateway.auth.mode = AuthMode::Jwt;
     none.auth = LocalKeys::default().verifier(&config, None);
-    rig.engine.adopt(none, rig.now);
+    rig.engine.apply(none, rig.now);
     let id = rig.bearer(&token("alice"));
     assert!(rig.told(id).starts_with("HTTP/1.1 503"));
     let id = rig.open("", b"");
@@ -403,7 +403,7 @@ fn while_newer_keys_may_be_there_an_unknown_key_is_no_bad_token() {
     let behind = START_S - EARLY_FETCH_S as i64 - 1;
     for fetched in [None, Some(behind), Some(START_S + 3_600)] {
         let mut rig = Rig::new(false);
-        rig.engine.adopt(with_set(fetched), rig.now);
+        rig.engine.apply(with_set(fetched), rig.now);
         let new = token_named("new", OTHER, "alice", 600);
         let id = rig.bearer(&new);
         let told = rig.told(id);
@@ -432,7 +432,7 @@ fn while_newer_keys_may_be_there_an_unknown_key_is_no_bad_token() {
 fn with_a_fresh_set_an_unknown_key_is_a_bad_token_and_nothing_is_fetched() {
     for fetched in [START_S, START_S - EARLY_FETCH_S as i64] {
         let mut rig = Rig::new(false);
-        rig.engine.adopt(with_set(Some(fetched)), rig.now);
+        rig.engine.apply(with_set(Some(fetched)), rig.now);
         let new = token_named("new", OTHER, "alice", 600);
         let id = rig.bearer(&new);
         assert!(rig.told(id).starts_with("HTTP/1.1 401 "));
@@ -449,7 +449,7 @@ fn with_a_fresh_set_an_unknown_key_is_a_bad_token_and_nothing_is_fetched() {
 #[test]
 fn control_is_asked_for_keys_once_a_second_whatever_comes() {
     let mut rig = Rig::new(false);
-    rig.engine.adopt(with_set(None), rig.now);
+    rig.engine.apply(with_set(None), rig.now);
     let mut asked = 0;
     for _ in 0..30 {
         let id = rig.bearer(&token_named("new", OTHER, "alice", 600));
