@@ -78,8 +78,8 @@
 //!    for control; signals that control could not be given go back by [`return_signals`].
 //! 2. **From other shards**: [`arrive`] for a connection that moves here, [`open`] for a fresh one.
 //! 3. **Commands of control**: [`apply`] (the channels to new instances are opened before it, as
-//! calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), [`drain`] (accept
-//! what waits before it, and nothing after it).
+//!    calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), [`drain`] (accept
+//!    what waits before it, and nothing after it).
 //! 4. **Accept**: while [`has_room`], [`open`]; or [`open_uncounted`], and [`introduce`] when the
 //!    balancer has named the client. Without room the socket goes to another shard, or gets 503.
 //! 5. **Resume**: take `effects.resumed`; [`on_resumed`] for each, which goes on with the bytes
@@ -92,8 +92,8 @@
 //!    forms batches. If `effects.resumed` is not empty another turn follows without sleeping.
 //! 8. **Calls**: take `effects.calls`; each goes to the channel of its instance.
 //! 9. **Flush**: take `effects.dirty`, and add sockets that became writable. For each: write
-//! [`outbox`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what it says:
-//! `SocketAction::Keep`, `SocketAction::ShutWrite` or `SocketAction::Close`. Then [`record_flush`].
+//!    [`outbox`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what it says:
+//!    `SocketAction::Keep`, `ShutWrite` or `Close`. Then [`record_flush`].
 //! 10. **Moves**: take `effects.moves`; [`depart`] gives the connection that leaves, or nothing if
 //!     it cannot go yet. A lane that refuses it gives it back: [`move_refused`].
 //! 11. **Sleep** until a socket is ready, a bell rings, or [`next_due`].

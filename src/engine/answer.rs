@@ -4,23 +4,22 @@ use crate::message::{Reason, Reject};
 
 /// A terminal answer, before encoding.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
-    /// Canonical gRPC code.
+pub(crate) struct Answer<'a> {
+    /// Canonical gRPC code of the result.
     pub status: u32,
-    /// The gateway's word; `None` = the service's answer.
+    /// Reason of an answer that the gateway made; `None` for the service's.
     pub reason: Option<Reason>,
-    /// For people.
+    /// Error text for people.
     pub text: &'a str,
-    /// Payload.
     pub payload: &'a [u8],
     /// Whether JSON clients get the payload as base64.
     pub is_bytes: bool,
-    /// 0 = absent.
+    /// Milliseconds after which to try again; 0 = absent.
     pub retry_after_ms: u32,
 }
 
 impl<'a> Answer<'a> {
-    /// The gateway refuses.
+    /// The answer to a message that the gateway refuses.
     pub fn reject(reject: &Reject) -> Self {
         Self {
             status: reject.reason.status(),

@@ -1,37 +1,36 @@
-//! What must hold of an engine's state between any two events: for the simulator and unit tests.
+//! Invariants of an engine's state between any two events, for the simulator and unit tests.
 
 use crate::engine::Engine;
 use crate::engine::clients::conn::{Hold, Phase};
 use crate::ids::ConnId;
 use crate::message::Micros;
 
-/// One connection as an observer sees it.
+/// State of one connection for an observer.
 #[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
 pub struct ConnView {
-    /// Which.
     pub id: ConnId,
-    /// How far it is.
     pub phase: Phase,
-    /// Messages without an answer.
+    /// Number of messages without an answer.
     pub unanswered: u32,
-    /// Not read, for one cause or more.
+    /// Whether the connection is not read, for one cause or more.
     pub paused: bool,
 }
 
-/// What is under way, counted.
+/// Counts of everything under way in an engine, and its connections.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Messages without an answer.
+    /// Number of messages without an answer.
     pub messages: usize,
-    /// Ordered streams alive.
+    /// Number of ordered streams.
     pub streams: usize,
-    /// Calls in flight.
+    /// Number of calls in flight.
     pub calls: usize,
-    /// Connections, by slot.
+    /// State of the connections, by slot.
     pub conns: Vec<ConnView>,
 }
 
-/// Sums over the messages that name one thing.
+/// Number and bytes of the requests that belong to one connection or one instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Sum {
     pub items: usize,
@@ -45,13 +44,13 @@ impl Sum {
     }
 }
 
-/// Says what is wrong unless `holds`.
+/// Fails with the text that `what` makes unless `holds`.
 pub(crate) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
 impl Engine {
-    /// What is under way.
+    /// Counts everything under way.
     pub fn view(&self) -> View {
         let conns = self.clients.conns.iter().map(|(id, c)| ConnView {
             id,
@@ -67,16 +66,16 @@ impl Engine {
         }
     }
 
-    /// Whether the parts of the state agree with each other; says which do not. Costs a look at
-    /// everything.
+    /// Checks that the parts of the state agree with each other; the error names two that do not.
+    /// Costs a pass over everything.
     pub fn check_invariants(&self) -> Result<(), String> {
         self.dispatcher.check(&self.config.settings, &self.stats.counters)?;
         self.check_conns()?;
         self.clients.check_counts()
     }
 
-    /// Checks promise 4, after [`Engine::end_turn`]: nothing that may leave waits for an instance
-    /// that has nothing in flight, or longer than the window for one that has a free slot.
+    /// Checks promise 4, after [`Engine::end_turn`]: no request that may leave waits for an
+    /// instance that has nothing in flight, or longer than the window for one that has a free slot.
     pub fn check_no_delay(&self, now: Micros) -> Result<(), String> {
         self.dispatcher.check_no_delay(&self.config.settings.batch, now)
     }
@@ -92,7 +91,7 @@ impl Engine {
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
-            // Each cause has something that ends it.
+            // Each cause of a hold is ended by something that exists.
             let holds = conn.holds;
             ensure(!holds.has(Hold::Unanswered) || conn.unanswered > 0, || {
                 format!("{id:?} is held for answers that never come")

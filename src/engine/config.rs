@@ -1,4 +1,4 @@
-//! What both halves of a shard work by: read by all, replaced as a whole by a reload.
+//! Settings and routing state by which both halves of a shard work; a reload replaces them.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use crate::message::ClientMessage;
 use crate::message::{Category, Micros};
 use crate::routing::Snapshot;
 
-/// Settings and routing state in force.
+/// The settings and the routing state in force.
 #[derive(Debug)]
 pub(crate) struct EngineConfig {
     pub shard: ShardId,
-    /// Shards of the process.
+    /// Number of shards of the process.
     pub shards: u16,
     /// The gateway as services see it.
     pub identity: GatewayIdentity,
-    /// Process-wide settings.
+    /// Settings of the whole process.
     pub gateway: Arc<GatewaySettings>,
-    /// The shard's own settings.
+    /// Settings of this shard.
     pub settings: ShardSettings,
-    /// Routes, services and instances: a copy of this shard, see [`EngineConfig::set_snapshot`].
+    /// Routes, services and instances: this shard's own copy, see [`EngineConfig::set_snapshot`].
     pub snapshot: Arc<Snapshot>,
 }
 
@@ -38,20 +38,20 @@ impl EngineConfig {
         Self { shard, shards, identity, gateway, settings, snapshot }
     }
 
-    /// Takes new settings.
+    /// Replaces the settings of process and shard.
     pub fn set_settings(&mut self, gateway: Arc<GatewaySettings>, settings: ShardSettings) {
         self.gateway = gateway;
         self.settings = settings;
     }
 
-    /// Takes a copy of a new snapshot. Each message holds the snapshot while it is routed, and the
-    /// count of one `Arc` for all shards would be a cache line that every message of every core
-    /// writes to.
+    /// Replaces the routing state by a copy of `snapshot`. Each message holds the snapshot while it
+    /// is routed, and the count of one `Arc` for all shards would be a cache line that every
+    /// message of every core writes to.
     pub fn set_snapshot(&mut self, snapshot: &Snapshot) {
         self.snapshot = Arc::new(snapshot.clone());
     }
 
-    /// The part of the gateway that handles a message: by its `type` first, then by its id.
+    /// The part of the gateway that handles a message: decided by `type` first, then by id.
     #[inline]
     pub fn category(&self, message: &ClientMessage<'_>) -> Category {
         let (first, last) = self.gateway.gateway_ids;

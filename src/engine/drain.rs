@@ -1,20 +1,20 @@
-//! An ordered stop under way: how long it lasts, and how many connections may be closed by now.
+//! The drain: an ordered stop, its grace, and the pace at which connections are closed.
 
 use crate::config::settings::StopSettings;
 use crate::message::Micros;
 
-/// The state of a stop.
+/// State of an ordered stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
     began: Micros,
-    /// When the grace is over.
+    /// Time at which the grace is over.
     pub until: Micros,
     pub settings: StopSettings,
-    /// Connections that were open when the stop began.
+    /// Number of connections that were open when the stop began.
     conns: u64,
-    /// Connections closed since.
+    /// Number of connections that were closed since then.
     pub closed: u64,
-    /// Messages that got an error instead of their service's answer because of the stop.
+    /// Number of messages that got an error instead of their service's answer because of the stop.
     pub cut_off: u64,
 }
 
@@ -30,15 +30,15 @@ impl Drain {
         self.until <= now
     }
 
-    /// Connections that may be closed by now, besides those that were: evenly over `spread`, all
-    /// of them after it or after the grace.
+    /// Number of connections that may be closed now: evenly over `spread`, and all of them after it
+    /// or after the grace.
     pub fn may_close(&self, now: Micros) -> u64 {
         let spread_us = self.settings.spread.min(self.settings.grace).as_micros() as u64;
         let gone_us = now.since(self.began);
         if gone_us >= spread_us {
             return u64::MAX;
         }
-        // One more than the share of the time that is gone, so that the first goes at once.
+        // One more than the share of the time that has passed, so that the first is closed at once.
         let due = u128::from(self.conns) * u128::from(gone_us) / u128::from(spread_us) + 1;
         (due as u64).saturating_sub(self.closed)
     }

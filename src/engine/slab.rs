@@ -1,56 +1,57 @@
-//! A slab whose keys know the generation of their slot: a stale key finds nothing.
+//! A slab whose keys carry the generation of their slot: a stale key finds nothing.
 
 use std::marker::PhantomData;
 use std::mem::size_of;
 
 use crate::ids::SLOT_BITS;
 
-/// Low bits of a raw key: the slot.
+/// Mask of the slot in a raw key: the low bits.
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
-/// Generations are what is left above the slot: 40 bits.
+/// Mask of a generation, which has the bits above the slot: 40.
 const GENERATION_MASK: u64 = u64::MAX >> SLOT_BITS;
-/// End of the free list. So the last slot number is not used for a slot.
+/// Slot number that ends the free list. It is not used for a slot.
 const NO_SLOT: u64 = SLOT_MASK;
-/// Entries a store can hold: 2^24 - 1.
-pub const SLAB_ENTRIES_CAP: usize = NO_SLOT as usize;
-/// Address space a store reserves at once, at most. Pages cost memory only when they are used, and
-/// a store that never grows never copies: doubling 32 MiB would stop a shard for some 10 ms.
+/// Entries that a slab can hold: 2^24 - 1.
+pub(crate) const SLAB_ENTRIES_CAP: usize = NO_SLOT as usize;
+/// Address space that a slab reserves at once, at most. Pages cost memory only when they are used,
+/// and a slab that never grows never copies: doubling 32 MiB would stop a shard for some 10 ms.
 const RESERVE_BYTES_MAX: usize = 64 << 20;
 
 /// Values of `T` by keys of type `K` (one of the slot keys of [`crate::ids`]).
 ///
-/// The slot that was emptied last is filled first, because it is still in the cache. The slots
-/// stay at their high-water mark, which is bounded by `max`; what values kept in vacant slots hold
-/// on the heap is given back by [`Slab::trim`].
+/// The slot that was emptied last is filled first, because it is still in the cache. The number of
+/// slots stays at its high-water mark, which is bounded by `max`; `trim` gives back the
+/// heap memory of values that are kept in vacant slots.
 #[derive(Debug)]
 pub struct Slab<K, T> {
     slots: Vec<Slot<T>>,
-    /// First vacant slot, or [`NO_SLOT`].
+    /// The first vacant slot, or [`NO_SLOT`].
     free: u64,
     len: usize,
     max: usize,
-    /// Where [`Slab::trim`] goes on.
+    /// Slot at which [`Slab::trim`] goes on.
     trim_at: usize,
     key: PhantomData<fn() -> K>,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
-    /// Occupied: its raw key. Vacant: the generation of its last key and, in place of its own
-    /// number, the next vacant slot or [`NO_SLOT`]. A slot is never its own successor, so a key
-    /// equals this if and only if it is the live one: one comparison is the whole check.
+    /// Raw key of an occupied slot. Of a vacant slot, the generation of its last key and, instead
+    /// of its own number, the next vacant slot or [`NO_SLOT`]. A slot is never its own successor,
+    /// so a key equals this if and only if it is the live one: one comparison is the whole check.
     raw: u64,
-    /// Occupied: always there. Vacant: there if it was kept for reuse.
+    /// Value of an occupied slot; in a vacant one, the value that is kept for reuse, if there is
+    /// one.
     value: Option<T>,
-    /// Whether it was emptied since [`Slab::trim`] looked at it last.
+    /// Whether the slot was emptied since [`Slab::trim`] last came to it.
     fresh: bool,
 }
 
 impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
-    /// Bytes of a slot, without what its value holds on the heap.
-    pub const SLOT_BYTES: usize = size_of::<Slot<T>>();
+    /// Bytes of a slot, without the heap memory of its value.
+    pub(crate) const SLOT_BYTES: usize = size_of::<Slot<T>>();
 
-    /// An empty store for at most `max` values, [`SLAB_ENTRIES_CAP`] if that is less.
+    /// An empty slab for at most `max` values, `SLAB_ENTRIES_CAP` if that is less.
     pub fn with_capacity_max(max: usize) -> Self {
         let max = max.min(SLAB_ENTRIES_CAP);
         let reserve = max.min(RESERVE_BYTES_MAX / size_of::<Slot<T>>());
@@ -64,40 +65,40 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         }
     }
 
-    /// Values in it.
+    /// Number of values.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has no value.
+    /// Whether the slab has no value.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether it holds as many values as it may.
+    /// Whether the slab has as many values as it may.
     #[inline]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.len >= self.max
     }
 
-    /// Slots that were ever used: indexes below it are good for [`Slab::slot_at`].
+    /// Number of slots that were ever used: indexes below it are good for [`Slab::slot_at`].
     #[inline]
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// Puts `value` in. The caller has looked at [`Slab::is_full`].
+    /// Inserts `value`. The caller has looked at [`Slab::is_full`].
     #[inline]
-    pub fn insert(&mut self, value: T) -> K {
+    pub(crate) fn insert(&mut self, value: T) -> K {
         let (raw, slot) = self.occupy();
         slot.value = Some(value);
         K::from(raw)
     }
 
-    /// Puts a value in that `fill` makes out of the one kept in the slot, or out of the default
-    /// one. The caller has looked at [`Slab::is_full`].
+    /// Inserts a value that `fill` makes out of the one kept in the slot, or out of the default
+    /// one. The caller has looked at `is_full`.
     #[inline]
     pub fn insert_with(&mut self, fill: impl FnOnce(&mut T)) -> K
     where
@@ -108,7 +109,7 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         K::from(raw)
     }
 
-    /// The value of `key`, if it is still there.
+    /// The value of `key`; `None` if the key has ended.
     #[inline]
     pub fn get(&self, key: K) -> Option<&T> {
         let raw = key.into();
@@ -116,7 +117,7 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         if slot.raw == raw { slot.value.as_ref() } else { None }
     }
 
-    /// The value of `key`, if it is still there.
+    /// The value of `key`, to be changed; `None` if the key has ended.
     #[inline]
     pub fn get_mut(&mut self, key: K) -> Option<&mut T> {
         let raw = key.into();
@@ -124,35 +125,35 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         if slot.raw == raw { slot.value.as_mut() } else { None }
     }
 
-    /// Takes the value of `key` out, if it is still there.
+    /// Removes and returns the value of `key`; `None` if the key has ended before.
     #[inline]
-    pub fn remove(&mut self, key: K) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: K) -> Option<T> {
         self.vacate(key.into())?.value.take()
     }
 
-    /// Ends `key` and keeps its value in the slot for [`Slab::insert_with`]. False if the key had
+    /// Ends `key` and keeps its value in the slot for [`Slab::insert_with`]. False if the key has
     /// ended before.
     #[inline]
     pub fn release(&mut self, key: K) -> bool {
         self.vacate(key.into()).is_some()
     }
 
-    /// Key and value in the slot `index`, if it is occupied: for a caller that looks at a slice of
-    /// the store each tick.
+    /// Key and value of the slot `index`, if it is occupied: for a caller that visits a slice of
+    /// the slab each tick.
     #[inline]
-    pub fn slot_at(&self, index: usize) -> Option<(K, &T)> {
+    pub(crate) fn slot_at(&self, index: usize) -> Option<(K, &T)> {
         let slot = self.slots.get(index)?;
         let value = slot.value.as_ref().filter(|_| slot.raw & SLOT_MASK == index as u64)?;
         Some((K::from(slot.raw), value))
     }
 
-    /// All values with their keys, by slot.
-    pub fn iter(&self) -> impl Iterator<Item = (K, &T)> {
+    /// The values with their keys, by slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &T)> {
         (0..self.slots.len()).filter_map(|index| self.slot_at(index))
     }
 
-    /// All values with their keys, by slot.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (K, &mut T)> {
+    /// The values with their keys, by slot, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (K, &mut T)> {
         self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
             let live = slot.raw & SLOT_MASK == index as u64;
             let value = slot.value.as_mut().filter(|_| live)?;
@@ -160,10 +161,10 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         })
     }
 
-    /// Looks at the next `budget` slots and drops the values kept in those that were vacant and
-    /// unused since it looked at them last. Called each tick, it gives a burst's memory back
-    /// within two rounds and leaves alone what the steady state reuses.
-    pub fn trim(&mut self, budget: usize) {
+    /// Visits the next `budget` slots and drops values kept in slots that have been vacant and
+    /// unused since the last visit. Called each tick, it gives the memory of a burst back within
+    /// two rounds, and keeps the values that the steady state reuses.
+    pub(crate) fn trim(&mut self, budget: usize) {
         for _ in 0..budget.min(self.slots.len()) {
             if self.trim_at >= self.slots.len() {
                 self.trim_at = 0;
@@ -180,7 +181,7 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         }
     }
 
-    /// Takes a vacant slot, or a new one, into its next generation.
+    /// Occupies a vacant slot, or a new one, in its next generation.
     #[inline]
     fn occupy(&mut self) -> (u64, &mut Slot<T>) {
         let index = if self.free == NO_SLOT { self.grow() } else { self.free };
@@ -196,7 +197,7 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         (slot.raw, slot)
     }
 
-    /// A new vacant slot at the end, before its first generation.
+    /// Appends a vacant slot, before its first generation.
     #[cold]
     fn grow(&mut self) -> u64 {
         assert!(self.slots.len() < self.max, "the caller asks is_full before it inserts");
@@ -204,7 +205,7 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         self.slots.len() as u64 - 1
     }
 
-    /// Ends the key `raw`, if it is live, and gives its slot, which still has the value.
+    /// Ends the key `raw`, if it is live. Returns its slot, which still has the value.
     #[inline]
     fn vacate(&mut self, raw: u64) -> Option<&mut Slot<T>> {
         let index = raw & SLOT_MASK;

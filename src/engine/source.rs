@@ -1,4 +1,4 @@
-//! The sender of a message: all that the way of a message needs to know of its connection.
+//! The sender of a message: the part of its connection that the dispatcher needs.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use crate::ids::{ConnId, SessionId};
 use crate::message::Encoding;
 use crate::routing::Sender;
 
-/// The connection that sends a message, as far as requests know of it: read once a message.
+/// The connection that sends a message, as far as requests know it: read once a message.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub conn: ConnId,
     pub session: SessionId,
-    /// Tenant and hashes.
+    /// Tenant, and the hashes of session and user.
     pub sender: Sender,
-    /// `None` before it signed in.
+    /// User of the connection; `None` before it has signed in.
     pub user: Option<Arc<Identity>>,
     pub encoding: Encoding,
-    /// Whether it must sign in first, whatever the route says.
+    /// Whether the connection must sign in first, whatever the route says.
     pub must_sign_in: bool,
 }

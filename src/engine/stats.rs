@@ -1,27 +1,27 @@
-//! Everything that a shard counts and measures, and what it logs at most once in a while.
+//! Counters and histograms of a shard, and the log events whose rate is limited.
 
 use crate::ids::ShardId;
 use crate::message::{CallFault, Category, Micros, Reason};
 use crate::stats::{Counter, Counters, Histograms, Stage};
 
-/// Between two `route_failed` events of a shard: one second.
+/// Time between two `route_failed` events of a shard: one second.
 const ROUTE_FAILED_EVERY_US: u64 = 1_000_000;
-/// Between two warnings that the process is out of descriptors: one minute.
+/// Time between two warnings that the process is out of descriptors: one minute.
 const EXHAUSTED_EVERY_US: u64 = 60_000_000;
 
-/// What a shard has counted and measured since its start.
+/// Everything that a shard has counted and measured since its start.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     pub counters: Counters,
     pub histograms: Histograms,
-    /// Error answers by reason, in the order of [`Reason::ALL`].
+    /// Number of error answers by reason, in the order of [`Reason::ALL`].
     pub reasons: [u64; Reason::ALL.len()],
-    /// Failed calls by fault.
+    /// Number of failed calls by fault.
     pub faults: Vec<(CallFault, u64)>,
-    /// Messages decoded in this turn: they share the turn's decode time.
+    /// Number of messages decoded in this turn: they share the turn's decode time.
     decoded: u64,
     route_failures: RouteFailures,
-    /// When running out of descriptors was last logged.
+    /// Time at which running out of descriptors was last logged.
     exhausted_at: Option<Micros>,
 }
 
@@ -94,7 +94,7 @@ impl Stats {
         }
     }
 
-    /// Counts a routing failure, and logs those since the last event at most once a second.
+    /// Counts a routing failure. At most once a second, logs the failures since the last event.
     pub fn route_failed(
         &mut self,
         shard: ShardId,

@@ -1,4 +1,4 @@
-//! One shard with one client and one service: what the simulator found, each as a short story.
+//! Tests of an engine with one client and one service: each is a fault that the simulator found.
 
 use bytes::{Buf, Bytes};
 use prost::Message as _;
@@ -65,7 +65,7 @@ fn snapshot() -> Arc<Snapshot> {
 impl Rig {
     fn new(change: impl FnOnce(&mut ShardSettings)) -> Self {
         let mut settings = ShardSettings::default();
-        // One call at a time, and no client that is not read.
+        // One call at a time, and no pause of a client for its unanswered messages.
         settings.batch.eager_max = 1;
         settings.conn.unanswered_max = 256;
         change(&mut settings);
@@ -92,13 +92,13 @@ impl Rig {
         self.now.0 += us;
     }
 
-    /// One text frame with the given fields beside seq.
+    /// Sends one text frame with the given fields besides `seq`.
     fn say(&mut self, seq: u64, fields: &str) {
         let mut bytes = frame(seq, fields);
         self.engine.on_bytes(self.conn, &mut bytes, self.now);
     }
 
-    /// Ends the turn; the calls that leave, each with its seqs.
+    /// Ends the turn and returns the calls that leave, each with `seq` and id of its requests.
     fn calls(&mut self) -> Vec<(Call, Vec<(u64, u64)>)> {
         self.engine.end_turn(self.now);
         self.engine.check_invariants().expect("consistent");
@@ -118,7 +118,7 @@ impl Rig {
         self.engine.check_invariants().expect("consistent");
     }
 
-    /// What the client has received since the last time.
+    /// Takes the bytes that the client has received since the last time.
     fn heard(&mut self) -> String {
         let bytes = self.engine.outbox(self.conn).to_vec();
         self.engine.on_sent(self.conn, bytes.len(), self.now);
@@ -135,7 +135,7 @@ impl Rig {
     }
 }
 
-/// A masked text frame, the mask being zero.
+/// A masked text frame whose mask is zero.
 fn frame(seq: u64, fields: &str) -> Vec<u8> {
     let text = format!("{{\"seq\":{seq},{fields}}}");
     assert!(text.len() < 126, "a short frame");
@@ -211,7 +211,7 @@ fn a_message_that_may_have_run_is_not_told_that_it_did_not() {
     rig.ends(second.ticket, Err(error(CallFault::NotConnected, Started::No)));
     let heard = rig.heard();
     assert!(heard.contains("OUTCOME_UNKNOWN"), "{heard}");
-    // So its id is not free.
+    // Its id is not free.
     rig.say(2, "\"msg_id\":1000,\"id\":\"a\"");
     assert!(rig.heard().contains("OUTCOME_UNKNOWN"));
 }
@@ -222,7 +222,7 @@ fn what_waits_behind_an_expired_message_leaves_when_its_window_ends() {
     rig.engine.on_link(InstanceId(1), Link::Down, rig.now);
     rig.say(1, "\"msg_id\":1000");
     assert_eq!(rig.calls().len(), 1);
-    // Another stream, so that the call in flight does not hold it.
+    // A second stream, which the call in flight does not hold.
     let other = rig.engine.open(([127, 0, 0, 1], 8).into(), rig.now).expect("room");
     rig.engine.on_bytes(other, &mut UPGRADE.to_vec(), rig.now);
     let mut expires = frame(1, "\"msg_id\":1000,\"deadline_ms\":1");

@@ -232,7 +232,7 @@ fn check_halves(inside: &str, product: &str, say: &mut impl FnMut(String)) {
     }
 }
 
-/// What is wrong with one file.
+/// The faults of one file.
 fn check(path: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut say = |what: String| wrong.push(format!("{path}: {what}"));

@@ -1,4 +1,4 @@
-//! A business message on its way in: route -> dedup -> pick instance -> admit -> enqueue.
+//! The way in of a business message: route -> deduplicate -> pick instance -> admit -> enqueue.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,6 @@ use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affi
 use crate::stats::Counter;
 use crate::wire::json;
 
-/// Why an instance could not be picked, or a message not be let in.
 const NO_ROUTE: Reject = Reject::new(Reason::NoRoute, "no route for this msg_id");
 const NO_INSTANCE: Reject = Reject {
     reason: Reason::Unavailable,
@@ -41,7 +40,7 @@ const DRAINING: Reject = Reject {
 };
 
 impl Dispatcher {
-    /// Takes a business message in, or says why not. The refusal is answered by the caller.
+    /// Lets a business message in, or refuses it. The caller answers a refusal.
     pub fn submit(
         &mut self,
         cx: &mut Context<'_>,
@@ -87,7 +86,7 @@ impl Dispatcher {
         let (_, hash) = affinity(route.hash_on, &from.sender, &message.key);
         let name = StreamName { session: from.session, service: route.service, hash };
         let ordered = route.order == Order::Session;
-        // A stream changes instance only after its call has ended.
+        // A stream changes its instance only after its call has ended.
         let bound = ordered.then(|| self.ordering.find(&name)).flatten();
         let key = RouteKey { tenant: from.sender.tenant, service: route.service, hash };
         let picked = self.pick(cx, &key, route.failover, now);
@@ -116,7 +115,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The instance that a client's message would go to: for an explanation.
+    /// The instance to which a client's message would go, for an explanation.
     pub fn explain(
         &mut self,
         cx: &mut Context<'_>,
@@ -130,8 +129,8 @@ impl Dispatcher {
         (by, self.pick(cx, &key, route.failover, now).ok())
     }
 
-    /// The instance that a hash belongs to: by the cache, else by the ring; then the next usable
-    /// one clockwise.
+    /// The instance to which a hash belongs: its owner by the cache, else by the ring; if that
+    /// takes nothing, the next usable one clockwise.
     pub fn pick(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +158,7 @@ impl Dispatcher {
         choose(ring, Some(owner), key.hash, failover, None, share).ok_or(NO_INSTANCE)
     }
 
-    /// The instance that gets the hash when it is not to be `not`.
+    /// The instance to which a hash belongs if `not` is left out.
     pub fn pick_other(
         &self,
         cx: &Context<'_>,
@@ -171,6 +170,8 @@ impl Dispatcher {
         choose(ring, None, key.hash, failover, not, |id| self.instances.share(id))
     }
 
+    /// Refuses a message that would exceed the caps of its class, for the shard or for the
+    /// instance.
     fn check_queue_caps(
         &mut self,
         cx: &mut Context<'_>,
@@ -181,7 +182,7 @@ impl Dispatcher {
         let settings = &cx.config.settings.queue;
         let percent = admit_percent(&settings.admit_percent, route.priority, settings.backpressure);
         let queue = &self.instances.get(instance).queue;
-        // In 128 bits: 64 GiB times 100 is fine, but nothing here says that it is no more.
+        // In 128 bits: 64 bits hold 64 GiB times 100, but no cap is checked to be that small.
         let percent_of = u128::from(settings.instance_percent);
         let share = |n: usize| (n as u128 * percent_of / 100) as usize;
         let here = Fill {
@@ -198,7 +199,7 @@ impl Dispatcher {
         Err(QUEUE_FULL)
     }
 
-    /// Makes a message a request under way, and counts it at its connection.
+    /// Turns a message into a request under way, and counts it at its connection.
     fn insert(
         &mut self,
         clients: &mut Clients,
@@ -213,7 +214,8 @@ impl Dispatcher {
         key
     }
 
-    /// Promise 8: what is known of the message's id.
+    /// Deduplicates a message by its id (promise 8): answers a duplicate, lets it wait for the
+    /// first message with the id, or remembers the id as being executed.
     fn deduplicate(
         &mut self,
         cx: &mut Context<'_>,
@@ -261,7 +263,7 @@ impl Dispatcher {
         }
     }
 
-    /// Lets a duplicate wait for the answer of the first.
+    /// Lets a duplicate wait for the answer of the first message with its id.
     fn wait_for(
         &mut self,
         cx: &mut Context<'_>,
@@ -287,17 +289,17 @@ impl Dispatcher {
     }
 }
 
-/// What deduplication says of a message.
+/// Result of the deduplication of a message.
 enum DedupDecision {
-    /// No id.
+    /// The message has no id, or deduplication is off.
     NotAsked,
-    /// The first with this id.
+    /// The message is the first with its id.
     First(DedupKey),
-    /// A duplicate: answered, or waiting.
+    /// The message is a duplicate that is answered, or waits.
     Done,
 }
 
-/// The bytes for the service.
+/// The bytes for the service, in the form that the route asks for.
 fn payload_of<'a>(
     message: &'a ClientMessage<'a>,
     encoding: Encoding,

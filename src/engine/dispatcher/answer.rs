@@ -1,4 +1,4 @@
-//! The end of a request: its one terminal answer (promise 1), and that of its duplicates.
+//! The end of a request: its one terminal answer (promise 1), and the answers of its duplicates.
 
 use crate::engine::Context;
 use crate::engine::answer::Answer;
@@ -11,14 +11,14 @@ use crate::message::{Micros, Reason, Reject};
 use crate::routing::Order;
 use crate::stats::{Counter, Stage};
 
-/// A retry surely did not run, but the attempt before it may have: "not run" would be a lie.
+/// Answer instead of one that says "not run" if an earlier attempt may have run.
 const MAY_HAVE_RUN: Reject = Reject::new(
     Reason::OutcomeUnknown,
     "sent to the service before, which did not answer; it may have run",
 );
 
 impl<'a> Answer<'a> {
-    /// The answer that a duplicate gets.
+    /// The answer to a duplicate.
     pub fn stored(reply: &'a StoredReply) -> Self {
         Self {
             status: reply.status,
@@ -41,7 +41,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Whether it says that the message did not run, so that its id is free again.
+    /// Whether the answer says that the message did not run, so that its id is free again.
     fn says_not_run(&self) -> bool {
         match self.reason {
             Some(
@@ -69,7 +69,7 @@ impl<'a> Answer<'a> {
 }
 
 impl Dispatcher {
-    /// Ends a request that is in no queue: answers it and those that wait for the same.
+    /// Ends a request that is in no queue: answers it, and its duplicates.
     pub fn finish(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,14 +97,14 @@ impl Dispatcher {
             self.dedup.finish(dedup, is_kept.then(|| answer.to_stored()), now)
         };
         for waiter in waiters {
-            // One that had its own deadline is not known any more.
+            // A duplicate that passed its own deadline is gone.
             if self.requests.get(waiter).is_some_and(|r| r.state == State::Duplicate) {
                 self.finish(cx, clients, waiter, answer, now);
             }
         }
     }
 
-    /// Ends a request's key. Its slot keeps the small buffers for the next one, and nothing else.
+    /// Ends the key of a request. The slot keeps the small buffers for the next one.
     pub fn release(&mut self, key: MsgKey) {
         if let Some(request) = self.requests.get_mut(key) {
             request.clear();
@@ -112,7 +112,7 @@ impl Dispatcher {
         self.requests.release(key);
     }
 
-    /// Undoes the insertion of a duplicate for which there was no place after all.
+    /// Undoes the insertion of a duplicate for which the dedup window has no room.
     pub fn undo_insert(
         &mut self,
         cx: &mut Context<'_>,
@@ -126,7 +126,7 @@ impl Dispatcher {
         clients.settle(cx, conn, bytes, now);
     }
 
-    /// Takes a waiting request out of its queue and its stream; the caller finishes it.
+    /// Removes a waiting request from its queue and its stream; the caller finishes it.
     pub fn withdraw_waiting(&mut self, cx: &mut Context<'_>, key: MsgKey) {
         let request = self.requests.get(key).expect("the caller has it");
         debug_assert!(request.state == State::Waiting);

@@ -7,10 +7,10 @@ use crate::ids::MsgKey;
 use crate::message::{CallBody, Micros};
 use crate::wire::backend::{self, RequestFields};
 
-/// Length of the gRPC prefix: a compressed flag and a big-endian u32 length.
+/// Length of the gRPC prefix: a flag for compression and a big-endian u32 length.
 const PREFIX: usize = 5;
 
-/// Size in which the arena grows: 64 KiB, some 500 small requests.
+/// Step in which the arena grows: 64 KiB, some 500 small requests.
 const ARENA_BYTES: usize = 64 << 10;
 
 /// The gateway as services see it: part of every batch of a shard.
@@ -26,7 +26,7 @@ pub struct GatewayIdentity {
     pub unix_at_boot_us: i64,
 }
 
-/// Name of [`GatewayIdentity`] where it was not changed yet.
+/// The former name of [`GatewayIdentity`], for code that still uses it.
 pub type Origin = GatewayIdentity;
 
 /// Writes one call's body. The arena's memory is used again once the sent bytes are gone.
@@ -37,12 +37,12 @@ pub struct BodyWriter {
     body: CallBody,
     /// Bytes of the message written so far, payloads by reference included.
     len: usize,
-    /// Where the length goes when it is known: the first segment is held back until then.
+    /// The first segment, held back until the length of the message is known.
     first: Option<BytesMut>,
 }
 
 impl BodyWriter {
-    /// Starts a `BatchRequest`.
+    /// Begins the body of a batch with the head of a `BatchRequest`.
     pub fn begin_batch(&mut self, identity: &GatewayIdentity) {
         self.begin();
         self.scratch.clear();
@@ -66,7 +66,7 @@ impl BodyWriter {
         self.body = CallBody::default();
     }
 
-    /// Appends one request.
+    /// Appends one request to the batch.
     pub fn push(
         &mut self,
         key: MsgKey,
@@ -86,8 +86,8 @@ impl BodyWriter {
         }
     }
 
-    /// A call whose message is the payload itself (unary mode).
-    pub fn unary(&mut self, request: &Request) -> CallBody {
+    /// Writes the body of a call whose message is the payload itself (unary mode).
+    pub(crate) fn unary(&mut self, request: &Request) -> CallBody {
         self.begin();
         self.len += request.payload.as_slice().len();
         match &request.payload {
@@ -109,8 +109,8 @@ impl BodyWriter {
         self.body.push(bytes);
     }
 
-    /// Gives up what was begun.
-    pub fn discard(&mut self) {
+    /// Drops the body that was begun.
+    pub(crate) fn discard(&mut self) {
         self.arena.clear();
         self.first = None;
         self.body = CallBody::default();
@@ -118,16 +118,11 @@ impl BodyWriter {
     }
 
     /// Bytes of the message so far.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The finished body.
+    /// Finishes the body and returns it.
     pub fn finish(&mut self) -> CallBody {
         let rest = self.arena.split();
         let length = u32::try_from(self.len).expect("a batch is capped far below 4 GiB");
@@ -170,7 +165,7 @@ fn fields<'a>(
     }
 }
 
-/// What is left, rounded up: a service that is given 0 would take it for "no limit".
+/// Time until the deadline, rounded up: a service takes 0 for "no limit".
 fn timeout_ms(deadline: Micros, now: Micros) -> u32 {
     u32::try_from(deadline.since(now).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

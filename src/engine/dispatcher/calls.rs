@@ -1,6 +1,6 @@
-//! From queue to call: promise 4. A batch leaves at once while its instance has fewer than
-//! `eager_max` in flight from this shard. While it is busier, what waits leaves at the earliest of
-//! a full batch, the window, or an ended call.
+//! Calls: batches that may leave, and calls in flight (promise 4). A batch leaves at once while its
+//! instance has fewer than `batch.eager_max` calls in flight from this shard. While the instance is
+//! busier, waiting requests leave at the earliest of a full batch, the window, or an ended call.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, LazyLock};
@@ -20,20 +20,20 @@ use crate::message::{Call, CallBody, Micros, Reason, Reject};
 use crate::routing::Mode;
 use crate::stats::{Counter, Stage};
 
-/// The method of mode "batch".
+/// gRPC method of mode "batch".
 static HANDLE: LazyLock<Arc<str>> =
     LazyLock::new(|| Arc::from("/shardgate.backend.v1.Backend/Handle"));
 
 /// A call in flight.
 #[derive(Debug, Default)]
 pub(crate) struct CallInFlight {
-    /// Instance that is called; set when the call is begun.
+    /// Instance that is called; set when the call begins.
     pub instance: Option<InstanceId>,
-    /// Whether the call is one request whose payload is the body (mode "unary"). Of the time when
-    /// it left: a new snapshot does not change how its answer is to be read.
+    /// Whether the call is one request whose payload is the body (mode "unary"). Set when the call
+    /// begins: a new snapshot does not change how its answer is read.
     pub unary: bool,
-    /// Requests of the call, in the order of the batch. One that was answered meanwhile (deadline)
-    /// is not known any more.
+    /// Requests of the call, in the order of the batch. Keys of requests that were answered
+    /// meanwhile (deadline) find nothing.
     pub items: Vec<MsgKey>,
     /// Ordered streams of its requests.
     pub streams: Vec<StreamKey>,
@@ -44,7 +44,7 @@ pub(crate) struct CallInFlight {
 }
 
 impl CallInFlight {
-    /// Makes the slot of a call that has ended the one of a new call; the buffers stay.
+    /// Turns the slot of a call that has ended into that of a new one; the buffers stay.
     fn begin(&mut self, to: InstanceId, mode: Mode, now: Micros) {
         let Self { instance, unary, items, streams, late, started } = self;
         *instance = Some(to);
@@ -78,7 +78,7 @@ struct Filling {
     latest: Micros,
     /// Requests in it that were not sent before.
     firsts: u64,
-    /// The one request of mode "unary".
+    /// Parts of the call in mode "unary", which has one request.
     unary: Option<UnaryRequest>,
 }
 
@@ -126,7 +126,7 @@ impl UnaryRequest {
 enum Unsent {
     /// The deadline has passed.
     Expired(MsgKey),
-    /// The connection is gone, and nobody else waits for the answer.
+    /// The connection is gone, and no duplicate can ask for the answer.
     Undeliverable(MsgKey),
 }
 
@@ -141,7 +141,7 @@ impl Dispatcher {
             self.resume_delayed(cx, clients, delayed, now);
         }
         for id in self.window.take_due(now) {
-            // What waited there may have moved, and the instance be forgotten.
+            // Its requests may have moved meanwhile, and the instance may be forgotten.
             if self.instances.find_mut(id).is_some() {
                 self.mark_ready(id);
             }
@@ -153,7 +153,7 @@ impl Dispatcher {
         self.fill.update_throttling(&cx.config.settings.queue);
     }
 
-    /// Lets a retry that is due go to where its key belongs by now.
+    /// Resumes a retry that is due, at the instance to which its hash belongs by now.
     fn resume_delayed(
         &mut self,
         cx: &mut Context<'_>,
@@ -183,7 +183,7 @@ impl Dispatcher {
         }
     }
 
-    /// Sends what may be sent to one instance now.
+    /// Sends the batches of one instance that may leave now.
     fn dispatch(
         &mut self,
         cx: &mut Context<'_>,
@@ -260,8 +260,8 @@ impl Dispatcher {
         true
     }
 
-    /// Takes requests into the call until it is full, or no other is eligible. Stops at one that is
-    /// not worth sending any more: the caller ends that one, and goes on.
+    /// Takes requests into the call until it is full or no other is eligible. Stops at a request
+    /// that is not worth sending any more: the caller ends that one and goes on.
     fn fill_call(
         &mut self,
         cx: &mut Context<'_>,
@@ -302,7 +302,7 @@ impl Dispatcher {
         })
     }
 
-    /// Hands a call that was filled to the shell.
+    /// Hands a filled call to the shell.
     fn send(&mut self, cx: &mut Context<'_>, call: Filling, now: Micros) {
         let Filling { ticket, instance, items, oldest, latest, firsts, unary, mode: _ } = call;
         cx.stats.record(Stage::BatchWait, now.since(oldest), 1);
@@ -321,7 +321,7 @@ impl Dispatcher {
         self.retries.add_firsts(firsts, now);
     }
 
-    /// Ends a call: its streams may go on, each at the instance where it belongs now.
+    /// Ends a call: its streams may go on, each at the instance to which it belongs now.
     pub fn end_call(
         &mut self,
         cx: &mut Context<'_>,
@@ -343,6 +343,7 @@ impl Dispatcher {
         self.calls.release(ticket);
     }
 
+    /// Ends the hold of a call on a stream.
     fn free_stream(
         &mut self,
         cx: &mut Context<'_>,
@@ -381,9 +382,10 @@ fn items_max(settings: &BatchSettings, mode: Mode) -> usize {
     }
 }
 
-/// Bytes of a request besides its payload: ids and strings at their caps, and field headers.
+/// Most bytes of a request besides its payload: id and key at their caps, and 1,024 for all other
+/// fields and the headers.
 const REQUEST_BYTES_MAX: usize = limits::ID_BYTES_MAX + limits::KEY_BYTES_MAX + 1024;
 
-/// The deadline passed in the queue.
+/// Answer to a request whose deadline passed in the queue.
 pub const EXPIRED: Reject =
     Reject::new(Reason::Expired, "the deadline passed before the message was sent");

@@ -1,4 +1,4 @@
-//! What must hold of the requests of a shard between any two events: for the simulator and tests.
+//! Invariants of the requests of a shard between any two events, for the simulator and tests.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +14,8 @@ use crate::message::Micros;
 use crate::stats::{Counter, Counters};
 
 impl Dispatcher {
-    /// Checks that the parts of the state agree with each other; says which do not. Costs a look at
-    /// everything.
+    /// Checks that the parts of the state agree with each other; the error names two that do not.
+    /// Costs a pass over everything.
     pub fn check(&self, settings: &ShardSettings, counters: &Counters) -> Result<(), String> {
         self.check_queues(counters)?;
         self.check_streams()?;
@@ -23,7 +23,7 @@ impl Dispatcher {
         self.check_requests()
     }
 
-    /// Requests under way and their bytes, by connection.
+    /// Number and bytes of the requests under way, by connection.
     pub fn unanswered(&self) -> BTreeMap<ConnId, Sum> {
         let mut named: BTreeMap<ConnId, Sum> = BTreeMap::new();
         for (_, r) in self.requests.iter() {
@@ -32,7 +32,7 @@ impl Dispatcher {
         named
     }
 
-    /// Messages answered as late whose call is under way, by connection.
+    /// Number of requests answered as late whose call is in flight, by connection.
     pub fn late_calls(&self) -> BTreeMap<ConnId, u32> {
         let mut late: BTreeMap<ConnId, u32> = BTreeMap::new();
         for conn in self.calls.iter().flat_map(|(_, call)| &call.late) {
@@ -41,8 +41,8 @@ impl Dispatcher {
         late
     }
 
-    /// Checks promise 4, after the end of a turn: nothing that may leave waits for an instance that
-    /// has nothing in flight, or longer than the window for one that has a free slot.
+    /// Checks promise 4, after the end of a turn: no request that may leave waits for an instance
+    /// that has nothing in flight, or longer than the window for one that has a free slot.
     pub fn check_no_delay(&self, settings: &BatchSettings, now: Micros) -> Result<(), String> {
         let delayed: BTreeSet<Delayed> = self.delayed.iter().map(|&Reverse((_, d))| d).collect();
         let window_us = settings.window_ms * 1000;
@@ -56,8 +56,8 @@ impl Dispatcher {
             };
             let state = self.instances.get(r.instance);
             let slot = state.in_flight < slots(settings, state.mode) && state.link != Link::Down;
-            // One that was parked waits at most a window from when it came back: `oldest` looks at
-            // the most urgent of those only.
+            // A request that was parked waits at most a window from when it came back: `oldest`
+            // examines only the most urgent of those.
             let waited = !r.position.is_parked() && r.received.0 + window_us <= now.0;
             let due = state.in_flight == 0 || waited;
             ensure(!(eligible && slot && due), || {
@@ -144,7 +144,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Each request is where it can be found again.
+    /// Checks that each request is where it can be found again.
     fn check_requests(&self) -> Result<(), String> {
         let (mut fresh, mut resumed) = (BTreeSet::new(), BTreeSet::new());
         for (id, state) in self.instances.iter() {

@@ -1,4 +1,4 @@
-//! Requests whose deadline has passed, and those that are given up at the end of a stop.
+//! Deadlines: requests that are given up because their time, or the grace of a stop, is over.
 
 use crate::engine::Context;
 use crate::engine::answer::Answer;
@@ -23,8 +23,8 @@ const NO_ANSWER: Reject = Reject::new(
 impl Dispatcher {
     /// Answers requests whose deadline has passed: EXPIRED if never sent, else OUTCOME_UNKNOWN.
     ///
-    /// A look at every slot, but only when a deadline may have passed: with deadlines of 5 s and
-    /// prompt answers that is once in 5 s, not each tick.
+    /// The pass over all slots is made only when a deadline may have passed: with deadlines of 5 s
+    /// and prompt answers that is once in 5 s, not each tick.
     pub fn expire_requests(&mut self, cx: &mut Context<'_>, clients: &mut Clients, now: Micros) {
         if now < self.deadline_next {
             return;
@@ -41,7 +41,7 @@ impl Dispatcher {
         self.deadline_next = next;
     }
 
-    /// Answers every request under way, because the grace of a stop is over. Returns how many.
+    /// Answers every request under way, because the grace of a stop is over. Returns their number.
     pub fn cut_off(&mut self, cx: &mut Context<'_>, clients: &mut Clients, now: Micros) -> u64 {
         let left: Vec<MsgKey> = self.requests.iter().map(|(key, _)| key).collect();
         let count = left.len() as u64;
@@ -51,7 +51,7 @@ impl Dispatcher {
         count
     }
 
-    /// Ends a request where it is: with `not_sent` if it surely did not run.
+    /// Ends a request in any state: by `not_sent` if it surely did not run.
     fn give_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -62,15 +62,15 @@ impl Dispatcher {
     ) {
         let Some(request) = self.requests.get(key) else { return };
         match request.state {
-            // Unless it waits to be sent again after an attempt that may have run: `finish` knows.
+            // If an earlier attempt may have run, `finish` replaces the answer.
             State::Waiting => {
                 self.withdraw_waiting(cx, key);
                 self.finish(cx, clients, key, &Answer::reject(not_sent), now);
             }
             State::InFlight(ticket) => {
                 self.ordering.pass(request);
-                // The call goes on, and with it the stream: its connection does not move before
-                // that has ended.
+                // The call goes on, and with it the stream: the connection does not move to another
+                // shard before the call has ended.
                 let (conn, instance) = (request.conn, request.instance);
                 clients.call_is_late(conn);
                 self.calls.get_mut(ticket).expect("it has this request").late.push(conn);

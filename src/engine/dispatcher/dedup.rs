@@ -1,4 +1,5 @@
-//! The deduplication window: which idempotency keys are being executed, and how others ended.
+//! The deduplication window (promise 8): idempotency keys whose message is being executed, and the
+//! answers of those that ended.
 
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -11,34 +12,37 @@ use crate::engine::slab::Slab;
 use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
 use crate::message::{Micros, Reason};
 
-/// Counted for a remembered id besides its bytes: the entry, and 16 each for its slot, its place in
-/// the table (9 bytes at a load of 7/16 to 7/8), in the queue of finished ones (8 bytes, which may
-/// have doubled), and the allocator.
-pub const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
-/// Counted for a stored answer besides its bytes: itself, and 16 for the allocator three times.
-pub const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
-/// Counted for a waiter: its key, and as much again because the list doubles when it grows.
-pub const WAITER_BYTES: usize = 2 * size_of::<MsgKey>();
-/// Messages that can wait for one in flight. A client that repeats itself each 100 ms through the
-/// default deadline of 5 s has 50.
-pub const WAITERS_MAX: usize = 64;
-/// Finished ids looked at when one is begun: more than the one that can be added for it, so that
-/// the queue of finished ones shrinks even if nobody calls [`DedupWindow::expire`].
+/// Bytes counted for a remembered id besides those of its key: the entry, and 16 each for its slot,
+/// its place in the table (9 bytes at a load of 7/16 to 7/8), its place in the queue of finished
+/// ids (8 bytes, which may have doubled), and the allocator.
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
+/// Bytes counted for a stored answer besides its text and payload: the struct, and 16 for the
+/// allocator three times.
+const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
+/// Bytes counted for a duplicate that waits: its key, and as much again because the list doubles
+/// when it grows.
+const WAITER_BYTES: usize = 2 * size_of::<MsgKey>();
+/// Duplicates that can wait for one message in flight. A client that repeats a message each 100 ms
+/// through the default deadline of 5 s has 50.
+const WAITERS_MAX: usize = 64;
+/// Finished ids examined when an id is begun: more than the one that can be added for it, so that
+/// the queue of finished ids shrinks even without a call of [`DedupWindow::expire`].
 const EXPIRE_PER_BEGIN: usize = 2;
-/// Entries that room in the table is made for at the start, so that the default of 100,000 never
+/// Entries for which the table reserves room at the start, so that the default of 100,000 never
 /// rehashes under load.
 const RESERVE_MAX: usize = 1 << 17;
 
-/// Whose ids these are. The kind is part of the key: no user name can be a session's id.
+/// The owner of an idempotency key. The kind is part of the full key: no user name can be taken for
+/// the id of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owner<'a> {
-    /// An authenticated user.
+    /// Name of the user who signed in.
     User(&'a str),
-    /// A session without one.
+    /// Id of a session without a user.
     Session(&'a SessionId),
 }
 
-/// A message's idempotency key in full, hashed once: made by [`DedupWindow::id`].
+/// The idempotency key of a message in full, hashed once: made by [`DedupWindow::id`].
 #[derive(Clone, Copy, Debug)]
 pub struct DedupId<'a> {
     tenant: TenantId,
@@ -48,35 +52,35 @@ pub struct DedupId<'a> {
     hash: u64,
 }
 
-/// What is known of an id.
+/// The result of looking an id up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lookup<'a> {
-    /// Nothing: execute it.
+pub(crate) enum Lookup<'a> {
+    /// The window does not know the id: the message is to be executed.
     New,
-    /// It is being executed: wait for it ([`DedupWindow::add_waiter`]).
+    /// Another message with the id is being executed: wait ([`DedupWindow::add_waiter`]).
     InFlight(DedupKey),
-    /// It ended so.
+    /// The message with the id ended with this answer.
     Finished(&'a StoredReply),
-    /// It ended, and its answer is not stored: DUPLICATE.
+    /// The message with the id ended, and its answer is not stored: DUPLICATE.
     FinishedNotStored,
-    /// It was used for another msg_id or payload: BAD_MESSAGE.
+    /// The id was used for another msg_id or payload: BAD_MESSAGE.
     Mismatch,
 }
 
-/// A terminal answer, as it is given again.
+/// A terminal answer, kept to be given again to duplicates.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
 pub struct StoredReply {
     /// Canonical gRPC code.
     pub status: u32,
-    /// The gateway's word, if it made the answer.
+    /// Reason of an answer that the gateway made; `None` for the service's.
     pub reason: Option<Reason>,
-    /// For people.
+    /// Error text for people.
     pub message: Box<str>,
-    /// As the service sent it.
     pub payload: Box<[u8]>,
-    /// Whether JSON clients get it as base64.
+    /// Whether JSON clients get the payload as base64.
     pub is_bytes: bool,
-    /// 0 = absent.
+    /// Milliseconds after which to try again; 0 = absent.
     pub retry_after_ms: u32,
 }
 
@@ -86,9 +90,9 @@ struct Entry {
     fingerprint: u128,
     tenant: TenantId,
     is_user: bool,
-    /// Where the owner ends in `key`.
+    /// Bytes of `key` that are the owner.
     owner_len: u32,
-    /// Owner and id.
+    /// Owner, then id.
     key: Box<[u8]>,
     state: IdState,
 }
@@ -99,36 +103,37 @@ enum IdState {
     Finished { at: Micros, reply: Option<Box<StoredReply>> },
 }
 
-/// The ids a shard remembers. At most once per window: an id is executed again only after
-/// `window_ms` from its answer, or after a [`DedupWindow::release`].
+/// The ids that a shard remembers. A message runs at most once per window: its id is executed again
+/// only after `window_ms` from its answer, or after a `release`.
 ///
-/// When it is full: expired ids go first; then, if it is bytes that lack, stored answers go, oldest
-/// first (their ids stay, and a duplicate is told DUPLICATE); then a new id is refused. To forget
-/// an id before its time would break the promise in silence, so it is not done; and an id in flight
-/// is never forgotten.
+/// A full window first drops expired ids; then, if bytes are what is missing, stored answers,
+/// oldest first (their ids stay, and duplicates get DUPLICATE); then it refuses new ids. It never
+/// forgets an id before its time, because that would break promise 8 in silence, nor an id in
+/// flight.
 #[derive(Debug)]
 pub struct DedupWindow {
     entries: Slab<DedupKey, Entry>,
     table: HashTable<DedupKey>,
-    /// Ids that ended, by time. A key may be stale: its id had expired and was begun anew.
+    /// Ids that ended, by time. A key may be stale: its id expired and was begun anew.
     finished: VecDeque<DedupKey>,
-    /// How many at the front of `finished` surely have no stored answer.
+    /// Ids at the front of `finished` that surely have no stored answer.
     stripped: usize,
     bytes: usize,
-    /// The part of `bytes` that is stored answers.
+    /// Part of `bytes` that belongs to stored answers.
     stored_bytes: usize,
     bytes_max: usize,
     reply_bytes_max: usize,
     window_us: u64,
     seed: u64,
-    /// When the last id ended: time never runs back in `finished`.
+    /// Time at which the last id ended: time never runs back in `finished`.
     last: Micros,
 }
 
-/// What an id stands for: the same for a repetition of the same message, and 2^-128 else.
+/// Hash of the message for which an id is used: equal for repetitions, and for two different
+/// messages with a chance of 2^-128.
 pub fn fingerprint(msg_id: u32, payload: &[u8]) -> u128 {
-    // Spread over the seed's 64 bits, because XXH3 XORs seeds into short inputs: two small numbers
-    // could be made up for by two payloads.
+    // The factor spreads the id over the seed's 64 bits. XXH3 XORs the seed into short inputs, so
+    // that the difference of two small numbers could be undone by that of two payloads.
     xxh3_128_with_seed(payload, u64::from(msg_id).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
@@ -150,14 +155,16 @@ impl DedupWindow {
         }
     }
 
-    /// Changes caps and window, also for what is in it; the number of ids stays.
-    pub fn set_limits(&mut self, settings: &DedupSettings) {
+    /// Changes the byte caps and the length of the window, also for remembered ids. The cap on the
+    /// number of ids stays.
+    pub(crate) fn set_limits(&mut self, settings: &DedupSettings) {
         self.bytes_max = settings.bytes_max;
         self.reply_bytes_max = settings.reply_bytes_max;
         self.window_us = settings.window_ms.saturating_mul(1000);
     }
 
-    /// The full key of a message, to ask with. `fingerprint` is [`fingerprint`] of the message.
+    /// Makes the full key of a message for the other methods. `fingerprint` is [`fingerprint`] of
+    /// the message.
     pub fn id<'a>(
         &self,
         tenant: TenantId,
@@ -171,8 +178,8 @@ impl DedupWindow {
         DedupId { tenant, owner, id, fingerprint, hash }
     }
 
-    /// What is known of `id`.
-    pub fn check(&self, id: &DedupId, now: Micros) -> Lookup<'_> {
+    /// Looks up what the window knows of `id`.
+    pub(crate) fn check(&self, id: &DedupId, now: Micros) -> Lookup<'_> {
         let Some((key, entry)) = self.find(id) else { return Lookup::New };
         if self.is_expired(entry, now) {
             return Lookup::New;
@@ -187,8 +194,8 @@ impl DedupWindow {
         }
     }
 
-    /// Remembers `id`, which [`DedupWindow::check`] called new, as being executed. `None` if there
-    /// is no room (QUEUE_FULL), or if it is not new.
+    /// Remembers an id that is new as being executed. `None` if there is no room (QUEUE_FULL), or
+    /// if the id is not new.
     pub fn begin(&mut self, id: &DedupId, now: Micros) -> Option<DedupKey> {
         self.expire(now, EXPIRE_PER_BEGIN);
         if let Some((key, entry)) = self.find(id) {
@@ -226,7 +233,7 @@ impl DedupWindow {
     /// Lets `waiter` wait for the answer of the id `key`. False if `key` is not in flight, or if
     /// there is no room ([`WAITERS_MAX`], or bytes).
     #[must_use]
-    pub fn add_waiter(&mut self, key: DedupKey, waiter: MsgKey, now: Micros) -> bool {
+    pub(crate) fn add_waiter(&mut self, key: DedupKey, waiter: MsgKey, now: Micros) -> bool {
         if self.waiting(key).is_none_or(|n| n >= WAITERS_MAX) || !self.make_room(WAITER_BYTES, now)
         {
             return false;
@@ -240,9 +247,9 @@ impl DedupWindow {
         true
     }
 
-    /// The id `key` ended: it is remembered from now on for the window, with its answer if that is
-    /// neither too large nor over the bytes. Gives those who wait for the answer; nobody if `key`
-    /// is not in flight.
+    /// Ends the id `key`: it is remembered from now on for the window, with its answer if that is
+    /// neither too large nor over the byte cap. Returns the duplicates that wait for the answer;
+    /// none if `key` is not in flight.
     pub fn finish(
         &mut self,
         key: DedupKey,
@@ -269,9 +276,9 @@ impl DedupWindow {
         waiters
     }
 
-    /// The message of `key` was refused before it was sent: the id is free again. Gives those who
-    /// wait for it; nobody if `key` is not in flight.
-    pub fn release(&mut self, key: DedupKey) -> Vec<MsgKey> {
+    /// Frees the id `key`, because its message did not run. Returns the duplicates that wait for
+    /// its answer; none if `key` is not in flight.
+    pub(crate) fn release(&mut self, key: DedupKey) -> Vec<MsgKey> {
         match self.entries.get_mut(key) {
             Some(Entry { state: IdState::InFlight { waiters }, .. }) => {
                 let waiters = std::mem::take(waiters);
@@ -284,7 +291,7 @@ impl DedupWindow {
     }
 
     /// Forgets up to `budget` ids whose window has passed.
-    pub fn expire(&mut self, now: Micros, budget: usize) {
+    pub(crate) fn expire(&mut self, now: Micros, budget: usize) {
         for _ in 0..budget {
             if !self.expire_one(now) {
                 return;
@@ -292,23 +299,18 @@ impl DedupWindow {
         }
     }
 
-    /// Ids remembered, expired ones that were not dropped yet included.
-    pub fn len(&self) -> usize {
+    /// Number of remembered ids, with expired ones that were not dropped yet.
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it remembers nothing.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Bytes counted for keys, waiters and stored answers.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Messages that wait for `key`; `None` if that is not in flight.
-    pub fn waiting(&self, key: DedupKey) -> Option<usize> {
+    /// Number of duplicates that wait for `key`; `None` if that is not in flight.
+    pub(crate) fn waiting(&self, key: DedupKey) -> Option<usize> {
         match &self.entries.get(key)?.state {
             IdState::InFlight { waiters } => Some(waiters.len()),
             IdState::Finished { .. } => None,
@@ -329,7 +331,7 @@ impl DedupWindow {
         }
     }
 
-    /// Drops the id that ended first if it is expired. False if it is not, or there is none.
+    /// Drops the id that ended first if it has expired. False if it has not, or there is none.
     fn expire_one(&mut self, now: Micros) -> bool {
         let Some(&key) = self.finished.front() else { return false };
         if self.entries.get(key).is_some_and(|entry| !self.is_expired(entry, now)) {
@@ -341,8 +343,8 @@ impl DedupWindow {
         true
     }
 
-    /// Makes `cost` bytes free: drops expired ids, then the oldest stored answers if those are
-    /// enough.
+    /// Frees `cost` bytes: drops expired ids, then the oldest stored answers if there are enough
+    /// of them. False if there is no room.
     fn make_room(&mut self, cost: usize, now: Micros) -> bool {
         while self.bytes + cost > self.bytes_max && self.expire_one(now) {}
         if self.bytes - self.stored_bytes + cost > self.bytes_max {
@@ -368,7 +370,7 @@ impl DedupWindow {
         false
     }
 
-    /// Takes an id without waiters out of everything but `finished`.
+    /// Removes an id without waiters from everything but `finished`.
     fn remove(&mut self, key: DedupKey) {
         let Some(entry) = self.entries.remove(key) else { return };
         if let Ok(found) = self.table.find_entry(entry.hash, |&k| k == key) {
@@ -403,7 +405,7 @@ impl<'a> Owner<'a> {
 }
 
 impl Entry {
-    /// Whether it is the entry of `id`: the full keys are compared.
+    /// Whether the entry is that of `id`: the full keys are compared.
     fn is(&self, id: &DedupId) -> bool {
         let (owner, text) = self.key.split_at(self.owner_len as usize);
         self.hash == id.hash
@@ -415,12 +417,12 @@ impl Entry {
 }
 
 impl StoredReply {
-    /// Bytes of its text and payload: what `reply_bytes_max` bounds.
+    /// Bytes of text and payload, which `reply_bytes_max` bounds.
     fn size(&self) -> usize {
         self.message.len() + self.payload.len()
     }
 
-    /// Bytes counted for it.
+    /// Bytes counted against the cap of the window.
     fn cost(&self) -> usize {
         REPLY_BYTES + self.size()
     }

@@ -1,4 +1,4 @@
-//! Where messages wait: they follow the state of the instances, in order (promises 2, 7 and 9).
+//! Failover: waiting requests follow the state of the instances, in order (promises 2, 7 and 9).
 
 use crate::engine::Context;
 use crate::engine::answer::Answer;
@@ -14,7 +14,7 @@ use crate::routing::Failover;
 use crate::stats::Counter;
 
 impl Dispatcher {
-    /// Brings all waiting messages of a stream to `instance`, in order.
+    /// Moves all waiting requests of a stream to `instance`, in order.
     pub fn move_stream(&mut self, cx: &mut Context<'_>, key: StreamKey, instance: InstanceId) {
         let epoch = self.instances.epoch;
         let stream = self.ordering.get_mut(key);
@@ -44,8 +44,8 @@ impl Dispatcher {
         self.with_queue(instance, |queue, requests| queue.put_back(key, requests));
     }
 
-    /// Brings an idle stream to where its key belongs now, or answers its messages if that is
-    /// nowhere.
+    /// Moves an idle stream to the instance to which its hash belongs now, or answers its requests
+    /// if there is none.
     pub fn reroute_stream(
         &mut self,
         cx: &mut Context<'_>,
@@ -57,8 +57,8 @@ impl Dispatcher {
         debug_assert!(stream.busy.is_none());
         let Some(head) = stream.head else { return };
         let request = self.requests.get(head).expect("linked requests exist");
-        let waits = Waits { instance: stream.instance, ..Waits::of(request) };
-        let Some(target) = self.target_of(cx, &waits, now) else {
+        let reroute = Reroute { instance: stream.instance, ..Reroute::of(request) };
+        let Some(target) = self.target_of(cx, &reroute, now) else {
             while let Some(head) = self.ordering.get_alive(key).and_then(|s| s.head) {
                 self.withdraw_waiting(cx, head);
                 self.finish(cx, clients, head, &Answer::reject(&UNAVAILABLE), now);
@@ -73,7 +73,7 @@ impl Dispatcher {
         }
     }
 
-    /// The link to an instance changed.
+    /// Takes a change of the link to an instance.
     pub fn on_link(
         &mut self,
         cx: &mut Context<'_>,
@@ -82,7 +82,7 @@ impl Dispatcher {
         link: Link,
         now: Micros,
     ) {
-        // A channel can have a last word when its instance is gone and forgotten.
+        // A channel can report once more after its instance was forgotten.
         let Some(state) = self.instances.find_mut(id) else { return };
         if state.link == link {
             return;
@@ -94,7 +94,7 @@ impl Dispatcher {
         self.instances.epoch += 1;
         match link {
             Link::Connecting => {}
-            // What waits for one that is down because nobody else was up can go on.
+            // Requests that wait for an instance that is down, because no other was up, can go on.
             Link::Up => {
                 self.mark_ready(id);
                 self.reroute_waiting(cx, clients, now);
@@ -103,8 +103,8 @@ impl Dispatcher {
         }
     }
 
-    /// Messages that wait for an instance that does not take them any more go to the next on the
-    /// ring, in the order in which they came; those with nowhere to go are answered.
+    /// Moves requests that wait for an instance that does not take them any more to the next one on
+    /// the ring, in the order of their arrival, or answers them if there is none.
     pub fn reroute_waiting(&mut self, cx: &mut Context<'_>, clients: &mut Clients, now: Micros) {
         if self.fill.items == 0 {
             return;
@@ -117,13 +117,14 @@ impl Dispatcher {
             .collect();
         waiting.sort_unstable();
         for (_, key) in waiting {
-            // Moved or answered with an earlier one of its stream?
+            // An earlier request of its stream may have taken it along, or have been answered with
+            // it.
             let Some(request) = self.requests.get(key) else { continue };
             if self.may_stay_at(request.instance, request.hash) || request.state != State::Waiting {
                 continue;
             }
             match request.stream {
-                // A busy stream is placed anew when its call has ended.
+                // A busy stream is rerouted when its call has ended.
                 Some(stream) if self.ordering.get(stream).busy.is_some() => {}
                 Some(stream) => self.reroute_stream(cx, clients, stream, now),
                 None => self.reroute_request(cx, clients, key, now),
@@ -131,13 +132,14 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a message that waits there may stay.
+    /// Whether a request with this hash that waits for `id` may go on waiting there.
     pub fn may_stay_at(&self, id: InstanceId, hash: u64) -> bool {
         let state = self.instances.get(id);
         state.is_usable() && state.share.takes(hash)
     }
 
-    /// Brings a message without a stream to where its key belongs now, or answers it.
+    /// Moves a request without a stream to the instance to which its hash belongs now, or answers
+    /// it if there is none.
     pub fn reroute_request(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,8 +147,8 @@ impl Dispatcher {
         key: MsgKey,
         now: Micros,
     ) {
-        let waits = Waits::of(self.requests.get(key).expect("the caller has it"));
-        let Some(target) = self.target_of(cx, &waits, now) else {
+        let reroute = Reroute::of(self.requests.get(key).expect("the caller has it"));
+        let Some(target) = self.target_of(cx, &reroute, now) else {
             self.withdraw_waiting(cx, key);
             self.finish(cx, clients, key, &Answer::reject(&UNAVAILABLE), now);
             return;
@@ -157,15 +159,15 @@ impl Dispatcher {
         }
     }
 
-    /// Where it belongs now, if anywhere: with who has its hash. The one that has just failed it is
-    /// only gone back to if there is no other.
+    /// The instance to which waiting requests belong now: the one that has their hash. The instance
+    /// that has just failed them gets them again only if there is no other.
     fn target_of(
         &mut self,
         cx: &mut Context<'_>,
-        waits: &Waits,
+        reroute: &Reroute,
         now: Micros,
     ) -> Option<InstanceId> {
-        let &Waits { key, failover, instance, failed_on } = waits;
+        let &Reroute { key, failover, instance, failed_on } = reroute;
         let owner = self.pick(cx, &key, failover, now).ok()?;
         if Some(owner) != failed_on {
             return Some(owner);
@@ -177,17 +179,17 @@ impl Dispatcher {
     }
 }
 
-/// What decides where a message, or the messages of a stream, should wait.
-struct Waits {
+/// Everything that decides to which instance a waiting request, or a stream, is moved.
+struct Reroute {
     key: RouteKey,
     failover: Failover,
-    /// Where they wait now.
+    /// Instance for which the requests wait now.
     instance: InstanceId,
-    /// Who has failed the first of them.
+    /// Instance that failed the first of them, if one did.
     failed_on: Option<InstanceId>,
 }
 
-impl Waits {
+impl Reroute {
     fn of(request: &Request) -> Self {
         Self {
             key: request.route_key(),

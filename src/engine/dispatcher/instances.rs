@@ -8,8 +8,8 @@ use crate::message::{CallError, CallFault, status};
 use crate::routing::{Mode, Share, Snapshot};
 use crate::stats::{InstanceReport, Signal};
 
-/// A call that was given up after less than this says more about its deadline (which a client may
-/// choose) than about the instance.
+/// Time from which a call that timed out counts against its instance: one second. A shorter one
+/// says more about the deadline, which a client may choose, than about the instance.
 const TIMEOUT_COUNTS_US: u64 = 1_000_000;
 
 /// State of the connection to an instance.
@@ -17,50 +17,53 @@ const TIMEOUT_COUNTS_US: u64 = 1_000_000;
 pub enum Link {
     /// No attempt has failed yet: calls wait for the connection.
     Connecting,
-    /// Connected.
+    /// The connection is established.
     Up,
-    /// The last attempt failed: its keys go to the next instance.
+    /// The last attempt failed: keys of the instance go to the next one.
     Down,
 }
 
-/// How an instance did since control was last reported.
+/// Successes and failures of an instance since the last report to control.
 #[derive(Debug, Default)]
-pub struct CallHistory {
+pub(crate) struct CallHistory {
+    /// Whether a call succeeded.
     ok: bool,
+    /// Failed calls since the last success.
     failures: u32,
+    /// Lost connections.
     losses: u32,
-    /// A refused call was counted: one GOAWAY refuses many at once.
+    /// Whether a refused call was counted: one GOAWAY refuses many calls at once.
     refused: bool,
-    /// Control knows of failures that no success has followed.
+    /// Whether control knows of failures that no success has followed.
     reported: bool,
 }
 
 impl CallHistory {
-    /// A call was answered.
+    /// Counts a call that was answered.
     pub fn succeeded(&mut self) {
         self.ok = true;
         self.failures = 0;
     }
 
-    /// A call's answer could not be read.
+    /// Counts a call whose answer could not be read.
     pub fn failed(&mut self) {
         self.failures += 1;
     }
 
-    /// A connection was lost.
+    /// Counts a lost connection.
     pub fn lost(&mut self) {
         self.losses += 1;
     }
 
-    /// A call failed: does that speak against the instance?
-    pub fn ended(&mut self, error: &CallError, unary: bool, took_us: u64) {
+    /// Counts a failed call, if the failure speaks against the instance.
+    pub fn call_failed(&mut self, error: &CallError, unary: bool, took_us: u64) {
         let counts = match error.fault {
-            // The connection's state tells that, and `lost` counts it once.
+            // The state of the connection shows these, and `lost` counts them once.
             CallFault::NotConnected | CallFault::ConnectionLost => false,
             CallFault::Refused => !std::mem::replace(&mut self.refused, true),
             CallFault::Reset | CallFault::BadReply => true,
             CallFault::TimedOut => took_us >= TIMEOUT_COUNTS_US,
-            // A unary call's status is the application's answer to one client's message.
+            // The status of a unary call is the application's answer to one client's message.
             CallFault::Status if unary => error.status == status::UNAVAILABLE,
             CallFault::Status => matches!(
                 error.status,
@@ -77,16 +80,17 @@ impl CallHistory {
 
     /// Puts back a report that the lane to control refused; it is merged into the next one.
     fn give_back(&mut self, signal: &Signal) {
-        // Failures before a success that has come since do not count any more.
+        // A success that has come since ends the failures before it.
         let failures = if self.ok { 0 } else { signal.failures };
         self.failures = self.failures.saturating_add(failures);
         self.losses = self.losses.saturating_add(signal.losses);
         self.ok |= signal.ok;
-        // A success may have been worth a word for what control still knows.
+        // Control may still know of failures that this success ended.
         self.reported |= signal.ok;
     }
 
-    /// What control is to hear, if it is worth a word; then a new time begins.
+    /// Takes the report of this interval, if it holds anything new, and begins the next interval.
+    /// An instance that is not `trusted` (in full use) is reported with every success.
     fn take_report(&mut self, instance: InstanceId, trusted: bool) -> Option<Signal> {
         let Self { ok, failures, losses, reported, .. } = *self;
         *self = Self { reported: failures > 0 || reported && !ok, ..Self::default() };
@@ -95,60 +99,56 @@ impl CallHistory {
     }
 }
 
-/// One instance.
+/// State of one instance as this shard sees it.
 #[derive(Debug)]
-pub struct InstanceState {
-    /// Its service.
+pub(crate) struct InstanceState {
     pub service: ServiceId,
-    /// How it is called: the same for its whole life.
+    /// Mode of its calls: the same for its whole life.
     pub mode: Mode,
-    /// Connection.
     pub link: Link,
-    /// How many of its keys it gets; none when the snapshot in force does not name it.
+    /// Share of its keys that it gets; none when the snapshot in force does not name it.
     pub share: Share,
-    /// Whether the snapshot in force names it.
+    /// Whether the snapshot in force names the instance.
     pub present: bool,
-    /// What waits for it.
     pub queue: InstanceQueue,
-    /// Calls in flight.
+    /// Number of calls in flight.
     pub in_flight: usize,
-    /// A call ended since the last batch left: what waits may leave.
+    /// Whether a call ended since the last batch left: waiting requests may leave at once.
     pub slot_freed: bool,
-    /// On the list of instances to look at.
+    /// Whether the instance is on the dispatcher's list of those to be examined.
     pub ready: bool,
-    /// Messages answered OK.
+    /// Number of requests answered OK.
     pub ok: u64,
-    /// Messages failed.
+    /// Number of requests that failed.
     pub failed: u64,
-    /// How its calls went.
     pub history: CallHistory,
 }
 
 impl InstanceState {
-    /// Whether any message may be given to it.
+    /// Whether the instance takes any request.
     pub fn is_usable(&self) -> bool {
         self.present && self.link != Link::Down && self.share != Share::NONE
     }
 
-    /// Nothing of it is under way, and nobody will come for it again.
+    /// Whether nothing of the instance is under way, and nothing will be again.
     fn is_over(&self) -> bool {
         !self.present && self.in_flight == 0 && self.queue.items == 0 && !self.ready
     }
 }
 
-/// All instances of the snapshot in force, and those before it of which something is under way.
+/// The instances of the snapshot in force, and older ones of which something is under way.
 #[derive(Debug)]
-pub struct Instances {
+pub(crate) struct Instances {
     states: InstanceMap<Box<InstanceState>>,
     /// Delay of each priority class in the queues, critical first.
     delays_us: [u64; 4],
-    /// Rises when an instance comes, goes, or changes its link or share: streams then look whether
-    /// they are where they belong.
+    /// Number of changes: an instance came, went, or changed its link or share. A stream that was
+    /// placed in an earlier epoch is checked when its call ends.
     pub epoch: u64,
 }
 
 impl Instances {
-    /// Those of `snapshot`.
+    /// The instances of `snapshot`.
     pub fn new(snapshot: &Snapshot, settings: &QueueSettings) -> Self {
         let states = InstanceMap::default();
         let mut instances = Self { states, delays_us: delays_us(settings), epoch: 0 };
@@ -164,8 +164,8 @@ impl Instances {
         }
     }
 
-    /// Adds those that are new, marks those that are gone. A state lives on until nothing of it is
-    /// under way.
+    /// Adds new instances of `snapshot`, and marks those that it does not name. The state of such
+    /// an instance lives on until nothing of it is under way.
     pub fn apply(&mut self, snapshot: &Snapshot) {
         self.epoch += 1;
         let delays_us = self.delays_us;
@@ -200,27 +200,27 @@ impl Instances {
         }
     }
 
-    /// Forgets those that are over.
+    /// Forgets instances that are over.
     pub fn prune(&mut self) {
         self.states.retain(|_, state| !state.is_over());
     }
 
-    /// One that some snapshot named and that is not over.
+    /// The state of an instance that some snapshot named and that is not over.
     pub fn get(&self, id: InstanceId) -> &InstanceState {
         self.states.get(id).expect("instance ids come from snapshots")
     }
 
-    /// See [`Self::get`].
+    /// The state of an instance as [`Self::get`], to be changed.
     pub fn get_mut(&mut self, id: InstanceId) -> &mut InstanceState {
         self.find_mut(id).expect("instance ids come from snapshots")
     }
 
-    /// One that may be over.
+    /// The state of an instance that may be over.
     pub fn find_mut(&mut self, id: InstanceId) -> Option<&mut InstanceState> {
         self.states.get_mut(id).map(Box::as_mut)
     }
 
-    /// What it takes now: nothing if it cannot be reached.
+    /// Share of its keys that an instance takes now: none if it cannot be reached.
     pub fn share(&self, id: InstanceId) -> Share {
         match self.states.get(id) {
             Some(state) if state.is_usable() => state.share,
@@ -228,22 +228,22 @@ impl Instances {
         }
     }
 
-    /// Whether messages with this hash may be given to it.
+    /// Whether an instance takes requests with this hash now.
     pub fn takes(&self, id: InstanceId, hash: u64) -> bool {
         self.share(id).takes(hash)
     }
 
-    /// All that are not over, in no particular order.
+    /// The instances that are not over, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &InstanceState)> {
         self.states.iter().map(|(id, state)| (id, &**state))
     }
 
-    /// See [`Self::iter`].
+    /// The instances as [`Self::iter`], to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceId, &mut InstanceState)> {
         self.states.iter_mut().map(|(id, state)| (id, &mut **state))
     }
 
-    /// What control is to hear of them.
+    /// Adds the reports of all instances for control to `signals`.
     pub fn take_report(&mut self, signals: &mut Vec<Signal>) {
         for (id, state) in self.iter_mut() {
             let trusted = state.share == Share::ALL;
@@ -251,7 +251,7 @@ impl Instances {
         }
     }
 
-    /// Takes back what control could not be reported.
+    /// Puts back reports that the lane to control refused.
     pub fn give_back(&mut self, signals: &[Signal]) {
         for signal in signals {
             if let Some(state) = self.states.get_mut(signal.instance) {
@@ -260,7 +260,7 @@ impl Instances {
         }
     }
 
-    /// For statistics, by id.
+    /// Statistics of all instances, by id.
     pub fn report(&self) -> Vec<InstanceReport> {
         let mut reports: Vec<InstanceReport> = self
             .iter()

@@ -1,11 +1,11 @@
-//! The half of a shard towards the services: requests under way, from the message that was let in
-//! to its one answer. Of the clients it knows only what it is handed: who sends a message, and
-//! [`Clients`] to answer to.
+//! The half of a shard towards the services: requests under way, from a message that is let in to
+//! its one answer. It knows the sender of a message, and answers through `Clients`; nothing else
+//! of the clients.
 
-pub(crate) mod admission;
-pub(crate) mod answer;
+mod admission;
+mod answer;
 pub mod batch;
-pub mod calls;
+mod calls;
 mod check;
 mod deadlines;
 pub mod dedup;
@@ -17,7 +17,7 @@ mod outcome;
 pub mod queue;
 pub mod request;
 mod retry;
-pub mod retry_budget;
+mod retry_budget;
 pub mod route_cache;
 
 use std::cmp::Reverse;
@@ -43,12 +43,12 @@ use crate::message::Micros;
 use crate::routing::Snapshot;
 use crate::stats::Gauges;
 
-/// Dedup ids and cache entries dropped in a tick at most: 100,000 a second.
+/// Expired dedup ids, and cache entries, that a tick drops at most: 100,000 of each a second.
 const EXPIRE_BUDGET: usize = 1_000;
-/// Slots given back to the allocator in a tick at most.
+/// Slots of requests whose memory a tick gives back at most.
 const TRIM_BUDGET: usize = 64;
 
-/// The requests of a shard and everything that is kept for them.
+/// The requests of a shard, and all state that belongs to them.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub requests: Requests,
@@ -61,16 +61,16 @@ pub(crate) struct Dispatcher {
     fill: QueueFill,
     ready: ReadyList,
     window: BatchWindow,
-    /// Retries that are not due yet.
+    /// Retries that are not due yet, the earliest first.
     delayed: BinaryHeap<Reverse<(Micros, Delayed)>>,
-    /// Requests that have arrived since the start.
+    /// Number of requests since the start.
     arrivals: u64,
-    /// No request has a deadline before this.
+    /// Lower bound of the deadlines of all requests.
     deadline_next: Micros,
     body: BodyWriter,
 }
 
-/// Instances to look at when the turn ends, each once.
+/// Instances whose queue is examined when the turn ends, each once.
 #[derive(Debug, Default)]
 struct ReadyList(Vec<InstanceId>);
 
@@ -87,7 +87,8 @@ impl ReadyList {
     }
 }
 
-/// Instances whose requests wait for company, and when the first of those has waited enough.
+/// Instances whose requests wait for a fuller batch, and the time at which the first of those waits
+/// is over.
 #[derive(Debug, Default)]
 struct BatchWindow {
     instances: Vec<InstanceId>,
@@ -103,7 +104,7 @@ impl BatchWindow {
         }
     }
 
-    /// The instances that waited, if the first of them has waited enough.
+    /// Takes all waiting instances if the first wait is over.
     fn take_due(&mut self, now: Micros) -> Vec<InstanceId> {
         if self.due.is_none_or(|at| at > now) {
             return Vec::new();
@@ -113,7 +114,7 @@ impl BatchWindow {
     }
 }
 
-/// A retry that is to go on at a time.
+/// A stream, or a request without one, that waits for a retry to be due.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Delayed {
     Stream(StreamKey),
@@ -121,7 +122,7 @@ enum Delayed {
 }
 
 impl Dispatcher {
-    /// No request under way. Seeds of hashes are drawn from `rng`.
+    /// A dispatcher without requests. Seeds of hashes are drawn from `rng`.
     pub fn new(settings: &ShardSettings, snapshot: &Snapshot, rng: &mut StdRng) -> Self {
         Self {
             requests: Slab::with_capacity_max(REQUESTS_MAX),
@@ -141,7 +142,7 @@ impl Dispatcher {
         }
     }
 
-    /// Works by new settings.
+    /// Replaces the settings of all parts.
     pub fn set_settings(&mut self, settings: &ShardSettings) {
         self.instances.set_settings(&settings.queue);
         self.retries.set_percent(settings.retry.budget_percent);
@@ -149,9 +150,9 @@ impl Dispatcher {
         self.dedup.set_limits(&settings.dedup);
     }
 
-    /// Takes the instances of a new snapshot, which is in force already. Requests under way keep
-    /// the route they were admitted by; those that wait for an instance that takes them no more
-    /// move to the next, or are answered.
+    /// Applies the instances of a new snapshot, which is in force already. Requests under way keep
+    /// the route by which they were let in; requests that wait for an instance that does not take
+    /// them any more move to the next one, or are answered.
     pub fn apply(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +160,7 @@ impl Dispatcher {
         same_rings: bool,
         now: Micros,
     ) {
-        // The cache knows owners on the rings; health does not change those.
+        // The cache holds owners on the rings, which health does not change.
         if !same_rings {
             self.cache.flush();
         }
@@ -167,7 +168,8 @@ impl Dispatcher {
         self.reroute_waiting(cx, clients, now);
     }
 
-    /// Drops what is not needed any more, and reports how instances did: part of a tick.
+    /// Does the dispatcher's part of a tick: drops expired ids, cache entries and unused memory,
+    /// reports on instances, and forgets those that are over.
     pub fn clean_up(&mut self, cx: &mut Context<'_>, now: Micros) {
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
@@ -179,7 +181,7 @@ impl Dispatcher {
         self.instances.prune();
     }
 
-    /// The earliest time at which something waits to be done; ticks come besides it.
+    /// The earliest time at which a retry or a batch is due. Ticks come besides it.
     pub fn next_due(&self) -> Option<Micros> {
         let delayed = self.delayed.peek().map(|&Reverse((at, _))| at);
         match (delayed, self.window.due) {
@@ -188,7 +190,7 @@ impl Dispatcher {
         }
     }
 
-    /// Fills in the levels of this half.
+    /// Sets the gauges of this half.
     pub fn report_into(&self, gauges: &mut Gauges, settings: &QueueSettings, now: Micros) {
         gauges.unanswered = self.requests.len() as u64;
         gauges.queue_items = self.fill.items as u64;
@@ -202,7 +204,7 @@ impl Dispatcher {
         gauges.calls_in_flight = self.calls.len() as u64;
     }
 
-    /// Changes the queue of an instance.
+    /// Changes the queue of an instance, and the sums over all queues with it.
     fn with_queue<R>(
         &mut self,
         id: InstanceId,
@@ -212,13 +214,13 @@ impl Dispatcher {
         self.fill.change(queue, |queue| change(queue, &mut self.requests))
     }
 
-    /// Lets an instance be looked at when the turn ends.
+    /// Has the queue of an instance examined when the turn ends.
     fn mark_ready(&mut self, id: InstanceId) {
         self.ready.add(id, self.instances.get_mut(id));
     }
 
-    /// Lets the first waiting request of a freed stream, or one without a stream, be taken, if it
-    /// is parked.
+    /// Lets `head`, the first waiting request of a free stream or a request without a stream, be
+    /// taken again if it is parked.
     fn resume_head(&mut self, head: Option<MsgKey>, instance: InstanceId) {
         let state = self.instances.get_mut(instance);
         if let Some(head) = head {

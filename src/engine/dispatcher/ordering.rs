@@ -35,7 +35,7 @@ pub struct OrderedStream {
 pub struct StreamName {
     pub session: SessionId,
     pub service: ServiceId,
-    /// Affinity hash.
+    /// Affinity hash of the messages.
     pub hash: u64,
 }
 
@@ -69,7 +69,7 @@ impl Ordering {
         Self { streams: Slab::with_capacity_max(max), by_name: HashTable::new() }
     }
 
-    /// Makes a stream that [`Self::find`] did not find, bound to `instance`.
+    /// Makes a stream that `find` did not find, bound to `instance`.
     pub fn open(&mut self, name: StreamName, instance: InstanceId, epoch: u64) -> StreamKey {
         let Self { streams, by_name } = self;
         let key = streams.insert(OrderedStream {
@@ -109,7 +109,7 @@ impl Ordering {
         self.streams.get_mut(key)
     }
 
-    /// All streams, by slot.
+    /// The streams with their keys, by slot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (StreamKey, &OrderedStream)> {
         self.streams.iter()
     }

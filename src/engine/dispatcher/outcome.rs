@@ -60,7 +60,7 @@ impl Dispatcher {
             Err(error) => {
                 cx.stats.fault(error.fault);
                 let took_us = now.since(started);
-                self.instances.get_mut(instance).history.ended(&error, unary, took_us);
+                self.instances.get_mut(instance).history.call_failed(&error, unary, took_us);
                 let call = FailedCall { ticket, instance, unary, items: &items, error: &error };
                 self.fail(cx, clients, &call, now)
             }

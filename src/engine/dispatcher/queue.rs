@@ -2,11 +2,12 @@
 //!
 //! The next request is, among the eligible, the one with the smallest *arrival time + class delay*.
 //! Arrival times rise, so within a class the order of that sum is the order of arrival: four plain
-//! queues and a look at their fronts give the order of a heap in O(1). A request is *eligible* when
-//! it is the first waiting one of its stream and no call carries requests of that stream. One that
-//! reaches the front while it is not is *parked*: it leaves the class queue, stays linked in its
-//! stream, and comes back through `resumed`, a small heap, when its turn in the stream has come. A
-//! request is parked at most once each time it is queued, so a blocked stream costs others nothing.
+//! queues and a comparison of their fronts give the order of a heap in O(1). A request is
+//! *eligible* when it is the first waiting one of its stream and no other call carries requests of
+//! that stream. One that reaches the front while it is not is *parked*: it leaves the class queue,
+//! stays linked in its stream, and comes back through `resumed`, a small heap, when its turn in the
+//! stream has come. A request is parked at most once each time it is queued, so a blocked stream
+//! costs others nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -33,7 +34,8 @@ pub(crate) struct QueuePosition {
     parked: bool,
     /// Whether the request is parked, and listed among those that may be taken again.
     resumed: bool,
-    /// How often the request was put back into a queue: entries of earlier times are stale.
+    /// Number of times that the request was put back into a queue; entries of earlier ones are
+    /// stale.
     generation: u32,
 }
 
@@ -191,7 +193,7 @@ impl InstanceQueue {
         Some(key)
     }
 
-    /// First eligible request of a class queue; the ineligible before it are parked.
+    /// The first eligible request of a class queue. Ineligible ones before it are parked.
     fn front(
         &mut self,
         class: usize,
@@ -214,7 +216,7 @@ impl InstanceQueue {
         None
     }
 
-    /// First eligible request of those that came back.
+    /// The first eligible request of those that came back.
     fn front_resumed(
         &mut self,
         ticket: Ticket,
@@ -237,7 +239,7 @@ impl InstanceQueue {
         None
     }
 
-    /// Arrival of the request that has waited longest, as far as the fronts tell. Fronts that have
+    /// Arrival of the request that has waited longest, as far as the fronts show. Fronts that have
     /// left are dropped first: they would hide those behind them.
     pub(crate) fn oldest(&mut self, requests: &Requests) -> Option<Micros> {
         let instance = self.instance;

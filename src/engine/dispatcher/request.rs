@@ -21,21 +21,21 @@ use crate::routing::{Failover, Order, PayloadKind, Route};
 /// ```text
 ///   Waiting --taken--> InFlight --answered--> (gone)
 ///      ^                  |
-///      +---- surely not run, or idempotent, and time and budget left
-///   Duplicate --the first one's answer--> (gone)
+///      +------------------+  surely not run, or idempotent; with time and budget left
+///
+///   Duplicate --answer of the first--> (gone)
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// In the queue of its instance.
+    /// The request is in the queue of its instance.
     Waiting,
-    /// In a call.
+    /// The request is in this call.
     InFlight(Ticket),
-    /// A repetition of a message in flight: it gets the answer of the first.
+    /// The request repeats one under way, and gets the answer of that one.
     Duplicate,
 }
 
-/// How a request is handled: what its route said when it was let in. A new snapshot does not
-/// change it.
+/// Rules of the route by which a request was let in. A new snapshot does not change them.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Handling {
     pub service: ServiceId,
@@ -45,14 +45,14 @@ pub(crate) struct Handling {
     pub payload: PayloadKind,
     /// Whether the message may run twice.
     pub idempotent: bool,
-    /// Where the request goes when its instance fails.
+    /// Whether the request goes to another instance when its own fails.
     pub failover: Failover,
     /// Whether the service's error text reaches the client.
     pub service_text: bool,
 }
 
 impl Handling {
-    /// Handling by `route`.
+    /// The rules of `route`.
     pub fn of(route: &Route) -> Self {
         Self {
             service: route.service,
@@ -71,10 +71,10 @@ impl Handling {
 pub(crate) struct NewRequest<'a> {
     pub from: &'a Source,
     pub message: &'a ClientMessage<'a>,
-    /// The bytes for the service.
+    /// Payload in the form for the service.
     pub payload: &'a [u8],
     pub route: &'a Route,
-    /// The time at which the message was read.
+    /// Time at which the message was read.
     pub now: Micros,
 }
 
@@ -94,11 +94,11 @@ impl NewRequest<'_> {
     }
 }
 
-/// What was decided about a message when it was let in.
+/// Decisions about a message that is let in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Assignment {
     pub state: State,
-    /// Affinity hash.
+    /// Affinity hash, by which the instance was picked.
     pub hash: u64,
     pub instance: InstanceId,
     pub stream: Option<StreamKey>,
@@ -106,7 +106,7 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    /// A duplicate goes to no instance.
+    /// The decisions about a duplicate, which goes to no instance.
     pub const DUPLICATE: Self = Self {
         state: State::Duplicate,
         hash: 0,
@@ -119,9 +119,9 @@ impl Assignment {
 /// Payload bytes: small ones in a buffer that stays with the slot, large ones shared.
 #[derive(Debug)]
 pub enum Payload {
-    /// Below [`limits::PAYLOAD_BY_REFERENCE_BYTES`].
+    /// Payload below [`limits::PAYLOAD_BY_REFERENCE_BYTES`], in a buffer that is reused.
     Small(Vec<u8>),
-    /// Held by reference; a retry sends the same bytes.
+    /// Payload that is shared; a retry sends the same bytes.
     Large(Bytes),
 }
 
@@ -169,14 +169,14 @@ pub struct Request {
     /// gRPC method, of a unary service.
     pub(crate) method: Option<Arc<str>>,
     pub(crate) position: QueuePosition,
-    /// Whether it waits for its retry to be due and has no stream: not to be taken.
+    /// Whether the request, which has no stream, waits for its retry to be due: not to be taken.
     pub(crate) delayed: bool,
-    /// Responses seen for it in the answer that is being read.
+    /// Number of responses to the request in the answer that is being read.
     pub(crate) responses: u8,
-    /// Attempts made.
+    /// Number of attempts made.
     pub(crate) attempt: u32,
-    /// Whether an attempt that failed may have been executed: nothing that says it did not run may
-    /// be answered any more.
+    /// Whether an attempt that failed may have run: no answer may say any more that the message did
+    /// not run.
     pub(crate) may_have_run: bool,
     /// Time at which the message was read.
     pub received: Micros,
@@ -202,11 +202,11 @@ pub struct Request {
     pub(crate) encoding: Encoding,
     /// Entry in the dedup window, of a message with an idempotency key.
     pub(crate) dedup: Option<DedupKey>,
-    /// Idempotency key.
+    /// Idempotency key that the client gave.
     pub(crate) id: String,
-    /// Affinity key.
+    /// Affinity key that the client gave.
     pub(crate) key: String,
-    /// Bytes for the service.
+    /// Payload in the form for the service.
     pub payload: Payload,
 }
 
@@ -253,8 +253,8 @@ impl Default for Request {
 }
 
 impl Request {
-    /// Makes the slot of a request that has ended the one of a new request; the buffers stay. Every
-    /// field is named, so that none can keep the value of the slot's last request by mistake.
+    /// Turns the slot of a request that has ended into that of a new one; the buffers stay. Every
+    /// field is named, so that none can keep the value of the last request by mistake.
     pub(crate) fn reset(&mut self, new: &NewRequest<'_>, assigned: &Assignment, number: u64) {
         let NewRequest { from, message, payload: bytes, route, now } = *new;
         let Self {
@@ -314,7 +314,7 @@ impl Request {
         RouteKey { tenant: self.tenant, service: self.handling.service, hash: self.hash }
     }
 
-    /// Drops what a slot without a request does not need. The small buffers stay for the next one.
+    /// Drops everything that a slot without a request does not need. The small buffers stay.
     pub(crate) fn clear(&mut self) {
         if let Payload::Large(_) = self.payload {
             self.payload = Payload::default();

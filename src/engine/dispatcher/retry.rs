@@ -61,7 +61,8 @@ impl Dispatcher {
         }
     }
 
-    /// Where and when a request of a failed call is to be sent again; `None` if it is not.
+    /// Instance and time for the next attempt of a request of a failed call; `None` if there is
+    /// none.
     fn retry(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,26 +1,26 @@
-//! The retry budget: retries as a share of first attempts.
+//! The retry budget: retries as a share of first attempts (promise 7).
 
 use crate::message::Micros;
 
-/// The sliding window of a retry budget moves in steps of a second ...
+/// Step in which the sliding window of a retry budget moves: one second.
 const STEP_US: u64 = 1_000_000;
-/// ... and is ten steps long: the current second and the nine before it.
+/// Length of the window: the current second and the nine before it.
 const STEPS: usize = 10;
-/// Retries in a window that are allowed whatever the traffic, so that a service with one message
-/// a second can be retried at all: one a second.
+/// Retries in a window that are allowed whatever the traffic: one a second, so that a service with
+/// one message a second can be retried at all.
 const RETRIES_FLOOR: u64 = 10;
 
-/// Retries at most `percent` of the first attempts of the last ten seconds, plus ten.
+/// Allows retries up to `percent` of the first attempts of the last ten seconds, plus ten.
 ///
 /// So an outage multiplies the traffic by 1 + percent/100, not by the number of attempts.
 #[derive(Clone, Debug)]
-pub struct RetryBudget {
+pub(crate) struct RetryBudget {
     percent: u64,
-    /// A ring: second `s` is at `s % STEPS`.
+    /// Ring of seconds: second `s` is at `s % STEPS`.
     steps: [Step; STEPS],
-    /// Sums of `steps`.
+    /// Sum of all `steps`.
     sum: Step,
-    /// The second the ring is at.
+    /// Second at which the ring is.
     second: u64,
 }
 
@@ -31,7 +31,7 @@ struct Step {
 }
 
 impl RetryBudget {
-    /// `percent` of first attempts; 0 allows no retry, not even the floor.
+    /// A budget of `percent` of the first attempts; 0 allows no retry, not even the floor.
     pub fn new(percent: u32) -> Self {
         Self {
             percent: u64::from(percent),
@@ -41,12 +41,12 @@ impl RetryBudget {
         }
     }
 
-    /// Changes the share; what was counted stays.
+    /// Changes the share; the attempts counted so far stay.
     pub fn set_percent(&mut self, percent: u32) {
         self.percent = u64::from(percent);
     }
 
-    /// Counts `count` first attempts.
+    /// Counts first attempts of messages.
     #[inline]
     pub fn add_firsts(&mut self, count: u64, now: Micros) {
         self.advance(now);
@@ -54,7 +54,7 @@ impl RetryBudget {
         self.sum.firsts += count;
     }
 
-    /// Whether one retry is allowed now. If so, it is counted.
+    /// Whether one retry is allowed now. A retry that is allowed is counted.
     pub fn try_retry(&mut self, now: Micros) -> bool {
         self.advance(now);
         let floor = if self.percent == 0 { 0 } else { RETRIES_FLOOR };
@@ -67,7 +67,7 @@ impl RetryBudget {
         true
     }
 
-    /// Forgets the seconds that left the window. A time before the last one changes nothing.
+    /// Drops seconds that have left the window. A time before the last one changes nothing.
     #[inline]
     fn advance(&mut self, now: Micros) {
         let second = now.0 / STEP_US;

@@ -1,4 +1,4 @@
-//! The route cache: which instance an affinity hash was sent to, LRU with a time to live.
+//! The route cache: owners of affinity hashes, least recently used out first, with a time to live.
 
 use hashbrown::HashTable;
 
@@ -6,41 +6,42 @@ use crate::config::settings::CacheSettings;
 use crate::ids::{InstanceId, ServiceId, TenantId};
 use crate::message::Micros;
 
-/// End of a list.
+/// Index that ends a list.
 const NONE: u32 = u32::MAX;
-/// Entries that room is made for at the start, so that the default of 100,000 never rehashes under
-/// load. 5 bytes an entry in the table, address space only in the slab.
+/// Entries for which room is reserved at the start, so that the default of 100,000 never rehashes
+/// under load. An entry takes 5 bytes in the table; in the slab only address space until it is
+/// used.
 const RESERVE_MAX: usize = 1 << 17;
 
 /// Bytes of an entry: its node, and 5 in a table that is 7/16 to 7/8 full.
-pub const ENTRY_BYTES: usize = std::mem::size_of::<Node>() + 12;
+pub(crate) const ENTRY_BYTES: usize = std::mem::size_of::<Node>() + 12;
 
-/// What the instance of a message depends on.
+/// Everything on which the instance of a message depends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[allow(missing_docs)]
 pub struct RouteKey {
-    /// Whose message.
     pub tenant: TenantId,
-    /// Which service.
     pub service: ServiceId,
-    /// [`crate::routing::affinity_hash`]: what the ring is asked with, so two values with
+    /// Result of [`crate::routing::affinity_hash`]. The ring is asked with it, so two values with
     /// one hash have one instance and may share an entry.
     pub hash: u64,
 }
 
-/// `RouteKey -> InstanceId`, bounded, least recently used out first, gone `ttl` after insertion.
+/// `RouteKey -> InstanceId`, bounded: the least recently used entry makes room, and every entry
+/// expires `ttl` after its insertion.
 ///
-/// One snapshot's answers: [`RouteCache::flush`] when the version changes. Time never runs back:
-/// what is inserted at an earlier time than the one before counts as inserted then.
+/// The entries are answers of one set of rings: `flush` when those change. Time never
+/// runs back: an entry inserted at an earlier time than the one before counts as inserted with it.
 #[derive(Debug)]
 pub struct RouteCache {
-    /// Indexes into `nodes`.
+    /// Indexes into `nodes`, by key.
     table: HashTable<u32>,
     nodes: Vec<Node>,
-    /// Nodes without an entry, linked by `used.next`.
+    /// First node without an entry; the others are linked by `used.next`.
     free: u32,
-    /// By last use: the head was used last.
+    /// Entries by last use: the head was used last.
     used: List,
-    /// By insertion, and so by expiry: the head is the newest.
+    /// Entries by insertion, and so by expiry: the head is the newest.
     aged: List,
     entries_max: usize,
     ttl_us: u64,
@@ -56,14 +57,14 @@ struct Node {
     aged: Links,
 }
 
-/// Neighbours in one list.
+/// Neighbours of a node in one list.
 #[derive(Clone, Copy, Debug)]
 struct Links {
     prev: u32,
     next: u32,
 }
 
-/// Ends of one list.
+/// Both ends of one list.
 #[derive(Clone, Copy, Debug)]
 struct List {
     head: u32,
@@ -77,7 +78,7 @@ impl RouteCache {
     /// An empty cache. `seed` keeps a client that chooses its affinity keys from choosing where
     /// they fall in the table.
     pub fn new(settings: &CacheSettings, seed: u64) -> Self {
-        // One index is the end of a list.
+        // One index means the end of a list.
         let entries_max = settings.entries_max.min(NONE as usize - 1);
         let reserve = entries_max.min(RESERVE_MAX);
         Self {
@@ -92,12 +93,13 @@ impl RouteCache {
         }
     }
 
-    /// Changes the time to live, also of what is in it.
-    pub fn set_ttl(&mut self, ttl_ms: u64) {
+    /// Changes the time to live, also of entries that exist.
+    pub(crate) fn set_ttl(&mut self, ttl_ms: u64) {
         self.ttl_us = ttl_ms.saturating_mul(1000);
     }
 
-    /// The instance of `key`, which counts as a use. An expired entry is a miss, and removed.
+    /// Looks up the instance of `key`, which counts as a use. An expired entry is a miss, and is
+    /// removed.
     #[inline]
     pub fn get(&mut self, key: &RouteKey, now: Micros) -> Option<InstanceId> {
         let hash = mix(self.seed, key);
@@ -116,15 +118,15 @@ impl RouteCache {
         Some(instance)
     }
 
-    /// The instance of `key` and the time since it was remembered, without counting as a use.
-    pub fn peek(&self, key: &RouteKey, now: Micros) -> Option<(InstanceId, u64)> {
+    /// Looks up the instance of `key` and its age in microseconds. Does not count as a use.
+    pub(crate) fn peek(&self, key: &RouteKey, now: Micros) -> Option<(InstanceId, u64)> {
         let index =
             *self.table.find(mix(self.seed, key), |&i| self.nodes[i as usize].key == *key)?;
         let node = Some(&self.nodes[index as usize]).filter(|node| !self.expired(node, now))?;
         Some((node.instance, now.since(node.inserted)))
     }
 
-    /// Remembers the instance of `key` from now on; the least recently used entry makes room.
+    /// Stores the instance of `key` from now on; the least recently used entry makes room.
     pub fn insert(&mut self, key: RouteKey, instance: InstanceId, now: Micros) {
         if self.entries_max == 0 {
             return;
@@ -144,7 +146,7 @@ impl RouteCache {
                 if self.table.len() >= self.entries_max {
                     self.remove(self.used.tail);
                 }
-                let index = self.place(node);
+                let index = self.store(node);
                 let (nodes, seed) = (&self.nodes, self.seed);
                 self.table.insert_unique(hash, index, |&i| mix(seed, &nodes[i as usize].key));
                 index
@@ -155,7 +157,7 @@ impl RouteCache {
     }
 
     /// Removes all entries and keeps the memory.
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.table.clear();
         self.nodes.clear();
         self.free = NONE;
@@ -163,18 +165,14 @@ impl RouteCache {
         self.aged = EMPTY;
     }
 
-    /// Entries, expired ones that nobody asked for included.
-    pub fn len(&self) -> usize {
+    /// Number of entries, with expired ones that were not removed yet.
+    pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether it has no entry.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
-    /// Entries that are not expired. Costs one step an expired entry that was not removed yet.
-    pub fn active(&self, now: Micros) -> usize {
+    /// Number of entries that are not expired. Costs one step for each expired entry that was not
+    /// removed yet.
+    pub(crate) fn active(&self, now: Micros) -> usize {
         let mut expired = 0;
         let mut at = self.aged.tail;
         while let Some(node) = self.nodes.get(at as usize).filter(|n| self.expired(n, now)) {
@@ -185,7 +183,7 @@ impl RouteCache {
     }
 
     /// Removes up to `budget` expired entries, oldest first.
-    pub fn expire(&mut self, now: Micros, budget: usize) {
+    pub(crate) fn expire(&mut self, now: Micros, budget: usize) {
         for _ in 0..budget {
             let oldest = self.aged.tail;
             match self.nodes.get(oldest as usize) {
@@ -200,8 +198,8 @@ impl RouteCache {
         now.since(node.inserted) >= self.ttl_us
     }
 
-    /// A place for `node`, in no list yet.
-    fn place(&mut self, node: Node) -> u32 {
+    /// Stores `node`, in no list yet, and returns its index.
+    fn store(&mut self, node: Node) -> u32 {
         if self.free == NONE {
             self.nodes.push(node);
             return self.nodes.len() as u32 - 1;
@@ -212,7 +210,7 @@ impl RouteCache {
         index
     }
 
-    /// Takes the entry out of everything.
+    /// Removes the entry from the table and both lists.
     fn remove(&mut self, index: u32) {
         let hash = mix(self.seed, &self.nodes[index as usize].key);
         if let Ok(found) = self.table.find_entry(hash, |&i| i == index) {
@@ -223,7 +221,7 @@ impl RouteCache {
         self.free = index;
     }
 
-    /// Takes the node out of both lists.
+    /// Removes the node from both lists.
     fn unlink(&mut self, index: u32) {
         self.used.unlink(&mut self.nodes, index, |n| &mut n.used);
         self.aged.unlink(&mut self.nodes, index, |n| &mut n.aged);
@@ -231,7 +229,7 @@ impl RouteCache {
 }
 
 impl List {
-    /// Makes `index` the head. It is in no list of this kind.
+    /// Makes `index`, which is in no list of this kind, the head.
     #[inline]
     fn push(&mut self, nodes: &mut [Node], index: u32, links: impl Fn(&mut Node) -> &mut Links) {
         *links(&mut nodes[index as usize]) = Links { prev: NONE, next: self.head };
@@ -242,7 +240,7 @@ impl List {
         self.head = index;
     }
 
-    /// Takes `index`, which is in this list, out of it.
+    /// Removes `index`, which is in this list.
     #[inline]
     fn unlink(&mut self, nodes: &mut [Node], index: u32, links: impl Fn(&mut Node) -> &mut Links) {
         let Links { prev, next } = *links(&mut nodes[index as usize]);
@@ -257,8 +255,9 @@ impl List {
     }
 }
 
-/// The affinity hash is XXH3 of something a client may choose, so it is not used as it is: folded
-/// multiplication with the seed, tenant and service. An odd factor is never zero.
+/// Hash of a key for the table. The affinity hash is XXH3 of a value that a client may choose, so
+/// it is mixed by a folded multiplication with seed, tenant and service. An odd factor is never
+/// zero.
 #[inline]
 fn mix(seed: u64, key: &RouteKey) -> u64 {
     let scope = key.tenant.0.rotate_left(16) ^ u64::from(key.service.0);

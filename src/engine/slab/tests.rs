@@ -1,94 +1,95 @@
-//! A stale key finds nothing; what is reused keeps its memory; a burst's memory comes back.
+//! Tests of the slab: stale keys find nothing, reused values keep their memory, and the memory of a
+//! burst is given back.
 
 use super::*;
 use crate::ids::MsgKey;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-type Messages = Slab<MsgKey, Vec<u8>>;
+type Slots = Slab<MsgKey, Vec<u8>>;
 
 #[test]
 fn an_old_key_does_not_reach_the_new_tenant_of_its_slot() {
-    let mut store = Messages::with_capacity_max(1);
-    let old = store.insert(vec![1]);
-    assert!(store.is_full());
-    assert_eq!(store.remove(old), Some(vec![1]));
-    let new = store.insert(vec![2]);
+    let mut slab = Slots::with_capacity_max(1);
+    let old = slab.insert(vec![1]);
+    assert!(slab.is_full());
+    assert_eq!(slab.remove(old), Some(vec![1]));
+    let new = slab.insert(vec![2]);
     assert_eq!((old.slot(), old.generation()), (0, 1));
     assert_eq!((new.slot(), new.generation()), (0, 2));
-    assert_eq!(store.get(old), None);
-    assert_eq!((store.remove(old), store.release(old)), (None, false));
-    assert_eq!(store.get(new), Some(&vec![2]));
+    assert_eq!(slab.get(old), None);
+    assert_eq!((slab.remove(old), slab.release(old)), (None, false));
+    assert_eq!(slab.get(new), Some(&vec![2]));
 }
 
 #[test]
 fn the_slot_emptied_last_is_filled_first() {
-    let mut store = Messages::with_capacity_max(8);
-    let keys: Vec<_> = (0..4).map(|n| store.insert(vec![n])).collect();
-    store.remove(keys[2]);
-    store.remove(keys[0]);
-    assert_eq!(store.insert(vec![]).slot(), 0);
-    assert_eq!(store.insert(vec![]).slot(), 2);
-    assert_eq!(store.insert(vec![]).slot(), 4);
-    assert_eq!(store.slots(), 5);
+    let mut slab = Slots::with_capacity_max(8);
+    let keys: Vec<_> = (0..4).map(|n| slab.insert(vec![n])).collect();
+    slab.remove(keys[2]);
+    slab.remove(keys[0]);
+    assert_eq!(slab.insert(vec![]).slot(), 0);
+    assert_eq!(slab.insert(vec![]).slot(), 2);
+    assert_eq!(slab.insert(vec![]).slot(), 4);
+    assert_eq!(slab.slots(), 5);
 }
 
 #[test]
 fn a_released_value_is_refilled_in_the_same_memory() {
-    let mut store = Messages::with_capacity_max(8);
-    let key = store.insert_with(|v| v.extend([7; 1000]));
-    let memory = store.get(key).map(|v| v.as_ptr());
-    assert!(store.release(key));
-    assert_eq!((store.get(key), store.len()), (None, 0));
-    let key = store.insert_with(|v| {
+    let mut slab = Slots::with_capacity_max(8);
+    let key = slab.insert_with(|v| v.extend([7; 1000]));
+    let memory = slab.get(key).map(|v| v.as_ptr());
+    assert!(slab.release(key));
+    assert_eq!((slab.get(key), slab.len()), (None, 0));
+    let key = slab.insert_with(|v| {
         assert_eq!(v.len(), 1000, "the old value is handed out as it was");
         v.clear();
         v.push(1);
     });
-    assert_eq!(store.get(key), Some(&vec![1]));
-    assert_eq!(store.get(key).map(|v| v.as_ptr()), memory);
+    assert_eq!(slab.get(key), Some(&vec![1]));
+    assert_eq!(slab.get(key).map(|v| v.as_ptr()), memory);
 }
 
 #[test]
 fn trim_gives_a_bursts_memory_back_and_leaves_what_is_reused() {
-    let mut store = Messages::with_capacity_max(100);
-    let keys: Vec<_> = (0..100).map(|_| store.insert_with(|v| v.push(1))).collect();
+    let mut slab = Slots::with_capacity_max(100);
+    let keys: Vec<_> = (0..100).map(|_| slab.insert_with(|v| v.push(1))).collect();
     for &key in &keys {
-        assert!(store.release(key));
+        assert!(slab.release(key));
     }
-    let kept = |store: &Messages| store.slots.iter().filter(|s| s.value.is_some()).count();
-    assert_eq!(kept(&store), 100);
+    let kept = |slab: &Slots| slab.slots.iter().filter(|s| s.value.is_some()).count();
+    assert_eq!(kept(&slab), 100);
     for _ in 0..20 {
         // One message at a time is the steady state after the burst.
-        let key = store.insert_with(|v| assert_eq!(*v, [1]));
-        assert!(store.release(key));
-        store.trim(10);
+        let key = slab.insert_with(|v| assert_eq!(*v, [1]));
+        assert!(slab.release(key));
+        slab.trim(10);
     }
-    assert_eq!(kept(&store), 1);
-    store.trim(1000);
-    store.trim(1000);
-    assert_eq!((kept(&store), store.slots()), (0, 100));
+    assert_eq!(kept(&slab), 1);
+    slab.trim(1000);
+    slab.trim(1000);
+    assert_eq!((kept(&slab), slab.slots()), (0, 100));
 }
 
 #[test]
 fn trim_does_not_touch_live_values() {
-    let mut store = Messages::with_capacity_max(4);
-    let key = store.insert(vec![3]);
+    let mut slab = Slots::with_capacity_max(4);
+    let key = slab.insert(vec![3]);
     for _ in 0..4 {
-        store.trim(4);
+        slab.trim(4);
     }
-    assert_eq!(store.get(key), Some(&vec![3]));
+    assert_eq!(slab.get(key), Some(&vec![3]));
 }
 
 #[test]
 fn the_generation_after_the_last_is_the_first() {
-    let mut store = Messages::with_capacity_max(1);
-    let key = store.insert(vec![]);
-    store.remove(key);
-    store.slots[0].raw |= !SLOT_MASK;
-    let key = store.insert(vec![9]);
+    let mut slab = Slots::with_capacity_max(1);
+    let key = slab.insert(vec![]);
+    slab.remove(key);
+    slab.slots[0].raw |= !SLOT_MASK;
+    let key = slab.insert(vec![9]);
     assert_eq!(key.generation(), 1);
-    assert_eq!(store.get(key), Some(&vec![9]));
+    assert_eq!(slab.get(key), Some(&vec![9]));
 }
 
 #[derive(Clone, Debug)]
@@ -121,22 +122,22 @@ proptest! {
         ops in prop::collection::vec(op(), 1..200),
         forged in prop::collection::vec(any::<u64>(), 20),
     ) {
-        let mut store = Messages::with_capacity_max(12);
+        let mut slab = Slots::with_capacity_max(12);
         let mut model = BTreeMap::new();
         let mut given: Vec<MsgKey> = Vec::new();
         for op in ops {
             match op {
-                Op::Insert(_) | Op::InsertWith(_) if store.is_full() => {
+                Op::Insert(_) | Op::InsertWith(_) if slab.is_full() => {
                     prop_assert_eq!(model.len(), 12);
                 }
                 Op::Insert(v) => {
-                    let key = store.insert(vec![v]);
+                    let key = slab.insert(vec![v]);
                     prop_assert!(!given.contains(&key) && key.0 != 0);
                     model.insert(key, vec![v]);
                     given.push(key);
                 }
                 Op::InsertWith(v) => {
-                    let key = store.insert_with(|old| {
+                    let key = slab.insert_with(|old| {
                         old.clear();
                         old.push(v);
                     });
@@ -146,37 +147,37 @@ proptest! {
                 }
                 Op::Remove(i) if !given.is_empty() => {
                     let key = given[i.index(given.len())];
-                    prop_assert_eq!(store.remove(key), model.remove(&key));
+                    prop_assert_eq!(slab.remove(key), model.remove(&key));
                 }
                 Op::Release(i) if !given.is_empty() => {
                     let key = given[i.index(given.len())];
-                    prop_assert_eq!(store.release(key), model.remove(&key).is_some());
+                    prop_assert_eq!(slab.release(key), model.remove(&key).is_some());
                 }
                 Op::Change(i, v) if !given.is_empty() => {
                     let key = given[i.index(given.len())];
-                    if let Some(value) = store.get_mut(key) {
+                    if let Some(value) = slab.get_mut(key) {
                         value.push(v);
                         model.get_mut(&key).expect("live in both").push(v);
                     }
                 }
                 Op::Remove(_) | Op::Release(_) | Op::Change(..) => {}
-                Op::Trim(budget) => store.trim(budget),
+                Op::Trim(budget) => slab.trim(budget),
             }
             for key in &given {
-                prop_assert_eq!(store.get(*key), model.get(key));
+                prop_assert_eq!(slab.get(*key), model.get(key));
             }
-            prop_assert_eq!(store.len(), model.len());
-            prop_assert!(store.slots() <= 12);
+            prop_assert_eq!(slab.len(), model.len());
+            prop_assert!(slab.slots() <= 12);
         }
         for raw in forged.into_iter().chain(0..32) {
             let key = MsgKey(raw);
-            prop_assert_eq!(store.get(key), model.get(&key));
+            prop_assert_eq!(slab.get(key), model.get(&key));
         }
         let mut by_slot: Vec<_> = model.iter().map(|(k, v)| (*k, v.clone())).collect();
         by_slot.sort_by_key(|(k, _)| k.slot());
-        let swept: Vec<_> = (0..store.slots() + 3).filter_map(|i| store.slot_at(i)).collect();
+        let swept: Vec<_> = (0..slab.slots() + 3).filter_map(|i| slab.slot_at(i)).collect();
         prop_assert!(swept.iter().map(|&(k, v)| (k, v.clone())).eq(by_slot.iter().cloned()));
-        prop_assert!(store.iter().map(|(k, v)| (k, v.clone())).eq(by_slot.iter().cloned()));
-        prop_assert!(store.iter_mut().map(|(k, v)| (k, v.clone())).eq(by_slot.iter().cloned()));
+        prop_assert!(slab.iter().map(|(k, v)| (k, v.clone())).eq(by_slot.iter().cloned()));
+        prop_assert!(slab.iter_mut().map(|(k, v)| (k, v.clone())).eq(by_slot.iter().cloned()));
     }
 }

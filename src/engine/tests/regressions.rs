@@ -1,4 +1,4 @@
-//! What a review found broken, one test a finding, driven from bytes in to bytes out.
+//! Faults that a review found, one test for each, driven from bytes in to bytes out.
 
 use super::*;
 use crate::engine::answer::Answer;
@@ -74,7 +74,7 @@ impl Rig {
         Self { engine, now: Micros(1_000_000) }
     }
 
-    /// A client past its handshake; what it was told so far is gone.
+    /// Opens a client past its handshake, with an empty outbox.
     fn client(&mut self) -> ConnId {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let id = self.engine.open(peer, self.now).expect("room");
@@ -95,7 +95,7 @@ impl Rig {
         self.engine.end_turn(self.now);
     }
 
-    /// Takes the outbox.
+    /// Takes all bytes of the outbox.
     fn told(&mut self, id: ConnId) -> String {
         let bytes = self.engine.outbox(id).to_vec();
         self.engine.on_sent(id, bytes.len(), self.now);
@@ -136,7 +136,7 @@ fn a_message_that_may_have_run_is_never_called_not_run() {
     rig.engine.end_turn(rig.now);
     assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
     rig.engine.on_link(InstanceId(0), Link::Up, rig.now);
-    // The id stays used: the same message is not executed a second time.
+    // The id stays used: the same message does not run a second time.
     rig.says(client, r#"{"msg_id":1001,"seq":2,"payload":1,"id":"a"}"#);
     assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
     assert!(rig.engine.effects.calls.is_empty());
@@ -166,7 +166,7 @@ fn a_message_that_was_refused_unstarted_and_expires_did_not_run() {
     assert!(rig.told(client).contains("EXPIRED"));
 }
 
-/// What is published of `snapshot`, with the settings as they are.
+/// ShardConfig state with `snapshot`, and the settings as they are.
 fn published(rig: &Rig, snapshot: Snapshot) -> ShardConfig {
     ShardConfig {
         snapshot: Arc::new(snapshot),
@@ -195,13 +195,14 @@ fn what_waits_for_an_instance_that_leaves_moves_in_order_and_what_is_in_flight_e
     left.services[0].ring = Ring::new(own, 160).into();
     let published = published(&rig, left);
     rig.engine.apply(published, rig.now);
-    // The stream is busy: nothing of it goes anywhere before its call has ended.
+    // The stream is busy: none of its requests leaves before its call has ended.
     rig.later(1);
     assert!(rig.engine.effects.calls.is_empty());
     rig.fails(&first, CallFault::Refused, Started::No);
     let second = rig.one_call();
     assert_ne!(second.instance, first.instance);
-    // Nothing of the old one is under way: it is forgotten, and a last word of its channel ignored.
+    // Nothing of the old instance is under way: it is forgotten, and a late event of its channel is
+    // ignored.
     rig.engine.tick(rig.now, &mut Vec::new());
     assert!(rig.engine.dispatcher.instances.find_mut(first.instance).is_none());
     rig.engine.on_link(first.instance, Link::Up, rig.now);
@@ -335,7 +336,7 @@ fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed
         let status = status::UNAVAILABLE;
         let error = CallError { fault, started, status, message, pushback: None };
         rig.engine.on_outcome(Outcome { ticket: first.ticket, result: Err(error) }, rig.now);
-        // The one it went to is lost before it has left.
+        // The instance to which it was moved is lost before it has left.
         rig.engine.on_link(second, Link::Down, rig.now);
         rig.engine.end_turn(rig.now);
         let expected = next(&mut rig);
@@ -351,7 +352,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     (trial.routes[0].order, trial.routes[0].failover) = (Order::None, Failover::None);
     let mut rig = Rig::new(trial.clone(), settings);
     let client = rig.client();
-    // Tried with the keys of others: this client's stay, because there is no failover.
+    // The instance is on trial with other keys. This client's stay there: there is no failover.
     let hash = rig.engine.clients.conns.get(client).expect("open").session.sender.session;
     let share = (1..100).rev().map(Share::percent).find(|share| !share.takes(hash));
     trial.instances[0].share = share.expect("a hash of this seed is not in every share");
@@ -365,7 +366,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
         rig.says(client, &format!(r#"{{"msg_id":1001,"seq":{seq},"payload":1}}"#));
     }
     let first = rig.one_call();
-    // Comes back to the same queue, for a while later.
+    // The request comes back to the same queue, delayed.
     rig.fails(&first, CallFault::Refused, Started::No);
     let second = rig.one_call();
     rig.later(200);
@@ -373,7 +374,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     assert_eq!(rig.engine.dispatcher.instances.get(InstanceId(0)).queue.keys(), 1);
     rig.fails(&second, CallFault::Refused, Started::No);
     let again = rig.one_call();
-    // Both are delayed now: nothing that is left of an earlier stay lets one be taken early.
+    // Both are delayed now: no entry of an earlier generation lets one be taken early.
     rig.fails(&again, CallFault::Refused, Started::No);
     publish(&mut rig);
     assert!(rig.engine.effects.calls.is_empty());
@@ -416,7 +417,7 @@ fn signals_that_control_could_not_be_told_are_told_with_the_next_tick() {
     rig.later(10);
     let told = std::mem::take(&mut rig.engine.effects.signals);
     assert_eq!((told[0].failures, told[0].losses, told[0].ok), (2, 1, false));
-    // The success that ends what control knows of is not lost either.
+    // The success that ends the failures known to control is not lost either.
     rig.engine.dispatcher.instances.get_mut(InstanceId(0)).history.succeeded();
     rig.later(10);
     assert!(refused(&mut rig)[0].ok);
@@ -439,12 +440,12 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     rig.engine.break_off(client, rig.now);
     assert!(rig.engine.outbox(client).is_empty(), "what waited cannot be read");
     assert_eq!(rig.engine.on_sent(client, 0, rig.now), SocketAction::ShutWrite);
-    // The answer to what is under way finds nobody.
+    // The answer to the message under way is not delivered.
     let call = rig.one_call();
     rig.fails(&call, CallFault::Reset, Started::Maybe);
     assert!(rig.engine.outbox(client).is_empty());
     assert!(rig.engine.on_end(client));
-    // Or its time is over.
+    // Without that, the connection ends when its time is over.
     let mut closing = Vec::new();
     let until = rig.now.plus_ms(ShardSettings::default().conn.close_timeout_ms);
     for ms in 0..2_000 {

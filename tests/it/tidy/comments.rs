@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{ROOT, sources};
 
 /// Files whose comments are held to these rules.
-const PLACES: [&str; 3] = ["src/docs/", "src/engine/clients/", "perf/"];
+const PLACES: [&str; 3] = ["src/", "tests/", "perf/"];
 
 /// Beginnings that no doc comment has: a relative without its noun.
 const BEGINNINGS: [&str; 4] = ["Who ", "Whose ", "Those ", "What is "];

@@ -62,7 +62,7 @@ fn end_of_body(code: &str) -> Option<usize> {
     None
 }
 
-/// What is wrong with one source.
+/// The faults of one source.
 fn check(path: &str, text: &str, long: &[(&str, &str, usize, &str)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, lines) in functions(text) {

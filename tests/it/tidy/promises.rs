@@ -83,7 +83,7 @@ fn has_test(text: &str, name: &str) -> bool {
     })
 }
 
-/// What is wrong with a page of promises and the sources that cite it.
+/// The faults of a page of promises and the sources that cite it.
 fn check(page: &str, sources: &[(String, String)]) -> Vec<String> {
     let (promised, tests) = (promised(page), named_tests(page));
     let mut wrong = Vec::new();

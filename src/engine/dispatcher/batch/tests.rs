@@ -32,7 +32,7 @@ fn request(seq: u64, payload: &[u8]) -> Request {
     request
 }
 
-/// The gRPC message of a body, and how many segments it has.
+/// The gRPC message of a body, and the number of its segments.
 fn message_of(mut body: CallBody) -> (Vec<u8>, usize) {
     let mut slices = [std::io::IoSlice::new(&[]); 64];
     let segments = body.chunks_vectored(&mut slices);
@@ -71,7 +71,7 @@ fn a_batch_reads_as_what_was_put_in() {
     assert_eq!((&first.payload[..], &second.payload[..]), (&b"{}"[..], &b""[..]));
     assert_eq!((first.priority(), second.priority()), (WirePriority::High, WirePriority::Normal));
     assert_eq!(first.encoding(), WireEncoding::Protobuf);
-    // 4,001 us are left: rounded up, because 0 would mean "no limit".
+    // 4,001 us are left. They are rounded up, because 0 would mean "no limit".
     assert_eq!((first.timeout_ms, first.received_unix_us), (5, 1_000_010));
     let (late, _) = batch(&mut writer, &[Vec::new()], Micros(9_000_000));
     assert_eq!(late.requests[0].timeout_ms, 1);
@@ -112,14 +112,14 @@ fn batches_in_a_row_reuse_the_arena_and_do_not_disturb_each_other() {
         if round % 3 == 0 {
             writer.push(MsgKey::new(1, 1), &request(1, b"given up"), &identity(), Micros(0));
             writer.discard();
-            assert!(writer.is_empty());
+            assert_eq!(writer.len(), 0);
             writer.begin_batch(&identity());
         }
         for (n, payload) in payloads.iter().enumerate() {
             writer.push(MsgKey::new(1, n as u32), &request(1, payload), &identity(), Micros(0));
         }
         kept.push((writer.finish(), payloads));
-        // Some bodies live longer than others.
+        // Some bodies are dropped later than others.
         if kept.len() > 5 {
             let (body, payloads) = kept.remove(round as usize % 5);
             let read = BatchRequest::decode(&*message_of(body).0).expect("a BatchRequest");

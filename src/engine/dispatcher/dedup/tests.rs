@@ -1,4 +1,4 @@
-//! Promise 8: at most once per window. The window against a list with nothing clever in it.
+//! Promise 8, at most once per window: the window against a model that is a plain list.
 
 use super::*;
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn plain(window: &DedupWindow) -> DedupId<'static> {
     window.id(TenantId(0), Owner::User("u"), "a", fingerprint(1001, b""))
 }
 
-/// What [`DedupWindow::bytes`] must say, counted anew; and that its parts agree.
+/// Checks that the parts of the window agree, and [`DedupWindow::bytes`] against a new count.
 fn check_invariants(window: &DedupWindow) {
     let (mut bytes, mut stored, mut live) = (0, 0, 0);
     for (key, entry) in window.entries.iter() {
@@ -66,7 +66,7 @@ fn a_duplicate_waits_then_gets_the_answer_until_the_window_has_passed() {
     assert_eq!(window.check(&id, Micros(0)), Lookup::InFlight(key));
     assert!(window.add_waiter(key, msg(7), Micros(0)));
     assert!(window.add_waiter(key, msg(8), Micros(0)));
-    // However long it takes, it is not forgotten while it is in flight.
+    // An id in flight is not forgotten, however long its message takes.
     let end = Micros(100 * WINDOW_US);
     window.expire(end, 100);
     assert_eq!(window.check(&id, end), Lookup::InFlight(key));
@@ -90,7 +90,7 @@ fn a_refusal_before_dispatch_frees_the_id() {
     assert_eq!(window.release(key), [msg(7)]);
     assert_eq!(window.check(&id, Micros(0)), Lookup::New);
     assert_eq!((window.len(), window.bytes()), (0, 0));
-    // The key is stale now: nothing happens to whoever has its slot.
+    // The key is stale now: it does not reach the new entry in its slot.
     let again = window.begin(&id, Micros(0)).expect("room");
     assert!(window.release(key).is_empty());
     assert!(window.finish(key, None, Micros(0)).is_empty());
@@ -146,7 +146,7 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
     ];
     for (tenant, owner, text) in ids {
         let mut id = window.id(TenantId(tenant), owner, text, 0);
-        id.hash = 7; // all of them collide
+        id.hash = 7; // so that all of them collide
         assert_eq!(window.check(&id, Micros(0)), Lookup::New);
         assert!(window.begin(&id, Micros(0)).is_some());
     }
@@ -177,7 +177,7 @@ fn a_full_window_refuses_and_forgets_nothing() {
     window.finish(key, None, Micros(5));
     assert_eq!(window.begin(&ids[2], Micros(4 + WINDOW_US)), None);
     assert_eq!(window.check(&ids[0], Micros(4 + WINDOW_US)), Lookup::FinishedNotStored);
-    // The window of the first has passed: it makes room.
+    // The window of the first id has passed: it makes room.
     assert!(window.begin(&ids[2], Micros(5 + WINDOW_US)).is_some());
     assert_eq!(window.check(&ids[0], Micros(5 + WINDOW_US)), Lookup::New);
 }
@@ -264,7 +264,7 @@ fn short_payloads_do_not_make_up_for_the_message_id() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// What a gateway does with a message: look, then begin it or wait.
+    /// A message comes: its id is looked up, then begun, or the message waits.
     Message {
         id: usize,
         print: u128,
@@ -296,11 +296,11 @@ struct ModelEntry {
     print: u128,
     key: DedupKey,
     waiters: Vec<MsgKey>,
-    /// Time of the end, its place among all ends, and the answer if stored.
+    /// Time of the end, its number among all ends, and the answer if stored.
     end: Option<(u64, u64, Option<StoredReply>)>,
 }
 
-/// All that is remembered, expired entries dropped at once.
+/// Model of the window: a list from which expired entries are dropped at once.
 struct Model {
     entries: Vec<ModelEntry>,
     entries_max: usize,
@@ -347,7 +347,7 @@ fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {
     window.id(tenant, Owner::User(owner), text, print)
 }
 
-/// Compares what both know of all names.
+/// Compares the window with the model for all names.
 fn compare(window: &DedupWindow, model: &Model, now: u64) -> Result<(), TestCaseError> {
     for id in 0..16 {
         let entry = model.entries.iter().find(|e| e.id == id);
@@ -452,7 +452,7 @@ proptest! {
             model.drop_expired(now);
             compare(&window, &model, now)?;
         }
-        // All of it ends, and nothing is left.
+        // In the end, every id is finished and expires, and nothing is left.
         for key in given {
             window.finish(key, None, Micros(now));
         }

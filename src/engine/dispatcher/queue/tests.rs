@@ -1,4 +1,4 @@
-//! The queue and the streams against a naive model: a sorted look at all eligible messages.
+//! The queue and the streams against a naive model: the least of all eligible requests.
 
 use std::collections::BTreeSet;
 
@@ -15,29 +15,29 @@ const INSTANCES: u32 = 2;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A message arrives this much later: class, stream (0 = none), payload bytes.
+    /// A request arrives `after_us` later. Stream 0 means none.
     Push {
         after_us: u64,
         class: usize,
         stream: u8,
         bytes: usize,
     },
-    /// A call takes up to so many messages of an instance.
+    /// A call takes up to `items` requests of an instance.
     Call {
         instance: u32,
         items: usize,
     },
-    /// One of the calls in flight ends; messages up to this place in it are done, the others are
-    /// put back.
+    /// One of the calls in flight ends: its first `done` requests are answered, the others are put
+    /// back.
     End {
         which: usize,
         done: usize,
     },
-    /// A waiting message leaves: its deadline passed.
+    /// A waiting request leaves: its deadline passed.
     Withdraw {
         which: usize,
     },
-    /// The idle streams of an instance, and its messages without one, go to the other instance.
+    /// Idle streams of an instance, and its requests without one, go to the other instance.
     Move {
         instance: u32,
     },
@@ -60,7 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A message of the model. Of a stream the order of `waiting` is the order sent.
+/// A request of the model. Within a stream, the order of `waiting` is the order sent.
 #[derive(Clone, Copy, Debug)]
 struct Naive {
     key: MsgKey,
@@ -71,7 +71,7 @@ struct Naive {
     received: Micros,
 }
 
-/// Both, side by side.
+/// Queues and model, side by side.
 struct Pair {
     requests: Requests,
     ordering: Ordering,
@@ -106,8 +106,8 @@ impl Pair {
         stream > 0 && self.calls.iter().any(|(_, items)| items.iter().any(|m| m.stream == stream))
     }
 
-    /// Where the messages of a stream wait or are.
-    fn home(&self, stream: u8) -> Option<u32> {
+    /// The instance for which the requests of a stream wait, or in whose call they are.
+    fn instance_of(&self, stream: u8) -> Option<u32> {
         let in_calls = self.calls.iter().flat_map(|(_, items)| items);
         let mut all = self.waiting.iter().chain(in_calls);
         all.find(|m| m.stream == stream && stream > 0).map(|m| m.instance)
@@ -117,7 +117,7 @@ impl Pair {
         self.arrivals += 1;
         let arrival = self.arrivals;
         let received = self.now;
-        let instance = self.home(stream).unwrap_or((arrival % u64::from(INSTANCES)) as u32);
+        let instance = self.instance_of(stream).unwrap_or((arrival % u64::from(INSTANCES)) as u32);
         let at = usize::from(stream);
         if stream > 0 && self.keys[at].is_none_or(|k| self.ordering.get_alive(k).is_none()) {
             let session = SessionId::from_random(u128::from(stream));
@@ -141,7 +141,7 @@ impl Pair {
         self.waiting.push(Naive { key, rank, stream, instance, bytes, received });
     }
 
-    /// Takes for one call, from both; the order must be equal.
+    /// Takes the requests of one call from queue and model, in equal order.
     fn call(&mut self, instance: u32, items: usize) {
         self.tickets += 1;
         let ticket = Ticket::new(self.tickets, 1);
@@ -166,7 +166,7 @@ impl Pair {
         }
     }
 
-    /// As `outcome::fail` and `dispatch::free_stream` do.
+    /// Ends a call as `Dispatcher::fail` and `Dispatcher::end_call` do.
     fn end(&mut self, which: usize, done: usize) {
         if self.calls.is_empty() {
             return;
@@ -184,7 +184,7 @@ impl Pair {
             if m.stream == 0 {
                 queue.resume(m.key, &mut self.requests);
             }
-            // Before all that wait of its stream, whose order is all that counts here.
+            // Before all others of its stream; the order of other streams does not matter here.
             self.waiting.insert(0, *m);
         }
         for m in &items[..done] {
@@ -225,7 +225,7 @@ impl Pair {
         self.requests.release(m.key);
     }
 
-    /// As `outcome::evacuate` does.
+    /// Moves requests to the other instance as `Dispatcher::reroute_waiting` does.
     fn move_away(&mut self, instance: u32) {
         let to = (instance + 1) % INSTANCES;
         let mut moved = BTreeSet::new();
@@ -279,7 +279,8 @@ impl Pair {
         }
     }
 
-    /// Never earlier than the truth; and if anything eligible waits, something is told.
+    /// Checks that `oldest` is never earlier than the truth, and found if an eligible request
+    /// waits.
     fn check_oldest(&mut self) {
         for id in 0..INSTANCES {
             let here = self.waiting.iter().filter(|m| m.instance == id);
@@ -312,7 +313,7 @@ proptest! {
         for step in &steps {
             pair.run(step);
         }
-        // In the end everything comes out.
+        // In the end, every request comes out.
         while !(pair.waiting.is_empty() && pair.calls.is_empty()) {
             pair.end(0, 9);
             (0..INSTANCES).for_each(|id| pair.call(id, 9));
@@ -321,13 +322,13 @@ proptest! {
     }
 }
 
-/// Promise 3: nothing waits longer than the difference of the class delays because of others.
+/// Promise 3: no request waits longer than the difference of the class delays because of others.
 #[test]
 fn a_message_is_overtaken_only_by_ones_enqueued_less_than_the_difference_of_the_delays_later() {
     let mut pair = Pair::new();
     pair.push(3, 0, 1);
     let Naive { key: low, instance, .. } = pair.waiting[0];
-    // Two critical ones a millisecond for its instance, for ever; one is taken each time.
+    // Two critical requests a millisecond arrive for its instance, without end; one is taken.
     let mut overtook = Vec::new();
     let taken = (0..1_500).any(|ms| {
         pair.now = Micros::from_ms(ms);
