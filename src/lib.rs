@@ -78,8 +78,8 @@
 //!    for control; signals that control could not be given go back by [`return_signals`].
 //! 2. **From other shards**: [`arrive`] for a connection that moves here, [`open`] for a fresh one.
 //! 3. **Commands of control**: [`apply`] (the channels to new instances are opened before it, as
-//!    calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), [`drain`] (accept
-//!    what waits before it, and nothing after it).
+//!    calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), and [`drain`]
+//!    (accept what waits before it, and nothing after it).
 //! 4. **Accept**: while [`has_room`], [`open`]; or [`open_uncounted`], and [`introduce`] when the
 //!    balancer has named the client. Without room the socket goes to another shard, or gets 503.
 //! 5. **Resume**: take `effects.resumed`; [`on_resumed`] for each, which goes on with the bytes
