@@ -1,7 +1,7 @@
 //! The transport of a connection: how its bytes get from the socket to the engine and back. Plain
 //! TCP, TCP that begins with a PROXY protocol header, or TLS.
 //!
-//! No socket here: [`crate::shard::sockets::Socket`] reads and writes.
+//! No socket here: `Socket` in [`crate::shard::sockets`] reads and writes.
 
 use std::net::SocketAddr;
 
