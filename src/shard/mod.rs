@@ -84,6 +84,7 @@ impl Shell {
     }
 
     /// Runs `act` on the engine.
+    #[inline]
     pub(crate) fn enter<R>(&self, act: impl FnOnce(&mut Engine) -> R) -> R {
         act(&mut self.engine.borrow_mut())
     }

@@ -35,6 +35,7 @@ pub(crate) enum IoResult {
 
 impl Socket {
     /// Receives bytes into `buffer`, once.
+    #[inline]
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> IoResult {
         loop {
             match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
@@ -60,6 +61,7 @@ impl Socket {
     /// Sends what the transport holds, then as much of `bytes` as the kernel takes. The result
     /// counts `bytes` only, with TLS as its `Session::flush` does. Before a TLS handshake is
     /// complete nothing can be sent: with `bytes` that wait the connection is closed.
+    #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8], cipher: &mut [u8]) -> IoResult {
         let Self { stream, readiness: Readiness { is_writable, .. }, transport, .. } = self;
         match transport.session_mut() {
@@ -156,6 +158,7 @@ impl Sockets {
     }
 
     /// The socket of a connection, unless it is gone.
+    #[inline]
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Socket> {
         self.slots.get_mut(id.slot())?.as_mut().filter(|s| s.id == id)
     }

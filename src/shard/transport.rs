@@ -1,7 +1,7 @@
 //! The transport of a connection: how its bytes get from the socket to the engine and back. Plain
 //! TCP, TCP that begins with a PROXY protocol header, or TLS.
 //!
-//! No socket here: [`crate::shard::sockets::Socket`] reads and writes.
+//! No socket here: `Socket` in [`crate::shard::sockets`] reads and writes.
 
 use std::net::SocketAddr;
 
@@ -80,6 +80,7 @@ impl Transport {
     }
 
     /// Takes bytes that the socket received. What TLS decrypts is written into `plain`.
+    #[inline]
     pub(crate) fn receive<'a>(
         &mut self,
         input: &'a mut [u8],
@@ -102,6 +103,7 @@ impl Transport {
         }
     }
 
+    #[inline]
     fn session(&self) -> Option<&Session> {
         match self {
             Self::Plain => None,
@@ -111,6 +113,7 @@ impl Transport {
     }
 
     /// The TLS session, if TLS is spoken.
+    #[inline]
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         match self {
             Self::Plain => None,

@@ -19,11 +19,13 @@ impl ShardIo for Net {
     type Client = AcceptedClient;
     type Socket = Socket;
 
+    #[inline]
     fn with<R>(&mut self, act: impl FnOnce(&mut Engine, &mut TurnState) -> R) -> R {
         let Self { shell, state, .. } = self;
         shell.enter(|engine| act(engine, state))
     }
 
+    #[inline]
     fn state(&mut self) -> &mut TurnState {
         &mut self.state
     }
@@ -32,6 +34,7 @@ impl ShardIo for Net {
         self.shell.now()
     }
 
+    #[inline]
     fn readiness(&mut self, id: ConnId) -> Option<&mut Readiness> {
         self.sockets.get(id).map(|socket| &mut socket.readiness)
     }
@@ -40,6 +43,7 @@ impl ShardIo for Net {
         self.sockets.get(id).is_some_and(|socket| socket.transport.is_handshaking())
     }
 
+    #[inline]
     fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce {
         let Self { sockets, shell, scratch, plain, state, .. } = self;
         let Some(socket) = sockets.get(id) else { return ReadOnce::Enough };
@@ -98,6 +102,7 @@ impl ShardIo for Net {
         }
     }
 
+    #[inline]
     fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction {
         let Self { sockets, shell, cipher, .. } = self;
         let Some(socket) = sockets.get(id) else { return SocketAction::Keep };
