@@ -88,7 +88,7 @@ impl Dispatcher {
         items: &[MsgKey],
         body: &Bytes,
         now: Micros,
-    ) -> Read {
+    ) -> ReadResult {
         let mut tally = Tally::default();
         for &key in items {
             let Some(request) = self.carried(key, ticket) else { continue };
@@ -97,7 +97,7 @@ impl Dispatcher {
             tally.add(&answer);
             self.finish(cx, clients, key, &answer, now);
         }
-        Read { is_readable: true, tally }
+        ReadResult { is_readable: true, tally }
     }
 
     /// Answers the requests of a batch by the responses in `body`.
@@ -109,7 +109,7 @@ impl Dispatcher {
         items: &[MsgKey],
         body: &[u8],
         now: Micros,
-    ) -> Read {
+    ) -> ReadResult {
         let is_readable = self.count_responses(cx, ticket, items, body);
         let mut tally = Tally::default();
         if is_readable {
@@ -131,7 +131,7 @@ impl Dispatcher {
                 self.finish(cx, clients, key, &missing, now);
             }
         }
-        Read { is_readable, tally }
+        ReadResult { is_readable, tally }
     }
 
     /// Counts the responses to each request of a batch, so that of two to one neither is taken.
@@ -146,7 +146,7 @@ impl Dispatcher {
         items: &[MsgKey],
         body: &[u8],
     ) -> bool {
-        let (mut strangers, mut unknown) = (0, 0);
+        let (mut foreign, mut unknown) = (0, 0);
         let read = read_responses(body, |item| {
             let key = MsgKey(item.request_id);
             match self.requests.get_mut(key) {
@@ -154,8 +154,8 @@ impl Dispatcher {
                     request.responses = request.responses.saturating_add(1);
                 }
                 Some(_) | None => {
-                    strangers += 1;
-                    unknown += u64::from(strangers > items.len() || !items.contains(&key));
+                    foreign += 1;
+                    unknown += u64::from(foreign > items.len() || !items.contains(&key));
                 }
             }
         });
@@ -248,7 +248,7 @@ impl Tally {
 }
 
 /// Result of reading the answer to a call.
-struct Read {
+struct ReadResult {
     is_readable: bool,
     tally: Tally,
 }
