@@ -12,11 +12,11 @@ use bytes::{Buf, Bytes};
 use prost::encoding::{decode_varint, encode_varint};
 
 use shardgate::config::settings::{CacheSettings, DedupSettings, GatewaySettings, ShardSettings};
-use shardgate::engine::dispatcher::batch::{BodyWriter, Origin};
-use shardgate::engine::dispatcher::dedup::{DedupWindow, Owner, StoredReply, fingerprint};
+use shardgate::engine::dispatcher::batch::{BodyWriter, GatewayIdentity};
+use shardgate::engine::dispatcher::dedup::{DedupWindow, Scope, StoredReply, fingerprint};
 use shardgate::engine::dispatcher::ordering::{Ordering, StreamName};
-use shardgate::engine::dispatcher::queue::{InstanceQueue, Requests};
-use shardgate::engine::dispatcher::request::Request;
+use shardgate::engine::dispatcher::queue::InstanceQueue;
+use shardgate::engine::dispatcher::request::{Request, Requests};
 use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, TenantId, Ticket};
@@ -122,8 +122,8 @@ fn snapshot(instances: u32) -> Snapshot {
 }
 
 /// Fields that every batch begins with.
-fn origin() -> Origin {
-    Origin {
+fn origin() -> GatewayIdentity {
+    GatewayIdentity {
         gateway: "node-1".into(),
         shard: 0,
         boot_id: 1,
@@ -343,7 +343,7 @@ fn route_key(snapshot: &Snapshot, hash: u64) -> RouteKey {
 pub struct Batch {
     messages: Requests,
     keys: Vec<MsgKey>,
-    origin: Origin,
+    origin: GatewayIdentity,
     writer: BodyWriter,
     response: Bytes,
 }
@@ -408,7 +408,7 @@ impl Dedup {
         self.text.clear();
         let _ = write!(self.text, "{:032x}", self.n);
         let print = fingerprint(1001, &self.payload);
-        let id = self.window.id(TenantId(0), Owner::User("u"), &self.text, print);
+        let id = self.window.id(TenantId(0), Scope::User("u"), &self.text, print);
         let key = self.window.begin(&id, now).expect("there is room");
         black_box(self.window.finish(key, Some(self.reply.clone()), now));
     }

@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock::unix_now_s;
 use crate::config::settings::{ClientCertificates, TlsVersion};
 use crate::limits;
 use crate::tls::certificate::{BadCertificate, Certificate};
@@ -41,13 +41,12 @@ pub fn serve(listen: SocketAddr, tls: Option<&(PathBuf, PathBuf)>) -> io::Result
 }
 
 fn server(chain: &Path, key: &Path) -> io::Result<Server> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let (chain, key) = (std::fs::read(chain)?, std::fs::read(key)?);
     let wrong = |bad| match bad {
         BadCertificate::Chain(rule) => io::Error::other(format!("--tls-cert {rule}")),
         BadCertificate::Key(rule) => io::Error::other(format!("--tls-key {rule}")),
     };
-    let certificate = Certificate::new(&provider(), &chain, &key, now).map_err(wrong)?;
+    let certificate = Certificate::new(&provider(), &chain, &key, unix_now_s()).map_err(wrong)?;
     let nobody = ClientAuth { asked: ClientCertificates::Off, signers: Vec::new() };
     Server::new(TlsVersion::V12, &[certificate], nobody, None).map_err(io::Error::other)
 }

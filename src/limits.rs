@@ -1,6 +1,8 @@
 //! Caps that are part of the program, with their arithmetic. Settings that an operator may tune are
 //! in `config`; the caps here bound them, and bound the work that a peer can cause.
 
+use std::time::Duration;
+
 /// Instances of all services: every shard keeps a connection to each.
 pub(crate) const INSTANCES_MAX: usize = 4096;
 /// Points on all rings together: 2^20 of 16 bytes are 16 MiB, hashed and sorted in a fraction of a
@@ -47,6 +49,9 @@ pub(crate) const EVENTS_PER_WAIT: usize = 1024;
 /// Connections accepted in one turn of a shard, so that many new connections do not delay the
 /// messages of the others.
 pub(crate) const ACCEPTS_PER_TURN_MAX: usize = 64;
+/// Pause after an accept that found no file descriptor left: to try again at once does not cure that.
+/// 100 ms, where NATS waits up to 1 s.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Items taken from one lane in one turn.
 pub(crate) const LANE_BUDGET: usize = 256;
 

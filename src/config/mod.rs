@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
-pub use words::{NAME_RULE, TOKEN_RULE, is_name, is_token};
+pub use words::{NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token};
 
 use crate::routing::Snapshot;
 use settings::{GatewaySettings, ShardSettings};

@@ -14,6 +14,8 @@ pub fn is_name(s: &str) -> bool {
 
 /// Characters of a token: 16 random bytes in base64 are 22; fewer can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
+/// Longest such token, which is configured and never changes. Comparisons pad both sides to it.
+pub const STATIC_TOKEN_BYTES_MAX: usize = 256;
 
 /// Rule of [`is_token`], for problems.
 pub const TOKEN_RULE: &str =
@@ -21,7 +23,7 @@ pub const TOKEN_RULE: &str =
 
 /// Whether `s` can be a bearer token of the admin endpoint or of the registry.
 pub fn is_token(s: &str) -> bool {
-    (TOKEN_CHARS_MIN..=256).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic())
+    (TOKEN_CHARS_MIN..=STATIC_TOKEN_BYTES_MAX).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Rule of [`is_path`], for problems.

@@ -17,7 +17,7 @@ use crate::config::{Config, Loader, Problem, Problems, Source};
 use crate::ids::ShardId;
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
-use crate::tls::load::{InForce as CertificateInfo, LocalTls};
+use crate::tls::load::{CertificateInfo, LocalTls};
 
 /// Result of a reload that was taken.
 #[derive(Clone, Debug)]

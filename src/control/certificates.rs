@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::tls::load::InForce as CertificateInfo;
+use crate::tls::load::CertificateInfo;
 
 /// Remaining life below which a certificate is warned of: two weeks are enough to renew by hand,
 /// and programs renew at a third of 90 days.

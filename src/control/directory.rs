@@ -19,7 +19,7 @@ use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::stats::Signal;
-use crate::tls::load::InForce as CertificateInfo;
+use crate::tls::load::CertificateInfo;
 
 /// Copy of the directory's state for the admin endpoint.
 #[derive(Clone, Debug)]

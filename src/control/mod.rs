@@ -31,16 +31,13 @@ pub(crate) mod token;
 mod token_keys;
 mod view;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 pub(crate) use self::exit::ExitReason;
 pub(crate) use self::inputs::{ControlInputs, Listens, LocalFiles};
 use self::request::REQUESTS_MAX;
-
-/// Pause after a failed accept: trying again at once does not cure a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs control on the calling thread until the shards have stopped, or are given up. The first
 /// SIGTERM or SIGINT drains, the second ends at once; SIGHUP reads the files again, SIGUSR1 dumps.

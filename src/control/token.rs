@@ -10,11 +10,9 @@ use std::path::{Path, PathBuf};
 
 use subtle::ConstantTimeEq;
 
-use crate::config::is_token;
+use crate::config::{STATIC_TOKEN_BYTES_MAX, is_token};
 use crate::config::settings::AdminSettings;
 
-/// Longest token ([`is_token`]); both sides of a comparison are padded to it.
-const TOKEN_BYTES_MAX: usize = 256;
 /// Random bytes of a token that is made at the start.
 const RANDOM_BYTES: usize = 32;
 
@@ -31,7 +29,7 @@ impl Token {
     /// Whether `shown` is the token. Takes as long for every `shown` of a possible length.
     pub fn is(&self, shown: &[u8]) -> bool {
         let padded = |bytes: &[u8]| {
-            let mut padded = [0; TOKEN_BYTES_MAX];
+            let mut padded = [0; STATIC_TOKEN_BYTES_MAX];
             let room = padded.get_mut(..bytes.len())?;
             room.copy_from_slice(bytes);
             Some(padded)
@@ -142,7 +140,7 @@ fn read(path: &Path) -> Result<Token, String> {
         }
         let mut text = String::new();
         // One byte more than a token and its line end, so that a longer file is refused.
-        file.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text)?;
+        file.take(STATIC_TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text)?;
         Ok(Ok(text))
     };
     let text = read().map_err(|error| at(path, format!("cannot read it: {error}; {advice}")))?;

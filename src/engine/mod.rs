@@ -39,7 +39,7 @@ use crate::engine::clients::home::Departed;
 use crate::engine::clients::limits::OpenRefusal;
 use crate::engine::config::EngineConfig;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::batch::Origin;
+use crate::engine::dispatcher::batch::GatewayIdentity;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::drain::Drain;
 use crate::engine::effects::Effects;
@@ -106,7 +106,7 @@ impl Engine {
         let EngineInit { shard, shards, gateway, settings, snapshot, auth, .. } = init;
         let EngineInit { boot_id, unix_at_boot_us, seed, .. } = init;
         let mut rng = StdRng::seed_from_u64(seed);
-        let origin = Origin {
+        let identity = GatewayIdentity {
             gateway: gateway.node.clone(),
             shard: u32::from(shard.0),
             boot_id,
@@ -117,7 +117,7 @@ impl Engine {
         let mut clients = Clients::new(&gateway, &settings, shards, unix_at_boot_us, seed);
         clients.sign_in.set(auth, &gateway.auth);
         Self {
-            config: EngineConfig::new(shard, shards, origin, gateway, settings, &snapshot),
+            config: EngineConfig::new(shard, shards, identity, gateway, settings, &snapshot),
             stats: Stats::default(),
             clients,
             dispatcher,

@@ -25,6 +25,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
+use crate::limits;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
@@ -123,15 +124,11 @@ pub(crate) fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(move || run(shard, init))
 }
 
-/// Buffer memory that glommio registers in each of its three rings for direct I/O, which sockets do
-/// not use: 64 KiB is its floor (the default of 10 MiB pins 31 MB a shard).
-const IO_MEMORY_BYTES: usize = 64 << 10;
-
 fn run(shard: ShardId, init: ShardInit) {
     let settings = &init.engine.settings;
     let executor = LocalExecutorBuilder::new(Placement::Fixed(init.core))
         .name(&format!("shard-{shard}"))
-        .io_memory(IO_MEMORY_BYTES)
+        .io_memory(limits::IO_MEMORY_BYTES)
         .ring_depth(settings.ring_depth)
         .preempt_timer(settings.preempt)
         .spin_before_park(settings.spin)

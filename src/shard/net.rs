@@ -11,9 +11,10 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::backend::channel::Channel;
+use crate::clock::unix_now;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::instance_map::InstanceMap;
 use crate::ids::ShardId;
@@ -249,8 +250,7 @@ impl Net {
     /// once.
     fn on_bell(&mut self, now: Micros) -> bool {
         if let Some(late_us) = self.lanes.pulse.answer(now) {
-            let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-            turn::tick(self, late_us, unix as i64, now);
+            turn::tick(self, late_us, unix_now().as_micros() as i64, now);
         }
         turn::take_messages(self, now)
     }

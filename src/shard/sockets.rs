@@ -65,7 +65,7 @@ impl Socket {
     pub(crate) fn send(&mut self, bytes: &[u8], cipher: &mut [u8]) -> IoResult {
         let Self { stream, readiness: Readiness { is_writable, .. }, transport, .. } = self;
         match transport.session_mut() {
-            Some(session) if session.is_shaking() && !bytes.is_empty() => IoResult::Closed,
+            Some(session) if session.is_handshaking() && !bytes.is_empty() => IoResult::Closed,
             _ if !*is_writable => IoResult::WouldBlock,
             Some(session) => {
                 let send = |out: &[u8]| match send(stream, is_writable, out) {

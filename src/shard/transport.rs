@@ -125,7 +125,7 @@ impl Transport {
     /// Whether a TLS handshake is before the connection or under way: it costs far more than
     /// messages do.
     pub(crate) fn is_handshaking(&self) -> bool {
-        self.session().is_some_and(Session::is_shaking)
+        self.session().is_some_and(Session::is_handshaking)
     }
 
     /// Whether nothing that the client still sends will be read: it sent close_notify, or TLS

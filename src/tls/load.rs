@@ -16,7 +16,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A certificate in force, to watch its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InForce {
+pub struct CertificateInfo {
     /// File of the certificate, as configured.
     pub(crate) file: Arc<str>,
     /// Unix time in seconds after which the certificate is not valid.
@@ -27,7 +27,7 @@ pub struct InForce {
 #[derive(Clone, Debug, Default)]
 pub struct LocalTls {
     server: Option<Arc<Server>>,
-    certificates: Vec<InForce>,
+    certificates: Vec<CertificateInfo>,
 }
 
 impl LocalTls {
@@ -59,7 +59,7 @@ impl LocalTls {
             match Certificate::new(&provider, &chain, &key, now) {
                 Ok(certificate) => {
                     let file = files.chain_file.to_string_lossy().into();
-                    in_force.push(InForce { file, expires: certificate.expires });
+                    in_force.push(CertificateInfo { file, expires: certificate.expires });
                     all.push(certificate);
                 }
                 Err(BadCertificate::Chain(rule)) => fail(chain_key, &files.chain_file, rule),
@@ -92,7 +92,7 @@ impl LocalTls {
     }
 
     /// The certificates in force, in the order of the configuration.
-    pub(crate) fn certificates(&self) -> &[InForce] {
+    pub(crate) fn certificates(&self) -> &[CertificateInfo] {
         &self.certificates
     }
 }

@@ -50,7 +50,7 @@ enum Stage {
 
 /// Kind of a completed handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shaken {
+pub enum Handshake {
     /// A full handshake, with certificates and signatures.
     Full,
     /// A resumption by a ticket of an earlier handshake.
@@ -61,7 +61,7 @@ pub enum Shaken {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
     /// Kind of the handshake, if these bytes completed it.
-    pub(crate) shaken: Option<Shaken>,
+    pub(crate) handshake: Option<Handshake>,
     /// Whether the client ended its direction.
     pub(crate) ended: bool,
 }
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// Whether the handshake is under way.
-    pub(crate) fn is_shaking(&self) -> bool {
+    pub(crate) fn is_handshaking(&self) -> bool {
         self.stage == Stage::Handshake
     }
 
@@ -183,20 +183,20 @@ impl Session {
         if self.held.len() > HELD_BYTES_MAX {
             return Err(self.fail(&Error::PeerSentOversizedRecord));
         }
-        let shaken = (self.stage == Stage::Handshake && !self.connection.is_handshaking())
-            .then(|| self.shaken());
+        let handshake = (self.stage == Stage::Handshake && !self.connection.is_handshaking())
+            .then(|| self.complete_handshake());
         if ended {
             self.stage = Stage::Ended;
         }
-        Ok(Progress { shaken, ended })
+        Ok(Progress { handshake, ended })
     }
 
-    fn shaken(&mut self) -> Shaken {
+    fn complete_handshake(&mut self) -> Handshake {
         self.stage = Stage::Open;
         match self.connection.handshake_kind() {
-            Some(HandshakeKind::Resumed) => Shaken::Resumed,
+            Some(HandshakeKind::Resumed) => Handshake::Resumed,
             Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
-                Shaken::Full
+                Handshake::Full
             }
         }
     }

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::settings::AdminSettings;
-use crate::control::ACCEPT_PAUSE;
+use crate::limits::ACCEPT_PAUSE;
 use crate::tls::provider;
 
 /// Longest life of a connection: a gathering takes at most one second, the rest is the client's

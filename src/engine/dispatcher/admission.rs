@@ -6,7 +6,7 @@ use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::dedup::{self, Lookup, Owner};
+use crate::engine::dispatcher::dedup::{self, Lookup, Scope};
 use crate::engine::dispatcher::fill::{Fill, admit_percent};
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
@@ -226,12 +226,12 @@ impl Dispatcher {
         if message.id.is_empty() || !cx.config.settings.dedup.enabled {
             return Ok(DedupDecision::NotAsked);
         }
-        let owner = match &from.user {
-            Some(user) => Owner::User(&user.user),
-            None => Owner::Session(&from.session),
+        let scope = match &from.user {
+            Some(user) => Scope::User(&user.user),
+            None => Scope::Session(&from.session),
         };
         let fingerprint = dedup::fingerprint(message.msg_id, payload);
-        let name = self.dedup.id(from.sender.tenant, owner, &message.id, fingerprint);
+        let name = self.dedup.id(from.sender.tenant, scope, &message.id, fingerprint);
         match self.dedup.check(&name, now) {
             Lookup::New => self.dedup.begin(&name, now).map(DedupDecision::First).ok_or(Reject {
                 reason: Reason::QueueFull,

@@ -26,9 +26,6 @@ pub struct GatewayIdentity {
     pub unix_at_boot_us: i64,
 }
 
-/// The former name of [`GatewayIdentity`], for code that still uses it.
-pub type Origin = GatewayIdentity;
-
 /// Writes one call's body. The arena's memory is used again once the sent bytes are gone.
 #[derive(Debug, Default)]
 pub struct BodyWriter {

@@ -58,7 +58,7 @@ impl Dispatcher {
             let slot = state.in_flight < slots(settings, state.mode) && state.link != Link::Down;
             // A request that was parked waits at most a window from when it came back: `oldest`
             // examines only the most urgent of those.
-            let waited = !r.position.is_parked() && r.received.0 + window_us <= now.0;
+            let waited = !r.position.parked && r.received.0 + window_us <= now.0;
             let due = state.in_flight == 0 || waited;
             ensure(!(eligible && slot && due), || {
                 format!("{key:?} waits for {:?} with {} in flight", r.instance, state.in_flight)
@@ -110,10 +110,10 @@ impl Dispatcher {
                 };
                 let right = r.state == State::Waiting
                     && r.stream == Some(key)
-                    && r.links.prev() == prev
+                    && r.links.prev == prev
                     && r.instance == stream.instance;
                 ensure(right, || format!("{key:?} links {at:?} wrongly: {r:?} {stream:?}"))?;
-                (prev, next) = (Some(at), r.links.next());
+                (prev, next) = (Some(at), r.links.next);
             }
             ensure(stream.tail == prev, || format!("{key:?} has another tail"))?;
         }
@@ -170,12 +170,12 @@ impl Dispatcher {
                     ensure(carried, || format!("{key:?}: its stream is not in {ticket:?}"))?;
                 }
                 State::Waiting => {
-                    let found = if r.position.is_parked() {
+                    let found = if r.position.parked {
                         resumed.contains(&key)
                     } else {
                         fresh.contains(&key)
                     };
-                    ensure(!r.position.is_parked() || found == r.position.is_resumed(), || {
+                    ensure(!r.position.parked || found == r.position.resumed, || {
                         format!("{key:?}: {r:?}")
                     })?;
                     ensure(!(found && r.delayed), || format!("{key:?} is not delayed: {r:?}"))?;
@@ -190,7 +190,7 @@ impl Dispatcher {
                             s.head != Some(key) || s.busy.is_some() || s.delayed
                         }
                     };
-                    ensure(found || r.position.is_parked() && later, || {
+                    ensure(found || r.position.parked && later, || {
                         format!("{key:?} is lost: {r:?}")
                     })?;
                 }

@@ -32,10 +32,10 @@ const EXPIRE_PER_BEGIN: usize = 2;
 /// rehashes under load.
 const RESERVE_MAX: usize = 1 << 17;
 
-/// The owner of an idempotency key. The kind is part of the full key: no user name can be taken for
-/// the id of a session.
+/// The scope in which an idempotency key is unique. The kind is part of the full key: no user name
+/// can be taken for the id of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Owner<'a> {
+pub enum Scope<'a> {
     /// Name of the user who signed in.
     User(&'a str),
     /// Id of a session without a user.
@@ -46,7 +46,7 @@ pub enum Owner<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct DedupId<'a> {
     tenant: TenantId,
-    owner: Owner<'a>,
+    scope: Scope<'a>,
     id: &'a str,
     fingerprint: u128,
     hash: u64,
@@ -90,9 +90,9 @@ struct Entry {
     fingerprint: u128,
     tenant: TenantId,
     is_user: bool,
-    /// Bytes of `key` that are the owner.
-    owner_len: u32,
-    /// Owner, then id.
+    /// Bytes of `key` that are the scope.
+    scope_len: u32,
+    /// Scope, then id.
     key: Box<[u8]>,
     state: IdState,
 }
@@ -168,14 +168,13 @@ impl DedupWindow {
     pub fn id<'a>(
         &self,
         tenant: TenantId,
-        owner: Owner<'a>,
+        scope: Scope<'a>,
         id: &'a str,
         fingerprint: u128,
     ) -> DedupId<'a> {
-        let scope = self.seed ^ tenant.0;
-        let hash = xxh3_64_with_seed(owner.bytes(), scope);
+        let hash = xxh3_64_with_seed(scope.bytes(), self.seed ^ tenant.0);
         let hash = xxh3_64_with_seed(id.as_bytes(), hash);
-        DedupId { tenant, owner, id, fingerprint, hash }
+        DedupId { tenant, scope, id, fingerprint, hash }
     }
 
     /// Looks up what the window knows of `id`.
@@ -204,8 +203,8 @@ impl DedupWindow {
             }
             self.remove(key);
         }
-        let owner = id.owner.bytes();
-        let cost = ENTRY_BYTES + owner.len() + id.id.len();
+        let scope = id.scope.bytes();
+        let cost = ENTRY_BYTES + scope.len() + id.id.len();
         while self.entries.is_full() {
             if !self.expire_one(now) {
                 return None;
@@ -218,9 +217,9 @@ impl DedupWindow {
             hash: id.hash,
             fingerprint: id.fingerprint,
             tenant: id.tenant,
-            is_user: id.owner.is_user(),
-            owner_len: owner.len() as u32,
-            key: [owner, id.id.as_bytes()].concat().into(),
+            is_user: id.scope.is_user(),
+            scope_len: scope.len() as u32,
+            key: [scope, id.id.as_bytes()].concat().into(),
             state: IdState::InFlight { waiters: Vec::new() },
         });
         self.bytes += cost;
@@ -388,18 +387,18 @@ impl DedupWindow {
     }
 }
 
-impl<'a> Owner<'a> {
+impl<'a> Scope<'a> {
     fn bytes(&self) -> &'a [u8] {
         match self {
-            Owner::User(name) => name.as_bytes(),
-            Owner::Session(id) => id.as_str().as_bytes(),
+            Scope::User(name) => name.as_bytes(),
+            Scope::Session(id) => id.as_str().as_bytes(),
         }
     }
 
     fn is_user(&self) -> bool {
         match self {
-            Owner::User(_) => true,
-            Owner::Session(_) => false,
+            Scope::User(_) => true,
+            Scope::Session(_) => false,
         }
     }
 }
@@ -407,11 +406,11 @@ impl<'a> Owner<'a> {
 impl Entry {
     /// Whether the entry is that of `id`: the full keys are compared.
     fn is(&self, id: &DedupId) -> bool {
-        let (owner, text) = self.key.split_at(self.owner_len as usize);
+        let (scope, text) = self.key.split_at(self.scope_len as usize);
         self.hash == id.hash
             && self.tenant == id.tenant
-            && self.is_user == id.owner.is_user()
-            && owner == id.owner.bytes()
+            && self.is_user == id.scope.is_user()
+            && scope == id.scope.bytes()
             && text == id.id.as_bytes()
     }
 }

@@ -23,7 +23,7 @@ impl Dispatcher {
         let mut next = stream.head;
         while let Some(key) = next {
             let request = self.requests.get(key).expect("linked requests exist");
-            next = request.links.next();
+            next = request.links.next;
             self.move_request(cx, key, instance);
         }
     }

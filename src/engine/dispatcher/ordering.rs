@@ -2,8 +2,7 @@
 
 use hashbrown::HashTable;
 
-use crate::engine::dispatcher::queue::Requests;
-use crate::engine::dispatcher::request::Request;
+use crate::engine::dispatcher::request::{Request, Requests, StreamLinks};
 use crate::engine::slab::Slab;
 use crate::ids::{InstanceId, MsgKey, ServiceId, SessionId, StreamKey, Ticket};
 
@@ -37,23 +36,6 @@ pub struct StreamName {
     pub service: ServiceId,
     /// Affinity hash of the messages.
     pub hash: u64,
-}
-
-/// Neighbours of a waiting request in its stream; none of a request that does not wait.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct StreamLinks {
-    next: Option<MsgKey>,
-    prev: Option<MsgKey>,
-}
-
-impl StreamLinks {
-    pub fn next(&self) -> Option<MsgKey> {
-        self.next
-    }
-
-    pub fn prev(&self) -> Option<MsgKey> {
-        self.prev
-    }
 }
 
 /// The streams of one shard that have a request waiting or in flight.

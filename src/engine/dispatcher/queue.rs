@@ -13,41 +13,15 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::engine::dispatcher::ordering::Ordering;
-use crate::engine::dispatcher::request::{Request, State};
-use crate::engine::slab::Slab;
+use crate::engine::dispatcher::request::{QueuePosition, Request, Requests, State};
 use crate::ids::{InstanceId, MsgKey, Ticket};
 use crate::message::Micros;
-
-/// Requests under way, by key.
-pub type Requests = Slab<MsgKey, Request>;
 
 /// Sort key: virtual deadline in microseconds, class, number of arrival.
 type Rank = (u64, usize, u64);
 
 /// A request that came back, and its generation when it did: each is listed once a generation.
 type Resumed = (Rank, MsgKey, u32);
-
-/// Position of a waiting request in the queue of its instance.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct QueuePosition {
-    /// Whether the request has left its class queue to wait with its stream.
-    parked: bool,
-    /// Whether the request is parked, and listed among those that may be taken again.
-    resumed: bool,
-    /// Number of times that the request was put back into a queue; entries of earlier ones are
-    /// stale.
-    generation: u32,
-}
-
-impl QueuePosition {
-    pub fn is_parked(&self) -> bool {
-        self.parked
-    }
-
-    pub fn is_resumed(&self) -> bool {
-        self.resumed
-    }
-}
 
 /// Requests that wait for one instance.
 #[derive(Debug)]

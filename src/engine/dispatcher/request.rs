@@ -7,14 +7,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Identity;
-use crate::engine::dispatcher::ordering::StreamLinks;
-use crate::engine::dispatcher::queue::QueuePosition;
 use crate::engine::dispatcher::route_cache::RouteKey;
+use crate::engine::slab::Slab;
 use crate::engine::source::Source;
-use crate::ids::{ConnId, DedupKey, InstanceId, ServiceId, SessionId, StreamKey, TenantId, Ticket};
+use crate::ids::{
+    ConnId, DedupKey, InstanceId, MsgKey, ServiceId, SessionId, StreamKey, TenantId, Ticket,
+};
 use crate::limits;
 use crate::message::{ClientMessage, Encoding, Micros, Priority};
 use crate::routing::{Failover, Order, PayloadKind, Route};
+
+/// Requests under way, by key.
+pub type Requests = Slab<MsgKey, Request>;
 
 /// The state of a request.
 ///
@@ -114,6 +118,25 @@ impl Assignment {
         stream: None,
         dedup: None,
     };
+}
+
+/// Position of a waiting request in the queue of its instance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct QueuePosition {
+    /// Whether the request has left its class queue to wait with its stream.
+    pub parked: bool,
+    /// Whether the request is parked, and listed among those that may be taken again.
+    pub resumed: bool,
+    /// Number of times that the request was put back into a queue; entries of earlier ones are
+    /// stale.
+    pub generation: u32,
+}
+
+/// Neighbours of a waiting request in its stream; none of a request that does not wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamLinks {
+    pub next: Option<MsgKey>,
+    pub prev: Option<MsgKey>,
 }
 
 /// Payload bytes: small ones in a buffer that stays with the slot, large ones shared.

@@ -16,9 +16,6 @@ use crate::stats::Counter;
 use crate::tls::session::Session;
 use crate::wire::handshake;
 
-/// Pause after accept() found no descriptor left: 100 ms, where NATS waits up to 1 s.
-const ACCEPT_PAUSE_US: u64 = 100_000;
-
 /// A client that was accepted and has no connection yet.
 #[derive(Debug)]
 pub(crate) struct AcceptedClient {
@@ -66,7 +63,7 @@ impl Net {
                         tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
                     }
                     listener.backlog = Backlog::Paused;
-                    let at = Micros(now.0 + ACCEPT_PAUSE_US);
+                    let at = now.plus_ms(limits::ACCEPT_PAUSE.as_millis() as u64);
                     self.state.timers().set(Timer::Accept(index), at);
                     return;
                 }

@@ -13,7 +13,7 @@ use crate::shard::sockets::{IoResult, Socket};
 use crate::shard::transport::Received;
 use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
 use crate::stats::Counter;
-use crate::tls::session::{Failure, Progress, Shaken};
+use crate::tls::session::{Failure, Progress, Handshake};
 
 impl ShardIo for Net {
     type Client = AcceptedClient;
@@ -239,10 +239,10 @@ fn on_records(
     };
     match result {
         Ok(progress) => {
-            match progress.shaken {
+            match progress.handshake {
                 None => {}
-                Some(Shaken::Full) => engine.count(Counter::TlsHandshakes, 1),
-                Some(Shaken::Resumed) => engine.count(Counter::TlsResumed, 1),
+                Some(Handshake::Full) => engine.count(Counter::TlsHandshakes, 1),
+                Some(Handshake::Resumed) => engine.count(Counter::TlsResumed, 1),
             }
             next
         }

@@ -84,7 +84,7 @@ fn an_idle_connection_holds_what_the_budget_says() {
                 let _ = std::io::Read::read_to_end(&mut client.reader(), &mut Vec::new());
             }
         }
-        assert!(!session.is_shaking() && plain.len() >= 40_000);
+        assert!(!session.is_handshaking() && plain.len() >= 40_000);
         eprintln!("{version:?}: {bytes} of which {} inline", size_of::<Session>());
         assert!((1..=IDLE_BYTES as isize).contains(&bytes), "{version:?}: {bytes}");
     }

@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, Error, SupportedProtocolVersion};
 
 use super::*;
-use crate::tls::session::{CIPHER_BYTES_MAX, Failure, PLAIN_BYTES_MAX, Session, Shaken};
+use crate::tls::session::{CIPHER_BYTES_MAX, Failure, PLAIN_BYTES_MAX, Session, Handshake};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -21,7 +21,7 @@ struct Both {
     /// Plaintext at the server, not reported as sent.
     outbox: Vec<u8>,
     heard: Vec<u8>,
-    shaken: Option<Shaken>,
+    handshake: Option<Handshake>,
     ended: bool,
     failure: Option<Failure>,
     /// Bytes that the client's and the server's kernel take at once.
@@ -38,7 +38,7 @@ impl Both {
             scratch: vec![0; CIPHER_BYTES_MAX],
             outbox: Vec::new(),
             heard: Vec::new(),
-            shaken: None,
+            handshake: None,
             ended: false,
             failure: None,
             up: usize::MAX,
@@ -49,7 +49,7 @@ impl Both {
     fn take(&mut self, input: &mut [u8]) {
         match self.session.receive(input, &mut self.heard) {
             Ok(progress) => {
-                self.shaken = self.shaken.or(progress.shaken);
+                self.handshake = self.handshake.or(progress.handshake);
                 self.ended |= progress.ended;
             }
             Err(failure) => self.failure = Some(failure),
@@ -118,7 +118,7 @@ fn messages_go_both_ways_in_both_versions_however_they_are_cut() {
             (both.up, both.down) = (up, down);
             let large = &large[..if down == 1 { 3_000 } else { large.len() }];
             both.exchange().unwrap();
-            assert_eq!(both.shaken, Some(Shaken::Full));
+            assert_eq!(both.handshake, Some(Handshake::Full));
             assert_eq!(both.session.buffered(), 0, "nothing is kept when nothing is under way");
             // rustls' buffer ends at 64 KiB: the bytes that it takes are received.
             let taken = both.client.writer().write(large).unwrap();
@@ -143,7 +143,7 @@ fn a_hello_in_many_records_is_put_together_however_those_are_cut() {
             let mut both = Both::new(&server(&issuer, &["a.test"]), config, "a.test");
             both.up = up;
             both.exchange().unwrap();
-            assert_eq!(both.shaken, Some(Shaken::Full));
+            assert_eq!(both.handshake, Some(Handshake::Full));
             both.client.writer().write_all(&[7; 5_000]).unwrap();
             both.outbox = vec![8; 5_000];
             assert_eq!(both.exchange().unwrap(), [8; 5_000]);
@@ -220,7 +220,7 @@ fn close_notify_is_told_and_heard() {
 fn nothing_is_said_before_the_handshake_is_complete() {
     let mut both = both(&TLS13);
     both.outbox = b"early".to_vec();
-    assert!(both.session.is_shaking());
+    assert!(both.session.is_handshaking());
     assert!(both.sent(usize::MAX).is_empty());
     both.session.close(&mut both.scratch);
     assert!(both.sent(usize::MAX).is_empty());

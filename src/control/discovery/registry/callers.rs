@@ -10,14 +10,11 @@ use std::sync::Arc;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::config::settings::RegistryCaller;
-use crate::config::{TOKEN_RULE, is_token};
-
-/// Longest token ([`is_token`]); all are padded to it.
-const TOKEN_BYTES_MAX: usize = 256;
+use crate::config::{STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_token};
 
 /// A token, padded with zeros. No token contains a zero, so equal buffers are equal tokens, and a
 /// comparison takes as long for every pair.
-type Padded = [u8; TOKEN_BYTES_MAX];
+type Padded = [u8; STATIC_TOKEN_BYTES_MAX];
 
 /// A caller, with the services that it may register instances of.
 pub struct Caller {
@@ -86,7 +83,7 @@ impl Callers {
 
 fn padded(token: &[u8]) -> Option<Padded> {
     let text = std::str::from_utf8(token).ok().filter(|text| is_token(text))?;
-    let mut buffer = [0; TOKEN_BYTES_MAX];
+    let mut buffer = [0; STATIC_TOKEN_BYTES_MAX];
     buffer[..text.len()].copy_from_slice(text.as_bytes());
     Some(buffer)
 }
@@ -99,7 +96,7 @@ fn read(path: &Path) -> Result<String, String> {
         return Err("is not a regular file".into());
     }
     let mut text = String::new();
-    let mut few = file.take(4 * TOKEN_BYTES_MAX as u64);
+    let mut few = file.take(4 * STATIC_TOKEN_BYTES_MAX as u64);
     few.read_to_string(&mut text).map_err(|error| error.to_string())?;
     let token = text.trim();
     if is_token(token) { Ok(token.into()) } else { Err(format!("the token {TOKEN_RULE}")) }

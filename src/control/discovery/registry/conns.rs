@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
-use crate::control::ACCEPT_PAUSE;
+use crate::limits::ACCEPT_PAUSE;
 
 /// Connections at once; more wait to be accepted. A service needs one.
 const CONNECTIONS_MAX: usize = 256;

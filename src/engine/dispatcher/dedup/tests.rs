@@ -32,7 +32,7 @@ fn msg(n: u64) -> MsgKey {
 
 /// The id "a" of user "u", message 1001 with an empty payload.
 fn plain(window: &DedupWindow) -> DedupId<'static> {
-    window.id(TenantId(0), Owner::User("u"), "a", fingerprint(1001, b""))
+    window.id(TenantId(0), Scope::User("u"), "a", fingerprint(1001, b""))
 }
 
 /// Checks that the parts of the window agree, and [`DedupWindow::bytes`] against a new count.
@@ -115,7 +115,7 @@ fn an_end_is_final() {
 fn the_same_id_for_something_else_is_a_mismatch() {
     let mut window = DedupWindow::new(&settings(), 1);
     let ask = |window: &DedupWindow, msg_id, payload: &[u8]| {
-        window.id(TenantId(0), Owner::User("u"), "a", fingerprint(msg_id, payload))
+        window.id(TenantId(0), Scope::User("u"), "a", fingerprint(msg_id, payload))
     };
     let key = window.begin(&ask(&window, 1001, b"x"), Micros(0)).expect("room");
     for finished in [false, true] {
@@ -135,14 +135,14 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
     let session = SessionId::from_random(0);
     let name = "0000000000000000";
     let ids = [
-        (0, Owner::Session(&session), "a"),
-        (0, Owner::User(name), "a"),
-        (1, Owner::User(name), "a"),
-        (0, Owner::User("ab"), "c"),
-        (0, Owner::User("ba"), "c"),
-        (0, Owner::User("ab"), "d"),
-        (0, Owner::User("a"), "bc"),
-        (0, Owner::User("abc"), ""),
+        (0, Scope::Session(&session), "a"),
+        (0, Scope::User(name), "a"),
+        (1, Scope::User(name), "a"),
+        (0, Scope::User("ab"), "c"),
+        (0, Scope::User("ba"), "c"),
+        (0, Scope::User("ab"), "d"),
+        (0, Scope::User("a"), "bc"),
+        (0, Scope::User("abc"), ""),
     ];
     for (tenant, owner, text) in ids {
         let mut id = window.id(TenantId(tenant), owner, text, 0);
@@ -158,7 +158,7 @@ fn an_answer_too_large_is_not_stored() {
     let mut window = DedupWindow::new(&settings(), 1);
     for (size, stored) in [(100, true), (101, false)] {
         let text = size.to_string();
-        let id = window.id(TenantId(0), Owner::User("u"), &text, 0);
+        let id = window.id(TenantId(0), Scope::User("u"), &text, 0);
         let key = window.begin(&id, Micros(0)).expect("room");
         let large = reply(&"x".repeat(size));
         window.finish(key, Some(large.clone()), Micros(0));
@@ -170,7 +170,7 @@ fn an_answer_too_large_is_not_stored() {
 #[test]
 fn a_full_window_refuses_and_forgets_nothing() {
     let mut window = DedupWindow::new(&DedupSettings { entries_max: 2, ..settings() }, 1);
-    let ids = ["a", "b", "c"].map(|text| window.id(TenantId(0), Owner::User("u"), text, 0));
+    let ids = ["a", "b", "c"].map(|text| window.id(TenantId(0), Scope::User("u"), text, 0));
     let key = window.begin(&ids[0], Micros(0)).expect("room");
     window.begin(&ids[1], Micros(0)).expect("room");
     assert_eq!(window.begin(&ids[2], Micros(0)), None);
@@ -187,7 +187,7 @@ fn stored_answers_make_room_for_ids_oldest_first() {
     let each = ENTRY_BYTES + 2;
     let bytes_max = 3 * each + 2 * (REPLY_BYTES + 100);
     let mut window = DedupWindow::new(&DedupSettings { bytes_max, ..settings() }, 1);
-    let ids = ["a", "b", "c", "d"].map(|text| window.id(TenantId(0), Owner::User("u"), text, 0));
+    let ids = ["a", "b", "c", "d"].map(|text| window.id(TenantId(0), Scope::User("u"), text, 0));
     let answer = reply(&"x".repeat(100));
     assert!(answer.cost() > each, "one answer makes room for one id");
     for id in &ids[..3] {
@@ -219,7 +219,7 @@ fn what_cannot_fit_takes_no_stored_answer_down_with_it() {
     let key = window.begin(&id, Micros(0)).expect("room");
     window.finish(key, Some(reply("0123456789")), Micros(0));
     let name = "u".repeat(bytes_max);
-    let large = window.id(TenantId(0), Owner::User(&name), "a", 0);
+    let large = window.id(TenantId(0), Scope::User(&name), "a", 0);
     assert_eq!(window.begin(&large, Micros(0)), None);
     assert_eq!(window.check(&id, Micros(0)), Lookup::Finished(&reply("0123456789")));
 }
@@ -344,7 +344,7 @@ fn name(n: usize) -> (TenantId, &'static str, &'static str) {
 
 fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {
     let (tenant, owner, text) = name(n);
-    window.id(tenant, Owner::User(owner), text, print)
+    window.id(tenant, Scope::User(owner), text, print)
 }
 
 /// Compares the window with the model for all names.
