@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod client;
+mod guide;
 mod remote;
 mod routes;
 mod settings;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use args::parse;
+pub use guide::{GuideArgs, print};
 pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
@@ -83,6 +85,8 @@ pub enum Verb {
     },
     /// Have the gateway that runs read its files again.
     Reload(Serve),
+    /// Show the guide.
+    Guide(GuideArgs),
     /// Print a systemd unit.
     GenSystemd {
         serve: Serve,
@@ -122,15 +126,21 @@ pub struct Output {
     /// Text for stdout.
     pub text: String,
     pub code: u8,
+    /// Whether a terminal shows it by a pager: a text to be read from its beginning.
+    pub paged: bool,
 }
 
 impl Output {
     fn fine(text: String) -> Self {
-        Self { text: text.trim_end().to_owned(), code: 0 }
+        Self { text: text.trim_end().to_owned(), code: 0, paged: false }
     }
 
     fn wrong(text: String, code: u8) -> Self {
-        Self { text: text.trim_end().to_owned(), code }
+        Self { text: text.trim_end().to_owned(), code, paged: false }
+    }
+
+    fn paged(text: String) -> Self {
+        Self { paged: true, ..Self::fine(text) }
     }
 }
 
@@ -168,6 +178,7 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
             remote::drain(serve.load(&env), instance.as_deref(), undo)
         }
         Verb::Reload(serve) => remote::reload(serve.load(&env)),
+        Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::Version => Output::fine(version()),
     })

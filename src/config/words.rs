@@ -23,7 +23,8 @@ pub const TOKEN_RULE: &str =
 
 /// Whether `s` can be a bearer token of the admin endpoint or of the registry.
 pub fn is_token(s: &str) -> bool {
-    (TOKEN_CHARS_MIN..=STATIC_TOKEN_BYTES_MAX).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic())
+    (TOKEN_CHARS_MIN..=STATIC_TOKEN_BYTES_MAX).contains(&s.len())
+        && s.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Rule of [`is_path`], for problems.
