@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::dispatcher::ordering::StreamName;
+use crate::engine::slab::Slab;
 use crate::ids::{ServiceId, SessionId, StreamKey};
 use crate::message::Priority;
 use crate::routing::Order;
