@@ -1,11 +1,7 @@
-//! The README: its commands run, its clients get their answers, its table is that of the code.
+//! The README: its commands run, its clients get their answers.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-
-use shardgate::config::load::{DEFAULT_TOML, Files, GATEWAY_TOML, from_files};
-use shardgate::config::{Overrides, Source};
 
 use crate::support::{BINARY, Checkout, Running, available, root, run, succeeds};
 
@@ -147,84 +143,4 @@ fn the_readmes_javascript_client_gets_its_answer() {
     let [welcome, reply] = lines[..] else { panic!("two messages: {said}") };
     assert!(welcome.contains(r#""type":"welcome""#), "{welcome}");
     assert_eq!(reply, answer());
-}
-
-/// Keys of a file, with default, boot or live, and meaning, from the comments above them.
-fn explained(text: &str) -> BTreeMap<String, (String, &'static str, String)> {
-    let mut keys = BTreeMap::new();
-    let (mut section, mut comment) = (String::new(), String::new());
-    for line in text.lines().take_while(|line| !line.starts_with("[[")) {
-        if let Some(more) = line.strip_prefix('#') {
-            comment = format!("{comment} {}", more.trim());
-        } else if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            (section, comment) = (format!("{name}."), String::new());
-        } else if let Some((key, value)) = line.split_once(" = ") {
-            let known = [" live", " boot"].into_iter().find(|word| comment.ends_with(word));
-            let when = known.unwrap_or_else(|| panic!("{section}{key}: boot or live?"));
-            let meaning = comment.trim_end_matches(when).trim().to_owned();
-            keys.insert(format!("{section}{key}"), (value.to_owned(), when.trim(), meaning));
-            comment.clear();
-        } else {
-            comment.clear();
-        }
-    }
-    keys
-}
-
-#[test]
-fn the_table_of_keys_is_that_of_the_code() {
-    // Without files every key has the default that the code gives it.
-    let mut files = Files::embedded();
-    files.gateway.text.clear();
-    files.default.text.clear();
-    let config = from_files(files, &[], &Overrides::default()).expect("no key is required");
-    let mut meanings = explained(GATEWAY_TOML);
-    meanings.extend(explained(DEFAULT_TOML));
-    let mut rows = Vec::new();
-    for (key, default, _) in &config.provenance {
-        let (value, when, meaning) = meanings.remove(key).unwrap_or_else(|| panic!("{key}?"));
-        assert_eq!(&value, default, "{key}");
-        rows.push(format!("| `{key}` | `{value}` | {when} | {meaning} |"));
-    }
-    assert!(meanings.is_empty(), "the code does not know {meanings:?}");
-    let text = readme();
-    let (head, rest) = text.split_once("|---|---|---|---|\n").expect("the table's head");
-    let (table, tail) = rest.split_once("\n\n").expect("the table's end");
-    if std::env::var("UPDATE_README").is_ok_and(|v| v == "1") {
-        let new = format!("{head}|---|---|---|---|\n{}\n\n{tail}", rows.join("\n"));
-        fs::write(root().join("README.md"), new).expect("the tree is writable");
-        return;
-    }
-    let have: Vec<&str> = table.lines().collect();
-    assert_eq!(have, rows, "UPDATE_README=1 cargo test --test outside table writes it anew");
-}
-
-#[test]
-fn the_table_of_services_and_routes_has_their_keys_and_defaults() {
-    let mut files = Files::embedded();
-    files.default.text.clear();
-    // Only keys without a default.
-    files.gateway.text = r#"
-        [[service]]
-        name = "logic"
-        instances = [{ id = "logic-1", address = "127.0.0.1:50001" }]
-        [[route]]
-        range = [1000, 1999]
-        service = "logic""#
-        .into();
-    let config = from_files(files, &[], &Overrides::default()).expect("the rest has defaults");
-    let mut wanted = BTreeMap::new();
-    for (key, default, source) in &config.provenance {
-        if key.contains("[0]") {
-            let default =
-                if *source == Source::Default { format!("`{default}`") } else { String::new() };
-            wanted.insert(format!("`{}`", key.replace("[0]", "")), default);
-        }
-    }
-    let text = readme();
-    let (_, rest) = text.split_once("\n|---|---|---|\n").expect("the table's head");
-    let (table, _) = rest.split_once("\n\n").expect("the table's end");
-    let cells = table.lines().map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
-    let have: BTreeMap<_, _> = cells.map(|c| (c[1].to_owned(), c[2].to_owned())).collect();
-    assert_eq!(have, wanted);
 }
