@@ -269,8 +269,9 @@ fn check_all(
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
-    let Report { warnings, provenance, .. } = report;
-    Ok(Config { gateway: settings, shards, snapshot, lookups, ring_points, warnings, provenance })
+    let Report { warnings, provenance, keys, .. } = report;
+    let gateway = settings;
+    Ok(Config { gateway, shards, snapshot, lookups, ring_points, warnings, provenance, keys })
 }
 
 /// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.

@@ -14,6 +14,7 @@ pub mod problem;
 mod raw;
 mod reader;
 mod routes;
+pub mod rule;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use problem::{Problem, Problems, Source};
 pub use words::{NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token};
 
 use crate::routing::Snapshot;
+use rule::Key;
 use settings::{GatewaySettings, ShardSettings};
 
 /// A configuration that passed every check.
@@ -46,6 +48,9 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// The source of each value.
     pub provenance: Vec<Provenance>,
+    /// Every key that was read, without the numbers of tables: `route.timeout_ms`. Keys of tables
+    /// are there if a list has a table.
+    pub keys: BTreeMap<String, Key>,
 }
 
 impl Config {

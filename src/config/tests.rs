@@ -169,7 +169,7 @@ fn unary_routes_name_a_method_and_carry_bytes() {
     one_gateway(&route("method = \"/a.B/C\""), ":5: route[0].payload: must be \"bytes\"");
     for wrong in ["Move", "/Move", "/game.Logic/", "/a/b/c", "/a..b/C", "//C", "/a b/C"] {
         let body = route(&format!("payload = \"bytes\"\nmethod = {wrong:?}"));
-        one_gateway(&body, "must have the form \"/package.Service/Method\"");
+        one_gateway(&body, "in the form \"/package.Service/Method\"");
     }
     let batch = format!("{LOGIC}[[route]]\nrange = [1, 2]\nservice = \"logic\"\n");
     one_gateway(&format!("{batch}method = \"/a.B/C\""), "only services with mode = \"unary\"");
@@ -257,7 +257,7 @@ fn listen_and_admin_have_ports_of_their_own() {
 fn texts_have_their_forms() {
     one_gateway("node = \"\"", "must be 1 to 64 letters");
     one_gateway("node = 5", "must be a string, in quotes");
-    one_gateway("path = \"ws\"", "must start with '/'");
+    one_gateway("path = \"ws\"", "must be '/' and at most 255");
     one_gateway("origins = [\"https://A.example\"]", "item 0 = \"https://A.example\": must be");
     one_gateway("origins = [\"example.org\", \"https://a.example\"]", "item 0 = \"example.org\"");
     one_gateway("[log]\nfilter = \"a=b=c\"", "must be a log filter");

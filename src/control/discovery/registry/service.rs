@@ -173,7 +173,7 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
     found.ok_or_else(|| Status::unauthenticated(NO_CALLER))
 }
 
-fn invalid(field: &str, rule: &str) -> Status {
+fn invalid(field: &str, rule: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {rule}"))
 }
 
