@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         | Verb::Doctor(_)
         | Verb::Drain { .. }
         | Verb::Reload(_)
+        | Verb::GenFiles { .. }
         | Verb::GenSystemd { .. }
         | Verb::Version => unreachable!("done by cli::run"),
     }

@@ -2,6 +2,7 @@
 //! `boot`'s.
 
 mod args;
+mod built_in;
 mod check;
 mod client;
 mod remote;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use args::parse;
+pub use built_in::BuiltIn;
 pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
@@ -83,6 +85,12 @@ pub enum Verb {
     },
     /// Have the gateway that runs read its files again.
     Reload(Serve),
+    /// Write files that are built in.
+    GenFiles {
+        what: BuiltIn,
+        /// Directory that gets the files.
+        dir: PathBuf,
+    },
     /// Print a systemd unit.
     GenSystemd {
         serve: Serve,
@@ -168,6 +176,7 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
             remote::drain(serve.load(&env), instance.as_deref(), undo)
         }
         Verb::Reload(serve) => remote::reload(serve.load(&env)),
+        Verb::GenFiles { what, dir } => built_in::write(what, &dir),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::Version => Output::fine(version()),
     })
