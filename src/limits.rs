@@ -49,8 +49,8 @@ pub(crate) const EVENTS_PER_WAIT: usize = 1024;
 /// Connections accepted in one turn of a shard, so that many new connections do not delay the
 /// messages of the others.
 pub(crate) const ACCEPTS_PER_TURN_MAX: usize = 64;
-/// Pause after an accept that found no file descriptor left: to try again at once does not cure that.
-/// 100 ms, where NATS waits up to 1 s.
+/// Pause after an accept that found no file descriptor left: to try again at once does not cure
+/// that. 100 ms, where NATS waits up to 1 s.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Items taken from one lane in one turn.
 pub(crate) const LANE_BUDGET: usize = 256;

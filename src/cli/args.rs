@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::routes::ExplainArgs;
 use super::settings::Format;
-use super::{BuiltIn, EXIT_USAGE, NewToken, Serve, Verb};
+use super::{BuiltIn, EXIT_USAGE, GuideArgs, NewToken, Serve, Verb};
 use crate::config::Overrides;
 
 const AFTER_HELP: &str = "\
@@ -18,6 +18,7 @@ VERBS BY TASK
   before it runs    gen config, check, doctor, config, routes, gen systemd
   for clients       gen token, check token
   for programs      gen proto
+  to read           guide
   while it runs     explain, reload, drain, config --in-force, routes --in-force
 
 EXAMPLES
@@ -127,6 +128,10 @@ enum VerbArgs {
     #[command(after_help = "EXAMPLE\n  shardgate reload\n\n\
         Prints what changed. Refused (64) as a whole if anything is wrong or a boot key.")]
     Reload(AdminArgs),
+    /// Show the guide of this version: its pages, one page, or a search
+    #[command(after_help = "EXAMPLES\n  shardgate guide\n  shardgate guide tls\n  \
+        shardgate guide --search 'slow client'")]
+    Guide(GuideArgs),
     /// Write files for users and other programs
     #[command(subcommand)]
     Gen(GenArgs),
@@ -319,6 +324,7 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
         Some(VerbArgs::Gen(GenArgs::Systemd { serve, user })) => {
             Verb::GenSystemd { serve: serve.into(), user }
         }
+        Some(VerbArgs::Guide(args)) => Verb::Guide(args),
         Some(VerbArgs::Version) => Verb::Version,
         Some(VerbArgs::WsEcho { listen, tls_cert, tls_key }) => {
             Verb::WsEcho { listen, tls: tls_cert.zip(tls_key) }

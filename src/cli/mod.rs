@@ -5,6 +5,7 @@ mod args;
 mod built_in;
 mod check;
 mod client;
+mod guide;
 mod remote;
 mod routes;
 mod settings;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub use args::parse;
 pub use built_in::BuiltIn;
+pub use guide::{GuideArgs, print};
 pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
@@ -91,6 +93,8 @@ pub enum Verb {
         /// Directory that gets the files.
         dir: PathBuf,
     },
+    /// Show the guide.
+    Guide(GuideArgs),
     /// Print a systemd unit.
     GenSystemd {
         serve: Serve,
@@ -130,15 +134,21 @@ pub struct Output {
     /// Text for stdout.
     pub text: String,
     pub code: u8,
+    /// Whether a terminal shows it by a pager: a text to be read from its beginning.
+    pub paged: bool,
 }
 
 impl Output {
     fn fine(text: String) -> Self {
-        Self { text: text.trim_end().to_owned(), code: 0 }
+        Self { text: text.trim_end().to_owned(), code: 0, paged: false }
     }
 
     fn wrong(text: String, code: u8) -> Self {
-        Self { text: text.trim_end().to_owned(), code }
+        Self { text: text.trim_end().to_owned(), code, paged: false }
+    }
+
+    fn paged(text: String) -> Self {
+        Self { paged: true, ..Self::fine(text) }
     }
 }
 
@@ -177,6 +187,7 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
         }
         Verb::Reload(serve) => remote::reload(serve.load(&env)),
         Verb::GenFiles { what, dir } => built_in::write(what, &dir),
+        Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::Version => Output::fine(version()),
     })

@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_is_made_is_accepted_and_what_was_changed_is_told() {
         let new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
-        let Output { text, code } = generate(config(), &new);
+        let Output { text, code, .. } = generate(config(), &new);
         assert_eq!(code, 0, "{text}");
         let good = explain(config(), format!("{text}\n").as_bytes());
         assert_eq!(good.code, 0, "{}", good.text);
@@ -169,11 +169,11 @@ mod tests {
     #[test]
     fn a_token_that_its_own_configuration_refuses_is_not_made() {
         let mut new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
-        let Output { text, code } = generate(config_of("many"), &new);
+        let Output { text, code, .. } = generate(config_of("many"), &new);
         assert_eq!(code, EXIT_USAGE, "{text}");
         assert!(text.contains("--tenant") && text.contains("auth.tenants is \"many\""), "{text}");
         new.tenant = Some("acme".into());
-        let Output { text, code } = generate(config_of("many"), &new);
+        let Output { text, code, .. } = generate(config_of("many"), &new);
         assert_eq!(code, 0, "{text}");
         let good = explain(config_of("many"), text.as_bytes());
         assert!(good.text.contains("accepted: user \"alice\" of tenant acme"), "{}", good.text);
@@ -183,7 +183,7 @@ mod tests {
     fn a_key_that_is_not_there_is_told_with_those_that_are() {
         let key = Some("x".into());
         let new = NewToken { user: "alice".into(), key, ..NewToken::default() };
-        let Output { text, code } = generate(config(), &new);
+        let Output { text, code, .. } = generate(config(), &new);
         assert_eq!((code, text.contains("there are: k")), (EXIT_USAGE, true), "{text}");
     }
 }

@@ -25,8 +25,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
-use crate::limits;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
+use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
 use crate::shard::net::{Handoff, Net};

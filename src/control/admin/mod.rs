@@ -4,6 +4,7 @@
 mod answer;
 mod change;
 mod guard;
+mod guide;
 mod read;
 mod routes;
 mod sockets;

@@ -8,7 +8,8 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::answer::{PLAIN, Text, text};
 use super::guard::Access;
-use super::{Admin, change, read};
+use super::{Admin, change, guide, read};
+use crate::guide::{PICTURE, STYLE};
 
 /// A row of the table: a path with a method.
 pub struct Route {
@@ -23,6 +24,9 @@ pub struct Route {
 pub enum Answer {
     /// A text of the program itself. As it is no function, it can hold no data of the gateway.
     Static(Page),
+    /// A handler that shows texts of the program itself. As it has no state, it can reach no data
+    /// of the gateway.
+    Guide(fn() -> MethodRouter),
     /// A handler that only shows something: GET.
     Read(fn() -> MethodRouter<Admin>),
     /// A handler that changes something: POST.
@@ -39,7 +43,20 @@ pub struct Page {
 
 impl Route {
     const fn page(path: &'static str, about: &'static str, text: &'static str) -> Self {
-        Self { path, about, answer: Answer::Static(Page { media: PLAIN, text }) }
+        Self::file(path, about, PLAIN, text)
+    }
+
+    const fn file(
+        path: &'static str,
+        about: &'static str,
+        media: &'static str,
+        text: &'static str,
+    ) -> Self {
+        Self { path, about, answer: Answer::Static(Page { media, text }) }
+    }
+
+    const fn guide(path: &'static str, about: &'static str, handler: fn() -> MethodRouter) -> Self {
+        Self { path, about, answer: Answer::Guide(handler) }
     }
 
     const fn read(
@@ -61,7 +78,7 @@ impl Route {
     /// Requirements of the route.
     pub fn access(&self) -> Access {
         match self.answer {
-            Answer::Static(_) => Access::Static,
+            Answer::Static(_) | Answer::Guide(_) => Access::Static,
             Answer::Read(_) => Access::Read,
             Answer::Change(_) => Access::Change,
         }
@@ -81,6 +98,7 @@ impl Route {
             Answer::Static(Page { media, text }) => {
                 get(async move || ([(header::CONTENT_TYPE, media)], text))
             }
+            Answer::Guide(handler) => handler().with_state(()),
             Answer::Read(handler) | Answer::Change(handler) => handler(),
         }
     }
@@ -128,6 +146,14 @@ pub const ROUTES: &[Route] = &[
         post(change::dump)
     }),
     Route::read("/openapi.json", "this endpoint described as OpenAPI 3.1", || get(read::openapi)),
+    Route::guide(
+        "/guide",
+        "the guide of this version, for a browser; ?q=words searches it",
+        || get(guide::index),
+    ),
+    Route::guide("/guide/{page}", "one page of the guide", || get(guide::named)),
+    Route::file("/guide/guide.css", "style of the guide", "text/css; charset=utf-8", STYLE),
+    Route::file("/guide/way-of-a-message.svg", "picture of the guide", "image/svg+xml", PICTURE),
     Route::page("/robots.txt", "keeps crawlers away", "User-agent: *\nDisallow: /\n"),
 ];
 

@@ -3,16 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::auth::Identity;
 use crate::config::settings::ConnSettings;
-use crate::engine::clients::home::Moving;
-use crate::engine::clients::limits::LimitState;
 use crate::engine::clients::outbox::Outbox;
 use crate::engine::clients::session::Session;
-use crate::engine::clients::sign_in::PendingAuth;
 use crate::engine::clients::window::Window;
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
-use crate::ids::{ConnId, SessionId};
+use crate::ids::{ConnId, LimiterKey, SessionId};
 use crate::message::{Encoding, Micros, Reason};
 use crate::wire::frames::{Decoder, FrameLimits};
 
@@ -118,6 +116,51 @@ pub struct OneWayRefusals {
     pub reason: Reason,
     /// Time at which refusals were last told; 0 = never.
     pub told: Micros,
+}
+
+/// A move that waits until its connection is at rest.
+#[derive(Debug)]
+pub struct Moving {
+    /// The user that signs in on the home shard.
+    pub identity: Identity,
+    /// The `auth` message that is answered there; the upgrade if there was none.
+    pub seq: u64,
+}
+
+/// The user and the address that count a connection.
+#[derive(Debug, Default)]
+pub struct LimitState {
+    /// The address; [`LimiterKey::NONE`] while addresses are not limited.
+    pub address: LimiterKey,
+    /// The user; [`LimiterKey::NONE`] while users are not limited, and before it signed in.
+    pub user: LimiterKey,
+    /// Counted among those that are in the handshake, or must sign in and have not yet.
+    pub unauthenticated: bool,
+    /// Messages refused in the present second.
+    pub refusals: Window,
+}
+
+/// A token that waits to be verified.
+#[derive(Debug)]
+pub enum PendingAuth {
+    /// The token of a complete upgrade request, which is held in `Conn::handshake`.
+    Request,
+    /// The token of an `auth` message.
+    Message {
+        /// Number of the message.
+        seq: u64,
+        /// The token that it holds.
+        token: Token,
+    },
+}
+
+/// A token, not shown by `Debug`.
+pub struct Token(pub String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
 }
 
 /// The state of one connection.

@@ -15,22 +15,13 @@
 
 use crate::auth::Identity;
 use crate::engine::Context;
-use crate::engine::clients::conn::{Conn, Hold, Phase};
+use crate::engine::clients::conn::{Conn, Hold, Moving, Phase};
 use crate::engine::clients::session::user_hash;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::{ConnId, ShardId, home_shard};
 use crate::message::{Micros, Reason, Reject};
 use crate::stats::Counter;
 use crate::wire::close;
-
-/// A move that waits until its connection is at rest.
-#[derive(Debug)]
-pub struct Moving {
-    /// The user that signs in on the home shard.
-    pub identity: Identity,
-    /// The `auth` message that is answered there; the upgrade if there was none.
-    pub seq: u64,
-}
 
 /// The room for a connection that moves here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,10 +11,9 @@ use crate::auth::Identity;
 use crate::config::settings::{ClientLimitSettings, LimitSettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::Clients;
-use crate::engine::clients::conn::{Conn, Hold, Phase};
+use crate::engine::clients::conn::{Conn, Hold, LimitState, Phase};
 use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
 use crate::engine::clients::token_bucket::Rate;
-use crate::engine::clients::window::Window;
 use crate::engine::owner::Address;
 use crate::ids::{ConnId, LimiterKey};
 use crate::message::{ClientMessage, Micros, Reason, Reject};
@@ -55,29 +54,16 @@ impl OpenRefusal {
     }
 }
 
-/// The user and the address that count a connection.
-#[derive(Debug, Default)]
-pub struct LimitState {
-    /// The address; [`LimiterKey::NONE`] while addresses are not limited.
-    pub address: LimiterKey,
-    /// The user; [`LimiterKey::NONE`] while users are not limited, and before it signed in.
-    pub user: LimiterKey,
-    /// Counted among those that are in the handshake, or must sign in and have not yet.
-    pub unauthenticated: bool,
-    /// Messages refused in the present second.
-    refusals: Window,
-}
-
-impl LimitState {
-    /// Counts the connection for a user.
-    pub fn set_user(&mut self, CountedUser(key): CountedUser) {
-        self.user = key;
-    }
-}
-
 /// A user that counts a connection which is about to become its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CountedUser(LimiterKey);
+
+impl CountedUser {
+    /// Makes the connection with `limits` one that the user counts.
+    pub fn count(self, limits: &mut LimitState) {
+        limits.user = self.0;
+    }
+}
 
 /// The limits of a shard, and the clients that they count.
 #[derive(Debug)]

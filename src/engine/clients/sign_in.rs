@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::auth::{Identity, Refusal, Verifier};
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
-use crate::engine::clients::conn::{Hold, Phase};
+use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
 use crate::engine::clients::limits::CountedUser;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::ConnId;
@@ -22,29 +22,6 @@ pub const VERIFICATIONS_PER_TURN: u32 = 8;
 /// Time between two requests to control for newer keys. Control has a limit of its own; this one
 /// keeps the requests few.
 const ASK_EVERY_US: u64 = 1_000_000;
-
-/// A token that waits to be verified.
-#[derive(Debug)]
-pub enum PendingAuth {
-    /// The token of a complete upgrade request, which is held in `Conn::handshake`.
-    Request,
-    /// The token of an `auth` message.
-    Message {
-        /// Number of the message.
-        seq: u64,
-        /// The token that it holds.
-        token: Token,
-    },
-}
-
-/// A token, not shown by `Debug`.
-pub struct Token(String);
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("<redacted>")
-    }
-}
 
 /// The state of signing in on a shard.
 #[derive(Debug)]
@@ -361,7 +338,7 @@ impl Clients {
         let payload = client::payload(conn.encoding, &ok);
         conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
-        conn.limits.set_user(counted);
+        counted.count(&mut conn.limits);
         self.becomes_authenticated(id);
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };

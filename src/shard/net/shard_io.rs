@@ -13,7 +13,7 @@ use crate::shard::sockets::{IoResult, Socket};
 use crate::shard::transport::Received;
 use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
 use crate::stats::Counter;
-use crate::tls::session::{Failure, Progress, Handshake};
+use crate::tls::session::{Failure, Handshake, Progress};
 
 impl ShardIo for Net {
     type Client = AcceptedClient;
