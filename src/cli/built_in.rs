@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{EXIT_START, Output};
 use crate::config::load::{DEFAULT_TOML, GATEWAY_TOML};
+use crate::config::shell_word;
 
 /// A kind of built-in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,16 +98,6 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// `path` as one word of a shell command.
-fn shell_word(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,11 +130,5 @@ mod tests {
         let Output { text, code, .. } = write(BuiltIn::Proto, file.path());
         assert_eq!((code, text.lines().count()), (EXIT_START, 1), "{text}");
         assert!(text.contains("name another directory"), "{text}");
-    }
-
-    #[test]
-    fn a_path_is_one_word_of_a_command() {
-        assert_eq!(shell_word(Path::new("/etc/shard-gate")), "/etc/shard-gate");
-        assert_eq!(shell_word(Path::new("it's a; b")), "'it'\\''s a; b'");
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
-pub use words::{NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token};
+pub use words::{NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, shell_word};
 
 use crate::routing::Snapshot;
 use rule::Key;

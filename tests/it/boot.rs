@@ -66,6 +66,33 @@ fn a_second_gateway_does_not_share_the_port_of_the_first() {
 }
 
 #[test]
+fn a_gateway_that_is_ready_says_what_to_do_next() {
+    let config = Config::new()
+        .service("logic", &[("a", "127.0.0.1:1".parse().expect("an address"))])
+        .route(1000, "logic", "");
+    let mut gateway = Gateway::start(&config);
+    let lines: Vec<String> = (0..4).map(|_| gateway.next_line()).collect();
+    let after = |line: &str, word: &str| {
+        let rest = line.strip_prefix(&format!("  {word:10}  "));
+        rest.unwrap_or_else(|| panic!("{word} in {lines:?}")).to_owned()
+    };
+    assert_eq!(after(&lines[0], "connect to"), format!("ws://{}/ws", gateway.ws));
+    let answers = "ids 1000-1999 logic, 9000-9999 the gateway itself";
+    assert_eq!(after(&lines[1], "answers"), answers);
+    let guide = format!("http://{}/guide, the state in /health and /stats", gateway.admin);
+    assert_eq!(after(&lines[2], "read"), guide);
+    assert_eq!(gateway.request("GET /guide", "", "").0, 200);
+    // The command is pasted as it stands, into a shell that has the same environment.
+    let drain = after(&lines[3], "stop").replace("Ctrl-C, or: shardgate ", "");
+    let runtime = gateway.dir().to_owned();
+    let drained = run(&drain.split(' ').collect::<Vec<_>>(), |command| {
+        command.env("XDG_RUNTIME_DIR", runtime).env_remove("RUNTIME_DIRECTORY");
+    });
+    assert_eq!(drained.code, Some(0), "{drain}: {drained:?}");
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
 fn all_problems_of_a_configuration_are_told_at_once() {
     let config = Config::new()
         .key("pth = \"/ws\"")
