@@ -1,16 +1,18 @@
 //! Parser of the command line: verbs and flags, and the help that teaches them.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::routes::ExplainArgs;
 use super::settings::Format;
 use super::{BuiltIn, EXIT_USAGE, GuideArgs, NewToken, Serve, Verb};
-use crate::config::Overrides;
+use crate::config::{Overrides, program};
 
 const AFTER_HELP: &str = "\
 VERBS BY TASK
@@ -286,11 +288,38 @@ impl From<ServeArgs> for Serve {
 /// Parses a command line that begins with the program's name. `Err`: help or usage were printed,
 /// and this is the code to exit with.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, ExitCode> {
-    try_parse(args).map_err(|e| {
+    let args: Vec<OsString> = args.into_iter().collect();
+    try_parse(args.clone()).map_err(|e| {
         // Without a terminal the message is lost, and the exit code says enough.
-        let _ = e.print();
+        let _ = match e.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => e.print(),
+            _ => writeln!(std::io::stderr(), "{}", one_line(&e, &args)),
+        };
         if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
     })
+}
+
+/// A wrong usage in one line: the word, the rule that it breaks, the nearest right word, and the
+/// command that shows the help of its verb.
+fn one_line(error: &clap::Error, args: &[OsString]) -> String {
+    let text = error.render().to_string().replace("subcommand", "verb");
+    let said = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    let mut line = said.collect::<Vec<_>>().join(" ");
+    // Of clap's tips some propose to pass a wrong flag as a value: only a right word is repeated.
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    for tip in tips.filter(|tip| tip.contains("similar")) {
+        line += &format!("; {tip}");
+    }
+    line += &format!("; help: {}", program());
+    let mut command = Cli::command();
+    for word in &args[1.min(args.len())..] {
+        let Some(verb) = command.find_subcommand(word).cloned() else { break };
+        line += &format!(" {}", verb.get_name());
+        command = verb;
+    }
+    line + " --help"
 }
 
 pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, clap::Error> {
@@ -342,7 +371,7 @@ fn three(listen: Vec<SocketAddr>) -> Result<[SocketAddr; 3], clap::Error> {
             "--listen names {} addresses; it takes three, for logic, chat and fight\n",
             list.len()
         );
-        clap::Error::raw(clap::error::ErrorKind::WrongNumberOfValues, what)
+        clap::Error::raw(ErrorKind::WrongNumberOfValues, what)
     })
 }
 
@@ -411,6 +440,24 @@ mod tests {
     }
 
     #[test]
+    fn wrong_usage_is_one_line_that_ends_in_the_help_of_the_verb() {
+        for (line, said, help) in [
+            ("sreve", "unrecognized verb 'sreve'; a similar verb exists: 'serve'", ""),
+            ("--prot 1", "unexpected argument '--prot' found", ""),
+            ("drain --instanc a", "a similar argument exists: '--instance'", " drain"),
+            ("gen config", "not provided: <DIR>", " gen config"),
+            ("config --format x", "[possible values: table, toml, json]", " config"),
+        ] {
+            let words = std::iter::once("shardgate").chain(line.split_whitespace());
+            let args: Vec<OsString> = words.map(OsString::from).collect();
+            let told = one_line(&run(line).expect_err("wrong"), &args);
+            assert!(told.starts_with("error: ") && !told.contains('\n'), "{told}");
+            assert!(told.contains(said), "{told}");
+            assert!(told.ends_with(&format!("; help: {}{help} --help", program())), "{told}");
+        }
+    }
+
+    #[test]
     fn files_are_written_into_a_directory_that_is_named() {
         let config = Verb::GenFiles { what: BuiltIn::Config, dir: "a".into() };
         assert_eq!(run("gen config a").expect("right"), config);
@@ -421,7 +468,6 @@ mod tests {
 
     /// Checks the help of a verb and of the verbs below it; how many options have a heading.
     fn check_help(command: &mut clap::Command) -> usize {
-        use clap::CommandFactory;
         let serve = Cli::command();
         let is_shared = |arg: &clap::Arg| {
             let same = |other: &&clap::Arg| {
@@ -450,7 +496,6 @@ mod tests {
 
     #[test]
     fn options_of_the_verb_itself_come_first() {
-        use clap::CommandFactory;
         let mut command = Cli::command();
         command.build();
         assert!(check_help(&mut command) > 40);
@@ -462,7 +507,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

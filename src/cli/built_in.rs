@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{EXIT_START, Output};
 use crate::config::load::{DEFAULT_TOML, GATEWAY_TOML};
-use crate::config::shell_word;
+use crate::config::{program, shell_word};
 
 /// A kind of built-in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl BuiltIn {
     /// What to do with the files in `dir`: a command.
     fn next(self, dir: &str) -> String {
         match self {
-            Self::Config => format!("next: shardgate check --config {dir}"),
+            Self::Config => format!("next: {} check --config {dir}", program()),
             Self::Proto => format!(
                 "next, for a service in Python: python3 -m grpc_tools.protoc -I{dir} \
                  --python_out=. --grpc_python_out=. shardgate/backend/v1/backend.proto"

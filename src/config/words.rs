@@ -66,6 +66,12 @@ pub fn key_of_variable(name: &str) -> Option<String> {
     Some(name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", "."))
 }
 
+/// This program as a word of a shell command: as it was called, so that the command works where
+/// this one did.
+pub fn program() -> String {
+    std::env::args_os().next().map_or("shardgate".into(), |name| shell_word(Path::new(&name)))
+}
+
 /// `path` as one word of a shell command.
 pub fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::Listens;
-use crate::config::{Config, Source, shell_word};
+use crate::config::{Config, Source, program, shell_word};
 
 /// Routes that are named; `shardgate routes` shows all.
 const ROUTES_SHOWN: usize = 4;
@@ -43,7 +43,7 @@ impl ReadyLines {
         next += &format!("  answers     {}\n", answers(config));
         let at = reachable(admin);
         next += &format!("  read        {http}://{at}/guide, the state in /health and /stats\n");
-        let drain = format!("shardgate drain{}", flags(config, dir, admin));
+        let drain = format!("{} drain{}", program(), flags(config, dir, admin));
         next += &format!("  stop        Ctrl-C, or: {drain}");
         Self { first, next }
     }
@@ -118,8 +118,8 @@ mod tests {
              answers     ids 1000-1999 logic (demo), 2000-2999 chat (demo), 3000-3999 fight \
              (demo), 9000-9999 the gateway itself\n  \
              read        http://127.0.0.1:8000/guide, the state in /health and /stats\n  \
-             stop        Ctrl-C, or: shardgate drain";
-        assert_eq!(next, expected);
+             stop        Ctrl-C, or: PROGRAM drain";
+        assert_eq!(next, expected.replace("PROGRAM", &program()));
     }
 
     #[test]
@@ -134,8 +134,8 @@ mod tests {
         assert!(first.starts_with("shardgate ready: ws://0.0.0.0:9010/ws "), "{first}");
         assert!(next.contains("connect to  ws://127.0.0.1:9010/ws\n"), "{next}");
         assert!(next.contains("ids 1000-1999 logic, 2000") && !next.contains("demo"), "{next}");
-        let drain = "shardgate drain --config '/etc/my gate' --admin 127.0.0.1:8010";
+        let drain = " drain --config '/etc/my gate' --admin 127.0.0.1:8010";
         assert!(next.ends_with(drain), "{next}");
-        assert!(lines(&Overrides::default(), Some("shards")).next.ends_with("shardgate drain"));
+        assert!(lines(&Overrides::default(), Some("shards")).next.ends_with(" drain"));
     }
 }

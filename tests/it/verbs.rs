@@ -147,7 +147,9 @@ fn what_gen_writes_is_a_configuration_and_a_protocol() {
     let finished = run(&["gen", "config", &config], |_| ());
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let last = finished.stdout.lines().last().expect("a command");
-    let next = last.strip_prefix("next: shardgate ").expect("a command of this program");
+    let next = last
+        .strip_prefix(&format!("next: {} ", env!("CARGO_BIN_EXE_shardgate")))
+        .expect("a command of this program");
     let checked = run(&next.split(' ').collect::<Vec<_>>(), |_| ());
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(checked.stdout.starts_with("ok: listen 127.0.0.1:9000/ws"), "{checked:?}");
