@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         | Verb::Doctor(_)
         | Verb::Drain { .. }
         | Verb::Reload(_)
+        | Verb::GenFiles { .. }
         | Verb::Guide(_)
         | Verb::GenSystemd { .. }
         | Verb::Version => unreachable!("done by cli::run"),

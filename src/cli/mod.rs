@@ -2,6 +2,7 @@
 //! `boot`'s.
 
 mod args;
+mod built_in;
 mod check;
 mod client;
 mod guide;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use args::parse;
+pub use built_in::BuiltIn;
 pub use guide::{GuideArgs, print};
 pub use routes::ExplainArgs;
 pub use settings::Format;
@@ -85,6 +87,12 @@ pub enum Verb {
     },
     /// Have the gateway that runs read its files again.
     Reload(Serve),
+    /// Write files that are built in.
+    GenFiles {
+        what: BuiltIn,
+        /// Directory that gets the files.
+        dir: PathBuf,
+    },
     /// Show the guide.
     Guide(GuideArgs),
     /// Print a systemd unit.
@@ -165,23 +173,29 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
         }
         Verb::Routes { serve, in_force } => routes::show(serve.load(&env), in_force),
         Verb::Explain { serve, args } => routes::explain(serve.load(&env), &args),
-        Verb::Doctor(serve) => match serve.load(&env) {
-            Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
-            Ok(config) => {
-                let running = client::get(&config.gateway.admin, "/health").is_ok();
-                let findings = doctor::examine(&config, running);
-                let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
-                Output::wrong(doctor::report(&findings), code)
-            }
-        },
+        Verb::Doctor(serve) => examine(&serve, &env),
         Verb::Drain { serve, instance, undo } => {
             remote::drain(serve.load(&env), instance.as_deref(), undo)
         }
         Verb::Reload(serve) => remote::reload(serve.load(&env)),
+        Verb::GenFiles { what, dir } => built_in::write(what, &dir),
         Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::Version => Output::fine(version()),
     })
+}
+
+fn examine(serve: &Serve, env: &[(String, String)]) -> Output {
+    let loaded = serve.loader(env).and_then(|loader| Ok((loader.check(&[])?, loader)));
+    match loaded {
+        Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
+        Ok((config, loader)) => {
+            let running = client::get(&config.gateway.admin, "/health").is_ok();
+            let findings = doctor::examine(&config, &loader, running);
+            let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
+            Output::wrong(doctor::report(&findings), code)
+        }
+    }
 }
 
 fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {

@@ -4,6 +4,7 @@ mod admin;
 pub mod auth;
 pub mod change;
 mod check;
+pub mod command;
 mod discovery;
 pub(crate) mod files;
 mod health;
@@ -25,7 +26,9 @@ use std::sync::Arc;
 
 pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
-pub use words::{NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token};
+pub use words::{
+    NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, program, shell_word,
+};
 
 use crate::routing::Snapshot;
 use rule::Key;

@@ -502,14 +502,17 @@ impl Reader {
                 None => "unknown section; remove it".into(),
             };
         }
+        let all_keys = format!("All keys: {} guide configuration", words::program());
         let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
         match nearest(key, all) {
             Some(near) if is_env => {
-                format!("unknown variable; did you mean {}?", words::variable(near))
+                format!("unknown variable; did you mean {}? {all_keys}", words::variable(near))
             }
-            Some(near) => format!("unknown key; did you mean {near}?"),
-            None if is_env => "unknown variable; unset it (names mirror sections and keys)".into(),
-            None => "unknown key; remove it".into(),
+            Some(near) => format!("unknown key; did you mean {near}? {all_keys}"),
+            None if is_env => {
+                format!("unknown variable: names are made of section and key; unset it. {all_keys}")
+            }
+            None => format!("unknown key; remove it. {all_keys}"),
         }
     }
 }

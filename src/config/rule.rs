@@ -58,7 +58,7 @@ fn in_large_units(n: u64, unit: &str) -> Option<String> {
         "s" => &[(DAY_MS / 1000, "d"), (HOUR_MS / 1000, "h")],
         _ => &[],
     };
-    let (size, name) = units.iter().find(|(size, _)| n >= *size && n % size == 0)?;
+    let (size, name) = units.iter().find(|(size, _)| n >= *size && n.is_multiple_of(*size))?;
     Some(format!("{} {name}", n / size))
 }
 

@@ -2,6 +2,7 @@
 //! section uses this file, and it uses none of them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::rule::TextRule;
 
@@ -63,4 +64,31 @@ pub fn variable(key: &str) -> String {
 /// The key that the environment variable `name` sets: the inverse of [`variable`].
 pub fn key_of_variable(name: &str) -> Option<String> {
     Some(name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", "."))
+}
+
+/// This program as a word of a shell command: as it was called, so that the command works where
+/// this one did.
+pub fn program() -> String {
+    std::env::args_os().next().map_or("shardgate".into(), |name| shell_word(Path::new(&name)))
+}
+
+/// `path` as one word of a shell command.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_command() {
+        assert_eq!(shell_word(Path::new("/etc/shard-gate")), "/etc/shard-gate");
+        assert_eq!(shell_word(Path::new("it's a; b")), "'it'\\''s a; b'");
+    }
 }
