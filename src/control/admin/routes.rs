@@ -174,13 +174,19 @@ pub const ROUTES: &[Route] = &[
 ];
 
 async fn index() -> Text {
+    text(PLAIN, list())
+}
+
+/// One line for each route: method, path and purpose.
+fn list() -> String {
     let mut list = format!("shardgate {}\n\n", env!("CARGO_PKG_VERSION"));
+    let width = ROUTES.iter().map(|route| route.path.len() + 2).max().unwrap_or(0);
     for route in ROUTES {
-        writeln!(list, "{:<5}{:<26}{}", route.method(), route.path, route.about)
+        writeln!(list, "{:<5}{:<width$}{}", route.method(), route.path, route.about)
             .expect("a string takes it");
     }
     list.push_str(
         "\nA POST needs Content-Type: application/json and Authorization: Bearer <token>.\n",
     );
-    text(PLAIN, list)
+    list
 }
