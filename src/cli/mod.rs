@@ -206,9 +206,10 @@ fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
     let dir = loader.dir().map(std::fs::canonicalize).transpose();
     match (loader.check(&[]), std::env::current_exe(), dir) {
         (Err(problems), ..) => Output::wrong(problems.to_string(), EXIT_USAGE),
-        (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => {
-            Output::wrong(format!("no absolute path for the unit: {error}"), EXIT_START)
-        }
+        (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => Output::wrong(
+            format!("the unit needs absolute paths, and one cannot be found: {error}"),
+            EXIT_START,
+        ),
         (Ok(config), Ok(program), Ok(dir)) => {
             Output::fine(systemd::unit(&config, &program, dir.as_deref(), user))
         }

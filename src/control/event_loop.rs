@@ -248,7 +248,8 @@ impl Control {
     fn finished(&mut self) -> Option<ExitReason> {
         let until = self.stop_until?;
         if self.shards.all_ended() {
-            tracing::info!(cut_off = self.shards.cut_off, "stopped");
+            let cut_off = self.shards.cut_off;
+            tracing::info!(cut_off, "stopped: every shard has ended");
             let failed = self.shards.any_failed();
             return Some(match (failed, self.shards.cut_off) {
                 (true, _) => ExitReason::ShardFailed,
@@ -257,7 +258,10 @@ impl Control {
             });
         }
         (until <= Instant::now()).then(|| {
-            tracing::error!(shards = ?self.shards.not_ended(), "shards do not stop: giving up");
+            tracing::error!(
+                shards = ?self.shards.not_ended(),
+                "stop_stuck: these shards did not end in time; the process ends without them"
+            );
             self.shards.abort();
             self.shards.flush();
             ExitReason::Stuck
@@ -328,7 +332,7 @@ impl Control {
             self.begin_stop(signal);
             return false;
         }
-        tracing::warn!(signal, "second signal: ending at once");
+        tracing::warn!(signal, "stop_forced: a second signal ends the process at once");
         self.shards.abort();
         self.shards.flush();
         true
@@ -337,7 +341,13 @@ impl Control {
     fn begin_stop(&mut self, why: &str) {
         let settings = &self.directory.config().gateway.stop;
         let stop_grace_ms = settings.grace.as_millis() as u64;
-        tracing::info!(why, stop_grace_ms, shards = self.shards.len(), "draining");
+        let shards = self.shards.len();
+        tracing::info!(
+            why,
+            stop_grace_ms,
+            shards,
+            "draining: what was read is answered, then the connections are closed"
+        );
         self.service_manager.stopping(why);
         self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
         self.shards.drain(settings);

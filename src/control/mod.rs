@@ -52,7 +52,7 @@ pub(crate) fn run(inputs: ControlInputs) -> ExitReason {
         })
     });
     result.unwrap_or_else(|error| {
-        tracing::error!(%error, "control failed");
+        tracing::error!(%error, "control_failed: control cannot run, so the process ends with 1");
         ExitReason::ControlFailed
     })
 }

@@ -9,6 +9,7 @@ mod discovery;
 mod drain;
 mod frames;
 mod guide_keys;
+mod guide_reference;
 mod handshake;
 mod head_of_line;
 mod health;

@@ -91,7 +91,9 @@ fn explain_does_without_a_gateway_and_says_so() {
     let finished =
         verb(&logic(), &["explain", "--msg-id", "1500", "--user", "u", "--admin", &nobody()]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert!(finished.stdout.starts_with("of the configuration alone, no gateway answers:\n"));
+    assert!(
+        finished.stdout.starts_with("from the configuration alone, because no gateway answers:\n")
+    );
     assert!(finished.stdout.contains("-> service logic") && finished.stdout.contains(" a at "));
     let finished = verb(&logic(), &["explain", "--msg-id", "7", "--admin", &nobody()]);
     assert_eq!(finished.code, Some(1), "{finished:?}");

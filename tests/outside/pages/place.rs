@@ -168,8 +168,8 @@ impl Place {
         command
     }
 
-    /// Variables that move what the page's configuration leaves at its default, or sets to just that,
-    /// to the ports of this place.
+    /// Variables that move what the page's configuration leaves at its default, or sets to just
+    /// that, to the ports of this place.
     fn addresses(&self) -> Vec<(&'static str, String)> {
         let Ok(text) = fs::read_to_string(self.path().join("shards/gateway.toml")) else {
             let dir = self.hidden().join("shards");
