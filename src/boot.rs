@@ -136,10 +136,10 @@ fn start_log(config: &Config, warnings: &[preflight::Problem]) -> Result<LogGuar
     let log = control::log::init(&config.gateway.log, config.gateway.log_json)
         .map_err(|error| StartError(format!("log: {error}")))?;
     for line in config.warnings.iter().map(ToString::to_string) {
-        tracing::warn!("{line}");
+        tracing::warn!("configuration_warning: {line}");
     }
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!("machine_warning: {warning}");
     }
     Ok(log)
 }

@@ -212,7 +212,7 @@ impl Control {
             // Not println: a closed stdout is no reason to end.
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{first}\n{next}");
-            tracing::info!("{first}");
+            tracing::info!("ready: {first}");
             self.service_manager.ready(&first);
         }
     }
