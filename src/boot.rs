@@ -88,7 +88,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
     let Loaded { loader, config, keys, tls } = loaded;
     let started = Instant::now();
     let unix_at_boot_us = unix_now().as_micros() as i64;
-    let Plan { shards: plans, connections_cap, warnings } = plan(&config)?;
+    let Plan { shards: plans, connections_cap, warnings } = plan(&config, &loader)?;
     let log = start_log(&config, &warnings)?;
     let demo = start_demo(&config)?;
     let composer = Composer::new(&config);
@@ -124,8 +124,8 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
     Ok((inputs, Running { shards: shards.threads, pulse, demo, log }))
 }
 
-fn plan(config: &Config) -> Result<Plan, StartError> {
-    preflight::plan(config).map_err(|problems| {
+fn plan(config: &Config, loader: &Loader) -> Result<Plan, StartError> {
+    preflight::plan(config, loader).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         StartError(lines.join("\n"))
     })
@@ -136,10 +136,10 @@ fn start_log(config: &Config, warnings: &[preflight::Problem]) -> Result<LogGuar
     let log = control::log::init(&config.gateway.log, config.gateway.log_json)
         .map_err(|error| StartError(format!("log: {error}")))?;
     for line in config.warnings.iter().map(ToString::to_string) {
-        tracing::warn!("{line}");
+        tracing::warn!("configuration_warning: {line}");
     }
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!("machine_warning: {warning}");
     }
     Ok(log)
 }

@@ -63,7 +63,8 @@
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
 //! - `preflight`, `memory`, `clock`, [`boot`], [`cli`]: checks of this machine; memory that the
 //!   caps of a configuration come to; the wall clock; start and stop; verbs, flags, exit codes.
-//! - [`docs`]: pages about the whole. No code.
+//! - [`guide`]: pages for users, which the program shows, and the search in them.
+//! - [`docs`]: pages about the whole, for those who work on it. No code.
 //!
 //! # The contract of the event loop
 //!
@@ -180,6 +181,7 @@ pub mod demo;
 pub mod docs;
 pub mod echo;
 pub mod engine;
+pub mod guide;
 pub mod ids;
 pub mod inspect;
 pub mod lanes;

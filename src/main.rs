@@ -1,9 +1,8 @@
 //! The program: parses the command line, runs the verb, exits.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use shardgate::cli::{self, EXIT_START, EXIT_USAGE, Output, Serve, Verb};
+use shardgate::cli::{self, EXIT_START, EXIT_USAGE, Serve, Verb};
 use shardgate::{boot, demo, echo};
 
 // Buffers are freed on the thread that made them in the steady state; mimalloc keeps those paths
@@ -17,10 +16,9 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let verb = match cli::run(verb) {
-        Ok(Output { text, code }) => {
-            // A reader that has gone away (`| head`) is no error.
-            let _ = writeln!(std::io::stdout(), "{text}");
-            return ExitCode::from(code);
+        Ok(output) => {
+            cli::print(&output);
+            return ExitCode::from(output.code);
         }
         Err(serving) => *serving,
     };
@@ -52,6 +50,8 @@ fn main() -> ExitCode {
         | Verb::Doctor(_)
         | Verb::Drain { .. }
         | Verb::Reload(_)
+        | Verb::GenFiles { .. }
+        | Verb::Guide(_)
         | Verb::GenSystemd { .. }
         | Verb::Version => unreachable!("done by cli::run"),
     }

@@ -85,7 +85,7 @@ pub(crate) enum Category {
 /// Reason of a refusal by the gateway, for programs. The list is closed: clients match on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// No route has this msg_id, or its service has no instance.
+    /// No route has this msg_id.
     NoRoute,
     /// A cap of the queue is reached for this class.
     QueueFull,

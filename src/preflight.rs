@@ -3,15 +3,15 @@
 
 pub mod doctor;
 pub mod machine;
+mod ports;
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Config;
-use crate::config::settings::ShardSettings;
+use crate::config::settings::{ConnSettings, ShardSettings};
+use crate::config::{Config, Loader, program};
 use crate::engine::clients::home::places;
 use crate::ids::ShardId;
 use crate::limits::{HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS, SHARDS_MAX};
@@ -62,6 +62,9 @@ pub struct ShardPlan {
 /// Soft limit of locked memory below which glommio refuses to start an executor (0.9,
 /// `Reactor::new`).
 const MEMLOCK_MIN: u64 = 512 << 10;
+/// Ways to raise the limit of locked memory.
+const RAISE_MEMLOCK: &str = "raise it: LimitMEMLOCK=infinity in the systemd unit, docker run \
+     --ulimit memlock=-1, or in a shell of root: ulimit -l unlimited";
 /// Oldest kernel: glommio 0.9 probes the ring's operations and asks for at least this one.
 const KERNEL_MIN: (u32, u32) = (5, 8);
 /// First kernel that charges ring memory to the control group, and no longer to RLIMIT_MEMLOCK.
@@ -71,14 +74,14 @@ const FILES_OF_PROCESS: u64 = 64;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listeners, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
-/// End of the text on a port that another process has.
-const IN_USE: &str = "is in use by another process";
+/// Hard limit of open files that systemd gives to each process since version 240.
+const FILES_ORDINARY: u64 = 524_288;
 /// Connections that a shard must be able to take for a start to make sense.
 const CONNECTIONS_MIN: usize = 16;
 
 /// Checks everything and plans the shards. Raises the soft limits of locked memory and open files
-/// to the hard ones. Leaves no socket and no ring behind.
-pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
+/// to the hard ones. Leaves no socket and no ring behind. `loader` is where `config` came from.
+pub fn plan(config: &Config, loader: &Loader) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     let kernel = kernel_version(&uname_release());
@@ -98,11 +101,7 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     let memlock = raised(Resource::Memlock);
     problems.extend(memlock_problem(memlock.current, memlock.maximum, count));
     let need = memlock_need(count, depth, kernel);
-    match memlock_short(memlock.current, need, kernel) {
-        Some(MemlockShortage::Fatal(problem)) => problems.push(problem),
-        Some(MemlockShortage::Harmless(problem)) => warnings.push(problem),
-        None => {}
-    }
+    problems.extend(memlock_short(memlock.current, need, kernel));
 
     let nofile = raised(Resource::Nofile);
     let overhead =
@@ -115,14 +114,8 @@ pub fn plan(config: &Config) -> Result<Plan, Vec<Problem>> {
     warnings.extend(clamp_connections(&mut shards, connections_cap, nofile.current));
 
     problems.extend(uring_problem(probe_uring(depth), uring_disabled_sysctl()));
-    for (key, address, bound) in addresses(config) {
-        problems.extend(bound.err().and_then(|e| port_problem(&key, address, e)));
-    }
-    let range = local_port_range();
-    let admin = ("admin.listen", config.gateway.admin.listen);
-    for (key, a) in config.gateway.listens().chain([admin]) {
-        warnings.extend(ephemeral_warning(key, a.port(), range));
-    }
+    problems.extend(ports::problems(config, loader));
+    warnings.extend(ports::warnings(config));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -214,8 +207,8 @@ fn spin_warning(shards: &[ShardPlan], allowed: usize) -> Option<Problem> {
 pub fn kernel_problem((major, minor): (u32, u32)) -> Option<Problem> {
     ((major, minor) < KERNEL_MIN).then(|| {
         let (a, b) = KERNEL_MIN;
-        let what = format!("Linux {major}.{minor} is too old for io_uring as it is used here");
-        Problem::new(what, format!("run a kernel of {a}.{b} or newer"))
+        let what = format!("Linux {major}.{minor} is too old, io_uring is used as of {a}.{b}");
+        Problem::new(what, "install a newer kernel and start it; the one that runs: uname -r")
     })
 }
 
@@ -235,11 +228,7 @@ pub fn memlock_problem(soft: Option<u64>, hard: Option<u64>, shards: usize) -> O
         "locked memory (RLIMIT_MEMLOCK) is {} KiB soft, {hard} hard; io_uring needs {want} KiB",
         kib(soft)
     );
-    let fix = format!(
-        "raise it: `ulimit -l {want}` as root, LimitMEMLOCK= in the systemd unit, memlock in \
-         /etc/security/limits.conf, or docker run --ulimit memlock=-1"
-    );
-    Some(Problem::new(what, fix))
+    Some(Problem::new(what, RAISE_MEMLOCK))
 }
 
 fn kib(bytes: u64) -> u64 {
@@ -256,35 +245,17 @@ pub fn memlock_need(shards: usize, depth: usize, kernel: Option<(u32, u32)>) -> 
     shards as u64 * RINGS * (IO_MEMORY_BYTES as u64 + rings)
 }
 
-/// Consequence of too little locked memory for all shards together.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum MemlockShortage {
-    /// Rings cannot be made: no start.
-    Fatal(Problem),
-    /// Buffers, which sockets do not use, are not registered.
-    Harmless(Problem),
-}
-
-/// Consequence of a `need` above a `soft` limit that glommio itself accepts.
-pub fn memlock_short(
-    soft: Option<u64>,
-    need: u64,
-    kernel: Option<(u32, u32)>,
-) -> Option<MemlockShortage> {
+/// Problem of a `soft` limit that glommio accepts but that all shards together exceed, on a kernel
+/// that charges the rings to it. A newer one only registers fewer buffers: sockets use none.
+pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -> Option<Problem> {
     let soft = soft.filter(|&soft| (MEMLOCK_MIN..need).contains(&soft))?;
-    let what = format!(
-        "locked memory (RLIMIT_MEMLOCK) is {} KiB, all shards together want {} KiB",
-        kib(soft),
-        kib(need)
-    );
-    let raise = format!("`ulimit -l {}` or LimitMEMLOCK= raises it", kib(need));
-    Some(if kernel.is_some_and(|k| k < KERNEL_FREE_RINGS) {
-        MemlockShortage::Fatal(Problem::new(what, format!("{raise}; or use fewer shards")))
-    } else {
-        MemlockShortage::Harmless(Problem::new(
-            what,
-            format!("some do without registered buffers; {raise}"),
-        ))
+    kernel.is_some_and(|k| k < KERNEL_FREE_RINGS).then(|| {
+        let what = format!(
+            "locked memory (RLIMIT_MEMLOCK) is {} KiB, the rings of all shards need {} KiB",
+            kib(soft),
+            kib(need)
+        );
+        Problem::new(what, format!("use fewer shards, or {RAISE_MEMLOCK}"))
     })
 }
 
@@ -334,24 +305,30 @@ pub fn connections_allowed(
         "open files (RLIMIT_NOFILE) are {soft} soft, {hard} hard; {shards} shards need {overhead} \
          before the first client"
     );
-    let fix = format!("raise it: `ulimit -n {want}` as root, or LimitNOFILE={want} in the unit");
+    let fix = format!(
+        "raise it: LimitNOFILE={want} in the systemd unit, docker run --ulimit nofile={want}, or \
+         in a shell of root: ulimit -n {want}"
+    );
     Err(Problem::new(what, fix))
 }
 
-/// Lowers `connections_max` to `each` where it is higher; one warning for all.
+/// Lowers `connections_max` to `each` where it is higher; one warning for all. The default is as
+/// much as a large host has, so where the limit is an ordinary one, it is lowered without a word.
 pub fn clamp_connections(
     shards: &mut [ShardPlan],
     each: usize,
     soft: Option<u64>,
 ) -> Option<Problem> {
+    let default = ConnSettings::default().connections_max;
+    let is_asked_for = shards.iter().any(|s| s.settings.conn.connections_max != default);
     let wanted: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
     for shard in shards.iter_mut() {
         let max = &mut shard.settings.conn.connections_max;
         *max = each.min(*max);
     }
     let got: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
-    (got < wanted).then(|| {
-        let soft = soft.unwrap_or(u64::MAX);
+    let soft = soft.unwrap_or(u64::MAX);
+    (got < wanted && (is_asked_for || soft < FILES_ORDINARY)).then(|| {
         let what = format!(
             "open files (RLIMIT_NOFILE {soft}) allow {got} connections, connections_max asks for \
              {wanted}"
@@ -370,112 +347,41 @@ pub fn uring_problem(answer: Result<(), Errno>, disabled: Option<u32>) -> Option
     Some(match (error, disabled) {
         (Errno::NOSYS, _) => Problem::new(
             "this kernel has no io_uring (too old, built without it, or a sandbox hides it)",
-            "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor",
+            "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor; the kernel that \
+             runs: uname -r",
         ),
         (Errno::PERM | Errno::ACCESS, Some(2)) => Problem::new(
             "io_uring is switched off (kernel.io_uring_disabled = 2)",
-            "`sysctl -w kernel.io_uring_disabled=0` as root on the host",
+            "switch it on, as root on the host: sysctl -w kernel.io_uring_disabled=0",
         ),
         (Errno::PERM | Errno::ACCESS, Some(1)) => Problem::new(
             "io_uring is for privileged users only (kernel.io_uring_disabled = 1)",
-            "`sysctl -w kernel.io_uring_disabled=0` as root on the host, or set \
-             kernel.io_uring_group to a group of this user",
+            "set kernel.io_uring_group to a group of this user, or allow all users, as root on the \
+             host: sysctl -w kernel.io_uring_disabled=0",
         ),
         (Errno::PERM | Errno::ACCESS, _) => Problem::new(
             "io_uring is blocked for this process, most likely by seccomp (Docker's default \
              profile blocks it)",
-            "allow io_uring_setup, io_uring_enter and io_uring_register in the profile, with \
-             docker run --security-opt seccomp=profile.json (or seccomp=unconfined)",
+            format!(
+                "allow io_uring_setup, io_uring_enter and io_uring_register in the profile \
+                 (docker run --security-opt seccomp=profile.json); how: {} guide containers",
+                program()
+            ),
         ),
         (Errno::NOMEM, _) => Problem::new(
-            "there is not enough locked memory for an io_uring",
-            "raise RLIMIT_MEMLOCK (`ulimit -l`, LimitMEMLOCK=) or lower [shard] ring_depth",
+            "there is not enough locked memory (RLIMIT_MEMLOCK) for an io_uring",
+            format!("lower shard.ring_depth, or {RAISE_MEMLOCK}"),
         ),
         (Errno::MFILE | Errno::NFILE, _) => Problem::new(
             "there are too many open files for an io_uring",
-            "raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=) or fs.file-max",
+            "raise fs.file-max, LimitNOFILE= in the systemd unit, or in a shell of root: \
+             ulimit -n 1048576",
         ),
         (other, _) => {
             let what = format!("io_uring_setup failed: {other}");
-            Problem::new(what, "see the kernel's log; [shard] ring_depth may be too large")
+            Problem::new(what, "shard.ring_depth may be too large; the kernel's log: dmesg")
         }
     })
-}
-
-/// Problem of `key`, which cannot listen on `address`. `None` for errors that only the start itself
-/// can judge.
-pub fn port_problem(key: &str, address: SocketAddr, error: Errno) -> Option<Problem> {
-    let port = address.port();
-    let what = |why: &str| format!("{key} {address} {why}");
-    Some(match error {
-        Errno::ADDRINUSE => Problem::new(
-            what(IN_USE),
-            format!("`ss -ltnp 'sport = :{port}'` shows which; stop it or {}", other_port(key)),
-        ),
-        Errno::ACCESS | Errno::PERM => Problem::new(
-            what("is not allowed to this user"),
-            format!(
-                "take a port from 1024 up, `sysctl -w net.ipv4.ip_unprivileged_port_start={port}`, \
-                 or give the program CAP_NET_BIND_SERVICE"
-            ),
-        ),
-        Errno::ADDRNOTAVAIL => Problem::new(
-            what("is no address of this host"),
-            "`ip address` lists them; 0.0.0.0 or [::] takes all",
-        ),
-        Errno::AFNOSUPPORT => {
-            Problem::new(what("is of a family this host does not have"), "use the other one")
-        }
-        Errno::MFILE | Errno::NFILE => return None, // told by the check of open files
-        other => Problem::new(what(&format!("cannot be bound: {other}")), other_port(key)),
-    })
-}
-
-fn other_port(key: &str) -> String {
-    if key.starts_with("demo") {
-        "set [demo] enabled = false (--no-demo) or other demo.addresses".into()
-    } else {
-        format!("choose another one (--{key}, or {key} in gateway.toml)")
-    }
-}
-
-/// Warns of a port in the range of outgoing connections: one of those can hold it when the gateway
-/// starts again.
-pub fn ephemeral_warning(key: &str, port: u16, range: Option<(u16, u16)>) -> Option<Problem> {
-    let (low, high) = range?;
-    (low..=high).contains(&port).then(|| {
-        let what =
-            format!("{key} port {port} is among those of outgoing connections ({low}-{high})");
-        let fix = format!(
-            "one may hold it at a restart; reserve it: `sysctl -w \
-                           net.ipv4.ip_local_reserved_ports={port}`, or choose another"
-        );
-        Problem::new(what, fix)
-    })
-}
-
-/// Addresses to bind, and the result of an attempt.
-fn addresses(config: &Config) -> Vec<(String, SocketAddr, Result<(), Errno>)> {
-    let gateway = &config.gateway;
-    let admin = ("admin.listen", gateway.admin.listen);
-    let mut list: Vec<(String, SocketAddr)> =
-        gateway.listens().chain([admin]).map(|(key, a)| (key.to_owned(), a)).collect();
-    if gateway.demo.enabled {
-        let demo = ["logic", "chat", "fight"].into_iter().zip(gateway.demo.addresses);
-        list.extend(demo.map(|(name, a)| (format!("demo service {name}"), a)));
-    }
-    list.into_iter().map(|(key, a)| (key, a, try_bind(a))).collect()
-}
-
-/// Binds an address and lets it go. Without SO_REUSEPORT, so that another gateway on the port is
-/// noticed, with which the kernel would share out the clients; with SO_REUSEADDR, as old
-/// connections do no harm.
-fn try_bind(address: SocketAddr) -> Result<(), Errno> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &address)
 }
 
 /// Limit of a resource, after its soft half was raised to the hard one where the system allows
@@ -514,12 +420,6 @@ fn uname_release() -> String {
 fn uring_disabled_sysctl() -> Option<u32> {
     let text = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
     text.trim().parse().ok()
-}
-
-fn local_port_range() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut ports = text.split_whitespace().map(|s| s.parse().ok());
-    Some((ports.next()??, ports.next()??))
 }
 
 #[cfg(test)]

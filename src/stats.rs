@@ -55,7 +55,7 @@ counters! {
     MoveRefused = "move_refused",
     /// Connections cut because their shard had no place for them at all, or ended.
     MoveLost = "move_lost",
-    /// accept() failed (out of files, aborted connections).
+    /// Failures of accept(): no free file descriptor, or an aborted connection.
     AcceptFailed = "accept_failed",
     /// Connections that began with bytes other than a PROXY protocol header.
     ProxyRefused = "proxy_refused",
@@ -63,21 +63,21 @@ counters! {
     TlsHandshakes = "tls_handshakes",
     /// Handshakes of TLS that were completed by a ticket of an earlier one.
     TlsResumed = "tls_resumed",
-    /// Clients that went away in the handshake of TLS.
+    /// Clients that left during the handshake of TLS.
     TlsAbandoned = "tls_abandoned",
-    /// TLS ended because the client's bytes were no TLS.
+    /// TLS ended because the client's bytes are not TLS.
     TlsFailedNotTls = "tls_failed_not_tls",
-    /// TLS ended because no version, cipher suite or group is common.
+    /// TLS ended because client and gateway share no version, cipher suite or group.
     TlsFailedIncompatible = "tls_failed_incompatible",
     /// TLS ended because no certificate covers the name that was asked for.
     TlsFailedName = "tls_failed_name",
     /// TLS ended because the client offers protocols without HTTP/1.1.
     TlsFailedProtocol = "tls_failed_protocol",
-    /// TLS ended because the client's certificate is missing or not good.
+    /// TLS ended because the client's certificate is missing or not valid.
     TlsFailedCertificate = "tls_failed_certificate",
     /// TLS ended by an alert of the client.
     TlsFailedAlert = "tls_failed_alert",
-    /// TLS ended because the client broke its rules.
+    /// TLS ended because the client broke the protocol.
     TlsFailedBroken = "tls_failed_broken",
     /// Upgrades answered 101.
     Upgraded = "upgraded",
@@ -85,13 +85,13 @@ counters! {
     HandshakeRefused = "handshake_refused",
     /// Handshakes not finished in time.
     HandshakeTimeout = "handshake_timeout",
-    /// Connections gone, for whatever cause.
+    /// Connections that have ended, for any cause.
     Closed = "closed",
-    /// Closed because the client broke RFC 6455.
+    /// Closed with 1002, 1003, 1007 or 1009.
     ClosedProtocol = "closed_protocol",
     /// Closed with 1008.
     ClosedPolicy = "closed_policy",
-    /// Closed with 1013.
+    /// Closed with 1013, because the user is over a limit.
     ClosedTryLater = "closed_try_later",
     /// Closed with 4001.
     ClosedSlow = "closed_slow",
@@ -103,16 +103,16 @@ counters! {
     ClosedNoAuth = "closed_no_auth",
     /// Closed with 4500.
     ClosedBadToken = "closed_bad_token",
-    /// Tokens that were good.
+    /// Tokens that were accepted.
     AuthOk = "auth_ok",
-    /// Tokens of which nothing could be said, because their key was not known and a newer set of
+    /// Tokens neither accepted nor refused, because their key was not known and a newer set of
     /// keys may hold it: 503 or UNAVAILABLE.
     AuthKeysMissing = "auth_keys_missing",
     /// Tokens that waited for a later turn to be verified.
     AuthDelayed = "auth_delayed",
     /// Tokens refused for their form or header.
     AuthRefusedForm = "auth_refused_form",
-    /// Tokens refused because their key or algorithm is not one of ours.
+    /// Tokens refused because their key or algorithm is not known.
     AuthRefusedKey = "auth_refused_key",
     /// Tokens refused for their signature.
     AuthRefusedSignature = "auth_refused_signature",
@@ -120,7 +120,7 @@ counters! {
     AuthRefusedClaim = "auth_refused_claim",
     /// Tokens refused because they expired, or are from the future.
     AuthRefusedTime = "auth_refused_time",
-    /// Tokens refused because their issuer or audience is somebody else.
+    /// Tokens refused because they have another issuer or audience.
     AuthRefusedParty = "auth_refused_party",
     /// Closed with 1001.
     ClosedDrain = "closed_drain",
@@ -150,23 +150,23 @@ counters! {
     GatewayErrors = "gateway_errors",
     /// Terminal answers written to connections.
     Answers = "answers",
-    /// Messages whose connection went away before the answer.
+    /// Messages whose connection ended before the answer.
     AnswersUndeliverable = "answers_undeliverable",
     /// One-way messages that were refused.
     OneWayRefused = "one_way_refused",
     /// Times reading a connection was paused for its unanswered messages.
     ReadPaused = "read_paused",
-    /// Times reading a connection was paused because it went on sending over a rate.
+    /// Times reading a connection was paused because it sent more and more over a rate.
     ReadHeld = "read_held",
     /// Messages over `limits.address_messages_per_s`.
     AddressMessagesRefused = "address_messages_refused",
     /// Messages over `limits.user_messages_per_s`.
     UserMessagesRefused = "user_messages_refused",
-    /// Route found in the cache.
+    /// Messages whose instance was found in the route cache.
     CacheHits = "cache_hits",
-    /// Route computed.
+    /// Messages whose instance was looked up on the ring.
     CacheMisses = "cache_misses",
-    /// No route, or no instance.
+    /// Messages without a route or an instance.
     FailedRoutes = "failed_routes",
     /// Messages put in the queue.
     Enqueued = "enqueued",
@@ -186,17 +186,17 @@ counters! {
     DispatchFailed = "dispatch_failed",
     /// Messages sent again.
     Retries = "retries",
-    /// Retries not made because the budget was used up.
+    /// Retries not made because the retry budget was used up.
     RetryBudgetSpent = "retry_budget_spent",
     /// Messages moved to another instance.
     FailedOver = "failed_over",
-    /// Outcomes for calls that are not known any more.
+    /// Outcomes of calls that had ended before.
     StaleOutcomes = "stale_outcomes",
     /// Response items for requests that were not in the batch.
     UnknownResponses = "unknown_responses",
-    /// Items refused by a full submit lane.
+    /// Clients that the lane to another shard did not take.
     LaneRefused = "lane_refused",
-    /// Items lost at a full or closed deliver lane.
+    /// Events that the lane to the control thread did not take.
     LaneLost = "lane_lost",
     /// Connections to services opened.
     BackendConnects = "backend_connects",

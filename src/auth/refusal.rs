@@ -136,28 +136,28 @@ impl Refusal {
     /// Text for people, also sent to clients.
     pub(crate) fn text(self) -> String {
         let fixed = match self {
-            Self::TooLong => "the token is too long",
+            Self::TooLong => "the token is over 8 KiB",
             Self::Malformed => "the token is not a signed JWT in compact form",
-            Self::Duplicate => "the token names something twice",
-            Self::Algorithm => "the token's algorithm is not accepted",
-            Self::Header => "the token's header is not a JWT's",
-            Self::BringsKey => "the token brings its own key or a link to one",
-            Self::Critical => "the token demands extensions that are not known here",
-            Self::Type => "the token is not an access token",
-            Self::UnknownKey => "the token's key is not known here",
-            Self::NoKeyId => "the token does not say which key it is signed with",
-            Self::Signature => "the token's signature is not right",
+            Self::Duplicate => "the token has one name twice in an object",
+            Self::Algorithm => "the token's algorithm (alg) is not accepted",
+            Self::Header => "the token's header is not that of a JWT",
+            Self::BringsKey => "the token's header contains a key or the address of one",
+            Self::Critical => "the token demands extensions (crit) that the gateway does not have",
+            Self::Type => "the token's type (typ) is not that of an access token",
+            Self::UnknownKey => "the token's kid names no key of the gateway",
+            Self::NoKeyId => "the token has no kid, and more than one key may have signed it",
+            Self::Signature => "the token's signature was not made with its key",
             Self::Missing(claim) => {
                 return format!("the token has no {}", claim.name());
             }
             Self::BadClaim(claim) => {
                 return format!("the token's {} is not {}", claim.name(), claim.form());
             }
-            Self::Expired => "the token has expired",
-            Self::NotYet => "the token is not valid yet",
-            Self::IssuedInFuture => "the token was issued in the future",
-            Self::Issuer => "the token is from another issuer",
-            Self::Audience => "the token is for somebody else",
+            Self::Expired => "the token has expired (exp)",
+            Self::NotYet => "the token is not valid yet (nbf)",
+            Self::IssuedInFuture => "the token was issued in the future (iat)",
+            Self::Issuer => "the token is from another issuer (iss)",
+            Self::Audience => "the token is for another audience (aud)",
         };
         fixed.to_owned()
     }

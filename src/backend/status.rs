@@ -78,9 +78,11 @@ fn from_reset(reason: Reason) -> CallError {
             return not_sent(status::UNAVAILABLE, "the service refused the stream");
         }
         Reason::CANCEL => (status::CANCELLED, "the service cancelled the stream"),
-        Reason::ENHANCE_YOUR_CALM => (status::RESOURCE_EXHAUSTED, "the service asks for calm"),
+        Reason::ENHANCE_YOUR_CALM => {
+            (status::RESOURCE_EXHAUSTED, "the service demands fewer calls")
+        }
         Reason::INADEQUATE_SECURITY => {
-            (status::PERMISSION_DENIED, "the service asks for more security")
+            (status::PERMISSION_DENIED, "the service demands a more secure connection")
         }
         _ => (status::INTERNAL, "the service reset the stream"),
     };

@@ -1,21 +1,26 @@
 //! Parser of the command line: verbs and flags, and the help that teaches them.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::routes::ExplainArgs;
 use super::settings::Format;
-use super::{EXIT_USAGE, NewToken, Serve, Verb};
-use crate::config::Overrides;
+use super::{BuiltIn, EXIT_USAGE, GuideArgs, NewToken, Serve, Verb};
+use crate::config::{Overrides, program};
 
 const AFTER_HELP: &str = "\
 VERBS BY TASK
   run it            serve (what happens without a verb), demo-services, ws-echo
-  before it runs    check, doctor, config, routes, gen systemd, gen token, check token
+  before it runs    gen config, check, doctor, config, routes, gen systemd
+  for clients       gen token, check token
+  for programs      gen proto
+  to read           guide
   while it runs     explain, reload, drain, config --in-force, routes --in-force
 
 EXAMPLES
@@ -88,7 +93,7 @@ enum VerbArgs {
     #[command(after_help = "EXAMPLE\n  shardgate routes --in-force")]
     Routes {
         #[command(flatten)]
-        serve: ServeArgs,
+        admin: AdminArgs,
         /// Services of the gateway that runs at admin.listen
         #[arg(long)]
         in_force: bool,
@@ -99,7 +104,7 @@ enum VerbArgs {
         and the first line says which it was.")]
     Explain {
         #[command(flatten)]
-        serve: ServeArgs,
+        admin: AdminArgs,
         #[command(flatten)]
         args: ExplainArgs,
     },
@@ -113,7 +118,7 @@ enum VerbArgs {
         shardgate drain --instance logic-2 --undo")]
     Drain {
         #[command(flatten)]
-        serve: ServeArgs,
+        admin: AdminArgs,
         /// Give this instance nothing new, and let it finish what it has
         #[arg(long, value_name = "ID")]
         instance: Option<String>,
@@ -124,8 +129,12 @@ enum VerbArgs {
     /// Have the gateway that runs read its files again
     #[command(after_help = "EXAMPLE\n  shardgate reload\n\n\
         Prints what changed. Refused (64) as a whole if anything is wrong or a boot key.")]
-    Reload(ServeArgs),
-    /// Print files for other programs
+    Reload(AdminArgs),
+    /// Show the guide of this version: its pages, one page, or a search
+    #[command(after_help = "EXAMPLES\n  shardgate guide\n  shardgate guide tls\n  \
+        shardgate guide --search 'slow client'")]
+    Guide(GuideArgs),
+    /// Write files for users and other programs
     #[command(subcommand)]
     Gen(GenArgs),
     /// Echo raw WebSocket messages through the gateway's codec, for conformance suites
@@ -147,9 +156,8 @@ enum VerbArgs {
         /// Addresses to listen on, in that order [default: demo.addresses of the configuration]
         #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1)]
         listen: Vec<SocketAddr>,
-        /// Directory of the configuration
-        #[arg(long, value_name = "DIR")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        dir: DirArgs,
     },
     /// Print the version, and what it was built for
     Version,
@@ -160,7 +168,7 @@ enum CheckArgs {
     /// Tell what a token says and why it is accepted or refused; it is read from stdin
     #[command(after_help = "EXAMPLE\n  shardgate check token --config /etc/shardgate < token\n\n\
         Exits with 0 if the gateway accepts it, with 1 if not.")]
-    Token(ServeArgs),
+    Token(DirArgs),
 }
 
 #[derive(Subcommand)]
@@ -172,9 +180,24 @@ enum GenArgs {
     )]
     Token {
         #[command(flatten)]
-        serve: ServeArgs,
+        dir: DirArgs,
         #[command(flatten)]
         new: NewToken,
+    },
+    /// Write the built-in configuration, with its comments, into a directory
+    #[command(after_help = "EXAMPLE\n  shardgate gen config shards\n\n\
+        Writes gateway.toml and default.toml. A file that exists is not overwritten.")]
+    Config {
+        /// Directory for the files; it is made if it is missing
+        dir: PathBuf,
+    },
+    /// Write the .proto files of clients, services and the registry into a directory
+    #[command(after_help = "EXAMPLE\n  shardgate gen proto proto\n\n\
+        Writes shardgate/client/v1/client.proto, shardgate/backend/v1/backend.proto and\n\
+        shardgate/registry/v1/registry.proto. A file that exists is not overwritten.")]
+    Proto {
+        /// Directory for the files; it is made if it is missing
+        dir: PathBuf,
     },
     /// A systemd unit for this program with this configuration
     #[command(after_help = "EXAMPLE\n  shardgate gen systemd --config /etc/shardgate \\\n    \
@@ -197,47 +220,106 @@ fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Heading of the options that several verbs have, below those of the verb itself.
+const SHARED: &str = "Shared options";
+
+/// The option of verbs that need the configuration and no more.
 #[derive(Args)]
-struct ServeArgs {
+struct DirArgs {
     /// Directory of the configuration
     /// [default: $SHARDGATE_CONFIG, else ./shards if it is there, else built in]
-    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment, help_heading = SHARED)]
     config: Option<PathBuf>,
-    /// Address for clients: IP address and port
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// Address of health, statistics and administration
-    #[arg(long, value_name = "ADDR")]
+}
+
+/// The options of verbs that ask a gateway that runs.
+#[derive(Args)]
+struct AdminArgs {
+    #[command(flatten)]
+    dir: DirArgs,
+    /// Address of the admin endpoint: health, statistics and administration
+    #[arg(long, value_name = "ADDR", help_heading = SHARED)]
     admin: Option<String>,
+}
+
+/// The options of verbs that start a gateway, or show what a start would do.
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Address for clients: IP address and port
+    #[arg(long, value_name = "ADDR", help_heading = SHARED)]
+    listen: Option<String>,
     /// Number of shards, or auto: one for each allowed core, less one from 4 cores up
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = SHARED)]
     shards: Option<String>,
     /// Cores of shard 0, 1, ..., with commas between; also sets the number of shards
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", help_heading = SHARED)]
     core: Option<String>,
     /// Do not run the demo services in this process
-    #[arg(long)]
+    #[arg(long, help_heading = SHARED)]
     no_demo: bool,
     /// Log filter: error, warn, info, or "warn,shardgate::backend=info"
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", help_heading = SHARED)]
     log: Option<String>,
+}
+
+impl From<DirArgs> for Serve {
+    fn from(DirArgs { config }: DirArgs) -> Self {
+        Self { config, overrides: Overrides::default() }
+    }
+}
+
+impl From<AdminArgs> for Serve {
+    fn from(AdminArgs { dir, admin }: AdminArgs) -> Self {
+        Self { overrides: Overrides { admin, ..Overrides::default() }, ..dir.into() }
+    }
 }
 
 impl From<ServeArgs> for Serve {
     fn from(args: ServeArgs) -> Self {
-        let ServeArgs { config, listen, admin, shards, core, no_demo, log } = args;
-        Self { config, overrides: Overrides { listen, admin, shards, cores: core, no_demo, log } }
+        let ServeArgs { admin, listen, shards, core, no_demo, log } = args;
+        let Self { config, overrides } = admin.into();
+        let overrides = Overrides { listen, shards, cores: core, no_demo, log, ..overrides };
+        Self { config, overrides }
     }
 }
 
 /// Parses a command line that begins with the program's name. `Err`: help or usage were printed,
 /// and this is the code to exit with.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, ExitCode> {
-    try_parse(args).map_err(|e| {
+    let args: Vec<OsString> = args.into_iter().collect();
+    try_parse(args.clone()).map_err(|e| {
         // Without a terminal the message is lost, and the exit code says enough.
-        let _ = e.print();
+        let _ = match e.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => e.print(),
+            _ => writeln!(std::io::stderr(), "{}", one_line(&e, &args)),
+        };
         if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
     })
+}
+
+/// A wrong usage in one line: the word, the rule that it breaks, the nearest right word, and the
+/// command that shows the help of its verb.
+fn one_line(error: &clap::Error, args: &[OsString]) -> String {
+    let text = error.render().to_string().replace("subcommand", "verb");
+    let said = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    let mut line = said.collect::<Vec<_>>().join(" ");
+    // Of clap's tips some propose to pass a wrong flag as a value: only a right word is repeated.
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    for tip in tips.filter(|tip| tip.contains("similar")) {
+        line += &format!("; {tip}");
+    }
+    line += &format!("; help: {}", program());
+    let mut command = Cli::command();
+    for word in &args[1.min(args.len())..] {
+        let Some(verb) = command.find_subcommand(word).cloned() else { break };
+        line += &format!(" {}", verb.get_name());
+        command = verb;
+    }
+    line + " --help"
 }
 
 pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb, clap::Error> {
@@ -249,31 +331,36 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
         Some(VerbArgs::Check { what: Some(CheckArgs::Token(serve)), .. }) => {
             Verb::CheckToken(serve.into())
         }
-        Some(VerbArgs::Gen(GenArgs::Token { serve, new })) => {
-            Verb::GenToken { serve: serve.into(), new }
+        Some(VerbArgs::Gen(GenArgs::Token { dir, new })) => {
+            Verb::GenToken { serve: dir.into(), new }
         }
+        Some(VerbArgs::Gen(GenArgs::Config { dir })) => {
+            Verb::GenFiles { what: BuiltIn::Config, dir }
+        }
+        Some(VerbArgs::Gen(GenArgs::Proto { dir })) => Verb::GenFiles { what: BuiltIn::Proto, dir },
         Some(VerbArgs::Config { serve, in_force, format }) => {
             Verb::Config { serve: serve.into(), in_force, format }
         }
-        Some(VerbArgs::Routes { serve, in_force }) => {
-            Verb::Routes { serve: serve.into(), in_force }
+        Some(VerbArgs::Routes { admin, in_force }) => {
+            Verb::Routes { serve: admin.into(), in_force }
         }
-        Some(VerbArgs::Explain { serve, args }) => Verb::Explain { serve: serve.into(), args },
+        Some(VerbArgs::Explain { admin, args }) => Verb::Explain { serve: admin.into(), args },
         Some(VerbArgs::Doctor(args)) => Verb::Doctor(args.into()),
-        Some(VerbArgs::Drain { serve, instance, undo }) => {
-            Verb::Drain { serve: serve.into(), instance, undo }
+        Some(VerbArgs::Drain { admin, instance, undo }) => {
+            Verb::Drain { serve: admin.into(), instance, undo }
         }
         Some(VerbArgs::Reload(args)) => Verb::Reload(args.into()),
         Some(VerbArgs::Gen(GenArgs::Systemd { serve, user })) => {
             Verb::GenSystemd { serve: serve.into(), user }
         }
+        Some(VerbArgs::Guide(args)) => Verb::Guide(args),
         Some(VerbArgs::Version) => Verb::Version,
         Some(VerbArgs::WsEcho { listen, tls_cert, tls_key }) => {
             Verb::WsEcho { listen, tls: tls_cert.zip(tls_key) }
         }
-        Some(VerbArgs::DemoServices { listen, config }) => {
+        Some(VerbArgs::DemoServices { listen, dir }) => {
             let listen = if listen.is_empty() { None } else { Some(three(listen)?) };
-            Verb::DemoServices { listen, config }
+            Verb::DemoServices { listen, config: dir.config }
         }
     })
 }
@@ -284,7 +371,7 @@ fn three(listen: Vec<SocketAddr>) -> Result<[SocketAddr; 3], clap::Error> {
             "--listen names {} addresses; it takes three, for logic, chat and fight\n",
             list.len()
         );
-        clap::Error::raw(clap::error::ErrorKind::WrongNumberOfValues, what)
+        clap::Error::raw(ErrorKind::WrongNumberOfValues, what)
     })
 }
 
@@ -353,8 +440,73 @@ mod tests {
     }
 
     #[test]
+    fn wrong_usage_is_one_line_that_ends_in_the_help_of_the_verb() {
+        for (line, said, help) in [
+            ("sreve", "unrecognized verb 'sreve'; a similar verb exists: 'serve'", ""),
+            ("--prot 1", "unexpected argument '--prot' found", ""),
+            ("drain --instanc a", "a similar argument exists: '--instance'", " drain"),
+            ("gen config", "not provided: <DIR>", " gen config"),
+            ("config --format x", "[possible values: table, toml, json]", " config"),
+        ] {
+            let words = std::iter::once("shardgate").chain(line.split_whitespace());
+            let args: Vec<OsString> = words.map(OsString::from).collect();
+            let told = one_line(&run(line).expect_err("wrong"), &args);
+            assert!(told.starts_with("error: ") && !told.contains('\n'), "{told}");
+            assert!(told.contains(said), "{told}");
+            assert!(told.ends_with(&format!("; help: {}{help} --help", program())), "{told}");
+        }
+    }
+
+    #[test]
+    fn files_are_written_into_a_directory_that_is_named() {
+        let config = Verb::GenFiles { what: BuiltIn::Config, dir: "a".into() };
+        assert_eq!(run("gen config a").expect("right"), config);
+        let proto = Verb::GenFiles { what: BuiltIn::Proto, dir: "a".into() };
+        assert_eq!(run("gen proto a").expect("right"), proto);
+        assert!(run("gen config").is_err() && run("gen proto a b").is_err());
+    }
+
+    /// Checks the help of a verb and of the verbs below it; how many options have a heading.
+    fn check_help(command: &mut clap::Command) -> usize {
+        let serve = Cli::command();
+        let is_shared = |arg: &clap::Arg| {
+            let same = |other: &&clap::Arg| {
+                other.get_id() == arg.get_id() && other.get_help() == arg.get_help()
+            };
+            arg.get_id() != "help"
+                && arg.get_id() != "version"
+                && serve.get_arguments().any(|o| same(&o))
+        };
+        let mut shared = 0;
+        for arg in command.get_arguments() {
+            let wanted = is_shared(arg).then_some(SHARED);
+            assert_eq!(arg.get_help_heading(), wanted, "{} {arg}", command.get_name());
+            shared += usize::from(wanted.is_some());
+        }
+        let help = command.render_help().to_string();
+        if shared > 0 {
+            let at = |heading: &str| help.find(&format!("\n{heading}:\n")).expect("a heading");
+            assert!(at("Options") < at(SHARED), "{help}");
+            assert!(
+                at(SHARED) < help.find("  --config").or(help.find("--config <")).expect("shared")
+            );
+        }
+        shared + command.get_subcommands_mut().map(check_help).sum::<usize>()
+    }
+
+    #[test]
+    fn options_of_the_verb_itself_come_first() {
+        let mut command = Cli::command();
+        command.build();
+        assert!(check_help(&mut command) > 40);
+        let help = |line: &str| run(line).expect_err("printed instead").to_string();
+        let drain = help("drain --help");
+        assert!(drain.contains("--admin") && !drain.contains("--shards"), "{drain}");
+        assert!(help("check --help").contains("--shards"));
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

@@ -99,11 +99,11 @@ mod tests {
     #[test]
     fn check_tells_the_problems_or_the_routes() {
         let load = |flags: &Overrides| from_files(Files::embedded(), &[], flags);
-        let Output { text, code } = check(load(&Overrides::default()));
+        let Output { text, code, .. } = check(load(&Overrides::default()));
         assert_eq!(code, 0);
         assert!(text.starts_with("ok: listen 127.0.0.1:9000/ws, admin 127.0.0.1:8000"), "{text}");
         assert!(text.contains("3000-3999 -> fight (high): fight-1 127.0.0.1:50003"), "{text}");
-        let Output { text, code } =
+        let Output { text, code, .. } =
             check(load(&Overrides { shards: Some("0".into()), ..Overrides::default() }));
         assert_eq!(code, EXIT_USAGE);
         assert!(text.starts_with("flag --shards: shards.count = 0: must be"), "{text}");

@@ -156,7 +156,7 @@ fn refusal(to: SocketAddr, error: &ureq::Error) -> NoAnswer {
             ))
         }
         ureq::Error::Timeout(_) => NoAnswer::Failed(format!(
-            "{to} did not answer within {} s: something else listens there, or it is stuck",
+            "{to} did not answer within {} s: see which program listens there, and its log",
             TIMEOUT.as_secs()
         )),
         other => NoAnswer::Failed(format!("{to}: {other}")),

@@ -2,8 +2,10 @@
 //! `boot`'s.
 
 mod args;
+mod built_in;
 mod check;
 mod client;
+mod guide;
 mod remote;
 mod routes;
 mod settings;
@@ -16,6 +18,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use args::parse;
+pub use built_in::BuiltIn;
+pub use guide::{GuideArgs, print};
 pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
@@ -83,6 +87,14 @@ pub enum Verb {
     },
     /// Have the gateway that runs read its files again.
     Reload(Serve),
+    /// Write files that are built in.
+    GenFiles {
+        what: BuiltIn,
+        /// Directory that gets the files.
+        dir: PathBuf,
+    },
+    /// Show the guide.
+    Guide(GuideArgs),
     /// Print a systemd unit.
     GenSystemd {
         serve: Serve,
@@ -122,15 +134,21 @@ pub struct Output {
     /// Text for stdout.
     pub text: String,
     pub code: u8,
+    /// Whether a terminal shows it by a pager: a text to be read from its beginning.
+    pub paged: bool,
 }
 
 impl Output {
     fn fine(text: String) -> Self {
-        Self { text: text.trim_end().to_owned(), code: 0 }
+        Self { text: text.trim_end().to_owned(), code: 0, paged: false }
     }
 
     fn wrong(text: String, code: u8) -> Self {
-        Self { text: text.trim_end().to_owned(), code }
+        Self { text: text.trim_end().to_owned(), code, paged: false }
+    }
+
+    fn paged(text: String) -> Self {
+        Self { paged: true, ..Self::fine(text) }
     }
 }
 
@@ -155,22 +173,29 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
         }
         Verb::Routes { serve, in_force } => routes::show(serve.load(&env), in_force),
         Verb::Explain { serve, args } => routes::explain(serve.load(&env), &args),
-        Verb::Doctor(serve) => match serve.load(&env) {
-            Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
-            Ok(config) => {
-                let running = client::get(&config.gateway.admin, "/health").is_ok();
-                let findings = doctor::examine(&config, running);
-                let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
-                Output::wrong(doctor::report(&findings), code)
-            }
-        },
+        Verb::Doctor(serve) => examine(&serve, &env),
         Verb::Drain { serve, instance, undo } => {
             remote::drain(serve.load(&env), instance.as_deref(), undo)
         }
         Verb::Reload(serve) => remote::reload(serve.load(&env)),
+        Verb::GenFiles { what, dir } => built_in::write(what, &dir),
+        Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::Version => Output::fine(version()),
     })
+}
+
+fn examine(serve: &Serve, env: &[(String, String)]) -> Output {
+    let loaded = serve.loader(env).and_then(|loader| Ok((loader.check(&[])?, loader)));
+    match loaded {
+        Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
+        Ok((config, loader)) => {
+            let running = client::get(&config.gateway.admin, "/health").is_ok();
+            let findings = doctor::examine(&config, &loader, running);
+            let code = if doctor::any_fails(&findings) { EXIT_START } else { 0 };
+            Output::wrong(doctor::report(&findings), code)
+        }
+    }
 }
 
 fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
@@ -181,9 +206,10 @@ fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
     let dir = loader.dir().map(std::fs::canonicalize).transpose();
     match (loader.check(&[]), std::env::current_exe(), dir) {
         (Err(problems), ..) => Output::wrong(problems.to_string(), EXIT_USAGE),
-        (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => {
-            Output::wrong(format!("no absolute path for the unit: {error}"), EXIT_START)
-        }
+        (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => Output::wrong(
+            format!("the unit needs absolute paths, and one cannot be found: {error}"),
+            EXIT_START,
+        ),
         (Ok(config), Ok(program), Ok(dir)) => {
             Output::fine(systemd::unit(&config, &program, dir.as_deref(), user))
         }

@@ -19,7 +19,9 @@ pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: boo
     ask(loaded, &path, |answer| {
         let what = match (instance, undo) {
             (None, _) => "the gateway drains: it answers what it has read and ends".to_owned(),
-            (Some(id), false) => format!("{id} gets nothing new; what it has, it finishes"),
+            (Some(id), false) => {
+                format!("{id} gets no new messages and finishes those that it has")
+            }
             (Some(id), true) => format!("{id} gets its keys again"),
         };
         with_details(what, answer)
@@ -75,9 +77,12 @@ fn refused(answer: &Answer) -> String {
     match answer.body["problems"].as_array() {
         Some(list) => {
             let lines: Vec<String> = list.iter().map(text).collect();
-            format!("{}\nrefused: nothing was changed", lines.join("\n"))
+            format!("{}\nthe gateway refused this: nothing was changed", lines.join("\n"))
         }
-        None => format!("refused with {}: {}", answer.status, answer.text()),
+        None => {
+            let why = answer.body["error"].as_str().map_or_else(|| answer.text(), str::to_owned);
+            format!("the gateway refused this with {}: {why}", answer.status)
+        }
     }
 }
 
@@ -89,10 +94,11 @@ mod tests {
     fn problems_are_told_one_a_line() {
         let body = json!({"problems": ["a:1: x", "b:2: y"]});
         let text = refused(&Answer { status: 422, body });
-        assert_eq!(text, "a:1: x\nb:2: y\nrefused: nothing was changed");
-        let body = "Host is not this endpoint's\n".into();
-        let text = refused(&Answer { status: 403, body });
-        assert_eq!(text, "refused with 403: Host is not this endpoint's");
+        assert_eq!(text, "a:1: x\nb:2: y\nthe gateway refused this: nothing was changed");
+        let text = refused(&Answer { status: 403, body: json!({"error": "Host is wrong"}) });
+        assert_eq!(text, "the gateway refused this with 403: Host is wrong");
+        let text = refused(&Answer { status: 502, body: "no upstream\n".into() });
+        assert_eq!(text, "the gateway refused this with 502: no upstream");
         assert_eq!((code(422), code(404), code(403), code(500)), (64, 64, 1, 1));
     }
 }

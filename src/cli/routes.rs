@@ -34,7 +34,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         let service = snapshot.services.get(usize::from(route.service.0));
         let own = snapshot.instances.iter().filter(|i| i.service == route.service);
         let own: Vec<String> = own.map(|i| format!("{} {}", i.name, i.address)).collect();
-        let instances = if own.is_empty() { "found while it runs".into() } else { own.join(", ") };
+        let instances = if own.is_empty() { "from a source".into() } else { own.join(", ") };
         [
             format!("{}-{}", route.first, route.last),
             service.map_or(String::new(), |s| s.name.to_string()),
@@ -124,15 +124,15 @@ pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs) -> Output {
     let admin = &config.gateway.admin;
     match client::get(admin, &args.path()) {
         Ok(answer) if answer.is_ok() => {
-            Output::fine(format!("of the gateway at {}:\n{}", admin.listen, answer.text()))
+            Output::fine(format!("from the gateway at {}:\n{}", admin.listen, answer.text()))
         }
         // The gateway knows more than the files, so its refusal is the answer.
         Ok(answer) if answer.status != 404 => Output::wrong(
-            format!("of the gateway at {}: {}", admin.listen, answer.text()),
+            format!("from the gateway at {}: {}", admin.listen, answer.text()),
             EXIT_START,
         ),
         Ok(_) => {
-            let why = format!("what answers at {} does not explain routes", admin.listen);
+            let why = format!("the program at {} does not explain routes", admin.listen);
             of_files(&config, args, &why)
         }
         Err(NoAnswer::Nobody(_)) => of_files(&config, args, "no gateway answers"),
@@ -141,7 +141,7 @@ pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs) -> Output {
 }
 
 fn of_files(config: &Config, args: &ExplainArgs, why: &str) -> Output {
-    let head = format!("of the configuration alone, {why}:");
+    let head = format!("from the configuration alone, because {why}:");
     match way(config, args) {
         Ok(lines) => Output::fine(format!("{head}\n{lines}")),
         Err(line) => Output::wrong(format!("{head}\n  {line}"), EXIT_START),
@@ -154,12 +154,12 @@ fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
     let id = args.msg_id;
     if (first..=last).contains(&id) {
         return Ok(format!(
-            "  id {id} is in gateway.ids {first}-{last}: the gateway answers itself"
+            "  id {id} is in gateway.ids {first}-{last}: the gateway answers it itself"
         ));
     }
     let snapshot = &config.snapshot;
     let Some((_, route)) = snapshot.route(id) else {
-        return Err(format!("id {id} is in no route: NO_ROUTE. `shardgate routes` lists them"));
+        return Err(format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them"));
     };
     let service = &snapshot.services[usize::from(route.service.0)];
     let mut out = format!(
@@ -175,7 +175,7 @@ fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
             HashOn::User => "--user or --session",
             HashOn::Session => "--session",
         };
-        format!("the route has hash_on = {word:?}: say whose message, with {flags}")
+        format!("the route has hash_on = {word:?}: name the sender with {flags}")
     })?;
     let value = match by {
         HashedBy::Key => described.key,
@@ -183,7 +183,7 @@ fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
         HashedBy::Session => described.session,
     };
     if args.tenant.is_some() && !many {
-        let unused = "no client has a tenant, so --tenant counts for nothing";
+        let unused = "no client has a tenant, so --tenant is ignored";
         writeln!(out, "  auth.tenants is \"one\": {unused}").expect("a string takes it");
     }
     writeln!(out, "  hash_on = {word:?}: the {} {value:?} hashes to {hash:#018x}", by.name())
@@ -192,10 +192,13 @@ fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
     match owner {
         Some(owner) => {
             let name = &owner.name;
-            write!(out, "  on the ring that is {name} at {}, while it is healthy", owner.address)
+            write!(out, "  the ring gives that to {name} at {}, while it is healthy", owner.address)
         }
         None => {
-            write!(out, "  the files have no instance of it: who is found while it runs decides")
+            write!(
+                out,
+                "  the files name no instance of it: the instances that a source names decide"
+            )
         }
     }
     .expect("a string takes it");
@@ -222,7 +225,7 @@ mod tests {
         assert!(text.contains("fight-1 at 127.0.0.1:50003"), "{text}");
         let own = way(&config(), &ExplainArgs { msg_id: 9_000, ..ExplainArgs::default() })
             .expect("its own");
-        assert!(own.contains("answers itself"), "{own}");
+        assert!(own.contains("answers it itself"), "{own}");
     }
 
     #[test]

@@ -63,7 +63,10 @@ fn make(config: &Config, new: &NewToken) -> Result<String, String> {
     };
     let index = index.ok_or_else(|| {
         let known: Vec<&str> = auth.keys.iter().map(|key| &*key.id).collect();
-        format!("--key must be the id of an [[auth_key]]; there are: {}", known.join(", "))
+        format!(
+            "--key must be the id of an [[auth_key]]; the configuration has: {}",
+            known.join(", ")
+        )
     })?;
     let key = &auth.keys[index];
     let private = new.private_key.as_ref().map(std::fs::read).transpose();
@@ -74,8 +77,18 @@ fn make(config: &Config, new: &NewToken) -> Result<String, String> {
             SigningKey::Secret(secret)
         }
         (Some(pem), None) => SigningKey::Private(pem),
-        (None, None) => return Err("--private-key must name the private key of that key".into()),
-        (Some(_), Some(_)) => return Err("--private-key: that key has a shared secret".into()),
+        (None, None) => {
+            return Err(format!(
+                "--private-key must name the file with the private key of {:?}",
+                key.id
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(format!(
+                "--private-key does not fit {:?}, which has a shared secret",
+                key.id
+            ));
+        }
     };
     let wanted = Wanted {
         algorithm: key.algorithm,
@@ -104,20 +117,23 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
     let mut text = String::new();
     // One byte more than a token and its line's end, so that one too long is refused.
     if input.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text).is_err() {
-        return Output::wrong("stdin holds no token".into(), EXIT_USAGE);
+        return Output::wrong("stdin has no token: give one with `< FILE`".into(), EXIT_USAGE);
     }
     let mut out = String::new();
     let fetched = config.gateway.auth.jwks_url.as_deref().and_then(|url| {
         match fetch_jwks(url, FETCH_TIMEOUT).and_then(|text| read_jwks(&text)) {
             Ok(set) => Some(set),
             Err(why) => {
-                out += &format!("note: without the keys of auth.jwks_url: {why}\n");
+                out += &format!("note: the keys of auth.jwks_url are missing: {why}\n");
                 None
             }
         }
     });
     let Some(verifier) = keys.verifier(&config, fetched.as_ref()) else {
-        return Output::wrong("auth.mode is \"off\": no token is looked at".into(), EXIT_USAGE);
+        return Output::wrong(
+            "auth.mode is \"off\", so no token is checked: set it to \"jwt\"".into(),
+            EXIT_USAGE,
+        );
     };
     let explanation = explain_token(&verifier, text.trim(), unix_now_s());
     out += &explanation.to_string();
@@ -155,7 +171,7 @@ mod tests {
     #[test]
     fn what_is_made_is_accepted_and_what_was_changed_is_told() {
         let new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
-        let Output { text, code } = generate(config(), &new);
+        let Output { text, code, .. } = generate(config(), &new);
         assert_eq!(code, 0, "{text}");
         let good = explain(config(), format!("{text}\n").as_bytes());
         assert_eq!(good.code, 0, "{}", good.text);
@@ -169,11 +185,11 @@ mod tests {
     #[test]
     fn a_token_that_its_own_configuration_refuses_is_not_made() {
         let mut new = NewToken { user: "alice".into(), lifetime_s: 60, ..NewToken::default() };
-        let Output { text, code } = generate(config_of("many"), &new);
+        let Output { text, code, .. } = generate(config_of("many"), &new);
         assert_eq!(code, EXIT_USAGE, "{text}");
         assert!(text.contains("--tenant") && text.contains("auth.tenants is \"many\""), "{text}");
         new.tenant = Some("acme".into());
-        let Output { text, code } = generate(config_of("many"), &new);
+        let Output { text, code, .. } = generate(config_of("many"), &new);
         assert_eq!(code, 0, "{text}");
         let good = explain(config_of("many"), text.as_bytes());
         assert!(good.text.contains("accepted: user \"alice\" of tenant acme"), "{}", good.text);
@@ -183,7 +199,7 @@ mod tests {
     fn a_key_that_is_not_there_is_told_with_those_that_are() {
         let key = Some("x".into());
         let new = NewToken { user: "alice".into(), key, ..NewToken::default() };
-        let Output { text, code } = generate(config(), &new);
-        assert_eq!((code, text.contains("there are: k")), (EXIT_USAGE, true), "{text}");
+        let Output { text, code, .. } = generate(config(), &new);
+        assert_eq!((code, text.contains("has: k")), (EXIT_USAGE, true), "{text}");
     }
 }

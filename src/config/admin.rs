@@ -7,10 +7,10 @@ use super::words::{TOKEN_RULE, is_token};
 /// Reads the section `[admin]`.
 pub fn admin(r: &mut Reader) -> AdminSettings {
     let d = AdminSettings::default();
-    let token = r.secret("admin.token", |s| s.is_empty() || is_token(s), TOKEN_RULE);
+    let token = r.secret("admin.token", is_token, TOKEN_RULE.or_empty());
     let settings = AdminSettings {
         listen: r.address("admin.listen", d.listen),
-        token: token.filter(|s| !s.is_empty()).map(Secret::from),
+        token: token.map(Secret::from),
         token_file: r.file("admin.token_file"),
         tls_cert: r.file("admin.tls_cert"),
         tls_key: r.file("admin.tls_key"),

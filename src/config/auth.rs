@@ -6,7 +6,8 @@ use std::path::Path;
 use super::Config;
 use super::files::read;
 use super::problem::Problems;
-use super::reader::{Bounds, DAY_MS, MINUTE_MS, Reader};
+use super::reader::Reader;
+use super::rule::{Bounds, DAY_MS, MINUTE_MS, TextRule};
 use super::settings::*;
 use super::words::{NAME_RULE, is_name};
 
@@ -75,18 +76,27 @@ fn relations(r: &mut Reader, s: &AuthSettings) {
     }
 }
 
-const LINE_RULE: &str = "must be a line of at most 1024 bytes";
-const URL_RULE: &str = "must be an https:// URL without user and fragment; http:// only to \
-     127.0.0.1, [::1] or localhost, as whoever answers says who may sign in";
+const LINE_RULE: TextRule = TextRule::new("a line of at most 1024 bytes", "").or_empty();
+const URL_RULE: TextRule = TextRule::new(
+    "an https:// URL",
+    " without user and fragment; http:// only to 127.0.0.1, [::1] or localhost, because the answer \
+     decides who may sign in",
+)
+.or_empty();
+const SECRET_RULE: TextRule = TextRule::new(
+    "at least 32 bytes for HS256, 48 for HS384, 64 for HS512, and at most 1024",
+    " (as many as the hash has, RFC 7518 section 3.2), e.g. from: openssl rand -hex 32",
+)
+.or_empty();
 
 /// Reads a string that `valid` admits; empty = none.
 fn optional(
     r: &mut Reader,
     key: &'static str,
     valid: impl Fn(&str) -> bool,
-    rule: &str,
+    rule: TextRule,
 ) -> Option<String> {
-    let text = r.text(key, "", |s| s.is_empty() || valid(s), rule);
+    let text = r.text(key, "", valid, rule);
     (!text.is_empty()).then_some(text)
 }
 
@@ -120,7 +130,7 @@ pub(crate) fn is_key_url(url: &str) -> bool {
 }
 
 fn keys(r: &mut Reader) -> Vec<AuthKey> {
-    let (list, source) = r.list("auth_key");
+    let (list, source) = r.list("auth_key", KEYS_MAX);
     if list.len() > KEYS_MAX {
         r.problem("auth_key", format!("at most {KEYS_MAX} of them"));
         return Vec::new();
@@ -146,19 +156,10 @@ fn keys(r: &mut Reader) -> Vec<AuthKey> {
 
 fn key(r: &mut Reader) -> Option<AuthKey> {
     let id = r.required_text("id", is_name, NAME_RULE);
-    let words = Algorithm::NAMED.map(|(name, _)| name).join(", ");
-    let rule = format!("must be one of {words}");
-    let algorithm = r.required_text("algorithm", |s| Algorithm::from_name(s).is_some(), &rule);
-    let algorithm = algorithm.as_deref().and_then(Algorithm::from_name);
+    let algorithm = r.required_word("algorithm", &Algorithm::NAMED);
     let least = algorithm.and_then(Algorithm::secret_bytes_min);
-    let rule = format!(
-        "must have at least {} bytes, those of the algorithm's hash (RFC 7518 section 3.2), and at \
-         most 1024; e.g. from: openssl rand -hex 32",
-        least.unwrap_or(32)
-    );
     let fits = |s: &str| (least.unwrap_or(0)..=TEXT_BYTES_MAX).contains(&s.len());
-    let secret = r.secret("secret", |s| s.is_empty() || fits(s), &rule);
-    let secret = secret.filter(|s| !s.is_empty());
+    let secret = r.secret("secret", fits, SECRET_RULE);
     let secret_file = r.file("secret_file");
     let public_key_file = r.file("public_key_file");
     let algorithm = algorithm?;

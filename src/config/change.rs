@@ -42,6 +42,11 @@ pub(crate) const BOOT_KEYS: [&str; 32] = [
     "cache.entries_max",
 ];
 
+/// Whether `key`, without a shard's number, is read at the start only.
+pub fn is_boot(key: &str) -> bool {
+    BOOT_KEYS.contains(&key)
+}
+
 /// A key whose value differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
@@ -58,7 +63,7 @@ pub struct Change {
 impl Change {
     /// Whether the change takes a restart.
     pub(crate) fn is_boot(&self) -> bool {
-        BOOT_KEYS.contains(&section_key(&self.key))
+        is_boot(section_key(&self.key))
     }
 }
 

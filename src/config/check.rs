@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::reader::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, Reader};
+use super::reader::Reader;
+use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, TextRule};
 use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
 use super::{admin, auth, discovery, health, limits, listen};
@@ -19,6 +20,13 @@ const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
 const SHARD_BYTES_MAX: u64 = 64 << 30;
 /// Largest byte cap of one client: 1 GiB, 64 of the largest messages.
 const CLIENT_BYTES_MAX: u64 = 1 << 30;
+
+const URL_PATH_RULE: TextRule =
+    TextRule::new("'/' and at most 255 visible characters without '?' and '#'", "");
+const ORIGIN_RULE: TextRule =
+    TextRule::new("scheme://host[:port] in lower case", ", e.g. \"https://example.org\"");
+const FILTER_RULE: TextRule =
+    TextRule::new("a log filter", ", e.g. \"info\" or \"warn,shardgate::backend=info\"");
 
 /// Whether `s` can be the path of the upgrade request.
 fn is_url_path(s: &str) -> bool {
@@ -47,21 +55,11 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         listen: listen::plain(r, d.listen),
         tls: listen::tls(r),
         proxies: listen::proxies(r),
-        path: r.text(
-            "path",
-            &d.path,
-            is_url_path,
-            "must start with '/' and have at most 256 visible characters, without '?' and '#'",
-        ),
+        path: r.text("path", &d.path, is_url_path, URL_PATH_RULE),
         node: r.text("node", &d.node, is_name, NAME_RULE),
         admin: admin::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
-        origins: r.texts(
-            "origins",
-            &d.origins,
-            is_origin,
-            "must be scheme://host[:port] in lower case, e.g. \"https://example.org\"",
-        ),
+        origins: r.texts("origins", &d.origins, is_origin, ORIGIN_RULE),
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),
         demo: demo(r, d.demo),
@@ -69,12 +67,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         discovery: discovery::discovery(r),
         health: health::health(r),
         auth: auth::auth(r),
-        log: r.text(
-            "log.filter",
-            &d.log,
-            is_filter,
-            "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"",
-        ),
+        log: r.text("log.filter", &d.log, is_filter, FILTER_RULE),
         log_json: r.boolean("log.json", d.log_json),
     };
     listen::relations(r, &settings);

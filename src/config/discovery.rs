@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::reader::{Bounds, MINUTE_MS, Reader};
+use super::reader::Reader;
+use super::rule::{Bounds, MINUTE_MS, TextRule};
 use super::settings::*;
-use super::words::{ADDRESS_RULE, NAME_RULE, TOKEN_RULE, is_address, is_name, is_token};
+use super::words::{
+    ADDRESS_RULE, NAME_RULE, SERVICE_RULE, TOKEN_RULE, is_address, is_name, is_token,
+};
 
 /// Largest number of callers of the registry.
 const CALLERS_MAX: usize = 1024;
@@ -23,13 +26,13 @@ pub fn discovery(r: &mut Reader) -> DiscoverySettings {
 }
 
 fn etcd(r: &mut Reader) -> Option<EtcdSettings> {
-    let rule = "must be http://host:port or https://host:port";
+    let rule = TextRule::new("http://host:port or https://host:port", "");
     let endpoints = r.texts("etcd.endpoints", &[], is_endpoint, rule);
-    let rule = "must start with '/', not end with it, and have at most 200 visible characters";
+    let rule = TextRule::new("'/' and 1 to 199 visible characters, the last of them not '/'", "");
     let prefix = r.text("etcd.prefix", "/shardgate", is_prefix, rule);
-    let user = r.text("etcd.user", "", |_| true, "must be a user's name");
-    let password = r.secret("etcd.password", |_| true, "must be a string");
-    let password = password.filter(|s| !s.is_empty()).map(Secret::from);
+    let any = TextRule::new("any text", "");
+    let user = r.text("etcd.user", "", |_| true, any);
+    let password = r.secret("etcd.password", |_| true, any).map(Secret::from);
     let password_file = r.file("etcd.password_file");
     let [ca_file, cert_file, key_file] =
         ["etcd.ca_file", "etcd.cert_file", "etcd.key_file"].map(|key| r.file(key));
@@ -69,9 +72,8 @@ fn is_prefix(s: &str) -> bool {
 }
 
 fn registry(r: &mut Reader) -> Option<RegistrySettings> {
-    let rule = "must be empty, or an IP address and a port, e.g. \"127.0.0.1:8001\"";
-    let valid = |s: &str| s.is_empty() || is_address(s);
-    let listen = r.text("registry.listen", "", valid, rule).parse::<SocketAddr>().ok();
+    let rule = ADDRESS_RULE.or_empty();
+    let listen = r.text("registry.listen", "", is_address, rule).parse::<SocketAddr>().ok();
     let (tls_cert, tls_key) = (r.file("registry.tls_cert"), r.file("registry.tls_key"));
     r.both_or_neither(
         ["registry.tls_cert", "registry.tls_key"],
@@ -92,7 +94,7 @@ fn registry(r: &mut Reader) -> Option<RegistrySettings> {
 }
 
 fn callers(r: &mut Reader) -> Vec<RegistryCaller> {
-    let (list, source) = r.list("registry_token");
+    let (list, source) = r.list("registry_token", CALLERS_MAX);
     if list.len() > CALLERS_MAX {
         r.problem("registry_token", format!("at most {CALLERS_MAX} of them"));
         return Vec::new();
@@ -104,12 +106,12 @@ fn callers(r: &mut Reader) -> Vec<RegistryCaller> {
             continue;
         };
         let name = table.required_text("name", is_name, NAME_RULE);
-        let token = table.secret("token", is_token, TOKEN_RULE).map(Secret::from);
+        let token = table.secret("token", is_token, TOKEN_RULE.or_empty()).map(Secret::from);
         let token_file = table.file("token_file");
         if token.is_some() == token_file.is_some() {
             table.problem("token", "set one of token and token_file");
         }
-        let services = table.texts("services", &[], is_name, "must be the name of a [[service]]");
+        let services = table.texts("services", &[], is_name, SERVICE_RULE);
         if services.is_empty() {
             table.problem("services", "must name at least one service that this caller may change");
         }

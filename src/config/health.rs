@@ -1,6 +1,7 @@
 //! The keys of `[health]` and `[ejection]`.
 
-use super::reader::{Bounds, HOUR_MS, MINUTE_MS, Reader};
+use super::reader::Reader;
+use super::rule::{Bounds, HOUR_MS, MINUTE_MS};
 use super::settings::*;
 
 /// Reads `[health]` and `[ejection]`.

@@ -1,6 +1,7 @@
 //! The keys of `[limits]`.
 
-use super::reader::{Bounds, Reader};
+use super::reader::Reader;
+use super::rule::Bounds;
 use super::settings::{ClientLimitSettings, LimitSettings};
 
 /// Largest rate and count of one user or address: more than a shard handles.

@@ -5,18 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::reader::Reader;
+use super::rule::TextRule;
 use super::settings::*;
-use super::words::is_address;
+use super::words::{ADDRESS_RULE, is_address};
 
 /// Largest number of certificates. All are compared with a client's name, some 2 us each.
 const CERTIFICATES_MAX: usize = 32;
 /// Largest number of balancers' networks. All are compared with each accepted connection.
 const PROXIES_MAX: usize = 64;
 
-const LISTEN_RULE: &str = "must be empty, or an IP address and a port, e.g. \"127.0.0.1:9000\" \
-     (host names are not looked up)";
-const NETWORK_RULE: &str = "must be an IP address, or a network of them without bits set behind \
-     its prefix, e.g. \"10.0.0.0/8\"";
+const NETWORK_RULE: TextRule = TextRule::new(
+    "an IP address, or a network of them",
+    " without bits set behind its prefix, e.g. \"10.0.0.0/8\"",
+);
 
 /// Reads `listen`: where clients connect without TLS.
 pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> {
@@ -26,8 +27,7 @@ pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> 
 /// Reads an address; empty = none.
 fn listen(r: &mut Reader, key: &'static str, default: Option<SocketAddr>) -> Option<SocketAddr> {
     let shown = default.map_or(String::new(), |address| address.to_string());
-    let valid = |s: &str| s.is_empty() || is_address(s);
-    r.text(key, &shown, valid, LISTEN_RULE).parse().ok()
+    r.text(key, &shown, is_address, ADDRESS_RULE.or_empty()).parse().ok()
 }
 
 /// Reads `[tls]` and `[[tls_certificate]]`.
@@ -72,7 +72,7 @@ pub fn tls(r: &mut Reader) -> TlsSettings {
 }
 
 fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
-    let (list, source) = r.list("tls_certificate");
+    let (list, source) = r.list("tls_certificate", CERTIFICATES_MAX);
     if list.len() > CERTIFICATES_MAX {
         r.problem("tls_certificate", format!("at most {CERTIFICATES_MAX} of them"));
         return Vec::new();

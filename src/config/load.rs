@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
 use super::routes::{self, RouteContext};
 use super::settings::AuthMode;
-use super::words::key_of_variable;
+use super::words::{key_of_variable, program, shell_word};
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 
@@ -125,6 +126,11 @@ impl Loader {
         self.dir.as_deref()
     }
 
+    /// Values that the command line sets.
+    pub(crate) fn overrides(&self) -> &Overrides {
+        &self.flags
+    }
+
     /// The same loader with the files as they are now.
     pub(crate) fn read_again(&self) -> Result<Self, Problems> {
         let files = self.dir.as_deref().map_or_else(|| Ok(Files::embedded()), read)?;
@@ -144,7 +150,13 @@ fn read(dir: &Path) -> Result<Files, Problems> {
     let list = match fs::read_dir(dir) {
         Ok(list) => list,
         Err(e) => {
-            let rule = format!("cannot read the configuration directory: {e}; see --config");
+            let missing = e.kind() == io::ErrorKind::NotFound;
+            let (program, word) = (program(), shell_word(dir));
+            let way_out = match missing {
+                true => format!("write a configuration there: {program} gen config {word}"),
+                false => format!("who may read it is shown by: ls -ld {word}"),
+            };
+            let rule = format!("cannot read the configuration directory: {e}; {way_out}");
             return Err(Problems(vec![Problem::whole(file(dir), rule)]));
         }
     };
@@ -164,7 +176,9 @@ fn read(dir: &Path) -> Result<Files, Problems> {
         let text = match fs::read_to_string(path) {
             Ok(text) => Text::new(path.to_string_lossy(), &text),
             Err(e) => {
-                problems.push(Problem::whole(file(path), format!("cannot read it: {e}")));
+                let word = shell_word(path);
+                let rule = format!("cannot read it: {e}; its owner and mode: ls -l {word}");
+                problems.push(Problem::whole(file(path), rule));
                 continue;
             }
         };
@@ -175,11 +189,20 @@ fn read(dir: &Path) -> Result<Files, Problems> {
         }
     }
     if !has_gateway {
-        let rule = "there is no such file; copy the one of the repository, or name another \
-                    directory with --config";
-        problems.push(Problem::whole(file(&dir.join("gateway.toml")), rule));
+        let path = dir.join("gateway.toml");
+        problems.push(Problem::whole(file(&path), no_gateway_toml(dir, &path)));
     }
     if problems.is_empty() { Ok(files) } else { Err(Problems(problems)) }
+}
+
+/// The rule of a directory without the file `gateway.toml`, with the command that makes one.
+fn no_gateway_toml(dir: &Path, path: &Path) -> String {
+    if dir.join("default.toml").exists() {
+        let word = shell_word(path);
+        return format!("there is no such file; an empty one keeps the defaults: touch {word}");
+    }
+    let word = shell_word(dir);
+    format!("there is no such file; write it with its comments: {} gen config {word}", program())
 }
 
 fn file(path: &Path) -> Source {
@@ -269,8 +292,9 @@ fn check_all(
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
-    let Report { warnings, provenance, .. } = report;
-    Ok(Config { gateway: settings, shards, snapshot, lookups, ring_points, warnings, provenance })
+    let Report { warnings, provenance, keys, .. } = report;
+    let gateway = settings;
+    Ok(Config { gateway, shards, snapshot, lookups, ring_points, warnings, provenance, keys })
 }
 
 /// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.

@@ -4,6 +4,7 @@ mod admin;
 pub mod auth;
 pub mod change;
 mod check;
+pub mod command;
 mod discovery;
 pub(crate) mod files;
 mod health;
@@ -14,6 +15,7 @@ pub mod problem;
 mod raw;
 mod reader;
 mod routes;
+pub mod rule;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -24,9 +26,12 @@ use std::sync::Arc;
 
 pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
-pub use words::{NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token};
+pub use words::{
+    NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, program, shell_word,
+};
 
 use crate::routing::Snapshot;
+use rule::Key;
 use settings::{GatewaySettings, ShardSettings};
 
 /// A configuration that passed every check.
@@ -46,6 +51,9 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// The source of each value.
     pub provenance: Vec<Provenance>,
+    /// Every key that was read, without the numbers of tables: `route.timeout_ms`. Keys of tables
+    /// are there if a list has a table.
+    pub keys: BTreeMap<String, Key>,
 }
 
 impl Config {

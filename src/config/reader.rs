@@ -8,19 +8,17 @@ use std::time::Duration;
 use super::Provenance;
 use super::problem::{Problem, Source};
 use super::raw::{self, Field, Node, Value};
+use super::rule::{Bounds, Key, Rule, TextRule};
 use super::words::{self, ADDRESS_RULE, PATH_RULE, is_address, is_path};
 
-/// Milliseconds of a minute, an hour and a day, for the bounds of times.
-pub const MINUTE_MS: u64 = 60_000;
-pub const HOUR_MS: u64 = 60 * MINUTE_MS;
-pub const DAY_MS: u64 = 24 * HOUR_MS;
-
-/// Problems, warnings and sources that a reader collected.
+/// Problems, warnings, sources and rules that a reader collected.
 #[derive(Debug, Default)]
 pub struct Report {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
     pub provenance: Vec<Provenance>,
+    /// Keys that were read, without the numbers of tables: `route.timeout_ms`.
+    pub keys: BTreeMap<String, Key>,
 }
 
 impl Report {
@@ -28,6 +26,7 @@ impl Report {
         self.problems.extend(other.problems);
         self.warnings.extend(other.warnings);
         self.provenance.extend(other.provenance);
+        self.keys.extend(other.keys);
     }
 }
 
@@ -50,33 +49,6 @@ pub fn entries(fields: Vec<Field>, file: &Source) -> Vec<Entry> {
     let entry =
         |f: Field| Entry { source: at(f.line), key: f.key, value: f.node.value, verbatim: None };
     raw::flatten(fields).into_iter().map(entry).collect()
-}
-
-/// The whole numbers that a key takes.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    zero: Option<&'static str>,
-    min: u64,
-    max: u64,
-}
-
-impl Bounds {
-    /// Numbers from `min` to `max`.
-    pub const fn new(min: u64, max: u64) -> Self {
-        Self { zero: None, min, max }
-    }
-    /// 0 with the meaning `meaning`, or a number from `min` to `max`.
-    pub const fn or_zero(meaning: &'static str, min: u64, max: u64) -> Self {
-        Self { zero: Some(meaning), min, max }
-    }
-    fn admits(self, n: u64) -> bool {
-        (self.min..=self.max).contains(&n) || (n == 0 && self.zero.is_some())
-    }
-    fn rule(self) -> String {
-        let Self { zero, min, max } = self;
-        let zero = zero.map_or(String::new(), |meaning| format!(", or 0 for {meaning}"));
-        format!("must be a whole number from {min} to {max}{zero}")
-    }
 }
 
 /// Integer types of settings.
@@ -182,9 +154,21 @@ impl Reader {
         Problem { source: self.source(key), key: format!("{}{key}", self.prefix), value, rule }
     }
 
-    /// The entry of `key`, which counts as known from now on.
-    fn entry(&mut self, key: &'static str, default: &dyn ToString) -> Option<Entry> {
+    /// Notes that `key` is known, with its rule.
+    fn know(&mut self, key: &'static str, rule: &Rule, default: Option<String>) {
         self.known.push(key);
+        let name = without_indices(&self.prefix) + key;
+        self.report.keys.insert(name, Key { rule: rule.clone(), default });
+    }
+
+    /// The entry of `key`, which counts as known from now on.
+    fn entry(&mut self, key: &'static str, rule: &Rule, default: &dyn ToString) -> Option<Entry> {
+        self.know(key, rule, Some(default.to_string()));
+        self.read(key, default)
+    }
+
+    /// The entry of a key that is known; without one, `default` is noted as its value.
+    fn read(&mut self, key: &'static str, default: &dyn ToString) -> Option<Entry> {
         let entry = self.set.get(key).map(|(_, entry)| entry.clone());
         let (value, source) = match &entry {
             Some(entry) => (self.shown(entry), entry.source.clone()),
@@ -197,11 +181,12 @@ impl Reader {
     /// Reads a whole number.
     pub fn number<T: Number>(&mut self, key: &'static str, default: T, bounds: Bounds) -> T {
         let shown = default.try_into().unwrap_or(u64::MAX);
-        let Some(entry) = self.entry(key, &shown) else { return default };
+        let rule = Rule::Number(bounds);
+        let Some(entry) = self.entry(key, &rule, &shown) else { return default };
         match as_number(&entry.value, bounds) {
             Some(n) => n,
             None => {
-                self.problem(key, bounds.rule());
+                self.problem(key, rule.to_string());
                 default
             }
         }
@@ -209,13 +194,14 @@ impl Reader {
 
     /// Reads a whole number; `None` = "auto".
     pub fn number_or_auto<T: Number>(&mut self, key: &'static str, bounds: Bounds) -> Option<T> {
-        let entry = self.entry(key, &r#""auto""#)?;
+        let rule = Rule::NumberOrAuto(bounds);
+        let entry = self.entry(key, &rule, &r#""auto""#)?;
         if matches!(&entry.value, Value::Text(s) if s == "auto") {
             return None;
         }
         let n = as_number(&entry.value, bounds);
         if n.is_none() {
-            self.problem(key, format!("{}, or \"auto\"", bounds.rule()));
+            self.problem(key, rule.to_string());
         }
         n
     }
@@ -228,45 +214,76 @@ impl Reader {
         bounds: Bounds,
     ) -> [T; N] {
         let shown = default.map(|n| n.try_into().unwrap_or(u64::MAX));
-        let shown = format!("{shown:?}");
-        let Some(entry) = self.entry(key, &shown) else { return default };
+        let rule = Rule::Numbers(N, bounds);
+        let entry = self.entry(key, &rule, &format!("{shown:?}"));
+        entry.and_then(|entry| self.as_numbers(&entry, &rule, bounds)).unwrap_or(default)
+    }
+
+    /// Reads a list of `N` whole numbers without a default; `None`, and a problem, if there is no
+    /// valid one. `form` shows what to write.
+    pub fn required_numbers<T: Number, const N: usize>(
+        &mut self,
+        key: &'static str,
+        bounds: Bounds,
+        form: &str,
+    ) -> Option<[T; N]> {
+        let rule = Rule::Numbers(N, bounds);
+        self.know(key, &rule, None);
+        if !self.is_set(key) {
+            self.problem(key, format!("is missing; write {form}"));
+            return None;
+        }
+        let entry = self.read(key, &"")?;
+        self.as_numbers(&entry, &rule, bounds)
+    }
+
+    fn as_numbers<T: Number, const N: usize>(
+        &mut self,
+        entry: &Entry,
+        rule: &Rule,
+        bounds: Bounds,
+    ) -> Option<[T; N]> {
         let list = if let Value::List(list) = &entry.value {
             list.iter().map(|n| as_number(&n.value, bounds)).collect()
         } else {
             None
         };
-        match list.and_then(|list: Vec<T>| <[T; N]>::try_from(list).ok()) {
-            Some(numbers) => numbers,
-            None => {
-                let rule = format!("must be a list of {N} numbers; each {}", bounds.rule());
-                self.problem(key, rule);
-                default
-            }
+        let numbers = list.and_then(|list: Vec<T>| <[T; N]>::try_from(list).ok());
+        if numbers.is_none() {
+            self.problem(&entry.key, rule.to_string());
         }
+        numbers
     }
 
     /// Reads `true` or `false`.
     pub fn boolean(&mut self, key: &'static str, default: bool) -> bool {
-        match self.entry(key, &default).map(|e| e.value) {
+        match self.entry(key, &Rule::Boolean, &default).map(|e| e.value) {
             None => default,
             Some(Value::Bool(b)) => b,
             Some(_) => {
-                self.problem(key, "must be true or false");
+                self.problem(key, Rule::Boolean.to_string());
                 default
             }
         }
     }
 
-    /// Reads a string, if a source set one.
-    fn optional_text(&mut self, key: &'static str, default: &str) -> Option<String> {
-        let entry = self.entry(key, &format!("{default:?}"))?;
-        match (entry.value, entry.verbatim) {
-            (Value::Text(s), _) | (_, Some(s)) => Some(s),
-            (_, None) => {
-                self.problem(key, "must be a string, in quotes");
-                None
-            }
+    /// The string in `entry`, if it is one that `rule` and `valid` admit; else a problem.
+    fn string(
+        &mut self,
+        key: &str,
+        entry: Entry,
+        valid: impl FnOnce(&str) -> bool,
+        rule: TextRule,
+    ) -> Option<String> {
+        let ((Value::Text(s), _) | (_, Some(s))) = (entry.value, entry.verbatim) else {
+            self.problem(key, "must be a string, in quotes");
+            return None;
+        };
+        if rule.admits(&s, valid) {
+            return Some(s);
         }
+        self.problem(key, rule.to_string());
+        None
     }
 
     /// Reads a string that `valid` admits; `rule` describes those.
@@ -275,33 +292,23 @@ impl Reader {
         key: &'static str,
         default: &str,
         valid: impl FnOnce(&str) -> bool,
-        rule: &str,
+        rule: TextRule,
     ) -> String {
-        match self.optional_text(key, default) {
-            None => default.to_owned(),
-            Some(s) if valid(&s) => s,
-            Some(_) => {
-                self.problem(key, rule);
-                default.to_owned()
-            }
-        }
+        let entry = self.entry(key, &Rule::Text(rule), &format!("{default:?}"));
+        let text = entry.and_then(|entry| self.string(key, entry, valid, rule));
+        text.unwrap_or_else(|| default.to_owned())
     }
 
-    /// Reads a string that `valid` admits and that is never shown: neither in problems nor in
-    /// [`Provenance`].
+    /// Reads a string that is never shown: neither in problems nor in [`Provenance`]. `None` = not
+    /// set, or empty.
     pub fn secret(
         &mut self,
         key: &'static str,
         valid: impl FnOnce(&str) -> bool,
-        rule: &str,
+        rule: TextRule,
     ) -> Option<String> {
         self.secrets.push(key);
-        let text = self.optional_text(key, "")?;
-        if valid(&text) {
-            return Some(text);
-        }
-        self.problem(key, rule);
-        None
+        Some(self.text(key, "", valid, rule)).filter(|text| !text.is_empty())
     }
 
     /// The value of an entry as it may be shown: a secret is redacted.
@@ -318,19 +325,15 @@ impl Reader {
         &mut self,
         key: &'static str,
         valid: impl FnOnce(&str) -> bool,
-        rule: &str,
+        rule: TextRule,
     ) -> Option<String> {
+        self.know(key, &Rule::Text(rule), None);
         if !self.is_set(key) {
-            self.known.push(key);
             self.problem(key, format!("is missing; {rule}"));
             return None;
         }
-        let text = self.optional_text(key, "")?;
-        if valid(&text) {
-            return Some(text);
-        }
-        self.problem(key, rule);
-        None
+        let entry = self.read(key, &"")?;
+        self.string(key, entry, valid, rule)
     }
 
     /// Reads one word of a closed list.
@@ -341,15 +344,40 @@ impl Reader {
         words: &[(&'static str, T)],
     ) -> T {
         let shown = words.iter().find(|(_, t)| *t == default).map_or("", |(word, _)| word);
-        let entry = self.entry(key, &format!("{shown:?}"));
-        let Some(entry) = entry else { return default };
-        let found = words.iter().find(|(w, _)| matches!(&entry.value, Value::Text(s) if s == w));
-        if let Some(&(_, value)) = found {
-            return value;
+        let rule = Rule::Word(words.iter().map(|(word, _)| *word).collect());
+        let entry = self.entry(key, &rule, &format!("{shown:?}"));
+        entry.and_then(|entry| self.one_of(key, &entry, words, &rule)).unwrap_or(default)
+    }
+
+    /// Reads one word of a closed list, without a default; `None`, and a problem, if it is not
+    /// there.
+    pub fn required_word<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&'static str, T)],
+    ) -> Option<T> {
+        let rule = Rule::Word(words.iter().map(|(word, _)| *word).collect());
+        self.know(key, &rule, None);
+        if !self.is_set(key) {
+            self.problem(key, format!("is missing; {rule}"));
+            return None;
         }
-        let list: Vec<String> = words.iter().map(|(w, _)| format!("{w:?}")).collect();
-        self.problem(key, format!("must be one of {}", list.join(", ")));
-        default
+        let entry = self.read(key, &"")?;
+        self.one_of(key, &entry, words, &rule)
+    }
+
+    fn one_of<T: Copy>(
+        &mut self,
+        key: &str,
+        entry: &Entry,
+        words: &[(&'static str, T)],
+        rule: &Rule,
+    ) -> Option<T> {
+        let found = words.iter().find(|(w, _)| matches!(&entry.value, Value::Text(s) if s == w));
+        if found.is_none() {
+            self.problem(key, rule.to_string());
+        }
+        found.map(|(_, value)| *value)
     }
 
     /// Reads an IP address and a port.
@@ -375,7 +403,7 @@ impl Reader {
 
     /// Reads the path of a file; empty = none.
     pub fn file(&mut self, key: &'static str) -> Option<PathBuf> {
-        let text = self.text(key, "", is_path, PATH_RULE);
+        let text = self.text(key, "", is_path, PATH_RULE.or_empty());
         (!text.is_empty()).then(|| text.into())
     }
 
@@ -401,18 +429,19 @@ impl Reader {
         key: &'static str,
         default: &[String],
         valid: impl Fn(&str) -> bool,
-        rule: &str,
+        rule: TextRule,
     ) -> Vec<String> {
         let shown = format!("{default:?}");
-        let Some(entry) = self.entry(key, &shown) else { return default.to_vec() };
+        let list_rule = Rule::Texts(rule);
+        let Some(entry) = self.entry(key, &list_rule, &shown) else { return default.to_vec() };
         let Value::List(list) = &entry.value else {
-            self.problem(key, format!("must be a list of strings; each {rule}"));
+            self.problem(key, list_rule.to_string());
             return default.to_vec();
         };
         let mut out = Vec::new();
         for (i, node) in list.iter().enumerate() {
             if let Value::Text(s) = &node.value
-                && valid(s)
+                && rule.admits(s, &valid)
             {
                 out.push(s.clone());
             } else {
@@ -422,9 +451,10 @@ impl Reader {
         out
     }
 
-    /// The items of a list and its source; no items if nobody set the key.
-    pub fn list(&mut self, key: &'static str) -> (Vec<Node>, Source) {
-        self.known.push(key);
+    /// The tables of a list and its source; none if nobody set the key. The caller refuses more
+    /// than `max`.
+    pub fn list(&mut self, key: &'static str, max: usize) -> (Vec<Node>, Source) {
+        self.know(key, &Rule::Tables(max), Some("[]".into()));
         let source = self.source(key);
         match self.set.get(key).map(|(_, entry)| entry.value.clone()) {
             None => (Vec::new(), source),
@@ -472,16 +502,28 @@ impl Reader {
                 None => "unknown section; remove it".into(),
             };
         }
+        let all_keys = format!("All keys: {} guide configuration", words::program());
         let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
         match nearest(key, all) {
             Some(near) if is_env => {
-                format!("unknown variable; did you mean {}?", words::variable(near))
+                format!("unknown variable; did you mean {}? {all_keys}", words::variable(near))
             }
-            Some(near) => format!("unknown key; did you mean {near}?"),
-            None if is_env => "unknown variable; unset it (names mirror sections and keys)".into(),
-            None => "unknown key; remove it".into(),
+            Some(near) => format!("unknown key; did you mean {near}? {all_keys}"),
+            None if is_env => {
+                format!("unknown variable: names are made of section and key; unset it. {all_keys}")
+            }
+            None => format!("unknown key; remove it. {all_keys}"),
         }
     }
+}
+
+/// The prefix of keys in a table, without the table's place in its list: `service.instances.`.
+fn without_indices(prefix: &str) -> String {
+    prefix
+        .split('.')
+        .map(|part| part.split('[').next().unwrap_or(part))
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 fn as_number<T: Number>(value: &Value, bounds: Bounds) -> Option<T> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::problem::{Problem, Source};
 use super::raw::{self, Node};
-use super::reader::{Bounds, Reader, Report, nearest};
-use super::words::{ADDRESS_RULE, NAME_RULE, is_name};
+use super::reader::{Reader, Report, nearest};
+use super::rule::{Bounds, TextRule};
+use super::words::{ADDRESS_RULE, NAME_RULE, SERVICE_RULE, is_name};
 use super::{FoundRoute, Lookup};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
@@ -71,13 +72,13 @@ pub struct RouteContext<'a> {
 pub fn snapshot(r: &mut Reader, context: &RouteContext<'_>) -> (Snapshot, Vec<Lookup>) {
     let &RouteContext { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = context;
     let mut tables = Tables { discovered, sign_in, ..Tables::default() };
-    let (services, source) = r.list("service");
+    let (services, source) = r.list("service", SERVICES_MAX);
     let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
     if counted {
         tables.read_services(services, &source);
     }
     tables.check_points(ring_points, &source);
-    let (routes, source) = r.list("route");
+    let (routes, source) = r.list("route", ROUTES_MAX);
     // Without services every route would be a problem, though nothing is wrong with it.
     if counted {
         tables.read_routes(routes, &source, found, window_ms);
@@ -133,7 +134,7 @@ impl Tables {
             r.problem("name", format!("is also the name of service[{other}]; rename one"));
         }
         let missing = !r.is_set("instances");
-        let (list, source) = r.list("instances");
+        let (list, source) = r.list("instances", INSTANCES_MAX);
         let lookup = dns(&mut r);
         if list.is_empty() && lookup.is_none() && !self.discovered {
             let what = if missing { "is missing" } else { "is empty" };
@@ -362,19 +363,15 @@ impl Tables {
 fn range(r: &mut Reader) -> Option<(u32, u32)> {
     // 0 is "no msg_id" on the wire.
     let bounds = Bounds::new(1, u64::from(u32::MAX));
-    let before = r.report.problems.len();
-    let missing = !r.is_set("range");
-    let [first, last] = r.numbers("range", [1, 1], bounds);
-    if missing {
-        r.problem("range", "is missing; write range = [first, last]");
-    } else if first > last {
+    let [first, last] = r.required_numbers("range", bounds, "range = [first, last]")?;
+    if first > last {
         r.problem("range", "the first id must not be above the last; write [first, last]");
     }
-    (r.report.problems.len() == before).then_some((first, last))
+    (first <= last).then_some((first, last))
 }
 
 fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
-    let name = r.required_text("service", is_name, "must be the name of a [[service]]")?;
+    let name = r.required_text("service", is_name, SERVICE_RULE)?;
     let found = names.get(name.as_str()).copied();
     if found.is_none() {
         let hint = match nearest(&name, names.keys().map(|n| &**n)) {
@@ -388,10 +385,11 @@ fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
 
 /// Reads `dns = "host:port"`.
 fn dns(r: &mut Reader) -> Option<(Arc<str>, u16)> {
-    let valid = |s: &str| s.is_empty() || host_and_port(s).is_some();
-    let rule = "must be a host name and a port, e.g. \"chat.internal:50002\"; for an IP address \
-                use instances";
-    let text = r.text("dns", "", valid, rule);
+    let rule = TextRule::new(
+        "a host name and a port",
+        ", e.g. \"chat.internal:50002\"; for an IP address use instances",
+    );
+    let text = r.text("dns", "", |s| host_and_port(s).is_some(), rule.or_empty());
     host_and_port(&text).map(|(host, port)| (host.into(), port))
 }
 
@@ -407,9 +405,8 @@ fn host_and_port(s: &str) -> Option<(&str, u16)> {
 }
 
 fn method(r: &mut Reader) -> Option<Arc<str>> {
-    let valid = |s: &str| s.is_empty() || is_method(s);
-    let rule = "must have the form \"/package.Service/Method\"";
-    let text = r.text("method", "", valid, rule);
+    let rule = TextRule::new("a gRPC method", " in the form \"/package.Service/Method\"");
+    let text = r.text("method", "", is_method, rule.or_empty());
     (!text.is_empty()).then(|| text.into())
 }
 

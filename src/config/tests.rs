@@ -169,7 +169,7 @@ fn unary_routes_name_a_method_and_carry_bytes() {
     one_gateway(&route("method = \"/a.B/C\""), ":5: route[0].payload: must be \"bytes\"");
     for wrong in ["Move", "/Move", "/game.Logic/", "/a/b/c", "/a..b/C", "//C", "/a b/C"] {
         let body = route(&format!("payload = \"bytes\"\nmethod = {wrong:?}"));
-        one_gateway(&body, "must have the form \"/package.Service/Method\"");
+        one_gateway(&body, "in the form \"/package.Service/Method\"");
     }
     let batch = format!("{LOGIC}[[route]]\nrange = [1, 2]\nservice = \"logic\"\n");
     one_gateway(&format!("{batch}method = \"/a.B/C\""), "only services with mode = \"unary\"");
@@ -257,7 +257,7 @@ fn listen_and_admin_have_ports_of_their_own() {
 fn texts_have_their_forms() {
     one_gateway("node = \"\"", "must be 1 to 64 letters");
     one_gateway("node = 5", "must be a string, in quotes");
-    one_gateway("path = \"ws\"", "must start with '/'");
+    one_gateway("path = \"ws\"", "must be '/' and at most 255");
     one_gateway("origins = [\"https://A.example\"]", "item 0 = \"https://A.example\": must be");
     one_gateway("origins = [\"example.org\", \"https://a.example\"]", "item 0 = \"example.org\"");
     one_gateway("[log]\nfilter = \"a=b=c\"", "must be a log filter");
@@ -393,7 +393,10 @@ fn a_directory_is_read_and_the_built_in_files_fill_in() {
     let put = |name: &str, body: &[u8]| std::fs::write(path.join(name), body).expect("written");
     let flags = Overrides::default();
     let run = || super::load(Some(path), &[], &flags);
-    assert!(lines(run())[0].ends_with("name another directory with --config"));
+    let word = path.to_str().expect("UTF-8");
+    assert!(lines(run())[0].ends_with(&format!(" gen config {word}")));
+    put("default.toml", b"");
+    assert!(lines(run())[0].ends_with(&format!(": touch {word}/gateway.toml")));
     put("gateway.toml", b"[shards]\ncount = 3\n");
     put("2.toml", b"[batch]\nwindow_ms = 7\n");
     put("02.toml", b"");
@@ -405,7 +408,9 @@ fn a_directory_is_read_and_the_built_in_files_fill_in() {
     assert!(warnings.contains("defualt.toml: nothing reads this file; did you mean default.toml?"));
     assert!(warnings.contains("02.toml: nothing reads this file; known are"), "{warnings}");
     put("1.toml", b"\xff");
-    assert!(lines(run())[0].contains("1.toml: cannot read it"));
+    let unread = lines(run());
+    assert!(unread[0].contains("1.toml: cannot read it"), "{unread:?}");
+    assert!(unread[0].ends_with(&format!(": ls -l {word}/1.toml")), "{unread:?}");
     let named = [("SHARDGATE_CONFIG".to_owned(), "/nonexistent/shards".to_owned())];
     assert!(lines(super::load(None, &named, &flags))[0].contains("cannot read the configuration"));
 }

@@ -46,7 +46,10 @@ impl Reloads {
     pub fn note<T>(&mut self, result: &Result<T, Vec<Problem>>, now: Instant) {
         let problems = result.as_ref().err().cloned().unwrap_or_default();
         for problem in &problems {
-            tracing::error!(%problem, "reload_refused: nothing was changed");
+            tracing::error!(
+                %problem,
+                "reload_refused: nothing was changed; correct this and reload again"
+            );
         }
         match result {
             Ok(_) => self.taken += 1,
@@ -134,7 +137,8 @@ impl ActiveConfig {
         let CheckedConfig { config, taken, refused } = checked;
         routes.accept(taken, refused);
         if config.snapshot.routes != self.config.snapshot.routes {
-            tracing::info!(routes = config.snapshot.routes.len(), "routes_changed");
+            let routes = config.snapshot.routes.len();
+            tracing::info!(routes, "routes_changed: other routes are in force");
         }
         self.config = Arc::new(config);
     }
@@ -166,9 +170,9 @@ impl ActiveConfig {
         changes.iter().for_each(|change| self.log_change(change));
         let filter = &checked.config.gateway.log;
         if *filter != self.config.gateway.log
-            && let Err(error) = log::set_filter(filter)
+            && let Err(why) = log::set_filter(filter)
         {
-            tracing::error!(error, "log.filter: the one before stays");
+            tracing::error!(why, "log_filter_refused: the log filter before it stays in force");
         }
         self.loader = loader;
         self.gateway = Arc::new(checked.config.gateway.clone());
@@ -180,7 +184,7 @@ impl ActiveConfig {
 
     fn log_change(&self, change: &Change) {
         let Change { key, old, new, .. } = change;
-        tracing::info!(key, ?old, ?new, "setting_changed");
+        tracing::info!(key, ?old, ?new, "setting_changed: a reload changed this key");
         let asked = new.as_deref().filter(|_| key.ends_with("conn.connections_max"));
         let allowed = self.connections_cap;
         if asked.and_then(|n| n.parse().ok()).is_some_and(|n: usize| n > allowed) {
@@ -188,8 +192,8 @@ impl ActiveConfig {
                 key,
                 asked,
                 allowed,
-                "connections_capped: a shard takes no more than open files allow; raise the \
-                 limit (`ulimit -n`, LimitNOFILE=) and start again"
+                "connections_capped: a shard takes no more connections than open files allow; \
+                 raise that limit (`ulimit -n`, LimitNOFILE=) and start again"
             );
         }
     }

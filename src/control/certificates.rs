@@ -46,11 +46,15 @@ impl CertificateWatch {
             if left < 0 {
                 tracing::error!(
                     file,
-                    "tls_certificate_expired: clients turn away; renew it and reload"
+                    "tls_certificate_expired: clients refuse this certificate; renew it and reload"
                 );
             } else if left < SOON_S {
                 let days = left / 86_400;
-                tracing::warn!(file, days, "tls_certificate_expires: renew it and reload");
+                tracing::warn!(
+                    file,
+                    days,
+                    "tls_certificate_expires: this certificate expires soon; renew it and reload"
+                );
             }
         }
     }

@@ -127,7 +127,13 @@ impl Directory {
                 let before = self.contents.insert(source.clone(), contents);
                 if before.as_ref() != self.contents.get(&source) {
                     let (instances, routes) = (state.instances, state.routes);
-                    tracing::info!(%source, %by, instances, routes, "discovery_news");
+                    tracing::info!(
+                        %source,
+                        %by,
+                        instances,
+                        routes,
+                        "discovery_news: the source names other instances or routes"
+                    );
                     let debounce = self.active.config().gateway.discovery.debounce;
                     self.due.get_or_insert(now + debounce);
                 }
@@ -136,17 +142,22 @@ impl Directory {
                 tracing::warn!(
                     %source,
                     why,
-                    "discovery_stale: its last instances are kept; see that it runs and can be \
-                     reached"
+                    "discovery_stale: the source does not answer, so its last instances are kept; \
+                     check that it runs and can be reached"
                 );
                 state.set_stale(why, now);
             }
             SourceEvent::Fresh => {
-                tracing::info!(%source, "discovery_fresh");
+                tracing::info!(%source, "discovery_fresh: the source answers again");
                 state.stale = None;
             }
             SourceEvent::Bad { at, why } => {
-                tracing::warn!(%source, at, why, "discovery_bad_value");
+                tracing::warn!(
+                    %source,
+                    at,
+                    why,
+                    "discovery_bad_value: a value of the source is left out; correct it there"
+                );
                 state.add_bad(at, why);
             }
         }
@@ -238,12 +249,13 @@ impl Directory {
         changes.iter().for_each(log_change);
         let before: HashSet<&String> = self.warnings.iter().collect();
         for warning in warnings.iter().filter(|w| !before.contains(w)) {
-            tracing::warn!(warning, "discovery_left_out");
+            tracing::warn!(warning, "discovery_left_out: an instance of a source is not used");
         }
         self.warnings = warnings;
         let news = snapshot.is_some() || std::mem::take(&mut self.settings_changed);
         if news {
-            tracing::info!(version = self.snapshot().version, "publishing");
+            let version = self.snapshot().version;
+            tracing::info!(version, "publishing: every shard gets this version");
         }
         news
     }
@@ -273,7 +285,11 @@ impl Directory {
     /// whether there is something to publish.
     pub fn drain(&mut self, name: &str, on: bool, now: Instant) -> Option<bool> {
         let name = self.composer.members().get_key_value(name)?.0.clone();
-        tracing::warn!(instance = %name, on, "instance_drain: by the operator");
+        tracing::warn!(
+            instance = %name,
+            draining = on,
+            "instance_drain: an operator began or ended the drain of this instance"
+        );
         if on {
             self.draining.insert(name);
         } else {
@@ -284,20 +300,26 @@ impl Directory {
 }
 
 fn log_change(change: &MemberChange) {
-    let (event, found) = match change {
-        MemberChange::Came(found) => ("instance_came", found),
-        MemberChange::Left(found) => ("instance_left", found),
-        MemberChange::Draining(found) => ("instance_draining", found),
-        MemberChange::Weight(found) => ("instance_weight", found),
-    };
-    tracing::info!(
-        service = %found.service,
-        instance = %found.name,
-        address = %found.address,
-        weight = found.weight,
-        draining = found.draining,
-        "{event}"
-    );
+    macro_rules! info {
+        ($found:expr, $text:literal) => {
+            tracing::info!(
+                service = %$found.service,
+                instance = %$found.name,
+                address = %$found.address,
+                weight = $found.weight,
+                draining = $found.draining,
+                $text
+            )
+        };
+    }
+    match change {
+        MemberChange::Came(found) => info!(found, "instance_came: the service has this instance"),
+        MemberChange::Left(found) => info!(found, "instance_left: no source names this instance"),
+        MemberChange::Draining(found) => {
+            info!(found, "instance_draining: the drain of this instance began or ended");
+        }
+        MemberChange::Weight(found) => info!(found, "instance_weight: its weight changed"),
+    }
 }
 
 #[cfg(test)]

@@ -45,9 +45,13 @@ pub fn write(dir: &Path, info: &ProcessInfo, overview: &Overview) -> io::Result<
     match &written {
         Ok(dumped) => {
             let (histograms, state) = (dumped.histograms.display(), dumped.state.display());
-            tracing::warn!(%histograms, %state, "dumped");
+            tracing::warn!(%histograms, %state, "dumped: histograms and state are in these files");
         }
-        Err(error) => tracing::error!(dir = %dir.display(), %error, "dump_failed"),
+        Err(error) => tracing::error!(
+            dir = %dir.display(),
+            %error,
+            "dump_failed: the files of a dump cannot be written to this directory"
+        ),
     }
     written
 }

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,10 @@ use super::dump::{self, DumpFiles};
 use super::exit::ExitReason;
 use super::fleet::Fleet;
 use super::gathering::{Gathering, Overview};
-use super::inputs::{ControlInputs, Listens};
+use super::inputs::ControlInputs;
 use super::jwks::{self, JwksFetch, JwksRefresher};
 use super::probe::CheckResult;
+use super::ready::ReadyLines;
 use super::request::ControlRequest;
 use super::service_manager::ServiceManager;
 use super::shards::ShardTable;
@@ -28,7 +28,6 @@ use super::view::ProcessInfo;
 use super::{admin, sleep_until};
 use crate::clock::unix_now_s;
 use crate::config::Problem;
-use crate::config::settings::GatewaySettings;
 use crate::lanes::{Doorbell, LaneReceiver};
 use crate::mailbox::ShardEvent;
 
@@ -113,7 +112,8 @@ fn start(
     let admin = inputs.admin.local_addr()?;
     let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, info.clone(), sender)?;
     tokio::spawn(endpoint);
-    let ready_line = ready_line(gateway, inputs.listens, admin, inputs.shards.len());
+    let (dir, shards) = (inputs.loader.dir(), inputs.shards.len());
+    let ready_lines = ReadyLines::new(config, dir, inputs.listens, admin, shards);
     let (news_sender, news) = mpsc::channel(NEWS_MAX);
     let sources = Sources::start(config, inputs.registry, inputs.seed, news_sender)
         .map_err(io::Error::other)?;
@@ -130,29 +130,13 @@ fn start(
         jwks,
         certificates: CertificateWatch::new(now),
         sources_until: now + SOURCES_TIMEOUT,
-        ready_line: Some(ready_line),
+        ready_lines: Some(ready_lines),
         gathering: Gathering::default(),
         stop_until: None,
         info,
         service_manager: ServiceManager::from_environment(now),
     };
     Ok((control, Inbox { bell: inputs.bell, requests, news, fetches, checks }))
-}
-
-/// The line on stdout that says where a gateway that is ready listens.
-fn ready_line(
-    gateway: &GatewaySettings,
-    listens: Listens,
-    admin: SocketAddr,
-    shards: usize,
-) -> String {
-    let scheme = if gateway.admin.tls_cert.is_some() { "https" } else { "http" };
-    let both = [("ws", listens.plain), ("wss", listens.tls)];
-    let urls: Vec<String> = both
-        .iter()
-        .filter_map(|(scheme, at)| Some(format!("{scheme}://{}{}", (*at)?, gateway.path)))
-        .collect();
-    format!("shardgate ready: {} admin {scheme}://{admin} shards {shards}", urls.join(" "))
 }
 
 /// State of the control thread.
@@ -166,7 +150,7 @@ struct Control {
     /// End of the wait for sources that have not answered yet.
     sources_until: Instant,
     /// Printed once, when all shards are ready.
-    ready_line: Option<String>,
+    ready_lines: Option<ReadyLines>,
     gathering: Gathering,
     /// Set when a stop began: the time at which it is given up.
     stop_until: Option<Instant>,
@@ -216,20 +200,20 @@ impl Control {
         }
     }
 
-    /// Prints the ready line, once, when all shards serve and every source has answered or has
+    /// Prints the ready lines, once, when all shards serve and every source has answered or has
     /// been waited for long enough.
     fn announce_ready(&mut self, now: Instant) {
         if self.shards.all_ready()
             && self.stop_until.is_none()
             && !self.shards.any_failed()
             && (self.sources_until <= now || self.sources_answered())
-            && let Some(line) = self.ready_line.take()
+            && let Some(ReadyLines { first, next }) = self.ready_lines.take()
         {
             // Not println: a closed stdout is no reason to end.
             use std::io::Write;
-            let _ = writeln!(io::stdout(), "{line}");
-            tracing::info!("{line}");
-            self.service_manager.ready(&line);
+            let _ = writeln!(io::stdout(), "{first}\n{next}");
+            tracing::info!("ready: {first}");
+            self.service_manager.ready(&first);
         }
     }
 
@@ -264,7 +248,8 @@ impl Control {
     fn finished(&mut self) -> Option<ExitReason> {
         let until = self.stop_until?;
         if self.shards.all_ended() {
-            tracing::info!(cut_off = self.shards.cut_off, "stopped");
+            let cut_off = self.shards.cut_off;
+            tracing::info!(cut_off, "stopped: every shard has ended");
             let failed = self.shards.any_failed();
             return Some(match (failed, self.shards.cut_off) {
                 (true, _) => ExitReason::ShardFailed,
@@ -273,7 +258,10 @@ impl Control {
             });
         }
         (until <= Instant::now()).then(|| {
-            tracing::error!(shards = ?self.shards.not_ended(), "shards do not stop: giving up");
+            tracing::error!(
+                shards = ?self.shards.not_ended(),
+                "stop_stuck: these shards did not end in time; the process ends without them"
+            );
             self.shards.abort();
             self.shards.flush();
             ExitReason::Stuck
@@ -344,7 +332,7 @@ impl Control {
             self.begin_stop(signal);
             return false;
         }
-        tracing::warn!(signal, "second signal: ending at once");
+        tracing::warn!(signal, "stop_forced: a second signal ends the process at once");
         self.shards.abort();
         self.shards.flush();
         true
@@ -353,7 +341,13 @@ impl Control {
     fn begin_stop(&mut self, why: &str) {
         let settings = &self.directory.config().gateway.stop;
         let stop_grace_ms = settings.grace.as_millis() as u64;
-        tracing::info!(why, stop_grace_ms, shards = self.shards.len(), "draining");
+        let shards = self.shards.len();
+        tracing::info!(
+            why,
+            stop_grace_ms,
+            shards,
+            "draining: what was read is answered, then the connections are closed"
+        );
         self.service_manager.stopping(why);
         self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
         self.shards.drain(settings);
@@ -379,7 +373,7 @@ impl Control {
     /// Time of the next turn without an event.
     fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
         let now = Instant::now();
-        let awaits_sources = self.ready_line.is_some() && self.sources_until > now;
+        let awaits_sources = self.ready_lines.is_some() && self.sources_until > now;
         let times = [
             commands_wait.then(|| now + RETRY_EVERY),
             awaits_sources.then_some(self.sources_until),

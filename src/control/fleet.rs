@@ -162,10 +162,13 @@ impl Fleet {
             match (self.panicking.contains(&service), verdict.panic) {
                 (false, true) => tracing::error!(
                     service = %name,
-                    "service_panic: too few healthy instances, all are used; look at their logs, \
-                     or lower health.panic_percent"
+                    "service_panic: too few instances are healthy, so all are used; read their \
+                     logs, or lower health.panic_percent"
                 ),
-                (true, false) => tracing::info!(service = %name, "service_recovered"),
+                (true, false) => tracing::info!(
+                    service = %name,
+                    "service_recovered: enough instances are healthy again, and only they are used"
+                ),
                 (true, true) | (false, false) => {}
             }
         }
@@ -198,7 +201,12 @@ impl Fleet {
 /// Logs a change of an instance's health.
 fn log_event(member: &Member, health: &Health, event: &HealthEvent) {
     let (service, instance) = (&*member.found.service, &*member.found.name);
-    let (event_name, standing) = (event.name(), health.standing().name());
+    let standing = health.standing().name();
+    macro_rules! info {
+        ($text:literal) => {
+            tracing::info!(service, instance, standing, $text)
+        };
+    }
     match event {
         HealthEvent::Ejected { why, length, nth } => tracing::warn!(
             service,
@@ -207,23 +215,23 @@ fn log_event(member: &Member, health: &Health, event: &HealthEvent) {
             %why,
             nth,
             length_ms = length.as_millis() as u64,
-            "instance_{event_name}: its keys go to the next instance meanwhile"
+            "instance_ejected: its calls fail, so other instances get its keys for this time"
         ),
         HealthEvent::CheckedDown { why } => tracing::warn!(
             service,
             instance,
             standing,
             why,
-            "instance_{event_name}: its keys go to the next instance meanwhile"
+            "instance_checked_down: its health checks fail, so other instances get its keys"
         ),
-        HealthEvent::OnTrial
-        | HealthEvent::Warming
-        | HealthEvent::Trusted
-        | HealthEvent::Forgiven
-        | HealthEvent::Checked
-        | HealthEvent::CheckedUp
-        | HealthEvent::Unchecked => {
-            tracing::info!(service, instance, standing, "instance_{event_name}");
+        HealthEvent::OnTrial => info!("instance_on_trial: it gets a small part of its keys again"),
+        HealthEvent::Warming => info!("instance_warming: it gets its keys back step by step"),
+        HealthEvent::Trusted => info!("instance_trusted: it gets all its keys"),
+        HealthEvent::Forgiven => info!("instance_forgiven: its past ejections count no more"),
+        HealthEvent::Checked => info!("instance_checked: it answers health checks"),
+        HealthEvent::CheckedUp => info!("instance_checked_up: its health checks succeed again"),
+        HealthEvent::Unchecked => {
+            info!("instance_unchecked: it has no health checks, so it counts as healthy");
         }
     }
 }

@@ -124,7 +124,7 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
     let active = ACTIVE.get().ok_or("logging is not set up in this process")?;
     (active.change)(read)?;
     *active.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
-    tracing::warn!(filter, "log_filter_changed");
+    tracing::warn!(filter, "log_filter_changed: this log filter is in force");
     Ok(())
 }
 

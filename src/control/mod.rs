@@ -19,6 +19,7 @@ mod jwks;
 pub(crate) mod jwks_fetch;
 pub(crate) mod log;
 mod probe;
+mod ready;
 mod request;
 mod service_manager;
 mod shards;
@@ -51,7 +52,7 @@ pub(crate) fn run(inputs: ControlInputs) -> ExitReason {
         })
     });
     result.unwrap_or_else(|error| {
-        tracing::error!(%error, "control failed");
+        tracing::error!(%error, "control_failed: control cannot run, so the process ends with 1");
         ExitReason::ControlFailed
     })
 }

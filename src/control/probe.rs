@@ -84,8 +84,9 @@ pub fn start(
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
             tracing::warn!(
-                instance = instance.0, %address, %error,
-                "not_checked: give the instance an address without a scope, or health.check_ms = 0"
+                instance_id = instance.0, %address, %error,
+                "instance_not_checked: its address has a scope; give it one without, or set \
+                 health.check_ms = 0"
             );
             return None;
         }

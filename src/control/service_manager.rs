@@ -91,7 +91,7 @@ fn notify(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(
             %error,
-            "supervisor_not_told: the service manager waits for it; check NOTIFY_SOCKET"
+            "notify_failed: the service manager did not get a notification; check NOTIFY_SOCKET"
         );
     }
 }

@@ -151,7 +151,7 @@ impl ShardTable {
         let Some(entry) = self.entries.get_mut(usize::from(shard.0)) else {
             tracing::error!(
                 shard = shard.0,
-                "event of a shard that does not exist: a defect; report it"
+                "shard_unknown: a shard that does not exist sent an event; report this defect"
             );
             return;
         };
@@ -181,14 +181,14 @@ impl ShardTable {
                 entry.awaited = None;
                 entry.silent = false;
                 self.cut_off += cut_off;
-                tracing::info!(shard = shard.0, cut_off, "shard stopped");
+                tracing::info!(shard = shard.0, cut_off, "shard_stopped: the shard has ended");
             }
-            ShardEvent::Failed { why, .. } => {
+            // Logged where it failed.
+            ShardEvent::Failed { .. } => {
                 entry.state = ShardState::Failed;
                 self.inspections.shard_ended(shard);
                 entry.awaited = None;
                 entry.silent = false;
-                tracing::error!(shard = shard.0, why, "shard failed");
             }
         }
     }
@@ -309,7 +309,12 @@ impl ShardTable {
             .map(|(n, _)| ShardId(n))
             .collect();
         for shard in vanished {
-            let why = "its mailbox is gone: the thread ended without saying why".into();
+            let why = "its thread ended without an event".to_owned();
+            tracing::error!(
+                shard = shard.0,
+                why,
+                "shard_vanished: the others drain and the process ends with 1; report this defect"
+            );
             self.take(ShardEvent::Failed { shard, why }, now);
         }
     }

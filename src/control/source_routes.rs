@@ -49,7 +49,10 @@ impl SourceRoutes {
     pub fn accept(&mut self, taken: Vec<FoundRoute>, refused: Vec<Problem>) {
         if refused != self.refused {
             for problem in &refused {
-                tracing::error!(%problem, "routes_refused: those in force stay; mend its value");
+                tracing::error!(
+                    %problem,
+                    "routes_refused: the routes in force stay; correct this value in the source"
+                );
             }
         }
         self.taken = taken;

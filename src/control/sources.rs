@@ -95,9 +95,13 @@ impl Sources {
     /// Follows a new configuration; gives the names of sources that are given up.
     pub fn follow(&mut self, config: &Config) -> Vec<Arc<str>> {
         if let (Some(handle), Some(settings)) = (&self.registry, &config.gateway.discovery.registry)
-            && let Err(error) = handle.set_callers(&settings.callers)
+            && let Err(why) = handle.set_callers(&settings.callers)
         {
-            tracing::error!(error, "registry tokens: those before stay; mend it and reload again");
+            tracing::error!(
+                why,
+                "registry_tokens_refused: the tokens before them stay in force; correct \
+                 [[registry_token]] and reload again"
+            );
         }
         self.follow_lookups(config)
     }
@@ -121,7 +125,10 @@ impl Sources {
             gone.retain(|name| *name != source_of(lookup));
             match dns::start(service, host, port, servers, self.seed, self.news.clone()) {
                 Ok(task) => drop(self.lookups.insert(lookup.clone(), task)),
-                Err(error) => tracing::error!(error, "a name cannot be looked up"),
+                Err(why) => tracing::error!(
+                    why,
+                    "lookup_refused: no instance of this name is found; correct service.dns"
+                ),
             }
         }
         gone

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use subtle::ConstantTimeEq;
 
-use crate::config::{STATIC_TOKEN_BYTES_MAX, is_token};
 use crate::config::settings::AdminSettings;
+use crate::config::{STATIC_TOKEN_BYTES_MAX, is_token};
 
 /// Random bytes of a token that is made at the start.
 const RANDOM_BYTES: usize = 32;

@@ -21,7 +21,7 @@ pub struct TokenKeys {
 impl TokenKeys {
     /// Keys of a start: no set has been fetched yet.
     pub fn new(local: LocalKeys, config: &Config) -> Self {
-        log_left_out(&local);
+        local.skipped().for_each(|(at, why)| log_left_out(at, why));
         let verifier = local.verifier(config, None);
         Self { local, fetched: None, verifier }
     }
@@ -33,7 +33,7 @@ impl TokenKeys {
 
     /// Puts the keys of other files in the place of those before; the fetched set stays.
     pub fn set_local(&mut self, local: LocalKeys, config: &Config) {
-        log_left_out(&local);
+        local.skipped().for_each(|(at, why)| log_left_out(at, why));
         self.local = local;
         self.verifier = self.local.verifier(config, self.fetched.as_ref());
     }
@@ -53,17 +53,17 @@ impl TokenKeys {
                 tracing::warn!(
                     why,
                     fetched = state.answered,
-                    "jwks_stale: the keys that were fetched last are kept; see that auth.jwks_url \
-                     can be reached"
+                    "jwks_stale: the keys that were fetched last stay in force; check that \
+                     auth.jwks_url can be reached"
                 );
                 state.set_stale(why, now);
                 return false;
             }
         };
         for key in &set.skipped {
-            tracing::warn!(at = key.at, why = key.rule, "jwks_key_left_out");
+            log_left_out(&key.at, &key.rule);
         }
-        tracing::info!(keys = set.keys.len(), "jwks_fetched");
+        tracing::info!(keys = set.keys.len(), "jwks_fetched: these keys are in force");
         (state.stale, state.answered) = (None, true);
         self.fetched = Some(set);
         self.verifier = self.local.verifier(config, self.fetched.as_ref());
@@ -77,9 +77,7 @@ impl TokenKeys {
     }
 }
 
-/// Logs the keys of sets in files that cannot be used.
-fn log_left_out(keys: &LocalKeys) {
-    for (at, why) in keys.skipped() {
-        tracing::warn!(at, why, "jwks_key_left_out");
-    }
+/// Logs a key of a set that cannot be used.
+fn log_left_out(at: &str, why: &str) {
+    tracing::warn!(at, why, "jwks_key_left_out: this key of the set is not used");
 }

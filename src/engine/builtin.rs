@@ -16,11 +16,15 @@ const WHO_AM_I: u32 = 2;
 /// 9003: where a message would go.
 const EXPLAIN: u32 = 3;
 
-const UNIMPLEMENTED: Reject =
-    Reject::new(Reason::Unimplemented, "this gateway does not serve this message");
+const UNIMPLEMENTED: Reject = Reject::new(
+    Reason::Unimplemented,
+    "this gateway serves neither this type nor this id of its own range",
+);
 /// Sessions do not outlive their connection yet: the type is known, and not served.
-const NO_RESUME: Reject =
-    Reject::new(Reason::Unimplemented, "sessions are not resumed by this gateway yet");
+const NO_RESUME: Reject = Reject::new(
+    Reason::Unimplemented,
+    "this gateway cannot resume a session: go on with the present one",
+);
 
 /// Handles `ping`, `heartbeat`, `auth` and `resume`, or says why not.
 pub(super) fn on_system(
@@ -101,7 +105,10 @@ fn explain(
     ))?;
     let snapshot = &cx.config.snapshot;
     let Some((_, route)) = snapshot.route(question.msg_id) else {
-        return Err(Reject::new(Reason::NoRoute, "no route for this msg_id"));
+        return Err(Reject::new(
+            Reason::NoRoute,
+            "no route has this msg_id: send an id that a service owns",
+        ));
     };
     let (by, picked) = dispatcher.explain(cx, route, &source.sender, &question.key, now);
     let name = picked.and_then(|id| snapshot.instance(id)).map(|i| i.name.to_string());

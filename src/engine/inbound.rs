@@ -15,7 +15,8 @@ use crate::wire::{json, protobuf};
 
 /// Window in which bad messages are counted: ten seconds.
 const BAD_WINDOW_US: u64 = 10_000_000;
-const SEQ_FELL: Reject = Reject::new(Reason::BadMessage, "seq must rise with each message");
+const SEQ_FELL: Reject =
+    Reject::new(Reason::BadMessage, "seq must be above the seq of every earlier message");
 
 impl Engine {
     /// Takes received bytes. They are unmasked in place and handed on as borrows where possible.
@@ -130,7 +131,13 @@ impl Engine {
                 let max = conn.terms.frames_per_s_max;
                 if max > 0 && per_second > max && conn.phase == Phase::Open {
                     cx.stats.inc(Counter::ClosedPolicy);
-                    clients.close(&mut cx, id, close::POLICY, "too many frames a second", now);
+                    clients.close(
+                        &mut cx,
+                        id,
+                        close::POLICY,
+                        "too many frames in a second: send fewer",
+                        now,
+                    );
                 }
                 if fed.paused { ReadNext::Pause } else { ReadNext::More }
             }
@@ -170,7 +177,7 @@ impl Engine {
             (FrameEvent::Binary(bytes), Encoding::Protobuf) => protobuf::decode(bytes),
             (FrameEvent::Text(_), Encoding::Protobuf) | (FrameEvent::Binary(_), Encoding::Json) => {
                 cx.stats.inc(Counter::ClosedProtocol);
-                let why = "this subprotocol uses the other kind of data frame";
+                let why = "JSON takes text frames and protobuf binary ones: send the other kind";
                 clients.close(&mut cx, id, close::UNSUPPORTED, why, now);
                 return Flow::Continue;
             }
@@ -228,7 +235,13 @@ impl Engine {
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if conn.bad.add(1, now, BAD_WINDOW_US) > cx.config.settings.conn.bad_messages_max {
             cx.stats.inc(Counter::ClosedPolicy);
-            clients.close(&mut cx, id, close::POLICY, "too many bad messages", now);
+            clients.close(
+                &mut cx,
+                id,
+                close::POLICY,
+                "too many bad messages: read the errors that answered them",
+                now,
+            );
         }
     }
 }

@@ -100,7 +100,7 @@ impl Stats {
         shard: ShardId,
         msg_id: u32,
         service: &str,
-        reason: &str,
+        why: &str,
         now: Micros,
     ) {
         self.counters.inc(Counter::FailedRoutes);
@@ -112,9 +112,9 @@ impl Stats {
                 shard = shard.0,
                 msg_id,
                 service,
-                reason,
+                why,
                 count = std::mem::take(&mut failures.count),
-                "route_failed: `shardgate explain` with this msg_id says who should have it"
+                "route_failed: no instance can get this message; `shardgate explain` shows why"
             );
         }
     }

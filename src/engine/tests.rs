@@ -253,7 +253,7 @@ fn a_stop_answers_what_was_read_before_a_pause() {
     let heard = rig.heard();
     assert!(heard.contains("\"seq\":2") && heard.contains("DRAINING"), "{heard}");
     rig.tick();
-    assert!(rig.heard().ends_with("the gateway is stopping"));
+    assert!(rig.heard().ends_with("the gateway stops: connect again"));
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl Engine {
 }
 
 /// The text of close code 1001.
-const STOPPING: &str = "the gateway is stopping";
+const STOPPING: &str = "the gateway stops: connect again";
 
 /// Whether every service has the ring it had.
 fn same_rings(old: &Snapshot, new: &Snapshot) -> bool {

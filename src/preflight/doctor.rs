@@ -4,8 +4,9 @@
 use std::fmt;
 
 use super::machine::{Machine, list};
-use super::{IN_USE, allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
-use crate::config::Config;
+use super::ports::IN_USE;
+use super::{allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
+use crate::config::{Config, Loader};
 use crate::memory;
 
 /// Severity of a finding.
@@ -132,11 +133,11 @@ impl Wanted {
 
 /// Examines this machine for `config`. With `running` a gateway answers at `admin.listen`: then
 /// that one has the ports.
-pub fn examine(config: &Config, running: bool) -> Vec<Finding> {
+pub fn examine(config: &Config, loader: &Loader, running: bool) -> Vec<Finding> {
     let wanted = Wanted::of(config);
     let machine = Machine::read(&wanted.cores);
     let mut findings = Vec::new();
-    match plan(config) {
+    match plan(config, loader) {
         Ok(plan) => {
             let shards = plan.shards.len();
             findings.push(Finding::ok(format!("a start would succeed, with {shards} shards")));
@@ -148,7 +149,7 @@ pub fn examine(config: &Config, running: bool) -> Vec<Finding> {
             findings.extend(told.map(warn));
         }
         Err(problems) => findings.extend(problems.into_iter().map(|p| {
-            if running && p.what.ends_with(IN_USE) {
+            if running && p.what.contains(IN_USE) {
                 return Finding::ok(format!("{}: a gateway runs", p.what));
             }
             Finding::new(Verdict::Fail, p.what, "the gateway does not start", p.fix)

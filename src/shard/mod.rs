@@ -25,8 +25,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
-use crate::limits;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
+use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
 use crate::shard::net::{Handoff, Net};
@@ -160,7 +160,7 @@ fn report_failure(events: &LaneSender<ShardEvent>, shard: ShardId, why: String) 
     tracing::error!(
         shard = shard.0,
         why,
-        "shard_failed: the others drain and the process ends with 1; `shardgate doctor` may say why"
+        "shard_failed: the others drain and the process ends with 1; run `shardgate doctor`"
     );
     // Control reads until every shard has ended; a full lane would mean that it is gone.
     let _ = events.try_send(ShardEvent::Failed { shard, why });

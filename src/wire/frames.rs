@@ -125,18 +125,20 @@ impl ProtocolError {
     /// Text of the close frame, for people.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            ProtocolError::ReservedBits => "reserved bits set without an extension",
-            ProtocolError::ReservedOpcode => "reserved opcode",
-            ProtocolError::NotMasked => "client frames must be masked",
-            ProtocolError::LengthNotMinimal => "frame length not in its shortest form",
-            ProtocolError::ControlTooLong => "control frame over 125 bytes",
-            ProtocolError::ControlFragmented => "fragmented control frame",
-            ProtocolError::ContinuationFirst => "continuation without a message to continue",
-            ProtocolError::MessageInterrupted => "new message inside a fragmented one",
-            ProtocolError::BadClose => "bad close frame",
-            ProtocolError::BadUtf8 => "text is not UTF-8",
-            ProtocolError::TooBig => "message too big",
-            ProtocolError::TooManyFragments => "message in too many fragments",
+            ProtocolError::ReservedBits => "a frame has reserved bits set without an extension",
+            ProtocolError::ReservedOpcode => "a frame has a reserved opcode",
+            ProtocolError::NotMasked => "a frame is not masked, as those of a client must be",
+            ProtocolError::LengthNotMinimal => "the length of a frame is not in its shortest form",
+            ProtocolError::ControlTooLong => "a control frame is over 125 bytes",
+            ProtocolError::ControlFragmented => "a control frame is fragmented",
+            ProtocolError::ContinuationFirst => "a continuation frame continues no message",
+            ProtocolError::MessageInterrupted => "a new message begins inside a fragmented one",
+            ProtocolError::BadClose => "a close frame is malformed",
+            ProtocolError::BadUtf8 => "a text is not UTF-8",
+            ProtocolError::TooBig => "a message is over message_bytes_max, which the welcome names",
+            ProtocolError::TooManyFragments => {
+                "a message has too many fragments: send fewer, larger ones"
+            }
         }
     }
 }

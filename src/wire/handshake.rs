@@ -157,12 +157,12 @@ fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
     let mut request = Request::new(&mut fields);
     match request.parse(head) {
         Ok(Status::Complete(consumed)) if consumed == head.len() => {}
-        Ok(_) => return Err((400, "not an HTTP/1.1 request")),
+        Ok(_) => return Err((400, "this is not an HTTP/1.1 request")),
         Err(httparse::Error::TooManyHeaders) => {
             return Err((431, "send at most 64 header fields"));
         }
         Err(httparse::Error::Version) => return Err((505, "use HTTP/1.1")),
-        Err(_) => return Err((400, "not an HTTP/1.1 request")),
+        Err(_) => return Err((400, "this is not an HTTP/1.1 request")),
     }
     let headers = Headers(request.headers);
     if request.version != Some(1) {
@@ -179,7 +179,7 @@ fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
     check_no_body(&headers)?;
     let (path, host) = split_target(target, host);
     if path != rules.path {
-        return Err((404, "no such path: connect to the gateway's WebSocket path"));
+        return Err((404, "this path is not served: connect to the gateway's WebSocket path"));
     }
     if !headers.has_token("Upgrade", "websocket") || !headers.has_token("Connection", "upgrade") {
         return Err((426, "upgrade to WebSocket: send Upgrade: websocket, Connection: Upgrade"));
@@ -192,7 +192,7 @@ fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
         .filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16))
         .ok_or((400, "send one Sec-WebSocket-Key: 16 bytes in base64"))?;
     if !headers.all("Sec-WebSocket-Extensions").all(is_extension_list) {
-        return Err((400, "malformed Sec-WebSocket-Extensions"));
+        return Err((400, "Sec-WebSocket-Extensions is malformed"));
     }
     check_origin(rules, &headers, host)?;
     let subprotocol = if rules.subprotocols { pick_subprotocol(&headers)? } else { None };
@@ -293,9 +293,16 @@ fn check_origin(
                     rules.origins.iter().any(|each| each.eq_ignore_ascii_case(origin))
                 }
             }),
-        _ => return Err((400, "send one Origin")),
+        _ => return Err((400, "send at most one Origin")),
     };
-    if allowed { Ok(()) } else { Err((403, "this Origin is not allowed here")) }
+    if allowed {
+        Ok(())
+    } else {
+        Err((
+            403,
+            "this Origin is not allowed: the key origins of the gateway lists those that are",
+        ))
+    }
 }
 
 /// Whether an origin has the host and port of `host`, the scheme's default port being optional.
@@ -327,7 +334,7 @@ fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal>
     if tokens.next().is_some() {
         return Err((400, "show one token: in Authorization or in one subprotocol"));
     }
-    let text = std::str::from_utf8(first).map_err(|_| (400, "a token is ASCII"))?;
+    let text = std::str::from_utf8(first).map_err(|_| (400, "a token must be ASCII"))?;
     Ok(Some(ShownToken(text.to_owned())))
 }
 

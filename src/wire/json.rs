@@ -31,11 +31,13 @@ impl BadMessage {
 }
 
 const NOT_A_MESSAGE: Reject =
-    Reject::new(Reason::BadMessage, "not a JSON object with the fields of a message");
-const TOO_DEEP: Reject = Reject::new(Reason::BadMessage, "nested deeper than 64 levels");
-const NO_ID: Reject = Reject::new(Reason::BadMessage, "neither msg_id nor type");
+    Reject::new(Reason::BadMessage, "the frame is not a JSON object with the fields of a message");
+const TOO_DEEP: Reject =
+    Reject::new(Reason::BadMessage, "the JSON is nested deeper than 64 levels");
+const NO_ID: Reject = Reject::new(Reason::BadMessage, "the message has neither msg_id nor type");
 const SEQ_RANGE: Reject = Reject::new(Reason::BadMessage, "seq is over 2^53-1");
-const TWO_PAYLOADS: Reject = Reject::new(Reason::BadMessage, "both payload and payload_base64");
+const TWO_PAYLOADS: Reject =
+    Reject::new(Reason::BadMessage, "send payload or payload_base64, not both");
 const BAD_BASE64: Reject = Reject::new(Reason::BadMessage, "payload_base64 is not base64");
 const LONG_TYPE: Reject = Reject::new(Reason::TooLarge, "type is over 32 bytes");
 const LONG_ID: Reject = Reject::new(Reason::TooLarge, "id is over 64 bytes");

@@ -15,9 +15,10 @@ use crate::wire::json::{BadMessage, check};
 /// Bytes of a field's key: every field here has a number below 16.
 pub(super) const KEY_BYTES: usize = 1;
 
-const NOT_PROTOBUF: Reject = Reject::new(Reason::BadMessage, "not a protobuf ClientMessage");
+const NOT_PROTOBUF: Reject =
+    Reject::new(Reason::BadMessage, "the frame is not a protobuf ClientMessage");
 const WRONG_TYPE: Reject = Reject::new(Reason::BadMessage, "a field has the wrong wire type");
-const OVER_32_BITS: Reject = Reject::new(Reason::BadMessage, "a uint32 field has over 32 bits");
+const OVER_32_BITS: Reject = Reject::new(Reason::BadMessage, "a uint32 field is over 2^32-1");
 const NOT_UTF8: Reject = Reject::new(Reason::BadMessage, "a string field is not UTF-8");
 
 /// Decodes one message. Unknown fields are skipped; of a field given twice the last counts.

@@ -231,10 +231,8 @@ fn the_log_filter_changes_at_run_time() {
     assert_eq!(gateway.admin_get("/log")["filter"], "error");
     assert_eq!(gateway.admin_post("/log", "{\"filter\":\"info\"}").0, 200);
     assert_eq!(gateway.admin_post("/instances/logic-1/undrain", "").0, 200);
-    eventually("it is logged again", || {
-        gateway.log().contains("instance_drain: by the operator").then_some(())
-    });
-    let told = gateway.log().matches("instance_drain: by the operator").count();
+    eventually("it is logged again", || gateway.log().contains("instance_drain: ").then_some(()));
+    let told = gateway.log().matches("instance_drain: ").count();
     assert_eq!(told, 1, "the first one was below the filter");
 }
 

@@ -17,6 +17,11 @@ fn start(config: &Config, args: &[&str]) -> Finished {
     finished
 }
 
+/// The arguments of a command of this program.
+fn own(command: &str) -> Option<&str> {
+    command.strip_prefix(env!("CARGO_BIN_EXE_shardgate"))?.strip_prefix(' ')
+}
+
 const FREE: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
 
 /// The one line of a failed start.
@@ -36,10 +41,17 @@ fn a_port_that_is_taken_is_named() {
     let address = taken.local_addr().expect("bound").to_string();
     for (flag, key) in [("--listen", "listen"), ("--admin", "admin")] {
         let other = if flag == "--listen" { "--admin" } else { "--listen" };
-        let finished = start(&Config::new(), &[flag, &address, other, "127.0.0.1:0"]);
+        let dir = Config::new().write();
+        let path = dir.path().to_str().expect("UTF-8");
+        let args = ["--config", path, flag, &address, other, "127.0.0.1:0"];
+        let finished = run(&args, |_| ());
         let line = line(&finished, 1);
         assert!(line.contains(key) && line.contains(&address), "{line}");
-        assert!(line.contains("in use"), "{line}");
+        assert!(line.contains(&format!("(process {})", std::process::id())), "{line}");
+        let (_, command) = line.rsplit_once(": ").expect("a command at the end");
+        let args = own(command).expect("our command").split(' ');
+        let judged = run(&["doctor"].into_iter().chain(args).collect::<Vec<_>>(), |_| ());
+        assert!(judged.stdout.starts_with("OK    a start would succeed"), "{command}: {judged:?}");
     }
 }
 
@@ -63,6 +75,34 @@ fn a_second_gateway_does_not_share_the_port_of_the_first() {
     let finished = start(&Config::new(), &["--listen", &ws, "--admin", "127.0.0.1:0"]);
     assert!(line(&finished, 1).contains(&ws), "{}", finished.stderr);
     Client::connect(gateway.ws);
+}
+
+#[test]
+fn a_gateway_that_is_ready_says_what_to_do_next() {
+    let config = Config::new()
+        .service("logic", &[("a", "127.0.0.1:1".parse().expect("an address"))])
+        .route(1000, "logic", "");
+    let mut gateway = Gateway::start(&config);
+    let lines: Vec<String> = (0..4).map(|_| gateway.next_line()).collect();
+    let after = |line: &str, word: &str| {
+        let rest = line.strip_prefix(&format!("  {word:10}  "));
+        rest.unwrap_or_else(|| panic!("{word} in {lines:?}")).to_owned()
+    };
+    assert_eq!(after(&lines[0], "connect to"), format!("ws://{}/ws", gateway.ws));
+    let answers = "ids 1000-1999 logic, 9000-9999 the gateway itself";
+    assert_eq!(after(&lines[1], "answers"), answers);
+    let guide = format!("http://{}/guide, the state in /health and /stats", gateway.admin);
+    assert_eq!(after(&lines[2], "read"), guide);
+    assert_eq!(gateway.request("GET /guide", "", "").0, 200);
+    // The command is pasted as it stands, into a shell that has the same environment.
+    let drain = after(&lines[3], "stop");
+    let drain = drain.strip_prefix("Ctrl-C, or: ").and_then(own).expect("our command");
+    let runtime = gateway.dir().to_owned();
+    let drained = run(&drain.split(' ').collect::<Vec<_>>(), |command| {
+        command.env("XDG_RUNTIME_DIR", runtime).env_remove("RUNTIME_DIRECTORY");
+    });
+    assert_eq!(drained.code, Some(0), "{drain}: {drained:?}");
+    assert_eq!(gateway.wait().code(), Some(0));
 }
 
 #[test]
@@ -116,7 +156,8 @@ fn a_text_that_is_no_toml_is_told_with_its_line() {
 fn a_directory_without_configuration_is_told() {
     let finished = run(&["--config", "/nonexistent/shardgate"], |_| ());
     let line = line(&finished, 64);
-    assert!(line.contains("/nonexistent/shardgate") && line.contains("--config"), "{line}");
+    assert!(line.starts_with("/nonexistent/shardgate: "), "{line}");
+    assert!(line.ends_with(" gen config /nonexistent/shardgate"), "{line}");
 }
 
 #[test]
@@ -125,7 +166,8 @@ fn wrong_usage_is_64_and_says_what_there_is() {
         let finished = run(args, |_| ());
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(64), ""), "{finished:?}");
         assert!(finished.stderr.starts_with("error: "), "{}", finished.stderr);
-        assert!(finished.stderr.contains("--help"), "{}", finished.stderr);
+        let one_line = finished.stderr.lines().count() == 1;
+        assert!(one_line && finished.stderr.ends_with("--help\n"), "{}", finished.stderr);
     }
     let finished = run(&["--listen", "nowhere", "--shards", "0"], |_| ());
     assert_eq!(finished.code, Some(64));

@@ -8,6 +8,8 @@ mod dedup;
 mod discovery;
 mod drain;
 mod frames;
+mod guide_keys;
+mod guide_reference;
 mod handshake;
 mod head_of_line;
 mod health;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// The repository.
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The vocabulary: what every layer may name.
 const WORDS: [&str; 7] = ["ids", "limits", "inspect", "message", "stats", "lanes", "mailbox"];
@@ -112,7 +112,7 @@ const NO_CIRCLES: [&str; 4] =
     ["src/config", "src/engine", "src/engine/clients", "src/engine/dispatcher"];
 
 /// `text` with comments, strings and characters blanked, so that what is left is code.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
     let blank = |out: &mut Vec<u8>, from: usize, to: usize| {
@@ -170,7 +170,7 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
 }
 
 /// The part before the tests at a file's end; nothing of a file that is all tests.
-fn without_tests<'a>(path: &str, code: &'a str) -> &'a str {
+pub(crate) fn without_tests<'a>(path: &str, code: &'a str) -> &'a str {
     if path.contains("/tests/") || path.ends_with("/tests.rs") || path.starts_with("tests/") {
         return "";
     }
@@ -384,7 +384,7 @@ fn circles(folder: &str, files: &[(String, String)]) -> Vec<String> {
 }
 
 /// All .rs files of the repository that are written by hand.
-fn sources() -> Vec<(String, String)> {
+pub(crate) fn sources() -> Vec<(String, String)> {
     let root = Path::new(ROOT);
     let mut found = Vec::new();
     let mut left: Vec<_> = ["src", "tests", "proto", "perf"].map(|d| root.join(d)).into();

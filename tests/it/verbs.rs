@@ -91,7 +91,9 @@ fn explain_does_without_a_gateway_and_says_so() {
     let finished =
         verb(&logic(), &["explain", "--msg-id", "1500", "--user", "u", "--admin", &nobody()]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert!(finished.stdout.starts_with("of the configuration alone, no gateway answers:\n"));
+    assert!(
+        finished.stdout.starts_with("from the configuration alone, because no gateway answers:\n")
+    );
     assert!(finished.stdout.contains("-> service logic") && finished.stdout.contains(" a at "));
     let finished = verb(&logic(), &["explain", "--msg-id", "7", "--admin", &nobody()]);
     assert_eq!(finished.code, Some(1), "{finished:?}");
@@ -137,6 +139,32 @@ fn the_unit_names_this_program_and_no_user_can_add_a_line() {
     assert!(finished.stdout.contains("\nUser=gate\n"), "{}", finished.stdout);
     let finished = verb(&Config::new(), &["gen", "systemd", "--user", "a\nExecStartPre=/bin/sh"]);
     assert_eq!(finished.code, Some(64), "{finished:?}");
+}
+
+#[test]
+fn what_gen_writes_is_a_configuration_and_a_protocol() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let own = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let config = own("conf");
+    let finished = run(&["gen", "config", &config], |_| ());
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let last = finished.stdout.lines().last().expect("a command");
+    let next = last
+        .strip_prefix(&format!("next: {} ", env!("CARGO_BIN_EXE_shardgate")))
+        .expect("a command of this program");
+    let checked = run(&next.split(' ').collect::<Vec<_>>(), |_| ());
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.stdout.starts_with("ok: listen 127.0.0.1:9000/ws"), "{checked:?}");
+    let again = run(&["gen", "config", &config], |_| ());
+    assert_eq!((again.code, again.stdout.lines().count()), (Some(1), 1), "{again:?}");
+    assert!(again.stdout.contains("gateway.toml exists and is not overwritten"), "{again:?}");
+    let finished = run(&["gen", "proto", &own("proto")], |_| ());
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    for name in ["client", "backend", "registry"] {
+        let path = format!("shardgate/{name}/v1/{name}.proto");
+        let text = std::fs::read_to_string(dir.path().join("proto").join(path)).expect("written");
+        assert!(text.contains(&format!("package shardgate.{name}.v1;")), "{text}");
+    }
 }
 
 #[test]

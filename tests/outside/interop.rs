@@ -168,7 +168,7 @@ fn page() -> (String, Receiver<String>) {
 }
 
 /// Path of Chromium, or of a browser made of it.
-fn chromium() -> Option<PathBuf> {
+pub fn chromium() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();

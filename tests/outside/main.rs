@@ -1,12 +1,13 @@
-//! Tests with programs that are not part of this repository: the README's commands, clients and
-//! services of other languages, etcd, Prometheus, systemd. Where one is missing, its test says so
-//! in one line.
+//! Tests with programs that are not part of this repository: the commands of the README and the
+//! guide, clients and services of other languages, browsers, etcd, Prometheus, systemd. Where one
+//! is missing, its test says so in one line.
 
+mod browser;
 mod discovery;
 mod etcd;
 mod interop;
 mod metrics;
-mod readme;
+mod pages;
 mod register;
 mod support;
 mod systemd;

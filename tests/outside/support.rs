@@ -246,11 +246,17 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Sends a GET of `path`; returns the JSON.
 pub fn get_json(address: SocketAddr, path: &str) -> serde_json::Value {
-    let mut stream = TcpStream::connect(address).expect("the admin endpoint listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("it reads");
-    let mut response = String::new();
-    stream.read_to_string(&mut response).expect("it answers and closes");
+    let response = get(address, path).expect("the admin endpoint listens, answers and closes");
     let (_, body) = response.split_once("\r\n\r\n").expect("a header");
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {response}"))
+}
+
+/// Sends a GET of `path`; returns the whole answer.
+pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
 }

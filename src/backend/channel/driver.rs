@@ -390,7 +390,11 @@ impl Driver {
 
     /// Notes a GOAWAY. After ENHANCE_YOUR_CALM keepalive pings are sent half as often (gRFC A8).
     fn note_going_away(&mut self, going_away: &GoingAway) {
-        tracing::info!(instance = %self.instance.name, why = %going_away.why, "backend_going_away");
+        tracing::info!(
+            instance = %self.instance.name,
+            why = %going_away.why,
+            "backend_going_away: the service closes this connection; another one is opened"
+        );
         if going_away.calm {
             self.keepalive_us = self.keepalive_us.saturating_mul(2);
         }

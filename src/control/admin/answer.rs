@@ -32,7 +32,7 @@ impl HttpError {
 
     /// The error of a request that control does not answer.
     pub fn ending() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "control is busy or ending; try again")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the control thread is busy or ends: try again")
     }
 }
 

@@ -24,7 +24,12 @@ struct Filter {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
-    let wrong = |e| HttpError::new(StatusCode::BAD_REQUEST, format!("the body: {e}"));
+    let wrong = |e| {
+        HttpError::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body is not the JSON of this path: {e}"),
+        )
+    };
     serde_json::from_slice(body).map_err(wrong)
 }
 
@@ -36,7 +41,11 @@ fn nothing(body: &[u8]) -> Result<(), HttpError> {
     match read::<Map<String, Value>>(body)?.keys().next() {
         None => Ok(()),
         // A key that means something to the client must not be ignored in silence.
-        Some(_) => Err(HttpError::new(StatusCode::BAD_REQUEST, "the body: no key is known here")),
+        Some(key) => {
+            let shown: String = key.chars().take(64).collect();
+            let why = format!("this path takes no key, so not {shown:?}: send {{}} or no body");
+            Err(HttpError::new(StatusCode::BAD_REQUEST, why))
+        }
     }
 }
 
@@ -85,7 +94,7 @@ async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> Chang
         return Ok((StatusCode::OK, Json(json!({ "instance": id, "draining": on }))));
     }
     let shown: String = id.chars().take(64).collect();
-    let why = format!("there is no instance {shown:?}; GET /services lists them");
+    let why = format!("no instance has the id {shown:?}: GET /services lists those that are there");
     Err(HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
@@ -112,7 +121,10 @@ pub async fn log(body: Bytes) -> Changed {
 pub async fn dump(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
     let dumped = admin.ask(ControlRequest::Dump).await?.map_err(|error| {
-        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write it: {error}"))
+        HttpError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the files of the dump cannot be written: {error}"),
+        )
     })?;
     let body = json!({
         "histograms": dumped.histograms.to_string_lossy(),

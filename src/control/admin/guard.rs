@@ -63,11 +63,11 @@ pub async fn check_origin(
     let headers = request.headers();
     let refused = |why| HttpError::new(StatusCode::FORBIDDEN, why).into_response();
     let mut response = if !host_is_ours(headers, rules.address) {
-        refused("Host is not this endpoint's")
+        refused("Host names another server: use localhost or the address of admin.listen")
     } else if !origin_is_ours(headers, rules.tls) {
-        refused("Origin is not this endpoint's")
+        refused("Origin names a page of another server, which gets no answer")
     } else if !is_from_here(headers) {
-        refused("Sec-Fetch-Site says that a page of another site asks")
+        refused("Sec-Fetch-Site names a page of another site, which gets no answer")
     } else {
         next.run(request).await
     };
@@ -93,7 +93,8 @@ pub async fn check_access(
             }
         };
         if let Err(challenge) = check_token(request.headers(), token) {
-            let why = "show the token: Authorization: Bearer <the one of admin.token or its file>";
+            let why = "this path needs the token of admin.token or its file: send it as \
+                       Authorization: Bearer <token>";
             let refused = HttpError::new(StatusCode::UNAUTHORIZED, why);
             return ([(header::WWW_AUTHENTICATE, challenge)], refused).into_response();
         }

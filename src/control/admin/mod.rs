@@ -4,6 +4,7 @@
 mod answer;
 mod change;
 mod guard;
+mod guide;
 mod read;
 mod routes;
 mod sockets;
@@ -55,7 +56,10 @@ pub fn serve(
     let tls = sockets::tls(settings).map_err(io::Error::other)?;
     let token = token::for_server(settings, address.port());
     if let Err(why) = &token {
-        tracing::warn!(why, "admin_token: nothing can be changed through the admin endpoint");
+        tracing::warn!(
+            why,
+            "admin_token_missing: the admin endpoint refuses every request that needs the token"
+        );
     }
     let rules = Rules { address, tls: tls.is_some(), token };
     let router = router(Admin { info, requests }, Arc::new(rules));
@@ -67,7 +71,7 @@ pub fn serve(
             () = accepting => {}
             ended = serving.into_future() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "admin endpoint ended");
+                    tracing::error!(%error, "admin_ended: nothing answers there until a restart");
                 }
             }
         }
@@ -81,7 +85,7 @@ fn router(admin: Admin, rules: Arc<Rules>) -> Router {
         let layer = from_fn_with_state((rules.clone(), route.access()), check_access);
         router = router.route(route.path, route.handler().route_layer(layer));
     }
-    let no_such = "no such endpoint; GET / lists all";
+    let no_such = "this path is not served: GET / lists those that are";
     router
         .fallback(async move || HttpError::new(StatusCode::NOT_FOUND, no_such))
         .layer(from_fn_with_state(rules, check_origin))

@@ -26,7 +26,7 @@ pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),
         false => {
-            let why = "shards start or stop, or one failed; GET /health says more";
+            let why = "not every shard serves: GET /health shows which and why";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
     }

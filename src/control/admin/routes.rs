@@ -8,7 +8,8 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::answer::{PLAIN, Text, text};
 use super::guard::Access;
-use super::{Admin, change, read};
+use super::{Admin, change, guide, read};
+use crate::guide::{PICTURE, STYLE};
 
 /// A row of the table: a path with a method.
 pub struct Route {
@@ -23,6 +24,9 @@ pub struct Route {
 pub enum Answer {
     /// A text of the program itself. As it is no function, it can hold no data of the gateway.
     Static(Page),
+    /// A handler that shows texts of the program itself. As it has no state, it can reach no data
+    /// of the gateway.
+    Guide(fn() -> MethodRouter),
     /// A handler that only shows something: GET.
     Read(fn() -> MethodRouter<Admin>),
     /// A handler that changes something: POST.
@@ -39,7 +43,20 @@ pub struct Page {
 
 impl Route {
     const fn page(path: &'static str, about: &'static str, text: &'static str) -> Self {
-        Self { path, about, answer: Answer::Static(Page { media: PLAIN, text }) }
+        Self::file(path, about, PLAIN, text)
+    }
+
+    const fn file(
+        path: &'static str,
+        about: &'static str,
+        media: &'static str,
+        text: &'static str,
+    ) -> Self {
+        Self { path, about, answer: Answer::Static(Page { media, text }) }
+    }
+
+    const fn guide(path: &'static str, about: &'static str, handler: fn() -> MethodRouter) -> Self {
+        Self { path, about, answer: Answer::Guide(handler) }
     }
 
     const fn read(
@@ -61,7 +78,7 @@ impl Route {
     /// Requirements of the route.
     pub fn access(&self) -> Access {
         match self.answer {
-            Answer::Static(_) => Access::Static,
+            Answer::Static(_) | Answer::Guide(_) => Access::Static,
             Answer::Read(_) => Access::Read,
             Answer::Change(_) => Access::Change,
         }
@@ -81,64 +98,95 @@ impl Route {
             Answer::Static(Page { media, text }) => {
                 get(async move || ([(header::CONTENT_TYPE, media)], text))
             }
+            Answer::Guide(handler) => handler().with_state(()),
             Answer::Read(handler) | Answer::Change(handler) => handler(),
         }
     }
 }
 
 pub const ROUTES: &[Route] = &[
-    Route::read("/", "this list", || get(index)),
-    Route::read("/health", "how everything is; 503 when a shard is not well", || get(read::health)),
-    Route::page("/healthz", "200 as long as control runs: for liveness probes", "ok\n"),
-    Route::read("/readyz", "200 when all shards serve: for readiness probes", || get(read::readyz)),
-    Route::read("/stats", "everything counted, in sum and a shard", || get(read::stats)),
-    Route::read("/routing/stats", "routing, cache, queue, dispatch, in sum and a shard", || {
-        get(read::routing_stats)
+    Route::read("/", "list all paths", || get(index)),
+    Route::read(
+        "/health",
+        "state of shards, sources and services; 503 unless all shards serve",
+        || get(read::health),
+    ),
+    Route::page("/healthz", "200 while the control thread runs: for liveness probes", "ok\n"),
+    Route::read("/readyz", "200 while all shards serve: for readiness probes", || {
+        get(read::readyz)
+    }),
+    Route::read("/stats", "all counters, levels and times, in sum and by shard", || {
+        get(read::stats)
     }),
     Route::read(
+        "/routing/stats",
+        "routing, cache, queue and dispatch, in sum and by shard",
+        || get(read::routing_stats),
+    ),
+    Route::read(
         "/routing/explain",
-        "where a message goes, and why: ?msg_id=&key=&user=&session=",
+        "which instance gets a message, and why: ?msg_id=&key=&user=&tenant=&session=",
         || get(read::explain),
     ),
-    Route::read("/metrics", "Prometheus text", || get(read::metrics)),
+    Route::read("/metrics", "all metrics for Prometheus", || get(read::metrics)),
     Route::read("/shards", "state, version, core and load of each shard", || get(read::shards)),
     Route::read("/services", "services with their routes and instances", || get(read::services)),
-    Route::read("/connections", "connections: counts; ?top=N talkers; ?session=<id> one", || {
-        get(read::connections)
-    }),
-    Route::read("/histograms", "HdrHistogram V2 interval log of all stages", || {
+    Route::read(
+        "/connections",
+        "counts of connections; ?top=N the busiest; ?session=ID one",
+        || get(read::connections),
+    ),
+    Route::read("/histograms", "times of all stages, as an HdrHistogram V2 interval log", || {
         get(read::histograms)
     }),
-    Route::read("/config", "every setting and where it came from, services and routes", || {
+    Route::read("/config", "every setting with its origin, services and routes", || {
         get(read::config)
     }),
     Route::read("/log", "the log filter in force", || get(read::log)),
-    Route::change("/log", "change it: {\"filter\": \"info,shardgate::backend=debug\"}", || {
-        post(change::log)
+    Route::change(
+        "/log",
+        "change the log filter: {\"filter\": \"warn,shardgate::backend=info\"}",
+        || post(change::log),
+    ),
+    Route::change("/reload", "read the files again, and apply all of them or nothing", || {
+        post(change::reload)
     }),
-    Route::change("/reload", "read the files again, all or nothing", || post(change::reload)),
-    Route::change("/instances/{id}/drain", "give an instance nothing new", || {
+    Route::change("/instances/{id}/drain", "give an instance no new messages", || {
         post(change::drain_instance)
     }),
-    Route::change("/instances/{id}/undrain", "give it something again", || {
+    Route::change("/instances/{id}/undrain", "give an instance new messages again", || {
         post(change::undrain_instance)
     }),
     Route::change("/drain", "stop the gateway in order, as SIGTERM does", || post(change::drain)),
     Route::change("/dump", "write histograms and state to files, as SIGUSR1 does", || {
         post(change::dump)
     }),
-    Route::read("/openapi.json", "this endpoint described as OpenAPI 3.1", || get(read::openapi)),
-    Route::page("/robots.txt", "keeps crawlers away", "User-agent: *\nDisallow: /\n"),
+    Route::read("/openapi.json", "description of these paths, OpenAPI 3.1", || get(read::openapi)),
+    Route::guide(
+        "/guide",
+        "the guide of this version, for a browser; ?q=words searches it",
+        || get(guide::index),
+    ),
+    Route::guide("/guide/{page}", "one page of the guide", || get(guide::named)),
+    Route::file("/guide/guide.css", "style of the guide", "text/css; charset=utf-8", STYLE),
+    Route::file("/guide/way-of-a-message.svg", "picture of the guide", "image/svg+xml", PICTURE),
+    Route::page("/robots.txt", "keep crawlers away", "User-agent: *\nDisallow: /\n"),
 ];
 
 async fn index() -> Text {
+    text(PLAIN, list())
+}
+
+/// One line for each route: method, path and purpose.
+fn list() -> String {
     let mut list = format!("shardgate {}\n\n", env!("CARGO_PKG_VERSION"));
+    let width = ROUTES.iter().map(|route| route.path.len() + 2).max().unwrap_or(0);
     for route in ROUTES {
-        writeln!(list, "{:<5}{:<26}{}", route.method(), route.path, route.about)
+        writeln!(list, "{:<5}{:<width$}{}", route.method(), route.path, route.about)
             .expect("a string takes it");
     }
     list.push_str(
-        "\nPOST needs Content-Type: application/json and Authorization: Bearer <token>\n",
+        "\nA POST needs Content-Type: application/json and Authorization: Bearer <token>.\n",
     );
-    text(PLAIN, list)
+    list
 }

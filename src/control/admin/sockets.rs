@@ -73,7 +73,11 @@ pub async fn accept(
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "admin accept failed");
+                tracing::warn!(
+                    %error,
+                    "admin_accept_failed: the admin endpoint cannot accept a connection; raise \
+                     `ulimit -n` (LimitNOFILE) if files are the cause"
+                );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -93,7 +97,11 @@ pub async fn accept(
             match tls.accept(stream).await {
                 // An error is the end of the endpoint.
                 Ok(stream) => drop(ready.send((Stream::Tls(Box::new(stream)), peer)).await),
-                Err(error) => tracing::debug!(%peer, %error, "admin handshake failed"),
+                Err(error) => tracing::debug!(
+                    %peer,
+                    %error,
+                    "admin_handshake_failed: a client of the admin endpoint failed to agree on TLS"
+                ),
             }
         });
     }

@@ -111,7 +111,7 @@ async fn explain_says_what_was_hashed_who_owns_it_and_what_each_shard_would_do()
     assert!(with_tenant["why"][0].as_str().unwrap().starts_with("auth.tenants is \"one\""));
     let (_, nothing) = ask("msg_id=1000").await;
     assert_eq!((&nothing["hash"], &nothing["shards"]), (&Value::Null, &json!([])));
-    assert!(nothing["why"][0].as_str().unwrap().contains("give key= or session="));
+    assert!(nothing["why"][0].as_str().unwrap().contains("add key= or session="));
     let (_, no_route) = ask("msg_id=5&key=k").await;
     assert!(no_route["why"][0].as_str().unwrap().starts_with("NO_ROUTE"));
     let (_, own) = ask("msg_id=9000").await;

@@ -92,23 +92,6 @@ pub enum HealthEvent {
     Unchecked,
 }
 
-impl HealthEvent {
-    /// Name in the log.
-    pub fn name(&self) -> &'static str {
-        match self {
-            HealthEvent::Ejected { .. } => "ejected",
-            HealthEvent::OnTrial => "on_trial",
-            HealthEvent::Warming => "warming",
-            HealthEvent::Trusted => "trusted",
-            HealthEvent::Forgiven => "forgiven",
-            HealthEvent::Checked => "checked",
-            HealthEvent::CheckedDown { .. } => "checked_down",
-            HealthEvent::CheckedUp => "checked_up",
-            HealthEvent::Unchecked => "unchecked",
-        }
-    }
-}
-
 /// State of an instance in one word. The worst of several counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {

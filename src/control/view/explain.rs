@@ -104,25 +104,26 @@ impl<'a> Explanation<'a> {
         let (Some(route), Some(service)) = (self.route, self.service) else {
             return vec![match is_of_gateway(overview, params.msg_id) {
                 true => "the gateway answers this id itself (gateway.ids)".into(),
-                false => "NO_ROUTE: no [[route]] has this id; /services lists them all".into(),
+                false => {
+                    "NO_ROUTE: no [[route]] has this id: GET /services lists all routes".into()
+                }
             }];
         };
         let name = &service.name;
         let on = hash_on(route.hash_on);
         let Some((hashed, _)) = self.hashed else {
             return vec![format!(
-                "the route hashes the {on}, and the session where there is none: give {on}= or \
+                "the route hashes the {on}, or the session if there is none: add {on}= or \
                  session="
             )];
         };
         let mut why = Vec::new();
         if !params.tenant.is_empty() && !has_tenants(overview) {
-            let unused =
-                "auth.tenants is \"one\": no client has a tenant, so tenant= counts for nothing";
+            let unused = "auth.tenants is \"one\": no client has a tenant, so tenant= is ignored";
             why.push(unused.into());
         }
         if hashed.name() != on {
-            why.push(format!("the route hashes the {on}; without one the session counts"));
+            why.push(format!("the route hashes the {on}; without one it hashes the session"));
         }
         for instance in instances_of(overview, service).filter(|i| i.draining) {
             why.push(format!("{} is draining: it is not on the ring", instance.name));
@@ -143,18 +144,20 @@ impl<'a> Explanation<'a> {
             return vec![format!("{} owns the hash on the ring", owner.name)];
         }
         let (word, reason) = standing(self.overview, owner.id);
-        let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
+        let reason = reason.map(|r| format!(" ({r})")).unwrap_or_default();
         let percent = owner.share.get();
         let refused = format!(
-            "{} owns the hash on the ring, but is {word}{reason}, and takes {percent} % of its \
-             keys, this one not",
+            "{} owns the hash on the ring, but it is {word}{reason} and takes {percent} % of its \
+             keys, not this one",
             owner.name
         );
         let next = self.chosen.and_then(|id| name_of(self.overview, id));
         let instead = match (next, route.failover) {
-            (Some(next), _) => format!("{next} is the next clockwise that takes it"),
-            (None, Failover::None) => "UNAVAILABLE: failover = \"none\", so nobody else".into(),
-            (None, Failover::Next) => "UNAVAILABLE: nobody else takes it either".into(),
+            (Some(next), _) => format!("{next} is the next on the ring that takes it"),
+            (None, Failover::None) => {
+                "UNAVAILABLE: failover = \"none\", so no other instance takes it".into()
+            }
+            (None, Failover::Next) => "UNAVAILABLE: no other instance takes it".into(),
         };
         vec![refused, instead]
     }
@@ -162,12 +165,12 @@ impl<'a> Explanation<'a> {
 
 /// Sentence on a shard that chooses another instance than the snapshot in force.
 fn other_choice(overview: &Overview, shard: u16, info: &RouteInfo) -> String {
-    let to = info.chosen.and_then(|id| name_of(overview, id)).unwrap_or("nobody");
+    let to = info.chosen.and_then(|id| name_of(overview, id)).unwrap_or("no instance");
     let down = info.links.iter().filter(|(_, link)| *link == "down");
     let down: Vec<&str> = down.filter_map(|(id, _)| name_of(overview, *id)).collect();
     let version = overview.directory.snapshot.version;
     let because = match (down.is_empty(), info.version == version) {
-        (false, _) => format!("its link is down to {}", down.join(", ")),
+        (false, _) => format!("it has no connection to {}", down.join(", ")),
         (true, false) => format!("it still works by version {}", info.version),
         (true, true) => "its state has just changed".into(),
     };
@@ -184,7 +187,7 @@ fn is_of_gateway(overview: &Overview, msg_id: u32) -> bool {
 }
 
 /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token names
-/// another, so the one that was asked for counts for nothing.
+/// another, so the one that was asked for is ignored.
 fn described<'a>(overview: &Overview, params: &'a ExplainParams) -> Described<'a> {
     Described {
         key: params.key.as_deref().unwrap_or_default(),

@@ -92,7 +92,7 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
         }
     }
     for name in &directory.panicking {
-        reasons.push(format!("service {name}: too few instances are healthy, all are used"));
+        reasons.push(format!("service {name}: too few instances are healthy, so all are used"));
     }
     for service in present(overview) {
         let all = instances_of(overview, service).count();
@@ -101,7 +101,7 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
         }
     }
     if !directory.routes_refused.is_empty() {
-        reasons.push("routes of a source were refused: those in force stay".into());
+        reasons.push("the routes of a source were refused, so those in force stay".into());
     }
     reasons
 }

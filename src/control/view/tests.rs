@@ -81,7 +81,7 @@ fn what_is_elsewhere_makes_health_degraded_and_never_503() {
         body["degraded_by"],
         json!([
             "source etcd: connection refused",
-            "service chat: too few instances are healthy, all are used",
+            "service chat: too few instances are healthy, so all are used",
             "service logic: no instance takes messages",
         ])
     );
@@ -116,8 +116,8 @@ fn explain_says_why_the_owner_does_not_get_it() {
     let said = show(&overview);
     assert!(said["instance"].is_null() && said["owner"].is_string(), "{said}");
     let why = said["why"].to_string();
-    assert!(why.contains("is ejected: 5 calls in a row failed, and takes 0 %"), "{why}");
-    assert!(why.contains("UNAVAILABLE: nobody else takes it either"), "{why}");
+    assert!(why.contains("is ejected (5 calls in a row failed) and takes 0 %"), "{why}");
+    assert!(why.contains("UNAVAILABLE: no other instance takes it"), "{why}");
 }
 
 #[test]

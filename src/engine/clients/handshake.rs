@@ -55,8 +55,7 @@ impl Clients {
         match progress {
             Progress::Partial => Handshake::ReadMore,
             Progress::Refuse { response, status, why } => {
-                tracing::debug!(shard = cx.config.shard.0, status, why, "handshake_refused");
-                cx.stats.inc(Counter::HandshakeRefused);
+                note_refusal(cx, status, why);
                 self.linger(cx, id, &response, now);
                 Handshake::ReadMore
             }
@@ -127,14 +126,13 @@ impl Clients {
         after_ms: u32,
         now: Micros,
     ) {
-        tracing::debug!(shard = cx.config.shard.0, status, why, "handshake_refused");
-        cx.stats.inc(Counter::HandshakeRefused);
+        note_refusal(cx, status, why);
         self.linger(cx, id, &handshake::refuse_for(status, why, after_ms), now);
     }
 
     /// Answers an upgrade request, complete or not, because the gateway stops.
     pub fn refuse_for_stop(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
-        self.refuse_upgrade(cx, id, 503, "this gateway is stopping; connect again", 1_000, now);
+        self.refuse_upgrade(cx, id, 503, "the gateway stops: connect again", 1_000, now);
     }
 
     /// Answers an upgrade request that was not complete in time.
@@ -143,4 +141,15 @@ impl Clients {
         let response = handshake::refuse(408, "the upgrade request was not complete in time");
         self.linger(cx, id, &response, now);
     }
+}
+
+/// Counts and logs a handshake that is answered with an error.
+fn note_refusal(cx: &mut Context<'_>, status: u16, why: &str) {
+    cx.stats.inc(Counter::HandshakeRefused);
+    tracing::debug!(
+        shard = cx.config.shard.0,
+        status,
+        why,
+        "handshake_refused: an upgrade request is answered with an error"
+    );
 }

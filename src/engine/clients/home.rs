@@ -64,12 +64,12 @@ pub fn places(connections_max: usize) -> usize {
 
 const CROWDED: Reject = Reject {
     reason: Reason::Unavailable,
-    text: "the shard of this user is full; connect again later",
+    text: "the shard of this user has no room: connect again later",
     retry_after_ms: 1_000,
 };
 const OVERRUN: Reject = Reject {
     reason: Reason::RateLimited,
-    text: "too many connections of your address",
+    text: "your address has too many connections: close one",
     retry_after_ms: 1_000,
 };
 

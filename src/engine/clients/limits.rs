@@ -41,9 +41,10 @@ pub struct OpenRefusal {
 
 impl OpenRefusal {
     /// No room for anybody.
-    pub const FULL: Self = Self::unavailable("this gateway is full; try again later");
+    pub const FULL: Self =
+        Self::unavailable("the gateway has no room for another connection: try again later");
     const TOO_MANY_UNAUTHENTICATED: Self =
-        Self::unavailable("too many clients are about to sign in; try again later");
+        Self::unavailable("too many clients have not signed in yet: try again later");
 
     const fn unavailable(text: &'static str) -> Self {
         Self { status: 503, text, retry_after_ms: COME_BACK_MS }
@@ -221,18 +222,24 @@ impl Clients {
             }
             Err(Over::Connections) => (
                 Counter::AddressConnectionsRefused,
-                OpenRefusal::of_address("too many connections of your address", COME_BACK_MS),
+                OpenRefusal::of_address(
+                    "your address has too many connections: close one",
+                    COME_BACK_MS,
+                ),
             ),
             Err(Over::Unauthenticated) => (
                 Counter::AddressUnauthenticatedRefused,
                 OpenRefusal::of_address(
-                    "too many connections of your address have not signed in",
+                    "too many connections of your address have not signed in: sign in on one",
                     COME_BACK_MS,
                 ),
             ),
             Err(Over::Rate(us)) => (
                 Counter::AddressConnectsRefused,
-                OpenRefusal::of_address("too many new connections of your address", in_ms(us)),
+                OpenRefusal::of_address(
+                    "your address opens too many connections a second: try again later",
+                    in_ms(us),
+                ),
             ),
         };
         cx.stats.inc(counter);
@@ -263,9 +270,11 @@ impl Clients {
                     "this user has too many connections: close one",
                     COME_BACK_MS,
                 ),
-                Err(Over::Rate(us)) => {
-                    (Counter::UserConnectsRefused, "this user connects too often", in_ms(us))
-                }
+                Err(Over::Rate(us)) => (
+                    Counter::UserConnectsRefused,
+                    "this user opens too many connections a second: try again later",
+                    in_ms(us),
+                ),
             };
         cx.stats.inc(counter);
         Err(Reject { reason: Reason::RateLimited, text, retry_after_ms })
@@ -312,13 +321,13 @@ impl Clients {
         if is_limited(limits.addresses.rule().messages.per_s, address) {
             over = limits.addresses.take_message(address, now).map_err(|us| {
                 cx.stats.inc(Counter::AddressMessagesRefused);
-                ("your address sends too many messages a second", us)
+                ("your address sends too many messages a second: wait for retry_after_ms", us)
             });
         }
         if over.is_ok() && is_limited(limits.users.rule().messages.per_s, user) {
             over = limits.users.take_message(user, now).map_err(|us| {
                 cx.stats.inc(Counter::UserMessagesRefused);
-                ("this user sends too many messages a second", us)
+                ("this user sends too many messages a second: wait for retry_after_ms", us)
             });
         }
         let Err((text, us)) = over else { return Ok(()) };

@@ -302,7 +302,13 @@ impl Clients {
     /// reads within the close timeout; nothing is added to what waits any more.
     pub fn close_slow(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         cx.stats.inc(Counter::ClosedSlow);
-        self.close(cx, id, close::TOO_SLOW, "answers are not read fast enough", now);
+        self.close(
+            cx,
+            id,
+            close::TOO_SLOW,
+            "answers were not read fast enough: read them as they come",
+            now,
+        );
     }
 
     /// Answers the client's Close frame, unless ours came first: both are exchanged.

@@ -12,13 +12,16 @@ use crate::stats::Counter;
 use crate::wire::{client, frames, json, protobuf};
 
 /// A service's answer to a JSON client must be JSON.
-const NOT_JSON: Reject = Reject::new(Reason::BadServiceReply, "the service's answer is not JSON");
+const NOT_JSON: Reject =
+    Reject::new(Reason::BadServiceReply, "the message ran, but the service's answer is not JSON");
 /// Larger than a client's whole outbox.
-const REPLY_TOO_LARGE: Reject =
-    Reject::new(Reason::BadServiceReply, "the service's answer is larger than outbox_bytes_max");
+const REPLY_TOO_LARGE: Reject = Reject::new(
+    Reason::BadServiceReply,
+    "the message ran, but its answer is larger than outbox_bytes_max",
+);
 /// Pongs are not written while more than this waits: 16 KiB, two hundred replies.
 const PONG_OUTBOX_BYTES_MAX: usize = 16 << 10;
-/// Between two errors that tell how many one-way messages were refused.
+/// Between two errors that tell how many messages without seq were refused; count says how many.
 const ONE_WAY_EVERY_US: u64 = 1_000_000;
 
 impl Clients {
@@ -194,7 +197,7 @@ impl Clients {
             kind: "error",
             status: reason.status(),
             reason: Some(reason),
-            message: "one-way messages were refused",
+            message: "messages without seq were refused; count says how many",
             payload: &payload,
             ..ServerMessage::default()
         };

@@ -124,11 +124,13 @@ pub(crate) enum UpgradeDecision {
 
 const NO_KEYS: Reject = Reject {
     reason: Reason::Unavailable,
-    text: "the keys of tokens cannot be had at the moment",
+    text: "the gateway has no keys for tokens at the moment: send the token again",
     retry_after_ms: 1_000,
 };
-const SOMEBODY_ELSE: Reject =
-    Reject::new(Reason::Forbidden, "this connection is another user's: open one of your own");
+const SOMEBODY_ELSE: Reject = Reject::new(
+    Reason::Forbidden,
+    "this connection belongs to another user: open one for this user",
+);
 
 impl Clients {
     fn verify(&mut self, cx: &mut Context<'_>, token: &str, now: Micros) -> Verified {
@@ -145,7 +147,11 @@ impl Clients {
             Err(_) if verifier.key_may_come(token, unix_s) => self.lacks_keys(cx, now),
             Err(refusal) => {
                 cx.stats.inc(counter(refusal));
-                tracing::debug!(shard = cx.config.shard.0, why = refusal.label(), "token_refused");
+                tracing::debug!(
+                    shard = cx.config.shard.0,
+                    why = refusal.label(),
+                    "token_refused: the token of a client is not accepted"
+                );
                 Verified::Bad(refusal)
             }
         }
@@ -239,7 +245,10 @@ impl Clients {
     ) -> Result<(), Reject> {
         const FORM: Reject =
             Reject::new(Reason::BadMessage, "the payload must be {\"token\": text}");
-        const OFF: Reject = Reject::new(Reason::Unimplemented, "nobody signs in to this gateway");
+        const OFF: Reject = Reject::new(
+            Reason::Unimplemented,
+            "this gateway takes no tokens: send your messages without auth",
+        );
         let encoding = self.conns.get(id).expect("the caller has it").encoding;
         if self.sign_in.verifier.is_none() {
             return Err(OFF);
@@ -272,7 +281,13 @@ impl Clients {
             Verified::Bad(refusal) => {
                 self.tell_error(cx, id, seq, Reason::Unauthenticated, &refusal.text(), 0);
                 cx.stats.inc(Counter::ClosedBadToken);
-                self.close(cx, id, close::BAD_TOKEN, "bad token", now);
+                self.close(
+                    cx,
+                    id,
+                    close::BAD_TOKEN,
+                    "the token was refused: connect again with another one",
+                    now,
+                );
             }
             Verified::NoKeys => {
                 let Reject { reason, text, retry_after_ms } = NO_KEYS;
@@ -391,7 +406,13 @@ impl Clients {
         let expires = conn.session.user().map(|user| user.expires_unix_s);
         if expires.is_some_and(|at| at <= self.sign_in.unix_s(now)) {
             cx.stats.inc(Counter::ClosedTokenExpired);
-            self.close(cx, id, close::TOKEN_EXPIRED, "the token has expired", now);
+            self.close(
+                cx,
+                id,
+                close::TOKEN_EXPIRED,
+                "the token has expired: connect again with a new one",
+                now,
+            );
             return true;
         }
         // A reload switched `auth.required` off.
@@ -405,7 +426,13 @@ impl Clients {
         let is_ours = conn.pending_auth.is_some() || conn.moving.is_some();
         if conn.auth_by <= now && self.sign_in.required && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);
-            self.close(cx, id, close::NO_AUTH, "no token in time", now);
+            self.close(
+                cx,
+                id,
+                close::NO_AUTH,
+                "no token came in time: connect again and send auth first",
+                now,
+            );
             return true;
         }
         false

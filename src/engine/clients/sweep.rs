@@ -60,7 +60,7 @@ impl Clients {
             }
             Phase::Open if conn.holds.is_empty() && now.since(conn.heard) > silent_us => {
                 cx.stats.inc(Counter::ClosedNoHeartbeat);
-                let why = "nothing heard for two heartbeats";
+                let why = "no frame came for twice heartbeat_ms: send a heartbeat in that time";
                 self.close(cx, id, close::NO_HEARTBEAT, why, now);
             }
             Phase::Open if conn.one_way.count > 0 => self.tell_refused(cx, id, now),

@@ -18,24 +18,25 @@ use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affi
 use crate::stats::Counter;
 use crate::wire::json;
 
-const NO_ROUTE: Reject = Reject::new(Reason::NoRoute, "no route for this msg_id");
+const NO_ROUTE: Reject =
+    Reject::new(Reason::NoRoute, "no route has this msg_id: send an id that a service owns");
 const NO_INSTANCE: Reject = Reject {
     reason: Reason::Unavailable,
-    text: "no instance of the service can be reached",
+    text: "no instance of the service can be reached: send the message again",
     retry_after_ms: 1_000,
 };
 const QUEUE_FULL: Reject = Reject {
     reason: Reason::QueueFull,
-    text: "too many messages wait for this service",
+    text: "too many messages wait for this service: send the message again later",
     retry_after_ms: 100,
 };
 const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,
-    "only clients that signed in may send this: send an auth message first",
+    "only clients that signed in may send this message: send auth with a token first",
 );
 const DRAINING: Reject = Reject {
     reason: Reason::Draining,
-    text: "the gateway is stopping; connect again",
+    text: "the gateway stops and takes no new messages: connect again",
     retry_after_ms: 1_000,
 };
 
@@ -235,18 +236,18 @@ impl Dispatcher {
         match self.dedup.check(&name, now) {
             Lookup::New => self.dedup.begin(&name, now).map(DedupDecision::First).ok_or(Reject {
                 reason: Reason::QueueFull,
-                text: "too many ids are remembered; send without an id or later",
+                text: "too many ids are remembered: send the message later, or without an id",
                 retry_after_ms: 1_000,
             }),
             Lookup::Mismatch => Err(Reject::new(
                 Reason::BadMessage,
-                "this id was used for another msg_id or payload",
+                "this id was used for another msg_id or payload: give each message its own id",
             )),
             Lookup::FinishedNotStored => {
                 cx.stats.inc(Counter::Duplicates);
                 Err(Reject::new(
                     Reason::Duplicate,
-                    "this id was executed before; its answer is not stored",
+                    "a message with this id has ended before, and its answer is not stored",
                 ))
             }
             Lookup::Finished(reply) => {
@@ -273,7 +274,7 @@ impl Dispatcher {
     ) -> Result<(), Reject> {
         const FULL: Reject = Reject {
             reason: Reason::QueueFull,
-            text: "too many duplicates wait for this id",
+            text: "too many duplicates wait for this id: wait for the answer to the first one",
             retry_after_ms: 1_000,
         };
         if self.requests.is_full() {
@@ -311,7 +312,7 @@ fn payload_of<'a>(
         }
         (PayloadKind::Json, _, Some(_)) => Err(Reject::new(
             Reason::BadMessage,
-            "this route takes payload, any JSON value, not payload_base64",
+            "this route takes a JSON value in payload: send no payload_base64",
         )),
         (PayloadKind::Bytes, _, Some(text)) => json::decode_base64(text).map(Cow::Owned),
         (PayloadKind::Bytes, Encoding::Json, None) if message.payload.is_empty() => {
@@ -319,7 +320,7 @@ fn payload_of<'a>(
         }
         (PayloadKind::Bytes, Encoding::Json, None) => Err(Reject::new(
             Reason::BadMessage,
-            "this route takes payload_base64, bytes, not payload",
+            "this route takes bytes in payload_base64: send no payload",
         )),
     }
 }

@@ -14,7 +14,7 @@ use crate::stats::{Counter, Stage};
 /// Answer instead of one that says "not run" if an earlier attempt may have run.
 const MAY_HAVE_RUN: Reject = Reject::new(
     Reason::OutcomeUnknown,
-    "sent to the service before, which did not answer; it may have run",
+    "the service did not answer an earlier attempt: the message may have run",
 );
 
 impl<'a> Answer<'a> {

@@ -387,5 +387,7 @@ fn items_max(settings: &BatchSettings, mode: Mode) -> usize {
 const REQUEST_BYTES_MAX: usize = limits::ID_BYTES_MAX + limits::KEY_BYTES_MAX + 1024;
 
 /// Answer to a request whose deadline passed in the queue.
-pub const EXPIRED: Reject =
-    Reject::new(Reason::Expired, "the deadline passed before the message was sent");
+pub const EXPIRED: Reject = Reject::new(
+    Reason::Expired,
+    "the deadline passed before the message was sent to the service: it did not run",
+);

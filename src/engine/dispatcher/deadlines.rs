@@ -12,12 +12,12 @@ use crate::stats::Counter;
 
 const CUT_OFF: Reject = Reject {
     reason: Reason::Draining,
-    text: "the gateway stopped before the message was sent",
+    text: "the gateway stopped before the message was sent, so it did not run: connect again",
     retry_after_ms: 1_000,
 };
 const NO_ANSWER: Reject = Reject::new(
     Reason::OutcomeUnknown,
-    "sent to the service, which did not answer in time; it may have run",
+    "the message was sent to the service, which did not answer in time: it may have run",
 );
 
 impl Dispatcher {

@@ -17,10 +17,12 @@ use crate::wire::backend::{ResponseItem, read_responses};
 
 const NO_RESPONSE: Reject = Reject::new(
     Reason::BadServiceReply,
-    "the service's answer did not hold exactly one response for this message",
+    "the service did not send exactly one response for this message: it may have run",
 );
-const UNREADABLE: Reject =
-    Reject::new(Reason::BadServiceReply, "the service's answer is not a BatchResponse");
+const UNREADABLE: Reject = Reject::new(
+    Reason::BadServiceReply,
+    "the service's answer is not a BatchResponse: the message may have run",
+);
 
 impl Dispatcher {
     /// Takes the end of a call: answers its requests, or sends them again.

@@ -15,15 +15,17 @@ use crate::stats::Counter;
 
 pub(super) const UNAVAILABLE: Reject = Reject {
     reason: Reason::Unavailable,
-    text: "the service could not be reached; the message did not run",
+    text: "the service could not be reached, so the message did not run: send it again",
     retry_after_ms: 1_000,
 };
 const MAYBE_RAN: Reject = Reject::new(
     Reason::OutcomeUnknown,
-    "sent to the service, which did not answer; it may have run",
+    "the message was sent to the service, which did not answer: it may have run",
 );
-const BAD_REPLY: Reject =
-    Reject::new(Reason::BadServiceReply, "the service's answer broke the protocol");
+const BAD_REPLY: Reject = Reject::new(
+    Reason::BadServiceReply,
+    "the service's answer broke the protocol: the message may have run",
+);
 
 /// A call that failed as a whole.
 pub(super) struct FailedCall<'a> {

@@ -7,6 +7,7 @@ use crate::ids::ConnId;
 use crate::limits;
 use crate::mailbox::Port;
 use crate::message::Micros;
+use crate::shard::net::shard_io::warn_not_watched;
 use crate::shard::net::{Backlog, Net};
 use crate::shard::sockets::{Accepted, accept};
 use crate::shard::timers::Timer;
@@ -60,7 +61,11 @@ impl Net {
                         engine.note_exhausted(now)
                     });
                     if first {
-                        tracing::warn!(%error, "accept_failed: raise `ulimit -n` (LimitNOFILE)");
+                        tracing::warn!(
+                            %error,
+                            "accept_failed: a shard cannot accept a client; raise `ulimit -n` \
+                             (LimitNOFILE)"
+                        );
                     }
                     listener.backlog = Backlog::Paused;
                     let at = now.plus_ms(limits::ACCEPT_PAUSE.as_millis() as u64);
@@ -124,7 +129,7 @@ impl Net {
             },
         };
         if let Err(error) = self.set.add(&stream, id.0) {
-            tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
+            warn_not_watched(&error);
             self.shell.enter(|engine| engine.remove(id));
             return None;
         }

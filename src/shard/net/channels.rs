@@ -83,7 +83,7 @@ impl InstanceLink {
         match event {
             ChannelEvent::Up => {
                 self.up = true;
-                tracing::info!(shard, instance, "instance_up");
+                tracing::info!(shard, instance, "instance_up: the shard is connected to it");
                 engine.count(Counter::BackendConnects, 1);
                 engine.on_link(self.instance.id, Link::Up, now);
             }
@@ -96,7 +96,8 @@ impl InstanceLink {
                     shard,
                     instance,
                     why,
-                    "instance_down: see that it runs and listens there; it is tried again"
+                    "instance_down: the shard has no connection to it and tries again; check that \
+                     it runs and listens on its address"
                 );
                 engine.count(counter, 1);
                 engine.on_link(self.instance.id, Link::Down, now);

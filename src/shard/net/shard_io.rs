@@ -1,5 +1,7 @@
 //! The net loop's part in a turn: [`ShardIo`] over sockets, lanes and channels.
 
+use std::io;
+
 use crate::engine::Engine;
 use crate::engine::clients::conn::{ReadNext, SocketAction};
 use crate::ids::{ConnId, ShardId};
@@ -13,7 +15,7 @@ use crate::shard::sockets::{IoResult, Socket};
 use crate::shard::transport::Received;
 use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
 use crate::stats::Counter;
-use crate::tls::session::{Failure, Progress, Handshake};
+use crate::tls::session::{Failure, Handshake, Progress};
 
 impl ShardIo for Net {
     type Client = AcceptedClient;
@@ -77,7 +79,7 @@ impl ShardIo for Net {
                     }
                 }
                 Received::HeaderRefused { why } => {
-                    tracing::debug!(why, "proxy_refused");
+                    tracing::debug!(why, "proxy_refused: a connection has no PROXY header");
                     shell.enter(|engine| {
                         engine.count(Counter::ProxyRefused, 1);
                         engine.break_off(id, now);
@@ -157,7 +159,10 @@ impl ShardIo for Net {
         let socket = self.sockets.remove(id).expect("a connection has a socket");
         // The next edge belongs to the other shard.
         if let Err(error) = self.set.remove(&socket) {
-            tracing::warn!(%error, "client_still_watched: it hears of its bytes twice");
+            tracing::warn!(
+                %error,
+                "client_still_watched: a client moved, and its old shard still wakes for its bytes"
+            );
         }
         socket
     }
@@ -166,7 +171,7 @@ impl ShardIo for Net {
         // In the set first: bytes that arrive from here on make an edge, and those that arrived
         // before are read because the socket counts as ready.
         if let Err(error) = self.set.add(&socket, id.0) {
-            tracing::warn!(%error, "client_not_watched: raise sysctl fs.epoll.max_user_watches");
+            warn_not_watched(&error);
             self.shell.enter(|engine| {
                 engine.count(Counter::MoveLost, 1);
                 engine.remove(id);
@@ -247,12 +252,20 @@ fn on_records(
             next
         }
         Err(failure) => {
-            tracing::debug!(?failure, "tls_failed");
+            tracing::debug!(why = ?failure, "tls_failed: TLS with a client cannot go on");
             engine.count(counter(failure), 1);
             engine.break_off(id, now);
             ReadNext::More
         }
     }
+}
+
+/// Logs that the socket of a client cannot be put in the set, so that it is closed.
+pub(super) fn warn_not_watched(error: &io::Error) {
+    tracing::warn!(
+        %error,
+        "client_not_watched: a client is cut off; raise sysctl fs.epoll.max_user_watches"
+    );
 }
 
 fn counter(failure: Failure) -> Counter {

@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, Error, SupportedProtocolVersion};
 
 use super::*;
-use crate::tls::session::{CIPHER_BYTES_MAX, Failure, PLAIN_BYTES_MAX, Session, Handshake};
+use crate::tls::session::{CIPHER_BYTES_MAX, Failure, Handshake, PLAIN_BYTES_MAX, Session};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 

@@ -176,6 +176,8 @@ pub struct Gateway {
     /// Number of shards, by the ready line.
     pub shards: usize,
     log: Arc<Mutex<String>>,
+    /// Lines of stdout after the first.
+    stdout: Mutex<Receiver<String>>,
     dir: TempDir,
 }
 
@@ -203,7 +205,7 @@ impl Gateway {
         };
         let mut child = command.spawn().expect("the program starts");
         let log = child.stderr.take().map_or_else(Default::default, follow);
-        let ready = first_line(child.stdout.take().expect("piped"));
+        let ready = lines_of(child.stdout.take().expect("piped"));
         let Ok(line) = ready.recv_timeout(PATIENCE) else {
             let _ = child.kill();
             let _ = child.wait();
@@ -223,7 +225,7 @@ impl Gateway {
         let (wss, admin) = (of("wss://"), address(admin));
         let ws = of("ws://").or(wss).expect("a listener");
         let shards = shards.parse().expect("a number");
-        Self { child, ws, wss, admin, shards, log, dir }
+        Self { child, ws, wss, admin, shards, log, stdout: Mutex::new(ready), dir }
     }
 
     /// Versions of the published state by shard, oldest first.
@@ -234,6 +236,13 @@ impl Gateway {
         let mut versions: Vec<u64> = by_shard.values().filter_map(Value::as_u64).collect();
         versions.sort_unstable();
         versions
+    }
+
+    /// The next line on stdout, after the ready line.
+    #[track_caller]
+    pub fn next_line(&self) -> String {
+        let lines = self.stdout.lock().expect("not poisoned");
+        lines.recv_timeout(PATIENCE).expect("another line on stdout")
     }
 
     /// Log so far.
@@ -375,8 +384,8 @@ fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     log
 }
 
-/// Sends the first line, and reads the rest, so that the pipe never fills.
-fn first_line(from: impl Read + Send + 'static) -> Receiver<String> {
+/// Sends the lines, and reads on without a receiver, so that the pipe never fills.
+fn lines_of(from: impl Read + Send + 'static) -> Receiver<String> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

@@ -264,8 +264,8 @@ impl EtcdSource {
             if response.canceled {
                 tracing::info!(
                     compact_revision = response.compact_revision,
-                    reason = response.cancel_reason,
-                    "etcd cancelled a watch: listing again"
+                    why = response.cancel_reason,
+                    "etcd_watch_cancelled: etcd ended a watch; all keys are listed again"
                 );
                 return Ok(SessionEnd::ListAgain);
             }

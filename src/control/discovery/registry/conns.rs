@@ -68,7 +68,8 @@ impl Connections {
                 Err(error) => {
                     tracing::warn!(
                         %error,
-                        "registry_accept_failed: if files lack, raise `ulimit -n` (LimitNOFILE)"
+                        "registry_accept_failed: a service cannot connect; raise `ulimit -n` \
+                         (LimitNOFILE) if files are the cause"
                     );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }

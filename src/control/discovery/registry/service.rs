@@ -83,13 +83,15 @@ impl Shared {
         let mut refused = self.refused.lock().expect("nothing panics while it holds this");
         refused.count += 1;
         if refused.warned.is_none_or(|then| now - then >= WARN_EVERY) {
-            let what = if had_token { "an unknown token" } else { "no token" };
+            let why = if had_token { "its token is unknown" } else { "it shows no token" };
             let peer = peer.map_or("?".into(), |peer| peer.to_string());
             let count = refused.count;
             tracing::warn!(
                 peer,
+                why,
                 count,
-                "registry_refused a caller with {what}: compare its token with [[registry_token]]"
+                "registry_refused: a caller cannot register; compare its token with \
+                 [[registry_token]]"
             );
             *refused = Refusals { count: 0, warned: Some(now) };
         }
@@ -173,7 +175,7 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
     found.ok_or_else(|| Status::unauthenticated(NO_CALLER))
 }
 
-fn invalid(field: &str, rule: &str) -> Status {
+fn invalid(field: &str, rule: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {rule}"))
 }
 

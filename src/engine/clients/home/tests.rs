@@ -255,7 +255,7 @@ fn a_full_home_says_so_and_closes() {
     // Nine: its cap and an eighth more.
     assert!(told[..9].iter().all(|told| told.contains("auth_ok")), "{told:?}");
     assert!(told[9].contains("UNAVAILABLE") && told[9].contains("\x03\u{fffd}"), "{}", told[9]);
-    assert!(told[9].contains("is full"), "{}", told[9]);
+    assert!(told[9].contains("has no room"), "{}", told[9]);
     assert!(told[10].starts_with("HTTP/1.1 503 "), "{}", told[10]);
     assert_eq!(rig.counted(1, Counter::MoveRefused), 2);
 }

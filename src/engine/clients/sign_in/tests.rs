@@ -249,7 +249,11 @@ fn a_bad_token_in_a_message_is_answered_and_closes() {
         rig.told(id);
         rig.says(id, auth(seq, "a.b.c"));
         let told = rig.told(id);
-        assert!(told.contains("UNAUTHENTICATED") && closed_with(&told, "bad token"), "{told}");
+        assert!(
+            told.contains("UNAUTHENTICATED")
+                && closed_with(&told, "the token was refused: connect again with another one"),
+            "{told}"
+        );
         assert!(matches!(rig.phase(id), Phase::Closing { .. }));
     }
     assert_eq!(rig.count(Counter::ClosedBadToken), 2);
@@ -440,7 +444,11 @@ fn with_a_fresh_set_an_unknown_key_is_a_bad_token_and_nothing_is_fetched() {
         rig.told(id);
         rig.says(id, auth(1, &new));
         let told = rig.told(id);
-        assert!(told.contains("UNAUTHENTICATED") && closed_with(&told, "bad token"), "{told}");
+        assert!(
+            told.contains("UNAUTHENTICATED")
+                && closed_with(&told, "the token was refused: connect again with another one"),
+            "{told}"
+        );
         assert_eq!(rig.count(Counter::AuthRefusedKey), 2);
         assert!(!rig.engine.effects.keys_wanted);
     }

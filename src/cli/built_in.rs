@@ -1,0 +1,134 @@
+//! `shardgate gen config` and `shardgate gen proto`: files that are built into the program, written
+//! into a directory.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::{EXIT_START, Output};
+use crate::config::load::{DEFAULT_TOML, GATEWAY_TOML};
+use crate::config::{program, shell_word};
+
+/// A kind of built-in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuiltIn {
+    /// The commented configuration.
+    Config,
+    /// The protocols of clients, services and the registry.
+    Proto,
+}
+
+/// A file: its path below the directory, and its text.
+type File = (&'static str, &'static str);
+
+const CONFIG: [File; 2] = [("gateway.toml", GATEWAY_TOML), ("default.toml", DEFAULT_TOML)];
+
+/// The .proto files under the paths by which programs import them.
+const PROTO: [File; 3] = [
+    (
+        "shardgate/client/v1/client.proto",
+        include_str!("../../proto/shardgate/client/v1/client.proto"),
+    ),
+    (
+        "shardgate/backend/v1/backend.proto",
+        include_str!("../../proto/shardgate/backend/v1/backend.proto"),
+    ),
+    (
+        "shardgate/registry/v1/registry.proto",
+        include_str!("../../proto/shardgate/registry/v1/registry.proto"),
+    ),
+];
+
+impl BuiltIn {
+    fn files(self) -> &'static [File] {
+        match self {
+            Self::Config => &CONFIG,
+            Self::Proto => &PROTO,
+        }
+    }
+
+    /// What to do with the files in `dir`: a command.
+    fn next(self, dir: &str) -> String {
+        match self {
+            Self::Config => format!("next: {} check --config {dir}", program()),
+            Self::Proto => format!(
+                "next, for a service in Python: python3 -m grpc_tools.protoc -I{dir} \
+                 --python_out=. --grpc_python_out=. shardgate/backend/v1/backend.proto"
+            ),
+        }
+    }
+}
+
+/// Writes the files into `dir`, which is made if it is missing. A file that exists is kept, and
+/// nothing is written then.
+pub fn write(what: BuiltIn, dir: &Path) -> Output {
+    let exists = |(name, _): &&File| dir.join(name).symlink_metadata().is_ok();
+    if let Some((name, _)) = what.files().iter().find(exists) {
+        return Output::wrong(refusal(&dir.join(name)), EXIT_START);
+    }
+    let mut text = String::new();
+    for (name, content) in what.files() {
+        let path = dir.join(name);
+        match write_new(&path, content) {
+            Ok(()) => text += &format!("wrote {}\n", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Output::wrong(refusal(&path), EXIT_START);
+            }
+            Err(error) => {
+                let why = format!("{}: {error}; name another directory", path.display());
+                return Output::wrong(why, EXIT_START);
+            }
+        }
+    }
+    Output::fine(text + &what.next(&shell_word(dir)))
+}
+
+fn refusal(path: &Path) -> String {
+    let word = shell_word(path);
+    let path = path.display();
+    format!(
+        "{path} exists and is not overwritten; keep it under another name: mv {word} {word}.old"
+    )
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_written_once_and_never_over_others() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let dir = parent.path().join("my files");
+        for (what, count) in [(BuiltIn::Config, 2), (BuiltIn::Proto, 3)] {
+            let Output { text, code, .. } = write(what, &dir);
+            assert_eq!(code, 0, "{text}");
+            assert_eq!(text.lines().filter(|line| line.starts_with("wrote ")).count(), count);
+            assert!(text.lines().last().is_some_and(|line| line.contains("my files'")), "{text}");
+            for (name, content) in what.files() {
+                assert_eq!(fs::read_to_string(dir.join(name)).expect("written"), *content);
+            }
+        }
+        fs::remove_file(dir.join("gateway.toml")).expect("written");
+        fs::write(dir.join("default.toml"), "mine").expect("our directory");
+        let Output { text, code, .. } = write(BuiltIn::Config, &dir);
+        assert_eq!((code, text.lines().count()), (EXIT_START, 1), "{text}");
+        assert!(text.contains("default.toml exists and is not overwritten"), "{text}");
+        assert!(!dir.join("gateway.toml").exists(), "nothing is written if one file exists");
+        assert_eq!(fs::read_to_string(dir.join("default.toml")).expect("kept"), "mine");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_told_in_one_line() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let Output { text, code, .. } = write(BuiltIn::Proto, file.path());
+        assert_eq!((code, text.lines().count()), (EXIT_START, 1), "{text}");
+        assert!(text.contains("name another directory"), "{text}");
+    }
+}

@@ -1,0 +1,141 @@
+//! The lines on stdout of a gateway that is ready: one for programs that wait for it, then what a
+//! person does next.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use super::Listens;
+use crate::config::{Config, Source, program, shell_word};
+
+/// Routes that are named; `shardgate routes` shows all.
+const ROUTES_SHOWN: usize = 4;
+
+/// The lines of one gateway.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadyLines {
+    /// Line that programs wait for: `shardgate ready: URL… admin URL shards N`.
+    pub first: String,
+    /// Lines for a person: the URLs to connect to, the page to read, the way to stop.
+    pub next: String,
+}
+
+impl ReadyLines {
+    /// The lines for a gateway with `shards` shards that was configured by the files in `dir`.
+    pub fn new(
+        config: &Config,
+        dir: Option<&Path>,
+        listens: Listens,
+        admin: SocketAddr,
+        shards: usize,
+    ) -> Self {
+        let gateway = &config.gateway;
+        let http = if gateway.admin.tls_cert.is_some() { "https" } else { "http" };
+        let both = [("ws", listens.plain), ("wss", listens.tls)];
+        let urls = |shown: fn(SocketAddr) -> SocketAddr| -> Vec<String> {
+            let url = |(scheme, at): (&str, Option<SocketAddr>)| {
+                Some(format!("{scheme}://{}{}", shown(at?), gateway.path))
+            };
+            both.into_iter().filter_map(url).collect()
+        };
+        let bound = urls(|address| address).join(" ");
+        let first = format!("shardgate ready: {bound} admin {http}://{admin} shards {shards}");
+        let mut next = format!("  connect to  {}\n", urls(reachable).join(" or "));
+        next += &format!("  answers     {}\n", answers(config));
+        let at = reachable(admin);
+        next += &format!("  read        {http}://{at}/guide, the state in /health and /stats\n");
+        let drain = format!("{} drain{}", program(), flags(config, dir, admin));
+        next += &format!("  stop        Ctrl-C, or: {drain}");
+        Self { first, next }
+    }
+}
+
+/// An address by which this machine reaches `address`: that of all interfaces is none.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Ids and what answers them.
+fn answers(config: &Config) -> String {
+    let (gateway, snapshot) = (&config.gateway, &config.snapshot);
+    let demo = |address| gateway.demo.enabled && gateway.demo.addresses.contains(&address);
+    let mut parts = Vec::new();
+    for route in snapshot.routes.iter().take(ROUTES_SHOWN) {
+        let index = usize::from(route.service.0);
+        let name = snapshot.services.get(index).map_or("", |service| &*service.name);
+        let mut own = snapshot.instances.iter().filter(|i| i.service == route.service);
+        let kind = if own.any(|instance| demo(instance.address)) { " (demo)" } else { "" };
+        parts.push(format!("{}-{} {name}{kind}", route.first, route.last));
+    }
+    let more = snapshot.routes.len().saturating_sub(ROUTES_SHOWN);
+    if more > 0 {
+        parts.push(format!("{more} more routes"));
+    }
+    let (first, last) = gateway.gateway_ids;
+    parts.push(format!("{first}-{last} the gateway itself"));
+    format!("ids {}", parts.join(", "))
+}
+
+/// Flags by which another command finds this gateway.
+fn flags(config: &Config, dir: Option<&Path>, admin: SocketAddr) -> String {
+    let mut flags = String::new();
+    if let Some(dir) = dir.filter(|dir| *dir != Path::new("shards")) {
+        flags += &format!(" --config {}", shell_word(dir));
+    }
+    let source = config.provenance.iter().find(|(key, ..)| key == "admin.listen");
+    let in_files = source.is_some_and(|(_, _, source)| {
+        matches!(source, Source::File(..) | Source::Default | Source::Found(_))
+    });
+    if !in_files || config.gateway.admin.listen != admin {
+        flags += &format!(" --admin {admin}");
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+    use crate::config::load::{Files, from_files};
+
+    fn lines(flags: &Overrides, dir: Option<&str>) -> ReadyLines {
+        let config = from_files(Files::embedded(), &[], flags).expect("right");
+        let plain = config.gateway.listen;
+        let admin = config.gateway.admin.listen;
+        ReadyLines::new(&config, dir.map(Path::new), Listens { plain, tls: None }, admin, 2)
+    }
+
+    #[test]
+    fn the_first_line_is_for_programs_and_the_others_say_what_is_next() {
+        let ReadyLines { first, next } = lines(&Overrides::default(), None);
+        let ready = "shardgate ready: ws://127.0.0.1:9000/ws admin http://127.0.0.1:8000 shards 2";
+        assert_eq!(first, ready);
+        let expected = "  connect to  ws://127.0.0.1:9000/ws\n  \
+             answers     ids 1000-1999 logic (demo), 2000-2999 chat (demo), 3000-3999 fight \
+             (demo), 9000-9999 the gateway itself\n  \
+             read        http://127.0.0.1:8000/guide, the state in /health and /stats\n  \
+             stop        Ctrl-C, or: PROGRAM drain";
+        assert_eq!(next, expected.replace("PROGRAM", &program()));
+    }
+
+    #[test]
+    fn commands_and_urls_are_those_of_this_gateway() {
+        let flags = Overrides {
+            listen: Some("0.0.0.0:9010".into()),
+            admin: Some("127.0.0.1:8010".into()),
+            no_demo: true,
+            ..Overrides::default()
+        };
+        let ReadyLines { first, next } = lines(&flags, Some("/etc/my gate"));
+        assert!(first.starts_with("shardgate ready: ws://0.0.0.0:9010/ws "), "{first}");
+        assert!(next.contains("connect to  ws://127.0.0.1:9010/ws\n"), "{next}");
+        assert!(next.contains("ids 1000-1999 logic, 2000") && !next.contains("demo"), "{next}");
+        let drain = " drain --config '/etc/my gate' --admin 127.0.0.1:8010";
+        assert!(next.ends_with(drain), "{next}");
+        assert!(lines(&Overrides::default(), Some("shards")).next.ends_with(" drain"));
+    }
+}
