@@ -62,7 +62,7 @@ fn found(words: &str) -> Output {
     }
     let mut text = String::new();
     for hit in hits.iter().take(HITS_MAX) {
-        text += &format!("{}: {}\n    {}\n", hit.page.name, hit.heading, hit.line);
+        text += &format!("{}: {}\n    {}\n", hit.page.name, hit.heading, hit.excerpt);
     }
     if hits.len() > HITS_MAX {
         text += &format!("… and {} more; more words find fewer\n", hits.len() - HITS_MAX);

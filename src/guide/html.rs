@@ -45,7 +45,7 @@ pub(crate) fn search_html(asked: &str) -> String {
             anchor(hit.heading),
             escape(hit.page.title()),
             inline(hit.heading),
-            escape(&hit.line)
+            escape(&hit.excerpt)
         );
     }
     body += "</dl>\n";

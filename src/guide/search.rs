@@ -2,6 +2,9 @@
 
 use super::{PAGES, Page};
 
+/// Characters of an excerpt: three lines on a phone.
+const EXCERPT_CHARS_MAX: usize = 160;
+
 /// A section that was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hit {
@@ -9,8 +12,9 @@ pub struct Hit {
     pub page: Page,
     /// Heading of the section.
     pub heading: &'static str,
-    /// First line of the section that contains one of the words, without Markdown's marks.
-    pub line: String,
+    /// First paragraph, item or row of the section that contains one of the words, cut to
+    /// [`EXCERPT_CHARS_MAX`], without Markdown's marks.
+    pub excerpt: String,
 }
 
 /// Sections of a page: heading and text, the page's own heading first. A `#` inside of a code block
@@ -62,18 +66,48 @@ pub fn search(asked: &str) -> Vec<Hit> {
             }
             let in_title = words.iter().filter(|word| title.contains(*word)).count();
             let in_text: usize = words.iter().map(|word| text.matches(word.as_str()).count()).sum();
-            let has_word = |line: &&str| {
-                let line = line.to_lowercase();
-                words.iter().any(|word| line.contains(word))
+            let all = paragraphs(body);
+            let has_word = |text: &&String| {
+                let text = text.to_lowercase();
+                words.iter().any(|word| text.contains(word))
             };
-            let line = body.lines().find(has_word).or_else(|| body.lines().find(|l| !l.is_empty()));
-            let line = plain(line.unwrap_or_default());
-            found.push((in_title * 1000 + in_text.min(999), Hit { page: *page, heading, line }));
+            let excerpt = all.iter().find(has_word).or_else(|| all.first());
+            let excerpt = cut(&plain(excerpt.map_or("", |text| text)));
+            found.push((in_title * 1000 + in_text.min(999), Hit { page: *page, heading, excerpt }));
         }
     }
     // A stable sort: of equals the one that stands first in the guide comes first.
     found.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
     found.into_iter().map(|(_, hit)| hit).collect()
+}
+
+/// Paragraphs, items of lists and rows of tables of a text, each as one line; no fences and no
+/// rules under the heads of tables.
+fn paragraphs(text: &str) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in text.lines().map(str::trim) {
+        let is_mark = line.starts_with("```") || line.starts_with("|-") || line.starts_with("| :-");
+        let begins = line.starts_with(['|', '-']) || line.starts_with("<!--");
+        match all.last_mut().filter(|_| goes_on && !begins) {
+            _ if line.is_empty() || is_mark => goes_on = false,
+            Some(last) => *last += &format!(" {line}"),
+            None => {
+                all.push(line.to_owned());
+                goes_on = true;
+            }
+        }
+    }
+    all
+}
+
+/// `text`, or its beginning of at most [`EXCERPT_CHARS_MAX`] characters, to the end of a word.
+fn cut(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(EXCERPT_CHARS_MAX) else {
+        return text.to_owned();
+    };
+    let end = text[..end].rfind(' ').unwrap_or(end);
+    format!("{} …", &text[..end])
 }
 
 /// A line without the marks of Markdown: emphasis, code, table bars, targets of links.
@@ -122,6 +156,15 @@ mod tests {
     fn lines_are_shown_without_their_marks() {
         assert_eq!(plain("| `a.b` | **x** | see [TLS](tls.md#a) |"), "a.b · x · see TLS");
         assert_eq!(plain("- one"), "one");
+    }
+
+    #[test]
+    fn an_excerpt_is_a_whole_paragraph_or_row_and_not_long() {
+        let text = "One\ntwo.\n\n- item\n  goes on\n\n| a | b |\n|---|---|\n| `c` | d |\n";
+        assert_eq!(paragraphs(text), ["One two.", "- item goes on", "| a | b |", "| `c` | d |"]);
+        assert_eq!(cut("short"), "short");
+        let long = cut(&"word ".repeat(100));
+        assert!(long.ends_with("word …") && long.len() <= EXCERPT_CHARS_MAX + 4, "{long}");
     }
 
     #[test]
