@@ -346,8 +346,10 @@ pub fn uring_problem(answer: Result<(), Errno>, disabled: Option<u32>) -> Option
     let error = answer.err()?;
     Some(match (error, disabled) {
         (Errno::NOSYS, _) => Problem::new(
-            "this kernel has no io_uring (too old, built without it, or a sandbox hides it)",
-            "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor; the kernel that \
+            "this kernel has no io_uring (too old, built without it, or hidden by a sandbox or a \
+             seccomp profile)",
+            "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor, and in a container \
+             with a seccomp profile that allows it (shardgate guide containers); the kernel that \
              runs: uname -r",
         ),
         (Errno::PERM | Errno::ACCESS, Some(2)) => Problem::new(

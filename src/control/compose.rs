@@ -49,7 +49,7 @@ impl Member {
 pub enum MemberChange {
     Came(FoundInstance),
     Left(FoundInstance),
-    /// The instance drains, or does so no more.
+    /// The instance drains, or does so no more, by its source or by the operator.
     Draining(FoundInstance),
     Weight(FoundInstance),
 }
@@ -182,7 +182,9 @@ impl Composer {
                 Some(before) if same(&before) => {
                     member.id = before.id;
                     if before.is_draining() != member.is_draining() {
-                        changes.push(MemberChange::Draining(member.found.clone()));
+                        let draining = member.is_draining();
+                        let found = FoundInstance { draining, ..member.found.clone() };
+                        changes.push(MemberChange::Draining(found));
                     }
                     if before.found.weight != member.found.weight {
                         changes.push(MemberChange::Weight(member.found.clone()));

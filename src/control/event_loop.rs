@@ -285,7 +285,11 @@ impl Control {
                 let _ = done.send(known.is_some());
             }
             ControlRequest::Ready(reply) => {
-                let _ = reply.send(self.shards.all_serve() && self.stop_until.is_none());
+                // The ready line waits for the sources of instances, so that nobody is sent to a
+                // gateway that knows no instance yet; probes wait for the same.
+                let announced = self.ready_lines.is_none();
+                let stops = self.stop_until.is_some();
+                let _ = reply.send(self.shards.all_serve() && announced && !stops);
             }
             ControlRequest::Inspect(query, reply) => {
                 self.shards.inspect(&query, reply, Instant::now());

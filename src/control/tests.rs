@@ -171,6 +171,11 @@ pub(super) struct Rig {
 pub(super) const TOKEN: &str = "a-token-of-the-tests";
 
 pub(super) fn rig(fakes: &[Fake]) -> Rig {
+    rig_with(fakes, "")
+}
+
+/// A control whose configuration has `more` at its beginning.
+pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
     let bell = Doorbell::new();
     let (tell, events) = lane(64, &bell);
     let shards = (0u16..)
@@ -187,7 +192,7 @@ pub(super) fn rig(fakes: &[Fake]) -> Rig {
     let address = admin.local_addr().unwrap();
     let flags = Overrides { no_demo: true, ..Overrides::default() };
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("gateway.toml"), GATEWAY_TOML).unwrap();
+    std::fs::write(dir.path().join("gateway.toml"), format!("{more}{GATEWAY_TOML}")).unwrap();
     let loader = Loader::open(Some(dir.path()), &[], &flags).unwrap();
     let config = loader.check(&[]).unwrap();
     let inputs = ControlInputs {

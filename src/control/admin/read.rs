@@ -26,7 +26,8 @@ pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),
         false => {
-            let why = "not every shard serves: GET /health shows which and why";
+            let why = "a shard does not serve, or a source of instances has not answered yet; GET \
+                       /health shows which and why";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
     }

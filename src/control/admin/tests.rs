@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::read::OPENAPI;
 use super::routes::ROUTES;
 use super::*;
-use crate::control::tests::{Fake, Rig, TOKEN, rig};
+use crate::control::tests::{Fake, Rig, TOKEN, rig, rig_with};
 use crate::stats::Stage;
 
 /// Headers that a change takes.
@@ -160,6 +160,23 @@ async fn probes_are_answered_in_a_word() {
     assert_eq!((status, &body["status"]), (202, &json!("draining")));
     let end = rig.ended().await;
     assert_eq!(end.code(), 1, "two fake shards cut off two messages each");
+}
+
+#[tokio::test]
+async fn a_gateway_is_not_ready_before_its_sources_have_answered_or_been_waited_for() {
+    // It takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = silent.local_addr().unwrap();
+    let etcd = format!("etcd.endpoints = [\"http://{endpoint}\"]");
+    let rig = rig_with(&[Fake::Good], &etcd);
+    let ready = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    while rig.get("/stats").await.1["shards"][0]["state"] != "ready" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.raw(ready).await.0, 503);
+    while rig.raw(ready).await.0 != 200 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

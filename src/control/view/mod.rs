@@ -171,6 +171,7 @@ fn route(route: &Route, service: &str) -> serde_json::Value {
             PayloadKind::Bytes => "bytes",
         },
         "idempotent": route.idempotent,
+        "auth": if route.needs_user { "user" } else { "none" },
         "failover": match route.failover {
             Failover::Next => "next",
             Failover::None => "none",
