@@ -63,6 +63,7 @@ impl RequestFields<'_> {
     }
 
     /// Bytes of the `BaseRequest` with a payload of `payload_len` bytes.
+    #[inline]
     fn body_len(&self, payload_len: usize) -> usize {
         number_len(self.request_id)
             + number_len(u64::from(self.msg_id))
@@ -94,6 +95,7 @@ pub(crate) fn write_batch_head(out: &mut Vec<u8>, gateway: &str, shard: u32, boo
 
 /// Appends one item of a `BatchRequest` up to its payload, whose `payload_len` bytes must follow:
 /// field 8 is written last (the order of fields is free) so that they can follow by reference.
+#[inline]
 pub(crate) fn write_request_head(
     out: &mut Vec<u8>,
     fields: &RequestFields<'_>,

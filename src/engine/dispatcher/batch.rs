@@ -64,6 +64,7 @@ impl BodyWriter {
     }
 
     /// Appends one request to the batch.
+    #[inline]
     pub fn push(
         &mut self,
         key: MsgKey,
@@ -138,6 +139,7 @@ impl BodyWriter {
     }
 }
 
+#[inline]
 fn fields<'a>(
     key: MsgKey,
     request: &'a Request,
