@@ -212,7 +212,8 @@ impl Control {
             // Not println: a closed stdout is no reason to end.
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{first}\n{next}");
-            tracing::info!("ready: {first}");
+            let at = first.trim_start_matches("shardgate ready: ");
+            tracing::info!(at, "ready: every shard serves");
             self.service_manager.ready(&first);
         }
     }

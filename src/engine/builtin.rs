@@ -3,6 +3,7 @@
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
+use crate::engine::dispatcher::admission::NO_ROUTE;
 use crate::engine::source::Source;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject};
 use crate::wire::client;
@@ -105,10 +106,7 @@ fn explain(
     ))?;
     let snapshot = &cx.config.snapshot;
     let Some((_, route)) = snapshot.route(question.msg_id) else {
-        return Err(Reject::new(
-            Reason::NoRoute,
-            "no route has this msg_id: send an id that a service owns",
-        ));
+        return Err(NO_ROUTE);
     };
     let (by, picked) = dispatcher.explain(cx, route, &source.sender, &question.key, now);
     let name = picked.and_then(|id| snapshot.instance(id)).map(|i| i.name.to_string());

@@ -1,21 +1,34 @@
-//! The guide on the admin endpoint, in a real browser.
+//! A real browser, and the guide of the admin endpoint in it.
 
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
-use crate::interop::chromium;
 use crate::support::{Checkout, available, run};
 
-/// What the browser makes of the page at `url`, as HTML.
-fn dom(checkout: &Checkout, program: &std::path::Path, url: &str) -> String {
-    let profile = tempfile::tempdir().expect("a directory");
-    let mut command: Command = checkout.shell(&format!(
+/// Path of Chromium, or of a browser made of it.
+pub fn chromium() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let mut all = names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name)));
+    all.find(|program| program.is_file())
+}
+
+/// Shell command that runs the browser without a window and without a word to other hosts.
+pub fn headless(program: &Path, profile: &Path, page: &str) -> String {
+    format!(
         "exec {} --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
          --disable-background-networking --disable-component-update --disable-sync \
-         --disable-dev-shm-usage --user-data-dir={} --dump-dom '{url}'",
+         --disable-dev-shm-usage --user-data-dir={} {page}",
         program.display(),
-        profile.path().display(),
-    ));
-    run(&mut command)
+        profile.display(),
+    )
+}
+
+/// The page at `url` after the browser has read it, as HTML.
+fn dom(checkout: &Checkout, program: &Path, url: &str) -> String {
+    let profile = tempfile::tempdir().expect("a directory");
+    let page = format!("--dump-dom '{url}'");
+    run(&mut checkout.shell(&headless(program, profile.path(), &page)))
 }
 
 #[test]

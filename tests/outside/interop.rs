@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{Message, WebSocket};
 
+use crate::browser::{chromium, headless};
 use crate::support::{Checkout, PATIENCE, Running, available, eventually, run, succeeds};
 
 const ALL: [&str; 3] = ["logic", "chat", "fight"];
@@ -167,15 +167,6 @@ fn page() -> (String, Receiver<String>) {
     (origin, told)
 }
 
-/// Path of Chromium, or of a browser made of it.
-pub fn chromium() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let mut all = names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name)));
-    all.find(|program| program.is_file())
-}
-
 #[test]
 fn a_chromium_page_connects_only_from_an_allowed_origin() {
     let test = "a_chromium_page_connects_only_from_an_allowed_origin";
@@ -191,14 +182,8 @@ fn a_chromium_page_connects_only_from_an_allowed_origin() {
         [(allowed, allowed_told, r#"{"text":"hello"}"#), (other, other_told, "refused")]
     {
         let profile = tempfile::tempdir().expect("a directory");
-        let line = format!(
-            "exec {} --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
-             --disable-background-networking --disable-component-update --disable-sync \
-             --disable-dev-shm-usage --user-data-dir={} '{origin}/?{}'",
-            program.display(),
-            profile.path().display(),
-            checkout.url()
-        );
+        let page = format!("'{origin}/?{}'", checkout.url());
+        let line = headless(&program, profile.path(), &page);
         let browser = Running::start(&mut checkout.shell(&line), "");
         let said =
             told.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{e}: {}", browser.errors()));

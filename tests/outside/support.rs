@@ -60,11 +60,55 @@ pub fn free_port() -> u16 {
         .expect("20,000 ports are not all taken")
 }
 
+/// Ports that texts name, each with the free port in its place.
+pub struct Ports(Vec<(&'static str, u16)>);
+
+impl Ports {
+    /// Chooses a free port for each of `named`.
+    pub fn new(named: &[&'static str]) -> Self {
+        Self(named.iter().map(|port| (*port, free_port())).collect())
+    }
+
+    /// Port in the place of `port`.
+    pub fn of(&self, port: &str) -> u16 {
+        self.0.iter().find(|(name, _)| *name == port).expect("it was named").1
+    }
+
+    /// `text` with the free ports. A part of a longer number is no port, and neither is a value in
+    /// JSON (`"msg_id":7000`).
+    pub fn here(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (port, own)| {
+            let text = text.replace(&format!("admin-{port}."), &format!("admin-{own}."));
+            let mut out = String::new();
+            let mut rest = &*text;
+            while let Some((before, after)) = rest.split_once(&format!(":{port}")) {
+                out += before;
+                let whole =
+                    !after.starts_with(|c: char| c.is_ascii_digit()) && !before.ends_with('"');
+                out += &if whole { format!(":{own}") } else { format!(":{port}") };
+                rest = after;
+            }
+            out + rest
+        })
+    }
+}
+
+/// Makes a shell command in `dir`. The admin token goes to `runtime`, and no variable of the test's
+/// environment changes the configuration.
+pub fn shell(script: &str, dir: &Path, runtime: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).current_dir(dir);
+    command.env("XDG_RUNTIME_DIR", runtime).env_remove("RUNTIME_DIRECTORY");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SHARDGATE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// A directory that looks like the checkout, with its configuration on ports of its own.
 pub struct Checkout {
     dir: TempDir,
-    /// Ports of the repository's configuration, each with the port in its place here.
-    ports: Vec<(&'static str, u16)>,
+    ports: Ports,
 }
 
 impl Checkout {
@@ -74,8 +118,8 @@ impl Checkout {
         for name in ["tests", "proto"] {
             symlink(root().join(name), dir.path().join(name)).expect("a link");
         }
-        let ports = ["9000", "8000", "50001", "50002", "50003"].map(|port| (port, free_port()));
-        let checkout = Self { dir, ports: ports.to_vec() };
+        let ports = Ports::new(&["9000", "8000", "50001", "50002", "50003"]);
+        let checkout = Self { dir, ports };
         fs::create_dir(checkout.path().join("shards")).expect("a directory");
         for name in ["gateway.toml", "default.toml"] {
             let text = fs::read_to_string(root().join("shards").join(name)).expect("in the tree");
@@ -92,27 +136,17 @@ impl Checkout {
 
     /// `text` with the ports of this checkout.
     pub fn here(&self, text: &str) -> String {
-        self.ports.iter().fold(text.to_owned(), |text, (port, own)| {
-            text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{own}"))
-        })
+        self.ports.here(text)
     }
 
     /// Address in the place of 127.0.0.1:`port`.
     pub fn address(&self, port: &str) -> SocketAddr {
-        self.here(&format!("127.0.0.1:{port}")).parse().expect("an address")
+        ([127, 0, 0, 1], self.ports.of(port)).into()
     }
 
     /// Makes a shell command in this directory.
     pub fn shell(&self, line: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(line).current_dir(self.path());
-        // The admin token goes there.
-        command.env("XDG_RUNTIME_DIR", self.path()).env_remove("RUNTIME_DIRECTORY");
-        // No variable of the test's environment changes the configuration.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SHARDGATE_")) {
-            command.env_remove(name);
-        }
-        command
+        shell(line, self.path(), self.path())
     }
 
     /// Starts the gateway as configured here, with `env` over it; it is ready and connected to the

@@ -18,7 +18,8 @@ use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affi
 use crate::stats::Counter;
 use crate::wire::json;
 
-const NO_ROUTE: Reject =
+/// Refusal of an id that no route has.
+pub(in crate::engine) const NO_ROUTE: Reject =
     Reject::new(Reason::NoRoute, "no route has this msg_id: send an id that a service owns");
 const NO_INSTANCE: Reject = Reject {
     reason: Reason::Unavailable,

@@ -2,7 +2,7 @@
 //! its one answer. It knows the sender of a message, and answers through `Clients`; nothing else
 //! of the clients.
 
-mod admission;
+pub(super) mod admission;
 mod answer;
 pub mod batch;
 mod calls;

@@ -13,7 +13,7 @@ use shardgate::config::load::{DEFAULT_TOML, GATEWAY_TOML};
 use tempfile::TempDir;
 
 use super::block::{Block, Use};
-use crate::support::{BINARY, Running, free_port, get, root, run};
+use crate::support::{BINARY, Ports, Running, get, root, run, shell};
 
 /// Ports that pages use; each has a free one in its place here.
 const PORTS: [&str; 12] = [
@@ -29,7 +29,7 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 /// The directory of a page.
 pub struct Place {
     dir: TempDir,
-    ports: Vec<(&'static str, u16)>,
+    ports: Ports,
     /// Commands that run until the page ends, the gateway among them.
     running: Vec<(String, Running)>,
     /// Output of the last block that ran to its end.
@@ -40,8 +40,8 @@ impl Place {
     /// Makes the directory: empty, or like a checkout of the repository.
     pub fn new(is_checkout: bool) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let ports = PORTS.map(|port| (port, free_port())).to_vec();
-        let place = Self { dir, ports, running: Vec::new(), said: String::new() };
+        let place =
+            Self { dir, ports: Ports::new(&PORTS), running: Vec::new(), said: String::new() };
         let hidden = place.hidden();
         fs::create_dir_all(hidden.join("bin")).expect("a directory");
         symlink(BINARY, hidden.join("bin/shardgate")).expect("a link");
@@ -80,25 +80,7 @@ impl Place {
 
     /// `text` with the ports of this place.
     fn here(&self, text: &str) -> String {
-        self.ports.iter().fold(text.to_owned(), |text, (port, own)| {
-            let text = text.replace(&format!("admin-{port}."), &format!("admin-{own}."));
-            // A part of a longer number is no port, and neither is a value in JSON ("msg_id":7000).
-            let mut out = String::new();
-            let mut rest = &*text;
-            while let Some((before, after)) = rest.split_once(&format!(":{port}")) {
-                out += before;
-                let whole =
-                    !after.starts_with(|c: char| c.is_ascii_digit()) && !before.ends_with('"');
-                out += &if whole { format!(":{own}") } else { format!(":{port}") };
-                rest = after;
-            }
-            out + rest
-        })
-    }
-
-    /// Port in the place of `port`.
-    fn port(&self, port: &str) -> u16 {
-        self.ports.iter().find(|(name, _)| *name == port).expect("it is in the list").1
+        self.ports.here(text)
     }
 
     /// Does with a block of the page at `path` what its use says.
@@ -153,17 +135,11 @@ impl Place {
 
     /// Makes a shell command in this directory.
     fn shell(&self, script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(script).current_dir(self.path());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SHARDGATE_")) {
-            command.env_remove(name);
-        }
+        let mut command = shell(script, self.path(), &self.hidden());
         let mut path = OsString::from(self.hidden().join("bin"));
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         command.env("PATH", path).env("PYTHONUNBUFFERED", "1");
-        // The admin token goes there.
-        command.env("XDG_RUNTIME_DIR", self.hidden()).env_remove("RUNTIME_DIRECTORY");
         command.envs(self.addresses());
         command
     }
@@ -183,7 +159,7 @@ impl Place {
             };
             value.is_some_and(|value| value.as_str() != Some(from))
         };
-        let local = |port: &str| format!("127.0.0.1:{}", self.port(port));
+        let local = |port: &str| format!("127.0.0.1:{}", self.ports.of(port));
         let demo =
             ["50001", "50002", "50003"].map(|port| format!("\"{}\"", local(port))).join(", ");
         let all = [
@@ -207,7 +183,7 @@ impl Place {
     /// Waits until the gateway of the page, if it runs and shows it, is connected to its instances,
     /// as it would be by the time at which a reader has typed the next command.
     fn await_connections(&self) {
-        let admin = ([127, 0, 0, 1], self.port("8000")).into();
+        let admin = ([127, 0, 0, 1], self.ports.of("8000")).into();
         let until = Instant::now() + CONNECTED_WITHIN;
         while TcpStream::connect(admin).is_ok() && Instant::now() < until {
             let Some(stats) = get_json_if_plain(admin) else { return };
