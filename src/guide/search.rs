@@ -2,6 +2,8 @@
 
 use super::{PAGES, Page};
 
+/// Words of a question that count; more would only cost the thread that answers a request.
+const WORDS_MAX: usize = 8;
 /// Characters of an excerpt: three lines on a phone.
 const EXCERPT_CHARS_MAX: usize = 160;
 
@@ -50,10 +52,12 @@ pub(super) fn anchor(heading: &str) -> String {
     kept.collect()
 }
 
-/// Finds the sections that contain all words of `asked`, whatever their case. Those with a word in
+/// Finds the sections that contain all words of `asked`, the first [`WORDS_MAX`] of them, whatever
+/// their case. Those with a word in
 /// the heading come first, then those in which the words stand more often.
 pub fn search(asked: &str) -> Vec<Hit> {
-    let words: Vec<String> = asked.split_whitespace().map(str::to_lowercase).collect();
+    let words = asked.split_whitespace().take(WORDS_MAX);
+    let words: Vec<String> = words.map(str::to_lowercase).collect();
     if words.is_empty() {
         return Vec::new();
     }
@@ -142,6 +146,8 @@ mod tests {
         assert!(by_title[0].heading.to_lowercase().contains("certificate"), "{:?}", by_title[0]);
         assert_eq!(search("  "), []);
         assert_eq!(search("no-page-has-this-word"), []);
+        let many = format!("{} no-page-has-this-word", "a ".repeat(WORDS_MAX));
+        assert_ne!(search(&many), [], "further words do not count");
     }
 
     #[test]

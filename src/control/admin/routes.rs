@@ -112,7 +112,7 @@ pub const ROUTES: &[Route] = &[
         || get(read::health),
     ),
     Route::page("/healthz", "200 while the control thread runs: for liveness probes", "ok\n"),
-    Route::read("/readyz", "200 while all shards serve: for readiness probes", || {
+    Route::read("/readyz", "200 once ready, while all shards serve: for readiness probes", || {
         get(read::readyz)
     }),
     Route::read("/stats", "all counters, levels and times, in sum and by shard", || {
