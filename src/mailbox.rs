@@ -85,10 +85,6 @@ pub enum ShardEvent {
         /// Messages that got an error instead of their service's answer because of the stop.
         cut_off: u64,
     },
-    /// The shard ended with an error.
-    Failed {
-        shard: ShardId,
-        /// The error and the way out, in one line.
-        why: String,
-    },
+    /// The shard ended with an error, which it has logged.
+    Failed { shard: ShardId },
 }

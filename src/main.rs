@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     };
     let verb = match cli::run(verb) {
         Ok(output) => {
-            cli::print(&output);
+            output.print();
             return ExitCode::from(output.code);
         }
         Err(serving) => *serving,

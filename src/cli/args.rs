@@ -141,7 +141,7 @@ enum VerbArgs {
     #[command(after_help = "EXAMPLE\n  shardgate ws-echo --listen 127.0.0.1:9001")]
     WsEcho {
         /// Address to listen on: IP address and port
-        #[arg(long, value_name = "ADDR")]
+        #[arg(long, value_name = "ADDR", value_parser = address)]
         listen: SocketAddr,
         /// Certificate chain, PEM: speak TLS
         #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -154,7 +154,7 @@ enum VerbArgs {
     #[command(after_help = "EXAMPLE\n  shardgate demo-services")]
     DemoServices {
         /// Addresses to listen on, in that order [default: demo.addresses of the configuration]
-        #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1)]
+        #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1, value_parser = address)]
         listen: Vec<SocketAddr>,
         #[command(flatten)]
         dir: DirArgs,
@@ -218,6 +218,11 @@ fn user(text: &str) -> Result<String, String> {
         return Err("a user's name: letters, digits, '_', '-', '.', at most 32".into());
     }
     Ok(text.to_owned())
+}
+
+/// Reads an address of the command line.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "must be an IP address and a port, e.g. 127.0.0.1:9001")
 }
 
 /// Heading of the options that several verbs have, below those of the verb itself.
@@ -444,6 +449,7 @@ mod tests {
         for (line, said, help) in [
             ("sreve", "unrecognized verb 'sreve'; a similar verb exists: 'serve'", ""),
             ("--prot 1", "unexpected argument '--prot' found", ""),
+            ("ws-echo --listen foo", "an IP address and a port, e.g. 127.0.0.1:9001", " ws-echo"),
             ("drain --instanc a", "a similar argument exists: '--instance'", " drain"),
             ("gen config", "not provided: <DIR>", " gen config"),
             ("config --format x", "[possible values: table, toml, json]", " config"),

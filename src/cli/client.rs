@@ -3,13 +3,14 @@
 //! The token goes to this host, or through TLS whose certificate is the configured one's, and
 //! nowhere else: redirects are not followed, and no proxy of the environment is asked.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
+use crate::config::reachable;
 use crate::config::settings::AdminSettings;
 use crate::control::token;
 use crate::tls::provider;
@@ -31,6 +32,11 @@ impl Answer {
     /// Whether the request was carried out.
     pub fn is_ok(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// Reason of a refusal: the gateway's sentence, else the whole body.
+    pub fn why(&self) -> String {
+        self.body["error"].as_str().map_or_else(|| self.text(), str::to_owned)
     }
 
     /// Body as a text for people.
@@ -60,17 +66,6 @@ impl NoAnswer {
     }
 }
 
-/// Address at which a gateway with these settings is asked.
-fn address(settings: &AdminSettings) -> SocketAddr {
-    let listen = settings.listen;
-    // An endpoint on all addresses listens on this host's own as well.
-    match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, listen.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, listen.port()).into(),
-        IpAddr::V4(_) | IpAddr::V6(_) => listen,
-    }
-}
-
 /// Sends a GET of `path`, which begins with a slash. The token is sent if it can be read and the
 /// way is safe: some endpoints ask for it.
 pub fn get(settings: &AdminSettings, path: &str) -> Result<Answer, NoAnswer> {
@@ -92,7 +87,7 @@ pub fn post(settings: &AdminSettings, path: &str, body: &Value) -> Result<Answer
 
 /// Value of `Authorization`, if it may be sent to the address.
 fn bearer(settings: &AdminSettings) -> Result<String, String> {
-    let to = address(settings);
+    let to = reachable(settings.listen);
     if !to.ip().is_loopback() && settings.tls_cert.is_none() {
         return Err(format!(
             "the admin token is not sent to {to} without TLS: set admin.tls_cert and admin.tls_key"
@@ -110,7 +105,7 @@ fn agent(settings: &AdminSettings, path: &str) -> Result<(Agent, String), NoAnsw
         .http_status_as_error(false)
         .proxy(None)
         .user_agent(concat!("shardgate/", env!("CARGO_PKG_VERSION")));
-    let to = address(settings);
+    let to = reachable(settings.listen);
     if settings.tls_cert.is_some() {
         let roots = roots(settings).map_err(NoAnswer::Failed)?;
         let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider());
@@ -138,7 +133,7 @@ fn answer(
     settings: &AdminSettings,
     result: Result<ureq::http::Response<Body>, ureq::Error>,
 ) -> Result<Answer, NoAnswer> {
-    let to = address(settings);
+    let to = reachable(settings.listen);
     let mut response = result.map_err(|error| refusal(to, &error))?;
     let status = response.status().as_u16();
     let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();

@@ -1,9 +1,12 @@
 //! `shardgate guide`: the pages of the guide, and a search in them.
 
-use std::io::{IsTerminal, Write, stdout};
-use std::process::{Command, Stdio};
+use std::fs::File;
+use std::io::{self, IsTerminal, Seek, Write, stdout};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use clap::Args;
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::termios::tcgetwinsize;
 
 use super::{EXIT_USAGE, Output};
@@ -86,30 +89,26 @@ fn size() -> (usize, usize) {
     }
 }
 
-/// Prints the text of `output`. One to be paged goes through $PAGER, else `less`, if stdout is a
-/// terminal with fewer rows than it has lines, and the pager can be started.
-pub fn print(output: &Output) {
-    let text = &output.text;
-    let long = output.paged && stdout().is_terminal() && text.lines().count() >= size().1;
-    if long && paged(text) {
+/// Shows `text` by $PAGER, else `less`, if stdout is a terminal with fewer rows than it has lines.
+/// The pager takes the place of this process, so that Ctrl-C is the pager's alone. Returns if the
+/// text is not shown yet.
+pub(super) fn page(text: &str) {
+    if !stdout().is_terminal() || text.lines().count() < size().1 {
         return;
     }
-    // A reader that has gone away (`| head`) is no error.
-    let _ = writeln!(stdout(), "{text}");
-}
-
-/// Whether a pager could be started; it has shown `text` then.
-fn paged(text: &str) -> bool {
     let pager = std::env::var("PAGER").ok().filter(|name| !name.trim().is_empty());
     let mut words = pager.as_deref().unwrap_or("less").split_whitespace();
-    let Some(program) = words.next() else { return false };
-    let child = Command::new(program).args(words).stdin(Stdio::piped()).spawn();
-    let Ok(mut child) = child else { return false };
-    if let Some(mut input) = child.stdin.take() {
-        // Whoever leaves the pager early does not want the rest.
-        let _ = writeln!(input, "{text}");
-    }
-    child.wait().is_ok()
+    let (Some(program), Ok(input)) = (words.next(), in_memory(text)) else { return };
+    // Only a pager that cannot be started comes back.
+    let _ = Command::new(program).args(words).stdin(input).exec();
+}
+
+/// A file in memory with `text`, to be read from its beginning.
+fn in_memory(text: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create("guide", MemfdFlags::CLOEXEC)?);
+    writeln!(file, "{text}")?;
+    file.rewind()?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -129,8 +128,17 @@ mod tests {
         let Output { text, code, .. } = show(&GuideArgs::default());
         assert_eq!(code, 0);
         for page in PAGES {
-            assert!(text.contains(&format!("\n  {} ", page.name)) || text.starts_with("  clients"));
+            let row = format!("\n  {:<17}{}\n", page.name, page.summary());
+            assert!(format!("\n{text}").contains(&row), "{}", page.name);
         }
+    }
+
+    #[test]
+    fn a_pager_reads_the_whole_text() {
+        let mut text = String::new();
+        let mut file = in_memory("# A page").expect("memory");
+        io::Read::read_to_string(&mut file, &mut text).expect("it is there");
+        assert_eq!(text, "# A page\n");
     }
 
     #[test]

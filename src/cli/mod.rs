@@ -14,12 +14,13 @@ mod table;
 mod token;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use args::parse;
 pub use built_in::BuiltIn;
-pub use guide::{GuideArgs, print};
+pub use guide::GuideArgs;
 pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
@@ -149,6 +150,15 @@ impl Output {
 
     fn paged(text: String) -> Self {
         Self { paged: true, ..Self::fine(text) }
+    }
+
+    /// Shows the text on stdout.
+    pub fn print(&self) {
+        if self.paged {
+            guide::page(&self.text);
+        }
+        // A reader that has gone away (`| head`) is no error.
+        let _ = writeln!(std::io::stdout(), "{}", self.text);
     }
 }
 

@@ -80,8 +80,7 @@ fn refused(answer: &Answer) -> String {
             format!("{}\nthe gateway refused this: nothing was changed", lines.join("\n"))
         }
         None => {
-            let why = answer.body["error"].as_str().map_or_else(|| answer.text(), str::to_owned);
-            format!("the gateway refused this with {}: {why}", answer.status)
+            format!("the gateway refused this with {}: {}", answer.status, answer.why())
         }
     }
 }

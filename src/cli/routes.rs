@@ -23,7 +23,7 @@ pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
     }
     match client::get(&config.gateway.admin, "/services") {
         Ok(answer) if answer.is_ok() => Output::fine(answer.text()),
-        Ok(answer) => Output::wrong(answer.text(), EXIT_START),
+        Ok(answer) => Output::wrong(answer.why(), EXIT_START),
         Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
@@ -128,7 +128,7 @@ pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs) -> Output {
         }
         // The gateway knows more than the files, so its refusal is the answer.
         Ok(answer) if answer.status != 404 => Output::wrong(
-            format!("from the gateway at {}: {}", admin.listen, answer.text()),
+            format!("from the gateway at {}: {}", admin.listen, answer.why()),
             EXIT_START,
         ),
         Ok(_) => {

@@ -31,7 +31,7 @@ pub fn show(loaded: Result<Config, Problems>, in_force: bool, format: Format) ->
     if in_force {
         return match client::get(&config.gateway.admin, "/config") {
             Ok(answer) if answer.is_ok() => Output::fine(in_force_as(&answer.body, format)),
-            Ok(answer) => Output::wrong(answer.text(), EXIT_START),
+            Ok(answer) => Output::wrong(answer.why(), EXIT_START),
             Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
         };
     }

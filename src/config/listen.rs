@@ -1,6 +1,6 @@
 //! The keys of the clients' side: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -18,6 +18,17 @@ const NETWORK_RULE: TextRule = TextRule::new(
     "an IP address, or a network of them",
     " without bits set behind its prefix, e.g. \"10.0.0.0/8\"",
 );
+
+/// An address by which this machine reaches a listener at `address`: that of all interfaces is
+/// none.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
 
 /// Reads `listen`: where clients connect without TLS.
 pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> {

@@ -24,6 +24,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use listen::reachable;
 pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
 pub use words::{

@@ -114,6 +114,13 @@ impl Directory {
         }
     }
 
+    /// Notes sources that are in use, so that `/health` shows those that have not answered yet.
+    pub fn expect_sources(&mut self, names: Vec<Arc<str>>) {
+        for name in names {
+            self.sources.entry(name).or_default();
+        }
+    }
+
     /// Takes in an event of a source.
     pub fn take_news(&mut self, news: News, now: Instant) {
         let News { source, event } = news;

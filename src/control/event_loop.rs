@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use super::gathering::{Gathering, Overview};
 use super::inputs::ControlInputs;
 use super::jwks::{self, JwksFetch, JwksRefresher};
 use super::probe::CheckResult;
-use super::ready::ReadyLines;
+use super::ready::{Announcement, ReadyLines};
 use super::request::ControlRequest;
 use super::service_manager::ServiceManager;
 use super::shards::ShardTable;
@@ -112,8 +113,12 @@ fn start(
     let admin = inputs.admin.local_addr()?;
     let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, info.clone(), sender)?;
     tokio::spawn(endpoint);
-    let (dir, shards) = (inputs.loader.dir(), inputs.shards.len());
-    let ready_lines = ReadyLines::new(config, dir, inputs.listens, admin, shards);
+    let announcement = Announcement {
+        dir: inputs.loader.dir().map(Path::to_owned),
+        listens: inputs.listens,
+        admin,
+        shards: inputs.shards.len(),
+    };
     let (news_sender, news) = mpsc::channel(NEWS_MAX);
     let sources = Sources::start(config, inputs.registry, inputs.seed, news_sender)
         .map_err(io::Error::other)?;
@@ -122,7 +127,7 @@ fn start(
     let (fetch_sender, fetches) = mpsc::channel(jwks::FETCHES_MAX);
     let jwks = JwksRefresher::start(config, fetch_sender);
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
-    let control = Control {
+    let mut control = Control {
         shards: ShardTable::new(inputs.shards),
         events: inputs.events,
         directory: Directory::new(active, inputs.composer, fleet, now),
@@ -130,12 +135,13 @@ fn start(
         jwks,
         certificates: CertificateWatch::new(now),
         sources_until: now + SOURCES_TIMEOUT,
-        ready_lines: Some(ready_lines),
+        announcement: Some(announcement),
         gathering: Gathering::default(),
         stop_until: None,
         info,
         service_manager: ServiceManager::from_environment(now),
     };
+    control.directory.expect_sources(control.source_names());
     Ok((control, Inbox { bell: inputs.bell, requests, news, fetches, checks }))
 }
 
@@ -150,7 +156,7 @@ struct Control {
     /// End of the wait for sources that have not answered yet.
     sources_until: Instant,
     /// Printed once, when all shards are ready.
-    ready_lines: Option<ReadyLines>,
+    announcement: Option<Announcement>,
     gathering: Gathering,
     /// Set when a stop began: the time at which it is given up.
     stop_until: Option<Instant>,
@@ -207,12 +213,14 @@ impl Control {
             && self.stop_until.is_none()
             && !self.shards.any_failed()
             && (self.sources_until <= now || self.sources_answered())
-            && let Some(ReadyLines { first, next }) = self.ready_lines.take()
+            && let Some(announcement) = self.announcement.take()
         {
+            let ReadyLines { at, next } =
+                announcement.lines(self.directory.config(), self.directory.snapshot());
+            let first = format!("shardgate ready: {at}");
             // Not println: a closed stdout is no reason to end.
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{first}\n{next}");
-            let at = first.trim_start_matches("shardgate ready: ");
             tracing::info!(at, "ready: every shard serves");
             self.service_manager.ready(&first);
         }
@@ -220,9 +228,14 @@ impl Control {
 
     /// Whether every source has answered, or could not be reached.
     fn sources_answered(&self) -> bool {
+        self.directory.have_answered(&self.source_names())
+    }
+
+    /// Names of all sources in use that are expected to answer.
+    fn source_names(&self) -> Vec<Arc<str>> {
         let mut names = self.sources.names();
         names.extend(self.jwks.url().map(|_| jwks::SOURCE.into()));
-        self.directory.have_answered(&names)
+        names
     }
 
     fn finish_gathering(&mut self, now: Instant) {
@@ -288,7 +301,7 @@ impl Control {
             ControlRequest::Ready(reply) => {
                 // The ready line waits for the sources of instances, so that nobody is sent to a
                 // gateway that knows no instance yet; probes wait for the same.
-                let announced = self.ready_lines.is_none();
+                let announced = self.announcement.is_none();
                 let stops = self.stop_until.is_some();
                 let _ = reply.send(self.shards.all_serve() && announced && !stops);
             }
@@ -317,6 +330,7 @@ impl Control {
             for source in self.sources.follow(self.directory.config()) {
                 self.directory.forget_source(&source, now);
             }
+            self.directory.expect_sources(self.source_names());
             self.certificates.check_again(now);
             self.publish();
         }
@@ -378,7 +392,7 @@ impl Control {
     /// Time of the next turn without an event.
     fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
         let now = Instant::now();
-        let awaits_sources = self.ready_lines.is_some() && self.sources_until > now;
+        let awaits_sources = self.announcement.is_some() && self.sources_until > now;
         let times = [
             commands_wait.then(|| now + RETRY_EVERY),
             awaits_sources.then_some(self.sources_until),

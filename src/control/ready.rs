@@ -1,33 +1,43 @@
 //! The lines on stdout of a gateway that is ready: one for programs that wait for it, then what a
 //! person does next.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::Listens;
-use crate::config::{Config, Source, program, shell_word};
+use crate::config::settings::GatewaySettings;
+use crate::config::{Config, Source, program, reachable, shell_word};
+use crate::routing::Snapshot;
 
 /// Routes that are named; `shardgate routes` shows all.
 const ROUTES_SHOWN: usize = 4;
 
+/// The facts about a gateway that is not ready yet, which its ready lines name.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// Directory of its files; `None` = it runs by the built-in ones.
+    pub dir: Option<PathBuf>,
+    /// Addresses for clients.
+    pub listens: Listens,
+    /// Address of the admin endpoint.
+    pub admin: SocketAddr,
+    /// Number of shards.
+    pub shards: usize,
+}
+
 /// The lines of one gateway.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadyLines {
-    /// Line that programs wait for: `shardgate ready: URL… admin URL shards N`.
-    pub first: String,
+    /// Rest of the line that programs wait for, `shardgate ready: URL… admin URL shards N`.
+    pub at: String,
     /// Lines for a person: the URLs to connect to, the page to read, the way to stop.
     pub next: String,
 }
 
-impl ReadyLines {
-    /// The lines for a gateway with `shards` shards that was configured by the files in `dir`.
-    pub fn new(
-        config: &Config,
-        dir: Option<&Path>,
-        listens: Listens,
-        admin: SocketAddr,
-        shards: usize,
-    ) -> Self {
+impl Announcement {
+    /// The lines of the gateway by its configuration and the routing state in force.
+    pub fn lines(&self, config: &Config, snapshot: &Snapshot) -> ReadyLines {
+        let Self { dir, listens, admin, shards } = self;
         let gateway = &config.gateway;
         let http = if gateway.admin.tls_cert.is_some() { "https" } else { "http" };
         let both = [("ws", listens.plain), ("wss", listens.tls)];
@@ -38,30 +48,19 @@ impl ReadyLines {
             both.into_iter().filter_map(url).collect()
         };
         let bound = urls(|address| address).join(" ");
-        let first = format!("shardgate ready: {bound} admin {http}://{admin} shards {shards}");
+        let at = format!("{bound} admin {http}://{admin} shards {shards}");
         let mut next = format!("  connect to  {}\n", urls(reachable).join(" or "));
-        next += &format!("  answers     {}\n", answers(config));
-        let at = reachable(admin);
-        next += &format!("  read        {http}://{at}/guide, the state in /health and /stats\n");
-        let drain = format!("{} drain{}", program(), flags(config, dir, admin));
+        next += &format!("  answers     {}\n", answers(gateway, snapshot));
+        let page = reachable(*admin);
+        next += &format!("  read        {http}://{page}/guide, the state in /health and /stats\n");
+        let drain = format!("{} drain{}", program(), flags(config, dir.as_deref(), *admin));
         next += &format!("  stop        Ctrl-C, or: {drain}");
-        Self { first, next }
+        ReadyLines { at, next }
     }
 }
 
-/// An address by which this machine reaches `address`: that of all interfaces is none.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
 /// Ids and what answers them.
-fn answers(config: &Config) -> String {
-    let (gateway, snapshot) = (&config.gateway, &config.snapshot);
+fn answers(gateway: &GatewaySettings, snapshot: &Snapshot) -> String {
     let demo = |address| gateway.demo.enabled && gateway.demo.addresses.contains(&address);
     let mut parts = Vec::new();
     for route in snapshot.routes.iter().take(ROUTES_SHOWN) {
@@ -105,15 +104,19 @@ mod tests {
     fn lines(flags: &Overrides, dir: Option<&str>) -> ReadyLines {
         let config = from_files(Files::embedded(), &[], flags).expect("right");
         let plain = config.gateway.listen;
-        let admin = config.gateway.admin.listen;
-        ReadyLines::new(&config, dir.map(Path::new), Listens { plain, tls: None }, admin, 2)
+        let announcement = Announcement {
+            dir: dir.map(PathBuf::from),
+            listens: Listens { plain, tls: None },
+            admin: config.gateway.admin.listen,
+            shards: 2,
+        };
+        announcement.lines(&config, &config.snapshot)
     }
 
     #[test]
     fn the_first_line_is_for_programs_and_the_others_say_what_is_next() {
-        let ReadyLines { first, next } = lines(&Overrides::default(), None);
-        let ready = "shardgate ready: ws://127.0.0.1:9000/ws admin http://127.0.0.1:8000 shards 2";
-        assert_eq!(first, ready);
+        let ReadyLines { at, next } = lines(&Overrides::default(), None);
+        assert_eq!(at, "ws://127.0.0.1:9000/ws admin http://127.0.0.1:8000 shards 2");
         let expected = "  connect to  ws://127.0.0.1:9000/ws\n  \
              answers     ids 1000-1999 logic (demo), 2000-2999 chat (demo), 3000-3999 fight \
              (demo), 9000-9999 the gateway itself\n  \
@@ -130,8 +133,8 @@ mod tests {
             no_demo: true,
             ..Overrides::default()
         };
-        let ReadyLines { first, next } = lines(&flags, Some("/etc/my gate"));
-        assert!(first.starts_with("shardgate ready: ws://0.0.0.0:9010/ws "), "{first}");
+        let ReadyLines { at, next } = lines(&flags, Some("/etc/my gate"));
+        assert!(at.starts_with("ws://0.0.0.0:9010/ws "), "{at}");
         assert!(next.contains("connect to  ws://127.0.0.1:9010/ws\n"), "{next}");
         assert!(next.contains("ids 1000-1999 logic, 2000") && !next.contains("demo"), "{next}");
         let drain = " drain --config '/etc/my gate' --admin 127.0.0.1:8010";

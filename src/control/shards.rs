@@ -146,7 +146,7 @@ impl ShardTable {
             ShardEvent::Signals { shard, .. }
             | ShardEvent::Inspection { shard, .. }
             | ShardEvent::Stopped { shard, .. }
-            | ShardEvent::Failed { shard, .. } => *shard,
+            | ShardEvent::Failed { shard } => *shard,
         };
         let Some(entry) = self.entries.get_mut(usize::from(shard.0)) else {
             tracing::error!(
@@ -309,13 +309,12 @@ impl ShardTable {
             .map(|(n, _)| ShardId(n))
             .collect();
         for shard in vanished {
-            let why = "its thread ended without an event".to_owned();
             tracing::error!(
                 shard = shard.0,
-                why,
-                "shard_vanished: the others drain and the process ends with 1; report this defect"
+                "shard_vanished: its thread ended without an event; the others drain and the \
+                 process ends with 1; report this defect"
             );
-            self.take(ShardEvent::Failed { shard, why }, now);
+            self.take(ShardEvent::Failed { shard }, now);
         }
     }
 

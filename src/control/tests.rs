@@ -132,7 +132,7 @@ async fn fake_shard(
 ) {
     let say = |event| events.try_send(event).unwrap();
     if fake == Fake::Failing {
-        return say(ShardEvent::Failed { shard, why: "no ring".into() });
+        return say(ShardEvent::Failed { shard });
     }
     say(ShardEvent::Ready(shard));
     loop {

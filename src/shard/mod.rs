@@ -137,7 +137,7 @@ fn run(shard: ShardId, init: ShardInit) {
         Ok(executor) => executor,
         Err(error) => {
             let why = format!("the executor of shard {shard} on core {}: {error}", init.core);
-            report_failure(&init.events, shard, why);
+            report_failure(&init.events, shard, &why);
             return;
         }
     };
@@ -151,17 +151,17 @@ fn run(shard: ShardId, init: ShardInit) {
             Err(error) => Err(error),
         };
         if let Err(error) = served {
-            report_failure(&events, shard, format!("shard {shard}: {error}"));
+            report_failure(&events, shard, &format!("shard {shard}: {error}"));
         }
     });
 }
 
-fn report_failure(events: &LaneSender<ShardEvent>, shard: ShardId, why: String) {
+fn report_failure(events: &LaneSender<ShardEvent>, shard: ShardId, why: &str) {
     tracing::error!(
         shard = shard.0,
         why,
         "shard_failed: the others drain and the process ends with 1; run `shardgate doctor`"
     );
     // Control reads until every shard has ended; a full lane would mean that it is gone.
-    let _ = events.try_send(ShardEvent::Failed { shard, why });
+    let _ = events.try_send(ShardEvent::Failed { shard });
 }

@@ -76,7 +76,7 @@ fn the_token_goes_to_no_other_host_without_tls() {
 fn an_endpoint_on_all_addresses_is_asked_on_this_host() {
     let at = |text: &str| {
         let listen = text.parse().expect("an address");
-        address(&AdminSettings { listen, ..AdminSettings::default() }).to_string()
+        reachable(listen).to_string()
     };
     assert_eq!(at("0.0.0.0:8000"), "127.0.0.1:8000");
     assert_eq!(at("[::]:8000"), "[::1]:8000");

@@ -26,8 +26,8 @@ pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),
         false => {
-            let why = "a shard does not serve, or a source of instances has not answered yet; GET \
-                       /health shows which and why";
+            let why = "a shard does not serve, or a source of instances is silent since the start; \
+                       GET /health shows the states of all";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why))
         }
     }

@@ -3,6 +3,7 @@
 mod access;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -170,12 +171,15 @@ async fn a_gateway_is_not_ready_before_its_sources_have_answered_or_been_waited_
     let etcd = format!("etcd.endpoints = [\"http://{endpoint}\"]");
     let rig = rig_with(&[Fake::Good], &etcd);
     let ready = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let pause = Duration::from_millis(20);
     while rig.get("/stats").await.1["shards"][0]["state"] != "ready" {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(pause).await;
     }
     assert_eq!(rig.raw(ready).await.0, 503);
+    let (_, health) = rig.get("/health").await;
+    assert_eq!(health["sources"]["etcd"]["state"], "silent", "it says what is waited for");
     while rig.raw(ready).await.0 != 200 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(pause).await;
     }
 }
 
