@@ -23,11 +23,29 @@ pub struct Problem {
     pub what: String,
     /// Way out.
     pub fix: String,
+    /// Thing that the fault is in, as far as others have to tell.
+    pub topic: Topic,
+}
+
+/// The thing that a fault is in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Topic {
+    /// An address to listen on that another process has; `holder` is its name, if this user may see
+    /// it.
+    TakenPort { holder: Option<String> },
+    /// The limit of open files.
+    OpenFiles,
+    /// Anything else.
+    Other,
 }
 
 impl Problem {
     fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), fix: fix.into() }
+        Self { what: what.into(), fix: fix.into(), topic: Topic::Other }
+    }
+
+    fn about(self, topic: Topic) -> Self {
+        Self { topic, ..self }
     }
 }
 
@@ -74,8 +92,11 @@ const FILES_OF_PROCESS: u64 = 64;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listeners, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
-/// Hard limit of open files that systemd gives to each process since version 240.
-const FILES_ORDINARY: u64 = 524_288;
+/// Connections of a shard below which the default of `connections_max` is not lowered without a
+/// word. systemd gives each process 524,288 open files (since version 240); with 10 shards that is
+/// some 46,000 for clients each, after an eighth that is kept for those who move. More shards than
+/// that are a host whose limit somebody has to raise.
+const CONNECTIONS_AMPLE: usize = 40_000;
 /// Connections that a shard must be able to take for a start to make sense.
 const CONNECTIONS_MIN: usize = 16;
 
@@ -313,7 +334,8 @@ pub fn connections_allowed(
 }
 
 /// Lowers `connections_max` to `each` where it is higher; one warning for all. The default is as
-/// much as a large host has, so where the limit is an ordinary one, it is lowered without a word.
+/// much as a large host has, so where it still leaves a shard [`CONNECTIONS_AMPLE`], it is lowered
+/// without a word.
 pub fn clamp_connections(
     shards: &mut [ShardPlan],
     each: usize,
@@ -328,7 +350,7 @@ pub fn clamp_connections(
     }
     let got: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
     let soft = soft.unwrap_or(u64::MAX);
-    (got < wanted && (is_asked_for || soft < FILES_ORDINARY)).then(|| {
+    (got < wanted && (is_asked_for || each < CONNECTIONS_AMPLE)).then(|| {
         let what = format!(
             "open files (RLIMIT_NOFILE {soft}) allow {got} connections, connections_max asks for \
              {wanted}"
@@ -337,7 +359,7 @@ pub fn clamp_connections(
             "a shard takes {each} at most; raise the limit (`ulimit -n`, LimitNOFILE=) or lower \
              [conn] connections_max"
         );
-        Problem::new(what, fix)
+        Problem::new(what, fix).about(Topic::OpenFiles)
     })
 }
 
@@ -348,9 +370,12 @@ pub fn uring_problem(answer: Result<(), Errno>, disabled: Option<u32>) -> Option
         (Errno::NOSYS, _) => Problem::new(
             "this kernel has no io_uring (too old, built without it, or hidden by a sandbox or a \
              seccomp profile)",
-            "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor, and in a container \
-             with a seccomp profile that allows it (shardgate guide containers); the kernel that \
-             runs: uname -r",
+            format!(
+                "run on Linux 5.8 or newer with CONFIG_IO_URING, not under gVisor, and in a \
+                 container with a seccomp profile that allows it ({} guide containers); the \
+                 kernel that runs: uname -r",
+                program()
+            ),
         ),
         (Errno::PERM | Errno::ACCESS, Some(2)) => Problem::new(
             "io_uring is switched off (kernel.io_uring_disabled = 2)",

@@ -154,7 +154,8 @@ enum VerbArgs {
     #[command(after_help = "EXAMPLE\n  shardgate demo-services")]
     DemoServices {
         /// Addresses to listen on, in that order [default: demo.addresses of the configuration]
-        #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1, value_parser = address)]
+        #[arg(long, value_name = "ADDR,ADDR,ADDR", value_delimiter = ',', num_args = 1)]
+        #[arg(value_parser = address)]
         listen: Vec<SocketAddr>,
         #[command(flatten)]
         dir: DirArgs,

@@ -52,8 +52,8 @@ impl BuiltIn {
         match self {
             Self::Config => format!("next: {} check --config {dir}", program()),
             Self::Proto => format!(
-                "next, for a service in Python: python3 -m grpc_tools.protoc -I{dir} \
-                 --python_out=. --grpc_python_out=. shardgate/backend/v1/backend.proto"
+                "next, for a service in Python: mkdir -p pb && python3 -m grpc_tools.protoc \
+                 -I{dir} --python_out=pb --grpc_python_out=pb shardgate/backend/v1/backend.proto"
             ),
         }
     }
@@ -71,13 +71,7 @@ pub fn write(what: BuiltIn, dir: &Path) -> Output {
         let path = dir.join(name);
         match write_new(&path, content) {
             Ok(()) => text += &format!("wrote {}\n", path.display()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Output::wrong(refusal(&path), EXIT_START);
-            }
-            Err(error) => {
-                let why = format!("{}: {error}; name another directory", path.display());
-                return Output::wrong(why, EXIT_START);
-            }
+            Err(why) => return Output::wrong(text + &why, EXIT_START),
         }
     }
     Output::fine(text + &what.next(&shell_word(dir)))
@@ -91,11 +85,18 @@ fn refusal(path: &Path) -> String {
     )
 }
 
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
+/// Writes a new file, and makes the directories that it is in. The error is one line.
+fn write_new(path: &Path, text: &str) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {error}; name another directory", path.display());
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+        fs::create_dir_all(dir).map_err(failed)?;
     }
-    OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    let mut file = file.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => refusal(path),
+        _ => failed(error),
+    })?;
+    file.write_all(text.as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]
@@ -127,8 +128,10 @@ mod tests {
     #[test]
     fn a_directory_that_cannot_be_made_is_told_in_one_line() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let Output { text, code, .. } = write(BuiltIn::Proto, file.path());
-        assert_eq!((code, text.lines().count()), (EXIT_START, 1), "{text}");
-        assert!(text.contains("name another directory"), "{text}");
+        for what in [BuiltIn::Proto, BuiltIn::Config] {
+            let Output { text, code, .. } = write(what, file.path());
+            assert_eq!((code, text.lines().count()), (EXIT_START, 1), "{text}");
+            assert!(text.contains("name another directory"), "{text}");
+        }
     }
 }

@@ -150,11 +150,15 @@ fn read(dir: &Path) -> Result<Files, Problems> {
     let list = match fs::read_dir(dir) {
         Ok(list) => list,
         Err(e) => {
-            let missing = e.kind() == io::ErrorKind::NotFound;
             let (program, word) = (program(), shell_word(dir));
-            let way_out = match missing {
-                true => format!("write a configuration there: {program} gen config {word}"),
-                false => format!("who may read it is shown by: ls -ld {word}"),
+            let way_out = match e.kind() {
+                io::ErrorKind::NotFound => {
+                    format!("write a configuration there: {program} gen config {word}")
+                }
+                io::ErrorKind::NotADirectory => {
+                    "name the directory that the file gateway.toml is in".into()
+                }
+                _ => format!("its owner and mode: ls -ld {word}"),
             };
             let rule = format!("cannot read the configuration directory: {e}; {way_out}");
             return Err(Problems(vec![Problem::whole(file(dir), rule)]));
@@ -177,7 +181,13 @@ fn read(dir: &Path) -> Result<Files, Problems> {
             Ok(text) => Text::new(path.to_string_lossy(), &text),
             Err(e) => {
                 let word = shell_word(path);
-                let rule = format!("cannot read it: {e}; its owner and mode: ls -l {word}");
+                let way_out = match e.kind() {
+                    io::ErrorKind::InvalidData => {
+                        format!("save it as UTF-8; now it is: file {word}")
+                    }
+                    _ => format!("its owner and mode: ls -l {word}"),
+                };
+                let rule = format!("cannot read it: {e}; {way_out}");
                 problems.push(Problem::whole(file(path), rule));
                 continue;
             }
@@ -197,12 +207,17 @@ fn read(dir: &Path) -> Result<Files, Problems> {
 
 /// The rule of a directory without the file `gateway.toml`, with the command that makes one.
 fn no_gateway_toml(dir: &Path, path: &Path) -> String {
+    let program = program();
     if dir.join("default.toml").exists() {
-        let word = shell_word(path);
-        return format!("there is no such file; an empty one keeps the defaults: touch {word}");
+        // `gen config` overwrites no file, and an empty gateway.toml would route nothing.
+        let (new, path) = (shell_word(&dir.join("new")), shell_word(path));
+        return format!(
+            "there is no such file; write the built-in one: {program} gen config {new} && mv \
+             {new}/gateway.toml {path}"
+        );
     }
     let word = shell_word(dir);
-    format!("there is no such file; write it with its comments: {} gen config {word}", program())
+    format!("there is no such file; write it with its comments: {program} gen config {word}")
 }
 
 fn file(path: &Path) -> Source {

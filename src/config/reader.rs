@@ -158,7 +158,8 @@ impl Reader {
     fn know(&mut self, key: &'static str, rule: &Rule, default: Option<String>) {
         self.known.push(key);
         let name = without_indices(&self.prefix) + key;
-        self.report.keys.insert(name, Key { rule: rule.clone(), default });
+        // Each further table of a list has the same keys.
+        self.report.keys.entry(name).or_insert_with(|| Key { rule: rule.clone(), default });
     }
 
     /// The entry of `key`, which counts as known from now on.

@@ -8,7 +8,7 @@ use super::problem::{Problem, Source};
 use super::raw::{self, Node};
 use super::reader::{Reader, Report, nearest};
 use super::rule::{Bounds, TextRule};
-use super::words::{ADDRESS_RULE, NAME_RULE, SERVICE_RULE, is_name};
+use super::words::{NAME_RULE, SERVICE_RULE, is_name};
 use super::{FoundRoute, Lookup};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
@@ -161,7 +161,8 @@ impl Tables {
     fn read_instance(&mut self, service: ServiceId, mut r: Reader) {
         let name = r.required_text("id", is_name, NAME_RULE);
         let valid = |s: &str| s.parse::<SocketAddr>().is_ok_and(|a| a.port() != 0);
-        let address = r.required_text("address", valid, ADDRESS_RULE);
+        let rule = TextRule::new("an IP address and a port above 0", ", e.g. \"127.0.0.1:50001\"");
+        let address = r.required_text("address", valid, rule);
         let weight = r.number("weight", 1, Bounds::new(1, 1000));
         if let (Some(name), Some(address)) = (name, address.and_then(|a| a.parse().ok())) {
             let owner = |i: &Instance| format!("service[{}]", i.service.0);
@@ -405,7 +406,7 @@ fn host_and_port(s: &str) -> Option<(&str, u16)> {
 }
 
 fn method(r: &mut Reader) -> Option<Arc<str>> {
-    let rule = TextRule::new("a gRPC method", " in the form \"/package.Service/Method\"");
+    let rule = TextRule::new("a gRPC method \"/package.Service/Method\"", "");
     let text = r.text("method", "", is_method, rule.or_empty());
     (!text.is_empty()).then(|| text.into())
 }

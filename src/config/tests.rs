@@ -169,7 +169,7 @@ fn unary_routes_name_a_method_and_carry_bytes() {
     one_gateway(&route("method = \"/a.B/C\""), ":5: route[0].payload: must be \"bytes\"");
     for wrong in ["Move", "/Move", "/game.Logic/", "/a/b/c", "/a..b/C", "//C", "/a b/C"] {
         let body = route(&format!("payload = \"bytes\"\nmethod = {wrong:?}"));
-        one_gateway(&body, "in the form \"/package.Service/Method\"");
+        one_gateway(&body, "a gRPC method \"/package.Service/Method\"");
     }
     let batch = format!("{LOGIC}[[route]]\nrange = [1, 2]\nservice = \"logic\"\n");
     one_gateway(&format!("{batch}method = \"/a.B/C\""), "only services with mode = \"unary\"");
@@ -396,7 +396,8 @@ fn a_directory_is_read_and_the_built_in_files_fill_in() {
     let word = path.to_str().expect("UTF-8");
     assert!(lines(run())[0].ends_with(&format!(" gen config {word}")));
     put("default.toml", b"");
-    assert!(lines(run())[0].ends_with(&format!(": touch {word}/gateway.toml")));
+    let moved = format!("mv {word}/new/gateway.toml {word}/gateway.toml");
+    assert!(lines(run())[0].ends_with(&format!(" gen config {word}/new && {moved}")));
     put("gateway.toml", b"[shards]\ncount = 3\n");
     put("2.toml", b"[batch]\nwindow_ms = 7\n");
     put("02.toml", b"");
@@ -410,7 +411,11 @@ fn a_directory_is_read_and_the_built_in_files_fill_in() {
     put("1.toml", b"\xff");
     let unread = lines(run());
     assert!(unread[0].contains("1.toml: cannot read it"), "{unread:?}");
-    assert!(unread[0].ends_with(&format!(": ls -l {word}/1.toml")), "{unread:?}");
+    let way_out = format!("save it as UTF-8; now it is: file {word}/1.toml");
+    assert!(unread[0].ends_with(&way_out), "{unread:?}");
+    let file = path.join("gateway.toml");
+    let named = lines(super::load(Some(&file), &[], &flags));
+    assert!(named[0].ends_with("name the directory that the file gateway.toml is in"), "{named:?}");
     let named = [("SHARDGATE_CONFIG".to_owned(), "/nonexistent/shards".to_owned())];
     assert!(lines(super::load(None, &named, &flags))[0].contains("cannot read the configuration"));
 }

@@ -4,8 +4,7 @@
 use std::fmt;
 
 use super::machine::{Machine, list};
-use super::ports::IN_USE;
-use super::{allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
+use super::{Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
 use crate::config::{Config, Loader};
 use crate::memory;
 
@@ -145,11 +144,11 @@ pub fn examine(config: &Config, loader: &Loader, running: bool) -> Vec<Finding> 
                 Finding::new(Verdict::Warn, w.what.clone(), "told at every start", w.fix.clone())
             };
             // Open files are judged below, with both limits.
-            let told = plan.warnings.iter().filter(|w| !w.what.starts_with("open files"));
+            let told = plan.warnings.iter().filter(|w| w.topic != Topic::OpenFiles);
             findings.extend(told.map(warn));
         }
         Err(problems) => findings.extend(problems.into_iter().map(|p| {
-            if running && p.what.contains(IN_USE) {
+            if running && is_of_gateway(&p.topic) {
                 return Finding::ok(format!("{}: a gateway runs", p.what));
             }
             Finding::new(Verdict::Fail, p.what, "the gateway does not start", p.fix)
@@ -157,6 +156,17 @@ pub fn examine(config: &Config, loader: &Loader, running: bool) -> Vec<Finding> 
     }
     findings.extend(judge(&machine, &wanted));
     findings
+}
+
+/// Whether an address can be that of the gateway that runs: its holder has the name of this
+/// program, or this user may not see the holder.
+fn is_of_gateway(topic: &Topic) -> bool {
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    match topic {
+        Topic::TakenPort { holder: Some(name) } => name == own.trim(),
+        Topic::TakenPort { holder: None } => true,
+        Topic::OpenFiles | Topic::Other => false,
+    }
 }
 
 /// Memory that this process may use, in bytes: the machine's, or its control group's if that is

@@ -1,17 +1,16 @@
 //! Checks of the addresses to listen on: whether each can be bound, and who has it if not.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::Problem;
+use super::{Problem, Topic};
 use crate::config::command::{self, Change};
 use crate::config::{Config, Loader};
 
-/// Part of the text on a port that another process has.
-pub(super) const IN_USE: &str = "is in use by ";
 /// Prefix of the keys of the demo services' addresses.
 const DEMO: &str = "demo service ";
 /// Distance between a port that is taken and the one that is proposed, so that 9000 becomes 9010.
@@ -25,8 +24,10 @@ pub(super) fn problems(config: &Config, loader: &Loader) -> Vec<Problem> {
         .into_iter()
         .filter_map(|(key, address)| Some((key, address, try_bind(address).err()?)))
         .collect();
+    // What is configured, and then what was proposed: no proposal takes a port of these.
+    let mut used: BTreeSet<u16> = addresses(config).iter().map(|(_, a)| a.port()).collect();
     let changes: Vec<Change<'_>> =
-        wrong.iter().filter_map(|(key, address, _)| other(key, *address)).collect();
+        wrong.iter().filter_map(|(key, address, _)| other(key, *address, &mut used)).collect();
     let start = command::start(loader, &changes);
     wrong
         .iter()
@@ -56,15 +57,19 @@ fn addresses(config: &Config) -> Vec<(String, SocketAddr)> {
     list
 }
 
-/// The change of `key` that avoids `address`: the same one with a free port, or no demo services.
-fn other(key: &str, address: SocketAddr) -> Option<Change<'_>> {
+/// The change of `key` that avoids `address`: the same one with a free port that is not in `used`,
+/// to which it is added; or no demo services.
+fn other<'a>(key: &'a str, address: SocketAddr, used: &mut BTreeSet<u16>) -> Option<Change<'a>> {
     if key.starts_with(DEMO) {
         return Some(("demo.enabled", "false".into()));
     }
     let ports = (1..=PORTS_TRIED).filter_map(|n| address.port().checked_add(n * PORT_STEP));
     // Ports below 1024 are for privileged users, who took this one on purpose.
     let mut ports = ports.map(|port| if port < 1024 { port + 8000 } else { port });
-    let free = ports.find(|port| try_bind(SocketAddr::new(address.ip(), *port)).is_ok())?;
+    let free = ports.find(|port| {
+        !used.contains(port) && try_bind(SocketAddr::new(address.ip(), *port)).is_ok()
+    })?;
+    used.insert(free);
     Some((key, SocketAddr::new(address.ip(), free).to_string()))
 }
 
@@ -80,14 +85,18 @@ pub(super) fn problem(
     let what = |why: &str| format!("{key} = {address} {why}");
     Some(match error {
         Errno::ADDRINUSE => {
-            let owner = owner(port);
-            let by = owner
+            let holder = owner(address);
+            let by = holder
+                .as_ref()
                 .map_or("another process".into(), |(pid, name)| format!("{name} (process {pid})"));
             let how = match key.starts_with(DEMO) {
                 true => "stop that, or start without the demo services",
                 false => "stop that, or start on another port",
             };
-            Problem::new(what(&format!("{IN_USE}{by}")), format!("{how}: {start}"))
+            let holder = holder.map(|(_, name)| name);
+            let fix = format!("{how}: {start}");
+            Problem::new(what(&format!("is in use by {by}")), fix)
+                .about(Topic::TakenPort { holder })
         }
         Errno::ACCESS | Errno::PERM => Problem::new(
             what("is not allowed to this user"),
@@ -109,14 +118,18 @@ pub(super) fn problem(
     })
 }
 
-/// The process that listens on a TCP port, as far as /proc tells this user: number and name.
-fn owner(port: u16) -> Option<(u32, String)> {
+/// The process whose listener keeps `address` from being bound, as far as /proc tells this user:
+/// number and name.
+fn owner(address: SocketAddr) -> Option<(u32, String)> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let sockets: Vec<String> = tables
         .iter()
-        .flat_map(|table| listening(&fs::read_to_string(table).unwrap_or_default(), port))
+        .flat_map(|table| listening(&fs::read_to_string(table).unwrap_or_default(), address))
         .map(|inode| format!("socket:[{inode}]"))
         .collect();
+    if sockets.is_empty() {
+        return None;
+    }
     let has = |pid: &Path| {
         let files = fs::read_dir(pid.join("fd")).into_iter().flatten().flatten();
         files
@@ -128,21 +141,42 @@ fn owner(port: u16) -> Option<(u32, String)> {
         let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
         Some((pid, entry.path()))
     });
-    let (pid, path) = numbered.find(|(_, path)| !sockets.is_empty() && has(path))?;
+    let (pid, path) = numbered.find(|(_, path)| has(path))?;
     let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
     Some((pid, name.trim().to_owned()))
 }
 
-/// Inodes of the sockets that listen on `port`, in the text of /proc/net/tcp: the columns are
-/// number, local address, remote address, state (0A listens), five more, inode.
-fn listening(table: &str, port: u16) -> Vec<u64> {
-    let suffix = format!(":{port:04X}");
+/// Inodes of the sockets that listen on the port of `address`, on its IP address or on all, in the
+/// text of /proc/net/tcp: the columns are number, local address, remote address, state (0A is
+/// listening), five more, inode.
+fn listening(table: &str, address: SocketAddr) -> Vec<u64> {
     let inode = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let found = columns.get(1)?.ends_with(&suffix) && *columns.get(3)? == "0A";
+        let (ip, port) = columns.get(1)?.split_once(':')?;
+        let ip = ip_of_table(ip)?.to_canonical();
+        let same_port = u16::from_str_radix(port, 16) == Ok(address.port());
+        let wanted = address.ip().to_canonical();
+        let same_ip = ip == wanted || ip.is_unspecified() || wanted.is_unspecified();
+        let found = same_port && same_ip && *columns.get(3)? == "0A";
         found.then(|| columns.get(9)?.parse().ok()).flatten()
     };
     table.lines().skip(1).filter_map(inode).collect()
+}
+
+/// An IP address of /proc/net/tcp: words of 32 bits in hexadecimal, each in the machine's order.
+fn ip_of_table(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    match text.len() {
+        8 => Some(IpAddr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for (n, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(n * 8)?);
+            }
+            Some(IpAddr::from(bytes))
+        }
+        _ => None,
+    }
 }
 
 /// Warns of a port in the range of outgoing connections: one of those can hold it when the gateway
@@ -188,10 +222,14 @@ mod tests {
     #[test]
     fn the_process_that_has_a_port_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        assert_eq!(owner(port).map(|(pid, _)| pid), Some(std::process::id()));
+        let address = listener.local_addr().expect("bound");
+        assert_eq!(owner(address).map(|(pid, _)| pid), Some(std::process::id()));
+        let all = SocketAddr::from(([0, 0, 0, 0], address.port()));
+        assert_eq!(owner(all).map(|(pid, _)| pid), Some(std::process::id()));
+        let another = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        assert_eq!(owner(another), None, "another address of the port is free");
         drop(listener);
-        assert_eq!(owner(port), None);
+        assert_eq!(owner(address), None);
     }
 
     #[test]
@@ -200,6 +238,13 @@ mod tests {
             0: 0100007F:2328 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 777 1\n\
             1: 0100007F:2328 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 0 0 778 1\n\
             2: 0100007F:2329 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 779 1\n";
-        assert_eq!(listening(table, 9000), [777]);
+        let at = |text: &str| text.parse().expect("an address");
+        // As a machine with the low byte first writes it.
+        if cfg!(target_endian = "little") {
+            assert_eq!(listening(table, at("127.0.0.1:9000")), [777]);
+            assert_eq!(listening(table, at("0.0.0.0:9000")), [777]);
+            assert!(listening(table, at("127.0.0.2:9000")).is_empty());
+            assert_eq!(ip_of_table("00000000000000000000000001000000"), Some(at("[::1]:1").ip()));
+        }
     }
 }

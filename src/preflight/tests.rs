@@ -104,10 +104,19 @@ fn the_file_limit_bounds_connections() {
     says(warning, &["RLIMIT_NOFILE 20000", "allow 18000 connections", "asks for 400000"]);
     assert!(shards.iter().all(|s| s.settings.conn.connections_max == 9_000));
     // 8 shards on a host with systemd's limit: the default is our wish and nobody's mistake.
+    const SYSTEMD: Option<u64> = Some(524_288);
     let (mut shards, _) = lay_out(&config(Overrides::default()), 8, &[0, 1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(clamp_connections(&mut shards, 50_000, Some(FILES_ORDINARY)), None);
+    assert_eq!(clamp_connections(&mut shards, 50_000, SYSTEMD), None);
     shards[0].settings.conn.connections_max = 60_000;
-    says(clamp_connections(&mut shards, 40_000, Some(FILES_ORDINARY)), &["allow 320000"]);
+    says(clamp_connections(&mut shards, 40_000, SYSTEMD), &["allow 320000"]);
+    // So it is with what that limit really allows 10 shards; 64 share it in too small parts.
+    for (count, is_enough) in [(10, true), (64, false)] {
+        let cores: Vec<usize> = (0..count).collect();
+        let (mut shards, _) = lay_out(&config(Overrides::default()), count, &cores);
+        let each = connections_allowed(SYSTEMD, SYSTEMD, files_overhead(count, 3, true), count);
+        let told = clamp_connections(&mut shards, each.expect("there is room"), SYSTEMD);
+        assert_eq!(told.is_none(), is_enough, "{count} shards: {told:?}");
+    }
 }
 
 #[test]
@@ -156,6 +165,42 @@ fn taken_ports_are_told_with_one_command_that_avoids_them_all() {
     drop(other);
     assert_eq!(try_bind(address), Ok(()));
     assert_eq!(try_bind(address), Ok(()), "nothing is left of the first attempt");
+}
+
+#[test]
+fn the_command_that_avoids_taken_ports_takes_no_port_twice() {
+    // Two ports that are ten apart, as the proposals are.
+    let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port));
+    let near = |low: std::net::TcpListener| {
+        let port = low.local_addr().ok()?.port();
+        Some((low, bind(port.checked_add(10)?).ok()?))
+    };
+    let mut pairs = (0..100).filter_map(|_| near(bind(0).ok()?));
+    let (low, high) = pairs.next().expect("two ports of thousands");
+    let [low_at, high_at] = [&low, &high].map(|l| l.local_addr().expect("bound").to_string());
+    let proposal = || {
+        let flags = Overrides {
+            listen: Some(low_at.clone()),
+            admin: Some(high_at.clone()),
+            no_demo: true,
+            ..Overrides::default()
+        };
+        let config = from_files(Files::embedded(), &[], &flags).expect("right");
+        let problems = ports::problems(&config, &loader(&flags));
+        let fix = &problems[0].fix;
+        let (_, rest) = fix.rsplit_once(" --listen ").expect("a flag");
+        let words: Vec<&str> = rest.split(' ').collect();
+        let [new, "--admin", new_admin, "--no-demo"] = words[..] else { panic!("{fix}") };
+        (new.to_owned(), new_admin.to_owned())
+    };
+    // Both are taken: each gets a port of its own.
+    let (new, new_admin) = proposal();
+    assert_ne!(new, new_admin);
+    // The admin endpoint has the port beside it, which is free: clients are not sent there.
+    drop(high);
+    let (new, new_admin) = proposal();
+    assert_eq!(new_admin, high_at);
+    assert_ne!(new, high_at);
 }
 
 /// Name of this process in /proc.
