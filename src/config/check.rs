@@ -227,7 +227,7 @@ fn retry(r: &mut Reader, d: RetrySettings) -> RetrySettings {
 
 fn dedup(r: &mut Reader, d: DedupSettings) -> DedupSettings {
     let bytes = Bounds::new(64 << 10, SHARD_BYTES_MAX);
-    let reply = Bounds::new(0, RESPONSE_BYTES_MAX as u64);
+    let reply = Bounds::new(0, ANSWERS_BYTES_AIM as u64);
     DedupSettings {
         enabled: r.boolean("dedup.enabled", d.enabled),
         window_ms: r.number("dedup.window_ms", d.window_ms, Bounds::new(100, DAY_MS)),
@@ -261,6 +261,11 @@ fn backend(r: &mut Reader, d: BackendSettings) -> BackendSettings {
             "backend.keepalive_timeout_ms",
             d.keepalive_timeout_ms,
             timeout,
+        ),
+        tcp_user_timeout_ms: r.number(
+            "backend.tcp_user_timeout_ms",
+            d.tcp_user_timeout_ms,
+            Bounds::or_zero("the kernel's own, some 15 minutes", 1_000, 10 * MINUTE_MS),
         ),
         age_max_ms: r.number("backend.age_max_ms", d.age_max_ms, age),
     }

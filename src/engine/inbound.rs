@@ -199,6 +199,10 @@ impl Engine {
             conn.hold(Hold::Unanswered);
             stats.inc(Counter::ReadPaused);
         }
+        if conn.outbox_claimed() >= conn.terms.outbox_bytes_max {
+            conn.hold(Hold::Outbox);
+            stats.inc(Counter::ReadPaused);
+        }
         if conn.holds.is_empty() { Flow::Continue } else { Flow::Pause }
     }
 

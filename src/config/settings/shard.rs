@@ -155,6 +155,9 @@ pub struct BackendSettings {
     pub keepalive_ms: u64,
     /// Time after which a connection with an unanswered PING is closed.
     pub keepalive_timeout_ms: u64,
+    /// Time after which the kernel ends a connection whose peer acknowledges nothing; 0 = the
+    /// kernel's own time.
+    pub tcp_user_timeout_ms: u64,
     /// Age at which a connection is replaced, +-10 %; 0 = never.
     pub age_max_ms: u64,
 }
@@ -237,8 +240,9 @@ impl Default for BackendSettings {
             connect_timeout_ms: 5_000,
             backoff_ms: 1_000,
             backoff_max_ms: 120_000,
-            keepalive_ms: 20_000,
+            keepalive_ms: 300_000,
             keepalive_timeout_ms: 10_000,
+            tcp_user_timeout_ms: 4_000,
             age_max_ms: 3_600_000,
         }
     }
