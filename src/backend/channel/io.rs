@@ -51,8 +51,8 @@ impl Socket {
     /// Starts to connect. An address where nothing listens is often refused at once; otherwise the
     /// first read or write fails. No future is involved that could be dropped half way.
     ///
-    /// `user_timeout_ms`: see [`Socket::set_user_timeout`]; set before the attempt, so that it holds
-    /// from the first byte.
+    /// `user_timeout_ms`: see [`Socket::set_user_timeout`]; set before the attempt, so that it
+    /// holds from the first byte.
     pub(super) fn connect(
         address: SocketAddr,
         registry: &Registry,
@@ -216,7 +216,8 @@ fn set_user_timeout(socket: SockRef<'_>, timeout_ms: u64) -> io::Result<()> {
         return Ok(());
     }
     // Probes after half of the time and after each further quarter: with the user timeout set, the
-    // kernel gives up at the first that is due after the whole of it (tcp(7)). It counts in seconds.
+    // kernel gives up at the first that is due after the whole of it (tcp(7)). It counts in
+    // seconds.
     let least = Duration::from_secs(1);
     let probes = TcpKeepalive::new()
         .with_time((timeout / 2).max(least))

@@ -19,8 +19,8 @@ fn causes(rig: &Rig) -> Vec<DownCause> {
     events.iter().filter_map(cause).collect()
 }
 
-/// The causes of the losses of a channel whose first connection ends by `script` after one call, and
-/// whose server is gone then.
+/// The causes of the losses of a channel whose first connection ends by `script` after one call,
+/// and whose server is gone then.
 fn losses(script: impl Fn(Raw, u32) + Send + Sync + 'static) -> Vec<DownCause> {
     let server = serve_raw(move |mut raw, _| {
         raw.greet();
