@@ -1,5 +1,5 @@
-//! Client libraries and runtimes of other authors, each as its user calls it: with its defaults, and
-//! with an empty list where it takes one. Each asks, gets its answer, and closes with 1000.
+//! Client libraries and runtimes of other authors, each as its user calls it: with its defaults,
+//! and with an empty list where it takes one. Each asks, gets its answer, and closes with 1000.
 
 use std::path::Path;
 
