@@ -143,7 +143,8 @@ pub(crate) fn whole_number(text: &str) -> Option<u64> {
     if value == 0 {
         return Some(0);
     }
-    let exponent = exponent.parse::<i64>().ok()? - fraction.len() as i64 + i64::from(zeros);
+    let exponent = i64::from(exponent.parse::<i32>().ok()?);
+    let exponent = exponent - fraction.len() as i64 + i64::from(zeros);
     let factor = 10_u64.checked_pow(u32::try_from(exponent).ok()?)?;
     value.checked_mul(factor).filter(|_| !negative)
 }

@@ -282,6 +282,9 @@ fn whole_numbers_are_taken_however_they_are_written() {
         "1e16",
         "1e400",
         "1e99999999999999999999",
+        "1.5e-9223372036854775808",
+        "15e-2147483648",
+        "1e9223372036854775807",
         "1e-99999999999999999999",
         "5.0000000000000001",
         "\"5\"",
@@ -572,5 +575,25 @@ proptest! {
         let (_, _, said) = bad(&format!("{before}@{after}"));
         let told = format!("not JSON at byte {}", before.len());
         prop_assert!(said.ends_with(&told), "{} {}", said, before);
+    }
+
+    #[test]
+    fn a_number_is_the_same_wherever_its_point_stands(
+        n in any::<u64>(),
+        point in 1_usize..20,
+        zeros in 0_usize..30,
+    ) {
+        let digits = n.to_string();
+        let point = point.min(digits.len());
+        let (whole, fraction) = digits.split_at(point);
+        let (exponent, zeros) = (fraction.len(), "0".repeat(zeros));
+        let dot = if fraction.is_empty() && zeros.is_empty() { "" } else { "." };
+        let text = format!("{whole}{dot}{fraction}{zeros}e{exponent}");
+        prop_assert_eq!(fields::whole_number(&text), Some(n), "{}", text);
+        let negative = fields::whole_number(&format!("-{text}"));
+        prop_assert_eq!(negative, if n == 0 { Some(0) } else { None }, "-{}", text);
+        // A tenth of it is whole only if it ends with a zero.
+        let tenth = fields::whole_number(&format!("{n}{zeros}e-{}", zeros.len() + 1));
+        prop_assert_eq!(tenth, if n % 10 == 0 { Some(n / 10) } else { None });
     }
 }
