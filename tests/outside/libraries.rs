@@ -1,8 +1,6 @@
 //! Client libraries and runtimes of other authors, each as its user calls it: with its defaults,
 //! and with an empty list where it takes one. Each asks, gets its answer, and closes with 1000.
 
-use std::path::Path;
-
 use crate::support::{Checkout, available, run, succeeds};
 
 /// Runs a line of `tests/interop` with the gateway's URL behind it.
@@ -68,8 +66,10 @@ fn node_undici_asks_and_closes() {
 /// Path of a program that npm installed, or its name.
 fn program(name: &str) -> String {
     let packages = std::env::var("NODE_PATH").unwrap_or_default();
-    let installed = Path::new(&packages).join(".bin").join(name);
-    if installed.exists() { installed.display().to_string() } else { name.to_owned() }
+    let mut installed = std::env::split_paths(&packages).map(|dir| dir.join(".bin").join(name));
+    installed
+        .find(|path| path.exists())
+        .map_or_else(|| name.to_owned(), |path| path.display().to_string())
 }
 
 #[test]
