@@ -20,10 +20,10 @@ pub(crate) const MESSAGE_BYTES_CAP: usize = 16 << 20;
 /// piece; smaller pieces only cost the gateway work.
 pub(crate) const FRAGMENTS_DEFAULT: u32 = 64;
 
-/// Bytes of a handshake's request line and headers.
-pub(crate) const HANDSHAKE_BYTES_MAX: usize = 8 << 10;
-/// Header fields in a handshake. Browsers send about 15.
-pub(crate) const HANDSHAKE_HEADERS_MAX: usize = 64;
+/// Empty lines that a client may send in front of its request. One is what clients did that ended
+/// the body of a POST with a line of its own (RFC 9112 section 2.2); 16 are few bytes to look at
+/// again with each that arrives.
+pub(crate) const EMPTY_LINES_MAX: usize = 16;
 /// Bytes of the request target in a handshake.
 pub(crate) const HANDSHAKE_TARGET_BYTES_MAX: usize = 2 << 10;
 
@@ -99,7 +99,6 @@ pub const TICK_MS: u64 = 10;
 
 const _: () = assert!(SHARDS_MAX <= 1 << 16);
 const _: () = assert!(BATCH_BYTES_CAP * 4 <= ANSWERS_BYTES_AIM);
-const _: () = assert!(HANDSHAKE_BYTES_MAX <= READ_SCRATCH_BYTES);
 const _: () = assert!(PAYLOAD_BY_REFERENCE_BYTES <= BATCH_BYTES_CAP);
 
 /// Memory that a shard's executor registers with each of its rings for direct I/O, which sockets do

@@ -153,6 +153,7 @@ fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
     let buffer = Bounds::or_zero("the kernel's choice", 4 << 10, 64 << 20);
     let frames = Bounds::or_zero("no limit", 1, 1_000_000);
     let timeout = Bounds::new(100, 10 * MINUTE_MS);
+    let headers = Bounds::new(1 << 10, READ_SCRATCH_BYTES as u64);
     ConnSettings {
         connections_max: r.number(
             "conn.connections_max",
@@ -161,6 +162,8 @@ fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
         ),
         message_bytes_max: r.number("conn.message_bytes_max", d.message_bytes_max, message),
         fragments_max: r.number("conn.fragments_max", d.fragments_max, Bounds::new(1, 65_536)),
+        header_bytes_max: r.number("conn.header_bytes_max", d.header_bytes_max, headers),
+        headers_max: r.number("conn.headers_max", d.headers_max, Bounds::new(16, 1_000)),
         handshake_timeout_ms: r.number(
             "conn.handshake_timeout_ms",
             d.handshake_timeout_ms,

@@ -21,6 +21,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
+use crate::plain::is_plain;
 
 /// Largest answer: it holds one small number, which takes 2 bytes.
 const ANSWER_BYTES_MAX: usize = 1024;
@@ -350,6 +351,6 @@ fn why(status: &Status) -> String {
     if let Some(cause) = cause.map(ToString::to_string).filter(|cause| !text.contains(cause)) {
         text = format!("{text}: {cause}");
     }
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let plain = |c: char| if is_plain(c) { c } else { ' ' };
     text.chars().take(WHY_CHARS_MAX).map(plain).collect()
 }

@@ -43,6 +43,10 @@ pub struct ConnSettings {
     pub message_bytes_max: usize,
     /// Fragments of one message.
     pub fragments_max: u32,
+    /// Bytes of the request line and the header fields of an upgrade request.
+    pub header_bytes_max: usize,
+    /// Header fields of an upgrade request.
+    pub headers_max: usize,
     /// Time from accept to the end of the handshake.
     pub handshake_timeout_ms: u64,
     /// Time in which a client must send something; after twice this time without a frame the
@@ -168,6 +172,8 @@ impl Default for ConnSettings {
             connections_max: 200_000,
             message_bytes_max: 64 << 10,
             fragments_max: crate::limits::FRAGMENTS_DEFAULT,
+            header_bytes_max: 16 << 10,
+            headers_max: 100,
             handshake_timeout_ms: 5_000,
             heartbeat_ms: 30_000,
             outbox_bytes_max: 1 << 20,

@@ -33,7 +33,7 @@ use crate::message::Micros;
 use crate::stats::{Counter, Gauges};
 use crate::wire::close;
 use crate::wire::frames;
-use crate::wire::handshake::HandshakeRules;
+use crate::wire::handshake::{HandshakeRules, HeaderLimits};
 
 /// The connections of a shard and everything that is kept for them.
 #[derive(Debug)]
@@ -78,6 +78,7 @@ impl Clients {
                 path: gateway.path.clone(),
                 origins: gateway.origins.clone(),
                 subprotocols: true,
+                limits: header_limits(&settings.conn),
             },
             terms: Arc::new(Terms::of(&settings.conn)),
             buffers: Vec::new(),
@@ -108,6 +109,7 @@ impl Clients {
             self.terms = Arc::new(terms);
         }
         self.rules.origins.clone_from(&gateway.origins);
+        self.rules.limits = header_limits(&settings.conn);
         self.limits.set(settings, now);
     }
 
@@ -338,6 +340,12 @@ impl Clients {
         conn.phase = Phase::Finished { until };
         mark_dirty(conn, id, cx.effects);
     }
+}
+
+/// The size of upgrade requests that `settings` allow.
+fn header_limits(settings: &ConnSettings) -> HeaderLimits {
+    let ConnSettings { header_bytes_max, headers_max, .. } = *settings;
+    HeaderLimits { header_bytes_max, headers_max }
 }
 
 /// Appends to a connection's outbox what `write` writes, and has it flushed: the one way in which
