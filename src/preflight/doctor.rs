@@ -6,6 +6,7 @@ use std::fmt;
 use super::machine::{Machine, list};
 use super::{Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
 use crate::config::{Config, Loader};
+use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::memory;
 
 /// Severity of a finding.
@@ -123,7 +124,7 @@ impl Wanted {
             connections: (0..count)
                 .map(|n| files_of_clients(settings(n).conn.connections_max, count))
                 .sum(),
-            files: files_overhead(count, instances, config.gateway.demo.enabled),
+            files: files_overhead(config, count, ADMIN_CONNECTIONS_MAX),
             bytes: bytes.fold(0, u64::saturating_add),
             allowed,
         }
