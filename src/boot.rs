@@ -31,9 +31,6 @@ use crate::shard::{self, ShardInit};
 use crate::tls::load::LocalTls;
 use crate::tls::server::Server;
 
-/// Connections of a listener that wait to be accepted. The kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
-
 /// Problems that keep the gateway from starting, one a line with the way out.
 struct StartError(String);
 
@@ -52,6 +49,18 @@ struct Running {
     demo: Option<DemoServices>,
     /// Writes the log until it is dropped.
     log: LogGuard,
+}
+
+/// Whether the process has the stack and the memory that every verb needs. If not, the reason is on
+/// stderr.
+pub fn has_room() -> bool {
+    match preflight::too_small() {
+        None => true,
+        Some(problem) => {
+            eprintln!("{problem}");
+            false
+        }
+    }
 }
 
 /// Runs the gateway: the verb `serve`.
@@ -176,7 +185,7 @@ impl Sockets {
         let one = |key: &str, address: SocketAddr| {
             let bound = TcpListener::bind(address).and_then(|listener| {
                 // std asks for 128: more clients at once would have to try again after a second.
-                SockRef::from(&listener).listen(BACKLOG)?;
+                SockRef::from(&listener).listen(limits::BACKLOG)?;
                 Ok(listener)
             });
             bound.map_err(|error| StartError(format!("{key} = {address}: {error}")))
@@ -208,7 +217,7 @@ fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> 
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        socket.listen(limits::BACKLOG)?;
         let listener = TcpListener::from(socket);
         // Port 0: the first listener gets a port from the kernel, the others take the same.
         address = listener.local_addr()?;

@@ -4,12 +4,14 @@
 pub mod doctor;
 pub mod machine;
 mod ports;
+mod rehearsal;
 
 use std::fmt;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub(crate) use self::rehearsal::too_small;
 use crate::config::settings::{ConnSettings, ShardSettings};
 use crate::config::{Config, Loader, program};
 use crate::engine::clients::home::places;
@@ -140,6 +142,7 @@ pub fn plan(config: &Config, loader: &Loader) -> Result<Plan, Vec<Problem>> {
     });
     warnings.extend(clamp_connections(&mut shards, connections_cap, nofile.current));
 
+    problems.extend(rehearsal::problem(config, &shards));
     problems.extend(uring_problem(probe_uring(depth), uring_disabled_sysctl()));
     problems.extend(ports::problems(config, loader));
     warnings.extend(ports::warnings(config));

@@ -170,8 +170,8 @@ fn is_of_gateway(topic: &Topic) -> bool {
     }
 }
 
-/// Memory that this process may use, in bytes: the machine's, or its control group's if that is
-/// less.
+/// Memory that this process may use, in bytes: the machine's, its control group's or that of the
+/// limit of address space, whichever is least.
 pub fn memory_of_machine() -> Option<u64> {
     memory_of(&Machine::read(&[]))
 }
@@ -181,7 +181,8 @@ fn memory_of(machine: &Machine) -> Option<u64> {
         line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok()
     });
     let group = machine.text("memory.max").parse::<u64>().ok();
-    [total.map(|kib| kib * 1024), group].into_iter().flatten().min()
+    let all = [total.map(|kib| kib * 1024), group, machine.address_space];
+    all.into_iter().flatten().min()
 }
 
 /// All findings but those of the preflight: a function of texts and numbers.

@@ -87,7 +87,7 @@ fn the_file_limit_bounds_connections() {
     assert_eq!(overhead, 64 + 2 * (32 + 6));
     assert_eq!(files_overhead(&config(Overrides::default()), 2, 256), overhead + 256);
     let admin = [None, Some(20_000), Some(300), Some(10)].map(admin_connections);
-    assert_eq!(admin, [256, 256, 75, 16]);
+    assert_eq!(admin, [512, 512, 75, 16]);
     assert_eq!(connections_allowed(None, None, overhead, 2), Ok(usize::MAX));
     assert_eq!(connections_allowed(Some(20_000), None, 100, 1), Ok(19_900), "nobody comes home");
     // An eighth and 64 that are handed over, and 64 on their way, for each of two shards.

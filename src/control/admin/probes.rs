@@ -47,10 +47,12 @@ fn router(address: SocketAddr, metrics: bool, admin: Admin) -> Router {
         router = router.route(route.path, route.handler());
     }
     let mut no_such = "this port serves /healthz and /readyz; all else is at admin.listen";
+    let mut any_host: fn(&str) -> bool = |_| true;
     if metrics {
         router = router.route(METRICS, get(read::metrics));
         no_such = "this port serves /healthz, /readyz and /metrics; all else is at admin.listen";
+        any_host = |path| path != METRICS;
     }
-    let origins = Origins { address, tls: false, any_host: |path| path != METRICS };
+    let origins = Origins { address, tls: false, any_host };
     guarded(router, no_such, origins).with_state(admin)
 }

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-/// Least time that a connection has for its request, however many come. With 256 places, the 4,096
-/// clients that a full backlog holds are accepted within 4,096 / 256 x 50 ms = 0.8 s.
-const GRACE: Duration = Duration::from_millis(50);
+use crate::limits::BACKLOG;
+
+/// Longest time in which all clients of a full backlog get a place: probes wait a second.
+const BACKLOG_TIME: Duration = Duration::from_millis(800);
 /// Time in which a client takes nothing of its answer before its place may be taken: a client that
-/// reads takes something each round trip. 1,000 that read nothing are gone after 0.8 s.
+/// reads takes something each round trip.
 const STALL: Duration = Duration::from_millis(200);
 
 /// State of a connection.
@@ -44,9 +45,9 @@ struct Held {
 
 impl Held {
     /// Time from which on the place may be given to another client; `None` = it is not.
-    fn due(&self) -> Option<Instant> {
+    fn due(&self, grace: Duration) -> Option<Instant> {
         match self.phase {
-            Phase::Waits => Some(self.since + GRACE),
+            Phase::Waits => Some(self.since + grace),
             Phase::Answered => None,
             Phase::Takes => Some(self.since + STALL),
         }
@@ -65,6 +66,9 @@ struct Table {
 #[derive(Debug)]
 pub struct Slots {
     max: usize,
+    /// Least time that a connection has for its request, however many come: with 512 places and a
+    /// backlog of 4,096 clients, 800 ms x 512 / 4,096 = 100 ms.
+    grace: Duration,
     table: Mutex<Table>,
     /// Told when a place is free.
     freed: Notify,
@@ -83,7 +87,8 @@ pub type GivenAway = oneshot::Receiver<()>;
 impl Slots {
     /// Places for `max` connections.
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, table: Mutex::default(), freed: Notify::new() })
+        let grace = BACKLOG_TIME.mul_f64(max as f64 / f64::from(BACKLOG)).min(BACKLOG_TIME);
+        Arc::new(Self { max, grace, table: Mutex::default(), freed: Notify::new() })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -113,7 +118,8 @@ impl Slots {
                     return None;
                 }
                 let rows = table.rows.iter();
-                let due = rows.filter_map(|(number, held)| Some((held.due()?, *number))).min();
+                let due =
+                    rows.filter_map(|(number, held)| Some((held.due(self.grace)?, *number))).min();
                 match due {
                     Some((due, number)) if due <= Instant::now() => {
                         return table.rows.remove(&number).map(|held| held.peer);
@@ -208,14 +214,15 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_has_the_least_time() {
-        let slots = Slots::new(2);
+        let slots = Slots::new(128);
+        assert_eq!(slots.grace, Duration::from_millis(25));
         let before = Instant::now();
         let mut held = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..3 * 128 {
             held.push(slots.take(PEER).await);
         }
-        // The first two of six come at once, and each two after them GRACE later.
-        assert!(before.elapsed() >= 2 * GRACE);
+        // The first 128 come at once, and each 128 after them the least time later.
+        assert!(before.elapsed() >= 2 * slots.grace);
     }
 
     #[tokio::test]
