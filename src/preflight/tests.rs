@@ -117,7 +117,8 @@ fn the_file_limit_bounds_connections() {
     for (count, is_enough) in [(10, true), (64, false)] {
         let cores: Vec<usize> = (0..count).collect();
         let (mut shards, _) = lay_out(&config(Overrides::default()), count, &cores);
-        let each = connections_allowed(SYSTEMD, SYSTEMD, files_overhead(count, 3, true), count);
+        let overhead = files_overhead(&config(Overrides::default()), count, 512);
+        let each = connections_allowed(SYSTEMD, SYSTEMD, overhead, count);
         let told = clamp_connections(&mut shards, each.expect("there is room"), SYSTEMD);
         assert_eq!(told.is_none(), is_enough, "{count} shards: {told:?}");
     }
