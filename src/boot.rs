@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::auth::Verifier;
 use crate::auth::load::LocalKeys;
@@ -31,9 +31,6 @@ use crate::shard::{self, ShardInit};
 use crate::tls::load::LocalTls;
 use crate::tls::server::Server;
 
-/// Connections of a shard that wait to be accepted. The kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
-
 /// Problems that keep the gateway from starting, one a line with the way out.
 struct StartError(String);
 
@@ -52,6 +49,18 @@ struct Running {
     demo: Option<DemoServices>,
     /// Writes the log until it is dropped.
     log: LogGuard,
+}
+
+/// Whether the process has the stack and the memory that every verb needs. If not, the reason is on
+/// stderr.
+pub fn has_room() -> bool {
+    match preflight::too_small() {
+        None => true,
+        Some(problem) => {
+            eprintln!("{problem}");
+            false
+        }
+    }
 }
 
 /// Runs the gateway: the verb `serve`.
@@ -88,7 +97,8 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
     let Loaded { loader, config, keys, tls } = loaded;
     let started = Instant::now();
     let unix_at_boot_us = unix_now().as_micros() as i64;
-    let Plan { shards: plans, connections_cap, warnings } = plan(&config, &loader)?;
+    let Plan { shards: plans, connections_cap, admin_connections, warnings } =
+        plan(&config, &loader)?;
     let log = start_log(&config, &warnings)?;
     let demo = start_demo(&config)?;
     let composer = Composer::new(&config);
@@ -117,6 +127,8 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         boot_id: common.boot_id,
         started,
         admin: sockets.admin,
+        probes: sockets.probes,
+        admin_connections,
         registry: sockets.registry,
         seed: rand::random(),
         log_dropped: Some(log.dropped()),
@@ -161,6 +173,7 @@ fn start_demo(config: &Config) -> Result<Option<DemoServices>, StartError> {
 /// Sockets that listen.
 struct Sockets {
     admin: TcpListener,
+    probes: Option<TcpListener>,
     registry: Option<TcpListener>,
     /// Sockets for clients, by shard.
     clients: Vec<Vec<(Port, TcpListener)>>,
@@ -170,10 +183,15 @@ struct Sockets {
 impl Sockets {
     fn bind(gateway: &GatewaySettings, shards: usize) -> Result<Self, StartError> {
         let one = |key: &str, address: SocketAddr| {
-            TcpListener::bind(address)
-                .map_err(|error| StartError(format!("{key} = {address}: {error}")))
+            let bound = TcpListener::bind(address).and_then(|listener| {
+                // std asks for 128: more clients at once would have to try again after a second.
+                SockRef::from(&listener).listen(limits::BACKLOG)?;
+                Ok(listener)
+            });
+            bound.map_err(|error| StartError(format!("{key} = {address}: {error}")))
         };
         let admin = one("admin.listen", gateway.admin.listen)?;
+        let probes = gateway.admin.probes.map(|a| one("admin.probes", a)).transpose()?;
         let registry = gateway.discovery.registry.as_ref();
         let registry = registry.map(|r| one("registry.listen", r.listen)).transpose()?;
         let mut clients: Vec<Vec<(Port, TcpListener)>> = (0..shards).map(|_| Vec::new()).collect();
@@ -186,7 +204,7 @@ impl Sockets {
         };
         let plain = gateway.listen.map(|a| each("listen", a, Port::Plain)).transpose()?;
         let tls = gateway.tls.listen.map(|a| each("tls.listen", a, Port::Tls)).transpose()?;
-        Ok(Self { admin, registry, clients, listens: Listens { plain, tls } })
+        Ok(Self { admin, probes, registry, clients, listens: Listens { plain, tls } })
     }
 }
 
@@ -199,7 +217,7 @@ fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> 
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        socket.listen(limits::BACKLOG)?;
         let listener = TcpListener::from(socket);
         // Port 0: the first listener gets a port from the kernel, the others take the same.
         address = listener.local_addr()?;

@@ -64,6 +64,13 @@ pub(crate) const MAILBOX_ITEMS_MAX: usize = 64;
 /// signals of some ticks.
 pub(crate) const EVENTS_PER_SHARD_MAX: usize = 16;
 
+/// Connections at once of the admin endpoint, and as many of the probes. More than anybody needs:
+/// as many idle sockets keep nobody out.
+pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 512;
+/// Connections that wait to be accepted by a shard, by the admin endpoint or by the probes. The
+/// kernel cuts it to net.core.somaxconn.
+pub(crate) const BACKLOG: i32 = 4096;
+
 /// Messages of one batch that can be configured.
 pub(crate) const BATCH_ITEMS_CAP: usize = 1000;
 /// Bytes of one batch: 1 MiB, a quarter of gRPC's default limit of 4 MiB for a received message.

@@ -11,6 +11,15 @@ use shardgate::{boot, demo, echo};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if !boot::has_room() {
+        return ExitCode::from(EXIT_START);
+    }
+    run()
+}
+
+/// Not a part of `main`, whose frame has to fit into the smallest stack.
+#[inline(never)]
+fn run() -> ExitCode {
     let verb = match cli::parse(std::env::args_os()) {
         Ok(verb) => verb,
         Err(code) => return code,

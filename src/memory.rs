@@ -17,7 +17,7 @@ use crate::engine::clients::outbox::{POOLED_BYTES_MAX, POOLED_MAX};
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
 use crate::engine::owner::Address;
-use crate::engine::slab::Slab;
+use crate::engine::slab::{self, Slab};
 use crate::ids::{ConnId, MsgKey};
 use crate::limits::{IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS};
 use crate::shard::sockets::Socket;
@@ -34,6 +34,11 @@ const MESSAGE_BYTES: u64 = Slab::<MsgKey, Request>::SLOT_BYTES as u64;
 /// Formula of the connections that a shard has room for: those that it accepts, and on top those
 /// that other shards hand to it because it is their user's home.
 const PLACES: &str = "conn.connections_max + 1/8 + 64";
+/// Stores of a shard that each reserve a piece at the start: connections, requests, streams, calls.
+const STORES: usize = 4;
+/// Address space of a shard's other parts at the start: its tables of keys, rings and buffers. With
+/// the defaults they came to some 20 MiB.
+const TABLES_BYTES: u64 = 32 << 20;
 /// Clients of a shard that read nothing, for the line on what slow readers come to.
 pub const SLOW_READERS: u64 = 1_000;
 
@@ -198,6 +203,19 @@ fn worst_of_tls(connections: u64) -> Vec<Part> {
         times("TLS, all read nothing", PLACES, connections, "encrypted and not taken", cipher),
         times("TLS, all send half a record", PLACES, connections, "of buffer for it", held),
     ]
+}
+
+/// Pieces of address space that a shard with `settings` reserves at its start, and at most when it
+/// first limits somebody. A page of them costs memory only when it is used.
+pub fn reserved(settings: &ShardSettings) -> Vec<u64> {
+    let piece = slab::RESERVE_BYTES_MAX as u64;
+    let ids = (settings.dedup.entries_max as u64).saturating_mul(dedup::ENTRY_BYTES as u64);
+    let limits = &settings.limits;
+    let addresses = limits.address.is_on() || limits.address_unauthenticated_max > 0;
+    let limited = usize::from(limits.user.is_on()) + usize::from(addresses);
+    let mut pieces = vec![piece; STORES + limited];
+    pieces.extend([ids.min(piece), TABLES_BYTES]);
+    pieces
 }
 
 /// Memory of the process besides its shards.

@@ -4,17 +4,21 @@
 pub mod doctor;
 pub mod machine;
 mod ports;
+mod rehearsal;
 
 use std::fmt;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub(crate) use self::rehearsal::too_small;
 use crate::config::settings::{ConnSettings, ShardSettings};
 use crate::config::{Config, Loader, program};
 use crate::engine::clients::home::places;
 use crate::ids::ShardId;
-use crate::limits::{HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS, SHARDS_MAX};
+use crate::limits::{
+    ADMIN_CONNECTIONS_MAX, HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS, SHARDS_MAX,
+};
 
 /// Something that keeps the gateway from starting, or from doing all that is configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +67,8 @@ pub struct Plan {
     /// Connections that the limit of open files allows each shard to accept. Holds for settings of
     /// a reload, too.
     pub connections_cap: usize,
+    /// Connections at once of the admin endpoint, and as many of the probes.
+    pub admin_connections: usize,
     /// Adjustments, and suspicious settings.
     pub warnings: Vec<Problem>,
 }
@@ -87,8 +93,10 @@ const RAISE_MEMLOCK: &str = "raise it: LimitMEMLOCK=infinity in the systemd unit
 const KERNEL_MIN: (u32, u32) = (5, 8);
 /// First kernel that charges ring memory to the control group, and no longer to RLIMIT_MEMLOCK.
 const KERNEL_FREE_RINGS: (u32, u32) = (5, 12);
-/// Files of the process itself: standard streams, control's epoll, admin connections.
+/// Files of the process itself: standard streams, control's epoll, and the sockets to sources.
 const FILES_OF_PROCESS: u64 = 64;
+/// Least number of connections of the admin endpoint.
+const ADMIN_CONNECTIONS_MIN: usize = 16;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listeners, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
@@ -125,8 +133,8 @@ pub fn plan(config: &Config, loader: &Loader) -> Result<Plan, Vec<Problem>> {
     problems.extend(memlock_short(memlock.current, need, kernel));
 
     let nofile = raised(Resource::Nofile);
-    let overhead =
-        files_overhead(count, config.snapshot.instances.len(), config.gateway.demo.enabled);
+    let admin_connections = admin_connections(nofile.current);
+    let overhead = files_overhead(config, count, admin_connections);
     let allowed = connections_allowed(nofile.current, nofile.maximum, overhead, count);
     let connections_cap = allowed.unwrap_or_else(|problem| {
         problems.push(problem);
@@ -134,13 +142,14 @@ pub fn plan(config: &Config, loader: &Loader) -> Result<Plan, Vec<Problem>> {
     });
     warnings.extend(clamp_connections(&mut shards, connections_cap, nofile.current));
 
+    problems.extend(rehearsal::problem(config, &shards));
     problems.extend(uring_problem(probe_uring(depth), uring_disabled_sysctl()));
     problems.extend(ports::problems(config, loader));
     warnings.extend(ports::warnings(config));
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Plan { shards, connections_cap, warnings })
+    Ok(Plan { shards, connections_cap, admin_connections, warnings })
 }
 
 /// Number of shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up,
@@ -280,11 +289,23 @@ pub fn memlock_short(soft: Option<u64>, need: u64, kernel: Option<(u32, u32)>) -
     })
 }
 
-/// File descriptors that are no client's: of the process, its shards, and their connections to
-/// instances (two each while one replaces the other, and the demo services' ends of them).
-pub fn files_overhead(shards: usize, instances: usize, demo: bool) -> u64 {
-    let ends = if demo { 4 } else { 2 };
-    FILES_OF_PROCESS + shards as u64 * (FILES_OF_SHARD + ends * instances as u64)
+/// Connections of the admin endpoint at once that a limit of open files leaves room for: a quarter
+/// of it, but always some.
+pub fn admin_connections(soft: Option<u64>) -> usize {
+    let quarter = soft.map_or(usize::MAX, |soft| usize::try_from(soft / 4).unwrap_or(usize::MAX));
+    quarter.clamp(ADMIN_CONNECTIONS_MIN, ADMIN_CONNECTIONS_MAX)
+}
+
+/// File descriptors that are no client's: of the process, of `admin_connections` of the admin
+/// endpoint and as many of the probes, of the shards and their connections to instances (two each
+/// while one replaces the other, and the demo services' ends of them).
+pub fn files_overhead(config: &Config, shards: usize, admin_connections: usize) -> u64 {
+    let ends = if config.gateway.demo.enabled { 4 } else { 2 };
+    let endpoints = 1 + u64::from(config.gateway.admin.probes.is_some());
+    let instances = config.snapshot.instances.len() as u64;
+    FILES_OF_PROCESS
+        + endpoints * admin_connections as u64
+        + shards as u64 * (FILES_OF_SHARD + ends * instances)
 }
 
 /// File descriptors of the clients of a shard that accepts `connections_max` of them. A shard of

@@ -25,8 +25,9 @@ pub fn check(loaded: Result<Config, Problems>) -> Output {
     let listens: Vec<String> =
         gateway.listens().map(|(key, a)| format!("{key} {a}{}", gateway.path)).collect();
     let shards = gateway.shards.map_or("auto".into(), |n| n.to_string());
+    let probes = gateway.admin.probes.map_or(String::new(), |a| format!(", probes {a}"));
     out += &format!(
-        "ok: {}, admin {}, shards {shards}, demo services {}\n",
+        "ok: {}, admin {}{probes}, shards {shards}, demo services {}\n",
         listens.join(", "),
         gateway.admin.listen,
         if gateway.demo.enabled { "on" } else { "off" },

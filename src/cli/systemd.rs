@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use crate::config::Config;
+use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::preflight::{allowed_cores, auto_count, files_of_clients, files_overhead, ranges};
 
 /// Time between the end of the grace and that of the process: as long as control waits for the
@@ -114,7 +115,7 @@ fn limits(config: &Config) -> String {
     let shards = gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
     let clients = |n| files_of_clients(config.shards.shard(n).conn.connections_max, shards);
     let connections: u64 = (0..shards).map(clients).sum();
-    let overhead = files_overhead(shards, config.snapshot.instances.len(), gateway.demo.enabled);
+    let overhead = files_overhead(config, shards, ADMIN_CONNECTIONS_MAX);
     let files = connections + overhead;
     let affinity = affinity(config, shards, &allowed);
     format!(
@@ -133,9 +134,8 @@ OOMPolicy=stop
 
 /// Lines on the capability for ports below 1024, if one is configured.
 fn capability(config: &Config) -> &'static str {
-    let gateway = &config.gateway;
-    let clients = gateway.listens().any(|(_, a)| a.port() < 1024);
-    if clients || gateway.admin.listen.port() < 1024 {
+    // Port 0 is one that the kernel chooses, above 1024.
+    if config.gateway.own_addresses().any(|(_, a)| (1..1024).contains(&a.port())) {
         "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE"
     } else {
         "CapabilityBoundingSet="

@@ -1,5 +1,6 @@
 //! The keys of `[admin]`.
 
+use super::listen;
 use super::reader::Reader;
 use super::settings::*;
 use super::words::{TOKEN_RULE, is_token};
@@ -14,7 +15,12 @@ pub fn admin(r: &mut Reader) -> AdminSettings {
         token_file: r.file("admin.token_file"),
         tls_cert: r.file("admin.tls_cert"),
         tls_key: r.file("admin.tls_key"),
+        probes: listen::listen(r, "admin.probes", d.probes),
+        probes_metrics: r.boolean("admin.probes_metrics", d.probes_metrics),
     };
+    if settings.probes_metrics && settings.probes.is_none() {
+        r.warning("admin.probes_metrics", "nobody is served without admin.probes; set that, too");
+    }
     let set = [settings.tls_cert.is_some(), settings.tls_key.is_some()];
     r.both_or_neither(["admin.tls_cert", "admin.tls_key"], set);
     if !settings.listen.ip().is_loopback() {

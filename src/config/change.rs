@@ -7,7 +7,7 @@ use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub(crate) const BOOT_KEYS: [&str; 32] = [
+pub(crate) const BOOT_KEYS: [&str; 34] = [
     "listen",
     "tls.listen",
     "path",
@@ -17,6 +17,8 @@ pub(crate) const BOOT_KEYS: [&str; 32] = [
     "admin.token_file",
     "admin.tls_cert",
     "admin.tls_key",
+    "admin.probes",
+    "admin.probes_metrics",
     "shards.count",
     "demo.enabled",
     "demo.addresses",

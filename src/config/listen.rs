@@ -36,7 +36,11 @@ pub fn plain(r: &mut Reader, default: Option<SocketAddr>) -> Option<SocketAddr> 
 }
 
 /// Reads an address; empty = none.
-fn listen(r: &mut Reader, key: &'static str, default: Option<SocketAddr>) -> Option<SocketAddr> {
+pub fn listen(
+    r: &mut Reader,
+    key: &'static str,
+    default: Option<SocketAddr>,
+) -> Option<SocketAddr> {
     let shown = default.map_or(String::new(), |address| address.to_string());
     r.text(key, &shown, is_address, ADDRESS_RULE.or_empty()).parse().ok()
 }
@@ -134,20 +138,15 @@ pub fn relations(r: &mut Reader, settings: &GatewaySettings) {
     if plain.is_none() && tls.is_none() {
         r.problem("listen", "nobody could connect: set it, or tls.listen");
     }
-    let admin = settings.admin.listen;
-    for (key, address) in settings.listens() {
-        r.relation(
-            !collide(address, admin),
-            ["admin.listen", key],
-            format!("{key} {address} and admin {admin} are the same port; give admin another one"),
-        );
-    }
-    if let (Some(plain), Some(tls)) = (plain, tls) {
-        r.relation(
-            !collide(plain, tls),
-            ["listen", "tls.listen"],
-            format!("listen {plain} and tls.listen {tls} are the same port; change one"),
-        );
+    let all: Vec<_> = settings.own_addresses().collect();
+    for (n, (key, address)) in all.iter().enumerate() {
+        for (other, taken) in &all[..n] {
+            r.relation(
+                !collide(*address, *taken),
+                [key, other],
+                format!("{other} {taken} and {key} {address} are the same port; change one"),
+            );
+        }
     }
 }
 

@@ -106,6 +106,10 @@ pub struct AdminSettings {
     pub tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM.
     pub tls_key: Option<PathBuf>,
+    /// Address of the listener for probes, without TLS and token; `None` = none.
+    pub probes: Option<SocketAddr>,
+    /// Whether that listener serves `/metrics`, too.
+    pub probes_metrics: bool,
 }
 
 /// The section `[stop]`: the ordered stop. Live.
@@ -240,6 +244,8 @@ impl Default for AdminSettings {
             token_file: None,
             tls_cert: None,
             tls_key: None,
+            probes: None,
+            probes_metrics: false,
         }
     }
 }
@@ -291,6 +297,19 @@ impl GatewaySettings {
     pub(crate) fn listens(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let both = [("listen", self.listen), ("tls.listen", self.tls.listen)];
         both.into_iter().filter_map(|(key, address)| Some((key, address?)))
+    }
+
+    /// All addresses of the gateway's own listeners, each with its key. The demo services are not
+    /// among them.
+    pub(crate) fn own_addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let registry = self.discovery.registry.as_ref().map(|registry| registry.listen);
+        let others = [
+            ("admin.listen", Some(self.admin.listen)),
+            ("admin.probes", self.admin.probes),
+            ("registry.listen", registry),
+        ];
+        let others = others.into_iter().filter_map(|(key, address)| Some((key, address?)));
+        self.listens().chain(others)
     }
 }
 

@@ -246,8 +246,11 @@ fn relations_between_keys_are_checked() {
 
 #[test]
 fn listen_and_admin_have_ports_of_their_own() {
-    one_gateway("admin.listen = \"127.0.0.1:9000\"", "are the same port; give admin another one");
-    one_gateway("listen = \"0.0.0.0:8000\"", "are the same port; give admin another one");
+    one_gateway("admin.listen = \"127.0.0.1:9000\"", "are the same port; change one");
+    one_gateway("listen = \"0.0.0.0:8000\"", "are the same port; change one");
+    one_gateway("admin.probes = \"0.0.0.0:9000\"", "listen 127.0.0.1:9000 and admin.probes 0.0");
+    one_gateway("admin.probes = \"127.0.0.1:8000\"", "admin.listen 127.0.0.1:8000 and admin.pro");
+    one_gateway("admin.probes = \"8080\"", "must be empty, or an IP address and a port");
     one_gateway("admin.listen = \"0.0.0.0:1\"", "is not a loopback address");
     assert!(of(Some("listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\""), None).is_ok());
     assert!(of(Some("listen = \"127.0.0.2:80\"\nadmin.listen = \"127.0.0.1:80\""), None).is_ok());

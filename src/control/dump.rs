@@ -1,7 +1,7 @@
 //! Dumps: the state of everything, written to files for SIGUSR1 and `POST /dump`, when something is
 //! wrong now and is to be analysed later.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,8 @@ pub fn dir() -> PathBuf {
     }
 }
 
-/// Writes two new files that only the gateway's own user can read.
+/// Writes two new files that only the gateway's own user can read: both whole, or none. The error
+/// names the file, and the way out.
 pub fn write(dir: &Path, info: &ProcessInfo, overview: &Overview) -> io::Result<DumpFiles> {
     let histograms = view::histograms::interval_log(info, overview).map_err(io::Error::other)?;
     let state = json!({
@@ -60,19 +61,67 @@ fn write_new(dir: &Path, histograms: &str, state: &str) -> io::Result<DumpFiles>
     let pid = std::process::id();
     for n in 0..DUMPS_MAX {
         let path = |kind| dir.join(format!("shardgate-{pid}-{n}.{kind}"));
-        let dumped = DumpFiles { histograms: path("hlog"), state: path("json") };
-        match create(&dumped.histograms, histograms) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            Err(error) => return Err(error),
-        }
-        create(&dumped.state, state)?;
-        return Ok(dumped);
+        let Some(log) = NewFile::create(path("hlog"), histograms)? else { continue };
+        let Some(json) = NewFile::create(path("json"), state)? else { continue };
+        let histograms = log.keep()?;
+        let state = json.keep().inspect_err(|_| drop(fs::remove_file(&histograms)))?;
+        return Ok(DumpFiles { histograms, state });
     }
-    Err(io::Error::other(format!("{DUMPS_MAX} dumps of this process are there: remove some")))
+    let dir = dir.display();
+    Err(io::Error::other(format!("{dir} has {DUMPS_MAX} dumps of this process: remove some")))
 }
 
-fn create(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+/// A file that is whole and has a temporary name. Without [`NewFile::keep`] it is removed.
+struct NewFile {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl NewFile {
+    /// Writes the file that will be at `path`; `None` = there is one already.
+    fn create(path: PathBuf, text: &str) -> io::Result<Option<Self>> {
+        let temporary = path.with_added_extension("part");
+        let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+        let mut file = match open {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) => return Err(with_way_out(&path, error)),
+        };
+        let new = Self { path, temporary };
+        // Another process of this number (in another container) may have made it in between.
+        if new.path.symlink_metadata().is_ok() {
+            return Ok(None);
+        }
+        match file.write_all(text.as_bytes()) {
+            Ok(()) => Ok(Some(new)),
+            Err(error) => Err(with_way_out(&new.path, error)),
+        }
+    }
+
+    /// Gives the file its name.
+    fn keep(self) -> io::Result<PathBuf> {
+        match fs::rename(&self.temporary, &self.path) {
+            Ok(()) => Ok(self.path.clone()),
+            Err(error) => Err(with_way_out(&self.path, error)),
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // After `keep` there is none.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+fn with_way_out(path: &Path, error: io::Error) -> io::Error {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let way_out = match error.kind() {
+        StorageFull | QuotaExceeded => {
+            "make room there, or name another directory by STATE_DIRECTORY, or else TMPDIR"
+        }
+        FileTooLarge => "raise the limit of file sizes (`ulimit -f`, LimitFSIZE=)",
+        _ => "name a directory that this user can write to by STATE_DIRECTORY, or else TMPDIR",
+    };
+    io::Error::new(error.kind(), format!("{}: {error}: {way_out}", path.display()))
 }

@@ -111,12 +111,22 @@ fn start(
         log_dropped: inputs.log_dropped,
     });
     let admin = inputs.admin.local_addr()?;
-    let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, info.clone(), sender)?;
+    let handlers = admin::Admin { info: info.clone(), requests: sender };
+    let places = inputs.admin_connections;
+    let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, places, handlers.clone())?;
     tokio::spawn(endpoint);
+    let mut probes = None;
+    if let Some(listener) = inputs.probes {
+        let address = listener.local_addr()?;
+        let metrics = gateway.admin.probes_metrics;
+        tokio::spawn(admin::probes::serve(listener, address, metrics, places, handlers)?);
+        probes = Some(address);
+    }
     let announcement = Announcement {
         dir: inputs.loader.dir().map(Path::to_owned),
         listens: inputs.listens,
         admin,
+        probes,
         shards: inputs.shards.len(),
     };
     let (news_sender, news) = mpsc::channel(NEWS_MAX);

@@ -34,6 +34,10 @@ pub(crate) struct ControlInputs {
     pub started: Instant,
     /// Socket of the admin endpoint, listening.
     pub admin: std::net::TcpListener,
+    /// Socket of the probes, listening, if there is one.
+    pub probes: Option<std::net::TcpListener>,
+    /// Connections at once of the admin endpoint, and as many of the probes.
+    pub admin_connections: usize,
     /// Socket of the registry, listening, if there is one.
     pub registry: Option<std::net::TcpListener>,
     /// Seed of jitter: spreads in time what must not happen all at once.

@@ -21,6 +21,8 @@ pub struct Announcement {
     pub listens: Listens,
     /// Address of the admin endpoint.
     pub admin: SocketAddr,
+    /// Address of the probes, if there is a listener for them.
+    pub probes: Option<SocketAddr>,
     /// Number of shards.
     pub shards: usize,
 }
@@ -28,7 +30,8 @@ pub struct Announcement {
 /// The lines of one gateway.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadyLines {
-    /// Rest of the line that programs wait for, `shardgate ready: URL… admin URL shards N`.
+    /// Rest of the line that programs wait for, `shardgate ready: URL… admin URL shards N`, with
+    /// `probes URL` before `admin` if there is that listener.
     pub at: String,
     /// Lines for a person: the URLs to connect to, the page to read, the way to stop.
     pub next: String,
@@ -37,7 +40,7 @@ pub struct ReadyLines {
 impl Announcement {
     /// The lines of the gateway by its configuration and the routing state in force.
     pub fn lines(&self, config: &Config, snapshot: &Snapshot) -> ReadyLines {
-        let Self { dir, listens, admin, shards } = self;
+        let Self { dir, listens, admin, probes, shards } = self;
         let gateway = &config.gateway;
         let http = if gateway.admin.tls_cert.is_some() { "https" } else { "http" };
         let both = [("ws", listens.plain), ("wss", listens.tls)];
@@ -47,12 +50,19 @@ impl Announcement {
             };
             both.into_iter().filter_map(url).collect()
         };
-        let bound = urls(|address| address).join(" ");
+        let mut bound = urls(|address| address).join(" ");
+        if let Some(address) = probes {
+            bound += &format!(" probes http://{address}");
+        }
         let at = format!("{bound} admin {http}://{admin} shards {shards}");
         let mut next = format!("  connect to  {}\n", urls(reachable).join(" or "));
         next += &format!("  answers     {}\n", answers(gateway, snapshot));
         let page = reachable(*admin);
         next += &format!("  read        {http}://{page}/guide, the state in /health and /stats\n");
+        if let Some(address) = probes {
+            let at = reachable(*address);
+            next += &format!("  probes      http://{at}/healthz and http://{at}/readyz\n");
+        }
         let drain = format!("{} drain{}", program(), flags(config, dir.as_deref(), *admin));
         next += &format!("  stop        Ctrl-C, or: {drain}");
         ReadyLines { at, next }
@@ -108,6 +118,7 @@ mod tests {
             dir: dir.map(PathBuf::from),
             listens: Listens { plain, tls: None },
             admin: config.gateway.admin.listen,
+            probes: config.gateway.admin.probes,
             shards: 2,
         };
         announcement.lines(&config, &config.snapshot)
@@ -123,6 +134,20 @@ mod tests {
              read        http://127.0.0.1:8000/guide, the state in /health and /stats\n  \
              stop        Ctrl-C, or: PROGRAM drain";
         assert_eq!(next, expected.replace("PROGRAM", &program()));
+    }
+
+    #[test]
+    fn a_listener_for_probes_is_named() {
+        let mut files = Files::embedded();
+        files.gateway.text = "admin.probes = \"0.0.0.0:8080\"".into();
+        let config = from_files(files, &[], &Overrides::default()).expect("right");
+        let listens = Listens { plain: config.gateway.listen, tls: None };
+        let (admin, probes) = (config.gateway.admin.listen, config.gateway.admin.probes);
+        let announcement = Announcement { dir: None, listens, admin, probes, shards: 1 };
+        let ReadyLines { at, next } = announcement.lines(&config, &config.snapshot);
+        assert!(at.contains("/ws probes http://0.0.0.0:8080 admin http://127.0.0.1:8000"), "{at}");
+        let probes = "  probes      http://127.0.0.1:8080/healthz and http://127.0.0.1:8080/readyz";
+        assert!(next.lines().any(|line| line == probes), "{next}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,6 +14,8 @@ pub fn forward(requests: mpsc::Sender<ControlRequest>) -> io::Result<()> {
     let mut int = signal(SignalKind::interrupt())?;
     let mut hup = signal(SignalKind::hangup())?;
     let mut usr1 = signal(SignalKind::user_defined1())?;
+    // With a handler, a write beyond `ulimit -f` is an error (EFBIG), not the end of the process.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
     tokio::spawn(async move {
         loop {
             let request = tokio::select! {

@@ -212,6 +212,8 @@ pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
         boot_id: 1,
         started: Instant::now(),
         admin,
+        probes: None,
+        admin_connections: 64,
         registry: None,
         seed: 1,
         log_dropped: None,

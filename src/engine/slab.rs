@@ -15,7 +15,7 @@ const NO_SLOT: u64 = SLOT_MASK;
 pub(crate) const SLAB_ENTRIES_CAP: usize = NO_SLOT as usize;
 /// Address space that a slab reserves at once, at most. Pages cost memory only when they are used,
 /// and a slab that never grows never copies: doubling 32 MiB would stop a shard for some 10 ms.
-const RESERVE_BYTES_MAX: usize = 64 << 20;
+pub(crate) const RESERVE_BYTES_MAX: usize = 64 << 20;
 
 /// Values of `T` by keys of type `K` (one of the slot keys of [`crate::ids`]).
 ///

@@ -6,6 +6,7 @@ use std::fmt;
 use super::machine::{Machine, list};
 use super::{Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
 use crate::config::{Config, Loader};
+use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::memory;
 
 /// Severity of a finding.
@@ -123,7 +124,7 @@ impl Wanted {
             connections: (0..count)
                 .map(|n| files_of_clients(settings(n).conn.connections_max, count))
                 .sum(),
-            files: files_overhead(count, instances, config.gateway.demo.enabled),
+            files: files_overhead(config, count, ADMIN_CONNECTIONS_MAX),
             bytes: bytes.fold(0, u64::saturating_add),
             allowed,
         }
@@ -169,8 +170,8 @@ fn is_of_gateway(topic: &Topic) -> bool {
     }
 }
 
-/// Memory that this process may use, in bytes: the machine's, or its control group's if that is
-/// less.
+/// Memory that this process may use, in bytes: the machine's, its control group's or that of the
+/// limit of address space, whichever is least.
 pub fn memory_of_machine() -> Option<u64> {
     memory_of(&Machine::read(&[]))
 }
@@ -180,7 +181,8 @@ fn memory_of(machine: &Machine) -> Option<u64> {
         line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok()
     });
     let group = machine.text("memory.max").parse::<u64>().ok();
-    [total.map(|kib| kib * 1024), group].into_iter().flatten().min()
+    let all = [total.map(|kib| kib * 1024), group, machine.address_space];
+    all.into_iter().flatten().min()
 }
 
 /// All findings but those of the preflight: a function of texts and numbers.

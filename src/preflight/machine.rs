@@ -21,6 +21,8 @@ pub struct Machine {
     pub nofile: (Option<u64>, Option<u64>),
     /// Hard limit of locked memory; `None` = unlimited.
     pub memlock: Option<u64>,
+    /// Limit of address space; `None` = unlimited.
+    pub address_space: Option<u64>,
 }
 
 /// Files whose whole text is kept.
@@ -77,6 +79,7 @@ impl Machine {
         let nofile = getrlimit(Resource::Nofile);
         machine.nofile = (nofile.current, nofile.maximum);
         machine.memlock = getrlimit(Resource::Memlock).maximum;
+        machine.address_space = getrlimit(Resource::As).current;
         machine
     }
 

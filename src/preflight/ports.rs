@@ -38,17 +38,14 @@ pub(super) fn problems(config: &Config, loader: &Loader) -> Vec<Problem> {
 /// Warnings about the addresses of `config`.
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let range = local_port_range();
-    let admin = ("admin.listen", config.gateway.admin.listen);
-    let all = config.gateway.listens().chain([admin]);
+    let all = config.gateway.own_addresses();
     all.filter_map(|(key, address)| ephemeral_warning(key, address.port(), range)).collect()
 }
 
 /// Addresses to bind, with their keys.
 fn addresses(config: &Config) -> Vec<(String, SocketAddr)> {
     let gateway = &config.gateway;
-    let admin = ("admin.listen", gateway.admin.listen);
-    let registry = gateway.discovery.registry.as_ref().map(|r| ("registry.listen", r.listen));
-    let own = gateway.listens().chain([admin]).chain(registry);
+    let own = gateway.own_addresses();
     let mut list: Vec<(String, SocketAddr)> = own.map(|(key, a)| (key.to_owned(), a)).collect();
     if gateway.demo.enabled {
         let demo = ["logic", "chat", "fight"].into_iter().zip(gateway.demo.addresses);

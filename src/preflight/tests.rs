@@ -82,8 +82,12 @@ fn ring_memory_counts_on_old_kernels_only() {
 
 #[test]
 fn the_file_limit_bounds_connections() {
-    let overhead = files_overhead(2, 3, false);
+    // The files have three instances.
+    let overhead = files_overhead(&config(Overrides::default()), 2, 0);
     assert_eq!(overhead, 64 + 2 * (32 + 6));
+    assert_eq!(files_overhead(&config(Overrides::default()), 2, 256), overhead + 256);
+    let admin = [None, Some(20_000), Some(300), Some(10)].map(admin_connections);
+    assert_eq!(admin, [512, 512, 75, 16]);
     assert_eq!(connections_allowed(None, None, overhead, 2), Ok(usize::MAX));
     assert_eq!(connections_allowed(Some(20_000), None, 100, 1), Ok(19_900), "nobody comes home");
     // An eighth and 64 that are handed over, and 64 on their way, for each of two shards.
@@ -113,7 +117,8 @@ fn the_file_limit_bounds_connections() {
     for (count, is_enough) in [(10, true), (64, false)] {
         let cores: Vec<usize> = (0..count).collect();
         let (mut shards, _) = lay_out(&config(Overrides::default()), count, &cores);
-        let each = connections_allowed(SYSTEMD, SYSTEMD, files_overhead(count, 3, true), count);
+        let overhead = files_overhead(&config(Overrides::default()), count, 512);
+        let each = connections_allowed(SYSTEMD, SYSTEMD, overhead, count);
         let told = clamp_connections(&mut shards, each.expect("there is room"), SYSTEMD);
         assert_eq!(told.is_none(), is_enough, "{count} shards: {told:?}");
     }

@@ -3,11 +3,11 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 
 use crate::auth::{SECRET, auth_of, token_of_tenant};
-use crate::support::{Client, Config, Gateway, Instance, eventually, several};
+use crate::support::{Client, Config, Gateway, Instance, eventually, several, under};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
@@ -259,6 +259,64 @@ fn a_dump_is_two_files_that_only_its_user_can_read() {
     assert_eq!(std::fs::metadata(path).expect("written").mode() & 0o777, 0o600);
     let log = std::fs::read_to_string(path).expect("written");
     assert!(log.starts_with("#[Histogram log") && log.contains("Tag=stall-0,"), "{log}");
+}
+
+/// Limits the files that the process may write to so many bytes: a full disk for one process.
+fn limit_files(gateway: &Gateway, bytes: Option<u64>) {
+    let limit = Rlimit { current: bytes, maximum: None };
+    rustix::process::prlimit(Some(gateway.pid()), Resource::Fsize, limit).expect("our child");
+}
+
+#[test]
+fn a_dump_without_room_leaves_nothing_behind_and_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start_with(&Config::new(), |command| {
+        command.env("TMPDIR", dir.path()).env_remove("STATE_DIRECTORY");
+    });
+    let files = || std::fs::read_dir(dir.path()).expect("ours").count();
+    let (status, whole) = gateway.admin_post("/dump", "");
+    assert_eq!((status, files()), (200, 2), "{whole}");
+    let length = |kind: &str| {
+        std::fs::metadata(whole[kind].as_str().expect("a path")).expect("written").len()
+    };
+    let (first, second) = (length("histograms"), length("state"));
+    assert!(second > first + 1_000, "the second file breaks off, too: {first}, {second}");
+    // No room at all, for a part of the first file, for the first and a part of the second.
+    for (room, kind) in [(0, "hlog"), (100, "hlog"), (first + 500, "json")] {
+        limit_files(&gateway, Some(room));
+        let (status, answer) = gateway.admin_post("/dump", "");
+        let why = answer["error"].as_str().expect("a sentence");
+        assert_eq!((status, files()), (500, 2), "{why}");
+        let start = format!("cannot be written: {}/shardgate-", dir.path().display());
+        assert!(why.contains(&start) && why.contains(&format!(".{kind}: File too large")), "{why}");
+        assert!(why.ends_with("raise the limit of file sizes (`ulimit -f`, LimitFSIZE=)"), "{why}");
+    }
+    limit_files(&gateway, None);
+    assert!(gateway.log().contains("dump_failed"), "{}", gateway.log());
+    assert_eq!((gateway.admin_post("/dump", "").0, files()), (200, 4), "it goes on");
+    let modes = std::fs::read_dir(dir.path()).expect("ours").flatten();
+    assert!(modes.into_iter().all(|f| f.metadata().expect("there").mode() & 0o777 == 0o600));
+}
+
+/// A file system of 16 KiB, which only root can make, in a mount namespace of its own.
+#[test]
+fn a_dump_to_a_full_disk_leaves_nothing_behind() {
+    let unshared = std::process::Command::new("unshare").args(["-m", "true"]).output();
+    if !unshared.is_ok_and(|done| done.status.success()) {
+        return; // The test above breaks off the same writes.
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::start_with(&Config::new(), |command| {
+        under(command, &["unshare", "-m"], "mount -t tmpfs -o size=16k none \"$TMPDIR\"");
+        command.env("TMPDIR", dir.path()).env_remove("STATE_DIRECTORY");
+    });
+    let (status, answer) = gateway.admin_post("/dump", "");
+    let why = answer["error"].as_str().expect("a sentence");
+    assert_eq!(status, 500, "{why}");
+    assert!(why.contains("/shardgate-") && why.contains("No space left on device"), "{why}");
+    assert!(why.contains("make room there, or name another directory"), "{why}");
+    let inside = format!("/proc/{}/root{}", gateway.pid().as_raw_nonzero(), dir.path().display());
+    assert_eq!(std::fs::read_dir(inside).expect("its own view").count(), 0);
 }
 
 #[test]

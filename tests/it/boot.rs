@@ -222,14 +222,14 @@ fn a_right_configuration_is_said_to_be_right() {
 }
 
 /// Whether other users can run a program: whether its directories and the file let them.
-fn others_can_run(program: &std::path::Path) -> bool {
+pub(crate) fn others_can_run(program: &std::path::Path) -> bool {
     let path = program.canonicalize().expect("it was built");
     path.ancestors()
         .all(|part| part.metadata().is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
 }
 
 /// User and group `nobody` of most systems.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 #[test]
 fn an_unprivileged_user_needs_nothing_more() {

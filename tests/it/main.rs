@@ -1,6 +1,7 @@
 //! Tests of the gateway's promises against real processes and real sockets: a module a promise.
 
 mod admin;
+mod admin_crowd;
 mod auth;
 mod boot;
 mod bounded;
@@ -20,8 +21,10 @@ mod no_batching_delay;
 mod one_answer;
 mod order;
 mod path;
+mod probes;
 mod proxy;
 mod reload;
+mod resource_limits;
 mod retry;
 mod service_manager;
 mod stats;

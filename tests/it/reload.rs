@@ -1,12 +1,11 @@
 //! Promise 10: a reload touches no connection; all problems are reported, nothing is half applied.
 
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, several};
+use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, several, under};
 
 /// Connections in the test with many connections.
 const CONNECTIONS: usize = 2_000;
@@ -162,24 +161,10 @@ fn settings_of_shards_change_in_a_running_gateway() {
     assert!(gateway.versions().iter().all(|v| *v >= version));
 }
 
-/// Limits the command to so many open files.
-fn with_files(command: &mut Command, files: u32) {
-    let mut limited = Command::new("sh");
-    let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
-    limited.arg("-c").arg(script).arg(command.get_program());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
-    limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    *command = limited;
-}
-
 #[test]
 fn a_reload_gives_no_shard_more_connections_than_there_are_files() {
-    let gateway = Gateway::start_with(&Config::new(), |command| with_files(command, 300));
+    let gateway =
+        Gateway::start_with(&Config::new(), |command| under(command, &[], "ulimit -n 300"));
     let log = gateway.log();
     let cap = log.split("a shard takes ").nth(1).and_then(|rest| rest.split(' ').next());
     let cap: usize = cap.and_then(|n| n.parse().ok()).expect("the start says how many");

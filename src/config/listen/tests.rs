@@ -43,7 +43,7 @@ fn each_rule_is_told_with_the_way_out() {
         (on.to_owned(), "needs a certificate: add a [[tls_certificate]]"),
         (format!("tls.listen = \"localhost:1\"\n{PAIR}"), "must be empty, or an IP address"),
         (format!("tls.listen = \"127.0.0.1:9000\"\n{PAIR}"), "are the same port; change one"),
-        (format!("tls.listen = \"127.0.0.1:8000\"\n{PAIR}"), "give admin another one"),
+        (format!("tls.listen = \"127.0.0.1:8000\"\n{PAIR}"), "are the same port; change one"),
         (format!("{on}\ntls.min_version = \"1.1\"\n{PAIR}"), "must be one of \"1.2\", \"1.3\""),
         (
             format!("{on}\ntls.client_certificates = \"optional\"\n{PAIR}"),

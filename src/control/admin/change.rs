@@ -100,10 +100,8 @@ async fn set_draining(admin: &Admin, id: String, on: bool, body: &[u8]) -> Chang
 
 pub async fn drain(State(admin): State<Admin>, body: Bytes) -> Changed {
     nothing(&body)?;
-    admin
-        .requests
-        .try_send(ControlRequest::Drain("POST /drain"))
-        .map_err(|_| HttpError::ending())?;
+    let drain = ControlRequest::Drain("POST /drain");
+    admin.requests.send(drain).await.map_err(|_| HttpError::ending())?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "status": "draining" }))))
 }
 

@@ -3,25 +3,38 @@
 //! Any page that is open in a browser could make it send a request. So a `Host` that is not the
 //! endpoint's is refused (DNS rebinding), and so is an `Origin` or `Sec-Fetch-Site` that names
 //! another page; a change takes a header and a content type that no page of another origin can send
-//! without a preflight, which is never granted.
+//! without a preflight, which is never granted. Probes are asked by programs that name any host or
+//! none; their answers are words.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::body::to_bytes;
+use axum::extract::{Extension, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::BODY_BYTES_MAX;
 use super::answer::HttpError;
+use super::slots::Slot;
 use crate::control::token::Token;
 
-/// Address and token of the endpoint, by which the guard judges requests.
-pub struct Rules {
+/// The listener, by which the guard judges where a request comes from.
+pub struct Origins {
     /// Address of the listener.
     pub address: SocketAddr,
-    /// Whether the endpoint speaks TLS.
+    /// Whether the listener speaks TLS.
     pub tls: bool,
+    /// Whether a path is answered whatever host the request names.
+    pub any_host: fn(&str) -> bool,
+}
+
+/// Rights at the admin endpoint.
+pub struct Rights {
+    /// Whether the endpoint listens on an address that other hosts cannot reach.
+    pub loopback: bool,
     /// The token, or the reason why there is none.
     pub token: Result<Token, String>,
 }
@@ -31,6 +44,9 @@ pub struct Rules {
 pub enum Access {
     /// No token anywhere: the page holds no data.
     Static,
+    /// No token and any `Host`: probes have no secret, and name the host as they like or not at
+    /// all. The answer is a word that tells nothing.
+    Probe,
     /// The token, where the endpoint listens on an address that other hosts can reach.
     Read,
     /// The token always, and `Content-Type: application/json`.
@@ -38,17 +54,17 @@ pub enum Access {
 }
 
 impl Access {
-    fn needs_token(self, address: SocketAddr) -> bool {
+    fn needs_token(self, loopback: bool) -> bool {
         match self {
-            Access::Static => false,
-            Access::Read => !address.ip().is_loopback(),
+            Access::Static | Access::Probe => false,
+            Access::Read => !loopback,
             Access::Change => true,
         }
     }
 
     fn needs_json(self) -> bool {
         match self {
-            Access::Static | Access::Read => false,
+            Access::Static | Access::Probe | Access::Read => false,
             Access::Change => true,
         }
     }
@@ -56,15 +72,17 @@ impl Access {
 
 /// Layer around everything: refuses requests that a page of another origin can make a browser send.
 pub async fn check_origin(
-    State(rules): State<Arc<Rules>>,
+    State(origins): State<Arc<Origins>>,
     request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
+    let host = host(&request);
+    let any_host = (origins.any_host)(request.uri().path());
     let refused = |why| HttpError::new(StatusCode::FORBIDDEN, why).into_response();
-    let mut response = if !host_is_ours(headers, rules.address) {
-        refused("Host names another server: use localhost or the address of admin.listen")
-    } else if !origin_is_ours(headers, rules.tls) {
+    let mut response = if !any_host && !host.is_some_and(|host| is_ours(host, origins.address)) {
+        refused("Host names another server: use localhost or the address that it listens on")
+    } else if !origin_is_ours(headers, host.unwrap_or_default(), origins.tls) {
         refused("Origin names a page of another server, which gets no answer")
     } else if !is_from_here(headers) {
         refused("Sec-Fetch-Site names a page of another site, which gets no answer")
@@ -78,14 +96,31 @@ pub async fn check_origin(
     response
 }
 
-/// Layer around one route: asks for the token and for JSON, as the route's [`Access`] says.
-pub async fn check_access(
-    State((rules, access)): State<(Arc<Rules>, Access)>,
+/// Layer within it: reads the whole request before it is answered, and tells its place so.
+pub async fn whole_request(
+    Extension(slot): Extension<Arc<Slot>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if access.needs_token(rules.address) {
-        let token = match &rules.token {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+        let why = format!("the body is over {BODY_BYTES_MAX} bytes, or was not sent whole");
+        return HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, why).into_response();
+    };
+    slot.answers();
+    let response = next.run(Request::from_parts(parts, body.into())).await;
+    slot.sends();
+    response
+}
+
+/// Layer around one route: asks for the token and for JSON, as the route's [`Access`] says.
+pub async fn check_access(
+    State((rights, access)): State<(Arc<Rights>, Access)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if access.needs_token(rights.loopback) {
+        let token = match &rights.token {
             Ok(token) => token,
             Err(why) => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -130,17 +165,22 @@ fn is_json(headers: &HeaderMap) -> bool {
     media.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// Whether there is exactly one `Host`: `localhost` or a loopback address (with any port: tunnels
-/// change it), or the admin address. An endpoint that listens elsewhere does not know its own
-/// names; there every request for data needs the token, which a page of another origin does not
-/// have.
-fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    let Ok(authority) = host.to_str().unwrap_or_default().parse::<axum::http::uri::Authority>()
-    else {
-        return false;
-    };
+/// The host that a request is for: that of an absolute target, else (RFC 9112 section 3.2.2) the
+/// one `Host`. `None`: there is none, several, or one that is no text.
+fn host(request: &Request) -> Option<&str> {
+    if let Some(authority) = request.uri().authority() {
+        return Some(authority.as_str());
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
+    host.to_str().ok()
+}
+
+/// Whether a host is `localhost` or a loopback address (with any port: tunnels change it), or the
+/// listener's address. A listener elsewhere does not know its own names; there every request for
+/// data needs the token, which a page of another origin does not have, or the data is no secret.
+fn is_ours(host: &str, address: SocketAddr) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host();
     let ip = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
     if authority.as_str().contains('@') {
@@ -159,11 +199,11 @@ fn host_is_ours(headers: &HeaderMap, address: SocketAddr) -> bool {
 }
 
 /// Whether there is no `Origin`, or the one of a page that this endpoint served: its scheme and the
-/// `Host`.
-fn origin_is_ours(headers: &HeaderMap, tls: bool) -> bool {
-    let host = headers.get(header::HOST).map_or(&[][..], HeaderValue::as_bytes);
+/// host of the request.
+fn origin_is_ours(headers: &HeaderMap, host: &str, tls: bool) -> bool {
     let scheme: &[u8] = if tls { b"https://" } else { b"http://" };
-    let own = |origin: &HeaderValue| origin.as_bytes().strip_prefix(scheme) == Some(host);
+    let own =
+        |origin: &HeaderValue| origin.as_bytes().strip_prefix(scheme) == Some(host.as_bytes());
     headers.get_all(header::ORIGIN).iter().all(own)
 }
 

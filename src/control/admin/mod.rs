@@ -1,12 +1,15 @@
 //! The admin endpoint: HTTP/1.1, one request a connection, for tools and people on this host.
-//! [`routes`] lists what it answers, [`guard`] checks who may ask.
+//! [`routes`] lists what it answers, [`guard`] checks who may ask. [`probes`] is a listener of its
+//! own for those who ask only whether the gateway lives and is ready.
 
 mod answer;
 mod change;
 mod guard;
 mod guide;
+pub mod probes;
 mod read;
 mod routes;
+mod slots;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -17,17 +20,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use self::answer::HttpError;
-use self::guard::{Rules, check_access, check_origin};
+use self::guard::{Origins, Rights, check_access, check_origin, whole_request};
+use self::sockets::{CONNECTION_TIMEOUT, Endpoint};
 use super::gathering::Overview;
 use super::inspections::QueryResult;
-use super::request::{ControlRequest, REQUESTS_MAX};
+use super::request::ControlRequest;
 use super::token;
 use super::view::ProcessInfo;
 use crate::config::settings::AdminSettings;
@@ -39,17 +42,17 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 /// State of the handlers.
 #[derive(Clone)]
 pub struct Admin {
-    info: Arc<ProcessInfo>,
-    requests: mpsc::Sender<ControlRequest>,
+    pub info: Arc<ProcessInfo>,
+    pub requests: mpsc::Sender<ControlRequest>,
 }
 
-/// Makes the endpoint: a future that never ends by itself. The error is one line.
+/// Makes the endpoint: a future that never ends. The error is one line.
 pub fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,
     settings: &AdminSettings,
-    info: Arc<ProcessInfo>,
-    requests: mpsc::Sender<ControlRequest>,
+    connections_max: usize,
+    admin: Admin,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -61,36 +64,37 @@ pub fn serve(
             "admin_token_missing: the admin endpoint refuses every request that needs the token"
         );
     }
-    let rules = Rules { address, tls: tls.is_some(), token };
-    let router = router(Admin { info, requests }, Arc::new(rules));
-    let (accepted, ready) = mpsc::channel(REQUESTS_MAX);
-    Ok(async move {
-        let accepting = sockets::accept(listener, tls, REQUESTS_MAX, accepted);
-        let serving = axum::serve(sockets::Incoming { ready, address }, router);
-        tokio::select! {
-            () = accepting => {}
-            ended = serving.into_future() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "admin_ended: nothing answers there until a restart");
-                }
-            }
-        }
-    })
+    let origins = Origins { address, tls: tls.is_some(), any_host: routes::is_probe };
+    let rights = Rights { loopback: address.ip().is_loopback(), token };
+    let endpoint = Endpoint {
+        key: "admin.listen",
+        tls,
+        router: router(admin, origins, rights),
+        request_timeout: CONNECTION_TIMEOUT,
+        connections_max,
+    };
+    Ok(endpoint.serve(listener))
 }
 
-fn router(admin: Admin, rules: Arc<Rules>) -> Router {
+fn router(admin: Admin, origins: Origins, rights: Rights) -> Router {
+    let rights = Arc::new(rights);
     let mut router = Router::new();
     for route in routes::ROUTES {
         // A method layer: a method that the route does not have is answered 405 to anybody.
-        let layer = from_fn_with_state((rules.clone(), route.access()), check_access);
+        let layer = from_fn_with_state((rights.clone(), route.access()), check_access);
         router = router.route(route.path, route.handler().route_layer(layer));
     }
     let no_such = "this path is not served: GET / lists those that are";
+    guarded(router, no_such, origins).with_state(admin)
+}
+
+/// Adds what every listener does: other paths are refused with `no_such`, requests of other origins
+/// whatever they ask for.
+fn guarded(router: Router<Admin>, no_such: &'static str, origins: Origins) -> Router<Admin> {
     router
         .fallback(async move || HttpError::new(StatusCode::NOT_FOUND, no_such))
-        .layer(from_fn_with_state(rules, check_origin))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(admin)
+        .layer(from_fn(whole_request))
+        .layer(from_fn_with_state(Arc::new(origins), check_origin))
 }
 
 impl Admin {
@@ -100,7 +104,8 @@ impl Admin {
         request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest,
     ) -> Result<T, HttpError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(request(reply)).map_err(|_| HttpError::ending())?;
+        // Waits for room; the time of the connection bounds that.
+        self.requests.send(request(reply)).await.map_err(|_| HttpError::ending())?;
         answer.await.map_err(|_| HttpError::ending())
     }
 

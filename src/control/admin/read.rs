@@ -22,6 +22,11 @@ pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Valu
     Ok((status, Json(body)))
 }
 
+pub async fn healthz() -> Text {
+    text(PLAIN, "ok\n".into())
+}
+
+/// Says no names, as everybody may ask.
 pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     match admin.ask(ControlRequest::Ready).await? {
         true => Ok(text(PLAIN, "ok\n".into())),

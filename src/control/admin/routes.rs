@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use axum::http::header;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodFilter, MethodRouter, get, on, post};
 
 use super::answer::{PLAIN, Text, text};
 use super::guard::Access;
@@ -27,6 +27,8 @@ pub enum Answer {
     /// A handler that shows texts of the program itself. As it has no state, it can reach no data
     /// of the gateway.
     Guide(fn() -> MethodRouter),
+    /// A handler that answers programs with a word: GET, and OPTIONS, by which HAProxy asks.
+    Probe(fn() -> MethodRouter<Admin>),
     /// A handler that only shows something: GET.
     Read(fn() -> MethodRouter<Admin>),
     /// A handler that changes something: POST.
@@ -59,6 +61,14 @@ impl Route {
         Self { path, about, answer: Answer::Guide(handler) }
     }
 
+    const fn probe(
+        path: &'static str,
+        about: &'static str,
+        handler: fn() -> MethodRouter<Admin>,
+    ) -> Self {
+        Self { path, about, answer: Answer::Probe(handler) }
+    }
+
     const fn read(
         path: &'static str,
         about: &'static str,
@@ -79,6 +89,7 @@ impl Route {
     pub fn access(&self) -> Access {
         match self.answer {
             Answer::Static(_) | Answer::Guide(_) => Access::Static,
+            Answer::Probe(_) => Access::Probe,
             Answer::Read(_) => Access::Read,
             Answer::Change(_) => Access::Change,
         }
@@ -87,7 +98,7 @@ impl Route {
     /// Method of the route: `GET` or `POST`.
     pub fn method(&self) -> &'static str {
         match self.access() {
-            Access::Static | Access::Read => "GET",
+            Access::Static | Access::Probe | Access::Read => "GET",
             Access::Change => "POST",
         }
     }
@@ -99,9 +110,17 @@ impl Route {
                 get(async move || ([(header::CONTENT_TYPE, media)], text))
             }
             Answer::Guide(handler) => handler().with_state(()),
-            Answer::Read(handler) | Answer::Change(handler) => handler(),
+            Answer::Probe(handler) | Answer::Read(handler) | Answer::Change(handler) => handler(),
         }
     }
+}
+
+/// Methods of probes. HAProxy's `option httpchk` with a path alone sends OPTIONS; GET is HEAD, too.
+const PROBED_BY: MethodFilter = MethodFilter::GET.or(MethodFilter::OPTIONS);
+
+/// Whether a path is that of a probe.
+pub fn is_probe(path: &str) -> bool {
+    ROUTES.iter().any(|route| route.access() == Access::Probe && route.path == path)
 }
 
 pub const ROUTES: &[Route] = &[
@@ -111,9 +130,11 @@ pub const ROUTES: &[Route] = &[
         "state of shards, sources and services; 503 unless all shards serve",
         || get(read::health),
     ),
-    Route::page("/healthz", "200 while the control thread runs: for liveness probes", "ok\n"),
-    Route::read("/readyz", "200 once ready, while all shards serve: for readiness probes", || {
-        get(read::readyz)
+    Route::probe("/healthz", "200 while the control thread runs: for liveness probes", || {
+        on(PROBED_BY, read::healthz)
+    }),
+    Route::probe("/readyz", "200 once ready, while all shards serve: for readiness probes", || {
+        on(PROBED_BY, read::readyz)
     }),
     Route::read("/stats", "all counters, levels and times, in sum and by shard", || {
         get(read::stats)

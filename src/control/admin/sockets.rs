@@ -1,8 +1,9 @@
-//! Sockets of the admin endpoint: a bounded number of connections, each with a deadline and a cap
-//! on bytes, with TLS if that is configured.
+//! Sockets of the admin endpoint and of the probes: a bounded number of connections ([`slots`]),
+//! each with one request, a deadline and a cap on bytes, with TLS if that is configured.
+//!
+//! [`slots`]: super::slots
 
 use std::fs;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,23 +12,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
+use super::slots::{Slot, Slots};
 use crate::config::settings::AdminSettings;
 use crate::limits::ACCEPT_PAUSE;
 use crate::tls::provider;
 
 /// Longest life of a connection: a gathering takes at most one second, the rest is the client's
 /// time.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes read from one connection at most: request line and headers (browsers send under 4 KiB), a
 /// body of [`super::BODY_BYTES_MAX`], and a TLS handshake with its records, under 4 KiB.
 const CONNECTION_BYTES_MAX: usize = (16 << 10) + super::BODY_BYTES_MAX + (4 << 10);
@@ -59,91 +66,105 @@ pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-/// Accepts for ever, and sends the streams that are ready to be read. A handshake is a task of its
-/// own, so that a slow one holds up no other.
-pub async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    connections_max: usize,
-    ready: mpsc::Sender<(Stream, SocketAddr)>,
-) {
-    let slots = Arc::new(Semaphore::new(connections_max));
-    loop {
-        let slot = slots.clone().acquire_owned().await.expect("never closed");
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
+/// Answers of a listener, and the time and the places that its clients have for them.
+pub struct Endpoint {
+    /// Key of the listener's address, for the log.
+    pub key: &'static str,
+    pub tls: Option<TlsAcceptor>,
+    pub router: Router,
+    /// Time from accept to the end of the request.
+    pub request_timeout: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
+}
+
+impl Endpoint {
+    /// Accepts for ever. Each connection is a task of its own, so that a slow one holds up no
+    /// other.
+    pub async fn serve(self, listener: TcpListener) {
+        let slots = Slots::new(self.connections_max);
+        let endpoint = Arc::new(self);
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(
+                        at = endpoint.key,
+                        %error,
+                        "admin_accept_failed: a connection cannot be accepted; raise `ulimit -n` \
+                         (LimitNOFILE) if files are the cause"
+                    );
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (slot, given_away, given_up) = slots.take(peer).await;
+            if let Some(peer) = given_up {
                 tracing::warn!(
-                    %error,
-                    "admin_accept_failed: the admin endpoint cannot accept a connection; raise \
-                     `ulimit -n` (LimitNOFILE) if files are the cause"
-                );
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let deadline = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
-        let bytes_left = CONNECTION_BYTES_MAX;
-        let stream = BoundedStream { stream, deadline, bytes_left, _slot: slot };
-        let Some(tls) = tls.clone() else {
-            if ready.send((Stream::Plain(stream), peer)).await.is_err() {
-                return;
-            }
-            continue;
-        };
-        let ready = ready.clone();
-        tokio::spawn(async move {
-            // The deadline of the connection holds for the handshake, too.
-            match tls.accept(stream).await {
-                // An error is the end of the endpoint.
-                Ok(stream) => drop(ready.send((Stream::Tls(Box::new(stream)), peer)).await),
-                Err(error) => tracing::debug!(
+                    at = endpoint.key,
                     %peer,
-                    %error,
-                    "admin_handshake_failed: a client of the admin endpoint failed to agree on TLS"
-                ),
+                    "admin_crowded: all places were taken; the connection that had waited longest \
+                     without a request was closed for a new one"
+                );
             }
-        });
-    }
-}
-
-/// Receiver of the streams of [`accept`], as axum takes it.
-pub struct Incoming {
-    /// Streams that are ready to be read.
-    pub ready: mpsc::Receiver<(Stream, SocketAddr)>,
-    /// Address of the listener.
-    pub address: SocketAddr,
-}
-
-impl axum::serve::Listener for Incoming {
-    type Io = Stream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            None => std::future::pending().await,
+            let endpoint = endpoint.clone();
+            tokio::spawn(async move {
+                let slot = Arc::new(slot);
+                tokio::select! {
+                    () = endpoint.converse(stream, peer, slot.clone()) => {}
+                    () = endpoint.timeout(&slot) => {}
+                    _ = given_away => {}
+                }
+            });
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    /// Answers one request: HTTP/1.0 or 1.1 (RFC 9112). The preface of HTTP/2 is no request of
+    /// these, and ends the connection.
+    async fn converse(&self, stream: TcpStream, peer: SocketAddr, slot: Arc<Slot>) {
+        let bytes_left = CONNECTION_BYTES_MAX;
+        let stream = BoundedStream { stream, bytes_left, slot: slot.clone() };
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => match tls.accept(stream).await {
+                Ok(stream) => Stream::Tls(Box::new(stream)),
+                Err(error) => {
+                    tracing::debug!(
+                        %peer,
+                        %error,
+                        "admin_handshake_failed: a client of the admin endpoint failed to agree on \
+                         TLS"
+                    );
+                    return;
+                }
+            },
+        };
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(slot.clone());
+            router.call(request)
+        });
+        let mut http = http1::Builder::new();
+        // A client may end its side after the request and read on (RFC 9112 section 9.6).
+        http.keep_alive(false).half_close(true);
+        // An error is the end of this connection only.
+        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    /// Ends when the connection has taken too long.
+    async fn timeout(&self, slot: &Slot) {
+        tokio::time::sleep(self.request_timeout).await;
+        if !slot.waits() {
+            tokio::time::sleep(CONNECTION_TIMEOUT.saturating_sub(self.request_timeout)).await;
+        }
     }
 }
 
-/// A connection that ends at its deadline, or when its client sent too much.
+/// A connection that ends when its client sent too much.
 pub struct BoundedStream {
     stream: TcpStream,
-    deadline: Pin<Box<Sleep>>,
     bytes_left: usize,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl BoundedStream {
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let late = self.deadline.as_mut().poll(cx).is_ready();
-        if late { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
+    slot: Arc<Slot>,
 }
 
 impl AsyncRead for BoundedStream {
@@ -152,7 +173,6 @@ impl AsyncRead for BoundedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         match self.bytes_left.checked_sub(buf.filled().len() - before) {
@@ -169,8 +189,11 @@ impl AsyncWrite for BoundedStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.slot.took();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -44,6 +44,7 @@ fn tuned() -> Machine {
         irqbalance: false,
         nofile: (Some(1024), Some(1 << 20)),
         memlock: None,
+        address_space: None,
     }
 }
 

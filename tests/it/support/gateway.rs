@@ -134,6 +134,23 @@ fn command() -> Command {
     command
 }
 
+/// Makes `sh` run the command after `before`, a line of shell: for limits of the process. With
+/// `by`, another program runs that shell.
+pub fn under(command: &mut Command, by: &[&str], before: &str) {
+    let script = format!("{before} && exec \"$0\" \"$@\"");
+    let words: Vec<&str> = by.iter().copied().chain(["sh", "-c", &script]).collect();
+    let mut whole = Command::new(words[0]);
+    whole.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => whole.env(name, value),
+            None => whole.env_remove(name),
+        };
+    }
+    whole.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    *command = whole;
+}
+
 /// Runs the program to its end: for starts that must fail.
 pub fn run(args: &[&str], change: impl FnOnce(&mut Command)) -> Finished {
     let mut command = command();
@@ -333,10 +350,14 @@ impl Gateway {
         found["connected"].as_u64().expect("a number")
     }
 
+    /// Number of the process.
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("it lives");
+        rustix::process::kill_process(self.pid(), signal).expect("it lives");
     }
 
     /// Waits for the end of the process.

@@ -10,7 +10,7 @@ mod service;
 use std::time::{Duration, Instant};
 
 pub use client::{Client, MessageIn};
-pub use gateway::{Config, Finished, Gateway, run};
+pub use gateway::{Config, Finished, Gateway, run, under};
 pub use owners::{named, owners};
 pub use raw::{Raw, frame, header};
 pub use service::{Action, Arrived, Instance, demo, ok};

@@ -41,6 +41,11 @@ async fn requests_that_another_page_can_make_a_browser_send_are_refused() {
         (405, "GET /reload", own.clone()),
         (405, "PUT /log", own.clone()),
         (405, "DELETE /instances/logic-1/drain", own.clone()),
+        // The authority of an absolute target counts, and not Host (RFC 9112 section 3.2.2).
+        (200, "GET http://localhost/health", "Host: evil.example".into()),
+        (403, "GET http://evil.example/health", own.clone()),
+        (403, "GET http://x@localhost/health", own.clone()),
+        (403, "CONNECT evil.example:80", own.clone()),
         (404, "GET /other", own.clone()),
         (404, "POST /other", own),
     ];
@@ -49,6 +54,43 @@ async fn requests_that_another_page_can_make_a_browser_send_are_refused() {
         let (status, _) = rig.raw(&format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n")).await;
         assert_eq!(status, expected, "{line} {headers}");
     }
+}
+
+/// Kubelets, HAProxy, Nagios and sidecars ask: with any Host, with none, by OPTIONS, by HTTP/1.0.
+#[tokio::test]
+async fn probes_are_answered_whatever_host_they_name() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    let hosts = ["Host: 10.1.2.3:8000", "Host: cluster_0", "Host: a\r\nHost: b", "Host:", "X: y"];
+    for path in ["/healthz", "/readyz"] {
+        for host in hosts {
+            for method in ["GET", "OPTIONS"] {
+                let request = format!("{method} {path} HTTP/1.1\r\n{host}\r\n\r\n");
+                assert_eq!(rig.raw(&request).await, (200, "ok\n".into()), "{request}");
+            }
+        }
+        let old = rig.raw(&format!("GET {path} HTTP/1.0\r\n\r\n")).await;
+        assert_eq!(old, (200, "ok\n".into()));
+        let absolute = format!("GET http://evil.example{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(rig.raw(&absolute).await.0, 200);
+        assert_eq!(rig.raw(&format!("HEAD {path} HTTP/1.0\r\n\r\n")).await, (200, "".into()));
+        // It is no reason to answer pages of other origins.
+        let page = "Host: evil.example\r\nOrigin: http://other.example";
+        assert_eq!(rig.raw(&format!("GET {path} HTTP/1.1\r\n{page}\r\n\r\n")).await.0, 403);
+    }
+    assert_eq!(rig.raw("GET /stats HTTP/1.0\r\n\r\n").await.0, 403, "nothing else is");
+}
+
+#[tokio::test]
+async fn the_port_speaks_http_1_only() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    // The preface and the first frame of a client with prior knowledge (RFC 9113 section 3.4).
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let answer = whole(&rig, preface).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
+    let two = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2);
+    assert_eq!(whole(&rig, &two).await.matches("HTTP/1.1 200").count(), 1);
 }
 
 #[tokio::test]
@@ -160,9 +202,9 @@ impl TlsEndpoint {
         let settings = AdminSettings {
             listen: address,
             token: Some(TOKEN.into()),
-            token_file: None,
             tls_cert: Some(cert),
             tls_key: Some(key),
+            ..AdminSettings::default()
         };
         let info = ProcessInfo {
             node: "node".into(),
@@ -170,8 +212,8 @@ impl TlsEndpoint {
             started: std::time::Instant::now(),
             log_dropped: None,
         };
-        let requests = mpsc::channel(1).0;
-        tokio::spawn(serve(listener, address, &settings, info.into(), requests).unwrap());
+        let admin = Admin { info: info.into(), requests: mpsc::channel(1).0 };
+        tokio::spawn(serve(listener, address, &settings, 64, admin).unwrap());
         let mut roots = RootCertStore::empty();
         roots.add(signed.cert.der().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(crate::tls::provider())
@@ -250,6 +292,9 @@ async fn without_the_token_static_pages_are_all_that_other_hosts_may_read() {
                 Answer::Static(page) => assert_eq!((status, &*body), (200, page.text), "{line}"),
                 // Its handlers have no state: the compiler keeps them from data of the gateway.
                 Answer::Guide(_) => assert_eq!(status, 200, "{line}: {body}"),
+                Answer::Probe(_) if route.path == "/healthz" => assert_eq!(status, 200),
+                // It may ask control, which does not run.
+                Answer::Probe(_) => assert_eq!(status, 503, "{line}: {body}"),
                 Answer::Read(_) | Answer::Change(_) => assert_eq!(status, 401, "{line}: {body}"),
             }
         }
@@ -266,7 +311,7 @@ fn the_static_pages_are_these_and_hold_no_data() {
     };
     let pages: Vec<&str> = ROUTES.iter().map(|route| route.path).filter(is_static).collect();
     let guide = ["/guide", "/guide/{page}", "/guide/guide.css", "/guide/way-of-a-message.svg"];
-    assert_eq!(pages, [&["/healthz"], &guide[..], &["/robots.txt"]].concat());
+    assert_eq!(pages, [&guide[..], &["/robots.txt"]].concat());
     for path in pages {
         let rows = ROUTES.iter().filter(|route| route.path == path).count();
         assert_eq!(rows, 1, "{path}: one method");
