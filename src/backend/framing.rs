@@ -175,8 +175,8 @@ impl Assembly {
     }
 }
 
-/// Decompresses a message of at most `bytes_max` bytes: a few bytes of gzip can stand for a thousand
-/// times as many. An empty message may be sent without gzip's header.
+/// Decompresses a message of at most `bytes_max` bytes: a few bytes of gzip can stand for a
+/// thousand times as many. An empty message may be sent without gzip's header.
 fn unpack(packed: &[u8], bytes_max: usize) -> Result<Bytes, FramingError> {
     if packed.is_empty() {
         return Ok(Bytes::new());

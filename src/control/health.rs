@@ -83,8 +83,8 @@ impl Record {
     }
 
     /// Failed calls in a row of all shards together, and the time of the first of them. Shards that
-    /// met their last one longer than an ejection before the newest say nothing of it: they have not
-    /// called the instance since.
+    /// met their last one longer than an ejection before the newest say nothing of it: they have
+    /// not called the instance since.
     fn row(&self, settings: &HealthSettings) -> Option<(u32, Instant)> {
         let newest = self.rows.values().map(|row| row.last).max()?;
         let is_near = |row: &&Row| newest.saturating_duration_since(row.last) < settings.eject;
@@ -213,7 +213,8 @@ impl Health {
         }
     }
 
-    /// Takes in the answer to a question: an ejection, or a trial that nothing else has ended, ends.
+    /// Takes in the answer to a question: an ejection, or a trial that nothing else has ended,
+    /// ends.
     fn answered(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
         match self.trust {
             Trust::Ejected { question: Question::Asked, .. } => self.release(settings, now),
