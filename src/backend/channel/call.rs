@@ -17,6 +17,7 @@ pub(super) struct InFlight {
     pub(super) ticket: Ticket,
     pub(super) link: LinkId,
     pub(super) deadline: Micros,
+    pub(super) sent: Micros,
     /// Most bytes of the answer.
     answer_bytes_max: usize,
     request: SendStream<CallBody>,
@@ -32,11 +33,12 @@ impl InFlight {
     pub(super) fn new(
         ticket: Ticket,
         link: LinkId,
-        deadline: Micros,
+        (sent, deadline): (Micros, Micros),
         answer_bytes_max: usize,
         (response, request): (ResponseFuture, SendStream<CallBody>),
     ) -> Self {
-        Self { ticket, link, deadline, answer_bytes_max, request, reply: Reply::Head(response) }
+        let reply = Reply::Head(response);
+        Self { ticket, link, deadline, sent, answer_bytes_max, request, reply }
     }
 
     /// Resets the stream, so that the service can stop. Does nothing if the stream has ended.

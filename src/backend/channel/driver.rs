@@ -218,7 +218,9 @@ impl Driver {
 
     /// Whether a call may wait: there is a connection, or an attempt to come.
     fn may_wait(&self) -> bool {
-        self.now >= self.connect_at || self.links.iter().any(|link| link.phase != Phase::Draining)
+        let serves = |link: &Link| link.phase != Phase::Draining && !link.is_told_silent;
+        let is_silent = self.links.iter().any(|link| link.is_told_silent);
+        self.links.iter().any(serves) || self.now >= self.connect_at && !is_silent
     }
 
     fn cancel(&mut self, ticket: Ticket) {
@@ -282,7 +284,8 @@ impl Driver {
             self.wake_by(Micros(silent_since.0.saturating_add(self.keepalive_us())));
         }
         let streams = (response, request);
-        self.occupy(InFlight::new(call.ticket, id, deadline, call.answer_bytes_max, streams));
+        let times = (self.now, deadline);
+        self.occupy(InFlight::new(call.ticket, id, times, call.answer_bytes_max, streams));
     }
 
     fn occupy(&mut self, call: InFlight) {
@@ -349,6 +352,8 @@ impl Driver {
         if let Some(mut call) = self.vacate(index) {
             if result.is_err() {
                 call.reset();
+            } else if let Some(link) = self.links.iter_mut().find(|link| link.id == call.link) {
+                link.answered();
             }
             let result = result.map_err(|error| self.explained(&call, error));
             self.deliver(call.ticket, result);
@@ -382,6 +387,9 @@ impl Driver {
             }
             if progress.pong {
                 self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us())));
+            }
+            if progress.heard_again {
+                self.shared.emit(ChannelEvent::Up);
             }
             if let Some(going_away) = &progress.going_away {
                 self.note_going_away(going_away);
@@ -502,15 +510,27 @@ impl Driver {
             return;
         }
         if self.connect_at > self.now {
-            let error = ends::not_connected(why);
-            while let Some(waiting) = self.waiting.pop_front() {
-                self.deliver(waiting.call.ticket, Err(error.clone()));
-            }
+            self.refuse_waiting(why);
         }
+        self.tell_down(cause, why);
+    }
+
+    /// Ends the calls that wait: they have not been sent.
+    fn refuse_waiting(&mut self, why: &str) {
+        let error = ends::not_connected(why);
+        while let Some(waiting) = self.waiting.pop_front() {
+            self.deliver(waiting.call.ticket, Err(error.clone()));
+        }
+    }
+
+    fn tell_down(&self, cause: DownCause, why: &str) {
         let is_away = self.left_at.is_some_and(|at| self.now.since(at) < AWAY_US);
         let cause = match cause {
             DownCause::Unreachable if is_away => DownCause::GoneAway,
-            DownCause::Broken | DownCause::GoneAway | DownCause::Unreachable => cause,
+            DownCause::Broken
+            | DownCause::GoneAway
+            | DownCause::Unreachable
+            | DownCause::Silent => cause,
         };
         if !self.shared.closing.get() {
             self.shared.emit(ChannelEvent::Down { cause, why: why.to_owned() });

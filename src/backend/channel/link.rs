@@ -36,6 +36,10 @@ const LOCAL_RESETS_MAX: usize = 1_000_000;
 /// are dropped quietly: all calls of a channel may time out at once.
 const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 
+/// Most PINGs because of a suspicion without an answer to a call between them: gRPC servers forgive
+/// two, and end the connection at the third (gRFC A8).
+const SUSPICIONS_MAX: u32 = 2;
+
 /// Number of a link within its channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LinkId(pub(super) u32);
@@ -66,6 +70,8 @@ pub(super) struct Progress {
     pub(super) ready: bool,
     /// Whether our PING was answered.
     pub(super) pong: bool,
+    /// Whether a byte has come on a link whose owner was told that it is silent.
+    pub(super) heard_again: bool,
     /// The GOAWAY that arrived.
     pub(super) going_away: Option<GoingAway>,
     /// Reason for the end, if the connection is over.
@@ -98,6 +104,12 @@ pub(super) struct Link {
     pub(super) replace_at: Micros,
     /// Time from which silence counts: the last byte read, or the first call on an idle link.
     pub(super) silent_since: Micros,
+    /// Time since when the link is suspected to be dead: see [`Link::suspect`].
+    pub(super) suspect_since: Option<Micros>,
+    /// Whether the owner was told so.
+    pub(super) is_told_silent: bool,
+    /// PINGs because of a suspicion since the last answer to a call.
+    suspicions: u32,
     /// Time when the unanswered PING was sent.
     pub(super) pinged_at: Option<Micros>,
     stage: Stage,
@@ -142,6 +154,9 @@ impl Link {
             ready_at: now,
             replace_at: Micros(u64::MAX),
             silent_since: now,
+            suspect_since: None,
+            is_told_silent: false,
+            suspicions: 0,
             pinged_at: None,
             stage: Stage::Opening(Box::pin(opening)),
             send: None,
@@ -212,6 +227,8 @@ impl Link {
         }
         self.bytes_seen = bytes;
         self.silent_since = now;
+        self.suspect_since = None;
+        progress.heard_again = std::mem::take(&mut self.is_told_silent);
         if self.phase == Phase::Connecting && has_settings {
             progress.ready = true;
         }
@@ -272,6 +289,7 @@ impl Link {
         };
         let mut cx = Context::from_waker(Waker::noop());
         self.phase == Phase::Ready
+            && self.suspect_since.is_none()
             && self.streams < send.current_max_send_streams()
             && matches!(send.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
@@ -299,6 +317,27 @@ impl Link {
         // h2 closes a connection that has neither streams nor a sender.
         self.send = None;
         self.flag.mark();
+    }
+
+    /// Takes note that a call that was sent at `sent` got no answer in its time. If not a byte has
+    /// come since, the peer may be dead or stopped: a PING asks it, and no more calls are sent until
+    /// a byte comes. True: that is so from now on.
+    pub(super) fn suspect(&mut self, sent: Micros, now: Micros) -> bool {
+        let is_silent = self.phase == Phase::Ready && self.silent_since <= sent;
+        if !is_silent || self.suspect_since.is_some() || self.suspicions >= SUSPICIONS_MAX {
+            return false;
+        }
+        self.suspicions += 1;
+        self.suspect_since = Some(now);
+        if self.pinged_at.is_none() {
+            self.ping(now);
+        }
+        true
+    }
+
+    /// Takes note that a call was answered on the link.
+    pub(super) fn answered(&mut self) {
+        self.suspicions = 0;
     }
 
     /// Sends a keepalive PING.

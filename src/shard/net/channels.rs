@@ -115,13 +115,15 @@ impl InstanceLink {
                         "instance_away: it closed its connections in order, and the shard tries \
                          again; other instances get its messages until it is back"
                     ),
-                    DownCause::Broken | DownCause::Unreachable => tracing::warn!(
-                        shard,
-                        instance,
-                        why,
-                        "instance_down: the shard has no connection to it and tries again; check \
-                         that it runs and listens on its address"
-                    ),
+                    DownCause::Broken | DownCause::Unreachable | DownCause::Silent => {
+                        tracing::warn!(
+                            shard,
+                            instance,
+                            why,
+                            "instance_down: the shard has no connection to it and tries again; \
+                             check that it runs and listens on its address"
+                        );
+                    }
                 }
                 if cause == DownCause::Broken {
                     engine.on_connection_broken(self.instance.id);

@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 
-use super::{Driver, NEVER, Phase, TIMER_STEP_US, ends};
+use super::{DownCause, Driver, NEVER, Phase, TIMER_STEP_US, ends};
 use crate::message::{Micros, Started};
+
+/// Time that a suspect link has to prove that its peer lives: half a second is two round trips around
+/// the world.
+const SUSPECT_US: u64 = 500_000;
 
 impl Driver {
     /// Handles everything that is due, and finds the time of the next.
@@ -24,11 +28,16 @@ impl Driver {
     fn end_late_calls(&mut self) {
         let now = self.now;
         for index in 0..self.slots.len() {
-            match self.slots[index].call.as_ref().map(|call| call.deadline) {
-                Some(deadline) if deadline <= now => {
+            let call = self.slots[index].call.as_ref();
+            match call.map(|call| (call.deadline, call.sent, call.link)) {
+                Some((deadline, sent, link)) if deadline <= now => {
                     self.abandon(index, ends::timed_out(Started::Maybe));
+                    let link = self.links.iter_mut().find(|of| of.id == link);
+                    if link.is_some_and(|link| link.suspect(sent, now)) {
+                        self.wake_by(Micros(now.0 + SUSPECT_US));
+                    }
                 }
-                Some(deadline) => self.wake_by(deadline),
+                Some((deadline, ..)) => self.wake_by(deadline),
                 None => {}
             }
         }
@@ -65,6 +74,7 @@ impl Driver {
                 Some((at, _)) => self.wake_by(at),
                 None => {}
             }
+            self.check_suspicion(index);
             let link = &self.links[index];
             if link.phase == Phase::Ready && link.replace_at > self.now {
                 self.wake_by(link.replace_at);
@@ -77,11 +87,26 @@ impl Driver {
         }
     }
 
+    /// Tells the owner that a suspect link is silent when its PING has had time for an answer.
+    fn check_suspicion(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        let Some(since) = link.suspect_since.filter(|_| !link.is_told_silent) else { return };
+        let due = Micros(since.0 + SUSPECT_US);
+        if due > self.now {
+            self.wake_by(due);
+            return;
+        }
+        link.is_told_silent = true;
+        const WHY: &str = "no answer to a call, and not a byte since it was sent";
+        self.refuse_waiting(WHY);
+        self.tell_down(DownCause::Silent, WHY);
+    }
+
     /// Sends keepalive pings (gRFC A8, doc/keepalive.md); true if one was not answered in time.
     fn is_silent(&mut self, index: usize) -> bool {
         let (now, keepalive_us) = (self.now, self.keepalive_us());
         let link = &mut self.links[index];
-        if keepalive_us == 0 || link.phase == Phase::Connecting {
+        if link.phase == Phase::Connecting {
             return false;
         }
         let timeout_us = self.settings.keepalive_timeout_ms.saturating_mul(1000);
@@ -94,7 +119,7 @@ impl Driver {
                 }
                 at
             }
-            None if link.streams == 0 => return false,
+            None if link.streams == 0 || keepalive_us == 0 => return false,
             None => {
                 let at = Micros(link.silent_since.0.saturating_add(keepalive_us));
                 if at <= now {

@@ -7,7 +7,7 @@ use super::rig::{Rig, run, settings};
 use super::service::{PING, Raw, serve_raw};
 use crate::backend::channel::{ChannelEvent, DownCause};
 use crate::config::settings::BackendSettings;
-use crate::message::CallFault;
+use crate::message::{CallFault, Started};
 
 /// Causes of all losses so far.
 fn causes(rig: &Rig) -> Vec<DownCause> {
@@ -127,6 +127,49 @@ fn a_service_that_objected_to_pings_is_pinged_less_for_ever() {
             rig.channel.configure(&quick);
         }
         assert!(start.elapsed().as_millis() >= 20 + 40 + 80 + 160);
+        rig.close().await;
+    });
+}
+
+#[test]
+fn nothing_more_is_sent_to_a_service_that_fell_silent_until_a_byte_comes() {
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    // Takes one call, is stopped, and answers the rest when it goes on.
+    let server = serve_raw(move |mut raw, _| {
+        raw.greet();
+        raw.request();
+        wait.lock().unwrap().recv().unwrap();
+        let mut frames = 0;
+        while let Some(frame) = raw.read() {
+            match (frame.kind, frame.flags) {
+                (PING, 0) => raw.frame(PING, 1, 0, &frame.payload),
+                (1, _) => {
+                    frames += 1;
+                    raw.answer(frame.id, b"well");
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(frames, 1, "calls that came while it was stopped went elsewhere");
+    });
+    run(async move {
+        let mut rig = Rig::open(server.address, settings());
+        rig.until_up().await;
+        let first = rig.send(b"hello", 50);
+        let ended = rig.outcome(first).await.unwrap_err();
+        assert_eq!((ended.fault, ended.started), (CallFault::TimedOut, Started::Maybe));
+        let second = rig.send(b"hello", 10_000);
+        let ended = rig.outcome(second).await.unwrap_err();
+        assert_eq!((ended.fault, ended.started), (CallFault::NotConnected, Started::No));
+        assert_eq!(causes(&rig), [DownCause::Silent]);
+        let third = rig.send(b"hello", 10_000);
+        let ended = rig.outcome(third).await.unwrap_err();
+        assert_eq!((ended.fault, ended.started), (CallFault::NotConnected, Started::No));
+        go_on.send(()).unwrap();
+        rig.until("a sign of life", || rig.ups_and_downs() == (2, 1)).await;
+        let last = rig.send(b"hello", 10_000);
+        assert_eq!(rig.outcome(last).await.unwrap(), "well");
         rig.close().await;
     });
 }
