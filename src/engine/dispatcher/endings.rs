@@ -8,7 +8,7 @@
 //! | no connection | the link shows it | the same | it did not run: to another instance |
 //! | connection lost | the link shows it | the same | if idempotent |
 //! | GOAWAY that excludes it | choice | choice | it did not run: at once |
-//! | any end after a GOAWAY | choice | choice | as without it |
+//! | any end after a GOAWAY | choice | choice | as without it; CANCELLED if idempotent |
 //! | REFUSED_STREAM | fault, once a report | the same | it did not run: at once |
 //! | other RST_STREAM | fault | fault | if idempotent |
 //! | the route's own timeout passed | fault | fault | no: no time is left |

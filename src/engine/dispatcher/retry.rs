@@ -176,6 +176,9 @@ fn give_up(request: &Request, call: &FailedCall<'_>, now: Micros) -> Verdict {
 /// Whether the service may do better at the next attempt.
 fn is_transient(error: &CallError) -> bool {
     match error.fault {
+        // A gRPC server that stops cancels calls that crossed its GOAWAY. grpc-core has not begun
+        // them, but nothing on the wire says so.
+        CallFault::Status if error.going_away && error.status == status::CANCELLED => true,
         CallFault::Status => error.status == status::UNAVAILABLE,
         CallFault::BadReply | CallFault::TooLarge | CallFault::TimedOut => false,
         CallFault::NotConnected
