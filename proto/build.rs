@@ -17,10 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // It is a secret.
         .skip_debug([".shardgate.client.v1.Auth"])
         // Clients of the JSON subprotocol get the same messages as plain JSON.
-        .type_attribute(
-            ".shardgate.client.v1",
-            "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]",
-        )
+        .type_attribute(".shardgate.client.v1", "#[derive(serde::Serialize)]")
         .compile_fds(files)?;
     // etcd is called, not served.
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::unix_now_s;
-use crate::config::settings::{ClientCertificates, TlsVersion};
+use crate::config::settings::{ClientCertificates, ConnSettings, TlsVersion};
 use crate::limits;
 use crate::tls::certificate::{BadCertificate, Certificate};
 use crate::tls::provider;
 use crate::tls::server::{ClientAuth, Server};
 use crate::tls::session::{CIPHER_BYTES_MAX, Session};
 use crate::wire::frames::{self, Data, Decoder, Flow, FrameEvent, FrameLimits, OpCode};
-use crate::wire::handshake::{self, HandshakeRules, Progress};
+use crate::wire::handshake::{self, HandshakeRules, HeaderLimits, Progress};
 
 /// Limits for conformance suites: messages of up to 16 MiB; and 4 MiB in fragments of 64 bytes,
 /// which are 65,536 and an empty one that ends them (Autobahn 9.3.1, 9.4.1).
@@ -148,7 +148,13 @@ fn converse(mut wire: Wire) -> io::Result<()> {
 
 /// Performs the upgrade; returns the bytes after the request, or `None` if it was refused.
 fn shake_hands(stream: &mut Wire, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
-    let rules = HandshakeRules { path: "/".into(), origins: Vec::new(), subprotocols: false };
+    let ConnSettings { header_bytes_max, headers_max, .. } = ConnSettings::default();
+    let rules = HandshakeRules {
+        path: "/".into(),
+        origins: Vec::new(),
+        subprotocols: false,
+        limits: HeaderLimits { header_bytes_max, headers_max },
+    };
     let mut request = Vec::new();
     let mut scanned = 0;
     loop {

@@ -20,10 +20,10 @@ pub(crate) const MESSAGE_BYTES_CAP: usize = 16 << 20;
 /// piece; smaller pieces only cost the gateway work.
 pub(crate) const FRAGMENTS_DEFAULT: u32 = 64;
 
-/// Bytes of a handshake's request line and headers.
-pub(crate) const HANDSHAKE_BYTES_MAX: usize = 8 << 10;
-/// Header fields in a handshake. Browsers send about 15.
-pub(crate) const HANDSHAKE_HEADERS_MAX: usize = 64;
+/// Empty lines that a client may send in front of its request. One is what clients did that ended
+/// the body of a POST with a line of its own (RFC 9112 section 2.2); 16 are few bytes to look at
+/// again with each that arrives.
+pub(crate) const EMPTY_LINES_MAX: usize = 16;
 /// Bytes of the request target in a handshake.
 pub(crate) const HANDSHAKE_TARGET_BYTES_MAX: usize = 2 << 10;
 
@@ -75,8 +75,22 @@ pub(crate) const BACKLOG: i32 = 4096;
 pub(crate) const BATCH_ITEMS_CAP: usize = 1000;
 /// Bytes of one batch: 1 MiB, a quarter of gRPC's default limit of 4 MiB for a received message.
 pub(crate) const BATCH_BYTES_CAP: usize = 1 << 20;
-/// Bytes of a service's answer to one call: gRPC's own default limit.
-pub(crate) const RESPONSE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of answers that a batch is filled for, as far as their sizes are known: gRPC's own default
+/// limit of a message. Larger answers are taken: see [`answer_bytes_max`].
+pub(crate) const ANSWERS_BYTES_AIM: usize = 4 << 20;
+/// Most bytes of a service's answer to one call, whatever is configured: 1 GiB.
+pub(crate) const ANSWER_BYTES_CAP: usize = 1 << 30;
+
+/// Most bytes of a service's answer to a call of `items` messages: as much as the outboxes of all
+/// its receivers can take, so that no answer is lost because the others of its batch are large too.
+/// At least the largest message, so that one answer that is too large for its receiver does not
+/// cost the others theirs.
+pub(crate) fn answer_bytes_max(items: usize, outbox_bytes_max: usize) -> usize {
+    let room = items.saturating_mul(outbox_bytes_max + ANSWER_OVERHEAD_BYTES);
+    room.clamp(MESSAGE_BYTES_CAP + ANSWER_OVERHEAD_BYTES, ANSWER_BYTES_CAP)
+}
+/// Bytes of an answer in a batch besides its payload: ids, status, and a service's error text.
+const ANSWER_OVERHEAD_BYTES: usize = 4 << 10;
 /// Payloads of at least this many bytes travel by reference, smaller ones are copied into the
 /// batch: a copy of 1 KiB costs some 20 ns, an atomic reference count and another chunk as much.
 pub(crate) const PAYLOAD_BY_REFERENCE_BYTES: usize = 1 << 10;
@@ -91,8 +105,7 @@ pub(crate) const TIMEOUT_MS_MAX: u32 = 600_000;
 pub const TICK_MS: u64 = 10;
 
 const _: () = assert!(SHARDS_MAX <= 1 << 16);
-const _: () = assert!(BATCH_BYTES_CAP * 4 <= RESPONSE_BYTES_MAX);
-const _: () = assert!(HANDSHAKE_BYTES_MAX <= READ_SCRATCH_BYTES);
+const _: () = assert!(BATCH_BYTES_CAP * 4 <= ANSWERS_BYTES_AIM);
 const _: () = assert!(PAYLOAD_BY_REFERENCE_BYTES <= BATCH_BYTES_CAP);
 
 /// Memory that a shard's executor registers with each of its rings for direct I/O, which sockets do

@@ -162,6 +162,8 @@ fn limit_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
 fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     let conn = &settings.conn;
     let (outbox, message) = (conn.outbox_bytes_max as u64, conn.message_bytes_max as u64);
+    // A buffer that grows doubles.
+    let request = 2 * conn.header_bytes_max as u64;
     let outbox_key = "of conn.outbox_bytes_max";
     let slow_key = format!("{SLOW_READERS} of them read nothing: clients");
     let slow = SLOW_READERS.min(connections);
@@ -173,6 +175,7 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
         times("slow readers", &slow_key, slow, outbox_key, outbox),
         times("all read nothing", PLACES, connections, outbox_key, outbox),
         times("all send half a message", PLACES, connections, "of conn.message_bytes_max", message),
+        times("all send half a request", PLACES, connections, "of conn.header_bytes_max", request),
         Part::new(
             "all wait for answers",
             format!("connections x conn.unanswered_bytes_max, in {REQUESTS_MAX} messages"),

@@ -335,6 +335,8 @@ pub struct Call {
     /// Time left to the latest deadline among its messages, in microseconds: the `grpc-timeout`,
     /// and the time after which the call is given up.
     pub timeout_us: u64,
+    /// Most bytes of the answer: more than its receivers could take.
+    pub answer_bytes_max: usize,
     /// Request metadata of the unary mode: name, and percent-encoded value.
     pub metadata: Vec<(&'static str, String)>,
 }
@@ -362,8 +364,10 @@ pub enum Started {
 pub enum CallFault {
     /// There was no connection to the instance.
     NotConnected,
-    /// The service refused the stream, or sent a GOAWAY that excludes it.
+    /// The service refused the stream.
     Refused,
+    /// The service sent a GOAWAY that excludes the call.
+    GoingAway,
     /// The stream was reset.
     Reset,
     /// The connection broke with the call in flight.
@@ -372,8 +376,10 @@ pub enum CallFault {
     TimedOut,
     /// The service answered with an error status.
     Status,
-    /// The answer broke HTTP, gRPC or our limits.
+    /// The answer broke HTTP or gRPC.
     BadReply,
+    /// The answer is larger than its receivers could take.
+    TooLarge,
 }
 
 /// The error of a failed call.
@@ -390,6 +396,20 @@ pub struct CallError {
     /// Value of `grpc-retry-pushback-ms`: `Some(None)` = do not retry, `Some(Some(ms))` = not
     /// before.
     pub pushback: Option<Option<u32>>,
+    /// Whether the service had said before that it closes the connection (GOAWAY): what it does then
+    /// to calls that it cannot finish is part of a stop in order.
+    pub going_away: bool,
+}
+
+impl CallError {
+    /// Whether the call may have been executed, of a call in mode "unary" or "batch". A server that
+    /// does not know the method of batches has not run a message of them.
+    pub(crate) fn has_started(&self, unary: bool) -> Started {
+        match self.fault {
+            CallFault::Status if !unary && self.status == status::UNIMPLEMENTED => Started::No,
+            _ => self.started,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Statistics: closed lists of counters and histograms, one set a shard, added up at export.
 
+use std::sync::Arc;
+
 use hdrhistogram::Histogram;
 
 use crate::ids::{InstanceId, ShardId};
@@ -377,6 +379,8 @@ pub struct InstanceReport {
     pub(crate) instance: InstanceId,
     /// Whether a connection to it is up.
     pub(crate) connected: bool,
+    /// Reason why there is none and the last attempt failed.
+    pub(crate) why_down: Option<Arc<str>>,
     /// Messages that wait for it.
     pub(crate) waiting: u64,
     /// Calls in flight to it.

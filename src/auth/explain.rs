@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::token::Token;
 use super::verify::{Verifier, check_signature};
 use super::{Claim, Identity, Refusal};
+use crate::plain::is_plain;
 
 /// Result of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,9 +162,14 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// `text` without control characters other than line ends, which a terminal would obey. JSON
-/// escapes most of them already, but not DEL and those above it.
+/// `text` with what is not plain escaped, but for line ends: a terminal would obey it.
 fn printable(text: &str) -> String {
-    let plain = |c: char| c == '\n' || !c.is_control();
-    text.chars().map(|c| if plain(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c == '\n' || is_plain(c) {
+            true => out.push(c),
+            false => out.extend(c.escape_unicode()),
+        }
+    }
+    out
 }

@@ -24,17 +24,15 @@ use std::sync::Arc;
 use jsonwebtoken::Algorithm as Signature;
 
 use crate::config::settings::Algorithm;
-use crate::limits::HANDSHAKE_BYTES_MAX;
 
 pub use keys::Keys;
 pub use refusal::{Claim, Refusal};
 pub use verify::Verifier;
 
-/// Most bytes of a token: 8 KiB, as much as a whole handshake. A token in an `auth` message may be
-/// that long; one in the handshake shares [`HANDSHAKE_BYTES_MAX`] with the request line and the
-/// other headers (a browser sends 1 to 2 KiB), and a longer one is refused there with 431. Tokens
-/// with 64 groups are about 5 KiB.
-pub const TOKEN_BYTES_MAX: usize = HANDSHAKE_BYTES_MAX;
+/// Most bytes of a token: 8 KiB. Tokens with 64 groups are about 5 KiB. One in the handshake shares
+/// `conn.header_bytes_max` with the request line and the other headers (a browser sends 1 to 2 KiB
+/// and its cookies).
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Most bytes of a user's id (`sub`).
 pub const USER_BYTES_MAX: usize = 128;
 /// Most groups in a token.

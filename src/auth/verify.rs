@@ -245,7 +245,8 @@ fn text(claims: &Map<String, Value>, claim: Claim) -> Result<Option<&str>, Refus
 }
 
 /// Whether `s` has 1 to `bytes_max` bytes without control characters: users and groups are used in
-/// logs, headers and keys.
+/// headers and keys. Other characters that are not plain are taken, as an issuer may have given
+/// such names and a refusal would lock their users out; where names are shown they are escaped.
 fn is_word(s: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&s.len()) && !s.chars().any(char::is_control)
 }

@@ -12,7 +12,8 @@ use crate::message::{CallError, CallFault, Started, status};
 pub(crate) const MESSAGE_CHARS_MAX: usize = 256;
 
 fn error(fault: CallFault, started: Started, status: u32, message: impl Into<String>) -> CallError {
-    CallError { fault, started, status, message: message.into(), pushback: None }
+    let (message, pushback) = (message.into(), None);
+    CallError { fault, started, status, message, pushback, going_away: false }
 }
 
 /// The error of a call without a connection: nothing was sent.
@@ -41,6 +42,7 @@ pub(crate) fn connection_lost() -> CallError {
     error(CallFault::ConnectionLost, Started::Maybe, status::UNAVAILABLE, "connection lost")
 }
 
+/// The error of an answer that breaks the protocol; `why` goes on after "the service's answer:".
 fn bad_reply(status: u32, why: &str) -> CallError {
     error(CallFault::BadReply, Started::Maybe, status, why)
 }
@@ -53,12 +55,8 @@ pub(crate) fn from_h2(cause: &h2::Error) -> CallError {
     let reason = cause.reason().unwrap_or(Reason::INTERNAL_ERROR);
     if cause.is_go_away() && cause.is_remote() {
         // h2 fails with a received GOAWAY only the streams above its last stream id.
-        return error(
-            CallFault::Refused,
-            Started::No,
-            status::UNAVAILABLE,
-            "the service is going away",
-        );
+        let why = "the service is going away";
+        return error(CallFault::GoingAway, Started::No, status::UNAVAILABLE, why);
     }
     if cause.is_reset() && cause.is_remote() {
         return from_reset(reason);
@@ -68,7 +66,7 @@ pub(crate) fn from_h2(cause: &h2::Error) -> CallError {
         Reason::ENHANCE_YOUR_CALM => status::RESOURCE_EXHAUSTED,
         _ => status::INTERNAL,
     };
-    bad_reply(code, "the service broke HTTP/2")
+    bad_reply(code, "it broke HTTP/2")
 }
 
 /// The error of a stream that the service reset (PROTOCOL-HTTP2.md "Errors").
@@ -89,21 +87,42 @@ fn from_reset(reason: Reason) -> CallError {
     error(CallFault::Reset, Started::Maybe, code, text)
 }
 
-/// The error of a response whose body is not one message.
+/// The error of a response whose body is not one message. The texts are ours, and clients see them.
 pub(crate) fn from_framing(cause: FramingError) -> CallError {
-    match cause {
-        FramingError::Compressed => bad_reply(status::INTERNAL, "compressed without an encoding"),
-        FramingError::BadFlag => bad_reply(status::INTERNAL, "unknown message flag"),
-        FramingError::TooLarge => bad_reply(status::RESOURCE_EXHAUSTED, "message too large"),
-        FramingError::TwoMessages => bad_reply(status::INTERNAL, "more than one message"),
-        FramingError::Missing => bad_reply(status::INTERNAL, "no message"),
-        FramingError::Truncated => bad_reply(status::INTERNAL, "incomplete message"),
-    }
+    let code = match cause {
+        FramingError::TooLarge(_) => status::RESOURCE_EXHAUSTED,
+        FramingError::Compressed
+        | FramingError::UnknownEncoding(_)
+        | FramingError::BadGzip
+        | FramingError::BadFlag
+        | FramingError::TwoMessages
+        | FramingError::Missing
+        | FramingError::Truncated => status::INTERNAL,
+    };
+    let why = match cause {
+        FramingError::Compressed => "it is compressed, and no grpc-encoding says how".into(),
+        FramingError::UnknownEncoding(name) => {
+            format!("it is compressed with {name:?}: use gzip or no compression")
+        }
+        FramingError::BadGzip => "it cannot be decompressed".into(),
+        FramingError::BadFlag => "its first byte is no flag of gRPC".into(),
+        FramingError::TooLarge(bytes_max) => {
+            format!("it is larger than {bytes_max} bytes, which is all that its receivers can take")
+        }
+        FramingError::TwoMessages => "it has more than one message".into(),
+        FramingError::Missing => "it has no message".into(),
+        FramingError::Truncated => "its message is not complete".into(),
+    };
+    let fault = match code {
+        status::RESOURCE_EXHAUSTED => CallFault::TooLarge,
+        _ => CallFault::BadReply,
+    };
+    error(fault, Started::Maybe, code, why)
 }
 
 /// The error of a response without trailers.
 pub(crate) fn no_trailers() -> CallError {
-    bad_reply(status::UNKNOWN, "the stream ended without trailers")
+    bad_reply(status::UNKNOWN, "it ended without trailers")
 }
 
 /// Checks the header block that opens a response; `ends` = the stream ends with it, so that it is
@@ -124,7 +143,7 @@ pub(crate) fn check_head(head: &Parts, ends: bool) -> Result<(), CallError> {
         ));
     }
     if !headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
-        return Err(bad_reply(status::UNKNOWN, "not application/grpc"));
+        return Err(bad_reply(status::UNKNOWN, "its content-type is not application/grpc"));
     }
     if !ends {
         return Ok(());
@@ -139,11 +158,11 @@ pub(crate) fn check_head(head: &Parts, ends: bool) -> Result<(), CallError> {
 /// Checks the trailers: `Ok` if the service's status is OK.
 pub(crate) fn check_trailers(trailers: &HeaderMap) -> Result<(), CallError> {
     let Some(value) = trailers.get("grpc-status") else {
-        return Err(bad_reply(status::UNKNOWN, "no grpc-status"));
+        return Err(bad_reply(status::UNKNOWN, "its trailers have no grpc-status"));
     };
     let digits = value.as_bytes();
     if digits.is_empty() || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(bad_reply(status::UNKNOWN, "grpc-status is not a number"));
+        return Err(bad_reply(status::UNKNOWN, "its grpc-status is not a number"));
     }
     let number = digits.iter().fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
     let code = match u32::try_from(number) {

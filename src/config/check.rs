@@ -153,6 +153,7 @@ fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
     let buffer = Bounds::or_zero("the kernel's choice", 4 << 10, 64 << 20);
     let frames = Bounds::or_zero("no limit", 1, 1_000_000);
     let timeout = Bounds::new(100, 10 * MINUTE_MS);
+    let headers = Bounds::new(1 << 10, READ_SCRATCH_BYTES as u64);
     ConnSettings {
         connections_max: r.number(
             "conn.connections_max",
@@ -161,6 +162,8 @@ fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
         ),
         message_bytes_max: r.number("conn.message_bytes_max", d.message_bytes_max, message),
         fragments_max: r.number("conn.fragments_max", d.fragments_max, Bounds::new(1, 65_536)),
+        header_bytes_max: r.number("conn.header_bytes_max", d.header_bytes_max, headers),
+        headers_max: r.number("conn.headers_max", d.headers_max, Bounds::new(16, 1_000)),
         handshake_timeout_ms: r.number(
             "conn.handshake_timeout_ms",
             d.handshake_timeout_ms,
@@ -227,7 +230,7 @@ fn retry(r: &mut Reader, d: RetrySettings) -> RetrySettings {
 
 fn dedup(r: &mut Reader, d: DedupSettings) -> DedupSettings {
     let bytes = Bounds::new(64 << 10, SHARD_BYTES_MAX);
-    let reply = Bounds::new(0, RESPONSE_BYTES_MAX as u64);
+    let reply = Bounds::new(0, ANSWERS_BYTES_AIM as u64);
     DedupSettings {
         enabled: r.boolean("dedup.enabled", d.enabled),
         window_ms: r.number("dedup.window_ms", d.window_ms, Bounds::new(100, DAY_MS)),
@@ -261,6 +264,11 @@ fn backend(r: &mut Reader, d: BackendSettings) -> BackendSettings {
             "backend.keepalive_timeout_ms",
             d.keepalive_timeout_ms,
             timeout,
+        ),
+        tcp_user_timeout_ms: r.number(
+            "backend.tcp_user_timeout_ms",
+            d.tcp_user_timeout_ms,
+            Bounds::or_zero("the kernel's own, some 15 minutes", 1_000, 10 * MINUTE_MS),
         ),
         age_max_ms: r.number("backend.age_max_ms", d.age_max_ms, age),
     }

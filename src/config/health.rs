@@ -33,6 +33,11 @@ pub fn health(r: &mut Reader) -> HealthSettings {
             d.eject_after,
             Bounds::or_zero("never", 1, 10_000),
         ),
+        eject_span: r.milliseconds(
+            "ejection.failures_ms",
+            d.eject_span,
+            Bounds::or_zero("at once", 10, MINUTE_MS),
+        ),
         eject_losses: r.number(
             "ejection.losses",
             d.eject_losses,

@@ -222,6 +222,7 @@ mod tests {
         for (key, unit) in [
             ("conn.heartbeat_ms", "ms"),
             ("ejection.ms", "ms"),
+            ("ejection.failures_ms", "ms"),
             ("ejection.ms_max", "ms"),
             ("retry.delay_max_ms", "ms"),
             ("shard.spin_us", "us"),

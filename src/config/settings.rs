@@ -205,6 +205,8 @@ pub struct HealthSettings {
     pub eject_after: u32,
     /// Connections lost by one shard within `eject` before the instance is ejected; 0 = never.
     pub eject_losses: u32,
+    /// Time that failed calls in a row have to take to eject an instance.
+    pub eject_span: Duration,
     /// Length of the first ejection. Each further one is longer by as much, up to `eject_max`.
     pub eject: Duration,
     /// Longest ejection.
@@ -280,6 +282,7 @@ impl Default for HealthSettings {
             slow_start: Duration::from_secs(10),
             eject_after: 5,
             eject_losses: 3,
+            eject_span: Duration::from_millis(100),
             eject: Duration::from_secs(30),
             eject_max: Duration::from_secs(300),
             ejected_percent_max: 50,

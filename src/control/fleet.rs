@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::compose::Member;
-use super::health::{CallWindow, Health, HealthEvent, judge};
+use super::health::{CallWindow, Check, Health, HealthEvent, judge};
 use super::probe::{self, CheckResult, Probe};
 use crate::config::settings::HealthSettings;
 use crate::ids::{InstanceId, ServiceId, ShardId};
@@ -94,8 +94,7 @@ impl Fleet {
             if let Some(entry) = self.entries.get_mut(&member.id) {
                 if probe.is_none() {
                     // An instance that is not checked any more must not stay down for ever.
-                    let event =
-                        entry.health.check(settings, super::health::Check::NotImplemented, now);
+                    let event = entry.health.check(settings, Check::NotImplemented, now);
                     event.iter().for_each(|event| log_event(&entry.member, &entry.health, event));
                 }
                 entry.probe = probe;
@@ -121,7 +120,9 @@ impl Fleet {
     /// Takes in the result of a health check.
     pub fn take_check(&mut self, result: CheckResult, now: Instant) {
         // A result that was under way when checks were switched off must not count.
-        let entry = self.entries.get_mut(&result.instance).filter(|e| e.probe.is_some());
+        let is_answer = matches!(result.check, Check::Answered | Check::Silent);
+        let is_wanted = |e: &&mut FleetEntry| is_answer || e.probe.is_some();
+        let entry = self.entries.get_mut(&result.instance).filter(is_wanted);
         let Some(entry) = entry else { return };
         let event = entry.health.check(&self.settings, result.check, now);
         event.iter().for_each(|event| log_event(&entry.member, &entry.health, event));
@@ -153,6 +154,11 @@ impl Fleet {
                 let share = Share::percent(percent);
                 changed |= entry.share != share;
                 entry.share = share;
+                if entry.health.take_question() {
+                    let Member { id, found, .. } = &entry.member;
+                    let limit = self.settings.check_timeout;
+                    probe::ask_whether_it_lives(*id, found.address, limit, self.checks.clone());
+                }
             }
             if verdict.panic {
                 panicking.insert(service);
@@ -224,7 +230,9 @@ fn log_event(member: &Member, health: &Health, event: &HealthEvent) {
             why,
             "instance_checked_down: its health checks fail, so other instances get its keys"
         ),
-        HealthEvent::OnTrial => info!("instance_on_trial: it gets a small part of its keys again"),
+        HealthEvent::OnTrial => {
+            info!("instance_on_trial: it answers again, so it gets a small part of its keys")
+        }
         HealthEvent::Warming => info!("instance_warming: it gets its keys back step by step"),
         HealthEvent::Trusted => info!("instance_trusted: it gets all its keys"),
         HealthEvent::Forgiven => info!("instance_forgiven: its past ejections count no more"),

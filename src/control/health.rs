@@ -9,6 +9,8 @@
 //! ```
 //!
 //! Checks and trust are independent: an instance gets messages when it is neither down nor ejected.
+//! Before an ejection ends, and before a trial that no message tried ends well, the instance has to
+//! answer a question of the gateway: silence is no reason to send it messages.
 
 mod facts;
 mod judge;
@@ -41,19 +43,35 @@ enum Checks {
     Down { succeeded: u32, why: String },
 }
 
+/// Failed calls of a shard in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Row {
+    count: u32,
+    /// Time of the first, and of the last.
+    since: Instant,
+    last: Instant,
+}
+
 /// Failures held against an instance that gets messages.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Record {
     /// Failed calls in a row, by shard.
-    rows: BTreeMap<ShardId, u32>,
+    rows: BTreeMap<ShardId, Row>,
     /// Times of lost connections, oldest first, by shard; at most `eject_losses` each.
     losses: BTreeMap<ShardId, VecDeque<Instant>>,
 }
 
 impl Record {
-    fn window(&mut self, window: CallWindow) {
-        let row = self.rows.entry(window.shard).or_default();
-        *row = if window.ok { 0 } else { *row }.saturating_add(window.failures);
+    fn window(&mut self, window: CallWindow, now: Instant) {
+        if window.ok {
+            self.rows.remove(&window.shard);
+        }
+        if window.failures > 0 {
+            let begun = Row { count: 0, since: now, last: now };
+            let row = self.rows.entry(window.shard).or_insert(begun);
+            row.count = row.count.saturating_add(window.failures);
+            row.last = now;
+        }
     }
 
     fn lost(&mut self, settings: &HealthSettings, shard: ShardId, now: Instant) {
@@ -64,15 +82,31 @@ impl Record {
         }
     }
 
-    fn row(&self) -> u32 {
-        self.rows.values().fold(0, |sum, row| sum.saturating_add(*row))
+    /// Failed calls in a row of all shards together, and the time of the first of them. Shards that
+    /// met their last one longer than an ejection before the newest say nothing of it: they have
+    /// not called the instance since.
+    fn row(&self, settings: &HealthSettings) -> Option<(u32, Instant)> {
+        let newest = self.rows.values().map(|row| row.last).max()?;
+        let is_near = |row: &&Row| newest.saturating_duration_since(row.last) < settings.eject;
+        let near = || self.rows.values().filter(is_near);
+        let since = near().map(|row| row.since).min()?;
+        Some((near().fold(0, |sum, row| sum.saturating_add(row.count)), since))
+    }
+
+    /// Number of failed calls that are enough for an ejection, and the time from which on they are:
+    /// calls that fail together have one cause, and the instance may go on answering others.
+    fn full_row(&self, settings: &HealthSettings) -> Option<(u32, Instant)> {
+        let (count, since) = self.row(settings)?;
+        let is_full = settings.eject_after > 0 && count >= settings.eject_after;
+        is_full.then(|| (count, since + settings.eject_span))
     }
 
     /// Reason for an ejection, if the failures are enough.
     fn why(&self, settings: &HealthSettings, now: Instant) -> Option<Why> {
-        let row = self.row();
-        if settings.eject_after > 0 && row >= settings.eject_after {
-            return Some(Why::Failures(row));
+        if let Some((count, from)) = self.full_row(settings)
+            && from <= now
+        {
+            return Some(Why::Failures(count));
         }
         if settings.eject_losses == 0 {
             return None;
@@ -85,23 +119,35 @@ impl Record {
     }
 }
 
+/// A question of the gateway to an instance that is to prove that it lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    /// It is not time for one.
+    NotYet,
+    /// It is to be asked.
+    Due,
+    /// It was asked, and the answer, or word that there is none, is to come.
+    Asked,
+}
+
 /// State by the results of calls.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Trust {
     /// The instance gets all its keys. `past` ejections are forgotten `eject_max` after `since`.
     Trusted { since: Instant, past: u32, record: Record },
     /// The instance gets no messages.
-    Ejected { until: Instant, nth: u32, why: Why },
+    Ejected { until: Instant, nth: u32, why: Why, question: Question },
     /// The instance gets `trial_percent` of its keys. `failed`: it is to be ejected again, and
     /// there was no room yet.
-    Trial { until: Instant, nth: u32, passed: u32, failed: Option<Why> },
+    Trial { until: Instant, nth: u32, passed: u32, failed: Option<Why>, question: Question },
     /// The instance gets more and more of its keys.
     Warming { since: Instant, past: u32, record: Record },
 }
 
 impl Trust {
     fn trial(settings: &HealthSettings, nth: u32, now: Instant) -> Self {
-        Trust::Trial { until: now + settings.trial, nth, passed: 0, failed: None }
+        let (until, question) = (now + settings.trial, Question::NotYet);
+        Trust::Trial { until, nth, passed: 0, failed: None, question }
     }
 
     /// State after a trial: a slow start if one is configured, else trusted.
@@ -148,6 +194,11 @@ impl Health {
             Check::Serving => self.succeeded(settings, 1, now),
             Check::Failed { why } => self.failed(why, settings.down_after),
             Check::NotServing { why } => self.failed(why, 1),
+            Check::Answered => self.answered(settings, now),
+            Check::Silent => {
+                self.silent(settings, now);
+                None
+            }
             Check::NotImplemented => {
                 let was = std::mem::replace(&mut self.checks, Checks::Unchecked { failed: 0 });
                 match was {
@@ -159,6 +210,52 @@ impl Health {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes in the answer to a question: an ejection, or a trial that nothing else has ended,
+    /// ends.
+    fn answered(&mut self, settings: &HealthSettings, now: Instant) -> Option<HealthEvent> {
+        match self.trust {
+            Trust::Ejected { question: Question::Asked, .. } => self.release(settings, now),
+            Trust::Trial { question: Question::Asked, failed: None, nth, .. } => {
+                self.trust = Trust::back(settings, nth, now);
+                Some(Trust::back_event(settings))
+            }
+            Trust::Trusted { .. }
+            | Trust::Ejected { .. }
+            | Trust::Trial { .. }
+            | Trust::Warming { .. } => None,
+        }
+    }
+
+    /// Takes in that a question got no answer: it is asked again after the time of a trial.
+    fn silent(&mut self, settings: &HealthSettings, now: Instant) {
+        match &mut self.trust {
+            Trust::Ejected { until, question: question @ Question::Asked, .. }
+            | Trust::Trial { until, question: question @ Question::Asked, .. } => {
+                (*until, *question) = (now + settings.trial, Question::NotYet);
+            }
+            Trust::Trusted { .. }
+            | Trust::Ejected { .. }
+            | Trust::Trial { .. }
+            | Trust::Warming { .. } => {}
+        }
+    }
+
+    /// Whether the instance is to be asked a question now. True once for each question: the caller
+    /// asks it, and gives back [`Check::Answered`] or [`Check::Silent`].
+    pub fn take_question(&mut self) -> bool {
+        match &mut self.trust {
+            Trust::Ejected { question: question @ Question::Due, .. }
+            | Trust::Trial { question: question @ Question::Due, .. } => {
+                *question = Question::Asked;
+                true
+            }
+            Trust::Trusted { .. }
+            | Trust::Ejected { .. }
+            | Trust::Trial { .. }
+            | Trust::Warming { .. } => false,
         }
     }
 
@@ -229,7 +326,7 @@ impl Health {
         }
         match &mut self.trust {
             Trust::Trusted { record, .. } | Trust::Warming { record, .. } => {
-                record.window(window);
+                record.window(window, now);
                 None
             }
             Trust::Ejected { .. } => None,
@@ -288,7 +385,8 @@ impl Health {
         };
         let nth = nth.saturating_add(1);
         let length = settings.eject.saturating_mul(nth).min(settings.eject_max);
-        self.trust = Trust::Ejected { until: now + length, nth, why };
+        let (until, question) = (now + length, Question::NotYet);
+        self.trust = Trust::Ejected { until, nth, why, question };
         HealthEvent::Ejected { why, length, nth }
     }
 
@@ -309,10 +407,16 @@ impl Health {
                     HealthEvent::Forgiven
                 })
             }
-            Trust::Ejected { until, .. } if *until <= now => self.release(settings, now),
-            Trust::Trial { until, nth, failed: None, .. } if *until <= now => {
+            Trust::Trial { until, nth, failed: None, passed: 1.., .. } if *until <= now => {
                 self.trust = Trust::back(settings, *nth, now);
                 Some(Trust::back_event(settings))
+            }
+            Trust::Ejected { until, question: question @ Question::NotYet, .. }
+            | Trust::Trial { until, failed: None, question: question @ Question::NotYet, .. }
+                if *until <= now =>
+            {
+                *question = Question::Due;
+                None
             }
             Trust::Warming { since, past, .. } if *since + settings.slow_start <= now => {
                 let (past, record) = (*past, Record::default());
@@ -340,13 +444,33 @@ impl Health {
     /// Time of the next change of state or share that needs no event.
     pub fn next_change(&self, settings: &HealthSettings, now: Instant) -> Option<Instant> {
         match &self.trust {
-            Trust::Trusted { since, past, .. } => (*past > 0).then(|| *since + settings.eject_max),
+            Trust::Trusted { since, past, record } => {
+                let forgiven = (*past > 0).then(|| *since + settings.eject_max);
+                forgiven.into_iter().chain(self.next_ejection(record, settings, now)).min()
+            }
+            // A question that is asked is ended by its answer, or by word that there is none.
+            Trust::Ejected { question: Question::Due | Question::Asked, .. } => None,
+            Trust::Trial { question: Question::Due | Question::Asked, until, .. } => {
+                (*until > now).then_some(*until)
+            }
             Trust::Ejected { until, .. } | Trust::Trial { until, .. } => Some(*until),
-            Trust::Warming { since, .. } => {
+            Trust::Warming { since, record, .. } => {
                 let step = warm_up_step(settings, *since, now) + 1;
-                Some(*since + settings.slow_start * step.min(WARM_UP_STEPS) / WARM_UP_STEPS)
+                let warmer = *since + settings.slow_start * step.min(WARM_UP_STEPS) / WARM_UP_STEPS;
+                self.next_ejection(record, settings, now).into_iter().chain([warmer]).min()
             }
         }
+    }
+
+    /// Time from which on the failures so far are enough for an ejection, if it is to come.
+    fn next_ejection(
+        &self,
+        record: &Record,
+        settings: &HealthSettings,
+        now: Instant,
+    ) -> Option<Instant> {
+        let (_, from) = record.full_row(settings)?;
+        (from > now && !self.is_down()).then_some(from)
     }
 
     /// Share of its keys that the instance gets, in percent, as far as it alone is concerned; 0 if
@@ -406,9 +530,11 @@ impl Health {
     }
 
     /// Failed calls in a row; the instance with the most is ejected first.
-    fn row(&self) -> u32 {
+    fn row(&self, settings: &HealthSettings) -> u32 {
         match &self.trust {
-            Trust::Trusted { record, .. } | Trust::Warming { record, .. } => record.row(),
+            Trust::Trusted { record, .. } | Trust::Warming { record, .. } => {
+                record.row(settings).map_or(0, |(count, _)| count)
+            }
             Trust::Ejected { .. } | Trust::Trial { .. } => 0,
         }
     }

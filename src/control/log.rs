@@ -1,9 +1,9 @@
 //! Logging: text or JSON lines on stderr, through a bounded queue that loses lines, not time.
 //!
 //! A stderr whose reader has stopped must not stop a shard, so lines go to a thread of their own;
-//! what does not fit is dropped and counted. Control characters in a line are escaped, so that no
-//! value can forge a line or talk to a terminal; long values are cut; warnings that repeat are
-//! counted ([`repeats`]).
+//! what does not fit is dropped and counted. Characters that are not plain ([`is_plain`]) are
+//! escaped, so that no value can forge a line, turn it around or talk to a terminal; long values
+//! are cut; warnings that repeat are counted ([`repeats`]).
 
 pub mod repeats;
 
@@ -20,6 +20,8 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::plain::is_plain;
 
 /// Lines that wait for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
 const LINES_MAX: usize = 8_192;
@@ -206,7 +208,7 @@ impl Write for LineWriter {
     }
 }
 
-/// Removes control characters but the newline at the end of `line`, and cuts it to the limit.
+/// Escapes what is not plain in `line` but the newline at its end, and cuts it to the limit.
 fn clean(line: &[u8], json: bool) -> String {
     let text = String::from_utf8_lossy(line);
     let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -226,10 +228,12 @@ fn clean(line: &[u8], json: bool) -> String {
             out.push_str(CUT);
             break;
         }
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
+        match is_plain(c) {
+            true => out.push(c),
+            false if json => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(out, "\\u{unit:04x}"); // a String takes every text
+            }),
+            false => out.extend(c.escape_default()),
         }
     }
     out.push('\n');
@@ -245,6 +249,21 @@ mod tests {
         let line = "INFO peer=x\n\rERROR forged\u{1b}[2J\u{9b}K\u{7f} ü\n".as_bytes();
         let expected = "INFO peer=x\\n\\rERROR forged\\u{1b}[2J\\u{9b}K\\u{7f} ü\n";
         assert_eq!(clean(line, false), expected);
+    }
+
+    #[test]
+    fn a_users_id_cannot_turn_a_line_around() {
+        let line = "INFO user=\u{202e}nimda\u{2066} \u{5e9}\u{5dc} x=1\n".as_bytes();
+        let expected = "INFO user=\\u{202e}nimda\\u{2066} \u{5e9}\u{5dc} x=1\n";
+        assert_eq!(clean(line, false), expected, "letters from right to left stay");
+        // The value of a JSON line stays what it was.
+        for id in ["\u{202e}a", "a\u{7f}\u{9b}b", "\u{e0041}", "a\n\"", "\u{5e9}"] {
+            let line = serde_json::json!({ "user": id }).to_string() + "\n";
+            let cleaned = clean(line.as_bytes(), true);
+            assert!(cleaned.trim_end().chars().all(is_plain), "{cleaned:?}");
+            let value: serde_json::Value = serde_json::from_str(&cleaned).unwrap();
+            assert_eq!(value["user"], id);
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
+use crate::plain::is_plain;
 
 /// Largest answer: it holds one small number, which takes 2 bytes.
 const ANSWER_BYTES_MAX: usize = 1024;
@@ -77,10 +78,8 @@ pub fn start(
     if every.is_zero() {
         return None;
     }
-    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
-        Ok(endpoint) => {
-            endpoint.connect_timeout(limit).http2_max_header_list_size(HEADER_BYTES_MAX)
-        }
+    let endpoint = match endpoint(address, limit) {
+        Ok(endpoint) => endpoint,
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
             tracing::warn!(
@@ -94,6 +93,36 @@ pub fn start(
     let random = StdRng::seed_from_u64(seed);
     let checker = Checker { instance, endpoint, every, limit, random, results };
     Some(Probe(tokio::spawn(checker.run()).abort_handle()))
+}
+
+/// Asks the instance at `address` once, within `limit`, whether it lives, and sends
+/// [`Check::Answered`] or [`Check::Silent`]. Any answer of a gRPC server is one: that it has no
+/// health service, too. Needs a tokio runtime.
+pub fn ask_whether_it_lives(
+    instance: InstanceId,
+    address: SocketAddr,
+    limit: Duration,
+    results: mpsc::Sender<CheckResult>,
+) {
+    tokio::spawn(async move {
+        let answered = match endpoint(address, limit) {
+            // Without a way to ask, messages have to find out.
+            Err(_) => true,
+            Ok(endpoint) => {
+                let client = HealthClient::new(endpoint.connect_lazy())
+                    .max_decoding_message_size(ANSWER_BYTES_MAX);
+                within(limit, ask(client)).await.map_or_else(|e| is_from_server(&e), |_| true)
+            }
+        };
+        let check = if answered { Check::Answered } else { Check::Silent };
+        // At the end of the process nobody waits for it.
+        let _ = results.send(CheckResult { instance, check }).await;
+    });
+}
+
+fn endpoint(address: SocketAddr, limit: Duration) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    Ok(endpoint.connect_timeout(limit).http2_max_header_list_size(HEADER_BYTES_MAX))
 }
 
 /// The receiver of the results is gone.
@@ -172,7 +201,11 @@ impl Checker {
         self.send(match check_of(answer) {
             Check::Serving => Check::Succeeded,
             Check::NotServing { why } => Check::Failed { why },
-            other @ (Check::Succeeded | Check::Failed { .. } | Check::NotImplemented) => other,
+            other @ (Check::Succeeded
+            | Check::Failed { .. }
+            | Check::NotImplemented
+            | Check::Answered
+            | Check::Silent) => other,
         })
         .await?;
         Ok((NextTurn::Check(client), self.period()))
@@ -290,6 +323,13 @@ fn is_unserved(status: &Status) -> bool {
     matches!(status.code(), Code::Unimplemented | Code::NotFound)
 }
 
+/// Whether an error is the word of a server that lives, and not of the connection to it.
+fn is_from_server(status: &Status) -> bool {
+    let of_connection =
+        matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
+    !of_connection && status.source().is_none()
+}
+
 /// Meaning of an answer on a stream.
 fn check_of(response: HealthCheckResponse) -> Check {
     match ServingStatus::try_from(response.status) {
@@ -311,6 +351,6 @@ fn why(status: &Status) -> String {
     if let Some(cause) = cause.map(ToString::to_string).filter(|cause| !text.contains(cause)) {
         text = format!("{text}: {cause}");
     }
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let plain = |c: char| if is_plain(c) { c } else { ' ' };
     text.chars().take(WHY_CHARS_MAX).map(plain).collect()
 }

@@ -70,6 +70,7 @@ pub(super) fn report(shard: ShardId) -> Report {
         instances: vec![InstanceReport {
             instance: InstanceId(0),
             connected: true,
+            why_down: None,
             waiting: n,
             in_flight: 0,
             ok: 3 * n,

@@ -3,7 +3,7 @@
 use crate::message::{Reason, Reject};
 
 /// A terminal answer, before encoding.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Answer<'a> {
     /// Canonical gRPC code of the result.
     pub status: u32,

@@ -82,6 +82,7 @@ impl Engine {
 
     fn check_conns(&self) -> Result<(), String> {
         let named = self.dispatcher.unanswered();
+        let answer_bytes = self.dispatcher.answer_bytes();
         let mut late = self.dispatcher.late_calls();
         let mut upgraded = 0;
         for (id, conn) in self.clients.conns.iter() {
@@ -91,10 +92,17 @@ impl Engine {
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)
             })?;
+            let expected = answer_bytes.get(&id).copied().unwrap_or(0);
+            ensure(expected == conn.answer_bytes, || {
+                format!("{id:?}: answers of {} bytes, in truth {expected}", conn.answer_bytes)
+            })?;
             // Each cause of a hold is ended by something that exists.
             let holds = conn.holds;
             ensure(!holds.has(Hold::Unanswered) || conn.unanswered > 0, || {
                 format!("{id:?} is held for answers that never come")
+            })?;
+            ensure(!holds.has(Hold::Outbox) || conn.outbox_claimed() > 0, || {
+                format!("{id:?} is held for an outbox that is empty")
             })?;
             ensure(holds.has(Hold::Token) == conn.pending_auth.is_some(), || {
                 format!("{id:?}: {holds:?}, a token waits: {}", conn.pending_auth.is_some())

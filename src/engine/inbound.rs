@@ -6,17 +6,16 @@ use crate::engine::clients::home::{AtHome, Departed};
 use crate::engine::clients::sign_in::NextVerification;
 use crate::engine::{Engine, builtin};
 use crate::ids::ConnId;
-use crate::message::{Category, ClientMessage, Encoding, Micros, Reason, Reject};
+use crate::message::{Category, ClientMessage, Encoding, Micros, Reason};
 use crate::stats::Counter;
+use crate::wire::bad_message::BadMessage;
 use crate::wire::close;
 use crate::wire::frames::{Flow, FrameEvent, ProtocolError};
-use crate::wire::json::BadMessage;
 use crate::wire::{json, protobuf};
 
 /// Window in which bad messages are counted: ten seconds.
 const BAD_WINDOW_US: u64 = 10_000_000;
-const SEQ_FELL: Reject =
-    Reject::new(Reason::BadMessage, "seq must be above the seq of every earlier message");
+const SEQ_FELL: &str = "seq: a number above that of every earlier message is wanted";
 
 impl Engine {
     /// Takes received bytes. They are unmasked in place and handed on as borrows where possible.
@@ -199,6 +198,10 @@ impl Engine {
             conn.hold(Hold::Unanswered);
             stats.inc(Counter::ReadPaused);
         }
+        if conn.outbox_claimed() >= conn.terms.outbox_bytes_max {
+            conn.hold(Hold::Outbox);
+            stats.inc(Counter::ReadPaused);
+        }
         if conn.holds.is_empty() { Flow::Continue } else { Flow::Pause }
     }
 
@@ -207,7 +210,8 @@ impl Engine {
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if message.seq > 0 {
             if message.seq <= conn.session.last_seq {
-                self.on_bad(id, &BadMessage { seq: message.seq, reject: SEQ_FELL }, now);
+                let (reason, text) = (Reason::BadMessage, SEQ_FELL.into());
+                self.on_bad(id, &BadMessage { seq: message.seq, reason, text }, now);
                 return;
             }
             conn.session.last_seq = message.seq;
@@ -231,7 +235,7 @@ impl Engine {
     /// stays, unless there are too many.
     fn on_bad(&mut self, id: ConnId, bad: &BadMessage, now: Micros) {
         let (clients, _, mut cx) = self.parts();
-        clients.tell_bad_message(&mut cx, id, bad.seq, &bad.reject);
+        clients.tell_bad_message(&mut cx, id, bad);
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if conn.bad.add(1, now, BAD_WINDOW_US) > cx.config.settings.conn.bad_messages_max {
             cx.stats.inc(Counter::ClosedPolicy);

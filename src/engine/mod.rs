@@ -210,10 +210,16 @@ impl Engine {
         dispatcher.on_outcome(&mut cx, clients, outcome, now);
     }
 
-    /// Takes a change of the link to an instance.
-    pub fn on_link(&mut self, id: InstanceId, link: Link, now: Micros) {
+    /// Takes a change of the link to an instance; `why`: the reason why it is down.
+    pub fn on_link(&mut self, id: InstanceId, link: Link, why: &str, now: Micros) {
         let (clients, dispatcher, mut cx) = self.parts();
-        dispatcher.on_link(&mut cx, clients, id, link, now);
+        dispatcher.on_link(&mut cx, clients, id, link, why, now);
+    }
+
+    /// Takes note that a connection to an instance broke. One that the service closed in order did
+    /// not.
+    pub fn on_connection_broken(&mut self, id: InstanceId) {
+        self.dispatcher.on_connection_broken(id);
     }
 
     /// Records the time in which `count` connections got their answers written and flushed.

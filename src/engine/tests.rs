@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::check::View;
+mod large_answers;
 mod regressions;
 
 use super::*;
@@ -144,7 +145,14 @@ fn frame(seq: u64, fields: &str) -> Vec<u8> {
 
 fn error(fault: CallFault, started: Started) -> CallError {
     let message = String::new();
-    CallError { fault, started, status: status::UNAVAILABLE, message, pushback: None }
+    CallError {
+        fault,
+        started,
+        status: status::UNAVAILABLE,
+        message,
+        pushback: None,
+        going_away: false,
+    }
 }
 
 fn ok(items: &[(u64, u64)]) -> Result<Bytes, CallError> {
@@ -206,7 +214,7 @@ fn a_message_that_may_have_run_is_not_told_that_it_did_not() {
     rig.later(300_000);
     let (second, _) = rig.calls().remove(0);
     for id in [InstanceId(0), InstanceId(1)] {
-        rig.engine.on_link(id, Link::Down, rig.now);
+        rig.engine.on_link(id, Link::Down, "", rig.now);
     }
     rig.ends(second.ticket, Err(error(CallFault::NotConnected, Started::No)));
     let heard = rig.heard();
@@ -219,7 +227,7 @@ fn a_message_that_may_have_run_is_not_told_that_it_did_not() {
 #[test]
 fn what_waits_behind_an_expired_message_leaves_when_its_window_ends() {
     let mut rig = Rig::new(|_| {});
-    rig.engine.on_link(InstanceId(1), Link::Down, rig.now);
+    rig.engine.on_link(InstanceId(1), Link::Down, "", rig.now);
     rig.say(1, "\"msg_id\":1000");
     assert_eq!(rig.calls().len(), 1);
     // A second stream, which the call in flight does not hold.

@@ -1,6 +1,11 @@
 //! The typed payloads of system and gateway messages, in the encoding of the connection.
 
+use std::borrow::Cow;
+
+use prost::Message as _;
+
 use crate::message::Encoding;
+use crate::wire::json::fields;
 
 /// Messages generated from proto/shardgate/client/v1/client.proto.
 #[allow(missing_docs)]
@@ -28,23 +33,26 @@ impl std::fmt::Debug for Auth {
 
 /// Reads the token of an `auth` message.
 pub(crate) fn read_auth(encoding: Encoding, payload: &[u8]) -> Option<String> {
-    read::<Auth>(encoding, payload).map(|auth| auth.token)
+    match encoding {
+        Encoding::Json => {
+            let [token] = fields::values(std::str::from_utf8(payload).ok()?, ["token"])?;
+            fields::string(token.unwrap_or("\"\"")).map(Cow::into_owned)
+        }
+        Encoding::Protobuf => Auth::decode(payload).ok().map(|auth| auth.token),
+    }
 }
 
 /// Reads the request of id 9003.
 pub(crate) fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain> {
-    read(encoding, payload)
-}
-
-fn read<M: prost::Message + Default + serde::de::DeserializeOwned>(
-    encoding: Encoding,
-    payload: &[u8],
-) -> Option<M> {
     match encoding {
-        // serde would also take an array of the fields.
-        Encoding::Json if !payload.trim_ascii_start().starts_with(b"{") => None,
-        Encoding::Json => serde_json::from_slice(payload).ok(),
-        Encoding::Protobuf => prost::Message::decode(payload).ok(),
+        Encoding::Json => {
+            let text = std::str::from_utf8(payload).ok()?;
+            let [msg_id, key] = fields::values(text, ["msg_id", "key"])?;
+            let msg_id = fields::whole_number(msg_id.unwrap_or("0"))?.try_into().ok()?;
+            let key = fields::string(key.unwrap_or("\"\""))?.into_owned();
+            Some(Explain { msg_id, key })
+        }
+        Encoding::Protobuf => Explain::decode(payload).ok(),
     }
 }
 
@@ -68,7 +76,12 @@ mod tests {
         let read = |encoding, bytes: &[u8]| read_auth(encoding, bytes);
         assert_eq!(read(Encoding::Protobuf, &bytes).as_deref(), Some("a.b.c"));
         assert_eq!(read(Encoding::Json, br#"{"token":"a.b.c"}"#).as_deref(), Some("a.b.c"));
-        for bad in [&b""[..], b"[\"a.b.c\"]", b"\"a.b.c\"", b"{\"token\":1}"] {
+        let padded = br#" {"x":null,"token":"a\u002eb.c","x":{}} "#;
+        assert_eq!(read(Encoding::Json, padded).as_deref(), Some("a.b.c"));
+        // Without a token it is one that is refused.
+        assert_eq!(read(Encoding::Json, br#"{"token":null}"#).as_deref(), Some(""));
+        let twice = br#"{"token":"a","token":"b"}"#;
+        for bad in [&b""[..], b"[\"a.b.c\"]", b"\"a.b.c\"", b"{\"token\":1}", twice, b"{} {}"] {
             assert_eq!(read(Encoding::Json, bad), None);
         }
     }
@@ -77,6 +90,11 @@ mod tests {
     fn an_explain_question_reads_in_both_encodings() {
         let json = read_explain(Encoding::Json, br#"{"msg_id":1001}"#).expect("valid");
         assert_eq!((json.msg_id, json.key.as_str()), (1001, ""));
+        let lua = read_explain(Encoding::Json, br#"{"msg_id":1.001e3,"key":null}"#).expect("valid");
+        assert_eq!(lua, json);
+        for bad in [r#"{"msg_id":1.5}"#, r#"{"msg_id":-1}"#, r#"{"msg_id":4294967296}"#] {
+            assert!(read_explain(Encoding::Json, bad.as_bytes()).is_none(), "{bad}");
+        }
         let bytes = payload(Encoding::Protobuf, &Explain { msg_id: 7, key: "k".into() });
         let read = read_explain(Encoding::Protobuf, &bytes).expect("valid");
         assert_eq!((read.msg_id, read.key.as_str()), (7, "k"));

@@ -1,16 +1,22 @@
 //! The server's side of the WebSocket upgrade (RFC 6455 section 4.2) over the bytes received so
 //! far.
 //!
-//! It is stricter than the RFC demands: every construct that two HTTP parsers could read
-//! differently (bare line feeds, folded lines, two Hosts, a body) is refused, and every refusal
-//! ends the connection.
+//! It takes what the RFCs allow and what clients write, and is stricter where two HTTP parsers
+//! could read a request differently (bare line feeds, folded lines, two Hosts, a body): that is
+//! refused, and every refusal ends the connection.
+
+mod target;
+
+use std::borrow::Cow;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use httparse::{EMPTY_HEADER, Header, Request, Status};
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use httparse::{EMPTY_HEADER, Header, Status};
 use tungstenite::handshake::derive_accept_key;
 
-use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX, HANDSHAKE_TARGET_BYTES_MAX};
+use self::target::{Target, is_authority};
+use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
 
 /// Subprotocol of the JSON encoding.
@@ -32,6 +38,17 @@ pub(crate) struct HandshakeRules {
     pub(crate) origins: Vec<String>,
     /// Whether subprotocols are negotiated. The echo server negotiates none.
     pub(crate) subprotocols: bool,
+    /// Largest request that is read.
+    pub(crate) limits: HeaderLimits,
+}
+
+/// Largest request. Each limit is the key of its name in the section `[conn]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct HeaderLimits {
+    /// Bytes of the request line and all fields.
+    pub(crate) header_bytes_max: usize,
+    /// Number of fields.
+    pub(crate) headers_max: usize,
 }
 
 /// Result of the bytes received so far.
@@ -57,7 +74,7 @@ pub enum Progress {
         /// Status code of the response.
         status: u16,
         /// Text of the response, for the log.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
 }
 
@@ -79,7 +96,31 @@ impl std::fmt::Debug for ShownToken {
 }
 
 /// A status code, and a line that tells the client what to do.
-type Refusal = (u16, &'static str);
+type Rule = (u16, &'static str);
+
+/// A rule that was broken, with the value of a limit where there is one.
+struct Refusal {
+    status: u16,
+    why: Cow<'static, str>,
+}
+
+impl From<Rule> for Refusal {
+    fn from((status, why): Rule) -> Self {
+        Self { status, why: Cow::Borrowed(why) }
+    }
+}
+
+impl Refusal {
+    fn too_many_bytes(max: usize) -> Self {
+        let why = format!("send at most {max} bytes of headers (conn.header_bytes_max)");
+        Self { status: 431, why: Cow::Owned(why) }
+    }
+
+    fn too_many_fields(max: usize) -> Self {
+        let why = format!("send at most {max} header fields (conn.headers_max)");
+        Self { status: 431, why: Cow::Owned(why) }
+    }
+}
 
 /// Reads all bytes received so far. `already_scanned` is kept by the caller, 0 at first: bytes
 /// before it are not read again until the headers are complete, so a peer that sends byte by byte
@@ -89,51 +130,72 @@ pub(crate) fn try_upgrade(
     input: &[u8],
     already_scanned: &mut usize,
 ) -> Progress {
-    let scanned = scan(input, already_scanned);
-    let result = match scanned {
+    let start = empty_lines(input);
+    let result = match scan(rules.limits.header_bytes_max, input, start, already_scanned) {
         Ok(None) => return Progress::Partial,
-        Ok(Some(end)) => upgrade(rules, &input[..end]),
+        Ok(Some(end)) => upgrade(rules, &input[start..end]).map(|accepted| Progress::Upgrade {
+            consumed: end,
+            response: accepted.response,
+            encoding: accepted.encoding,
+            token: accepted.token,
+        }),
         Err(refusal) => Err(refusal),
     };
-    result.unwrap_or_else(|(status, why)| Progress::Refuse {
-        response: refuse(status, why),
+    result.unwrap_or_else(|Refusal { status, why }| Progress::Refuse {
+        response: refuse(status, &why),
         status,
         why,
     })
 }
 
-/// Finds the end of the headers, and refuses early what cannot become a request.
-fn scan(input: &[u8], already_scanned: &mut usize) -> Result<Option<usize>, Refusal> {
-    if *already_scanned <= METHOD_BYTES_MAX {
-        check_start(input)?;
+/// Bytes of the empty lines in front of a request, which are ignored (RFC 9112 section 2.2).
+fn empty_lines(input: &[u8]) -> usize {
+    let pairs = input.chunks_exact(2).take(EMPTY_LINES_MAX);
+    2 * pairs.take_while(|pair| *pair == b"\r\n").count()
+}
+
+/// Finds the end of the headers of the request that begins at `start`, and refuses early what
+/// cannot become a request.
+fn scan(
+    bytes_max: usize,
+    input: &[u8],
+    start: usize,
+    already_scanned: &mut usize,
+) -> Result<Option<usize>, Refusal> {
+    if *already_scanned <= start + METHOD_BYTES_MAX {
+        check_start(&input[start..], start < 2 * EMPTY_LINES_MAX)?;
     }
-    let end = input.len().min(HANDSHAKE_BYTES_MAX);
-    for at in *already_scanned..end {
+    let end = input.len().min(bytes_max);
+    for at in start.max(*already_scanned)..end {
         let byte = input[at];
         let after_return = at > 0 && input[at - 1] == b'\r';
         if byte == 0 || after_return != (byte == b'\n') {
-            return Err((400, "end header lines with CR LF, and send no NUL"));
+            return Err((400, "end header lines with CR LF, and send no NUL").into());
         }
-        if byte == b'\n' && input[..=at].ends_with(b"\r\n\r\n") {
+        if byte == b'\n' && input[start..=at].ends_with(b"\r\n\r\n") {
             return Ok(Some(at + 1));
         }
     }
     *already_scanned = end;
-    if end < HANDSHAKE_BYTES_MAX {
+    if end < bytes_max {
         Ok(None)
-    } else if input[..end].contains(&b'\n') {
-        Err((431, "send at most 8 KiB of headers"))
+    } else if input[start..end].contains(&b'\n') {
+        Err(Refusal::too_many_bytes(bytes_max))
     } else {
-        Err(TARGET_TOO_LONG)
+        Err(TARGET_TOO_LONG.into())
     }
 }
 
-const TARGET_TOO_LONG: Refusal = (414, "send a request target of at most 2 KiB");
+const TARGET_TOO_LONG: Rule = (414, "send a request target of at most 2 KiB");
 /// The longest registered method has 17 letters (UPDATEREDIRECTREF).
 const METHOD_BYTES_MAX: usize = 20;
 
-/// Refuses first bytes that cannot become a method: TLS, HTTP/2 and noise are answered at once.
-fn check_start(input: &[u8]) -> Result<(), Refusal> {
+/// Refuses first bytes that cannot become a method: TLS, HTTP/2 and noise are answered at once. A
+/// further empty line may come where `empty_line` says so.
+fn check_start(input: &[u8], empty_line: bool) -> Result<(), Rule> {
+    if empty_line && input == b"\r" {
+        return Ok(());
+    }
     let start = &input[..input.len().min(METHOD_BYTES_MAX + 1)];
     let method = start.split(|&byte| byte == b' ').next().unwrap_or(start);
     if start.starts_with(b"\x16") {
@@ -151,58 +213,95 @@ fn check_start(input: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+const NOT_HTTP: Rule = (400, "this is not an HTTP/1.1 request");
+
+/// The request line (RFC 9112 section 3): method and target of a request whose version we speak.
+fn request_line(line: &[u8]) -> Result<(&str, &str), Rule> {
+    let line = std::str::from_utf8(line).map_err(|_| NOT_HTTP)?;
+    let mut words = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(NOT_HTTP);
+    };
+    if target.is_empty() || target.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(NOT_HTTP);
+    }
+    let version = version.strip_prefix("HTTP/").ok_or(NOT_HTTP)?;
+    // A minor version that is not known yet is read as the one that is (RFC 9110 section 2.5).
+    // 1.0 has no upgrade (RFC 6455 section 4.2.1).
+    match version.as_bytes() {
+        [b'1', b'.', b'1'..=b'9'] => Ok((method, target)),
+        _ => Err((505, "use HTTP/1.1")),
+    }
+}
+
+/// An upgrade that is accepted: see [`Progress::Upgrade`].
+struct Accepted {
+    response: Vec<u8>,
+    encoding: Encoding,
+    token: Option<ShownToken>,
+}
+
 /// Checks a complete request head against the rules.
-fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Progress, Refusal> {
-    let mut fields = [EMPTY_HEADER; HANDSHAKE_HEADERS_MAX];
-    let mut request = Request::new(&mut fields);
-    match request.parse(head) {
-        Ok(Status::Complete(consumed)) if consumed == head.len() => {}
-        Ok(_) => return Err((400, "this is not an HTTP/1.1 request")),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err((431, "send at most 64 header fields"));
-        }
-        Err(httparse::Error::Version) => return Err((505, "use HTTP/1.1")),
-        Err(_) => return Err((400, "this is not an HTTP/1.1 request")),
+fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Accepted, Refusal> {
+    let line_end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
+    let (method, target) = request_line(&head[..line_end])?;
+    let (rest, fields_max) = (&head[line_end + 2..], rules.limits.headers_max);
+    // One for each line but the empty one at the end.
+    let lines = rest.iter().filter(|&&byte| byte == b'\n').count() - 1;
+    if lines > fields_max {
+        return Err(Refusal::too_many_fields(fields_max));
     }
-    let headers = Headers(request.headers);
-    if request.version != Some(1) {
-        return Err((505, "use HTTP/1.1"));
+    let mut fields = vec![EMPTY_HEADER; lines];
+    let headers = match httparse::parse_headers(rest, &mut fields) {
+        Ok(Status::Complete((consumed, fields))) if consumed == rest.len() => Headers(fields),
+        Ok(_) | Err(_) => return Err(NOT_HTTP.into()),
+    };
+    if method != "GET" {
+        return Err((405, "use GET").into());
     }
-    if request.method != Some("GET") {
-        return Err((405, "use GET"));
-    }
-    let target = request.path.unwrap_or_default();
     if target.len() > HANDSHAKE_TARGET_BYTES_MAX {
-        return Err(TARGET_TOO_LONG);
+        return Err(TARGET_TOO_LONG.into());
     }
-    let host = check_host(&headers)?;
+    let target = Target::read(target)?;
+    let host = own_host(&headers, &target)?;
     check_no_body(&headers)?;
-    let (path, host) = split_target(target, host);
-    if path != rules.path {
-        return Err((404, "this path is not served: connect to the gateway's WebSocket path"));
+    if target.path != rules.path {
+        let why = "this path is not served: connect to the gateway's WebSocket path";
+        return Err((404, why).into());
     }
     if !headers.has_token("Upgrade", "websocket") || !headers.has_token("Connection", "upgrade") {
-        return Err((426, "upgrade to WebSocket: send Upgrade: websocket, Connection: Upgrade"));
+        let why = "upgrade to WebSocket: send Upgrade: websocket, Connection: Upgrade";
+        return Err((426, why).into());
     }
-    if headers.only("Sec-WebSocket-Version") != Some(b"13") {
-        return Err((426, "use Sec-WebSocket-Version: 13, once"));
+    if headers.only_element("Sec-WebSocket-Version") != Some(b"13") {
+        return Err((426, "use Sec-WebSocket-Version: 13, once").into());
     }
     let key = headers
         .only("Sec-WebSocket-Key")
-        .filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16))
+        .filter(|key| KEY.decode(key).is_ok_and(|bytes| bytes.len() == 16))
         .ok_or((400, "send one Sec-WebSocket-Key: 16 bytes in base64"))?;
-    if !headers.all("Sec-WebSocket-Extensions").all(is_extension_list) {
-        return Err((400, "Sec-WebSocket-Extensions is malformed"));
+    if !headers.all("Sec-WebSocket-Extensions").flat_map(elements).all(is_extension) {
+        let why = "send Sec-WebSocket-Extensions as name; parameter=value, ... or not at all";
+        return Err((400, why).into());
     }
     check_origin(rules, &headers, host)?;
     let subprotocol = if rules.subprotocols { pick_subprotocol(&headers)? } else { None };
-    Ok(Progress::Upgrade {
-        consumed: head.len(),
+    Ok(Accepted {
         response: accept(key, subprotocol.map(|(name, _)| name)),
         encoding: subprotocol.map_or(Encoding::Json, |(_, encoding)| encoding),
         token: shown_token(&headers)?,
     })
 }
+
+/// Base64 of a key. The last character of 16 bytes has four bits that mean nothing; there are
+/// clients that do not set them to 0, and the answer is made of the key's text (RFC 6455 section
+/// 4.2.2).
+const KEY: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// The header fields of a request.
 struct Headers<'h, 'b>(&'h [Header<'b>]);
@@ -221,35 +320,39 @@ impl<'b> Headers<'_, 'b> {
         values.next().filter(|_| values.next().is_none())
     }
 
+    /// The only element of a list in a field that occurs exactly once.
+    fn only_element(&self, name: &str) -> Option<&'b [u8]> {
+        let mut found = elements(self.only(name)?);
+        found.next().filter(|_| found.next().is_none())
+    }
+
     /// Whether a field's comma-separated values contain `token`, in any case.
     fn has_token(&self, name: &str, token: &str) -> bool {
         self.all(name).flat_map(elements).any(|each| each.eq_ignore_ascii_case(token.as_bytes()))
     }
 }
 
-/// The elements of a comma-separated list without quoted strings (RFC 9110 section 5.6.1).
+/// The elements of a comma-separated list without quoted strings. Empty ones are none (RFC 9110
+/// section 5.6.1.2): libraries write an empty list where their user named nothing.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|each| !each.is_empty())
 }
 
-/// Checks that there is exactly one Host (RFC 9112 section 3.2), and that it is one authority.
-fn check_host<'b>(headers: &Headers<'_, 'b>) -> Result<&'b str, Refusal> {
+/// Host and port that the client means: those of an absolute target, else those of `Host`. There
+/// must be exactly one valid `Host` in any case (RFC 9112 section 3.2); an empty one is valid, and
+/// names no host.
+fn own_host<'b>(headers: &Headers<'_, 'b>, target: &Target<'b>) -> Result<&'b str, Rule> {
     headers
         .only("Host")
         .and_then(|host| std::str::from_utf8(host).ok())
-        .filter(|host| is_authority(host))
-        .ok_or((400, "send exactly one Host"))
-}
-
-/// Whether `host` is host[:port]. The check is loose: it only excludes that any part could be read
-/// as a path or a second host.
-fn is_authority(host: &str) -> bool {
-    !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~[]:%".contains(&byte))
+        .filter(|host| host.is_empty() || is_authority(host))
+        .map(|host| target.authority.unwrap_or(host))
+        .filter(|host| !host.is_empty())
+        .ok_or((400, "send exactly one Host: host[:port]"))
 }
 
 /// Refuses a body, which would be parsed as frames.
-fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Refusal> {
+fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Rule> {
     let lengths_are_zero = match headers.all("Content-Length").count() {
         0 => true,
         _ => headers.only("Content-Length") == Some(b"0"),
@@ -261,26 +364,9 @@ fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Refusal> {
     }
 }
 
-/// Path of a target without its query, and the host: a target in absolute form names its own, and
-/// Host is then ignored (RFC 9112 section 3.2.2).
-fn split_target<'b>(target: &'b str, host: &'b str) -> (&'b str, &'b str) {
-    let (target, host) = match target.strip_prefix("http://") {
-        Some(absolute) => match absolute.find('/') {
-            Some(slash) => (&absolute[slash..], &absolute[..slash]),
-            None => ("/", absolute),
-        },
-        None => (target, host),
-    };
-    (target.split('?').next().unwrap_or(target), host)
-}
-
 /// Refuses pages of origins that are not allowed: otherwise any page could use the network position
 /// of its reader's browser (RFC 6455 section 10.2).
-fn check_origin(
-    rules: &HandshakeRules,
-    headers: &Headers<'_, '_>,
-    host: &str,
-) -> Result<(), Refusal> {
+fn check_origin(rules: &HandshakeRules, headers: &Headers<'_, '_>, host: &str) -> Result<(), Rule> {
     let allowed = match headers.all("Origin").count() {
         0 => true,
         1 => headers
@@ -313,7 +399,10 @@ fn is_own_host(origin: &str, host: &str) -> bool {
         "https" => ":443",
         _ => return false,
     };
-    let bare = |name: &str| name.strip_suffix(default_port).unwrap_or(name).to_ascii_lowercase();
+    let bare = |name: &str| {
+        let without = name.strip_suffix(default_port).or_else(|| name.strip_suffix(':'));
+        without.unwrap_or(name).to_ascii_lowercase()
+    };
     bare(authority) == bare(host)
 }
 
@@ -321,7 +410,7 @@ fn is_own_host(origin: &str, host: &str) -> bool {
 /// front of the gateway. `Bearer` with nothing behind it (the space after it is trimmed with the
 /// value) is an empty token, which is refused: a client that wants to sign in is not accepted
 /// without a name.
-fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal> {
+fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Rule> {
     let bearer = headers.all("Authorization").filter_map(|value| {
         let (scheme, token) = value.split_at_checked(b"Bearer".len())?;
         let ends = token.first().is_none_or(u8::is_ascii_whitespace);
@@ -339,15 +428,12 @@ fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Refusal>
 }
 
 /// The first offered subprotocol that the gateway knows. `None` = none was offered.
-fn pick_subprotocol(
-    headers: &Headers<'_, '_>,
-) -> Result<Option<(&'static str, Encoding)>, Refusal> {
-    let mut offers = headers.all("Sec-WebSocket-Protocol").peekable();
+fn pick_subprotocol(headers: &Headers<'_, '_>) -> Result<Option<(&'static str, Encoding)>, Rule> {
+    let mut offers = headers.all("Sec-WebSocket-Protocol").flat_map(elements).peekable();
     if offers.peek().is_none() {
         return Ok(None);
     }
     offers
-        .flat_map(elements)
         .find_map(|offer| match offer {
             _ if offer == JSON.as_bytes() => Some((JSON, Encoding::Json)),
             _ if offer == PROTOBUF.as_bytes() => Some((PROTOBUF, Encoding::Protobuf)),
@@ -357,54 +443,26 @@ fn pick_subprotocol(
         .ok_or((400, "offer one of the subprotocols shardgate.v1.json, shardgate.v1.protobuf"))
 }
 
-/// Whether a value is a list of extensions with parameters (RFC 6455 section 9.1).
-fn is_extension_list(value: &[u8]) -> bool {
-    let mut rest = value.trim_ascii();
-    loop {
-        // Extension and parameters: token *( ";" token [ "=" ( token / quoted-string ) ] ).
-        if !take_token(&mut rest) {
-            return false;
-        }
-        while take_byte(&mut rest, b';') {
-            if !take_token(&mut rest) {
-                return false;
-            }
-            if take_byte(&mut rest, b'=') && !(take_quoted(&mut rest) || take_token(&mut rest)) {
-                return false;
-            }
-        }
-        if rest.is_empty() {
-            return true;
-        }
-        if !take_byte(&mut rest, b',') {
-            return false;
-        }
-    }
+/// Whether `element` is an extension with its parameters. What is not must be refused (RFC 6455
+/// section 9.1), although all are declined; an empty parameter is none (RFC 9110 section 5.6.6).
+fn is_extension(element: &[u8]) -> bool {
+    let mut parts = element.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    parts.next().is_some_and(is_token) && parts.all(|part| part.is_empty() || is_parameter(part))
 }
 
-fn take_byte(rest: &mut &[u8], byte: u8) -> bool {
-    let found = rest.first() == Some(&byte);
-    if found {
-        *rest = rest[1..].trim_ascii_start();
-    }
-    found
+/// Whether `part` is token [ "=" ( token / quoted-string ) ].
+fn is_parameter(part: &[u8]) -> bool {
+    let Some(at) = part.iter().position(|&byte| byte == b'=') else { return is_token(part) };
+    let (name, value) = (part[..at].trim_ascii(), part[at + 1..].trim_ascii());
+    // A quoted string must be a token inside its quotes.
+    let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    is_token(name) && is_token(quoted.unwrap_or(value))
 }
 
-fn take_token(rest: &mut &[u8]) -> bool {
-    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let len = rest.iter().take_while(|byte| is_token(byte)).count();
-    *rest = rest[len..].trim_ascii_start();
-    len > 0
-}
-
-/// A quoted string, which must be a token inside its quotes (RFC 6455 section 9.1).
-fn take_quoted(rest: &mut &[u8]) -> bool {
-    let Some(mut inner) = rest.strip_prefix(b"\"") else { return false };
-    let found = take_token(&mut inner) && take_byte(&mut inner, b'"');
-    if found {
-        *rest = inner;
-    }
-    found
+/// Whether `text` is a token (RFC 9110 section 5.6.2).
+fn is_token(text: &[u8]) -> bool {
+    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_of_token)
 }
 
 fn accept(key: &[u8], subprotocol: Option<&str>) -> Vec<u8> {

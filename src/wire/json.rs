@@ -1,136 +1,113 @@
 //! The client envelope in JSON, subprotocol `shardgate.v1.json`: one message a text frame. The
 //! payload is never parsed: it is passed on as the text of a JSON value.
 
-use std::borrow::Cow;
-use std::fmt;
+pub(crate) mod fields;
 
-use base64::Engine as _;
+use std::borrow::Cow;
+
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
 use crate::message::{ClientMessage, Reason, Reject, ServerMessage};
+use crate::wire::bad_message::BadMessage;
 use crate::wire::frames::{Data, OpCode, frame_header, frame_header_len};
 
-/// A message that cannot be handled, with its refusal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BadMessage {
-    /// Sequence number of the message, to be echoed; 0 = none could be read.
-    pub(crate) seq: u64,
-    /// The refusal to be answered.
-    pub(crate) reject: Reject,
-}
-
-impl BadMessage {
-    /// The refusal of a message whose `seq` was read. A `seq` out of range counts as unread.
-    pub(super) fn new(seq: u64, reject: Reject) -> Self {
-        Self { seq: if seq <= SEQ_MAX { seq } else { 0 }, reject }
-    }
-}
-
-const NOT_A_MESSAGE: Reject =
-    Reject::new(Reason::BadMessage, "the frame is not a JSON object with the fields of a message");
-const TOO_DEEP: Reject =
-    Reject::new(Reason::BadMessage, "the JSON is nested deeper than 64 levels");
-const NO_ID: Reject = Reject::new(Reason::BadMessage, "the message has neither msg_id nor type");
-const SEQ_RANGE: Reject = Reject::new(Reason::BadMessage, "seq is over 2^53-1");
-const TWO_PAYLOADS: Reject =
-    Reject::new(Reason::BadMessage, "send payload or payload_base64, not both");
-const BAD_BASE64: Reject = Reject::new(Reason::BadMessage, "payload_base64 is not base64");
-const LONG_TYPE: Reject = Reject::new(Reason::TooLarge, "type is over 32 bytes");
-const LONG_ID: Reject = Reject::new(Reason::TooLarge, "id is over 64 bytes");
-const LONG_KEY: Reject = Reject::new(Reason::TooLarge, "key is over 128 bytes");
-
-const _: () = assert!(JSON_DEPTH_MAX == 64 && TYPE_BYTES_MAX == 32);
-const _: () = assert!(ID_BYTES_MAX == 64 && KEY_BYTES_MAX == 128, "the texts above say so");
-
-/// The keys of a client's message. Unknown keys are ignored; a known key twice is an error.
+/// The keys of a client's message, as most clients write them. `null` is not there, except as a
+/// payload.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Envelope<'a> {
-    msg_id: u32,
-    seq: u64,
+    msg_id: Option<u32>,
+    seq: Option<u64>,
     #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
+    kind: Option<Text<'a>>,
     #[serde(borrow, deserialize_with = "raw_value")]
     payload: Option<&'a RawValue>,
-    #[serde(borrow, deserialize_with = "text")]
-    payload_base64: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    id: Cow<'a, str>,
+    payload_base64: Option<Text<'a>>,
     #[serde(borrow)]
-    key: Cow<'a, str>,
-    deadline_ms: u32,
-    ack: u64,
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    key: Option<Text<'a>>,
+    deadline_ms: Option<u32>,
+    ack: Option<u64>,
 }
+
+/// A string, borrowed unless it has escapes. (The derived reader of an optional string would copy
+/// it.)
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads the text of a value as it stands; `null` is a value like others.
 fn raw_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
 
-/// Reads a string, borrowed unless it has escapes. (The derived reader of an optional string would
-/// copy it, and accept `null`.)
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    Text::deserialize(from).map(|text| Some(text.0))
-}
-
-/// Decodes one text frame's message.
+/// Decodes one text frame's message. Unknown keys are ignored; a known key twice is an error.
 pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
-    if too_deep(text.as_bytes()) {
-        return Err(BadMessage { seq: find_seq(text), reject: TOO_DEEP });
+    match decode_plain(text) {
+        Some(message) => Ok(message),
+        None => fields::read(text),
     }
+}
+
+/// The message, if it is right and written plainly: numbers as integers.
+#[inline]
+fn decode_plain(text: &str) -> Option<ClientMessage<'_>> {
     // The derived reader would also accept an array of the fields.
-    let is_object = text.trim_ascii_start().starts_with('{');
-    let parsed = if is_object { serde_json::from_str::<Envelope<'_>>(text).ok() } else { None };
-    let Some(envelope) = parsed else {
-        return Err(BadMessage { seq: find_seq(text), reject: NOT_A_MESSAGE });
-    };
-    if envelope.payload.is_some() && envelope.payload_base64.is_some() {
-        return Err(BadMessage::new(envelope.seq, TWO_PAYLOADS));
+    if too_deep(text.as_bytes()) || !text.trim_ascii_start().starts_with('{') {
+        return None;
     }
+    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
     let message = ClientMessage {
-        msg_id: envelope.msg_id,
-        seq: envelope.seq,
-        kind: envelope.kind,
+        msg_id: envelope.msg_id.unwrap_or(0),
+        seq: envelope.seq.unwrap_or(0),
+        kind: envelope.kind.unwrap_or_default().0,
         payload: envelope.payload.map_or(&[], |raw| raw.get().as_bytes()),
-        payload_base64: envelope.payload_base64,
-        id: envelope.id,
-        key: envelope.key,
-        deadline_ms: envelope.deadline_ms,
-        ack: envelope.ack,
+        payload_base64: envelope.payload_base64.map(|text| text.0).filter(|text| !text.is_empty()),
+        id: envelope.id.unwrap_or_default().0,
+        key: envelope.key.unwrap_or_default().0,
+        deadline_ms: envelope.deadline_ms.unwrap_or(0),
+        ack: envelope.ack.unwrap_or(0),
     };
-    check(&message)?;
-    Ok(message)
+    let is_good = message.seq <= SEQ_MAX
+        && message.kind.len() <= TYPE_BYTES_MAX
+        && message.id.len() <= ID_BYTES_MAX
+        && message.key.len() <= KEY_BYTES_MAX
+        && (message.msg_id != 0 || !message.kind.is_empty())
+        && (message.payload.is_empty() || message.payload_base64.is_none());
+    is_good.then_some(message)
 }
 
-/// Checks the rules that hold in both encodings.
-pub(super) fn check(message: &ClientMessage<'_>) -> Result<(), BadMessage> {
-    let rule = if message.seq > SEQ_MAX {
-        SEQ_RANGE
-    } else if message.kind.len() > TYPE_BYTES_MAX {
-        LONG_TYPE
-    } else if message.id.len() > ID_BYTES_MAX {
-        LONG_ID
-    } else if message.key.len() > KEY_BYTES_MAX {
-        LONG_KEY
-    } else if message.msg_id == 0 && message.kind.is_empty() {
-        NO_ID
-    } else {
-        return Ok(());
-    };
-    Err(BadMessage::new(message.seq, rule))
-}
-
-/// Decodes a `payload_base64` (RFC 4648 section 4, padded).
+/// Decodes a `payload_base64`. As in proto3's JSON mapping, either alphabet (RFC 4648 sections 4
+/// and 5) is taken, with padding and without. Bits of the last character that mean nothing may be
+/// set, and the lines into which MIME's encoders cut it are joined.
 pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, Reject> {
-    STANDARD.decode(text).map_err(|_| BAD_BASE64)
+    LENIENT.decode(text).or_else(|_| {
+        let standard = |byte: u8| match byte {
+            b'-' => b'+',
+            b'_' => b'/',
+            other => other,
+        };
+        let joined = text.bytes().filter(|byte| !b"\r\n\t ".contains(byte)).map(standard);
+        LENIENT.decode(joined.collect::<Vec<u8>>()).map_err(|_| BAD_BASE64)
+    })
 }
+
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+const BAD_BASE64: Reject =
+    Reject::new(Reason::BadMessage, "payload_base64: a string of base64 is wanted");
 
 /// Whether `bytes` are one JSON text (RFC 8259), not nested deeper than [`JSON_DEPTH_MAX`].
 pub(crate) fn is_json(bytes: &[u8]) -> bool {
@@ -145,13 +122,14 @@ fn too_deep(bytes: &[u8]) -> bool {
     // brackets than levels allowed needs a second pass for their nesting.
     bytes.len() > JSON_DEPTH_MAX
         && bytes.iter().filter(|&&byte| byte | 0x20 == b'{').count() > JSON_DEPTH_MAX
-        && nests_too_deep(bytes)
+        && nests_too_deep(bytes).is_some()
 }
 
-fn nests_too_deep(bytes: &[u8]) -> bool {
+/// Place of the first bracket that opens a level too deep.
+fn nests_too_deep(bytes: &[u8]) -> Option<usize> {
     let (mut depth, mut in_string) = (0_usize, false);
-    let mut rest = bytes.iter();
-    while let Some(byte) = rest.next() {
+    let mut rest = bytes.iter().enumerate();
+    while let Some((at, byte)) = rest.next() {
         match (byte, in_string) {
             (b'"', _) => in_string = !in_string,
             (b'\\', true) => {
@@ -160,46 +138,14 @@ fn nests_too_deep(bytes: &[u8]) -> bool {
             (b'[' | b'{', false) => {
                 depth += 1;
                 if depth > JSON_DEPTH_MAX {
-                    return true;
+                    return Some(at);
                 }
             }
             (b']' | b'}', false) => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    false
-}
-
-/// The `seq` of a message that is wrong elsewhere; 0 = none, or two of them. It is found unless a
-/// syntax error stands before it.
-fn find_seq(text: &str) -> u64 {
-    struct Finder<'s>(&'s mut Option<u64>);
-
-    impl<'de> Visitor<'de> for Finder<'_> {
-        type Value = ();
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-            let mut seen = false;
-            while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-                if key != "seq" {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-                let value = map.next_value::<u64>();
-                *self.0 = if seen { None } else { value.as_ref().ok().copied() };
-                seen = true;
-                value?;
-            }
-            Ok(())
-        }
-    }
-
-    let mut seq = None;
-    // The error was reported already; this only searches what was read before it.
-    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Finder(&mut seq));
-    seq.filter(|&seq| seq <= SEQ_MAX).unwrap_or(0)
+    None
 }
 
 /// Appends one complete text frame.

@@ -2,6 +2,7 @@
 //! messages of services. No I/O, no clock, no state but that of a half-received frame.
 
 pub mod backend;
+pub(crate) mod bad_message;
 pub mod client;
 pub(crate) mod close;
 pub mod frames;

@@ -8,74 +8,89 @@ use prost::encoding::{
     skip_field,
 };
 
-use crate::message::{ClientMessage, Reason, Reject, ServerMessage};
+use crate::limits::{ID_BYTES_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
+use crate::message::{ClientMessage, Reason, ServerMessage};
+use crate::wire::bad_message::{BadMessage, Fault, Field, What};
 use crate::wire::frames::{Data, OpCode, write_frame_header};
-use crate::wire::json::{BadMessage, check};
 
 /// Bytes of a field's key: every field here has a number below 16.
 pub(super) const KEY_BYTES: usize = 1;
-
-const NOT_PROTOBUF: Reject =
-    Reject::new(Reason::BadMessage, "the frame is not a protobuf ClientMessage");
-const WRONG_TYPE: Reject = Reject::new(Reason::BadMessage, "a field has the wrong wire type");
-const OVER_32_BITS: Reject = Reject::new(Reason::BadMessage, "a uint32 field is over 2^32-1");
-const NOT_UTF8: Reject = Reject::new(Reason::BadMessage, "a string field is not UTF-8");
 
 /// Decodes one message. Unknown fields are skipped; of a field given twice the last counts.
 pub fn decode(bytes: &[u8]) -> Result<ClientMessage<'_>, BadMessage> {
     let mut message = ClientMessage::default();
     // The sequence number is echoed if it was read before the fault, or after a fault that left the
     // rest readable.
-    merge(bytes, &mut message).map_err(|reject| BadMessage::new(message.seq, reject))?;
-    check(&message)?;
-    Ok(message)
+    match merge(bytes, &mut message) {
+        Ok(()) => Ok(message),
+        Err(fault) => Err(BadMessage::new(message.seq, fault)),
+    }
 }
 
 /// Reads all fields. A fault inside a field is remembered and the rest is still read.
-fn merge<'a>(mut rest: &'a [u8], message: &mut ClientMessage<'a>) -> Result<(), Reject> {
+fn merge<'a>(bytes: &'a [u8], message: &mut ClientMessage<'a>) -> Result<(), Fault> {
     let mut fault = None;
+    let mut rest = bytes;
     while !rest.is_empty() {
-        let (tag, wire_type) = decode_key(&mut rest).map_err(|_| NOT_PROTOBUF)?;
+        let at = bytes.len() - rest.len();
+        let broken = |what| Fault { what, at };
+        let (tag, wire_type) = decode_key(&mut rest).map_err(|_| broken(What::NotProtobuf))?;
+        let cut_off = || broken(Field::of_number(tag).map_or(What::NotProtobuf, What::CutOff));
         let known = match (tag, wire_type) {
             (1 | 2 | 7 | 8, WireType::Varint) => {
-                let value = decode_varint(&mut rest).map_err(|_| NOT_PROTOBUF)?;
+                let value = decode_varint(&mut rest).map_err(|_| cut_off())?;
                 set_number(message, tag, value)
             }
             (3..=6, WireType::LengthDelimited) => {
-                let value = take_bytes(&mut rest).ok_or(NOT_PROTOBUF)?;
+                let value = take_bytes(&mut rest).ok_or_else(cut_off)?;
                 set_bytes(message, tag, value)
             }
             _ => {
                 skip_field(wire_type, tag, &mut rest, DecodeContext::default())
-                    .map_err(|_| NOT_PROTOBUF)?;
-                if tag <= 8 { Err(WRONG_TYPE) } else { Ok(()) }
+                    .map_err(|_| cut_off())?;
+                Field::of_number(tag).map_or(Ok(()), |field| Err(What::WireType(field)))
             }
         };
-        if let Err(reject) = known {
-            fault.get_or_insert(reject);
+        if let Err(what) = known {
+            fault.get_or_insert(broken(what));
         }
+    }
+    if message.msg_id == 0 && message.kind.is_empty() {
+        fault.get_or_insert(Fault { what: What::NoId, at: 0 });
     }
     fault.map_or(Ok(()), Err)
 }
 
-fn set_number(message: &mut ClientMessage<'_>, tag: u32, value: u64) -> Result<(), Reject> {
-    let narrow = || u32::try_from(value).map_err(|_| OVER_32_BITS);
+#[inline]
+fn set_number(message: &mut ClientMessage<'_>, tag: u32, value: u64) -> Result<(), What> {
+    let narrow = |field| u32::try_from(value).map_err(|_| What::Wanted(field));
     match tag {
-        1 => message.msg_id = narrow()?,
-        2 => message.seq = value,
-        7 => message.deadline_ms = narrow()?,
+        1 => message.msg_id = narrow(Field::MsgId)?,
+        2 => {
+            message.seq = value;
+            if value > SEQ_MAX {
+                return Err(What::Wanted(Field::Seq));
+            }
+        }
+        7 => message.deadline_ms = narrow(Field::DeadlineMs)?,
         _ => message.ack = value,
     }
     Ok(())
 }
 
-fn set_bytes<'a>(message: &mut ClientMessage<'a>, tag: u32, value: &'a [u8]) -> Result<(), Reject> {
-    let text = || std::str::from_utf8(value).map(Cow::Borrowed).map_err(|_| NOT_UTF8);
+#[inline]
+fn set_bytes<'a>(message: &mut ClientMessage<'a>, tag: u32, value: &'a [u8]) -> Result<(), What> {
+    let text = |field, bytes_max| {
+        if value.len() > bytes_max {
+            return Err(What::TooLong(field));
+        }
+        std::str::from_utf8(value).map(Cow::Borrowed).map_err(|_| What::NotUtf8(field))
+    };
     match tag {
-        3 => message.kind = text()?,
+        3 => message.kind = text(Field::Type, TYPE_BYTES_MAX)?,
         4 => message.payload = value,
-        5 => message.id = text()?,
-        _ => message.key = text()?,
+        5 => message.id = text(Field::Id, ID_BYTES_MAX)?,
+        _ => message.key = text(Field::Key, KEY_BYTES_MAX)?,
     }
     Ok(())
 }

@@ -182,7 +182,7 @@ fn every_kind_of_bad_token_is_refused_at_the_upgrade_and_in_a_message() {
     let mut client = Client::connect(gateway.ws);
     client.send(json!({"type": "auth", "payload": {"token": "a".repeat(64 << 10)}}));
     assert_eq!(client.until_close().1, Some(1009));
-    let long = "a".repeat(9 << 10);
+    let long = "a".repeat(17 << 10);
     let (_, head) = upgrade(&gateway, &format!("Authorization: Bearer {long}"));
     assert!(head.starts_with("HTTP/1.1 431 "), "{head}");
     let mut client = Client::connect(gateway.ws);

@@ -4,6 +4,8 @@
 use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use crate::support::{Client, Config, Gateway, Raw, eventually, frame, several};
 
 /// A right upgrade request, with its lines changed.
@@ -54,8 +56,8 @@ fn every_wrong_request_gets_its_status() {
     let gateway = Gateway::start(&Config::new());
     let to = gateway.ws;
     let line = |n, line: &str| instead(to, n, line);
-    let long = "x".repeat(9000);
-    let many: String = (0..70).map(|n| format!("X-{n}: y\r\n")).collect();
+    let long = "x".repeat(17_000);
+    let many: String = (0..100).map(|n| format!("X-{n}: y\r\n")).collect();
     let rows: Vec<(&str, String, u16)> = vec![
         ("POST", line(0, "POST /ws HTTP/1.1"), 405),
         ("HEAD", line(0, "HEAD /ws HTTP/1.1"), 405),
@@ -96,7 +98,12 @@ fn every_wrong_request_gets_its_status() {
         ("origin with our host in it", with(to, &format!("Origin: http://{to}.evil")), 403),
         ("two origins", with(to, &format!("Origin: http://{to}\r\nOrigin: http://{to}")), 400),
         ("unknown subprotocol", with(to, "Sec-WebSocket-Protocol: mqtt, chat"), 400),
-        ("malformed extension", with(to, "Sec-WebSocket-Extensions: a;;b"), 400),
+        ("malformed extension", with(to, "Sec-WebSocket-Extensions: a b"), 400),
+        ("two ports in Host", line(1, "Host: a:b:c"), 400),
+        ("absolute target without a host", line(0, "GET http:///ws HTTP/1.1"), 400),
+        ("absolute target without a path", line(0, "GET http://h?x=/ws HTTP/1.1"), 404),
+        ("absolute target with a user", line(0, "GET http://u:p@h/ws HTTP/1.1"), 400),
+        ("target with a fragment", line(0, "GET /ws?# HTTP/1.1"), 400),
     ];
     for (what, request, status) in &rows {
         let head = refused(to, what, request.as_bytes(), *status);
@@ -126,6 +133,13 @@ fn every_right_request_is_upgraded() {
         ("a query", instead(to, 0, "GET /ws?token=x HTTP/1.1"), None),
         ("other cases", instead(to, 2, "uPGRADE: WebSocket"), None),
         ("length 0", with(to, "Content-Length: 0"), None),
+        ("absolute target", instead(to, 0, "GET HTTP://h/ws HTTP/1.1"), None),
+        ("absolute target of wss", instead(to, 0, "GET wss://h:1/ws?x HTTP/1.1"), None),
+        ("HTTP/1.2", instead(to, 0, "GET /ws HTTP/1.2"), None),
+        ("an empty line first", "\r\n".to_owned() + &request(to, |_| ()), None),
+        ("empty subprotocols", with(to, "Sec-WebSocket-Protocol:"), None),
+        ("empty extensions", with(to, "Sec-WebSocket-Extensions:"), None),
+        ("an empty extension", with(to, "Sec-WebSocket-Extensions: x,"), None),
         ("own origin", with(to, &format!("Origin: http://{to}")), None),
         ("deflate is declined", with(to, deflate), None),
         ("wrong deflate parameters are declined", with(to, bad_deflate), None),
@@ -171,6 +185,37 @@ fn only_listed_origins_pass_where_there_is_a_list() {
     // The gateway's own host is not on the list; a client without an Origin is no browser.
     refused(to, "own", with(to, &format!("Origin: http://{to}")).as_bytes(), 403);
     Client::connect(to);
+}
+
+#[test]
+fn the_size_of_a_request_is_a_key_that_a_reload_changes() {
+    let gateway = Gateway::start(&Config::new());
+    let to = gateway.ws;
+    let cookie = with(to, &format!("Cookie: {}", "x".repeat(15_000)));
+    let fields = |n| with(to, (0..n).map(|n| format!("X-{n}: y\r\n")).collect::<String>().trim());
+    // Browsers send the cookies of a shared domain, and proxies add fields.
+    for request in [&cookie, &fields(94)] {
+        let mut raw = Raw::connect(to);
+        raw.send(request.as_bytes());
+        assert!(raw.head().contains(" 101 "));
+    }
+    let keys = Config::new().shard("conn.header_bytes_max = 12000").shard("conn.headers_max = 20");
+    gateway.rewrite(&keys);
+    gateway.signal(Signal::HUP);
+    eventually("the new limits hold", || {
+        let mut raw = Raw::connect(to);
+        raw.try_send(cookie.as_bytes());
+        raw.head().starts_with("HTTP/1.1 431 ").then_some(())
+    });
+    for (request, text) in [
+        (cookie, "send at most 12000 bytes of headers (conn.header_bytes_max)"),
+        (fields(16), "send at most 20 header fields (conn.headers_max)"),
+    ] {
+        let mut raw = Raw::connect(to);
+        raw.try_send(request.as_bytes());
+        let answer = raw.head() + &String::from_utf8_lossy(&raw.rest());
+        assert!(answer.contains(text), "{answer}");
+    }
 }
 
 #[test]

@@ -342,6 +342,85 @@ fn a_route_of_json_lets_only_json_back_to_json_clients() {
     assert_eq!((&answer["status"], &answer["reason"]), (&json!(13), &json!("BAD_SERVICE_REPLY")));
 }
 
+#[test]
+fn an_answer_that_is_too_large_is_refused_before_it_is_read_as_json() {
+    let instance = Instance::start(|call| {
+        let mut response = crate::support::ok(&call.batch.requests[0]);
+        // Not JSON either, which only a reader of all of it could tell.
+        response.payload = vec![b'['; 2 << 20].into();
+        crate::support::Action::Reply(vec![response])
+    });
+    let config =
+        Config::new().service("logic", &[("a", instance.address)]).route(1000, "logic", "");
+    let gateway = Gateway::start(&config);
+    let answer = Client::connect(gateway.ws).call(1001, json!(1));
+    assert_eq!(answer["reason"], "BAD_SERVICE_REPLY");
+    let text = answer["message"].as_str().expect("a sentence");
+    assert!(text.contains("outbox_bytes_max"), "{text}");
+}
+
+#[test]
+fn messages_are_taken_as_the_libraries_of_other_languages_write_them() {
+    let instance = Instance::echo();
+    let config = Config::new()
+        .service("logic", &[("a", instance.address)])
+        .route(1000, "logic", "")
+        .route(2000, "logic", "payload = \"bytes\"");
+    let gateway = Gateway::start(&config);
+    let mut client = Client::connect(gateway.ws);
+    let rows = [
+        // C# and Kotlin: nulls; Unity: "" and 0 for what is not set.
+        (
+            r#"{"msg_id":1001,"seq":1,"type":null,"payload":null,"payload_base64":null,"id":null,
+                "key":null,"deadline_ms":null,"ack":null}"#,
+            json!({"msg_id": 1001, "seq": 1, "payload": null}),
+        ),
+        (
+            r#"{"msg_id":1001,"seq":2,"type":"","payload":"a","payload_base64":"","id":"",
+                "key":"","deadline_ms":0,"ack":0}"#,
+            json!({"msg_id": 1001, "seq": 2, "payload": "a"}),
+        ),
+        // Godot, Lua, PHP: floats.
+        (
+            r#"{"msg_id":1001.0,"seq":3.0,"payload":1.0}"#,
+            json!({"msg_id": 1001, "seq": 3, "payload": 1.0}),
+        ),
+        (r#"{"msg_id":1.001e3,"seq":4e0,"ack":-0}"#, json!({"msg_id": 1001, "seq": 4})),
+        // A byte order mark, as Windows' libraries write one.
+        ("\u{feff}{\"msg_id\":1001,\"seq\":5}", json!({"msg_id": 1001, "seq": 5})),
+        // Base64 of the URL's alphabet, without padding, in lines.
+        (
+            r#"{"msg_id":2001,"seq":6,"payload_base64":"-_8"}"#,
+            json!({"msg_id": 2001, "seq": 6, "payload_base64": "+/8="}),
+        ),
+        (
+            r#"{"msg_id":2001,"seq":7,"payload_base64":"AQID\r\nBAUG\r\n"}"#,
+            json!({"msg_id": 2001, "seq": 7, "payload_base64": "AQIDBAUG"}),
+        ),
+        (r#"{"msg_id":2001,"seq":8,"payload_base64":""}"#, json!({"msg_id": 2001, "seq": 8})),
+    ];
+    for (text, answer) in rows {
+        client.send_text(text);
+        assert_eq!(client.read(), answer, "{text}");
+    }
+    client.send_text(r#"{"msg_id":1001,"seq":"9"}"#);
+    let wanted = "seq: a whole number from 0 to 2^53-1 is wanted, at byte 21";
+    assert_eq!(client.read()["message"], wanted);
+    client.send_text(r#"{"msg_id":1001,"seq":10"#);
+    let error = client.read();
+    assert_eq!((&error["seq"], &error["message"]), (&json!(10), &json!("not JSON at byte 23")));
+    let mut binary = Client::protobuf(gateway.ws);
+    binary.read_proto();
+    binary.send_proto(&MessageIn {
+        msg_id: 1001,
+        seq: 1,
+        id: "x".repeat(65),
+        ..Default::default()
+    });
+    let wanted = "id: a string of at most 64 bytes is wanted, at byte 5";
+    assert_eq!(binary.read_proto().message, wanted);
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct HealthCheckRequest {
     #[prost(string, tag = "1")]

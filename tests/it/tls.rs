@@ -84,6 +84,18 @@ fn messages_are_answered_over_tls_in_both_versions_and_beside_plain_ones() {
 }
 
 #[test]
+fn an_absolute_target_of_https_is_taken_over_tls() {
+    let secured = Secured::start(Config::new());
+    for target in ["https://a.test/ws", "wss://a.test/ws", "HTTPS://a.test:443/ws?x"] {
+        let stream = secured.shake(&Arc::new(secured.signer.client(&TLS13))).expect("TLS");
+        let mut raw = Raw::over(stream);
+        let request = Raw::request(secured.wss()).replace("GET /ws ", &format!("GET {target} "));
+        raw.send(request.as_bytes());
+        assert!(raw.head().starts_with("HTTP/1.1 101 "), "{target}");
+    }
+}
+
+#[test]
 fn a_gateway_without_a_plain_listener_speaks_tls_only() {
     let secured = Secured::start(Config::new().tls_only());
     assert_eq!(Some(secured.gateway.ws), secured.gateway.wss, "the ready line has one address");

@@ -6,6 +6,7 @@ mod browser;
 mod discovery;
 mod etcd;
 mod interop;
+mod libraries;
 mod metrics;
 mod pages;
 mod register;

@@ -91,7 +91,7 @@ pub fn error(fault: CallFault, started: Started, status: u32, dice: &mut Dice) -
         1 => Some(Some(5)),
         _ => None,
     };
-    CallError { fault, started, status, message: "simulated".into(), pushback }
+    CallError { fault, started, status, message: "simulated".into(), pushback, going_away: false }
 }
 
 /// The failure of a whole call at its instance.

@@ -123,6 +123,7 @@ impl World {
             status: status::DEADLINE_EXCEEDED,
             message: String::new(),
             pushback: None,
+            going_away: false,
         }));
         self.call_ends(s, ticket);
     }
@@ -152,7 +153,7 @@ impl World {
         }
         channel.state = State::Up;
         if !channel.closed && !self.shards[s].stopped {
-            self.shards[s].engine.on_link(InstanceId(id), Link::Up, Micros(self.now));
+            self.shards[s].engine.on_link(InstanceId(id), Link::Up, "", Micros(self.now));
             self.wake(s);
         }
         let waiting = self
@@ -185,6 +186,9 @@ impl World {
         }
         let broken = self.calls.iter().filter(|(key, c)| key.0 == s && c.instance == id);
         let broken: Vec<(u64, bool)> = broken.map(|(key, c)| (key.1, c.sent)).collect();
+        if !broken.is_empty() {
+            self.shards[s].engine.on_connection_broken(InstanceId(id));
+        }
         for (ticket, sent) in broken {
             let (fault, started) = match sent {
                 true => (CallFault::ConnectionLost, Started::Maybe),
@@ -210,7 +214,7 @@ impl World {
 
     pub fn report_down(&mut self, s: usize, id: u32, closed: bool) {
         if !closed && !self.shards[s].stopped {
-            self.shards[s].engine.on_link(InstanceId(id), Link::Down, Micros(self.now));
+            self.shards[s].engine.on_link(InstanceId(id), Link::Down, "", Micros(self.now));
             self.wake(s);
         }
     }

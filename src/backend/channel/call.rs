@@ -8,7 +8,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 
 use super::link::LinkId;
-use crate::backend::framing::Assembly;
+use crate::backend::framing::{Assembly, MessageEncoding};
 use crate::backend::status;
 use crate::ids::Ticket;
 use crate::message::{CallBody, CallError, Micros};
@@ -17,6 +17,8 @@ pub(super) struct InFlight {
     pub(super) ticket: Ticket,
     pub(super) link: LinkId,
     pub(super) deadline: Micros,
+    /// Most bytes of the answer.
+    answer_bytes_max: usize,
     request: SendStream<CallBody>,
     reply: Reply,
 }
@@ -31,10 +33,10 @@ impl InFlight {
         ticket: Ticket,
         link: LinkId,
         deadline: Micros,
-        request: SendStream<CallBody>,
-        response: ResponseFuture,
+        answer_bytes_max: usize,
+        (response, request): (ResponseFuture, SendStream<CallBody>),
     ) -> Self {
-        Self { ticket, link, deadline, request, reply: Reply::Head(response) }
+        Self { ticket, link, deadline, answer_bytes_max, request, reply: Reply::Head(response) }
     }
 
     /// Resets the stream, so that the service can stop. Does nothing if the stream has ended.
@@ -51,7 +53,8 @@ impl InFlight {
             };
             let (head, body) = response.into_parts();
             status::check_head(&head, body.is_end_stream())?;
-            self.reply = Reply::Body(body, Assembly::default());
+            let encoding = MessageEncoding::of(&head.headers);
+            self.reply = Reply::Body(body, Assembly::new(self.answer_bytes_max, encoding));
         }
         let Reply::Body(body, assembly) = &mut self.reply else {
             return Poll::Pending;

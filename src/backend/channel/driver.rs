@@ -13,12 +13,12 @@ use super::call::InFlight;
 use super::link::{GoingAway, Link, LinkId, Phase};
 use super::request::Requests;
 use super::signals::{SLOTS, Signals, call_waker, timer_waker};
-use super::{ChannelEvent, Order, Shared};
+use super::{ChannelEvent, DownCause, Order, Shared};
 use crate::backend::backoff::Backoff;
 use crate::backend::status as ends;
 use crate::config::settings::BackendSettings;
 use crate::ids::Ticket;
-use crate::message::{Call, CallError, Micros, Outcome, Started, status};
+use crate::message::{Call, CallError, CallFault, Micros, Outcome, Started, status};
 use crate::readiness::Registry;
 use crate::routing::Instance;
 
@@ -33,6 +33,16 @@ const ROUNDS_MAX: u32 = 4;
 const TIMER_STEP_US: u64 = 1_000;
 /// Spread of the age at which connections are replaced, in percent to either side (gRFC A9).
 const AGE_JITTER_PERCENT: u64 = 10;
+/// Life of a connection below which its end is a failure in any case: a service that accepts and
+/// closes at once has not stopped in order.
+const SHORT_LIFE_US: u64 = 1_000_000;
+/// Time in which a service that went away in order may be back: most restarts take less.
+const AWAY_US: u64 = 30_000_000;
+/// Time before the deadline of a call from which on a stream that the service cancels ended because
+/// of that deadline, which it knows too: its timer and ours, and the way of the bytes.
+const DEADLINE_SLACK_US: u64 = 20_000;
+/// Most doublings of the time between pings: of five minutes, to 21 hours.
+const CALMED_MAX: u32 = 8;
 const NEVER: Micros = Micros(u64::MAX);
 
 struct Slot {
@@ -63,7 +73,11 @@ pub(super) struct Driver {
     registry: Registry,
     /// Earliest time of the next attempt to connect.
     connect_at: Micros,
-    keepalive_us: u64,
+    /// Times that the service objected to our pings (GOAWAY with ENHANCE_YOUR_CALM): each doubles
+    /// the time between them, on this connection and all later ones (gRFC A8).
+    calmed: u32,
+    /// Time at which the service closed its connections in order, until it is back.
+    left_at: Option<Micros>,
     timer: Option<Timer>,
     timer_waker: Waker,
     /// Time when the timer fires, [`NEVER`] if it is not armed.
@@ -85,7 +99,8 @@ impl Driver {
         Self {
             requests: Requests::new(instance.address),
             backoff: Backoff::new(settings.backoff_ms, settings.backoff_max_ms, seed),
-            keepalive_us: settings.keepalive_ms.saturating_mul(1000),
+            calmed: 0,
+            left_at: None,
             timer_waker: timer_waker(&signals),
             registry,
             shared,
@@ -167,8 +182,15 @@ impl Driver {
 
     fn configure(&mut self, settings: BackendSettings) {
         self.backoff.set_bounds(settings.backoff_ms, settings.backoff_max_ms);
-        self.keepalive_us = settings.keepalive_ms.saturating_mul(1000);
         self.settings = settings;
+        for link in &self.links {
+            link.set_user_timeout(self.settings.tcp_user_timeout_ms);
+        }
+    }
+
+    /// Time without a byte, with calls in flight, after which a PING is sent; 0 = never.
+    fn keepalive_us(&self) -> u64 {
+        self.settings.keepalive_ms.saturating_mul(1000 << self.calmed)
     }
 
     fn deliver(&self, ticket: Ticket, result: Result<bytes::Bytes, CallError>) {
@@ -255,11 +277,12 @@ impl Driver {
         };
         // An error here means that the stream has failed already; then the response reports it.
         let _ = request.send_data(call.body, true);
-        if link.streams == 1 && self.keepalive_us > 0 {
-            let silent_until = Micros(link.silent_since.0.saturating_add(self.keepalive_us));
-            self.wake_by(silent_until);
+        let (is_first, silent_since) = (link.streams == 1, link.silent_since);
+        if is_first && self.keepalive_us() > 0 {
+            self.wake_by(Micros(silent_since.0.saturating_add(self.keepalive_us())));
         }
-        self.occupy(InFlight::new(call.ticket, id, deadline, request, response));
+        let streams = (response, request);
+        self.occupy(InFlight::new(call.ticket, id, deadline, call.answer_bytes_max, streams));
     }
 
     fn occupy(&mut self, call: InFlight) {
@@ -327,9 +350,21 @@ impl Driver {
             if result.is_err() {
                 call.reset();
             }
+            let result = result.map_err(|error| self.explained(&call, error));
             self.deliver(call.ticket, result);
         }
         true
+    }
+
+    /// The error of a call that ended, with what is known of its connection and its deadline.
+    fn explained(&self, call: &InFlight, error: CallError) -> CallError {
+        let is_cancelled = error.fault == CallFault::Reset && error.status == status::CANCELLED;
+        if is_cancelled && call.deadline.since(self.now) <= DEADLINE_SLACK_US {
+            return ends::timed_out(Started::Maybe);
+        }
+        let of_call = |link: &&Link| link.id == call.link;
+        let going_away = self.links.iter().find(of_call).is_some_and(|link| link.is_going_away);
+        CallError { going_away, ..error }
     }
 
     fn poll_links(&mut self) {
@@ -346,7 +381,7 @@ impl Driver {
                 self.became_ready(index);
             }
             if progress.pong {
-                self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us)));
+                self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us())));
             }
             if let Some(going_away) = &progress.going_away {
                 self.note_going_away(going_away);
@@ -379,6 +414,7 @@ impl Driver {
         let link = &mut self.links[index];
         link.phase = Phase::Ready;
         link.ready_at = now;
+        self.left_at = None;
         if age_us > 0 {
             link.replace_at = Micros(now.0.saturating_add(age_us));
             let replace_at = link.replace_at;
@@ -395,8 +431,9 @@ impl Driver {
             why = %going_away.why,
             "backend_going_away: the service closes this connection; another one is opened"
         );
+        self.left_at = Some(self.now);
         if going_away.calm {
-            self.keepalive_us = self.keepalive_us.saturating_mul(2);
+            self.calmed = (self.calmed + 1).min(CALMED_MAX);
         }
     }
 
@@ -434,23 +471,33 @@ impl Driver {
         };
         // Responses that arrived before the end count.
         self.poll_calls();
-        let phase = self.links[index].phase;
+        let Link { phase, streams, is_going_away, ready_at, .. } = self.links[index];
         self.links[index].cut();
         self.end_calls_of(id);
-        let link = self.links.remove(index);
+        self.links.remove(index);
         self.note_up();
-        match phase {
+        let lived_us = self.now.since(ready_at);
+        let cause = match phase {
             Phase::Connecting => {
                 let delay_us = self.backoff.after_failure();
                 self.connect_at = Micros(self.now.0.saturating_add(delay_us));
+                DownCause::Unreachable
             }
-            Phase::Ready => self.connect_after(self.now.since(link.ready_at)),
+            Phase::Ready => {
+                self.connect_after(lived_us);
+                if !is_going_away && (streams > 0 || lived_us < SHORT_LIFE_US) {
+                    DownCause::Broken
+                } else {
+                    self.left_at = Some(self.now);
+                    DownCause::GoneAway
+                }
+            }
             Phase::Draining => return,
-        }
-        self.report_down(why);
+        };
+        self.report_down(cause, why);
     }
 
-    fn report_down(&mut self, why: &str) {
+    fn report_down(&mut self, cause: DownCause, why: &str) {
         if self.links.iter().any(|link| link.phase != Phase::Draining) {
             return;
         }
@@ -460,8 +507,13 @@ impl Driver {
                 self.deliver(waiting.call.ticket, Err(error.clone()));
             }
         }
+        let is_away = self.left_at.is_some_and(|at| self.now.since(at) < AWAY_US);
+        let cause = match cause {
+            DownCause::Unreachable if is_away => DownCause::GoneAway,
+            DownCause::Broken | DownCause::GoneAway | DownCause::Unreachable => cause,
+        };
         if !self.shared.closing.get() {
-            self.shared.emit(ChannelEvent::Down { why: why.to_owned() });
+            self.shared.emit(ChannelEvent::Down { cause, why: why.to_owned() });
         }
     }
 
@@ -472,7 +524,8 @@ impl Driver {
                 continue;
             }
             if let Some(call) = self.vacate(index) {
-                self.deliver(call.ticket, Err(ends::connection_lost()));
+                let error = self.explained(&call, ends::connection_lost());
+                self.deliver(call.ticket, Err(error));
             }
         }
     }
@@ -494,9 +547,8 @@ impl Driver {
         }
         let id = LinkId(self.links_made);
         self.links_made = self.links_made.wrapping_add(1);
-        let timeout_ms = self.settings.connect_timeout_ms;
         let address = self.instance.address;
-        match Link::connect(id, address, &self.registry, &self.signals, now, timeout_ms) {
+        match Link::connect(id, address, &self.registry, &self.signals, now, &self.settings) {
             Ok(link) => {
                 let finish_by = link.finish_by;
                 self.links.push(link);
@@ -506,7 +558,7 @@ impl Driver {
                 let delay_us = self.backoff.after_failure();
                 self.connect_at = Micros(now.0.saturating_add(delay_us));
                 self.wake_by(self.connect_at);
-                self.report_down(&e.to_string());
+                self.report_down(DownCause::Unreachable, &e.to_string());
             }
         }
     }

@@ -8,10 +8,11 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::readiness::{Registry, Watch};
@@ -49,13 +50,21 @@ pub(super) struct Io(pub(super) Rc<RefCell<Socket>>);
 impl Socket {
     /// Starts to connect. An address where nothing listens is often refused at once; otherwise the
     /// first read or write fails. No future is involved that could be dropped half way.
-    pub(super) fn connect(address: SocketAddr, registry: &Registry) -> io::Result<Self> {
+    ///
+    /// `user_timeout_ms`: see [`Socket::set_user_timeout`]; set before the attempt, so that it
+    /// holds from the first byte.
+    pub(super) fn connect(
+        address: SocketAddr,
+        registry: &Registry,
+        user_timeout_ms: u64,
+    ) -> io::Result<Self> {
         let raw = RawSocket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking().cloexec(),
             Some(Protocol::TCP),
         )?;
         raw.set_tcp_nodelay(true)?;
+        set_user_timeout(SockRef::from(&raw), user_timeout_ms)?;
         match raw.connect(&address.into()) {
             Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                 return Err(e);
@@ -74,6 +83,15 @@ impl Socket {
             reads_left: READS_PER_POLL_MAX,
             failed: None,
         })
+    }
+
+    /// Changes the time after which the kernel ends the connection to a peer that acknowledges
+    /// nothing: bytes that wait for an acknowledgement (TCP_USER_TIMEOUT, RFC 5482), and on an idle
+    /// connection probes of the kernel (SO_KEEPALIVE), which no server counts as pings. 0 = the
+    /// kernel's own, a quarter of an hour.
+    pub(super) fn set_user_timeout(&self, timeout_ms: u64) {
+        // It fails on a socket that is closed already.
+        let _ = set_user_timeout(SockRef::from(&self.stream), timeout_ms);
     }
 
     /// Bytes read so far.
@@ -187,6 +205,24 @@ impl Socket {
         }
         Ok(())
     }
+}
+
+/// Sets what [`Socket::set_user_timeout`] says.
+fn set_user_timeout(socket: SockRef<'_>, timeout_ms: u64) -> io::Result<()> {
+    let timeout = Duration::from_millis(timeout_ms);
+    socket.set_tcp_user_timeout(Some(timeout))?;
+    socket.set_keepalive(timeout_ms > 0)?;
+    if timeout_ms == 0 {
+        return Ok(());
+    }
+    // Probes after half of the time and after each further quarter: with the user timeout set, the
+    // kernel gives up at the first that is due after the whole of it (tcp(7)). It counts in
+    // seconds.
+    let least = Duration::from_secs(1);
+    let probes = TcpKeepalive::new()
+        .with_time((timeout / 2).max(least))
+        .with_interval((timeout / 4).max(least));
+    socket.set_tcp_keepalive(&probes)
 }
 
 impl Drop for Socket {

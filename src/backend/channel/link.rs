@@ -11,6 +11,7 @@ use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 use http::Request;
 
+use crate::config::settings::BackendSettings;
 use crate::readiness::Registry;
 
 use super::io::{Io, Socket};
@@ -86,6 +87,8 @@ pub(super) struct Link {
     pub(super) phase: Phase,
     /// Calls in flight on the link.
     pub(super) streams: usize,
+    /// Whether the service said that it closes the link (GOAWAY).
+    pub(super) is_going_away: bool,
     /// Time when the link is given up: an attempt that is still [`Phase::Connecting`], or a drained
     /// connection that is not closed.
     pub(super) finish_by: Micros,
@@ -113,9 +116,11 @@ impl Link {
         registry: &Registry,
         signals: &Arc<Signals>,
         now: Micros,
-        timeout_ms: u64,
+        settings: &BackendSettings,
     ) -> std::io::Result<Self> {
-        let socket = Rc::new(RefCell::new(Socket::connect(address, registry)?));
+        let BackendSettings { connect_timeout_ms, tcp_user_timeout_ms, .. } = *settings;
+        let socket = Socket::connect(address, registry, tcp_user_timeout_ms)?;
+        let socket = Rc::new(RefCell::new(socket));
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -132,7 +137,8 @@ impl Link {
             id,
             phase: Phase::Connecting,
             streams: 0,
-            finish_by: now.plus_ms(timeout_ms),
+            is_going_away: false,
+            finish_by: now.plus_ms(connect_timeout_ms),
             ready_at: now,
             replace_at: Micros(u64::MAX),
             silent_since: now,
@@ -211,6 +217,7 @@ impl Link {
         }
         if self.phase != Phase::Draining {
             progress.going_away = self.check_sender();
+            self.is_going_away |= progress.going_away.is_some();
         }
     }
 
@@ -226,6 +233,11 @@ impl Link {
             }),
             Poll::Ready(Ok(())) | Poll::Pending => None,
         }
+    }
+
+    /// Changes the time after which the kernel gives up a peer that acknowledges nothing.
+    pub(super) fn set_user_timeout(&self, timeout_ms: u64) {
+        self.socket.borrow().set_user_timeout(timeout_ms);
     }
 
     fn end(&mut self, why: &str) -> String {

@@ -39,11 +39,25 @@ pub enum ChannelEvent {
     /// A connection was lost or an attempt failed, and there is no other. It does not come after
     /// [`Channel::close`].
     Down {
+        /// What the loss says of the service.
+        cause: DownCause,
         /// Reason, for the log.
         why: String,
     },
     /// A call ended; there is exactly one such event for each call.
     Outcome(Outcome),
+}
+
+/// What the loss of the only connection, or a failed attempt, says of the service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DownCause {
+    /// A connection broke with calls in flight, or right after it was made.
+    Broken,
+    /// The service closed its connections in order (GOAWAY, or FIN with no call in flight), and is
+    /// not back yet: a restart takes a while.
+    GoneAway,
+    /// No connection could be made.
+    Unreachable,
 }
 
 /// The handle of a channel to one instance. Clones name the same channel.

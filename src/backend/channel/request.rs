@@ -114,6 +114,7 @@ mod tests {
             method: method.into(),
             body: CallBody::default(),
             timeout_us: 0,
+            answer_bytes_max: 0,
             metadata,
         }
     }

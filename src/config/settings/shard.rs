@@ -43,6 +43,10 @@ pub struct ConnSettings {
     pub message_bytes_max: usize,
     /// Fragments of one message.
     pub fragments_max: u32,
+    /// Bytes of the request line and the header fields of an upgrade request.
+    pub header_bytes_max: usize,
+    /// Header fields of an upgrade request.
+    pub headers_max: usize,
     /// Time from accept to the end of the handshake.
     pub handshake_timeout_ms: u64,
     /// Time in which a client must send something; after twice this time without a frame the
@@ -155,6 +159,9 @@ pub struct BackendSettings {
     pub keepalive_ms: u64,
     /// Time after which a connection with an unanswered PING is closed.
     pub keepalive_timeout_ms: u64,
+    /// Time after which the kernel ends a connection whose peer acknowledges nothing; 0 = the
+    /// kernel's own time.
+    pub tcp_user_timeout_ms: u64,
     /// Age at which a connection is replaced, +-10 %; 0 = never.
     pub age_max_ms: u64,
 }
@@ -165,6 +172,8 @@ impl Default for ConnSettings {
             connections_max: 200_000,
             message_bytes_max: 64 << 10,
             fragments_max: crate::limits::FRAGMENTS_DEFAULT,
+            header_bytes_max: 16 << 10,
+            headers_max: 100,
             handshake_timeout_ms: 5_000,
             heartbeat_ms: 30_000,
             outbox_bytes_max: 1 << 20,
@@ -237,8 +246,9 @@ impl Default for BackendSettings {
             connect_timeout_ms: 5_000,
             backoff_ms: 1_000,
             backoff_max_ms: 120_000,
-            keepalive_ms: 20_000,
+            keepalive_ms: 300_000,
             keepalive_timeout_ms: 10_000,
+            tcp_user_timeout_ms: 4_000,
             age_max_ms: 3_600_000,
         }
     }

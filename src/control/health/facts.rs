@@ -15,6 +15,10 @@ pub enum Check {
     /// The instance has no health service, or that does not know the server as a whole. Also to be
     /// sent when checks are switched off.
     NotImplemented,
+    /// The instance answered a question of [`super::Health::take_question`], whatever it said.
+    Answered,
+    /// The instance did not answer such a question.
+    Silent,
     /// The instance reported SERVING on its own (Watch). Holds at once.
     Serving,
     /// The instance reported on its own (Watch) that it does not serve. Holds at once.
@@ -72,7 +76,8 @@ pub enum HealthEvent {
         /// Number of ejections in a row, with this one.
         nth: u32,
     },
-    /// The ejection is over (or had to end early): the instance gets a few of its keys.
+    /// The ejection is over, as the instance answers again (or it had to end early): the instance
+    /// gets a few of its keys.
     OnTrial,
     /// The instance is trusted again, and gets its keys back step by step.
     Warming,

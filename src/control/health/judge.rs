@@ -91,7 +91,7 @@ fn eject_due(
         Some((index, health.wants_ejection(settings, now)?))
     };
     let mut due: Vec<(usize, Why)> = service.iter().enumerate().filter_map(wants).collect();
-    due.sort_by_key(|(i, _)| Reverse((service[*i].is_on_trial(), service[*i].row())));
+    due.sort_by_key(|(i, _)| Reverse((service[*i].is_on_trial(), service[*i].row(settings))));
     let mut events = Vec::new();
     for (index, why) in due {
         let ejected = service.iter().filter(|h| h.is_ejected()).count();

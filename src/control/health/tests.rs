@@ -16,6 +16,7 @@ fn settings() -> HealthSettings {
         slow_start: secs(2),
         eject_after: 2,
         eject_losses: 2,
+        eject_span: Duration::ZERO,
         eject: secs(2),
         eject_max: secs(5),
         ejected_percent_max: 50,
@@ -49,6 +50,8 @@ struct Bench {
     service: Vec<Health>,
     verdict: Verdict,
     events: Vec<(usize, HealthEvent)>,
+    /// Whether the instances answer the gateway's questions, at once.
+    lives: bool,
 }
 
 impl Bench {
@@ -56,7 +59,7 @@ impl Bench {
         let now = Instant::now();
         let verdict = Verdict { shares: Vec::new(), panic: false, events: Vec::new(), next: None };
         let service = vec![Health::new(now); instances];
-        let mut bench = Self { settings, now, service, verdict, events: Vec::new() };
+        let mut bench = Self { settings, now, service, verdict, events: Vec::new(), lives: true };
         bench.judge();
         bench
     }
@@ -65,6 +68,11 @@ impl Bench {
         let mut service: Vec<&mut Health> = self.service.iter_mut().collect();
         self.verdict = judge(&self.settings, &mut service, self.now);
         self.events.extend(self.verdict.events.iter().cloned());
+        let asked: Vec<usize> =
+            (0..self.service.len()).filter(|n| self.service[*n].take_question()).collect();
+        for index in asked {
+            self.check(index, if self.lives { Check::Answered } else { Check::Silent });
+        }
         let next = self.verdict.next;
         assert!(next.is_none_or(|at| at > self.now), "what is due is done");
     }
@@ -227,6 +235,60 @@ fn a_trial_ends_with_three_successes_or_its_time() {
 }
 
 #[test]
+fn one_that_answers_nothing_gets_no_messages_however_long_it_takes() {
+    let mut bench = Bench::new(settings(), 2);
+    bench.fail(0);
+    bench.lives = false;
+    for _ in 0..100 {
+        bench.tick(secs(1));
+        assert_eq!((bench.standing(0), bench.share(0)), (Standing::Ejected, 0));
+    }
+    bench.lives = true;
+    bench.tick(secs(2));
+    assert_eq!((bench.standing(0), bench.share(0)), (Standing::Trial, 10));
+    // It dies again before a message has tried it: no answer, no end of the trial.
+    bench.lives = false;
+    for _ in 0..100 {
+        bench.tick(secs(1));
+        assert_eq!(bench.standing(0), Standing::Trial);
+    }
+    bench.fail(0);
+    assert_eq!(bench.standing(0), Standing::Ejected);
+}
+
+#[test]
+fn calls_that_fail_together_eject_only_an_instance_that_answers_no_others() {
+    let span = Duration::from_millis(100);
+    let mut bench = Bench::new(HealthSettings { eject_span: span, ..settings() }, 2);
+    bench.window(0, window(0, true, 24));
+    assert_eq!(
+        (bench.standing(0), bench.verdict.next),
+        (Standing::Unchecked, Some(bench.now + span))
+    );
+    let mut answers = bench.clone();
+    answers.tick(span / 2);
+    answers.window(0, window(0, true, 0));
+    answers.tick(span);
+    assert_eq!((answers.standing(0), answers.verdict.next), (Standing::Unchecked, None));
+    bench.tick(span);
+    assert_eq!(
+        bench.last(),
+        Some(&HealthEvent::Ejected { why: Why::Failures(24), length: secs(2), nth: 1 })
+    );
+}
+
+#[test]
+fn failures_of_a_shard_that_calls_no_more_are_forgotten() {
+    let mut bench = Bench::new(settings(), 2);
+    bench.window(0, window(0, false, 1));
+    bench.tick(secs(2));
+    bench.window(0, window(1, false, 1));
+    assert_eq!(bench.standing(0), Standing::Unchecked);
+    bench.window(0, window(0, false, 1));
+    assert_eq!(bench.standing(0), Standing::Ejected);
+}
+
+#[test]
 fn keys_come_back_in_ten_equal_steps() {
     let mut bench = Bench::new(HealthSettings { slow_start: secs(10), ..settings() }, 2);
     bench.check(0, says_no());
@@ -339,6 +401,8 @@ fn ejections_end_early_when_too_few_are_left() {
     assert_eq!(bench.standings(), ["trial", "ejected"], "a failed trial is not passed");
     bench.tick(secs(1));
     bench.tick(secs(1));
+    assert_eq!(bench.standings(), ["trial", "trial"], "its trial was over, and begins anew");
+    bench.fail(0);
     assert_eq!(bench.standings(), ["ejected", "trial"], "now there is room");
 }
 

@@ -370,3 +370,25 @@ fn checks_are_spread_by_the_seed() {
         assert_ne!((soon, period), (other.soon(), other.period()));
     }
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn any_answer_of_a_grpc_server_proves_that_it_lives_and_silence_does_not() {
+    let asked = async |address| {
+        let (tell, mut told) = mpsc::channel(1);
+        super::ask_whether_it_lives(WHO, address, Duration::from_millis(300), tell);
+        next(&mut told).await
+    };
+    let (well, _) = scripted(no_watch, || Ok(1)).await;
+    let (unwell, _) = scripted(no_watch, || Ok(2)).await;
+    let (unknown, _) = scripted(no_watch, || Err(Status::not_found("who?"))).await;
+    for address in [well, unwell, unknown, serve(Other).await] {
+        assert_eq!(asked(address).await, Check::Answered);
+    }
+    let (silent, accepts) = listen().await;
+    let (closed, refuses) = listen().await;
+    drop(closed);
+    for address in [accepts, refuses] {
+        assert_eq!(asked(address).await, Check::Silent);
+    }
+    drop(silent);
+}

@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{Overview, ProcessInfo, ShardState, ShardView, instances_of, present, seconds};
+use super::{standing, unreachable_why};
 use crate::control::sources::SourceState;
 use crate::routing::Share;
 
@@ -95,9 +96,14 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
         reasons.push(format!("service {name}: too few instances are healthy, so all are used"));
     }
     for service in present(overview) {
-        let all = instances_of(overview, service).count();
-        if all > 0 && usable(overview, service) == 0 {
-            reasons.push(format!("service {}: no instance takes messages", service.name));
+        let mut all = instances_of(overview, service).peekable();
+        if all.peek().is_some() && usable(overview, service) == 0 {
+            let why = |i: &crate::routing::Instance| {
+                let why = standing(overview, i.id).1.or(unreachable_why(overview, i.id))?;
+                Some(format!(": {} at {}: {why}", i.name, i.address))
+            };
+            let why = all.find_map(why).unwrap_or_default();
+            reasons.push(format!("service {}: no instance takes messages{why}", service.name));
         }
     }
     if !directory.routes_refused.is_empty() {
@@ -129,7 +135,10 @@ fn source(state: &SourceState, at: Instant) -> Value {
 }
 
 fn usable(overview: &Overview, service: &crate::routing::Service) -> usize {
-    instances_of(overview, service).filter(|i| !i.draining && i.share != Share::NONE).count()
+    instances_of(overview, service)
+        .filter(|i| !i.draining && i.share != Share::NONE)
+        .filter(|i| unreachable_why(overview, i.id).is_none())
+        .count()
 }
 
 fn services(overview: &Overview) -> Map<String, Value> {

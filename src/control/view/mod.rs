@@ -134,6 +134,19 @@ fn standing(overview: &Overview, id: InstanceId) -> (&'static str, Option<&str>)
     }
 }
 
+/// Reason why no shard has a connection to an instance. `None` if one has, or none has failed to
+/// make one yet.
+fn unreachable_why(overview: &Overview, id: InstanceId) -> Option<&str> {
+    let mut why = None;
+    for seen in reports(overview).filter_map(|report| seen_by(report, id)) {
+        if seen.connected {
+            return None;
+        }
+        why = why.or(seen.why_down.as_deref());
+    }
+    why
+}
+
 fn seen_by(report: &Report, id: InstanceId) -> Option<&InstanceReport> {
     report.instances.iter().find(|i| i.instance == id)
 }
@@ -193,10 +206,12 @@ fn fault_name(fault: CallFault) -> &'static str {
     match fault {
         CallFault::NotConnected => "not_connected",
         CallFault::Refused => "refused",
+        CallFault::GoingAway => "going_away",
         CallFault::Reset => "reset",
         CallFault::ConnectionLost => "connection_lost",
         CallFault::TimedOut => "timed_out",
         CallFault::Status => "status",
         CallFault::BadReply => "bad_reply",
+        CallFault::TooLarge => "too_large",
     }
 }

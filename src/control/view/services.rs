@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::health::shard_health;
 use super::stats::by_shard;
-use super::{Instance, Overview, instances_of, mode, present, route, standing};
+use super::{Instance, Overview, instances_of, mode, present, route, standing, unreachable_why};
 use crate::stats::Stage;
 
 /// Services with their routes and instances.
@@ -30,6 +30,7 @@ pub fn services(overview: &Overview) -> Value {
 fn instance(instance: &Instance, overview: &Overview) -> Value {
     let member = overview.directory.members.get(&instance.name);
     let (word, why) = standing(overview, instance.id);
+    let unreachable = unreachable_why(overview, instance.id);
     json!({
         "id": &*instance.name,
         "address": instance.address.to_string(),
@@ -37,7 +38,8 @@ fn instance(instance: &Instance, overview: &Overview) -> Value {
         "weight": instance.weight,
         "share_percent": instance.share.get(),
         "standing": word,
-        "why": why,
+        "reachable": unreachable.is_none(),
+        "why": why.or(unreachable),
         "draining": instance.draining,
         "held": member.is_some_and(|m| m.held),
         "shards": by_shard(instance.id, overview),

@@ -130,6 +130,7 @@ pub(super) fn by_shard(id: InstanceId, overview: &Overview) -> Vec<Value> {
         Some(json!({
             "shard": report.shard.0,
             "connected": seen.connected,
+            "why": seen.why_down.as_deref(),
             "waiting": seen.waiting,
             "in_flight": seen.in_flight,
             "ok": seen.ok,

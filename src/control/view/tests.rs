@@ -82,7 +82,8 @@ fn what_is_elsewhere_makes_health_degraded_and_never_503() {
         json!([
             "source etcd: connection refused",
             "service chat: too few instances are healthy, so all are used",
-            "service logic: no instance takes messages",
+            "service logic: no instance takes messages: logic-1 at 127.0.0.1:50001: 5 calls in a \
+             row failed",
         ])
     );
     let etcd = &body["sources"]["etcd"];

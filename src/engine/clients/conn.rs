@@ -26,7 +26,16 @@ pub enum Hold {
     Move = 4,
     /// Messages over a rate, sent on although they were refused.
     Rate = 8,
+    /// Answers that are to be sent, and large ones that are to come, as many bytes as the outbox may
+    /// hold.
+    Outbox = 16,
 }
+
+/// Time without a byte taken after which a client is closed whose outbox is over its bound: a second,
+/// some ten round trips around the world.
+const OVERFULL_STUCK_US: u64 = 1_000_000;
+/// Times its bound at which an outbox is given up at once.
+const OVERFULL: usize = 4;
 
 /// The causes for which a connection is not read now: it is read while there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -118,6 +127,15 @@ pub struct OneWayRefusals {
     pub told: Micros,
 }
 
+/// Share of a message in what its connection may have under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Claim {
+    /// Bytes of the message: payload, idempotency key and affinity key.
+    pub bytes: usize,
+    /// Bytes that its answer is expected to have, if it is large; else 0.
+    pub answer_bytes: usize,
+}
+
 /// A move that waits until its connection is at rest.
 #[derive(Debug)]
 pub struct Moving {
@@ -193,6 +211,8 @@ pub struct Conn {
     pub unanswered: u32,
     /// Bytes of the messages without an answer.
     pub unanswered_bytes: usize,
+    /// Bytes that the large ones among the answers to come are expected to have.
+    pub answer_bytes: usize,
     /// The session that the connection serves.
     pub session: Box<Session>,
     /// Address of the client's end; a balancer's until its header was read.
@@ -237,6 +257,7 @@ impl Conn {
             messages: 0,
             unanswered: 0,
             unanswered_bytes: 0,
+            answer_bytes: 0,
             session: Box::new(Session::new(session, peer.ip())),
             peer,
             opened: now,
@@ -271,6 +292,11 @@ impl Conn {
             || self.unanswered_bytes >= settings.unanswered_bytes_max
     }
 
+    /// Bytes that the outbox has, or is expected to get.
+    pub fn outbox_claimed(&self) -> usize {
+        self.outbox.len() + self.answer_bytes
+    }
+
     /// Whether an open connection has nothing more to wait for: it may be closed by a stop.
     pub fn is_finished(&self) -> bool {
         self.unanswered == 0
@@ -296,6 +322,24 @@ impl Conn {
             self.heard = now;
             resumed.push(id);
         }
+    }
+
+    /// Ends the hold for a full outbox when half of that is free again: reading on for each answer
+    /// would cost a turn each.
+    pub fn release_outbox(&mut self, id: ConnId, now: Micros, resumed: &mut Vec<ConnId>) {
+        if self.holds.has(Hold::Outbox) && self.outbox_claimed() <= self.terms.outbox_bytes_max / 2
+        {
+            self.release(Hold::Outbox, id, now, resumed);
+        }
+    }
+
+    /// Whether more waits for the client than its outbox may hold, and it is to be closed: it has
+    /// taken nothing for a while, or answers of a size that nobody knew have come at once and are
+    /// too many by far. A client that reads them as they come gets them all.
+    pub fn is_overfull(&self, now: Micros) -> bool {
+        let bytes_max = self.terms.outbox_bytes_max;
+        let is_stuck = now.since(self.outbox.stuck_since) >= OVERFULL_STUCK_US;
+        self.outbox.len() > bytes_max && (is_stuck || self.outbox.len() / bytes_max >= OVERFULL)
     }
 
     /// Whether nothing of it is under way: no message without an answer, and no call that still has

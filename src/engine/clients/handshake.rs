@@ -55,7 +55,7 @@ impl Clients {
         match progress {
             Progress::Partial => Handshake::ReadMore,
             Progress::Refuse { response, status, why } => {
-                note_refusal(cx, status, why);
+                note_refusal(cx, status, &why);
                 self.linger(cx, id, &response, now);
                 Handshake::ReadMore
             }

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use rand::Rng;
 
 use crate::auth::Verifier;
-use crate::config::settings::{GatewaySettings, ShardSettings};
+use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
 use crate::engine::Context;
-use crate::engine::clients::conn::{Conn, Hold, Phase, SocketAction, Terms};
+use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
@@ -33,7 +33,7 @@ use crate::message::Micros;
 use crate::stats::{Counter, Gauges};
 use crate::wire::close;
 use crate::wire::frames;
-use crate::wire::handshake::HandshakeRules;
+use crate::wire::handshake::{HandshakeRules, HeaderLimits};
 
 /// The connections of a shard and everything that is kept for them.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub(crate) struct Clients {
     buffers: Vec<Vec<u8>>,
     /// The largest message that any connection was ever allowed.
     pub message_bytes_high: usize,
+    /// The largest outbox that any connection was ever allowed.
+    pub outbox_bytes_high: usize,
     /// Connections whose upgrade was answered 101.
     pub upgraded: u64,
     /// Connections that moved here and are only kept until their refusal is sent.
@@ -76,10 +78,12 @@ impl Clients {
                 path: gateway.path.clone(),
                 origins: gateway.origins.clone(),
                 subprotocols: true,
+                limits: header_limits(&settings.conn),
             },
             terms: Arc::new(Terms::of(&settings.conn)),
             buffers: Vec::new(),
             message_bytes_high: settings.conn.message_bytes_max,
+            outbox_bytes_high: settings.conn.outbox_bytes_max,
             upgraded: 0,
             refused_arrivals: 0,
             moves_waiting: Vec::new(),
@@ -99,10 +103,13 @@ impl Clients {
         self.sign_in.set(auth, &gateway.auth);
         let terms = Terms::of(&settings.conn);
         if *self.terms != terms {
-            self.message_bytes_high = self.message_bytes_high.max(settings.conn.message_bytes_max);
+            let ConnSettings { message_bytes_max, outbox_bytes_max, .. } = settings.conn;
+            self.message_bytes_high = self.message_bytes_high.max(message_bytes_max);
+            self.outbox_bytes_high = self.outbox_bytes_high.max(outbox_bytes_max);
             self.terms = Arc::new(terms);
         }
         self.rules.origins.clone_from(&gateway.origins);
+        self.rules.limits = header_limits(&settings.conn);
         self.limits.set(settings, now);
     }
 
@@ -205,9 +212,10 @@ impl Clients {
             cx.stats.add(Counter::BytesOut, n as u64);
             conn.outbox.stuck_since = now;
             conn.outbox.advance(n, &mut self.buffers);
+            conn.release_outbox(id, now, &mut cx.effects.resumed);
         }
         if !conn.outbox.is_empty() {
-            if conn.outbox.len() > conn.terms.outbox_bytes_max && conn.phase == Phase::Open {
+            if conn.phase == Phase::Open && conn.is_overfull(now) {
                 self.close_slow(cx, id, now);
             }
             return SocketAction::Keep;
@@ -242,20 +250,23 @@ impl Clients {
     }
 
     /// Takes note of a message that was taken in: it is unanswered from now on.
-    pub fn accepted(&mut self, id: ConnId, bytes: usize) {
+    pub fn accepted(&mut self, id: ConnId, claim: Claim) {
         let conn = self.conns.get_mut(id).expect("the sender of a message is there");
         conn.unanswered += 1;
-        conn.unanswered_bytes += bytes;
+        conn.unanswered_bytes += claim.bytes;
+        conn.answer_bytes += claim.answer_bytes;
     }
 
     /// Takes note that a message of the connection is not unanswered any more.
-    pub fn settle(&mut self, cx: &mut Context<'_>, id: ConnId, bytes: usize, now: Micros) {
+    pub fn settle(&mut self, cx: &mut Context<'_>, id: ConnId, claim: Claim, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.unanswered -= 1;
-        conn.unanswered_bytes -= bytes;
+        conn.unanswered_bytes -= claim.bytes;
+        conn.answer_bytes -= claim.answer_bytes;
         if conn.holds.is_empty() {
             return;
         }
+        conn.release_outbox(id, now, &mut cx.effects.resumed);
         // Half of the cap: reading on for each single answer would cost a turn each.
         let low = conn.unanswered <= conn.terms.unanswered_max / 2;
         if low && !conn.has_too_much_unanswered(&cx.config.settings.conn) {
@@ -329,6 +340,12 @@ impl Clients {
         conn.phase = Phase::Finished { until };
         mark_dirty(conn, id, cx.effects);
     }
+}
+
+/// The size of upgrade requests that `settings` allow.
+fn header_limits(settings: &ConnSettings) -> HeaderLimits {
+    let ConnSettings { header_bytes_max, headers_max, .. } = *settings;
+    HeaderLimits { header_bytes_max, headers_max }
 }
 
 /// Appends to a connection's outbox what `write` writes, and has it flushed: the one way in which

@@ -9,6 +9,7 @@ use crate::message::{
     Category, ClientMessage, Encoding, Micros, Reason, Reject, ServerMessage, status,
 };
 use crate::stats::Counter;
+use crate::wire::bad_message::BadMessage;
 use crate::wire::{client, frames, json, protobuf};
 
 /// A service's answer to a JSON client must be JSON.
@@ -123,9 +124,9 @@ impl Clients {
     }
 
     /// Answers something that is not a message of this protocol.
-    pub fn tell_bad_message(&mut self, cx: &mut Context<'_>, id: ConnId, seq: u64, why: &Reject) {
+    pub fn tell_bad_message(&mut self, cx: &mut Context<'_>, id: ConnId, bad: &BadMessage) {
         cx.stats.inc(Counter::BadMessages);
-        let error = ServerMessage { message: why.text, ..error(seq, why.reason) };
+        let error = ServerMessage { message: &bad.text, ..error(bad.seq, bad.reason) };
         self.reply(cx, id, None, &error);
     }
 
@@ -149,10 +150,11 @@ impl Clients {
         let refused = self.conns.get(id).and_then(|conn| {
             let is_text = conn.encoding == Encoding::Json && !answer.is_bytes;
             let from_service = answer.reason.is_none() && !answer.payload.is_empty();
-            if is_text && from_service && !json::is_json(answer.payload) {
-                Some(NOT_JSON)
-            } else if answer.payload.len() > conn.terms.outbox_bytes_max {
+            // The size first: what is too large is not read.
+            if answer.payload.len() > conn.terms.outbox_bytes_max {
                 Some(REPLY_TOO_LARGE)
+            } else if is_text && from_service && !json::is_json(answer.payload) {
+                Some(NOT_JSON)
             } else {
                 None
             }

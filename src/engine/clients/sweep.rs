@@ -45,7 +45,9 @@ impl Clients {
         }
         if conn.outbox.is_empty() {
             conn.outbox.stuck_since = now;
-        } else if now.since(conn.outbox.stuck_since) > stuck_us && conn.phase == Phase::Open {
+        } else if conn.phase == Phase::Open
+            && (now.since(conn.outbox.stuck_since) > stuck_us || conn.is_overfull(now))
+        {
             self.close_slow(cx, id, now);
             return;
         }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
+use crate::engine::clients::conn::Claim;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::dedup::{self, Lookup, Scope};
 use crate::engine::dispatcher::fill::{Fill, admit_percent};
@@ -107,7 +108,12 @@ impl Dispatcher {
             let epoch = self.instances.epoch;
             bound.unwrap_or_else(|| self.ordering.open(name, instance, epoch))
         });
-        let assigned = Assignment { state: State::Waiting, hash, instance, stream, dedup };
+        let answer_bytes = match message.seq {
+            0 => 0,
+            _ => self.weights.largest(instance, route.first),
+        };
+        let state = State::Waiting;
+        let assigned = Assignment { state, hash, instance, stream, dedup, answer_bytes };
         let key = self.insert(clients, new, &assigned);
         cx.stats.inc(Counter::Enqueued);
         let Self { requests, ordering, instances, fill, ready, .. } = self;
@@ -212,7 +218,8 @@ impl Dispatcher {
         let arrival = self.arrivals;
         let key = self.requests.insert_with(|request| request.reset(new, assigned, arrival));
         self.deadline_next = self.deadline_next.min(new.deadline());
-        clients.accepted(new.from.conn, new.bytes());
+        let claim = Claim { bytes: new.bytes(), answer_bytes: assigned.answer_bytes };
+        clients.accepted(new.from.conn, claim);
         key
     }
 

@@ -82,11 +82,11 @@ impl Dispatcher {
         let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
         let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (conn, msg_id, seq) = (request.conn, request.msg_id, request.seq);
-        let (dedup, received, bytes) = (request.dedup, request.received, request.bytes());
+        let (dedup, received, claim) = (request.dedup, request.received, request.claim());
         request.clear();
         self.requests.release(key);
         cx.stats.record(Stage::Whole, now.since(received), 1);
-        clients.settle(cx, conn, bytes, now);
+        clients.settle(cx, conn, claim, now);
         clients.answer(cx, conn, msg_id, seq, answer, now);
         let Some(dedup) = dedup else { return };
         let waiters = if answer.says_not_run() {
@@ -121,9 +121,9 @@ impl Dispatcher {
         now: Micros,
     ) {
         let request = self.requests.get(key).expect("the caller has it");
-        let (conn, bytes) = (request.conn, request.bytes());
+        let (conn, claim) = (request.conn, request.claim());
         self.release(key);
-        clients.settle(cx, conn, bytes, now);
+        clients.settle(cx, conn, claim, now);
     }
 
     /// Removes a waiting request from its queue and its stream; the caller finishes it.

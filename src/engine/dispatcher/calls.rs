@@ -12,6 +12,7 @@ use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::batch::BodyWriter;
+use crate::engine::dispatcher::endings::blame_after_us;
 use crate::engine::dispatcher::request::{Request, State};
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey, Ticket};
@@ -41,18 +42,20 @@ pub(crate) struct CallInFlight {
     pub late: Vec<ConnId>,
     /// Time at which the call left.
     pub started: Micros,
+    /// Time without an answer from which on the instance is to blame; `u64::MAX` = never.
+    pub blame_after_us: u64,
 }
 
 impl CallInFlight {
     /// Turns the slot of a call that has ended into that of a new one; the buffers stay.
     fn begin(&mut self, to: InstanceId, mode: Mode, now: Micros) {
-        let Self { instance, unary, items, streams, late, started } = self;
+        let Self { instance, unary, items, streams, late, started, blame_after_us } = self;
         *instance = Some(to);
         *unary = mode == Mode::Unary;
         items.clear();
         streams.clear();
         late.clear();
-        *started = now;
+        (*started, *blame_after_us) = (now, u64::MAX);
     }
 
     /// Notes that the call carries a stream, once for all of its requests.
@@ -76,6 +79,8 @@ struct Filling {
     oldest: Micros,
     /// Latest deadline of its requests.
     latest: Micros,
+    /// Bytes that its answers are expected to have, as far as those are large.
+    answer_bytes: usize,
     /// Requests in it that were not sent before.
     firsts: u64,
     /// Parts of the call in mode "unary", which has one request.
@@ -234,6 +239,7 @@ impl Dispatcher {
             items: 0,
             oldest: now,
             latest: now,
+            answer_bytes: 0,
             firsts: 0,
             unary: None,
         };
@@ -256,7 +262,7 @@ impl Dispatcher {
             self.end_call(cx, clients, call.ticket, now);
             return false;
         }
-        self.send(cx, call, now);
+        self.send(cx, clients.outbox_bytes_high, call, now);
         true
     }
 
@@ -269,15 +275,20 @@ impl Dispatcher {
         filling: &mut Filling,
         now: Micros,
     ) -> Option<Unsent> {
-        let Self { requests, ordering, calls, instances, fill, body, .. } = self;
+        let Self { requests, ordering, calls, instances, fill, body, weights, .. } = self;
         let config = cx.config;
         let batch = &config.settings.batch;
         let room = clients.message_bytes_high + REQUEST_BYTES_MAX;
+        // So that the outboxes of all receivers together are never over what a call may answer.
+        let items_max = items_max(batch, filling.mode)
+            .min((limits::ANSWER_BYTES_CAP / clients.outbox_bytes_high).max(1));
         let call = calls.get_mut(filling.ticket).expect("it is being filled");
         let queue = &mut instances.get_mut(filling.instance).queue;
         fill.change(queue, |queue| {
-            while filling.items < items_max(batch, filling.mode)
-                && (filling.items == 0 || body.len() + room <= batch.bytes_max)
+            while filling.items < items_max
+                && (filling.items == 0
+                    || body.len() + room <= batch.bytes_max
+                        && filling.answer_bytes < limits::ANSWERS_BYTES_AIM)
             {
                 let key = queue.take(filling.ticket, requests, ordering)?;
                 cx.stats.inc(Counter::Dequeued);
@@ -290,7 +301,11 @@ impl Dispatcher {
                     return Some(Unsent::Undeliverable(key));
                 }
                 request.attempt += 1;
+                if request.deadline > filling.latest {
+                    call.blame_after_us = blame_after_us(request);
+                }
                 filling.count(request);
+                filling.answer_bytes += weights.p99(filling.instance, request.handling.route);
                 cx.stats.record(Stage::QueueWait, now.since(request.received), 1);
                 match filling.mode {
                     Mode::Batch => body.push(key, request, &config.identity, now),
@@ -303,8 +318,8 @@ impl Dispatcher {
     }
 
     /// Hands a filled call to the shell.
-    fn send(&mut self, cx: &mut Context<'_>, call: Filling, now: Micros) {
-        let Filling { ticket, instance, items, oldest, latest, firsts, unary, mode: _ } = call;
+    fn send(&mut self, cx: &mut Context<'_>, outbox_bytes: usize, call: Filling, now: Micros) {
+        let Filling { ticket, instance, items, oldest, latest, firsts, unary, .. } = call;
         cx.stats.record(Stage::BatchWait, now.since(oldest), 1);
         let UnaryRequest { method, body, metadata } = unary.unwrap_or_else(|| UnaryRequest {
             method: HANDLE.clone(),
@@ -312,7 +327,9 @@ impl Dispatcher {
             metadata: Vec::new(),
         });
         let timeout_us = latest.since(now);
-        cx.effects.calls.push(Call { ticket, instance, method, body, timeout_us, metadata });
+        let answer_bytes_max = limits::answer_bytes_max(items, outbox_bytes);
+        let call = Call { ticket, instance, method, body, timeout_us, answer_bytes_max, metadata };
+        cx.effects.calls.push(call);
         let state = self.instances.get_mut(instance);
         state.in_flight += 1;
         state.slot_freed = false;

@@ -32,6 +32,15 @@ impl Dispatcher {
         named
     }
 
+    /// Bytes that the answers to the requests under way are expected to have, by connection.
+    pub fn answer_bytes(&self) -> BTreeMap<ConnId, usize> {
+        let mut expected: BTreeMap<ConnId, usize> = BTreeMap::new();
+        for (_, r) in self.requests.iter() {
+            *expected.entry(r.conn).or_default() += r.answer_bytes;
+        }
+        expected
+    }
+
     /// Number of requests answered as late whose call is in flight, by connection.
     pub fn late_calls(&self) -> BTreeMap<ConnId, u32> {
         let mut late: BTreeMap<ConnId, u32> = BTreeMap::new();

@@ -73,22 +73,30 @@ impl Dispatcher {
         }
     }
 
-    /// Takes a change of the link to an instance.
+    /// Takes note that a connection to an instance broke, which no success on another excuses.
+    pub fn on_connection_broken(&mut self, id: InstanceId) {
+        if let Some(state) = self.instances.find_mut(id) {
+            state.history.lost();
+        }
+    }
+
+    /// Takes a change of the link to an instance; `why`: the reason why it is down.
     pub fn on_link(
         &mut self,
         cx: &mut Context<'_>,
         clients: &mut Clients,
         id: InstanceId,
         link: Link,
+        why: &str,
         now: Micros,
     ) {
         // A channel can report once more after its instance was forgotten.
         let Some(state) = self.instances.find_mut(id) else { return };
+        if state.why.as_deref() != Some(why) {
+            state.why = (!why.is_empty()).then(|| why.into());
+        }
         if state.link == link {
             return;
-        }
-        if state.link == Link::Up && link == Link::Down {
-            state.history.lost();
         }
         state.link = link;
         self.instances.epoch += 1;

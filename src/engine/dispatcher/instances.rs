@@ -1,16 +1,14 @@
 //! The instances as one shard sees them: their queues, calls in flight, links and history.
 
+use std::sync::Arc;
+
 use crate::config::settings::QueueSettings;
+use crate::engine::dispatcher::endings::Blame;
 use crate::engine::dispatcher::queue::InstanceQueue;
 use crate::engine::instance_map::InstanceMap;
 use crate::ids::{InstanceId, ServiceId};
-use crate::message::{CallError, CallFault, status};
 use crate::routing::{Mode, Share, Snapshot};
 use crate::stats::{InstanceReport, Signal};
-
-/// Time from which a call that timed out counts against its instance: one second. A shorter one
-/// says more about the deadline, which a client may choose, than about the instance.
-const TIMEOUT_COUNTS_US: u64 = 1_000_000;
 
 /// State of the connection to an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +30,7 @@ pub(crate) struct CallHistory {
     failures: u32,
     /// Lost connections.
     losses: u32,
-    /// Whether a refused call was counted: one GOAWAY refuses many calls at once.
+    /// Whether a refused call was counted: one cause refuses many calls at once.
     refused: bool,
     /// Whether control knows of failures that no success has followed.
     reported: bool,
@@ -56,24 +54,11 @@ impl CallHistory {
     }
 
     /// Counts a failed call, if the failure speaks against the instance.
-    pub fn call_failed(&mut self, error: &CallError, unary: bool, took_us: u64) {
-        let counts = match error.fault {
-            // The state of the connection shows these, and `lost` counts them once.
-            CallFault::NotConnected | CallFault::ConnectionLost => false,
-            CallFault::Refused => !std::mem::replace(&mut self.refused, true),
-            CallFault::Reset | CallFault::BadReply => true,
-            CallFault::TimedOut => took_us >= TIMEOUT_COUNTS_US,
-            // The status of a unary call is the application's answer to one client's message.
-            CallFault::Status if unary => error.status == status::UNAVAILABLE,
-            CallFault::Status => matches!(
-                error.status,
-                status::UNKNOWN
-                    | status::DEADLINE_EXCEEDED
-                    | status::UNIMPLEMENTED
-                    | status::INTERNAL
-                    | status::UNAVAILABLE
-                    | status::DATA_LOSS
-            ),
+    pub fn call_failed(&mut self, blame: Blame) {
+        let counts = match blame {
+            Blame::None => false,
+            Blame::Fault => true,
+            Blame::Refusal => !std::mem::replace(&mut self.refused, true),
         };
         self.failures += u32::from(counts);
     }
@@ -106,6 +91,8 @@ pub(crate) struct InstanceState {
     /// Mode of its calls: the same for its whole life.
     pub mode: Mode,
     pub link: Link,
+    /// Reason why the link is down.
+    pub why: Option<Arc<str>>,
     /// Share of its keys that it gets; none when the snapshot in force does not name it.
     pub share: Share,
     /// Whether the snapshot in force names the instance.
@@ -180,6 +167,7 @@ impl Instances {
                     service: instance.service,
                     mode,
                     link: Link::Connecting,
+                    why: None,
                     share: Share::NONE,
                     present: true,
                     queue: InstanceQueue::new(instance.id, delays_us),
@@ -267,6 +255,7 @@ impl Instances {
             .map(|(instance, state)| InstanceReport {
                 instance,
                 connected: state.link == Link::Up,
+                why_down: (state.link == Link::Down).then(|| state.why.clone()).flatten(),
                 waiting: state.queue.items as u64,
                 in_flight: state.in_flight as u64,
                 ok: state.ok,

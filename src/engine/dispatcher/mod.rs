@@ -4,11 +4,13 @@
 
 pub(super) mod admission;
 mod answer;
+mod answer_weights;
 pub mod batch;
 mod calls;
 mod check;
 mod deadlines;
 pub mod dedup;
+mod endings;
 mod failover;
 mod fill;
 pub mod instances;
@@ -27,6 +29,7 @@ use rand::{Rng, rngs::StdRng};
 
 use crate::config::settings::{QueueSettings, ShardSettings};
 use crate::engine::clients::Clients;
+use crate::engine::dispatcher::answer_weights::AnswerWeights;
 use crate::engine::dispatcher::batch::BodyWriter;
 use crate::engine::dispatcher::calls::CallInFlight;
 use crate::engine::dispatcher::dedup::DedupWindow;
@@ -58,6 +61,7 @@ pub(crate) struct Dispatcher {
     pub instances: Instances,
     pub cache: RouteCache,
     pub dedup: DedupWindow,
+    weights: AnswerWeights,
     retries: RetryBudget,
     fill: QueueFill,
     ready: ReadyList,
@@ -132,6 +136,7 @@ impl Dispatcher {
             instances: Instances::new(snapshot, &settings.queue),
             cache: RouteCache::new(&settings.cache, rng.next_u64()),
             dedup: DedupWindow::new(&settings.dedup, rng.next_u64()),
+            weights: AnswerWeights::default(),
             retries: RetryBudget::new(settings.retry.budget_percent),
             fill: QueueFill::default(),
             ready: ReadyList::default(),
@@ -174,6 +179,7 @@ impl Dispatcher {
     pub fn clean_up(&mut self, cx: &mut Context<'_>, now: Micros) {
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
+        self.weights.age(now);
         self.requests.trim(TRIM_BUDGET);
         for (_, state) in self.instances.iter_mut() {
             state.queue.compact(&self.requests);

@@ -7,10 +7,11 @@ use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
+use crate::engine::dispatcher::endings::{CallFacts, blame};
 use crate::engine::dispatcher::request::{Handling, Request, State};
 use crate::engine::dispatcher::retry::{FailedCall, Verdict};
 use crate::ids::{InstanceId, MsgKey, Ticket};
-use crate::message::{Micros, Outcome, Reason, Reject, Started, status};
+use crate::message::{CallError, Micros, Outcome, Reason, Reject, Started, status};
 use crate::routing::PayloadKind;
 use crate::stats::{Counter, Stage};
 use crate::wire::backend::{ResponseItem, read_responses};
@@ -39,7 +40,7 @@ impl Dispatcher {
             return;
         };
         let mut items = std::mem::take(&mut call.items);
-        let (started, unary) = (call.started, call.unary);
+        let (started, unary, blame_after_us) = (call.started, call.unary, call.blame_after_us);
         let instance = call.instance.expect("a call in flight has an instance");
         let state = self.instances.get_mut(instance);
         state.in_flight -= 1;
@@ -61,8 +62,9 @@ impl Dispatcher {
             }
             Err(error) => {
                 cx.stats.fault(error.fault);
-                let took_us = now.since(started);
-                self.instances.get_mut(instance).history.call_failed(&error, unary, took_us);
+                let error = CallError { started: error.has_started(unary), ..error };
+                let facts = CallFacts { unary, took_us: now.since(started), blame_after_us };
+                self.instances.get_mut(instance).history.call_failed(blame(&error, facts));
                 let call = FailedCall { ticket, instance, unary, items: &items, error: &error };
                 self.fail(cx, clients, &call, now)
             }
@@ -94,9 +96,11 @@ impl Dispatcher {
         let mut tally = Tally::default();
         for &key in items {
             let Some(request) = self.carried(key, ticket) else { continue };
+            let (instance, route) = (request.instance, request.handling.route);
             let item = ResponseItem { request_id: key.0, payload: body, ..Default::default() };
             let answer = service_answer(&request.handling, &item);
             tally.add(&answer);
+            self.weights.record(instance, route, body.len());
             self.finish(cx, clients, key, &answer, now);
         }
         ReadResult { is_readable: true, tally }
@@ -120,8 +124,10 @@ impl Dispatcher {
                 let Some(request) = self.carried(key, ticket).filter(|r| r.responses == 1) else {
                     return;
                 };
+                let (instance, route) = (request.instance, request.handling.route);
                 let answer = service_answer(&request.handling, &item);
                 tally.add(&answer);
+                self.weights.record(instance, route, item.payload.len());
                 self.finish(cx, clients, key, &answer, now);
             });
             debug_assert!(answered.is_ok(), "the first pass read the same bytes");
@@ -174,6 +180,8 @@ impl Dispatcher {
         now: Micros,
     ) -> Tally {
         let mut tally = Tally::default();
+        let unusable =
+            format!("the message may have run; the service's answer: {}", call.error.message);
         // From the last to the first, so that each that is put back comes to stand before the one
         // that was sent after it.
         for &key in call.items.iter().rev() {
@@ -193,6 +201,12 @@ impl Dispatcher {
                     }
                     Answer { status: *status, ..Answer::reject(reject) }
                 }
+                Verdict::BadReply => Answer {
+                    status: call.error.status,
+                    reason: Some(Reason::BadServiceReply),
+                    text: &unusable,
+                    ..Answer::default()
+                },
                 Verdict::Service => service_answer(
                     &request.handling,
                     &ResponseItem {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Identity;
+use crate::engine::clients::conn::Claim;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
@@ -43,6 +44,8 @@ pub(crate) enum State {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Handling {
     pub service: ServiceId,
+    /// First id of the route.
+    pub route: u32,
     pub priority: Priority,
     pub order: Order,
     /// Kind of the payload.
@@ -60,6 +63,7 @@ impl Handling {
     pub fn of(route: &Route) -> Self {
         Self {
             service: route.service,
+            route: route.first,
             priority: route.priority,
             order: route.order,
             payload: route.payload,
@@ -92,6 +96,11 @@ impl NewRequest<'_> {
         self.now.plus_ms(u64::from(timeout_ms))
     }
 
+    /// Whether the client asks for an earlier deadline than the route's.
+    pub fn is_shortened(&self) -> bool {
+        (1..self.route.timeout_ms).contains(&self.message.deadline_ms)
+    }
+
     /// Bytes that count against caps: payload, idempotency key and affinity key.
     pub fn bytes(&self) -> usize {
         self.payload.len() + self.message.id.len() + self.message.key.len()
@@ -107,6 +116,8 @@ pub(crate) struct Assignment {
     pub instance: InstanceId,
     pub stream: Option<StreamKey>,
     pub dedup: Option<DedupKey>,
+    /// Bytes that the answer is expected to have, if it is large; else 0.
+    pub answer_bytes: usize,
 }
 
 impl Assignment {
@@ -117,6 +128,7 @@ impl Assignment {
         instance: InstanceId(0),
         stream: None,
         dedup: None,
+        answer_bytes: 0,
     };
 }
 
@@ -205,6 +217,8 @@ pub struct Request {
     pub received: Micros,
     /// Time after which an answer is worth nothing.
     pub deadline: Micros,
+    /// Whether the client chose the deadline: it is earlier than the route's.
+    pub(crate) is_shortened: bool,
     /// Number in the order of arrival on this shard: ties are first come, first served.
     pub arrival: u64,
     /// Affinity hash, by which the instance was picked.
@@ -225,6 +239,8 @@ pub struct Request {
     pub(crate) encoding: Encoding,
     /// Entry in the dedup window, of a message with an idempotency key.
     pub(crate) dedup: Option<DedupKey>,
+    /// Bytes that the answer is expected to have, if it is large; else 0.
+    pub(crate) answer_bytes: usize,
     /// Idempotency key that the client gave.
     pub(crate) id: String,
     /// Affinity key that the client gave.
@@ -242,6 +258,7 @@ impl Default for Request {
             seq: 0,
             handling: Handling {
                 service: ServiceId(0),
+                route: 0,
                 priority: Priority::Normal,
                 order: Order::None,
                 payload: PayloadKind::Json,
@@ -257,6 +274,7 @@ impl Default for Request {
             may_have_run: false,
             received: Micros(0),
             deadline: Micros(0),
+            is_shortened: false,
             arrival: 0,
             hash: 0,
             instance: InstanceId(0),
@@ -268,6 +286,7 @@ impl Default for Request {
             user: None,
             encoding: Encoding::Json,
             dedup: None,
+            answer_bytes: 0,
             id: String::new(),
             key: String::new(),
             payload: Payload::default(),
@@ -294,6 +313,7 @@ impl Request {
             may_have_run,
             received,
             deadline,
+            is_shortened,
             arrival,
             hash,
             instance,
@@ -305,6 +325,7 @@ impl Request {
             user,
             encoding,
             dedup,
+            answer_bytes,
             id,
             key,
             payload,
@@ -318,13 +339,14 @@ impl Request {
         (*position, *delayed) = (QueuePosition::default(), false);
         (*responses, *attempt, *may_have_run) = (0, 0, false);
         (*received, *deadline, *arrival) = (now, new.deadline(), number);
+        *is_shortened = new.is_shortened();
         (*hash, *instance, *failed_on) = (assigned.hash, assigned.instance, None);
         (*stream, *links) = (assigned.stream, StreamLinks::default());
         *tenant = from.sender.tenant;
         *session = from.session;
         user.clone_from(&from.user);
         *encoding = from.encoding;
-        *dedup = assigned.dedup;
+        (*dedup, *answer_bytes) = (assigned.dedup, assigned.answer_bytes);
         id.clear();
         id.push_str(&message.id);
         key.clear();
@@ -348,5 +370,10 @@ impl Request {
     /// Bytes that count against caps: payload, idempotency key and affinity key.
     pub(crate) fn bytes(&self) -> usize {
         self.payload.as_slice().len() + self.id.len() + self.key.len()
+    }
+
+    /// The share in what the connection may have under way.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim { bytes: self.bytes(), answer_bytes: self.answer_bytes }
     }
 }

@@ -22,10 +22,6 @@ const MAYBE_RAN: Reject = Reject::new(
     Reason::OutcomeUnknown,
     "the message was sent to the service, which did not answer: it may have run",
 );
-const BAD_REPLY: Reject = Reject::new(
-    Reason::BadServiceReply,
-    "the service's answer broke the protocol: the message may have run",
-);
 
 /// A call that failed as a whole.
 pub(super) struct FailedCall<'a> {
@@ -42,6 +38,8 @@ pub(super) enum Verdict {
     Again { instance: InstanceId, at: Micros },
     /// The gateway answers, with a gRPC status.
     Answer(Reject, u32),
+    /// The gateway answers that the service's answer cannot be used, and why.
+    BadReply,
     /// The failure is the service's own answer (unary mode).
     Service,
 }
@@ -156,10 +154,11 @@ impl Dispatcher {
 fn give_up(request: &Request, call: &FailedCall<'_>, now: Micros) -> Verdict {
     match call.error.fault {
         CallFault::Status if call.unary => Verdict::Service,
-        CallFault::BadReply => Verdict::Answer(BAD_REPLY, call.error.status),
+        CallFault::BadReply | CallFault::TooLarge => Verdict::BadReply,
         CallFault::Status
         | CallFault::NotConnected
         | CallFault::Refused
+        | CallFault::GoingAway
         | CallFault::Reset
         | CallFault::ConnectionLost
         | CallFault::TimedOut => {
@@ -178,9 +177,10 @@ fn give_up(request: &Request, call: &FailedCall<'_>, now: Micros) -> Verdict {
 fn is_transient(error: &CallError) -> bool {
     match error.fault {
         CallFault::Status => error.status == status::UNAVAILABLE,
-        CallFault::BadReply | CallFault::TimedOut => false,
+        CallFault::BadReply | CallFault::TooLarge | CallFault::TimedOut => false,
         CallFault::NotConnected
         | CallFault::Refused
+        | CallFault::GoingAway
         | CallFault::Reset
         | CallFault::ConnectionLost => true,
     }

@@ -108,8 +108,8 @@ fn the_top_talkers_are_those_of_a_sort_and_no_more_than_asked() {
 fn the_instance_named_for_a_key_is_the_one_that_gets_the_message() {
     let now = Micros::from_ms(1_000);
     let mut engine = engine();
-    engine.on_link(InstanceId(1), Link::Down, now);
-    engine.on_link(InstanceId(2), Link::Up, now);
+    engine.on_link(InstanceId(1), Link::Down, "", now);
+    engine.on_link(InstanceId(2), Link::Up, "", now);
     let (tenant, service) = (TenantId(0), ServiceId(0));
     for n in 0..500u64 {
         let hash = crate::routing::affinity_hash(tenant, &n.to_le_bytes());

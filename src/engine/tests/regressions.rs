@@ -12,12 +12,12 @@ use crate::message::{Call, CallError, Outcome, Priority, Started, status};
 use crate::routing::Ring;
 use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
 
-struct Rig {
-    engine: Engine,
-    now: Micros,
+pub(super) struct Rig {
+    pub(super) engine: Engine,
+    pub(super) now: Micros,
 }
 
-fn snapshot(instances: u32) -> Snapshot {
+pub(super) fn snapshot(instances: u32) -> Snapshot {
     let names: Vec<String> = (0..instances).map(|n| format!("logic-{n}")).collect();
     let points = names.iter().enumerate().map(|(n, s)| (InstanceId(n as u32), s.as_str(), 1));
     Snapshot {
@@ -59,7 +59,7 @@ fn snapshot(instances: u32) -> Snapshot {
 }
 
 impl Rig {
-    fn new(snapshot: Snapshot, settings: ShardSettings) -> Self {
+    pub(super) fn new(snapshot: Snapshot, settings: ShardSettings) -> Self {
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
             shards: 1,
@@ -75,7 +75,7 @@ impl Rig {
     }
 
     /// Opens a client past its handshake, with an empty outbox.
-    fn client(&mut self) -> ConnId {
+    pub(super) fn client(&mut self) -> ConnId {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let id = self.engine.open(peer, self.now).expect("room");
         let mut request =
@@ -87,7 +87,7 @@ impl Rig {
         id
     }
 
-    fn says(&mut self, id: ConnId, json: &str) {
+    pub(super) fn says(&mut self, id: ConnId, json: &str) {
         assert!(json.len() < 126);
         let mut frame = vec![0x81, 0x80 | json.len() as u8, 0, 0, 0, 0];
         frame.extend_from_slice(json.as_bytes());
@@ -96,27 +96,33 @@ impl Rig {
     }
 
     /// Takes all bytes of the outbox.
-    fn told(&mut self, id: ConnId) -> String {
+    pub(super) fn told(&mut self, id: ConnId) -> String {
         let bytes = self.engine.outbox(id).to_vec();
         self.engine.on_sent(id, bytes.len(), self.now);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn one_call(&mut self) -> Call {
+    pub(super) fn one_call(&mut self) -> Call {
         let mut calls = std::mem::take(&mut self.engine.effects.calls);
         assert_eq!(calls.len(), 1);
         calls.remove(0)
     }
 
-    fn fails(&mut self, call: &Call, fault: CallFault, started: Started) {
+    pub(super) fn fails(&mut self, call: &Call, fault: CallFault, started: Started) {
         let message = String::new();
-        let error =
-            CallError { fault, started, status: status::UNAVAILABLE, message, pushback: None };
+        let error = CallError {
+            fault,
+            started,
+            status: status::UNAVAILABLE,
+            message,
+            pushback: None,
+            going_away: false,
+        };
         self.engine.on_outcome(Outcome { ticket: call.ticket, result: Err(error) }, self.now);
         self.engine.end_turn(self.now);
     }
 
-    fn later(&mut self, ms: u64) {
+    pub(super) fn later(&mut self, ms: u64) {
         self.now = self.now.plus_ms(ms);
         self.engine.tick(self.now, &mut Vec::new());
         self.engine.end_turn(self.now);
@@ -132,10 +138,10 @@ fn a_message_that_may_have_run_is_never_called_not_run() {
     rig.says(client, ASK);
     let call = rig.one_call();
     rig.fails(&call, CallFault::ConnectionLost, Started::Maybe);
-    rig.engine.on_link(InstanceId(0), Link::Down, rig.now);
+    rig.engine.on_link(InstanceId(0), Link::Down, "", rig.now);
     rig.engine.end_turn(rig.now);
     assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
-    rig.engine.on_link(InstanceId(0), Link::Up, rig.now);
+    rig.engine.on_link(InstanceId(0), Link::Up, "", rig.now);
     // The id stays used: the same message does not run a second time.
     rig.says(client, r#"{"msg_id":1001,"seq":2,"payload":1,"id":"a"}"#);
     assert!(rig.told(client).contains("OUTCOME_UNKNOWN"));
@@ -205,7 +211,7 @@ fn what_waits_for_an_instance_that_leaves_moves_in_order_and_what_is_in_flight_e
     // ignored.
     rig.engine.tick(rig.now, &mut Vec::new());
     assert!(rig.engine.dispatcher.instances.find_mut(first.instance).is_none());
-    rig.engine.on_link(first.instance, Link::Up, rig.now);
+    rig.engine.on_link(first.instance, Link::Up, "", rig.now);
 }
 
 #[test]
@@ -292,7 +298,9 @@ fn a_smaller_outbox_holds_for_the_connections_that_come_after_it() {
     for (id, fits) in [(before, true), (after, false)] {
         let msg = format!(r#"{{"msg_id":9000,"seq":1,"payload":{long}}}"#);
         rig.says(id, &msg);
-        // The kernel takes nothing.
+        // The kernel takes nothing, for a second.
+        rig.engine.on_sent(id, 0, rig.now);
+        rig.now = rig.now.plus_ms(1_000);
         rig.engine.on_sent(id, 0, rig.now);
         let open = rig.engine.clients.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
         assert_eq!(open, fits);
@@ -334,10 +342,11 @@ fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed
         let message = String::new();
         let (fault, started) = (CallFault::Refused, Started::No);
         let status = status::UNAVAILABLE;
-        let error = CallError { fault, started, status, message, pushback: None };
+        let error =
+            CallError { fault, started, status, message, pushback: None, going_away: false };
         rig.engine.on_outcome(Outcome { ticket: first.ticket, result: Err(error) }, rig.now);
         // The instance to which it was moved is lost before it has left.
-        rig.engine.on_link(second, Link::Down, rig.now);
+        rig.engine.on_link(second, Link::Down, "", rig.now);
         rig.engine.end_turn(rig.now);
         let expected = next(&mut rig);
         assert_eq!(rig.one_call().instance, expected);

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::pin;
 
-use crate::backend::channel::{self, Channel, ChannelEvent};
+use crate::backend::channel::{self, Channel, ChannelEvent, DownCause};
 use crate::engine::Engine;
 use crate::engine::dispatcher::instances::Link;
 use crate::ids::{InstanceId, ShardId};
-use crate::message::Micros;
-use crate::routing::{Instance, Snapshot};
+use crate::message::{CallError, CallFault, Micros, status};
+use crate::routing::{Instance, Mode, Snapshot};
 use crate::shard::net::Net;
 use crate::stats::Counter;
 
@@ -18,7 +18,8 @@ impl Net {
     pub(super) fn open_channels(&mut self, snapshot: &Snapshot) {
         for instance in &snapshot.instances {
             if self.channels.get(instance.id).is_none() {
-                let channel = self.open_channel(instance);
+                let mode = snapshot.services[usize::from(instance.service.0)].mode;
+                let channel = self.open_channel(instance, mode);
                 self.channels.get_or_insert_with(instance.id, || channel);
             }
         }
@@ -33,9 +34,15 @@ impl Net {
         });
     }
 
-    fn open_channel(&self, instance: &Instance) -> Channel {
+    fn open_channel(&self, instance: &Instance, mode: Mode) -> Channel {
         let shell = self.shell.clone();
-        let mut link = InstanceLink { shard: self.shard, instance: instance.clone(), up: false };
+        let mut link = InstanceLink {
+            shard: self.shard,
+            instance: instance.clone(),
+            mode,
+            up: false,
+            warned: None,
+        };
         let on_event = move |event| {
             let now = shell.now();
             shell.enter(|engine| link.on_event(engine, event, now));
@@ -73,9 +80,16 @@ impl Net {
 struct InstanceLink {
     shard: ShardId,
     instance: Instance,
+    mode: Mode,
     /// Whether a connection is ready.
     up: bool,
+    /// Time of the last warning about an answer.
+    warned: Option<Micros>,
 }
+
+/// Least time between two warnings about answers of one instance: one a second is enough to see
+/// that it goes on, and a flood of them would cost the shard more than the messages do.
+const WARN_EVERY_US: u64 = 1_000_000;
 
 impl InstanceLink {
     fn on_event(&mut self, engine: &mut Engine, event: ChannelEvent, now: Micros) {
@@ -85,24 +99,73 @@ impl InstanceLink {
                 self.up = true;
                 tracing::info!(shard, instance, "instance_up: the shard is connected to it");
                 engine.count(Counter::BackendConnects, 1);
-                engine.on_link(self.instance.id, Link::Up, now);
+                engine.on_link(self.instance.id, Link::Up, "", now);
             }
-            ChannelEvent::Down { why } => {
+            ChannelEvent::Down { cause, why } => {
                 let counter = match std::mem::replace(&mut self.up, false) {
                     true => Counter::BackendDisconnects,
                     false => Counter::BackendConnectFailed,
                 };
-                tracing::warn!(
-                    shard,
-                    instance,
-                    why,
-                    "instance_down: the shard has no connection to it and tries again; check that \
-                     it runs and listens on its address"
-                );
                 engine.count(counter, 1);
-                engine.on_link(self.instance.id, Link::Down, now);
+                match cause {
+                    DownCause::GoneAway => tracing::info!(
+                        shard,
+                        instance,
+                        why,
+                        "instance_away: it closed its connections in order, and the shard tries \
+                         again; other instances get its messages until it is back"
+                    ),
+                    DownCause::Broken | DownCause::Unreachable => tracing::warn!(
+                        shard,
+                        instance,
+                        why,
+                        "instance_down: the shard has no connection to it and tries again; check \
+                         that it runs and listens on its address"
+                    ),
+                }
+                if cause == DownCause::Broken {
+                    engine.on_connection_broken(self.instance.id);
+                }
+                engine.on_link(self.instance.id, Link::Down, &why, now);
             }
-            ChannelEvent::Outcome(outcome) => engine.on_outcome(outcome, now),
+            ChannelEvent::Outcome(outcome) => {
+                if let Err(error) = &outcome.result {
+                    self.warn_of(error, now);
+                }
+                engine.on_outcome(outcome, now);
+            }
+        }
+    }
+
+    /// Warns of an end of a call that only a person can mend, at most once a second.
+    fn warn_of(&mut self, error: &CallError, now: Micros) {
+        let is_bad = matches!(error.fault, CallFault::BadReply | CallFault::TooLarge);
+        let is_wrong = error.fault == CallFault::Status
+            && error.status == status::UNIMPLEMENTED
+            && self.mode == Mode::Batch;
+        if !is_bad && !is_wrong || self.warned.is_some_and(|at| now.since(at) < WARN_EVERY_US) {
+            return;
+        }
+        self.warned = Some(now);
+        let (shard, instance, why) = (self.shard.0, &*self.instance.name, &*error.message);
+        if is_bad {
+            tracing::warn!(
+                shard,
+                instance,
+                why,
+                "service_answer_unusable: its answer to a call cannot be used, so the messages of \
+                 the call got BAD_SERVICE_REPLY; mend the service"
+            );
+        } else {
+            let address = self.instance.address;
+            tracing::warn!(
+                shard,
+                instance,
+                %address,
+                why,
+                "service_wrong: the server there does not implement shardgate.backend.v1.Backend; \
+                 check the address, or give the service mode = \"unary\""
+            );
         }
     }
 }

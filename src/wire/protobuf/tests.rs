@@ -5,7 +5,6 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use crate::limits::SEQ_MAX;
 
 // Generated; not every message of it is used here.
 #[allow(missing_docs, dead_code, clippy::all)]
@@ -17,50 +16,87 @@ fn wire(message: &client::ClientMessage) -> Vec<u8> {
     message.encode_to_vec()
 }
 
-fn bad(bytes: &[u8]) -> (u64, Reject) {
-    let BadMessage { seq, reject } = decode(bytes).expect_err("accepted");
-    (seq, reject)
+/// Seq, reason and sentence of a refusal.
+fn bad(bytes: &[u8]) -> (u64, Reason, String) {
+    let BadMessage { seq, reason, text } = decode(bytes).expect_err("accepted");
+    (seq, reason, text.into_owned())
 }
 
 #[test]
-fn malformed_messages_are_refused_with_the_seq_that_could_be_read() {
+fn a_refusal_says_which_field_what_is_wanted_and_where() {
     let seq = [0x10, 5];
     let with = |parts: &[&[u8]]| [&[0x08, 1][..], &parts.concat(), &seq].concat();
-    // A known field with another wire type.
-    for wrong in [&[0x0a, 0][..], &[0x15, 0, 0, 0, 0], &[0x18, 7], &[0x20, 7], &[0x3a, 0]] {
-        assert_eq!(bad(&with(&[wrong])), (5, WRONG_TYPE));
+    let cases: [(Vec<u8>, u64, &str); 22] = [
+        (with(&[&[0x0a, 0]]), 5, "msg_id: wire type 0 (varint) is wanted, at byte 2"),
+        (with(&[&[0x15, 0, 0, 0, 0]]), 5, "seq: wire type 0 (varint) is wanted, at byte 2"),
+        (with(&[&[0x18, 7]]), 5, "type: wire type 2 (bytes) is wanted, at byte 2"),
+        (with(&[&[0x20, 7]]), 5, "payload: wire type 2 (bytes) is wanted, at byte 2"),
+        (with(&[&[0x3a, 0]]), 5, "deadline_ms: wire type 0 (varint) is wanted, at byte 2"),
+        (with(&[&[0x42, 0]]), 5, "ack: wire type 0 (varint) is wanted, at byte 2"),
+        (with(&[&[0x2a, 1, 0xff]]), 5, "id: UTF-8 is wanted, in the field at byte 2"),
+        (with(&[&[0x32, 1, 0xff]]), 5, "key: UTF-8 is wanted, in the field at byte 2"),
+        (
+            with(&[&[0x08, 0x80, 0x80, 0x80, 0x80, 0x10]]),
+            5,
+            "msg_id: a whole number from 0 to 2^32-1 is wanted, at byte 2",
+        ),
+        (
+            [&[0x08, 1, 0x38], &[0x80; 4][..], &[0x10, 0x10, 5]].concat(),
+            5,
+            "deadline_ms: a whole number from 0 to 2^32-1 is wanted, at byte 2",
+        ),
+        (vec![0x10, 5, 0x08], 5, "msg_id: cut off or too long, in the field at byte 2"),
+        (vec![0x10, 5, 0x22, 9, 1], 5, "payload: cut off or too long, in the field at byte 2"),
+        (
+            vec![0x10, 5, 0x22, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            5,
+            "payload: cut off or too long, in the field at byte 2",
+        ),
+        (vec![0x10, 5, 0x00, 0x00], 5, "not a protobuf ClientMessage at byte 2"),
+        (vec![0x10, 5, 0x0f], 5, "not a protobuf ClientMessage at byte 2"),
+        (vec![0x10, 5, 0x7c], 5, "not a protobuf ClientMessage at byte 2"),
+        (vec![0x10, 5, 0x4a, 9], 5, "not a protobuf ClientMessage at byte 2"),
+        (vec![0x08, 1, 0x10, 0xff], 0, "seq: cut off or too long, in the field at byte 2"),
+        (vec![0xff; 11], 0, "not a protobuf ClientMessage at byte 0"),
+        (vec![], 0, "msg_id or type is wanted: the message has neither"),
+        (vec![0x10, 5], 5, "msg_id or type is wanted: the message has neither"),
+        // The first fault is told.
+        (with(&[&[0x2a, 1, 0xff, 0x18, 7]]), 5, "id: UTF-8 is wanted, in the field at byte 2"),
+    ];
+    for (bytes, seq, said) in cases {
+        assert_eq!(bad(&bytes), (seq, Reason::BadMessage, said.to_owned()), "{bytes:x?}");
     }
-    assert_eq!(bad(&with(&[&[0x2a, 1, 0xff]])), (5, NOT_UTF8));
-    assert_eq!(bad(&with(&[&[0x08, 0x80, 0x80, 0x80, 0x80, 0x10]])), (5, OVER_32_BITS));
-    assert_eq!(bad(&[0x10, 5, 0x08]), (5, NOT_PROTOBUF));
-    assert_eq!(bad(&[0x10, 5, 0x22, 9, 1]), (5, NOT_PROTOBUF), "length past the end");
-    assert_eq!(bad(&[0x10, 5, 0x22, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), (5, NOT_PROTOBUF));
-    assert_eq!(bad(&[0x10, 5, 0x00, 0x00]), (5, NOT_PROTOBUF), "field number 0");
-    assert_eq!(bad(&[0x10, 5, 0x0f]), (5, NOT_PROTOBUF), "wire type 7");
-    assert_eq!(bad(&[0x10, 5, 0x7c]), (5, NOT_PROTOBUF), "end of no group");
-    assert_eq!(bad(&[0x08, 1, 0x10, 0xff]), (0, NOT_PROTOBUF));
-    assert_eq!(bad(&[0xff; 11]), (0, NOT_PROTOBUF), "a varint without end");
     // Groups: skipped while they nest as deep as prost allows, refused deeper.
     let group = |depth| with(&[&vec![0x7b; depth], &vec![0x7c; depth]]);
     assert_eq!(decode(&group(50)).expect("skipped").seq, 5);
-    assert_eq!(bad(&[&[0x10, 5], &group(60_000)[..]].concat()), (5, NOT_PROTOBUF));
+    assert_eq!(bad(&[&[0x10, 5], &group(60_000)[..]].concat()).0, 5);
 }
 
 #[test]
 fn rules_hold_as_in_json() {
     let good = client::ClientMessage { msg_id: 1, seq: 5, ..Default::default() };
+    let wanted = |what: &str, at: usize| format!("{what} is wanted, at byte {at}");
     let cases = [
-        (client::ClientMessage { msg_id: 0, ..good.clone() }, 5, Reason::BadMessage),
-        (client::ClientMessage { seq: SEQ_MAX + 1, ..good.clone() }, 0, Reason::BadMessage),
-        (client::ClientMessage { id: "x".repeat(65), ..good.clone() }, 5, Reason::TooLarge),
-        (client::ClientMessage { key: "x".repeat(129), ..good.clone() }, 5, Reason::TooLarge),
-        (client::ClientMessage { r#type: "x".repeat(33), ..good.clone() }, 5, Reason::TooLarge),
+        (
+            client::ClientMessage { seq: SEQ_MAX + 1, ..good.clone() },
+            (0, Reason::BadMessage, wanted("seq: a whole number from 0 to 2^53-1", 2)),
+        ),
+        (
+            client::ClientMessage { id: "x".repeat(65), ..good.clone() },
+            (5, Reason::TooLarge, wanted("id: a string of at most 64 bytes", 4)),
+        ),
+        (
+            client::ClientMessage { key: "x".repeat(129), ..good.clone() },
+            (5, Reason::TooLarge, wanted("key: a string of at most 128 bytes", 4)),
+        ),
+        (
+            client::ClientMessage { r#type: "x".repeat(33), ..good.clone() },
+            (5, Reason::TooLarge, wanted("type: a string of at most 32 bytes", 4)),
+        ),
     ];
-    for (message, seq, reason) in cases {
-        let (got, reject) = bad(&wire(&message));
-        assert_eq!((got, reject.reason), (seq, reason), "{message:?}");
+    for (message, expected) in cases {
+        assert_eq!(bad(&wire(&message)), expected, "{message:?}");
     }
-    assert_eq!(bad(&[]).0, 0, "an empty frame has no msg_id");
 }
 
 #[test]

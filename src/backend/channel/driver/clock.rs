@@ -79,9 +79,9 @@ impl Driver {
 
     /// Sends keepalive pings (gRFC A8, doc/keepalive.md); true if one was not answered in time.
     fn is_silent(&mut self, index: usize) -> bool {
-        let now = self.now;
+        let (now, keepalive_us) = (self.now, self.keepalive_us());
         let link = &mut self.links[index];
-        if self.keepalive_us == 0 || link.phase == Phase::Connecting {
+        if keepalive_us == 0 || link.phase == Phase::Connecting {
             return false;
         }
         let timeout_us = self.settings.keepalive_timeout_ms.saturating_mul(1000);
@@ -96,7 +96,7 @@ impl Driver {
             }
             None if link.streams == 0 => return false,
             None => {
-                let at = Micros(link.silent_since.0.saturating_add(self.keepalive_us));
+                let at = Micros(link.silent_since.0.saturating_add(keepalive_us));
                 if at <= now {
                     link.ping(now);
                     Micros(now.0.saturating_add(timeout_us))

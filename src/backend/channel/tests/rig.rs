@@ -70,6 +70,7 @@ pub(super) fn settings() -> BackendSettings {
         backoff_ms: 50,
         backoff_max_ms: 100,
         keepalive_ms: 0,
+        tcp_user_timeout_ms: 0,
         keepalive_timeout_ms: 1_000,
         age_max_ms: 0,
     }
@@ -232,6 +233,7 @@ fn call(ticket: Ticket, payload: &[u8], timeout_ms: u64) -> Call {
         method: "/test.Service/Method".into(),
         body,
         timeout_us: timeout_ms * 1000,
+        answer_bytes_max: 1 << 20,
         metadata: vec![("session", "s-1".to_owned())],
     }
 }

@@ -104,10 +104,18 @@ impl Model {
         self.go('E', (2 * self.times).min(5));
     }
 
-    /// Failed calls at the end of the list, by shard; a success ends the count.
+    /// Failed calls at the end of the list, by shard; a success ends the count. A shard whose last
+    /// one is an ejection older than the newest does not count.
     fn row(&self) -> usize {
         let back = || self.happened.iter().rev().map(|(_, letter)| *letter);
-        let elsewhere = back().filter(|l| *l == FailElsewhere).count();
+        let last = |letters: [Letter; 2]| {
+            let found = self.happened.iter().rfind(|(_, letter)| letters.contains(letter));
+            found.map(|(at, _)| *at)
+        };
+        let (last_here, last_there) = (last([Fail, OkThenFail]), last([FailElsewhere; 2]));
+        let newest = last_here.max(last_there).unwrap_or(0);
+        let is_near = |last: Option<u64>| last.is_some_and(|at| newest - at < 2);
+        let mut elsewhere = back().filter(|l| *l == FailElsewhere).count();
         let mut here = 0;
         for letter in back() {
             match letter {
@@ -119,6 +127,13 @@ impl Model {
                 }
                 _ => {}
             }
+        }
+        if !is_near(last_there) {
+            elsewhere = 0;
+        }
+        // A success since has ended the row of its shard.
+        if here > 0 && !is_near(last_here) {
+            here = 0;
         }
         here + elsewhere
     }
@@ -327,7 +342,8 @@ fn time_changes_something_at_the_told_moment_and_not_before() {
             (&bench.service, &bench.verdict.shares)
         );
         at.tick(next - bench.now);
-        let changed = at.verdict.shares != bench.verdict.shares || !at.verdict.events.is_empty();
+        let shares = at.verdict.shares != bench.verdict.shares;
+        let changed = shares || at.events.len() > bench.events.len();
         // A slow start of an instance that is down shows in no share.
         assert!(changed || bench.standing(0) == Standing::Down);
     }

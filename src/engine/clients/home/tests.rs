@@ -105,6 +105,7 @@ impl Rig {
             status: 13,
             message: String::new(),
             pushback: None,
+            going_away: false,
         };
         let outcome = Outcome { ticket: call.ticket, result: Err(error) };
         self.shards[shard].on_outcome(outcome, self.now);

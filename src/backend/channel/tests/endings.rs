@@ -1,0 +1,132 @@
+//! Ends of connections: what a service does in order is told apart from what breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::rig::{Rig, run, settings};
+use super::service::{PING, Raw, serve_raw};
+use crate::backend::channel::{ChannelEvent, DownCause};
+use crate::config::settings::BackendSettings;
+use crate::message::CallFault;
+
+/// Causes of all losses so far.
+fn causes(rig: &Rig) -> Vec<DownCause> {
+    let events = rig.events.borrow();
+    let cause = |event: &ChannelEvent| match event {
+        ChannelEvent::Down { cause, .. } => Some(*cause),
+        ChannelEvent::Up | ChannelEvent::Outcome(_) => None,
+    };
+    events.iter().filter_map(cause).collect()
+}
+
+/// The causes of the losses of a channel whose first connection ends by `script` after one call,
+/// and whose server is gone then.
+fn losses(script: impl Fn(Raw, u32) + Send + Sync + 'static) -> Vec<DownCause> {
+    let server = serve_raw(move |mut raw, _| {
+        raw.greet();
+        if let Some(id) = raw.request() {
+            script(raw, id);
+        }
+    });
+    let found = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let its_found = Arc::clone(&found);
+    run(async move {
+        let mut rig = Rig::open(server.address, settings());
+        rig.until_up().await;
+        let ticket = rig.send(b"hello", 10_000);
+        let _ = rig.outcome(ticket).await;
+        drop(server);
+        rig.until("two losses", || causes(&rig).len() >= 2).await;
+        *its_found.lock().unwrap() = causes(&rig)[..2].to_vec();
+        rig.close().await;
+    });
+    let found = found.lock().unwrap();
+    found.clone()
+}
+
+#[test]
+fn a_service_that_says_goodbye_goes_away_and_one_that_breaks_is_broken() {
+    let goodbye = losses(|mut raw, id| {
+        raw.go_away(id, 0, "");
+        raw.answer(id, b"finished");
+        raw.hang_up();
+    });
+    assert_eq!(goodbye, [DownCause::GoneAway; 2]);
+    let broken = losses(|raw, _| raw.kill());
+    assert_eq!(broken, [DownCause::Broken, DownCause::Unreachable]);
+}
+
+#[test]
+fn calls_that_a_stopping_service_cannot_finish_are_part_of_its_stop() {
+    let server = serve_raw(|mut raw, index| {
+        raw.greet();
+        let Some(id) = raw.request() else { return };
+        if index == 0 {
+            raw.go_away(id, 0, "");
+        }
+        raw.reset(id, 2);
+        raw.drain();
+    });
+    run(async move {
+        let mut rig = Rig::open(server.address, settings());
+        let stops = rig.send(b"hello", 10_000);
+        let ended = rig.outcome(stops).await.unwrap_err();
+        assert_eq!((ended.fault, ended.going_away), (CallFault::Reset, true));
+        let breaks = rig.send(b"hello", 10_000);
+        let ended = rig.outcome(breaks).await.unwrap_err();
+        assert_eq!((ended.fault, ended.going_away), (CallFault::Reset, false));
+        rig.close().await;
+    });
+}
+
+#[test]
+fn a_cancelled_stream_at_the_deadline_is_the_deadline() {
+    let server = serve_raw(|mut raw, _| {
+        raw.greet();
+        let Some(id) = raw.request() else { return };
+        std::thread::sleep(std::time::Duration::from_millis(95));
+        raw.reset(id, 8);
+        raw.drain();
+    });
+    run(async move {
+        let mut rig = Rig::open(server.address, settings());
+        rig.until_up().await;
+        let ticket = rig.send(b"hello", 100);
+        let ended = rig.outcome(ticket).await.unwrap_err();
+        assert_eq!(ended.fault, CallFault::TimedOut);
+        rig.close().await;
+    });
+}
+
+#[test]
+fn a_service_that_objected_to_pings_is_pinged_less_for_ever() {
+    let pings = Arc::new(AtomicUsize::new(0));
+    let its_pings = Arc::clone(&pings);
+    // Objects to the first ping of each connection.
+    let server = serve_raw(move |mut raw, _| {
+        raw.greet();
+        while let Some(frame) = raw.read() {
+            if (frame.kind, frame.flags) == (PING, 0) {
+                its_pings.fetch_add(1, Ordering::SeqCst);
+                raw.go_away(0, 11, "too_many_pings");
+                raw.hang_up();
+                return;
+            }
+        }
+    });
+    run(async move {
+        let quick = BackendSettings { keepalive_ms: 20, ..settings() };
+        let mut rig = Rig::open(server.address, quick.clone());
+        let start = std::time::Instant::now();
+        // 20, 40, 80, 160 ms of silence, and the settings put in force again change nothing.
+        for n in 1..=4 {
+            rig.until_up().await;
+            let ticket = rig.send(b"hello", 10_000);
+            rig.outcome(ticket).await.unwrap_err();
+            assert_eq!(pings.load(Ordering::SeqCst), n);
+            rig.channel.configure(&quick);
+        }
+        assert!(start.elapsed().as_millis() >= 20 + 40 + 80 + 160);
+        rig.close().await;
+    });
+}
