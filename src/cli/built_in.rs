@@ -59,20 +59,24 @@ impl BuiltIn {
     }
 }
 
-/// Writes the files into `dir`, which is made if it is missing. A file that exists is kept, and
-/// nothing is written then.
+/// Writes the files into `dir`, which is made if it is missing: all or none. A file that exists is
+/// kept, and nothing is written then.
 pub fn write(what: BuiltIn, dir: &Path) -> Output {
     let exists = |(name, _): &&File| dir.join(name).symlink_metadata().is_ok();
     if let Some((name, _)) = what.files().iter().find(exists) {
         return Output::wrong(refusal(&dir.join(name)), EXIT_START);
     }
     let mut text = String::new();
-    for (name, content) in what.files() {
+    for (n, (name, content)) in what.files().iter().enumerate() {
         let path = dir.join(name);
-        match write_new(&path, content) {
-            Ok(()) => text += &format!("wrote {}\n", path.display()),
-            Err(why) => return Output::wrong(text + &why, EXIT_START),
+        if let Err(why) = write_new(&path, content) {
+            // They would be in the way of another attempt.
+            for (written, _) in &what.files()[..n] {
+                let _ = fs::remove_file(dir.join(written));
+            }
+            return Output::wrong(why, EXIT_START);
         }
+        text += &format!("wrote {}\n", path.display());
     }
     Output::fine(text + &what.next(&shell_word(dir)))
 }
@@ -96,7 +100,10 @@ fn write_new(path: &Path, text: &str) -> Result<(), String> {
         io::ErrorKind::AlreadyExists => refusal(path),
         _ => failed(error),
     })?;
-    file.write_all(text.as_bytes()).map_err(failed)
+    file.write_all(text.as_bytes()).map_err(|error| {
+        let _ = fs::remove_file(path);
+        failed(error)
+    })
 }
 
 #[cfg(test)]
@@ -123,6 +130,17 @@ mod tests {
         assert!(text.contains("default.toml exists and is not overwritten"), "{text}");
         assert!(!dir.join("gateway.toml").exists(), "nothing is written if one file exists");
         assert_eq!(fs::read_to_string(dir.join("default.toml")).expect("kept"), "mine");
+    }
+
+    #[test]
+    fn nothing_stays_of_files_that_cannot_all_be_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir(at("shardgate")).expect("our directory");
+        fs::write(at("shardgate/backend"), "a file in the way").expect("our directory");
+        let Output { text, code, .. } = write(BuiltIn::Proto, dir.path());
+        assert_eq!((code, text.lines().count()), (EXIT_START, 1), "{text}");
+        assert!(!at("shardgate/client/v1/client.proto").exists(), "{text}");
     }
 
     #[test]

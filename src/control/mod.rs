@@ -24,6 +24,7 @@ mod request;
 mod service_manager;
 mod shards;
 mod signals;
+mod slots;
 mod source_routes;
 mod sources;
 #[cfg(test)]

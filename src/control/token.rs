@@ -152,12 +152,13 @@ fn read(path: &Path) -> Result<Token, String> {
     Ok(Token(token.to_owned()))
 }
 
-/// Writes a new file.
+/// Writes a new file, whole or not at all.
 fn write_new(path: &Path, token: &Token) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(token.0.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()
+    let written = file.write_all(format!("{}\n", token.0).as_bytes());
+    let written = written.and_then(|()| file.sync_all());
+    // A part of a token would be refused at each start from then on.
+    written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 
 /// Replaces the token of a former run by a new one. No other gateway uses the file, as the socket
@@ -167,7 +168,7 @@ fn replace(path: &Path) -> Result<Token, String> {
     let new = path.with_extension(format!("{}.new", std::process::id()));
     let written = write_new(&new, &token).and_then(|()| fs::rename(&new, path));
     if let Err(error) = written {
-        // A file written in part is of no use.
+        // It is there if it could not be renamed.
         let _ = fs::remove_file(&new);
         return Err(at(path, format!("cannot make it: {error}")));
     }

@@ -298,6 +298,22 @@ fn a_dump_without_room_leaves_nothing_behind_and_says_what_to_do() {
     assert!(modes.into_iter().all(|f| f.metadata().expect("there").mode() & 0o777 == 0o600));
 }
 
+#[test]
+fn a_token_file_without_room_is_not_there_and_made_at_the_next_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("token");
+    let config = Config::new().key(&format!("admin.token_file = \"{}\"", file.display()));
+    let gateway = Gateway::start_with(&config, |command| under(command, &[], "ulimit -f 0"));
+    let why = eventually("the log says why", || {
+        let log = gateway.log();
+        log.lines().find(|line| line.contains("admin_token_missing")).map(str::to_owned)
+    });
+    assert!(why.contains("File too large") && !file.exists(), "{why}");
+    drop(gateway);
+    let _gateway = Gateway::start(&config);
+    assert_eq!(std::fs::read_to_string(&file).expect("made").trim_end().len(), 64);
+}
+
 /// A file system of 16 KiB, which only root can make, in a mount namespace of its own.
 #[test]
 fn a_dump_to_a_full_disk_leaves_nothing_behind() {

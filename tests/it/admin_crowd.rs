@@ -6,22 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::version::TLS13;
 
 use crate::support::secure::{Signer, Stream};
-use crate::support::{Config, Gateway, PATIENCE, eventually};
+use crate::support::{Config, Gateway, PATIENCE, crowd, eventually};
 
 /// Longest time in which a probe must be answered, whatever the others do.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
-
-/// A gateway, and files for the sockets of a crowd.
-fn start(config: &Config) -> Gateway {
-    let limit = getrlimit(Resource::Nofile);
-    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, most).expect("not above the hard limit");
-    Gateway::start(config)
-}
 
 /// Asks for `/healthz` on a new connection.
 #[track_caller]
@@ -38,10 +29,9 @@ fn probe(admin: SocketAddr) {
 
 #[test]
 fn idle_sockets_do_not_keep_a_probe_out() {
-    let gateway = start(&Config::new());
+    let gateway = Gateway::start(&Config::new());
     for count in [64, 1_000] {
-        let idle: Vec<_> =
-            (0..count).map(|_| TcpStream::connect(gateway.admin).expect("it listens")).collect();
+        let idle = crowd(gateway.admin, count);
         (0..3).for_each(|_| probe(gateway.admin));
         drop(idle);
     }
@@ -51,20 +41,17 @@ fn idle_sockets_do_not_keep_a_probe_out() {
 
 #[test]
 fn half_a_request_is_no_request_whatever_is_added_to_it() {
-    let gateway = start(&Config::new());
+    let gateway = Gateway::start(&Config::new());
     let starts = [
         &b"GET /healthz HTTP/1.1\r\nX-Slow: "[..],
         b"POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000\r\n\r\n",
         b"P",
     ];
-    let slow: Vec<TcpStream> = (0..900)
-        .map(|n| {
-            let mut stream = TcpStream::connect(gateway.admin).expect("it listens");
-            let _ = stream.write_all(starts[n % starts.len()]);
-            stream.set_nonblocking(true).expect("a socket");
-            stream
-        })
-        .collect();
+    let mut slow = crowd(gateway.admin, 900);
+    for (n, stream) in slow.iter_mut().enumerate() {
+        let _ = stream.write_all(starts[n % starts.len()]);
+        stream.set_nonblocking(true).expect("a socket");
+    }
     for _ in 0..5 {
         // Every one that is still there adds a byte.
         slow.iter().for_each(|mut stream| drop(stream.write(b"a")));
@@ -75,7 +62,7 @@ fn half_a_request_is_no_request_whatever_is_added_to_it() {
 /// More clients than there are places, each of which comes again as soon as it is closed.
 #[test]
 fn sockets_that_come_again_do_not_keep_a_probe_out() {
-    let gateway = start(&Config::new());
+    let gateway = Gateway::start(&Config::new());
     let (ends, came) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let admin = gateway.admin;
     let clients: Vec<_> = (0..8)
@@ -96,7 +83,8 @@ fn sockets_that_come_again_do_not_keep_a_probe_out() {
                             *stream = connect();
                         }
                     }
-                    std::thread::yield_now();
+                    // Their pace: the probe needs a core, too.
+                    std::thread::sleep(Duration::from_millis(1));
                 }
             })
         })
@@ -112,7 +100,7 @@ fn sockets_that_come_again_do_not_keep_a_probe_out() {
 /// Clients whose requests are complete get their answers whole, however many come after them.
 #[test]
 fn a_request_that_is_being_answered_is_not_cut() {
-    let gateway = start(&Config::new());
+    let gateway = Gateway::start(&Config::new());
     let mut asking: Vec<TcpStream> = (0..40)
         .map(|_| {
             let mut stream = TcpStream::connect(gateway.admin).expect("it listens");
@@ -121,8 +109,7 @@ fn a_request_that_is_being_answered_is_not_cut() {
             stream
         })
         .collect();
-    let _idle: Vec<_> =
-        (0..900).map(|_| TcpStream::connect(gateway.admin).expect("it listens")).collect();
+    let _idle = crowd(gateway.admin, 900);
     probe(gateway.admin);
     for stream in &mut asking {
         let mut answer = String::new();
@@ -143,20 +130,17 @@ fn handshakes_that_do_not_end_keep_no_probe_out() {
     let config = Config::new()
         .key(&format!("admin.tls_cert = \"{}\"", at("admin.pem")))
         .key(&format!("admin.tls_key = \"{}\"", at("admin.key")));
-    let gateway = start(&config);
+    let gateway = Gateway::start(&config);
     let client = Arc::new(signer.client(&TLS13));
     let mut hello = Vec::new();
     let name = || "localhost".try_into().expect("a name");
     let mut first = rustls::ClientConnection::new(client.clone(), name()).expect("a client");
     first.write_tls(&mut hello).expect("a vector takes it");
-    let _stuck: Vec<TcpStream> = (0..900)
-        .map(|n| {
-            let mut stream = TcpStream::connect(gateway.admin).expect("it listens");
-            // Nothing, half of a ClientHello, or all of it and no answer to the server's part.
-            let _ = stream.write_all(&hello[..n % 3 * hello.len() / 2]);
-            stream
-        })
-        .collect();
+    let mut stuck = crowd(gateway.admin, 900);
+    for (n, stream) in stuck.iter_mut().enumerate() {
+        // Nothing, half of a ClientHello, or all of it and no answer to the server's part.
+        let _ = stream.write_all(&hello[..n % 3 * hello.len() / 2]);
+    }
     for _ in 0..3 {
         let began = Instant::now();
         let tcp = TcpStream::connect(gateway.admin).expect("it listens");

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::support::{Config, Gateway, PATIENCE, eventually, run};
+use crate::support::{Config, Gateway, PATIENCE, crowd, eventually, run};
 
 /// An address that is free now. Who asks for port 0 is told it only after the start.
 fn free_address() -> SocketAddr {
@@ -96,8 +96,7 @@ fn a_client_without_a_request_is_gone_after_a_second_and_keeps_nobody_out() {
     let config = Config::new().key(&format!("admin.probes = \"{probes}\""));
     let _gateway = Gateway::start(&config);
     let began = Instant::now();
-    let mut idle: Vec<TcpStream> =
-        (0..600).map(|_| TcpStream::connect(probes).expect("it listens")).collect();
+    let mut idle = crowd(probes, 600);
     let asked = Instant::now();
     assert_eq!(status(&ask(probes, "GET /healthz HTTP/1.0\r\n\r\n")), "200");
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());

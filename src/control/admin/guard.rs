@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::BODY_BYTES_MAX;
 use super::answer::HttpError;
-use super::slots::Slot;
+use crate::control::slots::Slot;
 use crate::control::token::Token;
 
 /// The listener, by which the guard judges where a request comes from.

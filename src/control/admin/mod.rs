@@ -9,7 +9,6 @@ mod guide;
 pub mod probes;
 mod read;
 mod routes;
-mod slots;
 mod sockets;
 #[cfg(test)]
 mod tests;

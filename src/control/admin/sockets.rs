@@ -1,7 +1,7 @@
 //! Sockets of the admin endpoint and of the probes: a bounded number of connections ([`slots`]),
 //! each with one request, a deadline and a cap on bytes, with TLS if that is configured.
 //!
-//! [`slots`]: super::slots
+//! [`slots`]: crate::control::slots
 
 use std::fs;
 use std::io;
@@ -27,8 +27,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
-use super::slots::{Slot, Slots};
 use crate::config::settings::AdminSettings;
+use crate::control::slots::{Slot, Slots};
 use crate::limits::ACCEPT_PAUSE;
 use crate::tls::provider;
 

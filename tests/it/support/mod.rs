@@ -7,7 +7,10 @@ mod raw;
 pub mod secure;
 mod service;
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use client::{Client, MessageIn};
 pub use gateway::{Config, Finished, Gateway, run, under};
@@ -39,6 +42,15 @@ pub fn eventually_within<T>(
         assert!(Instant::now() < until, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Connections that say nothing.
+pub fn crowd(to: SocketAddr, count: usize) -> Vec<TcpStream> {
+    // The soft limit of many systems is 1,024, which tests share that run at once.
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, most).expect("not above the hard limit");
+    (0..count).map(|_| TcpStream::connect(to).expect("it listens")).collect()
 }
 
 /// Number of shards for a test that wants several: two, or one on a machine with one core.

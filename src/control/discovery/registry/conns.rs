@@ -1,5 +1,5 @@
 //! Connections of the registry: bounded in number, and closed when no call on them shows a good
-//! token.
+//! token; at once if all places are taken and another client comes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
+use crate::control::slots::{GivenAway, Slot, Slots};
 use crate::limits::ACCEPT_PAUSE;
 
-/// Connections at once; more wait to be accepted. A service needs one.
+/// Connections at once. A service needs one.
 const CONNECTIONS_MAX: usize = 256;
 /// Longest time from accept to the first call with a good token, TLS and HTTP/2 included.
 pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,40 +30,50 @@ pub struct Peer {
     /// Address of the client; `None` = the client is gone already.
     pub address: Option<SocketAddr>,
     proved: Arc<AtomicBool>,
+    slot: Arc<Slot>,
 }
 
 impl Peer {
-    /// Notes that a call on this connection had a good token.
+    /// Notes that a call on this connection had a good token. From now on its place is given to
+    /// nobody else.
     pub fn prove(&self) {
         self.proved.store(true, Ordering::Relaxed);
+        self.slot.answers();
     }
 }
 
 /// The listener, and the deadlines of its connections.
 pub struct Connections {
     listener: TcpListener,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     proof_timeout: Duration,
 }
 
 impl Connections {
     /// Connections of a listening socket.
     pub fn new(listener: TcpListener, proof_timeout: Duration) -> Self {
-        Self { listener, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)), proof_timeout }
+        Self { listener, slots: Slots::new(CONNECTIONS_MAX), proof_timeout }
     }
 
     /// Accepts the next connection.
     pub async fn accept(&mut self) -> Connection {
-        let slot = self.slots.clone().acquire_owned().await.expect("never closed");
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     // A failure makes answers later, not wrong.
                     let _ = stream.set_nodelay(true);
+                    let (slot, given_away, given_up) = self.slots.take(from).await;
+                    if let Some(peer) = given_up {
+                        tracing::warn!(
+                            %peer,
+                            "registry_crowded: all places were taken; the connection that had \
+                             waited longest without a good token was closed for a new one"
+                        );
+                    }
                     let address = stream.peer_addr().ok();
-                    let peer = Peer { address, proved: Arc::default() };
+                    let peer = Peer { address, proved: Arc::default(), slot: Arc::new(slot) };
                     let deadline = Box::pin(tokio::time::sleep(self.proof_timeout));
-                    return Connection { stream, peer, deadline, _slot: slot };
+                    return Connection { stream, peer, deadline, given_away };
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -83,11 +93,15 @@ pub struct Connection {
     stream: TcpStream,
     peer: Peer,
     deadline: Pin<Box<Sleep>>,
-    _slot: OwnedSemaphorePermit,
+    given_away: GivenAway,
 }
 
 impl Connection {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        // Once it has ended it may not be polled again.
+        if self.given_away.is_terminated() || Pin::new(&mut self.given_away).poll(cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         while self.deadline.as_mut().poll(cx).is_ready() {
             if !self.peer.proved.swap(false, Ordering::Relaxed) {
                 return Err(io::ErrorKind::TimedOut.into());

@@ -288,6 +288,20 @@ async fn changes_that_nobody_takes_delay_no_call_and_the_last_state_arrives() {
 }
 
 #[tokio::test]
+async fn clients_that_prove_nothing_keep_no_service_out() {
+    let mut rig = RegistryRig::start();
+    let mut idle = Vec::new();
+    for _ in 0..600 {
+        idle.push(TcpStream::connect(rig.handle.address()).await.unwrap());
+    }
+    // They would have 10 seconds each.
+    let client = rig.client(GAMES);
+    let registered = tokio::time::timeout(PATIENCE / 4, client.register(logic("logic-1"))).await;
+    registered.expect("in time").unwrap();
+    assert_eq!(rig.known().await.0.len(), 1);
+}
+
+#[tokio::test]
 async fn a_connection_that_proves_nothing_is_closed_and_others_stay() {
     let rig = RegistryRig::with(&settings(), Duration::from_secs(1));
     let client = rig.client(GAMES);
