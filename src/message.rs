@@ -396,8 +396,8 @@ pub struct CallError {
     /// Value of `grpc-retry-pushback-ms`: `Some(None)` = do not retry, `Some(Some(ms))` = not
     /// before.
     pub pushback: Option<Option<u32>>,
-    /// Whether the service had said before that it closes the connection (GOAWAY): what it does then
-    /// to calls that it cannot finish is part of a stop in order.
+    /// Whether the service had said before that it closes the connection (GOAWAY): what it does
+    /// then to calls that it cannot finish is part of a stop in order.
     pub going_away: bool,
 }
 

@@ -10,6 +10,7 @@ mod libraries;
 mod metrics;
 mod pages;
 mod register;
+mod restarts;
 mod support;
 mod systemd;
 mod tls;

@@ -154,6 +154,12 @@ impl Checkout {
     pub fn gateway(&self, env: &[(&str, &str)], wanted: &[&str]) -> Running {
         let mut command = self.shell(&format!("exec {BINARY}"));
         let gateway = Running::start(command.envs(env.iter().copied()), "ready: ws://");
+        self.wait_connected(wanted);
+        gateway
+    }
+
+    /// Waits until every shard is connected to all instances of the services `wanted`.
+    pub fn wait_connected(&self, wanted: &[&str]) {
         eventually("all shards are connected", || {
             let stats = get_json(self.address("8000"), "/stats");
             let shards = stats["shards"].as_array().map_or(0, Vec::len);
@@ -162,7 +168,6 @@ impl Checkout {
                 instances.is_some_and(|all| all.iter().all(|i| i["connected"] == shards))
             })
         });
-        gateway
     }
 
     /// URL of the gateway of this checkout.

@@ -320,8 +320,8 @@ impl Link {
     }
 
     /// Takes note that a call that was sent at `sent` got no answer in its time. If not a byte has
-    /// come since, the peer may be dead or stopped: a PING asks it, and no more calls are sent until
-    /// a byte comes. True: that is so from now on.
+    /// come since, the peer may be dead or stopped: a PING asks it, and no more calls are sent
+    /// until a byte comes. True: that is so from now on.
     pub(super) fn suspect(&mut self, sent: Micros, now: Micros) -> bool {
         let is_silent = self.phase == Phase::Ready && self.silent_since <= sent;
         if !is_silent || self.suspect_since.is_some() || self.suspicions >= SUSPICIONS_MAX {

@@ -59,8 +59,8 @@ pub enum DownCause {
     /// No connection could be made.
     Unreachable,
     /// A call got no answer in its time, and not a byte has come since it was sent, not even the
-    /// answer to a PING. The connection stays, and is used again ([`ChannelEvent::Up`]) at the first
-    /// byte.
+    /// answer to a PING. The connection stays, and is used again ([`ChannelEvent::Up`]) at the
+    /// first byte.
     Silent,
 }
 

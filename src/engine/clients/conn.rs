@@ -26,13 +26,13 @@ pub enum Hold {
     Move = 4,
     /// Messages over a rate, sent on although they were refused.
     Rate = 8,
-    /// Answers that are to be sent, and large ones that are to come, as many bytes as the outbox may
-    /// hold.
+    /// Answers that are to be sent, and large ones that are to come, as many bytes as the outbox
+    /// may hold.
     Outbox = 16,
 }
 
-/// Time without a byte taken after which a client is closed whose outbox is over its bound: a second,
-/// some ten round trips around the world.
+/// Time without a byte taken after which a client is closed whose outbox is over its bound: a
+/// second, some ten round trips around the world.
 const OVERFULL_STUCK_US: u64 = 1_000_000;
 /// Times its bound at which an outbox is given up at once.
 const OVERFULL: usize = 4;

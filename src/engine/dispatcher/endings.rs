@@ -1,5 +1,6 @@
-//! What the end of a call says of its instance: only what the instance is to blame for counts against
-//! it, neither a deadline that a client chose nor what a service does on purpose and in order.
+//! What the end of a call says of its instance: only what the instance is to blame for counts
+//! against it, neither a deadline that a client chose nor what a service does on purpose and in
+//! order.
 //!
 //! | End of the call | Mode batch | Mode unary | Sent again |
 //! | :-- | :-- | :-- | :-- |

@@ -10,8 +10,8 @@ use glommio::timer::Timer;
 use super::{DownCause, Driver, NEVER, Phase, TIMER_STEP_US, ends};
 use crate::message::{Micros, Started};
 
-/// Time that a suspect link has to prove that its peer lives: half a second is two round trips around
-/// the world.
+/// Time that a suspect link has to prove that its peer lives: half a second is two round trips
+/// around the world.
 const SUSPECT_US: u64 = 500_000;
 
 impl Driver {
