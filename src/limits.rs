@@ -82,6 +82,13 @@ pub(crate) const TIMEOUT_MS_MAX: u32 = 600_000;
 /// Longest time between two ticks of a shard, in which deadlines, windows and heartbeats are
 /// checked.
 pub const TICK_MS: u64 = 10;
+/// Time between two turns of a shard from which it counts as stopped in between (SIGSTOP, a frozen
+/// cgroup, a core that was taken away): 25 ticks. A shard that has work is back within a few
+/// milliseconds, and one without is woken by each tick.
+pub const PAUSE_MS: u64 = 250;
+/// Time after a pause in which a shard reads what the kernel took meanwhile, and judges nobody by
+/// time or rate: 1 s. A turn reads some 10,000 small messages in its 2 ms.
+pub const CATCH_UP_MS: u64 = 1_000;
 
 const _: () = assert!(SHARDS_MAX <= 1 << 16);
 const _: () = assert!(BATCH_BYTES_CAP * 4 <= RESPONSE_BYTES_MAX);

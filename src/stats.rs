@@ -85,6 +85,8 @@ counters! {
     HandshakeRefused = "handshake_refused",
     /// Handshakes not finished in time.
     HandshakeTimeout = "handshake_timeout",
+    /// Times the shard did not run for 250 ms or longer: it was stopped or starved.
+    Pauses = "pauses",
     /// Connections that have ended, for any cause.
     Closed = "closed",
     /// Closed with 1002, 1003, 1007 or 1009.

@@ -122,14 +122,16 @@ impl Engine {
         let limits = conn.terms.frames;
         let fed = decoder.feed(&limits, input, |event| self.on_frame(id, event, now));
         let (clients, _, mut cx) = self.parts();
+        let catching_up = clients.is_catching_up(now);
         let Some(conn) = clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.decoder = decoder;
         match fed {
             Ok(fed) => {
                 cx.stats.add(Counter::FramesIn, u64::from(fed.frames));
-                let per_second = conn.frames.add(fed.frames, now, 1_000_000);
                 let max = conn.terms.frames_per_s_max;
-                if max > 0 && per_second > max && conn.phase == Phase::Open {
+                let is_counted = max > 0 && !catching_up;
+                let is_over = is_counted && conn.frames.add(fed.frames, now, 1_000_000) > max;
+                if is_over && conn.phase == Phase::Open {
                     cx.stats.inc(Counter::ClosedPolicy);
                     clients.close(
                         &mut cx,
@@ -232,6 +234,9 @@ impl Engine {
     fn on_bad(&mut self, id: ConnId, bad: &BadMessage, now: Micros) {
         let (clients, _, mut cx) = self.parts();
         clients.tell_bad_message(&mut cx, id, bad.seq, &bad.reject);
+        if clients.is_catching_up(now) {
+            return;
+        }
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if conn.bad.add(1, now, BAD_WINDOW_US) > cx.config.settings.conn.bad_messages_max {
             cx.stats.inc(Counter::ClosedPolicy);

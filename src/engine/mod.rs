@@ -114,7 +114,7 @@ impl Engine {
         };
         let dispatcher = Dispatcher::new(&settings, &snapshot, &mut rng);
         let seed = rng.next_u64();
-        let mut clients = Clients::new(&gateway, &settings, shards, unix_at_boot_us, seed);
+        let mut clients = Clients::new(&gateway, &settings, shards, seed);
         clients.sign_in.set(auth, &gateway.auth);
         Self {
             config: EngineConfig::new(shard, shards, identity, gateway, settings, &snapshot),

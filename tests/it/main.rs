@@ -20,6 +20,7 @@ mod no_batching_delay;
 mod one_answer;
 mod order;
 mod path;
+mod pause;
 mod proxy;
 mod reload;
 mod retry;

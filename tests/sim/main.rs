@@ -58,7 +58,17 @@ struct RunResult {
 
 fn run(seed: u64) -> RunResult {
     let _on_failure = OnFailure(seed);
-    let plan = Plan::new(seed);
+    let world = finish(Plan::new(seed));
+    let mut answers = world.oracle.answers.clone();
+    for counter in MOVES {
+        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
+        answers.insert(counter.name().into(), of_all.sum());
+    }
+    RunResult { trace: world.trace(), answers, runs: world.oracle.runs }
+}
+
+/// Runs a plan until nothing is under way any more.
+fn finish(plan: Plan) -> World {
     let active_us = plan.active_us;
     let mut world = World::new(plan);
     let start = world.now;
@@ -73,12 +83,7 @@ fn run(seed: u64) -> RunResult {
         world.run(until);
     }
     world.check_end();
-    let mut answers = world.oracle.answers.clone();
-    for counter in MOVES {
-        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
-        answers.insert(counter.name().into(), of_all.sum());
-    }
-    RunResult { trace: world.trace(), answers, runs: world.oracle.runs }
+    world
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -156,6 +161,29 @@ fn the_promises_hold_in_every_world() {
         let count = answers[counter.name()];
         assert!(count >= least, "{}: {count}, too rare", counter.name());
     }
+}
+
+/// After a pause of the process of any length nobody is closed for what the gateway did not do: no
+/// 4001, 4002 or 4005, no 408.
+#[test]
+fn a_pause_closes_nobody_who_did_nothing_wrong() {
+    let mut pauses = 0;
+    for seed in 0..60 {
+        let _on_failure = OnFailure(seed);
+        let world = finish(Plan::with_pause(seed));
+        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(Counter::Pauses));
+        pauses += of_all.sum::<u64>();
+        for (p, peer) in world.peers.iter().enumerate() {
+            let fair = match peer.close_code {
+                // The stop, no room, a token that expired or was broken.
+                None | Some(1001 | 1013 | 4004 | 4500) => true,
+                Some(_) => false,
+            };
+            assert!(fair, "peer {p} was closed with {:?}", peer.close_code);
+            assert_ne!(peer.refused, Some(408), "peer {p}");
+        }
+    }
+    assert!(pauses >= 60, "{pauses} pauses of shards: too rare");
 }
 
 /// Promise 11: the same input is the same run.

@@ -94,6 +94,8 @@ pub struct Plan {
     pub lane_items: usize,
     /// Time at which the wall clock is set, and by how many seconds.
     pub clock_step: Option<(u64, i64)>,
+    /// Time at which the process is stopped, and for how long.
+    pub pause: Option<(u64, u64)>,
     /// Time of one read of a socket: with more than 500 the second read ends a client's share of
     /// the turn.
     pub read_us: u64,
@@ -132,8 +134,28 @@ impl Plan {
             },
             lane_items: d.pick(&[1, 2, 8]),
             clock_step: d.chance(20).then(|| (d.below(active_us), d.pick(&[-5, 5, 700]))),
+            pause: None,
             read_us: d.pick(&[0, 0, 0, 700]),
         }
+    }
+
+    /// A plan in which the process is stopped, and in which no client gives cause to be closed.
+    pub fn with_pause(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut d = Dice::new(seed ^ 0x7061_7573);
+        plan.pause = Some((d.below(plan.active_us), d.range(300_000, 200_000_000)));
+        let Faults { leave, slow, bad, .. } = &mut plan.faults;
+        (*leave, *slow, *bad) = (0, 0, 0);
+        let defaults = ShardSettings::default();
+        let conn = &mut plan.settings.conn;
+        conn.heartbeat_ms = defaults.conn.heartbeat_ms;
+        conn.write_timeout_ms = 200;
+        conn.handshake_timeout_ms = 1_000;
+        conn.frames_per_s_max = 0;
+        conn.outbox_bytes_max = defaults.conn.outbox_bytes_max;
+        plan.settings.limits = defaults.limits;
+        Arc::make_mut(&mut plan.gateway).auth.timeout = Duration::from_secs(10);
+        plan
     }
 
     /// The route of a message.

@@ -298,6 +298,23 @@ impl Conn {
         }
     }
 
+    /// Leaves out a time in which the shard was stopped, up to `now`: what was to come by a time
+    /// may come so much later.
+    pub fn put_off(&mut self, us: u64, now: Micros) {
+        let later = |at: Micros| Micros(at.0.saturating_add(us));
+        for since in [&mut self.opened, &mut self.heard] {
+            *since = later(*since).min(now);
+        }
+        self.outbox.put_off(us, now);
+        self.auth_by = later(self.auth_by);
+        match &mut self.phase {
+            Phase::Handshake | Phase::Open => {}
+            Phase::Closing { until } | Phase::Lingering { until } | Phase::Finished { until } => {
+                *until = later(*until);
+            }
+        }
+    }
+
     /// Whether nothing of it is under way: no message without an answer, and no call that still has
     /// one that was answered as late.
     pub fn is_at_rest(&self) -> bool {

@@ -102,6 +102,13 @@ impl ClientLimits {
         self.meters = user.messages_per_s > 0 || address.messages_per_s > 0;
     }
 
+    /// Lets everybody come and send as fast as they may until then: what the kernel took while the
+    /// shard was stopped comes at once.
+    pub fn catch_up_until(&mut self, until: Micros) {
+        self.users.pass_until(until);
+        self.addresses.pass_until(until);
+    }
+
     /// Connections that are in the handshake, or must sign in and have not yet.
     pub fn unauthenticated(&self) -> usize {
         self.unauthenticated

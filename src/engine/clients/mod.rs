@@ -7,6 +7,7 @@ pub mod home;
 pub mod limiter;
 pub mod limits;
 pub mod outbox;
+mod pause;
 pub(crate) mod reply;
 pub mod session;
 pub mod sign_in;
@@ -56,6 +57,8 @@ pub(crate) struct Clients {
     pub moves_waiting: Vec<ConnId>,
     /// Slot at which the sweep over the connections goes on.
     sweep_at: usize,
+    /// End of the time in which what came during a pause is read: see [`Self::on_pause`].
+    catching_up_until: Micros,
 }
 
 impl Clients {
@@ -64,13 +67,12 @@ impl Clients {
         gateway: &GatewaySettings,
         settings: &ShardSettings,
         shards: u16,
-        unix_at_boot_us: i64,
         seed: u64,
     ) -> Self {
         Self {
             // `has_room` and `arrive` say how many there may be.
             conns: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
-            sign_in: SignIn::new(unix_at_boot_us),
+            sign_in: SignIn::default(),
             limits: ClientLimits::new(settings, shards, seed),
             rules: HandshakeRules {
                 path: gateway.path.clone(),
@@ -84,6 +86,7 @@ impl Clients {
             refused_arrivals: 0,
             moves_waiting: Vec::new(),
             sweep_at: 0,
+            catching_up_until: Micros(0),
         }
     }
 
@@ -171,8 +174,7 @@ impl Clients {
         self.forget_move(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let pending = conn.outbox.len();
-        conn.outbox.advance(pending, &mut self.buffers);
+        conn.outbox.discard(&mut self.buffers);
         conn.phase = Phase::Lingering { until: conn.until().unwrap_or(until) };
         mark_dirty(conn, id, cx.effects);
     }
@@ -185,8 +187,7 @@ impl Clients {
         self.refused_arrivals -= usize::from(conn.refused_arrival);
         self.limits.release(&mut conn.limits);
         self.upgraded -= u64::from(conn.upgraded);
-        let pending = conn.outbox.len();
-        conn.outbox.advance(pending, &mut self.buffers);
+        conn.outbox.discard(&mut self.buffers);
     }
 
     /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
@@ -203,9 +204,8 @@ impl Clients {
         if n > 0 {
             cx.stats.inc(Counter::Sends);
             cx.stats.add(Counter::BytesOut, n as u64);
-            conn.outbox.stuck_since = now;
-            conn.outbox.advance(n, &mut self.buffers);
         }
+        conn.outbox.sent(n, &mut self.buffers, now);
         if !conn.outbox.is_empty() {
             if conn.outbox.len() > conn.terms.outbox_bytes_max && conn.phase == Phase::Open {
                 self.close_slow(cx, id, now);

@@ -30,9 +30,6 @@ pub struct SignIn {
     pub verifier: Option<Arc<Verifier>>,
     /// Whether every connection needs a token.
     pub required: bool,
-    /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
-    /// a step of it counts for them and for nothing else; the shell tells it at each tick.
-    pub unix_at_boot_us: i64,
     /// Time at which newer keys were last asked for.
     asked: Option<Micros>,
     /// Verifications that are left in this turn.
@@ -41,23 +38,20 @@ pub struct SignIn {
     waiting: VecDeque<ConnId>,
 }
 
-impl SignIn {
+impl Default for SignIn {
     /// No token waits, and nobody can sign in.
-    pub fn new(unix_at_boot_us: i64) -> Self {
+    fn default() -> Self {
         let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
         let (verifier, required, asked) = (None, false, None);
-        Self { verifier, required, unix_at_boot_us, asked, left, waiting }
+        Self { verifier, required, asked, left, waiting }
     }
+}
 
+impl SignIn {
     /// Replaces the verifier and whether a token is required.
     pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
         self.required = verifier.is_some() && settings.required;
         self.verifier = verifier;
-    }
-
-    /// Takes the time of the wall clock.
-    pub fn set_wall_clock(&mut self, unix_us: i64, now: Micros) {
-        self.unix_at_boot_us = unix_us.saturating_sub(now.0 as i64);
     }
 
     /// Begins a turn: its budget is whole.
@@ -75,11 +69,6 @@ impl SignIn {
     pub fn put_back(&mut self, aside: VecDeque<ConnId>) {
         let since = std::mem::replace(&mut self.waiting, aside);
         self.waiting.extend(since);
-    }
-
-    /// The time of the wall clock in seconds since 1970.
-    fn unix_s(&self, now: Micros) -> i64 {
-        self.unix_at_boot_us.saturating_add(now.0 as i64).div_euclid(1_000_000)
     }
 
     /// Whether one may be verified now: nobody waits longer, and the turn's budget is not spent.
@@ -138,7 +127,7 @@ impl Clients {
         if !verifier.has_keys() {
             return self.lacks_keys(cx, now);
         }
-        let unix_s = self.sign_in.unix_s(now);
+        let unix_s = cx.config.unix_s(now);
         match verifier.verify(token, unix_s) {
             Ok(identity) => {
                 cx.stats.inc(Counter::AuthOk);
@@ -404,7 +393,7 @@ impl Clients {
             return false;
         };
         let expires = conn.session.user().map(|user| user.expires_unix_s);
-        if expires.is_some_and(|at| at <= self.sign_in.unix_s(now)) {
+        if expires.is_some_and(|at| at <= cx.config.unix_s(now)) {
             cx.stats.inc(Counter::ClosedTokenExpired);
             self.close(
                 cx,

@@ -9,6 +9,7 @@ use crate::engine::dispatcher::request::{Request, State};
 use crate::engine::dispatcher::retry::UNAVAILABLE;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::{InstanceId, MsgKey, StreamKey};
+use crate::limits::CATCH_UP_MS;
 use crate::message::Micros;
 use crate::routing::Failover;
 use crate::stats::Counter;
@@ -82,12 +83,14 @@ impl Dispatcher {
         link: Link,
         now: Micros,
     ) {
+        // What the peer did because we did not answer it comes within this time after a pause.
+        let is_ours = self.has_paused_since(Micros(now.0.saturating_sub(CATCH_UP_MS * 1000)));
         // A channel can report once more after its instance was forgotten.
         let Some(state) = self.instances.find_mut(id) else { return };
         if state.link == link {
             return;
         }
-        if state.link == Link::Up && link == Link::Down {
+        if state.link == Link::Up && link == Link::Down && !is_ours {
             state.history.lost();
         }
         state.link = link;

@@ -68,6 +68,8 @@ pub(crate) struct Dispatcher {
     arrivals: u64,
     /// Lower bound of the deadlines of all requests.
     deadline_next: Micros,
+    /// End of the last time in which the shard was stopped.
+    resumed_at: Option<Micros>,
     body: BodyWriter,
 }
 
@@ -139,6 +141,7 @@ impl Dispatcher {
             delayed: BinaryHeap::new(),
             arrivals: 0,
             deadline_next: Micros(u64::MAX),
+            resumed_at: None,
             body: BodyWriter::default(),
         }
     }
@@ -167,6 +170,18 @@ impl Dispatcher {
         }
         self.instances.apply(&cx.config.snapshot);
         self.reroute_waiting(cx, clients, now);
+    }
+
+    /// Takes note that the shard was stopped until `now`, for `us` microseconds: the end of a call
+    /// that was in flight, or of a connection soon after, says nothing about its instance.
+    pub fn on_pause(&mut self, us: u64, now: Micros) {
+        self.dedup.put_off(us);
+        self.resumed_at = Some(now);
+    }
+
+    /// Whether the shard was stopped at a time since `at`.
+    fn has_paused_since(&self, at: Micros) -> bool {
+        self.resumed_at.is_some_and(|resumed| at <= resumed)
     }
 
     /// Does the dispatcher's part of a tick: drops expired ids, cache entries and unused memory,

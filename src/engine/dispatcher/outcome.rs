@@ -61,8 +61,10 @@ impl Dispatcher {
             }
             Err(error) => {
                 cx.stats.fault(error.fault);
-                let took_us = now.since(started);
-                self.instances.get_mut(instance).history.call_failed(&error, unary, took_us);
+                if !self.has_paused_since(started) {
+                    let took_us = now.since(started);
+                    self.instances.get_mut(instance).history.call_failed(&error, unary, took_us);
+                }
                 let call = FailedCall { ticket, instance, unary, items: &items, error: &error };
                 self.fail(cx, clients, &call, now)
             }

@@ -49,7 +49,7 @@ impl Net {
             self.settings.backend.clone(),
             self.set.registry(),
             seed,
-            move || clock.now(),
+            move || clock.awake(),
             on_event,
         );
         let shell = self.shell.clone();
