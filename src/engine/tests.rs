@@ -5,6 +5,7 @@ use prost::Message as _;
 
 use super::check::View;
 mod regressions;
+mod sign_in_order;
 
 use super::*;
 use crate::config::settings::StopSettings;

@@ -186,6 +186,16 @@ fn a_pause_closes_nobody_who_did_nothing_wrong() {
     assert!(pauses >= 60, "{pauses} pauses of shards: too rare");
 }
 
+/// Promise 2, where clients sign in with messages under way: what they send after it does not
+/// overtake what they sent before.
+#[test]
+fn order_holds_over_a_sign_in() {
+    for seed in 0..60 {
+        let _on_failure = OnFailure(seed);
+        finish(Plan::with_sign_in(seed));
+    }
+}
+
 /// Promise 11: the same input is the same run.
 #[test]
 fn the_same_seed_is_the_same_run() {

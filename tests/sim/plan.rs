@@ -158,6 +158,29 @@ impl Plan {
         plan
     }
 
+    /// A plan in which clients sign in while they have messages under way, mostly without a move.
+    pub fn with_sign_in(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut d = Dice::new(seed ^ 0x7369_676e);
+        plan.verifier = Some(sign_in(Arc::make_mut(&mut plan.gateway), &mut d));
+        Arc::make_mut(&mut plan.gateway).auth.required = false;
+        plan.shards = d.range(1, 2) as usize;
+        (plan.burst, plan.pause_us) = (d.pick(&[3, 10]), d.pick(&[2_000, 20_000]));
+        plan.drain_at_us = None;
+        for route in &mut plan.routes {
+            route.order = if d.chance(80) { Order::Session } else { Order::None };
+            (route.timeout_ms, route.needs_user) = (1_500, false);
+        }
+        let Faults { bad, leave, sign_in, short_deadline, answer_us, .. } = &mut plan.faults;
+        (*bad, *leave, *sign_in, *short_deadline) = (0, 1, 40, 0);
+        *answer_us = d.pick(&[3_000, 30_000]);
+        let defaults = ShardSettings::default();
+        plan.settings.limits = defaults.limits;
+        plan.settings.conn = defaults.conn;
+        plan.settings.batch.items_max = d.pick(&[1, 3]);
+        plan
+    }
+
     /// The route of a message.
     pub fn route(&self, msg_id: u32) -> Option<&Route> {
         self.routes.iter().find(|r| (r.first..=r.last).contains(&msg_id))

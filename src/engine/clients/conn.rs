@@ -12,6 +12,7 @@ use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, LimiterKey, SessionId};
 use crate::message::{Encoding, Micros, Reason};
+use crate::routing::Sender;
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// A cause for which a connection is not read.
@@ -193,6 +194,9 @@ pub struct Conn {
     pub unanswered: u32,
     /// Bytes of the messages without an answer.
     pub unanswered_bytes: usize,
+    /// The sender that it was before it signed in, while messages from then are under way: those
+    /// after them keep their order.
+    pub before: Option<Box<Sender>>,
     /// The session that the connection serves.
     pub session: Box<Session>,
     /// Address of the client's end; a balancer's until its header was read.
@@ -237,6 +241,7 @@ impl Conn {
             messages: 0,
             unanswered: 0,
             unanswered_bytes: 0,
+            before: None,
             session: Box::new(Session::new(session, peer.ip())),
             peer,
             opened: now,
@@ -258,6 +263,7 @@ impl Conn {
             conn: id,
             session: self.session.id,
             sender: self.session.sender,
+            before: self.before.as_deref().copied(),
             user: self.session.owner.user().cloned(),
             encoding: self.encoding,
             // Connections from before a reload that asks for tokens go on as they were let in.
@@ -321,11 +327,19 @@ impl Conn {
         self.unanswered == 0 && self.late_calls == 0
     }
 
+    /// Forgets the time before the sign-in, if nothing from then is under way any more.
+    pub fn note_rest(&mut self) {
+        if self.before.is_some() && self.is_at_rest() {
+            self.before = None;
+        }
+    }
+
     /// Bytes of memory that it holds: its slot, and what is on the heap for it alone.
     pub fn memory_bytes(&self) -> usize {
         let request = self.handshake.as_ref().map_or(0, |held| held.0.capacity());
         Slab::<ConnId, Self>::SLOT_BYTES
             + self.session.memory_bytes()
+            + self.before.as_deref().map_or(0, size_of_val)
             + request
             + self.decoder.memory_bytes()
             + self.outbox.capacity()

@@ -253,6 +253,7 @@ impl Clients {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.unanswered -= 1;
         conn.unanswered_bytes -= bytes;
+        conn.note_rest();
         if conn.holds.is_empty() {
             return;
         }
@@ -277,6 +278,7 @@ impl Clients {
     pub fn late_call_ended(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.late_calls -= 1;
+        conn.note_rest();
         if conn.moving.is_some() && conn.is_at_rest() {
             cx.effects.moves.push(id);
         }

@@ -340,6 +340,9 @@ impl Clients {
             expires_unix_s: identity.expires_unix_s,
         };
         let payload = client::payload(conn.encoding, &ok);
+        if conn.session.user().is_none() && !conn.is_at_rest() {
+            conn.before = Some(Box::new(conn.session.sender));
+        }
         conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
         counted.count(&mut conn.limits);
@@ -447,4 +450,4 @@ fn counter(refusal: Refusal) -> Counter {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::engine) mod tests;

@@ -235,6 +235,24 @@ impl Dispatcher {
         self.ready.add(id, self.instances.get_mut(id));
     }
 
+    /// Lets the streams go on that waited for requests of `leader` from before the sign-in, if none
+    /// of those is under way any more.
+    fn release_followers(&mut self, leader: StreamKey) {
+        if self.ordering.followers(leader).is_empty()
+            || self.ordering.has_unsigned(leader, &self.requests)
+        {
+            return;
+        }
+        for follower in self.ordering.take_followers(leader) {
+            let Some(stream) = self.ordering.get_alive(follower) else { continue };
+            stream.leaders -= 1;
+            if stream.leaders == 0 && stream.busy.is_none() && !stream.delayed {
+                let (head, instance) = (stream.head, stream.instance);
+                self.resume_head(head, instance);
+            }
+        }
+    }
+
     /// Lets `head`, the first waiting request of a free stream or a request without a stream, be
     /// taken again if it is parked.
     fn resume_head(&mut self, head: Option<MsgKey>, instance: InstanceId) {
