@@ -97,6 +97,8 @@ counters! {
     ClosedTryLater = "closed_try_later",
     /// Closed with 4001.
     ClosedSlow = "closed_slow",
+    /// WebSocket pings sent to clients from which nothing had come for `conn.heartbeat_ms`.
+    Pings = "pings",
     /// Closed with 4002.
     ClosedNoHeartbeat = "closed_no_heartbeat",
     /// Closed with 4004.

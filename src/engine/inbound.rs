@@ -24,7 +24,7 @@ impl Engine {
         self.stats.inc(Counter::Receives);
         self.stats.add(Counter::BytesIn, input.len() as u64);
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
-        conn.heard = now;
+        conn.hear(now);
         match conn.phase {
             Phase::Open => self.feed(id, input, now),
             Phase::Handshake => self.shake_hands(id, input, now),
@@ -37,7 +37,7 @@ impl Engine {
     /// Lets a connection that was held go on: what its decoder held back comes first.
     pub fn on_resumed(&mut self, id: ConnId, now: Micros) -> ReadNext {
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
-        conn.heard = now;
+        conn.hear(now);
         // Resumed twice in one turn, and held again after the first of them.
         if !conn.holds.is_empty() {
             return ReadNext::Pause;
@@ -46,11 +46,27 @@ impl Engine {
     }
 
     /// Takes the end of the client's bytes, or a failure of the socket. True: close it now.
-    pub fn on_end(&mut self, id: ConnId) -> bool {
-        // Without a Close frame nothing more can be said that would be read (RFC 6455, 7.1.5:
-        // code 1006). An outbox with a last answer is still worth its flush.
-        let conn = self.clients.conns.get(id);
-        conn.is_none_or(|c| c.outbox.is_empty() || c.phase == Phase::Open)
+    ///
+    /// A client may end its side and still read (RFC 9293, 3.6: half-closed), so answers that wait
+    /// already are flushed, for as long as the close timeout. Without a Close frame nothing more is
+    /// said (RFC 6455, 7.1.5: code 1006), and answers that are still to come are undeliverable.
+    pub fn on_end(&mut self, id: ConnId, now: Micros) -> bool {
+        let (clients, _, mut cx) = self.parts();
+        let Some(conn) = clients.conns.get(id) else { return true };
+        if conn.outbox.is_empty() {
+            return true;
+        }
+        match conn.phase {
+            Phase::Open => {
+                clients.forget_move(&mut cx, id, now);
+                clients.set_finished(&mut cx, id, now);
+            }
+            Phase::Handshake
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => {}
+        }
+        false
     }
 
     /// Takes over a connection that moved here. `None`: there is not even a place for its refusal;

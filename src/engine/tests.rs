@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::check::View;
+mod heartbeat;
 mod regressions;
 mod sign_in_order;
 

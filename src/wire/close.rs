@@ -28,7 +28,7 @@ pub(crate) const TRY_LATER: u16 = 1013;
 
 /// Reconnect: the client did not take its answers in time.
 pub(crate) const TOO_SLOW: u16 = 4001;
-/// Reconnect: no frame came for two heartbeats.
+/// Reconnect: no frame came for two heartbeats, not even the answer to a ping.
 pub(crate) const NO_HEARTBEAT: u16 = 4002;
 /// Reconnect with a new token: the token has expired.
 pub(crate) const TOKEN_EXPIRED: u16 = 4004;

@@ -150,6 +150,28 @@ fn those_about_to_sign_in_are_capped_and_the_others_are_not() {
 }
 
 #[test]
+fn who_was_answered_408_takes_no_place_of_those_about_to_sign_in() {
+    let config = Config::new()
+        .shard("limits.unauthenticated_max = 1")
+        .shard("conn.handshake_timeout_ms = 300")
+        .shard("conn.close_timeout_ms = 60000");
+    let gateway = Gateway::start(&config);
+    // It sends nothing, and does not close when it is told to go.
+    let mut silent = Raw::connect(gateway.ws);
+    assert!(silent.head().starts_with("HTTP/1.1 408 "));
+    Client::connect(gateway.ws);
+    assert_eq!(gateway.counter("unauthenticated_refused"), 0);
+    // Nor does one whose request was refused.
+    let mut refused = Raw::connect(gateway.ws);
+    refused.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(refused.head().starts_with("HTTP/1.1 4"));
+    Client::connect(gateway.ws);
+    let stats = gateway.admin_get("/stats");
+    assert_eq!((&stats["unauthenticated"], &stats["counters"]["closed"]), (&json!(0), &json!(2)));
+    drop((silent, refused));
+}
+
+#[test]
 fn a_user_with_too_many_connections_is_refused_and_a_new_token_is_no_new_connection() {
     let gateway = Gateway::start(&users().shard("limits.user_connections_max = 1"));
     let mut alice = signed_in(&gateway, "alice");

@@ -157,6 +157,9 @@ impl Peer {
                 self.draining = true;
                 self.refused = Some(*status);
             }
+            Incoming::Ping(_) => {
+                assert!(self.close_code.is_none(), "a ping after the close frame");
+            }
             Incoming::Pong => {}
             Incoming::Close(code) => {
                 assert!(self.close_code.replace(*code).is_none(), "a second close frame");

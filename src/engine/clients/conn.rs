@@ -82,7 +82,7 @@ pub enum Phase {
 pub struct Terms {
     /// Largest message, in bytes and fragments.
     pub frames: FrameLimits,
-    /// Longest time between two signs of life of the client.
+    /// Time without a sign of life of the client after which it is asked for one.
     pub heartbeat_ms: u64,
     /// Messages without an answer before reading pauses.
     pub unanswered_max: u32,
@@ -205,6 +205,8 @@ pub struct Conn {
     pub opened: Micros,
     /// Time at which the client last sent something.
     pub heard: Micros,
+    /// Time of a ping since then.
+    pub pinged: Option<Micros>,
     /// Frames in the present second.
     pub frames: Window,
     /// Bad messages in the present ten seconds.
@@ -246,6 +248,7 @@ impl Conn {
             peer,
             opened: now,
             heard: now,
+            pinged: None,
             frames: Window::default(),
             bad: Window::default(),
             one_way: OneWayRefusals { count: 0, reason: Reason::QueueFull, told: Micros(0) },
@@ -285,6 +288,11 @@ impl Conn {
             && !self.decoder.has_unread()
     }
 
+    /// Takes note that the client sent something, or that it may count as if it had.
+    pub fn hear(&mut self, now: Micros) {
+        (self.heard, self.pinged) = (now, None);
+    }
+
     /// Stops the reading of it for a cause.
     pub fn hold(&mut self, cause: Hold) {
         self.holds.0 |= cause as u8;
@@ -299,7 +307,7 @@ impl Conn {
         }
         self.holds.0 &= !(cause as u8);
         if self.holds.is_empty() {
-            self.heard = now;
+            self.hear(now);
             resumed.push(id);
         }
     }
@@ -311,6 +319,7 @@ impl Conn {
         for since in [&mut self.opened, &mut self.heard] {
             *since = later(*since).min(now);
         }
+        self.pinged = self.pinged.map(|at| later(at).min(now));
         self.outbox.put_off(us, now);
         self.auth_by = later(self.auth_by);
         match &mut self.phase {

@@ -3,7 +3,7 @@
 use crate::engine::Context;
 use crate::engine::clients::conn::Phase;
 use crate::engine::clients::sign_in::UpgradeDecision;
-use crate::engine::clients::{Clients, append};
+use crate::engine::clients::{Clients, append, set_ending};
 use crate::ids::ConnId;
 use crate::message::{Encoding, Micros, ServerMessage};
 use crate::stats::Counter;
@@ -112,7 +112,7 @@ impl Clients {
         self.forget_move(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.phase = Phase::Lingering { until };
+        set_ending(conn, &mut self.limits, Phase::Lingering { until });
         append(conn, id, &mut self.buffers, cx.effects, |out| out.extend_from_slice(response));
     }
 

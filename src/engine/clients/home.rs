@@ -179,7 +179,7 @@ impl Clients {
         Departed(mut conn): Departed,
         now: Micros,
     ) -> ConnId {
-        conn.heard = now;
+        conn.hear(now);
         // Mostly the same: then the count is one that only this shard writes to.
         if *conn.terms == *self.terms {
             conn.terms = self.terms.clone();

@@ -145,6 +145,13 @@ impl ClientLimits {
         self.users.leave(user, false);
     }
 
+    /// The connection ends: it is neither in the handshake nor a session of its user any more. It
+    /// counts for its address until it is gone.
+    pub fn give_places_back(&mut self, limits: &mut LimitState) {
+        self.authenticated(limits);
+        self.users.leave(std::mem::take(&mut limits.user), false);
+    }
+
     /// Counts a new connection, which has not signed in.
     pub fn count_unauthenticated(&mut self, limits: &mut LimitState) {
         limits.unauthenticated = true;

@@ -175,7 +175,8 @@ impl Clients {
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.outbox.discard(&mut self.buffers);
-        conn.phase = Phase::Lingering { until: conn.until().unwrap_or(until) };
+        let until = conn.until().unwrap_or(until);
+        set_ending(conn, &mut self.limits, Phase::Lingering { until });
         mark_dirty(conn, id, cx.effects);
     }
 
@@ -290,11 +291,11 @@ impl Clients {
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
         // After an error of the client's the rest of its bytes cannot be read as frames.
-        conn.phase = if conn.decoder.ended() {
-            Phase::Lingering { until }
-        } else {
-            Phase::Closing { until }
+        let phase = match conn.decoder.ended() {
+            true => Phase::Lingering { until },
+            false => Phase::Closing { until },
         };
+        set_ending(conn, &mut self.limits, phase);
         append(conn, id, &mut self.buffers, cx.effects, |out| {
             frames::write_close(out, Some(code), why);
         });
@@ -328,9 +329,16 @@ impl Clients {
     pub fn set_finished(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.phase = Phase::Finished { until };
+        set_ending(conn, &mut self.limits, Phase::Finished { until });
         mark_dirty(conn, id, cx.effects);
     }
+}
+
+/// Begins the end of a connection: from now on it takes no place of those who may sign in, and none
+/// of its user, though it counts as a connection until it is removed.
+fn set_ending(conn: &mut Conn, limits: &mut ClientLimits, phase: Phase) {
+    conn.phase = phase;
+    limits.give_places_back(&mut conn.limits);
 }
 
 /// Appends to a connection's outbox what `write` writes, and has it flushed: the one way in which
