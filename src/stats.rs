@@ -39,8 +39,10 @@ counters! {
     AddressConnectionsRefused = "address_connections_refused",
     /// Connections over `limits.address_connects_per_s`, answered 429.
     AddressConnectsRefused = "address_connects_refused",
-    /// Clients over `limits.user_connections_max` that signed in: 429, or closed with 1013.
+    /// Clients over `session.per_user_max` that signed in and were refused: 429, 403, or closed.
     UserConnectionsRefused = "user_connections_refused",
+    /// Times the connections of a user were pinged because one more wanted a place.
+    UserConnectionsTested = "user_connections_tested",
     /// Clients over `limits.user_connects_per_s` that signed in: 429, or closed with 1013.
     UserConnectsRefused = "user_connects_refused",
     /// Clients handed to another shard, because this one had no room.
@@ -105,6 +107,8 @@ counters! {
     ClosedTokenExpired = "closed_token_expired",
     /// Closed with 4005.
     ClosedNoAuth = "closed_no_auth",
+    /// Closed with 4502.
+    ClosedElsewhere = "closed_elsewhere",
     /// Closed with 4500.
     ClosedBadToken = "closed_bad_token",
     /// Tokens that were accepted.

@@ -3,6 +3,7 @@
 use crate::engine::clients::conn::{Hold, Phase, ReadNext};
 use crate::engine::clients::handshake::Handshake;
 use crate::engine::clients::home::{AtHome, Departed};
+use crate::engine::clients::places::NextPlace;
 use crate::engine::clients::sign_in::NextVerification;
 use crate::engine::{Engine, builtin};
 use crate::ids::ConnId;
@@ -58,7 +59,7 @@ impl Engine {
         }
         match conn.phase {
             Phase::Open => {
-                clients.forget_move(&mut cx, id, now);
+                clients.forget_waits(&mut cx, id, now);
                 clients.set_finished(&mut cx, id, now);
             }
             Phase::Handshake
@@ -110,6 +111,19 @@ impl Engine {
                     let others = self.clients.sign_in.set_aside();
                     self.shake_hands(id, &mut [], now);
                     self.clients.sign_in.put_back(others);
+                }
+            }
+        }
+    }
+
+    /// Lets connections go on that waited for a place among their user's: part of the tick.
+    pub(super) fn go_on_with_newcomers(&mut self, now: Micros) {
+        loop {
+            let (clients, _, mut cx) = self.parts();
+            match clients.place_next(&mut cx, now) {
+                NextPlace::None => return,
+                NextPlace::Upgrade(id) => {
+                    self.shake_hands(id, &mut [], now);
                 }
             }
         }

@@ -24,6 +24,7 @@ impl Engine {
         clients.move_again(&mut cx);
         clients.limits.expire(now);
         dispatcher.clean_up(&mut cx, now);
+        self.go_on_with_newcomers(now);
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
         }

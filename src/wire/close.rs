@@ -38,6 +38,9 @@ pub(crate) const NO_AUTH: u16 = 4005;
 /// Do not reconnect with this token: it was refused.
 pub(crate) const BAD_TOKEN: u16 = 4500;
 
+/// Do not reconnect by itself: the user is signed in on another connection.
+pub(crate) const SIGNED_IN_ELSEWHERE: u16 = 4502;
+
 /// Whether a close frame may carry `code`.
 pub(crate) const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
@@ -53,6 +56,7 @@ const _: () = {
     assert!(may_reconnect(TOKEN_EXPIRED) && may_reconnect(NO_AUTH) && !may_reconnect(BAD_TOKEN));
     assert!(may_be_sent(GOING_AWAY) && may_be_sent(UNSUPPORTED) && may_be_sent(POLICY));
     assert!(may_be_sent(TRY_LATER) && may_be_sent(BAD_TOKEN));
+    assert!(may_be_sent(SIGNED_IN_ELSEWHERE) && !may_reconnect(SIGNED_IN_ELSEWHERE));
 };
 
 #[cfg(test)]

@@ -31,8 +31,17 @@ const QUIET_STEP_US: u64 = 500_000;
 /// hundred of them, each of which may wait for a timeout.
 const QUIET_STEPS_MAX: u32 = 600;
 
-/// Counters of the ways in which a move of a connection ends.
-const MOVES: [Counter; 3] = [Counter::MovedIn, Counter::MoveDelayed, Counter::MoveRefused];
+/// Counters of the ways in which a move of a connection ends, and of what becomes of a user's
+/// connections and of silent clients.
+const COUNTED: [Counter; 7] = [
+    Counter::MovedIn,
+    Counter::MoveDelayed,
+    Counter::MoveRefused,
+    Counter::UserConnectionsTested,
+    Counter::UserConnectionsRefused,
+    Counter::ClosedElsewhere,
+    Counter::Pings,
+];
 
 /// Prints the command that runs the seed again if the run panics.
 struct OnFailure(u64);
@@ -51,7 +60,7 @@ impl Drop for OnFailure {
 struct RunResult {
     /// Hash of everything that happened.
     trace: u64,
-    /// Answers by reason, and moves by their counter.
+    /// Answers by reason, and what is counted otherwise.
     answers: BTreeMap<String, u64>,
     runs: u64,
 }
@@ -60,7 +69,7 @@ fn run(seed: u64) -> RunResult {
     let _on_failure = OnFailure(seed);
     let world = finish(Plan::new(seed));
     let mut answers = world.oracle.answers.clone();
-    for counter in MOVES {
+    for counter in COUNTED {
         let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
         answers.insert(counter.name().into(), of_all.sum());
     }
@@ -157,7 +166,9 @@ fn the_promises_hold_in_every_world() {
     ] {
         assert!(answers.get(word).is_some_and(|&n| n >= seeds / 4), "{word} is too rare");
     }
-    for (counter, least) in MOVES.into_iter().zip([seeds, seeds / 4, seeds / 20]) {
+    let rare = seeds / 20;
+    let least = [seeds, seeds / 4, rare, rare, rare, rare, rare];
+    for (counter, least) in COUNTED.into_iter().zip(least) {
         let count = answers[counter.name()];
         assert!(count >= least, "{}: {count}, too rare", counter.name());
     }

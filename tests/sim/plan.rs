@@ -10,7 +10,7 @@ use shardgate::auth::mint::{SigningKey, Wanted, mint};
 use shardgate::config::Overrides;
 use shardgate::config::load::{Files, from_files};
 use shardgate::config::settings::{
-    Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, ShardSettings,
+    Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, PerUser, ShardSettings,
     StopSettings, Tenants,
 };
 use shardgate::ids::{InstanceId, ServiceId};
@@ -260,6 +260,8 @@ fn settings(d: &mut Dice) -> ShardSettings {
     // All clients have one address.
     s.limits.address.connections_max = d.pick(&[0, 0, 0, 0, 0, 12]);
     s.limits.address.messages_per_s = d.pick(&[0, 0, 0, 0, 50, 500]);
+    s.limits.user.connections_max = d.pick(&[0, 0, 0, 1, 2]);
+    s.limits.per_user = d.pick(&[PerUser::Many, PerUser::Newest, PerUser::Oldest]);
     s.limits.unauthenticated_max = d.pick(&[10_000, 10_000, 10_000, 2]);
     s
 }

@@ -27,6 +27,8 @@ pub enum Hold {
     Move = 4,
     /// Messages over a rate, sent on although they were refused.
     Rate = 8,
+    /// A place among its user's connections.
+    Place = 16,
 }
 
 /// The causes for which a connection is not read now: it is read while there is none.
@@ -128,6 +130,15 @@ pub struct Moving {
     pub seq: u64,
 }
 
+/// A sign-in that waits for a place among its user's connections.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The user, verified.
+    pub identity: Identity,
+    /// The `auth` message that is answered then; the upgrade if there was none.
+    pub seq: u64,
+}
+
 /// The user and the address that count a connection.
 #[derive(Debug, Default)]
 pub struct LimitState {
@@ -220,6 +231,8 @@ pub struct Conn {
     pub pending_auth: Option<Box<PendingAuth>>,
     /// The move to the user's home shard under way.
     pub moving: Option<Box<Moving>>,
+    /// The sign-in that waits for a place.
+    pub newcomer: Option<Box<Newcomer>>,
     /// Moved here when there was no room, and only kept until its refusal is sent.
     pub refused_arrival: bool,
     /// The user and the address that count it, and its refusals for a rate.
@@ -255,6 +268,7 @@ impl Conn {
             auth_by: Micros(u64::MAX),
             pending_auth: None,
             moving: None,
+            newcomer: None,
             refused_arrival: false,
             limits: LimitState::default(),
         }
@@ -285,6 +299,7 @@ impl Conn {
         self.unanswered == 0
             && self.pending_auth.is_none()
             && self.moving.is_none()
+            && self.newcomer.is_none()
             && !self.decoder.has_unread()
     }
 

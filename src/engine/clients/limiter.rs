@@ -187,6 +187,15 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         Ok(key)
     }
 
+    /// The client of that name, if it is in the table, and whether one more connection of it is
+    /// within its rate.
+    pub fn entry(&self, name: &N, now: Micros) -> Option<(LimiterKey, bool)> {
+        let key = self.find(name)?;
+        let mut bucket = self.clients.get(key)?.connects;
+        let is_free = self.rule.connects.per_s == 0 || now < self.pass_until;
+        Some((key, is_free || bucket.take(self.rule.connects, 1, now).is_ok()))
+    }
+
     /// A connection that is there already is counted from now on, allowed or not.
     pub fn count(&mut self, name: &N, unauthenticated: bool, now: Micros) -> LimiterKey {
         let key = self.find_or_insert(name, now);

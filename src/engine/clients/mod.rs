@@ -8,6 +8,7 @@ pub mod limiter;
 pub mod limits;
 pub mod outbox;
 mod pause;
+pub(crate) mod places;
 pub(crate) mod reply;
 pub mod session;
 pub mod sign_in;
@@ -25,6 +26,7 @@ use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::conn::{Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
+use crate::engine::clients::places::PlaceTest;
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::owner::Address;
@@ -55,6 +57,8 @@ pub(crate) struct Clients {
     refused_arrivals: usize,
     /// Connections whose home shard's lane was full: they try again with the next tick.
     pub moves_waiting: Vec<ConnId>,
+    /// Users of whom one more connection wants a place: see [`places`].
+    place_tests: Vec<PlaceTest>,
     /// Slot at which the sweep over the connections goes on.
     sweep_at: usize,
     /// End of the time in which what came during a pause is read: see [`Self::on_pause`].
@@ -85,6 +89,7 @@ impl Clients {
             upgraded: 0,
             refused_arrivals: 0,
             moves_waiting: Vec::new(),
+            place_tests: Vec::new(),
             sweep_at: 0,
             catching_up_until: Micros(0),
         }
@@ -123,7 +128,7 @@ impl Clients {
         if counted.is_err()
             && let Some(mut conn) = self.conns.remove(id)
         {
-            self.limits.release(&mut conn.limits);
+            self.limits.release(id, &mut conn.limits);
         }
         counted.map(|()| id)
     }
@@ -171,12 +176,12 @@ impl Clients {
     /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,
     /// and it lingers until the alert is flushed and the client closes.
     pub fn break_off(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
-        self.forget_move(cx, id, now);
+        self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.outbox.discard(&mut self.buffers);
         let until = conn.until().unwrap_or(until);
-        set_ending(conn, &mut self.limits, Phase::Lingering { until });
+        set_ending(conn, id, &mut self.limits, Phase::Lingering { until });
         mark_dirty(conn, id, cx.effects);
     }
 
@@ -186,7 +191,7 @@ impl Clients {
         let Some(mut conn) = self.conns.remove(id) else { return };
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
-        self.limits.release(&mut conn.limits);
+        self.limits.release(id, &mut conn.limits);
         self.upgraded -= u64::from(conn.upgraded);
         conn.outbox.discard(&mut self.buffers);
     }
@@ -287,7 +292,7 @@ impl Clients {
 
     /// Sends a Close frame and waits for the client's.
     pub fn close(&mut self, cx: &mut Context<'_>, id: ConnId, code: u16, why: &str, now: Micros) {
-        self.forget_move(cx, id, now);
+        self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
         // After an error of the client's the rest of its bytes cannot be read as frames.
@@ -295,7 +300,7 @@ impl Clients {
             true => Phase::Lingering { until },
             false => Phase::Closing { until },
         };
-        set_ending(conn, &mut self.limits, phase);
+        set_ending(conn, id, &mut self.limits, phase);
         append(conn, id, &mut self.buffers, cx.effects, |out| {
             frames::write_close(out, Some(code), why);
         });
@@ -329,16 +334,16 @@ impl Clients {
     pub fn set_finished(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        set_ending(conn, &mut self.limits, Phase::Finished { until });
+        set_ending(conn, id, &mut self.limits, Phase::Finished { until });
         mark_dirty(conn, id, cx.effects);
     }
 }
 
 /// Begins the end of a connection: from now on it takes no place of those who may sign in, and none
 /// of its user, though it counts as a connection until it is removed.
-fn set_ending(conn: &mut Conn, limits: &mut ClientLimits, phase: Phase) {
+fn set_ending(conn: &mut Conn, id: ConnId, limits: &mut ClientLimits, phase: Phase) {
     conn.phase = phase;
-    limits.give_places_back(&mut conn.limits);
+    limits.give_places_back(id, &mut conn.limits);
 }
 
 /// Appends to a connection's outbox what `write` writes, and has it flushed: the one way in which

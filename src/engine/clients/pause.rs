@@ -19,6 +19,7 @@ impl Clients {
         for (_, conn) in self.conns.iter_mut() {
             conn.put_off(us, now);
         }
+        self.place_tests.iter_mut().for_each(|test| test.put_off(us, now));
     }
 
     /// Whether the shard still reads what came during a pause.

@@ -8,7 +8,7 @@ use crate::auth::{Identity, Refusal, Verifier};
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
-use crate::engine::clients::limits::CountedUser;
+use crate::engine::clients::limits::{CountedUser, NotCounted};
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::ConnId;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
@@ -170,6 +170,11 @@ impl Clients {
             conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
             return self.enter_as(cx, id, moved.identity, now);
         }
+        // It has waited for its place.
+        if let Some(newcomer) = conn.newcomer.take() {
+            conn.release(Hold::Place, id, now, &mut cx.effects.resumed);
+            return self.enter_as(cx, id, newcomer.identity, now);
+        }
         let (Some(token), true) = (token, self.sign_in.verifier.is_some()) else {
             return UpgradeDecision::As(None);
         };
@@ -199,8 +204,13 @@ impl Clients {
     ) -> UpgradeDecision {
         match self.count_user(cx, id, &identity, now) {
             Ok(counted) => UpgradeDecision::As(Some((identity, counted))),
-            Err(Reject { text, retry_after_ms, .. }) => {
-                UpgradeDecision::Refused(429, text.into(), retry_after_ms)
+            Err(NotCounted::Waits) => {
+                self.set_newcomer(id, identity, 0);
+                UpgradeDecision::Later
+            }
+            Err(NotCounted::Refused(reject)) => {
+                let status = upgrade_status(&reject);
+                UpgradeDecision::Refused(status, reject.text.into(), reject.retry_after_ms)
             }
         }
     }
@@ -316,12 +326,28 @@ impl Clients {
     ) {
         match self.count_user(cx, id, &identity, now) {
             Ok(counted) => self.become_user(cx, id, seq, identity, counted),
-            Err(Reject { reason, text, retry_after_ms }) => {
-                self.tell_error(cx, id, seq, reason, text, retry_after_ms);
-                cx.stats.inc(Counter::ClosedTryLater);
-                self.close(cx, id, close::TRY_LATER, text, now);
-            }
+            Err(NotCounted::Waits) => self.set_newcomer(id, identity, seq),
+            Err(NotCounted::Refused(reject)) => self.turn_away(cx, id, seq, &reject, now),
         }
+    }
+
+    /// Refuses a user who signs in by a message, and closes the connection.
+    pub fn turn_away(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        reject: &Reject,
+        now: Micros,
+    ) {
+        let Reject { reason, text, retry_after_ms } = *reject;
+        self.tell_error(cx, id, seq, reason, text, retry_after_ms);
+        let (counter, code) = match reason == Reason::Forbidden {
+            true => (Counter::ClosedElsewhere, close::SIGNED_IN_ELSEWHERE),
+            false => (Counter::ClosedTryLater, close::TRY_LATER),
+        };
+        cx.stats.inc(counter);
+        self.close(cx, id, code, text, now);
     }
 
     /// Makes the connection one of a user that is counted, and tells the client.
@@ -345,7 +371,7 @@ impl Clients {
         }
         conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
-        counted.count(&mut conn.limits);
+        self.limits.enter(id, &mut conn.limits, counted);
         self.becomes_authenticated(id);
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
@@ -414,8 +440,9 @@ impl Clients {
             self.becomes_authenticated(id);
             return false;
         }
-        // A token that waits, or a move under way, is a delay of ours.
-        let is_ours = conn.pending_auth.is_some() || conn.moving.is_some();
+        // A token that waits, a move under way and the wait for a place are delays of ours.
+        let is_ours =
+            conn.pending_auth.is_some() || conn.moving.is_some() || conn.newcomer.is_some();
         if conn.auth_by <= now && self.sign_in.required && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);
             self.close(
@@ -429,6 +456,11 @@ impl Clients {
         }
         false
     }
+}
+
+/// The HTTP status of a user's refusal at the upgrade.
+pub fn upgrade_status(reject: &Reject) -> u16 {
+    if reject.reason == Reason::Forbidden { 403 } else { 429 }
 }
 
 /// The counter of a refusal.

@@ -54,7 +54,10 @@ impl Clients {
         self.check_limits(cx, id, now);
         let Some(conn) = self.conns.get(id) else { return };
         match conn.phase {
-            Phase::Handshake if now.since(conn.opened) > handshake_us => {
+            // Who waits for a place does so outside of its handshake's time.
+            Phase::Handshake
+                if conn.newcomer.is_none() && now.since(conn.opened) > handshake_us =>
+            {
                 self.handshake_timeout(cx, id, now);
             }
             Phase::Open => {
