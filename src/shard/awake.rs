@@ -12,7 +12,7 @@ use crate::limits::{PAUSE_MS, TICK_MS};
 use crate::message::Micros;
 
 const PAUSE_US: u64 = PAUSE_MS * 1000;
-/// Part of a pause that counts as time in which the shard ran: the wait for the tick.
+/// Part of a gap that is no pause, but the wait for the tick.
 const TICK_US: u64 = TICK_MS * 1000;
 
 /// The clock of a shard without its pauses. Copies share one state.
@@ -34,9 +34,10 @@ impl AwakeClock {
     pub(crate) fn begin_turn(&self, now: Micros) -> Option<u64> {
         let Began { at, paused_us } = self.0.get();
         let gap = at.map_or(0, |at| now.since(at));
-        let paused = (gap > PAUSE_US).then(|| gap - TICK_US);
-        self.0.set(Began { at: Some(now), paused_us: paused_us + paused.unwrap_or(0) });
-        paused
+        // The clock has come as far as a pause is long, see below, and never goes back.
+        let paused_us = paused_us + gap.saturating_sub(PAUSE_US);
+        self.0.set(Began { at: Some(now), paused_us });
+        (gap > PAUSE_US).then(|| gap - TICK_US)
     }
 
     /// The time `now` without the pauses: it is never further from the begin of the turn than a
@@ -62,7 +63,7 @@ mod tests {
         let after = Micros(before.0 + 3_600_000_000);
         assert_eq!(clock.awake(after), Micros(before.0 + PAUSE_US), "nobody has noticed yet");
         assert_eq!(clock.begin_turn(after), Some(3_600_000_000 - TICK_US));
-        assert_eq!(clock.awake(after), Micros(before.0 + TICK_US));
+        assert_eq!(clock.awake(after), Micros(before.0 + PAUSE_US), "and it has not gone back");
     }
 
     proptest! {
@@ -76,7 +77,9 @@ mod tests {
             for gap in gaps {
                 let (was, then) = (now, clock.awake(now));
                 now.0 += gap;
+                let before_the_turn = clock.awake(now);
                 clock.begin_turn(now);
+                prop_assert_eq!(clock.awake(now), before_the_turn);
                 let passed = clock.awake(now).since(then);
                 prop_assert!(passed <= now.since(was));
                 prop_assert!(gap > PAUSE_US || passed == gap, "{} of {}", passed, gap);
