@@ -86,7 +86,7 @@ pub(crate) const ANSWER_BYTES_CAP: usize = 1 << 30;
 /// At least the largest message, so that one answer that is too large for its receiver does not
 /// cost the others theirs.
 pub(crate) fn answer_bytes_max(items: usize, outbox_bytes_max: usize) -> usize {
-    let room = items.saturating_mul(outbox_bytes_max + ANSWER_OVERHEAD_BYTES);
+    let room = items.saturating_mul(outbox_bytes_max.saturating_add(ANSWER_OVERHEAD_BYTES));
     room.clamp(MESSAGE_BYTES_CAP + ANSWER_OVERHEAD_BYTES, ANSWER_BYTES_CAP)
 }
 /// Bytes of an answer in a batch besides its payload: ids, status, and a service's error text.
@@ -103,6 +103,13 @@ pub(crate) const TIMEOUT_MS_MAX: u32 = 600_000;
 /// Longest time between two ticks of a shard, in which deadlines, windows and heartbeats are
 /// checked.
 pub const TICK_MS: u64 = 10;
+/// Time between two turns of a shard from which it counts as stopped in between (SIGSTOP, a frozen
+/// cgroup, a core that was taken away): 25 ticks. A shard that has work is back within a few
+/// milliseconds, and one without is woken by each tick.
+pub const PAUSE_MS: u64 = 250;
+/// Time after a pause in which a shard reads what the kernel took meanwhile, and judges nobody by
+/// time or rate: 1 s. A turn reads some 10,000 small messages in its 2 ms.
+pub const CATCH_UP_MS: u64 = 1_000;
 
 const _: () = assert!(SHARDS_MAX <= 1 << 16);
 const _: () = assert!(BATCH_BYTES_CAP * 4 <= ANSWERS_BYTES_AIM);

@@ -19,7 +19,7 @@ use crate::engine::dispatcher::{dedup, route_cache};
 use crate::engine::owner::Address;
 use crate::engine::slab::{self, Slab};
 use crate::ids::{ConnId, MsgKey};
-use crate::limits::{IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS};
+use crate::limits::{self, IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS};
 use crate::shard::sockets::Socket;
 use crate::stats::Histograms;
 use crate::tls::session;
@@ -94,7 +94,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
     ));
     full.extend(limit_parts(settings, connections));
     let mut worst = worst_of_clients(settings, connections);
-    worst.push(worst_of_services(settings, instances));
+    worst.extend(worst_of_services(settings, instances));
     if tls {
         full.push(times("TLS", PLACES, connections, "of keys", TLS_BYTES));
         worst.extend(worst_of_tls(connections));
@@ -184,15 +184,16 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     ]
 }
 
-fn worst_of_services(settings: &ShardSettings, instances: usize) -> Part {
+fn worst_of_services(settings: &ShardSettings, instances: usize) -> Vec<Part> {
     let batch = &settings.batch;
-    times(
-        "services do not answer",
-        &format!("{instances} instances x batch.in_flight_max: batches"),
-        (instances * batch.in_flight_max) as u64,
-        "of batch.bytes_max",
-        batch.bytes_max as u64,
-    )
+    let calls = (instances * batch.in_flight_max) as u64;
+    let key = format!("{instances} instances x batch.in_flight_max: batches");
+    let answer = limits::answer_bytes_max(batch.items_max, settings.conn.outbox_bytes_max) as u64;
+    let answer_key = "of batch.items_max x conn.outbox_bytes_max";
+    vec![
+        times("services do not answer", &key, calls, "of batch.bytes_max", batch.bytes_max as u64),
+        times("all answers are huge", &key, calls, answer_key, answer),
+    ]
 }
 
 fn worst_of_tls(connections: u64) -> Vec<Part> {

@@ -41,8 +41,10 @@ counters! {
     AddressConnectionsRefused = "address_connections_refused",
     /// Connections over `limits.address_connects_per_s`, answered 429.
     AddressConnectsRefused = "address_connects_refused",
-    /// Clients over `limits.user_connections_max` that signed in: 429, or closed with 1013.
+    /// Clients over `session.per_user_max` that signed in and were refused: 429, 403, or closed.
     UserConnectionsRefused = "user_connections_refused",
+    /// Times the connections of a user were pinged because one more wanted a place.
+    UserConnectionsTested = "user_connections_tested",
     /// Clients over `limits.user_connects_per_s` that signed in: 429, or closed with 1013.
     UserConnectsRefused = "user_connects_refused",
     /// Clients handed to another shard, because this one had no room.
@@ -87,6 +89,8 @@ counters! {
     HandshakeRefused = "handshake_refused",
     /// Handshakes not finished in time.
     HandshakeTimeout = "handshake_timeout",
+    /// Times the shard did not run for 250 ms or longer: it was stopped or starved.
+    Pauses = "pauses",
     /// Connections that have ended, for any cause.
     Closed = "closed",
     /// Closed with 1002, 1003, 1007 or 1009.
@@ -97,12 +101,16 @@ counters! {
     ClosedTryLater = "closed_try_later",
     /// Closed with 4001.
     ClosedSlow = "closed_slow",
+    /// WebSocket pings sent to clients from which nothing had come for `conn.heartbeat_ms`.
+    Pings = "pings",
     /// Closed with 4002.
     ClosedNoHeartbeat = "closed_no_heartbeat",
     /// Closed with 4004.
     ClosedTokenExpired = "closed_token_expired",
     /// Closed with 4005.
     ClosedNoAuth = "closed_no_auth",
+    /// Closed with 4502.
+    ClosedElsewhere = "closed_elsewhere",
     /// Closed with 4500.
     ClosedBadToken = "closed_bad_token",
     /// Tokens that were accepted.

@@ -503,6 +503,10 @@ impl Reader {
                 None => "unknown section; remove it".into(),
             };
         }
+        if let Some((_, new)) = RENAMED.iter().find(|(old, _)| *old == key) {
+            let new = if is_env { words::variable(new) } else { (*new).to_owned() };
+            return format!("this key has another name now: set {new} instead");
+        }
         let all_keys = format!("All keys: {} guide configuration", words::program());
         let all = self.known.iter().chain(elsewhere.iter().filter(|_| is_env)).copied();
         match nearest(key, all) {
@@ -517,6 +521,9 @@ impl Reader {
         }
     }
 }
+
+/// Keys of earlier versions, and what they are called now.
+const RENAMED: [(&str, &str); 1] = [("limits.user_connections_max", "session.per_user_max")];
 
 /// The prefix of keys in a table, without the table's place in its list: `service.instances.`.
 fn without_indices(prefix: &str) -> String {

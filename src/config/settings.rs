@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
-pub use limits::{ClientLimitSettings, LimitSettings};
+pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use shard::{
     BackendSettings, BatchSettings, CacheSettings, ConnSettings, DedupSettings, QueueSettings,
     RetrySettings, ShardSettings,

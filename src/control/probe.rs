@@ -21,6 +21,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
+use crate::limits::PAUSE_MS;
 use crate::plain::is_plain;
 
 /// Largest answer: it holds one small number, which takes 2 bytes.
@@ -310,12 +311,24 @@ async fn alive(
     }
 }
 
+/// The result of a call that ends within `limit`. If the time-out itself is late, the process was
+/// stopped, and the answer may not be read yet: then the call has its time once more.
 async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
-    let late = |_| Err(Status::deadline_exceeded(format!("no answer within {limit:?}")));
-    timeout(limit, call).await.unwrap_or_else(late)
+    tokio::pin!(call);
+    loop {
+        let began = Instant::now();
+        match timeout(limit, &mut call).await {
+            Ok(result) => return result,
+            Err(_) if began.elapsed() > limit + Duration::from_millis(PAUSE_MS) => {}
+            Err(_) => {
+                let text = format!("no answer within {limit:?}");
+                return Err(Status::deadline_exceeded(text));
+            }
+        }
+    }
 }
 
 /// Whether the server cannot tell: it has no such method, or does not know the empty name.

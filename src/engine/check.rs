@@ -110,6 +110,12 @@ impl Engine {
             ensure(holds.has(Hold::Move) == conn.moving.is_some(), || {
                 format!("{id:?}: {holds:?}, a move waits: {}", conn.moving.is_some())
             })?;
+            ensure(holds.has(Hold::Place) == conn.newcomer.is_some(), || {
+                format!("{id:?}: {holds:?}, a newcomer waits: {}", conn.newcomer.is_some())
+            })?;
+            ensure(conn.newcomer.is_none() || self.clients.waits_for_place(id), || {
+                format!("{id:?} waits for a place for ever")
+            })?;
             let late = late.remove(&id).unwrap_or(0);
             ensure(late == conn.late_calls, || {
                 format!("{id:?}: {} late calls, in truth {late}", conn.late_calls)

@@ -64,8 +64,13 @@ impl EngineConfig {
         }
     }
 
-    /// Unix time of `now` by the clock of the gateway's start, in microseconds.
+    /// Unix time of `now` by the wall clock of today, in microseconds.
     pub fn unix_us(&self, now: Micros) -> i64 {
-        self.identity.unix_at_boot_us + now.0 as i64
+        self.identity.unix_us(now)
+    }
+
+    /// The same in whole seconds, as claims of tokens are.
+    pub fn unix_s(&self, now: Micros) -> i64 {
+        self.unix_us(now).div_euclid(1_000_000)
     }
 }

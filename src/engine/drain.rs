@@ -25,6 +25,12 @@ impl Drain {
         Self { began: now, until, settings, conns: conns as u64, closed: 0, cut_off: 0 }
     }
 
+    /// Leaves out a time in which the shard was stopped.
+    pub fn put_off(&mut self, us: u64) {
+        self.began.0 += us;
+        self.until.0 += us;
+    }
+
     /// Whether the grace is over.
     pub fn is_over(&self, now: Micros) -> bool {
         self.until <= now

@@ -3,6 +3,7 @@
 use crate::engine::clients::conn::{Hold, Phase, ReadNext};
 use crate::engine::clients::handshake::Handshake;
 use crate::engine::clients::home::{AtHome, Departed};
+use crate::engine::clients::places::NextPlace;
 use crate::engine::clients::sign_in::NextVerification;
 use crate::engine::{Engine, builtin};
 use crate::ids::ConnId;
@@ -23,7 +24,7 @@ impl Engine {
         self.stats.inc(Counter::Receives);
         self.stats.add(Counter::BytesIn, input.len() as u64);
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
-        conn.heard = now;
+        conn.hear(now);
         match conn.phase {
             Phase::Open => self.feed(id, input, now),
             Phase::Handshake => self.shake_hands(id, input, now),
@@ -36,7 +37,7 @@ impl Engine {
     /// Lets a connection that was held go on: what its decoder held back comes first.
     pub fn on_resumed(&mut self, id: ConnId, now: Micros) -> ReadNext {
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
-        conn.heard = now;
+        conn.hear(now);
         // Resumed twice in one turn, and held again after the first of them.
         if !conn.holds.is_empty() {
             return ReadNext::Pause;
@@ -45,11 +46,27 @@ impl Engine {
     }
 
     /// Takes the end of the client's bytes, or a failure of the socket. True: close it now.
-    pub fn on_end(&mut self, id: ConnId) -> bool {
-        // Without a Close frame nothing more can be said that would be read (RFC 6455, 7.1.5:
-        // code 1006). An outbox with a last answer is still worth its flush.
-        let conn = self.clients.conns.get(id);
-        conn.is_none_or(|c| c.outbox.is_empty() || c.phase == Phase::Open)
+    ///
+    /// A client may end its side and still read (RFC 9293, 3.6: half-closed), so answers that wait
+    /// already are flushed, for as long as the close timeout. Without a Close frame nothing more is
+    /// said (RFC 6455, 7.1.5: code 1006), and answers that are still to come are undeliverable.
+    pub fn on_end(&mut self, id: ConnId, now: Micros) -> bool {
+        let (clients, _, mut cx) = self.parts();
+        let Some(conn) = clients.conns.get(id) else { return true };
+        if conn.outbox.is_empty() {
+            return true;
+        }
+        match conn.phase {
+            Phase::Open => {
+                clients.forget_waits(&mut cx, id, now);
+                clients.set_finished(&mut cx, id, now);
+            }
+            Phase::Handshake
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => {}
+        }
+        false
     }
 
     /// Takes over a connection that moved here. `None`: there is not even a place for its refusal;
@@ -98,6 +115,19 @@ impl Engine {
         }
     }
 
+    /// Lets connections go on that waited for a place among their user's: part of the tick.
+    pub(super) fn go_on_with_newcomers(&mut self, now: Micros) {
+        loop {
+            let (clients, _, mut cx) = self.parts();
+            match clients.place_next(&mut cx, now) {
+                NextPlace::None => return,
+                NextPlace::Upgrade(id) => {
+                    self.shake_hands(id, &mut [], now);
+                }
+            }
+        }
+    }
+
     /// Reads on in an upgrade request, and in the frames behind it. Also called with no bytes, to
     /// go on with a complete request that was held.
     fn shake_hands(&mut self, id: ConnId, input: &mut [u8], now: Micros) -> ReadNext {
@@ -121,14 +151,16 @@ impl Engine {
         let limits = conn.terms.frames;
         let fed = decoder.feed(&limits, input, |event| self.on_frame(id, event, now));
         let (clients, _, mut cx) = self.parts();
+        let catching_up = clients.is_catching_up(now);
         let Some(conn) = clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.decoder = decoder;
         match fed {
             Ok(fed) => {
                 cx.stats.add(Counter::FramesIn, u64::from(fed.frames));
-                let per_second = conn.frames.add(fed.frames, now, 1_000_000);
                 let max = conn.terms.frames_per_s_max;
-                if max > 0 && per_second > max && conn.phase == Phase::Open {
+                let is_counted = max > 0 && !catching_up;
+                let is_over = is_counted && conn.frames.add(fed.frames, now, 1_000_000) > max;
+                if is_over && conn.phase == Phase::Open {
                     cx.stats.inc(Counter::ClosedPolicy);
                     clients.close(
                         &mut cx,
@@ -236,6 +268,9 @@ impl Engine {
     fn on_bad(&mut self, id: ConnId, bad: &BadMessage, now: Micros) {
         let (clients, _, mut cx) = self.parts();
         clients.tell_bad_message(&mut cx, id, bad);
+        if clients.is_catching_up(now) {
+            return;
+        }
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if conn.bad.add(1, now, BAD_WINDOW_US) > cx.config.settings.conn.bad_messages_max {
             cx.stats.inc(Counter::ClosedPolicy);

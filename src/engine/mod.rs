@@ -114,7 +114,7 @@ impl Engine {
         };
         let dispatcher = Dispatcher::new(&settings, &snapshot, &mut rng);
         let seed = rng.next_u64();
-        let mut clients = Clients::new(&gateway, &settings, shards, unix_at_boot_us, seed);
+        let mut clients = Clients::new(&gateway, &settings, shards, seed);
         clients.sign_in.set(auth, &gateway.auth);
         Self {
             config: EngineConfig::new(shard, shards, identity, gateway, settings, &snapshot),
@@ -218,8 +218,8 @@ impl Engine {
 
     /// Takes note that a connection to an instance broke. One that the service closed in order did
     /// not.
-    pub fn on_connection_broken(&mut self, id: InstanceId) {
-        self.dispatcher.on_connection_broken(id);
+    pub fn on_connection_broken(&mut self, id: InstanceId, now: Micros) {
+        self.dispatcher.on_connection_broken(id, now);
     }
 
     /// Records the time in which `count` connections got their answers written and flushed.

@@ -14,6 +14,8 @@ pub(crate) struct Source {
     pub session: SessionId,
     /// Tenant, and the hashes of session and user.
     pub sender: Sender,
+    /// The same before it signed in, while messages from then are under way.
+    pub before: Option<Sender>,
     /// User of the connection; `None` before it has signed in.
     pub user: Option<Arc<Identity>>,
     pub encoding: Encoding,

@@ -4,8 +4,10 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::check::View;
+mod heartbeat;
 mod large_answers;
 mod regressions;
+mod sign_in_order;
 
 use super::*;
 use crate::config::settings::StopSettings;

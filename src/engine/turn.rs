@@ -24,6 +24,7 @@ impl Engine {
         clients.move_again(&mut cx);
         clients.limits.expire(now);
         dispatcher.clean_up(&mut cx, now);
+        self.go_on_with_newcomers(now);
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
         }
@@ -37,10 +38,28 @@ impl Engine {
         dispatcher.end_turn(&mut cx, clients, now);
     }
 
-    /// Takes the time of the wall clock. Claims of tokens are about it, so a step of it counts for
-    /// them, and for nothing else.
+    /// Takes the time of the wall clock, with each tick. A step of it counts for claims of tokens
+    /// and for the times that clients and services are told, and for nothing else.
     pub fn set_wall_clock(&mut self, unix_us: i64, now: Micros) {
-        self.clients.sign_in.set_wall_clock(unix_us, now);
+        self.config.identity.unix_at_boot_us = unix_us.saturating_sub(now.0 as i64);
+    }
+
+    /// Takes note that the shard was stopped until `now`, for `us` microseconds: no client is
+    /// closed and no instance judged by that time. What was promised of a time holds: deadlines of
+    /// messages and the end of tokens.
+    pub fn on_pause(&mut self, us: u64, now: Micros) {
+        let (clients, dispatcher, cx) = self.parts();
+        cx.stats.inc(Counter::Pauses);
+        tracing::warn!(
+            shard = cx.config.shard.0,
+            paused_ms = us / 1000,
+            "shard_paused: the shard did not run; timeouts of clients are put off by that time"
+        );
+        clients.on_pause(us, now);
+        dispatcher.on_pause(us, now);
+        if let Some(drain) = &mut self.drain {
+            drain.put_off(us);
+        }
     }
 
     /// Routes and works by `published` from now on (promise 10). Connections keep what they were

@@ -5,6 +5,7 @@
 //! of them share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses
 //! an await. The order of a turn is in [`turn`], apart from sockets.
 
+mod awake;
 pub mod handoff;
 pub mod net;
 pub mod pulse;
@@ -29,6 +30,7 @@ use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
+use crate::shard::awake::AwakeClock;
 use crate::shard::net::{Handoff, Net};
 use crate::shard::pulse::Pulse;
 use crate::tls::server::Server;
@@ -63,6 +65,8 @@ pub(crate) struct ShardInit {
 pub(crate) struct Shell {
     engine: RefCell<Engine>,
     boot: Instant,
+    /// The same clock without the times in which the shard was stopped.
+    awake: AwakeClock,
     /// Set when something happened that the net loop has to act on.
     poked: Cell<bool>,
     net_waker: RefCell<Option<Waker>>,
@@ -73,10 +77,11 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    fn new(engine: EngineInit, boot: Instant) -> Rc<Self> {
+    fn new(engine: EngineInit, boot: Instant, awake: AwakeClock) -> Rc<Self> {
         Rc::new(Self {
             engine: RefCell::new(Engine::new(engine)),
             boot,
+            awake,
             poked: Cell::new(false),
             net_waker: RefCell::new(None),
             channels: Cell::new(0),
@@ -93,6 +98,12 @@ impl Shell {
     /// The time since the start of the process.
     pub(crate) fn now(&self) -> Micros {
         Micros(self.boot.elapsed().as_micros() as u64)
+    }
+
+    /// The time since the start of the process, without the pauses in which the shard was stopped:
+    /// for timers that count against somebody else.
+    pub(crate) fn awake(&self) -> Micros {
+        self.awake.awake(self.now())
     }
 
     /// Gives the net loop a turn.

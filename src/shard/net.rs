@@ -127,14 +127,15 @@ impl Net {
             Ok(Listener { port, socket, backlog: Backlog::Waiting })
         });
         let listeners = listeners.collect::<io::Result<_>>()?;
+        let state = TurnState::new(engine.shard, engine.shards);
         let cipher_bytes = if tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
         Ok(Self {
             shard: engine.shard,
             gateway: engine.gateway.clone(),
             settings: engine.settings.clone(),
             seed: engine.seed,
-            state: TurnState::new(engine.shard, engine.shards),
-            shell: Shell::new(engine, boot),
+            shell: Shell::new(engine, boot, state.awake()),
+            state,
             lanes: Lanes { commands, events, shards, handed, bell, pulse },
             tls,
             set,
@@ -165,6 +166,7 @@ impl Net {
         loop {
             let rung = self.wait().await?;
             let now = self.shell.now();
+            turn::begin(&mut self, now);
             if rung && self.on_bell(now) {
                 return Ok(());
             }

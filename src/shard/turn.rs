@@ -4,7 +4,8 @@
 //! (tests/sim) over simulated ones; they differ in nothing but [`ShardIo`]. So the simulator cannot
 //! run another order than the one that serves.
 //!
-//! Before a turn come the tick ([`tick`]), if the pulse came, and then what other shards and
+//! A turn begins with a look at the clock ([`begin`]): if the shard was stopped, nobody is judged
+//! by that time. Then come the tick ([`tick`]), if the pulse came, and what other shards and
 //! control sent ([`take_messages`]), if the bell rang. The turn itself ([`run`]) is fair by its
 //! order and its budgets: accept (at most 64); resumed connections; ready connections (at most four
 //! reads each, 64 KiB a read, for some 2 ms); TLS handshakes for a quarter of a millisecond;
@@ -21,6 +22,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
+use crate::shard::awake::AwakeClock;
 use crate::shard::handoff::Handoff;
 use crate::shard::timers::{Timer, Timers};
 
@@ -205,6 +207,8 @@ pub struct TurnState {
     next_sibling: u16,
     is_stopping: bool,
     timers: Timers,
+    /// The clock without the times in which the shard was stopped.
+    awake: AwakeClock,
     /// Connections to read in the next turn.
     to_read: Vec<ConnId>,
     /// Connections with a TLS handshake under way, read after all others.
@@ -227,6 +231,7 @@ impl TurnState {
             next_sibling: 0,
             is_stopping: false,
             timers: Timers::default(),
+            awake: AwakeClock::default(),
             to_read: Vec::new(),
             to_handshake: Vec::new(),
             dirty: Vec::new(),
@@ -234,6 +239,11 @@ impl TurnState {
             reading: Vec::new(),
             closing: Vec::new(),
         }
+    }
+
+    /// The clock without the times in which the shard was stopped.
+    pub(crate) fn awake(&self) -> AwakeClock {
+        self.awake.clone()
     }
 
     /// Whether control has told the shard to stop.
@@ -294,6 +304,14 @@ fn take_list<T>(from: &mut Vec<T>, to: &mut Vec<T>) {
     match to.is_empty() {
         true => std::mem::swap(from, to),
         false => to.append(from),
+    }
+}
+
+/// Begins a turn, before its tick and its messages. If the shard was stopped since the last one,
+/// the engine leaves that time out wherever it counts against a client or a service.
+pub fn begin(io: &mut impl ShardIo, now: Micros) {
+    if let Some(us) = io.state().awake.begin_turn(now) {
+        io.enter(|engine| engine.on_pause(us, now));
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) const TRY_LATER: u16 = 1013;
 
 /// Reconnect: the client did not take its answers in time.
 pub(crate) const TOO_SLOW: u16 = 4001;
-/// Reconnect: no frame came for two heartbeats.
+/// Reconnect: no frame came for two heartbeats, not even the answer to a ping.
 pub(crate) const NO_HEARTBEAT: u16 = 4002;
 /// Reconnect with a new token: the token has expired.
 pub(crate) const TOKEN_EXPIRED: u16 = 4004;
@@ -37,6 +37,9 @@ pub(crate) const NO_AUTH: u16 = 4005;
 
 /// Do not reconnect with this token: it was refused.
 pub(crate) const BAD_TOKEN: u16 = 4500;
+
+/// Do not reconnect by itself: the user is signed in on another connection.
+pub(crate) const SIGNED_IN_ELSEWHERE: u16 = 4502;
 
 /// Whether a close frame may carry `code`.
 pub(crate) const fn may_be_sent(code: u16) -> bool {
@@ -53,6 +56,7 @@ const _: () = {
     assert!(may_reconnect(TOKEN_EXPIRED) && may_reconnect(NO_AUTH) && !may_reconnect(BAD_TOKEN));
     assert!(may_be_sent(GOING_AWAY) && may_be_sent(UNSUPPORTED) && may_be_sent(POLICY));
     assert!(may_be_sent(TRY_LATER) && may_be_sent(BAD_TOKEN));
+    assert!(may_be_sent(SIGNED_IN_ELSEWHERE) && !may_reconnect(SIGNED_IN_ELSEWHERE));
 };
 
 #[cfg(test)]

@@ -197,5 +197,10 @@ pub(crate) fn write_pong(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Appends a ping without a payload: 2 bytes.
+pub(crate) fn write_ping(out: &mut Vec<u8>) {
+    write_frame_header(out, OpCode::Control(Control::Ping), 0);
+}
+
 #[cfg(test)]
 mod tests;

@@ -204,6 +204,55 @@ fn a_silent_client_is_closed_with_4002() {
 }
 
 #[test]
+fn a_client_that_only_answers_pings_stays_connected() {
+    let gateway = Gateway::start(&Config::new().shard("conn.heartbeat_ms = 250"));
+    let mut listener = Raw::upgraded(gateway.ws);
+    // Halfway in a message, where only control frames may come.
+    listener.send(&frame(0x01, br#"{"msg_id":9000,"#));
+    for _ in 0..2 {
+        let ping = listener.frame();
+        assert_eq!((ping.opcode, ping.payload.len()), (9, 0));
+        listener.send(&frame(0x8a, &ping.payload));
+    }
+    assert!(gateway.counter("pings") >= 2);
+    listener.send(&frame(0x80, br#""seq":1,"payload":"x"}"#));
+    assert_eq!(listener.frame().json()["payload"], "x");
+    assert_eq!(gateway.counter("closed_no_heartbeat"), 0);
+}
+
+#[test]
+fn answers_that_wait_when_the_client_ends_its_side_are_flushed_first() {
+    let gateway = Gateway::start(&Config::new());
+    for _ in 0..20 {
+        let mut raw = Raw::upgraded(gateway.ws);
+        let echo = |seq| frame(0x81, format!(r#"{{"msg_id":9000,"seq":{seq}}}"#).as_bytes());
+        let all: Vec<u8> = (1..=3).flat_map(echo).collect();
+        raw.send(&all);
+        raw.stream().shutdown(Shutdown::Write).expect("connected");
+        for seq in 1..=3 {
+            assert_eq!(raw.frame().json()["seq"], seq);
+        }
+        assert_eq!(raw.rest(), b"", "and then the end, at once");
+    }
+}
+
+#[test]
+fn answers_that_a_client_that_ended_does_not_take_are_given_up() {
+    let config = Config::new()
+        .shard("conn.close_timeout_ms = 300")
+        .shard("conn.message_bytes_max = 1000000")
+        .shard("conn.send_buffer_bytes = 4096")
+        .shard("conn.outbox_bytes_max = 100000000");
+    let gateway = Gateway::start(&config);
+    let mut raw = Raw::upgraded(gateway.ws);
+    let text = format!(r#"{{"msg_id":9000,"payload":"{}","seq":"#, "x".repeat(900_000));
+    (1..=20).for_each(|seq| raw.send(&frame(0x81, format!("{text}{seq}}}").as_bytes())));
+    raw.stream().shutdown(Shutdown::Write).expect("connected");
+    eventually("it is closed", || (gateway.counter("closed") == 1).then_some(()));
+    assert_eq!(gateway.counter("closed_slow"), 0);
+}
+
+#[test]
 fn a_slow_reader_is_closed_and_the_others_are_unaffected() {
     let config = Config::new()
         .shard("conn.outbox_bytes_max = 200000")
@@ -254,16 +303,16 @@ fn a_reader_that_takes_nothing_is_closed_in_time() {
 fn a_slow_reader_that_catches_up_reads_4001() {
     let config = Config::new()
         .shard("conn.outbox_bytes_max = 200000")
+        .shard("conn.write_timeout_ms = 300")
         .shard("conn.send_buffer_bytes = 4096");
     let gateway = Gateway::start(&config);
     let mut slow = Raw::upgraded(gateway.ws);
     let text = format!(r#"{{"msg_id":9000,"payload":"{}","seq":"#, "x".repeat(60_000));
-    let mut seq = 0;
-    eventually("it is found slow", || {
-        seq += 1;
-        slow.try_send(&frame(0x81, format!("{text}{seq}}}").as_bytes()));
-        (gateway.counter("closed_slow") == 1).then_some(())
-    });
+    // More than both kernels hold, and less than would be left unread.
+    for seq in 1..=8 {
+        slow.send(&frame(0x81, format!("{text}{seq}}}").as_bytes()));
+    }
+    eventually("it is found slow", || (gateway.counter("closed_slow") == 1).then_some(()));
     assert_eq!(slow.closed(), Some(4001));
 }
 

@@ -21,6 +21,7 @@ mod no_batching_delay;
 mod one_answer;
 mod order;
 mod path;
+mod pause;
 mod probes;
 mod proxy;
 mod reload;

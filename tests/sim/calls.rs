@@ -187,7 +187,7 @@ impl World {
         let broken = self.calls.iter().filter(|(key, c)| key.0 == s && c.instance == id);
         let broken: Vec<(u64, bool)> = broken.map(|(key, c)| (key.1, c.sent)).collect();
         if !broken.is_empty() {
-            self.shards[s].engine.on_connection_broken(InstanceId(id));
+            self.shards[s].engine.on_connection_broken(InstanceId(id), Micros(self.now));
         }
         for (ticket, sent) in broken {
             let (fault, started) = match sent {

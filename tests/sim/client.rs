@@ -64,6 +64,8 @@ pub struct Peer {
     pub open: bool,
     pub draining: bool,
     pub close_code: Option<u16>,
+    /// Status of an upgrade that was refused.
+    pub refused: Option<u16>,
     pub sent_close: bool,
     pub gone: bool,
     pub reads_at: Option<u64>,
@@ -106,6 +108,7 @@ impl Peer {
             open: false,
             draining: false,
             close_code: None,
+            refused: None,
             sent_close: false,
             gone: false,
             reads_at: None,
@@ -150,7 +153,13 @@ impl Peer {
     pub fn receive(&mut self, incoming: &Incoming) -> Option<u64> {
         match incoming {
             Incoming::Http(101) => self.open = true,
-            Incoming::Http(_) => self.draining = true,
+            Incoming::Http(status) => {
+                self.draining = true;
+                self.refused = Some(*status);
+            }
+            Incoming::Ping(_) => {
+                assert!(self.close_code.is_none(), "a ping after the close frame");
+            }
             Incoming::Pong => {}
             Incoming::Close(code) => {
                 assert!(self.close_code.replace(*code).is_none(), "a second close frame");

@@ -316,6 +316,15 @@ impl World {
                 let wire::Incoming::Message(answer) = &incoming else { continue };
                 self.oracle.answered(unit, answer);
             }
+            if let wire::Incoming::Ping(payload) = &incoming
+                && !self.peers[p].sent_close
+                && !self.peers[p].ends
+            {
+                let mut out = Vec::new();
+                wire::frame(&mut out, wire::PONG, true, payload, &mut self.dice);
+                self.peers[p].write(&out);
+                self.at(1, Event::Write(p));
+            }
             if let wire::Incoming::Close(code) = incoming
                 && !self.peers[p].sent_close
                 && self.dice.chance(80)

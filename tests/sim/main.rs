@@ -31,8 +31,17 @@ const QUIET_STEP_US: u64 = 500_000;
 /// hundred of them, each of which may wait for a timeout.
 const QUIET_STEPS_MAX: u32 = 600;
 
-/// Counters of the ways in which a move of a connection ends.
-const MOVES: [Counter; 3] = [Counter::MovedIn, Counter::MoveDelayed, Counter::MoveRefused];
+/// Counters of the ways in which a move of a connection ends, and of what becomes of a user's
+/// connections and of silent clients.
+const COUNTED: [Counter; 7] = [
+    Counter::MovedIn,
+    Counter::MoveDelayed,
+    Counter::MoveRefused,
+    Counter::UserConnectionsTested,
+    Counter::UserConnectionsRefused,
+    Counter::ClosedElsewhere,
+    Counter::Pings,
+];
 
 /// Prints the command that runs the seed again if the run panics.
 struct OnFailure(u64);
@@ -51,14 +60,24 @@ impl Drop for OnFailure {
 struct RunResult {
     /// Hash of everything that happened.
     trace: u64,
-    /// Answers by reason, and moves by their counter.
+    /// Answers by reason, and what is counted otherwise.
     answers: BTreeMap<String, u64>,
     runs: u64,
 }
 
 fn run(seed: u64) -> RunResult {
     let _on_failure = OnFailure(seed);
-    let plan = Plan::new(seed);
+    let world = finish(Plan::new(seed));
+    let mut answers = world.oracle.answers.clone();
+    for counter in COUNTED {
+        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
+        answers.insert(counter.name().into(), of_all.sum());
+    }
+    RunResult { trace: world.trace(), answers, runs: world.oracle.runs }
+}
+
+/// Runs a plan until nothing is under way any more.
+fn finish(plan: Plan) -> World {
     let active_us = plan.active_us;
     let mut world = World::new(plan);
     let start = world.now;
@@ -73,12 +92,7 @@ fn run(seed: u64) -> RunResult {
         world.run(until);
     }
     world.check_end();
-    let mut answers = world.oracle.answers.clone();
-    for counter in MOVES {
-        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
-        answers.insert(counter.name().into(), of_all.sum());
-    }
-    RunResult { trace: world.trace(), answers, runs: world.oracle.runs }
+    world
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -152,9 +166,44 @@ fn the_promises_hold_in_every_world() {
     ] {
         assert!(answers.get(word).is_some_and(|&n| n >= seeds / 4), "{word} is too rare");
     }
-    for (counter, least) in MOVES.into_iter().zip([seeds, seeds / 4, seeds / 20]) {
+    let rare = seeds / 20;
+    let least = [seeds, seeds / 4, rare, rare, rare, rare, rare];
+    for (counter, least) in COUNTED.into_iter().zip(least) {
         let count = answers[counter.name()];
         assert!(count >= least, "{}: {count}, too rare", counter.name());
+    }
+}
+
+/// After a pause of the process of any length nobody is closed for what the gateway did not do: no
+/// 4001, 4002 or 4005, no 408.
+#[test]
+fn a_pause_closes_nobody_who_did_nothing_wrong() {
+    let mut pauses = 0;
+    for seed in 0..60 {
+        let _on_failure = OnFailure(seed);
+        let world = finish(Plan::with_pause(seed));
+        let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(Counter::Pauses));
+        pauses += of_all.sum::<u64>();
+        for (p, peer) in world.peers.iter().enumerate() {
+            let fair = match peer.close_code {
+                // The stop, no room, a token that expired or was broken.
+                None | Some(1001 | 1013 | 4004 | 4500) => true,
+                Some(_) => false,
+            };
+            assert!(fair, "peer {p} was closed with {:?}", peer.close_code);
+            assert_ne!(peer.refused, Some(408), "peer {p}");
+        }
+    }
+    assert!(pauses >= 60, "{pauses} pauses of shards: too rare");
+}
+
+/// Promise 2, where clients sign in with messages under way: what they send after it does not
+/// overtake what they sent before.
+#[test]
+fn order_holds_over_a_sign_in() {
+    for seed in 0..60 {
+        let _on_failure = OnFailure(seed);
+        finish(Plan::with_sign_in(seed));
     }
 }
 

@@ -29,6 +29,8 @@ type StreamName = (usize, u16, String);
 struct Unit {
     peer: usize,
     stream: Option<StreamName>,
+    /// The stream in which it would be if its client had not signed in.
+    before: Option<StreamName>,
     /// Place of the unit among those of its connection.
     order: u64,
     idempotent: bool,
@@ -45,6 +47,9 @@ struct Unit {
 struct Stream {
     /// Place of the last unit that ran the first time.
     last: Option<u64>,
+    /// Place of the last unit that ran, of those that would be in the stream had their client not
+    /// signed in.
+    last_signed: Option<u64>,
     in_flight: BTreeSet<(usize, u64)>,
 }
 
@@ -86,7 +91,8 @@ impl Oracle {
     /// client changes the value by which instances are picked.
     pub fn sends(&mut self, sender: &Sender, m: &Message, route: Option<&Route>) -> u64 {
         let Sender { peer, signed, order, .. } = *sender;
-        let stream = route.filter(|r| r.order == Order::Session && !sender.shared).map(|r| {
+        let name = |signed: bool| {
+            let r = route.filter(|r| r.order == Order::Session && !sender.shared)?;
             let key = match r.hash_on {
                 // In the user's tenant: by the same hash where there is only one.
                 HashOn::Key if !m.key.is_empty() => format!("{} {}", m.key, signed && self.tenants),
@@ -94,11 +100,12 @@ impl Oracle {
                 // All of these by the session.
                 HashOn::Key | HashOn::User | HashOn::Session => String::new(),
             };
-            (peer, r.service.0, key)
-        });
+            Some((peer, r.service.0, key))
+        };
         self.units.push(Unit {
             peer,
-            stream,
+            stream: name(signed),
+            before: name(false).filter(|_| signed),
             order,
             idempotent: route.is_some_and(|r| r.idempotent),
             has_id: !m.id.is_empty(),
@@ -167,6 +174,15 @@ impl Oracle {
             let rises = stream.last.is_none_or(|last| last < at);
             assert!(rises, "promise 2: {name:?} runs {at} after {:?}", stream.last);
             stream.last = Some(at);
+            let later = stream.last_signed.filter(|_| it.before.is_none());
+            assert!(
+                later.is_none_or(|later| later < at),
+                "promise 2: {name:?} runs {at} after {later:?}, which came after the sign-in"
+            );
+            if let Some(before) = &it.before {
+                let stream = self.streams.entry(before.clone()).or_default();
+                stream.last_signed = stream.last_signed.max(Some(at));
+            }
         }
         self.runs
     }

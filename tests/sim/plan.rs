@@ -10,7 +10,7 @@ use shardgate::auth::mint::{SigningKey, Wanted, mint};
 use shardgate::config::Overrides;
 use shardgate::config::load::{Files, from_files};
 use shardgate::config::settings::{
-    Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, ShardSettings,
+    Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, PerUser, ShardSettings,
     StopSettings, Tenants,
 };
 use shardgate::ids::{InstanceId, ServiceId};
@@ -94,6 +94,8 @@ pub struct Plan {
     pub lane_items: usize,
     /// Time at which the wall clock is set, and by how many seconds.
     pub clock_step: Option<(u64, i64)>,
+    /// Time at which the process is stopped, and for how long.
+    pub pause: Option<(u64, u64)>,
     /// Time of one read of a socket: with more than 500 the second read ends a client's share of
     /// the turn.
     pub read_us: u64,
@@ -132,8 +134,51 @@ impl Plan {
             },
             lane_items: d.pick(&[1, 2, 8]),
             clock_step: d.chance(20).then(|| (d.below(active_us), d.pick(&[-5, 5, 700]))),
+            pause: None,
             read_us: d.pick(&[0, 0, 0, 700]),
         }
+    }
+
+    /// A plan in which the process is stopped, and in which no client gives cause to be closed.
+    pub fn with_pause(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut d = Dice::new(seed ^ 0x7061_7573);
+        plan.pause = Some((d.below(plan.active_us), d.range(300_000, 200_000_000)));
+        let Faults { leave, slow, bad, .. } = &mut plan.faults;
+        (*leave, *slow, *bad) = (0, 0, 0);
+        let defaults = ShardSettings::default();
+        let conn = &mut plan.settings.conn;
+        conn.heartbeat_ms = defaults.conn.heartbeat_ms;
+        conn.write_timeout_ms = 200;
+        conn.handshake_timeout_ms = 1_000;
+        conn.frames_per_s_max = 0;
+        conn.outbox_bytes_max = defaults.conn.outbox_bytes_max;
+        plan.settings.limits = defaults.limits;
+        Arc::make_mut(&mut plan.gateway).auth.timeout = Duration::from_secs(10);
+        plan
+    }
+
+    /// A plan in which clients sign in while they have messages under way, mostly without a move.
+    pub fn with_sign_in(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut d = Dice::new(seed ^ 0x7369_676e);
+        plan.verifier = Some(sign_in(Arc::make_mut(&mut plan.gateway), &mut d));
+        Arc::make_mut(&mut plan.gateway).auth.required = false;
+        plan.shards = d.range(1, 2) as usize;
+        (plan.burst, plan.pause_us) = (d.pick(&[3, 10]), d.pick(&[2_000, 20_000]));
+        plan.drain_at_us = None;
+        for route in &mut plan.routes {
+            route.order = if d.chance(80) { Order::Session } else { Order::None };
+            (route.timeout_ms, route.needs_user) = (1_500, false);
+        }
+        let Faults { bad, leave, sign_in, short_deadline, answer_us, .. } = &mut plan.faults;
+        (*bad, *leave, *sign_in, *short_deadline) = (0, 1, 40, 0);
+        *answer_us = d.pick(&[3_000, 30_000]);
+        let defaults = ShardSettings::default();
+        plan.settings.limits = defaults.limits;
+        plan.settings.conn = defaults.conn;
+        plan.settings.batch.items_max = d.pick(&[1, 3]);
+        plan
     }
 
     /// The route of a message.
@@ -215,6 +260,8 @@ fn settings(d: &mut Dice) -> ShardSettings {
     // All clients have one address.
     s.limits.address.connections_max = d.pick(&[0, 0, 0, 0, 0, 12]);
     s.limits.address.messages_per_s = d.pick(&[0, 0, 0, 0, 50, 500]);
+    s.limits.user.connections_max = d.pick(&[0, 0, 0, 1, 2]);
+    s.limits.per_user = d.pick(&[PerUser::Many, PerUser::Newest, PerUser::Oldest]);
     s.limits.unauthenticated_max = d.pick(&[10_000, 10_000, 10_000, 2]);
     s
 }

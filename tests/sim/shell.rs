@@ -55,6 +55,7 @@ impl World {
         }
         self.at(next, Event::Tick(s));
         let now = Micros(self.now);
+        turn::begin(&mut self.host(s), now);
         let unix_us = (UNIX_AT_BOOT_S + self.clock_step_s) * 1_000_000 + now.0 as i64;
         turn::tick(&mut self.host(s), next, unix_us, now);
         self.note_closing(s);
@@ -64,6 +65,7 @@ impl World {
     pub fn turn(&mut self, s: usize) {
         let now = Micros(self.now);
         self.turn_us = 0;
+        turn::begin(&mut self.host(s), now);
         let cx = Context::from_waker(Waker::noop());
         if self.shards[s].bell.poll_rung(&cx).is_ready() {
             turn::take_messages(&mut self.host(s), now);

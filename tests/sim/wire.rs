@@ -134,6 +134,7 @@ pub enum Incoming {
     Http(u16),
     Message(Answer),
     Close(u16),
+    Ping(Vec<u8>),
     Pong,
 }
 
@@ -179,6 +180,7 @@ impl Parser {
                 Some(code) => u16::from_be_bytes([code[0], code[1]]),
                 None => 1005,
             }),
+            (PING, _) => Incoming::Ping(payload),
             (PONG, _) => Incoming::Pong,
             (other, _) => panic!("opcode {other} to a client of {encoding:?}"),
         })

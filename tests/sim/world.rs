@@ -47,6 +47,8 @@ pub enum Event {
     Control,
     /// Control publishes a snapshot, sometimes with other instances.
     Apply,
+    /// The process is stopped, for so many microseconds.
+    Pause(u64),
     /// The wall clock is set, by seconds.
     SetClock(i64),
     Drain,
@@ -108,6 +110,8 @@ pub struct World {
     pub turn_us: u64,
     /// Seconds by which the wall clock was set.
     pub clock_step_s: i64,
+    /// Time until which the process is stopped.
+    pub paused_until: u64,
 }
 
 /// Number of users as whom clients sign in.
@@ -150,6 +154,7 @@ impl World {
             trace: Xxh3::new(),
             turn_us: 0,
             clock_step_s: 0,
+            paused_until: 0,
             dice,
             plan,
         };
@@ -176,6 +181,9 @@ impl World {
         if let Some((at, step_s)) = self.plan.clock_step {
             self.at(at, Event::SetClock(step_s));
         }
+        if let Some((at, length)) = self.plan.pause {
+            self.at(at, Event::Pause(length));
+        }
         if let Some(at) = self.plan.drain_at_us {
             self.at(at, Event::Drain);
         }
@@ -201,7 +209,42 @@ impl World {
         self.now = until;
     }
 
+    /// Stops the process: its shards have no turn, its channels and its control read nothing.
+    fn pause(&mut self, length: u64) {
+        self.paused_until = self.now + length;
+        for shard in &mut self.shards {
+            shard.stalled_until = shard.stalled_until.max(self.paused_until);
+        }
+    }
+
+    /// Whether an event is one of the process, and does not happen while that is stopped.
+    fn waits(&mut self, event: Event) -> bool {
+        match event {
+            Event::Turn(s) => self.shards[s].turn_at == Some(self.now),
+            Event::Tick(_)
+            | Event::Ends(..)
+            | Event::TimesOut(..)
+            | Event::Up(..)
+            | Event::Break(..)
+            | Event::Flap
+            | Event::Control
+            | Event::Apply
+            | Event::Drain => true,
+            Event::Write(_)
+            | Event::Read(_)
+            | Event::Arrives(..)
+            | Event::Pause(_)
+            | Event::SetClock(_) => false,
+        }
+    }
+
     pub fn handle(&mut self, event: Event) {
+        if self.now < self.paused_until && self.waits(event) {
+            if let Event::Turn(s) = event {
+                self.shards[s].turn_at = Some(self.paused_until);
+            }
+            return self.at(self.paused_until - self.now, event);
+        }
         match event {
             Event::Turn(s) => {
                 if self.shards[s].turn_at == Some(self.now) {
@@ -220,6 +263,7 @@ impl World {
             Event::Flap => self.flap(),
             Event::Control => self.control(),
             Event::Apply => self.change_instances(),
+            Event::Pause(length) => self.pause(length),
             Event::SetClock(step_s) => self.clock_step_s = step_s,
             Event::Drain => self.begin_drain(),
         }

@@ -49,8 +49,8 @@ pub struct ConnSettings {
     pub headers_max: usize,
     /// Time from accept to the end of the handshake.
     pub handshake_timeout_ms: u64,
-    /// Time in which a client must send something; after twice this time without a frame the
-    /// connection is closed with 4002.
+    /// Silence after which a client is pinged; after twice this time without a frame the connection
+    /// is closed with 4002.
     pub heartbeat_ms: u64,
     /// Bytes that wait to be taken by one client; over it the connection is closed with 4001.
     pub outbox_bytes_max: usize,

@@ -392,3 +392,20 @@ async fn any_answer_of_a_grpc_server_proves_that_it_lives_and_silence_does_not()
     }
     drop(silent);
 }
+
+#[test]
+fn a_check_that_a_pause_of_the_process_fell_into_has_its_time_once_more() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().build().expect("a runtime");
+    let limit = Duration::from_millis(100);
+    let stopped = async {
+        // The thread does not run, as in a process that is stopped; the answer is read after it.
+        std::thread::sleep(limit + Duration::from_millis(PAUSE_MS + 150));
+        sleep(Duration::from_millis(20)).await;
+        Ok(7)
+    };
+    assert_eq!(runtime.block_on(within(limit, stopped)).expect("read after the pause"), 7);
+    let never = std::future::pending::<Result<u32, Status>>();
+    let late = runtime.block_on(within(limit, never)).expect_err("it never answers");
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+}

@@ -12,6 +12,7 @@ use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, LimiterKey, SessionId};
 use crate::message::{Encoding, Micros, Reason};
+use crate::routing::Sender;
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// A cause for which a connection is not read.
@@ -26,9 +27,11 @@ pub enum Hold {
     Move = 4,
     /// Messages over a rate, sent on although they were refused.
     Rate = 8,
+    /// A place among its user's connections.
+    Place = 16,
     /// Answers that are to be sent, and large ones that are to come, as many bytes as the outbox
     /// may hold.
-    Outbox = 16,
+    Outbox = 32,
 }
 
 /// Time without a byte taken after which a client is closed whose outbox is over its bound: a
@@ -90,7 +93,7 @@ pub enum Phase {
 pub struct Terms {
     /// Largest message, in bytes and fragments.
     pub frames: FrameLimits,
-    /// Longest time between two signs of life of the client.
+    /// Time without a sign of life of the client after which it is asked for one.
     pub heartbeat_ms: u64,
     /// Messages without an answer before reading pauses.
     pub unanswered_max: u32,
@@ -142,6 +145,15 @@ pub struct Moving {
     /// The user that signs in on the home shard.
     pub identity: Identity,
     /// The `auth` message that is answered there; the upgrade if there was none.
+    pub seq: u64,
+}
+
+/// A sign-in that waits for a place among its user's connections.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The user, verified.
+    pub identity: Identity,
+    /// The `auth` message that is answered then; the upgrade if there was none.
     pub seq: u64,
 }
 
@@ -213,6 +225,9 @@ pub struct Conn {
     pub unanswered_bytes: usize,
     /// Bytes that the large ones among the answers to come are expected to have.
     pub answer_bytes: usize,
+    /// The sender that it was before it signed in, while messages from then are under way: those
+    /// after them keep their order.
+    pub before: Option<Box<Sender>>,
     /// The session that the connection serves.
     pub session: Box<Session>,
     /// Address of the client's end; a balancer's until its header was read.
@@ -221,6 +236,8 @@ pub struct Conn {
     pub opened: Micros,
     /// Time at which the client last sent something.
     pub heard: Micros,
+    /// Time of a ping since then.
+    pub pinged: Option<Micros>,
     /// Frames in the present second.
     pub frames: Window,
     /// Bad messages in the present ten seconds.
@@ -234,6 +251,8 @@ pub struct Conn {
     pub pending_auth: Option<Box<PendingAuth>>,
     /// The move to the user's home shard under way.
     pub moving: Option<Box<Moving>>,
+    /// The sign-in that waits for a place.
+    pub newcomer: Option<Box<Newcomer>>,
     /// Moved here when there was no room, and only kept until its refusal is sent.
     pub refused_arrival: bool,
     /// The user and the address that count it, and its refusals for a rate.
@@ -258,16 +277,19 @@ impl Conn {
             unanswered: 0,
             unanswered_bytes: 0,
             answer_bytes: 0,
+            before: None,
             session: Box::new(Session::new(session, peer.ip())),
             peer,
             opened: now,
             heard: now,
+            pinged: None,
             frames: Window::default(),
             bad: Window::default(),
             one_way: OneWayRefusals { count: 0, reason: Reason::QueueFull, told: Micros(0) },
             auth_by: Micros(u64::MAX),
             pending_auth: None,
             moving: None,
+            newcomer: None,
             refused_arrival: false,
             limits: LimitState::default(),
         }
@@ -279,6 +301,7 @@ impl Conn {
             conn: id,
             session: self.session.id,
             sender: self.session.sender,
+            before: self.before.as_deref().copied(),
             user: self.session.owner.user().cloned(),
             encoding: self.encoding,
             // Connections from before a reload that asks for tokens go on as they were let in.
@@ -302,7 +325,13 @@ impl Conn {
         self.unanswered == 0
             && self.pending_auth.is_none()
             && self.moving.is_none()
+            && self.newcomer.is_none()
             && !self.decoder.has_unread()
+    }
+
+    /// Takes note that the client sent something, or that it may count as if it had.
+    pub fn hear(&mut self, now: Micros) {
+        (self.heard, self.pinged) = (now, None);
     }
 
     /// Stops the reading of it for a cause.
@@ -319,7 +348,7 @@ impl Conn {
         }
         self.holds.0 &= !(cause as u8);
         if self.holds.is_empty() {
-            self.heard = now;
+            self.hear(now);
             resumed.push(id);
         }
     }
@@ -338,8 +367,26 @@ impl Conn {
     /// too many by far. A client that reads them as they come gets them all.
     pub fn is_overfull(&self, now: Micros) -> bool {
         let bytes_max = self.terms.outbox_bytes_max;
-        let is_stuck = now.since(self.outbox.stuck_since) >= OVERFULL_STUCK_US;
+        let is_stuck = self.outbox.stuck_us(now) >= OVERFULL_STUCK_US;
         self.outbox.len() > bytes_max && (is_stuck || self.outbox.len() / bytes_max >= OVERFULL)
+    }
+
+    /// Leaves out a time in which the shard was stopped, up to `now`: what was to come by a time
+    /// may come so much later.
+    pub fn put_off(&mut self, us: u64, now: Micros) {
+        let later = |at: Micros| Micros(at.0.saturating_add(us));
+        for since in [&mut self.opened, &mut self.heard] {
+            *since = later(*since).min(now);
+        }
+        self.pinged = self.pinged.map(|at| later(at).min(now));
+        self.outbox.put_off(us, now);
+        self.auth_by = later(self.auth_by);
+        match &mut self.phase {
+            Phase::Handshake | Phase::Open => {}
+            Phase::Closing { until } | Phase::Lingering { until } | Phase::Finished { until } => {
+                *until = later(*until);
+            }
+        }
     }
 
     /// Whether nothing of it is under way: no message without an answer, and no call that still has
@@ -348,11 +395,19 @@ impl Conn {
         self.unanswered == 0 && self.late_calls == 0
     }
 
+    /// Forgets the time before the sign-in, if nothing from then is under way any more.
+    pub fn note_rest(&mut self) {
+        if self.before.is_some() && self.is_at_rest() {
+            self.before = None;
+        }
+    }
+
     /// Bytes of memory that it holds: its slot, and what is on the heap for it alone.
     pub fn memory_bytes(&self) -> usize {
         let request = self.handshake.as_ref().map_or(0, |held| held.0.capacity());
         Slab::<ConnId, Self>::SLOT_BYTES
             + self.session.memory_bytes()
+            + self.before.as_deref().map_or(0, size_of_val)
             + request
             + self.decoder.memory_bytes()
             + self.outbox.capacity()

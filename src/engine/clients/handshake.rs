@@ -3,7 +3,7 @@
 use crate::engine::Context;
 use crate::engine::clients::conn::Phase;
 use crate::engine::clients::sign_in::UpgradeDecision;
-use crate::engine::clients::{Clients, append};
+use crate::engine::clients::{Clients, append, set_ending};
 use crate::ids::ConnId;
 use crate::message::{Encoding, Micros, ServerMessage};
 use crate::stats::Counter;
@@ -109,10 +109,10 @@ impl Clients {
 
     /// Writes an HTTP answer and gives the client time to read it and close first.
     fn linger(&mut self, cx: &mut Context<'_>, id: ConnId, response: &[u8], now: Micros) {
-        self.forget_move(cx, id, now);
+        self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.phase = Phase::Lingering { until };
+        set_ending(conn, id, &mut self.limits, Phase::Lingering { until });
         append(conn, id, &mut self.buffers, cx.effects, |out| out.extend_from_slice(response));
     }
 

@@ -95,7 +95,7 @@ impl Clients {
         let conn = self.conns.get(id)?;
         let home = home_of(cx, &conn.moving.as_deref()?.identity);
         let mut conn = self.conns.remove(id)?;
-        self.limits.release(&mut conn.limits);
+        self.limits.release(id, &mut conn.limits);
         debug_assert!(conn.is_at_rest());
         self.upgraded -= u64::from(conn.upgraded);
         cx.stats.inc(Counter::MovedOut);
@@ -179,7 +179,7 @@ impl Clients {
         Departed(mut conn): Departed,
         now: Micros,
     ) -> ConnId {
-        conn.heard = now;
+        conn.hear(now);
         // Mostly the same: then the count is one that only this shard writes to.
         if *conn.terms == *self.terms {
             conn.terms = self.terms.clone();
@@ -187,9 +187,9 @@ impl Clients {
         self.message_bytes_high = self.message_bytes_high.max(conn.terms.frames.message_bytes_max);
         self.upgraded += u64::from(conn.upgraded);
         conn.dirty = false;
-        self.limits.count(&mut conn, now);
         let id = self.conns.insert(*conn);
         let conn = self.conns.get_mut(id).expect("just put in");
+        self.limits.count(id, conn, now);
         if !conn.outbox.is_empty() {
             mark_dirty(conn, id, cx.effects);
         }
@@ -245,11 +245,13 @@ impl Clients {
         }
     }
 
-    /// Drops the move of a connection that closes: the end of its bytes is awaited.
-    pub fn forget_move(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+    /// Drops the move of a connection that closes, or its wait for a place: the end of its bytes is
+    /// awaited.
+    pub fn forget_waits(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.moving = None;
+        (conn.moving, conn.newcomer) = (None, None);
         conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
+        conn.release(Hold::Place, id, now, &mut cx.effects.resumed);
     }
 
     /// Lets connections that a lane did not take try again: part of the tick.

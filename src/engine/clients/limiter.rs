@@ -100,6 +100,8 @@ pub struct Limiter<N> {
     /// Clients that lost their last connection, the first one first. Every client without a
     /// connection is in it, once; one that has a connection again leaves it when its turn comes.
     idle: VecDeque<LimiterKey>,
+    /// Time until which no rate counts.
+    pass_until: Micros,
 }
 
 impl<N: Clone + Eq + Hash> Limiter<N> {
@@ -116,6 +118,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
             by_name: HashTable::new(),
             seed,
             idle: VecDeque::new(),
+            pass_until: Micros(0),
         }
     }
 
@@ -155,6 +158,11 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         }
     }
 
+    /// Lets rates count for nobody until then.
+    pub fn pass_until(&mut self, until: Micros) {
+        self.pass_until = until;
+    }
+
     /// Counts one more connection of `name`, `unauthenticated` or not, if that is allowed.
     pub fn join(
         &mut self,
@@ -163,7 +171,7 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         now: Micros,
     ) -> Result<LimiterKey, Over> {
         let key = self.find_or_insert(name, now);
-        let Self { clients, rule, .. } = self;
+        let Self { clients, rule, pass_until, .. } = self;
         let client = clients.get_mut(key).expect("just found");
         if over(client.conns, rule.connections_max) {
             return Err(Over::Connections);
@@ -171,12 +179,21 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         if unauthenticated && over(client.unauthenticated, rule.unauthenticated_max) {
             return Err(Over::Unauthenticated);
         }
-        if rule.connects.per_s > 0 {
+        if rule.connects.per_s > 0 && now >= *pass_until {
             client.connects.take(rule.connects, 1, now).map_err(Over::Rate)?;
         }
         client.conns += 1;
         client.unauthenticated += u32::from(unauthenticated);
         Ok(key)
+    }
+
+    /// The client of that name, if it is in the table, and whether one more connection of it is
+    /// within its rate.
+    pub fn entry(&self, name: &N, now: Micros) -> Option<(LimiterKey, bool)> {
+        let key = self.find(name)?;
+        let mut bucket = self.clients.get(key)?.connects;
+        let is_free = self.rule.connects.per_s == 0 || now < self.pass_until;
+        Some((key, is_free || bucket.take(self.rule.connects, 1, now).is_ok()))
     }
 
     /// A connection that is there already is counted from now on, allowed or not.
@@ -232,8 +249,10 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     #[inline]
     pub fn take_message(&mut self, key: LimiterKey, now: Micros) -> Result<(), u64> {
         match self.clients.get_mut(key) {
-            Some(client) => client.messages.take(self.rule.messages, 1, now),
-            None => Ok(()),
+            Some(client) if now >= self.pass_until => {
+                client.messages.take(self.rule.messages, 1, now)
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

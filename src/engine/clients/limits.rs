@@ -5,6 +5,7 @@
 //! All connections of a user are on one shard, so a user's limits are exact. Those of an address
 //! are spread over the shards by the kernel, so each shard allows its part, rounded up.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::auth::Identity;
@@ -59,11 +60,13 @@ impl OpenRefusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CountedUser(LimiterKey);
 
-impl CountedUser {
-    /// Makes the connection with `limits` one that the user counts.
-    pub fn count(self, limits: &mut LimitState) {
-        limits.user = self.0;
-    }
+/// Why a user does not count one more connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotCounted {
+    /// It waits for a place: see [`Clients::place_next`].
+    Waits,
+    /// It is refused.
+    Refused(Reject),
 }
 
 /// The limits of a shard, and the clients that they count.
@@ -71,6 +74,8 @@ impl CountedUser {
 pub struct ClientLimits {
     users: Limiter<User>,
     addresses: Limiter<Address>,
+    /// Connections of each user that is counted, in the order in which they were counted.
+    members: BTreeMap<LimiterKey, Vec<ConnId>>,
     /// Whether the rate of messages is limited: all that a message asks if it is not.
     meters: bool,
     /// Connections that have not signed in.
@@ -84,6 +89,7 @@ impl ClientLimits {
         let mut limits = Self {
             users: Limiter::new(seed),
             addresses: Limiter::new(seed),
+            members: BTreeMap::new(),
             meters: false,
             unauthenticated: 0,
             shards: u32::from(shards.max(1)),
@@ -100,6 +106,13 @@ impl ClientLimits {
         let rule = rule(&address, address_unauthenticated_max, burst_s, self.shards);
         self.addresses.set_rule(rule, now);
         self.meters = user.messages_per_s > 0 || address.messages_per_s > 0;
+    }
+
+    /// Lets everybody come and send as fast as they may until then: what the kernel took while the
+    /// shard was stopped comes at once.
+    pub fn catch_up_until(&mut self, until: Micros) {
+        self.users.pass_until(until);
+        self.addresses.pass_until(until);
     }
 
     /// Connections that are in the handshake, or must sign in and have not yet.
@@ -131,11 +144,42 @@ impl ClientLimits {
     }
 
     /// The connection goes, or goes to another shard: it counts for nothing here any more.
-    pub fn release(&mut self, limits: &mut LimitState) {
-        let LimitState { address, user, unauthenticated, .. } = std::mem::take(limits);
-        self.unauthenticated -= usize::from(unauthenticated);
-        self.addresses.leave(address, unauthenticated);
+    pub fn release(&mut self, id: ConnId, limits: &mut LimitState) {
+        self.give_places_back(id, limits);
+        self.addresses.leave(std::mem::take(limits).address, false);
+    }
+
+    /// The connection ends: it is neither in the handshake nor a session of its user any more. It
+    /// counts for its address until it is gone.
+    pub fn give_places_back(&mut self, id: ConnId, limits: &mut LimitState) {
+        self.authenticated(limits);
+        let user = std::mem::take(&mut limits.user);
         self.users.leave(user, false);
+        if let Some(members) = self.members.get_mut(&user) {
+            members.retain(|member| *member != id);
+            if members.is_empty() {
+                self.members.remove(&user);
+            }
+        }
+    }
+
+    /// Makes the connection one that the user counts.
+    pub fn enter(&mut self, id: ConnId, limits: &mut LimitState, CountedUser(user): CountedUser) {
+        if limits.user != user {
+            limits.user = user;
+            self.members.entry(user).or_default().push(id);
+        }
+    }
+
+    /// The connections that a user counts.
+    pub fn members(&self, user: LimiterKey) -> &[ConnId] {
+        self.members.get(&user).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the user may have one more connection.
+    pub fn has_place(&self, user: LimiterKey) -> bool {
+        let max = self.users.rule().connections_max;
+        max == 0 || self.members(user).len() < max as usize
     }
 
     /// Counts a new connection, which has not signed in.
@@ -153,7 +197,7 @@ impl ClientLimits {
 
     /// Counts an open connection for those whose limits were set after it came, or that came from
     /// another shard.
-    pub fn count(&mut self, conn: &mut Conn, now: Micros) {
+    pub fn count(&mut self, id: ConnId, conn: &mut Conn, now: Micros) {
         let limits = &mut conn.limits;
         if self.addresses.is_on() && limits.address == LimiterKey::NONE {
             let address = &conn.session.owner.address;
@@ -163,7 +207,8 @@ impl ClientLimits {
             && limits.user == LimiterKey::NONE
             && let Some(user) = conn.session.user()
         {
-            limits.user = self.users.count(&User::of(user), false, now);
+            let user = self.users.count(&User::of(user), false, now);
+            self.enter(id, limits, CountedUser(user));
         }
     }
 }
@@ -254,30 +299,31 @@ impl Clients {
         id: ConnId,
         identity: &Identity,
         now: Micros,
-    ) -> Result<CountedUser, Reject> {
-        let Self { conns, limits, .. } = self;
-        let Some(conn) = conns.get(id).filter(|_| limits.users.is_on()) else {
+    ) -> Result<CountedUser, NotCounted> {
+        let Some(conn) = self.conns.get(id).filter(|_| self.limits.users.is_on()) else {
             return Ok(CountedUser(LimiterKey::NONE));
         };
         if conn.session.user().is_some() || conn.limits.user != LimiterKey::NONE {
             return Ok(CountedUser(conn.limits.user));
         }
-        let (counter, text, retry_after_ms) =
-            match limits.users.join(&User::of(identity), false, now) {
-                Ok(key) => return Ok(CountedUser(key)),
-                Err(Over::Connections | Over::Unauthenticated) => (
-                    Counter::UserConnectionsRefused,
-                    "this user has too many connections: close one",
-                    COME_BACK_MS,
-                ),
-                Err(Over::Rate(us)) => (
-                    Counter::UserConnectsRefused,
-                    "this user opens too many connections a second: try again later",
-                    in_ms(us),
-                ),
-            };
-        cx.stats.inc(counter);
-        Err(Reject { reason: Reason::RateLimited, text, retry_after_ms })
+        self.make_room(cx, identity, now);
+        match self.limits.users.join(&User::of(identity), false, now) {
+            Ok(key) => Ok(CountedUser(key)),
+            Err(Over::Connections | Over::Unauthenticated) => {
+                self.wait_for_place(cx, id, identity, now)
+            }
+            Err(Over::Rate(us)) => {
+                cx.stats.inc(Counter::UserConnectsRefused);
+                let text = "this user opens too many connections a second: try again later";
+                let (reason, retry_after_ms) = (Reason::RateLimited, in_ms(us));
+                Err(NotCounted::Refused(Reject { reason, text, retry_after_ms }))
+            }
+        }
+    }
+
+    /// The user's entry, if it has one, and whether one more connection is within its rate.
+    pub fn user_entry(&self, identity: &Identity, now: Micros) -> Option<(LimiterKey, bool)> {
+        self.limits.users.entry(&User::of(identity), now)
     }
 
     /// Takes note that a connection has signed in, or need not.
@@ -314,7 +360,7 @@ impl Clients {
         }
         let Self { conns, limits, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Ok(()) };
-        limits.count(conn, now);
+        limits.count(id, conn, now);
         let LimitState { address, user, .. } = conn.limits;
         let is_limited = |per_s: u32, key| per_s > 0 && key != LimiterKey::NONE;
         let mut over = Ok(());
@@ -347,7 +393,7 @@ impl Clients {
         let Some(conn) = conns.get_mut(id) else { return };
         // Before that it may not be known whose address it is.
         if conn.phase == Phase::Open {
-            limits.count(conn, now);
+            limits.count(id, conn, now);
         }
         if conn.limits.refusals.has_ended(now, SECOND_US) {
             conn.release(Hold::Rate, id, now, &mut cx.effects.resumed);
@@ -369,8 +415,12 @@ impl Clients {
     pub fn check_counts(&self) -> Result<(), String> {
         let mut counted = std::collections::BTreeMap::new();
         let mut unauthenticated = 0;
-        for (_, conn) in self.conns.iter() {
+        let mut members: BTreeMap<LimiterKey, Vec<ConnId>> = BTreeMap::new();
+        for (id, conn) in self.conns.iter() {
             let LimitState { address, user, .. } = conn.limits;
+            if user != LimiterKey::NONE {
+                members.entry(user).or_default().push(id);
+            }
             unauthenticated += usize::from(conn.limits.unauthenticated);
             for (kind, key, not_yet) in
                 [(0, user, false), (1, address, conn.limits.unauthenticated)]
@@ -379,6 +429,12 @@ impl Clients {
                 found.0 += 1;
                 found.1 += u32::from(not_yet);
             }
+        }
+        let mut kept = self.limits.members.clone();
+        kept.values_mut().for_each(|ids| ids.sort_unstable());
+        members.values_mut().for_each(|ids| ids.sort_unstable());
+        if kept != members {
+            return Err(format!("members {kept:?}, in truth {members:?}"));
         }
         let users = self.limits.users.counts().map(|counts| (0, counts));
         let addresses = self.limits.addresses.counts().map(|counts| (1, counts));
@@ -401,4 +457,4 @@ impl Clients {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::engine::clients) mod tests;

@@ -7,6 +7,8 @@ pub mod home;
 pub mod limiter;
 pub mod limits;
 pub mod outbox;
+mod pause;
+pub(crate) mod places;
 pub(crate) mod reply;
 pub mod session;
 pub mod sign_in;
@@ -24,6 +26,7 @@ use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
+use crate::engine::clients::places::PlaceTest;
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::owner::Address;
@@ -56,8 +59,12 @@ pub(crate) struct Clients {
     refused_arrivals: usize,
     /// Connections whose home shard's lane was full: they try again with the next tick.
     pub moves_waiting: Vec<ConnId>,
+    /// Users of whom one more connection wants a place: see [`places`].
+    place_tests: Vec<PlaceTest>,
     /// Slot at which the sweep over the connections goes on.
     sweep_at: usize,
+    /// End of the time in which what came during a pause is read: see [`Self::on_pause`].
+    catching_up_until: Micros,
 }
 
 impl Clients {
@@ -66,13 +73,12 @@ impl Clients {
         gateway: &GatewaySettings,
         settings: &ShardSettings,
         shards: u16,
-        unix_at_boot_us: i64,
         seed: u64,
     ) -> Self {
         Self {
             // `has_room` and `arrive` say how many there may be.
             conns: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
-            sign_in: SignIn::new(unix_at_boot_us),
+            sign_in: SignIn::default(),
             limits: ClientLimits::new(settings, shards, seed),
             rules: HandshakeRules {
                 path: gateway.path.clone(),
@@ -87,7 +93,9 @@ impl Clients {
             upgraded: 0,
             refused_arrivals: 0,
             moves_waiting: Vec::new(),
+            place_tests: Vec::new(),
             sweep_at: 0,
+            catching_up_until: Micros(0),
         }
     }
 
@@ -127,7 +135,7 @@ impl Clients {
         if counted.is_err()
             && let Some(mut conn) = self.conns.remove(id)
         {
-            self.limits.release(&mut conn.limits);
+            self.limits.release(id, &mut conn.limits);
         }
         counted.map(|()| id)
     }
@@ -175,12 +183,12 @@ impl Clients {
     /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,
     /// and it lingers until the alert is flushed and the client closes.
     pub fn break_off(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
-        self.forget_move(cx, id, now);
+        self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let pending = conn.outbox.len();
-        conn.outbox.advance(pending, &mut self.buffers);
-        conn.phase = Phase::Lingering { until: conn.until().unwrap_or(until) };
+        conn.outbox.discard(&mut self.buffers);
+        let until = conn.until().unwrap_or(until);
+        set_ending(conn, id, &mut self.limits, Phase::Lingering { until });
         mark_dirty(conn, id, cx.effects);
     }
 
@@ -190,10 +198,9 @@ impl Clients {
         let Some(mut conn) = self.conns.remove(id) else { return };
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
-        self.limits.release(&mut conn.limits);
+        self.limits.release(id, &mut conn.limits);
         self.upgraded -= u64::from(conn.upgraded);
-        let pending = conn.outbox.len();
-        conn.outbox.advance(pending, &mut self.buffers);
+        conn.outbox.discard(&mut self.buffers);
     }
 
     /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
@@ -210,10 +217,9 @@ impl Clients {
         if n > 0 {
             cx.stats.inc(Counter::Sends);
             cx.stats.add(Counter::BytesOut, n as u64);
-            conn.outbox.stuck_since = now;
-            conn.outbox.advance(n, &mut self.buffers);
-            conn.release_outbox(id, now, &mut cx.effects.resumed);
         }
+        conn.outbox.sent(n, &mut self.buffers, now);
+        conn.release_outbox(id, now, &mut cx.effects.resumed);
         if !conn.outbox.is_empty() {
             if conn.phase == Phase::Open && conn.is_overfull(now) {
                 self.close_slow(cx, id, now);
@@ -263,6 +269,7 @@ impl Clients {
         conn.unanswered -= 1;
         conn.unanswered_bytes -= claim.bytes;
         conn.answer_bytes -= claim.answer_bytes;
+        conn.note_rest();
         if conn.holds.is_empty() {
             return;
         }
@@ -288,6 +295,7 @@ impl Clients {
     pub fn late_call_ended(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.late_calls -= 1;
+        conn.note_rest();
         if conn.moving.is_some() && conn.is_at_rest() {
             cx.effects.moves.push(id);
         }
@@ -295,15 +303,15 @@ impl Clients {
 
     /// Sends a Close frame and waits for the client's.
     pub fn close(&mut self, cx: &mut Context<'_>, id: ConnId, code: u16, why: &str, now: Micros) {
-        self.forget_move(cx, id, now);
+        self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
         // After an error of the client's the rest of its bytes cannot be read as frames.
-        conn.phase = if conn.decoder.ended() {
-            Phase::Lingering { until }
-        } else {
-            Phase::Closing { until }
+        let phase = match conn.decoder.ended() {
+            true => Phase::Lingering { until },
+            false => Phase::Closing { until },
         };
+        set_ending(conn, id, &mut self.limits, phase);
         append(conn, id, &mut self.buffers, cx.effects, |out| {
             frames::write_close(out, Some(code), why);
         });
@@ -337,7 +345,7 @@ impl Clients {
     pub fn set_finished(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.phase = Phase::Finished { until };
+        set_ending(conn, id, &mut self.limits, Phase::Finished { until });
         mark_dirty(conn, id, cx.effects);
     }
 }
@@ -346,6 +354,13 @@ impl Clients {
 fn header_limits(settings: &ConnSettings) -> HeaderLimits {
     let ConnSettings { header_bytes_max, headers_max, .. } = *settings;
     HeaderLimits { header_bytes_max, headers_max }
+}
+
+/// Begins the end of a connection: from now on it takes no place of those who may sign in, and none
+/// of its user, though it counts as a connection until it is removed.
+fn set_ending(conn: &mut Conn, id: ConnId, limits: &mut ClientLimits, phase: Phase) {
+    conn.phase = phase;
+    limits.give_places_back(id, &mut conn.limits);
 }
 
 /// Appends to a connection's outbox what `write` writes, and has it flushed: the one way in which

@@ -8,8 +8,9 @@ use crate::message::Micros;
 pub struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
-    /// Since when the client has taken nothing.
-    pub stuck_since: Micros,
+    /// Since when the kernel has taken nothing although bytes wait; `None` if none wait, or none of
+    /// them were offered to it yet.
+    stuck_since: Option<Micros>,
 }
 
 /// Buffers with more than this capacity are not kept: 16 KiB hold some 200 small replies.
@@ -51,8 +52,34 @@ impl Outbox {
         &mut self.bytes
     }
 
-    /// Drops `n` bytes that the kernel took.
-    pub fn advance(&mut self, n: usize, pool: &mut Vec<Vec<u8>>) {
+    /// How many microseconds the kernel has taken nothing of the bytes that wait.
+    pub fn stuck_us(&self, now: Micros) -> u64 {
+        self.stuck_since.map_or(0, |since| now.since(since))
+    }
+
+    /// Leaves out a time in which the shard was stopped, up to `now`.
+    pub fn put_off(&mut self, us: u64, now: Micros) {
+        self.stuck_since = self.stuck_since.map(|since| Micros(since.0 + us).min(now));
+    }
+
+    /// Takes note that the bytes that wait were offered to the kernel, and drops the `n` that it
+    /// took.
+    pub fn sent(&mut self, n: usize, pool: &mut Vec<Vec<u8>>, now: Micros) {
+        let since = self.stuck_since.filter(|_| n == 0).unwrap_or(now);
+        if n > 0 {
+            self.advance(n, pool);
+        }
+        self.stuck_since = (!self.is_empty()).then_some(since);
+    }
+
+    /// Drops everything that waits.
+    pub fn discard(&mut self, pool: &mut Vec<Vec<u8>>) {
+        self.advance(self.len(), pool);
+        self.stuck_since = None;
+    }
+
+    /// Drops the first `n` bytes.
+    fn advance(&mut self, n: usize, pool: &mut Vec<Vec<u8>>) {
         self.sent += n;
         debug_assert!(self.sent <= self.bytes.len());
         if self.is_empty() {

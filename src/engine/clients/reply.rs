@@ -227,6 +227,17 @@ impl Clients {
             append(conn, id, &mut self.buffers, cx.effects, |out| frames::write_pong(out, payload));
         }
     }
+
+    /// Sends a WebSocket ping, unless bytes wait that the client does not take: then it would come
+    /// behind them and tell nothing. Any frame of the client answers it.
+    pub fn ping(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.outbox.is_empty() {
+            conn.pinged = Some(now);
+            cx.stats.inc(Counter::Pings);
+            append(conn, id, &mut self.buffers, cx.effects, frames::write_ping);
+        }
+    }
 }
 
 /// An error that answers the message with this seq.

@@ -8,7 +8,7 @@ use crate::auth::{Identity, Refusal, Verifier};
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
-use crate::engine::clients::limits::CountedUser;
+use crate::engine::clients::limits::{CountedUser, NotCounted};
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::ConnId;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
@@ -30,9 +30,6 @@ pub struct SignIn {
     pub verifier: Option<Arc<Verifier>>,
     /// Whether every connection needs a token.
     pub required: bool,
-    /// Unix time of [`Micros`] 0 by the wall clock of today. Claims are about the wall clock, so
-    /// a step of it counts for them and for nothing else; the shell tells it at each tick.
-    pub unix_at_boot_us: i64,
     /// Time at which newer keys were last asked for.
     asked: Option<Micros>,
     /// Verifications that are left in this turn.
@@ -41,23 +38,20 @@ pub struct SignIn {
     waiting: VecDeque<ConnId>,
 }
 
-impl SignIn {
+impl Default for SignIn {
     /// No token waits, and nobody can sign in.
-    pub fn new(unix_at_boot_us: i64) -> Self {
+    fn default() -> Self {
         let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
         let (verifier, required, asked) = (None, false, None);
-        Self { verifier, required, unix_at_boot_us, asked, left, waiting }
+        Self { verifier, required, asked, left, waiting }
     }
+}
 
+impl SignIn {
     /// Replaces the verifier and whether a token is required.
     pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
         self.required = verifier.is_some() && settings.required;
         self.verifier = verifier;
-    }
-
-    /// Takes the time of the wall clock.
-    pub fn set_wall_clock(&mut self, unix_us: i64, now: Micros) {
-        self.unix_at_boot_us = unix_us.saturating_sub(now.0 as i64);
     }
 
     /// Begins a turn: its budget is whole.
@@ -75,11 +69,6 @@ impl SignIn {
     pub fn put_back(&mut self, aside: VecDeque<ConnId>) {
         let since = std::mem::replace(&mut self.waiting, aside);
         self.waiting.extend(since);
-    }
-
-    /// The time of the wall clock in seconds since 1970.
-    fn unix_s(&self, now: Micros) -> i64 {
-        self.unix_at_boot_us.saturating_add(now.0 as i64).div_euclid(1_000_000)
     }
 
     /// Whether one may be verified now: nobody waits longer, and the turn's budget is not spent.
@@ -138,7 +127,7 @@ impl Clients {
         if !verifier.has_keys() {
             return self.lacks_keys(cx, now);
         }
-        let unix_s = self.sign_in.unix_s(now);
+        let unix_s = cx.config.unix_s(now);
         match verifier.verify(token, unix_s) {
             Ok(identity) => {
                 cx.stats.inc(Counter::AuthOk);
@@ -181,6 +170,11 @@ impl Clients {
             conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
             return self.enter_as(cx, id, moved.identity, now);
         }
+        // It has waited for its place.
+        if let Some(newcomer) = conn.newcomer.take() {
+            conn.release(Hold::Place, id, now, &mut cx.effects.resumed);
+            return self.enter_as(cx, id, newcomer.identity, now);
+        }
         let (Some(token), true) = (token, self.sign_in.verifier.is_some()) else {
             return UpgradeDecision::As(None);
         };
@@ -210,8 +204,13 @@ impl Clients {
     ) -> UpgradeDecision {
         match self.count_user(cx, id, &identity, now) {
             Ok(counted) => UpgradeDecision::As(Some((identity, counted))),
-            Err(Reject { text, retry_after_ms, .. }) => {
-                UpgradeDecision::Refused(429, text.into(), retry_after_ms)
+            Err(NotCounted::Waits) => {
+                self.set_newcomer(id, identity, 0);
+                UpgradeDecision::Later
+            }
+            Err(NotCounted::Refused(reject)) => {
+                let status = upgrade_status(&reject);
+                UpgradeDecision::Refused(status, reject.text.into(), reject.retry_after_ms)
             }
         }
     }
@@ -327,12 +326,28 @@ impl Clients {
     ) {
         match self.count_user(cx, id, &identity, now) {
             Ok(counted) => self.become_user(cx, id, seq, identity, counted),
-            Err(Reject { reason, text, retry_after_ms }) => {
-                self.tell_error(cx, id, seq, reason, text, retry_after_ms);
-                cx.stats.inc(Counter::ClosedTryLater);
-                self.close(cx, id, close::TRY_LATER, text, now);
-            }
+            Err(NotCounted::Waits) => self.set_newcomer(id, identity, seq),
+            Err(NotCounted::Refused(reject)) => self.turn_away(cx, id, seq, &reject, now),
         }
+    }
+
+    /// Refuses a user who signs in by a message, and closes the connection.
+    pub fn turn_away(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        reject: &Reject,
+        now: Micros,
+    ) {
+        let Reject { reason, text, retry_after_ms } = *reject;
+        self.tell_error(cx, id, seq, reason, text, retry_after_ms);
+        let (counter, code) = match reason == Reason::Forbidden {
+            true => (Counter::ClosedElsewhere, close::SIGNED_IN_ELSEWHERE),
+            false => (Counter::ClosedTryLater, close::TRY_LATER),
+        };
+        cx.stats.inc(counter);
+        self.close(cx, id, code, text, now);
     }
 
     /// Makes the connection one of a user that is counted, and tells the client.
@@ -351,9 +366,12 @@ impl Clients {
             expires_unix_s: identity.expires_unix_s,
         };
         let payload = client::payload(conn.encoding, &ok);
+        if conn.session.user().is_none() && !conn.is_at_rest() {
+            conn.before = Some(Box::new(conn.session.sender));
+        }
         conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
-        counted.count(&mut conn.limits);
+        self.limits.enter(id, &mut conn.limits, counted);
         self.becomes_authenticated(id);
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
@@ -404,7 +422,7 @@ impl Clients {
             return false;
         };
         let expires = conn.session.user().map(|user| user.expires_unix_s);
-        if expires.is_some_and(|at| at <= self.sign_in.unix_s(now)) {
+        if expires.is_some_and(|at| at <= cx.config.unix_s(now)) {
             cx.stats.inc(Counter::ClosedTokenExpired);
             self.close(
                 cx,
@@ -422,8 +440,9 @@ impl Clients {
             self.becomes_authenticated(id);
             return false;
         }
-        // A token that waits, or a move under way, is a delay of ours.
-        let is_ours = conn.pending_auth.is_some() || conn.moving.is_some();
+        // A token that waits, a move under way and the wait for a place are delays of ours.
+        let is_ours =
+            conn.pending_auth.is_some() || conn.moving.is_some() || conn.newcomer.is_some();
         if conn.auth_by <= now && self.sign_in.required && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);
             self.close(
@@ -437,6 +456,11 @@ impl Clients {
         }
         false
     }
+}
+
+/// The HTTP status of a user's refusal at the upgrade.
+pub fn upgrade_status(reject: &Reject) -> u16 {
+    if reject.reason == Reason::Forbidden { 403 } else { 429 }
 }
 
 /// The counter of a refusal.
@@ -458,4 +482,4 @@ fn counter(refusal: Refusal) -> Counter {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::engine) mod tests;

@@ -16,6 +16,9 @@ impl Clients {
     /// Checks the next hundredth of the connections. Those whose socket is to be closed are added
     /// to `closing`.
     pub fn sweep(&mut self, cx: &mut Context<'_>, now: Micros, closing: &mut Vec<ConnId>) {
+        if self.is_catching_up(now) {
+            return;
+        }
         let slots = self.conns.slots();
         let count = slots.div_ceil(SWEEP_TICKS);
         for _ in 0..count {
@@ -36,18 +39,13 @@ impl Clients {
         let settings = &cx.config.settings.conn;
         let handshake_us = settings.handshake_timeout_ms * 1000;
         let stuck_us = settings.write_timeout_ms * 1000;
-        let conn = self.conns.get_mut(id).expect("the caller has it");
-        // A client may be late once: two heartbeats.
-        let silent_us = conn.terms.heartbeat_ms * 2 * 1000;
+        let conn = self.conns.get(id).expect("the caller has it");
         if conn.until().is_some_and(|until| until <= now) {
             closing.push(id);
             return;
         }
-        if conn.outbox.is_empty() {
-            conn.outbox.stuck_since = now;
-        } else if conn.phase == Phase::Open
-            && (now.since(conn.outbox.stuck_since) > stuck_us || conn.is_overfull(now))
-        {
+        let is_slow = conn.outbox.stuck_us(now) > stuck_us || conn.is_overfull(now);
+        if is_slow && conn.phase == Phase::Open {
             self.close_slow(cx, id, now);
             return;
         }
@@ -57,20 +55,44 @@ impl Clients {
         self.check_limits(cx, id, now);
         let Some(conn) = self.conns.get(id) else { return };
         match conn.phase {
-            Phase::Handshake if now.since(conn.opened) > handshake_us => {
+            // Who waits for a place does so outside of its handshake's time.
+            Phase::Handshake
+                if conn.newcomer.is_none() && now.since(conn.opened) > handshake_us =>
+            {
                 self.handshake_timeout(cx, id, now);
             }
-            Phase::Open if conn.holds.is_empty() && now.since(conn.heard) > silent_us => {
-                cx.stats.inc(Counter::ClosedNoHeartbeat);
-                let why = "no frame came for twice heartbeat_ms: send a heartbeat in that time";
-                self.close(cx, id, close::NO_HEARTBEAT, why, now);
+            Phase::Open => {
+                if conn.one_way.count > 0 {
+                    self.tell_refused(cx, id, now);
+                }
+                self.check_heartbeat(cx, id, now);
             }
-            Phase::Open if conn.one_way.count > 0 => self.tell_refused(cx, id, now),
             Phase::Handshake
-            | Phase::Open
             | Phase::Closing { .. }
             | Phase::Lingering { .. }
             | Phase::Finished { .. } => {}
+        }
+    }
+
+    /// Asks a client that was silent for a heartbeat whether it is there, and closes the connection
+    /// of one that was silent for two. It has at least half a heartbeat to answer: a ping may be
+    /// late, because this comes once a second, and because bytes that wait come first.
+    fn check_heartbeat(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let heartbeat_us = conn.terms.heartbeat_ms * 1000;
+        let silent_us = now.since(conn.heard);
+        // What the gateway does not read cannot be heard.
+        if silent_us < heartbeat_us || !conn.holds.is_empty() {
+            return;
+        }
+        match conn.pinged {
+            None => self.ping(cx, id, now),
+            Some(at) if silent_us > 2 * heartbeat_us && now.since(at) >= heartbeat_us / 2 => {
+                cx.stats.inc(Counter::ClosedNoHeartbeat);
+                let why = "nothing came for twice heartbeat_ms, not even a pong to our ping";
+                self.close(cx, id, close::NO_HEARTBEAT, why, now);
+            }
+            Some(_) => {}
         }
     }
 }

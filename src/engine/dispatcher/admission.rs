@@ -13,7 +13,7 @@ use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::engine::source::Source;
-use crate::ids::{DedupKey, InstanceId, MsgKey};
+use crate::ids::{DedupKey, InstanceId, MsgKey, StreamKey};
 use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
 use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affinity, choose};
 use crate::stats::Counter;
@@ -108,6 +108,9 @@ impl Dispatcher {
             let epoch = self.instances.epoch;
             bound.unwrap_or_else(|| self.ordering.open(name, instance, epoch))
         });
+        if let Some(stream) = stream {
+            self.keep_order_over_sign_in(stream, new);
+        }
         let answer_bytes = match message.seq {
             0 => 0,
             _ => self.weights.largest(instance, route.first),
@@ -121,6 +124,22 @@ impl Dispatcher {
         fill.change(&mut state.queue, |queue| queue.push(key, requests, ordering));
         ready.add(instance, state);
         Ok(())
+    }
+
+    /// Lets `stream`, in which a message is about to be put, wait for those of its session from
+    /// before the sign-in with which the message would have been in one stream: signing in changes
+    /// the hash by which instances are picked, and not the order.
+    fn keep_order_over_sign_in(&mut self, stream: StreamKey, new: &NewRequest<'_>) {
+        let NewRequest { from, message, route, .. } = *new;
+        let Some(before) = &from.before else { return };
+        let (_, hash) = affinity(route.hash_on, before, &message.key);
+        let name = StreamName { session: from.session, service: route.service, hash };
+        if let Some(leader) = self.ordering.find(&name)
+            && leader != stream
+            && self.ordering.has_unsigned(leader, &self.requests)
+        {
+            self.ordering.follow(stream, leader);
+        }
     }
 
     /// The instance to which a client's message would go, for an explanation.

@@ -139,6 +139,7 @@ impl Dispatcher {
         });
         let Some(stream) = stream else { return };
         self.ordering.unlink(stream, key, &mut self.requests);
+        self.release_followers(stream);
         let state = self.ordering.get(stream);
         if state.busy.is_none() && !state.delayed {
             let head = state.head;

@@ -22,8 +22,16 @@ pub struct GatewayIdentity {
     pub shard: u32,
     /// Number of this run of the gateway: request ids are unique together with it.
     pub boot_id: u64,
-    /// Unix time of [`Micros`] 0, in microseconds.
+    /// Unix time of [`Micros`] 0 by the wall clock of today, in microseconds: the shell tells it
+    /// with each tick.
     pub unix_at_boot_us: i64,
+}
+
+impl GatewayIdentity {
+    /// Unix time of `at`, in microseconds.
+    pub(crate) fn unix_us(&self, at: Micros) -> i64 {
+        self.unix_at_boot_us.saturating_add(at.0 as i64)
+    }
 }
 
 /// Writes one call's body. The arena's memory is used again once the sent bytes are gone.
@@ -156,7 +164,7 @@ fn fields<'a>(
         priority: request.handling.priority,
         id: &request.id,
         key: &request.key,
-        received_unix_us: identity.unix_at_boot_us + request.received.0 as i64,
+        received_unix_us: identity.unix_us(request.received),
         timeout_ms: timeout_ms(request.deadline, now),
         attempt: request.attempt,
         traceparent: "",

@@ -368,8 +368,9 @@ impl Dispatcher {
         key: StreamKey,
         now: Micros,
     ) {
-        let stream = self.ordering.get_mut(key);
-        stream.busy = None;
+        self.ordering.free(key);
+        self.release_followers(key);
+        let stream = self.ordering.get(key);
         let Some(head) = stream.head else {
             self.ordering.close_if_idle(key);
             return;

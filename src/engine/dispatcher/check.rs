@@ -60,7 +60,7 @@ impl Dispatcher {
                 None => !delayed.contains(&Delayed::Request(key)),
                 Some(stream) => {
                     let s = self.ordering.get(stream);
-                    s.head == Some(key) && s.busy.is_none() && !s.delayed
+                    s.head == Some(key) && s.busy.is_none() && !s.delayed && s.leaders == 0
                 }
             };
             let state = self.instances.get(r.instance);
@@ -98,12 +98,25 @@ impl Dispatcher {
     }
 
     fn check_streams(&self) -> Result<(), String> {
+        let mut leaders: BTreeMap<StreamKey, u32> = BTreeMap::new();
+        for (key, _) in self.ordering.iter() {
+            let followers = self.ordering.followers(key);
+            ensure(
+                followers.is_empty() || self.ordering.has_unsigned(key, &self.requests),
+                || format!("{key:?} is waited for, and has nothing from before the sign-in"),
+            )?;
+            followers.iter().for_each(|follower| *leaders.entry(*follower).or_default() += 1);
+        }
         for (key, stream) in self.ordering.iter() {
             ensure(self.ordering.find(&stream.name) == Some(key), || {
                 format!("{key:?} has no name")
             })?;
             ensure(stream.busy.is_some() || stream.head.is_some(), || {
                 format!("{key:?} is idle and empty")
+            })?;
+            let found = leaders.get(&key).copied().unwrap_or(0);
+            ensure(stream.leaders == found, || {
+                format!("{key:?} waits for {} streams, in truth {found}", stream.leaders)
             })?;
             if let Some(ticket) = stream.busy {
                 let call = self.calls.get(ticket);
@@ -196,7 +209,7 @@ impl Dispatcher {
                                 !s.delayed || delayed.contains(&Delayed::Stream(stream)),
                                 || format!("{stream:?} is delayed for ever"),
                             )?;
-                            s.head != Some(key) || s.busy.is_some() || s.delayed
+                            s.head != Some(key) || s.busy.is_some() || s.delayed || s.leaders > 0
                         }
                     };
                     ensure(found || r.position.parked && later, || {

@@ -127,6 +127,9 @@ pub struct DedupWindow {
     seed: u64,
     /// Time at which the last id ended: time never runs back in `finished`.
     last: Micros,
+    /// Time in which the shard was stopped: repetitions that came meanwhile are read after it, so
+    /// it is no part of the window.
+    paused_us: u64,
 }
 
 /// Hash of the message for which an id is used: equal for repetitions, and for two different
@@ -152,6 +155,7 @@ impl DedupWindow {
             window_us: settings.window_ms.saturating_mul(1000),
             seed,
             last: Micros(0),
+            paused_us: 0,
         }
     }
 
@@ -255,11 +259,12 @@ impl DedupWindow {
         reply: Option<StoredReply>,
         now: Micros,
     ) -> Vec<MsgKey> {
+        let awake = self.awake(now);
         let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
         let IdState::InFlight { waiters } = &mut entry.state else { return Vec::new() };
         let waiters = std::mem::take(waiters);
         self.bytes -= waiters.len() * WAITER_BYTES;
-        self.last = self.last.max(now);
+        self.last = self.last.max(awake);
         entry.state = IdState::Finished { at: self.last, reply: None };
         if let Some(reply) = reply.filter(|r| r.size() <= self.reply_bytes_max) {
             let cost = reply.cost();
@@ -323,10 +328,20 @@ impl DedupWindow {
         Some((key, self.entries.get(key)?))
     }
 
+    /// Leaves out a time in which the shard was stopped.
+    pub fn put_off(&mut self, us: u64) {
+        self.paused_us += us;
+    }
+
+    /// The time without the pauses.
+    fn awake(&self, now: Micros) -> Micros {
+        Micros(now.0.saturating_sub(self.paused_us))
+    }
+
     fn is_expired(&self, entry: &Entry, now: Micros) -> bool {
         match entry.state {
             IdState::InFlight { .. } => false,
-            IdState::Finished { at, .. } => now.since(at) >= self.window_us,
+            IdState::Finished { at, .. } => self.awake(now).since(at) >= self.window_us,
         }
     }
 

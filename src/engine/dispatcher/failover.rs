@@ -9,6 +9,7 @@ use crate::engine::dispatcher::request::{Request, State};
 use crate::engine::dispatcher::retry::UNAVAILABLE;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::{InstanceId, MsgKey, StreamKey};
+use crate::limits::CATCH_UP_MS;
 use crate::message::Micros;
 use crate::routing::Failover;
 use crate::stats::Counter;
@@ -74,8 +75,10 @@ impl Dispatcher {
     }
 
     /// Takes note that a connection to an instance broke, which no success on another excuses.
-    pub fn on_connection_broken(&mut self, id: InstanceId) {
-        if let Some(state) = self.instances.find_mut(id) {
+    pub fn on_connection_broken(&mut self, id: InstanceId, now: Micros) {
+        // What the peer did because we did not answer it comes within this time after a pause.
+        let is_ours = self.has_paused_since(Micros(now.0.saturating_sub(CATCH_UP_MS * 1000)));
+        if !is_ours && let Some(state) = self.instances.find_mut(id) {
             state.history.lost();
         }
     }

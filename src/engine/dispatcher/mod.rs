@@ -72,6 +72,8 @@ pub(crate) struct Dispatcher {
     arrivals: u64,
     /// Lower bound of the deadlines of all requests.
     deadline_next: Micros,
+    /// End of the last time in which the shard was stopped.
+    resumed_at: Option<Micros>,
     body: BodyWriter,
 }
 
@@ -144,6 +146,7 @@ impl Dispatcher {
             delayed: BinaryHeap::new(),
             arrivals: 0,
             deadline_next: Micros(u64::MAX),
+            resumed_at: None,
             body: BodyWriter::default(),
         }
     }
@@ -172,6 +175,18 @@ impl Dispatcher {
         }
         self.instances.apply(&cx.config.snapshot);
         self.reroute_waiting(cx, clients, now);
+    }
+
+    /// Takes note that the shard was stopped until `now`, for `us` microseconds: the end of a call
+    /// that was in flight, or of a connection soon after, says nothing about its instance.
+    pub fn on_pause(&mut self, us: u64, now: Micros) {
+        self.dedup.put_off(us);
+        self.resumed_at = Some(now);
+    }
+
+    /// Whether the shard was stopped at a time since `at`.
+    fn has_paused_since(&self, at: Micros) -> bool {
+        self.resumed_at.is_some_and(|resumed| at <= resumed)
     }
 
     /// Does the dispatcher's part of a tick: drops expired ids, cache entries and unused memory,
@@ -224,6 +239,24 @@ impl Dispatcher {
     /// Has the queue of an instance examined when the turn ends.
     fn mark_ready(&mut self, id: InstanceId) {
         self.ready.add(id, self.instances.get_mut(id));
+    }
+
+    /// Lets the streams go on that waited for requests of `leader` from before the sign-in, if none
+    /// of those is under way any more.
+    fn release_followers(&mut self, leader: StreamKey) {
+        if self.ordering.followers(leader).is_empty()
+            || self.ordering.has_unsigned(leader, &self.requests)
+        {
+            return;
+        }
+        for follower in self.ordering.take_followers(leader) {
+            let Some(stream) = self.ordering.get_alive(follower) else { continue };
+            stream.leaders -= 1;
+            if stream.leaders == 0 && stream.busy.is_none() && !stream.delayed {
+                let (head, instance) = (stream.head, stream.instance);
+                self.resume_head(head, instance);
+            }
+        }
     }
 
     /// Lets `head`, the first waiting request of a free stream or a request without a stream, be

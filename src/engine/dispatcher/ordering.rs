@@ -12,6 +12,12 @@ pub struct OrderedStream {
     pub(crate) name: StreamName,
     /// Call that carries requests of the stream; no other call takes any before that has ended.
     pub busy: Option<Ticket>,
+    /// Whether that call has requests from before its session signed in.
+    carries_unsigned: bool,
+    /// Streams that wait until none of its requests from before the sign-in is under way.
+    followers: Vec<StreamKey>,
+    /// Number of streams that it follows.
+    pub(crate) leaders: u32,
     /// Arrival of the last request of the call in flight that was answered although it may have
     /// run: a request that arrived before it must not be sent again.
     pub(crate) passed: u64,
@@ -57,6 +63,9 @@ impl Ordering {
         let key = streams.insert(OrderedStream {
             name,
             busy: None,
+            carries_unsigned: false,
+            followers: Vec::new(),
+            leaders: 0,
             passed: 0,
             delayed: false,
             head: None,
@@ -109,7 +118,8 @@ impl Ordering {
     ) -> bool {
         let Some(stream) = stream else { return true };
         let stream = self.get(stream);
-        stream.head == Some(key) && !stream.delayed && stream.busy.is_none_or(|t| t == ticket)
+        let is_free = !stream.delayed && stream.leaders == 0;
+        stream.head == Some(key) && is_free && stream.busy.is_none_or(|t| t == ticket)
     }
 
     /// Appends a request that has just arrived and is linked nowhere.
@@ -149,11 +159,13 @@ impl Ordering {
     }
 
     /// Takes the first request, which had `links`, out of its stream; the call `ticket` carries the
-    /// stream from now on. Returns the request that is the first now.
+    /// stream from now on. `unsigned`: it is from before the sign-in. Returns the request that is
+    /// the first now.
     pub(crate) fn take_head<'r>(
         &mut self,
         stream: StreamKey,
         links: StreamLinks,
+        unsigned: bool,
         ticket: Ticket,
         requests: &'r mut Requests,
     ) -> Option<(MsgKey, &'r mut Request)> {
@@ -161,6 +173,7 @@ impl Ordering {
         debug_assert!(links.prev.is_none(), "only the first of a stream is eligible");
         debug_assert!(stream.busy.is_none_or(|t| t == ticket), "one call a stream at a time");
         stream.busy = Some(ticket);
+        stream.carries_unsigned |= unsigned;
         stream.head = links.next;
         let Some(next) = links.next else {
             stream.tail = None;
@@ -169,6 +182,39 @@ impl Ordering {
         let request = linked(requests, next);
         request.links.prev = None;
         Some((next, request))
+    }
+
+    /// Ends the hold of a call on the stream.
+    pub(crate) fn free(&mut self, stream: StreamKey) {
+        let stream = self.get_mut(stream);
+        (stream.busy, stream.carries_unsigned) = (None, false);
+    }
+
+    /// Whether a request of the stream from before its session signed in waits, or is in its call.
+    /// They are its first ones: no later one of the session is without a user.
+    pub(crate) fn has_unsigned(&self, stream: StreamKey, requests: &Requests) -> bool {
+        let stream = self.get(stream);
+        let head = stream.head.and_then(|head| requests.get(head));
+        stream.carries_unsigned || head.is_some_and(|head| head.user.is_none())
+    }
+
+    /// Lets `follower` wait until no request of `leader` from before the sign-in is under way.
+    pub(crate) fn follow(&mut self, follower: StreamKey, leader: StreamKey) {
+        let followers = &mut self.get_mut(leader).followers;
+        if !followers.contains(&follower) {
+            followers.push(follower);
+            self.get_mut(follower).leaders += 1;
+        }
+    }
+
+    /// The streams that wait for `leader`.
+    pub(crate) fn followers(&self, leader: StreamKey) -> &[StreamKey] {
+        &self.get(leader).followers
+    }
+
+    /// Takes the streams that wait for `leader`; some may have ended.
+    pub(crate) fn take_followers(&mut self, leader: StreamKey) -> Vec<StreamKey> {
+        std::mem::take(&mut self.get_mut(leader).followers)
     }
 
     /// Notes that a request in its stream's call is given up although it may have run.

@@ -63,8 +63,10 @@ impl Dispatcher {
             Err(error) => {
                 cx.stats.fault(error.fault);
                 let error = CallError { started: error.has_started(unary), ..error };
-                let facts = CallFacts { unary, took_us: now.since(started), blame_after_us };
-                self.instances.get_mut(instance).history.call_failed(blame(&error, facts));
+                if !self.has_paused_since(started) {
+                    let facts = CallFacts { unary, took_us: now.since(started), blame_after_us };
+                    self.instances.get_mut(instance).history.call_failed(blame(&error, facts));
+                }
                 let call = FailedCall { ticket, instance, unary, items: &items, error: &error };
                 self.fail(cx, clients, &call, now)
             }

@@ -160,7 +160,9 @@ impl InstanceQueue {
         self.bytes -= request.bytes();
         if let Some(stream) = request.stream {
             let links = std::mem::take(&mut request.links);
-            if let Some((next, request)) = ordering.take_head(stream, links, ticket, requests) {
+            let unsigned = request.user.is_none();
+            let next = ordering.take_head(stream, links, unsigned, ticket, requests);
+            if let Some((next, request)) = next {
                 self.resume_parked(next, request);
             }
         }

@@ -453,7 +453,7 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     let call = rig.one_call();
     rig.fails(&call, CallFault::Reset, Started::Maybe);
     assert!(rig.engine.outbox(client).is_empty());
-    assert!(rig.engine.on_end(client));
+    assert!(rig.engine.on_end(client, rig.now));
     // Without that, the connection ends when its time is over.
     let mut closing = Vec::new();
     let until = rig.now.plus_ms(ShardSettings::default().conn.close_timeout_ms);

@@ -56,7 +56,7 @@ impl Net {
             self.settings.backend.clone(),
             self.set.registry(),
             seed,
-            move || clock.now(),
+            move || clock.awake(),
             on_event,
         );
         let shell = self.shell.clone();
@@ -126,7 +126,7 @@ impl InstanceLink {
                     }
                 }
                 if cause == DownCause::Broken {
-                    engine.on_connection_broken(self.instance.id);
+                    engine.on_connection_broken(self.instance.id, now);
                 }
                 engine.on_link(self.instance.id, Link::Down, &why, now);
             }

@@ -113,7 +113,7 @@ fn read(io: &mut impl ShardIo, id: ConnId, now: Micros) {
             ReadOnce::Again => {}
             ReadOnce::Enough => return,
             ReadOnce::Closed => {
-                if io.enter(|engine| engine.on_end(id)) {
+                if io.enter(|engine| engine.on_end(id, now)) {
                     close(io, id);
                 }
                 return;

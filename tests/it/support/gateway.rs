@@ -360,6 +360,21 @@ impl Gateway {
         rustix::process::kill_process(self.pid(), signal).expect("it lives");
     }
 
+    /// Stops the process, and waits until all its threads are.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("every thread is stopped", || {
+            let mut tasks = std::fs::read_dir(&tasks).expect("it lives");
+            let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+                let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat"));
+                stat.is_ok_and(|stat| stat.contains(") T "))
+            };
+            tasks.all(is_stopped).then_some(())
+        });
+    }
+
     /// Waits for the end of the process.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {

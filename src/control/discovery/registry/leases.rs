@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::discovery::{FoundInstance, SourceContents};
+use crate::limits::{CATCH_UP_MS, PAUSE_MS};
 
 /// Instances at once: 4,096 of about 300 bytes are 1.2 MiB, and a copy of the contents as much
 /// again.
@@ -159,8 +160,24 @@ impl Leases {
         Ok(())
     }
 
+    /// Leaves a time out in which this process was stopped: a timer ends each lease, so if one was
+    /// to end long ago, heartbeats that came meanwhile were not read. Each lease gets as much
+    /// longer, and the time in which they are read.
+    fn leave_out_pause(&mut self, now: Instant) {
+        let Some(end) = self.next_end() else { return };
+        let late = now.saturating_duration_since(end);
+        if late < Duration::from_millis(PAUSE_MS) {
+            return;
+        }
+        let longer = late + Duration::from_millis(CATCH_UP_MS);
+        self.by_name.values_mut().for_each(|lease| lease.until += longer);
+        let by_end = std::mem::take(&mut self.by_end);
+        self.by_end = by_end.into_iter().map(|(end, name)| (end + longer, name)).collect();
+    }
+
     /// Removes the leases that ended at `now` or before; returns the names of their instances.
     pub fn expire(&mut self, now: Instant) -> Vec<Arc<str>> {
+        self.leave_out_pause(now);
         let mut gone = Vec::new();
         while let Some((end, name)) = self.by_end.first()
             && *end <= now

@@ -15,10 +15,10 @@ const HERE: [u8; 4] = [192, 0, 2, 1];
 const THERE: [u8; 4] = [192, 0, 2, 2];
 const ECHO: &str = r#"{"msg_id":9000,"payload":1,"seq":"#;
 
-struct Rig {
-    engine: Engine,
-    now: Micros,
-    seq: u64,
+pub(in crate::engine::clients) struct Rig {
+    pub(in crate::engine::clients) engine: Engine,
+    pub(in crate::engine::clients) now: Micros,
+    pub(in crate::engine::clients) seq: u64,
 }
 
 fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> ShardConfig {
@@ -29,7 +29,7 @@ fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> ShardCo
     published
 }
 
-fn token(user: &str, tenant: &str) -> String {
+pub(in crate::engine::clients) fn token(user: &str, tenant: &str) -> String {
     let wanted = Wanted {
         algorithm: Algorithm::Hs256,
         key_id: Some("k"),
@@ -45,11 +45,18 @@ fn token(user: &str, tenant: &str) -> String {
 }
 
 impl Rig {
-    fn new(required: bool, change: impl FnOnce(&mut LimitSettings)) -> Self {
+    pub(in crate::engine::clients) fn new(
+        required: bool,
+        change: impl FnOnce(&mut LimitSettings),
+    ) -> Self {
         Self::of(required, 1, change)
     }
 
-    fn of(required: bool, shards: u16, change: impl FnOnce(&mut LimitSettings)) -> Self {
+    pub(in crate::engine::clients) fn of(
+        required: bool,
+        shards: u16,
+        change: impl FnOnce(&mut LimitSettings),
+    ) -> Self {
         let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published(required, change);
         let engine = Engine::new(EngineInit {
             shard: ShardId(0),
@@ -65,13 +72,13 @@ impl Rig {
         Self { engine, now: Micros(5_000_000), seq: 0 }
     }
 
-    fn open(&mut self, ip: [u8; 4]) -> Result<ConnId, OpenRefusal> {
+    pub(in crate::engine::clients) fn open(&mut self, ip: [u8; 4]) -> Result<ConnId, OpenRefusal> {
         let opened = self.engine.open((ip, 1).into(), self.now);
         self.engine.check_invariants().expect("consistent");
         opened
     }
 
-    fn upgrade(&mut self, id: ConnId, fields: &str) -> String {
+    pub(in crate::engine::clients) fn upgrade(&mut self, id: ConnId, fields: &str) -> String {
         let request = format!(
             "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -82,41 +89,50 @@ impl Rig {
     }
 
     /// A client that shows its token at the upgrade, and what it was told.
-    fn user(&mut self, user: &str) -> (ConnId, String) {
+    pub(in crate::engine::clients) fn user(&mut self, user: &str) -> (ConnId, String) {
         let id = self.open(HERE).expect("room");
         let bearer = format!("Authorization: Bearer {}\r\n", token(user, "acme"));
         let told = self.upgrade(id, &bearer);
         (id, told)
     }
 
-    fn connect(&mut self, ip: [u8; 4]) -> ConnId {
+    pub(in crate::engine::clients) fn connect(&mut self, ip: [u8; 4]) -> ConnId {
         let id = self.open(ip).expect("room");
         assert!(self.upgrade(id, "").starts_with("HTTP/1.1 101"));
         id
     }
 
     /// Sends a message that ends with its seq, and tells what comes back.
-    fn says(&mut self, id: ConnId, start: &str) -> String {
+    pub(in crate::engine::clients) fn says(&mut self, id: ConnId, start: &str) -> String {
         self.seq += 1;
         let text = format!("{start}{}}}", self.seq);
         self.engine.on_bytes(id, &mut frame(&text), self.now);
         self.told(id)
     }
 
-    fn auth(&mut self, id: ConnId, user: &str) -> String {
+    pub(in crate::engine::clients) fn auth(&mut self, id: ConnId, user: &str) -> String {
         let token = token(user, "acme");
         self.says(id, &format!(r#"{{"type":"auth","payload":{{"token":"{token}"}},"seq":"#))
     }
 
-    fn told(&mut self, id: ConnId) -> String {
+    pub(in crate::engine::clients) fn told(&mut self, id: ConnId) -> String {
         let bytes = self.engine.outbox(id).to_vec();
         self.engine.on_sent(id, bytes.len(), self.now);
         self.engine.check_invariants().expect("consistent");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The client answers a ping that it has got, 100 ms later.
+    pub(in crate::engine::clients) fn answers(&mut self, id: ConnId) {
+        assert!(self.engine.outbox(id).ends_with(&[0x89, 0]), "no ping");
+        self.told(id);
+        self.now = self.now.plus_ms(100);
+        self.engine.on_bytes(id, &mut [0x8a, 0x80, 0, 0, 0, 0], self.now);
+        self.later(0);
+    }
+
     /// That much later; the sweep has looked at everybody.
-    fn later(&mut self, us: u64) {
+    pub(in crate::engine::clients) fn later(&mut self, us: u64) {
         self.now.0 += us;
         for _ in 0..200 {
             self.engine.tick(self.now, &mut Vec::new());
@@ -128,7 +144,7 @@ impl Rig {
         self.engine.check_invariants().expect("consistent");
     }
 
-    fn count(&self, counter: Counter) -> u64 {
+    pub(in crate::engine::clients) fn count(&self, counter: Counter) -> u64 {
         self.engine.report(0, self.now).counters.get(counter)
     }
 }
@@ -215,14 +231,18 @@ fn a_user_has_so_many_connections_whichever_way_it_signs_in() {
     let mut rig = Rig::new(false, |l| l.user.connections_max = 1);
     let (first, told) = rig.user("alice");
     assert!(told.contains("auth_ok"), "{told}");
-    let (_, told) = rig.user("alice");
+    // The first one is asked, and answers; then nobody is asked for a while.
+    let waits = rig.user("alice").0;
+    rig.answers(first);
+    let told = rig.told(waits);
     assert!(told.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{told}");
-    assert!(told.contains("\r\nRetry-After: 1\r\n"), "{told}");
+    assert!(told.contains("\r\nRetry-After: 2\r\n"), "{told}");
     let second = rig.connect(HERE);
     let told = rig.auth(second, "alice");
-    assert!(told.contains("RATE_LIMITED") && told.contains(r#""retry_after_ms":1000"#), "{told}");
-    assert!(told.contains("too many connections: close one"), "{told}");
+    assert!(told.contains("RATE_LIMITED") && told.contains(r#""retry_after_ms":1"#), "{told}");
+    assert!(told.contains("all of them answer: close one"), "{told}");
     assert_eq!(rig.count(Counter::UserConnectionsRefused), 2);
+    assert_eq!(rig.count(Counter::UserConnectionsTested), 1);
     assert_eq!(rig.count(Counter::ClosedTryLater), 1);
     // Another token of the same user is no other connection.
     assert!(rig.auth(first, "alice").contains("auth_ok"));
@@ -364,8 +384,12 @@ fn who_was_held_is_not_closed_for_its_silence() {
     rig.later(1_000_000);
     assert!(!rig.engine.is_paused(id));
     assert_eq!(rig.count(Counter::ClosedNoHeartbeat), 0);
-    rig.later(401_000);
-    assert_eq!(rig.count(Counter::ClosedNoHeartbeat), 1, "then it runs again");
+    // Then it runs again: a ping, and the end.
+    for (us, closed) in [(201_000, 0), (200_000, 1)] {
+        rig.told(id);
+        rig.later(us);
+        assert_eq!((rig.count(Counter::Pings), rig.count(Counter::ClosedNoHeartbeat)), (1, closed));
+    }
 }
 
 #[test]

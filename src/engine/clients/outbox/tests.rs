@@ -23,7 +23,7 @@ proptest! {
                 model.extend(bytes);
             } else {
                 let n = n.min(model.len());
-                outbox.advance(n, &mut pool);
+                outbox.sent(n, &mut pool, Micros(7));
                 model.drain(..n);
             }
             prop_assert_eq!(outbox.pending(), &model[..]);
@@ -43,10 +43,28 @@ fn an_empty_outbox_holds_no_buffer_and_the_pool_is_bounded() {
         outbox.writer(&mut pool).push(1);
     }
     for outbox in &mut all {
-        outbox.advance(1, &mut pool);
+        outbox.sent(1, &mut pool, Micros(7));
         assert_eq!(outbox.bytes.capacity(), 0);
     }
     assert_eq!(pool.len(), POOLED_MAX);
     all[0].writer(&mut pool).push(2);
     assert_eq!((pool.len(), all[0].pending()), (POOLED_MAX - 1, &[2][..]));
+}
+
+#[test]
+fn an_outbox_is_stuck_from_the_first_flush_that_left_bytes_and_took_none() {
+    let (mut pool, mut outbox) = (Vec::new(), Outbox::default());
+    outbox.writer(&mut pool).extend_from_slice(&[0; 10]);
+    assert_eq!(outbox.stuck_us(Micros(900)), 0, "nobody has offered it yet");
+    outbox.sent(0, &mut pool, Micros(1_000));
+    outbox.sent(0, &mut pool, Micros(1_500));
+    assert_eq!(outbox.stuck_us(Micros(2_000)), 1_000);
+    outbox.sent(4, &mut pool, Micros(2_000));
+    assert_eq!(outbox.stuck_us(Micros(2_300)), 300, "some went: the time begins anew");
+    outbox.put_off(200, Micros(2_300));
+    assert_eq!(outbox.stuck_us(Micros(2_300)), 100);
+    outbox.put_off(5_000, Micros(2_300));
+    assert_eq!(outbox.stuck_us(Micros(2_300)), 0, "and never from a time to come");
+    outbox.sent(6, &mut pool, Micros(2_400));
+    assert_eq!(outbox.stuck_us(Micros(9_000)), 0);
 }

@@ -296,6 +296,23 @@ fn expiry_goes_by_the_wall_clock_and_deadlines_do_not() {
 }
 
 #[test]
+fn a_step_of_the_wall_clock_reaches_pong_and_9001() {
+    let mut rig = Rig::new(false);
+    let id = rig.open("", b"");
+    for step_s in [0, 3_600, -7_200] {
+        let unix_us = (START_S + step_s) * 1_000_000;
+        rig.engine.set_wall_clock(unix_us, rig.now);
+        rig.told(id);
+        rig.says(id, frame(r#"{"type":"ping"}"#));
+        rig.says(id, frame(r#"{"msg_id":9001,"seq":1}"#).clone());
+        let told = rig.told(id);
+        assert!(told.contains(&format!(r#"{{"unix_ms":{}}}"#, unix_us / 1_000)), "{told}");
+        rig.engine.clients.conns.get_mut(id).expect("there").session.last_seq = 0;
+        assert!(told.contains(&format!(r#"{{"unix_us":{unix_us}}}"#)), "{told}");
+    }
+}
+
+#[test]
 fn who_shows_no_token_in_time_is_closed_where_one_is_required() {
     for required in [true, false] {
         let mut rig = Rig::new(required);

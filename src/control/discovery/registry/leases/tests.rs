@@ -253,3 +253,24 @@ fn who_changed_it_is_told_and_a_restart_with_the_same_values_is_no_change() {
     leases.expire(now + Duration::from_secs(1));
     assert_eq!(by(&mut leases).as_deref(), Some("games (its lease ran out)"));
 }
+
+#[test]
+fn a_pause_of_the_process_ends_no_lease() {
+    let (mut leases, now) = (Leases::default(), Instant::now());
+    let caller: Arc<str> = "games".into();
+    let ttl = Duration::from_millis(1000);
+    leases.register(&caller, "a", registration("logic".into(), 1, 1000), LeaseId(1), now).unwrap();
+    leases.register(&caller, "b", registration("logic".into(), 1, 2000), LeaseId(2), now).unwrap();
+    let resumed = now + Duration::from_secs(600);
+    assert!(leases.expire(resumed).is_empty());
+    // The heartbeat of one stood in the kernel; the other process is gone.
+    let read = resumed + Duration::from_millis(900);
+    assert_eq!(
+        leases.heartbeat(&caller, LeaseId(1), LeaseUpdate::default(), |_| true, read),
+        Ok(ttl)
+    );
+    let end = resumed + Duration::from_millis(1950);
+    assert_eq!(leases.expire(end), ["a".into()], "it has sent no other");
+    let other = resumed + Duration::from_millis(2000);
+    assert_eq!(leases.next_end(), Some(other), "a second longer than the first");
+}

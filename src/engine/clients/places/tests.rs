@@ -1,0 +1,176 @@
+//! Stories of users with one connection too many.
+
+use super::*;
+use crate::config::settings::LimitSettings;
+use crate::engine::clients::limits::tests::Rig;
+
+const HERE: [u8; 4] = [192, 0, 2, 1];
+const PING: [u8; 2] = [0x89, 0];
+
+fn rig(per_user: PerUser, max: u32) -> Rig {
+    Rig::new(false, |l: &mut LimitSettings| {
+        (l.per_user, l.user.connections_max) = (per_user, max);
+    })
+}
+
+impl Rig {
+    fn is_there(&self, id: ConnId) -> bool {
+        self.engine.clients.conns.get(id).is_some_and(|conn| conn.phase == Phase::Open)
+    }
+
+    /// Whether the connection waits for a place, and was told nothing yet.
+    fn waits(&self, id: ConnId) -> bool {
+        self.engine.clients.waits_for_place(id) && self.engine.outbox(id).is_empty()
+    }
+
+    /// A client that signs in by a message, and has read everything before.
+    fn by_message(&mut self, user: &str) -> ConnId {
+        let id = self.connect(HERE);
+        self.auth(id, user);
+        id
+    }
+}
+
+#[test]
+fn a_connection_that_hangs_makes_room_after_two_seconds_and_no_handshake_ends_meanwhile() {
+    for by_message in [false, true] {
+        let mut rig = rig(PerUser::Many, 2);
+        let (hangs, alive) = (rig.user("alice").0, rig.user("alice").0);
+        rig.later(10_000_000);
+        let new = match by_message {
+            true => rig.by_message("alice"),
+            false => rig.user("alice").0,
+        };
+        assert!(rig.waits(new) && rig.engine.is_paused(new));
+        // What it has sent already is read when it is in.
+        assert_eq!(rig.engine.outbox(hangs), PING);
+        rig.answers(alive);
+        rig.later(1_800_000);
+        assert!(rig.waits(new), "not before 2 s");
+        rig.later(100_000);
+        let told = rig.told(hangs);
+        assert!(told.contains("no answer to our ping"), "{told}");
+        assert!(rig.told(new).contains("auth_ok"));
+        assert!(rig.is_there(alive) && rig.is_there(new) && !rig.is_there(hangs));
+        assert_eq!(rig.count(Counter::ClosedNoHeartbeat), 1);
+        assert_eq!(rig.count(Counter::UserConnectionsRefused), 0);
+    }
+}
+
+#[test]
+fn a_place_that_becomes_free_is_taken_at_once_by_who_waits_longest() {
+    let mut rig = rig(PerUser::Many, 2);
+    let (first, second) = (rig.user("alice").0, rig.user("alice").0);
+    let (third, fourth) = (rig.user("alice").0, rig.by_message("alice"));
+    assert!(rig.waits(third) && rig.waits(fourth));
+    // No more wait than there are places.
+    let fifth = rig.user("alice").1;
+    assert!(fifth.contains("HTTP/1.1 429") && fifth.contains("Retry-After: 2"), "{fifth}");
+    rig.engine.remove(first);
+    rig.later(10_000);
+    assert!(rig.told(third).contains("auth_ok") && rig.waits(fourth));
+    rig.answers(second);
+    // The third was let in by then, and is there.
+    let told = rig.told(fourth);
+    assert!(told.contains("RATE_LIMITED") && told.contains(r#""retry_after_ms":2000"#), "{told}");
+    assert!(rig.is_there(second) && rig.is_there(third));
+    // It comes back as told: the two are asked again, and one hangs by now.
+    rig.later(2_000_000);
+    let again = rig.user("alice").0;
+    assert!(rig.waits(again));
+    rig.answers(second);
+    rig.later(2_000_000);
+    assert!(rig.told(again).contains("auth_ok") && !rig.is_there(third));
+    assert_eq!(rig.count(Counter::UserConnectionsTested), 2);
+}
+
+#[test]
+fn the_newest_wins_and_the_oldest_are_told_that_they_are_elsewhere() {
+    let mut rig = rig(PerUser::Newest, 2);
+    let first = rig.user("alice").0;
+    rig.later(1_000);
+    let second = rig.user("alice").0;
+    rig.later(1_000);
+    let (third, told) = rig.user("alice");
+    assert!(told.contains("auth_ok"), "at once");
+    assert!(rig.told(first).contains("signed in on another connection"));
+    assert!(!rig.is_there(first) && rig.is_there(second) && rig.is_there(third));
+    let fourth = rig.by_message("alice");
+    assert!(!rig.is_there(second) && rig.is_there(third) && rig.is_there(fourth));
+    assert_eq!(rig.count(Counter::ClosedElsewhere), 2);
+    // A new token of a connection that is there is no new connection.
+    assert!(rig.auth(third, "alice").contains("auth_ok"));
+    assert!(rig.is_there(third) && rig.is_there(fourth));
+    // Somebody else's connections are theirs.
+    rig.user("bob");
+    assert!(rig.is_there(third) && rig.is_there(fourth));
+}
+
+#[test]
+fn the_oldest_stays_if_it_answers_and_the_newcomer_is_told_not_to_come_back() {
+    let mut rig = rig(PerUser::Oldest, 1);
+    let oldest = rig.user("alice").0;
+    let (new, other) = (rig.user("alice").0, rig.by_message("bob"));
+    rig.answers(oldest);
+    let told = rig.told(new);
+    assert!(told.starts_with("HTTP/1.1 403") && !told.contains("Retry-After"), "{told}");
+    let late = rig.connect(HERE);
+    let told = rig.auth(late, "alice");
+    assert!(told.contains("FORBIDDEN") && !rig.is_there(late), "{told}");
+    assert_eq!(rig.count(Counter::ClosedElsewhere), 1);
+    // A dead one does not win.
+    rig.later(2_000_000);
+    let heir = rig.user("alice").0;
+    rig.later(2_000_000);
+    assert!(rig.told(heir).contains("auth_ok") && !rig.is_there(oldest) && rig.is_there(other));
+}
+
+#[test]
+fn who_cannot_be_heard_or_asked_is_not_taken_for_dead() {
+    let mut rig = rig(PerUser::Many, 1);
+    let first = rig.user("alice").0;
+    rig.engine.clients.conns.get_mut(first).expect("there").hold(Hold::Rate);
+    let told = rig.user("alice").1;
+    assert!(told.contains("HTTP/1.1 429"), "it is not read: {told}");
+    let mut rig = self::rig(PerUser::Many, 1);
+    let first = rig.user("alice").0;
+    rig.seq += 1;
+    let echo = format!(r#"{{"msg_id":9000,"seq":{}}}"#, rig.seq);
+    let mut bytes = crate::engine::clients::sign_in::tests::frame(&echo);
+    rig.engine.on_bytes(first, &mut bytes, rig.now);
+    rig.engine.on_sent(first, 0, rig.now);
+    let new = rig.user("alice").0;
+    assert!(rig.waits(new) && !rig.engine.outbox(first).ends_with(&PING), "bytes wait");
+    rig.now = rig.now.plus_ms(500);
+    rig.engine.on_sent(first, 3, rig.now);
+    rig.later(10_000);
+    assert!(rig.told(new).contains("HTTP/1.1 429"), "it takes them");
+    assert!(rig.is_there(first));
+}
+
+#[test]
+fn a_pause_of_the_process_is_no_silence_of_the_others() {
+    let mut rig = rig(PerUser::Many, 1);
+    let first = rig.user("alice").0;
+    let new = rig.user("alice").0;
+    rig.now = rig.now.plus_ms(60_000);
+    rig.engine.on_pause(60_000_000, rig.now);
+    rig.later(0);
+    assert!(rig.waits(new) && rig.is_there(first));
+    rig.answers(first);
+    assert!(rig.told(new).contains("HTTP/1.1 429") && rig.is_there(first));
+}
+
+#[test]
+fn who_leaves_while_it_waits_holds_up_nobody() {
+    let mut rig = rig(PerUser::Many, 1);
+    let first = rig.user("alice").0;
+    let gone = rig.user("alice").0;
+    rig.engine.remove(gone);
+    rig.later(2_000_000);
+    assert!(rig.is_there(first), "nobody wants its place");
+    assert_eq!(rig.told(first).len(), "\u{fffd}\0".len(), "one ping");
+    let new = rig.user("alice").0;
+    rig.later(2_000_000);
+    assert!(rig.told(new).contains("auth_ok") && !rig.is_there(first));
+}
