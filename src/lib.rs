@@ -74,9 +74,10 @@
 //!
 //! A turn:
 //!
-//! 1. **Tick**, if a pulse came (every 10 ms): [`record_stall`], [`set_wall_clock`], then [`tick`],
-//!    which names connections to close at once. Take `effects.signals` and `effects.keys_wanted`
-//!    for control; signals that control could not be given go back by [`return_signals`].
+//! 1. **Tick**: first [`on_pause`], if the shard was stopped since the last turn began. Then, if a
+//!    pulse came (every 10 ms): [`record_stall`], [`set_wall_clock`] and [`tick`], which names
+//!    connections to close at once. Take `effects.signals` and `effects.keys_wanted` for control;
+//!    signals that control could not be given go back by [`return_signals`].
 //! 2. **From other shards**: [`arrive`] for a connection that moves here, [`open`] for a fresh one.
 //! 3. **Commands of control**: [`apply`] (the channels to new instances are opened before it, as
 //!    calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), and [`drain`]
@@ -108,6 +109,7 @@
 //! what was handed over meanwhile (step 2), resumes (step 5), calls [`say_goodbye`], flushes, and
 //! closes what it named.
 //!
+//! [`on_pause`]: engine::Engine::on_pause
 //! [`record_stall`]: engine::Engine::record_stall
 //! [`set_wall_clock`]: engine::Engine::set_wall_clock
 //! [`tick`]: engine::Engine::tick

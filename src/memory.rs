@@ -13,6 +13,7 @@ use crate::engine::REQUESTS_MAX;
 use crate::engine::clients::conn::Conn;
 use crate::engine::clients::home::places;
 use crate::engine::clients::limiter::{IDLE_MAX, Limiter, User};
+use crate::engine::clients::limits::MEMBERS_BYTES;
 use crate::engine::clients::outbox::{POOLED_BYTES_MAX, POOLED_MAX};
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
@@ -150,7 +151,7 @@ fn limit_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     let limits = &settings.limits;
     let addresses = limits.address.is_on() || limits.address_unauthenticated_max > 0;
     let tables = [
-        ("limits of users", limits.user.is_on(), Limiter::<User>::ENTRY_BYTES),
+        ("limits of users", limits.user.is_on(), Limiter::<User>::ENTRY_BYTES + MEMBERS_BYTES),
         ("limits of addresses", addresses, Limiter::<Address>::ENTRY_BYTES),
     ];
     let key = format!("{PLACES} + {IDLE_MAX}");

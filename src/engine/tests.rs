@@ -320,3 +320,16 @@ fn retries_are_not_counted_as_first_attempts() {
     }
     assert!(sent <= 2 * 199 + 10, "{sent} sent for 199 messages with a budget of 100 %");
 }
+
+#[test]
+fn a_step_of_the_wall_clock_reaches_services() {
+    let mut rig = Rig::new(|_| {});
+    rig.say(1, r#""msg_id":1000"#);
+    let unix_us = 1_800_000_000_000_000;
+    rig.engine.set_wall_clock(unix_us, rig.now);
+    rig.engine.end_turn(rig.now);
+    let mut call = rig.engine.effects.calls.remove(0);
+    let len = call.body.remaining();
+    let batch = BatchRequest::decode(call.body.copy_to_bytes(len).slice(5..)).expect("a batch");
+    assert_eq!(batch.requests[0].received_unix_us, unix_us);
+}

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::auth::{SECRET, auth_of, token};
 use crate::support::{Client, Config, Gateway, Instance, eventually};
 
 #[test]
@@ -110,4 +111,47 @@ fn a_stream_that_was_refused_starts_again_in_order() {
     let ran = instance.calls().into_iter().skip(1).step_by(2);
     let order: Vec<u64> = ran.flat_map(|call| call.batch.requests).map(|r| r.seq).collect();
     assert_eq!(order, seqs);
+}
+
+#[test]
+fn a_message_after_the_sign_in_does_not_overtake_those_before_it() {
+    for shards in [1, 2] {
+        let instance = Instance::echo();
+        let config = auth_of(SECRET)
+            .shards(shards)
+            .service("logic", &[("a", instance.address)])
+            .route(1000, "logic", "");
+        let gateway = Gateway::start(&config);
+        gateway.wait_connected("logic", &["a"]);
+        instance.hold();
+        // With two shards some of them move, and some live where they are.
+        let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(gateway.ws)).collect();
+        for client in &mut clients {
+            client.send(json!({"msg_id": 1001}));
+        }
+        eventually("the first of each is there", || (instance.requests().len() == 8).then_some(()));
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.write(json!({"msg_id": 1001}));
+            let token = token(&format!("user-{n}"));
+            client.write(json!({"type": "auth", "payload": {"token": token}}));
+            client.write(json!({"msg_id": 1001}));
+            client.flush();
+        }
+        eventually("all is read", || {
+            (gateway.counter("business_messages") >= 16 + u64::from(shards == 1) * 8).then_some(())
+        });
+        instance.release();
+        for client in &mut clients {
+            for seq in [1, 2, 4] {
+                assert_eq!(client.answer(seq).get("status"), None);
+            }
+            assert_eq!(client.answer(3)["type"], "auth_ok");
+        }
+        for client in &clients {
+            let session = client.session();
+            let requests = instance.requests();
+            let own = requests.iter().filter(|request| request.session == session);
+            assert_eq!(own.map(|request| request.seq).collect::<Vec<_>>(), [1, 2, 4]);
+        }
+    }
 }

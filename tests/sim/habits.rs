@@ -171,7 +171,8 @@ impl World {
         let one_way = message.id.is_empty() && self.dice.chance(faults.one_way);
         let shared = self.is_user(p) && !message.id.is_empty() && self.dice.chance(30);
         let unit = self.new_unit(p, &mut message, shared);
-        if !message.id.is_empty() {
+        // Whose the id is must be known: its scope is the session's or the user's.
+        if !message.id.is_empty() && (!self.peers[p].signed || self.is_user(p)) {
             self.peers[p].with_id.push((message.clone(), unit));
         }
         if shared {

@@ -29,6 +29,10 @@ const COME_BACK_MS: u32 = 1_000;
 /// Limiter looked at in a tick when they have no connection: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
 
+/// Bytes of the list of a user's connections: 32 of a B-tree at a fill of 6/11 or more, and a list
+/// of four numbers on the heap, with its header.
+pub const MEMBERS_BYTES: usize = 59 + 4 * size_of::<ConnId>() + 16;
+
 /// A connection that is not taken: to be answered with HTTP, where the client speaks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenRefusal {
