@@ -41,8 +41,10 @@ const AWAY_US: u64 = 30_000_000;
 /// Time before the deadline of a call from which on a stream that the service cancels ended because
 /// of that deadline, which it knows too: its timer and ours, and the way of the bytes.
 const DEADLINE_SLACK_US: u64 = 20_000;
-/// Most doublings of the time between pings: of five minutes, to 21 hours.
-const CALMED_MAX: u32 = 8;
+/// Time between pings that gRPC servers allow by default: five minutes (gRFC A8).
+const CALM_MS: u64 = 300_000;
+/// Most objections that count: eight doublings of five minutes are 21 hours.
+const CALMED_MAX: u32 = 9;
 const NEVER: Micros = Micros(u64::MAX);
 
 struct Slot {
@@ -73,8 +75,9 @@ pub(super) struct Driver {
     registry: Registry,
     /// Earliest time of the next attempt to connect.
     connect_at: Micros,
-    /// Times that the service objected to our pings (GOAWAY with ENHANCE_YOUR_CALM): each doubles
-    /// the time between them, on this connection and all later ones (gRFC A8).
+    /// Times that the service objected to our pings (GOAWAY with ENHANCE_YOUR_CALM): after the first
+    /// they keep to what servers allow by default, and each further one doubles the time between
+    /// them, on this connection and all later ones (gRFC A8).
     calmed: u32,
     /// Time at which the service closed its connections in order, until it is back.
     left_at: Option<Micros>,
@@ -190,7 +193,12 @@ impl Driver {
 
     /// Time without a byte, with calls in flight, after which a PING is sent; 0 = never.
     fn keepalive_us(&self) -> u64 {
-        self.settings.keepalive_ms.saturating_mul(1000 << self.calmed)
+        let keepalive_ms = self.settings.keepalive_ms;
+        let calm_ms = match (self.calmed, keepalive_ms) {
+            (0, _) | (_, 0) => keepalive_ms,
+            (times, _) => keepalive_ms.max(CALM_MS) << (times - 1),
+        };
+        calm_ms.saturating_mul(1000)
     }
 
     fn deliver(&self, ticket: Ticket, result: Result<bytes::Bytes, CallError>) {

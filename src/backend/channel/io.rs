@@ -305,3 +305,25 @@ impl AsyncWrite for Io {
         Poll::Ready(Ok(rustix::net::shutdown(&socket.stream, rustix::net::Shutdown::Write)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_acknowledges_nothing_is_given_up_after_the_time_that_is_set() {
+        let socket = RawSocket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        let set = |ms| set_user_timeout(SockRef::from(&socket), ms).unwrap();
+        let secs = |n| Some(Duration::from_secs(n));
+        set(4_000);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), secs(4));
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(Some(socket.tcp_keepalive_time().unwrap()), secs(2));
+        assert_eq!(Some(socket.tcp_keepalive_interval().unwrap()), secs(1));
+        set(1_000);
+        assert_eq!(Some(socket.tcp_keepalive_time().unwrap()), secs(1), "the kernel's least");
+        set(0);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        assert!(!socket.keepalive().unwrap());
+    }
+}
