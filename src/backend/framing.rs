@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use bytes::{Buf, Bytes, BytesMut};
-use flate2::bufread::GzDecoder;
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use http::HeaderMap;
 
 /// Bytes of the prefix: one of flags, four of length, big-endian.
@@ -27,6 +27,8 @@ pub(crate) enum MessageEncoding {
     Identity,
     /// `gzip`.
     Gzip,
+    /// `deflate`, which is zlib's format (RFC 1950).
+    Deflate,
     /// Another one, by its name.
     Unknown(String),
 }
@@ -38,6 +40,7 @@ impl MessageEncoding {
         match value.as_bytes() {
             b"" | b"identity" => Self::Identity,
             b"gzip" => Self::Gzip,
+            b"deflate" => Self::Deflate,
             other => {
                 let text = String::from_utf8_lossy(other);
                 Self::Unknown(text.chars().take(ENCODING_CHARS_MAX).collect())
@@ -53,8 +56,8 @@ pub(crate) enum FramingError {
     Compressed,
     /// The message is compressed with an encoding that is not read.
     UnknownEncoding(String),
-    /// The bytes are not what gzip makes.
-    BadGzip,
+    /// The bytes are not what the encoding makes.
+    BadCompression,
     /// The flag byte is neither 0 nor 1.
     BadFlag,
     /// The message has more bytes than this, compressed or not.
@@ -146,7 +149,14 @@ impl Assembly {
             Message::Copy(bytes) => bytes.freeze(),
         };
         let [flag, ..] = self.prefix;
-        if flag == 0 { Ok(bytes) } else { unpack(&bytes, self.bytes_max) }
+        match self.encoding {
+            _ if flag == 0 || bytes.is_empty() => Ok(bytes),
+            MessageEncoding::Gzip => unpack(GzDecoder::new(&bytes[..]), self.bytes_max),
+            MessageEncoding::Deflate => unpack(ZlibDecoder::new(&bytes[..]), self.bytes_max),
+            MessageEncoding::Identity | MessageEncoding::Unknown(_) => {
+                unreachable!("refused with the prefix")
+            }
+        }
     }
 
     /// Moves bytes of the prefix out of `chunk`; true when the prefix is complete.
@@ -160,7 +170,7 @@ impl Assembly {
         }
         let [flag, a, b, c, d] = self.prefix;
         match (flag, &self.encoding) {
-            (0, _) | (1, MessageEncoding::Gzip) => {}
+            (0, _) | (1, MessageEncoding::Gzip | MessageEncoding::Deflate) => {}
             (1, MessageEncoding::Identity) => return Err(FramingError::Compressed),
             (1, MessageEncoding::Unknown(name)) => {
                 return Err(FramingError::UnknownEncoding(name.clone()));
@@ -175,19 +185,16 @@ impl Assembly {
     }
 }
 
-/// Decompresses a message of at most `bytes_max` bytes: a few bytes of gzip can stand for a
-/// thousand times as many. An empty message may be sent without gzip's header.
-fn unpack(packed: &[u8], bytes_max: usize) -> Result<Bytes, FramingError> {
-    if packed.is_empty() {
-        return Ok(Bytes::new());
-    }
+/// Decompresses a message of at most `bytes_max` bytes: a few bytes can stand for a thousand times
+/// as many.
+fn unpack(packed: impl Read, bytes_max: usize) -> Result<Bytes, FramingError> {
     let mut bytes = Vec::new();
     // One byte more tells a message of exactly `bytes_max` bytes from a longer one.
-    let read = GzDecoder::new(packed).take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+    let read = packed.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
     match read {
         Ok(n) if n > bytes_max => Err(FramingError::TooLarge(bytes_max)),
         Ok(_) => Ok(bytes.into()),
-        Err(_) => Err(FramingError::BadGzip),
+        Err(_) => Err(FramingError::BadCompression),
     }
 }
 
@@ -273,10 +280,13 @@ mod tests {
         assert_eq!(gzip(&[&packed(b"")]), Ok(Bytes::new()));
         assert_eq!(gzip(&[&[1, 0, 0, 0, 0]]), Ok(Bytes::new()));
         assert_eq!(gzip(&[&framed(b"plain")]).unwrap(), "plain", "each message says so itself");
-        assert_eq!(gzip(&[&[1, 0, 0, 0, 2, 7, 7]]), Err(FramingError::BadGzip));
+        assert_eq!(gzip(&[&[1, 0, 0, 0, 2, 7, 7]]), Err(FramingError::BadCompression));
+        let zlib = [0x78, 0x9c, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x06, 0x2c, 0x02, 0x15];
+        let zlib = [&[1, 0, 0, 0, 13], &zlib[..]].concat();
+        assert_eq!(assemble_as(MessageEncoding::Deflate, &[&zlib]).unwrap(), "hello");
         let cut = packed(b"hello")[..20].to_vec();
         let cut = [&[1, 0, 0, 0, 15], &cut[5..]].concat();
-        assert_eq!(gzip(&[&cut]), Err(FramingError::BadGzip));
+        assert_eq!(gzip(&[&cut]), Err(FramingError::BadCompression));
     }
 
     #[test]
@@ -296,12 +306,13 @@ mod tests {
         assert_eq!(MessageEncoding::of(&HeaderMap::new()), MessageEncoding::Identity);
         assert_eq!(of(b"identity"), MessageEncoding::Identity);
         assert_eq!(of(b"gzip"), MessageEncoding::Gzip);
-        let deflate = MessageEncoding::Unknown("deflate".into());
-        assert_eq!(of(b"deflate"), deflate);
+        assert_eq!(of(b"deflate"), MessageEncoding::Deflate);
+        let snappy = MessageEncoding::Unknown("snappy".into());
+        assert_eq!(of(b"snappy"), snappy);
         assert_eq!(of(&[b'x'; 99]), MessageEncoding::Unknown("x".repeat(ENCODING_CHARS_MAX)));
-        let refused = Err(FramingError::UnknownEncoding("deflate".into()));
-        assert_eq!(assemble_as(deflate.clone(), &[&[1, 0, 0, 0, 1, 7]]), refused);
-        assert_eq!(assemble_as(deflate, &[&framed(b"plain")]).unwrap(), "plain");
+        let refused = Err(FramingError::UnknownEncoding("snappy".into()));
+        assert_eq!(assemble_as(snappy.clone(), &[&[1, 0, 0, 0, 1, 7]]), refused);
+        assert_eq!(assemble_as(snappy, &[&framed(b"plain")]).unwrap(), "plain");
     }
 
     proptest! {

@@ -93,7 +93,7 @@ pub(crate) fn from_framing(cause: FramingError) -> CallError {
         FramingError::TooLarge(_) => status::RESOURCE_EXHAUSTED,
         FramingError::Compressed
         | FramingError::UnknownEncoding(_)
-        | FramingError::BadGzip
+        | FramingError::BadCompression
         | FramingError::BadFlag
         | FramingError::TwoMessages
         | FramingError::Missing
@@ -102,9 +102,9 @@ pub(crate) fn from_framing(cause: FramingError) -> CallError {
     let why = match cause {
         FramingError::Compressed => "it is compressed, and no grpc-encoding says how".into(),
         FramingError::UnknownEncoding(name) => {
-            format!("it is compressed with {name:?}: use gzip or no compression")
+            format!("it is compressed with {name:?}: use gzip, deflate or nothing")
         }
-        FramingError::BadGzip => "it cannot be decompressed".into(),
+        FramingError::BadCompression => "it cannot be decompressed".into(),
         FramingError::BadFlag => "its first byte is no flag of gRPC".into(),
         FramingError::TooLarge(bytes_max) => {
             format!("it is larger than {bytes_max} bytes, which is all that its receivers can take")

@@ -21,6 +21,9 @@ const ARENA_BYTES: u64 = 1 << 30;
 /// Address space of the rest: buffers of the log, sockets and TLS of the control thread, hash
 /// rings, and the allocator's own. A start took some 40 MiB of it.
 const REST_BYTES: u64 = 64 << 20;
+/// Address space that the way out names more than what is wanted now, in steps of as much: the next
+/// start begins with some MiB more or less.
+const ROOM_BYTES: u64 = 32 << 20;
 /// Threads of the process besides those of shards: two of the log, pulse, and the one that fetches
 /// keys.
 const THREADS_OF_PROCESS: usize = 4;
@@ -130,7 +133,7 @@ fn space_problem(
             shown(limit),
             shown(want)
         );
-        let kib = want.div_ceil(1024);
+        let kib = (want + ROOM_BYTES).next_multiple_of(ROOM_BYTES) / 1024;
         let fix = format!(
             "raise it: {unit}=infinity in the systemd unit, or in the shell: ulimit {flag} \
              unlimited (or {kib}), {lower}"
