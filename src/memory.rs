@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::config::settings::ShardSettings;
 use crate::control::log::LOG_BYTES;
 use crate::engine::REQUESTS_MAX;
-use crate::engine::clients::conn::Conn;
+use crate::engine::clients::conn::{Conn, OVERFULL};
 use crate::engine::clients::home::places;
 use crate::engine::clients::limiter::{IDLE_MAX, Limiter, User};
 use crate::engine::clients::limits::MEMBERS_BYTES;
@@ -166,14 +166,15 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     // A buffer that grows doubles.
     let request = 2 * conn.header_bytes_max as u64;
     let outbox_key = "of conn.outbox_bytes_max";
-    let slow_key = format!("{SLOW_READERS} of them read nothing: clients");
+    let burst_key = "of conn.outbox_bytes_max x 4";
+    let slow_key = format!("{SLOW_READERS} of them hardly read: clients");
     let slow = SLOW_READERS.min(connections);
     // Both caps hold: that of each connection, and that of all messages of the shard.
     let unanswered = connections
         .saturating_mul(conn.unanswered_bytes_max as u64)
         .min((REQUESTS_MAX as u64).saturating_mul(MESSAGE_BYTES + message));
     vec![
-        times("slow readers", &slow_key, slow, outbox_key, outbox),
+        times("slow readers", &slow_key, slow, burst_key, OVERFULL as u64 * outbox),
         times("all read nothing", PLACES, connections, outbox_key, outbox),
         times("all send half a message", PLACES, connections, "of conn.message_bytes_max", message),
         times("all send half a request", PLACES, connections, "of conn.header_bytes_max", request),

@@ -402,13 +402,9 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// Whether the call may have been executed, of a call in mode "unary" or "batch". A server that
-    /// does not know the method of batches has not run a message of them.
-    pub(crate) fn has_started(&self, unary: bool) -> Started {
-        match self.fault {
-            CallFault::Status if !unary && self.status == status::UNIMPLEMENTED => Started::No,
-            _ => self.started,
-        }
+    /// Whether a server does not know the method that was called: so it says.
+    pub(crate) fn is_unimplemented(&self) -> bool {
+        self.fault == CallFault::Status && self.status == status::UNIMPLEMENTED
     }
 }
 

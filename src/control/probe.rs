@@ -336,11 +336,10 @@ fn is_unserved(status: &Status) -> bool {
     matches!(status.code(), Code::Unimplemented | Code::NotFound)
 }
 
-/// Whether an error is the word of a server that lives, and not of the connection to it.
+/// Whether an error is the word of a server that lives. tonic names the source of one of the
+/// connection; the time-out is ours.
 fn is_from_server(status: &Status) -> bool {
-    let of_connection =
-        matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
-    !of_connection && status.source().is_none()
+    status.source().is_none() && status.code() != Code::DeadlineExceeded
 }
 
 /// Meaning of an answer on a stream.

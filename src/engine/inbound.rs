@@ -230,7 +230,7 @@ impl Engine {
             conn.hold(Hold::Unanswered);
             stats.inc(Counter::ReadPaused);
         }
-        if conn.outbox_claimed() >= conn.terms.outbox_bytes_max {
+        if conn.is_outbox_claimed() {
             conn.hold(Hold::Outbox);
             stats.inc(Counter::ReadPaused);
         }

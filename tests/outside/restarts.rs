@@ -61,6 +61,15 @@ fn converse(url: &str, done: &AtomicBool) -> (Vec<Value>, u64) {
     (bad, well)
 }
 
+/// Ends the conversations when it is dropped, also by a failed assertion.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Restarts both instances in turns under messages. `service` is the command of one instance, and
 /// `ready` in the line that it prints when it serves.
 fn restart_in_order(checkout: &Checkout, ready: &str, service: impl Fn(usize) -> Command) {
@@ -73,6 +82,8 @@ fn restart_in_order(checkout: &Checkout, ready: &str, service: impl Fn(usize) ->
     let done = AtomicBool::new(false);
     let url = checkout.url();
     thread::scope(|scope| {
+        // Dropped before the scope waits for the clients.
+        let end = Ends(&done);
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| converse(&url, &done))).collect();
         for n in (0..2 * RESTARTS).map(|n| n % 2) {
             let stopped = instances[n].take().expect("it runs").stop();
@@ -80,7 +91,7 @@ fn restart_in_order(checkout: &Checkout, ready: &str, service: impl Fn(usize) ->
             instances[n] = Some(start(n));
             checkout.wait_connected(&["logic"]);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         for client in clients {
             let (bad, well) = client.join().expect("no assertion failed");
             assert_eq!(bad, [] as [Value; 0]);

@@ -13,11 +13,21 @@ use crate::backend::status;
 use crate::ids::Ticket;
 use crate::message::{CallBody, CallError, Micros};
 
+/// Times of a call.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// Time when it was sent.
+    pub(super) sent: Micros,
+    /// Its deadline as the service was told, which is rounded down.
+    pub(super) told: Micros,
+    /// Its deadline.
+    pub(super) deadline: Micros,
+}
+
 pub(super) struct InFlight {
     pub(super) ticket: Ticket,
     pub(super) link: LinkId,
-    pub(super) deadline: Micros,
-    pub(super) sent: Micros,
+    pub(super) times: Times,
     /// Most bytes of the answer.
     answer_bytes_max: usize,
     request: SendStream<CallBody>,
@@ -33,12 +43,12 @@ impl InFlight {
     pub(super) fn new(
         ticket: Ticket,
         link: LinkId,
-        (sent, deadline): (Micros, Micros),
+        times: Times,
         answer_bytes_max: usize,
         (response, request): (ResponseFuture, SendStream<CallBody>),
     ) -> Self {
         let reply = Reply::Head(response);
-        Self { ticket, link, deadline, sent, answer_bytes_max, request, reply }
+        Self { ticket, link, times, answer_bytes_max, request, reply }
     }
 
     /// Resets the stream, so that the service can stop. Does nothing if the stream has ended.

@@ -9,8 +9,8 @@ use glommio::timer::Timer;
 
 mod clock;
 
-use super::call::InFlight;
-use super::link::{GoingAway, Link, LinkId, Phase};
+use super::call::{InFlight, Times};
+use super::link::{GoingAway, Link, LinkId, Over, Phase};
 use super::request::Requests;
 use super::signals::{SLOTS, Signals, call_waker, timer_waker};
 use super::{ChannelEvent, DownCause, Order, Shared};
@@ -38,8 +38,8 @@ const AGE_JITTER_PERCENT: u64 = 10;
 const SHORT_LIFE_US: u64 = 1_000_000;
 /// Time in which a service that went away in order may be back: most restarts take less.
 const AWAY_US: u64 = 30_000_000;
-/// Time before the deadline of a call from which on a stream that the service cancels ended because
-/// of that deadline, which it knows too: its timer and ours, and the way of the bytes.
+/// Time before the deadline that a service was told from which on a stream that it cancels ended
+/// because of that deadline: its timer and ours, and the way of the bytes.
 const DEADLINE_SLACK_US: u64 = 20_000;
 /// Time between pings that gRPC servers allow by default: five minutes (gRFC A8).
 const CALM_MS: u64 = 300_000;
@@ -75,9 +75,9 @@ pub(super) struct Driver {
     registry: Registry,
     /// Earliest time of the next attempt to connect.
     connect_at: Micros,
-    /// Times that the service objected to our pings (GOAWAY with ENHANCE_YOUR_CALM): after the first
-    /// they keep to what servers allow by default, and each further one doubles the time between
-    /// them, on this connection and all later ones (gRFC A8).
+    /// Times that the service objected to our pings (GOAWAY with ENHANCE_YOUR_CALM): after the
+    /// first they keep to what servers allow by default, and each further one doubles the time
+    /// between them, on this connection and all later ones (gRFC A8).
     calmed: u32,
     /// Time at which the service closed its connections in order, until it is back.
     left_at: Option<Micros>,
@@ -262,7 +262,7 @@ impl Driver {
             self.deliver(call.ticket, Err(ends::timed_out(Started::No)));
             return;
         }
-        let head = match self.requests.head(&call, deadline.since(self.now)) {
+        let (head, told_us) = match self.requests.head(&call, deadline.since(self.now)) {
             Ok(head) => head,
             Err(why) => {
                 self.deliver(call.ticket, Err(ends::not_sent(status::INTERNAL, why)));
@@ -292,7 +292,7 @@ impl Driver {
             self.wake_by(Micros(silent_since.0.saturating_add(self.keepalive_us())));
         }
         let streams = (response, request);
-        let times = (self.now, deadline);
+        let times = Times { sent: self.now, told: Micros(self.now.0 + told_us), deadline };
         self.occupy(InFlight::new(call.ticket, id, times, call.answer_bytes_max, streams));
     }
 
@@ -360,7 +360,10 @@ impl Driver {
         if let Some(mut call) = self.vacate(index) {
             if result.is_err() {
                 call.reset();
-            } else if let Some(link) = self.links.iter_mut().find(|link| link.id == call.link) {
+            }
+            let is_answer = result.as_ref().err().is_none_or(|e| e.fault == CallFault::Status);
+            let link = self.links.iter_mut().find(|link| link.id == call.link);
+            if let Some(link) = link.filter(|_| is_answer) {
                 link.answered();
             }
             let result = result.map_err(|error| self.explained(&call, error));
@@ -372,7 +375,7 @@ impl Driver {
     /// The error of a call that ended, with what is known of its connection and its deadline.
     fn explained(&self, call: &InFlight, error: CallError) -> CallError {
         let is_cancelled = error.fault == CallFault::Reset && error.status == status::CANCELLED;
-        if is_cancelled && call.deadline.since(self.now) <= DEADLINE_SLACK_US {
+        if is_cancelled && call.times.told.since(self.now) <= DEADLINE_SLACK_US {
             return ends::timed_out(Started::Maybe);
         }
         let of_call = |link: &&Link| link.id == call.link;
@@ -403,7 +406,7 @@ impl Driver {
                 self.note_going_away(going_away);
             }
             match progress.over {
-                Some(why) => self.lost(id, &why),
+                Some(over) => self.lost(id, over),
                 None => {
                     if progress.going_away.is_some() {
                         self.retire(id);
@@ -481,7 +484,7 @@ impl Driver {
 
     /// Ends a connection that is over, or an attempt that failed, with its calls and those that
     /// waited for it.
-    fn lost(&mut self, id: LinkId, why: &str) {
+    fn lost(&mut self, id: LinkId, over: Over) {
         let Some(index) = self.links.iter().position(|link| link.id == id) else {
             return;
         };
@@ -501,16 +504,17 @@ impl Driver {
             }
             Phase::Ready => {
                 self.connect_after(lived_us);
-                if !is_going_away && (streams > 0 || lived_us < SHORT_LIFE_US) {
-                    DownCause::Broken
-                } else {
+                let is_idle_close = over.is_clean && streams == 0 && lived_us >= SHORT_LIFE_US;
+                if is_going_away || is_idle_close {
                     self.left_at = Some(self.now);
                     DownCause::GoneAway
+                } else {
+                    DownCause::Broken
                 }
             }
             Phase::Draining => return,
         };
-        self.report_down(cause, why);
+        self.report_down(cause, &over.why);
     }
 
     fn report_down(&mut self, cause: DownCause, why: &str) {

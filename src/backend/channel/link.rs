@@ -40,6 +40,10 @@ const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 /// two, and end the connection at the third (gRFC A8).
 const SUSPICIONS_MAX: u32 = 2;
 
+/// Time that a call must have had to make its link suspect: a second. A client's shorter deadline
+/// passes while a busy service is well.
+const SUSPECT_AFTER_US: u64 = 1_000_000;
+
 /// Number of a link within its channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LinkId(pub(super) u32);
@@ -74,8 +78,24 @@ pub(super) struct Progress {
     pub(super) heard_again: bool,
     /// The GOAWAY that arrived.
     pub(super) going_away: Option<GoingAway>,
-    /// Reason for the end, if the connection is over.
-    pub(super) over: Option<String>,
+    /// The end, if the connection is over.
+    pub(super) over: Option<Over>,
+}
+
+/// The end of a connection, or of an attempt.
+#[derive(Debug)]
+pub(super) struct Over {
+    /// Reason, for the log.
+    pub(super) why: String,
+    /// Whether the peer closed it and nothing failed.
+    pub(super) is_clean: bool,
+}
+
+impl Over {
+    /// An end by a failure.
+    pub(super) fn failed(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_clean: false }
+    }
 }
 
 /// A GOAWAY that was received.
@@ -187,7 +207,7 @@ impl Link {
             match opening.as_mut().poll(&mut cx) {
                 Poll::Pending => return progress,
                 Poll::Ready(Err(e)) => {
-                    progress.over = Some(self.end(&e.to_string()));
+                    progress.over = Some(self.end(Over::failed(e.to_string())));
                     return progress;
                 }
                 Poll::Ready(Ok((send, mut connection))) => {
@@ -202,8 +222,10 @@ impl Link {
         };
         let ended = match Pin::new(&mut **connection).poll(&mut cx) {
             Poll::Pending => None,
-            Poll::Ready(Ok(())) => Some("closed by the service".to_owned()),
-            Poll::Ready(Err(e)) => Some(e.to_string()),
+            Poll::Ready(Ok(())) => {
+                Some(Over { why: "closed by the service".to_owned(), is_clean: true })
+            }
+            Poll::Ready(Err(e)) => Some(Over::failed(e.to_string())),
         };
         if let (Some(pings), Some(_)) = (pings, self.pinged_at)
             && pings.poll_pong(&mut cx).is_ready()
@@ -212,7 +234,7 @@ impl Link {
             progress.pong = true;
         }
         self.note_bytes_read(now, &mut progress);
-        progress.over = ended.map(|why| self.end(&why));
+        progress.over = ended.map(|over| self.end(over));
         progress
     }
 
@@ -228,7 +250,8 @@ impl Link {
         self.bytes_seen = bytes;
         self.silent_since = now;
         self.suspect_since = None;
-        progress.heard_again = std::mem::take(&mut self.is_told_silent);
+        progress.heard_again =
+            std::mem::take(&mut self.is_told_silent) && self.phase == Phase::Ready;
         if self.phase == Phase::Connecting && has_settings {
             progress.ready = true;
         }
@@ -243,12 +266,12 @@ impl Link {
     fn check_sender(&mut self) -> Option<GoingAway> {
         let send = self.send.as_mut()?;
         match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Err(e)) if e.is_io() => None,
-            Poll::Ready(Err(e)) => Some(GoingAway {
+            Poll::Ready(Err(e)) if e.is_go_away() && e.is_remote() => Some(GoingAway {
                 calm: e.reason() == Some(Reason::ENHANCE_YOUR_CALM),
                 why: e.to_string(),
             }),
-            Poll::Ready(Ok(())) | Poll::Pending => None,
+            // Of faults that h2 finds itself, and of those of the socket, the connection tells.
+            Poll::Ready(Ok(()) | Err(_)) | Poll::Pending => None,
         }
     }
 
@@ -257,11 +280,11 @@ impl Link {
         self.socket.borrow().set_user_timeout(timeout_ms);
     }
 
-    fn end(&mut self, why: &str) -> String {
+    fn end(&mut self, over: Over) -> Over {
         self.send = None;
         match self.socket.borrow().failure() {
-            Some(kind) => kind.to_string(),
-            None => why.to_owned(),
+            Some(kind) => Over::failed(kind.to_string()),
+            None => over,
         }
     }
 
@@ -313,17 +336,19 @@ impl Link {
     /// GOAWAY. Called again at that moment, to allow the closing its time.
     pub(super) fn drain(&mut self, now: Micros, timeout_ms: u64) {
         self.phase = Phase::Draining;
+        (self.suspect_since, self.is_told_silent) = (None, false);
         self.finish_by = now.plus_ms(timeout_ms);
         // h2 closes a connection that has neither streams nor a sender.
         self.send = None;
         self.flag.mark();
     }
 
-    /// Takes note that a call that was sent at `sent` got no answer in its time. If not a byte has
-    /// come since, the peer may be dead or stopped: a PING asks it, and no more calls are sent
-    /// until a byte comes. True: that is so from now on.
+    /// Takes note that a call that was sent at `sent` got no answer in its time. If it had a
+    /// second, and not a byte has come since, the peer may be dead or stopped: a PING asks it, and
+    /// no more calls are sent until a byte comes. True: that is so from now on.
     pub(super) fn suspect(&mut self, sent: Micros, now: Micros) -> bool {
-        let is_silent = self.phase == Phase::Ready && self.silent_since <= sent;
+        let is_silent = self.silent_since <= sent && now.since(sent) >= SUSPECT_AFTER_US;
+        let is_silent = is_silent && self.phase == Phase::Ready;
         if !is_silent || self.suspect_since.is_some() || self.suspicions >= SUSPICIONS_MAX {
             return false;
         }

@@ -34,11 +34,17 @@ impl Requests {
         Self { authority: address.to_string(), headers, methods: Vec::new(), timeout: (0, timeout) }
     }
 
-    /// The head for `call`; the error says why there can be none.
-    pub(super) fn head(&mut self, call: &Call, left_us: u64) -> Result<Request<()>, &'static str> {
+    /// The head for `call`, which has `left_us`, and the time that it tells the service, in
+    /// microseconds; the error says why there can be none.
+    pub(super) fn head(
+        &mut self,
+        call: &Call,
+        left_us: u64,
+    ) -> Result<(Request<()>, u64), &'static str> {
         let uri = self.uri(&call.method)?;
         let mut headers = self.headers.clone();
-        headers.insert(GRPC_TIMEOUT, self.timeout(left_us));
+        let (timeout, told_us) = self.timeout(left_us);
+        headers.insert(GRPC_TIMEOUT, timeout);
         for (name, value) in &call.metadata {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "bad metadata name")?;
             let value = HeaderValue::from_str(value).map_err(|_| "bad metadata value")?;
@@ -48,7 +54,7 @@ impl Requests {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        Ok(request)
+        Ok((request, told_us))
     }
 
     fn uri(&mut self, method: &Arc<str>) -> Result<Uri, &'static str> {
@@ -69,28 +75,33 @@ impl Requests {
         Ok(uri)
     }
 
-    fn timeout(&mut self, left_us: u64) -> HeaderValue {
-        let (number, unit) = quantised(left_us);
+    fn timeout(&mut self, left_us: u64) -> (HeaderValue, u64) {
+        let told_us = rounded(left_us);
+        let (number, unit) = shown(told_us);
         let key = number << 8 | u64::from(unit);
         if self.timeout.0 != key {
             let text = format!("{number}{}", char::from(unit));
             let value = HeaderValue::from_str(&text).expect("digits and a letter");
             self.timeout = (key, value);
         }
-        self.timeout.1.clone()
+        (self.timeout.1.clone(), told_us)
     }
 }
 
-/// The `grpc-timeout` for `left_us`: a number of at most 8 digits and its unit, rounded down to two
-/// significant digits. h2 indexes this header by its value; the few dozen values that remain stay
-/// in the 4 KiB table of the peer instead of pushing all other entries out. The service may give up
-/// earlier than the gateway by less than a tenth of the time, never later.
-fn quantised(left_us: u64) -> (u64, u8) {
+/// A time that services are told in place of `left_us`: rounded down to two significant digits. h2
+/// indexes the header by its value; the few dozen values that remain stay in the 4 KiB table of the
+/// peer instead of pushing all other entries out. The service may give up earlier than the gateway
+/// by less than a tenth of the time, never later.
+fn rounded(left_us: u64) -> u64 {
     let mut step = 1;
     while left_us / step >= 100 {
         step *= 10;
     }
-    let rounded = (left_us / step * step).max(1);
+    (left_us / step * step).max(1)
+}
+
+/// The `grpc-timeout` of a rounded time: a number of at most 8 digits, and its unit.
+fn shown(rounded: u64) -> (u64, u8) {
     if rounded.is_multiple_of(1_000_000) {
         ((rounded / 1_000_000).min(99_999_999), b'S')
     } else if rounded.is_multiple_of(1_000) {
@@ -123,7 +134,8 @@ mod tests {
     fn a_head_is_a_grpc_request() {
         let mut requests = Requests::new("127.0.0.1:50051".parse().unwrap());
         let metadata = vec![("user", "anna%20b".to_owned()), ("session", "s".to_owned())];
-        let head = requests.head(&call("/a.B/C", metadata), 4_973_000).unwrap();
+        let (head, told_us) = requests.head(&call("/a.B/C", metadata), 4_973_000).unwrap();
+        assert_eq!(told_us, 4_900_000);
         assert_eq!(head.uri(), "http://127.0.0.1:50051/a.B/C");
         assert_eq!(head.method(), Method::POST);
         let text = |name| head.headers().get(name).unwrap().to_str().unwrap();
@@ -147,7 +159,7 @@ mod tests {
         fn a_timeout_is_at_most_a_tenth_shorter_and_never_longer(
             left_us in 10u64..600_000_000_000,
         ) {
-            let (number, unit) = quantised(left_us);
+            let (number, unit) = shown(rounded(left_us));
             let us = number * match unit { b'S' => 1_000_000, b'm' => 1_000, _ => 1 };
             prop_assert!(us <= left_us && us * 11 > left_us * 10, "{} {}", us, left_us);
             prop_assert!(number <= 99_999_999);

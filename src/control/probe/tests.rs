@@ -381,7 +381,8 @@ async fn any_answer_of_a_grpc_server_proves_that_it_lives_and_silence_does_not()
     let (well, _) = scripted(no_watch, || Ok(1)).await;
     let (unwell, _) = scripted(no_watch, || Ok(2)).await;
     let (unknown, _) = scripted(no_watch, || Err(Status::not_found("who?"))).await;
-    for address in [well, unwell, unknown, serve(Other).await] {
+    let (busy, _) = scripted(no_watch, || Err(Status::unavailable("too busy"))).await;
+    for address in [well, unwell, unknown, busy, serve(Other).await] {
         assert_eq!(asked(address).await, Check::Answered);
     }
     let (silent, accepts) = listen().await;

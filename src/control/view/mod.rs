@@ -148,7 +148,8 @@ fn unreachable_why(overview: &Overview, id: InstanceId) -> Option<&str> {
 }
 
 fn seen_by(report: &Report, id: InstanceId) -> Option<&InstanceReport> {
-    report.instances.iter().find(|i| i.instance == id)
+    let found = report.instances.binary_search_by_key(&id, |i| i.instance).ok()?;
+    report.instances.get(found)
 }
 
 fn seconds(time: Duration) -> f64 {

@@ -38,7 +38,7 @@ pub enum Hold {
 /// second, some ten round trips around the world.
 const OVERFULL_STUCK_US: u64 = 1_000_000;
 /// Times its bound at which an outbox is given up at once.
-const OVERFULL: usize = 4;
+pub const OVERFULL: usize = 4;
 
 /// The causes for which a connection is not read now: it is read while there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -225,6 +225,8 @@ pub struct Conn {
     pub unanswered_bytes: usize,
     /// Bytes that the large ones among the answers to come are expected to have.
     pub answer_bytes: usize,
+    /// Bytes that the answer to the newest message is expected to have, if it is large.
+    pub newest_answer_bytes: usize,
     /// The sender that it was before it signed in, while messages from then are under way: those
     /// after them keep their order.
     pub before: Option<Box<Sender>>,
@@ -277,6 +279,7 @@ impl Conn {
             unanswered: 0,
             unanswered_bytes: 0,
             answer_bytes: 0,
+            newest_answer_bytes: 0,
             before: None,
             session: Box::new(Session::new(session, peer.ip())),
             peer,
@@ -318,6 +321,13 @@ impl Conn {
     /// Bytes that the outbox has, or is expected to get.
     pub fn outbox_claimed(&self) -> usize {
         self.outbox.len() + self.answer_bytes
+    }
+
+    /// Whether the outbox has, or is expected to get, as much as it may hold. The newest message
+    /// does not count: one large answer alone is no reason not to read pings and other messages.
+    pub fn is_outbox_claimed(&self) -> bool {
+        let without = self.outbox_claimed().saturating_sub(self.newest_answer_bytes);
+        without >= self.terms.outbox_bytes_max
     }
 
     /// Whether an open connection has nothing more to wait for: it may be closed by a stop.
@@ -366,9 +376,14 @@ impl Conn {
     /// taken nothing for a while, or answers of a size that nobody knew have come at once and are
     /// too many by far. A client that reads them as they come gets them all.
     pub fn is_overfull(&self, now: Micros) -> bool {
-        let bytes_max = self.terms.outbox_bytes_max;
         let is_stuck = self.outbox.stuck_us(now) >= OVERFULL_STUCK_US;
-        self.outbox.len() > bytes_max && (is_stuck || self.outbox.len() / bytes_max >= OVERFULL)
+        is_stuck && self.outbox.len() > self.terms.outbox_bytes_max || self.is_overfull_by_far()
+    }
+
+    /// Whether so much more waits for the client than its outbox may hold that it is closed at
+    /// once.
+    pub fn is_overfull_by_far(&self) -> bool {
+        self.outbox.len() / self.terms.outbox_bytes_max >= OVERFULL
     }
 
     /// Leaves out a time in which the shard was stopped, up to `now`: what was to come by a time

@@ -185,6 +185,7 @@ impl Clients {
             conn.terms = self.terms.clone();
         }
         self.message_bytes_high = self.message_bytes_high.max(conn.terms.frames.message_bytes_max);
+        self.outbox_bytes_high = self.outbox_bytes_high.max(conn.terms.outbox_bytes_max);
         self.upgraded += u64::from(conn.upgraded);
         conn.dirty = false;
         let id = self.conns.insert(*conn);

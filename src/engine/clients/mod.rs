@@ -51,7 +51,7 @@ pub(crate) struct Clients {
     buffers: Vec<Vec<u8>>,
     /// The largest message that any connection was ever allowed.
     pub message_bytes_high: usize,
-    /// The largest outbox that any connection was ever allowed.
+    /// The largest outbox that any connection is allowed.
     pub outbox_bytes_high: usize,
     /// Connections whose upgrade was answered 101.
     pub upgraded: u64,
@@ -113,7 +113,8 @@ impl Clients {
         if *self.terms != terms {
             let ConnSettings { message_bytes_max, outbox_bytes_max, .. } = settings.conn;
             self.message_bytes_high = self.message_bytes_high.max(message_bytes_max);
-            self.outbox_bytes_high = self.outbox_bytes_high.max(outbox_bytes_max);
+            let promised = self.conns.iter().map(|(_, conn)| conn.terms.outbox_bytes_max);
+            self.outbox_bytes_high = promised.fold(outbox_bytes_max, usize::max);
             self.terms = Arc::new(terms);
         }
         self.rules.origins.clone_from(&gateway.origins);
@@ -261,6 +262,7 @@ impl Clients {
         conn.unanswered += 1;
         conn.unanswered_bytes += claim.bytes;
         conn.answer_bytes += claim.answer_bytes;
+        conn.newest_answer_bytes = claim.answer_bytes;
     }
 
     /// Takes note that a message of the connection is not unanswered any more.

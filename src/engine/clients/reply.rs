@@ -2,7 +2,7 @@
 
 use crate::engine::Context;
 use crate::engine::answer::Answer;
-use crate::engine::clients::conn::Phase;
+use crate::engine::clients::conn::{Conn, Phase};
 use crate::engine::clients::{Clients, append};
 use crate::ids::ConnId;
 use crate::message::{
@@ -173,6 +173,10 @@ impl Clients {
             offset: 0,
         };
         self.reply(cx, id, Some(Category::Business), &message);
+        let is_open = |conn: &&Conn| conn.phase == Phase::Open;
+        if self.conns.get(id).filter(is_open).is_some_and(Conn::is_overfull_by_far) {
+            self.close_slow(cx, id, now);
+        }
     }
 
     /// Counts a refused one-way message. The client is told by an `error` with seq 0 and a count,

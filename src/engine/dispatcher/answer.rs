@@ -86,8 +86,9 @@ impl Dispatcher {
         request.clear();
         self.requests.release(key);
         cx.stats.record(Stage::Whole, now.since(received), 1);
-        clients.settle(cx, conn, claim, now);
+        // In this order: what the outbox holds keeps a connection from being read on.
         clients.answer(cx, conn, msg_id, seq, answer, now);
+        clients.settle(cx, conn, claim, now);
         let Some(dedup) = dedup else { return };
         let waiters = if answer.says_not_run() {
             self.dedup.release(dedup)

@@ -108,9 +108,10 @@ impl AnswerWeights {
 
     /// Lets old answers count less. To be called with each tick.
     pub fn age(&mut self, now: Micros) {
-        if self.sizes.is_empty() || now < self.halve_at {
+        if !self.sizes.is_empty() && now < self.halve_at {
             return;
         }
+        // The first large answer counts for the whole of this time.
         self.halve_at = Micros(now.0 + HALVE_AFTER_US);
         self.sizes.retain(|_, sizes| sizes.halve());
     }
@@ -153,6 +154,18 @@ mod tests {
         assert_eq!((weights.p99(INSTANCE, 1), weights.largest(INSTANCE, 1)), (0, 1 << 20));
         (0..2).for_each(|_| weights.record(INSTANCE, 1, 1 << 20));
         assert_eq!(weights.p99(INSTANCE, 1), 1 << 20);
+    }
+
+    #[test]
+    fn the_first_large_answer_counts_for_ten_seconds() {
+        let mut weights = AnswerWeights::default();
+        weights.age(Micros(1_000_000_000));
+        weights.record(INSTANCE, 1, 1 << 20);
+        weights.age(Micros(1_000_010_000));
+        weights.age(Micros(1_009_999_999));
+        assert_eq!(weights.largest(INSTANCE, 1), 1 << 20);
+        weights.age(Micros(1_010_000_000));
+        assert_eq!(weights.largest(INSTANCE, 1), 0);
     }
 
     #[test]

@@ -207,8 +207,8 @@ impl Dispatcher {
                 return;
             }
             let queue = &mut state.queue;
-            let full =
-                queue.items >= items_max(batch, state.mode) || queue.bytes >= batch.bytes_max;
+            let full = queue.items >= items_max(batch, state.mode, clients)
+                || queue.bytes >= batch.bytes_max;
             if state.in_flight >= batch.eager_max && !full && !state.slot_freed {
                 let Some(oldest) = queue.oldest(&self.requests) else { return };
                 let due = Micros(oldest.0 + window_us);
@@ -279,9 +279,7 @@ impl Dispatcher {
         let config = cx.config;
         let batch = &config.settings.batch;
         let room = clients.message_bytes_high + REQUEST_BYTES_MAX;
-        // So that the outboxes of all receivers together are never over what a call may answer.
-        let items_max = items_max(batch, filling.mode)
-            .min((limits::ANSWER_BYTES_CAP / clients.outbox_bytes_high).max(1));
+        let items_max = items_max(batch, filling.mode, clients);
         let call = calls.get_mut(filling.ticket).expect("it is being filled");
         let queue = &mut instances.get_mut(filling.instance).queue;
         fill.change(queue, |queue| {
@@ -392,10 +390,12 @@ pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
     }
 }
 
-/// Requests that one call may carry.
-fn items_max(settings: &BatchSettings, mode: Mode) -> usize {
+/// Requests that one call may carry: not so many that the outboxes of all receivers together are
+/// over what a call may answer.
+fn items_max(settings: &BatchSettings, mode: Mode, clients: &Clients) -> usize {
+    let receivers_max = (limits::ANSWER_BYTES_CAP / clients.outbox_bytes_high).max(1);
     match mode {
-        Mode::Batch => settings.items_max,
+        Mode::Batch => settings.items_max.min(receivers_max),
         Mode::Unary => 1,
     }
 }

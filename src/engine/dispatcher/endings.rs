@@ -14,7 +14,7 @@
 //! | other RST_STREAM | fault | fault | if idempotent |
 //! | the route's own timeout passed | fault | fault | no: no time is left |
 //! | a client's own deadline passed | choice | choice | no: no time is left |
-//! | UNIMPLEMENTED | fault: a wrong service | answer | batch: it did not run |
+//! | UNIMPLEMENTED | fault: a wrong service | answer | of a batch, if it never answered one |
 //! | UNAVAILABLE | fault | fault | if idempotent |
 //! | UNKNOWN, INTERNAL, DATA_LOSS | fault: the handler failed | answer | no: it may have run |
 //! | DEADLINE_EXCEEDED | as the deadline | answer | no |
@@ -24,7 +24,8 @@
 //!
 //! Sent again: within the deadline, the attempts and the retry budget (promise 7, and
 //! [`super::retry`]). What is logged is decided where the call ends (`shard::net::channels`): a
-//! wrong service and an answer that cannot be used are warnings, all other ends are counted only.
+//! wrong service and an answer that breaks HTTP or gRPC are warnings, all other ends are counted
+//! only.
 
 use crate::engine::dispatcher::request::Request;
 use crate::message::{CallError, CallFault, status};

@@ -104,6 +104,8 @@ pub(crate) struct InstanceState {
     pub slot_freed: bool,
     /// Whether the instance is on the dispatcher's list of those to be examined.
     pub ready: bool,
+    /// Whether a call was answered well, since the instance is known.
+    pub has_answered: bool,
     /// Number of requests answered OK.
     pub ok: u64,
     /// Number of requests that failed.
@@ -174,6 +176,7 @@ impl Instances {
                     in_flight: 0,
                     slot_freed: false,
                     ready: false,
+                    has_answered: false,
                     ok: 0,
                     failed: 0,
                     history: CallHistory::default(),

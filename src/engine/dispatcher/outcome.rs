@@ -52,17 +52,23 @@ impl Dispatcher {
                     true => self.read_unary(cx, clients, ticket, &items, &body, now),
                     false => self.read_batch(cx, clients, ticket, &items, &body, now),
                 };
-                let history = &mut self.instances.get_mut(instance).history;
-                if read.is_readable {
-                    history.succeeded()
-                } else {
-                    history.failed()
+                let state = self.instances.get_mut(instance);
+                state.has_answered |= read.is_readable;
+                match read.is_readable {
+                    true => state.history.succeeded(),
+                    false => state.history.failed(),
                 }
                 read.tally
             }
             Err(error) => {
                 cx.stats.fault(error.fault);
-                let error = CallError { started: error.has_started(unary), ..error };
+                // A server that has never answered a batch does not know the method, and ran
+                // nothing. One that has passes on what another service told it.
+                let is_wrong = !unary && error.is_unimplemented();
+                let error = match is_wrong && !self.instances.get(instance).has_answered {
+                    true => CallError { started: Started::No, ..error },
+                    false => error,
+                };
                 if !self.has_paused_since(started) {
                     let facts = CallFacts { unary, took_us: now.since(started), blame_after_us };
                     self.instances.get_mut(instance).history.call_failed(blame(&error, facts));

@@ -41,6 +41,7 @@ impl Net {
             instance: instance.clone(),
             mode,
             up: false,
+            is_silent: false,
             warned: None,
         };
         let on_event = move |event| {
@@ -83,6 +84,8 @@ struct InstanceLink {
     mode: Mode,
     /// Whether a connection is ready.
     up: bool,
+    /// Whether that connection is silent.
+    is_silent: bool,
     /// Time of the last warning about an answer.
     warned: Option<Micros>,
 }
@@ -96,10 +99,29 @@ impl InstanceLink {
         let (shard, instance) = (self.shard.0, &*self.instance.name);
         match event {
             ChannelEvent::Up => {
-                self.up = true;
-                tracing::info!(shard, instance, "instance_up: the shard is connected to it");
-                engine.count(Counter::BackendConnects, 1);
+                if std::mem::replace(&mut self.is_silent, false) && self.up {
+                    tracing::info!(
+                        shard,
+                        instance,
+                        "instance_heard: it gives a sign of life again"
+                    );
+                } else {
+                    self.up = true;
+                    tracing::info!(shard, instance, "instance_up: the shard is connected to it");
+                    engine.count(Counter::BackendConnects, 1);
+                }
                 engine.on_link(self.instance.id, Link::Up, "", now);
+            }
+            ChannelEvent::Down { cause: DownCause::Silent, why } => {
+                tracing::warn!(
+                    shard,
+                    instance,
+                    why,
+                    "instance_silent: it answers neither calls nor a PING, so its messages go to \
+                     other instances until a byte comes; check whether it hangs"
+                );
+                self.is_silent = true;
+                engine.on_link(self.instance.id, Link::Down, &why, now);
             }
             ChannelEvent::Down { cause, why } => {
                 let counter = match std::mem::replace(&mut self.up, false) {
@@ -107,23 +129,22 @@ impl InstanceLink {
                     false => Counter::BackendConnectFailed,
                 };
                 engine.count(counter, 1);
-                match cause {
-                    DownCause::GoneAway => tracing::info!(
+                if cause == DownCause::GoneAway {
+                    tracing::info!(
                         shard,
                         instance,
                         why,
                         "instance_away: it closed its connections in order, and the shard tries \
                          again; other instances get its messages until it is back"
-                    ),
-                    DownCause::Broken | DownCause::Unreachable | DownCause::Silent => {
-                        tracing::warn!(
-                            shard,
-                            instance,
-                            why,
-                            "instance_down: the shard has no connection to it and tries again; \
-                             check that it runs and listens on its address"
-                        );
-                    }
+                    );
+                } else {
+                    tracing::warn!(
+                        shard,
+                        instance,
+                        why,
+                        "instance_down: the shard has no connection to it and tries again; check \
+                         that it runs and listens on its address"
+                    );
                 }
                 if cause == DownCause::Broken {
                     engine.on_connection_broken(self.instance.id, now);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 
-use super::{DownCause, Driver, NEVER, Phase, TIMER_STEP_US, ends};
+use super::{DownCause, Driver, NEVER, Over, Phase, TIMER_STEP_US, ends};
 use crate::message::{Micros, Started};
 
 /// Time that a suspect link has to prove that its peer lives: half a second is two round trips
@@ -29,7 +29,7 @@ impl Driver {
         let now = self.now;
         for index in 0..self.slots.len() {
             let call = self.slots[index].call.as_ref();
-            match call.map(|call| (call.deadline, call.sent, call.link)) {
+            match call.map(|call| (call.times.deadline, call.times.sent, call.link)) {
                 Some((deadline, sent, link)) if deadline <= now => {
                     self.abandon(index, ends::timed_out(Started::Maybe));
                     let link = self.links.iter_mut().find(|of| of.id == link);
@@ -68,7 +68,7 @@ impl Driver {
             };
             match due {
                 Some((at, why)) if at <= self.now => {
-                    self.lost(id, why);
+                    self.lost(id, Over::failed(why));
                     continue;
                 }
                 Some((at, _)) => self.wake_by(at),
@@ -80,7 +80,7 @@ impl Driver {
                 self.wake_by(link.replace_at);
             }
             if self.is_silent(index) {
-                self.lost(id, "no answer to PING");
+                self.lost(id, Over::failed("no answer to PING"));
             } else {
                 index += 1;
             }
@@ -90,7 +90,8 @@ impl Driver {
     /// Tells the owner that a suspect link is silent when its PING has had time for an answer.
     fn check_suspicion(&mut self, index: usize) {
         let link = &mut self.links[index];
-        let Some(since) = link.suspect_since.filter(|_| !link.is_told_silent) else { return };
+        let is_open = link.phase == Phase::Ready && !link.is_told_silent;
+        let Some(since) = link.suspect_since.filter(|_| is_open) else { return };
         let due = Micros(since.0 + SUSPECT_US);
         if due > self.now {
             self.wake_by(due);

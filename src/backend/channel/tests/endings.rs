@@ -76,18 +76,19 @@ fn calls_that_a_stopping_service_cannot_finish_are_part_of_its_stop() {
 }
 
 #[test]
-fn a_cancelled_stream_at_the_deadline_is_the_deadline() {
+fn a_cancelled_stream_at_the_deadline_that_was_told_is_the_deadline() {
+    // Of 1,999 ms a service is told 1,900.
     let server = serve_raw(|mut raw, _| {
         raw.greet();
         let Some(id) = raw.request() else { return };
-        std::thread::sleep(std::time::Duration::from_millis(95));
+        std::thread::sleep(std::time::Duration::from_millis(1_900));
         raw.reset(id, 8);
         raw.drain();
     });
     run(async move {
         let mut rig = Rig::open(server.address, settings());
         rig.until_up().await;
-        let ticket = rig.send(b"hello", 100);
+        let ticket = rig.send(b"hello", 1_999);
         let ended = rig.outcome(ticket).await.unwrap_err();
         assert_eq!(ended.fault, CallFault::TimedOut);
         rig.close().await;
@@ -155,7 +156,7 @@ fn nothing_more_is_sent_to_a_service_that_fell_silent_until_a_byte_comes() {
     run(async move {
         let mut rig = Rig::open(server.address, settings());
         rig.until_up().await;
-        let first = rig.send(b"hello", 50);
+        let first = rig.send(b"hello", 1_000);
         let ended = rig.outcome(first).await.unwrap_err();
         assert_eq!((ended.fault, ended.started), (CallFault::TimedOut, Started::Maybe));
         let second = rig.send(b"hello", 10_000);
