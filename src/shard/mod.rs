@@ -6,6 +6,7 @@
 //! an await. The order of a turn is in [`turn`], apart from sockets.
 
 mod awake;
+mod begin;
 pub mod handoff;
 pub mod net;
 pub mod pulse;
@@ -20,10 +21,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::config::settings::ShardSettings;
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
@@ -31,6 +33,7 @@ use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
 use crate::shard::awake::AwakeClock;
+use crate::shard::begin::{Part, begin};
 use crate::shard::net::{Handoff, Net};
 use crate::shard::pulse::Pulse;
 use crate::tls::server::Server;
@@ -128,34 +131,40 @@ impl Shell {
     }
 }
 
-/// Starts the shard's thread, which ends after [`Command::Drain`] or [`Command::Abort`].
+/// Starts the shard's thread, which ends after [`Command::Drain`] or [`Command::Abort`]. Returns when
+/// it has begun to run.
 pub(crate) fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
-    let shard = init.engine.shard;
-    let name = format!("shard-{shard}");
-    std::thread::Builder::new().name(name).spawn(move || run(shard, init))
+    let name = format!("shard-{}", init.engine.shard);
+    begin(init, |part| {
+        let name = name.clone();
+        std::thread::Builder::new().name(name).spawn(move || run(part))
+    })
 }
 
-fn run(shard: ShardId, init: ShardInit) {
-    let settings = &init.engine.settings;
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(init.core))
+fn run(part: Part<ShardInit>) {
+    let Some(about) = part.look(About::of) else { return };
+    let About { shard, core, .. } = about;
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
         .name(&format!("shard-{shard}"))
         .io_memory(limits::IO_MEMORY_BYTES)
-        .ring_depth(settings.ring_depth)
-        .preempt_timer(settings.preempt)
-        .spin_before_park(settings.spin)
+        .ring_depth(about.ring_depth)
+        .preempt_timer(about.preempt)
+        .spin_before_park(about.spin)
         .make();
     let executor = match executor {
         Ok(executor) => executor,
         Err(error) => {
-            let why = format!("the executor of shard {shard} on core {}: {error}", init.core);
-            report_failure(&init.events, shard, &why);
+            if let Some(init) = part.take() {
+                let why = format!("the executor of shard {shard} on core {core}: {error}");
+                report_failure(&init.events, shard, &why);
+            }
             return;
         }
     };
-    // glommio 0.9 goes to sleep with its first task unrun if the thread is descheduled for a whole
-    // preempt timer just after this, and nothing could wake it yet: begin with a fresh time slice.
+    // A fresh time slice makes it unlikely that the first task is not run: see `begin`.
     std::thread::yield_now();
     executor.run(async move {
+        let Some(init) = part.take() else { return };
         let events = init.events.clone();
         let served = match Net::new(init) {
             Ok(net) => net.serve().await,
@@ -165,6 +174,23 @@ fn run(shard: ShardId, init: ShardInit) {
             report_failure(&events, shard, &format!("shard {shard}: {error}"));
         }
     });
+}
+
+/// The facts about a shard by which its executor is made.
+struct About {
+    shard: ShardId,
+    core: usize,
+    ring_depth: usize,
+    preempt: Duration,
+    spin: Duration,
+}
+
+impl About {
+    fn of(init: &ShardInit) -> Self {
+        let ShardInit { core, engine, .. } = init;
+        let ShardSettings { ring_depth, preempt, spin, .. } = engine.settings;
+        Self { shard: engine.shard, core: *core, ring_depth, preempt, spin }
+    }
 }
 
 fn report_failure(events: &LaneSender<ShardEvent>, shard: ShardId, why: &str) {
