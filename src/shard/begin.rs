@@ -3,10 +3,10 @@
 //! and nothing can wake it: nobody has its waker yet. Then another thread begins in its place.
 
 use std::io;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// Time in which a thread has to begin: a second, where an executor takes some milliseconds.
 const BEGIN_WITHIN: Duration = Duration::from_secs(1);
@@ -16,24 +16,18 @@ const ATTEMPTS_MAX: usize = 10;
 
 /// The part that a thread is to play: the first one that takes it has it.
 pub(super) struct Part<T> {
-    what: Arc<Mutex<Option<T>>>,
-    began: SyncSender<()>,
+    /// Holds the part until it is taken.
+    what: Receiver<T>,
+    began: Sender<()>,
 }
 
 impl<T> Part<T> {
-    /// Reads from the part; `None` if it is taken.
-    pub(super) fn look<R>(&self, read: impl FnOnce(&T) -> R) -> Option<R> {
-        self.what.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(read)
-    }
-
     /// Takes the part: the thread has begun. `None`: another one has it, and this one is to end.
     pub(super) fn take(&self) -> Option<T> {
-        let taken = self.what.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if taken.is_some() {
-            // Nobody waits for a thread that begins too late.
-            let _ = self.began.try_send(());
-        }
-        taken
+        let taken = self.what.try_recv().ok()?;
+        // Nobody waits for a thread that begins too late.
+        let _ = self.began.try_send(());
+        Some(taken)
     }
 }
 
@@ -43,19 +37,20 @@ pub(super) fn begin<T: Send>(
     what: T,
     spawn: impl Fn(Part<T>) -> io::Result<JoinHandle<()>>,
 ) -> io::Result<JoinHandle<()>> {
-    let what = Arc::new(Mutex::new(Some(what)));
+    let (hand_out, parts) = bounded(1);
+    hand_out.try_send(what).ok().expect("an empty channel has room for one");
     let mut earlier = None;
     for _ in 0..ATTEMPTS_MAX {
-        let (began, has_begun) = mpsc::sync_channel(1);
-        let thread = spawn(Part { what: what.clone(), began })?;
+        let (began, has_begun) = bounded(1);
+        let thread = spawn(Part { what: parts.clone(), began })?;
         match has_begun.recv_timeout(BEGIN_WITHIN) {
             Ok(()) => return Ok(thread),
             // It found the part taken, by the one before it that began late; or it failed.
             Err(RecvTimeoutError::Disconnected) => return Ok(earlier.unwrap_or(thread)),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        // It may begin at this moment: whoever holds the lock decides.
-        if what.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+        // It may begin at this moment.
+        if parts.is_empty() {
             return Ok(thread);
         }
         earlier = Some(thread);
@@ -67,6 +62,7 @@ pub(super) fn begin<T: Send>(
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex, mpsc};
 
     #[test]
     fn another_thread_begins_in_the_place_of_one_that_never_does() {

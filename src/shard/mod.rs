@@ -131,18 +131,17 @@ impl Shell {
     }
 }
 
-/// Starts the shard's thread, which ends after [`Command::Drain`] or [`Command::Abort`]. Returns when
-/// it has begun to run.
+/// Starts the shard's thread, which ends after [`Command::Drain`] or [`Command::Abort`]. Returns
+/// when it has begun to run.
 pub(crate) fn start(init: ShardInit) -> std::io::Result<JoinHandle<()>> {
-    let name = format!("shard-{}", init.engine.shard);
+    let about = About::of(&init);
     begin(init, |part| {
-        let name = name.clone();
-        std::thread::Builder::new().name(name).spawn(move || run(part))
+        let name = format!("shard-{}", about.shard);
+        std::thread::Builder::new().name(name).spawn(move || run(about, part))
     })
 }
 
-fn run(part: Part<ShardInit>) {
-    let Some(about) = part.look(About::of) else { return };
+fn run(about: About, part: Part<ShardInit>) {
     let About { shard, core, .. } = about;
     let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
         .name(&format!("shard-{shard}"))
@@ -177,6 +176,7 @@ fn run(part: Part<ShardInit>) {
 }
 
 /// The facts about a shard by which its executor is made.
+#[derive(Clone, Copy)]
 struct About {
     shard: ShardId,
     core: usize,
