@@ -38,7 +38,7 @@ pub(super) fn begin<T: Send>(
     spawn: impl Fn(Part<T>) -> io::Result<JoinHandle<()>>,
 ) -> io::Result<JoinHandle<()>> {
     let (hand_out, parts) = bounded(1);
-    hand_out.try_send(what).ok().expect("an empty channel has room for one");
+    assert!(hand_out.try_send(what).is_ok(), "an empty channel has room for one");
     let mut earlier = None;
     for _ in 0..ATTEMPTS_MAX {
         let (began, has_begun) = bounded(1);
