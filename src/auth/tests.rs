@@ -11,7 +11,7 @@ use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm};
 use serde_json::{Map, Value, json};
 
 use super::explain::{Outcome, explain_token};
-use super::keys::{JWKS_KEYS_MAX, KeySet, read_jwks};
+use super::keys::{BadKey, JWKS_KEYS_MAX, KeySet, read_jwks};
 use super::mint::{SigningKey, Wanted, mint};
 use super::*;
 use crate::config::auth::KeyTexts;

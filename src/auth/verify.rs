@@ -89,7 +89,7 @@ impl Verifier {
         let header = Token::read(token).and_then(|token| token.checked_header());
         let Ok(header) = header else { return false };
         match &header.key_id {
-            Some(id) => self.keys.by_id(id).is_none(),
+            Some(id) => !self.keys.knows(id),
             None => {
                 let (keys, algorithm) = (&self.keys, header.algorithm);
                 keys.only_one_of(algorithm).is_none() && keys.may_fetch_one_of(algorithm)
@@ -121,10 +121,8 @@ impl Verifier {
     pub(super) fn key(&self, token: &Token<'_>) -> Result<&Key, Refusal> {
         let header = token.checked_header()?;
         match &header.key_id {
-            Some(id) => {
-                let key = self.keys.by_id(id).ok_or(Refusal::UnknownKey)?;
-                (key.algorithm() == header.algorithm).then_some(key).ok_or(Refusal::Algorithm)
-            }
+            Some(id) if !self.keys.knows(id) => Err(Refusal::UnknownKey),
+            Some(id) => self.keys.named(id, header.algorithm).ok_or(Refusal::Algorithm),
             // With several keys, trying one after the other would let a sender choose the cost of a
             // bad token, and the key behind a good one would be unclear.
             None => self.keys.only_one_of(header.algorithm).ok_or(Refusal::NoKeyId),

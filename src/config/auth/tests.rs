@@ -28,6 +28,7 @@ fn what_is_written_is_what_is_set() {
         "[auth]\nmode = \"jwt\"\nissuer = \"https://id.example\"\naudience = \"game\"\n\
          leeway_s = 5\ntimeout_ms = 2000\nrequired = true\ntenants = \"many\"\n\
          jwks_url = \"https://id.example/keys\"\njwks_refresh_s = 60\njwks_file = \"a.json\"\n\
+         jwks_ca_file = \"ca.pem\"\n\
          [[auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\n\
          [[auth_key]]\nid = \"b\"\nalgorithm = \"HS512\"\nsecret_file = \"b\"\n\
          [[auth_key]]\nid = \"c\"\nalgorithm = \"EdDSA\"\npublic_key_file = \"c.pem\"\n"
@@ -44,6 +45,7 @@ fn what_is_written_is_what_is_set() {
         tenants: Tenants::Many,
         jwks_file: Some("a.json".into()),
         jwks_url: Some("https://id.example/keys".into()),
+        jwks_ca_file: Some("ca.pem".into()),
         jwks_refresh: Duration::from_secs(60),
         keys: vec![
             key("a", Algorithm::Hs256, KeySource::Secret(SECRET.into())),
@@ -69,6 +71,7 @@ fn each_rule_of_auth_is_told_with_the_way_out() {
         ("auth.leeway_s = 61".into(), "from 0 to 60"),
         ("auth.tenants = \"two\"".into(), "must be one of \"one\", \"many\""),
         ("auth.jwks_url = \"http://id.example/\"".into(), "must be empty, or an https:// URL"),
+        (with_key("ES512", ""), "\"ES384\", \"EdDSA\", \"Ed25519\""),
         (with_key("none", ""), "algorithm = \"none\": must be one of \"HS256\""),
         (with_key("HS256", ""), "set one of secret and secret_file"),
         (with_key("HS256", &two), "set one of secret and secret_file"),

@@ -26,6 +26,9 @@ pub struct AuthSettings {
     pub jwks_file: Option<PathBuf>,
     /// URL that a JWK set is fetched from: https, or http on a loopback address.
     pub jwks_url: Option<String>,
+    /// File with the certificates of the authorities that sign the server of `jwks_url`; `None` =
+    /// those of the system.
+    pub jwks_ca_file: Option<PathBuf>,
     /// Time between two fetches of the JWK set.
     pub jwks_refresh: Duration,
     /// Keys of the configuration.
@@ -164,6 +167,7 @@ impl Default for AuthSettings {
             tenants: Tenants::One,
             jwks_file: None,
             jwks_url: None,
+            jwks_ca_file: None,
             jwks_refresh: Duration::from_secs(300),
             keys: Vec::new(),
         }
