@@ -228,19 +228,6 @@ enum Kind {
     Ed25519,
 }
 
-impl Kind {
-    /// The algorithm of a key that does not say which.
-    fn implied(self) -> Algorithm {
-        match self {
-            Kind::Secret => Algorithm::Hs256,
-            Kind::Rsa => Algorithm::Rs256,
-            Kind::P256 => Algorithm::Es256,
-            Kind::P384 => Algorithm::Es384,
-            Kind::Ed25519 => Algorithm::EdDsa,
-        }
-    }
-}
-
 fn kind(algorithm: Algorithm) -> Kind {
     match algorithm {
         Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512 => Kind::Secret,
@@ -339,19 +326,7 @@ fn shown(text: &str) -> String {
 }
 
 fn jwk(key: &Map<String, Value>) -> Result<Key, String> {
-    let text = |name: &str| match key.get(name) {
-        // Some serializers write what is not there.
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s.as_str())),
-        Some(_) => Err(format!("has a {name} that is no string")),
-    };
-    let part = |name: &str| {
-        let text = text(name)?.ok_or_else(|| format!("has no {name}"))?;
-        // Some issuers pad.
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
-        bytes.map_err(|_| format!("has a {name} that is not base64url"))
-    };
-    if let Some(usage) = text("use")?.filter(|usage| *usage != "sig") {
+    if let Some(usage) = member(key, "use")?.filter(|usage| *usage != "sig") {
         return Err(format!("is not for signatures: its use is {}", shown(usage)));
     }
     if let Some(list) = key.get("key_ops").filter(|list| !list.is_null()) {
@@ -360,36 +335,68 @@ fn jwk(key: &Map<String, Value>) -> Result<Key, String> {
             return Err("is not for verifying (key_ops)".into());
         }
     }
-    let id = text("kid")?;
+    let id = member(key, "kid")?;
     if id.is_some_and(|id| id.is_empty() || id.len() > KEY_ID_BYTES_MAX) {
         return Err(format!("has a kid that is not 1 to {KEY_ID_BYTES_MAX} bytes"));
     }
-    let kty = text("kty")?.ok_or("has no kty")?;
-    let curve = if kty == "RSA" { None } else { text("crv")? };
-    let kind_of = match (kty, curve) {
-        ("RSA", _) => Kind::Rsa,
-        ("EC", Some("P-256")) => Kind::P256,
-        ("EC", Some("P-384")) => Kind::P384,
-        ("OKP", Some("Ed25519")) => Kind::Ed25519,
-        ("oct", _) => return Err("is a shared secret; those belong into [[auth_key]]".into()),
+    let kind_of = kind_of(key)?;
+    let material = public_key(kind_of, key)?;
+    let of_type = |algorithm: &Algorithm| kind(*algorithm) == kind_of;
+    let algorithm = match member(key, "alg")? {
+        // RS256 is the first algorithm of RSA; the other types have one each.
+        None => Algorithm::NAMED.iter().map(|(_, algorithm)| *algorithm).find(of_type),
+        Some(name) => Algorithm::from_name(name).filter(of_type),
+    };
+    let algorithm = algorithm.ok_or_else(|| {
+        let fit = Algorithm::NAMED.iter().filter(|(_, algorithm)| of_type(algorithm));
+        let fit: Vec<&str> = fit.map(|(name, _)| *name).collect();
+        let name = key.get("alg").and_then(Value::as_str).unwrap_or_default();
+        format!("has the alg {}; keys of its type are for {}", shown(name), fit.join(", "))
+    })?;
+    check(algorithm, &material)?;
+    Ok(Key { id: id.map(Arc::from), algorithm, material })
+}
+
+/// A text of a key, if it has one.
+fn member<'a>(key: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, String> {
+    match key.get(name) {
+        // Some serializers write what is not there.
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s)),
+        Some(_) => Err(format!("has a {name} that is no string")),
+    }
+}
+
+/// The kind that a key's type and curve say.
+fn kind_of(key: &Map<String, Value>) -> Result<Kind, String> {
+    let kty = member(key, "kty")?.ok_or("has no kty")?;
+    if kty == "RSA" {
+        return Ok(Kind::Rsa);
+    }
+    let curve = member(key, "crv")?;
+    match (kty, curve) {
+        ("EC", Some("P-256")) => Ok(Kind::P256),
+        ("EC", Some("P-384")) => Ok(Kind::P384),
+        ("OKP", Some("Ed25519")) => Ok(Kind::Ed25519),
+        ("oct", _) => Ok(Kind::Secret),
         (kty, curve) => {
             let curve = curve.map_or(String::new(), |curve| format!(" on {}", shown(curve)));
-            return Err(format!(
-                "is of the type {}{curve}; known are RSA, EC on P-256 and P-384, and OKP on Ed25519",
-                shown(kty)
-            ));
+            let known = "RSA, EC on P-256 and P-384, and OKP on Ed25519";
+            Err(format!("is of the type {}{curve}; known are {known}", shown(kty)))
         }
+    }
+}
+
+/// The public key of a set's key of this kind.
+fn public_key(kind: Kind, key: &Map<String, Value>) -> Result<DecodingKey, String> {
+    let part = |name: &str| {
+        let text = member(key, name)?.ok_or_else(|| format!("has no {name}"))?;
+        // Some issuers pad.
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
+        bytes.map_err(|_| format!("has a {name} that is not base64url"))
     };
-    let of_type = |algorithm: &Algorithm| kind(*algorithm) == kind_of;
-    let algorithm = match text("alg")? {
-        None => kind_of.implied(),
-        Some(name) => Algorithm::from_name(name).filter(of_type).ok_or_else(|| {
-            let fit = Algorithm::NAMED.iter().filter(|(_, algorithm)| of_type(algorithm));
-            let fit: Vec<&str> = fit.map(|(name, _)| *name).collect();
-            format!("has the alg {}; keys of its type are for {}", shown(name), fit.join(", "))
-        })?,
-    };
-    let material = match kind_of {
+    Ok(match kind {
+        Kind::Secret => return Err("is a shared secret; those belong into [[auth_key]]".into()),
         Kind::Rsa => {
             // Some libraries write a zero before the number (RFC 7518 section 6.3.1.1 warns of it).
             let n = part("n")?;
@@ -405,8 +412,5 @@ fn jwk(key: &Map<String, Value>) -> Result<Key, String> {
             DecodingKey::from_ec_der(&[&[4], &x[..], &y[..]].concat())
         }
         Kind::Ed25519 => DecodingKey::from_ed_der(&part("x")?),
-        Kind::Secret => unreachable!("no key of a set is one: see above"),
-    };
-    check(algorithm, &material)?;
-    Ok(Key { id: id.map(Arc::from), algorithm, material })
+    })
 }

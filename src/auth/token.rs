@@ -87,8 +87,8 @@ impl<'a> Token<'a> {
 
 /// Whether `kind` is the type of an access token (RFC 8725 section 3.11). `JWT` may be any token
 /// (RFC 7519 section 5.1), `at+jwt` is an access token (RFC 9068 section 2.1), and `application/`
-/// may stand before both (RFC 7515 section 4.1.9); a logout or DPoP token, signed with the same key,
-/// is neither.
+/// may stand before both (RFC 7515 section 4.1.9); a logout or DPoP token, signed with the same
+/// key, is neither.
 fn is_access_token(kind: &str) -> bool {
     const TYPES: [&str; 4] = ["JWT", "at+jwt", "application/jwt", "application/at+jwt"];
     TYPES.iter().any(|known| known.eq_ignore_ascii_case(kind))

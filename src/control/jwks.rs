@@ -24,11 +24,11 @@ const EARLY_FETCH: Duration = Duration::from_secs(EARLY_FETCH_S);
 /// Results of fetches that wait to be taken in.
 pub const FETCHES_MAX: usize = 4;
 
-/// What is fetched, and how.
+/// A JWK set to fetch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Set {
     url: String,
-    /// Who signs the server.
+    /// Authorities, one of which signs the server.
     authorities: Authorities,
     /// Time between two fetches.
     refresh: Duration,

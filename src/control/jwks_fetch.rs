@@ -71,7 +71,8 @@ fn failed(error: &ureq::Error) -> String {
         // Errors of the libraries hold addresses and no bodies; one line of them is enough.
         error => {
             let text = error.to_string().lines().next().unwrap_or("failed").to_owned();
-            match text.contains("UnknownIssuer") {
+            // BadSignature: another authority of the same name.
+            match text.contains("UnknownIssuer") || text.contains("BadSignature") {
                 true => text + "; name the certificate of its authority in auth.jwks_ca_file",
                 false => text,
             }

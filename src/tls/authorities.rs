@@ -15,7 +15,7 @@ use crate::config::{Config, Problems};
 /// Authorities that the servers of keys are signed by.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Authorities {
-    /// Those of `auth.jwks_ca_file`; `None` = those of the system.
+    /// Certificates of `auth.jwks_ca_file`; `None` = those of the system.
     file: Option<Arc<[CertificateDer<'static>]>>,
 }
 

@@ -210,7 +210,7 @@ fn a_provider_of_a_private_authority_is_trusted_by_the_file_that_names_it() {
     let stale = |gateway: &Gateway| {
         let log = gateway.log();
         let lines = log.lines().filter(|line| line.contains("jwks_stale"));
-        lines.filter(|line| line.contains("UnknownIssuer; name the certificate")).count()
+        lines.filter(|line| line.contains("; name the certificate of its authority")).count()
     };
     // Neither the file of another authority nor the system knows it, and the log says the way out.
     for config in [with(&other), issuer.config()] {

@@ -61,13 +61,14 @@ fn other(members: Value) -> Value {
     over(json!({"kty": "RSA", "n": b64([0xc1; 256]), "e": "AQAB"}), members)
 }
 
-#[test]
-fn the_sets_and_tokens_of_providers_are_taken_as_they_are() {
+/// Name, set, header and claims of a token, and the number of keys that are left out.
+type Provider = (&'static str, Vec<Value>, Value, Value, usize);
+
+fn with_certificates() -> Vec<Provider> {
     let x5c = json!([base64::engine::general_purpose::STANDARD.encode([0x30; 800])]);
     let x5t = b64([7; 20]);
     let exp = NOW + 3600;
-    // Name, set, header and claims of a token, and the keys that are left out.
-    let rows = [
+    vec![
         (
             "Keycloak",
             vec![
@@ -114,6 +115,12 @@ fn the_sets_and_tokens_of_providers_are_taken_as_they_are() {
                    "groups": (0..70).map(|n| format!("{n:032}")).collect::<Vec<_>>()}),
             0,
         ),
+    ]
+}
+
+fn without_certificates() -> Vec<Provider> {
+    let exp = NOW + 3600;
+    vec![
         (
             "Google",
             vec![
@@ -156,8 +163,14 @@ fn the_sets_and_tokens_of_providers_are_taken_as_they_are() {
                    "firebase": {"identities": {"phone": ["+1"]}, "sign_in_provider": "phone"}}),
             0,
         ),
-    ];
-    for (name, keys, header, claims, left_out) in rows {
+    ]
+}
+
+#[test]
+fn the_sets_and_tokens_of_providers_are_taken_as_they_are() {
+    for (name, keys, header, claims, left_out) in
+        with_certificates().into_iter().chain(without_certificates())
+    {
         let set = set_of(&keys);
         assert_eq!(set.skipped.len(), left_out, "{name} {:?}", set.skipped);
         assert_eq!(set.keys.len(), keys.len() - left_out, "{name}");
