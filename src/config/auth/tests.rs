@@ -189,3 +189,15 @@ fn files_are_read_and_what_fails_is_told_by_its_key() {
     assert!(rules.iter().all(|rule| rest.contains(rule)), "{rest}");
     assert!(bad(&text("secret", "pem", "large")).contains("larger than 65536"));
 }
+
+#[test]
+fn a_file_of_authorities_that_nothing_uses_is_told() {
+    let of_ca = |url: &str| {
+        let text = with_key("HS256", &format!("secret = \"{SECRET}\""));
+        let text = format!("auth.jwks_ca_file = \"ca.pem\"\nauth.jwks_url = \"{url}\"\n{text}");
+        let warnings = of(&text).expect("right").warnings;
+        warnings.iter().filter(|w| w.to_string().contains("auth.jwks_ca_file")).count()
+    };
+    assert_eq!(of_ca("https://id.example/keys"), 0);
+    assert_eq!((of_ca(""), of_ca("http://127.0.0.1:1/keys")), (1, 1));
+}
