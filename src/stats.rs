@@ -115,6 +115,8 @@ counters! {
     ClosedBadToken = "closed_bad_token",
     /// Tokens that were accepted.
     AuthOk = "auth_ok",
+    /// Entries of the claim groups that were left out of tokens that were accepted.
+    AuthGroupsLeftOut = "auth_groups_left_out",
     /// Tokens neither accepted nor refused, because their key was not known and a newer set of
     /// keys may hold it: 503 or UNAVAILABLE.
     AuthKeysMissing = "auth_keys_missing",

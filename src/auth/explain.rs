@@ -4,11 +4,12 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde::Serialize;
 
+use super::json::Members;
 use super::token::Token;
 use super::verify::{Verifier, check_signature};
-use super::{Claim, Identity, Refusal};
+use super::{Claim, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Refusal};
 use crate::plain::is_plain;
 
 /// Result of a rule.
@@ -84,13 +85,16 @@ pub(crate) fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -
             rules.push(Rule { name, outcome, detail: String::new() });
         }
     }
-    let shown = |map: &Map<String, Value>| serde_json::to_string_pretty(map).ok();
     Explanation {
         header: shown(&token.header),
         claims: claims.ok().as_ref().and_then(shown),
         rules,
         verdict,
     }
+}
+
+fn shown(object: &impl Serialize) -> Option<String> {
+    serde_json::to_string_pretty(object).ok()
 }
 
 fn asked_rule(name: &'static str, outcome: Result<(), Refusal>, detail: String) -> Rule {
@@ -101,7 +105,7 @@ fn not_asked(name: &'static str, why: &str) -> Rule {
     Rule { name, outcome: Outcome::NotAsked, detail: why.to_owned() }
 }
 
-fn claim_rules(verifier: &Verifier, map: &Map<String, Value>, now: i64, rules: &mut Vec<Rule>) {
+fn claim_rules(verifier: &Verifier, map: &Members, now: i64, rules: &mut Vec<Rule>) {
     let claims = match verifier.read(map) {
         Ok(claims) => claims,
         Err(refusal) => {
@@ -112,7 +116,8 @@ fn claim_rules(verifier: &Verifier, map: &Map<String, Value>, now: i64, rules: &
     };
     let mut rule = |name, outcome, detail| rules.push(asked_rule(name, outcome, detail));
     rule("claims", Ok(()), "those that must be there are, in their forms".into());
-    let said = |claim: Claim| map.get(claim.name()).map_or("none".into(), Value::to_string);
+    let said =
+        |claim: Claim| map.get(claim.name()).map_or("none".into(), |value| value.get().to_owned());
     let [exp, nbf, iat] = [Claim::Exp, Claim::Nbf, Claim::Iat].map(said);
     let times =
         format!("exp {exp}, nbf {nbf}, iat {iat}, now {now}, leeway {} s", verifier.leeway_s());
@@ -129,6 +134,15 @@ fn claim_rules(verifier: &Verifier, map: &Map<String, Value>, now: i64, rules: &
             }
             None => not_asked(name, "not configured"),
         });
+    }
+    let groups = claims.groups();
+    if groups.left_out > 0 {
+        let (kept, out) = (groups.kept.len(), groups.left_out);
+        let detail = format!(
+            "{kept} kept, {out} left out: kept are {GROUPS_MAX} strings of 1 to {GROUP_BYTES_MAX} \
+             bytes without control characters"
+        );
+        rules.push(asked_rule("groups", Ok(()), detail));
     }
 }
 

@@ -1,15 +1,20 @@
-//! JSON objects, read strictly: a name that occurs twice is an error, at any depth, and depth is
-//! bounded. Otherwise a reader of the first of two and a reader of the second would see two
-//! different tokens.
+//! JSON objects, read strictly: a name that occurs twice is an error, and depth is bounded.
+//! Otherwise a reader of the first of two and a reader of the second would see two different
+//! tokens. Where only some members of an object are used, only their names are read, and no value
+//! that nobody uses can be an error: see [`members`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-/// Most nesting of objects and lists in a header or in claims. Providers nest a list of roles in an
-/// object in an object.
+/// Most nesting of objects and lists in a header or a key, which have two levels.
 pub const DEPTH_MAX: usize = 16;
+
+/// An object whose values are texts of JSON that are not read yet.
+pub type Members = BTreeMap<String, Box<RawValue>>;
 
 /// A fault of a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,16 +28,58 @@ pub enum Fault {
 /// Text that marks this error on its way through serde.
 const DUPLICATE: &str = "shardgate: a name stands twice";
 
-/// Reads `text` as an object.
+/// Reads `text` as an object, whole: no name occurs twice at any depth.
 pub fn object(text: &[u8]) -> Result<Map<String, Value>, Fault> {
+    match read(text, Strict { depth: 0 })? {
+        Value::Object(map) => Ok(map),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(Fault::Malformed)
+        }
+    }
+}
+
+/// Reads `text` as an object, of whose own names none occurs twice. The values are JSON, of any
+/// depth and content.
+pub fn members(text: &[u8]) -> Result<Members, Fault> {
+    read(text, Names)
+}
+
+fn read<'a, S: DeserializeSeed<'a>>(text: &'a [u8], seed: S) -> Result<S::Value, Fault> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = Strict { depth: 0 }.deserialize(&mut reader);
+    let value = seed.deserialize(&mut reader);
     let value = value.and_then(|value| reader.end().map(|()| value));
-    match value {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(Fault::Malformed),
-        Err(e) if e.to_string().starts_with(DUPLICATE) => Err(Fault::Duplicate),
-        Err(_) => Err(Fault::Malformed),
+    value.map_err(|error| match error.to_string().starts_with(DUPLICATE) {
+        true => Fault::Duplicate,
+        false => Fault::Malformed,
+    })
+}
+
+/// Reader of the names of an object.
+struct Names;
+
+impl<'de> DeserializeSeed<'de> for Names {
+    type Value = Members;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Names {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Members, A::Error> {
+        let mut members = Members::new();
+        while let Some(name) = entries.next_key::<String>()? {
+            if members.insert(name, entries.next_value()?).is_some() {
+                return Err(A::Error::custom(DUPLICATE));
+            }
+        }
+        Ok(members)
     }
 }
 
@@ -155,6 +202,22 @@ mod tests {
             assert_eq!(object(text), Err(Fault::Malformed), "{text:?}");
         }
         assert!(object(b" {} \n").is_ok());
+    }
+
+    #[test]
+    fn of_members_only_the_names_are_read() {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        for value in ["1e999", r#"{"a":1,"a":2}"#, r#""\ud800""#, "null", &deep] {
+            let text = format!("{{\"a\": {value} ,\"b\":1}}");
+            let found = members(text.as_bytes()).expect(value);
+            assert_eq!((found["a"].get(), found["b"].get()), (value, "1"));
+        }
+        assert_eq!(members(br#"{"a":1,"\u0061":2}"#).unwrap_err(), Fault::Duplicate);
+        for text in
+            ["", "[]", "1", "{\"a\":}", "{\"a\":[}]}", "{\"a\":01}", "{}}", "{\"a\":\"\n\"}"]
+        {
+            assert_eq!(members(text.as_bytes()).unwrap_err(), Fault::Malformed, "{text}");
+        }
     }
 
     #[test]

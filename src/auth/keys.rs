@@ -8,14 +8,18 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{KEY_ID_BYTES_MAX, json};
+use super::KEY_ID_BYTES_MAX;
+use super::json::{self, Fault};
 use crate::config::auth::KeyTexts;
 use crate::config::settings::{Algorithm, AuthSettings, KeySource};
 
 /// Most keys in one JWK set: more than any issuer rotates through.
 pub(crate) const JWKS_KEYS_MAX: usize = 128;
+/// Longest part of a set's text that is shown.
+const SHOWN_CHARS_MAX: usize = 64;
 /// Accepted bits of an RSA modulus. Fewer than 2,048 must not be used (RFC 7518 section 3.3); more
 /// than 8,192 take milliseconds for each signature.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -68,7 +72,8 @@ pub struct Keys {
     /// were fetched.
     configured: usize,
     fetched_unix_s: Option<i64>,
-    by_id: Arc<HashMap<Arc<str>, usize>>,
+    /// Places of the keys of each name: of one set, one for each algorithm.
+    by_id: Arc<HashMap<Arc<str>, Vec<usize>>>,
 }
 
 /// The keys of a JWK set.
@@ -84,9 +89,9 @@ pub struct KeySet {
 
 impl Keys {
     /// The keys of the configuration, whose files hold `texts`, and of `sets`; all bad keys of the
-    /// configuration are reported at once. Of two keys with one name the first counts: the
-    /// configuration's before those of a set, and the set of a file, which comes first, before a
-    /// fetched one.
+    /// configuration are reported at once. A name belongs to who has it first: the configuration's
+    /// keys before those of a set, and the set of a file, which comes first, before a fetched one.
+    /// One set may have several keys of a name, for as many algorithms.
     pub(crate) fn new(
         settings: &AuthSettings,
         texts: &KeyTexts,
@@ -115,12 +120,12 @@ impl Keys {
         if !bad.is_empty() {
             return Err(bad);
         }
-        let mut by_id = HashMap::new();
         let mut configured = all.len();
         for set in sets {
+            let before = all.len();
             for key in &set.keys {
                 let taken = |k: &Key| key.id.is_some() && k.id == key.id;
-                if !all.iter().any(taken) {
+                if !all[..before].iter().any(taken) {
                     all.push(key.clone());
                 }
             }
@@ -129,9 +134,10 @@ impl Keys {
             }
         }
         let fetched_unix_s = sets.iter().filter_map(|set| set.fetched_unix_s).max();
+        let mut by_id: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
         for (at, key) in all.iter().enumerate() {
             if let Some(id) = &key.id {
-                by_id.insert(id.clone(), at);
+                by_id.entry(id.clone()).or_default().push(at);
             }
         }
         Ok(Self { all: all.into(), configured, fetched_unix_s, by_id: by_id.into() })
@@ -165,9 +171,15 @@ impl Keys {
         algorithm.secret_bytes_min().is_none() && configured.count() <= 1
     }
 
-    /// The key named `id`.
-    pub(super) fn by_id(&self, id: &str) -> Option<&Key> {
-        self.by_id.get(id).map(|&at| &self.all[at])
+    /// Whether there is a key named `id`.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
+    /// The key named `id` that is for `algorithm`.
+    pub(super) fn named(&self, id: &str, algorithm: Algorithm) -> Option<&Key> {
+        let mut keys = self.by_id.get(id)?.iter().map(|&at| &self.all[at]);
+        keys.find(|key| key.algorithm == algorithm)
     }
 
     /// The key of `algorithm`, if there is exactly one.
@@ -265,27 +277,39 @@ fn check(algorithm: Algorithm, key: &DecodingKey) -> Result<(), String> {
 
 /// Reads the keys of a JWK set (RFC 7517 section 5), each pinned to one algorithm: its own `alg`,
 /// or the one that its type implies: RS256 for RSA (which issuers without `alg` mean), and the one
-/// of the curve for the others. Shared secrets are left out, because a set is public.
+/// of the curve for the others. What cannot be used is left out with the reason, whatever it is; a
+/// set without any usable key is an error. Shared secrets are left out, because a set is public.
 pub(crate) fn read_jwks(text: &str) -> Result<KeySet, String> {
-    let set = json::object(text.as_bytes()).map_err(|_| "is not a JSON object".to_owned())?;
-    let Some(Value::Array(list)) = set.get("keys") else {
-        return Err("has no list named keys: it is no JWK set".into());
-    };
+    let set = json::members(text.as_bytes()).map_err(|fault| match fault {
+        Fault::Malformed => "is not a JSON object",
+        Fault::Duplicate => "has one name twice",
+    })?;
+    let list = set.get("keys").and_then(|list| serde_json::from_str(list.get()).ok());
+    let list: Vec<&RawValue> =
+        list.ok_or("has no list named keys: it is no JWK set (RFC 7517 section 5)")?;
     if list.len() > JWKS_KEYS_MAX {
         return Err(format!("has {} keys; at most {JWKS_KEYS_MAX}", list.len()));
     }
     let mut found = KeySet::default();
     for (index, value) in list.iter().enumerate() {
-        let key = value.as_object().ok_or_else(|| "is no object".to_owned()).and_then(jwk);
-        let key = key.and_then(|key| match &key.id {
-            Some(id) if found.keys.iter().any(|k| k.id.as_ref() == Some(id)) => {
-                Err("has the kid of an earlier one".into())
-            }
-            Some(_) | None => Ok(key),
+        let members = json::object(value.get().as_bytes());
+        let kid = members.as_ref().ok().and_then(|key| key.get("kid")?.as_str());
+        let kid = kid.map_or(String::new(), |kid| format!(" (kid {})", shown(kid)));
+        let members = members.as_ref().map_err(|fault| match fault {
+            Fault::Malformed => "is no object, or too deep".to_owned(),
+            Fault::Duplicate => "has one name twice".to_owned(),
         });
-        match key {
+        let taken = |key: &Key| {
+            let same = |k: &Key| (&k.id, k.algorithm) == (&key.id, key.algorithm);
+            key.id.is_some() && found.keys.iter().any(same)
+        };
+        match members.and_then(jwk) {
+            Ok(key) if taken(&key) => {
+                let rule = "has the kid and the algorithm of an earlier one".into();
+                found.skipped.push(BadKey { at: format!("keys[{index}]{kid}"), rule });
+            }
             Ok(key) => found.keys.push(key),
-            Err(rule) => found.skipped.push(BadKey { at: format!("keys[{index}]"), rule }),
+            Err(rule) => found.skipped.push(BadKey { at: format!("keys[{index}]{kid}"), rule }),
         }
     }
     if found.keys.is_empty() {
@@ -295,56 +319,98 @@ pub(crate) fn read_jwks(text: &str) -> Result<KeySet, String> {
     Ok(found)
 }
 
+/// A text of a set for people: in quotes, what is not plain escaped, and cut.
+fn shown(text: &str) -> String {
+    let cut: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    format!("{cut:?}{}", if cut.len() < text.len() { "..." } else { "" })
+}
+
 fn jwk(key: &Map<String, Value>) -> Result<Key, String> {
-    let text = |name: &str| match key.get(name) {
-        None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s.as_str())),
-        Some(_) => Err(format!("has a {name} that is no string")),
-    };
-    let part = |name: &str| text(name)?.ok_or_else(|| format!("has no {name}"));
-    if text("use")?.is_some_and(|usage| usage != "sig") {
-        return Err("is not for signatures (use)".into());
+    if let Some(usage) = member(key, "use")?.filter(|usage| *usage != "sig") {
+        return Err(format!("is not for signatures: its use is {}", shown(usage)));
     }
-    if let Some(list) = key.get("key_ops") {
+    if let Some(list) = key.get("key_ops").filter(|list| !list.is_null()) {
         let verifies = |list: &Vec<Value>| list.iter().any(|op| op == "verify");
         if !list.as_array().is_some_and(verifies) {
             return Err("is not for verifying (key_ops)".into());
         }
     }
-    let id = text("kid")?;
+    let id = member(key, "kid")?;
     if id.is_some_and(|id| id.is_empty() || id.len() > KEY_ID_BYTES_MAX) {
         return Err(format!("has a kid that is not 1 to {KEY_ID_BYTES_MAX} bytes"));
     }
-    let (kind_of, pinned, read) = match (text("kty")?, text("crv")?) {
-        (Some("RSA"), _) => {
-            let key = DecodingKey::from_rsa_components(part("n")?, part("e")?);
-            (Kind::Rsa, Algorithm::Rs256, key)
-        }
-        (Some("EC"), Some("P-256")) => {
-            let key = DecodingKey::from_ec_components(part("x")?, part("y")?);
-            (Kind::P256, Algorithm::Es256, key)
-        }
-        (Some("EC"), Some("P-384")) => {
-            let key = DecodingKey::from_ec_components(part("x")?, part("y")?);
-            (Kind::P384, Algorithm::Es384, key)
-        }
-        (Some("OKP"), Some("Ed25519")) => {
-            (Kind::Ed25519, Algorithm::EdDsa, DecodingKey::from_ed_components(part("x")?))
-        }
-        (Some("oct"), _) => {
-            return Err("is a shared secret; those belong into [[auth_key]]".into());
-        }
-        _ => return Err("is of a type or curve that is not known here".into()),
+    let kind_of = kind_of(key)?;
+    let material = public_key(kind_of, key)?;
+    let of_type = |algorithm: &Algorithm| kind(*algorithm) == kind_of;
+    let algorithm = match member(key, "alg")? {
+        // RS256 is the first algorithm of RSA; the other types have one each.
+        None => Algorithm::NAMED.iter().map(|(_, algorithm)| *algorithm).find(of_type),
+        Some(name) => Algorithm::from_name(name).filter(of_type),
     };
-    let algorithm = match text("alg")? {
-        None => pinned,
-        // RFC 9864 gives EdDSA on this curve a name of its own.
-        Some("Ed25519") => Algorithm::EdDsa,
-        Some(name) => Algorithm::from_name(name)
-            .filter(|&algorithm| kind(algorithm) == kind_of)
-            .ok_or_else(|| "has an alg that is not one of its type".to_owned())?,
-    };
-    let material = read.map_err(|_| "is not base64url".to_owned())?;
+    let algorithm = algorithm.ok_or_else(|| {
+        let fit = Algorithm::NAMED.iter().filter(|(_, algorithm)| of_type(algorithm));
+        let fit: Vec<&str> = fit.map(|(name, _)| *name).collect();
+        let name = key.get("alg").and_then(Value::as_str).unwrap_or_default();
+        format!("has the alg {}; keys of its type are for {}", shown(name), fit.join(", "))
+    })?;
     check(algorithm, &material)?;
     Ok(Key { id: id.map(Arc::from), algorithm, material })
+}
+
+/// A text of a key, if it has one.
+fn member<'a>(key: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, String> {
+    match key.get(name) {
+        // Some serializers write what is not there.
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s)),
+        Some(_) => Err(format!("has a {name} that is no string")),
+    }
+}
+
+/// The kind that a key's type and curve say.
+fn kind_of(key: &Map<String, Value>) -> Result<Kind, String> {
+    let kty = member(key, "kty")?.ok_or("has no kty")?;
+    if kty == "RSA" {
+        return Ok(Kind::Rsa);
+    }
+    let curve = member(key, "crv")?;
+    match (kty, curve) {
+        ("EC", Some("P-256")) => Ok(Kind::P256),
+        ("EC", Some("P-384")) => Ok(Kind::P384),
+        ("OKP", Some("Ed25519")) => Ok(Kind::Ed25519),
+        ("oct", _) => Ok(Kind::Secret),
+        (kty, curve) => {
+            let curve = curve.map_or(String::new(), |curve| format!(" on {}", shown(curve)));
+            let known = "RSA, EC on P-256 and P-384, and OKP on Ed25519";
+            Err(format!("is of the type {}{curve}; known are {known}", shown(kty)))
+        }
+    }
+}
+
+/// The public key of a set's key of this kind.
+fn public_key(kind: Kind, key: &Map<String, Value>) -> Result<DecodingKey, String> {
+    let part = |name: &str| {
+        let text = member(key, name)?.ok_or_else(|| format!("has no {name}"))?;
+        // Some issuers pad.
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
+        bytes.map_err(|_| format!("has a {name} that is not base64url"))
+    };
+    Ok(match kind {
+        Kind::Secret => return Err("is a shared secret; those belong into [[auth_key]]".into()),
+        Kind::Rsa => {
+            // Some libraries write a zero before the number (RFC 7518 section 6.3.1.1 warns of it).
+            let n = part("n")?;
+            let zeros = n.iter().take_while(|byte| **byte == 0).count();
+            DecodingKey::from_rsa_raw_components(&n[zeros..], &part("e")?)
+        }
+        Kind::P256 | Kind::P384 => {
+            // An uncompressed point (SEC 1 section 2.3.3), of which each half has its full length.
+            let (x, y) = (part("x")?, part("y")?);
+            if x.len() != y.len() {
+                return Err("has an x and a y of two lengths".into());
+            }
+            DecodingKey::from_ec_der(&[&[4], &x[..], &y[..]].concat())
+        }
+        Kind::Ed25519 => DecodingKey::from_ed_der(&part("x")?),
+    })
 }

@@ -3,7 +3,8 @@
 //!
 //! [`jsonwebtoken`] checks signatures and reads keys. Header and claims are read here, strictly,
 //! because its own reading is lenient where ours must not be: it takes the first of two `exp`,
-//! ignores `iat`, `crit` and `typ`, and reads the clock itself.
+//! ignores `iat`, `crit` and `typ`, and reads the clock itself. Strictness is for what decides:
+//! claims that nothing here is decided by are not read, or (groups) kept as far as they can be.
 //!
 //! A token is checked in this order, so that a sender without a key learns nothing about our rules
 //! for claims: length, form, header, key, signature, claims.
@@ -33,11 +34,12 @@ pub use verify::Verifier;
 /// `conn.header_bytes_max` with the request line and the other headers (a browser sends 1 to 2 KiB
 /// and its cookies).
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
-/// Most bytes of a user's id (`sub`).
-pub const USER_BYTES_MAX: usize = 128;
-/// Most groups in a token.
+/// Most bytes of a user's id (`sub`): as many as a provider may give it (OpenID Connect Core 1.0
+/// section 2).
+pub const USER_BYTES_MAX: usize = 255;
+/// Most groups that are kept of a token.
 pub const GROUPS_MAX: usize = 64;
-/// Most bytes of a group's name.
+/// Most bytes of a group's name; longer ones are left out.
 pub const GROUP_BYTES_MAX: usize = 64;
 /// Most bytes of a `kid`: a SHA-512 thumbprint in hex. It is only looked up.
 pub const KEY_ID_BYTES_MAX: usize = 128;
@@ -53,8 +55,11 @@ pub struct Identity {
     pub user: Arc<str>,
     /// The claim `tenant`: always there with `tenants = "many"`, never with `"one"`.
     pub tenant: Option<Arc<str>>,
-    /// The claim `groups`: at most [`GROUPS_MAX`] names.
+    /// The claim `groups`: at most [`GROUPS_MAX`] names of 1 to [`GROUP_BYTES_MAX`] bytes without
+    /// control characters.
     pub groups: Vec<Arc<str>>,
+    /// Number of entries of that claim that are no such names, or too many.
+    pub groups_left_out: u32,
     /// The first second, since 1970, in which the token is not accepted any more: `exp` and the
     /// leeway.
     pub expires_unix_s: i64,

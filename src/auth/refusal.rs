@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::config::settings::Algorithm;
+
 /// A claim or header parameter that a rule is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Claim {
@@ -24,17 +26,9 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// All claims that have rules.
-    pub const ALL: [Self; 8] = [
-        Self::Exp,
-        Self::Nbf,
-        Self::Iat,
-        Self::Sub,
-        Self::Iss,
-        Self::Aud,
-        Self::Tenant,
-        Self::Groups,
-    ];
+    /// All claims that can refuse a token. Groups cannot: what is no group is left out.
+    pub const REFUSING: [Self; 7] =
+        [Self::Exp, Self::Nbf, Self::Iat, Self::Sub, Self::Iss, Self::Aud, Self::Tenant];
 
     /// Name of the claim in the token.
     pub(crate) fn name(self) -> &'static str {
@@ -54,7 +48,7 @@ impl Claim {
     pub(crate) fn form(self) -> &'static str {
         match self {
             Self::Exp | Self::Nbf | Self::Iat => "a number of seconds since 1970",
-            Self::Sub => "a string of 1 to 128 bytes without control characters",
+            Self::Sub => "a string of 1 to 255 bytes without control characters",
             Self::Iss => "a string",
             Self::Aud => "a string or a list of strings",
             Self::Tenant => "1 to 64 letters, digits, '-', '_' or '.'",
@@ -128,18 +122,23 @@ impl Refusal {
             Self::Issuer,
             Self::Audience,
         ];
-        all.extend(Claim::ALL.map(Self::Missing));
-        all.extend(Claim::ALL.map(Self::BadClaim));
+        all.extend(Claim::REFUSING.map(Self::Missing));
+        all.extend(Claim::REFUSING.map(Self::BadClaim));
         all
     }
 
-    /// Text for people, also sent to clients.
+    /// Text for people, also sent to clients. 300 bytes at most.
     pub(crate) fn text(self) -> String {
         let fixed = match self {
             Self::TooLong => "the token is over 8 KiB",
             Self::Malformed => "the token is not a signed JWT in compact form",
             Self::Duplicate => "the token has one name twice in an object",
-            Self::Algorithm => "the token's algorithm (alg) is not accepted",
+            Self::Algorithm => {
+                let names = Algorithm::NAMED.map(|(name, _)| name).join(", ");
+                return format!(
+                    "the token's algorithm (alg) is not the one of its key, or none of {names}"
+                );
+            }
             Self::Header => "the token's header is not that of a JWT",
             Self::BringsKey => "the token's header contains a key or the address of one",
             Self::Critical => "the token demands extensions (crit) that the gateway does not have",
@@ -148,7 +147,11 @@ impl Refusal {
             Self::NoKeyId => "the token has no kid, and more than one key may have signed it",
             Self::Signature => "the token's signature was not made with its key",
             Self::Missing(claim) => {
-                return format!("the token has no {}", claim.name());
+                return format!(
+                    "the token has no {}, which must be {}",
+                    claim.name(),
+                    claim.form()
+                );
             }
             Self::BadClaim(claim) => {
                 return format!("the token's {} is not {}", claim.name(), claim.form());

@@ -1,5 +1,7 @@
 //! Tokens: every row of the catalogue of bad ones, every algorithm, and no mutation that passes.
 
+mod claims;
+mod providers;
 mod sets;
 
 use base64::Engine;
@@ -9,7 +11,7 @@ use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm};
 use serde_json::{Map, Value, json};
 
 use super::explain::{Outcome, explain_token};
-use super::keys::{JWKS_KEYS_MAX, KeySet, read_jwks};
+use super::keys::{BadKey, JWKS_KEYS_MAX, KeySet, read_jwks};
 use super::mint::{SigningKey, Wanted, mint};
 use super::*;
 use crate::config::auth::KeyTexts;
@@ -129,6 +131,7 @@ fn a_good_token_says_who_it_is() {
         user: "alice".into(),
         tenant: None,
         groups: vec!["x".into(), "y".into()],
+        groups_left_out: 0,
         expires_unix_s: NOW + 60 + 30,
     };
     assert_eq!(verifier().verify(&good_token(), NOW), Ok(expected));
@@ -173,7 +176,8 @@ fn what_is_minted_verifies_with_every_algorithm() {
 
 #[test]
 fn an_algorithm_comes_from_the_key_and_never_from_the_header() {
-    for alg in ["none", "None", "NONE", "", "hs256", "HS1", "ES256K", "RSA-OAEP", "Ed448"] {
+    for alg in ["none", "None", "NONE", "", "hs256", "HS1", "ES256K", "RSA-OAEP", "Ed448", "ES512"]
+    {
         let header = format!(r#"{{"alg":"{alg}","kid":"a"}}"#);
         assert_eq!(with_header(&header), Err(Refusal::Algorithm), "{alg}");
         let unsigned = format!("{}.{}.", b64(&header), b64(claims(json!({}))));
@@ -290,11 +294,7 @@ fn the_form_is_strict() {
         signed(HEADER, "null", SECRET),
         signed(HEADER, "", SECRET),
         signed(HEADER, "not json", SECRET),
-        signed(
-            HEADER,
-            &format!("{}{}", "{\"a\":".repeat(500), "1".to_owned() + &"}".repeat(500)),
-            SECRET,
-        ),
+        signed(&format!("{}1{}", "{\"a\":".repeat(500), "}".repeat(500)), "{}", SECRET),
         signed(HEADER, &format!("{}{} x", "", claims(json!({}))), SECRET),
     ];
     wrong.push(signed(&format!("{HEADER}{HEADER}"), "{}", SECRET));
@@ -326,90 +326,7 @@ fn a_token_has_a_length() {
 }
 
 #[test]
-fn times_have_one_type_and_one_meaning() {
-    for claim in [Claim::Exp, Claim::Nbf, Claim::Iat] {
-        for bad in [
-            json!((NOW + 60).to_string()),
-            json!(""),
-            json!(true),
-            json!([NOW + 60]),
-            json!({"a": 1}),
-            json!(-1),
-            json!(-0.5),
-            json!(SEQ_PAST),
-            json!(u64::MAX),
-            json!(i64::MIN),
-            json!(1e300),
-        ] {
-            let found = with(json!({ claim.name(): bad }));
-            assert_eq!(found, Err(Refusal::BadClaim(claim)), "{claim:?} {bad}");
-        }
-        // JSON null is not "absent".
-        let null = claims(json!({})).replacen('{', &format!("{{\"{}\":null,", claim.name()), 1);
-        let null = if claim == Claim::Exp {
-            null.replace(&format!(",\"exp\":{}", NOW + 60), "")
-        } else {
-            null
-        };
-        let found = verifier().verify(&signed(HEADER, &null, SECRET), NOW);
-        assert!(
-            matches!(found, Err(Refusal::BadClaim(_) | Refusal::Duplicate)),
-            "{null} {found:?}"
-        );
-    }
-    let rows = [
-        (json!({"exp": null}), Err(Refusal::Missing(Claim::Exp))),
-        (json!({"exp": NOW}), Ok(NOW + 30)),
-        (json!({"exp": NOW - 29}), Ok(NOW + 1)),
-        (json!({"exp": NOW - 30}), Err(Refusal::Expired)),
-        (json!({"exp": 0}), Err(Refusal::Expired)),
-        (json!({"exp": NOW as f64 - 28.5}), Ok(NOW + 1)),
-        (json!({"exp": NOW as f64 - 29.5}), Err(Refusal::Expired)),
-        (json!({"exp": 1.7e9 + 60.0}), Ok(NOW + 90)),
-        (json!({"exp": (1i64 << 53) - 1}), Ok((1 << 53) - 1 + 30)),
-        (json!({"nbf": NOW + 30}), Ok(NOW + 90)),
-        (json!({"nbf": NOW + 31}), Err(Refusal::NotYet)),
-        (json!({"nbf": NOW as f64 + 30.5}), Err(Refusal::NotYet)),
-        (json!({"iat": NOW + 30}), Ok(NOW + 90)),
-        (json!({"iat": NOW + 31}), Err(Refusal::IssuedInFuture)),
-        (json!({"iat": 0}), Ok(NOW + 90)),
-    ];
-    for (changes, expected) in rows {
-        let found = with(changes.clone()).map(|identity| identity.expires_unix_s);
-        assert_eq!(found, expected, "{changes}");
-    }
-    // The clock may show any time: before 1970, and at the end of time.
-    assert_eq!(verifier().verify(&good_token(), i64::MAX), Err(Refusal::Expired));
-    assert!(verifier().verify(&good_token(), i64::MIN).is_ok(), "it has neither nbf nor iat");
-}
-
-const SEQ_PAST: u64 = 1 << 53;
-
-#[test]
-fn issuer_and_audience_are_those_that_are_configured() {
-    let rows = [
-        (json!({"iss": "you"}), Err(Refusal::Issuer)),
-        (json!({"iss": "me "}), Err(Refusal::Issuer)),
-        (json!({"iss": null}), Err(Refusal::Missing(Claim::Iss))),
-        (json!({"iss": ["me"]}), Err(Refusal::BadClaim(Claim::Iss))),
-        (json!({"aud": "chat"}), Err(Refusal::Audience)),
-        (json!({"aud": "gam"}), Err(Refusal::Audience)),
-        (json!({"aud": []}), Err(Refusal::Audience)),
-        (json!({"aud": null}), Err(Refusal::Missing(Claim::Aud))),
-        (json!({"aud": ["chat", "game"]}), Ok(())),
-        (json!({"aud": ["game", 1]}), Err(Refusal::BadClaim(Claim::Aud))),
-        (json!({"aud": {"game": 1}}), Err(Refusal::BadClaim(Claim::Aud))),
-    ];
-    for (changes, expected) in rows {
-        assert_eq!(with(changes.clone()).map(drop), expected, "{changes}");
-    }
-    let anybody = verifier_of(&AuthSettings::default());
-    let token = signed(HEADER, &claims(json!({"iss": "you", "aud": null})), SECRET);
-    assert!(anybody.verify(&token, NOW).is_ok());
-}
-
-#[test]
-fn users_tenants_and_groups_have_their_forms() {
+fn users_and_tenants_have_their_forms() {
     let many = verifier_of(&AuthSettings { tenants: Tenants::Many, ..settings() });
     let found = |changes: Value| many.verify(&signed(HEADER, &claims(changes), SECRET), NOW);
     assert_eq!(found(json!({})), Err(Refusal::Missing(Claim::Tenant)));
@@ -423,29 +340,14 @@ fn users_tenants_and_groups_have_their_forms() {
     assert_eq!(with(json!({"tenant": 1})).unwrap().tenant, None);
 
     assert_eq!(with(json!({"sub": null})), Err(Refusal::Missing(Claim::Sub)));
-    for bad in [json!(""), json!(7), json!("a".repeat(129)), json!("a\nb"), json!("a\u{85}b")] {
+    for bad in [json!(""), json!(7), json!("a".repeat(256)), json!("a\nb"), json!("a\u{85}b")] {
         assert_eq!(with(json!({"sub": bad})), Err(Refusal::BadClaim(Claim::Sub)), "{bad}");
     }
     // Shown escaped in the log, and taken.
-    for good in ["a", "auth0|5f7c", "Zoë Ünal", "\u{202e}nimda", "\u{5e9}\u{5dc}", &"a".repeat(128)]
+    for good in ["a", "auth0|5f7c", "Zoë Ünal", "\u{202e}nimda", "\u{5e9}\u{5dc}", &"a".repeat(255)]
     {
         assert_eq!(&*with(json!({"sub": good})).unwrap().user, good);
     }
-    let many_groups: Vec<_> = (0..65).map(|n| n.to_string()).collect();
-    for bad in [
-        json!("x"),
-        json!({"x": 1}),
-        json!([1]),
-        json!(["x", ["y"]]),
-        json!([""]),
-        json!(["a".repeat(65)]),
-        json!(["a\u{0}"]),
-        json!(many_groups),
-    ] {
-        assert_eq!(with(json!({"groups": bad})), Err(Refusal::BadClaim(Claim::Groups)), "{bad}");
-    }
-    assert_eq!(with(json!({"groups": many_groups[..64]})).unwrap().groups.len(), 64);
-    assert_eq!(with(json!({"groups": []})).unwrap().groups.len(), 0);
 }
 
 #[test]
@@ -526,8 +428,8 @@ fn refusals_have_a_sentence_and_a_word_each() {
     let all = Refusal::all();
     let texts: std::collections::HashSet<_> = all.iter().map(|r| r.text()).collect();
     let labels: std::collections::HashSet<_> = all.iter().map(|r| r.label()).collect();
-    assert_eq!((all.len(), texts.len(), labels.len()), (32, 32, 18));
-    assert!(texts.iter().all(|text| text.starts_with("the token")));
+    assert_eq!((all.len(), texts.len(), labels.len()), (30, 30, 18));
+    assert!(texts.iter().all(|text| text.starts_with("the token") && text.len() <= 300));
 }
 
 proptest! {

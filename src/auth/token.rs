@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::json::{self, Fault};
+use super::json::{self, Fault, Members};
 use super::{KEY_ID_BYTES_MAX, Refusal, TOKEN_BYTES_MAX};
 use crate::config::settings::Algorithm;
 
@@ -43,12 +43,13 @@ impl<'a> Token<'a> {
         if [header, claims, signature].iter().any(|part| decode(part).is_none()) {
             return Err(Refusal::Malformed);
         }
-        Ok(Self { signed, header: part(header)?, claims, signature })
+        let header = json::object(&decode(header).ok_or(Refusal::Malformed)?).map_err(refusal)?;
+        Ok(Self { signed, header, claims, signature })
     }
 
-    /// Reads the claims.
-    pub fn claims(&self) -> Result<Map<String, Value>, Refusal> {
-        part(self.claims)
+    /// Reads the names of the claims, each of which is there once; the values are not read yet.
+    pub fn claims(&self) -> Result<Members, Refusal> {
+        json::members(&decode(self.claims).ok_or(Refusal::Malformed)?).map_err(refusal)
     }
 
     /// The parameters of the header, if it is one of a token for this gateway.
@@ -85,10 +86,12 @@ impl<'a> Token<'a> {
 }
 
 /// Whether `kind` is the type of an access token (RFC 8725 section 3.11). `JWT` may be any token
-/// (RFC 7519 section 5.1), `at+jwt` is an access token (RFC 9068 section 2.1); a logout or DPoP
-/// token, signed with the same key, is neither.
+/// (RFC 7519 section 5.1), `at+jwt` is an access token (RFC 9068 section 2.1), and `application/`
+/// may stand before both (RFC 7515 section 4.1.9); a logout or DPoP token, signed with the same
+/// key, is neither.
 fn is_access_token(kind: &str) -> bool {
-    ["JWT", "at+jwt", "application/at+jwt"].iter().any(|k| k.eq_ignore_ascii_case(kind))
+    const TYPES: [&str; 4] = ["JWT", "at+jwt", "application/jwt", "application/at+jwt"];
+    TYPES.iter().any(|known| known.eq_ignore_ascii_case(kind))
 }
 
 /// Decodes unpadded base64url in its only valid form: the unused bits of the last character are
@@ -97,10 +100,9 @@ fn decode(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
 
-fn part(text: &str) -> Result<Map<String, Value>, Refusal> {
-    let bytes = decode(text).ok_or(Refusal::Malformed)?;
-    json::object(&bytes).map_err(|fault| match fault {
+fn refusal(fault: Fault) -> Refusal {
+    match fault {
         Fault::Malformed => Refusal::Malformed,
         Fault::Duplicate => Refusal::Duplicate,
-    })
+    }
 }

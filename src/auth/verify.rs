@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Number;
+use serde_json::value::RawValue;
 
+use super::json::Members;
 use super::keys::Key;
 use super::token::Token;
 use super::{
@@ -35,15 +37,27 @@ pub(super) struct Times {
     iat: Option<i64>,
 }
 
-/// Claims in their right types, with values that are not checked yet.
+/// The claims that are used, in their right types, with values that are not checked yet. All others
+/// are not even looked at: whatever they contain, they are no reason to refuse a token.
 #[derive(Debug)]
-pub(super) struct Claims<'a> {
+pub(super) struct Claims {
     times: Times,
-    user: &'a str,
-    issuer: Option<&'a str>,
-    audience: Option<Vec<&'a str>>,
-    tenant: Option<&'a str>,
-    groups: Vec<&'a str>,
+    user: String,
+    /// `None` also if no issuer is configured.
+    issuer: Option<String>,
+    /// `None` also if no audience is configured.
+    audience: Option<Vec<String>>,
+    tenant: Option<String>,
+    groups: Groups,
+}
+
+/// The names in the claim `groups`. Nothing is decided by them, so no form of it refuses a token.
+#[derive(Default, Debug)]
+pub(super) struct Groups {
+    /// The first [`GROUPS_MAX`] names within the bounds.
+    pub(super) kept: Vec<Arc<str>>,
+    /// Number of entries that are no such names.
+    pub(super) left_out: u32,
 }
 
 impl Verifier {
@@ -75,7 +89,7 @@ impl Verifier {
         let header = Token::read(token).and_then(|token| token.checked_header());
         let Ok(header) = header else { return false };
         match &header.key_id {
-            Some(id) => self.keys.by_id(id).is_none(),
+            Some(id) => !self.keys.knows(id),
             None => {
                 let (keys, algorithm) = (&self.keys, header.algorithm);
                 keys.only_one_of(algorithm).is_none() && keys.may_fetch_one_of(algorithm)
@@ -107,23 +121,21 @@ impl Verifier {
     pub(super) fn key(&self, token: &Token<'_>) -> Result<&Key, Refusal> {
         let header = token.checked_header()?;
         match &header.key_id {
-            Some(id) => {
-                let key = self.keys.by_id(id).ok_or(Refusal::UnknownKey)?;
-                (key.algorithm() == header.algorithm).then_some(key).ok_or(Refusal::Algorithm)
-            }
+            Some(id) if !self.keys.knows(id) => Err(Refusal::UnknownKey),
+            Some(id) => self.keys.named(id, header.algorithm).ok_or(Refusal::Algorithm),
             // With several keys, trying one after the other would let a sender choose the cost of a
             // bad token, and the key behind a good one would be unclear.
             None => self.keys.only_one_of(header.algorithm).ok_or(Refusal::NoKeyId),
         }
     }
 
-    /// Reads the claims by their types.
-    pub(super) fn read<'a>(&self, claims: &'a Map<String, Value>) -> Result<Claims<'a>, Refusal> {
+    /// Reads the claims that are used by their types.
+    pub(super) fn read(&self, claims: &Members) -> Result<Claims, Refusal> {
         let exp = seconds(claims, Claim::Exp, f64::floor)?.ok_or(Refusal::Missing(Claim::Exp))?;
         let nbf = seconds(claims, Claim::Nbf, f64::ceil)?;
         let iat = seconds(claims, Claim::Iat, f64::floor)?;
         let user = text(claims, Claim::Sub)?.ok_or(Refusal::Missing(Claim::Sub))?;
-        if !is_word(user, USER_BYTES_MAX) {
+        if !is_word(&user, USER_BYTES_MAX) {
             return Err(Refusal::BadClaim(Claim::Sub));
         }
         let tenant = match self.tenants {
@@ -134,13 +146,15 @@ impl Verifier {
                 Some(tenant).filter(|t| is_name(t)).ok_or(Refusal::BadClaim(Claim::Tenant))?.into()
             }
         };
+        let issuer = self.issuer.as_ref().map(|_| text(claims, Claim::Iss)).transpose()?;
+        let audience = self.audience.as_ref().map(|_| audience(claims)).transpose()?;
         Ok(Claims {
             times: Times { exp, nbf, iat },
             user,
-            issuer: text(claims, Claim::Iss)?,
-            audience: audience(claims)?,
+            issuer: issuer.flatten(),
+            audience: audience.flatten(),
             tenant,
-            groups: groups(claims)?,
+            groups: groups(claims),
         })
     }
 
@@ -160,8 +174,8 @@ impl Verifier {
         Ok(())
     }
 
-    pub(super) fn check_issuer(&self, claims: &Claims<'_>) -> Result<(), Refusal> {
-        match (&self.issuer, claims.issuer) {
+    pub(super) fn check_issuer(&self, claims: &Claims) -> Result<(), Refusal> {
+        match (&self.issuer, &claims.issuer) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(Refusal::Missing(Claim::Iss)),
             (Some(wanted), Some(is)) if **wanted == *is => Ok(()),
@@ -169,20 +183,21 @@ impl Verifier {
         }
     }
 
-    pub(super) fn check_audience(&self, claims: &Claims<'_>) -> Result<(), Refusal> {
+    pub(super) fn check_audience(&self, claims: &Claims) -> Result<(), Refusal> {
         match (&self.audience, &claims.audience) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(Refusal::Missing(Claim::Aud)),
-            (Some(wanted), Some(list)) if list.contains(&&**wanted) => Ok(()),
+            (Some(wanted), Some(list)) if list.iter().any(|is| **wanted == *is) => Ok(()),
             (Some(_), Some(_)) => Err(Refusal::Audience),
         }
     }
 
-    pub(super) fn identity(&self, claims: &Claims<'_>) -> Identity {
+    pub(super) fn identity(&self, claims: &Claims) -> Identity {
         Identity {
-            user: claims.user.into(),
-            tenant: claims.tenant.map(Arc::from),
-            groups: claims.groups.iter().map(|&group| Arc::from(group)).collect(),
+            user: (*claims.user).into(),
+            tenant: claims.tenant.as_deref().map(Arc::from),
+            groups: claims.groups.kept.clone(),
+            groups_left_out: claims.groups.left_out,
             expires_unix_s: claims.times.exp + self.leeway_s,
         }
     }
@@ -203,9 +218,13 @@ impl Verifier {
     }
 }
 
-impl Claims<'_> {
+impl Claims {
     pub(super) fn times(&self) -> Times {
         self.times
+    }
+
+    pub(super) fn groups(&self) -> &Groups {
+        &self.groups
     }
 }
 
@@ -217,31 +236,32 @@ pub(super) fn check_signature(token: &Token<'_>, key: &Key) -> Result<(), Refusa
     right.unwrap_or(false).then_some(()).ok_or(Refusal::Signature)
 }
 
-/// Reads a NumericDate (RFC 7519 section 2): a JSON number, a fraction rounded to the safe side by
-/// `round`. From 0 to 2^53 - 1, the largest whole number on which all readers of JSON agree; so
-/// sums with the leeway cannot overflow. A string is refused, whatever it contains.
-fn seconds(
-    claims: &Map<String, Value>,
-    claim: Claim,
-    round: fn(f64) -> f64,
-) -> Result<Option<i64>, Refusal> {
+/// Reads a NumericDate (RFC 7519 section 2): any JSON number, a fraction rounded to the safe side
+/// by `round`. What is further from 1970 than 2^53 - 1, the largest whole number on which all
+/// readers of JSON agree, counts as that time: issuers write the least and the largest number of
+/// their language for "always" and "never", and sums with the leeway cannot overflow. A string is
+/// refused, whatever it contains.
+fn seconds(claims: &Members, claim: Claim, round: fn(f64) -> f64) -> Result<Option<i64>, Refusal> {
     let Some(value) = claims.get(claim.name()) else { return Ok(None) };
-    let bad = Refusal::BadClaim(claim);
-    let Value::Number(number) = value else { return Err(bad) };
-    let whole = match (number.as_u64(), number.as_f64()) {
+    let number: Option<Number> = serde_json::from_str(value.get()).ok();
+    let number = number.ok_or(Refusal::BadClaim(claim))?;
+    let max = SEQ_MAX as i64;
+    let whole = match (number.as_i64(), number.as_f64()) {
         (Some(n), _) => n,
-        (None, Some(x)) if (0.0..=SEQ_MAX as f64).contains(&x) => round(x) as u64,
-        (None, _) => return Err(bad),
+        // Rounds to the ends of i64 and no further.
+        (None, Some(x)) => round(x) as i64,
+        (None, None) => return Err(Refusal::BadClaim(claim)),
     };
-    i64::try_from(whole).ok().filter(|_| whole <= SEQ_MAX).map(Some).ok_or(bad)
+    Ok(Some(whole.clamp(-max, max)))
 }
 
-fn text(claims: &Map<String, Value>, claim: Claim) -> Result<Option<&str>, Refusal> {
-    match claims.get(claim.name()) {
-        None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s)),
-        Some(_) => Err(Refusal::BadClaim(claim)),
-    }
+fn text(claims: &Members, claim: Claim) -> Result<Option<String>, Refusal> {
+    let value = claims.get(claim.name());
+    value.map(|value| string(value).ok_or(Refusal::BadClaim(claim))).transpose()
+}
+
+fn string(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
 }
 
 /// Whether `s` has 1 to `bytes_max` bytes without control characters: users and groups are used in
@@ -251,27 +271,26 @@ fn is_word(s: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&s.len()) && !s.chars().any(char::is_control)
 }
 
-fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, Refusal> {
-    match claims.get(Claim::Aud.name()) {
-        None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(vec![s])),
-        Some(Value::Array(list)) => {
-            let texts: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
-            texts.map(Some).ok_or(Refusal::BadClaim(Claim::Aud))
-        }
-        Some(_) => Err(Refusal::BadClaim(Claim::Aud)),
-    }
+fn audience(claims: &Members) -> Result<Option<Vec<String>>, Refusal> {
+    let Some(value) = claims.get(Claim::Aud.name()) else { return Ok(None) };
+    let list = string(value).map(|one| vec![one]);
+    let list = list.or_else(|| serde_json::from_str(value.get()).ok());
+    list.map(Some).ok_or(Refusal::BadClaim(Claim::Aud))
 }
 
-fn groups(claims: &Map<String, Value>) -> Result<Vec<&str>, Refusal> {
-    let list = match claims.get(Claim::Groups.name()) {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(list)) if list.len() <= GROUPS_MAX => list,
-        Some(_) => return Err(Refusal::BadClaim(Claim::Groups)),
+/// The groups: of a list its strings within the bounds, and a string is one group.
+fn groups(claims: &Members) -> Groups {
+    let mut groups = Groups::default();
+    let Some(value) = claims.get(Claim::Groups.name()).filter(|v| v.get() != "null") else {
+        return groups;
     };
-    let word = |value: &'_ Value| value.as_str().is_some_and(|s| is_word(s, GROUP_BYTES_MAX));
-    if !list.iter().all(word) {
-        return Err(Refusal::BadClaim(Claim::Groups));
+    let list: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_else(|_| vec![&**value]);
+    for name in list.into_iter().map(string) {
+        match name.filter(|name| is_word(name, GROUP_BYTES_MAX)) {
+            Some(name) if groups.kept.len() < GROUPS_MAX => groups.kept.push(name.into()),
+            // A token of 8 KiB has some thousand entries at most.
+            Some(_) | None => groups.left_out += 1,
+        }
     }
-    Ok(list.iter().filter_map(Value::as_str).collect())
+    groups
 }

@@ -16,6 +16,7 @@ use crate::clock::unix_now_s;
 use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
 use crate::control::jwks_fetch::{FETCH_TIMEOUT, fetch_jwks};
+use crate::tls::authorities::Authorities;
 
 /// Claims of a token to make.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -110,8 +111,9 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
         Ok(config) => config,
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
-    let keys = match LocalKeys::read(&config) {
-        Ok(keys) => keys,
+    let files = Problems::join(LocalKeys::read(&config), Authorities::read(&config));
+    let (keys, authorities) = match files {
+        Ok(files) => files,
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let mut text = String::new();
@@ -121,7 +123,7 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
     }
     let mut out = String::new();
     let fetched = config.gateway.auth.jwks_url.as_deref().and_then(|url| {
-        match fetch_jwks(url, FETCH_TIMEOUT).and_then(|text| read_jwks(&text)) {
+        match fetch_jwks(url, &authorities, FETCH_TIMEOUT).and_then(|text| read_jwks(&text)) {
             Ok(set) => Some(set),
             Err(why) => {
                 out += &format!("note: the keys of auth.jwks_url are missing: {why}\n");

@@ -35,6 +35,7 @@ pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
         tenants: r.word("auth.tenants", d.tenants, &tenants),
         jwks_file: r.file("auth.jwks_file"),
         jwks_url: optional(r, "auth.jwks_url", is_key_url, URL_RULE),
+        jwks_ca_file: r.file("auth.jwks_ca_file"),
         jwks_refresh: r.seconds(
             "auth.jwks_refresh_s",
             d.jwks_refresh,
@@ -61,6 +62,12 @@ fn relations(r: &mut Reader, s: &AuthSettings) {
                 let rule = "needs a key to verify tokens with: add an [[auth_key]], or set \
                             auth.jwks_file or auth.jwks_url";
                 r.problem("auth.mode", rule);
+            }
+            let https = |url: &String| url.starts_with("https://");
+            if s.jwks_ca_file.is_some() && !s.jwks_url.as_ref().is_some_and(https) {
+                let rule = "without effect: nothing is fetched over https; set auth.jwks_url to an \
+                            https:// URL";
+                r.warning("auth.jwks_ca_file", rule);
             }
             if s.issuer.is_none() {
                 let rule = "tokens of any issuer that has one of the keys are accepted; set it to \

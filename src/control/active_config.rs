@@ -17,6 +17,7 @@ use crate::config::{Config, Loader, Problem, Problems, Source};
 use crate::ids::ShardId;
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
+use crate::tls::authorities::Authorities;
 use crate::tls::load::{CertificateInfo, LocalTls};
 
 /// Result of a reload that was taken.
@@ -104,6 +105,11 @@ impl ActiveConfig {
     /// Keys of tokens, with the configuration that they depend on.
     pub fn keys(&mut self) -> (&mut TokenKeys, &Config) {
         (&mut self.keys, &self.config)
+    }
+
+    /// The authorities that servers of keys are signed by.
+    pub fn authorities(&self) -> &Authorities {
+        self.tls.authorities()
     }
 
     /// Certificates that new connections are shown.

@@ -19,6 +19,7 @@ use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::stats::Signal;
+use crate::tls::authorities::Authorities;
 use crate::tls::load::CertificateInfo;
 
 /// Copy of the directory's state for the admin endpoint.
@@ -91,6 +92,11 @@ impl Directory {
     /// State that a shard is to work by.
     pub fn published(&self, shard: ShardId) -> ShardConfig {
         self.active.for_shard(shard, self.snapshot().clone())
+    }
+
+    /// The authorities that servers of keys are signed by.
+    pub fn authorities(&self) -> &Authorities {
+        self.active.authorities()
     }
 
     /// Certificates that new connections are shown.

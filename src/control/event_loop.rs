@@ -135,7 +135,7 @@ fn start(
     let (check_sender, checks) = mpsc::channel(CHECKS_MAX);
     let fleet = Fleet::new(gateway.health.clone(), inputs.seed, check_sender);
     let (fetch_sender, fetches) = mpsc::channel(jwks::FETCHES_MAX);
-    let jwks = JwksRefresher::start(config, fetch_sender);
+    let jwks = JwksRefresher::start(config, inputs.local.tls.authorities(), fetch_sender);
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
     let mut control = Control {
         shards: ShardTable::new(inputs.shards),
@@ -333,7 +333,7 @@ impl Control {
         let result = self.directory.reload(now);
         if result.is_ok() {
             let before = self.jwks.url().map(str::to_owned);
-            self.jwks.follow(self.directory.config());
+            self.jwks.follow(self.directory.config(), self.directory.authorities());
             if self.jwks.url() != before.as_deref() {
                 self.directory.forget_jwks();
             }

@@ -13,6 +13,7 @@ use crate::auth::keys::{KeySet, read_jwks};
 use crate::clock::unix_now_s;
 use crate::config::Config;
 use crate::config::settings::AuthMode;
+use crate::tls::authorities::Authorities;
 
 /// Name of the JWK set among the sources.
 pub const SOURCE: &str = "jwks";
@@ -22,6 +23,16 @@ const RETRY: Duration = Duration::from_secs(10);
 const EARLY_FETCH: Duration = Duration::from_secs(EARLY_FETCH_S);
 /// Results of fetches that wait to be taken in.
 pub const FETCHES_MAX: usize = 4;
+
+/// A JWK set to fetch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Set {
+    url: String,
+    /// Authorities, one of which signs the server.
+    authorities: Authorities,
+    /// Time between two fetches.
+    refresh: Duration,
+}
 
 /// Result of a fetch.
 #[derive(Debug)]
@@ -34,7 +45,7 @@ pub struct JwksFetch {
 
 /// The task that fetches the set that is configured, if one is.
 pub struct JwksRefresher {
-    configured: Option<(String, Duration)>,
+    configured: Option<Set>,
     task: Option<JoinHandle<()>>,
     /// Wakes the task to fetch now; holds one request at most.
     hurry: mpsc::Sender<()>,
@@ -45,16 +56,20 @@ pub struct JwksRefresher {
 
 impl JwksRefresher {
     /// Begins the first fetch at once, if a set is configured.
-    pub fn start(config: &Config, fetches: mpsc::Sender<JwksFetch>) -> Self {
+    pub fn start(
+        config: &Config,
+        authorities: &Authorities,
+        fetches: mpsc::Sender<JwksFetch>,
+    ) -> Self {
         let (hurry, _) = mpsc::channel(1);
         let mut refresher = Self { configured: None, task: None, hurry, hurried_at: None, fetches };
-        refresher.follow(config);
+        refresher.follow(config, authorities);
         refresher
     }
 
     /// URL of the set that is configured.
     pub fn url(&self) -> Option<&str> {
-        self.configured.as_ref().map(|(url, _)| url.as_str())
+        self.configured.as_ref().map(|set| set.url.as_str())
     }
 
     /// Fetches the set now, because a shard was shown a token with a key that it does not know;
@@ -68,11 +83,12 @@ impl JwksRefresher {
         }
     }
 
-    /// Follows a configuration that may have changed.
-    pub fn follow(&mut self, config: &Config) {
+    /// Follows a configuration that may have changed, and the authorities in its file.
+    pub fn follow(&mut self, config: &Config, authorities: &Authorities) {
         let auth = &config.gateway.auth;
         let url = auth.jwks_url.clone().filter(|_| auth.mode == AuthMode::Jwt);
-        let configured = url.map(|url| (url, auth.jwks_refresh));
+        let (refresh, authorities) = (auth.jwks_refresh, authorities.clone());
+        let configured = url.map(|url| Set { url, authorities, refresh });
         if configured == self.configured {
             return;
         }
@@ -82,25 +98,24 @@ impl JwksRefresher {
         self.configured = configured;
         let (hurry, hurried) = mpsc::channel(1);
         self.hurry = hurry;
-        if let Some((url, refresh)) = self.configured.clone() {
+        if let Some(set) = self.configured.clone() {
             let fetches = self.fetches.clone();
-            self.task = Some(tokio::spawn(keep_fetching(url, refresh, hurried, fetches)));
+            self.task = Some(tokio::spawn(keep_fetching(set, hurried, fetches)));
         }
     }
 }
 
 async fn keep_fetching(
-    url: String,
-    refresh: Duration,
+    set: Set,
     mut hurried: mpsc::Receiver<()>,
     fetches: mpsc::Sender<JwksFetch>,
 ) {
     loop {
-        let result = fetch(url.clone()).await;
+        let result = fetch(set.clone()).await;
         // Requests that came meanwhile are answered by this fetch.
         while hurried.try_recv().is_ok() {}
-        let wait = if result.is_ok() { refresh } else { refresh.min(RETRY) };
-        if fetches.send(JwksFetch { url: url.clone(), result }).await.is_err() {
+        let wait = if result.is_ok() { set.refresh } else { set.refresh.min(RETRY) };
+        if fetches.send(JwksFetch { url: set.url.clone(), result }).await.is_err() {
             return;
         }
         tokio::select! {
@@ -111,12 +126,13 @@ async fn keep_fetching(
 }
 
 /// Fetches on a thread of its own and not on one of the runtime's, whose end would wait for it.
-async fn fetch(url: String) -> Result<KeySet, String> {
+async fn fetch(set: Set) -> Result<KeySet, String> {
     let (done, found) = oneshot::channel();
     // The start and not the end: keys that are newer than the question need not be in the answer.
     let fetched_unix_s = Some(unix_now_s());
     let work = move || {
-        let set = fetch_jwks(&url, FETCH_TIMEOUT).and_then(|text| read_jwks(&text));
+        let text = fetch_jwks(&set.url, &set.authorities, FETCH_TIMEOUT);
+        let set = text.and_then(|text| read_jwks(&text));
         // The task may have been aborted.
         let _ = done.send(set.map(|set| KeySet { fetched_unix_s, ..set }));
     };
@@ -139,7 +155,7 @@ mod tests {
         // No request is sent: a fetch fails at once, and the next is 10 s away.
         config.gateway.auth.jwks_url = Some("http://192.0.2.1/".into());
         let (fetches, mut results) = mpsc::channel(FETCHES_MAX);
-        let mut refresher = JwksRefresher::start(&config, fetches);
+        let mut refresher = JwksRefresher::start(&config, &Authorities::default(), fetches);
         let mut start = Instant::now();
         assert!(results.recv().await.expect("the first fetch").result.is_err());
         for request in 0..2 {
@@ -151,7 +167,7 @@ mod tests {
             start += EARLY_FETCH;
         }
         config.gateway.auth.jwks_url = None;
-        refresher.follow(&config);
+        refresher.follow(&config, &Authorities::default());
         refresher.hurry(start);
         assert_ne!(refresher.hurried_at, Some(start), "nothing is fetched");
     }

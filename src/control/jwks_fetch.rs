@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ureq::Agent;
 use ureq::config::Config;
-use ureq::tls::TlsConfig;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::config::auth::{JWKS_BYTES_MAX, is_key_url};
+use crate::tls::authorities::Authorities;
 use crate::tls::provider;
 
 /// Longest time of a fetch; shorter than the wait for the first answer of the sources, which is 5
@@ -16,18 +17,31 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
 /// Media types of JWK sets, so that no server sends a web page instead.
 const ACCEPT: &str = "application/jwk-set+json, application/json";
 
-/// Fetches `url` within `timeout`, name lookup, TLS and body included. Blocks: to be called on a
-/// thread of its own. The error says what happened and is safe to log: nothing of the answer's body
-/// is in it.
+/// Fetches `url`, whose server must be signed by one of `authorities`, within `timeout`, name
+/// lookup, TLS and body included. Blocks: to be called on a thread of its own. The error says what
+/// happened and is safe to log: nothing of the answer's body is in it.
 ///
 /// Redirects are not followed: they would let a server at one address choose another, in the clear
 /// or on this machine. Proxies of the environment are not used, for the same reason.
-pub fn fetch_jwks(url: &str, timeout: Duration) -> Result<String, String> {
+pub fn fetch_jwks(
+    url: &str,
+    authorities: &Authorities,
+    timeout: Duration,
+) -> Result<String, String> {
     if !is_key_url(url) {
         return Err("keys are fetched from https, or from this machine, only".into());
     }
+    let mut roots = Vec::new();
+    if url.starts_with("https://") {
+        let certificates = authorities.certificates()?;
+        roots.extend(certificates.iter().map(|der| Certificate::from_der(der).to_owned()));
+    }
+    let tls = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(provider())
+        .root_certs(RootCerts::from(roots))
+        .build();
     let config = Config::builder()
-        .tls_config(TlsConfig::builder().unversioned_rustls_crypto_provider(provider()).build())
+        .tls_config(tls)
         .timeout_global(Some(timeout))
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -55,7 +69,14 @@ fn failed(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(at) => format!("no answer in time ({at})"),
         // Errors of the libraries hold addresses and no bodies; one line of them is enough.
-        error => error.to_string().lines().next().unwrap_or("failed").to_owned(),
+        error => {
+            let text = error.to_string().lines().next().unwrap_or("failed").to_owned();
+            // BadSignature: another authority of the same name.
+            match text.contains("UnknownIssuer") || text.contains("BadSignature") {
+                true => text + "; name the certificate of its authority in auth.jwks_ca_file",
+                false => text,
+            }
+        }
     }
 }
 
@@ -68,6 +89,10 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(5);
+
+    fn system() -> Authorities {
+        Authorities::default()
+    }
 
     /// Serves one connection: sends `answer` when the request's head is there, and returns that
     /// head. With `hang` the connection stays open until the client closes it.
@@ -91,7 +116,7 @@ mod tests {
 
     fn fetch(answer: impl Into<Vec<u8>>) -> (Result<String, String>, String) {
         let (address, thread) = server(answer.into(), false);
-        let found = fetch_jwks(&format!("http://{address}/keys?a=b"), LONG);
+        let found = fetch_jwks(&format!("http://{address}/keys?a=b"), &system(), LONG);
         (found, thread.join().unwrap())
     }
 
@@ -137,7 +162,8 @@ mod tests {
     fn a_server_that_hangs_is_left() {
         for start in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"] {
             let (address, thread) = server(start.into(), true);
-            let found = fetch_jwks(&format!("http://{address}/"), Duration::from_millis(200));
+            let found =
+                fetch_jwks(&format!("http://{address}/"), &system(), Duration::from_millis(200));
             assert!(found.is_err(), "{start:?} {found:?}");
             thread.join().unwrap();
         }
@@ -146,13 +172,16 @@ mod tests {
     #[test]
     fn a_server_that_is_not_there_is_told() {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert!(fetch_jwks(&format!("http://{gone}/"), LONG).is_err());
+        assert!(fetch_jwks(&format!("http://{gone}/"), &system(), LONG).is_err());
         // TLS to a server that speaks plain HTTP.
         let (address, thread) = server(b"HTTP/1.1 400 Bad\r\n\r\n".to_vec(), false);
-        assert!(fetch_jwks(&format!("https://{address}/"), Duration::from_millis(500)).is_err());
+        assert!(
+            fetch_jwks(&format!("https://{address}/"), &system(), Duration::from_millis(500))
+                .is_err()
+        );
         thread.join().unwrap_or_default();
         for url in ["http://192.0.2.1/", "file:///etc/passwd", ""] {
-            assert!(fetch_jwks(url, LONG).expect_err(url).contains("from https"));
+            assert!(fetch_jwks(url, &system(), LONG).expect_err(url).contains("from https"));
         }
     }
 }

@@ -60,7 +60,9 @@ impl TokenKeys {
                 return false;
             }
         };
-        for key in &set.skipped {
+        // A set says the same at each fetch.
+        let told = self.fetched.as_ref().map_or(&[][..], |set| &set.skipped);
+        for key in set.skipped.iter().filter(|key| !told.contains(key)) {
             log_left_out(&key.at, &key.rule);
         }
         tracing::info!(keys = set.keys.len(), "jwks_fetched: these keys are in force");

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::authorities::Authorities;
 use super::certificate::{BadCertificate, Certificate, certificates};
 use super::provider;
 use super::server::{ClientAuth, Server};
@@ -12,7 +13,7 @@ use crate::config::{Config, Problems};
 
 /// Most bytes of a file with a chain, a key, or the certificates that sign clients': ten of 4 KiB
 /// are a long chain, and a thousand of 1 KiB are many authorities.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A certificate in force, to watch its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,12 +29,24 @@ pub struct CertificateInfo {
 pub struct LocalTls {
     server: Option<Arc<Server>>,
     certificates: Vec<CertificateInfo>,
+    authorities: Authorities,
 }
 
 impl LocalTls {
     /// Reads the files that `config` names. All problems are reported at once, by their places.
     /// `now` is Unix time in seconds. Tickets of `before` stay valid if they may.
     pub(crate) fn read(
+        config: &Config,
+        now: i64,
+        before: Option<&LocalTls>,
+    ) -> Result<Self, Problems> {
+        let listener = Self::read_listener(config, now, before);
+        let (listener, authorities) = Problems::join(listener, Authorities::read(config))?;
+        Ok(Self { authorities, ..listener })
+    }
+
+    /// Reads the files for connections of clients.
+    fn read_listener(
         config: &Config,
         now: i64,
         before: Option<&LocalTls>,
@@ -83,12 +96,18 @@ impl LocalTls {
             let value = format!("{:?}", ca.unwrap_or(Path::new("")));
             Problems(vec![config.problem("tls.client_ca_file".into(), value, rule)])
         })?;
-        Ok(Self { server: Some(server.into()), certificates: in_force })
+        let server = Some(server.into());
+        Ok(Self { server, certificates: in_force, authorities: Authorities::default() })
     }
 
     /// Settings for the shards' handshakes; `None` = no listener speaks TLS.
     pub(crate) fn server(&self) -> Option<Arc<Server>> {
         self.server.clone()
+    }
+
+    /// The authorities that servers of keys are signed by.
+    pub(crate) fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// The certificates in force, in the order of the configuration.

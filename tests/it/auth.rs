@@ -325,3 +325,67 @@ fn two_hundred_who_sign_in_at_once_do_not_hold_up_one_who_talks() {
     assert!(worst < Duration::from_secs(2), "{worst:?}");
     assert_eq!(gateway.counter("auth_ok"), 200);
 }
+
+#[test]
+fn groups_of_any_form_sign_in_and_what_is_not_kept_is_told_once() {
+    let gateway = Gateway::start(&auth_of(SECRET));
+    let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();
+    let rows = [
+        (json!("staff"), 0),
+        (json!(null), 0),
+        (json!(many), 1),
+        (json!(["a".repeat(65)]), 1),
+        (json!([{"name": "staff"}, "x"]), 1),
+        (json!({"staff": true}), 1),
+        (json!(7), 1),
+    ];
+    let mut left_out = 0;
+    for (groups, more) in rows {
+        let token = changed(|_, claims| claims["groups"] = groups.clone());
+        let (_, head) = upgrade(&gateway, &format!("Authorization: Bearer {token}"));
+        assert!(head.starts_with("HTTP/1.1 101 "), "{groups} {head}");
+        left_out += more;
+    }
+    eventually("each is counted", || {
+        (gateway.counter("auth_groups_left_out") == left_out).then_some(())
+    });
+    let log = gateway.log();
+    assert_eq!(log.matches("groups_left_out:").count(), 1, "{log}");
+    assert!(log.contains("kept are 64 strings of 1 to 64 bytes"), "{log}");
+    // What decides is strict all the same.
+    let token = changed(|_, claims| claims["exp"] = "soon".into());
+    let (_, head) = upgrade(&gateway, &format!("Authorization: Bearer {token}"));
+    assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+}
+
+#[test]
+fn both_names_of_ed25519_are_one_algorithm_in_tokens_and_files() {
+    let dir = env!("CARGO_MANIFEST_DIR");
+    let private = include_str!("../../src/auth/tests/ed_private.pem");
+    let private = EncodingKey::from_ed_pem(private.as_bytes()).expect("a key");
+    for of_file in ["Ed25519", "EdDSA"] {
+        let key = format!(
+            "{{ id = \"e\", algorithm = \"{of_file}\", public_key_file = \
+             \"{dir}/src/auth/tests/ed_public.pem\" }}"
+        );
+        let config = Config::new().key("auth.mode = \"jwt\"").key(&format!("auth_key = [{key}]"));
+        let gateway = Gateway::start(&config);
+        for of_token in ["Ed25519", "EdDSA"] {
+            let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let text = format!(
+                "{}.{}",
+                part(json!({"alg": of_token, "kid": "e"})),
+                part(claims("ann", 60))
+            );
+            let signature = jsonwebtoken::crypto::sign(text.as_bytes(), &private, Algorithm::EdDSA);
+            let token = format!("{text}.{}", signature.expect("it signs"));
+            let (_, head) = upgrade(&gateway, &format!("Authorization: Bearer {token}"));
+            assert!(head.starts_with("HTTP/1.1 101 "), "{of_file} {of_token} {head}");
+        }
+        let strange = changed(|header, _| header["alg"] = "ES512".into());
+        let (mut raw, head) = upgrade(&gateway, &format!("Authorization: Bearer {strange}"));
+        assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+        let body = String::from_utf8(raw.rest()).expect("UTF-8");
+        assert!(body.contains("EdDSA, Ed25519"), "{body}");
+    }
+}

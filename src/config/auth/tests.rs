@@ -28,6 +28,7 @@ fn what_is_written_is_what_is_set() {
         "[auth]\nmode = \"jwt\"\nissuer = \"https://id.example\"\naudience = \"game\"\n\
          leeway_s = 5\ntimeout_ms = 2000\nrequired = true\ntenants = \"many\"\n\
          jwks_url = \"https://id.example/keys\"\njwks_refresh_s = 60\njwks_file = \"a.json\"\n\
+         jwks_ca_file = \"ca.pem\"\n\
          [[auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\n\
          [[auth_key]]\nid = \"b\"\nalgorithm = \"HS512\"\nsecret_file = \"b\"\n\
          [[auth_key]]\nid = \"c\"\nalgorithm = \"EdDSA\"\npublic_key_file = \"c.pem\"\n"
@@ -44,6 +45,7 @@ fn what_is_written_is_what_is_set() {
         tenants: Tenants::Many,
         jwks_file: Some("a.json".into()),
         jwks_url: Some("https://id.example/keys".into()),
+        jwks_ca_file: Some("ca.pem".into()),
         jwks_refresh: Duration::from_secs(60),
         keys: vec![
             key("a", Algorithm::Hs256, KeySource::Secret(SECRET.into())),
@@ -69,6 +71,7 @@ fn each_rule_of_auth_is_told_with_the_way_out() {
         ("auth.leeway_s = 61".into(), "from 0 to 60"),
         ("auth.tenants = \"two\"".into(), "must be one of \"one\", \"many\""),
         ("auth.jwks_url = \"http://id.example/\"".into(), "must be empty, or an https:// URL"),
+        (with_key("ES512", ""), "\"ES384\", \"EdDSA\", \"Ed25519\""),
         (with_key("none", ""), "algorithm = \"none\": must be one of \"HS256\""),
         (with_key("HS256", ""), "set one of secret and secret_file"),
         (with_key("HS256", &two), "set one of secret and secret_file"),
@@ -185,4 +188,16 @@ fn files_are_read_and_what_fails_is_told_by_its_key() {
     let rules = ["holds 5 bytes; HS256 takes 32", "larger than 16384", "is not UTF-8"];
     assert!(rules.iter().all(|rule| rest.contains(rule)), "{rest}");
     assert!(bad(&text("secret", "pem", "large")).contains("larger than 65536"));
+}
+
+#[test]
+fn a_file_of_authorities_that_nothing_uses_is_told() {
+    let of_ca = |url: &str| {
+        let text = with_key("HS256", &format!("secret = \"{SECRET}\""));
+        let text = format!("auth.jwks_ca_file = \"ca.pem\"\nauth.jwks_url = \"{url}\"\n{text}");
+        let warnings = of(&text).expect("right").warnings;
+        warnings.iter().filter(|w| w.to_string().contains("auth.jwks_ca_file")).count()
+    };
+    assert_eq!(of_ca("https://id.example/keys"), 0);
+    assert_eq!((of_ca(""), of_ca("http://127.0.0.1:1/keys")), (1, 1));
 }

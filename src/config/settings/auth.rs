@@ -26,6 +26,9 @@ pub struct AuthSettings {
     pub jwks_file: Option<PathBuf>,
     /// URL that a JWK set is fetched from: https, or http on a loopback address.
     pub jwks_url: Option<String>,
+    /// File with the certificates of the authorities that sign the server of `jwks_url`; `None` =
+    /// those of the system.
+    pub jwks_ca_file: Option<PathBuf>,
     /// Time between two fetches of the JWK set.
     pub jwks_refresh: Duration,
     /// Keys of the configuration.
@@ -84,7 +87,7 @@ impl fmt::Debug for KeySource {
 
 /// Signature algorithm of a token, by its name there: HS is HMAC, RS is RSA with PKCS #1 v1.5, PS
 /// is RSA-PSS, ES is ECDSA, each with the SHA-2 of that many bits (RFC 7518 section 3.1); EdDSA is
-/// Ed25519 (RFC 8037).
+/// Ed25519 (RFC 8037), which RFC 9864 section 2.2 gives the name of its curve.
 #[allow(missing_docs)] // the names of the RFC
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Algorithm {
@@ -103,8 +106,9 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All algorithms, with their names in token headers and files.
-    pub(crate) const NAMED: [(&str, Self); 12] = [
+    /// All algorithms, with their names in token headers, keys and files: the older name before the
+    /// newer one of the same algorithm.
+    pub(crate) const NAMED: [(&str, Self); 13] = [
         ("HS256", Self::Hs256),
         ("HS384", Self::Hs384),
         ("HS512", Self::Hs512),
@@ -117,9 +121,10 @@ impl Algorithm {
         ("ES256", Self::Es256),
         ("ES384", Self::Es384),
         ("EdDSA", Self::EdDsa),
+        ("Ed25519", Self::EdDsa),
     ];
 
-    /// Name of the algorithm in token headers and files.
+    /// Name of the algorithm in token headers and files: of two the older, which all readers know.
     pub(crate) fn name(self) -> &'static str {
         let named = Self::NAMED.iter().find(|(_, algorithm)| *algorithm == self);
         named.map_or("", |(name, _)| name)
@@ -162,6 +167,7 @@ impl Default for AuthSettings {
             tenants: Tenants::One,
             jwks_file: None,
             jwks_url: None,
+            jwks_ca_file: None,
             jwks_refresh: Duration::from_secs(300),
             keys: Vec::new(),
         }

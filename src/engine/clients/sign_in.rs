@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::auth::{Identity, Refusal, Verifier};
+use crate::auth::{GROUP_BYTES_MAX, GROUPS_MAX, Identity, Refusal, Verifier};
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
@@ -131,6 +132,7 @@ impl Clients {
         match verifier.verify(token, unix_s) {
             Ok(identity) => {
                 cx.stats.inc(Counter::AuthOk);
+                note_groups_left_out(cx, identity.groups_left_out);
                 Verified::Good(identity)
             }
             Err(_) if verifier.key_may_come(token, unix_s) => self.lacks_keys(cx, now),
@@ -461,6 +463,24 @@ impl Clients {
 /// The HTTP status of a user's refusal at the upgrade.
 pub fn upgrade_status(reject: &Reject) -> u16 {
     if reject.reason == Reason::Forbidden { 403 } else { 429 }
+}
+
+/// Counts groups of a token that were left out, and says so once in the life of the process: a
+/// provider that writes them so writes them into every token.
+fn note_groups_left_out(cx: &mut Context<'_>, left_out: u32) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if left_out == 0 {
+        return;
+    }
+    cx.stats.add(Counter::AuthGroupsLeftOut, left_out.into());
+    if !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            left_out,
+            "groups_left_out: a token has groups that are not kept, and signs its user in all the \
+             same; kept are {GROUPS_MAX} strings of 1 to {GROUP_BYTES_MAX} bytes without control \
+             characters. Said once; counted as auth_groups_left_out"
+        );
+    }
 }
 
 /// The counter of a refusal.

@@ -144,6 +144,7 @@ fn someone() -> crate::auth::Identity {
         user: "someone".into(),
         tenant: None,
         groups: Vec::new(),
+        groups_left_out: 0,
         expires_unix_s: 0,
     }
 }
