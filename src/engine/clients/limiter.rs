@@ -21,7 +21,7 @@ use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::ids::LimiterKey;
 use crate::message::Micros;
 
-/// Limiter without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
+/// Clients without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
 /// A bucket is full again after `burst_s`, so that up to 65,536 addresses in that time may come and
 /// go with nothing forgotten.
 pub const IDLE_MAX: usize = 1 << 16;

@@ -119,7 +119,7 @@ impl Clients {
         }
         self.rules.origins.clone_from(&gateway.origins);
         self.rules.limits = header_limits(&settings.conn);
-        self.limits.set(settings, now);
+        self.limits.apply(settings, &self.conns, now);
     }
 
     /// Opens a connection from `peer`, which counts for that address from now on, or says how it
