@@ -174,7 +174,7 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
         .saturating_mul(conn.unanswered_bytes_max as u64)
         .min((REQUESTS_MAX as u64).saturating_mul(MESSAGE_BYTES + message));
     vec![
-        times("slow readers", &slow_key, slow, burst_key, OVERFULL as u64 * outbox),
+        times("slow readers", &slow_key, slow, burst_key, (OVERFULL as u64).saturating_mul(outbox)),
         times("all read nothing", PLACES, connections, outbox_key, outbox),
         times("all send half a message", PLACES, connections, "of conn.message_bytes_max", message),
         times("all send half a request", PLACES, connections, "of conn.header_bytes_max", request),
