@@ -14,6 +14,7 @@ use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::{Conn, Hold, LimitState, Phase};
 use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
+use crate::engine::clients::place_tests::PlaceTests;
 use crate::engine::clients::token_bucket::Rate;
 use crate::engine::owner::Address;
 use crate::engine::slab::Slab;
@@ -82,6 +83,8 @@ pub struct ClientLimits {
     /// Connections of each user that is counted, while a user's places are limited: without a
     /// limit a list would be as long as a user likes, and is searched when one of them ends.
     members: BTreeMap<LimiterKey, Vec<ConnId>>,
+    /// Users of whom one more connection wants a place: see [`super::places`].
+    pub places: PlaceTests,
     /// Whether the rate of messages is limited: all that a message asks if it is not.
     meters: bool,
     /// Connections that have not signed in.
@@ -96,6 +99,7 @@ impl ClientLimits {
             users: Limiter::new(seed),
             addresses: Limiter::new(seed),
             members: BTreeMap::new(),
+            places: PlaceTests::default(),
             meters: false,
             unauthenticated: 0,
             shards: u32::from(shards.max(1)),
@@ -108,6 +112,7 @@ impl ClientLimits {
     pub fn apply(&mut self, settings: &ShardSettings, conns: &Slab<ConnId, Conn>, now: Micros) {
         let listed = self.lists_members();
         self.set(settings, now);
+        self.places.note_all();
         if self.lists_members() != listed {
             self.list_members(conns);
         }
@@ -169,6 +174,7 @@ impl ClientLimits {
         self.authenticated(limits);
         let user = std::mem::take(&mut limits.user);
         self.users.leave(user, false);
+        self.places.left(user, id);
         let Some(members) = self.members.get_mut(&user) else { return };
         if let Some(at) = members.iter().position(|member| *member == id) {
             members.swap_remove(at);
@@ -215,6 +221,18 @@ impl ClientLimits {
     pub fn has_place(&self, user: LimiterKey) -> bool {
         let max = self.users.rule().connections_max;
         max == 0 || self.members(user).len() < max as usize
+    }
+
+    /// The user's entry, if it has one.
+    pub fn user(&self, identity: &Identity) -> Option<LimiterKey> {
+        self.users.find(&User::of(identity))
+    }
+
+    /// A connection that waited for a place among those of `identity` does so no more.
+    pub fn forget_newcomer(&mut self, identity: &Identity, id: ConnId) {
+        if let Some(user) = self.user(identity) {
+            self.places.forget(user, id);
+        }
     }
 
     /// Counts a new connection, which has not signed in.
@@ -268,6 +286,13 @@ fn rule(
 /// Whole milliseconds, rounded up, so that a client that waits as told is not too early.
 fn in_ms(us: u64) -> u32 {
     u32::try_from(us.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+/// The refusal of a user that opens connections over its rate; one more may come in `us`.
+pub(super) fn over_rate(cx: &mut Context<'_>, us: u64) -> Reject {
+    cx.stats.inc(Counter::UserConnectsRefused);
+    let text = "this user opens too many connections a second: try again later";
+    Reject { reason: Reason::RateLimited, text, retry_after_ms: in_ms(us) }
 }
 
 impl Clients {
@@ -349,17 +374,17 @@ impl Clients {
             Err(Over::Connections | Over::Unauthenticated) => {
                 self.wait_for_place(cx, id, identity, now)
             }
-            Err(Over::Rate(us)) => {
-                cx.stats.inc(Counter::UserConnectsRefused);
-                let text = "this user opens too many connections a second: try again later";
-                let (reason, retry_after_ms) = (Reason::RateLimited, in_ms(us));
-                Err(NotCounted::Refused(Reject { reason, text, retry_after_ms }))
-            }
+            Err(Over::Rate(us)) => Err(NotCounted::Refused(over_rate(cx, us))),
         }
     }
 
-    /// The user's entry, if it has one, and whether one more connection is within its rate.
-    pub fn user_entry(&self, identity: &Identity, now: Micros) -> Option<(LimiterKey, bool)> {
+    /// The user's entry, if it has one, and whether one more connection is within its rate; if not,
+    /// in how many microseconds one is.
+    pub fn user_entry(
+        &self,
+        identity: &Identity,
+        now: Micros,
+    ) -> Option<(LimiterKey, Result<(), u64>)> {
         self.limits.users.entry(&User::of(identity), now)
     }
 
