@@ -25,6 +25,7 @@ use super::request::ControlRequest;
 use super::service_manager::ServiceManager;
 use super::shards::ShardTable;
 use super::sources::Sources;
+use super::stop_bound::StopBound;
 use super::view::ProcessInfo;
 use super::{admin, sleep_until};
 use crate::clock::unix_now_s;
@@ -34,9 +35,6 @@ use crate::mailbox::ShardEvent;
 
 /// Pause before commands that found a full mailbox are sent again.
 const RETRY_EVERY: Duration = Duration::from_millis(10);
-/// Time beyond `stop.grace` in which a shard writes its last errors and awaits the Close frames of
-/// clients.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Results of health checks that wait to be taken in; probes wait for room.
 const CHECKS_MAX: usize = 256;
 /// Longest wait for the first answer of each source before the gateway is called ready: etcd and
@@ -147,7 +145,7 @@ fn start(
         sources_until: now + SOURCES_TIMEOUT,
         announcement: Some(announcement),
         gathering: Gathering::default(),
-        stop_until: None,
+        stop: None,
         info,
         service_manager: ServiceManager::from_environment(now),
     };
@@ -169,7 +167,7 @@ struct Control {
     announcement: Option<Announcement>,
     gathering: Gathering,
     /// Set when a stop began: the time at which it is given up.
-    stop_until: Option<Instant>,
+    stop: Option<StopBound>,
     info: Arc<ProcessInfo>,
     service_manager: ServiceManager,
 }
@@ -178,6 +176,9 @@ impl Control {
     /// Takes in all events, acts on them, sends commands. Whether commands still wait for room.
     fn turn(&mut self) -> bool {
         let now = Instant::now();
+        if let Some(stop) = &mut self.stop {
+            stop.look(now);
+        }
         let commands_wait = self.shards.flush();
         self.take_events(now);
         self.shards.fail_vanished(now);
@@ -187,7 +188,7 @@ impl Control {
         }
         self.certificates.turn(self.directory.certificates(), now, unix_now_s());
         self.announce_ready(now);
-        if self.shards.any_failed() && self.stop_until.is_none() {
+        if self.shards.any_failed() && self.stop.is_none() {
             self.begin_stop("a shard failed");
         }
         if self.service_manager.is_due(now) {
@@ -220,7 +221,7 @@ impl Control {
     /// been waited for long enough.
     fn announce_ready(&mut self, now: Instant) {
         if self.shards.all_ready()
-            && self.stop_until.is_none()
+            && self.stop.is_none()
             && !self.shards.any_failed()
             && (self.sources_until <= now || self.sources_answered())
             && let Some(announcement) = self.announcement.take()
@@ -252,7 +253,7 @@ impl Control {
         self.shards.give_up();
         let overview = Arc::new(Overview {
             at: now,
-            draining: self.stop_until.is_some(),
+            draining: self.stop.is_some(),
             shards: self.shards.view(now),
             directory: self.directory.view(),
         });
@@ -270,7 +271,7 @@ impl Control {
 
     /// Reason to end, if there is one.
     fn finished(&mut self) -> Option<ExitReason> {
-        let until = self.stop_until?;
+        let is_over = self.stop.as_ref()?.is_over();
         if self.shards.all_ended() {
             let cut_off = self.shards.cut_off;
             tracing::info!(cut_off, "stopped: every shard has ended");
@@ -281,7 +282,7 @@ impl Control {
                 (false, _) => ExitReason::CutOff,
             });
         }
-        (until <= Instant::now()).then(|| {
+        is_over.then(|| {
             tracing::error!(
                 shards = ?self.shards.not_ended(),
                 "stop_stuck: these shards did not end in time; the process ends without them"
@@ -312,7 +313,7 @@ impl Control {
                 // The ready line waits for the sources of instances, so that nobody is sent to a
                 // gateway that knows no instance yet; probes wait for the same.
                 let announced = self.announcement.is_none();
-                let stops = self.stop_until.is_some();
+                let stops = self.stop.is_some();
                 let _ = reply.send(self.shards.all_serve() && announced && !stops);
             }
             ControlRequest::Inspect(query, reply) => {
@@ -320,7 +321,7 @@ impl Control {
                 self.shards.flush();
             }
             ControlRequest::Dump(done) => self.dump(done),
-            ControlRequest::Drain(why) if self.stop_until.is_none() => self.begin_stop(why),
+            ControlRequest::Drain(why) if self.stop.is_none() => self.begin_stop(why),
             ControlRequest::Drain(_) => {}
             ControlRequest::Stop(signal) => return self.stop(signal),
         }
@@ -357,7 +358,7 @@ impl Control {
     /// Stops in order at the first signal. Whether it was the second one: the shards were told to
     /// abort.
     fn stop(&mut self, signal: &str) -> bool {
-        if self.stop_until.is_none() {
+        if self.stop.is_none() {
             self.begin_stop(signal);
             return false;
         }
@@ -378,7 +379,7 @@ impl Control {
             "draining: what was read is answered, then the connections are closed"
         );
         self.service_manager.stopping(why);
-        self.stop_until = Some(Instant::now() + settings.grace + STOP_MARGIN);
+        self.stop = Some(StopBound::new(settings.grace, Instant::now()));
         self.shards.drain(settings);
     }
 
@@ -407,7 +408,7 @@ impl Control {
             commands_wait.then(|| now + RETRY_EVERY),
             awaits_sources.then_some(self.sources_until),
             self.gathering.due(),
-            self.stop_until,
+            self.stop.as_ref().map(StopBound::due),
             self.directory.due(),
             self.service_manager.due(),
             self.shards.inspections_due(),

@@ -27,6 +27,7 @@ mod signals;
 mod slots;
 mod source_routes;
 mod sources;
+mod stop_bound;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token;

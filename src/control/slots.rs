@@ -2,10 +2,10 @@
 //! a client that says nothing.
 //!
 //! A connection waits for a request until that is complete (at the registry: until it has shown a
-//! good token), is answered, and takes its answer. When
-//! all places are taken and another client comes, the place goes to it of the connection that has
-//! waited longest: drops of a request do not count, so that a client that sends one byte after the
-//! other waits like one that sends none. A connection that is being answered is never closed.
+//! good token), is answered, and takes its answer. When all places are taken and another client
+//! comes, the place goes to it of the connection that has waited longest: drops of a request do not
+//! count, so that a client that sends one byte after the other waits like one that sends none. A
+//! connection that is being answered is never closed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -25,6 +25,7 @@ impl Engine {
         self.stats.add(Counter::BytesIn, input.len() as u64);
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.hear(now);
+        self.clients.limits.places.answered(conn.limits.user, id);
         match conn.phase {
             Phase::Open => self.feed(id, input, now),
             Phase::Handshake => self.shake_hands(id, input, now),
@@ -57,16 +58,20 @@ impl Engine {
             return true;
         }
         match conn.phase {
-            Phase::Open => {
+            // Neither its Close nor its end is awaited any more, only the flush.
+            Phase::Open | Phase::Closing { .. } | Phase::Lingering { .. } => {
                 clients.forget_waits(&mut cx, id, now);
                 clients.set_finished(&mut cx, id, now);
             }
-            Phase::Handshake
-            | Phase::Closing { .. }
-            | Phase::Lingering { .. }
-            | Phase::Finished { .. } => {}
+            Phase::Handshake | Phase::Finished { .. } => {}
         }
         false
+    }
+
+    /// Whether a connection waits for a place among its user's: its end is to be noticed although
+    /// nothing of it is read, so that it keeps no place in the queue, and nobody is closed for it.
+    pub fn is_newcomer(&self, id: ConnId) -> bool {
+        self.clients.conns.get(id).is_some_and(|conn| conn.newcomer.is_some())
     }
 
     /// Takes over a connection that moved here. `None`: there is not even a place for its refusal;

@@ -360,8 +360,9 @@ fn resume(io: &mut impl ShardIo, now: Micros) {
         std::mem::take(&mut state.effects.resumed)
     });
     for id in resumed.drain(..) {
-        if io.enter(|engine| engine.on_resumed(id, now)) == ReadNext::More {
-            reading::list(io, id);
+        match io.enter(|engine| engine.on_resumed(id, now)) {
+            ReadNext::More => reading::list(io, id),
+            ReadNext::Pause => reading::end_newcomer(io, id, now),
         }
     }
     io.state().effects.resumed = resumed;

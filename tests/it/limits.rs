@@ -218,6 +218,26 @@ fn a_connection_that_hangs_does_not_lock_its_user_out() {
 }
 
 #[test]
+fn a_client_that_gives_up_while_it_waits_for_a_place_is_noticed_at_once() {
+    let gateway = Gateway::start(&users().shard("session.per_user_max = 1"));
+    let (mut hangs, head) = upgrade(&gateway, &bearer("alice"));
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut gone = Raw::connect(gateway.ws);
+    let line = format!("\r\n{}\r\n\r\n", bearer("alice"));
+    gone.send(Raw::request(gateway.ws).replace("\r\n\r\n", &line).as_bytes());
+    let tested = || (gateway.counter("user_connections_tested") == 1).then_some(());
+    eventually("it waits", tested);
+    drop(gone);
+    eventually("its end is noticed", || (gateway.counter("closed") == 1).then_some(()));
+    // It comes back, waits in its own stead, and gets the place of the one that hangs.
+    let (_new, head) = upgrade(&gateway, &bearer("alice"));
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(hangs.closed(), Some(4002));
+    assert_eq!(gateway.counter("user_connections_refused"), 0);
+    assert_eq!(gateway.counter("user_connections_tested"), 1);
+}
+
+#[test]
 fn the_newest_connection_of_a_user_wins_if_it_is_so_configured() {
     let gateway = Gateway::start(&users().shard("session.per_user = \"newest\""));
     let (mut old, _) = upgrade(&gateway, &bearer("alice"));

@@ -52,7 +52,9 @@ pub struct ConnSettings {
     /// Silence after which a client is pinged; after twice this time without a frame the connection
     /// is closed with 4002.
     pub heartbeat_ms: u64,
-    /// Bytes that wait to be taken by one client; over it the connection is closed with 4001.
+    /// Bytes that may wait to be taken by one client, with those of large answers to come. At that
+    /// it is not read; over it, and nothing taken for 1 s, or at four times as many, it is closed
+    /// with 4001.
     pub outbox_bytes_max: usize,
     /// Longest time in which a client takes nothing although bytes wait; over it the connection is
     /// closed with 4001.

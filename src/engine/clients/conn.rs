@@ -87,8 +87,9 @@ pub enum Phase {
     },
 }
 
-/// The limits that a client was told in its `welcome` and may count on: a change of the settings
-/// holds for the connections that come after it.
+/// The limits that were in force when a connection was opened, and that its client may count on,
+/// told in the `welcome` or not: a change of the settings holds for the connections that come after
+/// it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Terms {
     /// Largest message, in bytes and fragments.
@@ -99,7 +100,8 @@ pub struct Terms {
     pub unanswered_max: u32,
     /// Frames a second; 0 = no limit.
     pub frames_per_s_max: u32,
-    /// Bytes that may wait in the outbox before the client counts as one that does not read.
+    /// Bytes that the outbox may have, or is expected to get, before reading pauses; with more, and
+    /// nothing taken for a second, or with [`OVERFULL`] times as many, the connection is closed.
     pub outbox_bytes_max: usize,
 }
 
@@ -196,7 +198,7 @@ impl std::fmt::Debug for Token {
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// Limits that the client was told.
+    /// Limits that its client may count on.
     pub terms: Arc<Terms>,
     /// State of the WebSocket.
     pub phase: Phase,

@@ -14,7 +14,8 @@ use crate::wire::handshake::{self, Progress, ShownToken};
 pub(crate) enum Handshake {
     /// The request is not complete, or was refused: more bytes are read.
     ReadMore,
-    /// The request waits for its token's turn, or for a move: nothing more is read.
+    /// The request waits for its token's turn, for a move, or for a place among its user's
+    /// connections: nothing more is read.
     Waits,
     /// The request was answered 101. The bytes from `consumed` on are frames: those of `held` if
     /// the request came in pieces, else those that were just received.

@@ -250,7 +250,10 @@ impl Clients {
     /// awaited.
     pub fn forget_waits(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        (conn.moving, conn.newcomer) = (None, None);
+        conn.moving = None;
+        if let Some(newcomer) = conn.newcomer.take() {
+            self.limits.forget_newcomer(&newcomer.identity, id);
+        }
         conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
         conn.release(Hold::Place, id, now, &mut cx.effects.resumed);
     }

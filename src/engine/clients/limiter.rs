@@ -21,7 +21,7 @@ use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::ids::LimiterKey;
 use crate::message::Micros;
 
-/// Limiter without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
+/// Clients without a connection that are remembered: 2^16, at some 100 bytes each 6.5 MB a table.
 /// A bucket is full again after `burst_s`, so that up to 65,536 addresses in that time may come and
 /// go with nothing forgotten.
 pub const IDLE_MAX: usize = 1 << 16;
@@ -188,12 +188,13 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
     }
 
     /// The client of that name, if it is in the table, and whether one more connection of it is
-    /// within its rate.
-    pub fn entry(&self, name: &N, now: Micros) -> Option<(LimiterKey, bool)> {
+    /// within its rate; if not, in how many microseconds one is.
+    pub fn entry(&self, name: &N, now: Micros) -> Option<(LimiterKey, Result<(), u64>)> {
         let key = self.find(name)?;
         let mut bucket = self.clients.get(key)?.connects;
         let is_free = self.rule.connects.per_s == 0 || now < self.pass_until;
-        Some((key, is_free || bucket.take(self.rule.connects, 1, now).is_ok()))
+        let rate = if is_free { Ok(()) } else { bucket.take(self.rule.connects, 1, now) };
+        Some((key, rate))
     }
 
     /// A connection that is there already is counted from now on, allowed or not.
@@ -275,7 +276,8 @@ impl<N: Clone + Eq + Hash> Limiter<N> {
         self.clients.iter().map(|(key, client)| (key, client.conns, client.unauthenticated))
     }
 
-    fn find(&self, name: &N) -> Option<LimiterKey> {
+    /// The client of that name, if it is in the table.
+    pub fn find(&self, name: &N) -> Option<LimiterKey> {
         let same = |key: &LimiterKey| self.clients.get(*key).is_some_and(|p| p.name == *name);
         self.by_name.find(hash(self.seed, name), same).copied()
     }

@@ -14,8 +14,10 @@ use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::{Conn, Hold, LimitState, Phase};
 use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
+use crate::engine::clients::place_tests::PlaceTests;
 use crate::engine::clients::token_bucket::Rate;
 use crate::engine::owner::Address;
+use crate::engine::slab::Slab;
 use crate::ids::{ConnId, LimiterKey};
 use crate::message::{ClientMessage, Micros, Reason, Reject};
 use crate::stats::Counter;
@@ -26,7 +28,7 @@ pub const REFUSALS_MAX: u32 = 100;
 const SECOND_US: u64 = 1_000_000;
 /// Hint for a client with too many connections: one is free when another closes, which may be soon.
 const COME_BACK_MS: u32 = 1_000;
-/// Limiter looked at in a tick when they have no connection: 100,000 a second.
+/// Clients looked at in a tick when they have no connection: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
 
 /// Bytes of the list of a user's connections: 32 of a B-tree at a fill of 6/11 or more, and a list
@@ -78,8 +80,11 @@ pub enum NotCounted {
 pub struct ClientLimits {
     users: Limiter<User>,
     addresses: Limiter<Address>,
-    /// Connections of each user that is counted, in the order in which they were counted.
+    /// Connections of each user that is counted, while a user's places are limited: without a
+    /// limit a list would be as long as a user likes, and is searched when one of them ends.
     members: BTreeMap<LimiterKey, Vec<ConnId>>,
+    /// Users of whom one more connection wants a place: see [`super::places`].
+    pub places: PlaceTests,
     /// Whether the rate of messages is limited: all that a message asks if it is not.
     meters: bool,
     /// Connections that have not signed in.
@@ -94,6 +99,7 @@ impl ClientLimits {
             users: Limiter::new(seed),
             addresses: Limiter::new(seed),
             members: BTreeMap::new(),
+            places: PlaceTests::default(),
             meters: false,
             unauthenticated: 0,
             shards: u32::from(shards.max(1)),
@@ -102,8 +108,17 @@ impl ClientLimits {
         limits
     }
 
-    /// Takes new limits, which hold for everybody from now on.
-    pub fn set(&mut self, settings: &ShardSettings, now: Micros) {
+    /// Takes new limits, which hold for everybody from now on; `conns`: the connections.
+    pub fn apply(&mut self, settings: &ShardSettings, conns: &Slab<ConnId, Conn>, now: Micros) {
+        let listed = self.lists_members();
+        self.set(settings, now);
+        self.places.note_all();
+        if self.lists_members() != listed {
+            self.list_members(conns);
+        }
+    }
+
+    fn set(&mut self, settings: &ShardSettings, now: Micros) {
         let LimitSettings { user, address, burst_s, address_unauthenticated_max, .. } =
             settings.limits;
         self.users.set_rule(rule(&user, 0, burst_s, 1), now);
@@ -159,23 +174,45 @@ impl ClientLimits {
         self.authenticated(limits);
         let user = std::mem::take(&mut limits.user);
         self.users.leave(user, false);
-        if let Some(members) = self.members.get_mut(&user) {
-            members.retain(|member| *member != id);
-            if members.is_empty() {
-                self.members.remove(&user);
-            }
+        self.places.left(user, id);
+        let Some(members) = self.members.get_mut(&user) else { return };
+        if let Some(at) = members.iter().position(|member| *member == id) {
+            members.swap_remove(at);
+        }
+        if members.is_empty() {
+            self.members.remove(&user);
         }
     }
 
     /// Makes the connection one that the user counts.
     pub fn enter(&mut self, id: ConnId, limits: &mut LimitState, CountedUser(user): CountedUser) {
-        if limits.user != user {
-            limits.user = user;
+        if limits.user == user {
+            return;
+        }
+        assert!(limits.user == LimiterKey::NONE, "{id:?} counts for another user already");
+        limits.user = user;
+        if self.lists_members() {
             self.members.entry(user).or_default().push(id);
         }
     }
 
-    /// The connections that a user counts.
+    /// Whether the connections of each user are listed.
+    fn lists_members(&self) -> bool {
+        self.users.rule().connections_max > 0
+    }
+
+    /// Lists the connections of each user anew, if they are to be listed: part of a reload.
+    fn list_members(&mut self, conns: &Slab<ConnId, Conn>) {
+        self.members.clear();
+        if !self.lists_members() {
+            return;
+        }
+        for (id, conn) in conns.iter().filter(|(_, conn)| conn.limits.user != LimiterKey::NONE) {
+            self.members.entry(conn.limits.user).or_default().push(id);
+        }
+    }
+
+    /// The connections that a user counts, in no order; none while its places are not limited.
     pub fn members(&self, user: LimiterKey) -> &[ConnId] {
         self.members.get(&user).map_or(&[], Vec::as_slice)
     }
@@ -184,6 +221,18 @@ impl ClientLimits {
     pub fn has_place(&self, user: LimiterKey) -> bool {
         let max = self.users.rule().connections_max;
         max == 0 || self.members(user).len() < max as usize
+    }
+
+    /// The user's entry, if it has one.
+    pub fn user(&self, identity: &Identity) -> Option<LimiterKey> {
+        self.users.find(&User::of(identity))
+    }
+
+    /// A connection that waited for a place among those of `identity` does so no more.
+    pub fn forget_newcomer(&mut self, identity: &Identity, id: ConnId) {
+        if let Some(user) = self.user(identity) {
+            self.places.forget(user, id);
+        }
     }
 
     /// Counts a new connection, which has not signed in.
@@ -237,6 +286,13 @@ fn rule(
 /// Whole milliseconds, rounded up, so that a client that waits as told is not too early.
 fn in_ms(us: u64) -> u32 {
     u32::try_from(us.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+/// The refusal of a user that opens connections over its rate; one more may come in `us`.
+pub(super) fn over_rate(cx: &mut Context<'_>, us: u64) -> Reject {
+    cx.stats.inc(Counter::UserConnectsRefused);
+    let text = "this user opens too many connections a second: try again later";
+    Reject { reason: Reason::RateLimited, text, retry_after_ms: in_ms(us) }
 }
 
 impl Clients {
@@ -304,11 +360,13 @@ impl Clients {
         identity: &Identity,
         now: Micros,
     ) -> Result<CountedUser, NotCounted> {
-        let Some(conn) = self.conns.get(id).filter(|_| self.limits.users.is_on()) else {
-            return Ok(CountedUser(LimiterKey::NONE));
-        };
+        let Some(conn) = self.conns.get(id) else { return Ok(CountedUser(LimiterKey::NONE)) };
+        // Also where users are not limited any more: it counts until it ends.
         if conn.session.user().is_some() || conn.limits.user != LimiterKey::NONE {
             return Ok(CountedUser(conn.limits.user));
+        }
+        if !self.limits.users.is_on() {
+            return Ok(CountedUser(LimiterKey::NONE));
         }
         self.make_room(cx, identity, now);
         match self.limits.users.join(&User::of(identity), false, now) {
@@ -316,17 +374,17 @@ impl Clients {
             Err(Over::Connections | Over::Unauthenticated) => {
                 self.wait_for_place(cx, id, identity, now)
             }
-            Err(Over::Rate(us)) => {
-                cx.stats.inc(Counter::UserConnectsRefused);
-                let text = "this user opens too many connections a second: try again later";
-                let (reason, retry_after_ms) = (Reason::RateLimited, in_ms(us));
-                Err(NotCounted::Refused(Reject { reason, text, retry_after_ms }))
-            }
+            Err(Over::Rate(us)) => Err(NotCounted::Refused(over_rate(cx, us))),
         }
     }
 
-    /// The user's entry, if it has one, and whether one more connection is within its rate.
-    pub fn user_entry(&self, identity: &Identity, now: Micros) -> Option<(LimiterKey, bool)> {
+    /// The user's entry, if it has one, and whether one more connection is within its rate; if not,
+    /// in how many microseconds one is.
+    pub fn user_entry(
+        &self,
+        identity: &Identity,
+        now: Micros,
+    ) -> Option<(LimiterKey, Result<(), u64>)> {
         self.limits.users.entry(&User::of(identity), now)
     }
 
@@ -422,7 +480,7 @@ impl Clients {
         let mut members: BTreeMap<LimiterKey, Vec<ConnId>> = BTreeMap::new();
         for (id, conn) in self.conns.iter() {
             let LimitState { address, user, .. } = conn.limits;
-            if user != LimiterKey::NONE {
+            if user != LimiterKey::NONE && self.limits.lists_members() {
                 members.entry(user).or_default().push(id);
             }
             unauthenticated += usize::from(conn.limits.unauthenticated);

@@ -8,6 +8,7 @@ pub mod limiter;
 pub mod limits;
 pub mod outbox;
 mod pause;
+pub mod place_tests;
 pub(crate) mod places;
 pub(crate) mod reply;
 pub mod session;
@@ -26,7 +27,6 @@ use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
-use crate::engine::clients::places::PlaceTest;
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::owner::Address;
@@ -59,12 +59,11 @@ pub(crate) struct Clients {
     refused_arrivals: usize,
     /// Connections whose home shard's lane was full: they try again with the next tick.
     pub moves_waiting: Vec<ConnId>,
-    /// Users of whom one more connection wants a place: see [`places`].
-    place_tests: Vec<PlaceTest>,
     /// Slot at which the sweep over the connections goes on.
     sweep_at: usize,
-    /// End of the time in which what came during a pause is read: see [`Self::on_pause`].
-    catching_up_until: Micros,
+    /// End of the time in which what came during a pause is read, if there was one: see
+    /// [`Self::on_pause`].
+    catching_up_until: Option<Micros>,
 }
 
 impl Clients {
@@ -93,9 +92,8 @@ impl Clients {
             upgraded: 0,
             refused_arrivals: 0,
             moves_waiting: Vec::new(),
-            place_tests: Vec::new(),
             sweep_at: 0,
-            catching_up_until: Micros(0),
+            catching_up_until: None,
         }
     }
 
@@ -119,7 +117,7 @@ impl Clients {
         }
         self.rules.origins.clone_from(&gateway.origins);
         self.rules.limits = header_limits(&settings.conn);
-        self.limits.set(settings, now);
+        self.limits.apply(settings, &self.conns, now);
     }
 
     /// Opens a connection from `peer`, which counts for that address from now on, or says how it
@@ -200,6 +198,9 @@ impl Clients {
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
         self.limits.release(id, &mut conn.limits);
+        if let Some(newcomer) = &conn.newcomer {
+            self.limits.forget_newcomer(&newcomer.identity, id);
+        }
         self.upgraded -= u64::from(conn.upgraded);
         conn.outbox.discard(&mut self.buffers);
     }
@@ -218,6 +219,9 @@ impl Clients {
         if n > 0 {
             cx.stats.inc(Counter::Sends);
             cx.stats.add(Counter::BytesOut, n as u64);
+        }
+        if n > 0 && conn.outbox.is_stuck() {
+            self.limits.places.answered(conn.limits.user, id);
         }
         conn.outbox.sent(n, &mut self.buffers, now);
         conn.release_outbox(id, now, &mut cx.effects.resumed);

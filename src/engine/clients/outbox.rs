@@ -52,6 +52,11 @@ impl Outbox {
         &mut self.bytes
     }
 
+    /// Whether bytes wait that were offered to the kernel and not taken: its buffer is full.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck_since.is_some()
+    }
+
     /// How many microseconds the kernel has taken nothing of the bytes that wait.
     pub fn stuck_us(&self, now: Micros) -> u64 {
         self.stuck_since.map_or(0, |since| now.since(since))

@@ -16,7 +16,7 @@ use crate::config::settings::PerUser;
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::{Hold, Newcomer, Phase};
-use crate::engine::clients::limits::{CountedUser, NotCounted};
+use crate::engine::clients::limits::{CountedUser, NotCounted, over_rate};
 use crate::engine::clients::sign_in::upgrade_status;
 use crate::ids::{ConnId, LimiterKey};
 use crate::message::{Micros, Reason, Reject};
@@ -26,25 +26,6 @@ use crate::wire::close;
 /// Time that the connections of a user have to answer a ping: 2 s, some ten round trips of a slow
 /// mobile network, or one lost segment that is sent again twice.
 pub const ANSWER_MS: u64 = 2_000;
-
-/// The connections of a user that were asked whether they are there.
-#[derive(Debug)]
-pub struct PlaceTest {
-    user: LimiterKey,
-    began: Micros,
-    /// End of the time to answer; until then nobody is asked again.
-    until: Micros,
-    /// Connections that wait for a place, the first one first.
-    newcomers: VecDeque<ConnId>,
-}
-
-impl PlaceTest {
-    /// Leaves out a time in which the shard was stopped, up to `now`.
-    pub fn put_off(&mut self, us: u64, now: Micros) {
-        self.began = Micros(self.began.0 + us).min(now);
-        self.until.0 += us;
-    }
-}
 
 /// The next step for those who wait for a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,23 +44,30 @@ impl Clients {
             PerUser::Newest => {}
             PerUser::Many | PerUser::Oldest => return,
         }
-        let Some((user, true)) = self.user_entry(identity, now) else { return };
-        while !self.limits.has_place(user) {
-            let members = self.limits.members(user).to_vec();
-            let Some(oldest) = self.oldest_of(&members) else { return };
+        let Some((user, Ok(()))) = self.user_entry(identity, now) else { return };
+        if self.limits.has_place(user) {
+            return;
+        }
+        for oldest in self.oldest_first(user) {
             cx.stats.inc(Counter::ClosedElsewhere);
             let why = "this user has signed in on another connection";
             self.close(cx, oldest, close::SIGNED_IN_ELSEWHERE, why, now);
+            if self.limits.has_place(user) {
+                return;
+            }
         }
     }
 
-    fn oldest_of(&self, ids: &[ConnId]) -> Option<ConnId> {
+    /// The connections that a user counts, the oldest one first.
+    fn oldest_first(&self, user: LimiterKey) -> Vec<ConnId> {
         let opened = |id: &ConnId| Some((self.conns.get(*id)?.opened, *id));
-        ids.iter().filter_map(opened).min().map(|(_, id)| id)
+        let mut members: Vec<_> = self.limits.members(user).iter().filter_map(opened).collect();
+        members.sort_unstable();
+        members.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Lets a connection wait until the others of its user have answered, or refuses it if they
-    /// just have.
+    /// Lets a connection wait until the others of its user have answered, or refuses it: if they
+    /// just have, or if it is over the user's rate, so that nobody is asked for its sake.
     pub fn wait_for_place(
         &mut self,
         cx: &mut Context<'_>,
@@ -87,46 +75,30 @@ impl Clients {
         identity: &Identity,
         now: Micros,
     ) -> Result<CountedUser, NotCounted> {
-        let (user, _) = self.user_entry(identity, now).expect("a user over its limit is counted");
-        let members = self.limits.members(user).to_vec();
-        let test = match self.place_tests.iter().position(|test| test.user == user) {
-            Some(test) => test,
-            None => {
-                cx.stats.inc(Counter::UserConnectionsTested);
-                for &member in &members {
-                    self.ping_if_read(cx, member, now);
-                }
-                let (until, newcomers) = (now.plus_ms(ANSWER_MS), VecDeque::new());
-                self.place_tests.push(PlaceTest { user, began: now, until, newcomers });
-                self.place_tests.len() - 1
-            }
-        };
-        let PlaceTest { began, until, .. } = self.place_tests[test];
-        let silent = members.iter().filter(|id| !self.has_answered(**id, began, now)).count();
-        let newcomers = &mut self.place_tests[test].newcomers;
-        if newcomers.len() < silent {
-            newcomers.push_back(id);
+        let (user, rate) =
+            self.user_entry(identity, now).expect("a user over its limit is counted");
+        if let Err(us) = rate {
+            return Err(NotCounted::Refused(over_rate(cx, us)));
+        }
+        if !self.limits.places.has(user) {
+            self.ask_all(cx, user, now);
+        }
+        if self.limits.places.wait(user, id) {
             return Err(NotCounted::Waits);
         }
-        let rest_ms = until.since(now).div_ceil(1000).max(1) as u32;
+        let rest_ms = self.limits.places.rest_us(user, now).div_ceil(1000).max(1) as u32;
         Err(NotCounted::Refused(refusal(cx, rest_ms)))
     }
 
-    /// Asks a connection whether it is there; not one that the gateway does not read.
-    fn ping_if_read(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
-        if self.conns.get(id).is_some_and(|conn| conn.holds.is_empty()) {
-            self.ping(cx, id, now);
-        }
-    }
-
-    /// Whether a connection has sent something since it was asked, or cannot be judged: the gateway
-    /// does not read it. One for which bytes waited was not asked; if it has taken some since, its
-    /// end is there.
-    fn has_answered(&self, id: ConnId, began: Micros, now: Micros) -> bool {
-        let Some(conn) = self.conns.get(id) else { return true };
-        let was_asked = conn.pinged.is_some_and(|at| at >= began);
-        let takes = conn.outbox.stuck_us(now) < now.since(began);
-        conn.heard > began || !conn.holds.is_empty() || !was_asked && takes
+    /// Asks the connections of a user whether they are there; not those that the gateway does not
+    /// read, and that cannot be judged. One whose kernel has no room gets no ping: taking some of
+    /// its bytes is its answer, because only what a peer has acknowledged makes room.
+    fn ask_all(&mut self, cx: &mut Context<'_>, user: LimiterKey, now: Micros) {
+        cx.stats.inc(Counter::UserConnectionsTested);
+        let is_read = |id: &ConnId| self.conns.get(*id).is_some_and(|conn| conn.holds.is_empty());
+        let asked: VecDeque<ConnId> = self.oldest_first(user).into_iter().filter(is_read).collect();
+        asked.iter().for_each(|id| self.ping(cx, *id, now));
+        self.limits.places.begin(user, asked, now.plus_ms(ANSWER_MS));
     }
 
     /// Lets the connection with the token of `identity` wait; nothing more of it is read.
@@ -138,52 +110,62 @@ impl Clients {
 
     /// Whether a connection is among those that a place may become free for.
     pub fn waits_for_place(&self, id: ConnId) -> bool {
-        self.place_tests.iter().any(|test| test.newcomers.contains(&id))
+        let newcomer = self.conns.get(id).and_then(|conn| conn.newcomer.as_deref());
+        let user = newcomer.and_then(|newcomer| self.limits.user(&newcomer.identity));
+        user.is_some_and(|user| self.limits.places.has_newcomer(user, id))
     }
 
-    /// Goes on with those who wait for a place, as far as that is decided now.
+    /// Goes on with those who wait for a place, as far as that is decided now. After an
+    /// [`NextPlace::Upgrade`] the next call goes on where this one ended.
     pub fn place_next(&mut self, cx: &mut Context<'_>, now: Micros) -> NextPlace {
-        let mut at = 0;
-        while at < self.place_tests.len() {
-            match self.go_on_with(cx, at, now) {
+        if !self.is_catching_up(now) {
+            self.limits.places.end_due(now);
+        }
+        while let Some(user) = self.limits.places.next_changed() {
+            match self.go_on_with(cx, user, now) {
                 Some(NextPlace::None) => {}
-                Some(upgrade) => return upgrade,
-                None if self.place_tests[at].until <= now && !self.is_catching_up(now) => {
-                    self.place_tests.swap_remove(at);
-                }
-                None => at += 1,
+                Some(NextPlace::Upgrade(id)) => return NextPlace::Upgrade(id),
+                None => self.limits.places.decided(),
             }
         }
         NextPlace::None
     }
 
-    /// Lets the first newcomer of a test in, or turns it away. `None`: nothing is to be done yet.
-    fn go_on_with(&mut self, cx: &mut Context<'_>, at: usize, now: Micros) -> Option<NextPlace> {
-        let &PlaceTest { user, began, until, ref newcomers } = &self.place_tests[at];
-        let &first = newcomers.front()?;
-        if self.conns.get(first).is_none_or(|conn| conn.newcomer.is_none()) {
-            self.place_tests[at].newcomers.pop_front();
+    /// Lets the first newcomer of a user in, or turns it away. `None`: nothing is to be done now.
+    fn go_on_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        user: LimiterKey,
+        now: Micros,
+    ) -> Option<NextPlace> {
+        let first = self.limits.places.first_newcomer(user)?;
+        let newcomer = self.conns.get(first).and_then(|conn| conn.newcomer.as_deref());
+        let Some(newcomer) = newcomer else {
+            self.limits.places.forget(user, first);
             return Some(NextPlace::None);
-        }
+        };
         if !self.limits.has_place(user) {
-            let members = self.limits.members(user);
-            let silent: Vec<ConnId> =
-                members.iter().filter(|id| !self.has_answered(**id, began, now)).copied().collect();
-            let is_over = until <= now && !self.is_catching_up(now);
-            match self.oldest_of(&silent) {
-                Some(oldest) if is_over => {
-                    cx.stats.inc(Counter::ClosedNoHeartbeat);
-                    let why = "no answer to our ping for 2 s, and this user wants to connect anew";
-                    self.close(cx, oldest, close::NO_HEARTBEAT, why, now);
-                    return Some(NextPlace::None);
-                }
-                Some(_) => return None,
-                None => {}
+            if self.limits.places.may_answer(user) {
+                return None;
+            }
+            let rate = self.user_entry(&newcomer.identity, now).map_or(Ok(()), |(_, rate)| rate);
+            if let Err(us) = rate {
+                self.limits.places.forget(user, first);
+                let reject = over_rate(cx, us);
+                self.refuse_newcomer(cx, first, &reject, now);
+                return Some(NextPlace::None);
+            }
+            if let Some(dead) = self.limits.places.take_dead(user) {
+                cx.stats.inc(Counter::ClosedNoHeartbeat);
+                let why = "no answer to our ping for 2 s, and this user wants to connect anew";
+                self.close(cx, dead, close::NO_HEARTBEAT, why, now);
+                return Some(NextPlace::None);
             }
         }
-        self.place_tests[at].newcomers.pop_front();
+        self.limits.places.forget(user, first);
         if !self.limits.has_place(user) {
-            self.refuse_newcomer(cx, first, now);
+            let reject = refusal(cx, ANSWER_MS as u32);
+            self.refuse_newcomer(cx, first, &reject, now);
             return Some(NextPlace::None);
         }
         let conn = self.conns.get_mut(first).expect("seen above");
@@ -196,20 +178,19 @@ impl Clients {
         Some(NextPlace::None)
     }
 
-    fn refuse_newcomer(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
-        let reject = refusal(cx, ANSWER_MS as u32);
+    fn refuse_newcomer(&mut self, cx: &mut Context<'_>, id: ConnId, reject: &Reject, now: Micros) {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         let seq = conn.newcomer.as_deref().map_or(0, |newcomer| newcomer.seq);
         match conn.phase {
             Phase::Handshake => {
                 conn.handshake = None;
-                let Reject { text, retry_after_ms, .. } = reject;
-                self.refuse_upgrade(cx, id, upgrade_status(&reject), text, retry_after_ms, now);
+                let Reject { text, retry_after_ms, .. } = *reject;
+                self.refuse_upgrade(cx, id, upgrade_status(reject), text, retry_after_ms, now);
             }
             Phase::Open
             | Phase::Closing { .. }
             | Phase::Lingering { .. }
-            | Phase::Finished { .. } => self.turn_away(cx, id, seq, &reject, now),
+            | Phase::Finished { .. } => self.turn_away(cx, id, seq, reject, now),
         }
     }
 }

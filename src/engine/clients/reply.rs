@@ -232,11 +232,12 @@ impl Clients {
         }
     }
 
-    /// Sends a WebSocket ping, unless bytes wait that the client does not take: then it would come
-    /// behind them and tell nothing. Any frame of the client answers it.
+    /// Sends a WebSocket ping, unless bytes wait that the kernel does not take: then it would come
+    /// behind them and tell nothing. Bytes that just were not offered yet are no reason: a kernel
+    /// takes them for a client that is gone, too. Any frame of the client answers it.
     pub fn ping(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.outbox.is_empty() {
+        if !conn.outbox.is_stuck() {
             conn.pinged = Some(now);
             cx.stats.inc(Counter::Pings);
             append(conn, id, &mut self.buffers, cx.effects, frames::write_ping);

@@ -445,7 +445,8 @@ impl Clients {
         // A token that waits, a move under way and the wait for a place are delays of ours.
         let is_ours =
             conn.pending_auth.is_some() || conn.moving.is_some() || conn.newcomer.is_some();
-        if conn.auth_by <= now && self.sign_in.required && !is_ours {
+        let is_late = conn.auth_by <= now && !self.is_catching_up(now);
+        if is_late && self.sign_in.required && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);
             self.close(
                 cx,

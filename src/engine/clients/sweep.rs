@@ -14,11 +14,9 @@ const SWEEP_TICKS: usize = 100;
 
 impl Clients {
     /// Checks the next hundredth of the connections. Those whose socket is to be closed are added
-    /// to `closing`.
+    /// to `closing`. While the shard catches up after a pause nobody is judged for being late; what
+    /// was decided before, or does not depend on the client, goes on.
     pub fn sweep(&mut self, cx: &mut Context<'_>, now: Micros, closing: &mut Vec<ConnId>) {
-        if self.is_catching_up(now) {
-            return;
-        }
         let slots = self.conns.slots();
         let count = slots.div_ceil(SWEEP_TICKS);
         for _ in 0..count {
@@ -44,7 +42,9 @@ impl Clients {
             closing.push(id);
             return;
         }
-        let is_slow = conn.outbox.stuck_us(now) > stuck_us || conn.is_overfull(now);
+        let judges = !self.is_catching_up(now);
+        let is_late = conn.outbox.stuck_us(now) > stuck_us || conn.is_overfull(now);
+        let is_slow = judges && is_late || conn.is_overfull_by_far();
         if is_slow && conn.phase == Phase::Open {
             self.close_slow(cx, id, now);
             return;
@@ -57,7 +57,7 @@ impl Clients {
         match conn.phase {
             // Who waits for a place does so outside of its handshake's time.
             Phase::Handshake
-                if conn.newcomer.is_none() && now.since(conn.opened) > handshake_us =>
+                if judges && conn.newcomer.is_none() && now.since(conn.opened) > handshake_us =>
             {
                 self.handshake_timeout(cx, id, now);
             }
@@ -65,7 +65,9 @@ impl Clients {
                 if conn.one_way.count > 0 {
                     self.tell_refused(cx, id, now);
                 }
-                self.check_heartbeat(cx, id, now);
+                if judges {
+                    self.check_heartbeat(cx, id, now);
+                }
             }
             Phase::Handshake
             | Phase::Closing { .. }

@@ -200,11 +200,14 @@ impl Ordering {
 
     /// Lets `follower` wait until no request of `leader` from before the sign-in is under way.
     pub(crate) fn follow(&mut self, follower: StreamKey, leader: StreamKey) {
-        let followers = &mut self.get_mut(leader).followers;
+        // Without those that have ended: a leader that lasts would name ever more of them.
+        let mut followers = self.take_followers(leader);
+        followers.retain(|key| self.streams.get(*key).is_some());
         if !followers.contains(&follower) {
             followers.push(follower);
             self.get_mut(follower).leaders += 1;
         }
+        self.get_mut(leader).followers = followers;
     }
 
     /// The streams that wait for `leader`.
@@ -257,4 +260,30 @@ fn hash(name: &StreamName) -> u64 {
     let high = u64::from_le_bytes(session[8..].try_into().expect("16 characters"));
     (name.hash ^ low.rotate_left(17) ^ high ^ u64::from(name.service.0))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_names_only_followers_that_are_under_way() {
+        let mut ordering = Ordering::new(8);
+        let open = |ordering: &mut Ordering, hash| {
+            let name =
+                StreamName { session: SessionId::from_random(1), service: ServiceId(0), hash };
+            ordering.open(name, InstanceId(0), 0)
+        };
+        let leader = open(&mut ordering, 0);
+        let lasting = open(&mut ordering, 1);
+        ordering.follow(lasting, leader);
+        for hash in 2..100 {
+            let follower = open(&mut ordering, hash);
+            ordering.follow(follower, leader);
+            ordering.follow(follower, leader);
+            assert_eq!(ordering.followers(leader), [lasting, follower]);
+            assert_eq!(ordering.get(follower).leaders, 1);
+            ordering.close_if_idle(follower);
+        }
+    }
 }

@@ -464,3 +464,18 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     rig.engine.remove(client);
     assert!(!rig.engine.introduce(client, SocketAddr::from(([192, 0, 2, 7], 7)), rig.now));
 }
+
+#[test]
+fn a_connection_that_ends_is_closed_with_its_last_byte_once_its_client_has_ended() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let closing = rig.client();
+    let (clients, _, mut cx) = rig.engine.parts();
+    clients.close(&mut cx, closing, 1008, "", rig.now);
+    let refused = rig.engine.open(([192, 0, 2, 7], 7).into(), rig.now).expect("room");
+    rig.engine.on_bytes(refused, &mut b"nonsense\r\n\r\n".to_vec(), rig.now);
+    for id in [closing, refused] {
+        assert!(!rig.engine.outbox(id).is_empty() && !rig.engine.on_end(id, rig.now));
+        let n = rig.engine.outbox(id).len();
+        assert_eq!(rig.engine.on_sent(id, n, rig.now), SocketAction::Close);
+    }
+}

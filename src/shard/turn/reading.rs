@@ -101,17 +101,30 @@ pub(super) fn read_handshakes(io: &mut impl ShardIo) {
     state.to_handshake = waiting;
 }
 
+/// Takes the end of a client that waits for a place among its user's connections: its socket is not
+/// read until it has one, so nothing else tells of it.
+pub(super) fn end_newcomer(io: &mut impl ShardIo, id: ConnId, now: Micros) {
+    let has_ended = io.readiness(id).is_some_and(|readiness| readiness.input == Input::Ending);
+    if has_ended && io.enter(|engine| engine.is_newcomer(id) && engine.on_end(id, now)) {
+        close(io, id);
+    }
+}
+
 /// Reads one connection as long as it has its share of the turn.
 fn read(io: &mut impl ShardIo, id: ConnId, now: Micros) {
     let Some(readiness) = io.readiness(id) else { return };
     readiness.is_listed = false;
     if io.enter(|engine| engine.is_paused(id)) {
+        end_newcomer(io, id, now);
         return;
     }
     for _ in 0..limits::READS_PER_TURN_MAX {
         match io.read_once(id, now) {
             ReadOnce::Again => {}
-            ReadOnce::Enough => return,
+            ReadOnce::Enough => {
+                end_newcomer(io, id, now);
+                return;
+            }
             ReadOnce::Closed => {
                 if io.enter(|engine| engine.on_end(id, now)) {
                     close(io, id);

@@ -469,6 +469,50 @@ fn a_reload_changes_the_limits_of_those_who_are_there() {
 }
 
 #[test]
+fn who_is_counted_stays_so_while_limits_go_and_come_back() {
+    let one = |l: &mut LimitSettings| l.user.connections_max = 1;
+    let mut rig = Rig::new(false, one);
+    let (alice, _) = rig.user("alice");
+    let apply = |rig: &mut Rig, change: fn(&mut LimitSettings)| {
+        rig.engine.apply(published(false, change), rig.now);
+        rig.engine.check_invariants().expect("consistent");
+    };
+    // A new token while users are not limited is of the same user. Each step checks the counts.
+    apply(&mut rig, |_| ());
+    assert!(rig.auth(alice, "alice").contains("auth_ok"));
+    let (second, told) = rig.user("alice");
+    assert!(told.contains("auth_ok"), "{told}");
+    apply(&mut rig, one);
+    assert!(rig.auth(alice, "alice").contains("auth_ok"));
+    rig.later(1_000);
+    apply(&mut rig, |_| ());
+    assert!(rig.auth(second, "alice").contains("auth_ok"));
+    rig.engine.remove(alice);
+    rig.engine.remove(second);
+    apply(&mut rig, one);
+    assert!(rig.user("alice").1.contains("auth_ok"), "nobody is locked out");
+}
+
+#[test]
+fn connections_are_listed_only_while_their_places_are_limited() {
+    let mut rig = Rig::new(false, |l| l.user.messages_per_s = 5);
+    let ids: Vec<ConnId> = (0..8).map(|_| rig.user("alice").0).collect();
+    let user = rig.engine.clients.conns.get(ids[0]).expect("there").limits.user;
+    let listed = |rig: &Rig| rig.engine.clients.limits.members(user).len();
+    assert_eq!(listed(&rig), 0);
+    let limited = |l: &mut LimitSettings| l.user.connections_max = 7;
+    rig.engine.apply(published(false, limited), rig.now);
+    assert_eq!(listed(&rig), 8, "a reload lists those who are there");
+    rig.engine.remove(ids[3]);
+    rig.later(0);
+    assert_eq!(listed(&rig), 7);
+    rig.engine.apply(published(false, |_| ()), rig.now);
+    assert_eq!(listed(&rig), 0);
+    ids.into_iter().for_each(|id| rig.engine.remove(id));
+    rig.later(0);
+}
+
+#[test]
 fn the_welcome_tells_the_least_rate_that_holds() {
     for (user, address, expected) in [(0, 0, 0), (7, 0, 7), (0, 20, 5), (7, 40, 7), (7, 20, 5)] {
         let mut rig = Rig::of(false, 4, |l| {

@@ -142,3 +142,34 @@ fn what_piled_up_during_a_pause_is_over_no_rate() {
     assert!(rig.told(id).contains("RATE_LIMITED"));
     assert_ne!(rig.phase(id), Phase::Open, "1008");
 }
+
+#[test]
+fn a_shard_whose_turns_are_as_long_as_pauses_still_ends_what_is_to_end() {
+    let mut rig = Rig::new();
+    rig.open(false);
+    let alice = rig.open(true);
+    rig.says(alice, &auth(1, &token("alice")));
+    rig.told(alice);
+    let closing = rig.open(true);
+    rig.says(closing, &[0xf3, 0x80, 0, 0, 0, 0]);
+    let busy = rig.open(true);
+    let turns = |rig: &mut Rig, count: u32| {
+        for _ in 0..count {
+            rig.pause(290_000);
+            rig.ticks(10);
+        }
+    };
+    turns(&mut rig, 1);
+    // What does not depend on the client ends also while the shard catches up.
+    rig.engine.set_wall_clock((START_S + 1_000_000_000) * 1_000_000, rig.now);
+    turns(&mut rig, 6);
+    assert_eq!(rig.count(Counter::ClosedTokenExpired), 1);
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(11);
+    turns(&mut rig, 2);
+    rig.says(busy, &pings);
+    assert_ne!(rig.phase(busy), Phase::Open, "its rate holds again");
+    // 15 s of 450 are not left out.
+    turns(&mut rig, 1_500);
+    assert_eq!(rig.count(Counter::HandshakeTimeout), 1);
+    assert!(rig.closed.contains(&closing));
+}

@@ -174,3 +174,90 @@ fn who_leaves_while_it_waits_holds_up_nobody() {
     rig.later(2_000_000);
     assert!(rig.told(new).contains("auth_ok") && !rig.is_there(first));
 }
+
+#[test]
+fn who_is_over_its_users_rate_is_told_so_and_nobody_is_asked_or_closed_for_it() {
+    let limited = |per_user, max| {
+        Rig::new(false, |l: &mut LimitSettings| {
+            (l.per_user, l.user.connections_max) = (per_user, max);
+            (l.user.connects_per_s, l.burst_s) = (1, 1);
+        })
+    };
+    for per_user in [PerUser::Many, PerUser::Newest, PerUser::Oldest] {
+        let mut rig = limited(per_user, 1);
+        let first = rig.user("alice").0;
+        let told = rig.user("alice").1;
+        assert!(told.contains("HTTP/1.1 429") && told.contains("connections a second"), "{told}");
+        assert!(rig.is_there(first) && rig.engine.outbox(first).is_empty());
+        let counters = [Counter::UserConnectsRefused, Counter::UserConnectionsTested];
+        assert_eq!(counters.map(|counter| rig.count(counter)), [1, 0]);
+    }
+    // Two wait, and one of them is within the rate when the time is over.
+    let mut rig = limited(PerUser::Many, 2);
+    let first = rig.user("alice").0;
+    rig.later(1_000_000);
+    let second = rig.user("alice").0;
+    rig.later(1_000_000);
+    let (third, fourth) = (rig.user("alice").0, rig.by_message("alice"));
+    assert!(rig.waits(third) && rig.waits(fourth));
+    rig.later(2_000_000);
+    assert!(rig.told(third).contains("auth_ok") && !rig.is_there(first));
+    let told = rig.told(fourth);
+    assert!(told.contains("connections a second") && rig.is_there(second), "{told}");
+}
+
+#[test]
+fn a_dead_connection_is_asked_behind_bytes_that_its_kernel_still_takes() {
+    let mut rig = rig(PerUser::Many, 1);
+    let dead = rig.user("alice").0;
+    rig.seq += 1;
+    let echo = format!(r#"{{"msg_id":9000,"seq":{}}}"#, rig.seq);
+    let mut bytes = crate::engine::clients::sign_in::tests::frame(&echo);
+    rig.engine.on_bytes(dead, &mut bytes, rig.now);
+    let new = rig.user("alice").0;
+    assert!(rig.waits(new) && rig.engine.outbox(dead).ends_with(&PING));
+    rig.told(dead);
+    rig.later(1_900_000);
+    assert!(rig.waits(new) && rig.is_there(dead));
+    rig.later(100_000);
+    assert!(rig.told(new).contains("auth_ok") && !rig.is_there(dead));
+}
+
+#[test]
+fn who_ends_while_it_waits_leaves_the_queue_to_the_next() {
+    let mut rig = rig(PerUser::Many, 1);
+    let first = rig.user("alice").0;
+    for by_message in [false, true] {
+        let gone = if by_message { rig.by_message("alice") } else { rig.user("alice").0 };
+        assert!(rig.waits(gone) && rig.engine.is_newcomer(gone));
+        assert!(rig.engine.on_end(gone, rig.now), "close it");
+        rig.engine.remove(gone);
+    }
+    let new = rig.user("alice").0;
+    assert!(rig.waits(new));
+    rig.answers(first);
+    assert!(rig.told(new).contains("HTTP/1.1 429") && rig.is_there(first));
+}
+
+#[test]
+fn everybody_who_comes_back_at_once_is_let_in_when_the_time_is_over() {
+    const USERS: usize = 200;
+    let mut rig = rig(PerUser::Many, 1);
+    let name = |n: usize| format!("user-{n}");
+    let come = |rig: &mut Rig| -> Vec<ConnId> {
+        let ids = (0..USERS).map(|n| rig.user(&name(n)).0).collect();
+        // Eight tokens a turn.
+        (0..USERS / 8).for_each(|_| rig.engine.end_turn(rig.now));
+        ids
+    };
+    let dead = come(&mut rig);
+    dead.iter().for_each(|id| drop(rig.told(*id)));
+    assert!(dead.iter().all(|id| rig.is_there(*id)));
+    let new = come(&mut rig);
+    assert!(new.iter().all(|id| rig.waits(*id)));
+    rig.now.0 += 2_000_000;
+    rig.engine.tick(rig.now, &mut Vec::new());
+    assert!(new.iter().all(|id| rig.is_there(*id)), "in one tick");
+    assert!(!dead.iter().any(|id| rig.is_there(*id)));
+    rig.later(0);
+}
