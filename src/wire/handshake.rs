@@ -18,6 +18,7 @@ use tungstenite::handshake::derive_accept_key;
 use self::target::{Target, is_authority};
 use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
+use crate::origin::{AllowedOrigin, is_of_host};
 
 /// Subprotocol of the JSON encoding.
 pub(crate) const JSON: &str = "shardgate.v1.json";
@@ -33,9 +34,9 @@ pub(crate) const TOKEN_OFFER: &str = "shardgate.token.";
 pub(crate) struct HandshakeRules {
     /// Path of the request target, compared exactly; a query may follow it.
     pub(crate) path: String,
-    /// Allowed `Origin` values (scheme://host[:port]); empty = the request's own host only. A
-    /// request without `Origin` (no browser) passes.
-    pub(crate) origins: Vec<String>,
+    /// Pages that may connect; empty = those of the request's own host only. A request without
+    /// `Origin` (no browser) passes.
+    pub(crate) origins: Vec<AllowedOrigin>,
     /// Whether subprotocols are negotiated. The echo server negotiates none.
     pub(crate) subprotocols: bool,
     /// Largest request that is read.
@@ -374,9 +375,9 @@ fn check_origin(rules: &HandshakeRules, headers: &Headers<'_, '_>, host: &str) -
             .and_then(|origin| std::str::from_utf8(origin).ok())
             .is_some_and(|origin| {
                 if rules.origins.is_empty() {
-                    is_own_host(origin, host)
+                    is_of_host(origin, host)
                 } else {
-                    rules.origins.iter().any(|each| each.eq_ignore_ascii_case(origin))
+                    rules.origins.iter().any(|each| each.allows(origin))
                 }
             }),
         _ => return Err((400, "send at most one Origin")),
@@ -389,21 +390,6 @@ fn check_origin(rules: &HandshakeRules, headers: &Headers<'_, '_>, host: &str) -
             "this Origin is not allowed: the key origins of the gateway lists those that are",
         ))
     }
-}
-
-/// Whether an origin has the host and port of `host`, the scheme's default port being optional.
-fn is_own_host(origin: &str, host: &str) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
-    let default_port = match scheme.to_ascii_lowercase().as_str() {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return false,
-    };
-    let bare = |name: &str| {
-        let without = name.strip_suffix(default_port).or_else(|| name.strip_suffix(':'));
-        without.unwrap_or(name).to_ascii_lowercase()
-    };
-    bare(authority) == bare(host)
 }
 
 /// The token in the request, if there is one. Other schemes of `Authorization` are for proxies in

@@ -182,6 +182,42 @@ fn only_listed_origins_pass_where_there_is_a_list() {
             refused(to, origin, request.as_bytes(), 403);
         }
     }
+    // The default port is none, and the other way round; a list may name more than hosts.
+    gateway.rewrite(&Config::new().key(
+        "origins = [\"https://h:443\", \"https://*.example.org\", \"http://localhost:*\", \
+         \"null\", \"file://\", \"capacitor://localhost\", \"app://x\"]",
+    ));
+    gateway.signal(Signal::HUP);
+    let status = |origin: &str| {
+        let mut raw = Raw::connect(to);
+        raw.send(with(to, &format!("Origin: {origin}")).as_bytes());
+        raw.head().split(' ').nth(1).expect("a status line").to_owned()
+    };
+    eventually("the new list holds", || (status("https://h") == "101").then_some(()));
+    for origin in [
+        "https://h:443",
+        "https://a.example.org",
+        "https://a.b.example.org",
+        "http://localhost",
+        "http://localhost:5173",
+        "null",
+        "file://",
+        "capacitor://localhost",
+        "app://x",
+    ] {
+        assert_eq!(status(origin), "101", "{origin}");
+    }
+    for origin in [
+        "https://example.org",
+        "https://aexample.org",
+        "http://a.example.org",
+        "https://localhost:5173",
+        "https://h:444",
+        "app://y",
+        "https://game.example",
+    ] {
+        assert_eq!(status(origin), "403", "{origin}");
+    }
     // The gateway's own host is not on the list; a client without an Origin is no browser.
     refused(to, "own", with(to, &format!("Origin: http://{to}")).as_bytes(), 403);
     Client::connect(to);

@@ -349,7 +349,8 @@ fn only_allowed_origins_pass() {
         let input = request("Host", &format!("Host: {host}"), &format!("Origin: {origin}\r\n"));
         assert_eq!(status_of(&input), status, "{host} {origin}");
     }
-    let rules = HandshakeRules { origins: vec!["https://game.example".to_owned()], ..rules() };
+    let origins = vec![AllowedOrigin::read("https://game.example").unwrap()];
+    let rules = HandshakeRules { origins, ..rules() };
     for (origin, ok) in [
         ("https://game.example", true),
         ("http://game.example", false),
