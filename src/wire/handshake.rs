@@ -76,6 +76,8 @@ pub enum Progress {
         status: u16,
         /// Text of the response, for the log.
         why: Cow<'static, str>,
+        /// For the log: the `Origin` that is not allowed, cut, if that is the reason.
+        origin: Option<String>,
     },
 }
 
@@ -96,6 +98,9 @@ impl std::fmt::Debug for ShownToken {
     }
 }
 
+/// Characters of a refused origin that the log shows: a scheme, the longest host name, a port.
+const ORIGIN_CHARS_MAX: usize = 280;
+
 /// A status code, and a line that tells the client what to do.
 type Rule = (u16, &'static str);
 
@@ -103,23 +108,31 @@ type Rule = (u16, &'static str);
 struct Refusal {
     status: u16,
     why: Cow<'static, str>,
+    origin: Option<String>,
 }
 
 impl From<Rule> for Refusal {
     fn from((status, why): Rule) -> Self {
-        Self { status, why: Cow::Borrowed(why) }
+        Self { status, why: Cow::Borrowed(why), origin: None }
     }
 }
 
 impl Refusal {
     fn too_many_bytes(max: usize) -> Self {
         let why = format!("send at most {max} bytes of headers (conn.header_bytes_max)");
-        Self { status: 431, why: Cow::Owned(why) }
+        Self { status: 431, why: Cow::Owned(why), origin: None }
     }
 
     fn too_many_fields(max: usize) -> Self {
         let why = format!("send at most {max} header fields (conn.headers_max)");
-        Self { status: 431, why: Cow::Owned(why) }
+        Self { status: 431, why: Cow::Owned(why), origin: None }
+    }
+
+    fn of_origin(origin: &[u8]) -> Self {
+        let why = "this Origin is not allowed: the key origins of the gateway lists those that are";
+        let text = String::from_utf8_lossy(origin);
+        let origin = text.chars().take(ORIGIN_CHARS_MAX).collect();
+        Self { origin: Some(origin), ..Self::from((403, why)) }
     }
 }
 
@@ -142,10 +155,11 @@ pub(crate) fn try_upgrade(
         }),
         Err(refusal) => Err(refusal),
     };
-    result.unwrap_or_else(|Refusal { status, why }| Progress::Refuse {
+    result.unwrap_or_else(|Refusal { status, why, origin }| Progress::Refuse {
         response: refuse(status, &why),
         status,
         why,
+        origin,
     })
 }
 
@@ -367,28 +381,23 @@ fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Rule> {
 
 /// Refuses pages of origins that are not allowed: otherwise any page could use the network position
 /// of its reader's browser (RFC 6455 section 10.2).
-fn check_origin(rules: &HandshakeRules, headers: &Headers<'_, '_>, host: &str) -> Result<(), Rule> {
-    let allowed = match headers.all("Origin").count() {
-        0 => true,
-        1 => headers
-            .only("Origin")
-            .and_then(|origin| std::str::from_utf8(origin).ok())
-            .is_some_and(|origin| {
-                if rules.origins.is_empty() {
-                    is_of_host(origin, host)
-                } else {
-                    rules.origins.iter().any(|each| each.allows(origin))
-                }
-            }),
-        _ => return Err((400, "send at most one Origin")),
+fn check_origin(
+    rules: &HandshakeRules,
+    headers: &Headers<'_, '_>,
+    host: &str,
+) -> Result<(), Refusal> {
+    let mut origins = headers.all("Origin");
+    let Some(origin) = origins.next() else { return Ok(()) };
+    if origins.next().is_some() {
+        return Err((400, "send at most one Origin").into());
+    }
+    let is_allowed = |origin: &str| match rules.origins.is_empty() {
+        true => is_of_host(origin, host),
+        false => rules.origins.iter().any(|each| each.allows(origin)),
     };
-    if allowed {
-        Ok(())
-    } else {
-        Err((
-            403,
-            "this Origin is not allowed: the key origins of the gateway lists those that are",
-        ))
+    match std::str::from_utf8(origin).is_ok_and(is_allowed) {
+        true => Ok(()),
+        false => Err(Refusal::of_origin(origin)),
     }
 }
 

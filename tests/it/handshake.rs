@@ -117,8 +117,24 @@ fn every_wrong_request_gets_its_status() {
         }
     }
     assert_eq!(gateway.counter("handshake_refused"), rows.len() as u64);
+    each_kind_is_told(&gateway, rows.len());
     assert_eq!(gateway.admin_get("/stats")["sessions"], 0);
     Client::connect(to);
+}
+
+/// Each status has a line with a reason, and not each of `refusals` has one.
+fn each_kind_is_told(gateway: &Gateway, refusals: usize) {
+    for (status, why) in [(426, "upgrade to WebSocket: send"), (404, "this path"), (405, "use GET")]
+    {
+        let is_it = |line: &str| {
+            line.contains(" WARN ")
+                && line.contains("handshake_refused")
+                && line.contains(&format!("status={status} why=\"{why}"))
+        };
+        eventually(why, || gateway.log().lines().any(is_it).then_some(()));
+    }
+    let told = gateway.log().matches("handshake_refused").count();
+    assert!(told < refusals, "{told}");
 }
 
 #[test]
@@ -218,6 +234,14 @@ fn only_listed_origins_pass_where_there_is_a_list() {
     ] {
         assert_eq!(status(origin), "403", "{origin}");
     }
+    // The page, and the key, once a second; nothing in the value forges a line.
+    let forged = format!("https://a\u{202e}.{}", "b".repeat(2_000));
+    assert_eq!(status(&forged), "403");
+    let log = eventually("it is logged", || {
+        Some(gateway.log()).filter(|log| log.contains("origin=\"http://game.example\""))
+    });
+    assert!(log.contains("origin_refused") && log.contains("the key origins"), "{log}");
+    assert!(!log.contains('\u{202e}') && !log.contains(&"b".repeat(300)), "{log}");
     // The gateway's own host is not on the list; a client without an Origin is no browser.
     refused(to, "own", with(to, &format!("Origin: http://{to}")).as_bytes(), 403);
     Client::connect(to);

@@ -99,10 +99,20 @@ fn a_listed_balancer_without_a_header_is_closed_without_an_answer() {
         &long,
         &with_tlvs(5_000)[..16],
     ];
-    for (n, bytes) in wrong.into_iter().enumerate() {
+    for (n, bytes) in wrong.iter().enumerate() {
         assert_eq!(secure::raw(gateway.ws, bytes), b"", "{n}");
         assert_eq!(gateway.counter("proxy_refused"), n as u64 + 1);
     }
+    // Why, and of whom, once a second.
+    let log = eventually("it is logged", || {
+        Some(gateway.log()).filter(|log| log.contains("proxy_refused"))
+    });
+    let why = "no PROXY protocol header: did it come past the balancer?";
+    assert!(
+        log.contains(" WARN ") && log.contains("peer=127.0.0.1:") && log.contains(why),
+        "{log}"
+    );
+    assert!(log.matches("proxy_refused").count() < wrong.len(), "{log}");
     // Half a header, and no more: the deadline of the handshake holds for it.
     let gateway = Gateway::start(
         &Config::new().key("proxy.from = [\"127.0.0.1\"]").shard("conn.handshake_timeout_ms = 200"),

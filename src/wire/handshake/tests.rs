@@ -61,7 +61,7 @@ fn status_of(input: &[u8]) -> u16 {
     match upgrade_with(&rules(), input) {
         Progress::Partial => 0,
         Progress::Upgrade { .. } => 101,
-        Progress::Refuse { status, response, why } => {
+        Progress::Refuse { status, response, why, .. } => {
             assert_eq!(response, refuse(status, &why));
             status
         }
