@@ -176,7 +176,7 @@ fn naive_is_under(origin: &str, zone: &str) -> bool {
     let is_label = |label: &&str| {
         !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
     };
-    labels.len() > own.len() && labels.ends_with(&own) && labels.iter().all(|l| is_label(l))
+    labels.len() > own.len() && labels.ends_with(&own) && labels.iter().all(is_label)
 }
 
 proptest! {

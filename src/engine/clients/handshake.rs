@@ -150,7 +150,9 @@ impl Clients {
     /// Answers an upgrade request that was not complete in time.
     pub fn handshake_timeout(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         cx.stats.inc(Counter::HandshakeTimeout);
-        let response = handshake::refuse(408, "the upgrade request was not complete in time");
+        let why = "the upgrade request was not complete in time";
+        log_refusal(cx, 408, why, now);
+        let response = handshake::refuse(408, why);
         self.linger(cx, id, &response, now);
     }
 }
