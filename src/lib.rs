@@ -42,9 +42,10 @@
 //!
 //! In the order of dependence; a module uses only those above its own line.
 //!
-//! - [`limits`] [`ids`] [`message`] `plain` [`stats`] [`inspect`] [`lanes`] [`mailbox`]: the
-//!   vocabulary. Caps with their arithmetic, names, what moves, which characters people are shown,
-//!   what is counted, an operator's queries, and all that two threads know of each other.
+//! - [`limits`] [`ids`] [`message`] `plain` [`origin`] [`stats`] [`inspect`] [`lanes`] [`mailbox`]:
+//!   the vocabulary. Caps with their arithmetic, names, what moves, which characters people are
+//!   shown, which web pages are let in, what is counted, an operator's queries, and all that two
+//!   threads know of each other.
 //! - [`routing`]: the immutable snapshot of services, instances, routes and rings, and the rule
 //!   that picks an instance.
 //! - [`config`]: files, environment and flags become checked settings, or every problem at once.
@@ -191,6 +192,7 @@ pub mod limits;
 pub mod mailbox;
 mod memory;
 pub mod message;
+pub mod origin;
 mod plain;
 mod preflight;
 pub mod readiness;

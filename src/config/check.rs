@@ -9,6 +9,7 @@ use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
 use super::{admin, auth, discovery, health, limits, listen};
 use crate::limits::*;
+use crate::origin::AllowedOrigin;
 
 /// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
 pub const SHARD_SECTIONS: [&str; 9] =
@@ -23,8 +24,10 @@ const CLIENT_BYTES_MAX: u64 = 1 << 30;
 
 const URL_PATH_RULE: TextRule =
     TextRule::new("'/' and at most 255 visible characters without '?' and '#'", "");
-const ORIGIN_RULE: TextRule =
-    TextRule::new("scheme://host[:port] in lower case", ", e.g. \"https://example.org\"");
+const ORIGIN_RULE: TextRule = TextRule::new(
+    "scheme://host[:port] in lower case, with a wildcard for the first labels or the port, or null",
+    ", e.g. \"https://example.org\", \"https://*.example.org\" or \"http://localhost:*\"",
+);
 const FILTER_RULE: TextRule =
     TextRule::new("a log filter", ", e.g. \"info\" or \"warn,shardgate::backend=info\"");
 
@@ -33,14 +36,6 @@ fn is_url_path(s: &str) -> bool {
     s.starts_with('/')
         && s.len() <= 256
         && s.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
-}
-
-fn is_origin(s: &str) -> bool {
-    let Some((scheme, host)) = s.split_once("://") else { return false };
-    let lower = |b: u8| b.is_ascii_graphic() && !b.is_ascii_uppercase();
-    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    scheme_ok && !host.is_empty() && !host.contains(['/', '?', '#', '@']) && s.bytes().all(lower)
 }
 
 /// Whether `s` is a log filter.
@@ -59,7 +54,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         node: r.text("node", &d.node, is_name, NAME_RULE),
         admin: admin::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
-        origins: r.texts("origins", &d.origins, is_origin, ORIGIN_RULE),
+        origins: r.texts_as("origins", "[]", AllowedOrigin::read, ORIGIN_RULE).unwrap_or(d.origins),
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),
         demo: demo(r, d.demo),

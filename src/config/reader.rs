@@ -432,24 +432,38 @@ impl Reader {
         valid: impl Fn(&str) -> bool,
         rule: TextRule,
     ) -> Vec<String> {
-        let shown = format!("{default:?}");
+        let read = |s: &str| match rule.admits(s, &valid) {
+            true => Ok(s.to_owned()),
+            false => Err(rule.to_string()),
+        };
+        let texts = self.texts_as(key, &format!("{default:?}"), read, rule);
+        texts.unwrap_or_else(|| default.to_vec())
+    }
+
+    /// Like [`Self::texts`], with what `read` makes of each string, or the rule that it breaks.
+    /// `None` = nobody set the key, or not to a list; `shown` is its default.
+    pub fn texts_as<T>(
+        &mut self,
+        key: &'static str,
+        shown: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+        rule: TextRule,
+    ) -> Option<Vec<T>> {
         let list_rule = Rule::Texts(rule);
-        let Some(entry) = self.entry(key, &list_rule, &shown) else { return default.to_vec() };
+        let entry = self.entry(key, &list_rule, &shown)?;
         let Value::List(list) = &entry.value else {
             self.problem(key, list_rule.to_string());
-            return default.to_vec();
+            return None;
         };
         let mut out = Vec::new();
         for (i, node) in list.iter().enumerate() {
-            if let Value::Text(s) = &node.value
-                && rule.admits(s, &valid)
-            {
-                out.push(s.clone());
-            } else {
-                self.problem(key, format!("item {i} = {}: {rule}", node.value));
+            let text = if let Value::Text(s) = &node.value { Some(s) } else { None };
+            match text.map_or_else(|| Err(rule.to_string()), |s| read(s)) {
+                Ok(item) => out.push(item),
+                Err(why) => self.problem(key, format!("item {i} = {}: {why}", node.value)),
             }
         }
-        out
+        Some(out)
     }
 
     /// The tables of a list and its source; none if nobody set the key. The caller refuses more

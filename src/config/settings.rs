@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::origin::AllowedOrigin;
+
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use shard::{
@@ -69,9 +71,9 @@ pub struct GatewaySettings {
     pub admin: AdminSettings,
     /// Number of shards; `None` = one for each allowed core, less one from 4 cores up. Boot.
     pub shards: Option<usize>,
-    /// Allowed `Origin` values (scheme://host[:port], exact, lower case); empty = the request's own
-    /// host only. A request without `Origin` passes. Live.
-    pub origins: Vec<String>,
+    /// Pages that may connect; empty = those of the request's own host only. A request without
+    /// `Origin` passes. Live.
+    pub origins: Vec<AllowedOrigin>,
     /// Ids answered by the gateway itself, first and last. Live.
     pub gateway_ids: (u32, u32),
     /// Whether id 9003 explains routes to clients. Live.

@@ -266,7 +266,12 @@ fn texts_have_their_forms() {
     one_gateway("[log]\nfilter = \"a=b=c\"", "must be a log filter");
     one_gateway("[demo]\naddresses = [\"127.0.0.1:1\"]", "must be three addresses");
     let config = of(Some("origins = [\"https://a.example:8443\"]"), None).expect("right");
-    assert_eq!(config.gateway.origins, ["https://a.example:8443"]);
+    assert_eq!(config.gateway.origins[0].to_string(), "https://a.example:8443");
+    one_gateway("origins = [5, \"null\"]", "item 0 = 5: must be scheme://host[:port]");
+    one_gateway("origins = [\"null\", \"*\"]", "item 1 = \"*\": must name the sites");
+    one_gateway("origins = \"null\"", "must be a list");
+    let listed = "origins = [\"https://*.example.org\", \"http://localhost:*\", \"file://\"]";
+    assert_eq!(of(Some(listed), None).expect("right").gateway.origins.len(), 3);
 }
 
 #[test]

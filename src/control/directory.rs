@@ -164,6 +164,12 @@ impl Directory {
                 tracing::info!(%source, "discovery_fresh: the source answers again");
                 state.stale = None;
             }
+            SourceEvent::Note { why } => tracing::info!(
+                %source,
+                why,
+                "discovery_note: a part of the source does not answer, and none of its instances \
+                 is known to be there"
+            ),
             SourceEvent::Bad { at, why } => {
                 tracing::warn!(
                     %source,

@@ -20,6 +20,7 @@ mod inbound;
 pub mod inspect;
 pub mod instance_map;
 pub mod owner;
+mod refusals;
 pub mod slab;
 mod source;
 mod stats;
@@ -167,10 +168,16 @@ impl Engine {
     }
 
     /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,
-    /// and it lingers until the alert is flushed and the client closes.
-    pub fn break_off(&mut self, id: ConnId, now: Micros) {
+    /// and it lingers until the alert is flushed and the client closes. Returns what is to be
+    /// logged, if a line of this counter is due: the peer, and how many failed since the last line.
+    pub fn break_off(
+        &mut self,
+        id: ConnId,
+        counter: Counter,
+        now: Micros,
+    ) -> Option<(SocketAddr, u64)> {
         let (clients, _, mut cx) = self.parts();
-        clients.break_off(&mut cx, id, now);
+        clients.break_off(&mut cx, id, counter, now)
     }
 
     /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are

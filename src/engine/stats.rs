@@ -1,5 +1,6 @@
 //! Counters and histograms of a shard, and the log events whose rate is limited.
 
+use crate::engine::refusals::Refusals;
 use crate::ids::ShardId;
 use crate::message::{CallFault, Category, Micros, Reason};
 use crate::stats::{Counter, Counters, Histograms, Stage};
@@ -18,6 +19,8 @@ pub(crate) struct Stats {
     pub reasons: [u64; Reason::ALL.len()],
     /// Number of failed calls by fault.
     pub faults: Vec<(CallFault, u64)>,
+    /// When refusals of clients were logged.
+    pub refusals: Refusals,
     /// Number of messages decoded in this turn: they share the turn's decode time.
     decoded: u64,
     route_failures: RouteFailures,

@@ -22,8 +22,8 @@ const ARENA_BYTES: u64 = 1 << 30;
 /// rings, and the allocator's own. A start took some 40 MiB of it.
 const REST_BYTES: u64 = 64 << 20;
 /// Address space that the way out names more than what is wanted now, in steps of as much: the next
-/// start begins with some heaps of threads (64 MiB each) more or less.
-const ROOM_BYTES: u64 = 128 << 20;
+/// start begins with one arena of the allocator, and some heaps of threads, more or less.
+const ROOM_BYTES: u64 = ARENA_BYTES;
 /// Threads of the process besides those of shards: two of the log, pulse, and the one that fetches
 /// keys.
 const THREADS_OF_PROCESS: usize = 4;

@@ -85,6 +85,21 @@ pub enum Failure {
     Broken,
 }
 
+impl Failure {
+    /// The reason as the log tells it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotTls => "the client does not speak TLS",
+            Self::Incompatible => "no version, cipher suite or group is common",
+            Self::Name => "no [[tls_certificate]] covers the name that the client asks for",
+            Self::Protocol => "the client offers protocols, and HTTP/1.1 is not among them",
+            Self::Certificate => "the client's certificate is missing or not valid",
+            Self::Alert => "the client ended it: mostly it does not trust the certificate",
+            Self::Broken => "the client broke the rules of TLS",
+        }
+    }
+}
+
 /// The TLS session of one client.
 pub struct Session {
     connection: UnbufferedServerConnection,

@@ -18,6 +18,7 @@ use tungstenite::handshake::derive_accept_key;
 use self::target::{Target, is_authority};
 use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
+use crate::origin::{AllowedOrigin, is_of_host};
 
 /// Subprotocol of the JSON encoding.
 pub(crate) const JSON: &str = "shardgate.v1.json";
@@ -33,9 +34,9 @@ pub(crate) const TOKEN_OFFER: &str = "shardgate.token.";
 pub(crate) struct HandshakeRules {
     /// Path of the request target, compared exactly; a query may follow it.
     pub(crate) path: String,
-    /// Allowed `Origin` values (scheme://host[:port]); empty = the request's own host only. A
-    /// request without `Origin` (no browser) passes.
-    pub(crate) origins: Vec<String>,
+    /// Pages that may connect; empty = those of the request's own host only. A request without
+    /// `Origin` (no browser) passes.
+    pub(crate) origins: Vec<AllowedOrigin>,
     /// Whether subprotocols are negotiated. The echo server negotiates none.
     pub(crate) subprotocols: bool,
     /// Largest request that is read.
@@ -75,6 +76,8 @@ pub enum Progress {
         status: u16,
         /// Text of the response, for the log.
         why: Cow<'static, str>,
+        /// For the log: the `Origin` that is not allowed, cut, if that is the reason.
+        origin: Option<String>,
     },
 }
 
@@ -95,6 +98,9 @@ impl std::fmt::Debug for ShownToken {
     }
 }
 
+/// Characters of a refused origin that the log shows: a scheme, the longest host name, a port.
+const ORIGIN_CHARS_MAX: usize = 280;
+
 /// A status code, and a line that tells the client what to do.
 type Rule = (u16, &'static str);
 
@@ -102,23 +108,31 @@ type Rule = (u16, &'static str);
 struct Refusal {
     status: u16,
     why: Cow<'static, str>,
+    origin: Option<String>,
 }
 
 impl From<Rule> for Refusal {
     fn from((status, why): Rule) -> Self {
-        Self { status, why: Cow::Borrowed(why) }
+        Self { status, why: Cow::Borrowed(why), origin: None }
     }
 }
 
 impl Refusal {
     fn too_many_bytes(max: usize) -> Self {
         let why = format!("send at most {max} bytes of headers (conn.header_bytes_max)");
-        Self { status: 431, why: Cow::Owned(why) }
+        Self { status: 431, why: Cow::Owned(why), origin: None }
     }
 
     fn too_many_fields(max: usize) -> Self {
         let why = format!("send at most {max} header fields (conn.headers_max)");
-        Self { status: 431, why: Cow::Owned(why) }
+        Self { status: 431, why: Cow::Owned(why), origin: None }
+    }
+
+    fn of_origin(origin: &[u8]) -> Self {
+        let why = "this Origin is not allowed: the key origins of the gateway lists those that are";
+        let text = String::from_utf8_lossy(origin);
+        let origin = text.chars().take(ORIGIN_CHARS_MAX).collect();
+        Self { origin: Some(origin), ..Self::from((403, why)) }
     }
 }
 
@@ -141,10 +155,11 @@ pub(crate) fn try_upgrade(
         }),
         Err(refusal) => Err(refusal),
     };
-    result.unwrap_or_else(|Refusal { status, why }| Progress::Refuse {
+    result.unwrap_or_else(|Refusal { status, why, origin }| Progress::Refuse {
         response: refuse(status, &why),
         status,
         why,
+        origin,
     })
 }
 
@@ -366,44 +381,24 @@ fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Rule> {
 
 /// Refuses pages of origins that are not allowed: otherwise any page could use the network position
 /// of its reader's browser (RFC 6455 section 10.2).
-fn check_origin(rules: &HandshakeRules, headers: &Headers<'_, '_>, host: &str) -> Result<(), Rule> {
-    let allowed = match headers.all("Origin").count() {
-        0 => true,
-        1 => headers
-            .only("Origin")
-            .and_then(|origin| std::str::from_utf8(origin).ok())
-            .is_some_and(|origin| {
-                if rules.origins.is_empty() {
-                    is_own_host(origin, host)
-                } else {
-                    rules.origins.iter().any(|each| each.eq_ignore_ascii_case(origin))
-                }
-            }),
-        _ => return Err((400, "send at most one Origin")),
-    };
-    if allowed {
-        Ok(())
-    } else {
-        Err((
-            403,
-            "this Origin is not allowed: the key origins of the gateway lists those that are",
-        ))
+fn check_origin(
+    rules: &HandshakeRules,
+    headers: &Headers<'_, '_>,
+    host: &str,
+) -> Result<(), Refusal> {
+    let mut origins = headers.all("Origin");
+    let Some(origin) = origins.next() else { return Ok(()) };
+    if origins.next().is_some() {
+        return Err((400, "send at most one Origin").into());
     }
-}
-
-/// Whether an origin has the host and port of `host`, the scheme's default port being optional.
-fn is_own_host(origin: &str, host: &str) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
-    let default_port = match scheme.to_ascii_lowercase().as_str() {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return false,
+    let is_allowed = |origin: &str| match rules.origins.is_empty() {
+        true => is_of_host(origin, host),
+        false => rules.origins.iter().any(|each| each.allows(origin)),
     };
-    let bare = |name: &str| {
-        let without = name.strip_suffix(default_port).or_else(|| name.strip_suffix(':'));
-        without.unwrap_or(name).to_ascii_lowercase()
-    };
-    bare(authority) == bare(host)
+    match std::str::from_utf8(origin).is_ok_and(is_allowed) {
+        true => Ok(()),
+        false => Err(Refusal::of_origin(origin)),
+    }
 }
 
 /// The token in the request, if there is one. Other schemes of `Authorization` are for proxies in

@@ -117,8 +117,24 @@ fn every_wrong_request_gets_its_status() {
         }
     }
     assert_eq!(gateway.counter("handshake_refused"), rows.len() as u64);
+    each_kind_is_told(&gateway, rows.len());
     assert_eq!(gateway.admin_get("/stats")["sessions"], 0);
     Client::connect(to);
+}
+
+/// Each status has a line with a reason, and not each of `refusals` has one.
+fn each_kind_is_told(gateway: &Gateway, refusals: usize) {
+    for (status, why) in [(426, "upgrade to WebSocket: send"), (404, "this path"), (405, "use GET")]
+    {
+        let is_it = |line: &str| {
+            line.contains(" WARN ")
+                && line.contains("handshake_refused")
+                && line.contains(&format!("status={status} why=\"{why}"))
+        };
+        eventually(why, || gateway.log().lines().any(is_it).then_some(()));
+    }
+    let told = gateway.log().matches("handshake_refused").count();
+    assert!(told < refusals, "{told}");
 }
 
 #[test]
@@ -182,6 +198,50 @@ fn only_listed_origins_pass_where_there_is_a_list() {
             refused(to, origin, request.as_bytes(), 403);
         }
     }
+    // The default port is none, and the other way round; a list may name more than hosts.
+    gateway.rewrite(&Config::new().key(
+        "origins = [\"https://h:443\", \"https://*.example.org\", \"http://localhost:*\", \
+         \"null\", \"file://\", \"capacitor://localhost\", \"app://x\"]",
+    ));
+    gateway.signal(Signal::HUP);
+    let status = |origin: &str| {
+        let mut raw = Raw::connect(to);
+        raw.send(with(to, &format!("Origin: {origin}")).as_bytes());
+        raw.head().split(' ').nth(1).expect("a status line").to_owned()
+    };
+    eventually("the new list holds", || (status("https://h") == "101").then_some(()));
+    for origin in [
+        "https://h:443",
+        "https://a.example.org",
+        "https://a.b.example.org",
+        "http://localhost",
+        "http://localhost:5173",
+        "null",
+        "file://",
+        "capacitor://localhost",
+        "app://x",
+    ] {
+        assert_eq!(status(origin), "101", "{origin}");
+    }
+    for origin in [
+        "https://example.org",
+        "https://aexample.org",
+        "http://a.example.org",
+        "https://localhost:5173",
+        "https://h:444",
+        "app://y",
+        "https://game.example",
+    ] {
+        assert_eq!(status(origin), "403", "{origin}");
+    }
+    // The page, and the key, once a second; nothing in the value forges a line.
+    let forged = format!("https://a\u{202e}.{}", "b".repeat(2_000));
+    assert_eq!(status(&forged), "403");
+    let log = eventually("it is logged", || {
+        Some(gateway.log()).filter(|log| log.contains("origin=\"http://game.example\""))
+    });
+    assert!(log.contains("origin_refused") && log.contains("the key origins"), "{log}");
+    assert!(!log.contains('\u{202e}') && !log.contains(&"b".repeat(300)), "{log}");
     // The gateway's own host is not on the list; a client without an Origin is no browser.
     refused(to, "own", with(to, &format!("Origin: http://{to}")).as_bytes(), 403);
     Client::connect(to);

@@ -108,6 +108,13 @@ fn an_address_over_its_connections_gets_429_until_one_closes() {
     gets_429(&gateway);
     assert_eq!(gateway.counter("address_connections_refused"), 1);
     assert_eq!(gateway.counter("accept_refused"), 0);
+    let is_told = |line: &str| {
+        line.contains(" WARN ")
+            && line.contains("client_refused")
+            && line.contains("peer=127.0.0.1:")
+            && line.contains("your address has too many connections")
+    };
+    eventually("it is logged", || gateway.log().lines().any(is_told).then_some(()));
     drop(first);
     eventually("a place is free", || (gateway.counter("closed") == 1).then_some(()));
     Client::connect(gateway.ws);

@@ -12,8 +12,20 @@ use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
 
 /// A header of version 2 that names 192.0.2.7:4660.
 const HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x34\0\x50";
+/// The same as a line of version 1.
+const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 127.0.0.1 4660 80\r\n";
 /// A header of a balancer that connects for itself.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0";
+
+/// The header with a TLV of `bytes`, whose type is for experiments.
+fn with_tlvs(bytes: u16) -> Vec<u8> {
+    let mut header = HEADER.to_vec();
+    header[14..16].copy_from_slice(&(12 + 3 + bytes).to_be_bytes());
+    header.push(0xf0);
+    header.extend(bytes.to_be_bytes());
+    header.resize(HEADER.len() + 3 + usize::from(bytes), b'x');
+    header
+}
 
 fn listed() -> Gateway {
     Gateway::start(&Config::new().key("proxy.from = [\"10.0.0.0/8\", \"127.0.0.0/8\"]"))
@@ -40,8 +52,19 @@ fn upgrade(raw: &mut Raw, to: SocketAddr) {
 fn a_listed_balancer_tells_the_clients_address_however_it_is_cut() {
     let gateway = listed();
     let whole = [HEADER, Raw::request(gateway.ws).as_bytes()].concat();
-    // All at once; header and request apart; byte for byte.
-    for cut in [whole.len(), HEADER.len(), 1] {
+    let line = [LINE, Raw::request(gateway.ws).as_bytes()].concat();
+    let long = [&with_tlvs(3_000)[..], Raw::request(gateway.ws).as_bytes()].concat();
+    // All at once; header and request apart; byte for byte; of both versions on the same port.
+    for (whole, cut) in [
+        (&whole, whole.len()),
+        (&whole, HEADER.len()),
+        (&whole, 1),
+        (&line, line.len()),
+        (&line, LINE.len()),
+        (&line, 1),
+        (&long, long.len()),
+        (&long, 700),
+    ] {
         let mut raw = Raw::connect(gateway.ws);
         for part in whole.chunks(cut) {
             raw.send(part);
@@ -57,16 +80,39 @@ fn a_listed_balancer_tells_the_clients_address_however_it_is_cut() {
     raw.send(LOCAL);
     upgrade(&mut raw, gateway.ws);
     assert_eq!(who(&mut raw), own, "the balancer itself");
+    let mut raw = Raw::connect(gateway.ws);
+    let own = raw.stream().local_addr().expect("connected").to_string();
+    raw.send(b"PROXY UNKNOWN\r\n");
+    upgrade(&mut raw, gateway.ws);
+    assert_eq!(who(&mut raw), own, "a balancer that does not know");
 }
 
 #[test]
 fn a_listed_balancer_without_a_header_is_closed_without_an_answer() {
     let gateway = listed();
-    let wrong = [&b"GET /ws HTTP/1.1\r\n\r\n"[..], b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", b"\0"];
-    for (n, bytes) in wrong.into_iter().enumerate() {
+    let long = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
+    let wrong = [
+        &b"GET /ws HTTP/1.1\r\n\r\n"[..],
+        b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
+        b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n",
+        b"\0",
+        &long,
+        &with_tlvs(5_000)[..16],
+    ];
+    for (n, bytes) in wrong.iter().enumerate() {
         assert_eq!(secure::raw(gateway.ws, bytes), b"", "{n}");
         assert_eq!(gateway.counter("proxy_refused"), n as u64 + 1);
     }
+    // Why, and of whom, once a second.
+    let log = eventually("it is logged", || {
+        Some(gateway.log()).filter(|log| log.contains("proxy_refused"))
+    });
+    let why = "no PROXY protocol header: did it come past the balancer?";
+    assert!(
+        log.contains(" WARN ") && log.contains("peer=127.0.0.1:") && log.contains(why),
+        "{log}"
+    );
+    assert!(log.matches("proxy_refused").count() < wrong.len(), "{log}");
     // Half a header, and no more: the deadline of the handshake holds for it.
     let gateway = Gateway::start(
         &Config::new().key("proxy.from = [\"127.0.0.1\"]").shard("conn.handshake_timeout_ms = 200"),

@@ -12,16 +12,17 @@ use std::path::Path;
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 8] =
-    ["ids", "limits", "inspect", "message", "plain", "stats", "lanes", "mailbox"];
+const WORDS: [&str; 9] =
+    ["ids", "limits", "inspect", "message", "origin", "plain", "stats", "lanes", "mailbox"];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
 /// control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 29] = [
+const MAY_NAME: [(&str, &[&str]); 30] = [
     ("ids", &[]),
     ("limits", &[]),
     ("plain", &[]),
+    ("origin", &[]),
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
     ("inspect", &["ids", "message"]),

@@ -151,6 +151,9 @@ fn a_client_is_shown_the_certificate_of_the_name_it_asks_for() {
     let refused = shown("c.test").expect_err("nothing covers it").to_string();
     assert!(refused.contains("UnrecognisedName"), "{refused}");
     secured.counter("tls_failed_name", 1);
+    let why = "no [[tls_certificate]] covers the name that the client asks for";
+    let is_told = |line: &str| line.contains(" WARN ") && line.contains(why);
+    eventually(why, || secured.gateway.log().lines().any(is_told).then_some(()));
 }
 
 #[test]

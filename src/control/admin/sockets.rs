@@ -129,7 +129,7 @@ impl Endpoint {
             Some(tls) => match tls.accept(stream).await {
                 Ok(stream) => Stream::Tls(Box::new(stream)),
                 Err(error) => {
-                    tracing::debug!(
+                    tracing::warn!(
                         %peer,
                         %error,
                         "admin_handshake_failed: a client of the admin endpoint failed to agree on \

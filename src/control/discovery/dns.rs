@@ -3,7 +3,9 @@
 //!
 //! Each address is an instance; its name is made of the service's and the address alone
 //! ([`instance_name`]), so that the ring hashes it alike in every process and after every restart.
-//! A lookup that fails, and an answer without addresses, change nothing: the last set stays.
+//! A lookup that fails, and an answer without addresses, change nothing: the last set stays. One
+//! type of record is enough: there are name servers that answer every question for AAAA with an
+//! error.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -250,23 +252,35 @@ impl Backoff {
 
 /// Trouble with the answers of one lookup.
 struct Trouble {
-    /// Error of a type of record that could not be looked up.
+    /// Error of a type of record that could not be looked up, and of which addresses are in use or
+    /// may be missed.
     failed: Option<String>,
+    /// Error of a type of record of which there was never an address, while the other has some.
+    unneeded: Option<String>,
     /// Reason why a type of record has no address.
     empty: Option<&'static str>,
 }
 
 impl Trouble {
-    fn of(answers: &[RecordAnswer]) -> Self {
-        let failed = answers.iter().find_map(|answer| match answer {
-            RecordAnswer::Failed(why) => Some(why.clone()),
-            RecordAnswer::Has(_) | RecordAnswer::Empty(_) => None,
+    /// `last`: the addresses of each type as they were known before.
+    fn of(answers: &[RecordAnswer; 2], last: &[BTreeSet<IpAddr>; 2]) -> Self {
+        let one_is_known = answers.iter().any(|answer| match answer {
+            RecordAnswer::Has(ips) => ips.iter().any(|&ip| is_usable(ip)),
+            RecordAnswer::Empty(_) | RecordAnswer::Failed(_) => false,
         });
+        let (mut failed, mut unneeded) = (None, None);
+        for (answer, last) in answers.iter().zip(last) {
+            if let RecordAnswer::Failed(why) = answer {
+                let needed = !one_is_known || !last.is_empty();
+                let first = if needed { &mut failed } else { &mut unneeded };
+                first.get_or_insert_with(|| why.clone());
+            }
+        }
         let empty = answers.iter().find_map(|answer| match answer {
             RecordAnswer::Empty(why) => Some(*why),
             RecordAnswer::Has(_) | RecordAnswer::Failed(_) => None,
         });
-        Self { failed, empty }
+        Self { failed, unneeded, empty }
     }
 
     /// Reason why the instances are stale: a lookup failed, or no address can be used.
@@ -293,12 +307,16 @@ struct HostRecords {
     stale: Option<String>,
     /// Addresses that were left out, as sent.
     left_out: Option<String>,
+    /// Error of the type of record that is not needed, as sent.
+    unneeded: Option<String>,
 }
 
 impl HostRecords {
     fn new(service: Arc<str>, port: u16, backoff: Backoff) -> Self {
         let families = Default::default();
-        Self { service, port, backoff, families, sent: Vec::new(), stale: None, left_out: None }
+        let sent = Vec::new();
+        let (stale, left_out, unneeded) = (None, None, None);
+        Self { service, port, backoff, families, sent, stale, left_out, unneeded }
     }
 
     /// Takes in the answers of a lookup. Returns the events to send, and the pause before the next
@@ -306,18 +324,26 @@ impl HostRecords {
     fn take(&mut self, answers: [RecordAnswer; 2], ttl: Duration) -> (Vec<SourceEvent>, Duration) {
         let mut events = Vec::new();
         let found_some = answers.iter().any(|answer| matches!(answer, RecordAnswer::Has(_)));
-        let trouble = Trouble::of(&answers);
+        let mut trouble = Trouble::of(&answers, &self.families);
+        let unneeded = trouble.unneeded.take();
         let families = self.merge(answers);
         let (found, left_out) = self.instances(families.iter().flatten().copied());
         let why = trouble.why(!found.is_empty(), left_out.is_some());
         self.note_left_out(left_out, &mut events);
         let changed = self.note_found(found, families, &mut events);
-        let pause = match why {
-            None => ttl,
+        // What failed may have addresses after all, so it is asked for again before the time to
+        // live of the others ends, and more and more seldom.
+        let pause = match &why {
+            None if unneeded.is_none() => {
+                self.backoff.after_success();
+                ttl
+            }
+            None => ttl.min(self.backoff.after_failure()),
             Some(_) if found_some => ttl.min(self.backoff.after_failure()),
             Some(_) => self.backoff.after_failure(),
         };
         self.note_stale(why, changed, &mut events);
+        self.note_unneeded(unneeded, &mut events);
         (events, pause)
     }
 
@@ -377,11 +403,25 @@ impl HostRecords {
                 self.stale = Some(line);
             }
             None => {
-                self.backoff.after_success();
                 if self.stale.take().is_some() && !changed {
                     events.push(SourceEvent::Fresh);
                 }
             }
+        }
+    }
+
+    /// Notes the error of a type of record that is not needed; an event if that is new.
+    fn note_unneeded(&mut self, why: Option<String>, events: &mut Vec<SourceEvent>) {
+        if why != self.unneeded {
+            events.extend(why.as_ref().map(|why| {
+                let service = &self.service;
+                let why = format!(
+                    "one type of address (A or AAAA) of service {service} cannot be looked up, \
+                     and the other is used: {why}"
+                );
+                SourceEvent::Note { why }
+            }));
+            self.unneeded = why;
         }
     }
 

@@ -61,6 +61,11 @@ pub enum SourceEvent {
     },
     /// The source can be reached again, with the contents of before.
     Fresh,
+    /// A part of the source does not answer, and nothing depends on it.
+    Note {
+        /// Reason and advice, in one line.
+        why: String,
+    },
     /// A value in the source could not be read and was left out: a warning.
     Bad {
         /// Place of the value.

@@ -4,6 +4,7 @@ use crate::engine::Context;
 use crate::engine::clients::conn::Phase;
 use crate::engine::clients::sign_in::UpgradeDecision;
 use crate::engine::clients::{Clients, append, set_ending};
+use crate::engine::refusals::Cause;
 use crate::ids::ConnId;
 use crate::message::{Encoding, Micros, ServerMessage};
 use crate::stats::Counter;
@@ -55,8 +56,12 @@ impl Clients {
         };
         match progress {
             Progress::Partial => Handshake::ReadMore,
-            Progress::Refuse { response, status, why } => {
-                note_refusal(cx, status, &why);
+            Progress::Refuse { response, status, why, origin } => {
+                cx.stats.inc(Counter::HandshakeRefused);
+                match origin {
+                    Some(origin) => log_origin(cx, &origin, now),
+                    None => log_refusal(cx, status, &why, now),
+                }
                 self.linger(cx, id, &response, now);
                 Handshake::ReadMore
             }
@@ -127,30 +132,54 @@ impl Clients {
         after_ms: u32,
         now: Micros,
     ) {
-        note_refusal(cx, status, why);
+        cx.stats.inc(Counter::HandshakeRefused);
+        // The token has its own line.
+        if status != 401 {
+            log_refusal(cx, status, why, now);
+        }
         self.linger(cx, id, &handshake::refuse_for(status, why, after_ms), now);
     }
 
     /// Answers an upgrade request, complete or not, because the gateway stops.
     pub fn refuse_for_stop(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
-        self.refuse_upgrade(cx, id, 503, "the gateway stops: connect again", 1_000, now);
+        // Nothing for the log: who stops the gateway knows it.
+        cx.stats.inc(Counter::HandshakeRefused);
+        let response = handshake::refuse_for(503, "the gateway stops: connect again", 1_000);
+        self.linger(cx, id, &response, now);
     }
 
     /// Answers an upgrade request that was not complete in time.
     pub fn handshake_timeout(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         cx.stats.inc(Counter::HandshakeTimeout);
-        let response = handshake::refuse(408, "the upgrade request was not complete in time");
+        let why = "the upgrade request was not complete in time";
+        log_refusal(cx, 408, why, now);
+        let response = handshake::refuse(408, why);
         self.linger(cx, id, &response, now);
     }
 }
 
-/// Counts and logs a handshake that is answered with an error.
-fn note_refusal(cx: &mut Context<'_>, status: u16, why: &str) {
-    cx.stats.inc(Counter::HandshakeRefused);
-    tracing::debug!(
-        shard = cx.config.shard.0,
-        status,
-        why,
-        "handshake_refused: an upgrade request is answered with an error"
-    );
+/// Logs a handshake that is answered with an error.
+fn log_refusal(cx: &mut Context<'_>, status: u16, why: &str, now: Micros) {
+    if let Some(count) = cx.stats.refusals.note(Cause::Upgrade(status), now) {
+        tracing::warn!(
+            shard = cx.config.shard.0,
+            status,
+            why,
+            count,
+            "handshake_refused: an upgrade request is answered with an error"
+        );
+    }
+}
+
+/// Logs the origin of a page that may not connect.
+fn log_origin(cx: &mut Context<'_>, origin: &str, now: Micros) {
+    if let Some(count) = cx.stats.refusals.note(Cause::Origin, now) {
+        tracing::warn!(
+            shard = cx.config.shard.0,
+            origin,
+            count,
+            "origin_refused: a page was answered 403; if it is yours, add its origin to the key \
+             origins"
+        );
+    }
 }

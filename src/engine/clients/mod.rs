@@ -30,6 +30,7 @@ use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::owner::Address;
+use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::ids::{ConnId, SessionId};
 use crate::message::Micros;
@@ -136,6 +137,9 @@ impl Clients {
         {
             self.limits.release(id, &mut conn.limits);
         }
+        if let Err(refusal) = &counted {
+            note_limit(cx, refusal, peer, now);
+        }
         counted.map(|()| id)
     }
 
@@ -150,9 +154,13 @@ impl Clients {
         cx.stats.inc(Counter::Accepted);
         if !has_room {
             cx.stats.inc(Counter::AcceptRefused);
+            note_limit(cx, &OpenRefusal::FULL, peer, now);
             return Err(OpenRefusal::FULL);
         }
-        self.check_unauthenticated(cx)?;
+        if let Err(refusal) = self.check_unauthenticated(cx) {
+            note_limit(cx, &refusal, peer, now);
+            return Err(refusal);
+        }
         let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
         let session = SessionId::from_random(random);
         let mut conn = Conn::new(peer, session, self.terms.clone(), now);
@@ -180,15 +188,25 @@ impl Clients {
     }
 
     /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,
-    /// and it lingers until the alert is flushed and the client closes.
-    pub fn break_off(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+    /// and it lingers until the alert is flushed and the client closes. See
+    /// [`crate::engine::Engine::break_off`].
+    pub fn break_off(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        counter: Counter,
+        now: Micros,
+    ) -> Option<(SocketAddr, u64)> {
+        cx.stats.inc(counter);
         self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let conn = self.conns.get_mut(id)?;
         conn.outbox.discard(&mut self.buffers);
         let until = conn.until().unwrap_or(until);
         set_ending(conn, id, &mut self.limits, Phase::Lingering { until });
         mark_dirty(conn, id, cx.effects);
+        let count = cx.stats.refusals.note(Cause::Counted(counter), now)?;
+        Some((conn.peer, count))
     }
 
     /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are
@@ -312,6 +330,18 @@ impl Clients {
         self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
+        if let close::POLICY | close::TRY_LATER = code
+            && let Some(count) = cx.stats.refusals.note(Cause::Close(code), now)
+        {
+            tracing::warn!(
+                shard = cx.config.shard.0,
+                peer = %conn.peer,
+                code,
+                why,
+                count,
+                "client_closed: a client broke a rule or a limit, or there was no room for it"
+            );
+        }
         // After an error of the client's the rest of its bytes cannot be read as frames.
         let phase = match conn.decoder.ended() {
             true => Phase::Lingering { until },
@@ -387,5 +417,20 @@ fn mark_dirty(conn: &mut Conn, id: ConnId, effects: &mut Effects) {
     if !conn.dirty {
         conn.dirty = true;
         effects.dirty.push(id);
+    }
+}
+
+/// Logs a connection that is refused by a limit before it could ask for anything.
+fn note_limit(cx: &mut Context<'_>, refusal: &OpenRefusal, peer: SocketAddr, now: Micros) {
+    let OpenRefusal { status, text: why, .. } = *refusal;
+    if let Some(count) = cx.stats.refusals.note(Cause::Limit(why), now) {
+        tracing::warn!(
+            shard = cx.config.shard.0,
+            %peer,
+            status,
+            why,
+            count,
+            "client_refused: a connection is over a limit of [limits] or conn.connections_max"
+        );
     }
 }

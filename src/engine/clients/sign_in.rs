@@ -11,6 +11,7 @@ use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
 use crate::engine::clients::limits::{CountedUser, NotCounted};
 use crate::engine::clients::{Clients, mark_dirty};
+use crate::engine::refusals::Cause;
 use crate::ids::ConnId;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
 use crate::stats::Counter;
@@ -137,12 +138,17 @@ impl Clients {
             }
             Err(_) if verifier.key_may_come(token, unix_s) => self.lacks_keys(cx, now),
             Err(refusal) => {
-                cx.stats.inc(counter(refusal));
-                tracing::debug!(
-                    shard = cx.config.shard.0,
-                    why = refusal.label(),
-                    "token_refused: the token of a client is not accepted"
-                );
+                let counter = counter(refusal);
+                cx.stats.inc(counter);
+                if let Some(count) = cx.stats.refusals.note(Cause::Counted(counter), now) {
+                    tracing::warn!(
+                        shard = cx.config.shard.0,
+                        why = refusal.label(),
+                        count,
+                        "token_refused: the token of a client is not accepted; `shardgate check \
+                         token` explains one"
+                    );
+                }
                 Verified::Bad(refusal)
             }
         }

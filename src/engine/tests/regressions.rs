@@ -446,7 +446,7 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
     rig.says(client, r#"{"msg_id":9002,"seq":2}"#);
     let told = String::from_utf8_lossy(rig.engine.outbox(client)).into_owned();
     assert!(told.contains("192.0.2.7:7"), "{told}");
-    rig.engine.break_off(client, rig.now);
+    rig.engine.break_off(client, Counter::TlsFailedBroken, rig.now);
     assert!(rig.engine.outbox(client).is_empty(), "what waited cannot be read");
     assert_eq!(rig.engine.on_sent(client, 0, rig.now), SocketAction::ShutWrite);
     // The answer to the message under way is not delivered.

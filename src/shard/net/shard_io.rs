@@ -79,11 +79,7 @@ impl ShardIo for Net {
                     }
                 }
                 Received::HeaderRefused { why } => {
-                    tracing::debug!(why, "proxy_refused: a connection has no PROXY header");
-                    shell.enter(|engine| {
-                        engine.count(Counter::ProxyRefused, 1);
-                        engine.break_off(id, now);
-                    });
+                    shell.enter(|engine| refuse_header(engine, id, why, now));
                     break ReadNext::More;
                 }
                 Received::Tls { plain, result } => {
@@ -252,11 +248,25 @@ fn on_records(
             next
         }
         Err(failure) => {
-            tracing::debug!(why = ?failure, "tls_failed: TLS with a client cannot go on");
-            engine.count(counter(failure), 1);
-            engine.break_off(id, now);
+            if let Some((peer, count)) = engine.break_off(id, counter(failure), now) {
+                let why = failure.text();
+                tracing::warn!(%peer, why, count, "tls_failed: TLS with a client cannot go on");
+            }
             ReadNext::More
         }
+    }
+}
+
+/// Ends a connection that does not begin with a PROXY header.
+fn refuse_header(engine: &mut Engine, id: ConnId, why: &str, now: Micros) {
+    if let Some((peer, count)) = engine.break_off(id, Counter::ProxyRefused, now) {
+        tracing::warn!(
+            %peer,
+            why,
+            count,
+            "proxy_refused: a connection of a balancer in proxy.from has no PROXY header; let it \
+             send one, or take its address out"
+        );
     }
 }
 

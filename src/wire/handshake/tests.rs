@@ -61,7 +61,7 @@ fn status_of(input: &[u8]) -> u16 {
     match upgrade_with(&rules(), input) {
         Progress::Partial => 0,
         Progress::Upgrade { .. } => 101,
-        Progress::Refuse { status, response, why } => {
+        Progress::Refuse { status, response, why, .. } => {
             assert_eq!(response, refuse(status, &why));
             status
         }
@@ -349,7 +349,8 @@ fn only_allowed_origins_pass() {
         let input = request("Host", &format!("Host: {host}"), &format!("Origin: {origin}\r\n"));
         assert_eq!(status_of(&input), status, "{host} {origin}");
     }
-    let rules = HandshakeRules { origins: vec!["https://game.example".to_owned()], ..rules() };
+    let origins = vec![AllowedOrigin::read("https://game.example").unwrap()];
+    let rules = HandshakeRules { origins, ..rules() };
     for (origin, ok) in [
         ("https://game.example", true),
         ("http://game.example", false),

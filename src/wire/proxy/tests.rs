@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod lines;
+
 /// A header as a balancer writes it.
 fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = (rest.len() as u16).to_be_bytes();
@@ -52,6 +54,9 @@ fn good() -> Vec<(Vec<u8>, Option<SocketAddr>)> {
         (header(0x20, 0x11, &V4), None),
         (header(0x20, 0x31, &[7; 216]), None),
         (header(0x20, 0xff, &[1, 2, 3]), None),
+        // 505 bytes of TLVs and 506: 536 bytes are no limit.
+        (header(0x21, 0x11, &noop(&V4, 505)), client),
+        (header(0x21, 0x11, &noop(&V4, 506)), client),
         // UNSPEC: the same.
         (header(0x21, 0x00, &[]), None),
         (header(0x21, 0x00, &[9; 20]), None),
@@ -84,9 +89,9 @@ fn what_is_none_is_refused_with_its_reason() {
     let two_sums = [&V4[..], &tlv(TYPE_CRC32C, &[0; 4]), &tlv(TYPE_CRC32C, &[0; 4])].concat();
     let length = |n: usize| header(0x21, 0x11, &vec![0; n]);
     let rows: Vec<(Vec<u8>, &str)> = vec![
-        (b"PROXY TCP4 192.0.2.1 198.51.100.2 4660 443\r\n".to_vec(), "version 1"),
-        (b"PROXY".to_vec(), "version 1"),
-        (b"P".to_vec(), "version 1"),
+        (b"POST /ws HTTP/1.1\r\n".to_vec(), "no PROXY protocol header"),
+        (b"PROXY\t".to_vec(), "no PROXY protocol header"),
+        (b"proxy TCP4".to_vec(), "no PROXY protocol header"),
         (b"GET /ws HTTP/1.1\r\n".to_vec(), "no PROXY protocol header"),
         (b"PRI * HTTP/2.0\r\n".to_vec(), "no PROXY protocol header"),
         (b"\x16\x03\x01".to_vec(), "no PROXY protocol header"),
@@ -107,9 +112,9 @@ fn what_is_none_is_refused_with_its_reason() {
         (header(0x21, 0x11, &[]), "too short"),
         (header(0x21, 0x21, &V4), "too short"),
         (header(0x21, 0x21, &v6()[..35]), "too short"),
-        (length(PROXY_BYTES_MAX - 15), "too long"),
-        (length(65_535), "too long"),
-        (header(0x20, 0x00, &[0; 521]), "too long"),
+        (length(PROXY_BYTES_MAX - 15), "over 4096"),
+        (length(65_535), "over 4096"),
+        (header(0x20, 0x00, &[0; PROXY_BYTES_MAX - 15]), "over 4096"),
         (header(0x21, 0x11, &[&V4[..], &[0x04]].concat()), "cut off"),
         (header(0x21, 0x11, &[&V4[..], &[0x04, 0]].concat()), "cut off"),
         (header(0x21, 0x11, &[&V4[..], &[0x04, 0, 1]].concat()), "cut off"),
@@ -128,9 +133,9 @@ fn what_is_none_is_refused_with_its_reason() {
 
 #[test]
 fn a_long_one_is_refused_before_it_is_waited_for() {
-    let bytes = header(0x21, 0x11, &[0; 600]);
+    let bytes = header(0x21, 0x11, &[0; 5000]);
     assert!(
-        matches!(parse(&bytes[..16]), HeaderProgress::Refuse { why } if why.contains("too long"))
+        matches!(parse(&bytes[..16]), HeaderProgress::Refuse { why } if why.contains("over 4096"))
     );
 }
 
@@ -159,7 +164,7 @@ proptest! {
     fn no_rest_is_a_panic_and_nothing_beyond_the_header_is_taken(
         command in prop_oneof![Just(0x20u8), Just(0x21), any::<u8>()],
         family in prop_oneof![Just(0x11u8), Just(0x21), any::<u8>()],
-        length in prop_oneof![0..600u16, any::<u16>()],
+        length in prop_oneof![0..600u16, 4070..4090u16, any::<u16>()],
         rest in proptest::collection::vec(any::<u8>(), 0..600),
         end in any::<prop::sample::Index>(),
     ) {

@@ -84,6 +84,7 @@ impl Source {
                 }
                 SourceEvent::Fresh => assert!(self.stale.take().is_some(), "it was away"),
                 SourceEvent::Bad { at, why } => self.bad.push((at, why)),
+                SourceEvent::Note { why } => panic!("etcd has no parts: {why}"),
             }
         }
     }

@@ -258,7 +258,7 @@ fn an_empty_answer_empties_nothing() {
             stale && !events.iter().any(|w| matches!(w, SourceEvent::Contents { .. })),
             "{events:?}"
         );
-        // The next answer is still compared with the addresses of before.
+        // The next answer is still compared with the addresses of before: AAAA has had one.
         let (events, _) = records.take([has(&["10.0.0.1"]), RecordAnswer::Failed("x".into())], TTL);
         assert!(
             matches!(events[..], [SourceEvent::Stale { .. }]),
@@ -279,6 +279,51 @@ fn a_family_that_cannot_be_asked_keeps_its_addresses() {
     assert_eq!(records.take([has(&["10.0.0.2"]), failed()], TTL_MIN).0, []);
     let (events, _) = records.take([has(&["10.0.0.2"]), NONE], TTL);
     assert_eq!(known(&events[0]), ["10.0.0.2:7"], "now it is known to be gone");
+}
+
+#[test]
+fn a_family_that_never_answers_is_a_note_once_and_nothing_is_stale() {
+    let failed = |why: &str| RecordAnswer::Failed(why.into());
+    for first in [0, 1] {
+        let pair = |known: &RecordAnswer, other: RecordAnswer| match first {
+            0 => [known.clone(), other],
+            _ => [other, known.clone()],
+        };
+        let mut records = records();
+        let known = has(&[["10.0.0.1", "fd00::1"][first]]);
+        let (events, pause) = records.take(pair(&known, failed("SERVFAIL")), TTL);
+        let [SourceEvent::Contents { .. }, SourceEvent::Note { why }] = &events[..] else {
+            panic!("{events:?}")
+        };
+        assert!(why.contains("logic") && why.contains("SERVFAIL"), "{why}");
+        assert!(pause < RETRY_FIRST * 2, "it may have addresses after all: {pause:?}");
+        for n in 0..15 {
+            let (events, pause) = records.take(pair(&known, failed("SERVFAIL")), TTL);
+            assert_eq!(events, []);
+            assert!(n < 8 || pause == TTL, "more and more seldom: {pause:?}");
+        }
+        let (events, _) = records.take(pair(&known, failed("NOTIMP")), TTL);
+        assert!(matches!(&events[..], [SourceEvent::Note { why }] if why.contains("NOTIMP")));
+        // Both failing is an outage, which ends with the one that is needed.
+        let (events, _) = records.take([failed("x"), failed("x")], TTL);
+        assert!(matches!(events[..], [SourceEvent::Stale { .. }]), "{events:?}");
+        let (events, _) = records.take(pair(&known, failed("x")), TTL);
+        assert!(matches!(events[..], [SourceEvent::Fresh, SourceEvent::Note { .. }]), "{events:?}");
+        // No address of the one and an error of the other is an outage, too.
+        let (events, _) = records.take(pair(&NONE, failed("x")), TTL);
+        assert!(matches!(events[..], [SourceEvent::Stale { .. }]), "{events:?}");
+        // Once it has answered, its addresses are in use, and an error makes them stale.
+        let other = has(&[["fd00::2", "10.0.0.2"][first]]);
+        let (events, _) = records.take(pair(&known, other), TTL);
+        assert_eq!(known_of(&events).len(), 2, "{events:?}");
+        let (events, _) = records.take(pair(&known, failed("x")), TTL);
+        assert!(matches!(events[..], [SourceEvent::Stale { .. }]), "{events:?}");
+    }
+}
+
+/// Addresses of the first event.
+fn known_of(events: &[SourceEvent]) -> Vec<String> {
+    events.first().map(known).unwrap_or_default()
 }
 
 #[test]

@@ -192,7 +192,7 @@ const CLIENTS: [(&str, &[&str], Option<&str>); 12] = [
 
 #[test]
 fn the_requests_of_clients_that_no_test_runs_are_upgraded() {
-    let origins = vec!["https://game.example".to_owned()];
+    let origins = vec![AllowedOrigin::read("https://game.example").unwrap()];
     let rules = HandshakeRules { origins, ..rules() };
     for (client, lines, subprotocol) in CLIENTS {
         let lines = lines.join("\r\n").replace("KEY", KEY);
