@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn letters_of_every_script_are_plain() {
-        let names = "Zoë Ünal, 名前, שלום, مرحبا, हिन्दी, ไทย, 🙂, ☎\u{fe0e}, ❤\u{fe0f}, ក\u{17b6}, ⠁, 한글, e\u{301}";
+        let names = "Zoë Ünal, 名前, שלום, مرحبا, हिन्दी, ไทย, 한글, ក\u{17b6}, ⠁, e\u{301}, \
+                     🙂, ☎\u{fe0e}, ❤\u{fe0f}";
         assert!(names.chars().all(is_plain));
     }
 

@@ -18,7 +18,7 @@ struct PlaceTest {
     is_changed: bool,
     /// Connections that were asked, the oldest one first.
     asked: VecDeque<ConnId>,
-    /// Those that have given no sign since and are still there.
+    /// Asked connections that have given no sign since and are still there.
     silent: BTreeSet<ConnId>,
     /// Connections that wait for a place, the first one first.
     newcomers: VecDeque<ConnId>,
