@@ -321,12 +321,14 @@ impl Conn {
     }
 
     /// Bytes that the outbox has, or is expected to get.
+    #[inline]
     pub fn outbox_claimed(&self) -> usize {
         self.outbox.len() + self.answer_bytes
     }
 
     /// Whether the outbox has, or is expected to get, as much as it may hold. The newest message
     /// does not count: one large answer alone is no reason not to read pings and other messages.
+    #[inline]
     pub fn is_outbox_claimed(&self) -> bool {
         let without = self.outbox_claimed().saturating_sub(self.newest_answer_bytes);
         without >= self.terms.outbox_bytes_max
@@ -367,6 +369,7 @@ impl Conn {
 
     /// Ends the hold for a full outbox when half of that is free again: reading on for each answer
     /// would cost a turn each.
+    #[inline]
     pub fn release_outbox(&mut self, id: ConnId, now: Micros, resumed: &mut Vec<ConnId>) {
         if self.holds.has(Hold::Outbox) && self.outbox_claimed() <= self.terms.outbox_bytes_max / 2
         {
@@ -377,6 +380,7 @@ impl Conn {
     /// Whether more waits for the client than its outbox may hold, and it is to be closed: it has
     /// taken nothing for a while, or answers of a size that nobody knew have come at once and are
     /// too many by far. A client that reads them as they come gets them all.
+    #[inline]
     pub fn is_overfull(&self, now: Micros) -> bool {
         let is_stuck = self.outbox.stuck_us(now) >= OVERFULL_STUCK_US;
         is_stuck && self.outbox.len() > self.terms.outbox_bytes_max || self.is_overfull_by_far()
@@ -384,8 +388,9 @@ impl Conn {
 
     /// Whether so much more waits for the client than its outbox may hold that it is closed at
     /// once.
+    #[inline]
     pub fn is_overfull_by_far(&self) -> bool {
-        self.outbox.len() / self.terms.outbox_bytes_max >= OVERFULL
+        self.outbox.len() >= self.terms.outbox_bytes_max.saturating_mul(OVERFULL)
     }
 
     /// Leaves out a time in which the shard was stopped, up to `now`: what was to come by a time
@@ -413,6 +418,7 @@ impl Conn {
     }
 
     /// Forgets the time before the sign-in, if nothing from then is under way any more.
+    #[inline]
     pub fn note_rest(&mut self) {
         if self.before.is_some() && self.is_at_rest() {
             self.before = None;

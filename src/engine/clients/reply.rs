@@ -22,6 +22,9 @@ const REPLY_TOO_LARGE: Reject = Reject::new(
 );
 /// Pongs are not written while more than this waits: 16 KiB, two hundred replies.
 const PONG_OUTBOX_BYTES_MAX: usize = 16 << 10;
+/// Size up to which an answer is small: 4 KiB, of which the 1,000 of the largest batch are as much as
+/// four outboxes of the default size hold.
+const SMALL_BYTES: usize = 4 << 10;
 /// Between two errors that tell how many messages without seq were refused; count says how many.
 const ONE_WAY_EVERY_US: u64 = 1_000_000;
 
@@ -173,6 +176,10 @@ impl Clients {
             offset: 0,
         };
         self.reply(cx, id, Some(Category::Business), &message);
+        // Small answers add up to no more than the flush at the end of the turn can judge.
+        if answer.payload.len() <= SMALL_BYTES {
+            return;
+        }
         let is_open = |conn: &&Conn| conn.phase == Phase::Open;
         if self.conns.get(id).filter(is_open).is_some_and(Conn::is_overfull_by_far) {
             self.close_slow(cx, id, now);

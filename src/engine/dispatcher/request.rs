@@ -97,6 +97,7 @@ impl NewRequest<'_> {
     }
 
     /// Whether the client asks for an earlier deadline than the route's.
+    #[inline]
     pub fn is_shortened(&self) -> bool {
         (1..self.route.timeout_ms).contains(&self.message.deadline_ms)
     }
@@ -373,6 +374,7 @@ impl Request {
     }
 
     /// The share in what the connection may have under way.
+    #[inline]
     pub(crate) fn claim(&self) -> Claim {
         Claim { bytes: self.bytes(), answer_bytes: self.answer_bytes }
     }
