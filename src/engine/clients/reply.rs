@@ -22,8 +22,8 @@ const REPLY_TOO_LARGE: Reject = Reject::new(
 );
 /// Pongs are not written while more than this waits: 16 KiB, two hundred replies.
 const PONG_OUTBOX_BYTES_MAX: usize = 16 << 10;
-/// Size up to which an answer is small: 4 KiB, of which the 1,000 of the largest batch are as much as
-/// four outboxes of the default size hold.
+/// Size up to which an answer is small: 4 KiB, of which the 1,000 of the largest batch are as much
+/// as four outboxes of the default size hold.
 const SMALL_BYTES: usize = 4 << 10;
 /// Between two errors that tell how many messages without seq were refused; count says how many.
 const ONE_WAY_EVERY_US: u64 = 1_000_000;
