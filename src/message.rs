@@ -402,6 +402,13 @@ pub struct CallError {
 }
 
 impl CallError {
+    /// An error without words, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(fault: CallFault, started: Started, status: u32) -> Self {
+        let (message, pushback, going_away) = (String::new(), None, false);
+        Self { fault, started, status, message, pushback, going_away }
+    }
+
     /// Whether a server does not know the method that was called: so it says.
     pub(crate) fn is_unimplemented(&self) -> bool {
         self.fault == CallFault::Status && self.status == status::UNIMPLEMENTED

@@ -223,6 +223,9 @@ impl Engine {
             }
             (FrameEvent::Pong | FrameEvent::Close { .. }, _) => return Flow::Continue,
         };
+        // By the answers that were expected before: one large answer alone is no reason not to read
+        // pings and other messages.
+        let is_claimed = conn.outbox_claimed() >= conn.terms.outbox_bytes_max;
         cx.stats.decoded();
         match decoded {
             Ok(message) => self.on_message(id, &message, now),
@@ -231,12 +234,14 @@ impl Engine {
         let Self { clients, stats, config, .. } = self;
         let Some(conn) = clients.conns.get_mut(id) else { return Flow::Pause };
         conn.messages += 1;
-        if conn.has_too_much_unanswered(&config.settings.conn) {
+        let is_full = conn.has_too_much_unanswered(&config.settings.conn);
+        if is_full {
             conn.hold(Hold::Unanswered);
-            stats.inc(Counter::ReadPaused);
         }
-        if conn.is_outbox_claimed() {
+        if is_claimed {
             conn.hold(Hold::Outbox);
+        }
+        if is_full || is_claimed {
             stats.inc(Counter::ReadPaused);
         }
         if conn.holds.is_empty() { Flow::Continue } else { Flow::Pause }

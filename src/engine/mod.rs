@@ -20,6 +20,7 @@ mod inbound;
 pub mod inspect;
 pub mod instance_map;
 pub mod owner;
+pub mod pace;
 mod refusals;
 pub mod slab;
 mod source;

@@ -1,7 +1,6 @@
-//! How often refusals of clients are logged: each cause once a second at most, with the number of
-//! those since its last line. A client can make them as fast as it likes, so a flood must cost a
-//! shard no more than a comparison each.
+//! How often refusals of clients are logged: each cause once a second at most.
 
+use crate::engine::pace::Pace;
 use crate::message::Micros;
 use crate::stats::Counter;
 
@@ -25,31 +24,19 @@ pub(crate) enum Cause {
 
 /// The causes seen so far: some thirty at most, as there are so many statuses, texts and counters.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(Vec<Told>);
-
-#[derive(Debug)]
-struct Told {
-    cause: Cause,
-    /// Time of the last line.
-    at: Micros,
-    /// Refusals after it.
-    since: u64,
-}
+pub(crate) struct Refusals(Vec<(Cause, Pace)>);
 
 impl Refusals {
     /// Takes note of a refusal. Returns the number of those since the cause's last line, this one
     /// included, if a line is due: then it is to be written.
     pub(crate) fn note(&mut self, cause: Cause, now: Micros) -> Option<u64> {
-        let Some(told) = self.0.iter_mut().find(|told| told.cause == cause) else {
-            self.0.push(Told { cause, at: now, since: 0 });
-            return Some(1);
-        };
-        told.since += 1;
-        if now.since(told.at) < EVERY_US {
-            return None;
+        if let Some((_, pace)) = self.0.iter_mut().find(|(known, _)| *known == cause) {
+            return pace.note(EVERY_US, now);
         }
-        told.at = now;
-        Some(std::mem::take(&mut told.since))
+        let mut pace = Pace::default();
+        let count = pace.note(EVERY_US, now);
+        self.0.push((cause, pace));
+        count
     }
 }
 

@@ -1,5 +1,6 @@
 //! Counters and histograms of a shard, and the log events whose rate is limited.
 
+use crate::engine::pace::Pace;
 use crate::engine::refusals::Refusals;
 use crate::ids::ShardId;
 use crate::message::{CallFault, Category, Micros, Reason};
@@ -23,16 +24,8 @@ pub(crate) struct Stats {
     pub refusals: Refusals,
     /// Number of messages decoded in this turn: they share the turn's decode time.
     decoded: u64,
-    route_failures: RouteFailures,
-    /// Time at which running out of descriptors was last logged.
-    exhausted_at: Option<Micros>,
-}
-
-/// Routing failures that are not logged yet.
-#[derive(Debug, Default)]
-struct RouteFailures {
-    logged_at: Option<Micros>,
-    count: u64,
+    route_failures: Pace,
+    exhaustions: Pace,
 }
 
 impl Stats {
@@ -107,16 +100,13 @@ impl Stats {
         now: Micros,
     ) {
         self.counters.inc(Counter::FailedRoutes);
-        let failures = &mut self.route_failures;
-        failures.count += 1;
-        if failures.logged_at.is_none_or(|at| now.since(at) >= ROUTE_FAILED_EVERY_US) {
-            failures.logged_at = Some(now);
+        if let Some(count) = self.route_failures.note(ROUTE_FAILED_EVERY_US, now) {
             tracing::warn!(
                 shard = shard.0,
                 msg_id,
                 service,
                 why,
-                count = std::mem::take(&mut failures.count),
+                count,
                 "route_failed: no instance can get this message; `shardgate explain` shows why"
             );
         }
@@ -124,10 +114,6 @@ impl Stats {
 
     /// Whether running out of descriptors is to be logged: at most once a minute.
     pub fn note_exhausted(&mut self, now: Micros) -> bool {
-        let is_due = self.exhausted_at.is_none_or(|at| now.since(at) >= EXHAUSTED_EVERY_US);
-        if is_due {
-            self.exhausted_at = Some(now);
-        }
-        is_due
+        self.exhaustions.note(EXHAUSTED_EVERY_US, now).is_some()
     }
 }

@@ -146,15 +146,7 @@ fn frame(seq: u64, fields: &str) -> Vec<u8> {
 }
 
 fn error(fault: CallFault, started: Started) -> CallError {
-    let message = String::new();
-    CallError {
-        fault,
-        started,
-        status: status::UNAVAILABLE,
-        message,
-        pushback: None,
-        going_away: false,
-    }
+    CallError::of(fault, started, status::UNAVAILABLE)
 }
 
 fn ok(items: &[(u64, u64)]) -> Result<Bytes, CallError> {

@@ -10,7 +10,7 @@ use glommio::timer::Timer;
 mod clock;
 
 use super::call::{InFlight, Times};
-use super::link::{GoingAway, Link, LinkId, Over, Phase};
+use super::link::{Doubt, GoingAway, Link, LinkId, Over, Phase};
 use super::request::Requests;
 use super::signals::{SLOTS, Signals, call_waker, timer_waker};
 use super::{ChannelEvent, DownCause, Order, Shared};
@@ -226,9 +226,10 @@ impl Driver {
 
     /// Whether a call may wait: there is a connection, or an attempt to come.
     fn may_wait(&self) -> bool {
-        let serves = |link: &Link| link.phase != Phase::Draining && !link.is_told_silent;
-        let is_silent = self.links.iter().any(|link| link.is_told_silent);
-        self.links.iter().any(serves) || self.now >= self.connect_at && !is_silent
+        let is_silent = |link: &Link| link.doubt == Doubt::Told;
+        let serves = |link: &Link| link.phase != Phase::Draining && !is_silent(link);
+        let is_one_to_come = self.now >= self.connect_at && !self.links.iter().any(is_silent);
+        is_one_to_come || self.links.iter().any(serves)
     }
 
     fn cancel(&mut self, ticket: Ticket) {

@@ -59,6 +59,18 @@ pub(super) enum Phase {
     Draining,
 }
 
+/// The doubt whether the peer of a link that is [`Phase::Ready`] lives: see [`Link::suspect`]. No
+/// call is sent while there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Doubt {
+    /// There is none.
+    None,
+    /// A PING asked the peer at this time.
+    Asked(Micros),
+    /// It has had time for an answer, and the owner was told that the link is silent.
+    Told,
+}
+
 type Opened = Result<(SendRequest<CallBody>, Connection<Io, CallBody>), h2::Error>;
 
 enum Stage {
@@ -124,10 +136,7 @@ pub(super) struct Link {
     pub(super) replace_at: Micros,
     /// Time from which silence counts: the last byte read, or the first call on an idle link.
     pub(super) silent_since: Micros,
-    /// Time since when the link is suspected to be dead: see [`Link::suspect`].
-    pub(super) suspect_since: Option<Micros>,
-    /// Whether the owner was told so.
-    pub(super) is_told_silent: bool,
+    pub(super) doubt: Doubt,
     /// PINGs because of a suspicion since the last answer to a call.
     suspicions: u32,
     /// Time when the unanswered PING was sent.
@@ -174,8 +183,7 @@ impl Link {
             ready_at: now,
             replace_at: Micros(u64::MAX),
             silent_since: now,
-            suspect_since: None,
-            is_told_silent: false,
+            doubt: Doubt::None,
             suspicions: 0,
             pinged_at: None,
             stage: Stage::Opening(Box::pin(opening)),
@@ -249,9 +257,8 @@ impl Link {
         }
         self.bytes_seen = bytes;
         self.silent_since = now;
-        self.suspect_since = None;
-        progress.heard_again =
-            std::mem::take(&mut self.is_told_silent) && self.phase == Phase::Ready;
+        progress.heard_again = self.doubt == Doubt::Told;
+        self.doubt = Doubt::None;
         if self.phase == Phase::Connecting && has_settings {
             progress.ready = true;
         }
@@ -312,7 +319,7 @@ impl Link {
         };
         let mut cx = Context::from_waker(Waker::noop());
         self.phase == Phase::Ready
-            && self.suspect_since.is_none()
+            && self.doubt == Doubt::None
             && self.streams < send.current_max_send_streams()
             && matches!(send.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
@@ -336,7 +343,7 @@ impl Link {
     /// GOAWAY. Called again at that moment, to allow the closing its time.
     pub(super) fn drain(&mut self, now: Micros, timeout_ms: u64) {
         self.phase = Phase::Draining;
-        (self.suspect_since, self.is_told_silent) = (None, false);
+        self.doubt = Doubt::None;
         self.finish_by = now.plus_ms(timeout_ms);
         // h2 closes a connection that has neither streams nor a sender.
         self.send = None;
@@ -348,12 +355,12 @@ impl Link {
     /// no more calls are sent until a byte comes. True: that is so from now on.
     pub(super) fn suspect(&mut self, sent: Micros, now: Micros) -> bool {
         let is_silent = self.silent_since <= sent && now.since(sent) >= SUSPECT_AFTER_US;
-        let is_silent = is_silent && self.phase == Phase::Ready;
-        if !is_silent || self.suspect_since.is_some() || self.suspicions >= SUSPICIONS_MAX {
+        let may_ask = self.doubt == Doubt::None && self.suspicions < SUSPICIONS_MAX;
+        if self.phase != Phase::Ready || !is_silent || !may_ask {
             return false;
         }
         self.suspicions += 1;
-        self.suspect_since = Some(now);
+        self.doubt = Doubt::Asked(now);
         if self.pinged_at.is_none() {
             self.ping(now);
         }

@@ -227,8 +227,6 @@ pub struct Conn {
     pub unanswered_bytes: usize,
     /// Bytes that the large ones among the answers to come are expected to have.
     pub answer_bytes: usize,
-    /// Bytes that the answer to the newest message is expected to have, if it is large.
-    pub newest_answer_bytes: usize,
     /// The sender that it was before it signed in, while messages from then are under way: those
     /// after them keep their order.
     pub before: Option<Box<Sender>>,
@@ -281,7 +279,6 @@ impl Conn {
             unanswered: 0,
             unanswered_bytes: 0,
             answer_bytes: 0,
-            newest_answer_bytes: 0,
             before: None,
             session: Box::new(Session::new(session, peer.ip())),
             peer,
@@ -324,14 +321,6 @@ impl Conn {
     #[inline]
     pub fn outbox_claimed(&self) -> usize {
         self.outbox.len() + self.answer_bytes
-    }
-
-    /// Whether the outbox has, or is expected to get, as much as it may hold. The newest message
-    /// does not count: one large answer alone is no reason not to read pings and other messages.
-    #[inline]
-    pub fn is_outbox_claimed(&self) -> bool {
-        let without = self.outbox_claimed().saturating_sub(self.newest_answer_bytes);
-        without >= self.terms.outbox_bytes_max
     }
 
     /// Whether an open connection has nothing more to wait for: it may be closed by a stop.

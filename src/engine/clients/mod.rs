@@ -284,7 +284,6 @@ impl Clients {
         conn.unanswered += 1;
         conn.unanswered_bytes += claim.bytes;
         conn.answer_bytes += claim.answer_bytes;
-        conn.newest_answer_bytes = claim.answer_bytes;
     }
 
     /// Takes note that a message of the connection is not unanswered any more.

@@ -105,14 +105,7 @@ mod tests {
     /// Blame for a failure after `took_us` of a call with a route's timeout of 3 s, in batch mode
     /// and in unary mode.
     fn blamed(fault: CallFault, status: u32, took_us: u64) -> [Blame; 2] {
-        let error = CallError {
-            fault,
-            started: Started::Maybe,
-            status,
-            message: String::new(),
-            pushback: None,
-            going_away: false,
-        };
+        let error = CallError::of(fault, Started::Maybe, status);
         let told = CallError { going_away: true, ..error.clone() };
         [false, true].map(|unary| {
             let call = CallFacts { unary, took_us, blame_after_us: BLAME_AFTER_US };

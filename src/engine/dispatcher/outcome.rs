@@ -1,6 +1,8 @@
 //! The end of a call: its requests are answered by what the service said, or judged one by one if
 //! the call failed (promises 1, 2 and 7).
 
+use std::cell::LazyCell;
+
 use bytes::Bytes;
 
 use crate::engine::Context;
@@ -188,8 +190,9 @@ impl Dispatcher {
         now: Micros,
     ) -> Tally {
         let mut tally = Tally::default();
+        let why = &call.error.message;
         let unusable =
-            format!("the message may have run; the service's answer: {}", call.error.message);
+            LazyCell::new(|| format!("the message may have run; the service's answer: {why}"));
         // From the last to the first, so that each that is put back comes to stand before the one
         // that was sent after it.
         for &key in call.items.iter().rev() {

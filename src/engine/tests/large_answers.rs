@@ -149,12 +149,8 @@ fn an_answer_that_cannot_be_used_is_told_with_the_reason_and_is_no_failure_of_th
         rig.says(id, &format!(r#"{{"msg_id":1001,"seq":{seq},"payload":1}}"#));
         let call = rig.one_call();
         let error = CallError {
-            fault: CallFault::TooLarge,
-            started: Started::Maybe,
-            status: status::RESOURCE_EXHAUSTED,
             message: "it is larger than 5 bytes".into(),
-            pushback: None,
-            going_away: false,
+            ..CallError::of(CallFault::TooLarge, Started::Maybe, status::RESOURCE_EXHAUSTED)
         };
         rig.engine.on_outcome(Outcome { ticket: call.ticket, result: Err(error) }, rig.now);
         rig.engine.end_turn(rig.now);
@@ -175,14 +171,7 @@ fn a_server_without_the_method_of_batches_costs_no_message() {
     rig.says(id, r#"{"msg_id":1001,"seq":1,"payload":1}"#);
     let call = rig.one_call();
     let wrong = call.instance;
-    let error = CallError {
-        fault: CallFault::Status,
-        started: Started::Maybe,
-        status: status::UNIMPLEMENTED,
-        message: "Method not found!".into(),
-        pushback: None,
-        going_away: false,
-    };
+    let error = CallError::of(CallFault::Status, Started::Maybe, status::UNIMPLEMENTED);
     rig.engine.on_outcome(Outcome { ticket: call.ticket, result: Err(error) }, rig.now);
     rig.engine.end_turn(rig.now);
     let again = rig.one_call();

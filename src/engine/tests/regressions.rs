@@ -8,7 +8,7 @@ use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::ids::{ServiceId, TenantId};
 use crate::mailbox::ShardConfig;
 use crate::message::CallFault;
-use crate::message::{Call, CallError, Outcome, Priority, Started, status};
+use crate::message::{Call, Outcome, Priority, Started, status};
 use crate::routing::Ring;
 use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
 
@@ -109,15 +109,7 @@ impl Rig {
     }
 
     pub(super) fn fails(&mut self, call: &Call, fault: CallFault, started: Started) {
-        let message = String::new();
-        let error = CallError {
-            fault,
-            started,
-            status: status::UNAVAILABLE,
-            message,
-            pushback: None,
-            going_away: false,
-        };
+        let error = error(fault, started);
         self.engine.on_outcome(Outcome { ticket: call.ticket, result: Err(error) }, self.now);
         self.engine.end_turn(self.now);
     }
@@ -339,11 +331,7 @@ fn a_message_goes_to_a_third_instance_before_it_goes_back_to_the_one_that_failed
             dispatcher.pick_other(&cx, &key, Failover::Next, not).expect("there are three")
         };
         let second = next(&mut rig);
-        let message = String::new();
-        let (fault, started) = (CallFault::Refused, Started::No);
-        let status = status::UNAVAILABLE;
-        let error =
-            CallError { fault, started, status, message, pushback: None, going_away: false };
+        let error = error(CallFault::Refused, Started::No);
         rig.engine.on_outcome(Outcome { ticket: first.ticket, result: Err(error) }, rig.now);
         // The instance to which it was moved is lost before it has left.
         rig.engine.on_link(second, Link::Down, "", rig.now);

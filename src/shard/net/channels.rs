@@ -7,8 +7,9 @@ use std::pin::pin;
 use crate::backend::channel::{self, Channel, ChannelEvent, DownCause};
 use crate::engine::Engine;
 use crate::engine::dispatcher::instances::Link;
+use crate::engine::pace::Pace;
 use crate::ids::{InstanceId, ShardId};
-use crate::message::{CallError, CallFault, Micros, status};
+use crate::message::{CallError, CallFault, Micros};
 use crate::routing::{Instance, Mode, Snapshot};
 use crate::shard::net::Net;
 use crate::stats::Counter;
@@ -40,9 +41,8 @@ impl Net {
             shard: self.shard,
             instance: instance.clone(),
             mode,
-            up: false,
-            is_silent: false,
-            warned: None,
+            state: ConnectionState::Down,
+            warnings: Pace::default(),
         };
         let on_event = move |event| {
             let now = shell.now();
@@ -82,12 +82,20 @@ struct InstanceLink {
     shard: ShardId,
     instance: Instance,
     mode: Mode,
-    /// Whether a connection is ready.
-    up: bool,
-    /// Whether that connection is silent.
-    is_silent: bool,
-    /// Time of the last warning about an answer.
-    warned: Option<Micros>,
+    state: ConnectionState,
+    /// Warnings about answers.
+    warnings: Pace,
+}
+
+/// The connection to an instance, as it was last told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ConnectionState {
+    /// There is none.
+    Down,
+    /// It is ready.
+    Up,
+    /// It stays, and nothing is heard on it.
+    Silent,
 }
 
 /// Least time between two warnings about answers of one instance: one a second is enough to see
@@ -99,17 +107,17 @@ impl InstanceLink {
         let (shard, instance) = (self.shard.0, &*self.instance.name);
         match event {
             ChannelEvent::Up => {
-                if std::mem::replace(&mut self.is_silent, false) && self.up {
+                if self.state == ConnectionState::Silent {
                     tracing::info!(
                         shard,
                         instance,
                         "instance_heard: it gives a sign of life again"
                     );
                 } else {
-                    self.up = true;
                     tracing::info!(shard, instance, "instance_up: the shard is connected to it");
                     engine.count(Counter::BackendConnects, 1);
                 }
+                self.state = ConnectionState::Up;
                 engine.on_link(self.instance.id, Link::Up, "", now);
             }
             ChannelEvent::Down { cause: DownCause::Silent, why } => {
@@ -120,14 +128,15 @@ impl InstanceLink {
                     "instance_silent: it answers neither calls nor a PING, so its messages go to \
                      other instances until a byte comes; check whether it hangs"
                 );
-                self.is_silent = true;
+                self.state = ConnectionState::Silent;
                 engine.on_link(self.instance.id, Link::Down, &why, now);
             }
             ChannelEvent::Down { cause, why } => {
-                let counter = match std::mem::replace(&mut self.up, false) {
-                    true => Counter::BackendDisconnects,
-                    false => Counter::BackendConnectFailed,
+                let counter = match self.state {
+                    ConnectionState::Up | ConnectionState::Silent => Counter::BackendDisconnects,
+                    ConnectionState::Down => Counter::BackendConnectFailed,
                 };
+                self.state = ConnectionState::Down;
                 engine.count(counter, 1);
                 if cause == DownCause::GoneAway {
                     tracing::info!(
@@ -163,19 +172,18 @@ impl InstanceLink {
     /// Warns of an end of a call that only a person can mend, at most once a second.
     fn warn_of(&mut self, error: &CallError, now: Micros) {
         let is_bad = matches!(error.fault, CallFault::BadReply | CallFault::TooLarge);
-        let is_wrong = error.fault == CallFault::Status
-            && error.status == status::UNIMPLEMENTED
-            && self.mode == Mode::Batch;
-        if !is_bad && !is_wrong || self.warned.is_some_and(|at| now.since(at) < WARN_EVERY_US) {
+        let is_wrong = error.is_unimplemented() && self.mode == Mode::Batch;
+        if !is_bad && !is_wrong {
             return;
         }
-        self.warned = Some(now);
+        let Some(count) = self.warnings.note(WARN_EVERY_US, now) else { return };
         let (shard, instance, why) = (self.shard.0, &*self.instance.name, &*error.message);
         if is_bad {
             tracing::warn!(
                 shard,
                 instance,
                 why,
+                count,
                 "service_answer_unusable: its answer to a call cannot be used, so the messages of \
                  the call got BAD_SERVICE_REPLY; mend the service"
             );
@@ -186,6 +194,7 @@ impl InstanceLink {
                 instance,
                 %address,
                 why,
+                count,
                 "service_wrong: the server there does not implement shardgate.backend.v1.Backend; \
                  check the address, or give the service mode = \"unary\""
             );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 
-use super::{DownCause, Driver, NEVER, Over, Phase, TIMER_STEP_US, ends};
+use super::{Doubt, DownCause, Driver, NEVER, Over, Phase, TIMER_STEP_US, ends};
 use crate::message::{Micros, Started};
 
 /// Time that a suspect link has to prove that its peer lives: half a second is two round trips
@@ -90,14 +90,13 @@ impl Driver {
     /// Tells the owner that a suspect link is silent when its PING has had time for an answer.
     fn check_suspicion(&mut self, index: usize) {
         let link = &mut self.links[index];
-        let is_open = link.phase == Phase::Ready && !link.is_told_silent;
-        let Some(since) = link.suspect_since.filter(|_| is_open) else { return };
+        let Doubt::Asked(since) = link.doubt else { return };
         let due = Micros(since.0 + SUSPECT_US);
         if due > self.now {
             self.wake_by(due);
             return;
         }
-        link.is_told_silent = true;
+        link.doubt = Doubt::Told;
         const WHY: &str = "no answer to a call, and not a byte since it was sent";
         self.refuse_waiting(WHY);
         self.tell_down(DownCause::Silent, WHY);

@@ -1,13 +1,13 @@
 //! Stories of two shards: who moves when, with what, and what becomes of those who cannot.
 
 use super::*;
+use crate::engine::Engine;
 use crate::engine::clients::conn::ReadNext;
 use crate::engine::clients::conn::SocketAction;
-use crate::engine::clients::sign_in::tests::{SECRET, START_S, auth, frame, published, token};
-use crate::engine::{Engine, EngineInit};
+use crate::engine::clients::sign_in::tests::{SECRET, auth, engine, frame, published, token};
 use crate::ids::TenantId;
 use crate::mailbox::ShardConfig;
-use crate::message::{CallError, CallFault, Outcome, Started};
+use crate::message::{CallError, CallFault, Outcome, Started, status};
 use crate::routing::affinity_hash;
 
 const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
@@ -36,18 +36,7 @@ impl Rig {
         let shards = [0, 1].map(|n| {
             let mut published = published(SECRET, false);
             change(&mut published);
-            let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published;
-            Engine::new(EngineInit {
-                shard: ShardId(n),
-                shards: 2,
-                gateway,
-                settings,
-                snapshot,
-                auth,
-                boot_id: 1,
-                unix_at_boot_us: START_S * 1_000_000,
-                seed: u64::from(n),
-            })
+            engine(published, n, 2)
         });
         Self { shards, now: Micros(1_000) }
     }
@@ -99,14 +88,7 @@ impl Rig {
     /// A call that left `shard` fails, and may have run.
     fn call_fails(&mut self, shard: usize) {
         let call = self.shards[shard].effects.calls.remove(0);
-        let error = CallError {
-            fault: CallFault::Status,
-            started: Started::Maybe,
-            status: 13,
-            message: String::new(),
-            pushback: None,
-            going_away: false,
-        };
+        let error = CallError::of(CallFault::Status, Started::Maybe, status::INTERNAL);
         let outcome = Outcome { ticket: call.ticket, result: Err(error) };
         self.shards[shard].on_outcome(outcome, self.now);
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::*;
 use crate::auth::mint::{SigningKey, Wanted, mint};
 use crate::config::settings::{Algorithm, StopSettings};
+use crate::engine::Engine;
 use crate::engine::clients::conn::ReadNext;
-use crate::engine::clients::sign_in::tests::{SECRET, START_S, frame, published as signing_in};
-use crate::engine::{Engine, EngineInit};
-use crate::ids::ShardId;
+use crate::engine::clients::sign_in::tests::{
+    SECRET, START_S, engine, frame, published as signing_in,
+};
 use crate::mailbox::ShardConfig;
 
 const HERE: [u8; 4] = [192, 0, 2, 1];
@@ -57,18 +58,7 @@ impl Rig {
         shards: u16,
         change: impl FnOnce(&mut LimitSettings),
     ) -> Self {
-        let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published(required, change);
-        let engine = Engine::new(EngineInit {
-            shard: ShardId(0),
-            shards,
-            gateway,
-            settings,
-            snapshot,
-            auth,
-            boot_id: 1,
-            unix_at_boot_us: START_S * 1_000_000,
-            seed: 1,
-        });
+        let engine = engine(published(required, change), 0, shards);
         Self { engine, now: Micros(5_000_000), seq: 0 }
     }
 

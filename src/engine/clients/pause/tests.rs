@@ -1,10 +1,11 @@
 //! A pause of any length closes nobody for what the gateway did not do.
 
+use crate::engine::Engine;
 use crate::engine::clients::conn::Phase;
-use crate::engine::clients::sign_in::tests::{SECRET, START_S, auth, frame, published, token};
-use crate::engine::{Engine, EngineInit};
-use crate::ids::{ConnId, ShardId};
-use crate::mailbox::ShardConfig;
+use crate::engine::clients::sign_in::tests::{
+    SECRET, START_S, auth, engine, frame, published, token,
+};
+use crate::ids::ConnId;
 use crate::message::Micros;
 use crate::stats::Counter;
 
@@ -20,23 +21,14 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let ShardConfig { snapshot, gateway, mut settings, auth, tls: _ } = published(SECRET, true);
+        let mut published = published(SECRET, true);
+        let settings = &mut published.settings;
         settings.conn.heartbeat_ms = HEARTBEAT_MS;
         settings.conn.frames_per_s_max = 10;
         settings.conn.bad_messages_max = 3;
         settings.limits.address.messages_per_s = 5;
         settings.limits.address.connects_per_s = 5;
-        let engine = Engine::new(EngineInit {
-            shard: ShardId(0),
-            shards: 1,
-            gateway,
-            settings,
-            snapshot,
-            auth,
-            boot_id: 1,
-            unix_at_boot_us: START_S * 1_000_000,
-            seed: 1,
-        });
+        let engine = engine(published, 0, 1);
         Self { engine, now: Micros(1_000_000), closed: Vec::new() }
     }
 

@@ -106,21 +106,25 @@ pub(in crate::engine) fn auth(seq: u64, token: &str) -> Vec<u8> {
     frame(&format!(r#"{{"type":"auth","seq":{seq},"payload":{{"token":"{token}"}}}}"#))
 }
 
+/// The engine of shard number `shard` of so many, at its start.
+pub(in crate::engine) fn engine(published: ShardConfig, shard: u16, shards: u16) -> Engine {
+    let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published;
+    Engine::new(EngineInit {
+        shard: ShardId(shard),
+        shards,
+        gateway,
+        settings,
+        snapshot,
+        auth,
+        boot_id: 1,
+        unix_at_boot_us: START_S * 1_000_000,
+        seed: u64::from(shard),
+    })
+}
+
 impl Rig {
     fn new(required: bool) -> Self {
-        let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published(SECRET, required);
-        let engine = Engine::new(EngineInit {
-            shard: ShardId(0),
-            shards: 1,
-            gateway,
-            settings,
-            snapshot,
-            auth,
-            boot_id: 1,
-            unix_at_boot_us: START_S * 1_000_000,
-            seed: 1,
-        });
-        Self { engine, now: Micros(1_000) }
+        Self { engine: engine(published(SECRET, required), 0, 1), now: Micros(1_000) }
     }
 
     /// A connection that has sent its request with these fields, and more behind it.
