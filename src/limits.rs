@@ -89,8 +89,17 @@ pub(crate) fn answer_bytes_max(items: usize, outbox_bytes_max: usize) -> usize {
     let room = items.saturating_mul(outbox_bytes_max.saturating_add(ANSWER_OVERHEAD_BYTES));
     room.clamp(MESSAGE_BYTES_CAP + ANSWER_OVERHEAD_BYTES, ANSWER_BYTES_CAP)
 }
+
+/// Most messages of a batch by the same rule: their answers are below [`ANSWER_BYTES_CAP`] however
+/// large they are.
+pub(crate) fn receivers_max(outbox_bytes_max: usize) -> usize {
+    (ANSWER_BYTES_CAP / outbox_bytes_max.saturating_add(ANSWER_OVERHEAD_BYTES)).max(1)
+}
+
 /// Bytes of an answer in a batch besides its payload: ids, status, and a service's error text.
 const ANSWER_OVERHEAD_BYTES: usize = 4 << 10;
+/// Size up to which an answer is light: 4 KiB, of which 1,000 (the largest batch) are 4 MiB.
+pub(crate) const LIGHT_ANSWER_BYTES: usize = 4 << 10;
 /// Payloads of at least this many bytes travel by reference, smaller ones are copied into the
 /// batch: a copy of 1 KiB costs some 20 ns, an atomic reference count and another chunk as much.
 pub(crate) const PAYLOAD_BY_REFERENCE_BYTES: usize = 1 << 10;
@@ -113,6 +122,7 @@ pub const CATCH_UP_MS: u64 = 1_000;
 
 const _: () = assert!(SHARDS_MAX <= 1 << 16);
 const _: () = assert!(BATCH_BYTES_CAP * 4 <= ANSWERS_BYTES_AIM);
+const _: () = assert!(LIGHT_ANSWER_BYTES * BATCH_ITEMS_CAP <= ANSWERS_BYTES_AIM);
 const _: () = assert!(PAYLOAD_BY_REFERENCE_BYTES <= BATCH_BYTES_CAP);
 
 /// Memory that a shard's executor registers with each of its rings for direct I/O, which sockets do

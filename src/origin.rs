@@ -84,14 +84,12 @@ impl AllowedOrigin {
         Ok(Self::Pages { scheme: scheme.into(), host, port })
     }
 
-    /// Whether `origin`, the value of a request's `Origin`, is one of these. Letters of both cases
-    /// are equal.
-    pub(crate) fn allows(&self, origin: &str) -> bool {
+    /// Whether a page is one of these.
+    fn allows(&self, page: &Page<'_>) -> bool {
         let (scheme, host, port) = match self {
-            Self::Null => return origin == "null",
+            Self::Null => return false,
             Self::Pages { scheme, host, port } => (scheme, host, port),
         };
-        let Some(page) = Page::of(origin) else { return false };
         page.scheme.eq_ignore_ascii_case(scheme)
             && match port {
                 AllowedPort::Any => true,
@@ -120,6 +118,15 @@ impl fmt::Display for AllowedOrigin {
             AllowedPort::Is(None) => Ok(()),
             AllowedPort::Is(Some(port)) => write!(f, ":{port}"),
         }
+    }
+}
+
+/// Whether `origin`, the value of a request's `Origin`, is one of `allowed`. Letters of both cases
+/// are equal.
+pub(crate) fn is_allowed(allowed: &[AllowedOrigin], origin: &str) -> bool {
+    match Page::of(origin) {
+        Some(page) => allowed.iter().any(|each| each.allows(&page)),
+        None => origin == "null" && allowed.contains(&AllowedOrigin::Null),
     }
 }
 

@@ -26,6 +26,14 @@ pub(crate) fn is_plain(c: char) -> bool {
     !c.is_control() && !turns_or_hides
 }
 
+/// Appends `c` to `out`: as it is if it is plain, escaped if not.
+pub(crate) fn push_plain(out: &mut String, c: char) {
+    match is_plain(c) {
+        true => out.push(c),
+        false => out.extend(c.escape_unicode()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -101,7 +101,8 @@ counters! {
     ClosedTryLater = "closed_try_later",
     /// Closed with 4001.
     ClosedSlow = "closed_slow",
-    /// WebSocket pings sent to clients from which nothing had come for `conn.heartbeat_ms`.
+    /// WebSocket pings sent to clients from which nothing had come for `conn.heartbeat_ms`, or whose
+    /// user wants one more connection than it may have.
     Pings = "pings",
     /// Closed with 4002.
     ClosedNoHeartbeat = "closed_no_heartbeat",
@@ -166,7 +167,8 @@ counters! {
     AnswersUndeliverable = "answers_undeliverable",
     /// One-way messages that were refused.
     OneWayRefused = "one_way_refused",
-    /// Times reading a connection was paused for its unanswered messages.
+    /// Times reading a connection was paused for its unanswered messages, or for the bytes of
+    /// answers that wait or are expected.
     ReadPaused = "read_paused",
     /// Times reading a connection was paused because it sent more and more over a rate.
     ReadHeld = "read_held",

@@ -10,7 +10,7 @@ use super::json::Members;
 use super::token::Token;
 use super::verify::{Verifier, check_signature};
 use super::{Claim, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Refusal};
-use crate::plain::is_plain;
+use crate::plain::push_plain;
 
 /// Result of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,9 +180,9 @@ impl fmt::Display for Explanation {
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        match c == '\n' || is_plain(c) {
-            true => out.push(c),
-            false => out.extend(c.escape_unicode()),
+        match c {
+            '\n' => out.push(c),
+            _ => push_plain(&mut out, c),
         }
     }
     out

@@ -15,6 +15,7 @@ use super::KEY_ID_BYTES_MAX;
 use super::json::{self, Fault};
 use crate::config::auth::KeyTexts;
 use crate::config::settings::{Algorithm, AuthSettings, KeySource};
+use crate::plain::push_plain;
 
 /// Most keys in one JWK set: more than any issuer rotates through.
 pub(crate) const JWKS_KEYS_MAX: usize = 128;
@@ -299,15 +300,14 @@ pub(crate) fn read_jwks(text: &str) -> Result<KeySet, String> {
             Fault::Malformed => "is no object, or too deep".to_owned(),
             Fault::Duplicate => "has one name twice".to_owned(),
         });
-        let taken = |key: &Key| {
+        let new = |key: Key| {
             let same = |k: &Key| (&k.id, k.algorithm) == (&key.id, key.algorithm);
-            key.id.is_some() && found.keys.iter().any(same)
-        };
-        match members.and_then(jwk) {
-            Ok(key) if taken(&key) => {
-                let rule = "has the kid and the algorithm of an earlier one".into();
-                found.skipped.push(BadKey { at: format!("keys[{index}]{kid}"), rule });
+            match key.id.is_some() && found.keys.iter().any(same) {
+                true => Err("has the kid and the algorithm of an earlier one".into()),
+                false => Ok(key),
             }
+        };
+        match members.and_then(jwk).and_then(new) {
             Ok(key) => found.keys.push(key),
             Err(rule) => found.skipped.push(BadKey { at: format!("keys[{index}]{kid}"), rule }),
         }
@@ -321,8 +321,13 @@ pub(crate) fn read_jwks(text: &str) -> Result<KeySet, String> {
 
 /// A text of a set for people: in quotes, what is not plain escaped, and cut.
 fn shown(text: &str) -> String {
-    let cut: String = text.chars().take(SHOWN_CHARS_MAX).collect();
-    format!("{cut:?}{}", if cut.len() < text.len() { "..." } else { "" })
+    let mut out = String::from("\"");
+    text.chars().take(SHOWN_CHARS_MAX).for_each(|c| push_plain(&mut out, c));
+    out.push('"');
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
+        out.push_str("...");
+    }
+    out
 }
 
 fn jwk(key: &Map<String, Value>) -> Result<Key, String> {

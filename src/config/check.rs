@@ -12,8 +12,8 @@ use crate::limits::*;
 use crate::origin::AllowedOrigin;
 
 /// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
-pub const SHARD_SECTIONS: [&str; 9] =
-    ["shard", "conn", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
+pub const SHARD_SECTIONS: [&str; 10] =
+    ["shard", "conn", "session", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
 
 /// Largest table of a shard: one entry for each slot that a key can number.
 const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;

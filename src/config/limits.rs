@@ -52,6 +52,8 @@ pub fn without_users(r: &mut Reader, limits: &LimitSettings, sign_in: bool) {
         _ if sign_in || !limits.user.is_on() => return,
         (0, 0) => "limits.user_messages_per_s",
         (0, _) => "limits.user_connects_per_s",
+        // One connection is what the policy means without a number.
+        (1, _) if limits.per_user != PerUser::Many => "session.per_user",
         _ => "session.per_user_max",
     };
     let rule = "users are clients that signed in, and auth.mode is \"off\": it limits nobody";

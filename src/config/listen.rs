@@ -151,8 +151,9 @@ pub fn relations(r: &mut Reader, settings: &GatewaySettings) {
 }
 
 /// Whether the two addresses cannot both be bound. Port 0 is a new port each time.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+pub fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same_ip = ip == other || ip.is_unspecified() || other.is_unspecified();
     a.port() != 0 && a.port() == b.port() && same_ip
 }
 

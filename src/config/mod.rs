@@ -24,7 +24,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use listen::reachable;
+pub use listen::{collide, reachable};
 pub use load::{Loader, Overrides, load};
 pub use problem::{Problem, Problems, Source};
 pub use words::{

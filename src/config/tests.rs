@@ -384,6 +384,17 @@ fn cores_on_the_command_line_count_the_shards() {
 }
 
 #[test]
+fn every_section_of_default_toml_is_one_that_variables_can_set() {
+    let table: toml::Table = DEFAULT_TOML.parse().expect("TOML");
+    let mut sections = super::check::SHARD_SECTIONS;
+    sections.sort_unstable();
+    assert_eq!(table.keys().map(String::as_str).collect::<Vec<_>>(), sections);
+    let env = [("SHARDGATE__SESSION__PER_USER".to_owned(), "newest".to_owned())];
+    let config = from_files(Files::embedded(), &env, &Overrides::default()).expect("right");
+    assert_eq!(config.shards.shard(0).limits.per_user, super::settings::PerUser::Newest);
+}
+
+#[test]
 fn instance_ids_are_dense_in_the_order_of_the_file() {
     let body = "[[service]]\nname = \"b\"\ninstances = [\n\
         { id = \"b2\", address = \"127.0.0.1:2\" }, { id = \"b1\", address = \"127.0.0.1:1\" }]\n\
@@ -460,6 +471,12 @@ fn limits_are_off_but_for_the_unknown_and_those_of_users_need_users() {
     assert!(warned(&config).is_empty());
     let found = warned(&of(None, Some(body)).expect("a warning only"));
     assert!(found.len() == 1 && found[0].contains(":2: limits.user_messages_per_s = 20"));
+    let newest = of(None, Some("[session]\nper_user = \"newest\"")).expect("a warning only");
+    let found = warned(&newest);
+    assert!(
+        found.len() == 1 && found[0].contains(":2: session.per_user = \"newest\""),
+        "{found:?}"
+    );
     for (body, expected) in [
         ("[limits]\nburst_s = 0", "must be a whole number from 1 to 60"),
         ("[limits]\nuser_connects_per_s = 1000001", "from 1 to 1000000, or 0 for no limit"),

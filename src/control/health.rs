@@ -449,10 +449,8 @@ impl Health {
                 forgiven.into_iter().chain(self.next_ejection(record, settings, now)).min()
             }
             // A question that is asked is ended by its answer, or by word that there is none.
-            Trust::Ejected { question: Question::Due | Question::Asked, .. } => None,
-            Trust::Trial { question: Question::Due | Question::Asked, until, .. } => {
-                (*until > now).then_some(*until)
-            }
+            Trust::Ejected { question: Question::Due | Question::Asked, .. }
+            | Trust::Trial { question: Question::Due | Question::Asked, .. } => None,
             Trust::Ejected { until, .. } | Trust::Trial { until, .. } => Some(*until),
             Trust::Warming { since, record, .. } => {
                 let step = warm_up_step(settings, *since, now) + 1;

@@ -3,7 +3,6 @@
 use crate::engine::clients::conn::{Hold, Phase, ReadNext};
 use crate::engine::clients::handshake::Handshake;
 use crate::engine::clients::home::{AtHome, Departed};
-use crate::engine::clients::places::NextPlace;
 use crate::engine::clients::sign_in::NextVerification;
 use crate::engine::{Engine, builtin};
 use crate::ids::ConnId;
@@ -124,12 +123,8 @@ impl Engine {
     pub(super) fn go_on_with_newcomers(&mut self, now: Micros) {
         loop {
             let (clients, _, mut cx) = self.parts();
-            match clients.place_next(&mut cx, now) {
-                NextPlace::None => return,
-                NextPlace::Upgrade(id) => {
-                    self.shake_hands(id, &mut [], now);
-                }
-            }
+            let Some(id) = clients.place_next(&mut cx, now) else { return };
+            self.shake_hands(id, &mut [], now);
         }
     }
 

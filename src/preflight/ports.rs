@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{Problem, Topic};
 use crate::config::command::{self, Change};
-use crate::config::{Config, Loader};
+use crate::config::{Config, Loader, collide};
 
 /// Prefix of the keys of the demo services' addresses.
 const DEMO: &str = "demo service ";
@@ -150,11 +150,9 @@ fn listening(table: &str, address: SocketAddr) -> Vec<u64> {
     let inode = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let (ip, port) = columns.get(1)?.split_once(':')?;
-        let ip = ip_of_table(ip)?.to_canonical();
-        let same_port = u16::from_str_radix(port, 16) == Ok(address.port());
-        let wanted = address.ip().to_canonical();
-        let same_ip = ip == wanted || ip.is_unspecified() || wanted.is_unspecified();
-        let found = same_port && same_ip && *columns.get(3)? == "0A";
+        let port = u16::from_str_radix(port, 16).ok()?;
+        let taken = SocketAddr::new(ip_of_table(ip)?, port);
+        let found = collide(taken, address) && *columns.get(3)? == "0A";
         found.then(|| columns.get(9)?.parse().ok()).flatten()
     };
     table.lines().skip(1).filter_map(inode).collect()

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use super::certificate::certificates;
+use super::certificate::{certificates, roots};
 use super::load::FILE_BYTES_MAX;
 use crate::config::files::read;
 use crate::config::settings::AuthMode;
@@ -53,11 +52,6 @@ impl Authorities {
 
 fn from_file(path: &Path) -> Result<Arc<[CertificateDer<'static>]>, String> {
     let all = certificates(&read(path, FILE_BYTES_MAX)?)?;
-    let mut store = RootCertStore::empty();
-    for (index, certificate) in all.iter().enumerate() {
-        store.add(certificate.clone()).map_err(|_| {
-            format!("certificate {} of it is none that an authority can have", index + 1)
-        })?;
-    }
+    roots(&all)?;
     Ok(all.into())
 }

@@ -5,7 +5,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
+use rustls::{Error, InconsistentKeys, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Most certificates in one chain: public chains have two or three.
@@ -112,4 +112,15 @@ fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
         }
         error => not_pem(&error),
     })
+}
+/// The certificates as authorities. The error says which of them cannot be one.
+pub(crate) fn roots(all: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in all.iter().enumerate() {
+        roots.add(certificate.clone()).map_err(|error| {
+            let n = index + 1;
+            format!("certificate {n} of it cannot sign others ({error}): put an authority's there")
+        })?;
+    }
+    Ok(roots)
 }

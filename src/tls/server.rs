@@ -11,9 +11,9 @@ use rustls::server::{
     WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
-use super::certificate::Certificate;
+use super::certificate::{Certificate, roots};
 use super::provider;
 use crate::config::settings::{ClientCertificates, TlsVersion};
 
@@ -61,13 +61,8 @@ impl Server {
         let builder = match clients.asked {
             ClientCertificates::Off => builder.with_no_client_auth(),
             ClientCertificates::Optional | ClientCertificates::Required => {
-                let mut roots = RootCertStore::empty();
-                for signer in &clients.signers {
-                    let unusable = |error| format!("holds a certificate that signs none: {error}");
-                    roots.add(signer.clone()).map_err(unusable)?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let roots = Arc::new(roots(&clients.signers)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
                 let verifier = match clients.asked {
                     ClientCertificates::Optional => verifier.allow_unauthenticated(),
                     ClientCertificates::Off | ClientCertificates::Required => verifier,

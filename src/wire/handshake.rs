@@ -18,7 +18,7 @@ use tungstenite::handshake::derive_accept_key;
 use self::target::{Target, is_authority};
 use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
-use crate::origin::{AllowedOrigin, is_of_host};
+use crate::origin::{AllowedOrigin, is_allowed, is_of_host};
 
 /// Subprotocol of the JSON encoding.
 pub(crate) const JSON: &str = "shardgate.v1.json";
@@ -393,7 +393,7 @@ fn check_origin(
     }
     let is_allowed = |origin: &str| match rules.origins.is_empty() {
         true => is_of_host(origin, host),
-        false => rules.origins.iter().any(|each| each.allows(origin)),
+        false => is_allowed(&rules.origins, origin),
     };
     match std::str::from_utf8(origin).is_ok_and(is_allowed) {
         true => Ok(()),

@@ -27,13 +27,14 @@ use crate::wire::close;
 /// mobile network, or one lost segment that is sent again twice.
 pub const ANSWER_MS: u64 = 2_000;
 
-/// The next step for those who wait for a place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum NextPlace {
-    /// Nothing now.
-    None,
+/// The next step for those of one user who wait for a place.
+enum Step {
+    /// Something was done; there may be more to do.
+    Again,
     /// An upgrade request goes on: there is a place for it.
     Upgrade(ConnId),
+    /// Nothing is to be done now.
+    Decided,
 }
 
 impl Clients {
@@ -115,67 +116,65 @@ impl Clients {
         user.is_some_and(|user| self.limits.places.has_newcomer(user, id))
     }
 
-    /// Goes on with those who wait for a place, as far as that is decided now. After an
-    /// [`NextPlace::Upgrade`] the next call goes on where this one ended.
-    pub fn place_next(&mut self, cx: &mut Context<'_>, now: Micros) -> NextPlace {
+    /// Goes on with those who wait for a place, as far as that is decided now. Returns the next
+    /// upgrade request for which there is a place; the next call goes on where this one ended.
+    pub fn place_next(&mut self, cx: &mut Context<'_>, now: Micros) -> Option<ConnId> {
         if !self.is_catching_up(now) {
             self.limits.places.end_due(now);
         }
         while let Some(user) = self.limits.places.next_changed() {
             match self.go_on_with(cx, user, now) {
-                Some(NextPlace::None) => {}
-                Some(NextPlace::Upgrade(id)) => return NextPlace::Upgrade(id),
-                None => self.limits.places.decided(),
+                Step::Again => {}
+                Step::Upgrade(id) => return Some(id),
+                Step::Decided => self.limits.places.decided(),
             }
         }
-        NextPlace::None
+        None
     }
 
-    /// Lets the first newcomer of a user in, or turns it away. `None`: nothing is to be done now.
-    fn go_on_with(
-        &mut self,
-        cx: &mut Context<'_>,
-        user: LimiterKey,
-        now: Micros,
-    ) -> Option<NextPlace> {
-        let first = self.limits.places.first_newcomer(user)?;
+    /// Lets the first newcomer of a user in, or turns it away.
+    fn go_on_with(&mut self, cx: &mut Context<'_>, user: LimiterKey, now: Micros) -> Step {
+        let Some(first) = self.limits.places.first_newcomer(user) else { return Step::Decided };
         let newcomer = self.conns.get(first).and_then(|conn| conn.newcomer.as_deref());
         let Some(newcomer) = newcomer else {
             self.limits.places.forget(user, first);
-            return Some(NextPlace::None);
+            return Step::Again;
         };
         if !self.limits.has_place(user) {
             if self.limits.places.may_answer(user) {
-                return None;
+                return Step::Decided;
             }
             let rate = self.user_entry(&newcomer.identity, now).map_or(Ok(()), |(_, rate)| rate);
-            if let Err(us) = rate {
-                self.limits.places.forget(user, first);
-                let reject = over_rate(cx, us);
-                self.refuse_newcomer(cx, first, &reject, now);
-                return Some(NextPlace::None);
+            let dead = match rate {
+                Ok(()) => self.limits.places.take_dead(user).ok_or(None),
+                Err(us) => Err(Some(us)),
+            };
+            match dead {
+                Ok(dead) => {
+                    cx.stats.inc(Counter::ClosedNoHeartbeat);
+                    let why = "no answer to our ping for 2 s, and this user wants to connect anew";
+                    self.close(cx, dead, close::NO_HEARTBEAT, why, now);
+                }
+                Err(over) => {
+                    self.limits.places.forget(user, first);
+                    let reject = match over {
+                        Some(us) => over_rate(cx, us),
+                        None => refusal(cx, ANSWER_MS as u32),
+                    };
+                    self.refuse_newcomer(cx, first, &reject, now);
+                }
             }
-            if let Some(dead) = self.limits.places.take_dead(user) {
-                cx.stats.inc(Counter::ClosedNoHeartbeat);
-                let why = "no answer to our ping for 2 s, and this user wants to connect anew";
-                self.close(cx, dead, close::NO_HEARTBEAT, why, now);
-                return Some(NextPlace::None);
-            }
+            return Step::Again;
         }
         self.limits.places.forget(user, first);
-        if !self.limits.has_place(user) {
-            let reject = refusal(cx, ANSWER_MS as u32);
-            self.refuse_newcomer(cx, first, &reject, now);
-            return Some(NextPlace::None);
-        }
         let conn = self.conns.get_mut(first).expect("seen above");
         if conn.phase == Phase::Handshake {
-            return Some(NextPlace::Upgrade(first));
+            return Step::Upgrade(first);
         }
         let newcomer = conn.newcomer.take().expect("seen above");
         conn.release(Hold::Place, first, now, &mut cx.effects.resumed);
         self.welcome_user(cx, first, newcomer.seq, newcomer.identity, now);
-        Some(NextPlace::None)
+        Step::Again
     }
 
     fn refuse_newcomer(&mut self, cx: &mut Context<'_>, id: ConnId, reject: &Reject, now: Micros) {

@@ -5,6 +5,7 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::conn::{Conn, Phase};
 use crate::engine::clients::{Clients, append};
 use crate::ids::ConnId;
+use crate::limits::LIGHT_ANSWER_BYTES;
 use crate::message::{
     Category, ClientMessage, Encoding, Micros, Reason, Reject, ServerMessage, status,
 };
@@ -22,9 +23,6 @@ const REPLY_TOO_LARGE: Reject = Reject::new(
 );
 /// Pongs are not written while more than this waits: 16 KiB, two hundred replies.
 const PONG_OUTBOX_BYTES_MAX: usize = 16 << 10;
-/// Size up to which an answer is small: 4 KiB, of which the 1,000 of the largest batch are as much
-/// as four outboxes of the default size hold.
-const SMALL_BYTES: usize = 4 << 10;
 /// Between two errors that tell how many messages without seq were refused; count says how many.
 const ONE_WAY_EVERY_US: u64 = 1_000_000;
 
@@ -176,8 +174,8 @@ impl Clients {
             offset: 0,
         };
         self.reply(cx, id, Some(Category::Business), &message);
-        // Small answers add up to no more than the flush at the end of the turn can judge.
-        if answer.payload.len() <= SMALL_BYTES {
+        // Light answers add up to no more than the flush at the end of the turn can judge.
+        if answer.payload.len() <= LIGHT_ANSWER_BYTES {
             return;
         }
         let is_open = |conn: &&Conn| conn.phase == Phase::Open;

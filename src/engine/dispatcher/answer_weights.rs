@@ -5,12 +5,9 @@
 use hashbrown::HashMap;
 
 use crate::ids::InstanceId;
-use crate::limits::ANSWERS_BYTES_AIM;
+use crate::limits::LIGHT_ANSWER_BYTES;
 use crate::message::Micros;
 
-/// Size up to which an answer is light: 4 KiB, of which 1,000 (the largest batch) are 4 MiB. Routes
-/// with light answers only are not remembered, so they cost a comparison a message.
-pub const LIGHT_BYTES: usize = 4 << 10;
 /// Classes of sizes: light answers, then each class up to twice the size of the one before it. The
 /// last begins at 4 KiB x 2^12 = 16 MiB, the largest message that can be configured.
 const CLASSES: usize = 14;
@@ -24,13 +21,13 @@ struct Sizes([u32; CLASSES]);
 
 impl Sizes {
     fn class(bytes: usize) -> usize {
-        let steps = bytes.div_ceil(LIGHT_BYTES).max(1);
+        let steps = bytes.div_ceil(LIGHT_ANSWER_BYTES).max(1);
         (steps.next_power_of_two().trailing_zeros() as usize).min(CLASSES - 1)
     }
 
     /// Largest size of a class; of light answers 0, as they need no bound.
     fn bytes(class: usize) -> usize {
-        if class == 0 { 0 } else { LIGHT_BYTES << class }
+        if class == 0 { 0 } else { LIGHT_ANSWER_BYTES << class }
     }
 
     fn record(&mut self, bytes: usize) {
@@ -62,7 +59,8 @@ impl Sizes {
     }
 }
 
-/// Sizes of large answers lately. Bounded by routes times instances.
+/// Sizes of large answers lately. Bounded by routes times instances. Routes with light answers only
+/// are not remembered, so they cost a comparison a message.
 #[derive(Debug, Default)]
 pub(crate) struct AnswerWeights {
     /// By instance, and first id of the route.
@@ -74,13 +72,13 @@ impl AnswerWeights {
     /// Takes note of an answer.
     #[inline]
     pub fn record(&mut self, instance: InstanceId, route: u32, bytes: usize) {
-        if bytes > LIGHT_BYTES || !self.sizes.is_empty() {
+        if bytes > LIGHT_ANSWER_BYTES || !self.sizes.is_empty() {
             self.record_large(instance, route, bytes);
         }
     }
 
     fn record_large(&mut self, instance: InstanceId, route: u32, bytes: usize) {
-        if bytes > LIGHT_BYTES {
+        if bytes > LIGHT_ANSWER_BYTES {
             self.sizes.entry((instance, route)).or_default().record(bytes);
         } else if let Some(sizes) = self.sizes.get_mut(&(instance, route)) {
             sizes.record(bytes);
@@ -117,8 +115,6 @@ impl AnswerWeights {
     }
 }
 
-const _: () = assert!(LIGHT_BYTES * crate::limits::BATCH_ITEMS_CAP <= ANSWERS_BYTES_AIM);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,14 +124,14 @@ mod tests {
     #[test]
     fn light_answers_are_not_remembered() {
         let mut weights = AnswerWeights::default();
-        (0..1_000).for_each(|_| weights.record(INSTANCE, 1, LIGHT_BYTES));
+        (0..1_000).for_each(|_| weights.record(INSTANCE, 1, LIGHT_ANSWER_BYTES));
         assert!(weights.sizes.is_empty());
         assert_eq!((weights.p99(INSTANCE, 1), weights.largest(INSTANCE, 1)), (0, 0));
     }
 
     #[test]
     fn a_weight_is_at_least_the_answer_and_less_than_twice_as_much() {
-        for bytes in [LIGHT_BYTES + 1, 60_000, 65_536, 65_537, 1 << 20, 16 << 20] {
+        for bytes in [LIGHT_ANSWER_BYTES + 1, 60_000, 65_536, 65_537, 1 << 20, 16 << 20] {
             let mut weights = AnswerWeights::default();
             weights.record(INSTANCE, 1, bytes);
             for weight in [weights.p99(INSTANCE, 1), weights.largest(INSTANCE, 1)] {

@@ -393,9 +393,8 @@ pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
 /// Requests that one call may carry: not so many that the outboxes of all receivers together are
 /// over what a call may answer.
 fn items_max(settings: &BatchSettings, mode: Mode, clients: &Clients) -> usize {
-    let receivers_max = (limits::ANSWER_BYTES_CAP / clients.outbox_bytes_high).max(1);
     match mode {
-        Mode::Batch => settings.items_max.min(receivers_max),
+        Mode::Batch => settings.items_max.min(limits::receivers_max(clients.outbox_bytes_high)),
         Mode::Unary => 1,
     }
 }

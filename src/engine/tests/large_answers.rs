@@ -182,3 +182,20 @@ fn a_server_without_the_method_of_batches_costs_no_message() {
     let signals = &rig.engine.effects.signals;
     assert_eq!((signals[0].instance, signals[0].failures), (wrong, 1));
 }
+
+#[test]
+fn a_server_that_passes_unimplemented_on_may_have_run_the_messages() {
+    let mut rig = Rig::new(snapshot(2), ShardSettings::default());
+    let id = rig.client();
+    rig.says(id, r#"{"msg_id":1001,"seq":1,"payload":1}"#);
+    let call = rig.one_call();
+    answer(&mut rig, call, 10);
+    assert!(rig.told(id).contains("xxx"));
+    rig.says(id, r#"{"msg_id":1001,"seq":2,"payload":1}"#);
+    let call = rig.one_call();
+    let error = CallError::of(CallFault::Status, Started::Maybe, status::UNIMPLEMENTED);
+    rig.engine.on_outcome(Outcome { ticket: call.ticket, result: Err(error) }, rig.now);
+    rig.engine.end_turn(rig.now);
+    assert!(rig.told(id).contains("OUTCOME_UNKNOWN"));
+    assert!(calls(&mut rig).is_empty());
+}

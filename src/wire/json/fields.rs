@@ -51,7 +51,10 @@ pub(super) fn read(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
     if message.msg_id == 0 && message.kind.is_empty() {
         note(What::NoId, 0);
     }
-    fault.map_or(Ok(message.clone()), |fault| Err(BadMessage::new(message.seq, fault)))
+    match fault {
+        None => Ok(message),
+        Some(fault) => Err(BadMessage::new(message.seq, fault)),
+    }
 }
 
 fn field_of(key: Option<&str>) -> Option<Field> {

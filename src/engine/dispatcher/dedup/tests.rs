@@ -82,6 +82,26 @@ fn a_duplicate_waits_then_gets_the_answer_until_the_window_has_passed() {
 }
 
 #[test]
+fn a_pause_of_the_process_is_no_part_of_the_window() {
+    let mut window = DedupWindow::new(&settings(), 1);
+    let id = plain(&window);
+    let key = window.begin(&id, Micros(0)).expect("room");
+    window.finish(key, Some(reply("42")), Micros(0));
+    window.put_off(12 * WINDOW_US);
+    let last = Micros(13 * WINDOW_US - 1);
+    window.expire(last, 100);
+    assert_eq!(window.check(&id, last), Lookup::Finished(&reply("42")));
+    assert_eq!(window.check(&id, Micros(13 * WINDOW_US)), Lookup::New);
+    // One that ends after a pause has the whole window from there.
+    let end = Micros(20 * WINDOW_US);
+    let key = window.begin(&id, end).expect("room");
+    window.finish(key, Some(reply("43")), end);
+    assert_eq!(window.check(&id, Micros(21 * WINDOW_US - 1)), Lookup::Finished(&reply("43")));
+    assert_eq!(window.check(&id, Micros(21 * WINDOW_US)), Lookup::New);
+    check_invariants(&window);
+}
+
+#[test]
 fn a_refusal_before_dispatch_frees_the_id() {
     let mut window = DedupWindow::new(&settings(), 1);
     let id = plain(&window);
