@@ -101,8 +101,8 @@ counters! {
     ClosedTryLater = "closed_try_later",
     /// Closed with 4001.
     ClosedSlow = "closed_slow",
-    /// WebSocket pings sent to clients from which nothing had come for `conn.heartbeat_ms`, or whose
-    /// user wants one more connection than it may have.
+    /// WebSocket pings sent to clients from which nothing had come for `conn.heartbeat_ms`, or
+    /// whose user wants one more connection than it may have.
     Pings = "pings",
     /// Closed with 4002.
     ClosedNoHeartbeat = "closed_no_heartbeat",
