@@ -165,13 +165,15 @@ impl Session {
 
     /// Takes bytes of the client, decrypts them in place, and appends the plaintext to `plain`. Its
     /// answer, if it has one, is to be flushed. So is the alert after a failure; the plaintext from
-    /// before the failure is in `plain`.
+    /// before the failure is in `plain`. Bytes that come after our close_notify are not looked at:
+    /// nothing depends on them, and rustls must not be given a record to fail at when it has said
+    /// its last word (a debug assertion of its own says so).
     pub(crate) fn receive(
         &mut self,
         input: &mut [u8],
         plain: &mut Vec<u8>,
     ) -> Result<Progress, Failure> {
-        if self.has_ended() {
+        if self.has_ended() || self.closed {
             return Ok(Progress::default());
         }
         let taken = if self.held.is_empty() {

@@ -217,6 +217,31 @@ fn close_notify_is_told_and_heard() {
 }
 
 #[test]
+fn bytes_that_come_after_our_close_notify_are_not_looked_at() {
+    for version in VERSIONS {
+        // A good record, one that cannot be decrypted, and no record at all.
+        for broken in [0, 1, 2] {
+            let mut both = both(version);
+            both.exchange().unwrap();
+            both.session.close(&mut both.scratch);
+            both.client.writer().write_all(b"too late").unwrap();
+            let mut wire = Vec::new();
+            both.client.write_tls(&mut wire).unwrap();
+            match broken {
+                0 => {}
+                1 => *wire.last_mut().unwrap() ^= 1,
+                _ => wire.fill(0xff),
+            }
+            both.take(&mut wire.clone());
+            both.take(&mut wire);
+            assert_eq!((both.failure, both.heard.as_slice()), (None, &b""[..]), "{broken}");
+            assert!(!both.sent(usize::MAX).is_empty(), "the close_notify");
+            assert!(both.sent(usize::MAX).is_empty(), "and nothing after it");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_said_before_the_handshake_is_complete() {
     let mut both = both(&TLS13);
     both.outbox = b"early".to_vec();
