@@ -19,7 +19,7 @@ const PASSED: &str = "all as it should be";
 
 #[test]
 fn python_websockets_converses_in_json() {
-    let found = succeeds("python3", &["-c", "import websockets.sync.client"]);
+    let found = succeeds("python3", &["-c", "import websockets.asyncio.client"]);
     if !available("python_websockets_converses_in_json", "python3 with websockets", found) {
         return;
     }

@@ -98,7 +98,7 @@ fn sslscan_finds_nothing_old_and_nothing_weak() {
 
 #[test]
 fn python_websockets_converses_over_tls() {
-    let found = succeeds("python3", &["-c", "import websockets.sync.client"]);
+    let found = succeeds("python3", &["-c", "import websockets.asyncio.client"]);
     if !available("python_websockets_converses_over_tls", "python3 with websockets", found) {
         return;
     }
