@@ -198,6 +198,29 @@ pub mod status {
     pub const UNAVAILABLE: u32 = 14;
     pub(crate) const DATA_LOSS: u32 = 15;
     pub(crate) const UNAUTHENTICATED: u32 = 16;
+
+    /// The name of a code; a number that is none counts as UNKNOWN (gRPC, statuscodes.md).
+    pub(crate) fn name(code: u32) -> &'static str {
+        match code {
+            OK => "OK",
+            CANCELLED => "CANCELLED",
+            INVALID_ARGUMENT => "INVALID_ARGUMENT",
+            DEADLINE_EXCEEDED => "DEADLINE_EXCEEDED",
+            NOT_FOUND => "NOT_FOUND",
+            ALREADY_EXISTS => "ALREADY_EXISTS",
+            PERMISSION_DENIED => "PERMISSION_DENIED",
+            RESOURCE_EXHAUSTED => "RESOURCE_EXHAUSTED",
+            FAILED_PRECONDITION => "FAILED_PRECONDITION",
+            ABORTED => "ABORTED",
+            OUT_OF_RANGE => "OUT_OF_RANGE",
+            UNIMPLEMENTED => "UNIMPLEMENTED",
+            INTERNAL => "INTERNAL",
+            UNAVAILABLE => "UNAVAILABLE",
+            DATA_LOSS => "DATA_LOSS",
+            UNAUTHENTICATED => "UNAUTHENTICATED",
+            _ => "UNKNOWN",
+        }
+    }
 }
 
 /// A refusal by the gateway: its reason, a sentence for people, and the time after which to retry.
@@ -239,6 +262,8 @@ pub struct ClientMessage<'a> {
     pub(crate) deadline_ms: u32,
     /// Highest offset that the client has processed.
     pub(crate) ack: u64,
+    /// Place in a trace, checked (W3C Trace Context, `traceparent`); empty = none.
+    pub(crate) traceparent: std::borrow::Cow<'a, str>,
 }
 
 /// A message to a client, before encoding.

@@ -188,6 +188,8 @@ counters! {
     Dequeued = "dequeued",
     /// Messages that were duplicates.
     Duplicates = "duplicates",
+    /// Messages refused because their owner has its share of remembered ids.
+    DedupOverShare = "dedup_over_share",
     /// Messages refused by the queue.
     QueueRejected = "queue_rejected",
     /// Calls started.

@@ -6,6 +6,7 @@ use crate::engine::clients::home::{AtHome, Departed};
 use crate::engine::clients::sign_in::NextVerification;
 use crate::engine::{Engine, builtin};
 use crate::ids::ConnId;
+use crate::limits::READ_SCRATCH_BYTES;
 use crate::message::{Category, ClientMessage, Encoding, Micros, Reason};
 use crate::stats::Counter;
 use crate::wire::bad_message::BadMessage;
@@ -15,6 +16,11 @@ use crate::wire::{json, protobuf};
 
 /// Window in which bad messages are counted: ten seconds.
 const BAD_WINDOW_US: u64 = 10_000_000;
+/// Bytes after our Close that are still read as frames, to find the client's: a read's worth.
+const LATE_BYTES_DECODED_MAX: usize = READ_SCRATCH_BYTES;
+/// Bytes after our last word after which the connection is closed: more than a kernel holds for one
+/// by default (net.ipv4.tcp_rmem, 6 MiB), so that they were not all on the way before it came.
+const LATE_BYTES_MAX: usize = 8 << 20;
 const SEQ_FELL: &str = "seq: a number above that of every earlier message is wanted";
 
 impl Engine {
@@ -28,9 +34,33 @@ impl Engine {
         match conn.phase {
             Phase::Open => self.feed(id, input, now),
             Phase::Handshake => self.shake_hands(id, input, now),
-            // A client that ends after our Close may still be sending: read and forget it.
-            Phase::Closing { .. } => self.feed(id, input, now),
-            Phase::Lingering { .. } | Phase::Finished { .. } => ReadNext::More,
+            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Finished { .. } => {
+                self.on_late_bytes(id, input, now)
+            }
+        }
+    }
+
+    /// Takes bytes that come after our last word. A client may have been sending, so they are read
+    /// and forgotten: until its Close comes, but for a while only, since nothing else limits them.
+    fn on_late_bytes(&mut self, id: ConnId, input: &mut [u8], now: Micros) -> ReadNext {
+        let (clients, _, mut cx) = self.parts();
+        let Some(conn) = clients.conns.get_mut(id) else { return ReadNext::Pause };
+        conn.late_bytes = conn.late_bytes.saturating_add(input.len());
+        let (bytes, phase) = (conn.late_bytes, conn.phase);
+        if let Phase::Closing { .. } = phase
+            && bytes <= LATE_BYTES_DECODED_MAX
+        {
+            return self.feed(id, input, now);
+        }
+        if let Phase::Closing { until } = phase {
+            clients.linger_on(&mut cx, id, until);
+        }
+        match bytes > LATE_BYTES_MAX {
+            true => {
+                clients.give_up(&mut cx, id, now);
+                ReadNext::Pause
+            }
+            false => ReadNext::More,
         }
     }
 

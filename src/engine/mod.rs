@@ -22,6 +22,7 @@ pub mod instance_map;
 pub mod owner;
 pub mod pace;
 mod refusals;
+mod shares;
 pub mod slab;
 mod source;
 mod stats;

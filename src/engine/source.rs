@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::Identity;
+use crate::engine::owner::Address;
 use crate::ids::{ConnId, SessionId};
 use crate::message::Encoding;
 use crate::routing::Sender;
@@ -18,6 +19,8 @@ pub(crate) struct Source {
     pub before: Option<Sender>,
     /// User of the connection; `None` before it has signed in.
     pub user: Option<Arc<Identity>>,
+    /// Network that the connection comes from.
+    pub address: Address,
     pub encoding: Encoding,
     /// Whether the connection must sign in first, whatever the route says.
     pub must_sign_in: bool,

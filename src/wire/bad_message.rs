@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
 use crate::message::Reason;
+use crate::wire::trace_context::TRACEPARENT_BYTES;
 
 /// A message that cannot be handled, with its refusal.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,13 +54,14 @@ pub(super) enum Field {
     Key,
     DeadlineMs,
     Ack,
+    Traceparent,
     /// Only in JSON.
     PayloadBase64,
 }
 
 impl Field {
     /// All fields: those of protobuf by their numbers from 1, then that of JSON.
-    const ALL: [Field; 9] = [
+    const ALL: [Field; 10] = [
         Field::MsgId,
         Field::Seq,
         Field::Type,
@@ -68,6 +70,7 @@ impl Field {
         Field::Key,
         Field::DeadlineMs,
         Field::Ack,
+        Field::Traceparent,
         Field::PayloadBase64,
     ];
 
@@ -82,6 +85,7 @@ impl Field {
             Field::Key => "key",
             Field::DeadlineMs => "deadline_ms",
             Field::Ack => "ack",
+            Field::Traceparent => "traceparent",
             Field::PayloadBase64 => "payload_base64",
         }
     }
@@ -106,6 +110,7 @@ impl Field {
             Field::Type => "a string of at most 32 bytes",
             Field::Id => "a string of at most 64 bytes",
             Field::Key => "a string of at most 128 bytes",
+            Field::Traceparent => "a traceparent of W3C Trace Context, of 55 bytes",
             Field::Payload => "any value",
             Field::PayloadBase64 => "a string of base64",
         }
@@ -113,6 +118,7 @@ impl Field {
 }
 
 const _: () = assert!(SEQ_MAX == (1 << 53) - 1 && TYPE_BYTES_MAX == 32);
+const _: () = assert!(TRACEPARENT_BYTES == 55);
 const _: () = assert!(ID_BYTES_MAX == 64 && KEY_BYTES_MAX == 128 && JSON_DEPTH_MAX == 64);
 
 /// A fault of a message before it is put into words: plain, so that looking for it costs good
@@ -159,9 +165,12 @@ impl fmt::Display for Fault {
         let Self { what, at } = *self;
         let wire_type = |field: Field| match field {
             Field::MsgId | Field::Seq | Field::DeadlineMs | Field::Ack => "0 (varint)",
-            Field::Type | Field::Payload | Field::Id | Field::Key | Field::PayloadBase64 => {
-                "2 (bytes)"
-            }
+            Field::Type
+            | Field::Payload
+            | Field::Id
+            | Field::Key
+            | Field::Traceparent
+            | Field::PayloadBase64 => "2 (bytes)",
         };
         match what {
             What::NotJson(None) => write!(f, "not JSON at byte {at}"),

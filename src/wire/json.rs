@@ -16,6 +16,7 @@ use crate::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_B
 use crate::message::{ClientMessage, Reason, Reject, ServerMessage};
 use crate::wire::bad_message::BadMessage;
 use crate::wire::frames::{Data, OpCode, frame_header, frame_header_len};
+use crate::wire::trace_context::is_traceparent;
 
 /// The keys of a client's message, as most clients write them. `null` is not there, except as a
 /// payload.
@@ -36,6 +37,8 @@ struct Envelope<'a> {
     key: Option<Text<'a>>,
     deadline_ms: Option<u32>,
     ack: Option<u64>,
+    #[serde(borrow)]
+    traceparent: Option<Text<'a>>,
 }
 
 /// A string, borrowed unless it has escapes. (The derived reader of an optional string would copy
@@ -75,11 +78,13 @@ fn decode_plain(text: &str) -> Option<ClientMessage<'_>> {
         key: envelope.key.unwrap_or_default().0,
         deadline_ms: envelope.deadline_ms.unwrap_or(0),
         ack: envelope.ack.unwrap_or(0),
+        traceparent: envelope.traceparent.unwrap_or_default().0,
     };
     let is_good = message.seq <= SEQ_MAX
         && message.kind.len() <= TYPE_BYTES_MAX
         && message.id.len() <= ID_BYTES_MAX
         && message.key.len() <= KEY_BYTES_MAX
+        && (message.traceparent.is_empty() || is_traceparent(&message.traceparent))
         && (message.msg_id != 0 || !message.kind.is_empty())
         && (message.payload.is_empty() || message.payload_base64.is_none());
     is_good.then_some(message)

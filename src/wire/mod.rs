@@ -10,3 +10,4 @@ pub mod handshake;
 pub mod json;
 pub mod protobuf;
 pub mod proxy;
+pub(crate) mod trace_context;

@@ -12,6 +12,7 @@ use crate::limits::{ID_BYTES_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
 use crate::message::{ClientMessage, Reason, ServerMessage};
 use crate::wire::bad_message::{BadMessage, Fault, Field, What};
 use crate::wire::frames::{Data, OpCode, write_frame_header};
+use crate::wire::trace_context::{TRACEPARENT_BYTES, is_traceparent};
 
 /// Bytes of a field's key: every field here has a number below 16.
 pub(super) const KEY_BYTES: usize = 1;
@@ -41,7 +42,7 @@ fn merge<'a>(bytes: &'a [u8], message: &mut ClientMessage<'a>) -> Result<(), Fau
                 let value = decode_varint(&mut rest).map_err(|_| cut_off())?;
                 set_number(message, tag, value)
             }
-            (3..=6, WireType::LengthDelimited) => {
+            (3..=6 | 9, WireType::LengthDelimited) => {
                 let value = take_bytes(&mut rest).ok_or_else(cut_off)?;
                 set_bytes(message, tag, value)
             }
@@ -90,7 +91,13 @@ fn set_bytes<'a>(message: &mut ClientMessage<'a>, tag: u32, value: &'a [u8]) -> 
         3 => message.kind = text(Field::Type, TYPE_BYTES_MAX)?,
         4 => message.payload = value,
         5 => message.id = text(Field::Id, ID_BYTES_MAX)?,
-        _ => message.key = text(Field::Key, KEY_BYTES_MAX)?,
+        6 => message.key = text(Field::Key, KEY_BYTES_MAX)?,
+        _ => {
+            message.traceparent = text(Field::Traceparent, TRACEPARENT_BYTES)?;
+            if !value.is_empty() && !is_traceparent(&message.traceparent) {
+                return Err(What::Wanted(Field::Traceparent));
+            }
+        }
     }
     Ok(())
 }

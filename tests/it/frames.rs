@@ -191,6 +191,27 @@ fn too_many_frames_a_second_close_with_1008() {
 }
 
 #[test]
+fn a_client_that_is_closed_for_policy_and_sends_on_is_not_decoded_and_cut_off_soon() {
+    let gateway = Gateway::start(&Config::new().shard("conn.frames_per_s_max = 50"));
+    let mut raw = Raw::upgraded(gateway.ws);
+    let pings = frame(0x89, b"").repeat(10_000);
+    raw.send(&pings);
+    assert_eq!(raw.closed(), Some(1008));
+    let decoded = gateway.counter("frames_in");
+    // Far more than it takes; the connection is closed on the way, so that sending fails.
+    let mut sent = 0;
+    let mut stream = raw.stream();
+    while sent < 64 << 20 && std::io::Write::write_all(&mut stream, &pings).is_ok() {
+        sent += pings.len();
+    }
+    assert!(sent < 64 << 20, "it was cut off");
+    eventually("it is gone", || (gateway.admin_get("/stats")["connections"] == 0).then_some(()));
+    assert_eq!(gateway.counter("frames_in"), decoded, "nothing is decoded after our Close");
+    let received = gateway.counter("bytes_in");
+    assert!(received < 10 << 20, "8 MiB and a read: {received}");
+}
+
+#[test]
 fn a_silent_client_is_closed_with_4002() {
     let gateway = Gateway::start(&Config::new().shard("conn.heartbeat_ms = 250"));
     let mut silent = Raw::upgraded(gateway.ws);

@@ -1,12 +1,14 @@
 //! The path of a message, and the messages that the gateway answers itself.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use shardgate::demo::proto::{BaseRequest, BaseResponse};
+
 use crate::support::{
-    Client, Config, Gateway, Instance, MessageIn, Raw, demo, eventually, frame, several,
+    Action, Client, Config, Gateway, Instance, MessageIn, Raw, demo, eventually, frame, ok, several,
 };
 
 /// A gateway with the demo services at the addresses that they have now.
@@ -148,6 +150,74 @@ fn an_id_without_route_is_refused_and_the_connection_stays() {
     assert_eq!(client.call(1000, json!(1))["payload"], 1);
     assert_eq!(gateway.admin_get("/routing/stats")["routing"]["failed_routes"], 6);
     eventually("route_failed in the log", || gateway.log().contains("route_failed").then_some(()));
+}
+
+#[test]
+fn a_service_that_fails_is_logged_in_its_own_words_and_one_that_refuses_a_client_is_not() {
+    // The payload says what to answer: 100 and more is the end of the whole call.
+    let answers = |number: u32| {
+        Instance::start(move |call| {
+            let asked = |r: &BaseRequest| serde_json::from_slice::<u32>(&r.payload).expect("one");
+            match call.batch.requests.iter().map(asked).max() {
+                Some(asked) if asked >= 100 => Action::Status(asked - 100),
+                _ => Action::Reply(
+                    call.batch
+                        .requests
+                        .iter()
+                        .map(|r| BaseResponse {
+                            status: asked(r),
+                            message: format!("line {number}\n\u{1b}[31m{}", "x".repeat(500)),
+                            ..ok(r)
+                        })
+                        .collect(),
+                ),
+            }
+        })
+    };
+    let (one, two) = (answers(1), answers(2));
+    let config = Config::new()
+        .service("logic", &[("logic-1", one.address)])
+        .service("chat", &[("chat-1", two.address)])
+        .route(1000, "logic", "")
+        .route(2000, "chat", "");
+    let gateway = Gateway::start(&config);
+    let mut client = Client::connect(gateway.ws);
+    // NOT_FOUND and PERMISSION_DENIED are answers to one client.
+    assert_eq!(client.call(1001, json!(5))["status"], 5);
+    assert_eq!(client.call(1001, json!(7))["status"], 7);
+    // INTERNAL is not, and the client gets the status alone.
+    let began = Instant::now();
+    let answer = client.call(1002, json!(13));
+    assert_eq!((&answer["status"], answer.get("message")), (&json!(13), None));
+    let log = || gateway.log();
+    let lines = |log: String, instance: &str| -> Vec<String> {
+        let of = |l: &&str| l.contains("service_failed") && l.contains(instance);
+        log.lines().filter(of).map(str::to_owned).collect()
+    };
+    let told = eventually("a line", || lines(log(), "logic-1").pop());
+    for part in [
+        " WARN ",
+        "service=\"logic\"",
+        "msg_id=1002",
+        "status=\"INTERNAL\"",
+        "line 1\\n",
+        "count=1",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(told.len() < 600 && !told.contains('\u{1b}'), "cut and escaped: {told}");
+    // A whole batch that fails is an answer, too, and the client's text says so.
+    let answer = client.call(2001, json!(108));
+    assert_eq!((&answer["status"], &answer["reason"]), (&json!(8), &json!("OUTCOME_UNKNOWN")));
+    let text = answer["message"].as_str().expect("a text");
+    assert!(text.contains("the service answered with an error"), "{text}");
+    let told = eventually("a line", || lines(log(), "chat-1").pop());
+    assert!(told.contains("status=\"RESOURCE_EXHAUSTED\""), "{told}");
+    // It repeats as one line a second at most.
+    for _ in 0..50 {
+        client.call(1003, json!(13));
+    }
+    assert!(lines(log(), "logic-1").len() as u64 <= 2 + began.elapsed().as_secs());
 }
 
 /// Bad JSON messages, each with the seq of its error.
@@ -453,6 +523,31 @@ fn any_grpc_method_can_be_called_by_a_unary_route() {
     assert_eq!(binary.read_proto().payload, [8, 1]);
 }
 
+/// The example of W3C Trace Context.
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[test]
+fn a_traceparent_reaches_the_service_and_no_other_message() {
+    let (gateway, _services) = with_demo(Config::new());
+    let mut client = Client::connect(gateway.ws);
+    let seen =
+        |client: &mut Client, message: Value| client.ask(message)["payload"]["traceparent"].clone();
+    let who = json!({"msg_id": 1001, "payload": {"who": true}});
+    let traced = json!({"msg_id": 1001, "payload": {"who": true}, "traceparent": TRACEPARENT});
+    assert_eq!(seen(&mut client, traced.clone()), TRACEPARENT);
+    // The slot of the message before is used again, and keeps nothing of it.
+    assert_eq!(seen(&mut client, who), "");
+    let refused = client.ask(json!({"msg_id": 1001, "traceparent": TRACEPARENT.to_uppercase()}));
+    assert_eq!((&refused["status"], &refused["reason"]), (&json!(3), &json!("BAD_MESSAGE")));
+    let mut binary = Client::protobuf(gateway.ws);
+    binary.read_proto();
+    let (payload, traceparent) = (br#"{"who":true}"#.to_vec(), TRACEPARENT.to_owned());
+    let message = MessageIn { msg_id: 1001, seq: 1, payload, traceparent, ..Default::default() };
+    binary.send_proto(&message);
+    let who: Value = serde_json::from_slice(&binary.read_proto().payload).expect("JSON");
+    assert_eq!(who["traceparent"], TRACEPARENT);
+}
+
 #[test]
 fn a_unary_call_carries_its_context_as_metadata() {
     let instance = Instance::start(|call| crate::support::Action::Message(call.body.to_vec()));
@@ -463,7 +558,8 @@ fn a_unary_call_carries_its_context_as_metadata() {
     );
     let gateway = Gateway::start(&config);
     let mut client = Client::connect(gateway.ws);
-    let message = json!({"msg_id": 1007, "payload_base64": "AQID", "id": "a b", "key": "raum ü"});
+    let message = json!({"msg_id": 1007, "payload_base64": "AQID", "id": "a b", "key": "raum ü",
+                         "traceparent": TRACEPARENT});
     assert_eq!(client.ask(message)["payload_base64"], "AQID");
     let call = &instance.calls()[0];
     assert_eq!((call.path.as_str(), &call.body[..]), ("/game.Logic/Move", &[1, 2, 3][..]));
@@ -473,6 +569,7 @@ fn a_unary_call_carries_its_context_as_metadata() {
     assert_eq!(value("shardgate-attempt"), "1");
     assert_eq!(value("shardgate-id"), "a%20b");
     assert_eq!(value("shardgate-key"), "raum%20%C3%BC");
+    assert_eq!(value("traceparent"), TRACEPARENT);
     assert!(value("shardgate-request-id").parse::<u64>().is_ok());
     assert!(call.headers.contains_key("grpc-timeout"));
 }

@@ -52,6 +52,7 @@ pub fn encode(encoding: Encoding, m: &Message) -> Vec<u8> {
             key: m.key.clone(),
             deadline_ms: m.deadline_ms,
             ack: 0,
+            traceparent: String::new(),
         }
         .encode_to_vec(),
     }

@@ -60,8 +60,9 @@ impl Holds {
 ///
 /// ```text
 ///   Handshake --101--> Open --our Close--> Closing --their Close--> Finished
-///       |                \----their Close (echoed)------------------/
-///       \--HTTP error--> Lingering
+///       |                |\----their Close (echoed)-----------------/
+///       |                |                    |
+///       \--HTTP error----+--for policy--------+--too much after it--> Lingering
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -246,6 +247,9 @@ pub struct Conn {
     pub bad: Window,
     /// Refusals of one-way messages that are told together.
     pub one_way: OneWayRefusals,
+    /// Bytes that the client sent after our last word: our Close, or an error in place of the
+    /// upgrade.
+    pub late_bytes: usize,
     /// Time at which the connection is closed without a token: never once it has shown one, and
     /// never where none is required.
     pub auth_by: Micros,
@@ -288,6 +292,7 @@ impl Conn {
             frames: Window::default(),
             bad: Window::default(),
             one_way: OneWayRefusals { count: 0, reason: Reason::QueueFull, told: Micros(0) },
+            late_bytes: 0,
             auth_by: Micros(u64::MAX),
             pending_auth: None,
             moving: None,
@@ -305,6 +310,7 @@ impl Conn {
             sender: self.session.sender,
             before: self.before.as_deref().copied(),
             user: self.session.owner.user().cloned(),
+            address: self.session.owner.address,
             encoding: self.encoding,
             // Connections from before a reload that asks for tokens go on as they were let in.
             must_sign_in: auth_required && self.auth_by != Micros(u64::MAX),

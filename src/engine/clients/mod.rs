@@ -341,8 +341,9 @@ impl Clients {
                 "client_closed: a client broke a rule or a limit, or there was no room for it"
             );
         }
-        // After an error of the client's the rest of its bytes cannot be read as frames.
-        let phase = match conn.decoder.ended() {
+        // After an error of the client's the rest of its bytes cannot be read as frames, and those
+        // of one that sent too many are not: that would be what it is closed for.
+        let phase = match conn.decoder.ended() || code == close::POLICY {
             true => Phase::Lingering { until },
             false => Phase::Closing { until },
         };
@@ -350,6 +351,21 @@ impl Clients {
         append(conn, id, &mut self.buffers, cx.effects, |out| {
             frames::write_close(out, Some(code), why);
         });
+    }
+
+    /// Reads no more frames of a connection that has got our Close.
+    pub fn linger_on(&mut self, cx: &mut Context<'_>, id: ConnId, until: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        set_ending(conn, id, &mut self.limits, Phase::Lingering { until });
+        mark_dirty(conn, id, cx.effects);
+    }
+
+    /// Gives up a connection whose client sends on and on after our last word: what it has not
+    /// taken of that is lost, and it is closed with the next flush.
+    pub fn give_up(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.outbox.discard(&mut self.buffers);
+        self.set_finished(cx, id, now);
     }
 
     /// Closes a connection whose client does not take what it asked for. It gets the code if it

@@ -7,7 +7,7 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::dedup::{self, Lookup, Scope};
+use crate::engine::dispatcher::dedup::{self, Lookup, NoRoom, Scope};
 use crate::engine::dispatcher::fill::{Fill, admit_percent};
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
@@ -32,6 +32,9 @@ const QUEUE_FULL: Reject = Reject {
     text: "too many messages wait for this service: send the message again later",
     retry_after_ms: 100,
 };
+const IDS_OVER_SHARE: &str = "too many ids of this user, or of this address, are remembered: send \
+                              the message later, or without an id";
+const IDS_FULL: &str = "too many ids are remembered: send the message later, or without an id";
 const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,
     "only clients that signed in may send this message: send auth with a token first",
@@ -256,16 +259,22 @@ impl Dispatcher {
         }
         let scope = match &from.user {
             Some(user) => Scope::User(&user.user),
-            None => Scope::Session(&from.session),
+            None => Scope::Session(&from.session, from.address),
         };
         let fingerprint = dedup::fingerprint(message.msg_id, payload);
         let name = self.dedup.id(from.sender.tenant, scope, &message.id, fingerprint);
         match self.dedup.check(&name, now) {
-            Lookup::New => self.dedup.begin(&name, now).map(DedupDecision::First).ok_or(Reject {
-                reason: Reason::QueueFull,
-                text: "too many ids are remembered: send the message later, or without an id",
-                retry_after_ms: 1_000,
-            }),
+            Lookup::New => match self.dedup.begin(&name, now) {
+                Some(key) => Ok(DedupDecision::First(key)),
+                None => {
+                    let NoRoom { is_over_share, retry_after_ms } = self.dedup.no_room(&name, now);
+                    if is_over_share {
+                        cx.stats.inc(Counter::DedupOverShare);
+                    }
+                    let text = if is_over_share { IDS_OVER_SHARE } else { IDS_FULL };
+                    Err(Reject { reason: Reason::QueueFull, text, retry_after_ms })
+                }
+            },
             Lookup::Mismatch => Err(Reject::new(
                 Reason::BadMessage,
                 "this id was used for another msg_id or payload: give each message its own id",

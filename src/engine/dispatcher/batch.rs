@@ -167,7 +167,7 @@ fn fields<'a>(
         received_unix_us: identity.unix_us(request.received),
         timeout_ms: timeout_ms(request.deadline, now),
         attempt: request.attempt,
-        traceparent: "",
+        traceparent: &request.traceparent,
         encoding: request.encoding,
     }
 }

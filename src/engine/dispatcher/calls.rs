@@ -123,6 +123,10 @@ impl UnaryRequest {
         for (name, value) in optional.into_iter().filter(|(_, value)| !value.is_empty()) {
             metadata.push((name, encode(value)));
         }
+        // It is of letters that need no encoding, and tracers look for it under this name.
+        if !request.traceparent.is_empty() {
+            metadata.push(("traceparent", request.traceparent.clone()));
+        }
         Self { method, body: body.unary(request), metadata }
     }
 }

@@ -8,14 +8,17 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::config::settings::DedupSettings;
+use crate::engine::owner::Address;
+use crate::engine::shares::{Holder, Shares};
 use crate::engine::slab::Slab;
 use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
 use crate::message::{Micros, Reason};
 
 /// Bytes counted for a remembered id besides those of its key: the entry, and 16 each for its slot,
 /// its place in the table (9 bytes at a load of 7/16 to 7/8), its place in the queue of finished
-/// ids (8 bytes, which may have doubled), and the allocator.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
+/// ids (8 bytes, which may have doubled), and the allocator. Its owner counts as if it held no
+/// other id.
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64 + Shares::<2>::HOLDER_BYTES;
 /// Bytes counted for a stored answer besides its text and payload: the struct, and 16 for the
 /// allocator three times.
 const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
@@ -28,6 +31,11 @@ const WAITERS_MAX: usize = 64;
 /// Finished ids examined when an id is begun: more than the one that can be added for it, so that
 /// the queue of finished ids shrinks even without a call of [`DedupWindow::expire`].
 const EXPIRE_PER_BEGIN: usize = 2;
+/// Room for ids, in bytes: all of it is `bytes_max`, and an id takes its own bytes, or as much as
+/// lets `entries_max` of them fill it.
+const IDS: usize = 0;
+/// Bytes of stored answers.
+const ANSWERS: usize = 1;
 /// Entries for which the table reserves room at the start, so that the default of 100,000 never
 /// rehashes under load.
 const RESERVE_MAX: usize = 1 << 17;
@@ -38,8 +46,8 @@ const RESERVE_MAX: usize = 1 << 17;
 pub enum Scope<'a> {
     /// Name of the user who signed in.
     User(&'a str),
-    /// Id of a session without a user.
-    Session(&'a SessionId),
+    /// Id of a session without a user, and the address under which it has its share.
+    Session(&'a SessionId, Address),
 }
 
 /// The idempotency key of a message in full, hashed once: made by [`DedupWindow::id`].
@@ -84,12 +92,24 @@ pub struct StoredReply {
     pub retry_after_ms: u32,
 }
 
+/// The reason why an id is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoRoom {
+    /// Whether its owner holds too much; otherwise the window is full.
+    pub is_over_share: bool,
+    /// Milliseconds until there may be room: until ids enough have ended their window.
+    pub retry_after_ms: u32,
+}
+
 #[derive(Debug)]
 struct Entry {
     hash: u64,
     fingerprint: u128,
-    tenant: TenantId,
+    /// Tenant and owner, for whom the id counts.
+    holder: Holder,
     is_user: bool,
+    /// What the id takes of [`IDS`].
+    room: usize,
     /// Bytes of `key` that are the scope.
     scope_len: u32,
     /// Scope, then id.
@@ -110,6 +130,10 @@ enum IdState {
 /// oldest first (their ids stay, and duplicates get DUPLICATE); then it refuses new ids. It never
 /// forgets an id before its time, because that would break promise 8 in silence, nor an id in
 /// flight.
+///
+/// Ids, their bytes and those of stored answers are shared fairly between owners (promise 6): over
+/// three quarters only owners below their share may have more, and no answer of another owner is
+/// dropped for one that is over its share.
 #[derive(Debug)]
 pub struct DedupWindow {
     entries: Slab<DedupKey, Entry>,
@@ -121,6 +145,9 @@ pub struct DedupWindow {
     bytes: usize,
     /// Part of `bytes` that belongs to stored answers.
     stored_bytes: usize,
+    /// What owners hold of [`IDS`] and of [`ANSWERS`].
+    shares: Shares<2>,
+    entries_max: usize,
     bytes_max: usize,
     reply_bytes_max: usize,
     window_us: u64,
@@ -150,6 +177,8 @@ impl DedupWindow {
             stripped: 0,
             bytes: 0,
             stored_bytes: 0,
+            shares: Shares::new(),
+            entries_max: settings.entries_max,
             bytes_max: settings.bytes_max,
             reply_bytes_max: settings.reply_bytes_max,
             window_us: settings.window_ms.saturating_mul(1000),
@@ -209,7 +238,8 @@ impl DedupWindow {
         }
         let scope = id.scope.bytes();
         let cost = ENTRY_BYTES + scope.len() + id.id.len();
-        while self.entries.is_full() {
+        let (holder, room) = (self.holder(id), self.room_of(cost));
+        while self.entries.is_full() || !self.shares.may_take(holder, IDS, room, self.bytes_max) {
             if !self.expire_one(now) {
                 return None;
             }
@@ -220,17 +250,53 @@ impl DedupWindow {
         let key = self.entries.insert(Entry {
             hash: id.hash,
             fingerprint: id.fingerprint,
-            tenant: id.tenant,
+            holder,
             is_user: id.scope.is_user(),
+            room,
             scope_len: scope.len() as u32,
             key: [scope, id.id.as_bytes()].concat().into(),
             state: IdState::InFlight { waiters: Vec::new() },
         });
         self.bytes += cost;
+        self.shares.take(holder, IDS, room);
         let entries = &self.entries;
         self.table
             .insert_unique(id.hash, key, |&key| entries.get(key).map_or(0, |entry| entry.hash));
         Some(key)
+    }
+
+    /// Why a new id has no room, and when it may have some; after [`DedupWindow::begin`] said so.
+    pub(crate) fn no_room(&self, id: &DedupId, now: Micros) -> NoRoom {
+        let room = self.room_of(ENTRY_BYTES + id.scope.bytes().len() + id.id.len());
+        let is_over_share = !self.shares.is_within(self.holder(id), IDS, room, self.bytes_max);
+        // Ids that must end their window first: those over what is free for all, or one.
+        let free = Shares::<2>::free_for_all(self.bytes_max);
+        let over = (self.shares.held(IDS) + room).saturating_sub(free).div_ceil(room);
+        let ends = if is_over_share { over.max(1) - 1 } else { 0 };
+        // With fewer that have ended, nobody knows when those under way will: ask in a second.
+        let entry = self.finished.get(ends).and_then(|&key| self.entries.get(key));
+        let wait_us = match entry.map(|entry| &entry.state) {
+            Some(IdState::Finished { at, .. }) => {
+                self.window_us.saturating_sub(self.awake(now).since(*at))
+            }
+            Some(IdState::InFlight { .. }) | None => 1_000_000,
+        };
+        let retry_after_ms = u32::try_from(wait_us.div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        NoRoom { is_over_share, retry_after_ms }
+    }
+
+    /// What an id of `cost` bytes takes of [`IDS`]: its part of the bytes or of the number of ids,
+    /// whichever is more.
+    fn room_of(&self, cost: usize) -> usize {
+        cost.max(self.bytes_max / self.entries_max)
+    }
+
+    /// The owner that an id counts for.
+    fn holder(&self, id: &DedupId) -> Holder {
+        match id.scope {
+            Scope::User(name) => Holder::user(id.tenant, name, self.seed),
+            Scope::Session(_, address) => Holder::address(id.tenant, address, self.seed),
+        }
     }
 
     /// Lets `waiter` wait for the answer of the id `key`. False if `key` is not in flight, or if
@@ -263,14 +329,16 @@ impl DedupWindow {
         let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
         let IdState::InFlight { waiters } = &mut entry.state else { return Vec::new() };
         let waiters = std::mem::take(waiters);
+        let holder = entry.holder;
         self.bytes -= waiters.len() * WAITER_BYTES;
         self.last = self.last.max(awake);
         entry.state = IdState::Finished { at: self.last, reply: None };
         if let Some(reply) = reply.filter(|r| r.size() <= self.reply_bytes_max) {
             let cost = reply.cost();
-            if self.make_room(cost, now)
+            if self.make_room_for_answer(holder, cost, now)
                 && let Some(entry) = self.entries.get_mut(key)
             {
+                self.shares.take(holder, ANSWERS, cost);
                 entry.state = IdState::Finished { at: self.last, reply: Some(Box::new(reply)) };
                 self.bytes += cost;
                 self.stored_bytes += cost;
@@ -368,20 +436,49 @@ impl DedupWindow {
         true
     }
 
+    /// Frees `cost` bytes for an answer of `holder`: drops expired ids, then the oldest stored
+    /// answers, but none of another owner for one that is over its share. False if there is no
+    /// room.
+    fn make_room_for_answer(&mut self, holder: Holder, cost: usize, now: Micros) -> bool {
+        while self.bytes + cost > self.bytes_max && self.expire_one(now) {}
+        if self.bytes - self.stored_bytes + cost > self.bytes_max {
+            return false;
+        }
+        while self.bytes + cost > self.bytes_max {
+            let Some(oldest) = self.oldest_answer() else { return false };
+            let is_own = self.entries.get(oldest).is_some_and(|entry| entry.holder == holder);
+            if !is_own && !self.shares.is_within(holder, ANSWERS, cost, self.bytes_max) {
+                return false;
+            }
+            self.strip_one();
+        }
+        true
+    }
+
+    /// Id of the oldest stored answer.
+    fn oldest_answer(&mut self) -> Option<DedupKey> {
+        while let Some(&key) = self.finished.get(self.stripped) {
+            if let Some(Entry { state: IdState::Finished { reply: Some(_), .. }, .. }) =
+                self.entries.get(key)
+            {
+                return Some(key);
+            }
+            self.stripped += 1;
+        }
+        None
+    }
+
     /// Drops the oldest stored answer. False if there is none.
     fn strip_one(&mut self) -> bool {
-        while let Some(&key) = self.finished.get(self.stripped) {
-            self.stripped += 1;
-            if let Some(Entry { state: IdState::Finished { reply, .. }, .. }) =
-                self.entries.get_mut(key)
-                && let Some(reply) = reply.take()
-            {
-                self.bytes -= reply.cost();
-                self.stored_bytes -= reply.cost();
-                return true;
-            }
-        }
-        false
+        let Some(key) = self.oldest_answer() else { return false };
+        let entry = self.entries.get_mut(key).expect("it has an answer");
+        let IdState::Finished { reply, .. } = &mut entry.state else { return false };
+        let cost = reply.take().map_or(0, |reply| reply.cost());
+        self.bytes -= cost;
+        self.stored_bytes -= cost;
+        self.shares.give_back(entry.holder, ANSWERS, cost);
+        self.stripped += 1;
+        true
     }
 
     /// Removes an id without waiters from everything but `finished`.
@@ -395,10 +492,12 @@ impl DedupWindow {
             IdState::InFlight { .. } => {}
             IdState::Finished { reply, .. } => {
                 let cost = reply.map_or(0, |r| r.cost());
+                self.shares.give_back(entry.holder, ANSWERS, cost);
                 self.bytes -= cost;
                 self.stored_bytes -= cost;
             }
         }
+        self.shares.give_back(entry.holder, IDS, entry.room);
     }
 }
 
@@ -406,14 +505,14 @@ impl<'a> Scope<'a> {
     fn bytes(&self) -> &'a [u8] {
         match self {
             Scope::User(name) => name.as_bytes(),
-            Scope::Session(id) => id.as_str().as_bytes(),
+            Scope::Session(id, _) => id.as_str().as_bytes(),
         }
     }
 
     fn is_user(&self) -> bool {
         match self {
             Scope::User(_) => true,
-            Scope::Session(_) => false,
+            Scope::Session(..) => false,
         }
     }
 }
@@ -423,7 +522,7 @@ impl Entry {
     fn is(&self, id: &DedupId) -> bool {
         let (scope, text) = self.key.split_at(self.scope_len as usize);
         self.hash == id.hash
-            && self.tenant == id.tenant
+            && self.holder.tenant == id.tenant
             && self.is_user == id.scope.is_user()
             && scope == id.scope.bytes()
             && text == id.id.as_bytes()

@@ -6,6 +6,7 @@ use crate::config::settings::QueueSettings;
 use crate::engine::dispatcher::endings::Blame;
 use crate::engine::dispatcher::queue::InstanceQueue;
 use crate::engine::instance_map::InstanceMap;
+use crate::engine::pace::Pace;
 use crate::ids::{InstanceId, ServiceId};
 use crate::routing::{Mode, Share, Snapshot};
 use crate::stats::{InstanceReport, Signal};
@@ -110,6 +111,8 @@ pub(crate) struct InstanceState {
     pub ok: u64,
     /// Number of requests that failed.
     pub failed: u64,
+    /// Log lines of failures of its code.
+    pub failures: Pace,
     pub history: CallHistory,
 }
 
@@ -179,6 +182,7 @@ impl Instances {
                     has_answered: false,
                     ok: 0,
                     failed: 0,
+                    failures: Pace::default(),
                     history: CallHistory::default(),
                 })
             });

@@ -12,6 +12,7 @@ mod deadlines;
 pub mod dedup;
 mod endings;
 mod failover;
+mod failures;
 mod fill;
 pub mod instances;
 pub mod ordering;

@@ -10,6 +10,7 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::endings::{CallFacts, blame};
+use crate::engine::dispatcher::failures::is_failure;
 use crate::engine::dispatcher::request::{Handling, Request, State};
 use crate::engine::dispatcher::retry::{FailedCall, Verdict};
 use crate::ids::{InstanceId, MsgKey, Ticket};
@@ -64,6 +65,7 @@ impl Dispatcher {
             }
             Err(error) => {
                 cx.stats.fault(error.fault);
+                self.note_call_failure(cx, instance, &items, &error, now);
                 // A server that has never answered a batch does not know the method, and ran
                 // nothing. One that has passes on what another service told it.
                 let is_wrong = !unary && error.is_unimplemented();
@@ -135,8 +137,11 @@ impl Dispatcher {
                     return;
                 };
                 let (instance, route) = (request.instance, request.handling.route);
-                let answer = service_answer(&request.handling, &item);
+                let (msg_id, answer) = (request.msg_id, service_answer(&request.handling, &item));
                 tally.add(&answer);
+                if is_failure(item.status) {
+                    self.note_failure(cx, instance, msg_id, item.status, item.message, now);
+                }
                 self.weights.record(instance, route, item.payload.len());
                 self.finish(cx, clients, key, &answer, now);
             });

@@ -102,9 +102,10 @@ impl NewRequest<'_> {
         (1..self.route.timeout_ms).contains(&self.message.deadline_ms)
     }
 
-    /// Bytes that count against caps: payload, idempotency key and affinity key.
+    /// Bytes that count against caps: payload, idempotency key, affinity key and traceparent.
     pub fn bytes(&self) -> usize {
-        self.payload.len() + self.message.id.len() + self.message.key.len()
+        let ClientMessage { id, key, traceparent, .. } = self.message;
+        self.payload.len() + id.len() + key.len() + traceparent.len()
     }
 }
 
@@ -246,6 +247,8 @@ pub struct Request {
     pub(crate) id: String,
     /// Affinity key that the client gave.
     pub(crate) key: String,
+    /// Place of the message in a trace, for the service.
+    pub(crate) traceparent: String,
     /// Payload in the form for the service.
     pub payload: Payload,
 }
@@ -290,6 +293,7 @@ impl Default for Request {
             answer_bytes: 0,
             id: String::new(),
             key: String::new(),
+            traceparent: String::new(),
             payload: Payload::default(),
         }
     }
@@ -329,6 +333,7 @@ impl Request {
             answer_bytes,
             id,
             key,
+            traceparent,
             payload,
         } = self;
         *state = assigned.state;
@@ -352,6 +357,8 @@ impl Request {
         id.push_str(&message.id);
         key.clear();
         key.push_str(&message.key);
+        traceparent.clear();
+        traceparent.push_str(&message.traceparent);
         payload.set(bytes);
     }
 
@@ -368,9 +375,10 @@ impl Request {
         self.user = None;
     }
 
-    /// Bytes that count against caps: payload, idempotency key and affinity key.
+    /// Bytes that count against caps: payload, idempotency key, affinity key and traceparent.
     pub(crate) fn bytes(&self) -> usize {
-        self.payload.as_slice().len() + self.id.len() + self.key.len()
+        let Self { payload, id, key, traceparent, .. } = self;
+        payload.as_slice().len() + id.len() + key.len() + traceparent.len()
     }
 
     /// The share in what the connection may have under way.

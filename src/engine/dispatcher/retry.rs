@@ -23,6 +23,11 @@ const MAYBE_RAN: Reject = Reject::new(
     "the message was sent to the service, which did not answer: it may have run",
 );
 
+const FAILED: Reject = Reject::new(
+    Reason::OutcomeUnknown,
+    "the service answered with an error instead of a result: the message may have run",
+);
+
 /// A call that failed as a whole.
 pub(super) struct FailedCall<'a> {
     pub ticket: Ticket,
@@ -162,7 +167,10 @@ fn give_up(request: &Request, call: &FailedCall<'_>, now: Micros) -> Verdict {
         | CallFault::Reset
         | CallFault::ConnectionLost
         | CallFault::TimedOut => {
-            if request.may_have_run {
+            let has_answered = call.error.fault == CallFault::Status;
+            if request.may_have_run && has_answered {
+                Verdict::Answer(FAILED, call.error.status)
+            } else if request.may_have_run {
                 Verdict::Answer(MAYBE_RAN, call.error.status)
             } else if request.deadline <= now {
                 Verdict::Answer(EXPIRED, EXPIRED.reason.status())

@@ -10,6 +10,7 @@ use super::{Text, nests_too_deep};
 use crate::limits::{ID_BYTES_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
 use crate::message::ClientMessage;
 use crate::wire::bad_message::{BadMessage, Fault, Field, What};
+use crate::wire::trace_context::{TRACEPARENT_BYTES, is_traceparent};
 
 /// Reads a message, or says what is wrong with it. The `seq` is found unless a syntax error stands
 /// before it; of two none counts.
@@ -107,6 +108,12 @@ fn set<'a>(message: &mut ClientMessage<'a>, field: Field, value: &'a str) -> Res
         Field::Key => message.key = text(KEY_BYTES_MAX)?,
         Field::DeadlineMs => message.deadline_ms = narrow()?,
         Field::Ack => message.ack = whole()?,
+        Field::Traceparent => {
+            message.traceparent = text(TRACEPARENT_BYTES)?;
+            if !message.traceparent.is_empty() && !is_traceparent(&message.traceparent) {
+                return Err(What::Wanted(field));
+            }
+        }
         Field::PayloadBase64 => {
             message.payload_base64 = Some(text(usize::MAX)?).filter(|text| !text.is_empty());
         }

@@ -26,13 +26,20 @@ fn bad(bytes: &[u8]) -> (u64, Reason, String) {
 fn a_refusal_says_which_field_what_is_wanted_and_where() {
     let seq = [0x10, 5];
     let with = |parts: &[&[u8]]| [&[0x08, 1][..], &parts.concat(), &seq].concat();
-    let cases: [(Vec<u8>, u64, &str); 22] = [
+    let cases: [(Vec<u8>, u64, &str); 25] = [
         (with(&[&[0x0a, 0]]), 5, "msg_id: wire type 0 (varint) is wanted, at byte 2"),
         (with(&[&[0x15, 0, 0, 0, 0]]), 5, "seq: wire type 0 (varint) is wanted, at byte 2"),
         (with(&[&[0x18, 7]]), 5, "type: wire type 2 (bytes) is wanted, at byte 2"),
         (with(&[&[0x20, 7]]), 5, "payload: wire type 2 (bytes) is wanted, at byte 2"),
         (with(&[&[0x3a, 0]]), 5, "deadline_ms: wire type 0 (varint) is wanted, at byte 2"),
         (with(&[&[0x42, 0]]), 5, "ack: wire type 0 (varint) is wanted, at byte 2"),
+        (with(&[&[0x48, 7]]), 5, "traceparent: wire type 2 (bytes) is wanted, at byte 2"),
+        (
+            with(&[&[0x4a, 2], b"00"]),
+            5,
+            "traceparent: a traceparent of W3C Trace Context, of 55 bytes is wanted, at byte 2",
+        ),
+        (vec![0x10, 5, 0x4a, 9], 5, "traceparent: cut off or too long, in the field at byte 2"),
         (with(&[&[0x2a, 1, 0xff]]), 5, "id: UTF-8 is wanted, in the field at byte 2"),
         (with(&[&[0x32, 1, 0xff]]), 5, "key: UTF-8 is wanted, in the field at byte 2"),
         (
@@ -55,7 +62,7 @@ fn a_refusal_says_which_field_what_is_wanted_and_where() {
         (vec![0x10, 5, 0x00, 0x00], 5, "not a protobuf ClientMessage at byte 2"),
         (vec![0x10, 5, 0x0f], 5, "not a protobuf ClientMessage at byte 2"),
         (vec![0x10, 5, 0x7c], 5, "not a protobuf ClientMessage at byte 2"),
-        (vec![0x10, 5, 0x4a, 9], 5, "not a protobuf ClientMessage at byte 2"),
+        (vec![0x10, 5, 0x52, 9], 5, "not a protobuf ClientMessage at byte 2"),
         (vec![0x08, 1, 0x10, 0xff], 0, "seq: cut off or too long, in the field at byte 2"),
         (vec![0xff; 11], 0, "not a protobuf ClientMessage at byte 0"),
         (vec![], 0, "msg_id or type is wanted: the message has neither"),
@@ -101,7 +108,7 @@ fn rules_hold_as_in_json() {
 
 #[test]
 fn of_a_field_given_twice_the_last_counts_and_unknown_ones_are_skipped() {
-    let bytes = [0x08, 1, 0x08, 2, 0x22, 1, b'a', 0x22, 1, b'b', 0x48, 9, 0x52, 1, 7, 0x10, 3];
+    let bytes = [0x08, 1, 0x08, 2, 0x22, 1, b'a', 0x22, 1, b'b', 0x58, 9, 0x52, 1, 7, 0x10, 3];
     let message = decode(&bytes).unwrap();
     assert_eq!((message.msg_id, message.seq, message.payload), (2, 3, b"b".as_slice()));
 }
@@ -114,11 +121,12 @@ proptest! {
         numbers in (1_u32.., 0..=SEQ_MAX, any::<u32>(), any::<u64>()),
         strings in (vec(any::<char>(), 0..8), vec(any::<char>(), 0..16), vec(any::<char>(), 0..32)),
         payload in vec(any::<u8>(), 0..300),
+        traceparent in "|[0-9a-e]{2}-[1-9a-f]{32}-[1-9a-f]{16}-[0-9a-f]{2}",
     ) {
         let message = client::ClientMessage {
             msg_id: numbers.0, seq: numbers.1, deadline_ms: numbers.2, ack: numbers.3,
             r#type: String::from_iter(strings.0), id: String::from_iter(strings.1),
-            key: String::from_iter(strings.2), payload,
+            key: String::from_iter(strings.2), payload, traceparent,
         };
         let bytes = wire(&message);
         let read = decode(&bytes).unwrap();
@@ -126,6 +134,7 @@ proptest! {
             msg_id: read.msg_id, seq: read.seq, deadline_ms: read.deadline_ms, ack: read.ack,
             r#type: read.kind.into_owned(), id: read.id.into_owned(),
             key: read.key.into_owned(), payload: read.payload.to_vec(),
+            traceparent: read.traceparent.into_owned(),
         }, message);
         prop_assert_eq!(read.payload_base64, None);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
@@ -33,6 +34,8 @@ pub struct MessageIn {
     pub deadline_ms: u32,
     #[prost(uint64, tag = "8")]
     pub ack: u64,
+    #[prost(string, tag = "9")]
+    pub traceparent: String,
 }
 
 /// The message `ServerMessage` of client.proto.
@@ -138,7 +141,20 @@ impl Client {
     /// Connects, offering a subprotocol or none.
     #[track_caller]
     pub fn open(to: SocketAddr, subprotocol: Option<&'static str>) -> Self {
-        let stream = TcpStream::connect(to).expect("the gateway listens");
+        Self::plain(TcpStream::connect(to).expect("the gateway listens"), to, subprotocol)
+    }
+
+    /// Connects from an address of 127.0.0.0/8, and reads the welcome.
+    #[track_caller]
+    pub fn connect_from(from: [u8; 4], to: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((from, 0)).into()).expect("all of it is this machine");
+        socket.connect(&to.into()).expect("the gateway listens");
+        Self::plain(socket.into(), to, Some("shardgate.v1.json")).welcomed()
+    }
+
+    #[track_caller]
+    fn plain(stream: TcpStream, to: SocketAddr, subprotocol: Option<&'static str>) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");

@@ -25,11 +25,13 @@ use crate::routing::{Instance, Share};
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs `test` on an executor of its own.
+/// Runs `test` on an executor of its own. An executor that loses its core for a whole preempt timer
+/// before its first task sleeps for ever (see `shard::begin`), so the timer is long: nothing here
+/// is busy for that long.
 pub(super) fn run(test: impl Future<Output = ()>) {
     LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(65_536)
-        .preempt_timer(Duration::from_millis(1))
+        .preempt_timer(PATIENCE)
         .make()
         .unwrap()
         .run(test);

@@ -1,8 +1,11 @@
 //! Promise 8, at most once per window: the window against a model that is a plain list.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use proptest::prelude::*;
 
+const ADDRESS: Address = Address::V4([192, 0, 2, 1]);
 const WINDOW_US: u64 = 10_000;
 
 fn settings() -> DedupSettings {
@@ -51,6 +54,8 @@ fn check_invariants(window: &DedupWindow) {
         }
     }
     assert_eq!((window.bytes, window.stored_bytes), (bytes + stored, stored));
+    let rooms: usize = window.entries.iter().map(|(_, entry)| entry.room).sum();
+    assert_eq!([IDS, ANSWERS].map(|thing| window.shares.held(thing)), [rooms, stored]);
     assert_eq!(window.table.len(), window.entries.len());
     assert!(window.finished.len() >= live && window.stripped <= window.finished.len());
     assert!(window.bytes <= window.bytes_max);
@@ -155,7 +160,7 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
     let session = SessionId::from_random(0);
     let name = "0000000000000000";
     let ids = [
-        (0, Scope::Session(&session), "a"),
+        (0, Scope::Session(&session, ADDRESS), "a"),
         (0, Scope::User(name), "a"),
         (1, Scope::User(name), "a"),
         (0, Scope::User("ab"), "c"),
@@ -190,7 +195,8 @@ fn an_answer_too_large_is_not_stored() {
 #[test]
 fn a_full_window_refuses_and_forgets_nothing() {
     let mut window = DedupWindow::new(&DedupSettings { entries_max: 2, ..settings() }, 1);
-    let ids = ["a", "b", "c"].map(|text| window.id(TenantId(0), Scope::User("u"), text, 0));
+    let ids = [("u", "a"), ("v", "b"), ("u", "c")];
+    let ids = ids.map(|(user, text)| window.id(TenantId(0), Scope::User(user), text, 0));
     let key = window.begin(&ids[0], Micros(0)).expect("room");
     window.begin(&ids[1], Micros(0)).expect("room");
     assert_eq!(window.begin(&ids[2], Micros(0)), None);
@@ -205,10 +211,12 @@ fn a_full_window_refuses_and_forgets_nothing() {
 #[test]
 fn stored_answers_make_room_for_ids_oldest_first() {
     let each = ENTRY_BYTES + 2;
-    let bytes_max = 3 * each + 2 * (REPLY_BYTES + 100);
-    let mut window = DedupWindow::new(&DedupSettings { bytes_max, ..settings() }, 1);
+    let bytes_max = 3 * each + 2 * (REPLY_BYTES + 200);
+    let reply_bytes_max = 200;
+    let caps = DedupSettings { bytes_max, reply_bytes_max, ..settings() };
+    let mut window = DedupWindow::new(&caps, 1);
     let ids = ["a", "b", "c", "d"].map(|text| window.id(TenantId(0), Scope::User("u"), text, 0));
-    let answer = reply(&"x".repeat(100));
+    let answer = reply(&"x".repeat(200));
     assert!(answer.cost() > each, "one answer makes room for one id");
     for id in &ids[..3] {
         let key = window.begin(id, Micros(0)).expect("room");
@@ -343,6 +351,58 @@ impl Model {
         self.entries.iter().map(entry).sum()
     }
 
+    /// Whether the owner of `id` is within its share of what `amount` says of each entry, with
+    /// `more`.
+    fn is_within(&self, id: usize, more: usize, amount: impl Fn(&ModelEntry) -> usize) -> bool {
+        let owner = |id: usize| id & 3;
+        let of = |id: usize, mask: usize| -> usize {
+            self.entries.iter().filter(|e| (e.id ^ id) & mask == 0).map(&amount).sum()
+        };
+        let distinct = |mask: usize| {
+            let all: BTreeSet<_> = self.entries.iter().map(|e| owner(e.id) & mask).collect();
+            all
+        };
+        let mut tenants = distinct(1);
+        let owners = distinct(3).into_iter().filter(|o| (o ^ id) & 1 == 0).count();
+        tenants.insert(id & 1);
+        let of_tenant = self.bytes_max / tenants.len();
+        of(id, 1) + more <= of_tenant && of(id, 3) + more <= of_tenant / (owners + 1)
+    }
+
+    /// Whether the owner of `id` may have it, and there is room for it.
+    fn has_room_for(&mut self, id: usize) -> bool {
+        let cost = |id: usize| ENTRY_BYTES + name(id).1.len() + name(id).2.len();
+        let (bytes_max, entries_max) = (self.bytes_max, self.entries_max);
+        let room = |id: usize| cost(id).max(bytes_max / entries_max);
+        let held = self.entries.iter().map(|e| room(e.id)).sum::<usize>() + room(id);
+        let is_free = held <= bytes_max - bytes_max / 4;
+        let is_fair = held <= bytes_max && self.is_within(id, room(id), |e| room(e.id));
+        (is_free || is_fair) && self.make_room(cost(id))
+    }
+
+    /// Makes room for an answer of `cost` bytes for `id`.
+    fn make_room_for_answer(&mut self, id: usize, cost: usize) -> bool {
+        if self.bytes(false) + cost > self.bytes_max {
+            return false;
+        }
+        while self.bytes(true) + cost > self.bytes_max {
+            let stored = |e: &ModelEntry| {
+                let stored = e.end.as_ref().and_then(|end| end.2.as_ref());
+                stored.map_or(0, |r| REPLY_BYTES + r.size())
+            };
+            let with_answer = self.entries.iter().filter(|e| stored(e) > 0);
+            let oldest = with_answer.min_by_key(|e| e.end.as_ref().map(|end| end.1));
+            let oldest = oldest.expect("replies are what is too much").id;
+            if (oldest ^ id) & 3 != 0 && !self.is_within(id, cost, stored) {
+                return false;
+            }
+            let mut all = self.entries.iter_mut();
+            let entry = all.find(|e| e.id == oldest).expect("there");
+            entry.end.as_mut().expect("ended").2 = None;
+        }
+        true
+    }
+
     fn make_room(&mut self, cost: usize) -> bool {
         if self.bytes(false) + cost > self.bytes_max {
             return false;
@@ -419,10 +479,9 @@ proptest! {
                             model.entries[at.expect("seen")].waiters.push(msg(messages));
                         }
                     } else {
-                        let (_, owner, text) = name(id);
                         let fits = at.is_none()
                             && model.entries.len() < entries_max
-                            && model.make_room(ENTRY_BYTES + owner.len() + text.len());
+                            && model.has_room_for(id);
                         let key = window.begin(&asked, Micros(now));
                         prop_assert_eq!(key.is_some(), fits);
                         if let Some(key) = key {
@@ -445,9 +504,10 @@ proptest! {
                             model.ends += 1;
                             let end = (now, model.ends, None);
                             entry.end = Some(end);
+                            let id = entry.id;
                             let answer = answer.filter(|r| r.size() <= caps.reply_bytes_max);
                             if let Some(answer) = answer
-                                && model.make_room(REPLY_BYTES + answer.size())
+                                && model.make_room_for_answer(id, REPLY_BYTES + answer.size())
                             {
                                 let mut all = model.entries.iter_mut();
                                 let entry = all.find(|e| e.key == key).expect("there");
