@@ -31,13 +31,14 @@ fn instance() -> (Running, SocketAddr) {
     (Running::start(&mut command, ""), list[0].parse().expect("an address"))
 }
 
-struct KeyClient {
+/// A client whose messages have keys.
+pub(super) struct KeyClient {
     socket: WebSocket<TcpStream>,
     seq: u64,
 }
 
 impl KeyClient {
-    fn connect(to: SocketAddr) -> Self {
+    pub(super) fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).expect("the gateway listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
@@ -48,7 +49,7 @@ impl KeyClient {
     }
 
     /// Sends a message with each key; returns the answers in their order.
-    fn ask(&mut self, keys: &[String]) -> Vec<Value> {
+    pub(super) fn ask(&mut self, keys: &[String]) -> Vec<Value> {
         let first = self.seq + 1;
         for key in keys {
             self.seq += 1;
