@@ -5,12 +5,13 @@ mod connector;
 mod tests;
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -99,7 +100,7 @@ pub fn start(
     Some(Probe(tokio::spawn(checker.run()).abort_handle()))
 }
 
-/// Asks the instance at `addresses` once, within `limit`, whether it lives, and sends
+/// Asks the instance once at each of its addresses, within `limit`, whether it lives, and sends
 /// [`Check::Answered`] or [`Check::Silent`]. Any answer of a gRPC server is one: that it has no
 /// health service, too. Needs a tokio runtime.
 pub fn ask_whether_it_lives(
@@ -108,15 +109,25 @@ pub fn ask_whether_it_lives(
     limit: Duration,
     results: mpsc::Sender<CheckResult>,
 ) {
-    let endpoint = CheckEndpoint::new(addresses, limit);
+    let endpoint = |address: SocketAddr| CheckEndpoint::new(&address.into(), limit);
+    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
     tokio::spawn(async move {
-        let answered = match endpoint {
-            // Without a way to ask, messages have to find out.
-            Err(_) => true,
-            Ok(endpoint) => within(limit, ask(endpoint.client()))
-                .await
-                .map_or_else(|e| is_from_server(&e), |_| true),
-        };
+        let mut asking = JoinSet::new();
+        for endpoint in endpoints {
+            asking.spawn(async move {
+                match endpoint {
+                    // Without a way to ask, messages have to find out.
+                    Err(_) => true,
+                    Ok(endpoint) => within(limit, ask(endpoint.client()))
+                        .await
+                        .map_or_else(|e| is_from_server(&e), |_| true),
+                }
+            });
+        }
+        let mut answered = false;
+        while !answered && let Some(one) = asking.join_next().await {
+            answered = one.unwrap_or(false);
+        }
         let check = if answered { Check::Answered } else { Check::Silent };
         // At the end of the process nobody waits for it.
         let _ = results.send(CheckResult { instance, check }).await;
@@ -232,6 +243,10 @@ impl Checker {
     /// Ends a turn that got no answer, or none about health.
     async fn failed(&mut self, status: &Status) -> Result<(NextTurn, Duration), ReceiverGone> {
         let unserved = is_unserved(status);
+        if !unserved {
+            // An address that accepts connections and answers nothing is passed over next time.
+            self.endpoint.connector.rotate();
+        }
         self.send(match unserved {
             true => Check::NotImplemented,
             false => Check::Failed { why: why(status) },

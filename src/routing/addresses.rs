@@ -27,6 +27,17 @@ impl Addresses {
         &self.others
     }
 
+    /// The same addresses, with the first as the last.
+    pub fn rotated(&self) -> Self {
+        match self.others.split_first() {
+            Some((&next, rest)) => {
+                let others = rest.iter().copied().chain([self.first]);
+                Self::new(next, others.collect())
+            }
+            None => self.clone(),
+        }
+    }
+
     /// All of them, in their order.
     pub fn iter(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         std::iter::once(self.first).chain(self.others.iter().copied())

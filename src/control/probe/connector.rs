@@ -20,6 +20,13 @@ const ALONE: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(super) struct Connector(pub(super) Addresses);
 
+impl Connector {
+    /// Lets the next connection try the first address last.
+    pub(super) fn rotate(&mut self) {
+        self.0 = self.0.rotated();
+    }
+}
+
 impl Service<Uri> for Connector {
     type Response = TokioIo<TcpStream>;
     type Error = io::Error;

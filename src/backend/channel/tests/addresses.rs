@@ -26,32 +26,31 @@ fn ups(rig: &Rig) -> Vec<SocketAddr> {
     rig.events.borrow().iter().filter_map(at).collect()
 }
 
-#[test]
-fn the_next_address_is_used_at_once_when_one_is_refused() {
+/// A call is answered at the last address, after those in `before`.
+#[track_caller]
+fn answered_after(before: &[SocketAddr]) {
     let server = serve_h2(|n| n);
+    let others = before[1..].iter().copied().chain([server.address]);
+    let addresses = Addresses::new(before[0], others.collect());
     run(async move {
-        let addresses = Addresses::new(nowhere(), vec![nowhere(), server.address]);
         let mut rig = Rig::open_at(addresses, patient());
         let ticket = rig.send(b"hello", 60_000);
         assert_eq!(rig.outcome(ticket).await.unwrap(), "hello");
         assert_eq!((ups(&rig), rig.ups_and_downs()), (vec![server.address], (1, 0)));
+        // An attempt that lost is given up, and does not keep the channel from its end.
         rig.close().await;
     });
 }
 
 #[test]
+fn the_next_address_is_used_at_once_when_one_is_refused() {
+    answered_after(&[nowhere(), nowhere()]);
+}
+
+#[test]
 fn the_next_address_is_tried_beside_one_that_says_nothing() {
     let silent: TcpListener = bind();
-    let server = serve_h2(|n| n);
-    run(async move {
-        let addresses = Addresses::new(silent.local_addr().unwrap(), vec![server.address]);
-        let mut rig = Rig::open_at(addresses, patient());
-        let ticket = rig.send(b"hello", 60_000);
-        assert_eq!(rig.outcome(ticket).await.unwrap(), "hello");
-        assert_eq!((ups(&rig), rig.ups_and_downs()), (vec![server.address], (1, 0)));
-        // The attempt that lost is given up, and does not keep the channel from its end.
-        rig.close().await;
-    });
+    answered_after(&[silent.local_addr().unwrap()]);
 }
 
 #[test]
