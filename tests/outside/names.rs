@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::discovery::KeyClient;
-use super::support::{BINARY, Running, available, eventually, free_port, get, get_json};
+use super::support::{BINARY, OneFile, Running, available, eventually, free_port, get, get_json};
 
 /// Where Debian has it; a user's PATH often lacks that directory.
 const NAMED: &str = "/usr/sbin/named";
@@ -71,35 +71,22 @@ impl NameServer {
 }
 
 /// A gateway whose service `logic` is found by `keys`.
-struct DnsGateway {
-    ws: SocketAddr,
-    admin: SocketAddr,
-    process: Running,
-    _dir: TempDir,
-}
+struct DnsGateway(OneFile);
 
 impl DnsGateway {
     fn start(server: &NameServer, keys: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
         let text = format!(
             "demo.enabled = false\nshards.count = 1\ndns.servers = [\"{}\"]\n[[service]]\n\
              name = \"logic\"\n{keys}\n[[route]]\nrange = [1000, 1999]\nservice = \"logic\"\n\
              hash_on = \"key\"\n",
             server.address
         );
-        fs::write(dir.path().join("gateway.toml"), text).expect("ours");
-        let [ws, admin] =
-            [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let mut command = Command::new(BINARY);
-        command.arg("--config").arg(dir.path());
-        command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
-        let process = Running::start(&mut command, "ready: ws://");
-        Self { ws, admin, process, _dir: dir }
+        Self(OneFile::start(&text))
     }
 
     /// Instances of the service: id, addresses and weight of each.
     fn instances(&self) -> Vec<String> {
-        let services = get_json(self.admin, "/services");
+        let services = get_json(self.0.admin, "/services");
         let row = |i: &Value| {
             let others = i["other_addresses"].as_array().expect("a list");
             let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -119,7 +106,7 @@ impl DnsGateway {
 
     /// Waits until messages with twenty keys are all answered by the service.
     fn serves(&self) {
-        let mut client = KeyClient::connect(self.ws);
+        let mut client = KeyClient::connect(self.0.ws);
         let keys: Vec<String> = (0..20).map(|n| format!("room-{n}")).collect();
         eventually("all messages are answered", || {
             client.ask(&keys).iter().all(|answer| answer.get("status").is_none())
@@ -154,12 +141,12 @@ fn a_host_with_both_families_is_one_instance_and_outlives_its_ipv6_side() {
     let gateway = DnsGateway::start(&server, &format!("dns = \"My_App.game.test.:{port}\""));
     gateway.has(&[format!("logic-127.0.0.1 [::1]:{port} 127.0.0.1:{port} 1")]);
     gateway.serves();
-    let log = gateway.process.errors();
+    let log = gateway.0.process.errors();
     assert!(log.contains("instance_up") && log.contains(&format!("[::1]:{port}")), "{log}");
     drop(v6);
     gateway.serves();
     gateway.has(&[format!("logic-127.0.0.1 [::1]:{port} 127.0.0.1:{port} 1")]);
-    eventually("its health is good", || get_json(gateway.admin, "/health")["status"] == "ok");
+    eventually("its health is good", || get_json(gateway.0.admin, "/health")["status"] == "ok");
     drop(v4);
 }
 
@@ -175,7 +162,7 @@ fn the_family_of_a_name_can_be_chosen() {
     let gateway = DnsGateway::start(&server, &keys);
     gateway.has(&[format!("logic---1 [::1]:{port} 1")]);
     gateway.serves();
-    let config = get_json(gateway.admin, "/config");
+    let config = get_json(gateway.0.admin, "/config");
     assert_eq!(config["lookups"][0]["dns_family"], "v6", "{config}");
 }
 
@@ -200,7 +187,7 @@ fn srv_records_name_hosts_ports_weights_and_spares() {
         format!("logic-node-2.game.test-{two} 127.0.0.1:{two} 1"),
     ]);
     gateway.serves();
-    let explained = get(gateway.admin, "/routing/explain?msg_id=1001&key=a").expect("an answer");
+    let explained = get(gateway.0.admin, "/routing/explain?msg_id=1001&key=a").expect("an answer");
     assert!(explained.contains("logic-node-"), "{explained}");
     // A host that moves keeps its name, and with it its keys.
     server.change(&records("node-1 A 127.0.0.1\nnode-2 A 127.0.0.1"));
@@ -213,7 +200,7 @@ fn srv_records_name_hosts_ports_weights_and_spares() {
     gateway.serves();
     // No answer that names nobody takes the last instance.
     server.change("_grpc._tcp.logic SRV 0 0 0 .");
-    eventually("it says so", || gateway.process.errors().contains("is not available"));
+    eventually("it says so", || gateway.0.process.errors().contains("is not available"));
     gateway.serves();
 }
 
