@@ -108,7 +108,7 @@ fn snapshot(instances: u32) -> Snapshot {
         id: InstanceId(n),
         service: ServiceId(0),
         name: name.as_str().into(),
-        address: SocketAddr::from(([127, 0, 0, 1], 50_001)),
+        addresses: SocketAddr::from(([127, 0, 0, 1], 50_001)).into(),
         weight: 1,
         share: Share::ALL,
         draining: false,

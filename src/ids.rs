@@ -15,7 +15,7 @@ pub struct RouteId(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ServiceId(pub u16);
 
-/// Id of an instance, one address of a service. The control thread gives them out, dense, and never
+/// Id of an instance, one server of a service. The control thread gives them out, dense, and never
 /// reuses one within a process, so shards index by it across snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct InstanceId(pub u32);

@@ -1,5 +1,6 @@
 //! `shardgate check`: every problem of the configuration, or its routes and memory.
 
+use super::routes::instances_of;
 use super::table::aligned;
 use super::{EXIT_USAGE, Output};
 use crate::config::{Config, Problems};
@@ -35,10 +36,9 @@ pub fn check(loaded: Result<Config, Problems>) -> Output {
     for route in &snapshot.routes {
         let service = usize::from(route.service.0);
         let name = snapshot.services.get(service).map_or("", |s| &*s.name);
-        let own = snapshot.instances.iter().filter(|i| i.service == route.service);
-        let own: Vec<_> = own.map(|i| format!("{} {}", i.name, i.address)).collect();
+        let own = instances_of(&config, route);
         let (first, last, priority) = (route.first, route.last, route.priority.name());
-        out += &format!("  {first}-{last} -> {name} ({priority}): {}\n", own.join(", "));
+        out += &format!("  {first}-{last} -> {name} ({priority}): {own}\n");
     }
     let count = gateway.shards.unwrap_or_else(|| auto_count(allowed_cores().len()));
     out += &budget(&config, count, memory_of_machine());

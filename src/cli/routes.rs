@@ -9,8 +9,8 @@ use super::client::{self, NoAnswer};
 use super::table::aligned;
 use super::{EXIT_START, EXIT_USAGE, Output};
 use crate::config::settings::Tenants;
-use crate::config::{Config, Problems};
-use crate::routing::{Described, HashOn, HashedBy, Order, Snapshot};
+use crate::config::{Config, Family, Lookup, Problems};
+use crate::routing::{Described, HashOn, HashedBy, Order, Route};
 
 /// Shows the routes of the configuration, or the services of the gateway that runs.
 pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
@@ -19,7 +19,7 @@ pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     if !in_force {
-        return Output::fine(table(&config.snapshot));
+        return Output::fine(table(&config));
     }
     match client::get(&config.gateway.admin, "/services") {
         Ok(answer) if answer.is_ok() => Output::fine(answer.text()),
@@ -28,13 +28,28 @@ pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
     }
 }
 
+/// Instances of a route's service, as far as the files name them, and the name that is looked up.
+pub fn instances_of(config: &Config, route: &Route) -> String {
+    let snapshot = &config.snapshot;
+    let listed = snapshot.instances.iter().filter(|i| i.service == route.service);
+    let mut all: Vec<String> = listed.map(|i| format!("{} {}", i.name, i.addresses)).collect();
+    let service = snapshot.services.get(usize::from(route.service.0));
+    for Lookup { service: of, name, family } in &config.lookups {
+        if service.is_some_and(|service| service.name == *of) {
+            all.push(match family {
+                Family::Any => format!("dns {name}"),
+                Family::V4 | Family::V6 => format!("dns {name} ({})", family.word()),
+            });
+        }
+    }
+    if all.is_empty() { "from a source".into() } else { all.join(", ") }
+}
+
 /// Table of routes with their services and instances.
-pub fn table(snapshot: &Snapshot) -> String {
-    let row = |route: &crate::routing::Route| {
+pub fn table(config: &Config) -> String {
+    let snapshot = &config.snapshot;
+    let row = |route: &Route| {
         let service = snapshot.services.get(usize::from(route.service.0));
-        let own = snapshot.instances.iter().filter(|i| i.service == route.service);
-        let own: Vec<String> = own.map(|i| format!("{} {}", i.name, i.address)).collect();
-        let instances = if own.is_empty() { "from a source".into() } else { own.join(", ") };
         [
             format!("{}-{}", route.first, route.last),
             service.map_or(String::new(), |s| s.name.to_string()),
@@ -42,7 +57,7 @@ pub fn table(snapshot: &Snapshot) -> String {
             format!("{} ms", route.timeout_ms),
             hash_word(route.hash_on).to_owned(),
             order_word(route.order).to_owned(),
-            instances,
+            instances_of(config, route),
         ]
     };
     let rows: Vec<_> = snapshot.routes.iter().map(row).collect();
@@ -192,7 +207,11 @@ fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
     match owner {
         Some(owner) => {
             let name = &owner.name;
-            write!(out, "  the ring gives that to {name} at {}, while it is healthy", owner.address)
+            write!(
+                out,
+                "  the ring gives that to {name} at {}, while it is healthy",
+                owner.addresses
+            )
         }
         None => {
             write!(
@@ -251,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_a_route() {
-        let text = table(&config().snapshot);
+        let text = table(&config());
         assert_eq!(text.lines().count(), 1 + config().snapshot.routes.len());
         assert!(text.contains("1000-1999"), "{text}");
     }

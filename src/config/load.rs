@@ -398,7 +398,7 @@ fn demo_warning(
     settings: &super::settings::GatewaySettings,
     snapshot: &crate::routing::Snapshot,
 ) {
-    let used = |a: &SocketAddr| snapshot.instances.iter().any(|i| i.address == *a);
+    let used = |a: &SocketAddr| snapshot.instances.iter().any(|i| i.addresses.first() == *a);
     if settings.demo.enabled && !settings.demo.addresses.iter().any(used) {
         let rule = "no service leads to the demo services; set demo.enabled = false";
         r.warning("demo.enabled", rule);

@@ -11,6 +11,7 @@ mod health;
 mod limits;
 mod listen;
 pub mod load;
+mod lookup;
 pub mod problem;
 mod raw;
 mod reader;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 pub use listen::{collide, reachable};
 pub use load::{Loader, Overrides, load};
+pub use lookup::{Family, Lookup, LookupName};
 pub use problem::{Problem, Problems, Source};
 pub use words::{
     NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, program, shell_word,
@@ -64,16 +66,6 @@ impl Config {
         let source = found.map_or(Source::Default, |(_, _, source)| source.clone());
         Problem { source, key, value, rule }
     }
-}
-
-/// A service whose instances are the addresses of a name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[allow(missing_docs)]
-pub struct Lookup {
-    pub service: Arc<str>,
-    pub host: Arc<str>,
-    /// Port on which all instances of the name listen.
-    pub port: u16,
 }
 
 /// A route that a discovery source announced; the files do not have it.

@@ -9,7 +9,7 @@ use super::raw::{self, Node};
 use super::reader::{Reader, Report, nearest};
 use super::rule::{Bounds, TextRule};
 use super::words::{NAME_RULE, SERVICE_RULE, is_name};
-use super::{FoundRoute, Lookup};
+use super::{Family, FoundRoute, Lookup, LookupName};
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
 use crate::message::Priority;
@@ -136,7 +136,9 @@ impl Tables {
         let missing = !r.is_set("instances");
         let (list, source) = r.list("instances", INSTANCES_MAX);
         let lookup = dns(&mut r);
-        if list.is_empty() && lookup.is_none() && !self.discovered {
+        // A name of the wrong form has its problem already.
+        let is_named = lookup.is_some() || r.report.problems.iter().any(|p| p.key.ends_with("dns"));
+        if list.is_empty() && !is_named && !self.discovered {
             let what = if missing { "is missing" } else { "is empty" };
             let rule = format!("{what}; list at least one {{ id = \"...\", address = \"...\" }}");
             r.problem("instances", rule);
@@ -149,8 +151,8 @@ impl Tables {
                 }
             }
         }
-        if let (Some((host, port)), Some(name)) = (lookup, &name) {
-            self.lookups.push(Lookup { service: name.as_str().into(), host, port });
+        if let (Some((looked_up, family)), Some(name)) = (lookup, &name) {
+            self.lookups.push(Lookup { service: name.as_str().into(), name: looked_up, family });
         }
         r.unknown(&[], "");
         let name_source = r.source("name");
@@ -170,7 +172,7 @@ impl Tables {
                 let rule = format!("is also an instance of {}; ids are unique", owner(other));
                 r.problem("id", rule);
             }
-            let same = |i: &&Instance| i.service == service && i.address == address;
+            let same = |i: &&Instance| i.service == service && i.addresses.first() == address;
             if let Some(other) = self.instances.iter().find(same) {
                 let rule = format!(
                     "is also the address of {:?}; for a larger share of the keys \
@@ -182,7 +184,8 @@ impl Tables {
             let id = InstanceId(self.instances.len() as u32);
             let (share, draining) = (Share::ALL, false);
             let name = name.into();
-            self.instances.push(Instance { id, service, name, address, weight, share, draining });
+            let addresses = address.into();
+            self.instances.push(Instance { id, service, name, addresses, weight, share, draining });
         }
         r.unknown(&[], "");
         self.report.absorb(r.report);
@@ -384,25 +387,18 @@ fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
     found
 }
 
-/// Reads `dns = "host:port"`.
-fn dns(r: &mut Reader) -> Option<(Arc<str>, u16)> {
-    let rule = TextRule::new(
-        "a host name and a port",
-        ", e.g. \"chat.internal:50002\"; for an IP address use instances",
-    );
-    let text = r.text("dns", "", |s| host_and_port(s).is_some(), rule.or_empty());
-    host_and_port(&text).map(|(host, port)| (host.into(), port))
-}
-
-fn host_and_port(s: &str) -> Option<(&str, u16)> {
-    let (host, port) = s.rsplit_once(':')?;
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    let named = host.len() <= 253 && host.trim_end_matches('.').split('.').all(label);
-    let port = port.parse().ok().filter(|&port| port > 0)?;
-    (named && host.parse::<std::net::IpAddr>().is_err()).then_some((host, port))
+/// Reads `dns` and `dns_family`.
+fn dns(r: &mut Reader) -> Option<(LookupName, Family)> {
+    let form = "a host name and a port, or \"srv:\" and the name of SRV records";
+    let text = r.text("dns", "", |_| true, TextRule::new(form, "").or_empty());
+    let family = r.word("dns_family", Family::Any, &Family::WORDS);
+    if text.is_empty() {
+        if r.is_set("dns_family") && !r.is_set("dns") {
+            r.problem("dns_family", "chooses among the addresses of dns, which is not set");
+        }
+        return None;
+    }
+    LookupName::parse(&text).map_err(|rule| r.problem("dns", rule)).ok().map(|name| (name, family))
 }
 
 fn method(r: &mut Reader) -> Option<Arc<str>> {

@@ -3,7 +3,7 @@
 use super::load::{DEFAULT_TOML, Files, GATEWAY_TOML, Overrides, Text, from_files};
 use super::problem::Source;
 use super::settings::*;
-use super::{Config, Problems};
+use super::{Config, Family, Lookup, LookupName, Problems};
 use crate::message::Priority;
 use crate::routing::*;
 
@@ -83,7 +83,7 @@ fn the_default_routes_lead_to_the_demo_services() {
         let instance = service.ring.pick(1).expect("not empty");
         let instance = snapshot.instance(instance).expect("exists");
         assert_eq!((&*service.name, route.priority), (name, priority));
-        assert_eq!(instance.address.port(), port);
+        assert_eq!(instance.addresses.first().port(), port);
         assert_eq!((route.hash_on, route.timeout_ms), (HashOn::User, 5000));
     }
     assert!(snapshot.route(4000).is_none());
@@ -200,6 +200,27 @@ fn a_service_says_what_it_lacks() {
     one_gateway(&instance("id = \"x y\", address = \"[::1]:1\""), "must be 1 to 64 letters");
     let all = "id = \"x\", address = \"127.0.0.1:1\", wieght = 2";
     one_gateway(&instance(all), "wieght = 2: unknown key; did you mean weight?");
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_is_one_problem() {
+    let service = |keys: &str| format!("[[service]]\nname = \"logic\"\n{keys}");
+    one_gateway(
+        &service("dns = \"srv:_grpc._tcp.logic:50001\""),
+        ":3: service[0].dns = \"srv:_grpc._tcp.logic:50001\": must have no port",
+    );
+    one_gateway(&service("dns = \"10.0.0.7:50001\""), "is an address, not a name");
+    one_gateway(&service("dns = 7"), "service[0].dns = 7: must be");
+    one_gateway(
+        &service("dns = \"logic:1\"\ndns_family = \"ipv6\""),
+        "must be one of \"any\", \"v4\", \"v6\"",
+    );
+    let listed = "instances = [{ id = \"l\", address = \"127.0.0.1:1\" }]\ndns_family = \"v4\"";
+    one_gateway(&service(listed), "chooses among the addresses of dns, which is not set");
+    let body = service("dns = \"srv:logic.service.consul\"\ndns_family = \"v4\"");
+    let lookups = of(Some(&body), None).expect("right").lookups;
+    let name = LookupName::Srv("logic.service.consul".into());
+    assert_eq!(lookups, [Lookup { service: "logic".into(), name, family: Family::V4 }]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Numbers are assigned here and never used again: a service keeps its number as long as the
 //! process runs (a name with another mode is another service), an instance as long as it exists
-//! with the same name and address.
+//! with the same name and addresses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -129,7 +129,7 @@ impl Composer {
         let here = |found: &FoundInstance| {
             let member = self.members.get(&found.name);
             member.is_some_and(|m| {
-                (&m.found.service, m.found.address) == (&found.service, found.address)
+                (&m.found.service, &m.found.addresses) == (&found.service, &found.addresses)
             })
         };
         for wanted in [true, false] {
@@ -176,8 +176,9 @@ impl Composer {
         let mut changes = Vec::new();
         let mut old = std::mem::take(&mut self.members);
         new.retain(|name, member| {
-            let same =
-                |m: &Member| m.service == member.service && m.found.address == member.found.address;
+            let same = |m: &Member| {
+                (m.service, &m.found.addresses) == (member.service, &member.found.addresses)
+            };
             match old.remove(name) {
                 Some(before) if same(&before) => {
                     member.id = before.id;
@@ -228,7 +229,7 @@ impl Composer {
                 id: member.id,
                 service: member.service,
                 name: member.found.name.clone(),
-                address: member.found.address,
+                addresses: member.found.addresses.clone(),
                 weight: member.found.weight,
                 share: share(member.id),
                 draining: member.is_draining(),
@@ -311,7 +312,7 @@ impl<'a> Draft<'a> {
             let found = FoundInstance {
                 service: service.name.clone(),
                 name: instance.name.clone(),
-                address: instance.address,
+                addresses: instance.addresses.clone(),
                 weight: instance.weight,
                 draining: false,
             };
@@ -337,8 +338,10 @@ impl<'a> Draft<'a> {
         if let Some(other) = self.members.get(&found.name) {
             return Err(format!("{} names one of that id already; ids are unique", other.source));
         }
-        if let Some(other) = self.addresses.get(&(service, found.address)) {
-            return Err(format!("{} is also the address of {:?}", found.address, &**other));
+        for address in found.addresses.iter() {
+            if let Some(other) = self.addresses.get(&(service, address)) {
+                return Err(format!("{address} is also the address of {:?}", &**other));
+            }
         }
         let points = u64::from(found.weight) * self.points_per_weight;
         if self.members.len() >= limits::INSTANCES_MAX || points > self.points_left {
@@ -349,7 +352,9 @@ impl<'a> Draft<'a> {
             ));
         }
         self.points_left -= points;
-        self.addresses.insert((service, found.address), found.name.clone());
+        for address in found.addresses.iter() {
+            self.addresses.insert((service, address), found.name.clone());
+        }
         let (source, found) = (source.clone(), found.clone());
         let name = found.name.clone();
         let (id, drained) = (InstanceId(u32::MAX), false);

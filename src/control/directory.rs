@@ -167,8 +167,8 @@ impl Directory {
             SourceEvent::Note { why } => tracing::info!(
                 %source,
                 why,
-                "discovery_note: a part of the source does not answer, and none of its instances \
-                 is known to be there"
+                "discovery_note: a part of the source does not answer, and no instance in use is \
+                 missing by what is known"
             ),
             SourceEvent::Bad { at, why } => {
                 tracing::warn!(
@@ -324,7 +324,7 @@ fn log_change(change: &MemberChange) {
             tracing::info!(
                 service = %$found.service,
                 instance = %$found.name,
-                address = %$found.address,
+                address = %$found.addresses,
                 weight = $found.weight,
                 draining = $found.draining,
                 $text

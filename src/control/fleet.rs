@@ -76,7 +76,7 @@ impl Fleet {
     fn probe(&self, member: &Member) -> Option<Probe> {
         let seed = self.seed ^ u64::from(member.id.0);
         let checks = self.checks.clone();
-        probe::start(member.id, member.found.address, &self.settings, seed, checks)
+        probe::start(member.id, &member.found.addresses, &self.settings, seed, checks)
     }
 
     /// Puts other settings in force.
@@ -157,7 +157,8 @@ impl Fleet {
                 if entry.health.take_question() {
                     let Member { id, found, .. } = &entry.member;
                     let limit = self.settings.check_timeout;
-                    probe::ask_whether_it_lives(*id, found.address, limit, self.checks.clone());
+                    let checks = self.checks.clone();
+                    probe::ask_whether_it_lives(*id, &found.addresses, limit, checks);
                 }
             }
             if verdict.panic {

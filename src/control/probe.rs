@@ -1,5 +1,6 @@
 //! Health checks (grpc.health.v1) of one instance, again and again, on a connection of their own.
 
+mod connector;
 #[cfg(test)]
 mod tests;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -18,11 +19,14 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use connector::Connector;
+
 use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
 use crate::limits::PAUSE_MS;
 use crate::plain::is_plain;
+use crate::routing::Addresses;
 
 /// Largest answer: it holds one small number, which takes 2 bytes.
 const ANSWER_BYTES_MAX: usize = 1024;
@@ -61,8 +65,8 @@ impl Drop for Probe {
     }
 }
 
-/// Starts checks of the instance at `address`, with jitter from `seed`. `None` if `check_every` is
-/// zero, which means never. Needs a tokio runtime.
+/// Starts checks of the instance at `addresses`, with jitter from `seed`. `None` if `check_every`
+/// is zero, which means never. Needs a tokio runtime.
 ///
 /// Asks `Watch` where it is served and keeps that stream. A silent stream does not tell whether its
 /// peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC
@@ -70,7 +74,7 @@ impl Drop for Probe {
 /// (gRFC A8), but any number of calls.
 pub fn start(
     instance: InstanceId,
-    address: SocketAddr,
+    addresses: &Addresses,
     settings: &HealthSettings,
     seed: u64,
     results: mpsc::Sender<CheckResult>,
@@ -79,12 +83,12 @@ pub fn start(
     if every.is_zero() {
         return None;
     }
-    let endpoint = match endpoint(address, limit) {
+    let endpoint = match CheckEndpoint::new(addresses, limit) {
         Ok(endpoint) => endpoint,
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
             tracing::warn!(
-                instance_id = instance.0, %address, %error,
+                instance_id = instance.0, %addresses, %error,
                 "instance_not_checked: its address has a scope; give it one without, or set \
                  health.check_ms = 0"
             );
@@ -96,34 +100,59 @@ pub fn start(
     Some(Probe(tokio::spawn(checker.run()).abort_handle()))
 }
 
-/// Asks the instance at `address` once, within `limit`, whether it lives, and sends
+/// Asks the instance once at each of its addresses, within `limit`, whether it lives, and sends
 /// [`Check::Answered`] or [`Check::Silent`]. Any answer of a gRPC server is one: that it has no
 /// health service, too. Needs a tokio runtime.
 pub fn ask_whether_it_lives(
     instance: InstanceId,
-    address: SocketAddr,
+    addresses: &Addresses,
     limit: Duration,
     results: mpsc::Sender<CheckResult>,
 ) {
+    let endpoint = |address: SocketAddr| CheckEndpoint::new(&address.into(), limit);
+    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
     tokio::spawn(async move {
-        let answered = match endpoint(address, limit) {
-            // Without a way to ask, messages have to find out.
-            Err(_) => true,
-            Ok(endpoint) => {
-                let client = HealthClient::new(endpoint.connect_lazy())
-                    .max_decoding_message_size(ANSWER_BYTES_MAX);
-                within(limit, ask(client)).await.map_or_else(|e| is_from_server(&e), |_| true)
-            }
-        };
+        let mut asking = JoinSet::new();
+        for endpoint in endpoints {
+            asking.spawn(async move {
+                match endpoint {
+                    // Without a way to ask, messages have to find out.
+                    Err(_) => true,
+                    Ok(endpoint) => within(limit, ask(endpoint.client()))
+                        .await
+                        .map_or_else(|e| is_from_server(&e), |_| true),
+                }
+            });
+        }
+        let mut answered = false;
+        while !answered && let Some(one) = asking.join_next().await {
+            answered = one.unwrap_or(false);
+        }
         let check = if answered { Check::Answered } else { Check::Silent };
         // At the end of the process nobody waits for it.
         let _ = results.send(CheckResult { instance, check }).await;
     });
 }
 
-fn endpoint(address: SocketAddr, limit: Duration) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    Ok(endpoint.connect_timeout(limit).http2_max_header_list_size(HEADER_BYTES_MAX))
+/// The way to an instance's health service.
+struct CheckEndpoint {
+    endpoint: Endpoint,
+    connector: Connector,
+}
+
+impl CheckEndpoint {
+    fn new(addresses: &Addresses, limit: Duration) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.first()))?
+            .connect_timeout(limit)
+            .http2_max_header_list_size(HEADER_BYTES_MAX);
+        Ok(Self { endpoint, connector: Connector(addresses.clone()) })
+    }
+
+    /// A client with a connection of its own, which is made with the first call.
+    fn client(&self) -> HealthClient<Channel> {
+        let channel = self.endpoint.connect_with_connector_lazy(self.connector.clone());
+        HealthClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
 }
 
 /// The receiver of the results is gone.
@@ -139,7 +168,7 @@ enum NextTurn {
 
 struct Checker {
     instance: InstanceId,
-    endpoint: Endpoint,
+    endpoint: CheckEndpoint,
     every: Duration,
     limit: Duration,
     random: StdRng,
@@ -181,8 +210,7 @@ impl Checker {
     /// Makes a turn on a new connection: `Watch`, and if that is not served, `Check`. Returns the
     /// next turn, and its time after the begin of this one.
     async fn open(&mut self) -> Result<(NextTurn, Duration), ReceiverGone> {
-        let client = HealthClient::new(self.endpoint.connect_lazy())
-            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        let client = self.endpoint.client();
         match within(self.limit, first_answer(client.clone())).await {
             Ok((stream, answer)) => self.follow(client, stream, answer).await,
             Err(status) if status.code() == Code::Unimplemented => self.check(client).await,
@@ -215,6 +243,10 @@ impl Checker {
     /// Ends a turn that got no answer, or none about health.
     async fn failed(&mut self, status: &Status) -> Result<(NextTurn, Duration), ReceiverGone> {
         let unserved = is_unserved(status);
+        if !unserved {
+            // An address that accepts connections and answers nothing is passed over next time.
+            self.endpoint.connector.rotate();
+        }
         self.send(match unserved {
             true => Check::NotImplemented,
             false => Check::Failed { why: why(status) },

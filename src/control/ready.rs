@@ -77,7 +77,8 @@ fn answers(gateway: &GatewaySettings, snapshot: &Snapshot) -> String {
         let index = usize::from(route.service.0);
         let name = snapshot.services.get(index).map_or("", |service| &*service.name);
         let mut own = snapshot.instances.iter().filter(|i| i.service == route.service);
-        let kind = if own.any(|instance| demo(instance.address)) { " (demo)" } else { "" };
+        let kind =
+            if own.any(|instance| demo(instance.addresses.first())) { " (demo)" } else { "" };
         parts.push(format!("{}-{} {name}{kind}", route.first, route.last));
     }
     let more = snapshot.routes.len().saturating_sub(ROUTES_SHOWN);

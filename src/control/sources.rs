@@ -121,9 +121,8 @@ impl Sources {
             if self.lookups.contains_key(lookup) {
                 continue;
             }
-            let Lookup { service, host, port } = lookup.clone();
             gone.retain(|name| *name != source_of(lookup));
-            match dns::start(service, host, port, servers, self.seed, self.news.clone()) {
+            match dns::start(lookup, servers, self.seed, self.news.clone()) {
                 Ok(task) => drop(self.lookups.insert(lookup.clone(), task)),
                 Err(why) => tracing::error!(
                     why,

@@ -53,7 +53,7 @@ fn snapshot() -> Arc<Snapshot> {
         id: InstanceId(id),
         service: ServiceId(0),
         name: format!("i{id}").into(),
-        address: ([127, 0, 0, 1], 1).into(),
+        addresses: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
         weight: 1,
         share: Share::ALL,
         draining: false,

@@ -3,11 +3,13 @@
 //! each instance gets. Plain data and pure functions. Configuration makes the first [`Snapshot`],
 //! control composes the later ones, and the engine routes by them.
 
+mod addresses;
 mod affinity;
 mod ring;
 mod share;
 mod snapshot;
 
+pub use addresses::Addresses;
 pub use affinity::{Described, HashedBy, Sender, affinity, affinity_hash};
 pub use ring::Ring;
 pub use share::{Share, choose};

@@ -1,11 +1,10 @@
 //! The compiled routing state: immutable, versioned, shared by all shards behind an `Arc`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::ids::{InstanceId, RouteId, ServiceId};
 use crate::message::Priority;
-use crate::routing::{Ring, Share};
+use crate::routing::{Addresses, Ring, Share};
 
 /// Everything that a shard needs to route messages. The control thread publishes a new snapshot for
 /// each change.
@@ -113,7 +112,7 @@ pub struct Service {
     pub ring: Arc<Ring>,
 }
 
-/// An instance: one address of a service.
+/// An instance: one server of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Instance {
@@ -122,8 +121,8 @@ pub struct Instance {
     pub service: ServiceId,
     /// Name that the operator gave it; the ring hashes it.
     pub name: Arc<str>,
-    /// Address where it listens (HTTP/2 without TLS).
-    pub address: SocketAddr,
+    /// Addresses where it listens (HTTP/2 without TLS).
+    pub addresses: Addresses,
     /// Weight of its keys against other instances' keys; 1 is normal.
     pub weight: u32,
     /// Share of its keys that it gets now.

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tungstenite::{Message, WebSocket};
 
 use super::etcd::member::Etcd;
 use super::support::{
-    BINARY, Checkout, Running, available, eventually, free_port, get_json, succeeds,
+    BINARY, Checkout, OneFile, Running, available, eventually, free_port, get_json, succeeds,
 };
 
 /// Length of the outage in a run of all tests. SHARDGATE_OUTAGE_S=60 makes it a whole minute, and
@@ -31,13 +30,14 @@ fn instance() -> (Running, SocketAddr) {
     (Running::start(&mut command, ""), list[0].parse().expect("an address"))
 }
 
-struct KeyClient {
+/// A client whose messages have keys.
+pub(super) struct KeyClient {
     socket: WebSocket<TcpStream>,
     seq: u64,
 }
 
 impl KeyClient {
-    fn connect(to: SocketAddr) -> Self {
+    pub(super) fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).expect("the gateway listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
@@ -48,7 +48,7 @@ impl KeyClient {
     }
 
     /// Sends a message with each key; returns the answers in their order.
-    fn ask(&mut self, keys: &[String]) -> Vec<Value> {
+    pub(super) fn ask(&mut self, keys: &[String]) -> Vec<Value> {
         let first = self.seq + 1;
         for key in keys {
             self.seq += 1;
@@ -74,35 +74,22 @@ fn keys() -> Vec<String> {
 }
 
 /// A gateway without demo services whose instances and routes are in etcd.
-struct EtcdGateway {
-    process: Running,
-    ws: SocketAddr,
-    admin: SocketAddr,
-    _dir: TempDir,
-}
+struct EtcdGateway(OneFile);
 
 impl EtcdGateway {
     /// Starts a gateway with the service `logic`, and `more` lines of its file.
     fn start(etcd: &Etcd, more: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
         let endpoint = etcd.settings().endpoints[0].clone();
         let text = format!(
             "demo.enabled = false\netcd.endpoints = [\"{endpoint}\"]\n[[service]]\n\
              name = \"logic\"\n{more}"
         );
-        std::fs::write(dir.path().join("gateway.toml"), text).expect("ours");
-        let [ws, admin] =
-            [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let mut command = Command::new(BINARY);
-        command.arg("--config").arg(dir.path());
-        command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
-        let process = Running::start(&mut command, "ready: ws://");
-        Self { process, ws, admin, _dir: dir }
+        Self(OneFile::start(&text))
     }
 
     /// State of the source etcd.
     fn source(&self) -> String {
-        let health = get_json(self.admin, "/health");
+        let health = get_json(self.0.admin, "/health");
         health["sources"]["etcd"]["state"].as_str().unwrap_or("").to_owned()
     }
 
@@ -110,7 +97,7 @@ impl EtcdGateway {
     fn owners(&self) -> BTreeMap<String, String> {
         let owner = |key: String| {
             let path = format!("/routing/explain?msg_id=1001&key={key}");
-            let explained = get_json(self.admin, &path);
+            let explained = get_json(self.0.admin, &path);
             let name = explained["shards"][0]["instance"].as_str().unwrap_or_default().to_owned();
             (key, name)
         };
@@ -162,7 +149,7 @@ fn outage_of(etcd: &mut Etcd, gateway: &EtcdGateway, instances: &mut Vec<(Runnin
     eventually("it is found", || gateway.owners().values().any(|owner| owner == "logic-3"));
     etcd.delete("services/logic/logic-1");
     eventually("what was left of the dead one is gone", || {
-        get_json(gateway.admin, "/health")["sources"]["etcd"]["instances"] == 3
+        get_json(gateway.0.admin, "/health")["sources"]["etcd"]["instances"] == 3
     });
     let after = gateway.owners();
     for (key, owner) in &before {
@@ -192,7 +179,7 @@ fn messages_flow_through_an_outage_of_etcd_and_keys_move_only_with_their_instanc
     let stop = AtomicBool::new(false);
     let began = Instant::now();
     let (answered, unknown): (u64, u64) = std::thread::scope(|scope| {
-        let talkers: Vec<_> = (0..4).map(|_| scope.spawn(|| talk(gateway.ws, &stop))).collect();
+        let talkers: Vec<_> = (0..4).map(|_| scope.spawn(|| talk(gateway.0.ws, &stop))).collect();
         outage_of(&mut etcd, &gateway, &mut instances);
         stop.store(true, Ordering::Relaxed);
         let ended = talkers.into_iter().map(|t| t.join().expect("every message is answered"));
@@ -202,7 +189,7 @@ fn messages_flow_through_an_outage_of_etcd_and_keys_move_only_with_their_instanc
     assert!(unknown < answered / 10, "{unknown} of {answered}");
     let rate = answered / began.elapsed().as_secs().max(1);
     println!("{answered} messages, {rate} a second, {unknown} OUTCOME_UNKNOWN");
-    gateway.process.stop();
+    gateway.0.process.stop();
 }
 
 #[test]
@@ -214,7 +201,7 @@ fn routes_in_etcd_are_checked_like_those_of_the_files() {
     let etcd = Etcd::running();
     let route = "[[route]]\nrange = [1000, 1999]\nservice = \"logic\"\n";
     let gateway = EtcdGateway::start(&etcd, route);
-    let get = |path: &str| get_json(gateway.admin, path);
+    let get = |path: &str| get_json(gateway.0.admin, path);
     etcd.put("routes/party", r#"{"range":[1500,2500],"service":"logic"}"#);
     eventually("the overlap is refused by name", || {
         let refused = get("/health")["routes_refused"].to_string();
@@ -226,7 +213,7 @@ fn routes_in_etcd_are_checked_like_those_of_the_files() {
     });
     etcd.delete("routes/party");
     eventually("it is gone", || get("/routing/explain?msg_id=2200&key=x")["service"] != "logic");
-    gateway.process.stop();
+    gateway.0.process.stop();
 }
 
 #[test]

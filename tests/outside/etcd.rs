@@ -39,7 +39,7 @@ fn what_is_in_etcd_is_known_and_changes_arrive() {
     source.until_names(&["chat/chat-1", "logic/logic-1"]);
     let known = source.known.clone().expect("told");
     let chat = &known.instances[0];
-    assert_eq!((chat.address.to_string().as_str(), chat.weight), ("[::1]:2", 7));
+    assert_eq!((chat.addresses.to_string().as_str(), chat.weight), ("[::1]:2", 7));
     assert!(chat.draining && !known.instances[1].draining);
     assert_eq!(&*known.routes[0].at, "/shardgate/routes/party");
     assert_eq!(&*known.routes[0].json, r#"{"range":[4000,4099],"service":"logic"}"#);
@@ -48,7 +48,7 @@ fn what_is_in_etcd_is_known_and_changes_arrive() {
     source.until_names(&["chat/chat-1", "logic/logic-1", "logic/logic-2"]);
     etcd.put("services/logic/logic-2", &on(3));
     source.until("it moved", |s| {
-        s.known.as_ref().is_some_and(|known| known.instances[2].address.port() == 3)
+        s.known.as_ref().is_some_and(|known| known.instances[2].addresses.first().port() == 3)
     });
     etcd.delete("services/chat/chat-1");
     source.until_names(&["logic/logic-1", "logic/logic-2"]);
@@ -189,7 +189,7 @@ fn thousands_of_keys_and_too_large_values_are_read_in_pages() {
     etcd.put_all(&(0..100).map(move_one).collect::<Vec<_>>());
     source.until("the hundred moved", |s| s.knowns == 2);
     let known = source.known.as_ref().expect("told");
-    assert!((0..100).all(|n| known.instances[n].address.port() == n as u16 + 7));
+    assert!((0..100).all(|n| known.instances[n].addresses.first().port() == n as u16 + 7));
 }
 
 #[test]

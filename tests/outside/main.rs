@@ -8,6 +8,7 @@ mod etcd;
 mod interop;
 mod libraries;
 mod metrics;
+mod names;
 mod pages;
 mod register;
 mod restarts;

@@ -38,7 +38,7 @@ async fn known(news: &mut mpsc::Receiver<News>) -> Vec<String> {
     let event = told.expect("news in time").expect("it runs").event;
     let SourceEvent::Contents { contents, by } = event else { panic!("{event:?}") };
     assert_eq!(&*by, "python");
-    contents.instances.iter().map(|i| format!("{} {}", i.name, i.address)).collect()
+    contents.instances.iter().map(|i| format!("{} {}", i.name, i.addresses)).collect()
 }
 
 #[tokio::test]

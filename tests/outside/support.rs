@@ -176,6 +176,32 @@ impl Checkout {
     }
 }
 
+/// A gateway of one file, on ports of its own.
+pub struct OneFile {
+    /// Address for clients.
+    pub ws: SocketAddr,
+    /// Address of the admin endpoint.
+    pub admin: SocketAddr,
+    /// The gateway; it is ready.
+    pub process: Running,
+    _dir: TempDir,
+}
+
+impl OneFile {
+    /// Starts a gateway whose `gateway.toml` is `text`.
+    pub fn start(text: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("gateway.toml"), text).expect("the directory is ours");
+        let [ws, admin] =
+            [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut command = Command::new(BINARY);
+        command.arg("--config").arg(dir.path());
+        command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
+        let process = Running::start(&mut command, "ready: ws://");
+        Self { ws, admin, process, _dir: dir }
+    }
+}
+
 /// A child in a process group of its own; dropping the value ends it.
 pub struct Running {
     child: Child,

@@ -1,6 +1,7 @@
 //! The plan of a seed: shards, their settings, services and routes, clients, and the faults that
 //! occur. Each option is on or off by the seed ("swarm"), so that runs differ in kind.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -349,7 +350,7 @@ pub fn instance(id: u32, service: u16, d: &mut Dice) -> Instance {
         id: InstanceId(id),
         service: ServiceId(service),
         name: format!("{}-{id}", SERVICES[usize::from(service)]).into(),
-        address: ([127, 0, 0, 1], 50_000 + id as u16).into(),
+        addresses: SocketAddr::from(([127, 0, 0, 1], 50_000 + id as u16)).into(),
         weight: d.range(1, 3) as u32,
         share: Share::ALL,
         draining: false,

@@ -8,10 +8,12 @@ use std::task::{Context, Poll, Waker};
 use glommio::timer::Timer;
 
 mod clock;
+mod connecting;
+
+use connecting::Round;
 
 use super::call::{InFlight, Times};
 use super::link::{Doubt, GoingAway, Link, LinkId, Over, Phase};
-use super::request::Requests;
 use super::signals::{SLOTS, Signals, call_waker, timer_waker};
 use super::{ChannelEvent, DownCause, Order, Shared};
 use crate::backend::backoff::Backoff;
@@ -70,11 +72,11 @@ pub(super) struct Driver {
     free: Vec<usize>,
     in_flight: usize,
     waiting: VecDeque<Waiting>,
-    requests: Requests,
     backoff: Backoff,
     registry: Registry,
-    /// Earliest time of the next attempt to connect.
+    /// Earliest time of the next round of attempts to connect.
     connect_at: Micros,
+    round: Round,
     /// Times that the service objected to our pings (GOAWAY with ENHANCE_YOUR_CALM): after the
     /// first they keep to what servers allow by default, and each further one doubles the time
     /// between them, on this connection and all later ones (gRFC A8).
@@ -100,7 +102,6 @@ impl Driver {
     ) -> Self {
         let signals = Arc::clone(&shared.signals);
         Self {
-            requests: Requests::new(instance.address),
             backoff: Backoff::new(settings.backoff_ms, settings.backoff_max_ms, seed),
             calmed: 0,
             left_at: None,
@@ -119,6 +120,7 @@ impl Driver {
             in_flight: 0,
             waiting: VecDeque::new(),
             connect_at: Micros(0),
+            round: Round::default(),
             timer: None,
             timer_at: NEVER,
             wake_at: NEVER,
@@ -263,14 +265,14 @@ impl Driver {
             self.deliver(call.ticket, Err(ends::timed_out(Started::No)));
             return;
         }
-        let (head, told_us) = match self.requests.head(&call, deadline.since(self.now)) {
+        let link = &mut self.links[link];
+        let (head, told_us) = match link.requests.head(&call, deadline.since(self.now)) {
             Ok(head) => head,
             Err(why) => {
                 self.deliver(call.ticket, Err(ends::not_sent(status::INTERNAL, why)));
                 return;
             }
         };
-        let link = &mut self.links[link];
         let id = link.id;
         let (response, mut request) = match link.open(head, self.now) {
             Ok(streams) => streams,
@@ -392,7 +394,7 @@ impl Driver {
                 index += 1;
                 continue;
             }
-            let id = link.id;
+            let (id, address) = (link.id, link.address);
             let progress = link.poll(self.now);
             if progress.ready {
                 self.became_ready(index);
@@ -401,7 +403,7 @@ impl Driver {
                 self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us())));
             }
             if progress.heard_again {
-                self.shared.emit(ChannelEvent::Up);
+                self.shared.emit(ChannelEvent::Up(address));
             }
             if let Some(going_away) = &progress.going_away {
                 self.note_going_away(going_away);
@@ -431,7 +433,9 @@ impl Driver {
                 self.wake_at = self.wake_at.min(link.finish_by);
             }
         }
+        self.end_round(index);
         let link = &mut self.links[index];
+        let address = link.address;
         link.phase = Phase::Ready;
         link.ready_at = now;
         self.left_at = None;
@@ -441,7 +445,7 @@ impl Driver {
             self.wake_by(replace_at);
         }
         self.shared.up.set(true);
-        self.shared.emit(ChannelEvent::Up);
+        self.shared.emit(ChannelEvent::Up(address));
     }
 
     /// Notes a GOAWAY. After ENHANCE_YOUR_CALM keepalive pings are sent half as often (gRFC A8).
@@ -491,7 +495,7 @@ impl Driver {
         };
         // Responses that arrived before the end count.
         self.poll_calls();
-        let Link { phase, streams, is_going_away, ready_at, .. } = self.links[index];
+        let Link { phase, address, streams, is_going_away, ready_at, .. } = self.links[index];
         self.links[index].cut();
         self.end_calls_of(id);
         self.links.remove(index);
@@ -499,9 +503,8 @@ impl Driver {
         let lived_us = self.now.since(ready_at);
         let cause = match phase {
             Phase::Connecting => {
-                let delay_us = self.backoff.after_failure();
-                self.connect_at = Micros(self.now.0.saturating_add(delay_us));
-                DownCause::Unreachable
+                self.attempt_failed(address, &over.why);
+                return;
             }
             Phase::Ready => {
                 self.connect_after(lived_us);
@@ -559,39 +562,6 @@ impl Driver {
             if let Some(call) = self.vacate(index) {
                 let error = self.explained(&call, ends::connection_lost());
                 self.deliver(call.ticket, Err(error));
-            }
-        }
-    }
-
-    fn connect_if_wanted(&mut self) {
-        let closing = self.shared.closing.get() && self.waiting.is_empty();
-        let now = self.now;
-        let serves = |link: &Link| match link.phase {
-            Phase::Connecting => true,
-            Phase::Ready => link.replace_at > now,
-            Phase::Draining => false,
-        };
-        if closing || self.links.iter().any(serves) {
-            return;
-        }
-        if now < self.connect_at {
-            self.wake_by(self.connect_at);
-            return;
-        }
-        let id = LinkId(self.links_made);
-        self.links_made = self.links_made.wrapping_add(1);
-        let address = self.instance.address;
-        match Link::connect(id, address, &self.registry, &self.signals, now, &self.settings) {
-            Ok(link) => {
-                let finish_by = link.finish_by;
-                self.links.push(link);
-                self.wake_by(finish_by);
-            }
-            Err(e) => {
-                let delay_us = self.backoff.after_failure();
-                self.connect_at = Micros(now.0.saturating_add(delay_us));
-                self.wake_by(self.connect_at);
-                self.report_down(DownCause::Unreachable, &e.to_string());
             }
         }
     }

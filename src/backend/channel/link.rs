@@ -15,6 +15,7 @@ use crate::config::settings::BackendSettings;
 use crate::readiness::Registry;
 
 use super::io::{Io, Socket};
+use super::request::Requests;
 use super::signals::{LinkFlag, Signals};
 use crate::message::{CallBody, Micros};
 
@@ -122,7 +123,10 @@ pub(super) struct GoingAway {
 
 pub(super) struct Link {
     pub(super) id: LinkId,
+    pub(super) address: SocketAddr,
     pub(super) phase: Phase,
+    /// Heads of the requests to this address.
+    pub(super) requests: Requests,
     /// Calls in flight on the link.
     pub(super) streams: usize,
     /// Whether the service said that it closes the link (GOAWAY).
@@ -150,7 +154,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts to connect to the instance.
+    /// Starts to connect to an address of the instance.
     pub(super) fn connect(
         id: LinkId,
         address: SocketAddr,
@@ -176,7 +180,9 @@ impl Link {
         let flag = LinkFlag::new(Arc::clone(signals));
         Ok(Self {
             id,
+            address,
             phase: Phase::Connecting,
+            requests: Requests::new(address),
             streams: 0,
             is_going_away: false,
             finish_by: now.plus_ms(connect_timeout_ms),

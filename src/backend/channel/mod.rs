@@ -17,6 +17,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,9 +34,9 @@ use signals::Signals;
 /// An event of a channel for its owner.
 #[derive(Debug)]
 pub enum ChannelEvent {
-    /// A connection is ready: the server's SETTINGS arrived. It comes again for each connection
-    /// that replaces another.
-    Up,
+    /// A connection to this address is ready: the server's SETTINGS arrived. It comes again for
+    /// each connection that replaces another.
+    Up(SocketAddr),
     /// A connection was lost or an attempt failed, and there is no other. It does not come after
     /// [`Channel::close`].
     Down {

@@ -1,6 +1,7 @@
 //! The channel against real sockets: a well-behaved HTTP/2 server, and one that is scripted frame
 //! by frame for everything that a server should not do.
 
+mod addresses;
 mod endings;
 mod faults;
 mod rig;

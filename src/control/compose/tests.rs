@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
+use crate::routing::Addresses;
 
 fn config(text: &str) -> Config {
     let mut files = Files::embedded();
@@ -33,7 +34,7 @@ fn found(service: &str, name: &str, port: u16) -> FoundInstance {
     FoundInstance {
         service: service.into(),
         name: name.into(),
-        address: ([127, 0, 0, 1], port).into(),
+        addresses: SocketAddr::from(([127, 0, 0, 1], port)).into(),
         weight: 1,
         draining: false,
     }
@@ -86,6 +87,23 @@ fn what_cannot_be_added_is_left_out_with_a_reason() {
     for part in ["no [[service]] \"c\"", "files names one of that id", "the address of \"a-1\""] {
         assert!(warnings.contains(part), "{warnings}");
     }
+}
+
+#[test]
+fn an_instance_has_all_its_addresses_for_itself() {
+    let config = two_services();
+    let mut composer = Composer::new(&config);
+    let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let both = FoundInstance { addresses: Addresses::new(one, vec![two]), ..found("b", "b-1", 1) };
+    let list = vec![both.clone(), found("b", "b-2", 2)];
+    let composed = compose(&mut composer, &config, &[("dns:b", list)]);
+    assert_eq!(names(&composer), ["a-1", "b-1"]);
+    assert!(composed.warnings[0].contains("127.0.0.1:2 is also the address of \"b-1\""));
+    assert_eq!(composer.snapshot().instances[1].addresses, both.addresses);
+    // One address less is another instance with the same keys.
+    let before = composer.members()["b-1"].id;
+    compose(&mut composer, &config, &[("dns:b", vec![found("b", "b-1", 1)])]);
+    assert_ne!(composer.members()["b-1"].id, before);
 }
 
 #[test]
@@ -198,7 +216,7 @@ proptest! {
                 prop_assert_eq!(composer.members().len(), 1 + list.len());
             }
             for instance in &composer.snapshot().instances {
-                let is = (instance.name.clone(), instance.address);
+                let is = (instance.name.clone(), instance.addresses.first());
                 prop_assert_eq!(meant.entry(instance.id).or_insert(is.clone()), &is);
             }
         }

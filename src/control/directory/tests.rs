@@ -1,5 +1,6 @@
 //! Effects of a reload and of a source on each other.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -52,7 +53,7 @@ fn discover(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str
     let instance = |(name, port): &(&str, u16)| FoundInstance {
         service: "logic".into(),
         name: (*name).into(),
-        address: ([127, 0, 0, 1], *port).into(),
+        addresses: SocketAddr::from(([127, 0, 0, 1], *port)).into(),
         weight: 1,
         draining: false,
     };

@@ -5,10 +5,11 @@ pub(super) mod dns;
 pub mod etcd;
 pub mod registry;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+
+use crate::routing::Addresses;
 
 /// News that wait to be taken in by control. Sources wait for room: control is never behind for
 /// long.
@@ -23,8 +24,8 @@ pub struct FoundInstance {
     /// Name of the instance, unique in the process; the ring hashes it. [`crate::config::is_name`]
     /// holds.
     pub name: Arc<str>,
-    /// Address of the instance. The port is not 0.
-    pub address: SocketAddr,
+    /// Addresses of the instance. No port is 0.
+    pub addresses: Addresses,
     /// Share of the keys, 1 to 1000.
     pub weight: u32,
     /// Whether the instance asks for no new messages: calls in flight are finished, then it goes.

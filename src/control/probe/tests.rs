@@ -36,7 +36,7 @@ fn impatient() -> HealthSettings {
 
 fn probed(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<CheckResult>) {
     let (tell, told) = mpsc::channel(64);
-    (super::start(WHO, address, settings, 1, tell).unwrap(), told)
+    (super::start(WHO, &address.into(), settings, 1, tell).unwrap(), told)
 }
 
 async fn next(told: &mut mpsc::Receiver<CheckResult>) -> Check {
@@ -348,14 +348,17 @@ async fn checks_end_with_their_probe_or_their_listener() {
 async fn zero_means_never() {
     let never = HealthSettings { check_every: Duration::ZERO, ..settings() };
     let (tell, _told) = mpsc::channel(1);
-    assert!(super::start(WHO, ([127, 0, 0, 1], 9).into(), &never, 1, tell).is_none());
+    assert!(
+        super::start(WHO, &SocketAddr::from(([127, 0, 0, 1], 9)).into(), &never, 1, tell).is_none()
+    );
 }
 
 #[test]
 fn checks_are_spread_by_the_seed() {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9)).into();
     let asker = |seed| Checker {
         instance: WHO,
-        endpoint: Endpoint::from_static("http://127.0.0.1:9"),
+        endpoint: CheckEndpoint::new(&nowhere, Duration::ZERO).expect("a URI"),
         every: Duration::from_secs(30),
         limit: Duration::from_secs(5),
         random: StdRng::seed_from_u64(seed),
@@ -375,7 +378,12 @@ fn checks_are_spread_by_the_seed() {
 async fn any_answer_of_a_grpc_server_proves_that_it_lives_and_silence_does_not() {
     let asked = async |address| {
         let (tell, mut told) = mpsc::channel(1);
-        super::ask_whether_it_lives(WHO, address, Duration::from_millis(300), tell);
+        super::ask_whether_it_lives(
+            WHO,
+            &SocketAddr::into(address),
+            Duration::from_millis(300),
+            tell,
+        );
         next(&mut told).await
     };
     let (well, _) = scripted(no_watch, || Ok(1)).await;
@@ -409,4 +417,39 @@ fn a_check_that_a_pause_of_the_process_fell_into_has_its_time_once_more() {
     let never = std::future::pending::<Result<u32, Status>>();
     let late = runtime.block_on(within(limit, never)).expect_err("it never answers");
     assert_eq!(late.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn one_address_that_answers_is_enough() {
+    let (well, _) = scripted(no_watch, || Ok(1)).await;
+    let (silent, accepts) = listen().await;
+    let (closed, refuses) = listen().await;
+    drop(closed);
+    for addresses in [[refuses, well], [accepts, well], [well, accepts]] {
+        let (tell, mut told) = mpsc::channel(1);
+        let addresses = Addresses::new(addresses[0], vec![addresses[1]]);
+        super::ask_whether_it_lives(WHO, &addresses, Duration::from_secs(5), tell);
+        assert_eq!(next(&mut told).await, Check::Answered, "{addresses}");
+    }
+    drop(silent);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn checks_go_to_another_address_when_one_refuses_or_says_nothing() {
+    let (well, _) = scripted(no_watch, || Ok(1)).await;
+    let (silent, accepts) = listen().await;
+    let (closed, refuses) = listen().await;
+    drop(closed);
+    let checked = async |first| {
+        let settings = HealthSettings { check_timeout: Duration::from_secs(1), ..settings() };
+        let (tell, told) = mpsc::channel(64);
+        let addresses = Addresses::new(first, vec![well]);
+        (super::start(WHO, &addresses, &settings, 1, tell).unwrap(), told)
+    };
+    let (_probe, mut told) = checked(refuses).await;
+    assert_eq!(next(&mut told).await, Check::Succeeded);
+    let (_probe, mut told) = checked(accepts).await;
+    assert!(matches!(next(&mut told).await, Check::Failed { .. }), "it accepts connections");
+    assert_eq!(next(&mut told).await, Check::Succeeded);
+    drop(silent);
 }

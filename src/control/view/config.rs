@@ -18,7 +18,11 @@ pub fn config(overview: &Overview) -> Value {
         .map(|service| json!({ "name": &*service.name, "mode": mode(service.mode) }));
     let name = |r: &super::Route| &*config.snapshot.services[usize::from(r.service.0)].name;
     let lookups = config.lookups.iter().map(|lookup| {
-        json!({ "service": &*lookup.service, "dns": format!("{}:{}", lookup.host, lookup.port) })
+        json!({
+            "service": &*lookup.service,
+            "dns": lookup.name.to_string(),
+            "dns_family": lookup.family.word(),
+        })
     });
     json!({
         "version": overview.directory.snapshot.version,

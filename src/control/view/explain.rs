@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Overview, hash_on, instances_of, mode, name_of, route, standing};
+use super::{Overview, hash_on, instances_of, mode, name_of, others, route, standing};
 use crate::config::settings::Tenants;
 use crate::control::inspections::QueryResult;
 use crate::ids::{InstanceId, TenantId};
@@ -212,7 +212,8 @@ fn instance(overview: &Overview, instance: &Instance, hash: Option<u64>) -> Valu
     let (word, why) = standing(overview, instance.id);
     json!({
         "id": &*instance.name,
-        "address": instance.address.to_string(),
+        "address": instance.addresses.first().to_string(),
+        "other_addresses": others(instance),
         "standing": word,
         "why": why,
         "draining": instance.draining,

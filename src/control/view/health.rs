@@ -100,7 +100,7 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
         if all.peek().is_some() && usable(overview, service) == 0 {
             let why = |i: &crate::routing::Instance| {
                 let why = standing(overview, i.id).1.or(unreachable_why(overview, i.id))?;
-                Some(format!(": {} at {}: {why}", i.name, i.address))
+                Some(format!(": {} at {}: {why}", i.name, i.addresses))
             };
             let why = all.find_map(why).unwrap_or_default();
             reasons.push(format!("service {}: no instance takes messages{why}", service.name));

@@ -119,6 +119,11 @@ fn name_of(overview: &Overview, id: InstanceId) -> Option<&str> {
     overview.directory.snapshot.instance(id).map(|i| &*i.name)
 }
 
+/// Addresses of an instance that are tried after its first.
+fn others(instance: &Instance) -> Vec<String> {
+    instance.addresses.others().iter().map(ToString::to_string).collect()
+}
+
 /// Services that exist: those of the files, and others that still have instances.
 fn present(overview: &Overview) -> impl Iterator<Item = &Service> {
     let named = &overview.directory.config.snapshot.services;

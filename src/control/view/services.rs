@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::health::shard_health;
 use super::stats::by_shard;
-use super::{Instance, Overview, instances_of, mode, present, route, standing, unreachable_why};
+use super::unreachable_why;
+use super::{Instance, Overview, instances_of, mode, others, present, route, standing};
 use crate::stats::Stage;
 
 /// Services with their routes and instances.
@@ -33,7 +34,8 @@ fn instance(instance: &Instance, overview: &Overview) -> Value {
     let unreachable = unreachable_why(overview, instance.id);
     json!({
         "id": &*instance.name,
-        "address": instance.address.to_string(),
+        "address": instance.addresses.first().to_string(),
+        "other_addresses": others(instance),
         "source": member.map(|m| &*m.source),
         "weight": instance.weight,
         "share_percent": instance.share.get(),

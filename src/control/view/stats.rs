@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::health::{shard_health, status};
-use super::{Overview, ProcessInfo, Sum, fault_name, mode, reports, seen_by};
+use super::{Overview, ProcessInfo, Sum, fault_name, mode, others, reports, seen_by};
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::{Instance, Snapshot};
@@ -112,7 +112,8 @@ fn instance(instance: &Instance, overview: &Overview) -> Value {
     };
     json!({
         "id": &*instance.name,
-        "address": instance.address.to_string(),
+        "address": instance.addresses.first().to_string(),
+        "other_addresses": others(instance),
         "weight": instance.weight,
         "connected": add(|i| i.connected.into()),
         "waiting": add(|i| i.waiting),

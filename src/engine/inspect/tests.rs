@@ -1,5 +1,6 @@
 //! Answers about connections and keys, and their cost.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
@@ -20,7 +21,7 @@ fn snapshot() -> Arc<Snapshot> {
         id: InstanceId(id),
         service: ServiceId(0),
         name: format!("i{id}").into(),
-        address: ([127, 0, 0, 1], 1).into(),
+        addresses: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
         weight: 1,
         share: if id == 0 { Share::percent(10) } else { Share::ALL },
         draining: false,

@@ -49,7 +49,7 @@ pub(super) fn snapshot(instances: u32) -> Snapshot {
                 id: InstanceId(n as u32),
                 service: ServiceId(0),
                 name: name.as_str().into(),
-                address: SocketAddr::from(([127, 0, 0, 1], 50_001 + n as u16)),
+                addresses: SocketAddr::from(([127, 0, 0, 1], 50_001 + n as u16)).into(),
                 weight: 1,
                 share: Share::ALL,
                 draining: false,

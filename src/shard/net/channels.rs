@@ -106,7 +106,7 @@ impl InstanceLink {
     fn on_event(&mut self, engine: &mut Engine, event: ChannelEvent, now: Micros) {
         let (shard, instance) = (self.shard.0, &*self.instance.name);
         match event {
-            ChannelEvent::Up => {
+            ChannelEvent::Up(address) => {
                 if self.state == ConnectionState::Silent {
                     tracing::info!(
                         shard,
@@ -114,7 +114,12 @@ impl InstanceLink {
                         "instance_heard: it gives a sign of life again"
                     );
                 } else {
-                    tracing::info!(shard, instance, "instance_up: the shard is connected to it");
+                    tracing::info!(
+                        shard,
+                        instance,
+                        %address,
+                        "instance_up: the shard is connected to it"
+                    );
                     engine.count(Counter::BackendConnects, 1);
                 }
                 self.state = ConnectionState::Up;
@@ -188,7 +193,7 @@ impl InstanceLink {
                  the call got BAD_SERVICE_REPLY; mend the service"
             );
         } else {
-            let address = self.instance.address;
+            let address = &self.instance.addresses;
             tracing::warn!(
                 shard,
                 instance,

@@ -20,7 +20,7 @@ use crate::backend::framing::prefix;
 use crate::config::settings::BackendSettings;
 use crate::ids::{InstanceId, ServiceId, Ticket};
 use crate::message::{Call, CallBody, CallError, Micros};
-use crate::routing::{Instance, Share};
+use crate::routing::{Addresses, Instance, Share};
 
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,12 +91,16 @@ type Chain = Rc<RefCell<Option<Box<dyn FnMut(Ticket)>>>>;
 
 impl Rig {
     pub(super) fn open(address: SocketAddr, settings: BackendSettings) -> Self {
+        Self::open_at(address.into(), settings)
+    }
+
+    pub(super) fn open_at(addresses: Addresses, settings: BackendSettings) -> Self {
         let start = Instant::now();
         let instance = Instance {
             id: InstanceId(3),
             service: ServiceId(0),
             name: "test-1".into(),
-            address,
+            addresses,
             weight: 1,
             share: Share::ALL,
             draining: false,
@@ -185,7 +189,7 @@ impl Rig {
     fn outcomes(&self, ticket: Ticket) -> Vec<Result<Bytes, CallError>> {
         let is_its = |event: &ChannelEvent| match event {
             ChannelEvent::Outcome(o) if o.ticket == ticket => Some(o.result.clone()),
-            ChannelEvent::Outcome(_) | ChannelEvent::Up | ChannelEvent::Down { .. } => None,
+            ChannelEvent::Outcome(_) | ChannelEvent::Up(_) | ChannelEvent::Down { .. } => None,
         };
         self.events.borrow().iter().filter_map(is_its).collect()
     }
@@ -207,7 +211,7 @@ impl Rig {
     /// `Up`s and `Down`s so far.
     pub(super) fn ups_and_downs(&self) -> (usize, usize) {
         let events = self.events.borrow();
-        let ups = events.iter().filter(|e| matches!(e, ChannelEvent::Up)).count();
+        let ups = events.iter().filter(|e| matches!(e, ChannelEvent::Up(_))).count();
         let downs = events.iter().filter(|e| matches!(e, ChannelEvent::Down { .. })).count();
         (ups, downs)
     }

@@ -276,7 +276,8 @@ fn instance(prefix: &str, kv: &KeyValue) -> Result<FoundInstance, String> {
         return Err("weight must be 1 to 1000".into());
     }
     let (weight, draining) = (value.weight, value.draining);
-    Ok(FoundInstance { service: service.into(), name: name.into(), address, weight, draining })
+    let addresses = address.into();
+    Ok(FoundInstance { service: service.into(), name: name.into(), addresses, weight, draining })
 }
 
 const ADDRESS_RULE: &str = "address must be an IP address and a port, e.g. \"10.0.0.1:50001\"";

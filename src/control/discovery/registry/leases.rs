@@ -204,7 +204,7 @@ impl Leases {
         let instance = |(name, lease): (&Arc<str>, &Lease)| FoundInstance {
             service: lease.registration.service.clone(),
             name: name.clone(),
-            address: lease.registration.address,
+            addresses: lease.registration.address.into(),
             weight: lease.registration.weight,
             draining: lease.registration.draining,
         };

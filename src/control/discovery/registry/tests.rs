@@ -69,7 +69,7 @@ impl RegistryRig {
         let SourceEvent::Contents { contents, by } = news.event else { panic!("{:?}", news.event) };
         let text = |i: &super::super::FoundInstance| {
             let draining = if i.draining { " draining" } else { "" };
-            format!("{} {} {}{draining}", i.name, i.address, i.weight)
+            format!("{} {} {}{draining}", i.name, i.addresses, i.weight)
         };
         (contents.instances.iter().map(text).collect(), by.to_string())
     }

@@ -36,7 +36,7 @@ fn an_instance_is_read_with_its_defaults() {
     let instance = |weight, draining| FoundInstance {
         service: "logic".into(),
         name: "logic-1".into(),
-        address: ([10, 0, 0, 1], 50001).into(),
+        addresses: SocketAddr::from(([10, 0, 0, 1], 50001)).into(),
         weight,
         draining,
     };
@@ -49,7 +49,7 @@ fn an_instance_is_read_with_its_defaults() {
         assert_eq!(found(value).expect(value).instances, [expected], "{value}");
     }
     let contents = found(r#"{"address":"[::1]:50001"}"#).expect("IPv6");
-    assert_eq!(contents.instances[0].address.to_string(), "[::1]:50001");
+    assert_eq!(contents.instances[0].addresses.to_string(), "[::1]:50001");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_listing_is_believed_also_when_its_revisions_went_back() {
     view.replace(listing);
     let contents = view.contents();
     assert_eq!(contents.instances.len(), 1);
-    assert_eq!(contents.instances[0].address.to_string(), "10.0.0.2:1");
+    assert_eq!(contents.instances[0].addresses.to_string(), "10.0.0.2:1");
     view.delete(Folder::Services, key("a/a-2").as_bytes(), 3);
     assert_eq!(view.contents(), SourceContents::default());
 }

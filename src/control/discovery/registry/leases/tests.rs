@@ -110,7 +110,7 @@ impl Model {
         let found = |row: &Row| FoundInstance {
             service: row.registration.service.clone(),
             name: text("instance", row.instance),
-            address: row.registration.address,
+            addresses: row.registration.address.into(),
             weight: row.registration.weight,
             draining: row.registration.draining,
         };
