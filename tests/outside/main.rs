@@ -9,6 +9,7 @@ mod interop;
 mod libraries;
 mod metrics;
 mod pages;
+mod proxies;
 mod register;
 mod restarts;
 mod support;
