@@ -27,7 +27,7 @@ pub enum Told {
     Unclear {
         /// The hop before it, which is listed; `None` = the proxy that sent the request.
         nearest: Option<SocketAddr>,
-        /// What is wrong with the entry.
+        /// Reason why it names none.
         why: &'static str,
         /// The entry, cut, for the log.
         entry: String,
@@ -68,7 +68,7 @@ pub(crate) fn read<'b>(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quotes {
     None,
-    /// Those of RFC 9110 section 5.6.4: a backslash takes the meaning from a quote.
+    /// Quoted strings of RFC 9110 section 5.6.4: a backslash takes the meaning from a quote.
     Double,
 }
 

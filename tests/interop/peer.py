@@ -5,7 +5,7 @@ import json
 import sys
 from contextlib import ExitStack
 
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 URL, ORIGIN, SOURCES = sys.argv[1], sys.argv[2] or None, sys.argv[3:]
@@ -13,12 +13,17 @@ FORGED = {"X-Forwarded-For": "9.9.9.9", "Forwarded": 'for=9.9.9.9, for="'}
 
 with ExitStack() as stack:
     for source in SOURCES:
-        client = connect(URL, origin=ORIGIN, source_address=(source, 0), additional_headers=FORGED)
         try:
-            ws = stack.enter_context(client)
+            ws = stack.enter_context(
+                connect(URL, origin=ORIGIN, source_address=(source, 0), additional_headers=FORGED)
+            )
         except InvalidStatus as refused:
             retry = refused.response.headers.get("Retry-After", "never")
             print(source, refused.response.status_code, retry)
+            continue
+        except ConnectionClosed:
+            # The answer came before the request was sent, and was not waited for.
+            print(source, "closed")
             continue
         ws.recv(timeout=30)
         ws.send('{"msg_id":9002,"seq":1}')

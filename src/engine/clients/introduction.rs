@@ -97,6 +97,11 @@ impl Clients {
         peer: SocketAddr,
         now: Micros,
     ) -> bool {
+        // HAProxy's checks with version 1 name the very socket that they come from: such a
+        // connection is the balancer's own, and counts for no address.
+        if self.conns.get(id).is_some_and(|conn| canonical(conn.peer) == peer) {
+            return true;
+        }
         if cx.config.gateway.forwarded.from.has(peer.ip()) {
             self.set_peer(id, peer, true);
             return true;
@@ -172,6 +177,11 @@ impl Clients {
             }
         }
     }
+}
+
+/// The address with an IPv4 one in its own form, in which PROXY headers are read.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// Logs a connection that is refused by a limit before its request was answered.

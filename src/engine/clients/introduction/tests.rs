@@ -166,6 +166,25 @@ fn a_proxy_behind_a_balancer_is_asked_and_a_client_behind_it_is_not() {
 }
 
 #[test]
+fn a_balancer_that_names_its_own_socket_counts_for_no_address() {
+    let mut rig = rig(|l| l.address.connections_max = 1);
+    let [a, b, c, d] = BALANCER;
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d];
+    for own in [std::net::IpAddr::from(BALANCER), std::net::IpAddr::from(mapped)] {
+        for port in 1..4 {
+            let id = rig.engine.open_uncounted((own, port).into(), rig.now).expect("room");
+            assert!(rig.engine.introduce(id, (BALANCER, port).into(), rig.now), "a check");
+        }
+    }
+    // Another socket of that host is a client like any other.
+    let mut of = |port: u16| {
+        let id = rig.engine.open_uncounted((BALANCER, 9).into(), rig.now).expect("room");
+        rig.engine.introduce(id, (BALANCER, port).into(), rig.now)
+    };
+    assert_eq!((of(100), of(101)), (true, false));
+}
+
+#[test]
 fn a_request_in_pieces_that_waits_and_is_read_again_counts_once() {
     let mut rig = rig(|l| {
         l.address.connections_max = 1;
