@@ -5,7 +5,7 @@ import json
 import sys
 from contextlib import ExitStack
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 URL, ORIGIN, SOURCES = sys.argv[1], sys.argv[2] or None, sys.argv[3:]
@@ -20,10 +20,6 @@ with ExitStack() as stack:
         except InvalidStatus as refused:
             retry = refused.response.headers.get("Retry-After", "never")
             print(source, refused.response.status_code, retry)
-            continue
-        except ConnectionClosed:
-            # The answer came before the request was sent, and was not waited for.
-            print(source, "closed")
             continue
         ws.recv(timeout=30)
         ws.send('{"msg_id":9002,"seq":1}')

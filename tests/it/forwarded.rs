@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::version::TLS13;
 
 use crate::support::secure::{self, Signer};
-use crate::support::{Config, Gateway, Raw, eventually, frame};
+use crate::support::{Config, Gateway, Raw, eventually};
 
 /// A header of the PROXY protocol that names 192.0.2.7:4660.
 const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 127.0.0.1 4660 80\r\n";
@@ -23,17 +23,6 @@ fn asked(gateway: &Gateway, field: &str) -> (Raw, String) {
     (raw, head)
 }
 
-/// Address of an upgraded connection, as the gateway shows it.
-fn who<S: std::io::Read + std::io::Write>(raw: &mut Raw<S>) -> String {
-    raw.send(&frame(0x81, br#"{"msg_id":9002,"seq":1}"#));
-    loop {
-        let message = raw.frame().json();
-        if message["seq"] == 1 {
-            return message["payload"]["peer"].as_str().expect("an address").to_owned();
-        }
-    }
-}
-
 #[test]
 fn two_clients_through_one_listed_proxy_are_two_addresses() {
     let config = Config::new()
@@ -42,10 +31,10 @@ fn two_clients_through_one_listed_proxy_are_two_addresses() {
     let gateway = Gateway::start(&config);
     let (mut first, head) = asked(&gateway, "X-Forwarded-For: 203.0.113.9, 192.0.2.7:4711");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert_eq!(who(&mut first), "192.0.2.7:4711");
+    assert_eq!(first.who(), "192.0.2.7:4711");
     let (mut second, head) = asked(&gateway, "X-Forwarded-For: 192.0.2.8, 127.0.0.9");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert_eq!(who(&mut second), "192.0.2.8:0");
+    assert_eq!(second.who(), "192.0.2.8:0");
     let seen = gateway.admin_get("/connections?top=10").to_string();
     assert!(seen.contains("\"192.0.2.7:4711\"") && seen.contains("\"192.0.2.8:0\""), "{seen}");
     let (mut third, head) = asked(&gateway, "X-Forwarded-For: 192.0.2.7");
@@ -70,7 +59,7 @@ fn a_header_of_an_unlisted_peer_is_ignored() {
     let gateway = Gateway::start(&config);
     let (mut raw, head) = asked(&gateway, "X-Forwarded-For: 192.0.2.7");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert_eq!(who(&mut raw), raw.stream().local_addr().expect("connected").to_string());
+    assert_eq!(raw.who(), raw.stream().local_addr().expect("connected").to_string());
     let answer =
         secure::raw(gateway.ws, request(gateway.ws, "X-Forwarded-For: 192.0.2.8").as_bytes());
     assert!(answer.starts_with(b"HTTP/1.1 429 "), "{}", String::from_utf8_lossy(&answer));
@@ -86,9 +75,9 @@ fn what_a_proxy_does_not_tell_is_counted_and_logged_and_nobody_is_refused_for_it
     let (mut raw, head) = asked(&gateway, "X-Forwarded-For: 192.0.2.7");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let own = raw.stream().local_addr().expect("connected").to_string();
-    assert_eq!(who(&mut raw), own, "the other header is not read");
+    assert_eq!(raw.who(), own, "the other header is not read");
     let (mut raw, _) = asked(&gateway, "Forwarded: for=\"[2001:db8::7]:4711\";proto=https");
-    assert_eq!(who(&mut raw), "[2001:db8::7]:4711");
+    assert_eq!(raw.who(), "[2001:db8::7]:4711");
     assert_eq!(gateway.counter("forwarded_missing"), 1);
     let (_raw, _) = asked(&gateway, "Forwarded: for=192.0.2.7, for=_hidden");
     assert_eq!(gateway.counter("forwarded_unclear"), 1);
@@ -114,7 +103,7 @@ fn a_proxy_behind_a_balancer_of_tcp_names_the_client() {
         raw.send(request(gateway.ws, "X-Forwarded-For: 203.0.113.9").as_bytes());
         let head = raw.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        who(&mut raw)
+        raw.who()
     };
     assert_eq!(of(LINE), "203.0.113.9:0");
     assert_eq!(of(&[b"PROXY TCP4 192.0.2.8", &LINE[20..]].concat()), "192.0.2.8:4660");
@@ -147,7 +136,7 @@ fn a_proxy_that_speaks_tls_to_the_gateway_names_the_client() {
     };
     let (mut first, head) = open("192.0.2.7");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert_eq!(who(&mut first), "192.0.2.7:0");
+    assert_eq!(first.who(), "192.0.2.7:0");
     let (_second, head) = open("192.0.2.8");
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     // In HTTP: the handshake is over.
@@ -160,7 +149,7 @@ fn proxies_and_their_header_are_set_in_a_running_gateway() {
     let gateway = Gateway::start(&Config::new());
     let lines = "X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.8";
     let (mut raw, _) = asked(&gateway, lines);
-    assert_eq!(who(&mut raw), raw.stream().local_addr().expect("connected").to_string());
+    assert_eq!(raw.who(), raw.stream().local_addr().expect("connected").to_string());
     let on = Config::new().key("forwarded.from = [\"127.0.0.1\"]");
     for (config, client) in
         [(on.clone(), "192.0.2.7:0"), (on.key("forwarded.header = \"forwarded\""), "192.0.2.8:0")]
@@ -168,7 +157,7 @@ fn proxies_and_their_header_are_set_in_a_running_gateway() {
         gateway.rewrite(&config);
         gateway.signal(rustix::process::Signal::HUP);
         eventually("new connections are read so", || {
-            (who(&mut asked(&gateway, lines).0) == client).then_some(())
+            (asked(&gateway, lines).0.who() == client).then_some(())
         });
     }
 }
