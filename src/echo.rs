@@ -160,7 +160,7 @@ fn shake_hands(stream: &mut Wire, scratch: &mut [u8]) -> io::Result<Option<Vec<u
     loop {
         let n = stream.read(scratch)?;
         request.extend_from_slice(&scratch[..n]);
-        match handshake::try_upgrade(&rules, &request, &mut scanned) {
+        match handshake::try_upgrade(&rules, None, &request, &mut scanned) {
             Progress::Partial if n == 0 => return Ok(None),
             Progress::Partial => {}
             Progress::Upgrade { consumed, response, .. } => {

@@ -193,6 +193,7 @@ pub mod mailbox;
 mod memory;
 pub mod message;
 pub mod origin;
+pub mod peers;
 mod plain;
 mod preflight;
 pub mod readiness;

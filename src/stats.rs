@@ -63,6 +63,10 @@ counters! {
     AcceptFailed = "accept_failed",
     /// Connections that began with bytes other than a PROXY protocol header.
     ProxyRefused = "proxy_refused",
+    /// Upgrade requests of proxies in `forwarded.from` that named no client.
+    ForwardedMissing = "forwarded_missing",
+    /// Requests of proxies in `forwarded.from` in which an entry that decides was no address.
+    ForwardedUnclear = "forwarded_unclear",
     /// Handshakes of TLS that were completed with certificates.
     TlsHandshakes = "tls_handshakes",
     /// Handshakes of TLS that were completed by a ticket of an earlier one.

@@ -50,6 +50,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         listen: listen::plain(r, d.listen),
         tls: listen::tls(r),
         proxies: listen::proxies(r),
+        forwarded: listen::forwarded(r),
         path: r.text("path", &d.path, is_url_path, URL_PATH_RULE),
         node: r.text("node", &d.node, is_name, NAME_RULE),
         admin: admin::admin(r),

@@ -1,23 +1,23 @@
-//! The keys of the clients' side: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`.
+//! The keys of the clients' side: `listen`, `[tls]`, `[[tls_certificate]]`, `[proxy]`,
+//! `[forwarded]`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::reader::Reader;
 use super::rule::TextRule;
 use super::settings::*;
 use super::words::{ADDRESS_RULE, is_address};
+use crate::peers::{Forwarded, ForwardedHeader, Peers};
 
 /// Largest number of certificates. All are compared with a client's name, some 2 us each.
 const CERTIFICATES_MAX: usize = 32;
-/// Largest number of balancers' networks. All are compared with each accepted connection.
-const PROXIES_MAX: usize = 64;
+/// Largest number of networks in a list. All are compared with each accepted connection.
+const NETWORKS_MAX: usize = 64;
 
-const NETWORK_RULE: TextRule = TextRule::new(
-    "an IP address, or a network of them",
-    " without bits set behind its prefix, e.g. \"10.0.0.0/8\"",
-);
+const NETWORK_RULE: TextRule =
+    TextRule::new("an IP address, or a network of them", ", e.g. \"10.0.0.0/8\"");
 
 /// An address by which this machine reaches a listener at `address`: that of all interfaces is
 /// none.
@@ -114,22 +114,71 @@ fn certificates(r: &mut Reader) -> Vec<TlsCertificate> {
 }
 
 /// Reads the section `[proxy]`.
-pub fn proxies(r: &mut Reader) -> Vec<IpNet> {
-    let texts = r.texts("proxy.from", &[], |s| network(s).is_some(), NETWORK_RULE);
-    if texts.len() > PROXIES_MAX {
-        r.problem("proxy.from", format!("at most {PROXIES_MAX} of them"));
-        return Vec::new();
-    }
-    texts.iter().filter_map(|s| network(s)).collect()
+pub fn proxies(r: &mut Reader) -> Peers {
+    peers(r, "proxy.from")
 }
 
-/// An address or a network. Bits behind the prefix are refused as a slip: 10.1.0.0/8 is more than
-/// it looks.
-fn network(s: &str) -> Option<IpNet> {
-    match s.parse::<IpAddr>() {
-        Ok(address) => Some(IpNet::from(address)),
-        Err(_) => s.parse::<IpNet>().ok().filter(|net| net.trunc() == *net),
+/// Reads the section `[forwarded]`.
+pub fn forwarded(r: &mut Reader) -> Forwarded {
+    let words = [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded];
+    let words = words.map(|header| (header.name(), header));
+    let settings = Forwarded {
+        from: peers(r, "forwarded.from"),
+        header: r.word("forwarded.header", ForwardedHeader::default(), &words),
+    };
+    if let Some(network) = settings.from.everybody() {
+        let rule = format!(
+            "must leave somebody out: with all of {network} every client is believed to be a \
+             proxy, and none is found; list the proxies alone"
+        );
+        r.problem("forwarded.from", rule);
     }
+    if settings.from.is_empty() && settings.header != ForwardedHeader::default() {
+        let rule = "no header is read; set forwarded.from to the addresses of your proxies";
+        r.warning("forwarded.header", rule);
+    }
+    settings
+}
+
+fn peers(r: &mut Reader, key: &'static str) -> Peers {
+    let networks = r.texts_as(key, "[]", network, NETWORK_RULE).unwrap_or_default();
+    if networks.len() > NETWORKS_MAX {
+        r.problem(key, format!("at most {NETWORKS_MAX} of them"));
+        return Peers::default();
+    }
+    Peers::new(networks)
+}
+
+/// Reads an address or a network. The error is a rule that `text` breaks and the way out. Bits
+/// behind the prefix are refused as a slip (10.1.0.0/8 is more than it looks), and so is what no
+/// peer can be: it would stand there and match nothing.
+fn network(text: &str) -> Result<IpNet, String> {
+    let read = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse());
+    let network = read.map_err(|_| NETWORK_RULE.to_string())?;
+    let whole = network.trunc();
+    if whole != network {
+        let one = IpNet::from(network.addr()).addr();
+        return Err(format!(
+            "must be a network without bits set behind its prefix: write \"{whole}\", or \
+             \"{one}\" for the one address"
+        ));
+    }
+    if let Some(as_ipv4) = unmapped(network) {
+        return Err(format!(
+            "must be in IPv4's own form, by which each such peer is known: write \"{as_ipv4}\""
+        ));
+    }
+    if network.addr().is_unspecified() && network.prefix_len() == network.max_prefix_len() {
+        return Err("must be an address that a peer can have, which this is not".into());
+    }
+    Ok(network)
+}
+
+/// The network of IPv4 that `network` is in mapped form (`::ffff:10.0.0.0/104`), if it is one.
+fn unmapped(network: IpNet) -> Option<Ipv4Net> {
+    let IpNet::V6(network) = network else { return None };
+    let prefix = network.prefix_len().checked_sub(96)?;
+    Ipv4Net::new(network.addr().to_ipv4_mapped()?, prefix).ok()
 }
 
 /// Checks the addresses against each other.

@@ -13,9 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use crate::origin::AllowedOrigin;
+use crate::peers::{Forwarded, Peers};
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
@@ -62,7 +61,9 @@ pub struct GatewaySettings {
     /// Settings of TLS towards clients.
     pub tls: TlsSettings,
     /// Networks of balancers: connections from them begin with a PROXY protocol header. Live.
-    pub proxies: Vec<IpNet>,
+    pub proxies: Peers,
+    /// HTTP proxies whose word on the client's address is believed, and the header of it. Live.
+    pub forwarded: Forwarded,
     /// Path of the upgrade request. Boot.
     pub path: String,
     /// Name of this node in `welcome` and to services. Boot.
@@ -320,7 +321,8 @@ impl Default for GatewaySettings {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9000))),
             tls: TlsSettings::default(),
-            proxies: Vec::new(),
+            proxies: Peers::default(),
+            forwarded: Forwarded::default(),
             path: "/ws".into(),
             node: "node-1".into(),
             admin: AdminSettings::default(),

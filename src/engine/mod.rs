@@ -144,11 +144,13 @@ impl Engine {
 
     /// Whether a connection from `ip` has a place here: if not, another shard may have one.
     pub fn has_room_for(&self, ip: IpAddr) -> bool {
-        self.has_room() && !self.clients.limits.is_address_full(ip)
+        // A proxy is not charged for its clients: their addresses come with the request.
+        let is_proxy = || self.config.gateway.forwarded.from.has(ip);
+        self.has_room() && (!self.clients.limits.is_address_full(ip) || is_proxy())
     }
 
-    /// Opens a connection from `peer`, which counts for that address from now on, or says how it
-    /// is to be refused.
+    /// Opens a connection from `peer`, which counts for that address from now on if it is the
+    /// client's, or says how it is to be refused.
     pub fn open(&mut self, peer: SocketAddr, now: Micros) -> Result<ConnId, OpenRefusal> {
         let has_room = self.has_room();
         let (clients, _, mut cx) = self.parts();
@@ -162,8 +164,9 @@ impl Engine {
         clients.open_uncounted(&mut cx, has_room, peer, now)
     }
 
-    /// Gives a connection the client's address that a balancer told, before the client's first
-    /// byte. Over a limit the client is told so, and the connection ends: then false.
+    /// Gives a connection the address that a balancer told, before its peer's first byte: the
+    /// client's, or that of a proxy that will name it. Over a limit the client is told so, and the
+    /// connection ends: then false.
     pub fn introduce(&mut self, id: ConnId, peer: SocketAddr, now: Micros) -> bool {
         let (clients, _, mut cx) = self.parts();
         clients.introduce(&mut cx, id, peer, now)

@@ -34,6 +34,7 @@ pub const PAGES: &[Page] = pages![
     "tokens",
     "limits",
     "tls",
+    "proxies",
     "discovery",
     "operating",
     "containers",

@@ -19,6 +19,8 @@ use self::target::{Target, is_authority};
 use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
 use crate::origin::{AllowedOrigin, is_allowed, is_of_host};
+use crate::peers::Forwarded;
+use crate::wire::forwarded::{self, Told};
 
 /// Subprotocol of the JSON encoding.
 pub(crate) const JSON: &str = "shardgate.v1.json";
@@ -67,6 +69,8 @@ pub enum Progress {
         encoding: Encoding,
         /// Token that the client shows, by `Authorization: Bearer` or a subprotocol.
         token: Option<ShownToken>,
+        /// The client, as the proxy names it that is asked.
+        told: Option<Told>,
     },
     /// Send `response` and close; no byte of the input may be used.
     Refuse {
@@ -78,6 +82,8 @@ pub enum Progress {
         why: Cow<'static, str>,
         /// For the log: the `Origin` that is not allowed, cut, if that is the reason.
         origin: Option<String>,
+        /// The client, as the proxy names it that is asked, if the fields could be read.
+        told: Option<Told>,
     },
 }
 
@@ -136,31 +142,42 @@ impl Refusal {
     }
 }
 
+impl Progress {
+    fn refused(Refusal { status, why, origin }: Refusal, told: Option<Told>) -> Self {
+        Self::Refuse { response: refuse(status, &why), status, why, origin, told }
+    }
+}
+
 /// Reads all bytes received so far. `already_scanned` is kept by the caller, 0 at first: bytes
 /// before it are not read again until the headers are complete, so a peer that sends byte by byte
-/// costs no more than one that sends all at once.
+/// costs no more than one that sends all at once. `forwarded`: the peer is one of these proxies,
+/// and is asked who the client is.
 pub(crate) fn try_upgrade(
     rules: &HandshakeRules,
+    forwarded: Option<&Forwarded>,
     input: &[u8],
     already_scanned: &mut usize,
 ) -> Progress {
     let start = empty_lines(input);
-    let result = match scan(rules.limits.header_bytes_max, input, start, already_scanned) {
+    let end = match scan(rules.limits.header_bytes_max, input, start, already_scanned) {
         Ok(None) => return Progress::Partial,
-        Ok(Some(end)) => upgrade(rules, &input[start..end]).map(|accepted| Progress::Upgrade {
-            consumed: end,
-            response: accepted.response,
-            encoding: accepted.encoding,
-            token: accepted.token,
-        }),
-        Err(refusal) => Err(refusal),
+        Ok(Some(end)) => end,
+        Err(refusal) => return Progress::refused(refusal, None),
     };
-    result.unwrap_or_else(|Refusal { status, why, origin }| Progress::Refuse {
-        response: refuse(status, &why),
-        status,
-        why,
-        origin,
-    })
+    let head = match Head::read(&input[start..end], rules.limits.headers_max) {
+        Ok(head) => head,
+        Err(refusal) => return Progress::refused(refusal, None),
+    };
+    let told = forwarded.map(|rules| {
+        let name = rules.header.name();
+        forwarded::read(rules, head.headers.all(name))
+    });
+    match upgrade(rules, &head) {
+        Ok(Accepted { response, encoding, token }) => {
+            Progress::Upgrade { consumed: end, response, encoding, token, told }
+        }
+        Err(refusal) => Progress::refused(refusal, told),
+    }
 }
 
 /// Bytes of the empty lines in front of a request, which are ignored (RFC 9112 section 2.2).
@@ -258,30 +275,45 @@ struct Accepted {
     token: Option<ShownToken>,
 }
 
-/// Checks a complete request head against the rules.
-fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Accepted, Refusal> {
-    let line_end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
-    let (method, target) = request_line(&head[..line_end])?;
-    let (rest, fields_max) = (&head[line_end + 2..], rules.limits.headers_max);
-    // One for each line but the empty one at the end.
-    let lines = rest.iter().filter(|&&byte| byte == b'\n').count() - 1;
-    if lines > fields_max {
-        return Err(Refusal::too_many_fields(fields_max));
+/// A complete request head.
+struct Head<'b> {
+    method: &'b str,
+    target: &'b str,
+    headers: Headers<'b>,
+}
+
+impl<'b> Head<'b> {
+    fn read(head: &'b [u8], fields_max: usize) -> Result<Self, Refusal> {
+        let line_end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
+        let (method, target) = request_line(&head[..line_end])?;
+        let rest = &head[line_end + 2..];
+        // One for each line but the empty one at the end.
+        let lines = rest.iter().filter(|&&byte| byte == b'\n').count() - 1;
+        if lines > fields_max {
+            return Err(Refusal::too_many_fields(fields_max));
+        }
+        let mut fields = vec![EMPTY_HEADER; lines];
+        let found = match httparse::parse_headers(rest, &mut fields) {
+            Ok(Status::Complete((consumed, fields))) if consumed == rest.len() => fields.len(),
+            Ok(_) | Err(_) => return Err(NOT_HTTP.into()),
+        };
+        fields.truncate(found);
+        Ok(Self { method, target, headers: Headers(fields) })
     }
-    let mut fields = vec![EMPTY_HEADER; lines];
-    let headers = match httparse::parse_headers(rest, &mut fields) {
-        Ok(Status::Complete((consumed, fields))) if consumed == rest.len() => Headers(fields),
-        Ok(_) | Err(_) => return Err(NOT_HTTP.into()),
-    };
-    if method != "GET" {
+}
+
+/// Checks a complete request head against the rules.
+fn upgrade(rules: &HandshakeRules, head: &Head<'_>) -> Result<Accepted, Refusal> {
+    let Head { method, target, headers } = head;
+    if *method != "GET" {
         return Err((405, "use GET").into());
     }
     if target.len() > HANDSHAKE_TARGET_BYTES_MAX {
         return Err(TARGET_TOO_LONG.into());
     }
     let target = Target::read(target)?;
-    let host = own_host(&headers, &target)?;
-    check_no_body(&headers)?;
+    let host = own_host(headers, &target)?;
+    check_no_body(headers)?;
     if target.path != rules.path {
         let why = "this path is not served: connect to the gateway's WebSocket path";
         return Err((404, why).into());
@@ -301,12 +333,12 @@ fn upgrade(rules: &HandshakeRules, head: &[u8]) -> Result<Accepted, Refusal> {
         let why = "send Sec-WebSocket-Extensions as name; parameter=value, ... or not at all";
         return Err((400, why).into());
     }
-    check_origin(rules, &headers, host)?;
-    let subprotocol = if rules.subprotocols { pick_subprotocol(&headers)? } else { None };
+    check_origin(rules, headers, host)?;
+    let subprotocol = if rules.subprotocols { pick_subprotocol(headers)? } else { None };
     Ok(Accepted {
         response: accept(key, subprotocol.map(|(name, _)| name)),
         encoding: subprotocol.map_or(Encoding::Json, |(_, encoding)| encoding),
-        token: shown_token(&headers)?,
+        token: shown_token(headers)?,
     })
 }
 
@@ -319,10 +351,10 @@ const KEY: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The header fields of a request.
-struct Headers<'h, 'b>(&'h [Header<'b>]);
+struct Headers<'b>(Vec<Header<'b>>);
 
-impl<'b> Headers<'_, 'b> {
-    fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'b [u8]> + 's {
+impl<'b> Headers<'b> {
+    fn all<'s>(&'s self, name: &'s str) -> impl DoubleEndedIterator<Item = &'b [u8]> + 's {
         self.0
             .iter()
             .filter(move |header| header.name.eq_ignore_ascii_case(name))
@@ -356,7 +388,7 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Host and port that the client means: those of an absolute target, else those of `Host`. There
 /// must be exactly one valid `Host` in any case (RFC 9112 section 3.2); an empty one is valid, and
 /// names no host.
-fn own_host<'b>(headers: &Headers<'_, 'b>, target: &Target<'b>) -> Result<&'b str, Rule> {
+fn own_host<'b>(headers: &Headers<'b>, target: &Target<'b>) -> Result<&'b str, Rule> {
     headers
         .only("Host")
         .and_then(|host| std::str::from_utf8(host).ok())
@@ -367,7 +399,7 @@ fn own_host<'b>(headers: &Headers<'_, 'b>, target: &Target<'b>) -> Result<&'b st
 }
 
 /// Refuses a body, which would be parsed as frames.
-fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Rule> {
+fn check_no_body(headers: &Headers<'_>) -> Result<(), Rule> {
     let lengths_are_zero = match headers.all("Content-Length").count() {
         0 => true,
         _ => headers.only("Content-Length") == Some(b"0"),
@@ -381,11 +413,7 @@ fn check_no_body(headers: &Headers<'_, '_>) -> Result<(), Rule> {
 
 /// Refuses pages of origins that are not allowed: otherwise any page could use the network position
 /// of its reader's browser (RFC 6455 section 10.2).
-fn check_origin(
-    rules: &HandshakeRules,
-    headers: &Headers<'_, '_>,
-    host: &str,
-) -> Result<(), Refusal> {
+fn check_origin(rules: &HandshakeRules, headers: &Headers<'_>, host: &str) -> Result<(), Refusal> {
     let mut origins = headers.all("Origin");
     let Some(origin) = origins.next() else { return Ok(()) };
     if origins.next().is_some() {
@@ -405,7 +433,7 @@ fn check_origin(
 /// front of the gateway. `Bearer` with nothing behind it (the space after it is trimmed with the
 /// value) is an empty token, which is refused: a client that wants to sign in is not accepted
 /// without a name.
-fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Rule> {
+fn shown_token(headers: &Headers<'_>) -> Result<Option<ShownToken>, Rule> {
     let bearer = headers.all("Authorization").filter_map(|value| {
         let (scheme, token) = value.split_at_checked(b"Bearer".len())?;
         let ends = token.first().is_none_or(u8::is_ascii_whitespace);
@@ -423,7 +451,7 @@ fn shown_token(headers: &Headers<'_, '_>) -> Result<Option<ShownToken>, Rule> {
 }
 
 /// The first offered subprotocol that the gateway knows. `None` = none was offered.
-fn pick_subprotocol(headers: &Headers<'_, '_>) -> Result<Option<(&'static str, Encoding)>, Rule> {
+fn pick_subprotocol(headers: &Headers<'_>) -> Result<Option<(&'static str, Encoding)>, Rule> {
     let mut offers = headers.all("Sec-WebSocket-Protocol").flat_map(elements).peekable();
     if offers.peek().is_none() {
         return Ok(None);

@@ -8,6 +8,7 @@ mod bounded;
 mod dedup;
 mod discovery;
 mod drain;
+mod forwarded;
 mod frames;
 mod guide_keys;
 mod guide_reference;

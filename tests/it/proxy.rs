@@ -8,7 +8,7 @@ use rustls::version::TLS13;
 use serde_json::json;
 
 use crate::support::secure::{self, Signer};
-use crate::support::{Client, Config, Gateway, Raw, eventually, frame};
+use crate::support::{Client, Config, Gateway, Raw, eventually};
 
 /// A header of version 2 that names 192.0.2.7:4660.
 const HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x34\0\x50";
@@ -29,17 +29,6 @@ fn with_tlvs(bytes: u16) -> Vec<u8> {
 
 fn listed() -> Gateway {
     Gateway::start(&Config::new().key("proxy.from = [\"10.0.0.0/8\", \"127.0.0.0/8\"]"))
-}
-
-/// Address of an upgraded connection, as the gateway shows it.
-fn who(raw: &mut Raw) -> String {
-    raw.send(&frame(0x81, br#"{"msg_id":9002,"seq":1}"#));
-    loop {
-        let message = raw.frame().json();
-        if message["seq"] == 1 {
-            return message["payload"]["peer"].as_str().expect("an address").to_owned();
-        }
-    }
 }
 
 fn upgrade(raw: &mut Raw, to: SocketAddr) {
@@ -71,7 +60,7 @@ fn a_listed_balancer_tells_the_clients_address_however_it_is_cut() {
         }
         let head = raw.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        assert_eq!(who(&mut raw), "192.0.2.7:4660");
+        assert_eq!(raw.who(), "192.0.2.7:4660");
         let seen = gateway.admin_get("/connections?top=10");
         assert!(seen.to_string().contains("192.0.2.7:4660"), "{seen}");
     }
@@ -79,12 +68,12 @@ fn a_listed_balancer_tells_the_clients_address_however_it_is_cut() {
     let own = raw.stream().local_addr().expect("connected").to_string();
     raw.send(LOCAL);
     upgrade(&mut raw, gateway.ws);
-    assert_eq!(who(&mut raw), own, "the balancer itself");
+    assert_eq!(raw.who(), own, "the balancer itself");
     let mut raw = Raw::connect(gateway.ws);
     let own = raw.stream().local_addr().expect("connected").to_string();
     raw.send(b"PROXY UNKNOWN\r\n");
     upgrade(&mut raw, gateway.ws);
-    assert_eq!(who(&mut raw), own, "a balancer that does not know");
+    assert_eq!(raw.who(), own, "a balancer that does not know");
 }
 
 #[test]
@@ -133,7 +122,7 @@ fn a_header_of_anybody_else_is_a_bad_request() {
     let mut raw = Raw::connect(gateway.ws);
     let own = raw.stream().local_addr().expect("connected").to_string();
     upgrade(&mut raw, gateway.ws);
-    assert_eq!(who(&mut raw), own);
+    assert_eq!(raw.who(), own);
 }
 
 #[test]
@@ -147,7 +136,7 @@ fn balancers_are_listed_in_a_running_gateway() {
         answer.is_empty().then_some(())
     });
     let own = before.stream().local_addr().expect("connected").to_string();
-    assert_eq!(who(&mut before), own, "who is here stays as it is");
+    assert_eq!(before.who(), own, "who is here stays as it is");
 }
 
 #[test]

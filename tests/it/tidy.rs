@@ -12,17 +12,19 @@ use std::path::Path;
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 9] =
-    ["ids", "limits", "inspect", "message", "origin", "plain", "stats", "lanes", "mailbox"];
+const WORDS: [&str; 10] = [
+    "ids", "limits", "inspect", "message", "origin", "peers", "plain", "stats", "lanes", "mailbox",
+];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
 /// control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 30] = [
+const MAY_NAME: [(&str, &[&str]); 31] = [
     ("ids", &[]),
     ("limits", &[]),
     ("plain", &[]),
     ("origin", &[]),
+    ("peers", &[]),
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
     ("inspect", &["ids", "message"]),

@@ -10,6 +10,7 @@ mod libraries;
 mod metrics;
 mod names;
 mod pages;
+mod proxies;
 mod register;
 mod restarts;
 mod support;

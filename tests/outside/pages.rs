@@ -5,6 +5,7 @@
 //!
 //! - ` ```sh `: run as one script, which ends by itself with code 0.
 //! - ` ```sh run `: one command that runs until the page ends; its line with `ready` is waited for.
+//! - ` ```sh run=PORT `: the same, until it listens at that port.
 //! - ` ```python script `: run as one script by the language's interpreter.
 //! - ` ```LANGUAGE file=PATH `, ` append=PATH `: written, or appended, to that file.
 //! - ` ```LANGUAGE output `: lines of the output of the block before; `…` stands for anything.
@@ -59,6 +60,9 @@ fn is_found(what: &str) -> bool {
         "etcd" => succeeds("etcd", &["--version"]) && succeeds("etcdctl", &["version"]),
         "openssl" => succeeds("openssl", &["version"]),
         "curl" => succeeds("curl", &["--version"]),
+        "nginx" => succeeds("nginx", &["-v"]),
+        "haproxy" => succeeds("haproxy", &["-v"]),
+        "envoy" => succeeds("envoy", &["--version"]),
         other => panic!("a page needs {other:?}, which is_found does not know"),
     }
 }
@@ -84,6 +88,7 @@ pages! {
     the_commands_for_tokens_run "src/guide/tokens.md",
     the_commands_for_limits_run "src/guide/limits.md",
     the_commands_for_tls_run "src/guide/tls.md",
+    the_commands_for_proxies_run "src/guide/proxies.md",
     the_commands_for_discovery_run "src/guide/discovery.md",
     the_commands_for_operating_run "src/guide/operating.md",
     the_commands_for_containers_run "src/guide/containers.md",

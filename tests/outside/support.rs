@@ -79,6 +79,9 @@ impl Ports {
     pub fn here(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (port, own)| {
             let text = text.replace(&format!("admin-{port}."), &format!("admin-{own}."));
+            // Envoy's own key.
+            let text =
+                text.replace(&format!("port_value: {port} "), &format!("port_value: {own} "));
             let mut out = String::new();
             let mut rest = &*text;
             while let Some((before, after)) = rest.split_once(&format!(":{port}")) {

@@ -233,8 +233,10 @@ pub struct Conn {
     pub before: Option<Box<Sender>>,
     /// The session that the connection serves.
     pub session: Box<Session>,
-    /// Address of the client's end; a balancer's until its header was read.
+    /// Address of the client's end; a balancer's or a proxy's until its header was read.
     pub peer: SocketAddr,
+    /// Whether the peer is a proxy whose request is to name the client.
+    pub client_unknown: bool,
     /// Time of the accept.
     pub opened: Micros,
     /// Time at which the client last sent something.
@@ -286,6 +288,7 @@ impl Conn {
             before: None,
             session: Box::new(Session::new(session, peer.ip())),
             peer,
+            client_unknown: false,
             opened: now,
             heard: now,
             pinged: None,

@@ -2,6 +2,8 @@
 
 use crate::engine::Context;
 use crate::engine::clients::conn::Phase;
+use crate::engine::clients::introduction::Request;
+use crate::engine::clients::limits::OpenRefusal;
 use crate::engine::clients::sign_in::UpgradeDecision;
 use crate::engine::clients::{Clients, append, set_ending};
 use crate::engine::refusals::Cause;
@@ -33,30 +35,13 @@ impl Clients {
         input: &[u8],
         now: Micros,
     ) -> Handshake {
-        let conn = self.conns.get_mut(id).expect("the caller has it");
-        let held = conn.handshake.take();
-        let (progress, held) = match held {
-            None => {
-                let mut scanned = 0;
-                let progress = handshake::try_upgrade(&self.rules, input, &mut scanned);
-                if let Progress::Partial = progress {
-                    conn.handshake = Some(Box::new((input.to_vec(), scanned)));
-                }
-                (progress, None)
-            }
-            Some(mut held) => {
-                held.0.extend_from_slice(input);
-                let progress = handshake::try_upgrade(&self.rules, &held.0, &mut held.1);
-                if let Progress::Partial = progress {
-                    conn.handshake = Some(held);
-                    return Handshake::ReadMore;
-                }
-                (progress, Some(held.0))
-            }
-        };
+        let (progress, held) = self.read_request(cx, id, input);
         match progress {
             Progress::Partial => Handshake::ReadMore,
-            Progress::Refuse { response, status, why, origin } => {
+            Progress::Refuse { response, status, why, origin, told } => {
+                if !self.take_forwarded(cx, id, told, Request::Refused, now) {
+                    return Handshake::ReadMore;
+                }
                 cx.stats.inc(Counter::HandshakeRefused);
                 match origin {
                     Some(origin) => log_origin(cx, &origin, now),
@@ -65,7 +50,10 @@ impl Clients {
                 self.linger(cx, id, &response, now);
                 Handshake::ReadMore
             }
-            Progress::Upgrade { consumed, response, encoding, token } => {
+            Progress::Upgrade { consumed, response, encoding, token, told } => {
+                if !self.take_forwarded(cx, id, told, Request::Upgrade, now) {
+                    return Handshake::ReadMore;
+                }
                 match self.decide_upgrade(cx, id, token.as_ref().map(ShownToken::expose), now) {
                     UpgradeDecision::As(identity) => {
                         self.upgrade(cx, id, &response, encoding);
@@ -83,6 +71,38 @@ impl Clients {
                         Handshake::ReadMore
                     }
                 }
+            }
+        }
+    }
+
+    /// Reads on in the request of a connection, which holds what is not complete. Returns the whole
+    /// request if it came in pieces.
+    fn read_request(
+        &mut self,
+        cx: &Context<'_>,
+        id: ConnId,
+        input: &[u8],
+    ) -> (Progress, Option<Vec<u8>>) {
+        let forwarded = self.asked(cx, id);
+        let conn = self.conns.get_mut(id).expect("the caller has it");
+        match conn.handshake.take() {
+            None => {
+                let mut scanned = 0;
+                let progress = handshake::try_upgrade(&self.rules, forwarded, input, &mut scanned);
+                if let Progress::Partial = progress {
+                    conn.handshake = Some(Box::new((input.to_vec(), scanned)));
+                }
+                (progress, None)
+            }
+            Some(mut held) => {
+                let (request, scanned) = &mut *held;
+                request.extend_from_slice(input);
+                let progress = handshake::try_upgrade(&self.rules, forwarded, request, scanned);
+                if let Progress::Partial = progress {
+                    conn.handshake = Some(held);
+                    return (progress, None);
+                }
+                (progress, Some(held.0))
             }
         }
     }
@@ -138,6 +158,19 @@ impl Clients {
             log_refusal(cx, status, why, now);
         }
         self.linger(cx, id, &handshake::refuse_for(status, why, after_ms), now);
+    }
+
+    /// Answers a client whose address is over a limit. The caller logs it.
+    pub fn refuse_over_limit(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        refusal: &OpenRefusal,
+        now: Micros,
+    ) {
+        cx.stats.inc(Counter::HandshakeRefused);
+        let OpenRefusal { status, text, retry_after_ms } = *refusal;
+        self.linger(cx, id, &handshake::refuse_for(status, text, retry_after_ms), now);
     }
 
     /// Answers an upgrade request, complete or not, because the gateway stops.

@@ -4,6 +4,7 @@
 pub mod conn;
 pub(crate) mod handshake;
 pub mod home;
+mod introduction;
 pub mod limiter;
 pub mod limits;
 pub mod outbox;
@@ -20,19 +21,16 @@ pub mod window;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rand::Rng;
-
 use crate::auth::Verifier;
 use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
-use crate::engine::clients::limits::{ClientLimits, OpenRefusal};
+use crate::engine::clients::limits::ClientLimits;
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
-use crate::engine::owner::Address;
 use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
-use crate::ids::{ConnId, SessionId};
+use crate::ids::ConnId;
 use crate::message::Micros;
 use crate::stats::{Counter, Gauges};
 use crate::wire::close;
@@ -119,72 +117,6 @@ impl Clients {
         self.rules.origins.clone_from(&gateway.origins);
         self.rules.limits = header_limits(&settings.conn);
         self.limits.apply(settings, &self.conns, now);
-    }
-
-    /// Opens a connection from `peer`, which counts for that address from now on, or says how it
-    /// is to be refused.
-    pub fn open(
-        &mut self,
-        cx: &mut Context<'_>,
-        has_room: bool,
-        peer: SocketAddr,
-        now: Micros,
-    ) -> Result<ConnId, OpenRefusal> {
-        let id = self.open_uncounted(cx, has_room, peer, now)?;
-        let counted = self.count_address(cx, id, peer.ip(), now);
-        if counted.is_err()
-            && let Some(mut conn) = self.conns.remove(id)
-        {
-            self.limits.release(id, &mut conn.limits);
-        }
-        if let Err(refusal) = &counted {
-            note_limit(cx, refusal, peer, now);
-        }
-        counted.map(|()| id)
-    }
-
-    /// Opens a connection whose client's address a balancer will tell: see [`Self::introduce`].
-    pub fn open_uncounted(
-        &mut self,
-        cx: &mut Context<'_>,
-        has_room: bool,
-        peer: SocketAddr,
-        now: Micros,
-    ) -> Result<ConnId, OpenRefusal> {
-        cx.stats.inc(Counter::Accepted);
-        if !has_room {
-            cx.stats.inc(Counter::AcceptRefused);
-            note_limit(cx, &OpenRefusal::FULL, peer, now);
-            return Err(OpenRefusal::FULL);
-        }
-        if let Err(refusal) = self.check_unauthenticated(cx) {
-            note_limit(cx, &refusal, peer, now);
-            return Err(refusal);
-        }
-        let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
-        let session = SessionId::from_random(random);
-        let mut conn = Conn::new(peer, session, self.terms.clone(), now);
-        self.limits.count_unauthenticated(&mut conn.limits);
-        Ok(self.conns.insert(conn))
-    }
-
-    /// Gives a connection the client's address that a balancer told. Over a limit the client is
-    /// told so, and the connection ends: then false.
-    pub fn introduce(
-        &mut self,
-        cx: &mut Context<'_>,
-        id: ConnId,
-        peer: SocketAddr,
-        now: Micros,
-    ) -> bool {
-        let Some(conn) = self.conns.get_mut(id) else { return false };
-        conn.peer = peer;
-        conn.session.owner.address = Address::of(peer.ip());
-        let counted = self.count_address(cx, id, peer.ip(), now);
-        if let Err(OpenRefusal { status, text, retry_after_ms }) = counted {
-            self.refuse_upgrade(cx, id, status, text, retry_after_ms, now);
-        }
-        counted.is_ok()
     }
 
     /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,
@@ -432,20 +364,5 @@ fn mark_dirty(conn: &mut Conn, id: ConnId, effects: &mut Effects) {
     if !conn.dirty {
         conn.dirty = true;
         effects.dirty.push(id);
-    }
-}
-
-/// Logs a connection that is refused by a limit before it could ask for anything.
-fn note_limit(cx: &mut Context<'_>, refusal: &OpenRefusal, peer: SocketAddr, now: Micros) {
-    let OpenRefusal { status, text: why, .. } = *refusal;
-    if let Some(count) = cx.stats.refusals.note(Cause::Limit(why), now) {
-        tracing::warn!(
-            shard = cx.config.shard.0,
-            %peer,
-            status,
-            why,
-            count,
-            "client_refused: a connection is over a limit of [limits] or conn.connections_max"
-        );
     }
 }

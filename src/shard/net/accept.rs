@@ -80,9 +80,7 @@ impl Net {
 
     /// Whether `peer` is a balancer, whose connections begin with a PROXY header.
     fn is_proxy(&self, peer: SocketAddr) -> bool {
-        // A balancer that speaks IPv4 to a socket for both versions has a mapped address.
-        let address = peer.ip().to_canonical();
-        self.gateway.proxies.iter().any(|net| net.contains(&address))
+        self.gateway.proxies.has(peer.ip())
     }
 
     /// Whether there is room for a client. The address of a client behind a balancer is not known

@@ -47,11 +47,11 @@ fn with(add: &str) -> Vec<u8> {
 }
 
 fn upgrade_with(rules: &HandshakeRules, input: &[u8]) -> Progress {
-    let whole = try_upgrade(rules, input, &mut 0);
+    let whole = try_upgrade(rules, None, input, &mut 0);
     // Byte by byte the result is the same, if perhaps earlier.
     let mut scanned = 0;
     let last = (1..=input.len())
-        .map(|len| try_upgrade(rules, &input[..len], &mut scanned))
+        .map(|len| try_upgrade(rules, None, &input[..len], &mut scanned))
         .find(|progress| *progress != Progress::Partial);
     assert_eq!(last.unwrap_or(Progress::Partial), whole);
     whole
@@ -73,8 +73,8 @@ fn the_request_of_the_rfc_is_answered_with_its_key() {
     let mut input = with("");
     let consumed_all = input.len();
     input.extend(b"\x81\x80frames");
-    let Progress::Upgrade { consumed, response, encoding, token } =
-        try_upgrade(&rules(), &input, &mut 0)
+    let Progress::Upgrade { consumed, response, encoding, token, told } =
+        try_upgrade(&rules(), None, &input, &mut 0)
     else {
         panic!("refused")
     };
@@ -84,7 +84,7 @@ fn the_request_of_the_rfc_is_answered_with_its_key() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
     );
-    assert_eq!((encoding, token), (Encoding::Json, None));
+    assert_eq!((encoding, token, told), (Encoding::Json, None, None));
 }
 
 #[test]
@@ -515,11 +515,11 @@ proptest! {
             let at = at.index(input.len());
             input[at] = byte;
         }
-        let whole = try_upgrade(&rules(), &input, &mut 0);
+        let whole = try_upgrade(&rules(), None, &input, &mut 0);
         let mut scanned = 0;
-        let first = try_upgrade(&rules(), &input[..cut.index(input.len())], &mut scanned);
+        let first = try_upgrade(&rules(), None, &input[..cut.index(input.len())], &mut scanned);
         if first == Progress::Partial {
-            prop_assert_eq!(try_upgrade(&rules(), &input, &mut scanned), whole);
+            prop_assert_eq!(try_upgrade(&rules(), None, &input, &mut scanned), whole);
         } else {
             prop_assert_eq!(first, whole);
         }

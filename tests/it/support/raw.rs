@@ -156,6 +156,18 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
+    /// Address of an upgraded connection's client, as the gateway shows it.
+    #[track_caller]
+    pub fn who(&mut self) -> String {
+        self.text(r#"{"msg_id":9002,"seq":1}"#);
+        loop {
+            let message = self.frame().json();
+            if message["seq"] == 1 {
+                return message["payload"]["peer"].as_str().expect("an address").to_owned();
+            }
+        }
+    }
+
     /// Reads the next frame, which must come.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {

@@ -19,6 +19,8 @@ pub enum Use {
     Shell,
     /// A command that runs until the page ends.
     Run,
+    /// The same, which tells by listening at a port that it is ready.
+    Serve(String),
     /// A script for the interpreter of its language.
     Script,
     /// The content of a file.
@@ -65,6 +67,7 @@ fn new(info: &str, line: usize) -> Block {
     let usage = match (language, rest.split_once('=').unwrap_or((rest, ""))) {
         ("sh", ("", "")) => Use::Shell,
         ("sh", ("run", "")) => Use::Run,
+        ("sh", ("run", port)) => Use::Serve(port.to_owned()),
         ("sh", ("install", "")) => Use::Install,
         ("sh", ("ci", "")) => Use::Ci,
         ("sh", ("host", "")) => Use::Host,

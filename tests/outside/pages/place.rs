@@ -13,12 +13,12 @@ use shardgate::config::load::{DEFAULT_TOML, GATEWAY_TOML};
 use tempfile::TempDir;
 
 use super::block::{Block, Use};
-use crate::support::{BINARY, Ports, Running, get, root, run, shell};
+use crate::support::{BINARY, Ports, Running, eventually, get, root, run, shell};
 
 /// Ports that pages use; each has a free one in its place here.
-const PORTS: [&str; 13] = [
+const PORTS: [&str; 16] = [
     "9000", "8000", "50001", "50002", "50003", "50010", "50011", "9443", "7000", "2379", "2380",
-    "9090", "8080",
+    "9090", "8080", "9081", "9082", "9083",
 ];
 /// How the README starts the program. Here it is built already; cargo would build it anew,
 /// optimised, in the middle of a test.
@@ -93,7 +93,12 @@ impl Place {
                 self.said = run(&mut self.shell(&format!("set -e\n{}", program(&text))));
                 self.move_ports();
             }
-            Use::Run => self.start(&at, program(&text).trim()),
+            Use::Run => self.start(&at, program(&text).trim(), "ready"),
+            Use::Serve(port) => {
+                self.start(&at, text.trim(), "");
+                let address: SocketAddr = ([127, 0, 0, 1], self.ports.of(port)).into();
+                eventually("it listens", || TcpStream::connect(address).is_ok());
+            }
             Use::Script => {
                 self.await_connections();
                 let interpreter = match &*block.language {
@@ -171,12 +176,12 @@ impl Place {
         moved.map(|(variable, _, _, at)| (variable, at)).collect()
     }
 
-    /// Starts a command that runs until the page ends.
-    fn start(&mut self, at: &str, line: &str) {
+    /// Starts a command that runs until the page ends, and waits for its line with `ready`.
+    fn start(&mut self, at: &str, line: &str, ready: &str) {
         let first = line.split(' ').next().unwrap_or_default();
         let exec = if first.contains('=') { "exec env" } else { "exec" };
         let mut command = self.shell(&format!("{exec} {line} 2>&1"));
-        let running = Running::start(&mut command, "ready");
+        let running = Running::start(&mut command, ready);
         self.running.push((format!("{at}: {line}"), running));
     }
 

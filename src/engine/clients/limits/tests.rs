@@ -22,7 +22,10 @@ pub(in crate::engine::clients) struct Rig {
     pub(in crate::engine::clients) seq: u64,
 }
 
-fn published(required: bool, change: impl FnOnce(&mut LimitSettings)) -> ShardConfig {
+pub(in crate::engine::clients) fn published(
+    required: bool,
+    change: impl FnOnce(&mut LimitSettings),
+) -> ShardConfig {
     let mut published = signing_in(SECRET, required);
     // Nobody here is closed for what waits.
     published.settings.conn.write_timeout_ms = 3_600_000;
