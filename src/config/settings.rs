@@ -20,8 +20,8 @@ use crate::origin::AllowedOrigin;
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use shard::{
-    BackendSettings, BatchSettings, CacheSettings, ConnSettings, DedupSettings, QueueSettings,
-    RetrySettings, ShardSettings,
+    BackendSettings, BatchSettings, CacheSettings, ConnSettings, ConnectionsMax, DedupSettings,
+    QueueSettings, RetrySettings, ShardSettings,
 };
 pub use tls::{ClientCertificates, TlsCertificate, TlsSettings, TlsVersion};
 
@@ -120,8 +120,8 @@ pub struct StopSettings {
     /// Time from the first stop signal to the end, in which messages that were read are answered.
     pub grace: Duration,
     /// Time over which connections are closed evenly, so that their clients do not all reconnect at
-    /// once.
-    pub spread: Duration,
+    /// once; `None` = as their number asks for.
+    pub spread: Option<Duration>,
     /// Time after which clients are told to reconnect, plus a random time of up to as much again.
     pub reconnect: Duration,
 }
@@ -254,11 +254,7 @@ impl Default for AdminSettings {
 
 impl Default for StopSettings {
     fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(10),
-            spread: Duration::ZERO,
-            reconnect: Duration::from_secs(1),
-        }
+        Self { grace: Duration::from_secs(10), spread: None, reconnect: Duration::from_secs(1) }
     }
 }
 
@@ -322,7 +318,7 @@ impl Default for GatewaySettings {
             tls: TlsSettings::default(),
             proxies: Vec::new(),
             path: "/ws".into(),
-            node: "node-1".into(),
+            node: super::host::node().to_owned(),
             admin: AdminSettings::default(),
             shards: None,
             origins: Vec::new(),
