@@ -145,8 +145,8 @@ fn plan(config: &Config, loader: &Loader) -> Result<Plan, StartError> {
 
 /// Starts the log, and logs the warnings of the checks.
 fn start_log(config: &Config, warnings: &[preflight::Problem]) -> Result<LogGuard, StartError> {
-    let log = control::log::init(&config.gateway.log, config.gateway.log_json)
-        .map_err(|error| StartError(format!("log: {error}")))?;
+    let log =
+        control::log::init(&config.gateway.log, config.gateway.log_json).map_err(StartError)?;
     for line in config.warnings.iter().map(ToString::to_string) {
         tracing::warn!("configuration_warning: {line}");
     }

@@ -58,10 +58,12 @@ fn run() -> ExitCode {
         | Verb::Explain { .. }
         | Verb::Doctor(_)
         | Verb::Drain { .. }
-        | Verb::Reload(_)
+        | Verb::Reload { .. }
         | Verb::GenFiles { .. }
         | Verb::Guide(_)
         | Verb::GenSystemd { .. }
+        | Verb::GenCompletions(_)
+        | Verb::GenMan(_)
         | Verb::Version => unreachable!("done by cli::run"),
     }
 }

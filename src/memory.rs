@@ -83,7 +83,7 @@ fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part
 /// The budget of a shard with `settings` and connections to `instances` instances. With `tls`
 /// clients can connect by TLS, and so all of them may.
 pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
-    let connections = places(settings.conn.connections_max) as u64;
+    let connections = places(settings.conn.connections_max.get()) as u64;
     let mut full = connection_parts(connections);
     full.extend(queue_parts(settings));
     full.extend(cache_parts(settings));
@@ -250,6 +250,7 @@ pub fn shown(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::ConnectionsMax;
 
     #[test]
     fn a_cap_that_doubles_doubles_its_part_and_no_other() {
@@ -257,9 +258,10 @@ mod tests {
         let before = of_shard(&settings, 3, false);
         // The room on top doubles, too, but for the 64 that are always there.
         let places_of = |max| places(max) as u64;
-        let places_before = places_of(settings.conn.connections_max);
-        settings.conn.connections_max *= 2;
-        let places_after = places_of(settings.conn.connections_max);
+        let places_before = places_of(settings.conn.connections_max.get());
+        settings.conn.connections_max =
+            ConnectionsMax::Set(2 * settings.conn.connections_max.get());
+        let places_after = places_of(settings.conn.connections_max.get());
         settings.queue.bytes_max *= 2;
         let after = of_shard(&settings, 3, false);
         for (a, b) in before.full.iter().zip(&after.full) {
@@ -285,7 +287,7 @@ mod tests {
     #[test]
     fn huge_caps_do_not_overflow() {
         let mut settings = ShardSettings::default();
-        settings.conn.connections_max = usize::MAX;
+        settings.conn.connections_max = ConnectionsMax::Set(usize::MAX);
         settings.conn.outbox_bytes_max = usize::MAX;
         assert_eq!(of_shard(&settings, 4096, true).full_bytes(), u64::MAX);
     }

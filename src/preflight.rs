@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub(crate) use self::rehearsal::too_small;
-use crate::config::settings::{ConnSettings, ShardSettings};
+use crate::config::settings::{ConnectionsMax, ShardSettings};
 use crate::config::{Config, Loader, program};
 use crate::engine::clients::home::places;
 use crate::ids::ShardId;
@@ -100,11 +100,10 @@ const ADMIN_CONNECTIONS_MIN: usize = 16;
 /// Files of a shard: three rings, eventfds, epoll set and its copy, listeners, and room for what is
 /// being accepted or closed.
 const FILES_OF_SHARD: u64 = 32;
-/// Connections of a shard below which the default of `connections_max` is not lowered without a
-/// word. systemd gives each process 524,288 open files (since version 240); with 10 shards that is
-/// some 46,000 for clients each, after an eighth that is kept for those who move. More shards than
-/// that are a host whose limit somebody has to raise.
-const CONNECTIONS_AMPLE: usize = 40_000;
+/// Connections of a shard below which a `connections_max` of "auto" is not lowered without a word:
+/// 4,096 open files, the hard limit that a kernel gives by itself, leave two shards some 1,500
+/// each.
+const CONNECTIONS_FEW: usize = 1_000;
 /// Connections that a shard must be able to take for a start to make sense.
 const CONNECTIONS_MIN: usize = 16;
 
@@ -171,6 +170,13 @@ fn lay_out(config: &Config, count: usize, allowed: &[usize]) -> (Vec<ShardPlan>,
         ShardPlan { id: ShardId(n as u16), core, settings }
     };
     (cores.into_iter().enumerate().map(shard).collect(), problems)
+}
+
+/// Problems with the cores of the shards on this machine: those that a start refuses.
+pub fn core_problems(config: &Config) -> Vec<Problem> {
+    let allowed = allowed_cores();
+    let count = config.gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
+    lay_out(config, count, &allowed).1
 }
 
 /// Assigns a core to each shard: the one it wants, else the N-th of `allowed`; no core twice.
@@ -354,34 +360,39 @@ pub fn connections_allowed(
     Err(Problem::new(what, fix))
 }
 
-/// Lowers `connections_max` to `each` where it is higher; one warning for all. The default is as
-/// much as a large host has, so where it still leaves a shard [`CONNECTIONS_AMPLE`], it is lowered
-/// without a word.
+/// Lowers `connections_max` to `each` where it is higher; one warning for all that are configured.
+/// "auto" is what the limit allows, so it is lowered without a word unless few are left.
 pub fn clamp_connections(
     shards: &mut [ShardPlan],
     each: usize,
     soft: Option<u64>,
 ) -> Option<Problem> {
-    let default = ConnSettings::default().connections_max;
-    let is_asked_for = shards.iter().any(|s| s.settings.conn.connections_max != default);
-    let wanted: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
+    let all = |shards: &[ShardPlan]| -> usize {
+        let each = shards.iter().map(|s| s.settings.conn.connections_max.get());
+        each.fold(0, usize::saturating_add)
+    };
+    let is_asked_for = shards.iter().any(|s| match s.settings.conn.connections_max {
+        ConnectionsMax::Set(max) => max > each,
+        ConnectionsMax::Auto(_) => false,
+    });
+    let wanted = all(shards);
     for shard in shards.iter_mut() {
         let max = &mut shard.settings.conn.connections_max;
-        *max = each.min(*max);
+        *max = max.at_most(each);
     }
-    let got: usize = shards.iter().map(|s| s.settings.conn.connections_max).sum();
+    let got = all(shards);
     let soft = soft.unwrap_or(u64::MAX);
-    (got < wanted && (is_asked_for || each < CONNECTIONS_AMPLE)).then(|| {
-        let what = format!(
-            "open files (RLIMIT_NOFILE {soft}) allow {got} connections, connections_max asks for \
-             {wanted}"
-        );
-        let fix = format!(
-            "a shard takes {each} at most; raise the limit (`ulimit -n`, LimitNOFILE=) or lower \
-             [conn] connections_max"
-        );
-        Problem::new(what, fix).about(Topic::OpenFiles)
-    })
+    let what = match (is_asked_for, each < CONNECTIONS_FEW.min(wanted)) {
+        (true, _) => format!("connections, connections_max asks for {wanted}"),
+        (false, true) => "connections, which is few".to_owned(),
+        (false, false) => return None,
+    };
+    let what = format!("open files (RLIMIT_NOFILE {soft}) allow {got} {what}");
+    let fix = format!(
+        "a shard takes {each} at most; raise the limit (`ulimit -n`, LimitNOFILE=) or set [conn] \
+         connections_max to what is meant"
+    );
+    Some(Problem::new(what, fix).about(Topic::OpenFiles))
 }
 
 /// Problem behind the answer to `io_uring_setup`, with the value of `kernel.io_uring_disabled`.

@@ -9,15 +9,15 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::routes::ExplainArgs;
 use super::settings::Format;
-use super::{BuiltIn, EXIT_USAGE, GuideArgs, NewToken, Serve, Verb};
+use super::{BuiltIn, EXIT_USAGE, ExplainArgs, Form, GuideArgs, NewToken, Serve, Verb};
 use crate::config::{Overrides, program};
 
 const AFTER_HELP: &str = "\
 VERBS BY TASK
   run it            serve (what happens without a verb), demo-services, ws-echo
   before it runs    gen config, check, doctor, config, routes, gen systemd
+  for the shell     gen completions, gen man
   for clients       gen token, check token
   for programs      gen proto
   to read           guide
@@ -94,19 +94,23 @@ enum VerbArgs {
     Routes {
         #[command(flatten)]
         admin: AdminArgs,
-        /// Services of the gateway that runs at admin.listen
+        /// Routes and instances of the gateway that runs at admin.listen
         #[arg(long)]
         in_force: bool,
+        #[command(flatten)]
+        form: FormArgs,
     },
     /// Explain who gets a message: range, service, hash, instance
     #[command(after_help = "EXAMPLE\n  shardgate explain --msg-id 1001 --user alice\n\n\
         A gateway that answers at admin.listen is asked; else the configuration alone explains,\n\
-        and the first line says which it was.")]
+        and the first line says which it was. Exits with 1 if nobody gets the message.")]
     Explain {
         #[command(flatten)]
         admin: AdminArgs,
         #[command(flatten)]
         args: ExplainArgs,
+        #[command(flatten)]
+        form: FormArgs,
     },
     /// Look at this machine: what keeps the gateway from starting or makes it slow
     #[command(after_help = "EXAMPLE\n  shardgate doctor --config /etc/shardgate\n\n\
@@ -125,11 +129,19 @@ enum VerbArgs {
         /// Give it its keys again
         #[arg(long, requires = "instance")]
         undo: bool,
+        #[command(flatten)]
+        form: FormArgs,
     },
     /// Have the gateway that runs read its files again
     #[command(after_help = "EXAMPLE\n  shardgate reload\n\n\
-        Prints what changed. Refused (64) as a whole if anything is wrong or a boot key.")]
-    Reload(AdminArgs),
+        Prints what changed: + is new, - is gone, ~ has another value. Refused (64) as a whole if\n\
+        anything is wrong or a boot key.")]
+    Reload {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        form: FormArgs,
+    },
     /// Show the guide of this version: its pages, one page, or a search
     #[command(after_help = "EXAMPLES\n  shardgate guide\n  shardgate guide tls\n  \
         shardgate guide --search 'slow client'")]
@@ -210,6 +222,24 @@ enum GenArgs {
         #[arg(long, default_value = "shardgate", value_parser = user)]
         user: String,
     },
+    /// Completions of verbs and flags for a shell
+    #[command(after_help = "EXAMPLE\n  shardgate gen completions bash \\\n    \
+        > ~/.local/share/bash-completion/completions/shardgate")]
+    Completions {
+        /// Shell that completes
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual, a page for each verb, into a directory
+    #[command(after_help = "EXAMPLE\n  shardgate gen man ~/.local/share/man/man1")]
+    Man {
+        /// Directory for the pages; it is made if it is missing
+        dir: PathBuf,
+    },
+}
+
+/// The command line as a whole: what completions and manual are made of.
+pub(super) fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Checks a user's name by the rule of useradd, so that nothing in it ends a line of the unit.
@@ -246,6 +276,14 @@ struct AdminArgs {
     /// Address of the admin endpoint: health, statistics and administration
     #[arg(long, value_name = "ADDR", help_heading = SHARED)]
     admin: Option<String>,
+}
+
+/// The form of what a verb prints.
+#[derive(Args)]
+struct FormArgs {
+    /// Form of the output
+    #[arg(long = "format", value_enum, default_value_t)]
+    form: Form,
 }
 
 /// The options of verbs that start a gateway, or show what a start would do.
@@ -347,18 +385,24 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
         Some(VerbArgs::Config { serve, in_force, format }) => {
             Verb::Config { serve: serve.into(), in_force, format }
         }
-        Some(VerbArgs::Routes { admin, in_force }) => {
-            Verb::Routes { serve: admin.into(), in_force }
+        Some(VerbArgs::Routes { admin, in_force, form: FormArgs { form } }) => {
+            Verb::Routes { serve: admin.into(), in_force, form }
         }
-        Some(VerbArgs::Explain { admin, args }) => Verb::Explain { serve: admin.into(), args },
+        Some(VerbArgs::Explain { admin, args, form: FormArgs { form } }) => {
+            Verb::Explain { serve: admin.into(), args, form }
+        }
         Some(VerbArgs::Doctor(args)) => Verb::Doctor(args.into()),
-        Some(VerbArgs::Drain { admin, instance, undo }) => {
-            Verb::Drain { serve: admin.into(), instance, undo }
+        Some(VerbArgs::Drain { admin, instance, undo, form: FormArgs { form } }) => {
+            Verb::Drain { serve: admin.into(), instance, undo, form }
         }
-        Some(VerbArgs::Reload(args)) => Verb::Reload(args.into()),
+        Some(VerbArgs::Reload { admin, form: FormArgs { form } }) => {
+            Verb::Reload { serve: admin.into(), form }
+        }
         Some(VerbArgs::Gen(GenArgs::Systemd { serve, user })) => {
             Verb::GenSystemd { serve: serve.into(), user }
         }
+        Some(VerbArgs::Gen(GenArgs::Completions { shell })) => Verb::GenCompletions(shell),
+        Some(VerbArgs::Gen(GenArgs::Man { dir })) => Verb::GenMan(dir),
         Some(VerbArgs::Guide(args)) => Verb::Guide(args),
         Some(VerbArgs::Version) => Verb::Version,
         Some(VerbArgs::WsEcho { listen, tls_cert, tls_key }) => {

@@ -1,12 +1,13 @@
 //! `shardgate check`: every problem of the configuration, or its routes and memory.
 
-use super::routes::instances_of;
+use super::routes::named_instances;
 use super::table::aligned;
 use super::{EXIT_USAGE, Output};
 use crate::config::{Config, Problems};
+use crate::control::token;
 use crate::memory::{self, Budget, Part, shown};
 use crate::preflight::doctor::memory_of_machine;
-use crate::preflight::{allowed_cores, auto_count};
+use crate::preflight::{allowed_cores, auto_count, core_problems};
 
 /// Output of `shardgate check`.
 pub fn check(loaded: Result<Config, Problems>) -> Output {
@@ -22,21 +23,29 @@ pub fn check(loaded: Result<Config, Problems>) -> Output {
     for warning in &config.warnings {
         out += &format!("warning: {warning}\n");
     }
+    // What depends on the machine is told, and not refused: the files may be for another one.
+    for problem in core_problems(&config) {
+        out += &format!("warning: on this machine {problem}\n");
+    }
+    if let Some(why) = token::unusable(&config.gateway.admin) {
+        out += &format!("warning: {why}\n");
+    }
     let (gateway, snapshot) = (&config.gateway, &config.snapshot);
     let listens: Vec<String> =
         gateway.listens().map(|(key, a)| format!("{key} {a}{}", gateway.path)).collect();
     let shards = gateway.shards.map_or("auto".into(), |n| n.to_string());
     let probes = gateway.admin.probes.map_or(String::new(), |a| format!(", probes {a}"));
     out += &format!(
-        "ok: {}, admin {}{probes}, shards {shards}, demo services {}\n",
+        "ok: {}, node {}, admin {}{probes}, shards {shards}, demo services {}\n",
         listens.join(", "),
+        gateway.node,
         gateway.admin.listen,
         if gateway.demo.enabled { "on" } else { "off" },
     );
     for route in &snapshot.routes {
         let service = usize::from(route.service.0);
         let name = snapshot.services.get(service).map_or("", |s| &*s.name);
-        let own = instances_of(&config, route);
+        let own = named_instances(&config, route);
         let (first, last, priority) = (route.first, route.last, route.priority.name());
         out += &format!("  {first}-{last} -> {name} ({priority}): {own}\n");
     }
@@ -102,7 +111,8 @@ mod tests {
         let load = |flags: &Overrides| from_files(Files::embedded(), &[], flags);
         let Output { text, code, .. } = check(load(&Overrides::default()));
         assert_eq!(code, 0);
-        assert!(text.starts_with("ok: listen 127.0.0.1:9000/ws, admin 127.0.0.1:8000"), "{text}");
+        assert!(text.starts_with("ok: listen 127.0.0.1:9000/ws, node "), "{text}");
+        assert!(text.contains(", admin 127.0.0.1:8000, shards"), "{text}");
         assert!(text.contains("3000-3999 -> fight (high): fight-1 127.0.0.1:50003"), "{text}");
         let Output { text, code, .. } =
             check(load(&Overrides { shards: Some("0".into()), ..Overrides::default() }));

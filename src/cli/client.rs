@@ -1,7 +1,8 @@
 //! Client of a running gateway for the verbs: one request to its admin endpoint.
 //!
-//! The token goes to this host, or through TLS whose certificate is the configured one's, and
-//! nowhere else: redirects are not followed, and no proxy of the environment is asked.
+//! The token goes to this host, or through TLS with the configured certificate, or with one for the
+//! address that an authority of the system signed: redirects are not followed, and no proxy of the
+//! environment is asked.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -115,7 +116,7 @@ fn agent(settings: &AdminSettings, path: &str) -> Result<(Agent, String), NoAnsw
     Ok((config.build().into(), format!("{scheme}://{to}{path}")))
 }
 
-/// Trusted certificates: the gateway's own, and those that signed it.
+/// Trusted certificates: the gateway's own, those that signed it, and the system's authorities.
 fn roots(settings: &AdminSettings) -> Result<RootCerts, String> {
     let Some(path) = &settings.tls_cert else { return Ok(RootCerts::new_with_certs(&[])) };
     let at = |what: String| format!("admin.tls_cert = {}: {what}", path.display());
@@ -126,6 +127,9 @@ fn roots(settings: &AdminSettings) -> Result<RootCerts, String> {
             certificates.push(certificate);
         }
     }
+    // Errors are of single files of the system; the certificates of the others are enough.
+    let system = rustls_native_certs::load_native_certs().certs;
+    certificates.extend(system.iter().map(|one| Certificate::from_der(one).to_owned()));
     Ok(RootCerts::new_with_certs(&certificates))
 }
 

@@ -5,10 +5,12 @@ mod args;
 mod built_in;
 mod check;
 mod client;
+mod explain;
 mod guide;
 mod remote;
 mod routes;
 mod settings;
+mod shell;
 mod systemd;
 mod table;
 mod token;
@@ -20,8 +22,8 @@ use std::path::PathBuf;
 
 pub use args::parse;
 pub use built_in::BuiltIn;
+pub use explain::ExplainArgs;
 pub use guide::GuideArgs;
-pub use routes::ExplainArgs;
 pub use settings::Format;
 pub use token::NewToken;
 
@@ -73,9 +75,10 @@ pub enum Verb {
         serve: Serve,
         /// Whether the gateway that runs is asked.
         in_force: bool,
+        form: Form,
     },
     /// Explain which instance gets a message.
-    Explain { serve: Serve, args: ExplainArgs },
+    Explain { serve: Serve, args: ExplainArgs, form: Form },
     /// Examine this machine.
     Doctor(Serve),
     /// Drain the gateway or an instance.
@@ -85,9 +88,10 @@ pub enum Verb {
         instance: Option<String>,
         /// Whether the instance gets its keys again.
         undo: bool,
+        form: Form,
     },
     /// Have the gateway that runs read its files again.
-    Reload(Serve),
+    Reload { serve: Serve, form: Form },
     /// Write files that are built in.
     GenFiles {
         what: BuiltIn,
@@ -96,6 +100,10 @@ pub enum Verb {
     },
     /// Show the guide.
     Guide(GuideArgs),
+    /// Print the script by which a shell completes verbs and flags.
+    GenCompletions(clap_complete::Shell),
+    /// Write the manual, a page for each verb, into a directory.
+    GenMan(PathBuf),
     /// Print a systemd unit.
     GenSystemd {
         serve: Serve,
@@ -104,6 +112,16 @@ pub enum Verb {
     },
     /// Print the version.
     Version,
+}
+
+/// Form of the output of a verb that asks a gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// The answer as JSON, for programs.
+    Json,
 }
 
 /// Flags that change what is served.
@@ -134,6 +152,8 @@ impl Serve {
 pub struct Output {
     /// Text for stdout.
     pub text: String,
+    /// Text for stderr: what is said about that of stdout, which goes into a file.
+    pub aside: String,
     pub code: u8,
     /// Whether a terminal shows it by a pager: a text to be read from its beginning.
     pub paged: bool,
@@ -141,11 +161,11 @@ pub struct Output {
 
 impl Output {
     fn fine(text: String) -> Self {
-        Self { text: text.trim_end().to_owned(), code: 0, paged: false }
+        Self::wrong(text, 0)
     }
 
     fn wrong(text: String, code: u8) -> Self {
-        Self { text: text.trim_end().to_owned(), code, paged: false }
+        Self { text: text.trim_end().to_owned(), aside: String::new(), code, paged: false }
     }
 
     fn paged(text: String) -> Self {
@@ -159,6 +179,9 @@ impl Output {
         }
         // A reader that has gone away (`| head`) is no error.
         let _ = writeln!(std::io::stdout(), "{}", self.text);
+        if !self.aside.is_empty() {
+            let _ = writeln!(std::io::stderr(), "{}", self.aside);
+        }
     }
 }
 
@@ -181,16 +204,18 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
         Verb::Config { serve, in_force, format } => {
             settings::show(serve.load(&env), in_force, format)
         }
-        Verb::Routes { serve, in_force } => routes::show(serve.load(&env), in_force),
-        Verb::Explain { serve, args } => routes::explain(serve.load(&env), &args),
+        Verb::Routes { serve, in_force, form } => routes::show(serve.load(&env), in_force, form),
+        Verb::Explain { serve, args, form } => explain::explain(serve.load(&env), &args, form),
         Verb::Doctor(serve) => examine(&serve, &env),
-        Verb::Drain { serve, instance, undo } => {
-            remote::drain(serve.load(&env), instance.as_deref(), undo)
+        Verb::Drain { serve, instance, undo, form } => {
+            remote::drain(serve.load(&env), instance.as_deref(), undo, form)
         }
-        Verb::Reload(serve) => remote::reload(serve.load(&env)),
+        Verb::Reload { serve, form } => remote::reload(serve.load(&env), form),
         Verb::GenFiles { what, dir } => built_in::write(what, &dir),
         Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
+        Verb::GenCompletions(shell) => shell::completions(args::command(), shell),
+        Verb::GenMan(dir) => shell::manual(args::command(), &dir),
         Verb::Version => Output::fine(version()),
     })
 }
@@ -221,7 +246,12 @@ fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
             EXIT_START,
         ),
         (Ok(config), Ok(program), Ok(dir)) => {
-            Output::fine(systemd::unit(&config, &program, dir.as_deref(), user))
+            let (program, dir) = (program.as_path(), dir.as_deref());
+            let flags = loader.overrides();
+            let unit = systemd::Unit { config: &config, program, dir, flags, user };
+            let lines: Vec<String> =
+                unit.faults(env).iter().map(|f| format!("warning: {f}")).collect();
+            Output { aside: lines.join("\n"), ..Output::fine(unit.text()) }
         }
     }
 }
@@ -233,10 +263,11 @@ fn version() -> String {
     format!("shardgate {} ({arch}-{os}, {kind} build)", env!("CARGO_PKG_VERSION"))
 }
 
-/// The `SHARDGATE…` variables of this process. Variables that are no Unicode are shown with a
-/// replacement character, which the check of their value then refuses.
+/// The `SHARDGATE…` variables of this process, in letters of any size. Variables that are no
+/// Unicode are shown with a replacement character, which the check of their value then refuses.
 pub fn environment() -> Vec<(String, String)> {
     let text = |s: OsString| s.to_string_lossy().into_owned();
     let all = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    all.filter(|(name, _)| name.starts_with("SHARDGATE")).collect()
+    let is_ours = |name: &str| name.get(..9).is_some_and(|p| p.eq_ignore_ascii_case("SHARDGATE"));
+    all.filter(|(name, _)| is_ours(name)).collect()
 }

@@ -4,11 +4,16 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::client::{self, Answer};
-use super::{EXIT_START, EXIT_USAGE, Output};
+use super::{EXIT_START, EXIT_USAGE, Form, Output};
 use crate::config::{Config, Problems};
 
 /// Drains the gateway or an instance, or ends the drain of an instance.
-pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: bool) -> Output {
+pub fn drain(
+    loaded: Result<Config, Problems>,
+    instance: Option<&str>,
+    undo: bool,
+    form: Form,
+) -> Output {
     let path = match instance {
         None => "/drain".to_owned(),
         Some(id) => {
@@ -16,38 +21,62 @@ pub fn drain(loaded: Result<Config, Problems>, instance: Option<&str>, undo: boo
             format!("/instances/{id}/{}", if undo { "undrain" } else { "drain" })
         }
     };
-    ask(loaded, &path, |answer| {
-        let what = match (instance, undo) {
-            (None, _) => "the gateway drains: it answers what it has read and ends".to_owned(),
-            (Some(id), false) => {
-                format!("{id} gets no new messages and finishes those that it has")
-            }
-            (Some(id), true) => format!("{id} gets its keys again"),
-        };
-        with_details(what, answer)
+    ask(loaded, &path, form, |_| match (instance, undo) {
+        (None, _) => "the gateway drains: it answers what it has read and ends".to_owned(),
+        (Some(id), false) => format!("{id} gets no new messages and finishes those that it has"),
+        (Some(id), true) => format!("{id} gets its keys again"),
     })
 }
 
 /// Has the gateway read its files again.
-pub fn reload(loaded: Result<Config, Problems>) -> Output {
-    ask(loaded, "/reload", |answer| with_details("reloaded".into(), answer))
+pub fn reload(loaded: Result<Config, Problems>, form: Form) -> Output {
+    ask(loaded, "/reload", form, |answer| reloaded(&answer.body))
 }
 
-/// A sentence, with the gateway's answer if that has a text.
-fn with_details(what: String, answer: &Answer) -> String {
-    let empty = match &answer.body {
-        Value::Null => true,
-        Value::String(text) => text.trim().is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
+/// A reload in lines: what is new (+), gone (-) or different (~), and what is suspicious.
+fn reloaded(body: &Value) -> String {
+    let list = |key: &str| body[key].as_array().cloned().unwrap_or_default();
+    let (changes, warnings) = (list("changes"), list("warnings"));
+    let version = &body["version"];
+    let mut out = match changes.len() {
+        0 => format!("reloaded: no setting changed (version {version})\n"),
+        1 => format!("reloaded: 1 change (version {version})\n"),
+        n => format!("reloaded: {n} changes (version {version})\n"),
     };
-    if empty { what } else { format!("{what}\n{}", answer.text()) }
+    for change in &changes {
+        out += &format!("{}\n", change_line(change));
+    }
+    for warning in &warnings {
+        out += &format!("warning: {}\n", warning.as_str().unwrap_or_default());
+    }
+    out
+}
+
+/// A change in one line: `~ conn.heartbeat_ms 30000 -> 20000`, `+ route 5000-5099 -> upper`.
+fn change_line(change: &Value) -> String {
+    let key = change["key"].as_str().unwrap_or_default();
+    let thing = match key.strip_suffix(']').and_then(|whole| whole.rsplit_once('[')) {
+        // A table of a list as a whole.
+        Some((list, name)) => format!("{list} {name}"),
+        None => key.to_owned(),
+    };
+    let with = |value: &str| {
+        let table = toml::from_str::<toml::Table>(&format!("it = {value}"));
+        let service = table.as_ref().ok().and_then(|t| t.get("it")?.get("service")?.as_str());
+        service.map_or_else(|| format!("= {value}"), |service| format!("-> {service}"))
+    };
+    match (change["old"].as_str(), change["new"].as_str()) {
+        (Some(old), Some(new)) => format!("~ {thing} {old} -> {new}"),
+        (None, Some(new)) => format!("+ {thing} {}", with(new)),
+        (Some(old), None) => format!("- {thing} {}", with(old)),
+        (None, None) => format!("~ {thing}"),
+    }
 }
 
 fn ask(
     loaded: Result<Config, Problems>,
     path: &str,
+    form: Form,
     done: impl FnOnce(&Answer) -> String,
 ) -> Output {
     // Only the address is needed of the files, but a wrong file says nothing reliable.
@@ -55,9 +84,13 @@ fn ask(
         Ok(config) => config.gateway.admin,
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
+    let text = |answer: &Answer, line: String| match form {
+        Form::Text => line,
+        Form::Json => answer.text(),
+    };
     match client::post(&admin, path, &json!({})) {
-        Ok(answer) if answer.is_ok() => Output::fine(done(&answer)),
-        Ok(answer) => Output::wrong(refused(&answer), code(answer.status)),
+        Ok(answer) if answer.is_ok() => Output::fine(text(&answer, done(&answer))),
+        Ok(answer) => Output::wrong(text(&answer, refused(&answer)), code(answer.status)),
         Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
@@ -88,6 +121,32 @@ fn refused(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reload_tells_what_is_new_gone_and_different() {
+        fn of(key: &str, old: Option<&str>, new: Option<&str>) -> Value {
+            json!({"key": key, "old": old, "new": new})
+        }
+        let body = json!({"version": 4, "warnings": ["a:1: odd"], "changes": [
+            of("conn.heartbeat_ms", Some("30000"), Some("20000")),
+            of("route[5000-5099]", None, Some("{ service = \"upper\" }")),
+            of("route[1000-1999].timeout_ms", Some("5000"), Some("100")),
+            of("service[chat]", Some("{ mode = \"batch\" }"), None),
+            of("service[logic].instances[a]", None, Some("{ address = \"127.0.0.1:1\" }")),
+        ]});
+        assert_eq!(
+            reloaded(&body),
+            "reloaded: 5 changes (version 4)\n\
+             ~ conn.heartbeat_ms 30000 -> 20000\n\
+             + route 5000-5099 -> upper\n\
+             ~ route[1000-1999].timeout_ms 5000 -> 100\n\
+             - service chat = { mode = \"batch\" }\n\
+             + service[logic].instances a = { address = \"127.0.0.1:1\" }\n\
+             warning: a:1: odd\n"
+        );
+        let none = reloaded(&json!({"version": 4, "warnings": [], "changes": []}));
+        assert_eq!(none, "reloaded: no setting changed (version 4)\n");
+    }
 
     #[test]
     fn problems_are_told_one_a_line() {

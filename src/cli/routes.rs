@@ -1,35 +1,40 @@
-//! `shardgate routes` and `shardgate explain`: routes, and the instance that gets a message, by the
-//! configuration or by a gateway that runs.
+//! `shardgate routes`: which ids go to which service, by the configuration or by a gateway that
+//! runs, with the instances.
 
-use std::fmt::Write as _;
+use serde_json::{Value, json};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-
-use super::client::{self, NoAnswer};
+use super::client;
 use super::table::aligned;
-use super::{EXIT_START, EXIT_USAGE, Output};
-use crate::config::settings::Tenants;
+use super::{EXIT_START, EXIT_USAGE, Form, Output};
 use crate::config::{Config, Family, Lookup, Problems};
-use crate::routing::{Described, HashOn, HashedBy, Order, Route};
+use crate::routing::{HashOn, Instance, Order, Route, Snapshot};
 
-/// Shows the routes of the configuration, or the services of the gateway that runs.
-pub fn show(loaded: Result<Config, Problems>, in_force: bool) -> Output {
+/// Shows the routes of the configuration, or those of the gateway that runs and how its instances
+/// stand.
+pub fn show(loaded: Result<Config, Problems>, in_force: bool, form: Form) -> Output {
     let config = match loaded {
         Ok(config) => config,
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
+    let pretty = |body: &Value| serde_json::to_string_pretty(body).expect("JSON of JSON");
     if !in_force {
-        return Output::fine(table(&config));
+        return Output::fine(match form {
+            Form::Text => table(&config),
+            Form::Json => pretty(&of_files(&config.snapshot)),
+        });
     }
     match client::get(&config.gateway.admin, "/services") {
-        Ok(answer) if answer.is_ok() => Output::fine(answer.text()),
+        Ok(answer) if answer.is_ok() => Output::fine(match form {
+            Form::Text => format!("{}\n{}", routes_of(&answer.body), instances_of(&answer.body)),
+            Form::Json => pretty(&answer.body),
+        }),
         Ok(answer) => Output::wrong(answer.why(), EXIT_START),
         Err(why) => Output::wrong(why.text().to_owned(), EXIT_START),
     }
 }
 
 /// Instances of a route's service, as far as the files name them, and the name that is looked up.
-pub fn instances_of(config: &Config, route: &Route) -> String {
+pub fn named_instances(config: &Config, route: &Route) -> String {
     let snapshot = &config.snapshot;
     let listed = snapshot.instances.iter().filter(|i| i.service == route.service);
     let mut all: Vec<String> = listed.map(|i| format!("{} {}", i.name, i.addresses)).collect();
@@ -57,14 +62,107 @@ pub fn table(config: &Config) -> String {
             format!("{} ms", route.timeout_ms),
             hash_word(route.hash_on).to_owned(),
             order_word(route.order).to_owned(),
-            instances_of(config, route),
+            named_instances(config, route),
         ]
     };
     let rows: Vec<_> = snapshot.routes.iter().map(row).collect();
     aligned(["IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER", "INSTANCES"], &rows)
 }
 
-fn hash_word(hash_on: HashOn) -> &'static str {
+/// Routes of the configuration, in the form of the admin endpoint's `/services` as far as the files
+/// know it.
+fn of_files(snapshot: &Snapshot) -> Value {
+    let mut services = json!({});
+    for (index, service) in snapshot.services.iter().enumerate() {
+        let own = snapshot.routes.iter().filter(|r| usize::from(r.service.0) == index);
+        let route = |r: &Route| {
+            json!({
+                "range": [r.first, r.last],
+                "service": &*service.name,
+                "priority": r.priority.name(),
+                "timeout_ms": r.timeout_ms,
+                "order": order_word(r.order),
+                "hash_on": hash_word(r.hash_on),
+            })
+        };
+        let instances = snapshot.instances.iter().filter(|i| usize::from(i.service.0) == index);
+        let instance = |i: &Instance| {
+            let addresses = i.addresses.to_string();
+            json!({ "id": &*i.name, "address": addresses, "weight": i.weight })
+        };
+        services[&*service.name] = json!({
+            "routes": own.map(route).collect::<Vec<_>>(),
+            "instances": instances.map(instance).collect::<Vec<_>>(),
+        });
+    }
+    json!({ "services": services })
+}
+
+/// A field of an answer as the text of a cell.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// The elements of `list` of every service of the answer, each with its service's name.
+fn all<'a>(body: &'a Value, list: &'a str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let services = body["services"].as_object().into_iter().flatten();
+    services.flat_map(move |(name, service)| {
+        service[list].as_array().into_iter().flatten().map(move |item| (name, item))
+    })
+}
+
+/// Table of the routes in force, by their ids.
+fn routes_of(body: &Value) -> String {
+    let mut routes: Vec<_> = all(body, "routes").collect();
+    routes.sort_by_key(|(_, route)| route["range"][0].as_u64());
+    let row = |(service, route): &(&String, &Value)| {
+        [
+            format!("{}-{}", route["range"][0], route["range"][1]),
+            (*service).clone(),
+            cell(&route["priority"]),
+            format!("{} ms", route["timeout_ms"]),
+            cell(&route["hash_on"]),
+            cell(&route["order"]),
+        ]
+    };
+    let rows: Vec<_> = routes.iter().map(row).collect();
+    aligned(["IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER"], &rows)
+}
+
+/// Table of the instances in force: how each stands, and its messages on all shards.
+fn instances_of(body: &Value) -> String {
+    let row = |(service, instance): (&String, &Value)| {
+        let sum = |key: &str| -> u64 {
+            let shards = instance["shards"].as_array().into_iter().flatten();
+            shards.filter_map(|shard| shard[key].as_u64()).sum()
+        };
+        let is = |key: &str| instance[key] == true;
+        let also = [("draining", is("draining")), ("held", is("held"))];
+        let also = also.iter().filter(|(_, holds)| *holds).map(|(word, _)| format!(", {word}"));
+        let standing = cell(&instance["standing"]) + &also.collect::<String>();
+        let why = cell(&instance["why"]);
+        [
+            cell(&instance["id"]),
+            service.clone(),
+            cell(&instance["address"]),
+            cell(&instance["source"]),
+            standing,
+            sum("waiting").to_string(),
+            sum("in_flight").to_string(),
+            if is("reachable") || why.is_empty() { why } else { format!("not reachable: {why}") },
+        ]
+    };
+    let rows: Vec<_> = all(body, "instances").map(row).collect();
+    let head =
+        ["INSTANCE", "SERVICE", "ADDRESS", "SOURCE", "STANDING", "WAITING", "IN FLIGHT", "WHY"];
+    aligned(head, &rows)
+}
+
+pub(super) fn hash_word(hash_on: HashOn) -> &'static str {
     match hash_on {
         HashOn::User => "user",
         HashOn::Session => "session",
@@ -79,151 +177,6 @@ fn order_word(order: Order) -> &'static str {
     }
 }
 
-/// A message to explain.
-#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct ExplainArgs {
-    /// Id of the message
-    #[arg(long, value_name = "N")]
-    pub msg_id: u32,
-    /// Key of the message, for routes with hash_on = "key"
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
-    /// User who sends the message
-    #[arg(long, value_name = "NAME")]
-    pub user: Option<String>,
-    /// The sender's tenant
-    #[arg(long, value_name = "N")]
-    pub tenant: Option<String>,
-    /// The sender's session, as welcome says it
-    #[arg(long, value_name = "ID")]
-    pub session: Option<String>,
-}
-
-impl ExplainArgs {
-    /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token
-    /// names another.
-    fn described(&self, has_tenants: bool) -> Described<'_> {
-        Described {
-            key: self.key.as_deref().unwrap_or_default(),
-            user: self.user.as_deref().unwrap_or_default(),
-            tenant: self.tenant.as_deref().filter(|_| has_tenants).unwrap_or_default(),
-            session: self.session.as_deref().unwrap_or_default(),
-        }
-    }
-
-    fn path(&self) -> String {
-        let mut path = format!("/routing/explain?msg_id={}", self.msg_id);
-        let texts = [
-            ("key", &self.key),
-            ("user", &self.user),
-            ("tenant", &self.tenant),
-            ("session", &self.session),
-        ];
-        for (name, value) in texts {
-            if let Some(value) = value {
-                let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
-                write!(path, "&{name}={value}").expect("a string takes it");
-            }
-        }
-        path
-    }
-}
-
-/// Explains which instance gets a message: by the gateway that runs, and by the configuration if
-/// none does.
-pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs) -> Output {
-    let config = match loaded {
-        Ok(config) => config,
-        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
-    };
-    let admin = &config.gateway.admin;
-    match client::get(admin, &args.path()) {
-        Ok(answer) if answer.is_ok() => {
-            Output::fine(format!("from the gateway at {}:\n{}", admin.listen, answer.text()))
-        }
-        // The gateway knows more than the files, so its refusal is the answer.
-        Ok(answer) if answer.status != 404 => Output::wrong(
-            format!("from the gateway at {}: {}", admin.listen, answer.why()),
-            EXIT_START,
-        ),
-        Ok(_) => {
-            let why = format!("the program at {} does not explain routes", admin.listen);
-            of_files(&config, args, &why)
-        }
-        Err(NoAnswer::Nobody(_)) => of_files(&config, args, "no gateway answers"),
-        Err(NoAnswer::Failed(why)) => of_files(&config, args, &why),
-    }
-}
-
-fn of_files(config: &Config, args: &ExplainArgs, why: &str) -> Output {
-    let head = format!("from the configuration alone, because {why}:");
-    match way(config, args) {
-        Ok(lines) => Output::fine(format!("{head}\n{lines}")),
-        Err(line) => Output::wrong(format!("{head}\n  {line}"), EXIT_START),
-    }
-}
-
-/// Steps to the instance, one a line.
-fn way(config: &Config, args: &ExplainArgs) -> Result<String, String> {
-    let (first, last) = config.gateway.gateway_ids;
-    let id = args.msg_id;
-    if (first..=last).contains(&id) {
-        return Ok(format!(
-            "  id {id} is in gateway.ids {first}-{last}: the gateway answers it itself"
-        ));
-    }
-    let snapshot = &config.snapshot;
-    let Some((_, route)) = snapshot.route(id) else {
-        return Err(format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them"));
-    };
-    let service = &snapshot.services[usize::from(route.service.0)];
-    let mut out = format!(
-        "  id {id} is in the route {}-{} -> service {}\n",
-        route.first, route.last, service.name
-    );
-    let many = config.gateway.auth.tenants == Tenants::Many;
-    let described = args.described(many);
-    let word = hash_word(route.hash_on);
-    let (by, hash) = described.affinity(route.hash_on).ok_or_else(|| {
-        let flags = match route.hash_on {
-            HashOn::Key => "--key or --session",
-            HashOn::User => "--user or --session",
-            HashOn::Session => "--session",
-        };
-        format!("the route has hash_on = {word:?}: name the sender with {flags}")
-    })?;
-    let value = match by {
-        HashedBy::Key => described.key,
-        HashedBy::User => described.user,
-        HashedBy::Session => described.session,
-    };
-    if args.tenant.is_some() && !many {
-        let unused = "no client has a tenant, so --tenant is ignored";
-        writeln!(out, "  auth.tenants is \"one\": {unused}").expect("a string takes it");
-    }
-    writeln!(out, "  hash_on = {word:?}: the {} {value:?} hashes to {hash:#018x}", by.name())
-        .expect("a string takes it");
-    let owner = service.ring.pick(hash).and_then(|id| snapshot.instance(id));
-    match owner {
-        Some(owner) => {
-            let name = &owner.name;
-            write!(
-                out,
-                "  the ring gives that to {name} at {}, while it is healthy",
-                owner.addresses
-            )
-        }
-        None => {
-            write!(
-                out,
-                "  the files name no instance of it: the instances that a source names decide"
-            )
-        }
-    }
-    .expect("a string takes it");
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,43 +188,43 @@ mod tests {
     }
 
     #[test]
-    fn the_way_names_range_service_hash_and_instance() {
-        let args =
-            ExplainArgs { msg_id: 3_500, user: Some("alice".into()), ..ExplainArgs::default() };
-        let text = way(&config(), &args).expect("a route");
-        assert!(text.contains("route 3000-3999 -> service fight"), "{text}");
-        assert!(text.contains("hashes to 0x"), "{text}");
-        assert!(text.contains("fight-1 at 127.0.0.1:50003"), "{text}");
-        let own = way(&config(), &ExplainArgs { msg_id: 9_000, ..ExplainArgs::default() })
-            .expect("its own");
-        assert!(own.contains("answers it itself"), "{own}");
-    }
-
-    #[test]
-    fn what_cannot_be_explained_says_what_lacks() {
-        let none = way(&config(), &ExplainArgs { msg_id: 5_000, ..ExplainArgs::default() })
-            .expect_err("no route");
-        assert!(none.contains("NO_ROUTE"), "{none}");
-        let whose = way(&config(), &ExplainArgs { msg_id: 1_000, ..ExplainArgs::default() })
-            .expect_err("no sender");
-        assert!(whose.contains("--session"), "{whose}");
-    }
-
-    #[test]
-    fn values_are_escaped_in_the_query() {
-        let args = ExplainArgs {
-            msg_id: 1,
-            key: Some("a&b=ü".into()),
-            tenant: Some("7".into()),
-            ..ExplainArgs::default()
-        };
-        assert_eq!(args.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
-    }
-
-    #[test]
     fn the_table_has_a_line_a_route() {
         let text = table(&config());
         assert_eq!(text.lines().count(), 1 + config().snapshot.routes.len());
         assert!(text.contains("1000-1999"), "{text}");
+    }
+
+    #[test]
+    fn programs_read_the_routes_of_the_files_as_those_of_the_gateway() {
+        let Output { text, code, .. } = show(Ok(config()), false, Form::Json);
+        let body: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((code, &body["services"]["chat"]["routes"][0]["range"][0]), (0, &json!(2000)));
+        assert!(routes_of(&body).contains("1000-1999  logic    normal    5000 ms  user"), "{body}");
+    }
+
+    #[test]
+    fn instances_in_force_are_rows_with_their_standing_and_messages() {
+        let body = json!({"services": {"logic": {"routes": [], "instances": [{
+            "id": "logic-1", "address": "127.0.0.1:1", "source": "etcd", "standing": "ok",
+            "reachable": false, "why": "refused", "draining": true, "held": false,
+            "shards": [{"waiting": 2, "in_flight": 1}, {"waiting": 3, "in_flight": 0}],
+        }]}}});
+        let text = instances_of(&body);
+        let row: Vec<&str> = text.lines().nth(1).expect("a row").split("  ").collect();
+        let row: Vec<&str> =
+            row.into_iter().filter(|cell| !cell.is_empty()).map(str::trim).collect();
+        assert_eq!(
+            row,
+            [
+                "logic-1",
+                "logic",
+                "127.0.0.1:1",
+                "etcd",
+                "ok, draining",
+                "5",
+                "1",
+                "not reachable: refused"
+            ]
+        );
     }
 }

@@ -4,9 +4,11 @@
 //! and Debian 11 (247) and 12 (252) refuse the word. The gateway tells RELOADING and READY to
 //! either.
 
+mod faults;
+
 use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::preflight::{allowed_cores, auto_count, files_of_clients, files_overhead, ranges};
 
@@ -59,19 +61,42 @@ SystemCallErrorNumber=EPERM
 WantedBy=multi-user.target
 ";
 
-/// Text of the unit. `program` and `dir` are absolute; without a `dir` the built-in configuration
-/// is served.
-pub(super) fn unit(config: &Config, program: &Path, dir: Option<&Path>, user: &str) -> String {
-    let process = process(config, program, dir);
-    let (limits, capability) = (limits(config), capability(config));
-    format!("{HEAD}{process}\n{}\n{limits}\n{capability}\n{HARDENING}", owner(user))
+/// A unit to be made.
+pub(super) struct Unit<'a> {
+    pub config: &'a Config,
+    /// Absolute path of the program.
+    pub program: &'a Path,
+    /// Absolute path of the configuration; `None` = the built-in one is served.
+    pub dir: Option<&'a Path>,
+    /// Flags that change what is served.
+    pub flags: &'a Overrides,
+    pub user: &'a str,
+}
+
+impl Unit<'_> {
+    /// Text of the unit.
+    pub(super) fn text(&self) -> String {
+        let (limits, capability) = (limits(self.config), capability(self.config));
+        let (process, owner) = (process(self), owner(self.user));
+        format!("{HEAD}{process}\n{owner}\n{limits}\n{capability}\n{HARDENING}")
+    }
+
+    /// What of it will not work here, one a line, with the way out. `env` are the variables that
+    /// changed its configuration.
+    pub(super) fn faults(&self, env: &[(String, String)]) -> Vec<String> {
+        faults::faults(self.config, self.program, self.dir, self.user, env)
+    }
 }
 
 /// Lines on start, reload, watchdog, restart and stop.
-fn process(config: &Config, program: &Path, dir: Option<&Path>) -> String {
-    let flags = dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
-    let program = quoted(program);
-    let stop = config.gateway.stop.grace.as_secs() + 1 + STOP_MARGIN_S;
+fn process(unit: &Unit<'_>) -> String {
+    let mut flags = unit.dir.map_or(String::new(), |dir| format!(" --config {}", quoted(dir)));
+    for (flag, value) in unit.flags.shown() {
+        flags += &format!(" {flag}");
+        flags += &value.map_or(String::new(), |value| format!(" {}", quoted(Path::new(value))));
+    }
+    let program = quoted(unit.program);
+    let stop = unit.config.gateway.stop.grace.as_secs() + 1 + STOP_MARGIN_S;
     format!(
         "\
 [Service]
@@ -113,7 +138,7 @@ fn limits(config: &Config) -> String {
     let allowed = allowed_cores();
     let gateway = &config.gateway;
     let shards = gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
-    let clients = |n| files_of_clients(config.shards.shard(n).conn.connections_max, shards);
+    let clients = |n| files_of_clients(config.shards.shard(n).conn.connections_max.get(), shards);
     let connections: u64 = (0..shards).map(clients).sum();
     let overhead = files_overhead(config, shards, ADMIN_CONNECTIONS_MAX);
     let files = connections + overhead;
@@ -175,7 +200,8 @@ mod tests {
 
     fn made(flags: &Overrides) -> String {
         let config = from_files(Files::embedded(), &[], flags).expect("right");
-        unit(&config, Path::new("/usr/bin/shardgate"), Some(Path::new("/etc/shard gate")), "gate")
+        let (program, dir) = (Path::new("/usr/bin/shardgate"), Path::new("/etc/shard gate"));
+        Unit { config: &config, program, dir: Some(dir), flags, user: "gate" }.text()
     }
 
     fn value<'a>(unit: &'a str, key: &str) -> &'a str {
@@ -191,7 +217,8 @@ mod tests {
         assert!(files > 450_000, "200,000 connections and 1/8 on each of 2 shards: {files}");
         assert_eq!(value(&unit, "TimeoutStopSec"), "31", "10 s of grace, and a margin");
         assert_eq!(value(&unit, "RestartPreventExitStatus"), "64");
-        assert_eq!(value(&unit, "ExecStart"), "/usr/bin/shardgate --config \"/etc/shard gate\"");
+        let start = "/usr/bin/shardgate --config \"/etc/shard gate\" --shards 2";
+        assert_eq!(value(&unit, "ExecStart"), start);
         assert!(value(&unit, "SystemCallFilter").contains("io_uring_enter"));
         assert!(!unit.contains("\nCPUAffinity="), "no core is configured");
     }

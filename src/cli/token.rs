@@ -14,7 +14,7 @@ use crate::auth::load::LocalKeys;
 use crate::auth::mint::{SigningKey, Wanted, mint};
 use crate::clock::unix_now_s;
 use crate::config::settings::Tenants;
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, program};
 use crate::control::jwks_fetch::{FETCH_TIMEOUT, fetch_jwks};
 use crate::tls::authorities::Authorities;
 
@@ -56,6 +56,12 @@ fn make(config: &Config, new: &NewToken) -> Result<String, String> {
         let why = "--tenant must say to which tenant the user belongs: auth.tenants is \"many\", \
                    and a token without one is refused";
         return Err(why.into());
+    }
+    if auth.keys.is_empty() {
+        let why = "no [[auth_key]] signs tokens: set auth.mode = \"jwt\", and add to gateway.toml \
+                   an [[auth_key]] with id = \"k1\", algorithm = \"HS256\" and secret = what \
+                   `openssl rand -hex 32` prints";
+        return Err(format!("{why}; more: {} guide tokens", program()));
     }
     let keys = LocalKeys::read(config).map_err(|problems| problems.to_string())?;
     let index = match &new.key {

@@ -1,7 +1,7 @@
 //! Differences between two configurations: the keys that differ, and those among them that cannot
 //! change while the process runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Config, Problem, Source};
 
@@ -49,14 +49,26 @@ pub fn is_boot(key: &str) -> bool {
     BOOT_KEYS.contains(&key)
 }
 
-/// A key whose value differs.
+/// Tables of lists, each with the key that names its elements: a route is its range, wherever in
+/// the file it stands.
+const NAMED_BY: [(&str, &str); 6] = [
+    ("route", "range"),
+    ("service", "name"),
+    ("instances", "id"),
+    ("auth_key", "id"),
+    ("registry_token", "name"),
+    ("tls_certificate", "chain_file"),
+];
+
+/// A key whose value differs, or a table of a list that is new or gone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// The key; for one shard `N/section.key`.
+    /// The key; for one shard `N/section.key`, in a table of a list `route[1000-1999].timeout_ms`;
+    /// the table as a whole is `route[1000-1999]`.
     pub(crate) key: String,
-    /// The old value as TOML; `None` = the key was not there (a table of a list).
+    /// The old value as TOML; `None` = the table was not there.
     pub(crate) old: Option<String>,
-    /// The new value as TOML; `None` = the key is gone.
+    /// The new value as TOML; `None` = the table is gone.
     pub(crate) new: Option<String>,
     /// Source of the new value.
     pub(crate) source: Source,
@@ -81,14 +93,19 @@ fn section_key(key: &str) -> &str {
 /// values.
 pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (values(old), values(new));
-    let keys: std::collections::BTreeSet<&str> =
-        before.keys().chain(after.keys()).copied().collect();
-    let mut changes = Vec::new();
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let mut changes: Vec<Change> = Vec::new();
     for key in keys {
+        if let Some(table) = table_of_one(key, &before, &after) {
+            // The table's first key stands for all of them.
+            if !changes.iter().any(|change| change.key == table) {
+                changes.push(whole_table(table, &before, &after));
+            }
+            continue;
+        }
         // A key that a shard's own file does not set has the value of default.toml.
-        let of = |values: &BTreeMap<&str, (String, Source)>| {
-            values.get(key).or_else(|| values.get(section_key(key))).cloned()
-        };
+        let of =
+            |values: &Values| values.get(key).or_else(|| values.get(section_key(key))).cloned();
         let (old, new) = (of(&before), of(&after));
         let value = |side: &Option<(String, Source)>| side.as_ref().map(|(value, _)| value.clone());
         if value(&old) != value(&new) {
@@ -107,6 +124,39 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
+/// Values and their sources, by key. Tables of lists have their names in the place of their
+/// numbers.
+type Values = BTreeMap<String, (String, Source)>;
+
+/// The outermost table of a list that has `key` and that only one side has.
+fn table_of_one<'a>(key: &'a str, before: &Values, after: &Values) -> Option<&'a str> {
+    let has = |values: &Values, table: &str| {
+        let next = values.range(table.to_owned()..).next();
+        next.is_some_and(|(key, _)| key.starts_with(table))
+    };
+    let ends = key.match_indices("].").map(|(at, _)| &key[..=at]);
+    ends.into_iter().find(|table| has(before, table) != has(after, table))
+}
+
+/// The change of a table that only one side has: the keys that a source set, as an inline table.
+fn whole_table(table: &str, before: &Values, after: &Values) -> Change {
+    let inline = |values: &Values| {
+        let own = values.iter().filter_map(|(key, (value, source))| {
+            let name = key.strip_prefix(table)?.strip_prefix('.')?;
+            (*source != Source::Default && !name.contains('[')).then_some((name, value, source))
+        });
+        let own: Vec<_> = own.collect();
+        let source = own.first().map(|(_, _, source)| (*source).clone())?;
+        let keys: Vec<String> =
+            own.iter().map(|(name, value, _)| format!("{name} = {value}")).collect();
+        Some((format!("{{ {} }}", keys.join(", ")), source))
+    };
+    let (old, new) = (inline(before), inline(after));
+    let source = new.as_ref().or(old.as_ref()).map_or(Source::Default, |(_, s)| s.clone());
+    let text = |side: Option<(String, Source)>| side.map(|(text, _)| text);
+    Change { key: table.to_owned(), old: text(old), new: text(new), source }
+}
+
 /// Secrets that are read at the start only, and whether they differ.
 fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 2] {
     let password = |config: &Config| {
@@ -118,9 +168,41 @@ fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 2] {
     ]
 }
 
-fn values(config: &Config) -> BTreeMap<&str, (String, Source)> {
+fn values(config: &Config) -> Values {
+    let names = names(config);
     let list = config.provenance.iter();
-    list.map(|(key, value, source)| (key.as_str(), (value.clone(), source.clone()))).collect()
+    let mut values = Values::new();
+    for (key, value, source) in list {
+        values.insert(named(key, &names), (value.clone(), source.clone()));
+    }
+    values
+}
+
+/// Names of the tables of lists, by their places: `route[0]` is `1000-1999`.
+fn names(config: &Config) -> BTreeMap<&str, String> {
+    let mut names = BTreeMap::new();
+    for (key, value, _) in &config.provenance {
+        let Some((table, last)) = key.rsplit_once('.') else { continue };
+        let Some((path, _)) = table.rsplit_once('[') else { continue };
+        let list = path.rsplit('.').next().unwrap_or(path);
+        if NAMED_BY.contains(&(list, last)) {
+            let name = value.trim_matches(['"', '[', ']', ' ']).replace(", ", "-");
+            names.insert(table, name);
+        }
+    }
+    names
+}
+
+/// `key` with the names of its tables in the place of their numbers.
+fn named(key: &str, names: &BTreeMap<&str, String>) -> String {
+    let (mut out, mut from) = (String::new(), 0);
+    for (at, _) in key.match_indices("].") {
+        let Some(name) = names.get(&key[..=at]) else { continue };
+        let Some(open) = key[..at].rfind('[') else { continue };
+        out += &format!("{}[{name}]", &key[from..open]);
+        from = at + 1;
+    }
+    out + &key[from..]
 }
 
 /// Makes a problem of each key that differs and takes a restart.
@@ -186,6 +268,43 @@ mod tests {
         let line = problems[0].to_string();
         assert!(line.starts_with("built-in gateway.toml:1: listen = \"127.0.0.1:2\": is read at"));
         assert!(changes(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn a_route_is_its_range_and_a_service_its_name_wherever_they_stand() {
+        let service = |name: &str, port: u16| {
+            format!(
+                "[[service]]\nname = \"{name}\"\n\
+                 instances = [{{ id = \"{name}-1\", address = \"127.0.0.1:{port}\" }}]\n"
+            )
+        };
+        let route = |first: u32, name: &str, more: &str| {
+            let last = first + 99;
+            format!("[[route]]\nrange = [{first}, {last}]\nservice = \"{name}\"\n{more}\n")
+        };
+        let old = [service("a", 1), service("b", 2), route(1000, "a", ""), route(2000, "b", "")];
+        let new = [
+            service("c", 3),
+            service("a", 1),
+            route(500, "c", "timeout_ms = 700"),
+            route(1000, "a", "timeout_ms = 900"),
+        ];
+        let (old, new) = (of(&old.concat(), ""), of(&new.concat(), ""));
+        let told = changes(&old, &new).into_iter();
+        let told: Vec<_> = told.map(|c| (c.key, c.old, c.new)).collect();
+        let some = |text: &str| Some(text.to_owned());
+        let expected = [
+            ("route[1000-1099].timeout_ms", some("5000"), some("900")),
+            ("route[2000-2099]", some("{ range = [2000, 2099], service = \"b\" }"), None),
+            (
+                "route[500-599]",
+                None,
+                some("{ range = [500, 599], service = \"c\", timeout_ms = 700 }"),
+            ),
+            ("service[b]", some("{ name = \"b\" }"), None),
+            ("service[c]", None, some("{ name = \"c\" }")),
+        ];
+        assert_eq!(told, expected.map(|(key, old, new)| (key.to_owned(), old, new)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, TextRule};
 use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
-use super::{admin, auth, discovery, health, limits, listen};
+use super::{admin, auth, discovery, health, host, limits, listen, log_filter};
 use crate::limits::*;
 use crate::origin::AllowedOrigin;
 
@@ -28,8 +28,7 @@ const ORIGIN_RULE: TextRule = TextRule::new(
     "scheme://host[:port] in lower case, with a wildcard for the first labels or the port, or null",
     ", e.g. \"https://example.org\", \"https://*.example.org\" or \"http://localhost:*\"",
 );
-const FILTER_RULE: TextRule =
-    TextRule::new("a log filter", ", e.g. \"info\" or \"warn,shardgate::backend=info\"");
+const FILTER_RULE: TextRule = TextRule::new("a log filter", "");
 
 /// Whether `s` can be the path of the upgrade request.
 fn is_url_path(s: &str) -> bool {
@@ -38,9 +37,24 @@ fn is_url_path(s: &str) -> bool {
         && s.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
 }
 
-/// Whether `s` is a log filter.
-fn is_filter(s: &str) -> bool {
-    !s.is_empty() && tracing_subscriber::EnvFilter::builder().parse(s).is_ok()
+/// Reads the log filter.
+fn log_filter(r: &mut Reader, default: &str) -> String {
+    let filter = r.text("log.filter", default, |_| true, FILTER_RULE);
+    match log_filter::read(&filter) {
+        Err(why) => r.problem("log.filter", why),
+        Ok(_) => {
+            if let Some(why) = log_filter::warning(&filter) {
+                r.warning("log.filter", why);
+            }
+        }
+    }
+    filter
+}
+
+/// Reads the name of this process: by default that of the host.
+fn node(r: &mut Reader) -> String {
+    let name = r.text("node", "", is_name, NAME_RULE.or_empty());
+    if name.is_empty() { host::node().to_owned() } else { name }
 }
 
 /// Reads `gateway.toml` without its services and routes.
@@ -52,7 +66,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         proxies: listen::proxies(r),
         forwarded: listen::forwarded(r),
         path: r.text("path", &d.path, is_url_path, URL_PATH_RULE),
-        node: r.text("node", &d.node, is_name, NAME_RULE),
+        node: node(r),
         admin: admin::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
         origins: r.texts_as("origins", "[]", AllowedOrigin::read, ORIGIN_RULE).unwrap_or(d.origins),
@@ -63,7 +77,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         discovery: discovery::discovery(r),
         health: health::health(r),
         auth: auth::auth(r),
-        log: r.text("log.filter", &d.log, is_filter, FILTER_RULE),
+        log: log_filter(r, &d.log),
         log_json: r.boolean("log.json", d.log_json),
     };
     listen::relations(r, &settings);
@@ -102,11 +116,21 @@ fn demo(r: &mut Reader, d: DemoSettings) -> DemoSettings {
 /// Reads the section `[stop]`.
 fn stop(r: &mut Reader) -> StopSettings {
     let d = StopSettings::default();
-    StopSettings {
+    let settings = StopSettings {
         grace: r.milliseconds("stop.grace_ms", d.grace, Bounds::new(0, 10 * MINUTE_MS)),
-        spread: r.milliseconds("stop.spread_ms", d.spread, Bounds::new(0, 10 * MINUTE_MS)),
+        spread: r
+            .number_or_auto("stop.spread_ms", Bounds::new(0, 10 * MINUTE_MS))
+            .map(Duration::from_millis),
         reconnect: r.milliseconds("stop.reconnect_ms", d.reconnect, Bounds::new(0, HOUR_MS)),
+    };
+    if settings.spread.is_some_and(|spread| spread > settings.grace) {
+        let grace_ms = settings.grace.as_millis();
+        let rule = format!(
+            "all connections are closed after stop.grace_ms, {grace_ms}; raise that, or lower this"
+        );
+        r.warning("stop.spread_ms", rule);
     }
+    settings
 }
 
 /// Reads `ring_points` of `[routing]`.
@@ -151,10 +175,8 @@ fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
     let timeout = Bounds::new(100, 10 * MINUTE_MS);
     let headers = Bounds::new(1 << 10, READ_SCRATCH_BYTES as u64);
     ConnSettings {
-        connections_max: r.number(
-            "conn.connections_max",
-            d.connections_max,
-            Bounds::new(1, SLOTS_MAX),
+        connections_max: ConnectionsMax::of(
+            r.number_or_auto("conn.connections_max", Bounds::new(1, SLOTS_MAX)),
         ),
         message_bytes_max: r.number("conn.message_bytes_max", d.message_bytes_max, message),
         fragments_max: r.number("conn.fragments_max", d.fragments_max, Bounds::new(1, 65_536)),

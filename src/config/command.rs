@@ -36,17 +36,11 @@ pub fn start(loader: &Loader, changes: &[Change<'_>]) -> String {
 }
 
 fn flags(overrides: &Overrides) -> String {
-    let Overrides { listen, admin, shards, cores, no_demo, log } = overrides;
-    let flags = [
-        ("--listen", listen),
-        ("--admin", admin),
-        ("--shards", shards),
-        ("--core", cores),
-        ("--log", log),
-    ];
-    let given = flags.into_iter().filter_map(|(flag, value)| Some((flag, value.as_ref()?)));
-    let text = given.map(|(flag, value)| format!(" {flag} {}", shell_word(Path::new(value))));
-    text.collect::<String>() + if *no_demo { " --no-demo" } else { "" }
+    let word = |value: &str| format!(" {}", shell_word(Path::new(value)));
+    let flag = |(flag, value): (&str, Option<&str>)| {
+        format!(" {flag}{}", value.map_or(String::new(), word))
+    };
+    overrides.shown().map(flag).collect()
 }
 
 #[cfg(test)]

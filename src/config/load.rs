@@ -8,15 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::check;
+use super::environment;
+use super::hint;
 use super::limits;
+use super::nearest::nearest;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
-use super::reader::{self, Entry, Reader, Report, nearest};
+use super::reader::{self, Entry, Reader, Report};
 use super::routes::{self, RouteContext};
 use super::settings::AuthMode;
-use super::words::{key_of_variable, program, shell_word};
-use super::{Config, FoundRoute, ShardFiles};
+use super::words::{program, shell_word};
+use super::{Config, FoundRoute, ShardFiles, collide};
 use crate::limits::SHARDS_MAX;
+use crate::routing::{Instance, Snapshot};
 
 /// The text of `shards/gateway.toml`, used when there is no directory.
 pub const GATEWAY_TOML: &str = include_str!("../../shards/gateway.toml");
@@ -39,6 +43,23 @@ pub struct Overrides {
     pub(crate) no_demo: bool,
     /// Value of `--log`: the log filter.
     pub(crate) log: Option<String>,
+}
+
+impl Overrides {
+    /// The flags that were given, each with its value.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        let with_value = [
+            ("--listen", &self.listen),
+            ("--admin", &self.admin),
+            ("--shards", &self.shards),
+            ("--core", &self.cores),
+            ("--log", &self.log),
+        ];
+        let with_value = with_value
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag, Some(value.as_deref()?))));
+        with_value.chain(self.no_demo.then_some(("--no-demo", None)))
+    }
 }
 
 /// The text of a file.
@@ -110,7 +131,7 @@ impl Loader {
         env: &[(String, String)],
         flags: &Overrides,
     ) -> Result<Self, Problems> {
-        let from_env = env.iter().find(|(name, _)| name == "SHARDGATE_CONFIG");
+        let from_env = env.iter().find(|(name, _)| name == environment::DIRECTORY);
         let dir = match (dir, from_env) {
             (Some(dir), _) => Some(dir.to_owned()),
             (None, Some((_, dir))) => Some(dir.into()),
@@ -166,6 +187,7 @@ fn read(dir: &Path) -> Result<Files, Problems> {
     };
     let mut paths: Vec<PathBuf> = list.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
+    files.strays = paths.iter().filter(|path| is_unread(path)).map(|path| unread(path)).collect();
     let mut has_gateway = false;
     for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "toml")) {
         let stem = path.file_stem().map_or(String::new(), |s| s.to_string_lossy().into_owned());
@@ -200,7 +222,14 @@ fn read(dir: &Path) -> Result<Files, Problems> {
     }
     if !has_gateway {
         let path = dir.join("gateway.toml");
-        problems.push(Problem::whole(file(&path), no_gateway_toml(dir, &path)));
+        let rule = match paths.iter().find(|other| is_meant(other)) {
+            Some(other) => {
+                let (other, path) = (shell_word(other), shell_word(&path));
+                format!("there is no such file, but one like it; rename it: mv {other} {path}")
+            }
+            None => no_gateway_toml(dir, &path),
+        };
+        problems.push(Problem::whole(file(&path), rule));
     }
     if problems.is_empty() { Ok(files) } else { Err(Problems(problems)) }
 }
@@ -224,12 +253,41 @@ fn file(path: &Path) -> Source {
     Source::File(path.to_string_lossy().into(), 0)
 }
 
+/// Whether a file looks like one of the configuration, and is none: a copy, another ending.
+fn is_unread(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let (stem, rest) = name.split_once('.').unwrap_or((name, ""));
+    let is_number = !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_digit());
+    let is_ours = is_number || ["gateway", "default", "shardgate"].contains(&stem);
+    let other = ["tml", "yaml", "yml", "conf", "ini", "cfg", "json"].contains(&rest);
+    let copy = rest != "toml" && rest.starts_with("toml");
+    // Editors hide what they work on behind a dot.
+    !name.starts_with('.') && (copy || is_ours && other)
+}
+
+fn unread(path: &Path) -> Problem {
+    Problem::whole(
+        file(path),
+        "nothing reads this file: rename it to gateway.toml, default.toml or N.toml (for shard N), \
+         or move it elsewhere",
+    )
+}
+
+/// Whether a file is gateway.toml in other letters, or with another ending.
+fn is_meant(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase());
+    name.is_some_and(|name| {
+        name == "gateway.toml" || name.starts_with("gateway.") && is_unread(path)
+    })
+}
+
 fn stray(stem: &str) -> String {
     let hint = match nearest(stem, ["gateway", "default"].into_iter()) {
         Some(near) => format!("did you mean {near}.toml?"),
-        None => {
-            format!("known are gateway.toml, default.toml and 0.toml to {}.toml", SHARDS_MAX - 1)
-        }
+        None => format!(
+            "known are gateway.toml, default.toml and 0.toml to {}.toml: rename or remove it",
+            SHARDS_MAX - 1
+        ),
     };
     format!("nothing reads this file; {hint}")
 }
@@ -250,7 +308,7 @@ fn check_all(
     found: &[FoundRoute],
 ) -> Result<Config, Problems> {
     let mut report = Report { warnings: files.strays, ..Report::default() };
-    let (gateway_env, shard_env) = environment(env);
+    let (gateway_env, shard_env) = environment::entries(env);
     let cores = cores(flags, &mut report);
     let gateway_file = parse(&files.gateway, &mut report);
     let default_file = parse(&files.default, &mut report);
@@ -290,7 +348,9 @@ fn check_all(
     }
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
+    report.warnings.extend(environment::unread(env, &[gateway.known(), shard.known()].concat()));
     demo_warning(&mut gateway, &settings, &snapshot);
+    own_instances(&mut gateway, &settings, &snapshot);
     limits::without_users(&mut shard, &default.limits, context.sign_in);
     let shards = ShardFiles { default, overrides, cores };
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
@@ -327,26 +387,11 @@ fn parse(text: &Text, report: &mut Report) -> Option<Vec<Entry>> {
     match raw::document(&text.text) {
         Ok(fields) => Some(reader::entries(fields, &at(0))),
         Err(e) => {
-            let rule = format!("not TOML: {}", e.message);
+            let rule = hint::syntax(&e, &text.text);
             report.problems.push(Problem::whole(at(e.line), rule));
             None
         }
     }
-}
-
-/// Entries of the environment, for `gateway.toml` and for `default.toml`.
-fn environment(env: &[(String, String)]) -> (Vec<Entry>, Vec<Entry>) {
-    let entry = |(name, text): &(String, String)| {
-        let key = key_of_variable(name)?;
-        let source = Source::Env(name.as_str().into());
-        Some(Entry { key, value: raw::value(text), source, verbatim: Some(text.clone()) })
-    };
-    let of_shard = |e: &Entry| {
-        let section = e.key.split('.').next().unwrap_or_default();
-        check::SHARD_SECTIONS.contains(&section)
-    };
-    let (shard, gateway) = env.iter().filter_map(entry).partition(of_shard);
-    (gateway, shard)
 }
 
 fn flag_entries(flags: &Overrides, cores: usize) -> Vec<Entry> {
@@ -393,11 +438,25 @@ fn cores(flags: &Overrides, report: &mut Report) -> Vec<usize> {
     Vec::new()
 }
 
-fn demo_warning(
-    r: &mut Reader,
-    settings: &super::settings::GatewaySettings,
-    snapshot: &crate::routing::Snapshot,
-) {
+/// Refuses instances at an address of the gateway itself, which would be its own service.
+fn own_instances(r: &mut Reader, settings: &super::settings::GatewaySettings, snapshot: &Snapshot) {
+    for (key, own) in settings.own_addresses() {
+        let is_own = |i: &&Instance| i.addresses.iter().any(|address| collide(address, own));
+        for instance in snapshot.instances.iter().filter(is_own) {
+            let value = format!("{:?}", instance.addresses.to_string());
+            let set = r.report.provenance.iter().find(|(key, text, _)| {
+                key.starts_with("service[") && key.ends_with(".address") && *text == value
+            });
+            let Some((at, value, source)) = set.cloned() else { continue };
+            let rule = format!(
+                "is {key} of this gateway itself; write the address of the service, or change {key}"
+            );
+            r.report.problems.push(Problem { source, key: at, value, rule });
+        }
+    }
+}
+
+fn demo_warning(r: &mut Reader, settings: &super::settings::GatewaySettings, snapshot: &Snapshot) {
     let used = |a: &SocketAddr| snapshot.instances.iter().any(|i| i.addresses.first() == *a);
     if settings.demo.enabled && !settings.demo.addresses.iter().any(used) {
         let rule = "no service leads to the demo services; set demo.enabled = false";
@@ -420,7 +479,10 @@ fn counted(
     }
     for n in shards.unused(count) {
         if let Some(text) = texts.get(&n) {
-            let rule = format!("there are only {count} shards, 0 to {}", count - 1);
+            let rule = format!(
+                "there are only {count} shards, 0 to {}: set shards.count, or remove this file",
+                count - 1
+            );
             report.warnings.push(Problem::whole(Source::File(text.name.clone(), 0), rule));
         }
     }

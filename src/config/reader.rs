@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Provenance;
+use super::hint;
+use super::nearest::nearest;
 use super::problem::{Problem, Source};
 use super::raw::{self, Field, Node, Value};
 use super::rule::{Bounds, Key, Rule, TextRule};
@@ -184,13 +186,10 @@ impl Reader {
         let shown = default.try_into().unwrap_or(u64::MAX);
         let rule = Rule::Number(bounds);
         let Some(entry) = self.entry(key, &rule, &shown) else { return default };
-        match as_number(&entry.value, bounds) {
-            Some(n) => n,
-            None => {
-                self.problem(key, rule.to_string());
-                default
-            }
-        }
+        as_number(&entry.value, bounds).unwrap_or_else(|| {
+            self.no_number(key, &entry, &rule);
+            default
+        })
     }
 
     /// Reads a whole number; `None` = "auto".
@@ -202,9 +201,15 @@ impl Reader {
         }
         let n = as_number(&entry.value, bounds);
         if n.is_none() {
-            self.problem(key, rule.to_string());
+            self.no_number(key, &entry, &rule);
         }
         n
+    }
+
+    /// Notes that the value of `key` is no number that `rule` admits.
+    fn no_number(&mut self, key: &str, entry: &Entry, rule: &Rule) {
+        let unit = rule.unit(key);
+        self.problem(key, format!("{rule}{}", hint::number(&entry.value, unit)));
     }
 
     /// Reads a list of `N` whole numbers.
@@ -261,8 +266,8 @@ impl Reader {
         match self.entry(key, &Rule::Boolean, &default).map(|e| e.value) {
             None => default,
             Some(Value::Bool(b)) => b,
-            Some(_) => {
-                self.problem(key, Rule::Boolean.to_string());
+            Some(other) => {
+                self.problem(key, format!("{}{}", Rule::Boolean, hint::boolean(&other)));
                 default
             }
         }
@@ -277,7 +282,7 @@ impl Reader {
         rule: TextRule,
     ) -> Option<String> {
         let ((Value::Text(s), _) | (_, Some(s))) = (entry.value, entry.verbatim) else {
-            self.problem(key, "must be a string, in quotes");
+            self.problem(key, format!("must be a string, in quotes, and {rule}"));
             return None;
         };
         if rule.admits(&s, valid) {
@@ -510,6 +515,20 @@ impl Reader {
         if elsewhere.contains(&key) && !is_env {
             return format!("unknown key here; it belongs in {other_file}");
         }
+        if let Some((list, _)) = key.split_once('.')
+            && self.known.contains(&list)
+        {
+            return format!("{list} is a list of tables; write [[{list}]], with two brackets");
+        }
+        let of_tables = |list: &[Node]| matches!(list, [Node { value: Value::Table(_), .. }, ..]);
+        if matches!(&entry.value, Value::List(list) if of_tables(list))
+            && let Some(near) = nearest(key, self.known.iter().copied())
+        {
+            return format!("unknown list; did you mean [[{near}]]?");
+        }
+        if !self.prefix.is_empty() && TOP_KEYS.contains(&key) {
+            return "is a key of the file as a whole; write it above the first [section]".into();
+        }
         if matches!(&entry.value, Value::Table(_)) {
             let sections = self.known.iter().filter_map(|k| Some(k.split_once('.')?.0));
             return match nearest(key, sections) {
@@ -536,6 +555,9 @@ impl Reader {
     }
 }
 
+/// Keys of `gateway.toml` that are in no section: in TOML such a key stands above all sections.
+const TOP_KEYS: [&str; 4] = ["listen", "path", "node", "origins"];
+
 /// Keys of earlier versions, and what they are called now.
 const RENAMED: [(&str, &str); 1] = [("limits.user_connections_max", "session.per_user_max")];
 
@@ -552,36 +574,4 @@ fn as_number<T: Number>(value: &Value, bounds: Bounds) -> Option<T> {
     let Value::Integer(i) = value else { return None };
     let n = u64::try_from(*i).ok().filter(|&n| bounds.admits(n))?;
     T::try_from(n).ok()
-}
-
-/// The candidate most like `word`, if it is like it at all: at most a third of its letters differ,
-/// or it has the same last part in another section.
-pub fn nearest<'a>(word: &str, all: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
-    let word_chars: Vec<char> = word.chars().take(WORD_CHARS_MAX).collect();
-    let allowed = (word_chars.len() / 3).clamp(1, 4);
-    let measure = |candidate: &'a str| {
-        let distance = edits(&word_chars, &candidate.chars().collect::<Vec<_>>());
-        let moved = last(candidate) == last(word);
-        (distance <= allowed || moved).then_some((distance, candidate))
-    };
-    all.filter_map(measure).min().map(|(_, candidate)| candidate)
-}
-
-/// Characters of a word that are compared: more than any key has.
-const WORD_CHARS_MAX: usize = 64;
-
-/// Levenshtein's distance, one row at a time.
-fn edits(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::nearest::nearest;
 use super::problem::{Problem, Source};
 use super::raw::{self, Node};
-use super::reader::{Reader, Report, nearest};
+use super::reader::{Reader, Report};
 use super::rule::{Bounds, TextRule};
 use super::words::{NAME_RULE, SERVICE_RULE, is_name};
 use super::{Family, FoundRoute, Lookup, LookupName};
@@ -163,7 +164,11 @@ impl Tables {
     fn read_instance(&mut self, service: ServiceId, mut r: Reader) {
         let name = r.required_text("id", is_name, NAME_RULE);
         let valid = |s: &str| s.parse::<SocketAddr>().is_ok_and(|a| a.port() != 0);
-        let rule = TextRule::new("an IP address and a port above 0", ", e.g. \"127.0.0.1:50001\"");
+        let rule = TextRule::new(
+            "an IP address and a port above 0",
+            ", e.g. \"127.0.0.1:50001\" (a host name goes \
+             into dns of the service)",
+        );
         let address = r.required_text("address", valid, rule);
         let weight = r.number("weight", 1, Bounds::new(1, 1000));
         if let (Some(name), Some(address)) = (name, address.and_then(|a| a.parse().ok())) {

@@ -19,8 +19,8 @@ use crate::peers::{Forwarded, Peers};
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use shard::{
-    BackendSettings, BatchSettings, CacheSettings, ConnSettings, DedupSettings, QueueSettings,
-    RetrySettings, ShardSettings,
+    BackendSettings, BatchSettings, CacheSettings, ConnSettings, ConnectionsMax, DedupSettings,
+    QueueSettings, RetrySettings, ShardSettings,
 };
 pub use tls::{ClientCertificates, TlsCertificate, TlsSettings, TlsVersion};
 
@@ -121,8 +121,8 @@ pub struct StopSettings {
     /// Time from the first stop signal to the end, in which messages that were read are answered.
     pub grace: Duration,
     /// Time over which connections are closed evenly, so that their clients do not all reconnect at
-    /// once.
-    pub spread: Duration,
+    /// once; `None` = as their number asks for.
+    pub spread: Option<Duration>,
     /// Time after which clients are told to reconnect, plus a random time of up to as much again.
     pub reconnect: Duration,
 }
@@ -255,11 +255,7 @@ impl Default for AdminSettings {
 
 impl Default for StopSettings {
     fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(10),
-            spread: Duration::ZERO,
-            reconnect: Duration::from_secs(1),
-        }
+        Self { grace: Duration::from_secs(10), spread: None, reconnect: Duration::from_secs(1) }
     }
 }
 
@@ -324,7 +320,7 @@ impl Default for GatewaySettings {
             proxies: Peers::default(),
             forwarded: Forwarded::default(),
             path: "/ws".into(),
-            node: "node-1".into(),
+            node: super::host::node().to_owned(),
             admin: AdminSettings::default(),
             shards: None,
             origins: Vec::new(),

@@ -279,12 +279,12 @@ fn listen_and_admin_have_ports_of_their_own() {
 
 #[test]
 fn texts_have_their_forms() {
-    one_gateway("node = \"\"", "must be 1 to 64 letters");
+    one_gateway("node = \"a b\"", "must be empty, or 1 to 64 letters");
     one_gateway("node = 5", "must be a string, in quotes");
     one_gateway("path = \"ws\"", "must be '/' and at most 255");
     one_gateway("origins = [\"https://A.example\"]", "item 0 = \"https://A.example\": must be");
     one_gateway("origins = [\"example.org\", \"https://a.example\"]", "item 0 = \"example.org\"");
-    one_gateway("[log]\nfilter = \"a=b=c\"", "must be a log filter");
+    one_gateway("[log]\nfilter = \"a=b=c\"", "is no level");
     one_gateway("[demo]\naddresses = [\"127.0.0.1:1\"]", "must be three addresses");
     let config = of(Some("origins = [\"https://a.example:8443\"]"), None).expect("right");
     assert_eq!(config.gateway.origins[0].to_string(), "https://a.example:8443");
@@ -387,7 +387,10 @@ fn a_file_for_a_shard_beyond_the_count_is_a_warning() {
     let own = [(1, ""), (2, "[shard]\ncore = 3")];
     let config = from_files(files(None, None, &own), &[], &flags).expect("a warning only");
     let warnings: Vec<_> = config.warnings.iter().map(|w| w.to_string()).collect();
-    assert_eq!(warnings, ["shards/2.toml: there are only 2 shards, 0 to 1"]);
+    assert_eq!(
+        warnings,
+        ["shards/2.toml: there are only 2 shards, 0 to 1: set shards.count, or remove this file"]
+    );
 }
 
 #[test]

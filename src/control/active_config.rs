@@ -117,12 +117,17 @@ impl ActiveConfig {
         self.tls.certificates()
     }
 
+    /// Connections that the limit of open files allows each shard to accept.
+    pub fn connections_cap(&self) -> usize {
+        self.connections_cap
+    }
+
     /// State that a shard works by, with `snapshot`. Its `connections_max` is at most the cap that
     /// the limit of open files sets, as at the start.
     pub fn for_shard(&self, shard: ShardId, snapshot: Arc<Snapshot>) -> ShardConfig {
         let mut settings = self.config.shards.shard(usize::from(shard.0));
         let max = &mut settings.conn.connections_max;
-        *max = self.connections_cap.min(*max);
+        *max = max.at_most(self.connections_cap);
         ShardConfig {
             snapshot,
             gateway: self.gateway.clone(),

@@ -41,6 +41,8 @@ pub struct DirectoryView {
     pub reloads: Reloads,
     /// Certificates that new connections are shown.
     pub certificates: Vec<CertificateInfo>,
+    /// Connections that the limit of open files allows each shard to accept.
+    pub connections_cap: usize,
 }
 
 /// Everything that snapshots are composed of.
@@ -117,6 +119,7 @@ impl Directory {
             routes_refused: self.routes.refused().to_vec(),
             reloads: self.reloads.clone(),
             certificates: self.certificates().to_vec(),
+            connections_cap: self.active.connections_cap(),
         }
     }
 

@@ -126,6 +126,7 @@ fn start(
         admin,
         probes,
         shards: inputs.shards.len(),
+        connections_cap: inputs.local.connections_cap,
     };
     let (news_sender, news) = mpsc::channel(NEWS_MAX);
     let sources = Sources::start(config, inputs.registry, inputs.seed, news_sender)

@@ -12,15 +12,15 @@ use std::io::{self, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::config::log_filter;
 use crate::plain::is_plain;
 
 /// Lines that wait for stderr: 8,192 of at most 8 KiB are 64 MiB at the very worst, 1 MiB usually.
@@ -65,7 +65,8 @@ impl DroppedLines {
 /// was set up before.
 pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
     let text = filter.to_owned();
-    let filter = quiet(filter).map_err(|error| format!("log = {filter:?}: {error}"))?;
+    let filter =
+        log_filter::read(filter).map_err(|why| format!("log.filter = {filter:?}: {why}"))?;
     let (lines, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
@@ -91,7 +92,7 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
 }
 
 /// Function that puts another filter in force.
-type ReloadFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+type ReloadFilter = Box<dyn Fn(Targets) -> Result<(), String> + Send + Sync>;
 
 /// Logging of the process. There is one, as there is one stderr.
 struct Active {
@@ -102,27 +103,10 @@ struct Active {
 
 static ACTIVE: OnceLock<Active> = OnceLock::new();
 
-/// Longest filter: it is kept, and evaluated for each new place that logs.
-const FILTER_BYTES_MAX: usize = 1024;
-/// Rule of a filter, for errors.
-const FILTER_RULE: &str = "must be a log filter, e.g. \"info\" or \"warn,shardgate::backend=info\"";
-
-/// Filter below the one that is configured. rustls warns of alerts that clients send, so that any
-/// client could fill the log; sessions count them, and log them at debug.
-const QUIET: &str = "rustls=off";
-
-/// Parses a filter, which can still turn on what is quiet by default.
-fn quiet(filter: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(format!("{QUIET},{filter}"))
-}
-
 /// Puts another filter in force. The error is one line: the rule that `filter` breaks.
 pub fn set_filter(filter: &str) -> Result<(), String> {
     let shown: String = filter.chars().take(80).collect();
-    let read = quiet(filter).map_err(|error| format!("{shown:?} {FILTER_RULE}: {error}"))?;
-    if filter.is_empty() || filter.len() > FILTER_BYTES_MAX {
-        return Err(format!("{shown:?} {FILTER_RULE}, of at most {FILTER_BYTES_MAX} bytes"));
-    }
+    let read = log_filter::read(filter).map_err(|why| format!("filter = {shown:?}: {why}"))?;
     let active = ACTIVE.get().ok_or("logging is not set up in this process")?;
     (active.change)(read)?;
     *active.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
@@ -295,11 +279,11 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_is_named() {
-        let error = init("info,,=[", false).err().unwrap();
-        assert!(error.starts_with("log = \"info,,=[\""), "{error}");
+        let error = init("inof", false).err().unwrap();
+        assert!(error.starts_with("log.filter = \"inof\": must be a level"), "{error}");
         let error = set_filter("info,,=[").unwrap_err();
-        assert!(error.starts_with("\"info,,=[\" must be a log filter"), "{error}");
+        assert!(error.starts_with("filter = \"info,,=[\": must be a level"), "{error}");
         let error = set_filter(&"a=info,".repeat(200)).unwrap_err();
-        assert!(error.contains("at most 1024 bytes") && error.len() < 300, "{error}");
+        assert!(error.contains("at most 1024 bytes") && error.len() < 400, "{error}");
     }
 }

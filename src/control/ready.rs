@@ -25,6 +25,8 @@ pub struct Announcement {
     pub probes: Option<SocketAddr>,
     /// Number of shards.
     pub shards: usize,
+    /// Connections that the limit of open files allows each shard to accept.
+    pub connections_cap: usize,
 }
 
 /// The lines of one gateway.
@@ -40,7 +42,7 @@ pub struct ReadyLines {
 impl Announcement {
     /// The lines of the gateway by its configuration and the routing state in force.
     pub fn lines(&self, config: &Config, snapshot: &Snapshot) -> ReadyLines {
-        let Self { dir, listens, admin, probes, shards } = self;
+        let Self { dir, listens, admin, probes, shards, connections_cap } = self;
         let gateway = &config.gateway;
         let http = if gateway.admin.tls_cert.is_some() { "https" } else { "http" };
         let both = [("ws", listens.plain), ("wss", listens.tls)];
@@ -57,6 +59,7 @@ impl Announcement {
         let at = format!("{bound} admin {http}://{admin} shards {shards}");
         let mut next = format!("  connect to  {}\n", urls(reachable).join(" or "));
         next += &format!("  answers     {}\n", answers(gateway, snapshot));
+        next += &format!("  clients     {}\n", clients(config, *shards, *connections_cap));
         let page = reachable(*admin);
         next += &format!("  read        {http}://{page}/guide, the state in /health and /stats\n");
         if let Some(address) = probes {
@@ -90,6 +93,15 @@ fn answers(gateway: &GatewaySettings, snapshot: &Snapshot) -> String {
     format!("ids {}", parts.join(", "))
 }
 
+/// Number of clients that fit, and what sets it.
+fn clients(config: &Config, shards: usize, cap: usize) -> String {
+    let max = |n| config.shards.shard(n).conn.connections_max;
+    let all = (0..shards).map(|n| max(n).at_most(cap).get()).fold(0, usize::saturating_add);
+    let by_files = (0..shards).any(|n| max(n).get() > cap);
+    let by = if by_files { "the limit of open files" } else { "conn.connections_max" };
+    format!("at most {all} at once, by {by}")
+}
+
 /// Flags by which another command finds this gateway.
 fn flags(config: &Config, dir: Option<&Path>, admin: SocketAddr) -> String {
     let mut flags = String::new();
@@ -121,6 +133,7 @@ mod tests {
             admin: config.gateway.admin.listen,
             probes: config.gateway.admin.probes,
             shards: 2,
+            connections_cap: 9_000,
         };
         announcement.lines(&config, &config.snapshot)
     }
@@ -132,6 +145,7 @@ mod tests {
         let expected = "  connect to  ws://127.0.0.1:9000/ws\n  \
              answers     ids 1000-1999 logic (demo), 2000-2999 chat (demo), 3000-3999 fight \
              (demo), 9000-9999 the gateway itself\n  \
+             clients     at most 18000 at once, by the limit of open files\n  \
              read        http://127.0.0.1:8000/guide, the state in /health and /stats\n  \
              stop        Ctrl-C, or: PROGRAM drain";
         assert_eq!(next, expected.replace("PROGRAM", &program()));
@@ -144,11 +158,14 @@ mod tests {
         let config = from_files(files, &[], &Overrides::default()).expect("right");
         let listens = Listens { plain: config.gateway.listen, tls: None };
         let (admin, probes) = (config.gateway.admin.listen, config.gateway.admin.probes);
-        let announcement = Announcement { dir: None, listens, admin, probes, shards: 1 };
+        let connections_cap = usize::MAX;
+        let announcement =
+            Announcement { dir: None, listens, admin, probes, shards: 1, connections_cap };
         let ReadyLines { at, next } = announcement.lines(&config, &config.snapshot);
         assert!(at.contains("/ws probes http://0.0.0.0:8080 admin http://127.0.0.1:8000"), "{at}");
         let probes = "  probes      http://127.0.0.1:8080/healthz and http://127.0.0.1:8080/readyz";
         assert!(next.lines().any(|line| line == probes), "{next}");
+        assert!(next.contains("  clients     at most 200000 at once, by conn.connections_max\n"));
     }
 
     #[test]

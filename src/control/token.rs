@@ -54,21 +54,45 @@ impl fmt::Debug for Token {
 /// the verbs look there when the user's own directory has no token.
 const SERVICE_HOME: &str = "/run/shardgate";
 
+/// File of a token that this process made up for itself. Nobody can use it after the process has
+/// ended, so dropping this removes it.
+#[derive(Debug)]
+pub struct MadeFile {
+    path: PathBuf,
+    token: Token,
+}
+
+impl Drop for MadeFile {
+    fn drop(&mut self) {
+        // The next gateway on this port may have put its own there already.
+        if read(&self.path).is_ok_and(|token| token == self.token) {
+            // A file that stays is replaced by the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Token of the server that listens on `port`: made and written to its file if none is configured.
-/// The error is one line, without anything of the token.
-pub fn for_server(settings: &AdminSettings, port: u16) -> Result<Token, String> {
+/// With neither token nor file configured, the file is the process's own, and comes with it. The
+/// error is one line, without anything of the token.
+pub fn for_server(
+    settings: &AdminSettings,
+    port: u16,
+) -> Result<(Token, Option<MadeFile>), String> {
     match configured(settings) {
         Some(Ok(path)) if fs::symlink_metadata(path).is_err() => {
             let token = random();
             write_new(path, &token).map_err(|e| at(path, format!("cannot make it: {e}")))?;
-            Ok(token)
+            Ok((token, None))
         }
-        Some(Ok(path)) => read(path),
-        Some(Err(token)) => Ok(token),
+        Some(Ok(path)) => Ok((read(path)?, None)),
+        Some(Err(token)) => Ok((token, None)),
         None => {
             let home = TokenDir::of(|name| std::env::var_os(name));
             home.make()?;
-            replace(&home.file(port))
+            let path = home.file(port);
+            let token = replace(&path)?;
+            Ok((token.clone(), Some(MadeFile { path, token })))
         }
     }
 }
@@ -96,6 +120,14 @@ fn configured(settings: &AdminSettings) -> Option<Result<&Path, Token>> {
         (Some(token), _) => Some(Err(Token(token.expose().to_owned()))),
         (None, Some(path)) => Some(Ok(path)),
         (None, None) => None,
+    }
+}
+
+/// The reason why the configured file, which is there, cannot be used: one line.
+pub fn unusable(settings: &AdminSettings) -> Option<String> {
+    match configured(settings)? {
+        Ok(path) if fs::symlink_metadata(path).is_ok() => read(path).err(),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -127,7 +159,7 @@ fn read(path: &Path) -> Result<Token, String> {
         let file = File::open(path)?;
         let found = file.metadata()?;
         if !found.is_file() {
-            return Ok(Err("is not a file".into()));
+            return Ok(Err("is not a file; name one in admin.token_file".into()));
         }
         // Only root can have made that directory, and root may use the service of any user.
         let of_service = own_uid() == 0 && path.starts_with(SERVICE_HOME);

@@ -138,7 +138,7 @@ impl Engine {
 
     /// Whether there is a place for one more connection.
     pub fn has_room(&self) -> bool {
-        let max = self.config.settings.conn.connections_max;
+        let max = self.config.settings.conn.connections_max.get();
         self.drain.is_none() && self.clients.conns.len() < max
     }
 

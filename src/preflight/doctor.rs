@@ -4,7 +4,11 @@
 use std::fmt;
 
 use super::machine::{Machine, list};
-use super::{Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan, ranges};
+use super::{
+    CONNECTIONS_FEW, Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan,
+    ranges,
+};
+use crate::config::settings::ConnectionsMax;
 use crate::config::{Config, Loader};
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::memory;
@@ -110,6 +114,14 @@ pub struct Wanted {
     pub bytes: u64,
 }
 
+/// Connections of a shard without which a warning is due.
+fn wished(max: ConnectionsMax) -> usize {
+    match max {
+        ConnectionsMax::Auto(_) => CONNECTIONS_FEW,
+        ConnectionsMax::Set(max) => max,
+    }
+}
+
 impl Wanted {
     fn of(config: &Config) -> Self {
         let allowed = allowed_cores();
@@ -122,7 +134,7 @@ impl Wanted {
         Self {
             cores: (0..count).filter_map(core).collect(),
             connections: (0..count)
-                .map(|n| files_of_clients(settings(n).conn.connections_max, count))
+                .map(|n| files_of_clients(wished(settings(n).conn.connections_max), count))
                 .sum(),
             files: files_overhead(config, count, ADMIN_CONNECTIONS_MAX),
             bytes: bytes.fold(0, u64::saturating_add),

@@ -102,26 +102,25 @@ fn the_file_limit_bounds_connections() {
         assert!(each == 0 || files_of_clients(each + 1, 2) > have, "{limit}: no more fit");
     }
 
-    let (mut shards, _) = lay_out(&config(Overrides::default()), 2, &[0, 1]);
+    // "auto" is what the limit allows, down to a number that nobody can mean.
+    let planned = || lay_out(&config(Overrides::default()), 2, &[0, 1]).0;
+    let each =
+        |shards: &[ShardPlan]| shards.iter().map(|s| s.settings.conn.connections_max).collect();
+    let mut shards = planned();
     assert_eq!(clamp_connections(&mut shards, usize::MAX, None), None);
-    let warning = clamp_connections(&mut shards, 9_000, Some(20_000));
-    says(warning, &["RLIMIT_NOFILE 20000", "allow 18000 connections", "asks for 400000"]);
-    assert!(shards.iter().all(|s| s.settings.conn.connections_max == 9_000));
-    // 8 shards on a host with systemd's limit: the default is our wish and nobody's mistake.
-    const SYSTEMD: Option<u64> = Some(524_288);
-    let (mut shards, _) = lay_out(&config(Overrides::default()), 8, &[0, 1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(clamp_connections(&mut shards, 50_000, SYSTEMD), None);
-    shards[0].settings.conn.connections_max = 60_000;
-    says(clamp_connections(&mut shards, 40_000, SYSTEMD), &["allow 320000"]);
-    // So it is with what that limit really allows 10 shards; 64 share it in too small parts.
-    for (count, is_enough) in [(10, true), (64, false)] {
-        let cores: Vec<usize> = (0..count).collect();
-        let (mut shards, _) = lay_out(&config(Overrides::default()), count, &cores);
-        let overhead = files_overhead(&config(Overrides::default()), count, 512);
-        let each = connections_allowed(SYSTEMD, SYSTEMD, overhead, count);
-        let told = clamp_connections(&mut shards, each.expect("there is room"), SYSTEMD);
-        assert_eq!(told.is_none(), is_enough, "{count} shards: {told:?}");
-    }
+    let all: Vec<ConnectionsMax> = each(&shards);
+    assert_eq!(all, [ConnectionsMax::Auto(200_000); 2]);
+    assert_eq!(clamp_connections(&mut shards, 9_000, Some(20_000)), None);
+    let all: Vec<ConnectionsMax> = each(&shards);
+    assert_eq!(all, [ConnectionsMax::Auto(9_000); 2]);
+    let few = clamp_connections(&mut shards, 300, Some(1_024));
+    says(few, &["RLIMIT_NOFILE 1024", "allow 600 connections, which is few"]);
+    // A number is a wish, and is told when it is not met.
+    let mut shards = planned();
+    shards[0].settings.conn.connections_max = ConnectionsMax::Set(60_000);
+    assert_eq!(clamp_connections(&mut shards, 60_000, Some(200_000)), None);
+    let told = clamp_connections(&mut shards, 9_000, Some(20_000));
+    says(told, &["RLIMIT_NOFILE 20000", "allow 18000 connections", "asks for 120000"]);
 }
 
 #[test]

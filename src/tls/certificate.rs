@@ -69,7 +69,11 @@ pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let all = all.map_err(|error| not_pem(&error))?;
     if all.is_empty() {
-        return Err("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)".into());
+        let rule = "holds no certificate in PEM (-----BEGIN CERTIFICATE-----)";
+        // "PRIVATE KEY-----" is the end of every such label: RSA, EC, or none before it.
+        let is_key = text.windows(16).any(|part| part == b"PRIVATE KEY-----");
+        let way_out = if is_key { ", but a private key: are the two files swapped?" } else { "" };
+        return Err(format!("{rule}{way_out}"));
     }
     for (index, der) in all.iter().enumerate() {
         if X509Certificate::from_der(der).is_err() {

@@ -4,6 +4,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
+use serde_json::json;
+
 use crate::support::{Client, Config, Finished, Gateway, run};
 
 /// Starts with a configuration and further flags; it must end by itself.
@@ -77,13 +79,16 @@ fn a_second_gateway_does_not_share_the_port_of_the_first() {
     Client::connect(gateway.ws);
 }
 
+/// End of the line on clients where open files set their number.
+const FILES: &str = " at once, by the limit of open files";
+
 #[test]
 fn a_gateway_that_is_ready_says_what_to_do_next() {
     let config = Config::new()
         .service("logic", &[("a", "127.0.0.1:1".parse().expect("an address"))])
         .route(1000, "logic", "");
     let mut gateway = Gateway::start(&config);
-    let lines: Vec<String> = (0..4).map(|_| gateway.next_line()).collect();
+    let lines: Vec<String> = (0..5).map(|_| gateway.next_line()).collect();
     let after = |line: &str, word: &str| {
         let rest = line.strip_prefix(&format!("  {word:10}  "));
         rest.unwrap_or_else(|| panic!("{word} in {lines:?}")).to_owned()
@@ -91,11 +96,15 @@ fn a_gateway_that_is_ready_says_what_to_do_next() {
     assert_eq!(after(&lines[0], "connect to"), format!("ws://{}/ws", gateway.ws));
     let answers = "ids 1000-1999 logic, 9000-9999 the gateway itself";
     assert_eq!(after(&lines[1], "answers"), answers);
+    let clients = after(&lines[2], "clients");
+    let told = clients.strip_prefix("at most ").and_then(|rest| rest.strip_suffix(FILES));
+    let told: usize = told.and_then(|n| n.parse().ok()).expect("a number");
+    assert_eq!(gateway.admin_get("/config")["connections_max"], json!([told]));
     let guide = format!("http://{}/guide, the state in /health and /stats", gateway.admin);
-    assert_eq!(after(&lines[2], "read"), guide);
+    assert_eq!(after(&lines[3], "read"), guide);
     assert_eq!(gateway.request("GET /guide", "", "").0, 200);
     // The command is pasted as it stands, into a shell that has the same environment.
-    let drain = after(&lines[3], "stop");
+    let drain = after(&lines[4], "stop");
     let drain = drain.strip_prefix("Ctrl-C, or: ").and_then(own).expect("our command");
     let runtime = gateway.dir().to_owned();
     let drained = run(&drain.split(' ').collect::<Vec<_>>(), |command| {
@@ -103,6 +112,8 @@ fn a_gateway_that_is_ready_says_what_to_do_next() {
     });
     assert_eq!(drained.code, Some(0), "{drain}: {drained:?}");
     assert_eq!(gateway.wait().code(), Some(0));
+    let left = std::fs::read_dir(gateway.dir().join("shardgate")).expect("it was made");
+    assert_eq!(left.count(), 0, "the token that it made is gone with it");
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod health;
 mod home;
 mod jwks;
 mod limits;
+mod mistakes;
 mod no_batching_delay;
 mod one_answer;
 mod order;

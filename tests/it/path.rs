@@ -45,7 +45,7 @@ fn a_message_is_answered_by_its_service_in_json() {
 
 #[test]
 fn a_message_is_answered_by_its_service_in_protobuf() {
-    let (gateway, _services) = with_demo(Config::new());
+    let (gateway, _services) = with_demo(Config::new().key("node = \"node-1\""));
     let mut client = Client::protobuf(gateway.ws);
     let welcome = client.read_proto();
     assert_eq!(welcome.kind, "welcome");
@@ -83,7 +83,7 @@ fn the_welcome_names_the_session_and_its_limits() {
 
 #[test]
 fn the_gateway_answers_its_own_ids() {
-    let gateway = Gateway::start(&Config::new());
+    let gateway = Gateway::start(&Config::new().key("node = \"node-1\""));
     let mut client = Client::connect(gateway.ws);
     let payload = json!({"n": [1, 2]});
     assert_eq!(client.call(9000, payload.clone())["payload"], payload);

@@ -132,6 +132,7 @@ fn the_names_are_the_promised_ones_and_the_numbers_the_traffics() {
 fn stats_add_connections_services_versions_and_uptime() {
     let instance = Instance::echo();
     let config = Config::new()
+        .key("node = \"node-1\"")
         .shards(several())
         .service("logic", &[("a", instance.address)])
         .route(1000, "logic", "");

@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use crate::support::{Config, Finished, Gateway, run};
+use serde_json::{Value, json};
+
+use crate::support::{Config, Finished, Gateway, Instance, run};
 
 /// Runs a verb with a configuration.
 fn verb(config: &Config, args: &[&str]) -> Finished {
@@ -73,14 +75,14 @@ fn check_tells_what_the_caps_come_to() {
 #[test]
 fn config_and_routes_show_the_files_and_where_each_value_came_from() {
     let config = logic().key("node = \"here\"");
-    let finished = verb(&config, &["config", "--listen", "127.0.0.1:1"]);
+    let finished = verb(&config, &["config", "--listen", "127.0.0.1:2"]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let has = |words: &[&str]| {
         let same = |line: &str| line.split_whitespace().eq(words.iter().copied());
         finished.stdout.lines().any(same)
     };
     assert!(has(&["node", "\"here\"", "gateway.toml:3"]), "{}", finished.stdout);
-    assert!(has(&["listen", "\"127.0.0.1:1\"", "flag", "--listen"]), "{}", finished.stdout);
+    assert!(has(&["listen", "\"127.0.0.1:2\"", "flag", "--listen"]), "{}", finished.stdout);
     assert!(has(&["queue.items_max", "10000", "default"]), "{}", finished.stdout);
     let finished = verb(&config, &["routes"]);
     assert!(finished.stdout.contains("1000-1999  logic"), "{finished:?}");
@@ -98,6 +100,56 @@ fn explain_does_without_a_gateway_and_says_so() {
     let finished = verb(&logic(), &["explain", "--msg-id", "7", "--admin", &nobody()]);
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stdout.contains("NO_ROUTE"), "{finished:?}");
+}
+
+/// Of a gateway that runs, people read lines and programs JSON, and the exit code is that of the
+/// files alone.
+#[test]
+fn what_a_gateway_says_is_lines_for_people_and_json_for_programs() {
+    let instance = Instance::echo();
+    let config = Config::new().service("logic", &[("a", instance.address)]).route(
+        1000,
+        "logic",
+        "hash_on = \"session\"",
+    );
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["a"]);
+    let at = gateway.dir().to_str().expect("UTF-8").to_owned();
+    let admin = gateway.admin.to_string();
+    let ask = |args: &[&str]| {
+        run(&[args, &["--config", &at, "--admin", &admin]].concat(), |command| {
+            command.env("XDG_RUNTIME_DIR", gateway.dir()).env_remove("RUNTIME_DIRECTORY");
+        })
+    };
+    let json = |finished: &Finished| -> Value {
+        serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"))
+    };
+    let explain = ["explain", "--session", "s", "--msg-id"];
+    let said = ask(&[&explain[..], &["1001"]].concat());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for line in ["  id 1001 is in the route 1000-1999 -> service logic\n", "\n  a at "] {
+        assert!(said.stdout.contains(line), "{said:?}");
+    }
+    let said = ask(&[&explain[..], &["1001", "--format", "json"]].concat());
+    assert_eq!((said.code, &json(&said)["instance"]), (Some(0), &json!("a")));
+    let said = ask(&[&explain[..], &["7"]].concat());
+    assert!(said.code == Some(1) && said.stdout.contains("NO_ROUTE"), "{said:?}");
+    let said = ask(&["routes", "--in-force"]);
+    for row in ["1000-1999  logic    normal", "\na         logic    "] {
+        assert!(said.code == Some(0) && said.stdout.contains(row), "{said:?}");
+    }
+    let said = ask(&["routes", "--in-force", "--format", "json"]);
+    assert_eq!(json(&said)["services"]["logic"]["instances"][0]["id"], "a");
+    gateway.rewrite(&config.clone().route(5000, "logic", "").shard("conn.heartbeat_ms = 20000"));
+    let said = ask(&["reload"]);
+    let changed = "+ route 5000-5999 -> logic\n";
+    assert!(said.code == Some(0) && said.stdout.contains(changed), "{said:?}");
+    assert!(said.stdout.contains("~ conn.heartbeat_ms 30000 -> 20000\n"), "{said:?}");
+    gateway.rewrite(&config.route(5000, "logic", ""));
+    let said = ask(&["reload", "--format", "json"]);
+    assert_eq!(json(&said)["changes"][0]["key"], "conn.heartbeat_ms", "{said:?}");
+    let said = ask(&["drain", "--instance", "a", "--format", "json"]);
+    assert_eq!(json(&said), json!({"instance": "a", "draining": true}));
 }
 
 #[test]

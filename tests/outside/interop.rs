@@ -101,6 +101,7 @@ fn a_python_service_is_killed_and_comes_back() {
     // Reconnect at once: how long a gateway waits is not what is tested here.
     let env = [
         ("SHARDGATE__DEMO__ENABLED", "false"),
+        ("SHARDGATE__NODE", "node-1"),
         ("SHARDGATE__BACKEND__BACKOFF_MS", "20"),
         ("SHARDGATE__BACKEND__BACKOFF_MAX_MS", "100"),
     ];

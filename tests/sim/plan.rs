@@ -11,8 +11,8 @@ use shardgate::auth::mint::{SigningKey, Wanted, mint};
 use shardgate::config::Overrides;
 use shardgate::config::load::{Files, from_files};
 use shardgate::config::settings::{
-    Algorithm, AuthKey, AuthMode, AuthSettings, GatewaySettings, KeySource, PerUser, ShardSettings,
-    StopSettings, Tenants,
+    Algorithm, AuthKey, AuthMode, AuthSettings, ConnectionsMax, GatewaySettings, KeySource,
+    PerUser, ShardSettings, StopSettings, Tenants,
 };
 use shardgate::ids::{InstanceId, ServiceId};
 use shardgate::message::Priority;
@@ -130,7 +130,7 @@ impl Plan {
             drain_at_us,
             stop: StopSettings {
                 grace: Duration::from_millis(d.pick(&[0, 20, 500, 4_000])),
-                spread: Duration::from_millis(d.pick(&[0, 0, 100, 2_000])),
+                spread: Some(Duration::from_millis(d.pick(&[0, 0, 100, 2_000]))),
                 ..StopSettings::default()
             },
             lane_items: d.pick(&[1, 2, 8]),
@@ -229,7 +229,7 @@ pub fn token(user: usize, now_us: u64, lifetime_s: u32) -> String {
 
 fn settings(d: &mut Dice) -> ShardSettings {
     let mut s = ShardSettings::default();
-    s.conn.connections_max = d.pick(&[4, 64]);
+    s.conn.connections_max = ConnectionsMax::Set(d.pick(&[4, 64]));
     s.conn.message_bytes_max = 16 << 10;
     s.conn.unanswered_max = d.pick(&[1, 2, 5, 30, 256]);
     s.conn.unanswered_bytes_max = d.pick(&[200, 20_000, 1 << 20]);

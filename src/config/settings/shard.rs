@@ -34,11 +34,45 @@ pub struct ShardSettings {
     pub backend: BackendSettings,
 }
 
+/// Most connections of a shard by itself: as much as a large host has memory for.
+const CONNECTIONS_AUTO_MAX: usize = 200_000;
+
+/// Number of connections that a shard accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionsMax {
+    /// As many as the limit of open files allows: this many, once that is known.
+    Auto(usize),
+    /// A number of the configuration.
+    Set(usize),
+}
+
+impl ConnectionsMax {
+    /// The number that was configured; `None` = "auto".
+    pub(crate) fn of(configured: Option<usize>) -> Self {
+        configured.map_or(Self::Auto(CONNECTIONS_AUTO_MAX), Self::Set)
+    }
+
+    /// The number.
+    pub fn get(self) -> usize {
+        match self {
+            Self::Auto(max) | Self::Set(max) => max,
+        }
+    }
+
+    /// The same, but at most `cap`.
+    pub(crate) fn at_most(self, cap: usize) -> Self {
+        match self {
+            Self::Auto(max) => Self::Auto(max.min(cap)),
+            Self::Set(max) => Self::Set(max.min(cap)),
+        }
+    }
+}
+
 /// The section `[conn]`: connections of clients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnSettings {
     /// Connections of a shard. A further one is handed to a shard with room, or gets 503.
-    pub connections_max: usize,
+    pub connections_max: ConnectionsMax,
     /// Bytes of one message, its fragments joined.
     pub message_bytes_max: usize,
     /// Fragments of one message.
@@ -171,7 +205,7 @@ pub struct BackendSettings {
 impl Default for ConnSettings {
     fn default() -> Self {
         Self {
-            connections_max: 200_000,
+            connections_max: ConnectionsMax::Auto(CONNECTIONS_AUTO_MAX),
             message_bytes_max: 64 << 10,
             fragments_max: crate::limits::FRAGMENTS_DEFAULT,
             header_bytes_max: 16 << 10,

@@ -56,7 +56,10 @@ pub fn serve(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let tls = sockets::tls(settings).map_err(io::Error::other)?;
-    let token = token::for_server(settings, address.port());
+    let (token, made) = match token::for_server(settings, address.port()) {
+        Ok((token, made)) => (Ok(token), made),
+        Err(why) => (Err(why), None),
+    };
     if let Err(why) = &token {
         tracing::warn!(
             why,
@@ -72,7 +75,12 @@ pub fn serve(
         request_timeout: CONNECTION_TIMEOUT,
         connections_max,
     };
-    Ok(endpoint.serve(listener))
+    let serving = endpoint.serve(listener);
+    Ok(async move {
+        // The file goes with the endpoint: it ends when control does, however that is.
+        let _made = made;
+        serving.await;
+    })
 }
 
 fn router(admin: Admin, origins: Origins, rights: Rights) -> Router {

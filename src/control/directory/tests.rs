@@ -123,7 +123,8 @@ async fn a_change_of_health_settings_is_judged_at_once() {
 #[tokio::test]
 async fn no_published_state_asks_for_more_connections_than_there_are_files() {
     let (mut directory, dir, _checks) = directory_of(100);
-    let max = |directory: &Directory| directory.published(ShardId(0)).settings.conn.connections_max;
+    let max =
+        |directory: &Directory| directory.published(ShardId(0)).settings.conn.connections_max.get();
     assert_eq!(max(&directory), 100, "the built-in files ask for more");
     for (asked, given) in [(50, 50), (101, 100), (100, 100)] {
         let text = format!("conn.connections_max = {asked}");

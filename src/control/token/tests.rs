@@ -16,11 +16,34 @@ fn of_file(path: &Path) -> AdminSettings {
     AdminSettings { token_file: Some(path.to_owned()), ..AdminSettings::default() }
 }
 
+fn of_server(settings: &AdminSettings) -> Result<Token, String> {
+    for_server(settings, 1).map(|(token, made)| {
+        assert!(made.is_none(), "a configured file is not the process's own");
+        token
+    })
+}
+
+#[test]
+fn a_file_that_the_process_made_goes_with_it_unless_another_took_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin-1.token");
+    let made = |token: Token| MadeFile { path: path.clone(), token };
+    let first = made(replace(&path).unwrap());
+    drop(first);
+    assert!(!path.exists());
+    let first = made(replace(&path).unwrap());
+    let second = made(replace(&path).unwrap());
+    drop(first);
+    assert_eq!(read(&path).unwrap(), second.token, "that of the next one stays");
+    drop(second);
+    assert!(!path.exists());
+}
+
 #[test]
 fn a_configured_token_is_taken_and_shown_nowhere() {
     let token = Some("0123456789abcdef".into());
     let settings = AdminSettings { token, ..AdminSettings::default() };
-    let token = for_server(&settings, 1).unwrap();
+    let token = of_server(&settings).unwrap();
     assert_eq!(token, for_client(&settings, 2).unwrap());
     assert!(token.is(b"0123456789abcdef"));
     let long = [b'x'; 300];
@@ -35,12 +58,12 @@ fn a_configured_token_is_taken_and_shown_nowhere() {
 fn a_token_file_is_made_once_and_then_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
-    let made = for_server(&of_file(&path), 1).unwrap();
+    let made = of_server(&of_file(&path)).unwrap();
     assert_eq!((made.expose().len(), mode(&path)), (64, 0o600));
-    assert_eq!(for_server(&of_file(&path), 1).unwrap(), made);
+    assert_eq!(of_server(&of_file(&path)).unwrap(), made);
     assert_eq!(for_client(&of_file(&path), 1).unwrap(), made);
     let other = dir.path().join("other");
-    assert_ne!(for_server(&of_file(&other), 1).unwrap(), made);
+    assert_ne!(of_server(&of_file(&other)).unwrap(), made);
     let absent = for_client(&of_file(&dir.path().join("no")), 1).unwrap_err();
     assert!(absent.contains("cannot read it") && absent.contains("admin.token_file"), "{absent}");
 }
@@ -58,13 +81,13 @@ fn a_token_that_others_can_read_or_that_is_none_is_refused_without_being_shown()
     ] {
         fs::write(&path, text).unwrap();
         set_mode(&path, bits);
-        let error = for_server(&of_file(&path), 1).unwrap_err();
+        let error = of_server(&of_file(&path)).unwrap_err();
         assert!(error.contains(expected) && !error.contains("01234"), "{error}");
     }
     set_mode(&path, 0o400);
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(for_server(&of_file(&path), 1).unwrap_err().contains("not a file"));
+    assert!(of_server(&of_file(&path)).unwrap_err().contains("not a file"));
 }
 
 #[test]

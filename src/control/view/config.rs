@@ -24,9 +24,14 @@ pub fn config(overview: &Overview) -> Value {
             "dns_family": lookup.family.word(),
         })
     });
+    let accepted = |shard: &super::ShardView| {
+        let max = config.shards.shard(usize::from(shard.shard.0)).conn.connections_max;
+        max.at_most(overview.directory.connections_cap).get()
+    };
     json!({
         "version": overview.directory.snapshot.version,
         "settings": settings.collect::<Vec<_>>(),
+        "connections_max": overview.shards.iter().map(accepted).collect::<Vec<_>>(),
         "services": services.collect::<Vec<_>>(),
         "routes": config.snapshot.routes.iter().map(|r| route(r, name(r))).collect::<Vec<_>>(),
         "lookups": lookups.collect::<Vec<_>>(),

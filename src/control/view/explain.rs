@@ -91,11 +91,23 @@ impl<'a> Explanation<'a> {
             "hash": self.hashed.map(|(_, hash)| format!("{hash:016x}")),
             "owner": name(self.owner),
             "instance": name(self.chosen),
+            "outcome": self.outcome(),
             "why": self.why(result),
             "instances": instances.unwrap_or_default(),
             "shards": shards,
             "silent_shards": result.silent.iter().map(|shard| shard.0).collect::<Vec<_>>(),
         })
+    }
+
+    /// What becomes of the message, in one word.
+    fn outcome(&self) -> &'static str {
+        match (self.route, self.hashed, self.chosen) {
+            (None, ..) if is_of_gateway(self.overview, self.params.msg_id) => "gateway",
+            (None, ..) => "no_route",
+            (Some(_), None, _) => "no_sender",
+            (Some(_), Some(_), None) => "unavailable",
+            (Some(_), Some(_), Some(_)) => "instance",
+        }
     }
 
     /// Sentences on what decided, and on what stands in the way.

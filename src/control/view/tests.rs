@@ -33,6 +33,7 @@ fn gathered() -> Overview {
         routes_refused: Vec::new(),
         reloads: Default::default(),
         certificates: Vec::new(),
+        connections_cap: usize::MAX,
     };
     let shard = ShardView {
         shard: ShardId(0),

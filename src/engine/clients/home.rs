@@ -143,7 +143,7 @@ impl Clients {
     }
 
     fn room_for(&self, cx: &Context<'_>, conn: &Conn) -> Room {
-        let max = cx.config.settings.conn.connections_max;
+        let max = cx.config.settings.conn.connections_max.get();
         if self.conns.len() >= max + spare(max) || self.conns.is_full() {
             Room::Crowded
         } else if self.limits.is_address_over(conn.peer.ip()) {

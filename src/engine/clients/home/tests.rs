@@ -1,6 +1,7 @@
 //! Stories of two shards: who moves when, with what, and what becomes of those who cannot.
 
 use super::*;
+use crate::config::settings::ConnectionsMax;
 use crate::engine::Engine;
 use crate::engine::clients::conn::ReadNext;
 use crate::engine::clients::conn::SocketAction;
@@ -223,7 +224,8 @@ fn if_its_home_has_ended_it_signs_in_where_it_is() {
 
 #[test]
 fn a_full_home_says_so_and_closes() {
-    let mut rig = Rig::with(|published| published.settings.conn.connections_max = 8);
+    let mut rig =
+        Rig::with(|published| published.settings.conn.connections_max = ConnectionsMax::Set(8));
     let mut told = Vec::new();
     for n in 0..11 {
         let fields = format!("Authorization: Bearer {}\r\n", token(&user_of(1, n)));
@@ -245,7 +247,8 @@ fn a_full_home_says_so_and_closes() {
 
 #[test]
 fn beyond_the_last_place_a_connection_is_cut_and_counted() {
-    let mut rig = Rig::with(|published| published.settings.conn.connections_max = 1);
+    let mut rig =
+        Rig::with(|published| published.settings.conn.connections_max = ConnectionsMax::Set(1));
     let mut arrived = 0;
     for n in 0..70 {
         rig.open(0, "", &auth(1, &token(&user_of(1, n))));
@@ -263,7 +266,7 @@ fn who_stays_has_its_place_whatever_the_cap_is_now() {
     rig.says(0, id, auth(1, &token(&user_of(1, 0))));
     let (_, _, departed) = rig.turn(0).remove(0);
     let mut lower = published(SECRET, false);
-    lower.settings.conn.connections_max = 1;
+    lower.settings.conn.connections_max = ConnectionsMax::Set(1);
     rig.shards[0].apply(lower, rig.now);
     let id = rig.shards[0].move_refused(departed, true, rig.now);
     assert!(rig.told(0, id).contains("auth_ok"));
@@ -296,7 +299,7 @@ fn arrivals_at_a_shard_that_has_ended_its_stop_get_a_goodbye() {
     rig.open(0, "", &auth(1, &token(&user_of(1, 0))));
     rig.open(0, "", &[auth(1, &token(&user_of(1, 1))), frame(WHO)].concat());
     let spread = std::time::Duration::from_secs(5);
-    let stop = crate::config::settings::StopSettings { spread, ..Default::default() };
+    let stop = crate::config::settings::StopSettings { spread: Some(spread), ..Default::default() };
     rig.shards[1].drain(stop, rig.now);
     assert!(rig.shards[1].is_drained());
     let left = rig.turn(0);
