@@ -12,7 +12,7 @@ use super::limits;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
-use super::routes::{self, RouteContext};
+use super::routes::{self, FileTables, RouteContext};
 use super::settings::AuthMode;
 use super::words::{key_of_variable, program, shell_word};
 use super::{Config, FoundRoute, ShardFiles};
@@ -283,7 +283,7 @@ fn check_all(
         sign_in: settings.auth.mode == AuthMode::Jwt,
         found,
     };
-    let (snapshot, lookups) = routes::snapshot(&mut gateway, &context);
+    let FileTables { snapshot, lookups, service_tls } = routes::read(&mut gateway, &context);
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -308,8 +308,17 @@ fn check_all(
         return Err(Problems(report.problems));
     }
     let Report { warnings, provenance, keys, .. } = report;
-    let gateway = settings;
-    Ok(Config { gateway, shards, snapshot, lookups, ring_points, warnings, provenance, keys })
+    Ok(Config {
+        gateway: settings,
+        shards,
+        snapshot,
+        lookups,
+        service_tls,
+        ring_points,
+        warnings,
+        provenance,
+        keys,
+    })
 }
 
 /// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.

@@ -16,6 +16,7 @@ mod raw;
 mod reader;
 mod routes;
 pub mod rule;
+mod service_tls;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,7 @@ pub use words::{
 
 use crate::routing::Snapshot;
 use rule::Key;
-use settings::{GatewaySettings, ShardSettings};
+use settings::{GatewaySettings, ServiceTlsSettings, ShardSettings};
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Config {
     pub snapshot: Snapshot,
     /// DNS names whose addresses are instances.
     pub lookups: Vec<Lookup>,
+    /// TLS towards services, by their names. Services that are not in it are spoken to without.
+    pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// Warnings: they do not stop a start.

@@ -466,6 +466,23 @@ impl Reader {
         Some(out)
     }
 
+    /// Whether a source set the table `key`, or a key in it.
+    pub fn table(&mut self, key: &'static str) -> bool {
+        self.know(key, &Rule::Table, Some("none".into()));
+        let inside = format!("{key}.");
+        if self.set.keys().any(|set| set.starts_with(&inside)) {
+            return true;
+        }
+        match self.set.get(key).map(|(_, entry)| &entry.value) {
+            None => false,
+            Some(Value::Table(_)) => true,
+            Some(_) => {
+                self.problem(key, Rule::Table.to_string());
+                false
+            }
+        }
+    }
+
     /// The tables of a list and its source; none if nobody set the key. The caller refuses more
     /// than `max`.
     pub fn list(&mut self, key: &'static str, max: usize) -> (Vec<Node>, Source) {

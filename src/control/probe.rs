@@ -1,10 +1,10 @@
 //! Health checks (grpc.health.v1) of one instance, again and again, on a connection of their own.
 
+mod door;
 #[cfg(test)]
 mod tests;
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -12,22 +12,20 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use self::door::Door;
+pub use self::door::Target;
 use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
 use crate::limits::PAUSE_MS;
 use crate::plain::is_plain;
 
-/// Largest answer: it holds one small number, which takes 2 bytes.
-const ANSWER_BYTES_MAX: usize = 1024;
-/// Largest headers of an answer. They hold a few words and perhaps a sentence about an error.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Characters of a reason: a line of a log.
 const WHY_CHARS_MAX: usize = 200;
 /// Range of the random time before the first check, and before the one after a stream ended: so
@@ -61,7 +59,7 @@ impl Drop for Probe {
     }
 }
 
-/// Starts checks of the instance at `address`, with jitter from `seed`. `None` if `check_every` is
+/// Starts checks of the instance at `target`, with jitter from `seed`. `None` if `check_every` is
 /// zero, which means never. Needs a tokio runtime.
 ///
 /// Asks `Watch` where it is served and keeps that stream. A silent stream does not tell whether its
@@ -70,7 +68,7 @@ impl Drop for Probe {
 /// (gRFC A8), but any number of calls.
 pub fn start(
     instance: InstanceId,
-    address: SocketAddr,
+    target: Target,
     settings: &HealthSettings,
     seed: u64,
     results: mpsc::Sender<CheckResult>,
@@ -79,8 +77,9 @@ pub fn start(
     if every.is_zero() {
         return None;
     }
-    let endpoint = match endpoint(address, limit) {
-        Ok(endpoint) => endpoint,
+    let address = target.address;
+    let door = match Door::new(target, limit) {
+        Ok(door) => door,
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
             tracing::warn!(
@@ -92,38 +91,31 @@ pub fn start(
         }
     };
     let random = StdRng::seed_from_u64(seed);
-    let checker = Checker { instance, endpoint, every, limit, random, results };
+    let checker = Checker { instance, door, every, limit, random, results };
     Some(Probe(tokio::spawn(checker.run()).abort_handle()))
 }
 
-/// Asks the instance at `address` once, within `limit`, whether it lives, and sends
+/// Asks the instance at `target` once, within `limit`, whether it lives, and sends
 /// [`Check::Answered`] or [`Check::Silent`]. Any answer of a gRPC server is one: that it has no
 /// health service, too. Needs a tokio runtime.
 pub fn ask_whether_it_lives(
     instance: InstanceId,
-    address: SocketAddr,
+    target: Target,
     limit: Duration,
     results: mpsc::Sender<CheckResult>,
 ) {
     tokio::spawn(async move {
-        let answered = match endpoint(address, limit) {
+        let answered = match Door::new(target, limit) {
             // Without a way to ask, messages have to find out.
             Err(_) => true,
-            Ok(endpoint) => {
-                let client = HealthClient::new(endpoint.connect_lazy())
-                    .max_decoding_message_size(ANSWER_BYTES_MAX);
-                within(limit, ask(client)).await.map_or_else(|e| is_from_server(&e), |_| true)
-            }
+            Ok(door) => within(limit, ask(door.client()))
+                .await
+                .map_or_else(|e| is_from_server(&e), |_| true),
         };
         let check = if answered { Check::Answered } else { Check::Silent };
         // At the end of the process nobody waits for it.
         let _ = results.send(CheckResult { instance, check }).await;
     });
-}
-
-fn endpoint(address: SocketAddr, limit: Duration) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    Ok(endpoint.connect_timeout(limit).http2_max_header_list_size(HEADER_BYTES_MAX))
 }
 
 /// The receiver of the results is gone.
@@ -139,7 +131,7 @@ enum NextTurn {
 
 struct Checker {
     instance: InstanceId,
-    endpoint: Endpoint,
+    door: Door,
     every: Duration,
     limit: Duration,
     random: StdRng,
@@ -181,8 +173,7 @@ impl Checker {
     /// Makes a turn on a new connection: `Watch`, and if that is not served, `Check`. Returns the
     /// next turn, and its time after the begin of this one.
     async fn open(&mut self) -> Result<(NextTurn, Duration), ReceiverGone> {
-        let client = HealthClient::new(self.endpoint.connect_lazy())
-            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        let client = self.door.client();
         match within(self.limit, first_answer(client.clone())).await {
             Ok((stream, answer)) => self.follow(client, stream, answer).await,
             Err(status) if status.code() == Code::Unimplemented => self.check(client).await,

@@ -10,8 +10,7 @@ use glommio::timer::Timer;
 mod clock;
 
 use super::call::{InFlight, Times};
-use super::link::{Doubt, GoingAway, Link, LinkId, Over, Phase};
-use super::request::Requests;
+use super::link::{Doubt, GoingAway, Link, LinkId, Over, Peer, Phase};
 use super::signals::{SLOTS, Signals, call_waker, timer_waker};
 use super::{ChannelEvent, DownCause, Order, Shared};
 use crate::backend::backoff::Backoff;
@@ -21,6 +20,7 @@ use crate::ids::Ticket;
 use crate::message::{Call, CallError, CallFault, Micros, Outcome, Started, status};
 use crate::readiness::Registry;
 use crate::routing::Instance;
+use crate::tls::service::ServiceTls;
 
 /// Most calls that wait for a connection or a free stream. The engine allows 100 in flight by
 /// default; over this bound a call is refused, so that a wrong setting cannot grow the queue
@@ -61,6 +61,7 @@ pub(super) struct Driver {
     shared: Rc<Shared>,
     signals: Arc<Signals>,
     instance: Instance,
+    tls: Option<Arc<ServiceTls>>,
     settings: BackendSettings,
     clock: Box<dyn Fn() -> Micros>,
     now: Micros,
@@ -70,7 +71,6 @@ pub(super) struct Driver {
     free: Vec<usize>,
     in_flight: usize,
     waiting: VecDeque<Waiting>,
-    requests: Requests,
     backoff: Backoff,
     registry: Registry,
     /// Earliest time of the next attempt to connect.
@@ -93,6 +93,7 @@ impl Driver {
     pub(super) fn new(
         shared: Rc<Shared>,
         instance: Instance,
+        tls: Option<Arc<ServiceTls>>,
         settings: BackendSettings,
         registry: Registry,
         seed: u64,
@@ -100,7 +101,6 @@ impl Driver {
     ) -> Self {
         let signals = Arc::clone(&shared.signals);
         Self {
-            requests: Requests::new(instance.address),
             backoff: Backoff::new(settings.backoff_ms, settings.backoff_max_ms, seed),
             calmed: 0,
             left_at: None,
@@ -109,6 +109,7 @@ impl Driver {
             shared,
             signals,
             instance,
+            tls,
             settings,
             clock,
             now: Micros(0),
@@ -178,6 +179,7 @@ impl Driver {
                 Some(Order::Send(call)) => self.accept(call),
                 Some(Order::Cancel(ticket)) => self.cancel(ticket),
                 Some(Order::Configure(settings)) => self.configure(*settings),
+                Some(Order::Secure(tls)) => self.secure(tls),
                 None => return,
             }
         }
@@ -189,6 +191,18 @@ impl Driver {
         for link in &self.links {
             link.set_user_timeout(self.settings.tcp_user_timeout_ms);
         }
+    }
+
+    /// Puts other TLS settings in force: attempts under way begin again, and connections are
+    /// replaced in order.
+    fn secure(&mut self, tls: Option<Arc<ServiceTls>>) {
+        self.tls = tls;
+        self.links.retain(|link| link.phase != Phase::Connecting);
+        for link in &mut self.links {
+            link.replace_at = link.replace_at.min(self.now);
+        }
+        self.backoff.connected();
+        self.connect_at = self.now;
     }
 
     /// Time without a byte, with calls in flight, after which a PING is sent; 0 = never.
@@ -263,14 +277,14 @@ impl Driver {
             self.deliver(call.ticket, Err(ends::timed_out(Started::No)));
             return;
         }
-        let (head, told_us) = match self.requests.head(&call, deadline.since(self.now)) {
+        let link = &mut self.links[link];
+        let (head, told_us) = match link.requests.head(&call, deadline.since(self.now)) {
             Ok(head) => head,
             Err(why) => {
                 self.deliver(call.ticket, Err(ends::not_sent(status::INTERNAL, why)));
                 return;
             }
         };
-        let link = &mut self.links[link];
         let id = link.id;
         let (response, mut request) = match link.open(head, self.now) {
             Ok(streams) => streams,
@@ -520,6 +534,10 @@ impl Driver {
 
     fn report_down(&mut self, cause: DownCause, why: &str) {
         if self.links.iter().any(|link| link.phase != Phase::Draining) {
+            let is_ready = |link: &Link| link.phase == Phase::Ready;
+            if cause == DownCause::Unreachable && self.links.iter().any(is_ready) {
+                self.shared.emit(ChannelEvent::NotReplaced { why: why.to_owned() });
+            }
             return;
         }
         if self.connect_at > self.now {
@@ -580,8 +598,8 @@ impl Driver {
         }
         let id = LinkId(self.links_made);
         self.links_made = self.links_made.wrapping_add(1);
-        let address = self.instance.address;
-        match Link::connect(id, address, &self.registry, &self.signals, now, &self.settings) {
+        let peer = Peer { address: self.instance.address, tls: self.tls.clone() };
+        match Link::connect(id, peer, &self.registry, &self.signals, now, &self.settings) {
             Ok(link) => {
                 let finish_by = link.finish_by;
                 self.links.push(link);

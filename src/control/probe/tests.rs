@@ -1,6 +1,7 @@
 //! The probe against real sockets.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -34,9 +35,14 @@ fn impatient() -> HealthSettings {
     HealthSettings { check_timeout: Duration::from_millis(50), ..settings() }
 }
 
+/// The instance at `address`, without TLS.
+fn plain(address: SocketAddr) -> Target {
+    Target { address, tls: None }
+}
+
 fn probed(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<CheckResult>) {
     let (tell, told) = mpsc::channel(64);
-    (super::start(WHO, address, settings, 1, tell).unwrap(), told)
+    (super::start(WHO, plain(address), settings, 1, tell).unwrap(), told)
 }
 
 async fn next(told: &mut mpsc::Receiver<CheckResult>) -> Check {
@@ -348,14 +354,15 @@ async fn checks_end_with_their_probe_or_their_listener() {
 async fn zero_means_never() {
     let never = HealthSettings { check_every: Duration::ZERO, ..settings() };
     let (tell, _told) = mpsc::channel(1);
-    assert!(super::start(WHO, ([127, 0, 0, 1], 9).into(), &never, 1, tell).is_none());
+    let nowhere = plain(([127, 0, 0, 1], 9).into());
+    assert!(super::start(WHO, nowhere, &never, 1, tell).is_none());
 }
 
 #[test]
 fn checks_are_spread_by_the_seed() {
     let asker = |seed| Checker {
         instance: WHO,
-        endpoint: Endpoint::from_static("http://127.0.0.1:9"),
+        door: Door::new(plain(([127, 0, 0, 1], 9).into()), PATIENCE).unwrap(),
         every: Duration::from_secs(30),
         limit: Duration::from_secs(5),
         random: StdRng::seed_from_u64(seed),
@@ -375,7 +382,7 @@ fn checks_are_spread_by_the_seed() {
 async fn any_answer_of_a_grpc_server_proves_that_it_lives_and_silence_does_not() {
     let asked = async |address| {
         let (tell, mut told) = mpsc::channel(1);
-        super::ask_whether_it_lives(WHO, address, Duration::from_millis(300), tell);
+        super::ask_whether_it_lives(WHO, plain(address), Duration::from_millis(300), tell);
         next(&mut told).await
     };
     let (well, _) = scripted(no_watch, || Ok(1)).await;

@@ -21,6 +21,7 @@ use crate::config::settings::BackendSettings;
 use crate::ids::{InstanceId, ServiceId, Ticket};
 use crate::message::{Call, CallBody, CallError, Micros};
 use crate::routing::{Instance, Share};
+use crate::tls::service::ServiceTls;
 
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +90,15 @@ type Chain = Rc<RefCell<Option<Box<dyn FnMut(Ticket)>>>>;
 
 impl Rig {
     pub(super) fn open(address: SocketAddr, settings: BackendSettings) -> Self {
+        Self::secured(address, settings, None)
+    }
+
+    /// Like [`Self::open`], with these settings of TLS.
+    pub(super) fn secured(
+        address: SocketAddr,
+        settings: BackendSettings,
+        tls: Option<Arc<ServiceTls>>,
+    ) -> Self {
         let start = Instant::now();
         let instance = Instance {
             id: InstanceId(3),
@@ -114,6 +124,7 @@ impl Rig {
         .detach();
         let (channel, task) = open(
             instance,
+            tls,
             settings,
             registry,
             1,
@@ -183,7 +194,10 @@ impl Rig {
     fn outcomes(&self, ticket: Ticket) -> Vec<Result<Bytes, CallError>> {
         let is_its = |event: &ChannelEvent| match event {
             ChannelEvent::Outcome(o) if o.ticket == ticket => Some(o.result.clone()),
-            ChannelEvent::Outcome(_) | ChannelEvent::Up | ChannelEvent::Down { .. } => None,
+            ChannelEvent::Outcome(_)
+            | ChannelEvent::Up
+            | ChannelEvent::Down { .. }
+            | ChannelEvent::NotReplaced { .. } => None,
         };
         self.events.borrow().iter().filter_map(is_its).collect()
     }
