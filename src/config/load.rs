@@ -13,7 +13,7 @@ use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report, nearest};
 use super::routes::{self, FileTables, RouteContext};
-use super::settings::AuthMode;
+use super::settings::{AuthMode, ShardSettings};
 use super::words::{key_of_variable, program, shell_word};
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
@@ -273,12 +273,10 @@ fn check_all(
         overrides.insert(n, check::shard(&mut reader));
         readers.push((n, text, reader));
     }
-    let windows = overrides.values().chain([&default]).map(|s| s.batch.window_ms);
-    let window_ms = windows.max().unwrap_or_default();
     let context = RouteContext {
         ring_points,
         gateway_ids: settings.gateway_ids,
-        window_ms,
+        window_ms: longest_window(&overrides, &default),
         discovered: settings.discovery.etcd.is_some() || settings.discovery.registry.is_some(),
         sign_in: settings.auth.mode == AuthMode::Jwt,
         found,
@@ -319,6 +317,12 @@ fn check_all(
         provenance,
         keys,
     })
+}
+
+/// Longest time that a message waits for company in any shard.
+fn longest_window(overrides: &BTreeMap<usize, ShardSettings>, default: &ShardSettings) -> u64 {
+    let windows = overrides.values().chain([default]).map(|s| s.batch.window_ms);
+    windows.max().unwrap_or_default()
 }
 
 /// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.

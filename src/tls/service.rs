@@ -38,9 +38,9 @@ pub(crate) struct Parts {
 /// Authorities of services.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Trusted {
-    /// Those in a file.
+    /// The certificates in a file.
     File(Arc<[CertificateDer<'static>]>),
-    /// Those of the system.
+    /// The certificates of the system.
     System(Arc<[CertificateDer<'static>]>),
 }
 
@@ -150,7 +150,8 @@ impl ServiceTls {
     fn bad_certificate(&self, bad: &CertificateError) -> String {
         use CertificateError as Bad;
         match bad {
-            Bad::UnknownIssuer => match self.parts.trusted {
+            // A signature of an authority of the same name, which has another key now.
+            Bad::UnknownIssuer | Bad::BadSignature => match self.parts.trusted {
                 Trusted::File(_) => "no authority in tls.ca_file signed its certificate".into(),
                 Trusted::System(_) => "no authority of this system signed its certificate: name \
                                        the file of its own in tls.ca_file"

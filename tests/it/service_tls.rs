@@ -211,8 +211,8 @@ fn the_demo_services_speak_tls_and_their_health_is_checked_over_it() {
         reserved.iter().map(|socket| socket.local_addr().expect("bound")).collect();
     drop(reserved);
     let shown: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
-    let config = Config::new()
-        .key("demo.enabled = true")
+    let config = Config::default()
+        .key("log.filter = \"info\"")
         .key(&format!("demo.addresses = [{}]", shown.join(", ")))
         .key(&format!("demo.tls_cert = {:?}", office.path("demo.pem")))
         .key(&format!("demo.tls_key = {:?}", office.path("demo.key")))

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use glommio::timer::Timer;
 
 mod clock;
+mod connections;
 
 use super::call::{InFlight, Times};
 use super::link::{Doubt, GoingAway, Link, LinkId, Over, Peer, Phase};
@@ -191,18 +192,6 @@ impl Driver {
         for link in &self.links {
             link.set_user_timeout(self.settings.tcp_user_timeout_ms);
         }
-    }
-
-    /// Puts other TLS settings in force: attempts under way begin again, and connections are
-    /// replaced in order.
-    fn secure(&mut self, tls: Option<Arc<ServiceTls>>) {
-        self.tls = tls;
-        self.links.retain(|link| link.phase != Phase::Connecting);
-        for link in &mut self.links {
-            link.replace_at = link.replace_at.min(self.now);
-        }
-        self.backoff.connected();
-        self.connect_at = self.now;
     }
 
     /// Time without a byte, with calls in flight, after which a PING is sent; 0 = never.
@@ -432,32 +421,6 @@ impl Driver {
         }
     }
 
-    /// Makes a connection the one for new calls, as the server's SETTINGS arrived; older
-    /// connections finish their calls.
-    fn became_ready(&mut self, index: usize) {
-        self.backoff.connected();
-        let age_us = self.settings.age_max_ms.saturating_mul(1000);
-        let age_us = self.backoff.jitter(age_us, AGE_JITTER_PERCENT);
-        let (now, timeout_ms) = (self.now, self.settings.connect_timeout_ms);
-        for (other, link) in self.links.iter_mut().enumerate() {
-            if other != index && link.phase == Phase::Ready {
-                link.drain(now, timeout_ms);
-                self.wake_at = self.wake_at.min(link.finish_by);
-            }
-        }
-        let link = &mut self.links[index];
-        link.phase = Phase::Ready;
-        link.ready_at = now;
-        self.left_at = None;
-        if age_us > 0 {
-            link.replace_at = Micros(now.0.saturating_add(age_us));
-            let replace_at = link.replace_at;
-            self.wake_by(replace_at);
-        }
-        self.shared.up.set(true);
-        self.shared.emit(ChannelEvent::Up);
-    }
-
     /// Notes a GOAWAY. After ENHANCE_YOUR_CALM keepalive pings are sent half as often (gRFC A8).
     fn note_going_away(&mut self, going_away: &GoingAway) {
         tracing::info!(
@@ -469,28 +432,6 @@ impl Driver {
         if going_away.calm {
             self.calmed = (self.calmed + 1).min(CALMED_MAX);
         }
-    }
-
-    /// Lets a connection take no more calls; another one is wanted at once.
-    fn retire(&mut self, id: LinkId) {
-        let Some(index) = self.links.iter().position(|link| link.id == id) else {
-            return;
-        };
-        let link = &mut self.links[index];
-        let (phase, ready_at) = (link.phase, link.ready_at);
-        link.drain(self.now, self.settings.connect_timeout_ms);
-        let close_by = link.finish_by;
-        self.wake_by(close_by);
-        if phase == Phase::Ready {
-            let lived_us = self.now.since(ready_at);
-            self.connect_after(lived_us);
-        }
-        self.note_up();
-    }
-
-    fn connect_after(&mut self, lived_us: u64) {
-        let delay_us = self.backoff.after_loss(lived_us);
-        self.connect_at = Micros(self.now.0.saturating_add(delay_us));
     }
 
     fn note_up(&self) {
@@ -577,39 +518,6 @@ impl Driver {
             if let Some(call) = self.vacate(index) {
                 let error = self.explained(&call, ends::connection_lost());
                 self.deliver(call.ticket, Err(error));
-            }
-        }
-    }
-
-    fn connect_if_wanted(&mut self) {
-        let closing = self.shared.closing.get() && self.waiting.is_empty();
-        let now = self.now;
-        let serves = |link: &Link| match link.phase {
-            Phase::Connecting => true,
-            Phase::Ready => link.replace_at > now,
-            Phase::Draining => false,
-        };
-        if closing || self.links.iter().any(serves) {
-            return;
-        }
-        if now < self.connect_at {
-            self.wake_by(self.connect_at);
-            return;
-        }
-        let id = LinkId(self.links_made);
-        self.links_made = self.links_made.wrapping_add(1);
-        let peer = Peer { address: self.instance.address, tls: self.tls.clone() };
-        match Link::connect(id, peer, &self.registry, &self.signals, now, &self.settings) {
-            Ok(link) => {
-                let finish_by = link.finish_by;
-                self.links.push(link);
-                self.wake_by(finish_by);
-            }
-            Err(e) => {
-                let delay_us = self.backoff.after_failure();
-                self.connect_at = Micros(now.0.saturating_add(delay_us));
-                self.wake_by(self.connect_at);
-                self.report_down(DownCause::Unreachable, &e.to_string());
             }
         }
     }

@@ -330,11 +330,20 @@ impl Link {
         let socket = self.socket.borrow();
         let failure = socket.failure();
         let is_cut = failure.map_or(over.is_clean, |f| f.kind == io::ErrorKind::ConnectionReset);
-        if is_cut && self.phase == Phase::Connecting && !self.is_secured {
-            // A server of TLS may take the preface for a broken handshake, and say nothing.
-            return Over::failed(
-                "closed before its first frame; if it speaks TLS, set tls of the service",
-            );
+        if is_cut && self.phase == Phase::Connecting {
+            // A side that finds no TLS, or finds it, where the other was expected may say nothing.
+            return Over::failed(match (&self.stage, self.is_secured) {
+                (_, false) => {
+                    "closed before its first frame; if it speaks TLS, set tls of the service"
+                }
+                (Stage::Opening(_), true) => {
+                    "TLS: it closed the connection in the handshake; does it speak TLS?"
+                }
+                (Stage::Open { .. } | Stage::Over, true) => {
+                    "TLS: it closed the connection after the handshake; if it wants a client \
+                     certificate, set tls.cert_file and tls.key_file"
+                }
+            });
         }
         failure.map_or(over, |failure| Over::failed(&*failure.why))
     }

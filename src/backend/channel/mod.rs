@@ -191,6 +191,7 @@ pub fn open(
         on_event: RefCell::new(Box::new(on_event)),
     });
     let channel = Channel { shared: Rc::clone(&shared) };
-    let mut driver = Driver::new(shared, instance, tls, settings, registry, seed, Box::new(clock));
+    let clock = Box::new(clock);
+    let mut driver = Driver::new(shared, instance, tls, settings, registry, seed, clock);
     (channel, poll_fn(move |cx| driver.poll(cx)))
 }

@@ -4,6 +4,7 @@
 mod endings;
 mod faults;
 mod rig;
+mod secured;
 mod service;
 
 use self::rig::{Rig, run, settings};

@@ -154,23 +154,7 @@ impl InstanceLink {
                 };
                 self.state = ConnectionState::Down;
                 engine.count(counter, 1);
-                if cause == DownCause::GoneAway {
-                    tracing::info!(
-                        shard,
-                        instance,
-                        why,
-                        "instance_away: it closed its connections in order, and the shard tries \
-                         again; other instances get its messages until it is back"
-                    );
-                } else {
-                    tracing::warn!(
-                        shard,
-                        instance,
-                        why,
-                        "instance_down: the shard has no connection to it and tries again; check \
-                         that it runs and listens on its address"
-                    );
-                }
+                self.tell_down(cause, &why);
                 if cause == DownCause::Broken {
                     engine.on_connection_broken(self.instance.id, now);
                 }
@@ -192,6 +176,28 @@ impl InstanceLink {
                 }
                 engine.on_outcome(outcome, now);
             }
+        }
+    }
+
+    /// Logs that there is no connection.
+    fn tell_down(&self, cause: DownCause, why: &str) {
+        let (shard, instance) = (self.shard.0, &*self.instance.name);
+        if cause == DownCause::GoneAway {
+            tracing::info!(
+                shard,
+                instance,
+                why,
+                "instance_away: it closed its connections in order, and the shard tries \
+                 again; other instances get its messages until it is back"
+            );
+        } else {
+            tracing::warn!(
+                shard,
+                instance,
+                why,
+                "instance_down: the shard has no connection to it and tries again; check \
+                 that it runs and listens on its address"
+            );
         }
     }
 

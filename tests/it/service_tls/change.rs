@@ -13,6 +13,15 @@ use crate::support::{Client, Gateway, Instance, eventually, several};
 /// Clients that talk all through a change.
 const TALKERS: usize = 10;
 
+/// Ends the talk, also when a test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `change` while clients talk; every message must be answered.
 fn while_all_talk(gateway: &Gateway, change: impl FnOnce()) {
     let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -34,11 +43,12 @@ fn while_all_talk(gateway: &Gateway, change: impl FnOnce()) {
         });
     };
     std::thread::scope(|scope| {
+        let end = End(&stop);
         let talkers = [scope.spawn(talk), scope.spawn(talk)];
         more("all talk");
         change();
         more("all talk on");
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         for talker in talkers {
             talker.join().expect("every message is answered");
         }
