@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::rig::{Rig, run, settings};
-use super::service::{serve_h2, serve_h2_over};
+use super::service::serve_h2_over;
 use crate::backend::channel::ChannelEvent;
 use crate::tls::provider;
 use crate::tls::service::{Parts, ServiceTls, Trusted};
@@ -87,19 +87,6 @@ fn other_settings_replace_the_connection_and_a_failed_attempt_is_told() {
         rig.until("another connection", || rig.ups_and_downs() == (2, 0)).await;
         let ticket = rig.send(b"new", 5_000);
         assert_eq!(rig.outcome(ticket).await.unwrap(), "new");
-        rig.close().await;
-    });
-}
-
-#[test]
-fn a_server_without_tls_is_told_from_one_with() {
-    let (_, tls) = both_sides();
-    let server = serve_h2(|message| message);
-    run(async move {
-        let mut rig = rig(server.address, &tls);
-        let ticket = rig.send(b"?", 5_000);
-        let error = rig.outcome(ticket).await.unwrap_err();
-        assert!(error.message.contains("speak TLS"), "{}", error.message);
         rig.close().await;
     });
 }
