@@ -294,14 +294,7 @@ fn check_all(
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
     report.absorb(gateway.report);
     report.absorb(shard.report);
-    if syntax {
-        // Without the file's keys nothing can be called missing.
-        report.problems.retain(|p| p.source != Source::Default);
-    }
-    for list in [&mut report.problems, &mut report.warnings] {
-        list.sort();
-        list.dedup();
-    }
+    put_in_order(&mut report, syntax);
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
@@ -317,6 +310,18 @@ fn check_all(
         provenance,
         keys,
     })
+}
+
+/// Sorts problems and warnings by their places, each once. `syntax`: the main file is no TOML.
+fn put_in_order(report: &mut Report, syntax: bool) {
+    if syntax {
+        // Without the file's keys nothing can be called missing.
+        report.problems.retain(|p| p.source != Source::Default);
+    }
+    for list in [&mut report.problems, &mut report.warnings] {
+        list.sort();
+        list.dedup();
+    }
 }
 
 /// Longest time that a message waits for company in any shard.

@@ -168,8 +168,8 @@ impl Shared {
     }
 }
 
-/// Opens a channel to `instance`, with or without TLS. The future is its task: spawn it once, on the thread that calls
-/// this, and never drop it unfinished (it ends after [`Channel::close`]).
+/// Opens a channel to `instance`, with or without TLS. The future is its task: spawn it once, on
+/// the thread that calls this, and never drop it unfinished (it ends after [`Channel::close`]).
 ///
 /// Its sockets join the set of `registry`, whose owner polls it. `seed` decides the jitter. `clock`
 /// is read once a turn. `on_event` runs inside the task; it may call the channel.
