@@ -30,6 +30,7 @@ use crate::shard::pulse::{Pulse, PulseThread};
 use crate::shard::{self, ShardInit};
 use crate::tls::load::LocalTls;
 use crate::tls::server::Server;
+use crate::tls::service::ServicesTls;
 
 /// Problems that keep the gateway from starting, one a line with the way out.
 struct StartError(String);
@@ -111,6 +112,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         snapshot: composer.snapshot().clone(),
         auth: keys.verifier(&config, None),
         tls: tls.server(),
+        service_tls: tls.services().clone(),
     };
     let shards = Shards::start(plans, sockets.clients, &common)?;
     let pulse = PulseThread::start(shards.pulses, started)
@@ -235,6 +237,7 @@ struct Common {
     snapshot: Arc<Snapshot>,
     auth: Option<Arc<Verifier>>,
     tls: Option<Arc<Server>>,
+    service_tls: ServicesTls,
 }
 
 /// The running shards, and control's ends of the lanes to and from them.
@@ -281,6 +284,7 @@ impl Shards {
                 },
                 listeners,
                 tls: common.tls.clone(),
+                service_tls: common.service_tls.clone(),
                 commands,
                 events: events_in.clone(),
                 shards: to_shards.clone(),

@@ -51,7 +51,8 @@
 //! - [`config`]: files, environment and flags become checked settings, or every problem at once.
 //! - [`wire`]: bytes only. Handshake, frames, JSON and protobuf envelopes, the service protocol.
 //! - [`auth`]: tokens, verified against keys; neither clock nor socket.
-//! - [`tls`]: TLS towards clients as bytes in and out; certificates and their files.
+//! - [`tls`]: TLS towards clients as bytes in and out, and towards services; certificates and
+//!   their files.
 //! - [`engine`]: a shard's state as a pure state machine. Events and the time in, effects out.
 //! - [`readiness`]: the sockets of a shard in one epoll set, and how the shard waits for it.
 //! - [`backend`]: gRPC over HTTP/2 to one instance. Calls in, one outcome each out, whatever

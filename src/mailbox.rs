@@ -9,6 +9,7 @@ use crate::inspect::{Inspection, Query};
 use crate::routing::Snapshot;
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
+use crate::tls::service::ServicesTls;
 
 /// A published state of one shard: routes and settings. It is published as a whole and with one
 /// version, so that nothing is ever half applied.
@@ -24,6 +25,9 @@ pub struct ShardConfig {
     pub auth: Option<Arc<Verifier>>,
     /// TLS settings and certificates, for connections from now on; `None` = no listener speaks TLS.
     pub tls: Option<Arc<Server>>,
+    /// TLS towards services, for connections from now on; those made with other settings are
+    /// replaced.
+    pub service_tls: ServicesTls,
 }
 
 /// Protocol of the listener that a client connected to.

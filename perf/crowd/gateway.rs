@@ -38,7 +38,8 @@ impl Gateway {
     /// Starts the process and waits until it listens.
     pub fn start() -> Self {
         let addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 3];
-        let services = demo::start(&DemoSettings { enabled: true, addresses }, Some(1));
+        let settings = DemoSettings { addresses, ..DemoSettings::default() };
+        let services = demo::start(&settings, Some(1));
         let services = services.expect("free ports");
         let dir = tempfile::tempdir().expect("a directory");
         let trusting = certificate(dir.path());

@@ -7,7 +7,7 @@ use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub(crate) const BOOT_KEYS: [&str; 34] = [
+pub(crate) const BOOT_KEYS: [&str; 36] = [
     "listen",
     "tls.listen",
     "path",
@@ -22,6 +22,8 @@ pub(crate) const BOOT_KEYS: [&str; 34] = [
     "shards.count",
     "demo.enabled",
     "demo.addresses",
+    "demo.tls_cert",
+    "demo.tls_key",
     "log.json",
     "dns.servers",
     "etcd.endpoints",

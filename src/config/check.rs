@@ -110,7 +110,10 @@ fn demo(r: &mut Reader, d: DemoSettings) -> DemoSettings {
             d.addresses
         }
     };
-    DemoSettings { enabled, addresses }
+    let [tls_cert, tls_key] = ["demo.tls_cert", "demo.tls_key"].map(|key| r.file(key));
+    let set = [tls_cert.is_some(), tls_key.is_some()];
+    r.both_or_neither(["demo.tls_cert", "demo.tls_key"], set);
+    DemoSettings { enabled, addresses, tls_cert, tls_key }
 }
 
 /// Reads the section `[stop]`.

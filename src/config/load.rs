@@ -15,8 +15,8 @@ use super::nearest::nearest;
 use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report};
-use super::routes::{self, RouteContext};
-use super::settings::AuthMode;
+use super::routes::{self, FileTables, RouteContext};
+use super::settings::{AuthMode, ShardSettings};
 use super::words::{program, shell_word};
 use super::{Config, FoundRoute, ShardFiles, collide};
 use crate::limits::SHARDS_MAX;
@@ -331,17 +331,15 @@ fn check_all(
         overrides.insert(n, check::shard(&mut reader));
         readers.push((n, text, reader));
     }
-    let windows = overrides.values().chain([&default]).map(|s| s.batch.window_ms);
-    let window_ms = windows.max().unwrap_or_default();
     let context = RouteContext {
         ring_points,
         gateway_ids: settings.gateway_ids,
-        window_ms,
+        window_ms: longest_window(&overrides, &default),
         discovered: settings.discovery.etcd.is_some() || settings.discovery.registry.is_some(),
         sign_in: settings.auth.mode == AuthMode::Jwt,
         found,
     };
-    let (snapshot, lookups) = routes::snapshot(&mut gateway, &context);
+    let FileTables { snapshot, lookups, service_tls } = routes::read(&mut gateway, &context);
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -356,6 +354,26 @@ fn check_all(
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
     report.absorb(gateway.report);
     report.absorb(shard.report);
+    put_in_order(&mut report, syntax);
+    if !report.problems.is_empty() {
+        return Err(Problems(report.problems));
+    }
+    let Report { warnings, provenance, keys, .. } = report;
+    Ok(Config {
+        gateway: settings,
+        shards,
+        snapshot,
+        lookups,
+        service_tls,
+        ring_points,
+        warnings,
+        provenance,
+        keys,
+    })
+}
+
+/// Sorts problems and warnings by their places, each once. `syntax`: the main file is no TOML.
+fn put_in_order(report: &mut Report, syntax: bool) {
     if syntax {
         // Without the file's keys nothing can be called missing.
         report.problems.retain(|p| p.source != Source::Default);
@@ -364,12 +382,12 @@ fn check_all(
         list.sort();
         list.dedup();
     }
-    if !report.problems.is_empty() {
-        return Err(Problems(report.problems));
-    }
-    let Report { warnings, provenance, keys, .. } = report;
-    let gateway = settings;
-    Ok(Config { gateway, shards, snapshot, lookups, ring_points, warnings, provenance, keys })
+}
+
+/// Longest time that a message waits for company in any shard.
+fn longest_window(overrides: &BTreeMap<usize, ShardSettings>, default: &ShardSettings) -> u64 {
+    let windows = overrides.values().chain([default]).map(|s| s.batch.window_ms);
+    windows.max().unwrap_or_default()
 }
 
 /// The part of a report that shard `n`'s own file adds: its problems, and the sources of its keys.

@@ -22,6 +22,7 @@ mod raw;
 mod reader;
 mod routes;
 pub mod rule;
+mod service_tls;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ pub use words::{
 
 use crate::routing::Snapshot;
 use rule::Key;
-use settings::{GatewaySettings, ShardSettings};
+use settings::{GatewaySettings, ServiceTlsSettings, ShardSettings};
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug)]
@@ -53,6 +54,8 @@ pub struct Config {
     pub snapshot: Snapshot,
     /// DNS names whose addresses are instances.
     pub lookups: Vec<Lookup>,
+    /// TLS towards services, by their names. Services that are not in it are spoken to without.
+    pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// Warnings: they do not stop a start.

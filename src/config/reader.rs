@@ -471,6 +471,18 @@ impl Reader {
         Some(out)
     }
 
+    /// Whether a source set the table `key`, or a key in it.
+    pub fn table(&mut self, key: &'static str) -> bool {
+        self.know(key, &Rule::Table, Some("none".into()));
+        let is_other = |(_, e): &(usize, Entry)| !matches!(e.value, Value::Table(_));
+        if self.set.get(key).is_some_and(is_other) {
+            self.problem(key, Rule::Table.to_string());
+            return false;
+        }
+        let inside = format!("{key}.");
+        self.is_set(key) || self.set.keys().any(|set| set.starts_with(&inside))
+    }
+
     /// The tables of a list and its source; none if nobody set the key. The caller refuses more
     /// than `max`.
     pub fn list(&mut self, key: &'static str, max: usize) -> (Vec<Node>, Source) {

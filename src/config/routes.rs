@@ -1,6 +1,6 @@
 //! `[[service]]` and `[[route]]` -> the first snapshot, or the problems with them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,6 +9,8 @@ use super::problem::{Problem, Source};
 use super::raw::{self, Node};
 use super::reader::{Reader, Report};
 use super::rule::{Bounds, TextRule};
+use super::service_tls;
+use super::settings::ServiceTlsSettings;
 use super::words::{NAME_RULE, SERVICE_RULE, is_name};
 use super::{Family, FoundRoute, Lookup, LookupName};
 use crate::ids::{InstanceId, ServiceId};
@@ -28,6 +30,7 @@ struct Tables {
     services: Vec<ServiceTable>,
     instances: Vec<Instance>,
     lookups: Vec<Lookup>,
+    service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
     routes: Vec<RouteTable>,
     discovered: bool,
     sign_in: bool,
@@ -69,8 +72,18 @@ pub struct RouteContext<'a> {
     pub found: &'a [FoundRoute],
 }
 
-/// Reads services and routes into the first snapshot, with the DNS names to be looked up.
-pub fn snapshot(r: &mut Reader, context: &RouteContext<'_>) -> (Snapshot, Vec<Lookup>) {
+/// Services and routes as the files have them.
+pub struct FileTables {
+    /// The first snapshot.
+    pub snapshot: Snapshot,
+    /// DNS names to be looked up.
+    pub lookups: Vec<Lookup>,
+    /// TLS towards services, by their names.
+    pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
+}
+
+/// Reads services and routes.
+pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     let &RouteContext { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = context;
     let mut tables = Tables { discovered, sign_in, ..Tables::default() };
     let (services, source) = r.list("service", SERVICES_MAX);
@@ -87,14 +100,15 @@ pub fn snapshot(r: &mut Reader, context: &RouteContext<'_>) -> (Snapshot, Vec<Lo
     tables.check_ranges(gateway_ids);
     tables.check_failover();
     tables.check_unused(r);
-    let Tables { services, instances, lookups, routes, report, .. } = tables;
+    let Tables { services, instances, lookups, service_tls, routes, report, .. } = tables;
     let sound = report.problems.is_empty();
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
     routes.sort_by_key(|route| route.first);
     // No ring for refused services: it could have any size.
     let services = if sound { rings(services, &instances, ring_points) } else { Vec::new() };
-    (Snapshot { version: 1, routes, services, instances }, lookups)
+    let snapshot = Snapshot { version: 1, routes, services, instances };
+    FileTables { snapshot, lookups, service_tls }
 }
 
 fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Vec<Service> {
@@ -137,6 +151,7 @@ impl Tables {
         let missing = !r.is_set("instances");
         let (list, source) = r.list("instances", INSTANCES_MAX);
         let lookup = dns(&mut r);
+        let tls = service_tls::read(&mut r, lookup.as_ref().map(|(name, _)| name));
         // A name of the wrong form has its problem already.
         let is_named = lookup.is_some() || r.report.problems.iter().any(|p| p.key.ends_with("dns"));
         if list.is_empty() && !is_named && !self.discovered {
@@ -151,6 +166,9 @@ impl Tables {
                     self.read_instance(ServiceId(index as u16), reader);
                 }
             }
+        }
+        if let (Some(tls), Some(name)) = (tls, &name) {
+            self.service_tls.insert(name.as_str().into(), tls);
         }
         if let (Some((looked_up, family)), Some(name)) = (lookup, &name) {
             self.lookups.push(Lookup { service: name.as_str().into(), name: looked_up, family });

@@ -117,6 +117,8 @@ pub enum Rule {
     Texts(TextRule),
     /// A list of at most so many tables.
     Tables(usize),
+    /// A table, which may be empty.
+    Table,
 }
 
 /// Ends of the names of keys and the unit of their numbers: the first one that fits.
@@ -162,6 +164,7 @@ impl Rule {
             Self::Text(rule) => capitalized(&rule.range()),
             Self::Texts(rule) => format!("A list, each {}", rule.range()),
             Self::Tables(max) => format!("A list of at most {max} tables"),
+            Self::Table => "A table, which may be empty".into(),
         }
     }
 }
@@ -199,6 +202,9 @@ impl fmt::Display for Rule {
             Self::Text(rule) => rule.fmt(f),
             Self::Texts(rule) => write!(f, "must be a list of strings; each {rule}"),
             Self::Tables(max) => write!(f, "must be a list of at most {max} tables"),
+            Self::Table => {
+                f.write_str("must be a table: { key = value, ... }, or {} for all defaults")
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub use shard::{
     BackendSettings, BatchSettings, CacheSettings, ConnSettings, ConnectionsMax, DedupSettings,
     QueueSettings, RetrySettings, ShardSettings,
 };
-pub use tls::{ClientCertificates, TlsCertificate, TlsSettings, TlsVersion};
+pub use tls::{ClientCertificates, ServiceTlsSettings, TlsCertificate, TlsSettings, TlsVersion};
 
 /// A token or password. No `{:?}` of a value that holds it shows it.
 #[derive(Clone, PartialEq, Eq)]
@@ -230,12 +230,21 @@ pub struct DemoSettings {
     pub enabled: bool,
     /// Addresses of logic, chat and fight.
     pub addresses: [SocketAddr; 3],
+    /// Certificate chain, PEM; with `tls_key` the services speak TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM.
+    pub tls_key: Option<PathBuf>,
 }
 
 impl Default for DemoSettings {
     fn default() -> Self {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { enabled: true, addresses: [local(50001), local(50002), local(50003)] }
+        Self {
+            enabled: true,
+            addresses: [local(50001), local(50002), local(50003)],
+            tls_cert: None,
+            tls_key: None,
+        }
     }
 }
 

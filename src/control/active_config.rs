@@ -19,6 +19,7 @@ use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::tls::authorities::Authorities;
 use crate::tls::load::{CertificateInfo, LocalTls};
+use crate::tls::service::ServicesTls;
 
 /// Result of a reload that was taken.
 #[derive(Clone, Debug)]
@@ -112,6 +113,11 @@ impl ActiveConfig {
         self.tls.authorities()
     }
 
+    /// TLS towards services.
+    pub fn service_tls(&self) -> &ServicesTls {
+        self.tls.services()
+    }
+
     /// Certificates that new connections are shown.
     pub fn certificates(&self) -> &[CertificateInfo] {
         self.tls.certificates()
@@ -134,6 +140,7 @@ impl ActiveConfig {
             settings,
             auth: self.keys.verifier(),
             tls: self.tls.server(),
+            service_tls: self.tls.services().clone(),
         }
     }
 

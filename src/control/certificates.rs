@@ -1,5 +1,5 @@
-//! Warns of certificates that expire: clients refuse an expired one at once, and nothing else in
-//! the gateway would say why.
+//! Warns of certificates that expire: clients and services refuse an expired one at once, and
+//! nothing else in the gateway would say why.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ impl CertificateWatch {
             if left < 0 {
                 tracing::error!(
                     file,
-                    "tls_certificate_expired: clients refuse this certificate; renew it and reload"
+                    "tls_certificate_expired: the other side refuses it; renew it and reload"
                 );
             } else if left < SOON_S {
                 let days = left / 86_400;

@@ -298,7 +298,8 @@ impl Directory {
         let warnings = new.config().warnings.clone();
         let changes = self.active.replace(new, &mut self.routes);
         self.settings_changed = true;
-        self.fleet.configure(&self.active.config().gateway.health, now);
+        let health = &self.active.config().gateway.health;
+        self.fleet.configure(health, self.active.service_tls(), now);
         self.compose(now);
         Ok(ReloadReport { version: self.snapshot().version, changes, warnings })
     }

@@ -132,7 +132,8 @@ fn start(
     let sources = Sources::start(config, inputs.registry, inputs.seed, news_sender)
         .map_err(io::Error::other)?;
     let (check_sender, checks) = mpsc::channel(CHECKS_MAX);
-    let fleet = Fleet::new(gateway.health.clone(), inputs.seed, check_sender);
+    let service_tls = inputs.local.tls.services().clone();
+    let fleet = Fleet::new(gateway.health.clone(), service_tls, inputs.seed, check_sender);
     let (fetch_sender, fetches) = mpsc::channel(jwks::FETCHES_MAX);
     let jwks = JwksRefresher::start(config, inputs.local.tls.authorities(), fetch_sender);
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);

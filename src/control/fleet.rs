@@ -8,12 +8,14 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::compose::Member;
+use super::discovery::FoundInstance;
 use super::health::{CallWindow, Check, Health, HealthEvent, judge};
-use super::probe::{self, CheckResult, Probe};
+use super::probe::{self, CheckResult, Probe, Target};
 use crate::config::settings::HealthSettings;
 use crate::ids::{InstanceId, ServiceId, ShardId};
 use crate::routing::Share;
 use crate::stats::Signal;
+use crate::tls::service::ServicesTls;
 
 /// An instance with its health.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Judgement {
 pub struct Fleet {
     entries: HashMap<InstanceId, FleetEntry>,
     settings: HealthSettings,
+    /// TLS towards services.
+    tls: ServicesTls,
     /// Services with too few healthy instances.
     panicking: BTreeSet<ServiceId>,
     /// Time of the next change that needs no event.
@@ -50,9 +54,14 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet without instances. Probes send to `checks`; `seed` spreads them in time.
-    pub fn new(settings: HealthSettings, seed: u64, checks: mpsc::Sender<CheckResult>) -> Self {
+    pub fn new(
+        settings: HealthSettings,
+        tls: ServicesTls,
+        seed: u64,
+        checks: mpsc::Sender<CheckResult>,
+    ) -> Self {
         let (entries, panicking) = (HashMap::new(), BTreeSet::new());
-        Self { entries, settings, panicking, next: None, seed, checks }
+        Self { entries, settings, tls, panicking, next: None, seed, checks }
     }
 
     /// Takes in the present instances: starts probes of new ones, and stops those of instances that
@@ -76,19 +85,20 @@ impl Fleet {
     fn probe(&self, member: &Member) -> Option<Probe> {
         let seed = self.seed ^ u64::from(member.id.0);
         let checks = self.checks.clone();
-        probe::start(member.id, &member.found.addresses, &self.settings, seed, checks)
+        let target = target(&member.found, &self.tls);
+        probe::start(member.id, target, &self.settings, seed, checks)
     }
 
     /// Puts other settings in force.
-    pub fn configure(&mut self, settings: &HealthSettings, now: Instant) {
+    pub fn configure(&mut self, settings: &HealthSettings, tls: &ServicesTls, now: Instant) {
         let asks = |s: &HealthSettings| (s.check_every, s.check_timeout);
         let asks_change = asks(&self.settings) != asks(settings);
+        let changed = |m: &&Member| asks_change || !tls.same(&self.tls, &m.found.service);
+        let members = self.entries.values().map(|e| &e.member).filter(changed);
+        let members: Vec<Member> = members.cloned().collect();
         self.settings.clone_from(settings);
+        self.tls.clone_from(tls);
         self.next = Some(now);
-        if !asks_change {
-            return;
-        }
-        let members: Vec<Member> = self.entries.values().map(|e| e.member.clone()).collect();
         for member in members {
             let probe = self.probe(&member);
             if let Some(entry) = self.entries.get_mut(&member.id) {
@@ -156,9 +166,9 @@ impl Fleet {
                 entry.share = share;
                 if entry.health.take_question() {
                     let Member { id, found, .. } = &entry.member;
+                    let target = target(found, &self.tls);
                     let limit = self.settings.check_timeout;
-                    let checks = self.checks.clone();
-                    probe::ask_whether_it_lives(*id, &found.addresses, limit, checks);
+                    probe::ask_whether_it_lives(*id, &target, limit, self.checks.clone());
                 }
             }
             if verdict.panic {
@@ -203,6 +213,11 @@ impl Fleet {
         let names = self.entries.values().filter(in_panic).map(|e| e.member.found.service.clone());
         names.collect::<BTreeSet<_>>().into_iter().collect()
     }
+}
+
+/// Place of an instance, with TLS if its service has that.
+fn target(found: &FoundInstance, tls: &ServicesTls) -> Target {
+    Target { addresses: found.addresses.clone(), tls: tls.of(&found.service).cloned() }
 }
 
 /// Logs a change of an instance's health.

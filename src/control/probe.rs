@@ -1,6 +1,6 @@
 //! Health checks (grpc.health.v1) of one instance, again and again, on a connection of their own.
 
-mod connector;
+mod door;
 #[cfg(test)]
 mod tests;
 
@@ -13,25 +13,20 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use connector::Connector;
-
+use self::door::Door;
+pub use self::door::Target;
 use super::health::Check;
 use crate::config::settings::HealthSettings;
 use crate::ids::InstanceId;
 use crate::limits::PAUSE_MS;
 use crate::plain::is_plain;
-use crate::routing::Addresses;
 
-/// Largest answer: it holds one small number, which takes 2 bytes.
-const ANSWER_BYTES_MAX: usize = 1024;
-/// Largest headers of an answer. They hold a few words and perhaps a sentence about an error.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Characters of a reason: a line of a log.
 const WHY_CHARS_MAX: usize = 200;
 /// Range of the random time before the first check, and before the one after a stream ended: so
@@ -65,8 +60,8 @@ impl Drop for Probe {
     }
 }
 
-/// Starts checks of the instance at `addresses`, with jitter from `seed`. `None` if `check_every`
-/// is zero, which means never. Needs a tokio runtime.
+/// Starts checks of the instance at `target`, with jitter from `seed`. `None` if `check_every` is
+/// zero, which means never. Needs a tokio runtime.
 ///
 /// Asks `Watch` where it is served and keeps that stream. A silent stream does not tell whether its
 /// peer still lives, so `Check` is asked beside it each `check_every`. Not HTTP/2 PING: gRPC
@@ -74,7 +69,7 @@ impl Drop for Probe {
 /// (gRFC A8), but any number of calls.
 pub fn start(
     instance: InstanceId,
-    addresses: &Addresses,
+    target: Target,
     settings: &HealthSettings,
     seed: u64,
     results: mpsc::Sender<CheckResult>,
@@ -83,8 +78,9 @@ pub fn start(
     if every.is_zero() {
         return None;
     }
-    let endpoint = match CheckEndpoint::new(addresses, limit) {
-        Ok(endpoint) => endpoint,
+    let addresses = target.addresses.clone();
+    let door = match Door::new(target, limit) {
+        Ok(door) => door,
         Err(error) => {
             // An IPv6 address with a scope has no place in a URI.
             tracing::warn!(
@@ -96,29 +92,31 @@ pub fn start(
         }
     };
     let random = StdRng::seed_from_u64(seed);
-    let checker = Checker { instance, endpoint, every, limit, random, results };
+    let checker = Checker { instance, door, every, limit, random, results };
     Some(Probe(tokio::spawn(checker.run()).abort_handle()))
 }
 
-/// Asks the instance once at each of its addresses, within `limit`, whether it lives, and sends
+/// Asks the instance once at each address of `target`, within `limit`, whether it lives, and sends
 /// [`Check::Answered`] or [`Check::Silent`]. Any answer of a gRPC server is one: that it has no
 /// health service, too. Needs a tokio runtime.
 pub fn ask_whether_it_lives(
     instance: InstanceId,
-    addresses: &Addresses,
+    target: &Target,
     limit: Duration,
     results: mpsc::Sender<CheckResult>,
 ) {
-    let endpoint = |address: SocketAddr| CheckEndpoint::new(&address.into(), limit);
-    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
+    let door = |address: SocketAddr| {
+        Door::new(Target { addresses: address.into(), tls: target.tls.clone() }, limit)
+    };
+    let doors: Vec<_> = target.addresses.iter().map(door).collect();
     tokio::spawn(async move {
         let mut asking = JoinSet::new();
-        for endpoint in endpoints {
+        for door in doors {
             asking.spawn(async move {
-                match endpoint {
+                match door {
                     // Without a way to ask, messages have to find out.
                     Err(_) => true,
-                    Ok(endpoint) => within(limit, ask(endpoint.client()))
+                    Ok(door) => within(limit, ask(door.client()))
                         .await
                         .map_or_else(|e| is_from_server(&e), |_| true),
                 }
@@ -134,27 +132,6 @@ pub fn ask_whether_it_lives(
     });
 }
 
-/// The way to an instance's health service.
-struct CheckEndpoint {
-    endpoint: Endpoint,
-    connector: Connector,
-}
-
-impl CheckEndpoint {
-    fn new(addresses: &Addresses, limit: Duration) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.first()))?
-            .connect_timeout(limit)
-            .http2_max_header_list_size(HEADER_BYTES_MAX);
-        Ok(Self { endpoint, connector: Connector(addresses.clone()) })
-    }
-
-    /// A client with a connection of its own, which is made with the first call.
-    fn client(&self) -> HealthClient<Channel> {
-        let channel = self.endpoint.connect_with_connector_lazy(self.connector.clone());
-        HealthClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
-    }
-}
-
 /// The receiver of the results is gone.
 struct ReceiverGone;
 
@@ -168,7 +145,7 @@ enum NextTurn {
 
 struct Checker {
     instance: InstanceId,
-    endpoint: CheckEndpoint,
+    door: Door,
     every: Duration,
     limit: Duration,
     random: StdRng,
@@ -210,7 +187,7 @@ impl Checker {
     /// Makes a turn on a new connection: `Watch`, and if that is not served, `Check`. Returns the
     /// next turn, and its time after the begin of this one.
     async fn open(&mut self) -> Result<(NextTurn, Duration), ReceiverGone> {
-        let client = self.endpoint.client();
+        let client = self.door.client();
         match within(self.limit, first_answer(client.clone())).await {
             Ok((stream, answer)) => self.follow(client, stream, answer).await,
             Err(status) if status.code() == Code::Unimplemented => self.check(client).await,
@@ -245,7 +222,7 @@ impl Checker {
         let unserved = is_unserved(status);
         if !unserved {
             // An address that accepts connections and answers nothing is passed over next time.
-            self.endpoint.connector.rotate();
+            self.door.rotate();
         }
         self.send(match unserved {
             true => Check::NotImplemented,

@@ -19,6 +19,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,8 +27,8 @@ use std::time::Duration;
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::{oneshot, watch};
 use tonic::codegen::{BoxFuture, Service};
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use self::proto::backend_server::BackendServer;
 use self::service::Demo;
@@ -154,6 +155,8 @@ struct Bound {
     listeners: [TcpListener; 3],
     addresses: [SocketAddr; 3],
     instances: [String; 3],
+    /// Settings of each server.
+    server: Server,
 }
 
 impl Bound {
@@ -179,6 +182,7 @@ impl Bound {
             listeners: [l0, l1, l2],
             addresses: [a0, a1, a2],
             instances: instances.map(str::to_owned),
+            server: server(settings)?,
         })
     }
 
@@ -187,11 +191,12 @@ impl Bound {
         let (stopping, is_stopping) = watch::channel(());
         let [l0, l1, l2] = self.listeners;
         let [i0, i1, i2] = self.instances;
+        let server = &self.server;
         let servers = async {
             tokio::try_join!(
-                serve_one(l0, Demo::new(SERVICES[0], i0), is_stopping.clone()),
-                serve_one(l1, Demo::new(SERVICES[1], i1), is_stopping.clone()),
-                serve_one(l2, Demo::new(SERVICES[2], i2), is_stopping.clone()),
+                serve_one(l0, Demo::new(SERVICES[0], i0), server, is_stopping.clone()),
+                serve_one(l1, Demo::new(SERVICES[1], i1), server, is_stopping.clone()),
+                serve_one(l2, Demo::new(SERVICES[2], i2), server, is_stopping.clone()),
             )
         };
         tokio::pin!(servers);
@@ -206,19 +211,40 @@ impl Bound {
     }
 }
 
+/// A server, with TLS if the settings name a certificate.
+fn server(settings: &DemoSettings) -> io::Result<Server> {
+    let server = Server::builder()
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES);
+    let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
+        return Ok(server);
+    };
+    let text = |key: &str, path: &Path| {
+        let told = |error: io::Error| {
+            io::Error::new(error.kind(), format!("demo.{key} = {path:?}: {error}"))
+        };
+        std::fs::read(path).map_err(told)
+    };
+    let identity = Identity::from_pem(text("tls_cert", cert)?, text("tls_key", key)?);
+    server.tls_config(ServerTlsConfig::new().identity(identity)).map_err(|error| {
+        let text = format!("demo.tls_cert = {cert:?}, demo.tls_key = {key:?}: {error}");
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
+}
+
 /// Runs one server with its health service, until the sender of `is_stopping` is dropped.
 async fn serve_one(
     listener: TcpListener,
     demo: Demo,
+    server: &Server,
     mut is_stopping: watch::Receiver<()>,
 ) -> io::Result<()> {
     let incoming = TcpIncoming::from(TokioListener::from_std(listener)?).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<BackendServer<Demo>>().await;
     let service = ByPath { backend: BackendServer::new(demo), health: health_service };
-    Server::builder()
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+    server
+        .clone()
         .serve_with_incoming_shutdown(service, incoming, async move {
             // No value is ever sent: this ends with an error when the sender is dropped.
             let _ = is_stopping.changed().await;

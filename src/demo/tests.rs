@@ -11,7 +11,8 @@ use super::proto::{BaseRequest, BaseResponse, BatchRequest, BatchResponse};
 use super::*;
 
 fn settings() -> DemoSettings {
-    DemoSettings { enabled: true, addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 3] }
+    let addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 3];
+    DemoSettings { addresses, ..DemoSettings::default() }
 }
 
 /// A gRPC call: the message without its prefix, and the headers that hold its status.

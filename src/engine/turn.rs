@@ -65,7 +65,7 @@ impl Engine {
     /// Routes and works by `published` from now on (promise 10). Connections keep what they were
     /// promised, requests under way the route they were admitted by.
     pub fn apply(&mut self, published: ShardConfig, now: Micros) {
-        let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published;
+        let ShardConfig { snapshot, gateway, settings, auth, tls: _, service_tls: _ } = published;
         self.clients.apply(&gateway, &settings, auth, now);
         self.dispatcher.set_settings(&settings);
         let same_rings = same_rings(&self.config.snapshot, &snapshot);

@@ -37,6 +37,7 @@ use crate::shard::begin::{Part, begin};
 use crate::shard::net::{Handoff, Net};
 use crate::shard::pulse::Pulse;
 use crate::tls::server::Server;
+use crate::tls::service::ServicesTls;
 
 /// The parts of a shard at its start.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct ShardInit {
     pub(crate) listeners: Vec<(Port, TcpListener)>,
     /// Certificates and settings of TLS handshakes; `None`: there is no listener for TLS.
     pub(crate) tls: Option<Arc<Server>>,
+    /// TLS towards services.
+    pub(crate) service_tls: ServicesTls,
     /// Lane that control sends commands by.
     pub(crate) commands: LaneReceiver<Command>,
     /// Lane that events go to control by.

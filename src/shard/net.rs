@@ -31,6 +31,7 @@ use crate::shard::timers::Timer;
 use crate::shard::turn::{self, TurnState};
 use crate::shard::{ShardInit, Shell};
 use crate::tls::server::Server;
+use crate::tls::service::ServicesTls;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
 /// Time that the shard waits in the readiness set before it sleeps on the ring. The next message or
@@ -97,6 +98,8 @@ pub(crate) struct Net {
     settings: ShardSettings,
     /// Certificates and settings of TLS handshakes; `None`: there is no listener for TLS.
     tls: Option<Arc<Server>>,
+    /// TLS towards services.
+    service_tls: ServicesTls,
     /// Seed of the jitter of channels.
     seed: u64,
     set: ReadySet,
@@ -118,8 +121,8 @@ pub(crate) struct Net {
 impl Net {
     /// Sets the shard up; nothing is accepted before [`Self::serve`].
     pub(crate) fn new(init: ShardInit) -> io::Result<Self> {
-        let ShardInit { engine, listeners, tls, commands, events, shards, .. } = init;
-        let ShardInit { handed, bell, pulse, boot, core: _, .. } = init;
+        let ShardInit { engine, listeners, tls, service_tls, commands, events, .. } = init;
+        let ShardInit { shards, handed, bell, pulse, boot, core: _, .. } = init;
         let set = ReadySet::new()?;
         let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
@@ -138,6 +141,7 @@ impl Net {
             state,
             lanes: Lanes { commands, events, shards, handed, bell, pulse },
             tls,
+            service_tls,
             set,
             listeners,
             sockets: Sockets::default(),

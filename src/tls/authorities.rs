@@ -1,4 +1,5 @@
-//! The certificates that a server must be signed by from which the gateway fetches keys of tokens.
+//! The certificates that a server must be signed by to which the gateway connects: those of a file,
+//! or those of the system.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,19 +39,27 @@ impl Authorities {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let found = rustls_native_certs::load_native_certs();
-        if found.certs.is_empty() {
-            let why = found.errors.first().map_or(String::new(), |error| format!(" ({error})"));
-            return Err(format!(
-                "the system has no certificates of authorities{why}: install ca-certificates, or \
-                 name a file in auth.jwks_ca_file"
-            ));
-        }
-        Ok(found.certs.into())
+        of_system("auth.jwks_ca_file")
     }
 }
 
-fn from_file(path: &Path) -> Result<Arc<[CertificateDer<'static>]>, String> {
+/// The certificates of the system; `key` names a file instead.
+pub(super) fn of_system(key: &str) -> Result<Arc<[CertificateDer<'static>]>, String> {
+    let mut found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let why = found.errors.first().map_or(String::new(), |error| format!(" ({error})"));
+        return Err(format!(
+            "the system has no certificates of authorities{why}: install ca-certificates, or name \
+             a file in {key}"
+        ));
+    }
+    // In the order of their bytes, so that the same set is the same list each time.
+    found.certs.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+    Ok(found.certs.into())
+}
+
+/// The certificates of a file.
+pub(super) fn from_file(path: &Path) -> Result<Arc<[CertificateDer<'static>]>, String> {
     let all = certificates(&read(path, FILE_BYTES_MAX)?)?;
     roots(&all)?;
     Ok(all.into())

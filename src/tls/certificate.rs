@@ -1,5 +1,5 @@
 //! A certificate of the gateway: read from its files, and checked for every fault that otherwise
-//! only clients would notice.
+//! only the other side would notice.
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -23,9 +23,9 @@ pub struct Certificate {
 /// A fault of one of the two files: the rule and the way out. It contains no part of the key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BadCertificate {
-    /// A fault of `chain_file`.
+    /// A fault of the file with the chain.
     Chain(String),
-    /// A fault of `key_file`.
+    /// A fault of the file with the key.
     Key(String),
 }
 
@@ -55,7 +55,7 @@ impl Certificate {
         match key.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(_) => {
-                let rule = "is not the key of the first certificate in chain_file; the \
+                let rule = "is not the key of the first certificate in the other file; the \
                             certificate stands before those that sign it";
                 return Err(BadCertificate::Key(rule.into()));
             }

@@ -28,6 +28,7 @@ const A_TABLE_OF_EACH_LIST: &str = r#"
     services = ["logic"]
     [[service]]
     name = "logic"
+    tls = {}
     instances = [{ id = "logic-1", address = "127.0.0.1:50001" }]
     [[route]]
     range = [1000, 1999]

@@ -30,6 +30,7 @@ mod reload;
 mod resource_limits;
 mod retry;
 mod service_manager;
+mod service_tls;
 mod stats;
 mod support;
 mod tidy;

@@ -30,7 +30,19 @@ const MAY_NAME: [(&str, &[&str]); 31] = [
     ("inspect", &["ids", "message"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
-    ("mailbox", &["ids", "inspect", "stats", "routing", "config::settings", "auth", "tls::server"]),
+    (
+        "mailbox",
+        &[
+            "ids",
+            "inspect",
+            "stats",
+            "routing",
+            "config::settings",
+            "auth",
+            "tls::server",
+            "tls::service",
+        ],
+    ),
     // The ground of both halves of the engine, of configuration and of control.
     ("routing", &[]),
     ("config", &["routing"]),
@@ -40,7 +52,7 @@ const MAY_NAME: [(&str, &[&str]); 31] = [
     ("engine", &["routing", "config", "wire", "auth"]),
     // Sockets that are ready: what the two with sockets stand on.
     ("readiness", &[]),
-    ("backend", &["routing", "config", "wire", "readiness"]),
+    ("backend", &["routing", "config", "wire", "tls", "readiness"]),
     ("shard", &["routing", "config", "wire", "tls", "engine", "backend", "readiness", "clock"]),
     // The wall clock, for dates of certificates and tokens.
     ("clock", &[]),

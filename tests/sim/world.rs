@@ -329,6 +329,7 @@ impl World {
                 settings: self.plan.settings.clone(),
                 auth: self.plan.verifier.clone(),
                 tls: None,
+                service_tls: Default::default(),
             };
             let command = Command::Apply(Box::new(published));
             if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {

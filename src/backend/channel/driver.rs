@@ -9,11 +9,12 @@ use glommio::timer::Timer;
 
 mod clock;
 mod connecting;
+mod connections;
 
 use connecting::Round;
 
 use super::call::{InFlight, Times};
-use super::link::{Doubt, GoingAway, Link, LinkId, Over, Phase};
+use super::link::{Doubt, GoingAway, Link, LinkId, Over, Peer, Phase};
 use super::signals::{SLOTS, Signals, call_waker, timer_waker};
 use super::{ChannelEvent, DownCause, Order, Shared};
 use crate::backend::backoff::Backoff;
@@ -23,6 +24,7 @@ use crate::ids::Ticket;
 use crate::message::{Call, CallError, CallFault, Micros, Outcome, Started, status};
 use crate::readiness::Registry;
 use crate::routing::Instance;
+use crate::tls::service::ServiceTls;
 
 /// Most calls that wait for a connection or a free stream. The engine allows 100 in flight by
 /// default; over this bound a call is refused, so that a wrong setting cannot grow the queue
@@ -63,6 +65,7 @@ pub(super) struct Driver {
     shared: Rc<Shared>,
     signals: Arc<Signals>,
     instance: Instance,
+    tls: Option<Arc<ServiceTls>>,
     settings: BackendSettings,
     clock: Box<dyn Fn() -> Micros>,
     now: Micros,
@@ -95,6 +98,7 @@ impl Driver {
     pub(super) fn new(
         shared: Rc<Shared>,
         instance: Instance,
+        tls: Option<Arc<ServiceTls>>,
         settings: BackendSettings,
         registry: Registry,
         seed: u64,
@@ -110,6 +114,7 @@ impl Driver {
             shared,
             signals,
             instance,
+            tls,
             settings,
             clock,
             now: Micros(0),
@@ -180,6 +185,7 @@ impl Driver {
                 Some(Order::Send(call)) => self.accept(call),
                 Some(Order::Cancel(ticket)) => self.cancel(ticket),
                 Some(Order::Configure(settings)) => self.configure(*settings),
+                Some(Order::Secure(tls)) => self.secure(tls),
                 None => return,
             }
         }
@@ -420,34 +426,6 @@ impl Driver {
         }
     }
 
-    /// Makes a connection the one for new calls, as the server's SETTINGS arrived; older
-    /// connections finish their calls.
-    fn became_ready(&mut self, index: usize) {
-        self.backoff.connected();
-        let age_us = self.settings.age_max_ms.saturating_mul(1000);
-        let age_us = self.backoff.jitter(age_us, AGE_JITTER_PERCENT);
-        let (now, timeout_ms) = (self.now, self.settings.connect_timeout_ms);
-        for (other, link) in self.links.iter_mut().enumerate() {
-            if other != index && link.phase == Phase::Ready {
-                link.drain(now, timeout_ms);
-                self.wake_at = self.wake_at.min(link.finish_by);
-            }
-        }
-        self.end_round(index);
-        let link = &mut self.links[index];
-        let address = link.address;
-        link.phase = Phase::Ready;
-        link.ready_at = now;
-        self.left_at = None;
-        if age_us > 0 {
-            link.replace_at = Micros(now.0.saturating_add(age_us));
-            let replace_at = link.replace_at;
-            self.wake_by(replace_at);
-        }
-        self.shared.up.set(true);
-        self.shared.emit(ChannelEvent::Up(address));
-    }
-
     /// Notes a GOAWAY. After ENHANCE_YOUR_CALM keepalive pings are sent half as often (gRFC A8).
     fn note_going_away(&mut self, going_away: &GoingAway) {
         tracing::info!(
@@ -459,28 +437,6 @@ impl Driver {
         if going_away.calm {
             self.calmed = (self.calmed + 1).min(CALMED_MAX);
         }
-    }
-
-    /// Lets a connection take no more calls; another one is wanted at once.
-    fn retire(&mut self, id: LinkId) {
-        let Some(index) = self.links.iter().position(|link| link.id == id) else {
-            return;
-        };
-        let link = &mut self.links[index];
-        let (phase, ready_at) = (link.phase, link.ready_at);
-        link.drain(self.now, self.settings.connect_timeout_ms);
-        let close_by = link.finish_by;
-        self.wake_by(close_by);
-        if phase == Phase::Ready {
-            let lived_us = self.now.since(ready_at);
-            self.connect_after(lived_us);
-        }
-        self.note_up();
-    }
-
-    fn connect_after(&mut self, lived_us: u64) {
-        let delay_us = self.backoff.after_loss(lived_us);
-        self.connect_at = Micros(self.now.0.saturating_add(delay_us));
     }
 
     fn note_up(&self) {
@@ -523,6 +479,10 @@ impl Driver {
 
     fn report_down(&mut self, cause: DownCause, why: &str) {
         if self.links.iter().any(|link| link.phase != Phase::Draining) {
+            let is_ready = |link: &Link| link.phase == Phase::Ready;
+            if cause == DownCause::Unreachable && self.links.iter().any(is_ready) {
+                self.shared.emit(ChannelEvent::NotReplaced { why: why.to_owned() });
+            }
             return;
         }
         if self.connect_at > self.now {

@@ -1,4 +1,5 @@
-//! The socket of a connection in the shard's readiness set, with the tokio traits that h2 needs.
+//! The socket of a connection in the shard's readiness set, with the tokio traits that h2 and TLS
+//! need.
 //! The bytes that h2 writes in one turn are gathered into one `sendmsg`.
 
 use std::cell::RefCell;
@@ -25,10 +26,6 @@ const GATHER_BYTES_MAX: usize = 32 << 10;
 const READS_PER_POLL_MAX: u32 = 16;
 /// Slices in one `sendmsg`: h2 offers at most 64, and the gathered bytes are one more.
 const SLICES_MAX: usize = 65;
-/// Bytes of HTTP/2's frame header (RFC 9113 4.1).
-const FRAME_HEADER_BYTES: usize = 9;
-/// Type of SETTINGS (RFC 9113 6.5), which must be the server's first frame (3.4).
-const FRAME_SETTINGS: u8 = 4;
 
 /// The socket of one connection, with its counts.
 pub(super) struct Socket {
@@ -38,13 +35,20 @@ pub(super) struct Socket {
     gathered: Vec<u8>,
     /// Bytes of `gathered` that are sent.
     sent: usize,
-    first: [u8; FRAME_HEADER_BYTES],
     bytes_read: u64,
+    has_settings: bool,
     reads_left: u32,
-    failed: Option<io::ErrorKind>,
+    failed: Option<Failure>,
 }
 
-/// h2's end of a [`Socket`].
+/// The first error of a socket.
+pub(super) struct Failure {
+    pub(super) kind: io::ErrorKind,
+    /// Reason, for the log.
+    pub(super) why: String,
+}
+
+/// The end of a [`Socket`] that h2 or TLS has.
 pub(super) struct Io(pub(super) Rc<RefCell<Socket>>);
 
 impl Socket {
@@ -78,8 +82,8 @@ impl Socket {
             stream,
             gathered: Vec::new(),
             sent: 0,
-            first: [0; FRAME_HEADER_BYTES],
             bytes_read: 0,
+            has_settings: false,
             reads_left: READS_PER_POLL_MAX,
             failed: None,
         })
@@ -99,14 +103,19 @@ impl Socket {
         self.bytes_read
     }
 
-    /// Whether the server's first frame header was read; it is that of SETTINGS.
-    pub(super) fn has_settings(&self) -> bool {
-        self.bytes_read >= FRAME_HEADER_BYTES as u64
+    /// Notes that the server's first frame header was read, and is that of SETTINGS.
+    pub(super) fn note_settings(&mut self) {
+        self.has_settings = true;
     }
 
-    /// Error of the socket, if it failed.
-    pub(super) fn failure(&self) -> Option<io::ErrorKind> {
-        self.failed
+    /// Whether the server's first frame header was read.
+    pub(super) fn has_settings(&self) -> bool {
+        self.has_settings
+    }
+
+    /// The first error, if there was one.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failed.as_ref()
     }
 
     /// Renews the budget of reads, for the next poll of the connection.
@@ -184,26 +193,16 @@ impl Socket {
         }
     }
 
+    /// Takes note of an error of the socket.
     fn fail(&mut self, e: io::Error) -> io::Error {
-        self.failed.get_or_insert(e.kind());
+        let kind = e.kind();
+        self.fail_with(kind, || kind.to_string());
         e
     }
 
-    /// Checks the first frame header: a peer that does not speak HTTP/2 is found before h2 waits
-    /// for a frame of 4 MiB.
-    fn check_first(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let have = self.bytes_read.min(FRAME_HEADER_BYTES as u64) as usize;
-        self.bytes_read += bytes.len() as u64;
-        if have == FRAME_HEADER_BYTES {
-            return Ok(());
-        }
-        let n = bytes.len().min(FRAME_HEADER_BYTES - have);
-        self.first[have..have + n].copy_from_slice(&bytes[..n]);
-        let [_, _, _, kind, flags, stream @ ..] = self.first;
-        if have + n == FRAME_HEADER_BYTES && (kind, flags, stream) != (FRAME_SETTINGS, 0, [0; 4]) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/2 server"));
-        }
-        Ok(())
+    /// Takes note of an error, unless there was one before; nothing is written any more.
+    pub(super) fn fail_with(&mut self, kind: io::ErrorKind, why: impl FnOnce() -> String) {
+        self.failed.get_or_insert_with(|| Failure { kind, why: why() });
     }
 }
 
@@ -250,9 +249,7 @@ impl AsyncRead for Io {
             Ok(n) => n,
             Err(e) => return Poll::Ready(Err(socket.fail(e))),
         };
-        if let Err(e) = socket.check_first(&space[..n]) {
-            return Poll::Ready(Err(socket.fail(e)));
-        }
+        socket.bytes_read += n as u64;
         buf.advance(n);
         Poll::Ready(Ok(()))
     }
@@ -273,8 +270,8 @@ impl AsyncWrite for Io {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let socket = &mut *self.0.borrow_mut();
-        if let Some(kind) = socket.failed {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(failure) = &socket.failed {
+            return Poll::Ready(Err(failure.kind.into()));
         }
         let bytes: usize = slices.iter().map(|s| s.len()).sum();
         loop {

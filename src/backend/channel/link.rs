@@ -1,6 +1,7 @@
 //! A link: one HTTP/2 connection of a channel, from connecting over ready and draining to its end.
 
 use std::cell::RefCell;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 use http::Request;
+use http::uri::Scheme;
 
 use crate::config::settings::BackendSettings;
 use crate::readiness::Registry;
@@ -17,7 +19,9 @@ use crate::readiness::Registry;
 use super::io::{Io, Socket};
 use super::request::Requests;
 use super::signals::{LinkFlag, Signals};
+use super::stream::Stream;
 use crate::message::{CallBody, Micros};
+use crate::tls::service::ServiceTls;
 
 /// Streams on a connection whose server sets no limit; calls wait for its SETTINGS. RFC 9113 6.5.2
 /// recommends 100 as the least.
@@ -72,11 +76,29 @@ pub(super) enum Doubt {
     Told,
 }
 
-type Opened = Result<(SendRequest<CallBody>, Connection<Io, CallBody>), h2::Error>;
+/// Place to connect to.
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// TLS towards it; `None` = none.
+    pub(super) tls: Option<Arc<ServiceTls>>,
+}
+
+impl Peer {
+    /// Heads of requests for it.
+    fn requests(&self) -> Requests {
+        match &self.tls {
+            None => Requests::new(Scheme::HTTP, self.address.to_string()),
+            Some(tls) => Requests::new(Scheme::HTTPS, tls.authority(self.address)),
+        }
+    }
+}
+
+/// An HTTP/2 connection, or the reason in words why there is none.
+type Opened = Result<(SendRequest<CallBody>, Connection<Stream, CallBody>), String>;
 
 enum Stage {
     Opening(Pin<Box<dyn Future<Output = Opened>>>),
-    Open { connection: Box<Connection<Io, CallBody>>, pings: Option<PingPong> },
+    Open { connection: Box<Connection<Stream, CallBody>>, pings: Option<PingPong> },
     Over,
 }
 
@@ -125,8 +147,6 @@ pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) address: SocketAddr,
     pub(super) phase: Phase,
-    /// Heads of the requests to this address.
-    pub(super) requests: Requests,
     /// Calls in flight on the link.
     pub(super) streams: usize,
     /// Whether the service said that it closes the link (GOAWAY).
@@ -147,6 +167,10 @@ pub(super) struct Link {
     pub(super) pinged_at: Option<Micros>,
     stage: Stage,
     send: Option<SendRequest<CallBody>>,
+    /// Whether it is a connection with TLS.
+    is_secured: bool,
+    /// Heads of requests: a connection with TLS has another scheme and authority.
+    pub(super) requests: Requests,
     socket: Rc<RefCell<Socket>>,
     flag: Arc<LinkFlag>,
     waker: Waker,
@@ -157,14 +181,14 @@ impl Link {
     /// Starts to connect to an address of the instance.
     pub(super) fn connect(
         id: LinkId,
-        address: SocketAddr,
+        peer: Peer,
         registry: &Registry,
         signals: &Arc<Signals>,
         now: Micros,
         settings: &BackendSettings,
     ) -> std::io::Result<Self> {
         let BackendSettings { connect_timeout_ms, tcp_user_timeout_ms, .. } = *settings;
-        let socket = Socket::connect(address, registry, tcp_user_timeout_ms)?;
+        let socket = Socket::connect(peer.address, registry, tcp_user_timeout_ms)?;
         let socket = Rc::new(RefCell::new(socket));
         let mut builder = Builder::new();
         builder
@@ -176,13 +200,19 @@ impl Link {
             .max_concurrent_reset_streams(RESET_STREAMS_MAX)
             .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
         let io = Io(Rc::clone(&socket));
-        let opening = async move { builder.handshake::<_, CallBody>(io).await };
+        let (is_secured, requests, address) = (peer.tls.is_some(), peer.requests(), peer.address);
+        let opening = async move {
+            let stream = match peer.tls {
+                None => Stream::plain(io),
+                Some(tls) => Stream::secured(io, tls, peer.address).await?,
+            };
+            builder.handshake(stream).await.map_err(|e| e.to_string())
+        };
         let flag = LinkFlag::new(Arc::clone(signals));
         Ok(Self {
             id,
             address,
             phase: Phase::Connecting,
-            requests: Requests::new(address),
             streams: 0,
             is_going_away: false,
             finish_by: now.plus_ms(connect_timeout_ms),
@@ -194,6 +224,8 @@ impl Link {
             pinged_at: None,
             stage: Stage::Opening(Box::pin(opening)),
             send: None,
+            is_secured,
+            requests,
             socket,
             waker: Waker::from(Arc::clone(&flag)),
             flag,
@@ -220,8 +252,10 @@ impl Link {
         if let Stage::Opening(opening) = &mut self.stage {
             match opening.as_mut().poll(&mut cx) {
                 Poll::Pending => return progress,
-                Poll::Ready(Err(e)) => {
-                    progress.over = Some(self.end(Over::failed(e.to_string())));
+                Poll::Ready(Err(why)) => {
+                    // The alert that tells the service why.
+                    self.send_gathered();
+                    progress.over = Some(self.end(Over::failed(why)));
                     return progress;
                 }
                 Poll::Ready(Ok((send, mut connection))) => {
@@ -295,10 +329,25 @@ impl Link {
 
     fn end(&mut self, over: Over) -> Over {
         self.send = None;
-        match self.socket.borrow().failure() {
-            Some(kind) => Over::failed(kind.to_string()),
-            None => over,
+        let socket = self.socket.borrow();
+        let failure = socket.failure();
+        let is_cut = failure.map_or(over.is_clean, |f| f.kind == io::ErrorKind::ConnectionReset);
+        if is_cut && self.phase == Phase::Connecting {
+            // A side that finds no TLS, or finds it, where the other was expected may say nothing.
+            return Over::failed(match (&self.stage, self.is_secured) {
+                (_, false) => {
+                    "closed before its first frame; if it speaks TLS, set tls of the service"
+                }
+                (Stage::Opening(_), true) => {
+                    "TLS: it closed the connection in the handshake; does it speak TLS?"
+                }
+                (Stage::Open { .. } | Stage::Over, true) => {
+                    "TLS: it closed the connection after the handshake; if it wants a client \
+                     certificate, set tls.cert_file and tls.key_file"
+                }
+            });
         }
+        failure.map_or(over, |failure| Over::failed(&*failure.why))
     }
 
     /// Drops the connection itself; h2 then fails every stream on it.

@@ -11,6 +11,7 @@ mod io;
 mod link;
 mod request;
 mod signals;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use crate::ids::Ticket;
 use crate::message::{Call, Micros, Outcome};
 use crate::readiness::Registry;
 use crate::routing::Instance;
+use crate::tls::service::ServiceTls;
 
 use driver::Driver;
 use signals::Signals;
@@ -42,6 +44,12 @@ pub enum ChannelEvent {
     Down {
         /// What the loss says of the service.
         cause: DownCause,
+        /// Reason, for the log.
+        why: String,
+    },
+    /// A connection is to be replaced, by its age or because of other TLS settings, and the attempt
+    /// failed. It stays in use, and there will be another attempt.
+    NotReplaced {
         /// Reason, for the log.
         why: String,
     },
@@ -76,6 +84,7 @@ enum Order {
     Send(Call),
     Cancel(Ticket),
     Configure(Box<BackendSettings>),
+    Secure(Option<Arc<ServiceTls>>),
 }
 
 struct Shared {
@@ -105,6 +114,12 @@ impl Channel {
     /// Changes the settings. Running timers keep their time.
     pub fn configure(&self, settings: &BackendSettings) {
         self.order(Order::Configure(Box::new(settings.clone())));
+    }
+
+    /// Changes TLS towards the service; `None` = none. Connections are replaced in order: a new one
+    /// takes the calls as soon as it is ready, and the old one finishes those that it has.
+    pub fn secure(&self, tls: Option<Arc<ServiceTls>>) {
+        self.order(Order::Secure(tls));
     }
 
     /// Finishes the calls in flight, then ends; the task returns. New calls fail at once.
@@ -147,20 +162,21 @@ impl Shared {
                     let result = Err(status::not_connected("the channel is closed"));
                     on_event(ChannelEvent::Outcome(Outcome { ticket: call.ticket, result }));
                 }
-                Some(Order::Cancel(_) | Order::Configure(_)) => {}
+                Some(Order::Cancel(_) | Order::Configure(_) | Order::Secure(_)) => {}
                 None => return,
             }
         }
     }
 }
 
-/// Opens a channel to `instance`. The future is its task: spawn it once, on the thread that calls
-/// this, and never drop it unfinished (it ends after [`Channel::close`]).
+/// Opens a channel to `instance`, with or without TLS. The future is its task: spawn it once, on
+/// the thread that calls this, and never drop it unfinished (it ends after [`Channel::close`]).
 ///
 /// Its sockets join the set of `registry`, whose owner polls it. `seed` decides the jitter. `clock`
 /// is read once a turn. `on_event` runs inside the task; it may call the channel.
 pub fn open(
     instance: Instance,
+    tls: Option<Arc<ServiceTls>>,
     settings: BackendSettings,
     registry: Registry,
     seed: u64,
@@ -176,6 +192,7 @@ pub fn open(
         on_event: RefCell::new(Box::new(on_event)),
     });
     let channel = Channel { shared: Rc::clone(&shared) };
-    let mut driver = Driver::new(shared, instance, settings, registry, seed, Box::new(clock));
+    let clock = Box::new(clock);
+    let mut driver = Driver::new(shared, instance, tls, settings, registry, seed, clock);
     (channel, poll_fn(move |cx| driver.poll(cx)))
 }

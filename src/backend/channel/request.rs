@@ -1,9 +1,9 @@
 //! The heads of requests, made once a method and copied for each call.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::uri::Scheme;
 use http::{Method, Request, Uri};
 
 use crate::message::Call;
@@ -13,8 +13,9 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// handful.
 const METHODS_MAX: usize = 64;
 
-/// Heads by method, for one instance.
+/// Heads by method, for one connection.
 pub(super) struct Requests {
+    scheme: Scheme,
     authority: String,
     headers: HeaderMap,
     methods: Vec<(Arc<str>, Uri)>,
@@ -22,7 +23,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(scheme: Scheme, authority: String) -> Self {
         let timeout = HeaderValue::from_static("0n");
         let mut headers = HeaderMap::with_capacity(8);
         // PROTOCOL-HTTP2.md: grpc-timeout comes first after the pseudo headers.
@@ -31,7 +32,7 @@ impl Requests {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let agent = concat!("shardgate/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
-        Self { authority: address.to_string(), headers, methods: Vec::new(), timeout: (0, timeout) }
+        Self { scheme, authority, headers, methods: Vec::new(), timeout: (0, timeout) }
     }
 
     /// The head for `call`, which has `left_us`, and the time that it tells the service, in
@@ -63,7 +64,7 @@ impl Requests {
             return Ok(uri.clone());
         }
         let uri = Uri::builder()
-            .scheme("http")
+            .scheme(self.scheme.clone())
             .authority(self.authority.as_str())
             .path_and_query(&**method)
             .build()
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_head_is_a_grpc_request() {
-        let mut requests = Requests::new("127.0.0.1:50051".parse().unwrap());
+        let mut requests = Requests::new(Scheme::HTTP, "127.0.0.1:50051".into());
         let metadata = vec![("user", "anna%20b".to_owned()), ("session", "s".to_owned())];
         let (head, told_us) = requests.head(&call("/a.B/C", metadata), 4_973_000).unwrap();
         assert_eq!(told_us, 4_900_000);
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_request_is_refused() {
-        let mut requests = Requests::new("[::1]:1".parse().unwrap());
+        let mut requests = Requests::new(Scheme::HTTPS, "[::1]:1".into());
         assert!(requests.head(&call("/a b", vec![]), 1).is_err());
         assert!(requests.head(&call("/a", vec![("Bad Name", String::new())]), 1).is_err());
         assert!(requests.head(&call("/a", vec![("ok", "bad\n".into())]), 1).is_err());

@@ -5,6 +5,7 @@ mod addresses;
 mod endings;
 mod faults;
 mod rig;
+mod secured;
 mod service;
 
 use self::rig::{Rig, run, settings};

@@ -1,7 +1,9 @@
-//! Settings of `[tls]` and `[[tls_certificate]]`: TLS towards clients.
+//! Settings of `[tls]` and `[[tls_certificate]]`: TLS towards clients; and of the table `tls` of a
+//! `[[service]]`: TLS towards services.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The section `[tls]` and the list `[[tls_certificate]]`. Live, but for `listen`.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +48,22 @@ pub struct TlsCertificate {
     pub chain_file: PathBuf,
     /// File with the certificate's private key, PEM.
     pub key_file: PathBuf,
+}
+
+/// The table `tls` of a `[[service]]`. Live.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceTlsSettings {
+    /// File with the certificates that sign the service's certificate, PEM; `None` = those of the
+    /// system.
+    pub ca_file: Option<PathBuf>,
+    /// Name that the service's certificate must cover, a host name or an IP address (checked);
+    /// `None` = the address of each instance.
+    pub server_name: Option<Arc<str>>,
+    /// File with the certificate that is shown to the service, and those between it and a root,
+    /// PEM; together with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// File with the private key of that certificate, PEM.
+    pub key_file: Option<PathBuf>,
 }
 
 impl Default for TlsSettings {

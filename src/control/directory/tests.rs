@@ -42,7 +42,7 @@ fn directory_of(
     let config = loader.check(&[]).unwrap();
     let composer = Composer::new(&config);
     let (found, checks) = mpsc::channel(8);
-    let fleet = Fleet::new(config.gateway.health.clone(), 1, found);
+    let fleet = Fleet::new(config.gateway.health.clone(), Default::default(), 1, found);
     let keys = LocalKeys::read(&config).unwrap();
     let local = LocalFiles { keys, tls: LocalTls::default(), connections_cap };
     let active = ActiveConfig::new(loader, config, local);

@@ -1,6 +1,7 @@
 //! The probe against real sockets.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::health_reporter;
 
 use super::*;
+use crate::routing::Addresses;
 
 const WHO: InstanceId = InstanceId(7);
 /// Longest wait for a condition: one that does not come true in this time never does.
@@ -34,9 +36,14 @@ fn impatient() -> HealthSettings {
     HealthSettings { check_timeout: Duration::from_millis(50), ..settings() }
 }
 
+/// The instance at `address`, without TLS.
+fn plain(address: SocketAddr) -> Target {
+    Target { addresses: address.into(), tls: None }
+}
+
 fn probed(address: SocketAddr, settings: &HealthSettings) -> (Probe, mpsc::Receiver<CheckResult>) {
     let (tell, told) = mpsc::channel(64);
-    (super::start(WHO, &address.into(), settings, 1, tell).unwrap(), told)
+    (super::start(WHO, plain(address), settings, 1, tell).unwrap(), told)
 }
 
 async fn next(told: &mut mpsc::Receiver<CheckResult>) -> Check {
@@ -348,17 +355,15 @@ async fn checks_end_with_their_probe_or_their_listener() {
 async fn zero_means_never() {
     let never = HealthSettings { check_every: Duration::ZERO, ..settings() };
     let (tell, _told) = mpsc::channel(1);
-    assert!(
-        super::start(WHO, &SocketAddr::from(([127, 0, 0, 1], 9)).into(), &never, 1, tell).is_none()
-    );
+    let nowhere = plain(([127, 0, 0, 1], 9).into());
+    assert!(super::start(WHO, nowhere, &never, 1, tell).is_none());
 }
 
 #[test]
 fn checks_are_spread_by_the_seed() {
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9)).into();
     let asker = |seed| Checker {
         instance: WHO,
-        endpoint: CheckEndpoint::new(&nowhere, Duration::ZERO).expect("a URI"),
+        door: Door::new(plain(([127, 0, 0, 1], 9).into()), PATIENCE).unwrap(),
         every: Duration::from_secs(30),
         limit: Duration::from_secs(5),
         random: StdRng::seed_from_u64(seed),
@@ -378,12 +383,7 @@ fn checks_are_spread_by_the_seed() {
 async fn any_answer_of_a_grpc_server_proves_that_it_lives_and_silence_does_not() {
     let asked = async |address| {
         let (tell, mut told) = mpsc::channel(1);
-        super::ask_whether_it_lives(
-            WHO,
-            &SocketAddr::into(address),
-            Duration::from_millis(300),
-            tell,
-        );
+        super::ask_whether_it_lives(WHO, &plain(address), Duration::from_millis(300), tell);
         next(&mut told).await
     };
     let (well, _) = scripted(no_watch, || Ok(1)).await;
@@ -428,8 +428,9 @@ async fn one_address_that_answers_is_enough() {
     for addresses in [[refuses, well], [accepts, well], [well, accepts]] {
         let (tell, mut told) = mpsc::channel(1);
         let addresses = Addresses::new(addresses[0], vec![addresses[1]]);
-        super::ask_whether_it_lives(WHO, &addresses, Duration::from_secs(5), tell);
-        assert_eq!(next(&mut told).await, Check::Answered, "{addresses}");
+        let target = Target { addresses, tls: None };
+        super::ask_whether_it_lives(WHO, &target, Duration::from_secs(5), tell);
+        assert_eq!(next(&mut told).await, Check::Answered, "{}", target.addresses);
     }
     drop(silent);
 }
@@ -443,8 +444,8 @@ async fn checks_go_to_another_address_when_one_refuses_or_says_nothing() {
     let checked = async |first| {
         let settings = HealthSettings { check_timeout: Duration::from_secs(1), ..settings() };
         let (tell, told) = mpsc::channel(64);
-        let addresses = Addresses::new(first, vec![well]);
-        (super::start(WHO, &addresses, &settings, 1, tell).unwrap(), told)
+        let target = Target { addresses: Addresses::new(first, vec![well]), tls: None };
+        (super::start(WHO, target, &settings, 1, tell).unwrap(), told)
     };
     let (_probe, mut told) = checked(refuses).await;
     assert_eq!(next(&mut told).await, Check::Succeeded);

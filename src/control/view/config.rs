@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Overview, mode, route};
+use super::{Overview, mode, route, tls};
 
 /// Every key, service and route.
 pub fn config(overview: &Overview) -> Value {
@@ -11,11 +11,10 @@ pub fn config(overview: &Overview) -> Value {
     let settings = config.provenance.iter().map(
         |(key, value, source)| json!({ "key": key, "value": value, "source": source.to_string() }),
     );
-    let services = config
-        .snapshot
-        .services
-        .iter()
-        .map(|service| json!({ "name": &*service.name, "mode": mode(service.mode) }));
+    let services = config.snapshot.services.iter().map(|service| {
+        let tls = tls(overview, &service.name);
+        json!({ "name": &*service.name, "mode": mode(service.mode), "tls": tls })
+    });
     let name = |r: &super::Route| &*config.snapshot.services[usize::from(r.service.0)].name;
     let lookups = config.lookups.iter().map(|lookup| {
         json!({

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Overview, hash_on, instances_of, mode, name_of, others, route, standing};
+use super::{Overview, hash_on, instances_of, mode, name_of, others, route, standing, tls};
 use crate::config::settings::Tenants;
 use crate::control::inspections::QueryResult;
 use crate::ids::{InstanceId, TenantId};
@@ -86,6 +86,7 @@ impl<'a> Explanation<'a> {
             "route": route_of.map(|(r, service)| route(r, &service.name)),
             "service": self.service.map(|service| &*service.name),
             "mode": self.service.map(|service| mode(service.mode)),
+            "tls": self.service.map(|service| tls(overview, &service.name)),
             "hash_on": self.route.map(|r| hash_on(r.hash_on)),
             "hashed": self.hashed.map(|(by, _)| by.name()),
             "hash": self.hashed.map(|(_, hash)| format!("{hash:016x}")),

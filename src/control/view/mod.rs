@@ -14,6 +14,7 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::gathering::Overview;
@@ -166,6 +167,20 @@ fn mode(mode: Mode) -> &'static str {
         Mode::Batch => "batch",
         Mode::Unary => "unary",
     }
+}
+
+/// TLS towards a service, with the words of the configuration; `null` = none. It names files, and
+/// shows nothing of their contents.
+fn tls(overview: &Overview, service: &str) -> serde_json::Value {
+    let Some(tls) = overview.directory.config.service_tls.get(service) else {
+        return serde_json::Value::Null;
+    };
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    serde_json::json!({
+        "server_name": tls.server_name.as_deref(),
+        "ca_file": file(&tls.ca_file),
+        "cert_file": file(&tls.cert_file),
+    })
 }
 
 /// A route, with the words of the configuration.

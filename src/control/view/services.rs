@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::health::shard_health;
 use super::stats::by_shard;
-use super::unreachable_why;
-use super::{Instance, Overview, instances_of, mode, others, present, route, standing};
+use super::{
+    Instance, Overview, instances_of, mode, others, present, route, standing, tls, unreachable_why,
+};
 use crate::stats::Stage;
 
 /// Services with their routes and instances.
@@ -18,6 +19,7 @@ pub fn services(overview: &Overview) -> Value {
         let instances = instances_of(overview, service).map(|i| instance(i, overview));
         let body = json!({
             "mode": mode(service.mode),
+            "tls": tls(overview, &service.name),
             "panic": overview.directory.panicking.contains(&service.name),
             "routes": routes.collect::<Vec<_>>(),
             "instances": instances.collect::<Vec<_>>(),

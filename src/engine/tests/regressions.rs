@@ -172,6 +172,7 @@ fn published(rig: &Rig, snapshot: Snapshot) -> ShardConfig {
         settings: rig.engine.config.settings.clone(),
         auth: None,
         tls: None,
+        service_tls: Default::default(),
     }
 }
 

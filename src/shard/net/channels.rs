@@ -9,8 +9,9 @@ use crate::engine::Engine;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::pace::Pace;
 use crate::ids::{InstanceId, ShardId};
+use crate::mailbox::ShardConfig;
 use crate::message::{CallError, CallFault, Micros};
-use crate::routing::{Instance, Mode, Snapshot};
+use crate::routing::{Instance, Mode, Service, Snapshot};
 use crate::shard::net::Net;
 use crate::stats::Counter;
 
@@ -19,8 +20,8 @@ impl Net {
     pub(super) fn open_channels(&mut self, snapshot: &Snapshot) {
         for instance in &snapshot.instances {
             if self.channels.get(instance.id).is_none() {
-                let mode = snapshot.services[usize::from(instance.service.0)].mode;
-                let channel = self.open_channel(instance, mode);
+                let service = &snapshot.services[usize::from(instance.service.0)];
+                let channel = self.open_channel(instance, service);
                 self.channels.get_or_insert_with(instance.id, || channel);
             }
         }
@@ -35,12 +36,26 @@ impl Net {
         });
     }
 
-    fn open_channel(&self, instance: &Instance, mode: Mode) -> Channel {
+    /// Puts other TLS settings of services in force: their connections are replaced.
+    pub(super) fn secure_channels(&mut self, published: &ShardConfig) {
+        let ShardConfig { snapshot, service_tls: new, .. } = published;
+        for instance in &snapshot.instances {
+            let service = &snapshot.services[usize::from(instance.service.0)].name;
+            if let Some(channel) = self.channels.get(instance.id)
+                && !new.same(&self.service_tls, service)
+            {
+                channel.secure(new.of(service).cloned());
+            }
+        }
+        self.service_tls.clone_from(new);
+    }
+
+    fn open_channel(&self, instance: &Instance, service: &Service) -> Channel {
         let shell = self.shell.clone();
         let mut link = InstanceLink {
             shard: self.shard,
             instance: instance.clone(),
-            mode,
+            mode: service.mode,
             state: ConnectionState::Down,
             warnings: Pace::default(),
         };
@@ -54,6 +69,7 @@ impl Net {
         let seed = self.seed ^ (u64::from(instance.id.0) << 32);
         let (channel, task) = channel::open(
             instance.clone(),
+            self.service_tls.of(&service.name).cloned(),
             self.settings.backend.clone(),
             self.set.registry(),
             seed,
@@ -143,27 +159,21 @@ impl InstanceLink {
                 };
                 self.state = ConnectionState::Down;
                 engine.count(counter, 1);
-                if cause == DownCause::GoneAway {
-                    tracing::info!(
-                        shard,
-                        instance,
-                        why,
-                        "instance_away: it closed its connections in order, and the shard tries \
-                         again; other instances get its messages until it is back"
-                    );
-                } else {
-                    tracing::warn!(
-                        shard,
-                        instance,
-                        why,
-                        "instance_down: the shard has no connection to it and tries again; check \
-                         that it runs and listens on its address"
-                    );
-                }
+                self.tell_down(cause, &why);
                 if cause == DownCause::Broken {
                     engine.on_connection_broken(self.instance.id, now);
                 }
                 engine.on_link(self.instance.id, Link::Down, &why, now);
+            }
+            ChannelEvent::NotReplaced { why } => {
+                tracing::warn!(
+                    shard,
+                    instance,
+                    why,
+                    "instance_not_replaced: a connection is to be replaced, by its age or after a \
+                     reload, and no other can be made; it stays in use meanwhile"
+                );
+                engine.count(Counter::BackendConnectFailed, 1);
             }
             ChannelEvent::Outcome(outcome) => {
                 if let Err(error) = &outcome.result {
@@ -171,6 +181,28 @@ impl InstanceLink {
                 }
                 engine.on_outcome(outcome, now);
             }
+        }
+    }
+
+    /// Logs that there is no connection.
+    fn tell_down(&self, cause: DownCause, why: &str) {
+        let (shard, instance) = (self.shard.0, &*self.instance.name);
+        if cause == DownCause::GoneAway {
+            tracing::info!(
+                shard,
+                instance,
+                why,
+                "instance_away: it closed its connections in order, and the shard tries \
+                 again; other instances get its messages until it is back"
+            );
+        } else {
+            tracing::warn!(
+                shard,
+                instance,
+                why,
+                "instance_down: the shard has no connection to it and tries again; check \
+                 that it runs and listens on its address"
+            );
         }
     }
 

@@ -210,6 +210,7 @@ impl ShardIo for Net {
             self.channels.iter().for_each(|(_, channel)| channel.configure(backend));
         }
         self.settings.clone_from(&published.settings);
+        self.secure_channels(published);
         // Calls may go to new instances as soon as the engine knows them.
         self.open_channels(&published.snapshot);
     }

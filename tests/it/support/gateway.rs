@@ -69,17 +69,24 @@ impl Config {
     }
 
     /// Adds a service in a mode.
-    pub fn service_of(mut self, mode: &str, name: &str, instances: &[(&str, SocketAddr)]) -> Self {
+    pub fn service_of(self, mode: &str, name: &str, instances: &[(&str, SocketAddr)]) -> Self {
+        self.service_with(&format!("mode = \"{mode}\""), name, instances)
+    }
+
+    /// Adds a service with further lines.
+    pub fn service_with(
+        mut self,
+        lines: &str,
+        name: &str,
+        instances: &[(&str, SocketAddr)],
+    ) -> Self {
         let list: Vec<String> = instances
             .iter()
             .map(|(id, address)| format!("{{ id = \"{id}\", address = \"{address}\" }}"))
             .collect();
         let list = list.join(", ");
-        write!(
-            self.tables,
-            "[[service]]\nname = \"{name}\"\nmode = \"{mode}\"\ninstances = [{list}]\n"
-        )
-        .expect("a string takes it");
+        write!(self.tables, "[[service]]\nname = \"{name}\"\n{lines}\ninstances = [{list}]\n")
+            .expect("a string takes it");
         self
     }
 

@@ -9,9 +9,11 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
+    SupportedProtocolVersion,
 };
 
 use super::PATIENCE;
@@ -79,6 +81,44 @@ impl Signer {
         let chain = vec![der(&chain)];
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
         self.builder(version).with_client_auth_cert(chain, key).expect("a pair")
+    }
+
+    /// A service with a certificate of this signer for `names`, in these versions of TLS. With
+    /// `clients` it demands certificates of that signer.
+    pub fn service(
+        &self,
+        names: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<&Signer>,
+    ) -> ServerConfig {
+        self.service_of(&self.pair(names), versions, clients)
+    }
+
+    /// Like [`Self::service`], with this certificate and key.
+    pub fn service_of(
+        &self,
+        (chain, key): &(String, String),
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<&Signer>,
+    ) -> ServerConfig {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .expect("versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(signer) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(der(&signer.pem())).expect("it signs");
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+            }
+        };
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+        let mut config = builder.with_single_cert(vec![der(chain)], key).expect("a pair");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
     }
 
     fn builder(

@@ -10,12 +10,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
+use rustls::ServerConfig;
 use shardgate::config::settings::DemoSettings;
 use shardgate::demo::DemoServices;
 use shardgate::demo::proto::{BaseRequest, BaseResponse, BatchRequest, BatchResponse};
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::eventually;
 
@@ -37,6 +40,10 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Arrived {
     pub path: String,
+    /// Scheme and authority: `http://10.0.0.1:50001`.
+    pub origin: String,
+    /// Whether the connection showed a certificate.
+    pub certified: bool,
     pub headers: HeaderMap,
     pub body: Bytes,
     /// The message as a batch; empty if it is none.
@@ -59,6 +66,8 @@ struct Shared {
     arrived: Mutex<Vec<Arrived>>,
     /// Whether calls wait before they are answered (they are recorded before).
     held: watch::Sender<bool>,
+    /// TLS for connections from now on; `None` = without.
+    tls: Mutex<Option<Arc<ServerConfig>>>,
 }
 
 /// A scripted instance.
@@ -129,8 +138,14 @@ impl Instance {
             script: Mutex::new(Arc::new(script)),
             arrived: Mutex::default(),
             held: watch::Sender::new(false),
+            tls: Mutex::default(),
         });
         Self { address, shared, running: None, _reserved: reserved }
+    }
+
+    /// Makes connections from now on use TLS, if there is a configuration, or none.
+    pub fn secure(&self, tls: Option<ServerConfig>) {
+        *self.shared.tls.lock().expect("not poisoned") = tls.map(Arc::new);
     }
 
     /// Puts another script in force.
@@ -208,13 +223,25 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         let _ = stream.set_nodelay(true);
         let shared = shared.clone();
         tokio::spawn(async move {
-            let mut builder = h2::server::Builder::new();
-            builder.initial_window_size(4 << 20).initial_connection_window_size(16 << 20);
-            let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
-            while let Some(Ok((request, respond))) = connection.accept().await {
-                tokio::spawn(call(request, respond, shared.clone()));
+            let tls = shared.tls.lock().expect("not poisoned").clone();
+            let Some(tls) = tls else { return converse(stream, shared, false).await };
+            if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                let certified = stream.get_ref().1.peer_certificates().is_some();
+                converse(stream, shared, certified).await;
             }
         });
+    }
+}
+
+async fn converse<IO>(io: IO, shared: Arc<Shared>, certified: bool)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = h2::server::Builder::new();
+    builder.initial_window_size(4 << 20).initial_connection_window_size(16 << 20);
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tokio::spawn(call(request, respond, shared.clone(), certified));
     }
 }
 
@@ -222,6 +249,7 @@ async fn call(
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
+    certified: bool,
 ) {
     let (head, mut stream) = request.into_parts();
     let mut bytes = BytesMut::new();
@@ -242,7 +270,9 @@ async fn call(
         let _ = respond.send_response(head, true);
         return;
     }
-    let arrived = Arrived { path, headers: head.headers, body, batch };
+    let (scheme, authority) = (head.uri.scheme_str(), head.uri.authority());
+    let origin = format!("{}://{}", scheme.expect("a scheme"), authority.expect("an authority"));
+    let arrived = Arrived { path, origin, certified, headers: head.headers, body, batch };
     let script = shared.script.lock().expect("not poisoned").clone();
     let action = script(&arrived);
     shared.arrived.lock().expect("not poisoned").push(arrived);
@@ -284,8 +314,8 @@ async fn call(
 /// returns their addresses.
 pub fn demo() -> (DemoServices, [SocketAddr; 3]) {
     let addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); 3];
-    let services = shardgate::demo::start(&DemoSettings { enabled: true, addresses }, None)
-        .expect("free ports");
+    let settings = DemoSettings { addresses, ..DemoSettings::default() };
+    let services = shardgate::demo::start(&settings, None).expect("free ports");
     let addresses = services.addresses();
     (services, addresses)
 }

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use super::{DownCause, Driver, Link, LinkId, Phase};
+use super::{DownCause, Driver, Link, LinkId, Peer, Phase};
 use crate::message::Micros;
 
 /// Time that an attempt has for itself: RFC 8305 section 8 recommends 250 ms, which is less than a
@@ -36,7 +36,8 @@ impl Driver {
             self.round.next_at = Micros(now.0.saturating_add(ALONE_US));
             let id = LinkId(self.links_made);
             self.links_made = self.links_made.wrapping_add(1);
-            match Link::connect(id, address, &self.registry, &self.signals, now, &self.settings) {
+            let peer = Peer { address, tls: self.tls.clone() };
+            match Link::connect(id, peer, &self.registry, &self.signals, now, &self.settings) {
                 Ok(link) => {
                     let finish_by = link.finish_by;
                     self.links.push(link);

@@ -21,6 +21,7 @@ use crate::config::settings::BackendSettings;
 use crate::ids::{InstanceId, ServiceId, Ticket};
 use crate::message::{Call, CallBody, CallError, Micros};
 use crate::routing::{Addresses, Instance, Share};
+use crate::tls::service::ServiceTls;
 
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,10 +92,20 @@ type Chain = Rc<RefCell<Option<Box<dyn FnMut(Ticket)>>>>;
 
 impl Rig {
     pub(super) fn open(address: SocketAddr, settings: BackendSettings) -> Self {
-        Self::open_at(address.into(), settings)
+        Self::secured(address.into(), settings, None)
     }
 
+    /// Like [`Self::open`], with several addresses.
     pub(super) fn open_at(addresses: Addresses, settings: BackendSettings) -> Self {
+        Self::secured(addresses, settings, None)
+    }
+
+    /// Like [`Self::open_at`], with these settings of TLS.
+    pub(super) fn secured(
+        addresses: Addresses,
+        settings: BackendSettings,
+        tls: Option<Arc<ServiceTls>>,
+    ) -> Self {
         let start = Instant::now();
         let instance = Instance {
             id: InstanceId(3),
@@ -120,6 +131,7 @@ impl Rig {
         .detach();
         let (channel, task) = open(
             instance,
+            tls,
             settings,
             registry,
             1,
@@ -189,7 +201,10 @@ impl Rig {
     fn outcomes(&self, ticket: Ticket) -> Vec<Result<Bytes, CallError>> {
         let is_its = |event: &ChannelEvent| match event {
             ChannelEvent::Outcome(o) if o.ticket == ticket => Some(o.result.clone()),
-            ChannelEvent::Outcome(_) | ChannelEvent::Up(_) | ChannelEvent::Down { .. } => None,
+            ChannelEvent::Outcome(_)
+            | ChannelEvent::Up(_)
+            | ChannelEvent::Down { .. }
+            | ChannelEvent::NotReplaced { .. } => None,
         };
         self.events.borrow().iter().filter_map(is_its).collect()
     }

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 
 use crate::backend::framing::{PREFIX_BYTES, prefix};
 
@@ -77,20 +80,37 @@ pub(super) fn bind() -> TcpListener {
 
 /// A well-behaved gRPC server; the message of its answer is `answer` of the request's.
 pub(super) fn serve_h2(answer: fn(Bytes) -> Bytes) -> Server {
+    serve_h2_over(None, answer)
+}
+
+/// Like [`serve_h2`], over TLS if there is a configuration.
+pub(super) fn serve_h2_over(tls: Option<ServerConfig>, answer: fn(Bytes) -> Bytes) -> Server {
+    let tls = tls.map(Arc::new);
     serve(bind(), move |stream, _| {
+        let tls = tls.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(true).unwrap();
         runtime.block_on(async move {
             let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-            let Ok(mut connection) = h2::server::handshake(stream).await else {
-                return;
-            };
-            while let Some(Ok((request, respond))) = connection.accept().await {
-                tokio::spawn(answer_one(request, respond, answer));
+            let Some(tls) = tls else { return converse(stream, answer).await };
+            if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                converse(stream, answer).await;
             }
         });
     })
+}
+
+async fn converse<IO>(io: IO, answer: fn(Bytes) -> Bytes)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let Ok(mut connection) = h2::server::handshake(io).await else {
+        return;
+    };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tokio::spawn(answer_one(request, respond, answer));
+    }
 }
 
 async fn answer_one(

@@ -51,6 +51,7 @@ pub(in crate::engine) fn published(secret: &str, required: bool) -> ShardConfig 
         settings,
         auth,
         tls: None,
+        service_tls: Default::default(),
     }
 }
 
@@ -108,7 +109,7 @@ pub(in crate::engine) fn auth(seq: u64, token: &str) -> Vec<u8> {
 
 /// The engine of shard number `shard` of so many, at its start.
 pub(in crate::engine) fn engine(published: ShardConfig, shard: u16, shards: u16) -> Engine {
-    let ShardConfig { snapshot, gateway, settings, auth, tls: _ } = published;
+    let ShardConfig { snapshot, gateway, settings, auth, .. } = published;
     Engine::new(EngineInit {
         shard: ShardId(shard),
         shards,
