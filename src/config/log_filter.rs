@@ -15,7 +15,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Modules of this program that log (a test holds the list against the sources). A filter may name
 /// one of them or a module that they are in.
-const OWN: [&str; 32] = [
+const OWN: [&str; 34] = [
     "shardgate::backend::channel::driver",
     "shardgate::boot",
     "shardgate::control",
@@ -41,7 +41,9 @@ const OWN: [&str; 32] = [
     "shardgate::control::token_keys",
     "shardgate::engine::clients",
     "shardgate::engine::clients::handshake",
+    "shardgate::engine::clients::introduction",
     "shardgate::engine::clients::sign_in",
+    "shardgate::engine::dispatcher::failures",
     "shardgate::engine::stats",
     "shardgate::engine::turn",
     "shardgate::shard",

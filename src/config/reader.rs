@@ -527,8 +527,14 @@ impl Reader {
         if elsewhere.contains(&key) && !is_env {
             return format!("unknown key here; it belongs in {other_file}");
         }
+        // A table that is not a list has keys of its own.
+        let is_table = |word: &str| {
+            let inside = format!("{word}.");
+            self.known.iter().any(|known| known.starts_with(&inside))
+        };
         if let Some((list, _)) = key.split_once('.')
             && self.known.contains(&list)
+            && !is_table(list)
         {
             return format!("{list} is a list of tables; write [[{list}]], with two brackets");
         }

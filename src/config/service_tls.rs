@@ -30,8 +30,8 @@ pub fn read(r: &mut Reader, looked_up: Option<&LookupName>) -> Option<ServiceTls
         // No certificate has the dot at the end of an absolute name.
         Some(LookupName::Host { host, .. }) => Some(host.trim_end_matches('.')),
         Some(LookupName::Srv(_)) if name.is_empty() => {
-            let rule = "is needed: the hosts of SRV records are not known here; write the name that \
-                        the certificates of all of them have";
+            let rule = "is needed: the hosts of SRV records are not known here; write the name \
+                        that the certificates of all of them have";
             r.problem("tls.server_name", rule);
             None
         }
