@@ -375,6 +375,8 @@ pub fn clamp_connections(
         ConnectionsMax::Set(max) => max > each,
         ConnectionsMax::Auto(_) => false,
     });
+    let is_auto =
+        shards.iter().any(|s| matches!(s.settings.conn.connections_max, ConnectionsMax::Auto(_)));
     let wanted = all(shards);
     for shard in shards.iter_mut() {
         let max = &mut shard.settings.conn.connections_max;
@@ -382,15 +384,15 @@ pub fn clamp_connections(
     }
     let got = all(shards);
     let soft = soft.unwrap_or(u64::MAX);
-    let what = match (is_asked_for, each < CONNECTIONS_FEW.min(wanted)) {
+    let what = match (is_asked_for, is_auto && each < CONNECTIONS_FEW) {
         (true, _) => format!("connections, connections_max asks for {wanted}"),
         (false, true) => "connections, which is few".to_owned(),
         (false, false) => return None,
     };
     let what = format!("open files (RLIMIT_NOFILE {soft}) allow {got} {what}");
     let fix = format!(
-        "a shard takes {each} at most; raise the limit (`ulimit -n`, LimitNOFILE=) or set [conn] \
-         connections_max to what is meant"
+        "a shard takes {each} at most; raise the limit (`ulimit -n`, LimitNOFILE=), or set [conn] \
+         connections_max to what is meant or to \"auto\""
     );
     Some(Problem::new(what, fix).about(Topic::OpenFiles))
 }

@@ -96,10 +96,12 @@ fn shown(head: &str, args: &ExplainArgs, body: &Value, form: Form) -> Output {
         Form::Text => format!("{head}\n{}", lines(args, body)),
         Form::Json => serde_json::to_string_pretty(body).expect("JSON of JSON"),
     };
-    match body["outcome"].as_str() {
-        Some("instance" | "gateway" | "source") => Output::fine(text),
-        Some(_) | None => Output::wrong(text, EXIT_START),
-    }
+    let is_found = match body["outcome"].as_str() {
+        Some(outcome) => ["instance", "gateway", "source"].contains(&outcome),
+        // A gateway of an earlier version says the instance alone.
+        None => body["instance"].is_string(),
+    };
+    if is_found { Output::fine(text) } else { Output::wrong(text, EXIT_START) }
 }
 
 /// Steps to the instance, one a line.

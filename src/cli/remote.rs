@@ -39,7 +39,10 @@ fn reloaded(body: &Value) -> String {
     let (changes, warnings) = (list("changes"), list("warnings"));
     let version = &body["version"];
     let mut out = match changes.len() {
-        0 => format!("reloaded: no setting changed (version {version})\n"),
+        0 => format!(
+            "reloaded: no setting changed, and the files that they name were read again (version \
+             {version})\n"
+        ),
         1 => format!("reloaded: 1 change (version {version})\n"),
         n => format!("reloaded: {n} changes (version {version})\n"),
     };
@@ -145,7 +148,8 @@ mod tests {
              warning: a:1: odd\n"
         );
         let none = reloaded(&json!({"version": 4, "warnings": [], "changes": []}));
-        assert_eq!(none, "reloaded: no setting changed (version 4)\n");
+        let text = "reloaded: no setting changed, and the files that they name were read again";
+        assert_eq!(none, format!("{text} (version 4)\n"));
     }
 
     #[test]

@@ -117,7 +117,12 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
         }
     }
     for (key, differ) in secrets(old, new) {
-        if differ && !changes.iter().any(|change| change.key == key) {
+        // A table whose other keys have changed, too, has its line.
+        let is_told = |change: &Change| match key.split_once('.') {
+            Some((list @ ("auth_key" | "registry_token"), _)) => change.key.starts_with(list),
+            Some(_) | None => change.key == key,
+        };
+        if differ && !changes.iter().any(is_told) {
             let shown = Some("\"<redacted>\"".to_owned());
             let (old, new) = (shown.clone(), shown);
             changes.push(Change { key: key.to_owned(), old, new, source: Source::Default });
@@ -159,14 +164,19 @@ fn whole_table(table: &str, before: &Values, after: &Values) -> Change {
     Change { key: table.to_owned(), old: text(old), new: text(new), source }
 }
 
-/// Secrets that are read at the start only, and whether they differ.
-fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 2] {
+/// Secrets, whose values are shown nowhere, and whether they differ.
+fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 4] {
     let password = |config: &Config| {
         config.gateway.discovery.etcd.as_ref().and_then(|etcd| etcd.password.clone())
+    };
+    let callers = |config: &Config| {
+        config.gateway.discovery.registry.as_ref().map(|registry| registry.callers.clone())
     };
     [
         ("admin.token", old.gateway.admin.token != new.gateway.admin.token),
         ("etcd.password", password(old) != password(new)),
+        ("auth_key.secret", old.gateway.auth.keys != new.gateway.auth.keys),
+        ("registry_token.token", callers(old) != callers(new)),
     ]
 }
 
@@ -307,6 +317,18 @@ mod tests {
             ("service[c]", None, some("{ name = \"c\" }")),
         ];
         assert_eq!(told, expected.map(|(key, old, new)| (key.to_owned(), old, new)));
+    }
+
+    #[test]
+    fn a_key_that_is_rotated_is_named_although_nothing_else_differs() {
+        let of = |secret: &str| {
+            let key = format!("[[auth_key]]\nalg = \"HS256\"\nsecret = \"{secret}\"");
+            of(&format!("auth.mode = \"optional\"\n{key}"), "")
+        };
+        let [old, new] = ["a", "b"].map(|letter| of(&letter.repeat(44)));
+        let changes = changes(&old, &new);
+        let keys: Vec<_> = changes.iter().map(|c| (c.key.as_str(), c.is_boot())).collect();
+        assert_eq!(keys, [("auth_key.secret", false)]);
     }
 
     #[test]

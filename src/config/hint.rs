@@ -82,8 +82,11 @@ pub fn boolean(value: &Value) -> &'static str {
 /// line is shown, as the value may be a secret.
 pub fn syntax(error: &SyntaxError, text: &str) -> String {
     let line = text.lines().nth(error.line.saturating_sub(1)).unwrap_or_default();
-    let word = line.split(['=', ':', ' ', '\t']).find(|word| !word.is_empty()).unwrap_or_default();
-    let word: String = word.chars().take(40).collect();
+    // A line without = or : may be a value that goes on from the line before.
+    let key = line.split_once(['=', ':']).map_or("", |(key, _)| key.trim());
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.[] ".contains(c);
+    let word: String = key.chars().take(40).collect();
+    let word = if key.chars().all(is_key) { word.as_str() } else { "" };
     let message = &error.message;
     let way_out = if message.contains("duplicate key") {
         "it stands above already: remove one, or write both below one [section]"
@@ -97,7 +100,10 @@ pub fn syntax(error: &SyntaxError, text: &str) -> String {
     } else {
         "write key = value, or [section], one a line"
     };
-    format!("not TOML: {word:?}: {message}; {way_out}")
+    match word {
+        "" => format!("not TOML: {message}; {way_out}"),
+        word => format!("not TOML: {word:?}: {message}; {way_out}"),
+    }
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report};
 use super::routes::{self, FileTables, RouteContext};
-use super::settings::{AuthMode, ShardSettings};
+use super::settings::{AuthMode, ServiceTlsSettings, ShardSettings};
 use super::words::{program, shell_word};
-use super::{Config, FoundRoute, ShardFiles, collide};
+use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
 use crate::routing::{Instance, Snapshot};
 
@@ -266,11 +266,15 @@ fn is_unread(path: &Path) -> bool {
 }
 
 fn unread(path: &Path) -> Problem {
-    Problem::whole(
-        file(path),
-        "nothing reads this file: rename it to gateway.toml, default.toml or N.toml (for shard N), \
-         or move it elsewhere",
-    )
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let rule = match name.contains(".toml") {
+        true => "nothing reads this copy: move it elsewhere",
+        false => {
+            "nothing reads this file: rename it to gateway.toml, default.toml or N.toml (for shard \
+             N), or move it elsewhere"
+        }
+    };
+    Problem::whole(file(path), rule)
 }
 
 /// Whether a file is gateway.toml in other letters, or with another ending.
@@ -347,7 +351,7 @@ fn check_all(
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
     report.warnings.extend(environment::unread(env, &[gateway.known(), shard.known()].concat()));
-    demo_warning(&mut gateway, &settings, &snapshot);
+    demo_warning(&mut gateway, &settings, &snapshot, &service_tls);
     own_instances(&mut gateway, &settings, &snapshot);
     limits::without_users(&mut shard, &default.limits, context.sign_in);
     let shards = ShardFiles { default, overrides, cores };
@@ -456,10 +460,20 @@ fn cores(flags: &Overrides, report: &mut Report) -> Vec<usize> {
     Vec::new()
 }
 
+/// Whether a connection to `address` surely comes to the listener at `own`. One on all addresses is
+/// reached by the loopback ones; any other address may be another machine's.
+fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
+    let (ip, own_ip) = (address.ip().to_canonical(), own.ip().to_canonical());
+    let is_here = ip.is_loopback() || ip.is_unspecified();
+    own.port() != 0
+        && address.port() == own.port()
+        && (ip == own_ip || own_ip.is_unspecified() && is_here)
+}
+
 /// Refuses instances at an address of the gateway itself, which would be its own service.
 fn own_instances(r: &mut Reader, settings: &super::settings::GatewaySettings, snapshot: &Snapshot) {
     for (key, own) in settings.own_addresses() {
-        let is_own = |i: &&Instance| i.addresses.iter().any(|address| collide(address, own));
+        let is_own = |i: &&Instance| i.addresses.iter().any(|address| reaches(address, own));
         for instance in snapshot.instances.iter().filter(is_own) {
             let value = format!("{:?}", instance.addresses.to_string());
             let set = r.report.provenance.iter().find(|(key, text, _)| {
@@ -474,11 +488,21 @@ fn own_instances(r: &mut Reader, settings: &super::settings::GatewaySettings, sn
     }
 }
 
-fn demo_warning(r: &mut Reader, settings: &super::settings::GatewaySettings, snapshot: &Snapshot) {
+fn demo_warning(
+    r: &mut Reader,
+    settings: &super::settings::GatewaySettings,
+    snapshot: &Snapshot,
+    service_tls: &BTreeMap<Arc<str>, ServiceTlsSettings>,
+) {
     let used = |a: &SocketAddr| snapshot.instances.iter().any(|i| i.addresses.first() == *a);
     if settings.demo.enabled && !settings.demo.addresses.iter().any(used) {
         let rule = "no service leads to the demo services; set demo.enabled = false";
         r.warning("demo.enabled", rule);
+    }
+    if settings.demo.tls_cert.is_some() && service_tls.is_empty() {
+        let rule = "no service has tls, so none can talk to the demo services; give it \
+                    tls = { ca_file = \"...\" }, or set neither demo.tls_cert nor demo.tls_key";
+        r.warning("demo.tls_cert", rule);
     }
 }
 

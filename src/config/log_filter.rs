@@ -78,10 +78,17 @@ pub(crate) fn read(text: &str) -> Result<Targets, String> {
     // count them, and log them at debug. A filter that names rustls turns it on again.
     let mut filter = Targets::new().with_target("rustls", LevelFilter::OFF);
     let mut default = None;
-    let mut modules: Vec<&str> = Vec::new();
-    for part in text.split(',').map(str::trim) {
-        let wrong = |why: String| Err(format!("{RULE}; {why}"));
-        let Some((module, word)) = part.split_once('=').map(|(a, b)| (a.trim(), b.trim())) else {
+    let wrong = |why: String| Err(format!("{RULE}; {why}"));
+    if parts(text).next().is_none() {
+        return wrong(no_level(""));
+    }
+    for part in parts(text) {
+        let Some((module, word)) = halves(part) else {
+            // All that a module says, as other programs read it.
+            if is_module(part) {
+                filter = filter.with_target(part, LevelFilter::TRACE);
+                continue;
+            }
             let Some(level) = level(part) else { return wrong(no_level(part)) };
             if default.replace(level).is_some() {
                 return wrong(format!("{part:?} is a second level for all modules"));
@@ -89,20 +96,30 @@ pub(crate) fn read(text: &str) -> Result<Targets, String> {
             continue;
         };
         let Some(level) = level(word) else { return wrong(no_level(word)) };
-        if !is_module(module) {
-            return wrong(no_module(module));
+        if let Some(why) = no_module(module) {
+            return wrong(why);
         }
-        if modules.contains(&module) {
-            return wrong(format!("it names {module} twice"));
-        }
-        modules.push(module);
         filter = filter.with_target(module, level);
     }
     Ok(filter.with_default(default.unwrap_or(LevelFilter::OFF)))
 }
 
-/// A warning about a filter that asks for more than this build can log.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn halves(part: &str) -> Option<(&str, &str)> {
+    part.split_once('=').map(|(module, word)| (module.trim(), word.trim()))
+}
+
+/// A warning about a filter that asks for more than this build can log, or names a module that
+/// nothing is known of: a filter of an earlier version, or one that serves several programs.
 pub(crate) fn warning(text: &str) -> Option<String> {
+    let unknown = parts(text).filter_map(halves).map(|(module, _)| module);
+    if let Some(module) = unknown.into_iter().find(|module| !is_module(module)) {
+        let shown = shortened(module);
+        return Some(format!("no module {shown:?} logs here, so its level changes nothing"));
+    }
     let words = text.split(',').map(|part| part.rsplit('=').next().unwrap_or(part).trim());
     let most = words.filter_map(level).max()?;
     let can = STATIC_MAX_LEVEL.to_string().to_lowercase();
@@ -127,9 +144,6 @@ fn is_module(name: &str) -> bool {
 
 fn no_level(word: &str) -> String {
     let shown = shortened(word);
-    if is_module(word) {
-        return format!("{shown:?} is a module without a level: write {word}=info");
-    }
     let lower = word.to_ascii_lowercase();
     // "warning" and "err" are longer or shorter, and meant all the same.
     let begins =
@@ -141,14 +155,21 @@ fn no_level(word: &str) -> String {
     }
 }
 
-fn no_module(name: &str) -> String {
+/// The reason why no module can have this name, or probably another one is meant.
+fn no_module(name: &str) -> Option<String> {
+    if is_module(name) {
+        return None;
+    }
     let shown = shortened(name);
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:-".contains(&b)) {
+        return Some(format!(
+            "{shown:?} is no module; those of this program begin with shardgate::"
+        ));
+    }
     // A module above those that log can be meant, too: shardgate::backend.
     let above = OWN.iter().flat_map(|own| own.match_indices("::").map(|(at, _)| &own[..at]));
-    match nearest(name, above.chain(OWN).chain(LIBRARIES)) {
-        Some(near) => format!("no module {shown:?} logs; did you mean {near}?"),
-        None => format!("no module {shown:?} logs; those of this program begin with shardgate::"),
-    }
+    let near = nearest(name, above.chain(OWN).chain(LIBRARIES))?;
+    Some(format!("no module {shown:?} logs; did you mean {near}?"))
 }
 
 fn shortened(text: &str) -> String {
@@ -173,6 +194,11 @@ mod tests {
             "warn, shardgate::backend = info",
             "shardgate=debug",
             "info,rustls=warn,h2::proto=off",
+            "info,",
+            "shardgate",
+            "shardgate=info,shardgate=warn",
+            "info,tokio=warn",
+            "info,shardgate::routing=debug",
         ] {
             assert_eq!(read(text).map(drop), Ok(()), "{text}");
         }
@@ -191,18 +217,14 @@ mod tests {
             ("verbose", "\"verbose\" is no level"),
             ("", "\"\" is no level"),
             ("=", "\"\" is no level"),
-            ("info,", "\"\" is no level"),
+            (",", "\"\" is no level"),
             ("3", "\"3\" is no level"),
             ("info,debug", "\"debug\" is a second level for all modules"),
             ("shardgate=verbos", "\"verbos\" is no level"),
-            ("shardgate", "write shardgate=info"),
             ("shardgat=info", "no module \"shardgat\" logs; did you mean shardgate?"),
             ("shardgate::bakend=info", "did you mean shardgate::backend?"),
-            ("shardgate::routing=info", "no module \"shardgate::routing\" logs"),
-            ("my_service=info", "those of this program begin with shardgate::"),
-            ("=info", "no module \"\" logs"),
-            ("shardgate=info,shardgate=warn", "names shardgate twice"),
-            ("shardgate[span]=info", "no module \"shardgate[span]\" logs"),
+            ("=info", "\"\" is no module; those of this program begin with shardgate::"),
+            ("shardgate[span]=info", "\"shardgate[span]\" is no module"),
         ] {
             let told = read(text).expect_err(text);
             assert!(told.starts_with(RULE) && told.contains(why), "{text}: {told}");
@@ -213,6 +235,8 @@ mod tests {
     #[test]
     fn a_level_that_this_build_cannot_log_is_warned_of() {
         assert_eq!(warning("info,shardgate=warn"), None);
+        let told = warning("info,tokio=warn").expect("it logs nothing");
+        assert!(told.contains("no module \"tokio\" logs here"), "{told}");
         assert_eq!(warning("trace").is_some(), STATIC_MAX_LEVEL < LevelFilter::TRACE);
     }
 

@@ -36,7 +36,8 @@ pub use load::{Loader, Overrides, load};
 pub use lookup::{Family, Lookup, LookupName};
 pub use problem::{Problem, Problems, Source};
 pub use words::{
-    NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, program, shell_word,
+    NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, key_of_variable, program,
+    shell_word,
 };
 
 use crate::routing::Snapshot;

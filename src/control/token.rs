@@ -123,10 +123,14 @@ fn configured(settings: &AdminSettings) -> Option<Result<&Path, Token>> {
     }
 }
 
-/// The reason why the configured file, which is there, cannot be used: one line.
+/// The reason why the configured file, which is there, cannot be used: one line. Of the file of
+/// another user nothing can be said: the gateway may run as that user.
 pub fn unusable(settings: &AdminSettings) -> Option<String> {
+    let is_known = |path: &Path| {
+        fs::metadata(path).is_ok_and(|found| !found.is_file() || found.uid() == own_uid())
+    };
     match configured(settings)? {
-        Ok(path) if fs::symlink_metadata(path).is_ok() => read(path).err(),
+        Ok(path) if is_known(path) => read(path).err(),
         Ok(_) | Err(_) => None,
     }
 }

@@ -350,7 +350,8 @@ fn limits(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
             format!("open files: {} soft, {} hard, {need} wanted", text(soft), text(hard)),
             "connections_max of all shards is not reached: more clients get 503",
             format!(
-                "ulimit -n {need} as root, LimitNOFILE={need}, or lower [conn] connections_max"
+                "ulimit -n {need} as root, LimitNOFILE={need}, or set [conn] connections_max to \
+                 \"auto\" or lower"
             ),
         ),
         Finding::judge(

@@ -121,6 +121,12 @@ fn the_file_limit_bounds_connections() {
     assert_eq!(clamp_connections(&mut shards, 60_000, Some(200_000)), None);
     let told = clamp_connections(&mut shards, 9_000, Some(20_000));
     says(told, &["RLIMIT_NOFILE 20000", "allow 18000 connections", "asks for 120000"]);
+    // Few that are asked for and met are nobody's business.
+    let mut shards = planned();
+    for shard in &mut shards {
+        shard.settings.conn.connections_max = ConnectionsMax::Set(150);
+    }
+    assert_eq!(clamp_connections(&mut shards, 213, Some(1_400)), None);
 }
 
 #[test]

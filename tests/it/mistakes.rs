@@ -144,6 +144,17 @@ fn addresses_ports_and_paths() {
     let own = SERVICE.replace("50001", "9000");
     let start = "gateway.toml:5: service[0].instances[0].address = \"127.0.0.1:9000\": ";
     tables(&[&own, ROUTE], start, &["is listen of this gateway itself"]);
+    // A gateway that listens everywhere is reached over loopback; other addresses may be others'.
+    let everywhere = "listen = \"0.0.0.0:9000\"\n";
+    let start = "gateway.toml:6: service[0].instances[0].address = \"127.0.0.1:9000\": ";
+    tables(&[everywhere, &own, ROUTE], start, &["is listen of this gateway itself"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let elsewhere = SERVICE.replace("127.0.0.1:50001", "10.1.2.3:9000");
+    let text = format!("{everywhere}{elsewhere}{ROUTE}");
+    std::fs::write(dir.path().join("gateway.toml"), text).expect("our directory");
+    let at = dir.path().to_str().expect("UTF-8");
+    let finished = run(&["check", "--config", at], |_| ());
+    assert_eq!(finished.code, Some(0), "{finished:?}");
     key("etcd.endpoints = [\"127.0.0.1:2379\"]", &["must be http://host:port"]);
 }
 
@@ -245,8 +256,9 @@ fn texts_that_are_no_toml_show_the_key_and_not_the_value() {
 #[test]
 fn files_that_nothing_reads_are_told() {
     for name in ["gateway.tml", "0.toml.bak", "gateway.toml~", "default.yaml", "gateway.conf"] {
-        let start = format!("{name}: nothing reads this file");
-        check(&with(name, "x = 1"), Told, &start, &["rename it to", "or move it elsewhere"]);
+        let start = format!("{name}: nothing reads this ");
+        let way_out = if name.contains(".toml") { "copy: move it" } else { "file: rename it to" };
+        check(&with(name, "x = 1"), Told, &start, &[way_out, "elsewhere"]);
     }
     check(&with("shard-0.toml", ""), Told, "shard-0.toml: nothing reads this file", &["rename"]);
     let mut files = with("9.toml", "");

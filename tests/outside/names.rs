@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::discovery::KeyClient;
 use super::support::{BINARY, OneFile, Running, available, eventually, free_port, get, get_json};
 
-/// Where Debian has it; a user's PATH often lacks that directory.
-const NAMED: &str = "/usr/sbin/named";
+/// Debian has it in /usr/sbin, which a user's PATH often lacks.
+const NAMED: &str = "named";
 
 fn can_run(test: &str) -> bool {
     let version = Command::new(NAMED).arg("-v").output();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, shell_word};
+use crate::config::{Config, key_of_variable, shell_word};
 
 /// Directories that the unit's process does not see, by the restriction that hides them.
 const HIDDEN: [(&str, &str); 5] = [
@@ -72,8 +72,9 @@ pub(super) fn faults(
             }
         }
     }
-    if !env.is_empty() {
-        let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
+    let sets_key = |name: &&str| key_of_variable(name).is_some();
+    let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).filter(sets_key).collect();
+    if !names.is_empty() {
         faults.push(format!(
             "the unit has no variables of this shell: add Environment= or EnvironmentFile= for {}, \
              or write the keys into the files",
