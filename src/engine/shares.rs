@@ -79,14 +79,15 @@ impl<const N: usize> Shares<N> {
             || (held <= max && self.is_within(holder, thing, amount, max))
     }
 
-    /// Whether `holder` is within its fair share with `amount` more; at least one unit is fair.
+    /// Whether `holder` is within its fair share with `amount` more. The first of an owner that holds
+    /// nothing is within it, whatever its size.
     pub fn is_within(&self, holder: Holder, thing: usize, amount: usize, max: usize) -> bool {
         let own = self.holders.get(&holder).map_or(0, |held| held[thing]);
         let tenant = self.tenants.get(&holder.tenant);
         let tenants = self.tenants.len() + usize::from(tenant.is_none());
         let (held, holders) = tenant.map_or((0, 0), |t| (t.held[thing], t.holders));
         let of_tenant = (max / tenants).max(1);
-        held + amount <= of_tenant && own + amount <= (of_tenant / (holders + 1)).max(1)
+        held + amount <= of_tenant && (own == 0 || own + amount <= of_tenant / (holders + 1))
     }
 
     /// Counts what `holder` takes of a thing.
@@ -189,7 +190,7 @@ mod tests {
                     tenants.dedup();
                     let part = MAX / tenants.len();
                     let is_below =
-                        mine + amount <= (part / here).max(1) && of_tenant + amount <= part;
+                        (mine == 0 || mine + amount <= part / here) && of_tenant + amount <= part;
                     prop_assert!(held + amount > MAX || (held + amount > 48 && !is_below));
                 } else if let Some(at) = model.iter().position(|m| own(m) && m.2 >= amount) {
                     shares.give_back(who, 0, amount);

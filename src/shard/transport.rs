@@ -38,7 +38,7 @@ enum Header {
 /// The result of bytes that were received.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Received<'a> {
-    /// Bytes in the clear for the engine.
+    /// Bytes for the engine: in the clear, or such that it will look at none of them.
     Plain(&'a mut [u8]),
     /// Bytes of TLS records.
     Tls {
@@ -95,6 +95,8 @@ impl Transport {
                 }
                 received
             }
+            // After our close_notify nothing is decrypted: the engine only counts the bytes.
+            Self::Tls(session) if session.is_closed() => Received::Plain(input),
             Self::Tls(session) => {
                 plain.clear();
                 let result = session.receive(input, plain);

@@ -154,6 +154,11 @@ impl Session {
         }
     }
 
+    /// Whether our close_notify was made: nothing more is said, and nothing heard.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether there are bytes that the kernel has not taken.
     pub(crate) fn is_unsent(&self) -> bool {
         self.left() > 0

@@ -99,7 +99,10 @@ impl Clients {
     ) -> bool {
         // HAProxy's checks with version 1 name the very socket that they come from: such a
         // connection is the balancer's own, and counts for no address.
+        // But a balancer that keeps the client's address for its own socket names that as well: a
+        // connection that asks for an upgrade counts then.
         if self.conns.get(id).is_some_and(|conn| canonical(conn.peer) == peer) {
+            self.set_peer(id, peer, true);
             return true;
         }
         if cx.config.gateway.forwarded.from.has(peer.ip()) {

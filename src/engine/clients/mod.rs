@@ -166,6 +166,8 @@ impl Clients {
     ) -> SocketAction {
         let Some(conn) = self.conns.get_mut(id) else { return SocketAction::Close };
         conn.dirty = false;
+        // TLS may report bytes of an outbox that was discarded after they were encrypted.
+        let n = n.min(conn.outbox.len());
         if n > 0 {
             cx.stats.inc(Counter::Sends);
             cx.stats.add(Counter::BytesOut, n as u64);

@@ -244,7 +244,7 @@ impl DedupWindow {
                 return None;
             }
         }
-        if !self.make_room(cost, now) {
+        if !self.make_room(cost, holder, (IDS, room), now) {
             return None;
         }
         let key = self.entries.insert(Entry {
@@ -303,7 +303,9 @@ impl DedupWindow {
     /// there is no room ([`WAITERS_MAX`], or bytes).
     #[must_use]
     pub(crate) fn add_waiter(&mut self, key: DedupKey, waiter: MsgKey, now: Micros) -> bool {
-        if self.waiting(key).is_none_or(|n| n >= WAITERS_MAX) || !self.make_room(WAITER_BYTES, now)
+        let Some(holder) = self.entries.get(key).map(|entry| entry.holder) else { return false };
+        if self.waiting(key).is_none_or(|n| n >= WAITERS_MAX)
+            || !self.make_room(WAITER_BYTES, holder, (IDS, 0), now)
         {
             return false;
         }
@@ -335,7 +337,7 @@ impl DedupWindow {
         entry.state = IdState::Finished { at: self.last, reply: None };
         if let Some(reply) = reply.filter(|r| r.size() <= self.reply_bytes_max) {
             let cost = reply.cost();
-            if self.make_room_for_answer(holder, cost, now)
+            if self.make_room(cost, holder, (ANSWERS, cost), now)
                 && let Some(entry) = self.entries.get_mut(key)
             {
                 self.shares.take(holder, ANSWERS, cost);
@@ -425,21 +427,16 @@ impl DedupWindow {
         true
     }
 
-    /// Frees `cost` bytes: drops expired ids, then the oldest stored answers if there are enough
-    /// of them. False if there is no room.
-    fn make_room(&mut self, cost: usize, now: Micros) -> bool {
-        while self.bytes + cost > self.bytes_max && self.expire_one(now) {}
-        if self.bytes - self.stored_bytes + cost > self.bytes_max {
-            return false;
-        }
-        while self.bytes + cost > self.bytes_max && self.strip_one() {}
-        true
-    }
-
-    /// Frees `cost` bytes for an answer of `holder`: drops expired ids, then the oldest stored
-    /// answers, but none of another owner for one that is over its share. False if there is no
-    /// room.
-    fn make_room_for_answer(&mut self, holder: Holder, cost: usize, now: Micros) -> bool {
+    /// Frees `cost` bytes for `holder`, which takes `amount` of a thing: drops expired ids, then the
+    /// oldest stored answers, but none of another owner for one that is over its share of the
+    /// thing. False if there is no room.
+    fn make_room(
+        &mut self,
+        cost: usize,
+        holder: Holder,
+        (thing, amount): (usize, usize),
+        now: Micros,
+    ) -> bool {
         while self.bytes + cost > self.bytes_max && self.expire_one(now) {}
         if self.bytes - self.stored_bytes + cost > self.bytes_max {
             return false;
@@ -447,7 +444,7 @@ impl DedupWindow {
         while self.bytes + cost > self.bytes_max {
             let Some(oldest) = self.oldest_answer() else { return false };
             let is_own = self.entries.get(oldest).is_some_and(|entry| entry.holder == holder);
-            if !is_own && !self.shares.is_within(holder, ANSWERS, cost, self.bytes_max) {
+            if !is_own && !self.shares.is_within(holder, thing, amount, self.bytes_max) {
                 return false;
             }
             self.strip_one();

@@ -455,6 +455,25 @@ fn a_connection_that_broke_says_no_more_and_ends_when_its_client_does() {
 }
 
 #[test]
+fn a_connection_that_is_given_up_takes_no_count_of_bytes_that_it_has_not() {
+    let mut rig = Rig::new(snapshot(1), ShardSettings::default());
+    let client = rig.client();
+    rig.says(client, r#"{"msg_id":9002,"seq":1}"#);
+    let waiting = rig.engine.outbox(client).len();
+    // No frame: the connection is closed with 1002.
+    rig.engine.on_bytes(client, &mut [0xff; 8], rig.now);
+    assert!(rig.engine.outbox(client).len() > waiting, "a Close");
+    assert_eq!(rig.engine.on_sent(client, 0, rig.now), SocketAction::Keep);
+    let mut late = vec![0; 64 << 10];
+    for _ in 0..=128 {
+        rig.engine.on_bytes(client, &mut late, rig.now);
+    }
+    assert!(rig.engine.outbox(client).is_empty(), "given up after 8 MiB");
+    // TLS had encrypted what waited, and tells of it when the rest of the record has left.
+    assert_eq!(rig.engine.on_sent(client, waiting, rig.now), SocketAction::Close);
+}
+
+#[test]
 fn a_connection_that_ends_is_closed_with_its_last_byte_once_its_client_has_ended() {
     let mut rig = Rig::new(snapshot(1), ShardSettings::default());
     let closing = rig.client();

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::resolver::is_usable;
 use super::told::{Found, Told};
 use super::{HostAnswers, INSTANCES_MAX, RecordAnswer, instance_name};
 use crate::control::discovery::{FoundInstance, SourceEvent};
@@ -23,16 +24,6 @@ pub(super) fn merged(answers: &HostAnswers, last: &Families) -> Families {
     };
     let ([v4, v6], [last_v4, last_v6]) = (answers, last);
     [merge(v4, last_v4), merge(v6, last_v6)]
-}
-
-/// Whether a host can have the address as its own and be reached there. 0.0.0.0, which blocklists
-/// answer, would reach this host; fe80:: needs an interface beside it.
-pub(super) fn is_usable(ip: IpAddr) -> bool {
-    let elsewhere = match ip {
-        IpAddr::V4(ip) => ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !(ip.is_unspecified() || ip.is_multicast() || elsewhere)
 }
 
 /// Trouble with the answers for one host.

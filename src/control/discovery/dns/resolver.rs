@@ -36,6 +36,16 @@ pub(super) enum RecordAnswer {
     NotAsked,
 }
 
+/// Whether a host can have the address as its own and be reached there. 0.0.0.0, which blocklists
+/// answer, would reach this host; fe80:: needs an interface beside it.
+pub(super) fn is_usable(ip: IpAddr) -> bool {
+    let elsewhere = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(ip.is_unspecified() || ip.is_multicast() || elsewhere)
+}
+
 /// Answers for A and AAAA.
 pub(super) type HostAnswers = [RecordAnswer; 2];
 
@@ -83,7 +93,10 @@ impl Resolver {
             let hosts: Vec<String> = hosts.into_iter().take(INSTANCES_MAX).cloned().collect();
             let (answers, shortest) = self.ask_hosts(&resolver, hosts).await;
             ttl = [ttl, shortest].into_iter().flatten().min();
-            let is_address = |answer: &RecordAnswer| matches!(answer, RecordAnswer::Has(_));
+            let is_address = |answer: &RecordAnswer| match answer {
+                RecordAnswer::Has(all) => all.iter().any(|ip| is_usable(*ip)),
+                RecordAnswer::Empty(_) | RecordAnswer::Failed(_) | RecordAnswer::NotAsked => false,
+            };
             let is_last = answers.values().flatten().any(is_address);
             let answered = |record: SrvRecord| {
                 let answers = answers.get(&record.host).cloned();

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::records::{Families, Trouble, is_usable, merged};
+use super::records::{Families, Trouble, merged};
+use super::resolver::is_usable;
 use super::told::{Found, Told};
 use super::{HostAnswers, INSTANCES_MAX, RecordAnswer, target_name};
 use crate::config::is_name;

@@ -366,34 +366,43 @@ impl Model {
         let owners = distinct(3).into_iter().filter(|o| (o ^ id) & 1 == 0).count();
         tenants.insert(id & 1);
         let of_tenant = self.bytes_max / tenants.len();
-        of(id, 1) + more <= of_tenant && of(id, 3) + more <= of_tenant / (owners + 1)
+        let own = of(id, 3);
+        of(id, 1) + more <= of_tenant && (own == 0 || own + more <= of_tenant / (owners + 1))
     }
 
     /// Whether the owner of `id` may have it, and there is room for it.
     fn has_room_for(&mut self, id: usize) -> bool {
-        let cost = |id: usize| ENTRY_BYTES + name(id).1.len() + name(id).2.len();
-        let (bytes_max, entries_max) = (self.bytes_max, self.entries_max);
-        let room = |id: usize| cost(id).max(bytes_max / entries_max);
+        let (bytes_max, room) = (self.bytes_max, self.room());
         let held = self.entries.iter().map(|e| room(e.id)).sum::<usize>() + room(id);
         let is_free = held <= bytes_max - bytes_max / 4;
         let is_fair = held <= bytes_max && self.is_within(id, room(id), |e| room(e.id));
-        (is_free || is_fair) && self.make_room(cost(id))
+        let cost = ENTRY_BYTES + name(id).1.len() + name(id).2.len();
+        (is_free || is_fair) && self.make_room(cost, id, room(id), |e| room(e.id))
     }
 
-    /// Makes room for an answer of `cost` bytes for `id`.
-    fn make_room_for_answer(&mut self, id: usize, cost: usize) -> bool {
+    /// Bytes of the stored answer of an entry.
+    fn stored(e: &ModelEntry) -> usize {
+        let stored = e.end.as_ref().and_then(|end| end.2.as_ref());
+        stored.map_or(0, |r| REPLY_BYTES + r.size())
+    }
+
+    /// Makes room of `cost` bytes for `id`, whose owner takes `more` of what `amount` says of each
+    /// entry.
+    fn make_room(
+        &mut self,
+        cost: usize,
+        id: usize,
+        more: usize,
+        amount: impl Fn(&ModelEntry) -> usize,
+    ) -> bool {
         if self.bytes(false) + cost > self.bytes_max {
             return false;
         }
         while self.bytes(true) + cost > self.bytes_max {
-            let stored = |e: &ModelEntry| {
-                let stored = e.end.as_ref().and_then(|end| end.2.as_ref());
-                stored.map_or(0, |r| REPLY_BYTES + r.size())
-            };
-            let with_answer = self.entries.iter().filter(|e| stored(e) > 0);
+            let with_answer = self.entries.iter().filter(|e| Self::stored(e) > 0);
             let oldest = with_answer.min_by_key(|e| e.end.as_ref().map(|end| end.1));
             let oldest = oldest.expect("replies are what is too much").id;
-            if (oldest ^ id) & 3 != 0 && !self.is_within(id, cost, stored) {
+            if (oldest ^ id) & 3 != 0 && !self.is_within(id, more, &amount) {
                 return false;
             }
             let mut all = self.entries.iter_mut();
@@ -403,16 +412,10 @@ impl Model {
         true
     }
 
-    fn make_room(&mut self, cost: usize) -> bool {
-        if self.bytes(false) + cost > self.bytes_max {
-            return false;
-        }
-        while self.bytes(true) + cost > self.bytes_max {
-            let stored = self.entries.iter_mut().filter_map(|e| e.end.as_mut());
-            let oldest = stored.filter(|end| end.2.is_some()).min_by_key(|end| end.1);
-            oldest.expect("replies are what is too much").2 = None;
-        }
-        true
+    /// What an id takes of the room for ids.
+    fn room(&self) -> impl Fn(usize) -> usize + use<> {
+        let each = self.bytes_max / self.entries_max;
+        move |id: usize| (ENTRY_BYTES + name(id).1.len() + name(id).2.len()).max(each)
     }
 }
 
@@ -473,7 +476,8 @@ proptest! {
                     let at = model.entries.iter().position(|e| e.id == id);
                     if let Lookup::InFlight(key) = window.check(&asked, Micros(now)) {
                         messages += 1;
-                        let fits = model.make_room(WAITER_BYTES);
+                        let room = model.room();
+                        let fits = model.make_room(WAITER_BYTES, id, 0, |e| room(e.id));
                         prop_assert_eq!(window.add_waiter(key, msg(messages), Micros(now)), fits);
                         if fits {
                             model.entries[at.expect("seen")].waiters.push(msg(messages));
@@ -507,7 +511,8 @@ proptest! {
                             let id = entry.id;
                             let answer = answer.filter(|r| r.size() <= caps.reply_bytes_max);
                             if let Some(answer) = answer
-                                && model.make_room_for_answer(id, REPLY_BYTES + answer.size())
+                                && let cost = REPLY_BYTES + answer.size()
+                                && model.make_room(cost, id, cost, Model::stored)
                             {
                                 let mut all = model.entries.iter_mut();
                                 let entry = all.find(|e| e.key == key).expect("there");
