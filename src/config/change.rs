@@ -322,10 +322,10 @@ mod tests {
     #[test]
     fn a_key_that_is_rotated_is_named_although_nothing_else_differs() {
         let of = |secret: &str| {
-            let key = format!("[[auth_key]]\nalg = \"HS256\"\nsecret = \"{secret}\"");
-            of(&format!("auth.mode = \"optional\"\n{key}"), "")
+            let key = "[[auth_key]]\nid = \"k\"\nalgorithm = \"HS256\"";
+            of(&format!("auth.mode = \"jwt\"\n{key}\nsecret = \"{secret}\""), "")
         };
-        let [old, new] = ["a", "b"].map(|letter| of(&letter.repeat(44)));
+        let [old, new] = ["A", "B"].map(|letter| of(&letter.repeat(44)));
         let changes = changes(&old, &new);
         let keys: Vec<_> = changes.iter().map(|c| (c.key.as_str(), c.is_boot())).collect();
         assert_eq!(keys, [("auth_key.secret", false)]);

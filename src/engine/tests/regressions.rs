@@ -461,7 +461,7 @@ fn a_connection_that_is_given_up_takes_no_count_of_bytes_that_it_has_not() {
     rig.says(client, r#"{"msg_id":9002,"seq":1}"#);
     let waiting = rig.engine.outbox(client).len();
     // No frame: the connection is closed with 1002.
-    rig.engine.on_bytes(client, &mut [0xff; 8], rig.now);
+    rig.engine.on_bytes(client, &mut [0xff; 16], rig.now);
     assert!(rig.engine.outbox(client).len() > waiting, "a Close");
     assert_eq!(rig.engine.on_sent(client, 0, rig.now), SocketAction::Keep);
     let mut late = vec![0; 64 << 10];
