@@ -79,8 +79,8 @@ impl<const N: usize> Shares<N> {
             || (held <= max && self.is_within(holder, thing, amount, max))
     }
 
-    /// Whether `holder` is within its fair share with `amount` more. The first of an owner that holds
-    /// nothing is within it, whatever its size.
+    /// Whether `holder` is within its fair share with `amount` more. The first of an owner that
+    /// holds nothing is within it, whatever its size.
     pub fn is_within(&self, holder: Holder, thing: usize, amount: usize, max: usize) -> bool {
         let own = self.holders.get(&holder).map_or(0, |held| held[thing]);
         let tenant = self.tenants.get(&holder.tenant);

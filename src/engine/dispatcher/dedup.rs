@@ -427,8 +427,8 @@ impl DedupWindow {
         true
     }
 
-    /// Frees `cost` bytes for `holder`, which takes `amount` of a thing: drops expired ids, then the
-    /// oldest stored answers, but none of another owner for one that is over its share of the
+    /// Frees `cost` bytes for `holder`, which takes `amount` of a thing: drops expired ids, then
+    /// the oldest stored answers, but none of another owner for one that is over its share of the
     /// thing. False if there is no room.
     fn make_room(
         &mut self,

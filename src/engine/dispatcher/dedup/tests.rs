@@ -380,6 +380,12 @@ impl Model {
         (is_free || is_fair) && self.make_room(cost, id, room(id), |e| room(e.id))
     }
 
+    /// Whether a duplicate of `id` may wait.
+    fn has_room_for_waiter(&mut self, id: usize) -> bool {
+        let room = self.room();
+        self.make_room(WAITER_BYTES, id, 0, |e| room(e.id))
+    }
+
     /// Bytes of the stored answer of an entry.
     fn stored(e: &ModelEntry) -> usize {
         let stored = e.end.as_ref().and_then(|end| end.2.as_ref());
@@ -476,8 +482,7 @@ proptest! {
                     let at = model.entries.iter().position(|e| e.id == id);
                     if let Lookup::InFlight(key) = window.check(&asked, Micros(now)) {
                         messages += 1;
-                        let room = model.room();
-                        let fits = model.make_room(WAITER_BYTES, id, 0, |e| room(e.id));
+                        let fits = model.has_room_for_waiter(id);
                         prop_assert_eq!(window.add_waiter(key, msg(messages), Micros(now)), fits);
                         if fits {
                             model.entries[at.expect("seen")].waiters.push(msg(messages));
@@ -506,8 +511,7 @@ proptest! {
                         Some(entry) => {
                             prop_assert_eq!(waiters, std::mem::take(&mut entry.waiters));
                             model.ends += 1;
-                            let end = (now, model.ends, None);
-                            entry.end = Some(end);
+                            entry.end = Some((now, model.ends, None));
                             let id = entry.id;
                             let answer = answer.filter(|r| r.size() <= caps.reply_bytes_max);
                             if let Some(answer) = answer
