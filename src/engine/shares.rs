@@ -90,26 +90,30 @@ impl<const N: usize> Shares<N> {
         held + amount <= of_tenant && (own == 0 || own + amount <= of_tenant / (holders + 1))
     }
 
-    /// Counts what `holder` takes of a thing.
-    pub fn take(&mut self, holder: Holder, thing: usize, amount: usize) {
+    /// Counts what `holder` takes of each thing.
+    pub fn take(&mut self, holder: Holder, amounts: [usize; N]) {
         let none = TenantHolding { held: [0; N], holders: 0 };
         let tenant = self.tenants.entry(holder.tenant).or_insert(none);
         let own = self.holders.entry(holder).or_insert_with(|| {
             tenant.holders += 1;
             [0; N]
         });
-        own[thing] += amount;
-        tenant.held[thing] += amount;
-        self.held[thing] += amount;
+        for (thing, amount) in amounts.into_iter().enumerate() {
+            own[thing] += amount;
+            tenant.held[thing] += amount;
+            self.held[thing] += amount;
+        }
     }
 
-    /// Counts what `holder`, which holds as much, gives back of a thing.
-    pub fn give_back(&mut self, holder: Holder, thing: usize, amount: usize) {
+    /// Counts what `holder`, which holds as much, gives back of each thing.
+    pub fn give_back(&mut self, holder: Holder, amounts: [usize; N]) {
         let own = self.holders.get_mut(&holder).expect("it holds something");
         let tenant = self.tenants.get_mut(&holder.tenant).expect("one of its owners does");
-        own[thing] = own[thing].checked_sub(amount).expect("as much as it took");
-        tenant.held[thing] -= amount;
-        self.held[thing] -= amount;
+        for (thing, amount) in amounts.into_iter().enumerate() {
+            own[thing] = own[thing].checked_sub(amount).expect("as much as it took");
+            tenant.held[thing] -= amount;
+            self.held[thing] -= amount;
+        }
         if own.iter().all(|&held| held == 0) {
             self.holders.remove(&holder);
             tenant.holders -= 1;
@@ -136,7 +140,7 @@ mod tests {
         let fill = |shares: &mut Shares<1>, holder| {
             let mut taken = 0;
             while shares.may_take(holder, 0, 1, MAX) {
-                shares.take(holder, 0, 1);
+                shares.take(holder, [1]);
                 taken += 1;
             }
             taken
@@ -145,13 +149,13 @@ mod tests {
         assert_eq!(fill(&mut shares, holder(1, 1)), 250, "half of the whole would be fair");
         assert_eq!(fill(&mut shares, holder(1, 2)), 0, "there is no more");
         // The greedy one gets nothing back before it is below three quarters again.
-        shares.give_back(holder(1, 0), 0, 100);
+        shares.give_back(holder(1, 0), [100]);
         assert_eq!(fill(&mut shares, holder(1, 0)), 0);
         assert_eq!(fill(&mut shares, holder(1, 2)), 100);
         // Another tenant has a part of its own, however many owners the first one has.
-        shares.give_back(holder(1, 0), 0, 100);
+        shares.give_back(holder(1, 0), [100]);
         assert_eq!(fill(&mut shares, holder(2, 0)), 100);
-        shares.give_back(holder(1, 0), 0, 550);
+        shares.give_back(holder(1, 0), [550]);
         assert_eq!(fill(&mut shares, holder(2, 0)), 300, "what is free for all");
         assert_eq!(fill(&mut shares, holder(1, 3)), 125, "a quarter of the half");
         assert_eq!(fill(&mut shares, holder(2, 1)), 100, "the other half is full then");
@@ -173,7 +177,7 @@ mod tests {
                 let who = holder(tenant, user);
                 let own = |m: &(u64, u8, usize)| (m.0, m.1) == (tenant, user);
                 if takes && shares.may_take(who, 0, amount, MAX) {
-                    shares.take(who, 0, amount);
+                    shares.take(who, [amount]);
                     match model.iter_mut().find(|m| own(m)) {
                         Some(m) => m.2 += amount,
                         None => model.push((tenant, user, amount)),
@@ -193,7 +197,7 @@ mod tests {
                         (mine == 0 || mine + amount <= part / here) && of_tenant + amount <= part;
                     prop_assert!(held + amount > MAX || (held + amount > 48 && !is_below));
                 } else if let Some(at) = model.iter().position(|m| own(m) && m.2 >= amount) {
-                    shares.give_back(who, 0, amount);
+                    shares.give_back(who, [amount]);
                     model[at].2 -= amount;
                     model.retain(|m| m.2 > 0);
                 }

@@ -258,7 +258,7 @@ impl DedupWindow {
             state: IdState::InFlight { waiters: Vec::new() },
         });
         self.bytes += cost;
-        self.shares.take(holder, IDS, room);
+        self.shares.take(holder, [room, 0]);
         let entries = &self.entries;
         self.table
             .insert_unique(id.hash, key, |&key| entries.get(key).map_or(0, |entry| entry.hash));
@@ -340,7 +340,7 @@ impl DedupWindow {
             if self.make_room(cost, holder, (ANSWERS, cost), now)
                 && let Some(entry) = self.entries.get_mut(key)
             {
-                self.shares.take(holder, ANSWERS, cost);
+                self.shares.take(holder, [0, cost]);
                 entry.state = IdState::Finished { at: self.last, reply: Some(Box::new(reply)) };
                 self.bytes += cost;
                 self.stored_bytes += cost;
@@ -473,7 +473,7 @@ impl DedupWindow {
         let cost = reply.take().map_or(0, |reply| reply.cost());
         self.bytes -= cost;
         self.stored_bytes -= cost;
-        self.shares.give_back(entry.holder, ANSWERS, cost);
+        self.shares.give_back(entry.holder, [0, cost]);
         self.stripped += 1;
         true
     }
@@ -485,16 +485,13 @@ impl DedupWindow {
             found.remove();
         }
         self.bytes -= ENTRY_BYTES + entry.key.len();
-        match entry.state {
-            IdState::InFlight { .. } => {}
-            IdState::Finished { reply, .. } => {
-                let cost = reply.map_or(0, |r| r.cost());
-                self.shares.give_back(entry.holder, ANSWERS, cost);
-                self.bytes -= cost;
-                self.stored_bytes -= cost;
-            }
-        }
-        self.shares.give_back(entry.holder, IDS, entry.room);
+        let answer = match entry.state {
+            IdState::InFlight { .. } => 0,
+            IdState::Finished { reply, .. } => reply.map_or(0, |r| r.cost()),
+        };
+        self.bytes -= answer;
+        self.stored_bytes -= answer;
+        self.shares.give_back(entry.holder, [entry.room, answer]);
     }
 }
 
