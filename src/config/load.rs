@@ -16,7 +16,7 @@ use super::problem::{Problem, Problems, Source};
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report};
 use super::routes::{self, FileTables, RouteContext};
-use super::settings::{AuthMode, ServiceTlsSettings, ShardSettings};
+use super::settings::{AuthMode, GatewaySettings, ServiceTlsSettings, ShardSettings};
 use super::words::{program, shell_word};
 use super::{Config, FoundRoute, ShardFiles};
 use crate::limits::SHARDS_MAX;
@@ -471,7 +471,7 @@ fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
 }
 
 /// Refuses instances at an address of the gateway itself, which would be its own service.
-fn own_instances(r: &mut Reader, settings: &super::settings::GatewaySettings, snapshot: &Snapshot) {
+fn own_instances(r: &mut Reader, settings: &GatewaySettings, snapshot: &Snapshot) {
     for (key, own) in settings.own_addresses() {
         let is_own = |i: &&Instance| i.addresses.iter().any(|address| reaches(address, own));
         for instance in snapshot.instances.iter().filter(is_own) {
@@ -490,7 +490,7 @@ fn own_instances(r: &mut Reader, settings: &super::settings::GatewaySettings, sn
 
 fn demo_warning(
     r: &mut Reader,
-    settings: &super::settings::GatewaySettings,
+    settings: &GatewaySettings,
     snapshot: &Snapshot,
     service_tls: &BTreeMap<Arc<str>, ServiceTlsSettings>,
 ) {

@@ -110,7 +110,7 @@ impl Field {
             Field::Type => "a string of at most 32 bytes",
             Field::Id => "a string of at most 64 bytes",
             Field::Key => "a string of at most 128 bytes",
-            Field::Traceparent => "a traceparent of W3C Trace Context, of 55 bytes",
+            Field::Traceparent => "a traceparent of W3C Trace Context (55 bytes)",
             Field::Payload => "any value",
             Field::PayloadBase64 => "a string of base64",
         }

@@ -81,7 +81,7 @@ mod tests {
                 (long.as_str(), Reason::TooLarge),
             ] {
                 let bad = decode(&text(value)).expect_err("it is none");
-                let said = "a traceparent of W3C Trace Context, of 55 bytes is wanted, at byte 23";
+                let said = "a traceparent of W3C Trace Context (55 bytes) is wanted, at byte 23";
                 assert_eq!((bad.seq, bad.reason), (5, reason));
                 assert_eq!(bad.text, format!("traceparent: {said}"));
             }

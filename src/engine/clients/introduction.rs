@@ -97,15 +97,11 @@ impl Clients {
         peer: SocketAddr,
         now: Micros,
     ) -> bool {
-        // HAProxy's checks with version 1 name the very socket that they come from: such a
-        // connection is the balancer's own, and counts for no address.
-        // But a balancer that keeps the client's address for its own socket names that as well: a
-        // connection that asks for an upgrade counts then.
-        if self.conns.get(id).is_some_and(|conn| canonical(conn.peer) == peer) {
-            self.set_peer(id, peer, true);
-            return true;
-        }
-        if cx.config.gateway.forwarded.from.has(peer.ip()) {
+        // A header that names the very socket that it comes from is one of HAProxy's checks with
+        // version 1, or of a balancer that gives its sockets the addresses of clients: only the
+        // request tells, and a connection that asks for an upgrade counts then.
+        let is_own_socket = self.conns.get(id).is_some_and(|conn| canonical(conn.peer) == peer);
+        if is_own_socket || cx.config.gateway.forwarded.from.has(peer.ip()) {
             self.set_peer(id, peer, true);
             return true;
         }

@@ -23,9 +23,9 @@
 //! | answer that is too large | choice | choice | no: it may have run |
 //!
 //! Sent again: within the deadline, the attempts and the retry budget (promise 7, and
-//! [`super::retry`]). What is logged is decided where the call ends (`shard::net::channels`): a
-//! wrong service and an answer that breaks HTTP or gRPC are warnings, all other ends are counted
-//! only.
+//! [`super::retry`]). Of the log: a wrong service and an answer that breaks HTTP or gRPC are warned
+//! of where the call ends (`shard::net::channels`), failures of the service's code by
+//! [`super::failures`]; all other ends are counted only.
 
 use crate::engine::dispatcher::request::Request;
 use crate::message::{CallError, CallFault, status};

@@ -37,7 +37,7 @@ fn a_refusal_says_which_field_what_is_wanted_and_where() {
         (
             with(&[&[0x4a, 2], b"00"]),
             5,
-            "traceparent: a traceparent of W3C Trace Context, of 55 bytes is wanted, at byte 2",
+            "traceparent: a traceparent of W3C Trace Context (55 bytes) is wanted, at byte 2",
         ),
         (vec![0x10, 5, 0x4a, 9], 5, "traceparent: cut off or too long, in the field at byte 2"),
         (with(&[&[0x2a, 1, 0xff]]), 5, "id: UTF-8 is wanted, in the field at byte 2"),
