@@ -18,6 +18,7 @@ use shardgate::engine::dispatcher::ordering::{Ordering, StreamName};
 use shardgate::engine::dispatcher::queue::InstanceQueue;
 use shardgate::engine::dispatcher::request::{Request, Requests};
 use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
+use shardgate::engine::owner::{Holder, Party};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, TenantId, Ticket};
 use shardgate::message::{Call, CallBody, Micros, Outcome, ServerMessage};
@@ -377,6 +378,7 @@ impl Batch {
 /// A new id, and its answer remembered, with 10,000 in the window.
 pub struct Dedup {
     window: DedupWindow,
+    holder: Holder,
     payload: Vec<u8>,
     reply: StoredReply,
     n: u64,
@@ -397,7 +399,8 @@ impl Dedup {
             retry_after_ms: 0,
         };
         let window = DedupWindow::new(&settings, 1);
-        let mut dedup = Self { window, payload, reply, n: 0, text: String::new() };
+        let holder = Holder { tenant: TenantId(0), party: Party::User(7), session: 0 };
+        let mut dedup = Self { window, holder, payload, reply, n: 0, text: String::new() };
         (0..10_000).for_each(|_| dedup.begin_and_finish());
         dedup
     }
@@ -408,7 +411,7 @@ impl Dedup {
         self.text.clear();
         let _ = write!(self.text, "{:032x}", self.n);
         let print = fingerprint(1001, &self.payload);
-        let id = self.window.id(TenantId(0), Scope::User("u"), &self.text, print);
+        let id = self.window.id(self.holder, Scope::User("u"), &self.text, print);
         let key = self.window.begin(&id, now).expect("there is room");
         black_box(self.window.finish(key, Some(self.reply.clone()), now));
     }

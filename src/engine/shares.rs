@@ -6,36 +6,9 @@
 //! owner can hold so much that another of its tenant gets nothing.
 
 use hashbrown::HashMap;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::engine::owner::Address;
+use crate::engine::owner::Holder;
 use crate::ids::TenantId;
-
-/// An owner by the hash of its name. Of 100,000 owners two have one hash with a chance of 3e-10;
-/// they would share a share.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Holder {
-    pub tenant: TenantId,
-    party: u64,
-}
-
-impl Holder {
-    /// A user of a tenant.
-    pub fn user(tenant: TenantId, name: &str, seed: u64) -> Self {
-        Self { tenant, party: xxh3_64_with_seed(name.as_bytes(), seed) }
-    }
-
-    /// The sessions of an address that have not signed in, together: whoever opens more of them
-    /// gets no more.
-    pub fn address(tenant: TenantId, address: Address, seed: u64) -> Self {
-        // Another seed: no user can have the name of an address.
-        let party = match address {
-            Address::V4(bytes) => xxh3_64_with_seed(&bytes, !seed),
-            Address::V6(bytes) => xxh3_64_with_seed(&bytes, !seed),
-        };
-        Self { tenant, party }
-    }
-}
 
 /// What a tenant holds.
 #[derive(Clone, Copy, Debug)]
@@ -127,10 +100,12 @@ impl<const N: usize> Shares<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::owner::Party;
     use proptest::prelude::*;
 
     fn holder(tenant: u64, user: u8) -> Holder {
-        Holder::user(TenantId(tenant), &user.to_string(), 7)
+        let party = Party::User(u64::from(user));
+        Holder { tenant: TenantId(tenant), party, session: 0 }
     }
 
     #[test]
@@ -159,9 +134,6 @@ mod tests {
         assert_eq!(fill(&mut shares, holder(2, 0)), 300, "what is free for all");
         assert_eq!(fill(&mut shares, holder(1, 3)), 125, "a quarter of the half");
         assert_eq!(fill(&mut shares, holder(2, 1)), 100, "the other half is full then");
-        let v4 = Address::V4([192, 0, 2, 1]);
-        let named = Holder::user(TenantId(1), "\u{c0}", 7);
-        assert_ne!(Holder::address(TenantId(1), v4, 7), named);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::Identity;
-use crate::engine::owner::Address;
+use crate::engine::owner::Holder;
 use crate::ids::{ConnId, SessionId};
 use crate::message::Encoding;
 use crate::routing::Sender;
@@ -19,8 +19,8 @@ pub(crate) struct Source {
     pub before: Option<Sender>,
     /// User of the connection; `None` before it has signed in.
     pub user: Option<Arc<Identity>>,
-    /// Network that the connection comes from.
-    pub address: Address,
+    /// Owner that the message counts for.
+    pub holder: Holder,
     pub encoding: Encoding,
     /// Whether the connection must sign in first, whatever the route says.
     pub must_sign_in: bool,

@@ -313,7 +313,7 @@ impl Conn {
             sender: self.session.sender,
             before: self.before.as_deref().copied(),
             user: self.session.owner.user().cloned(),
-            address: self.session.owner.address,
+            holder: self.session.holder(),
             encoding: self.encoding,
             // Connections from before a reload that asks for tokens go on as they were let in.
             must_sign_in: auth_required && self.auth_by != Micros(u64::MAX),

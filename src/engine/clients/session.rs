@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::Identity;
-use crate::engine::owner::{Address, Owner, Principal};
+use crate::engine::owner::{Address, Holder, Owner, Party, Principal};
 use crate::ids::{SessionId, TenantId};
 use crate::routing::{Sender, affinity_hash};
 
@@ -35,6 +35,16 @@ impl Session {
         self.sender = self.sender.signed_in(tenant, &identity.user);
         self.owner.tenant = tenant;
         self.owner.principal = Principal::User(Arc::new(identity));
+    }
+
+    /// The names of its owner on each level between which things are shared.
+    #[inline]
+    pub fn holder(&self) -> Holder {
+        let Sender { tenant, session, user } = self.sender;
+        match user {
+            Some(user) => Holder { tenant, party: Party::User(user), session: 0 },
+            None => Holder { tenant, party: Party::Address(self.owner.address), session },
+        }
     }
 
     /// The user, if it signed in.

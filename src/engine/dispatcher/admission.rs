@@ -259,10 +259,10 @@ impl Dispatcher {
         }
         let scope = match &from.user {
             Some(user) => Scope::User(&user.user),
-            None => Scope::Session(&from.session, from.address),
+            None => Scope::Session(&from.session),
         };
         let fingerprint = dedup::fingerprint(message.msg_id, payload);
-        let name = self.dedup.id(from.sender.tenant, scope, &message.id, fingerprint);
+        let name = self.dedup.id(from.holder, scope, &message.id, fingerprint);
         match self.dedup.check(&name, now) {
             Lookup::New => match self.dedup.begin(&name, now) {
                 Some(key) => Ok(DedupDecision::First(key)),

@@ -8,10 +8,10 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::config::settings::DedupSettings;
-use crate::engine::owner::Address;
-use crate::engine::shares::{Holder, Shares};
+use crate::engine::owner::Holder;
+use crate::engine::shares::Shares;
 use crate::engine::slab::Slab;
-use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
+use crate::ids::{DedupKey, MsgKey, SessionId};
 use crate::message::{Micros, Reason};
 
 /// Bytes counted for a remembered id besides those of its key: the entry, and 16 each for its slot,
@@ -46,14 +46,15 @@ const RESERVE_MAX: usize = 1 << 17;
 pub enum Scope<'a> {
     /// Name of the user who signed in.
     User(&'a str),
-    /// Id of a session without a user, and the address under which it has its share.
-    Session(&'a SessionId, Address),
+    /// Id of a session without a user.
+    Session(&'a SessionId),
 }
 
 /// The idempotency key of a message in full, hashed once: made by [`DedupWindow::id`].
 #[derive(Clone, Copy, Debug)]
 pub struct DedupId<'a> {
-    tenant: TenantId,
+    /// Tenant of the scope, and owner for whom the id counts.
+    holder: Holder,
     scope: Scope<'a>,
     id: &'a str,
     fingerprint: u128,
@@ -196,18 +197,18 @@ impl DedupWindow {
         self.window_us = settings.window_ms.saturating_mul(1000);
     }
 
-    /// Makes the full key of a message for the other methods. `fingerprint` is [`fingerprint`] of
+    /// Makes the full key of a message of `holder` for the other methods. `fingerprint` is [`fingerprint`] of
     /// the message.
     pub fn id<'a>(
         &self,
-        tenant: TenantId,
+        holder: Holder,
         scope: Scope<'a>,
         id: &'a str,
         fingerprint: u128,
     ) -> DedupId<'a> {
-        let hash = xxh3_64_with_seed(scope.bytes(), self.seed ^ tenant.0);
+        let hash = xxh3_64_with_seed(scope.bytes(), self.seed ^ holder.tenant.0);
         let hash = xxh3_64_with_seed(id.as_bytes(), hash);
-        DedupId { tenant, scope, id, fingerprint, hash }
+        DedupId { holder, scope, id, fingerprint, hash }
     }
 
     /// Looks up what the window knows of `id`.
@@ -238,7 +239,7 @@ impl DedupWindow {
         }
         let scope = id.scope.bytes();
         let cost = ENTRY_BYTES + scope.len() + id.id.len();
-        let (holder, room) = (self.holder(id), self.room_of(cost));
+        let (holder, room) = (id.holder, self.room_of(cost));
         while self.entries.is_full() || !self.shares.may_take(holder, IDS, room, self.bytes_max) {
             if !self.expire_one(now) {
                 return None;
@@ -268,7 +269,7 @@ impl DedupWindow {
     /// Why a new id has no room, and when it may have some; after [`DedupWindow::begin`] said so.
     pub(crate) fn no_room(&self, id: &DedupId, now: Micros) -> NoRoom {
         let room = self.room_of(ENTRY_BYTES + id.scope.bytes().len() + id.id.len());
-        let is_over_share = !self.shares.is_within(self.holder(id), IDS, room, self.bytes_max);
+        let is_over_share = !self.shares.is_within(id.holder, IDS, room, self.bytes_max);
         // Ids that must end their window first: those over what is free for all, or one.
         let free = Shares::<2>::free_for_all(self.bytes_max);
         let over = (self.shares.held(IDS) + room).saturating_sub(free).div_ceil(room);
@@ -289,14 +290,6 @@ impl DedupWindow {
     /// whichever is more.
     fn room_of(&self, cost: usize) -> usize {
         cost.max(self.bytes_max / self.entries_max)
-    }
-
-    /// The owner that an id counts for.
-    fn holder(&self, id: &DedupId) -> Holder {
-        match id.scope {
-            Scope::User(name) => Holder::user(id.tenant, name, self.seed),
-            Scope::Session(_, address) => Holder::address(id.tenant, address, self.seed),
-        }
     }
 
     /// Lets `waiter` wait for the answer of the id `key`. False if `key` is not in flight, or if
@@ -499,14 +492,14 @@ impl<'a> Scope<'a> {
     fn bytes(&self) -> &'a [u8] {
         match self {
             Scope::User(name) => name.as_bytes(),
-            Scope::Session(id, _) => id.as_str().as_bytes(),
+            Scope::Session(id) => id.as_str().as_bytes(),
         }
     }
 
     fn is_user(&self) -> bool {
         match self {
             Scope::User(_) => true,
-            Scope::Session(..) => false,
+            Scope::Session(_) => false,
         }
     }
 }
@@ -516,7 +509,7 @@ impl Entry {
     fn is(&self, id: &DedupId) -> bool {
         let (scope, text) = self.key.split_at(self.scope_len as usize);
         self.hash == id.hash
-            && self.holder.tenant == id.tenant
+            && self.holder.tenant == id.holder.tenant
             && self.is_user == id.scope.is_user()
             && scope == id.scope.bytes()
             && text == id.id.as_bytes()

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::engine::owner::{Address, Party};
+use crate::ids::TenantId;
 use proptest::prelude::*;
 
 const ADDRESS: Address = Address::V4([192, 0, 2, 1]);
@@ -33,9 +35,25 @@ fn msg(n: u64) -> MsgKey {
     MsgKey(n)
 }
 
+/// An id of a user, or of a session from [`ADDRESS`].
+fn id_of<'a>(
+    window: &DedupWindow,
+    tenant: u64,
+    scope: Scope<'a>,
+    text: &'a str,
+    print: u128,
+) -> DedupId<'a> {
+    let hash = crate::routing::affinity_hash(TenantId(tenant), scope.bytes());
+    let (party, session) = match scope {
+        Scope::User(_) => (Party::User(hash), 0),
+        Scope::Session(_) => (Party::Address(ADDRESS), hash),
+    };
+    window.id(Holder { tenant: TenantId(tenant), party, session }, scope, text, print)
+}
+
 /// The id "a" of user "u", message 1001 with an empty payload.
 fn plain(window: &DedupWindow) -> DedupId<'static> {
-    window.id(TenantId(0), Scope::User("u"), "a", fingerprint(1001, b""))
+    id_of(window, 0, Scope::User("u"), "a", fingerprint(1001, b""))
 }
 
 /// Checks that the parts of the window agree, and [`DedupWindow::bytes`] against a new count.
@@ -140,7 +158,7 @@ fn an_end_is_final() {
 fn the_same_id_for_something_else_is_a_mismatch() {
     let mut window = DedupWindow::new(&settings(), 1);
     let ask = |window: &DedupWindow, msg_id, payload: &[u8]| {
-        window.id(TenantId(0), Scope::User("u"), "a", fingerprint(msg_id, payload))
+        id_of(window, 0, Scope::User("u"), "a", fingerprint(msg_id, payload))
     };
     let key = window.begin(&ask(&window, 1001, b"x"), Micros(0)).expect("room");
     for finished in [false, true] {
@@ -160,7 +178,7 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
     let session = SessionId::from_random(0);
     let name = "0000000000000000";
     let ids = [
-        (0, Scope::Session(&session, ADDRESS), "a"),
+        (0, Scope::Session(&session), "a"),
         (0, Scope::User(name), "a"),
         (1, Scope::User(name), "a"),
         (0, Scope::User("ab"), "c"),
@@ -170,7 +188,7 @@ fn owners_tenants_and_ids_are_told_apart_in_full() {
         (0, Scope::User("abc"), ""),
     ];
     for (tenant, owner, text) in ids {
-        let mut id = window.id(TenantId(tenant), owner, text, 0);
+        let mut id = id_of(&window, tenant, owner, text, 0);
         id.hash = 7; // so that all of them collide
         assert_eq!(window.check(&id, Micros(0)), Lookup::New);
         assert!(window.begin(&id, Micros(0)).is_some());
@@ -183,7 +201,7 @@ fn an_answer_too_large_is_not_stored() {
     let mut window = DedupWindow::new(&settings(), 1);
     for (size, stored) in [(100, true), (101, false)] {
         let text = size.to_string();
-        let id = window.id(TenantId(0), Scope::User("u"), &text, 0);
+        let id = id_of(&window, 0, Scope::User("u"), &text, 0);
         let key = window.begin(&id, Micros(0)).expect("room");
         let large = reply(&"x".repeat(size));
         window.finish(key, Some(large.clone()), Micros(0));
@@ -196,7 +214,7 @@ fn an_answer_too_large_is_not_stored() {
 fn a_full_window_refuses_and_forgets_nothing() {
     let mut window = DedupWindow::new(&DedupSettings { entries_max: 2, ..settings() }, 1);
     let ids = [("u", "a"), ("v", "b"), ("u", "c")];
-    let ids = ids.map(|(user, text)| window.id(TenantId(0), Scope::User(user), text, 0));
+    let ids = ids.map(|(user, text)| id_of(&window, 0, Scope::User(user), text, 0));
     let key = window.begin(&ids[0], Micros(0)).expect("room");
     window.begin(&ids[1], Micros(0)).expect("room");
     assert_eq!(window.begin(&ids[2], Micros(0)), None);
@@ -211,12 +229,12 @@ fn a_full_window_refuses_and_forgets_nothing() {
 #[test]
 fn stored_answers_make_room_for_ids_oldest_first() {
     let each = ENTRY_BYTES + 2;
-    let bytes_max = 3 * each + 2 * (REPLY_BYTES + 200);
-    let reply_bytes_max = 200;
+    let bytes_max = 3 * each + 2 * (REPLY_BYTES + 500);
+    let reply_bytes_max = 500;
     let caps = DedupSettings { bytes_max, reply_bytes_max, ..settings() };
     let mut window = DedupWindow::new(&caps, 1);
-    let ids = ["a", "b", "c", "d"].map(|text| window.id(TenantId(0), Scope::User("u"), text, 0));
-    let answer = reply(&"x".repeat(200));
+    let ids = ["a", "b", "c", "d"].map(|text| id_of(&window, 0, Scope::User("u"), text, 0));
+    let answer = reply(&"x".repeat(500));
     assert!(answer.cost() > each, "one answer makes room for one id");
     for id in &ids[..3] {
         let key = window.begin(id, Micros(0)).expect("room");
@@ -247,7 +265,7 @@ fn what_cannot_fit_takes_no_stored_answer_down_with_it() {
     let key = window.begin(&id, Micros(0)).expect("room");
     window.finish(key, Some(reply("0123456789")), Micros(0));
     let name = "u".repeat(bytes_max);
-    let large = window.id(TenantId(0), Scope::User(&name), "a", 0);
+    let large = id_of(&window, 0, Scope::User(&name), "a", 0);
     assert_eq!(window.begin(&large, Micros(0)), None);
     assert_eq!(window.check(&id, Micros(0)), Lookup::Finished(&reply("0123456789")));
 }
@@ -433,7 +451,7 @@ fn name(n: usize) -> (TenantId, &'static str, &'static str) {
 
 fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {
     let (tenant, owner, text) = name(n);
-    window.id(tenant, Scope::User(owner), text, print)
+    id_of(window, tenant.0, Scope::User(owner), text, print)
 }
 
 /// Compares the window with the model for all names.
