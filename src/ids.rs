@@ -118,6 +118,10 @@ slot_key! {
     DedupKey
 }
 slot_key! {
+    /// Key of an owner, or a group of owners, of which requests wait in a backlog.
+    OwnerKey
+}
+slot_key! {
     /// Key of a user, or of an address, whose connections and messages a shard counts.
     LimiterKey
 }

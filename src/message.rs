@@ -232,12 +232,19 @@ pub struct Reject {
     pub(crate) text: &'static str,
     /// Milliseconds until a retry can succeed; 0 = a retry does not help.
     pub(crate) retry_after_ms: u32,
+    /// Messages that its owner has waiting, if they are the cause; they are told. Else 0.
+    pub(crate) held: u32,
 }
 
 impl Reject {
+    /// A refusal after which the message may be let in `retry_after_ms` later.
+    pub(crate) const fn later(reason: Reason, text: &'static str, retry_after_ms: u32) -> Self {
+        Self { reason, text, retry_after_ms, held: 0 }
+    }
+
     /// A refusal for which a retry does not help.
     pub(crate) const fn new(reason: Reason, text: &'static str) -> Self {
-        Self { reason, text, retry_after_ms: 0 }
+        Self { reason, text, retry_after_ms: 0, held: 0 }
     }
 }
 

@@ -196,6 +196,8 @@ counters! {
     DedupOverShare = "dedup_over_share",
     /// Messages refused by the queue.
     QueueRejected = "queue_rejected",
+    /// Messages refused because their owner has its share of an instance's queue.
+    QueueOverShare = "queue_over_share",
     /// Calls started.
     Calls = "calls",
     /// Messages in those calls.

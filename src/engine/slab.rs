@@ -65,6 +65,18 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         }
     }
 
+    /// An empty slab that reserves nothing and may grow: for values of which mostly there are none.
+    pub(crate) fn growing() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: NO_SLOT,
+            len: 0,
+            max: SLAB_ENTRIES_CAP,
+            trim_at: 0,
+            key: PhantomData,
+        }
+    }
+
     /// Number of values.
     #[inline]
     pub fn len(&self) -> usize {

@@ -31,6 +31,7 @@ mod resource_limits;
 mod retry;
 mod service_manager;
 mod service_tls;
+mod shares;
 mod stats;
 mod support;
 mod tidy;

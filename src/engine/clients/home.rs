@@ -62,16 +62,13 @@ pub fn places(connections_max: usize) -> usize {
     connections_max.saturating_add(spare(connections_max) + REFUSED_ARRIVALS_MAX)
 }
 
-const CROWDED: Reject = Reject {
-    reason: Reason::Unavailable,
-    text: "the shard of this user has no room: connect again later",
-    retry_after_ms: 1_000,
-};
-const OVERRUN: Reject = Reject {
-    reason: Reason::RateLimited,
-    text: "your address has too many connections: close one",
-    retry_after_ms: 1_000,
-};
+const CROWDED: Reject = Reject::later(
+    Reason::Unavailable,
+    "the shard of this user has no room: connect again later",
+    1_000,
+);
+const OVERRUN: Reject =
+    Reject::later(Reason::RateLimited, "your address has too many connections: close one", 1_000);
 
 impl Clients {
     /// Whether the user's home is another shard, to which the connection may move.

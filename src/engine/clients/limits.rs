@@ -292,7 +292,7 @@ fn in_ms(us: u64) -> u32 {
 pub(super) fn over_rate(cx: &mut Context<'_>, us: u64) -> Reject {
     cx.stats.inc(Counter::UserConnectsRefused);
     let text = "this user opens too many connections a second: try again later";
-    Reject { reason: Reason::RateLimited, text, retry_after_ms: in_ms(us) }
+    Reject::later(Reason::RateLimited, text, in_ms(us))
 }
 
 impl Clients {
@@ -445,7 +445,7 @@ impl Clients {
             conn.hold(Hold::Rate);
             cx.stats.inc(Counter::ReadHeld);
         }
-        Err(Reject { reason: Reason::RateLimited, text, retry_after_ms: in_ms(us) })
+        Err(Reject::later(Reason::RateLimited, text, in_ms(us)))
     }
 
     /// Counts a connection that is not counted yet, and reads one again whose second is over: part

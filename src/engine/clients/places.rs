@@ -198,11 +198,11 @@ impl Clients {
 fn refusal(cx: &mut Context<'_>, again_ms: u32) -> Reject {
     cx.stats.inc(Counter::UserConnectionsRefused);
     match cx.config.settings.limits.per_user {
-        PerUser::Many | PerUser::Newest => Reject {
-            reason: Reason::RateLimited,
-            text: "this user has too many connections, and all of them answer: close one",
-            retry_after_ms: again_ms,
-        },
+        PerUser::Many | PerUser::Newest => Reject::later(
+            Reason::RateLimited,
+            "this user has too many connections, and all of them answer: close one",
+            again_ms,
+        ),
         PerUser::Oldest => Reject::new(
             Reason::Forbidden,
             "this user is connected already, and that connection answers: close it first",

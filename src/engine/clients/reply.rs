@@ -99,10 +99,18 @@ impl Clients {
             Category::Business => "",
             Category::System | Category::Gateway => "error",
         };
+        let held;
+        let text = match reject.held {
+            0 => reject.text,
+            n => {
+                held = format!("{} ({n} wait)", reject.text);
+                &held
+            }
+        };
         let error = ServerMessage {
             msg_id: message.msg_id,
             kind,
-            message: reject.text,
+            message: text,
             retry_after_ms: reject.retry_after_ms,
             ..error(message.seq, reject.reason)
         };

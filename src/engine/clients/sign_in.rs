@@ -113,11 +113,11 @@ pub(crate) enum UpgradeDecision {
     Refused(u16, String, u32),
 }
 
-const NO_KEYS: Reject = Reject {
-    reason: Reason::Unavailable,
-    text: "the gateway has no keys for tokens at the moment: send the token again",
-    retry_after_ms: 1_000,
-};
+const NO_KEYS: Reject = Reject::later(
+    Reason::Unavailable,
+    "the gateway has no keys for tokens at the moment: send the token again",
+    1_000,
+);
 const SOMEBODY_ELSE: Reject = Reject::new(
     Reason::Forbidden,
     "this connection belongs to another user: open one for this user",
@@ -297,7 +297,7 @@ impl Clients {
                 );
             }
             Verified::NoKeys => {
-                let Reject { reason, text, retry_after_ms } = NO_KEYS;
+                let Reject { reason, text, retry_after_ms, .. } = NO_KEYS;
                 self.tell_error(cx, id, seq, reason, text, retry_after_ms);
             }
         }
@@ -348,7 +348,7 @@ impl Clients {
         reject: &Reject,
         now: Micros,
     ) {
-        let Reject { reason, text, retry_after_ms } = *reject;
+        let Reject { reason, text, retry_after_ms, .. } = *reject;
         self.tell_error(cx, id, seq, reason, text, retry_after_ms);
         let (counter, code) = match reason == Reason::Forbidden {
             true => (Counter::ClosedElsewhere, close::SIGNED_IN_ELSEWHERE),

@@ -22,16 +22,16 @@ use crate::wire::json;
 /// Refusal of an id that no route has.
 pub(in crate::engine) const NO_ROUTE: Reject =
     Reject::new(Reason::NoRoute, "no route has this msg_id: send an id that a service owns");
-const NO_INSTANCE: Reject = Reject {
-    reason: Reason::Unavailable,
-    text: "no instance of the service can be reached: send the message again",
-    retry_after_ms: 1_000,
-};
-const QUEUE_FULL: Reject = Reject {
-    reason: Reason::QueueFull,
-    text: "too many messages wait for this service: send the message again later",
-    retry_after_ms: 100,
-};
+const NO_INSTANCE: Reject = Reject::later(
+    Reason::Unavailable,
+    "no instance of the service can be reached: send the message again",
+    1_000,
+);
+const QUEUE_FULL: Reject = Reject::later(
+    Reason::QueueFull,
+    "too many messages wait for this service: send the message again later",
+    100,
+);
 const IDS_OVER_SHARE: &str = "too many ids of this user, or of this address, are remembered: send \
                               the message later, or without an id";
 const IDS_FULL: &str = "too many ids are remembered: send the message later, or without an id";
@@ -39,11 +39,11 @@ const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,
     "only clients that signed in may send this message: send auth with a token first",
 );
-const DRAINING: Reject = Reject {
-    reason: Reason::Draining,
-    text: "the gateway stops and takes no new messages: connect again",
-    retry_after_ms: 1_000,
-};
+const DRAINING: Reject = Reject::later(
+    Reason::Draining,
+    "the gateway stops and takes no new messages: connect again",
+    1_000,
+);
 
 impl Dispatcher {
     /// Lets a business message in, or refuses it. The caller answers a refusal.
@@ -106,7 +106,7 @@ impl Dispatcher {
                 return Err(reject);
             }
         };
-        self.check_queue_caps(cx, instance, route, new.bytes())?;
+        self.check_queue_caps(cx, instance, new)?;
         let stream = ordered.then(|| {
             let epoch = self.instances.epoch;
             bound.unwrap_or_else(|| self.ordering.open(name, instance, epoch))
@@ -201,16 +201,16 @@ impl Dispatcher {
     }
 
     /// Refuses a message that would exceed the caps of its class, for the shard or for the
-    /// instance.
+    /// instance, or the share of its owner.
     fn check_queue_caps(
         &mut self,
         cx: &mut Context<'_>,
         instance: InstanceId,
-        route: &Route,
-        bytes: usize,
+        new: &NewRequest<'_>,
     ) -> Result<(), Reject> {
+        let (priority, bytes) = (new.route.priority, new.bytes());
         let settings = &cx.config.settings.queue;
-        let percent = admit_percent(&settings.admit_percent, route.priority, settings.backpressure);
+        let percent = admit_percent(&settings.admit_percent, priority, settings.backpressure);
         let queue = &self.instances.get(instance).queue;
         // In 128 bits: 64 bits hold 64 GiB times 100, but no cap is checked to be that small.
         let percent_of = u128::from(settings.instance_percent);
@@ -222,11 +222,21 @@ impl Dispatcher {
             bytes_max: share(settings.bytes_max).max(1),
         };
         let fits = self.fill.of(settings).admits(bytes, percent) && here.admits(bytes, percent);
-        if fits && !self.requests.is_full() {
-            return Ok(());
+        let admitted = match fits && !self.requests.is_full() {
+            true => self.check_share(
+                cx,
+                instance,
+                &new.from.holder,
+                priority,
+                &here.part(percent),
+                bytes,
+            ),
+            false => Err(QUEUE_FULL),
+        };
+        if admitted.is_err() {
+            cx.stats.inc(Counter::QueueRejected);
         }
-        cx.stats.inc(Counter::QueueRejected);
-        Err(QUEUE_FULL)
+        admitted
     }
 
     /// Turns a message into a request under way, and counts it at its connection.
@@ -272,7 +282,7 @@ impl Dispatcher {
                         cx.stats.inc(Counter::DedupOverShare);
                     }
                     let text = if is_over_share { IDS_OVER_SHARE } else { IDS_FULL };
-                    Err(Reject { reason: Reason::QueueFull, text, retry_after_ms })
+                    Err(Reject::later(Reason::QueueFull, text, retry_after_ms))
                 }
             },
             Lookup::Mismatch => Err(Reject::new(
@@ -308,11 +318,11 @@ impl Dispatcher {
         first: DedupKey,
         new: &NewRequest<'_>,
     ) -> Result<(), Reject> {
-        const FULL: Reject = Reject {
-            reason: Reason::QueueFull,
-            text: "too many duplicates wait for this id: wait for the answer to the first one",
-            retry_after_ms: 1_000,
-        };
+        const FULL: Reject = Reject::later(
+            Reason::QueueFull,
+            "too many duplicates wait for this id: wait for the answer to the first one",
+            1_000,
+        );
         if self.requests.is_full() {
             return Err(FULL);
         }

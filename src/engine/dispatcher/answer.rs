@@ -78,6 +78,7 @@ impl Dispatcher {
         answer: &Answer<'_>,
         now: Micros,
     ) {
+        self.leave_call(key, false, now);
         let request = self.requests.get_mut(key).expect("a request is finished once");
         let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
         let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
@@ -136,7 +137,7 @@ impl Dispatcher {
         cx.stats.inc(Counter::Dequeued);
         self.with_queue(instance, |queue, requests| {
             queue.compact(requests);
-            queue.forget(requests.get(key).expect("the caller has it"));
+            queue.forget(requests.get_mut(key).expect("the caller has it"));
         });
         let Some(stream) = stream else { return };
         self.ordering.unlink(stream, key, &mut self.requests);

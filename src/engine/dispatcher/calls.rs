@@ -40,6 +40,8 @@ pub(crate) struct CallInFlight {
     pub streams: Vec<StreamKey>,
     /// Connections of its requests that were answered as late, once for each request.
     pub late: Vec<ConnId>,
+    /// Number of requests with which the call left; 0 while it is filled.
+    pub sent: usize,
     /// Time at which the call left.
     pub started: Micros,
     /// Time without an answer from which on the instance is to blame; `u64::MAX` = never.
@@ -49,13 +51,21 @@ pub(crate) struct CallInFlight {
 impl CallInFlight {
     /// Turns the slot of a call that has ended into that of a new one; the buffers stay.
     fn begin(&mut self, to: InstanceId, mode: Mode, now: Micros) {
-        let Self { instance, unary, items, streams, late, started, blame_after_us } = self;
+        let Self { instance, unary, items, streams, late, sent, started, blame_after_us } = self;
         *instance = Some(to);
         *unary = mode == Mode::Unary;
         items.clear();
         streams.clear();
         late.clear();
-        (*started, *blame_after_us) = (now, u64::MAX);
+        (*sent, *started, *blame_after_us) = (0, now, u64::MAX);
+    }
+
+    /// Cost of each of its requests, in microseconds of a slot: its time, divided by their number.
+    pub fn cost_us(&self, now: Micros) -> u64 {
+        match self.sent as u64 {
+            0 => 0,
+            sent => now.since(self.started) / sent,
+        }
     }
 
     /// Notes that the call carries a stream, once for all of its requests.
@@ -213,13 +223,21 @@ impl Dispatcher {
             let queue = &mut state.queue;
             let full = queue.items >= items_max(batch, state.mode, clients)
                 || queue.bytes >= batch.bytes_max;
-            if state.in_flight >= batch.eager_max && !full && !state.slot_freed {
+            let may_wait = !full && !state.slot_freed && !queue.is_shared();
+            if state.in_flight >= batch.eager_max && may_wait {
                 let Some(oldest) = queue.oldest(&self.requests) else { return };
                 let due = Micros(oldest.0 + window_us);
                 if due > now {
                     self.window.wait(id, due);
                     return;
                 }
+            }
+            // Not all of it can leave now, so that owners have their shares.
+            let free = slots(batch, state.mode) - state.in_flight;
+            if queue.items > items_max(batch, state.mode, clients).saturating_mul(free)
+                || queue.bytes > batch.bytes_max.saturating_mul(free)
+            {
+                self.with_queue(id, |queue, requests| queue.share(requests));
             }
             if !self.launch(cx, clients, id, now) {
                 return;
@@ -257,6 +275,7 @@ impl Dispatcher {
                 }
                 Unsent::Undeliverable(key) => {
                     cx.stats.inc(Counter::AnswersUndeliverable);
+                    self.leave_call(key, false, now);
                     self.release(key);
                 }
             }
@@ -332,6 +351,7 @@ impl Dispatcher {
         let answer_bytes_max = limits::answer_bytes_max(items, outbox_bytes);
         let call = Call { ticket, instance, method, body, timeout_us, answer_bytes_max, metadata };
         cx.effects.calls.push(call);
+        self.calls.get_mut(ticket).expect("just filled").sent = items;
         let state = self.instances.get_mut(instance);
         state.in_flight += 1;
         state.slot_freed = false;

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::settings::{BatchSettings, ShardSettings};
 use crate::engine::check::{Sum, ensure};
+use crate::engine::dispatcher::backlog::Held;
 use crate::engine::dispatcher::calls::slots;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::request::State;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
-use crate::ids::{ConnId, InstanceId, StreamKey};
+use crate::ids::{ConnId, InstanceId, OwnerKey, StreamKey};
 use crate::message::Micros;
 use crate::stats::{Counter, Counters};
 
@@ -18,6 +19,7 @@ impl Dispatcher {
     /// Costs a pass over everything.
     pub fn check(&self, settings: &ShardSettings, counters: &Counters) -> Result<(), String> {
         self.check_queues(counters)?;
+        self.check_backlogs()?;
         self.check_streams()?;
         self.check_calls(&settings.batch)?;
         self.check_requests()
@@ -95,6 +97,32 @@ impl Dispatcher {
         ensure(counted == total.items as u64, || {
             format!("enqueued - dequeued = {counted}, but {} wait", total.items)
         })
+    }
+
+    /// Checks that each owner in a backlog has what its requests come to.
+    fn check_backlogs(&self) -> Result<(), String> {
+        let mut truth: BTreeMap<(InstanceId, OwnerKey), (Held, usize)> = BTreeMap::new();
+        for (_, r) in self.requests.iter() {
+            let Some(owner) = r.position.owner else { continue };
+            let (held, in_flight) = truth.entry((r.instance, owner)).or_default();
+            match r.state {
+                State::Waiting => {
+                    held.items += 1;
+                    held.bytes += r.bytes();
+                }
+                State::InFlight(_) => *in_flight += 1,
+                State::Duplicate => return Err(format!("a duplicate has {owner:?}")),
+            }
+        }
+        for (id, state) in self.instances.iter() {
+            for (owner, held, in_flight) in state.queue.check_owners()? {
+                let found = truth.remove(&(id, owner)).unwrap_or_default();
+                ensure(found == (held, in_flight), || {
+                    format!("{owner:?} of {id:?}: {held:?}, {in_flight}; in truth {found:?}")
+                })?;
+            }
+        }
+        ensure(truth.is_empty(), || format!("owners that no backlog has: {truth:?}"))
     }
 
     fn check_streams(&self) -> Result<(), String> {

@@ -10,11 +10,11 @@ use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject, status};
 use crate::stats::Counter;
 
-const CUT_OFF: Reject = Reject {
-    reason: Reason::Draining,
-    text: "the gateway stopped before the message was sent, so it did not run: connect again",
-    retry_after_ms: 1_000,
-};
+const CUT_OFF: Reject = Reject::later(
+    Reason::Draining,
+    "the gateway stopped before the message was sent, so it did not run: connect again",
+    1_000,
+);
 const NO_ANSWER: Reject = Reject::new(
     Reason::OutcomeUnknown,
     "the message was sent to the service, which did not answer in time: it may have run",

@@ -197,8 +197,8 @@ impl DedupWindow {
         self.window_us = settings.window_ms.saturating_mul(1000);
     }
 
-    /// Makes the full key of a message of `holder` for the other methods. `fingerprint` is [`fingerprint`] of
-    /// the message.
+    /// Makes the full key of a message of `holder` for the other methods. `fingerprint` is
+    /// [`fingerprint`] of the message.
     pub fn id<'a>(
         &self,
         holder: Holder,

@@ -21,6 +21,12 @@ impl Fill {
             && (self.bytes + bytes) * 100 <= self.bytes_max * percent
     }
 
+    /// The same fill against `percent` of both caps.
+    pub fn part(&self, percent: u32) -> Self {
+        let part = |cap: usize| (cap as u128 * u128::from(percent) / 100) as usize;
+        Self { items_max: part(self.items_max), bytes_max: part(self.bytes_max), ..*self }
+    }
+
     /// The fuller of both as a ratio, 0 to 1.
     pub fn ratio(&self) -> f64 {
         let of = |used: usize, max: usize| used as f64 / max.max(1) as f64;

@@ -5,6 +5,7 @@
 pub(super) mod admission;
 mod answer;
 mod answer_weights;
+pub(super) mod backlog;
 pub mod batch;
 mod calls;
 mod check;
@@ -22,6 +23,7 @@ pub mod request;
 mod retry;
 mod retry_budget;
 pub mod route_cache;
+mod share;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

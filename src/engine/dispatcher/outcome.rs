@@ -44,11 +44,15 @@ impl Dispatcher {
         };
         let mut items = std::mem::take(&mut call.items);
         let (started, unary, blame_after_us) = (call.started, call.unary, call.blame_after_us);
+        let cost_us = call.cost_us(now);
         let instance = call.instance.expect("a call in flight has an instance");
         let state = self.instances.get_mut(instance);
         state.in_flight -= 1;
         state.slot_freed = true;
         cx.stats.record(Stage::RoundTrip, now.since(started), 1);
+        if result.is_ok() {
+            state.queue.note_cost(cost_us);
+        }
         let tally = match result {
             Ok(body) => {
                 let read = match unary {

@@ -1,6 +1,8 @@
 //! The priority queue of one instance: promise 3.
 //!
-//! The next request is, among the eligible, the one with the smallest *arrival time + class delay*.
+//! As long as everything that waits leaves with the next calls, nobody has to be chosen before
+//! others, and the next request is, among the eligible, the one with the smallest *arrival time +
+//! class delay*.
 //! Arrival times rise, so within a class the order of that sum is the order of arrival: four plain
 //! queues and a comparison of their fronts give the order of a heap in O(1). A request is
 //! *eligible* when it is the first waiting one of its stream and no other call carries requests of
@@ -8,20 +10,22 @@
 //! stays linked in its stream, and comes back through `resumed`, a small heap, when its turn in the
 //! stream has come. A request is parked at most once each time it is queued, so a blocked stream
 //! costs others nothing.
+//!
+//! When more waits than the free slots can carry, the queue is *shared*: all that waits is spread
+//! over its owners, and the next request is the one that [`Backlog`] names, until the queue is
+//! empty again. In a shared queue every request is parked, and listed with its owner.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use crate::engine::dispatcher::backlog::{Backlog, Entry, Held, Look, Rank};
 use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::request::{QueuePosition, Request, Requests, State};
-use crate::ids::{InstanceId, MsgKey, Ticket};
+use crate::ids::{InstanceId, MsgKey, OwnerKey, Ticket};
 use crate::message::Micros;
 
-/// Sort key: virtual deadline in microseconds, class, number of arrival.
-type Rank = (u64, usize, u64);
-
-/// A request that came back, and its generation when it did: each is listed once a generation.
-type Resumed = (Rank, MsgKey, u32);
+/// Calls over which the cost of a request is smoothed.
+const COST_CALLS: u64 = 8;
 
 /// Requests that wait for one instance.
 #[derive(Debug)]
@@ -30,12 +34,18 @@ pub struct InstanceQueue {
     /// Delay of each class, critical first.
     delays_us: [u64; 4],
     fresh: [VecDeque<MsgKey>; 4],
-    resumed: BinaryHeap<Reverse<Resumed>>,
+    resumed: BinaryHeap<Reverse<Entry>>,
+    /// Owners of what waits, once the queue was shared; requests in flight are counted in it too.
+    backlog: Option<Box<Backlog>>,
+    /// Whether all that waits is in the backlog.
+    is_shared: bool,
+    /// Smoothed cost of a request, in microseconds of a slot, times [`COST_CALLS`].
+    costs_us: u64,
     /// Requests that wait, parked ones included.
     pub(crate) items: usize,
     /// Bytes of the requests that wait.
     pub(crate) bytes: usize,
-    /// Keys in `fresh` and `resumed` whose request does not wait there any more.
+    /// Keys in `fresh`, `resumed` and the backlog whose request does not wait there any more.
     stale: usize,
 }
 
@@ -47,6 +57,9 @@ impl InstanceQueue {
             delays_us,
             fresh: Default::default(),
             resumed: BinaryHeap::new(),
+            backlog: None,
+            is_shared: false,
+            costs_us: 0,
             items: 0,
             bytes: 0,
             stale: 0,
@@ -61,13 +74,24 @@ impl InstanceQueue {
     /// Appends a request that has just arrived, as the last of its stream and of its class.
     pub fn push(&mut self, key: MsgKey, requests: &mut Requests, ordering: &mut Ordering) {
         let request = requests.get_mut(key).expect("pushed requests exist");
+        let stream = request.stream;
         request.state = State::Waiting;
-        (request.position.parked, request.position.resumed) = (false, false);
+        (request.position.parked, request.position.resumed) = (self.is_shared, false);
         self.items += 1;
         self.bytes += request.bytes();
-        self.fresh[request.handling.priority.index()].push_back(key);
-        if let Some(stream) = request.stream {
+        if !self.is_shared {
+            self.fresh[request.handling.priority.index()].push_back(key);
+        }
+        if let Some(stream) = stream {
             ordering.link_last(stream, key, requests);
+        }
+        if self.is_shared {
+            let request = requests.get_mut(key).expect("just put in");
+            self.join(request);
+            // Its stream lists another one when it is its turn.
+            if stream.is_none_or(|stream| ordering.get(stream).head == Some(key)) {
+                self.resume_parked(key, request);
+            }
         }
     }
 
@@ -77,9 +101,80 @@ impl InstanceQueue {
         let request = requests.get_mut(key).expect("returned requests exist");
         request.state = State::Waiting;
         let generation = request.position.generation.wrapping_add(1);
-        request.position = QueuePosition { parked: true, resumed: false, generation };
+        request.position = QueuePosition { parked: true, generation, ..QueuePosition::default() };
         self.items += 1;
         self.bytes += request.bytes();
+        if self.is_shared {
+            self.join(request);
+        }
+    }
+
+    /// Spreads all that waits over its owners, if that is not done yet: from now on each has its
+    /// share. Requests that wait for their stream join when it is their turn.
+    pub(crate) fn share(&mut self, requests: &mut Requests) {
+        if self.items == 0 || std::mem::replace(&mut self.is_shared, true) {
+            return;
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        let resumed = std::mem::take(&mut self.resumed);
+        for &key in fresh.iter().flatten() {
+            match requests.get_mut(key).filter(|r| is_fresh(r, self.instance)) {
+                Some(request) => {
+                    request.position.parked = true;
+                    self.resume_parked(key, request);
+                }
+                None => self.stale = self.stale.saturating_sub(1),
+            }
+        }
+        for Reverse((_, key, generation)) in resumed {
+            match requests.get_mut(key).filter(|r| r.is_listed_at(self.instance, generation)) {
+                Some(request) => {
+                    request.position.resumed = false;
+                    self.resume_parked(key, request);
+                }
+                None => self.stale = self.stale.saturating_sub(1),
+            }
+        }
+        self.fresh = fresh.map(|mut keys| {
+            keys.clear();
+            keys
+        });
+    }
+
+    /// Whether all that waits is spread over its owners.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// The owners of what waits; `None` if it was never spread over them.
+    pub(crate) fn backlog(&self) -> Option<&Backlog> {
+        self.backlog.as_deref().filter(|_| self.is_shared)
+    }
+
+    /// Takes note of what each request of a call has cost, in microseconds of a slot: the next ones
+    /// are thought to cost as much as the last eight calls or so.
+    pub(crate) fn note_cost(&mut self, cost_us: u64) {
+        self.costs_us = self.costs_us - self.costs_us / COST_CALLS + cost_us;
+    }
+
+    /// Cost of a request before its call has ended, in microseconds of a slot.
+    pub(crate) fn cost_us(&self) -> u64 {
+        (self.costs_us / COST_CALLS).max(1)
+    }
+
+    /// Counts a request for its owner.
+    fn join(&mut self, request: &mut Request) {
+        let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
+        request.position.owner = Some(backlog.join(&request.holder, request.bytes()));
+    }
+
+    /// Takes note that a request that was taken from here is in flight no more, and cost `cost_us`
+    /// microseconds of a slot.
+    pub(crate) fn give_back(&mut self, request: &mut Request, cost_us: u64) {
+        if let (Some(owner), Some(backlog)) = (request.position.owner.take(), &mut self.backlog) {
+            let dropped = backlog.give_back(owner, request.position.charged_us, cost_us);
+            self.stale = self.stale.saturating_sub(dropped);
+        }
     }
 
     /// Lets a parked request be taken again: the head of a stream that became free, or a request
@@ -97,15 +192,42 @@ impl InstanceQueue {
         debug_assert!(!request.delayed);
         if !std::mem::replace(&mut request.position.resumed, true) {
             let entry = (self.rank(request), key, request.position.generation);
-            self.resumed.push(Reverse(entry));
+            if !self.is_shared {
+                self.resumed.push(Reverse(entry));
+                return;
+            }
+            if request.position.owner.is_none() {
+                self.join(request);
+            }
+            if let (Some(owner), Some(backlog)) = (request.position.owner, &mut self.backlog) {
+                backlog.list(owner, entry);
+            }
         }
     }
 
     /// Counts out a request that leaves the queue otherwise than by [`Self::take`].
-    pub(crate) fn forget(&mut self, request: &Request) {
+    pub(crate) fn forget(&mut self, request: &mut Request) {
         self.items -= 1;
         self.bytes -= request.bytes();
         self.stale += usize::from(!request.position.parked || request.position.resumed);
+        if let (Some(owner), Some(backlog)) = (request.position.owner.take(), &mut self.backlog) {
+            let dropped = backlog.leave(owner, request.bytes());
+            self.stale = self.stale.saturating_sub(dropped);
+        }
+        self.end_share_if_empty();
+    }
+
+    /// With nothing that waits nobody has to be chosen before others any more.
+    fn end_share_if_empty(&mut self) {
+        if self.items > 0 || !std::mem::take(&mut self.is_shared) {
+            return;
+        }
+        if self.stale > 0
+            && let Some(backlog) = &mut self.backlog
+        {
+            backlog.retain(|_| false);
+        }
+        self.stale = 0;
     }
 
     /// Drops keys of requests that left, once they are the majority: amortised O(1) a request. Not
@@ -118,9 +240,13 @@ impl InstanceQueue {
         for queue in &mut self.fresh {
             queue.retain(|&key| requests.get(key).is_some_and(|r| is_fresh(r, instance)));
         }
-        self.resumed.retain(|&Reverse((_, key, generation))| {
-            requests.get(key).is_some_and(|r| is_current(r, generation, instance))
-        });
+        let is_listed = |&(_, key, generation): &Entry| {
+            requests.get(key).is_some_and(|r| r.is_listed_at(instance, generation))
+        };
+        self.resumed.retain(|Reverse(entry)| is_listed(entry));
+        if let Some(backlog) = &mut self.backlog {
+            backlog.retain(is_listed);
+        }
         self.stale = 0;
     }
 
@@ -130,6 +256,33 @@ impl InstanceQueue {
         ticket: Ticket,
         requests: &mut Requests,
         ordering: &mut Ordering,
+    ) -> Option<MsgKey> {
+        let key = match self.is_shared {
+            true => self.take_shared(ticket, requests, ordering)?,
+            false => self.take_first(ticket, requests, ordering)?,
+        };
+        let request = requests.get_mut(key).expect("candidates wait here");
+        request.state = State::InFlight(ticket);
+        self.items -= 1;
+        self.bytes -= request.bytes();
+        if let Some(stream) = request.stream {
+            let links = std::mem::take(&mut request.links);
+            let unsigned = request.user.is_none();
+            let next = ordering.take_head(stream, links, unsigned, ticket, requests);
+            if let Some((next, request)) = next {
+                self.resume_parked(next, request);
+            }
+        }
+        self.end_share_if_empty();
+        Some(key)
+    }
+
+    /// Takes the request with the least rank out of the class queues, or of those that came back.
+    fn take_first(
+        &mut self,
+        ticket: Ticket,
+        requests: &mut Requests,
+        ordering: &Ordering,
     ) -> Option<MsgKey> {
         let mut best: Option<(Rank, MsgKey)> = None;
         for class in 0..4 {
@@ -155,17 +308,26 @@ impl InstanceQueue {
         } else {
             self.fresh[class].pop_front();
         }
-        request.state = State::InFlight(ticket);
-        self.items -= 1;
-        self.bytes -= request.bytes();
-        if let Some(stream) = request.stream {
-            let links = std::mem::take(&mut request.links);
-            let unsigned = request.user.is_none();
-            let next = ordering.take_head(stream, links, unsigned, ticket, requests);
-            if let Some((next, request)) = next {
-                self.resume_parked(next, request);
-            }
-        }
+        Some(key)
+    }
+
+    /// Takes the request that is next by the shares of the owners.
+    fn take_shared(
+        &mut self,
+        ticket: Ticket,
+        requests: &mut Requests,
+        ordering: &Ordering,
+    ) -> Option<MsgKey> {
+        let cost_us = self.cost_us();
+        let Self { instance, backlog, stale, .. } = self;
+        let backlog = backlog.as_deref_mut()?;
+        let mut look = Look { instance: *instance, ticket, requests, ordering, stale };
+        let ((_, key, _), owner) = backlog.next(&mut look)?;
+        let request = requests.get_mut(key).expect("candidates wait here");
+        request.position.resumed = false;
+        // A retry was charged when it was taken first.
+        request.position.charged_us = if request.attempt == 0 { cost_us } else { 0 };
+        backlog.take(owner, request.bytes(), request.position.charged_us);
         Some(key)
     }
 
@@ -178,7 +340,7 @@ impl InstanceQueue {
         ordering: &Ordering,
     ) -> Option<(Rank, MsgKey)> {
         while let Some(&key) = self.fresh[class].front() {
-            match requests.get_mut(key).filter(|r| waits_for(r, self.instance)) {
+            match requests.get_mut(key).filter(|r| r.waits_for(self.instance)) {
                 Some(request) if !request.position.parked => {
                     if ordering.is_eligible(request.stream, key, ticket) {
                         return Some((self.rank(request), key));
@@ -201,7 +363,7 @@ impl InstanceQueue {
     ) -> Option<(Rank, MsgKey)> {
         while let Some(&Reverse((rank, key, generation))) = self.resumed.peek() {
             match requests.get_mut(key) {
-                Some(request) if is_current(request, generation, self.instance) => {
+                Some(request) if request.is_listed_at(self.instance, generation) => {
                     if ordering.is_eligible(request.stream, key, ticket) {
                         return Some((rank, key));
                     }
@@ -228,7 +390,7 @@ impl InstanceQueue {
             }
         }
         while let Some(&Reverse((_, key, generation))) = self.resumed.peek()
-            && !requests.get(key).is_some_and(|r| is_current(r, generation, instance))
+            && !requests.get(key).is_some_and(|r| r.is_listed_at(instance, generation))
         {
             self.resumed.pop();
             self.stale = self.stale.saturating_sub(1);
@@ -238,14 +400,15 @@ impl InstanceQueue {
         fronts
             .chain(heads)
             .filter_map(|key| requests.get(key))
-            .filter(|request| waits_for(request, instance))
+            .filter(|request| request.waits_for(instance))
             .map(|request| request.received)
             .min()
     }
 
     /// Keys held, those of requests that have left included: what [`Self::compact`] bounds.
     pub(crate) fn keys(&self) -> usize {
-        self.fresh.iter().map(VecDeque::len).sum::<usize>() + self.resumed.len()
+        let listed = self.backlog.iter().flat_map(|backlog| backlog.entries()).count();
+        self.fresh.iter().map(VecDeque::len).sum::<usize>() + self.resumed.len() + listed
     }
 
     /// Keys in the class queues, stale ones included.
@@ -262,15 +425,22 @@ impl InstanceQueue {
         let id = self.instance;
         let is_fresh = |key: &MsgKey| requests.get(*key).is_some_and(|r| is_fresh(r, id));
         let fresh: Vec<MsgKey> = self.fresh_keys().filter(is_fresh).collect();
-        let current = |&Reverse((_, key, generation)): &Reverse<Resumed>| {
-            requests.get(key).filter(|r| is_current(r, generation, id)).map(|_| key)
+        let current = |&(_, key, generation): &Entry| {
+            requests.get(key).filter(|r| r.is_listed_at(id, generation)).map(|_| key)
         };
-        let resumed: Vec<MsgKey> = self.resumed.iter().filter_map(current).collect();
+        let shared = self.backlog.iter().flat_map(|backlog| backlog.entries());
+        let resumed = self.resumed.iter().map(|Reverse(entry)| entry).chain(shared);
+        let resumed: Vec<MsgKey> = resumed.filter_map(current).collect();
         let stale = self.keys() - fresh.len() - resumed.len();
         if stale == self.stale {
             return Ok((fresh, resumed));
         }
         Err(format!("queue of {id:?}: {} stale keys, in truth {stale}", self.stale))
+    }
+
+    /// What each owner has waiting, and how many requests in flight.
+    pub(crate) fn check_owners(&self) -> Result<Vec<(OwnerKey, Held, usize)>, String> {
+        self.backlog.as_ref().map_or(Ok(Vec::new()), |backlog| backlog.check())
     }
 
     fn rank(&self, request: &Request) -> Rank {
@@ -279,19 +449,9 @@ impl InstanceQueue {
     }
 }
 
-fn waits_for(request: &Request, instance: InstanceId) -> bool {
-    request.state == State::Waiting && request.instance == instance
-}
-
 /// Whether the request still waits for `instance` in its class queue.
 fn is_fresh(request: &Request, instance: InstanceId) -> bool {
-    waits_for(request, instance) && !request.position.parked
-}
-
-/// Whether the request waits for `instance`, and came back in this generation.
-fn is_current(request: &Request, generation: u32, instance: InstanceId) -> bool {
-    let QueuePosition { resumed, generation: present, .. } = request.position;
-    waits_for(request, instance) && resumed && present == generation
+    request.waits_for(instance) && !request.position.parked
 }
 
 #[cfg(test)]

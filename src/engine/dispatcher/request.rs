@@ -9,10 +9,12 @@ use bytes::Bytes;
 use crate::auth::Identity;
 use crate::engine::clients::conn::Claim;
 use crate::engine::dispatcher::route_cache::RouteKey;
+use crate::engine::owner::{Holder, Party};
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{
-    ConnId, DedupKey, InstanceId, MsgKey, ServiceId, SessionId, StreamKey, TenantId, Ticket,
+    ConnId, DedupKey, InstanceId, MsgKey, OwnerKey, ServiceId, SessionId, StreamKey, TenantId,
+    Ticket,
 };
 use crate::limits;
 use crate::message::{ClientMessage, Encoding, Micros, Priority};
@@ -144,6 +146,10 @@ pub(crate) struct QueuePosition {
     /// Number of times that the request was put back into a queue; entries of earlier ones are
     /// stale.
     pub generation: u32,
+    /// Place of its owner in the backlog that it waits in, or was taken from; none without one.
+    pub owner: Option<OwnerKey>,
+    /// Cost charged to the owner when the request was taken, in microseconds of a slot.
+    pub charged_us: u64,
 }
 
 /// Neighbours of a waiting request in its stream; none of a request that does not wait.
@@ -232,7 +238,8 @@ pub struct Request {
     /// Ordered stream; `None` with `order = "none"`.
     pub stream: Option<StreamKey>,
     pub(crate) links: StreamLinks,
-    pub(crate) tenant: TenantId,
+    /// Owner that the request counts for.
+    pub(crate) holder: Holder,
     /// Session, for the service.
     pub session: SessionId,
     /// User, for the service; `None` before authentication.
@@ -285,7 +292,7 @@ impl Default for Request {
             failed_on: None,
             stream: None,
             links: StreamLinks::default(),
-            tenant: TenantId(0),
+            holder: Holder { tenant: TenantId::DEFAULT, party: Party::User(0), session: 0 },
             session: SessionId::from_random(0),
             user: None,
             encoding: Encoding::Json,
@@ -325,7 +332,7 @@ impl Request {
             failed_on,
             stream,
             links,
-            tenant,
+            holder,
             session,
             user,
             encoding,
@@ -348,7 +355,7 @@ impl Request {
         *is_shortened = new.is_shortened();
         (*hash, *instance, *failed_on) = (assigned.hash, assigned.instance, None);
         (*stream, *links) = (assigned.stream, StreamLinks::default());
-        *tenant = from.sender.tenant;
+        *holder = from.holder;
         *session = from.session;
         user.clone_from(&from.user);
         *encoding = from.encoding;
@@ -364,7 +371,27 @@ impl Request {
 
     /// The key by which the instance is picked.
     pub(crate) fn route_key(&self) -> RouteKey {
-        RouteKey { tenant: self.tenant, service: self.handling.service, hash: self.hash }
+        RouteKey { tenant: self.holder.tenant, service: self.handling.service, hash: self.hash }
+    }
+
+    /// Whether the request waits for `instance`, and is listed in this generation among those that
+    /// may be taken.
+    pub(crate) fn is_listed_at(&self, instance: InstanceId, generation: u32) -> bool {
+        let QueuePosition { resumed, generation: present, .. } = self.position;
+        self.waits_for(instance) && resumed && present == generation
+    }
+
+    /// The call that the request is in.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        match self.state {
+            State::InFlight(ticket) => Some(ticket),
+            State::Waiting | State::Duplicate => None,
+        }
+    }
+
+    /// Whether the request is in the queue of `instance`.
+    pub(crate) fn waits_for(&self, instance: InstanceId) -> bool {
+        self.state == State::Waiting && self.instance == instance
     }
 
     /// Drops everything that a slot without a request does not need. The small buffers stay.

@@ -13,11 +13,11 @@ use crate::limits;
 use crate::message::{CallError, CallFault, Micros, Reason, Reject, Started, status};
 use crate::stats::Counter;
 
-pub(super) const UNAVAILABLE: Reject = Reject {
-    reason: Reason::Unavailable,
-    text: "the service could not be reached, so the message did not run: send it again",
-    retry_after_ms: 1_000,
-};
+pub(super) const UNAVAILABLE: Reject = Reject::later(
+    Reason::Unavailable,
+    "the service could not be reached, so the message did not run: send it again",
+    1_000,
+);
 const MAYBE_RAN: Reject = Reject::new(
     Reason::OutcomeUnknown,
     "the message was sent to the service, which did not answer: it may have run",
@@ -124,6 +124,7 @@ impl Dispatcher {
         at: Micros,
         now: Micros,
     ) {
+        self.leave_call(key, true, now);
         let request = self.requests.get_mut(key).expect("is in the call");
         cx.stats.inc(Counter::Retries);
         cx.stats.inc(Counter::Enqueued);

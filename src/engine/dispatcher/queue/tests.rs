@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::dispatcher::ordering::StreamName;
+use crate::engine::owner::{Address, Holder, Party};
 use crate::engine::slab::Slab;
-use crate::ids::{ServiceId, SessionId, StreamKey};
+use crate::ids::{ServiceId, SessionId, StreamKey, TenantId};
 use crate::message::Priority;
 use crate::routing::Order;
 
@@ -44,6 +45,10 @@ enum Step {
     },
     Compact,
     Oldest,
+    /// More waits for an instance than its calls can carry.
+    Share {
+        instance: u32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -58,7 +63,23 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..INSTANCES).prop_map(|instance| Step::Move { instance }),
         1 => Just(Step::Compact),
         1 => Just(Step::Oldest),
+        1 => (0..INSTANCES).prop_map(|instance| Step::Share { instance }),
     ]
+}
+
+/// The owner of a stream's requests, or of one without a stream: of both kinds, some under one
+/// address.
+fn holder(stream: u8, arrival: u64) -> Holder {
+    let who = match stream {
+        0 => arrival % 7,
+        stream => u64::from(stream) + 7,
+    };
+    let address = Party::Address(Address::V4([127, 0, 0, (who % 2) as u8]));
+    let (party, session) = match who % 3 {
+        0 => (Party::User(who), 0),
+        _ => (address, who),
+    };
+    Holder { tenant: TenantId(who % 2), party, session }
 }
 
 /// A request of the model. Within a stream, the order of `waiting` is the order sent.
@@ -129,6 +150,7 @@ impl Pair {
         }
         let stream_key = if stream > 0 { self.keys[at] } else { None };
         let key = self.requests.insert_with(|r| {
+            r.holder = holder(stream, arrival);
             r.handling.priority = Priority::ALL[class];
             r.handling.order = if stream > 0 { Order::Session } else { Order::None };
             r.received = received;
@@ -154,13 +176,20 @@ impl Pair {
                 let head = m.stream == 0 || heads.insert(m.stream);
                 head && m.instance == instance && (!self.busy(m.stream) || mine.contains(&m.stream))
             });
-            let expected = eligible.min_by_key(|m| m.rank).copied();
+            let eligible: Vec<Naive> = eligible.copied().collect();
+            let expected = eligible.iter().min_by_key(|m| m.rank);
             let queue = &mut self.queues[instance as usize];
+            let is_shared = queue.is_shared();
             let found = queue.take(ticket, &mut self.requests, &mut self.ordering);
-            assert_eq!(found, expected.map(|m| m.key), "of {:?}", self.waiting);
-            let Some(expected) = expected else { break };
-            self.waiting.retain(|m| m.key != expected.key);
-            taken.push(expected);
+            if !is_shared {
+                assert_eq!(found, expected.map(|m| m.key), "of {:?}", self.waiting);
+            }
+            // In which order owners are served, the tests of the backlog say.
+            let one = eligible.iter().find(|m| Some(m.key) == found);
+            assert_eq!(one.is_some(), expected.is_some(), "{found:?} of {:?}", self.waiting);
+            let Some(one) = one else { break };
+            self.waiting.retain(|m| m.key != one.key);
+            taken.push(*one);
         }
         if !taken.is_empty() {
             self.calls.push((ticket, taken));
@@ -181,6 +210,7 @@ impl Pair {
                 self.ordering.link_first(key, m.key, &mut self.requests);
             }
             let queue = &mut self.queues[m.instance as usize];
+            queue.give_back(self.requests.get_mut(m.key).expect("in flight"), 3);
             queue.put_back(m.key, &mut self.requests);
             if m.stream == 0 {
                 queue.resume(m.key, &mut self.requests);
@@ -189,6 +219,8 @@ impl Pair {
             self.waiting.insert(0, *m);
         }
         for m in &items[..done] {
+            let request = self.requests.get_mut(m.key).expect("in flight");
+            self.queues[m.instance as usize].give_back(request, 5);
             self.requests.release(m.key);
         }
         for stream in streams {
@@ -213,7 +245,7 @@ impl Pair {
             return;
         }
         let m = self.waiting.remove(which % self.waiting.len());
-        let request = self.requests.get(m.key).expect("it waits");
+        let request = self.requests.get_mut(m.key).expect("it waits");
         self.queues[m.instance as usize].forget(request);
         if m.stream > 0 {
             let key = self.keys[usize::from(m.stream)].expect("it waits");
@@ -235,7 +267,7 @@ impl Pair {
             if m.instance != instance || self.busy(m.stream) {
                 continue;
             }
-            let request = self.requests.get(m.key).expect("it waits");
+            let request = self.requests.get_mut(m.key).expect("it waits");
             self.queues[instance as usize].forget(request);
             self.requests.get_mut(m.key).expect("it waits").instance = InstanceId(to);
             self.queues[to as usize].put_back(m.key, &mut self.requests);
@@ -267,6 +299,9 @@ impl Pair {
                 }
             }
             Step::Oldest => self.check_oldest(),
+            Step::Share { instance } => {
+                self.queues[instance as usize].share(&mut self.requests);
+            }
         }
         for (id, queue) in self.queues.iter().enumerate() {
             let here = self.waiting.iter().filter(|m| m.instance as usize == id);
@@ -291,6 +326,10 @@ impl Pair {
                 self.waiting.iter().filter(|m| m.stream == 0 || heads.insert(m.stream)).collect();
             let free =
                 heads.into_iter().filter(|m| m.instance == id && !self.busy(m.stream)).count();
+            // What is shared does not wait for a window.
+            if self.queues[id as usize].is_shared() {
+                continue;
+            }
             let told = self.queues[id as usize].oldest(&self.requests);
             let possible = told.is_none_or(|told| truth.is_some_and(|truth| told >= truth));
             assert!(possible, "{told:?} is before {truth:?}");
@@ -320,6 +359,10 @@ proptest! {
             (0..INSTANCES).for_each(|id| pair.call(id, 9));
         }
         assert!(pair.ordering.len() == 0 && pair.requests.is_empty());
+        for queue in &pair.queues {
+            assert!(!queue.is_shared());
+            assert!(queue.backlog.as_ref().is_none_or(|backlog| backlog.is_empty()));
+        }
     }
 }
 

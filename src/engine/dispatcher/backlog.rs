@@ -1,0 +1,489 @@
+//! Requests that wait in a backlog, shared out between their owners: promise 3.
+//!
+//! A tree of three levels: tenants; in a tenant users and addresses; under an address its sessions
+//! without a user. Users and those sessions are the *owners*, each with the requests that it may
+//! send next, the most urgent first. A *group* (all of it, a tenant, an address) shares between its
+//! members by virtual time, as worst-case fair queueing does (Bennett and Zhang, WF2Q+, 1997): a
+//! member's next request may *start* when those before it are paid for, and the group's clock runs
+//! by what is served, divided by the number of members in backlog. Among members whose start has
+//! come, the one with the most urgent request is next, so members without a backlog go in the order
+//! of arrival and class; a member that had more than its part is *ahead*, and waits until the clock
+//! has come to its start. With nobody else to serve the clock is put forward, so no slot stays
+//! unused. A member that has nothing waiting any more owes nothing.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use hashbrown::HashMap;
+
+use crate::engine::dispatcher::ordering::Ordering;
+use crate::engine::dispatcher::request::Requests;
+use crate::engine::owner::{Holder, Party};
+use crate::engine::slab::Slab;
+use crate::ids::{InstanceId, MsgKey, OwnerKey, TenantId, Ticket};
+
+/// Sort key: virtual deadline in microseconds, class, number of arrival.
+pub(crate) type Rank = (u64, usize, u64);
+
+/// A request that may be taken, and its generation when it was listed: each is listed once a
+/// generation.
+pub(crate) type Entry = (Rank, MsgKey, u32);
+
+/// Parts of a microsecond in which virtual time counts, so that the clock of a group with 10,000
+/// members still runs. 2^64 / 2^14 us are 35 years.
+const PARTS: u64 = 1 << 14;
+
+/// The names of owners and groups.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+enum Name {
+    /// The root.
+    #[default]
+    All,
+    Tenant(TenantId),
+    Party(TenantId, Party),
+    Session(Holder),
+}
+
+impl Name {
+    /// The owner that a request of `holder` counts for.
+    fn of(holder: &Holder) -> Self {
+        match holder.party {
+            Party::User(_) => Self::Party(holder.tenant, holder.party),
+            Party::Address(_) => Self::Session(*holder),
+        }
+    }
+
+    /// Whether it is an owner's, and no group's.
+    fn is_owner(&self) -> bool {
+        match self {
+            Self::Session(_) | Self::Party(_, Party::User(_)) => true,
+            Self::All | Self::Tenant(_) | Self::Party(_, Party::Address(_)) => false,
+        }
+    }
+
+    /// The group above; `None` of the root.
+    fn group(&self) -> Option<Self> {
+        match self {
+            Self::All => None,
+            Self::Tenant(_) => Some(Self::All),
+            Self::Party(tenant, _) => Some(Self::Tenant(*tenant)),
+            Self::Session(holder) => Some(Self::Party(holder.tenant, holder.party)),
+        }
+    }
+}
+
+/// Requests that wait, in number and bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Held {
+    pub items: usize,
+    pub bytes: usize,
+}
+
+/// The place of a member in its group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Place {
+    /// Nothing of it may be taken, as far as is known.
+    #[default]
+    None,
+    /// Listed among those that may be served, with the rank of its most urgent request or a more
+    /// urgent one.
+    Listed(Rank),
+    /// Listed among those that had more than their part, with its start.
+    Ahead(u64),
+}
+
+/// An owner or a group.
+#[derive(Debug, Default)]
+struct Node {
+    name: Name,
+    group: Option<OwnerKey>,
+    place: Place,
+    /// Time on the group's clock at which its next request may start.
+    start: u64,
+    /// Requests that wait, parked ones included.
+    held: Held,
+    /// Requests in flight that were taken from here.
+    in_flight: usize,
+    /// Requests of an owner that may be taken; some may have left.
+    entries: BinaryHeap<Reverse<Entry>>,
+    /// Clock of a group.
+    now: u64,
+    /// Members of a group that hold something.
+    members: u64,
+    /// Members of a group that may be served; outdated places among them.
+    listed: BinaryHeap<Reverse<(Rank, OwnerKey)>>,
+    /// Members of a group that are ahead; outdated places among them.
+    ahead: BinaryHeap<Reverse<(u64, OwnerKey)>>,
+}
+
+/// Everything by which it is decided whether an entry may be taken now.
+pub(crate) struct Look<'a> {
+    pub instance: InstanceId,
+    /// Call for which requests are taken.
+    pub ticket: Ticket,
+    pub requests: &'a mut Requests,
+    pub ordering: &'a Ordering,
+    /// Entries whose request does not wait there any more, as far as they are counted.
+    pub stale: &'a mut usize,
+}
+
+impl Look<'_> {
+    /// Whether the entry is current and may be taken. One that may not is to be dropped: its stream
+    /// lists it again when it is free.
+    pub fn is_eligible(&mut self, &(_, key, generation): &Entry) -> bool {
+        match self.requests.get_mut(key) {
+            Some(request) if request.is_listed_at(self.instance, generation) => {
+                let eligible = self.ordering.is_eligible(request.stream, key, self.ticket);
+                request.position.resumed = eligible;
+                eligible
+            }
+            Some(_) | None => {
+                *self.stale = self.stale.saturating_sub(1);
+                false
+            }
+        }
+    }
+}
+
+/// The owners of which something waits for an instance, or is in flight to it.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    nodes: Slab<OwnerKey, Node>,
+    names: HashMap<Name, OwnerKey>,
+    root: OwnerKey,
+}
+
+impl Backlog {
+    /// No owner yet.
+    pub fn new() -> Self {
+        let mut nodes = Slab::growing();
+        let root = nodes.insert_with(|node: &mut Node| *node = Node::default());
+        Self { nodes, names: HashMap::new(), root }
+    }
+
+    /// Counts a request of `holder` that waits, for its owner and for the groups above. It is taken
+    /// only once it is listed.
+    pub fn join(&mut self, holder: &Holder, bytes: usize) -> OwnerKey {
+        let owner = self.find_or_make(Name::of(holder));
+        let mut at = Some(owner);
+        while let Some(key) = at {
+            let node = self.node_mut(key);
+            let begins = node.held.items == 0;
+            node.held.items += 1;
+            node.held.bytes += bytes;
+            at = node.group;
+            if let (true, Some(group)) = (begins, at) {
+                let group = self.node_mut(group);
+                group.members += 1;
+                // What it owed is forgotten.
+                let now = group.now;
+                let node = self.node_mut(key);
+                (node.start, node.place) = (now, Place::None);
+            }
+        }
+        owner
+    }
+
+    /// Lists a request of `owner` as one that may be taken.
+    pub fn list(&mut self, owner: OwnerKey, entry: Entry) {
+        self.node_mut(owner).entries.push(Reverse(entry));
+        let mut at = owner;
+        while let Some(group) = self.node(at).group {
+            let Some(rank) = self.first(at) else { return };
+            match self.node(at).place {
+                Place::Ahead(_) => return,
+                Place::Listed(listed) if listed <= rank => return,
+                Place::Listed(_) => {}
+                // While it had nothing to send it earned nothing.
+                Place::None => {
+                    let now = self.node(group).now;
+                    let node = self.node_mut(at);
+                    node.start = node.start.max(now);
+                }
+            }
+            self.put(at);
+            at = group;
+        }
+    }
+
+    /// Counts out a request of `owner` that waits no more. Returns the number of entries that are
+    /// dropped with the owner.
+    pub fn leave(&mut self, owner: OwnerKey, bytes: usize) -> usize {
+        let mut at = Some(owner);
+        while let Some(key) = at {
+            let node = self.node_mut(key);
+            node.held.items -= 1;
+            node.held.bytes -= bytes;
+            let ends = node.held.items == 0;
+            if ends {
+                node.place = Place::None;
+            }
+            at = node.group;
+            if let (true, Some(group)) = (ends, at) {
+                self.node_mut(group).members -= 1;
+            }
+        }
+        self.forget_idle(owner)
+    }
+
+    /// The request to be taken next, and its owner; `None` if none may be taken.
+    pub fn next(&mut self, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
+        self.settle(self.root, look)?;
+        let mut at = self.root;
+        while let Some(&Reverse((_, member))) = self.node(at).listed.peek() {
+            at = member;
+        }
+        let &Reverse(entry) = self.node(at).entries.peek().expect("settled");
+        Some((entry, at))
+    }
+
+    /// Takes the request that [`Self::next`] told, of `bytes`, into a call, and charges its owner
+    /// `cost_us`. Returns the number of entries that are dropped with the owner.
+    pub fn take(&mut self, owner: OwnerKey, bytes: usize, cost_us: u64) {
+        self.node_mut(owner).entries.pop();
+        let mut at = Some(owner);
+        while let Some(key) = at {
+            self.node_mut(key).in_flight += 1;
+            at = self.node(key).group;
+        }
+        self.leave(owner, bytes);
+        self.charge(owner, cost_us);
+    }
+
+    /// Takes note that a request of `owner`, which was charged `charged_us` when it was taken, is
+    /// in flight no more, and cost `cost_us` in truth. Returns the number of entries that are
+    /// dropped with the owner.
+    pub fn give_back(&mut self, owner: OwnerKey, charged_us: u64, cost_us: u64) -> usize {
+        let mut at = Some(owner);
+        while let Some(key) = at {
+            let node = self.node_mut(key);
+            node.in_flight -= 1;
+            node.start = (node.start + cost_us * PARTS).saturating_sub(charged_us * PARTS);
+            let (place, start) = (node.place, node.start);
+            at = node.group;
+            // One that is listed although it is ahead now is found out when it is its turn.
+            if let Place::Ahead(listed) = place
+                && listed != start
+            {
+                self.put(key);
+            }
+        }
+        self.forget_idle(owner)
+    }
+
+    /// Number and bytes of the requests that wait of a tenant, of a user or an address in it, and
+    /// of a session under that.
+    pub fn held(&self, holder: &Holder) -> [Held; 3] {
+        let tenant = Name::Tenant(holder.tenant);
+        let party = Name::Party(holder.tenant, holder.party);
+        [tenant, party, Name::of(holder)].map(|name| {
+            let node = self.names.get(&name).and_then(|key| self.nodes.get(*key));
+            node.map_or(Held::default(), |node| node.held)
+        })
+    }
+
+    /// Users and addresses of a tenant of which something waits.
+    pub fn parties(&self, tenant: TenantId) -> u64 {
+        let tenant = self.names.get(&Name::Tenant(tenant));
+        tenant.map_or(0, |key| self.node(*key).members)
+    }
+
+    /// Drops entries that `keep` does not want, and outdated places.
+    pub fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+        let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
+        for &key in &all {
+            let node = self.node_mut(key);
+            node.entries.retain(|Reverse(entry)| keep(entry));
+            let (mut listed, mut ahead) =
+                (std::mem::take(&mut node.listed), std::mem::take(&mut node.ahead));
+            listed.retain(|&Reverse((rank, member))| self.is_at(member, Place::Listed(rank)));
+            ahead.retain(|&Reverse((start, member))| self.is_at(member, Place::Ahead(start)));
+            let node = self.node_mut(key);
+            (node.listed, node.ahead) = (listed, ahead);
+        }
+    }
+
+    /// All entries, those of requests that have left included.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.nodes.iter().flat_map(|(_, node)| &node.entries).map(|Reverse(entry)| entry)
+    }
+
+    /// Waiting requests of each owner, and number of those in flight. Fails unless the sums of the
+    /// groups are those of their members.
+    pub fn check(&self) -> Result<Vec<(OwnerKey, Held, usize)>, String> {
+        let (mut owners, mut sums) = (Vec::new(), HashMap::new());
+        for (key, node) in self.nodes.iter() {
+            if let Some(group) = node.group {
+                let (sum, flying): &mut (Held, usize) = sums.entry(group).or_default();
+                sum.items += node.held.items;
+                sum.bytes += node.held.bytes;
+                *flying += node.in_flight;
+            }
+            if node.name.is_owner() {
+                owners.push((key, node.held, node.in_flight));
+            }
+        }
+        for (group, sum) in sums {
+            let node = self.node(group);
+            if (node.held, node.in_flight) != sum {
+                return Err(format!("{:?} holds {:?}, its members {sum:?}", node.name, node.held));
+            }
+        }
+        Ok(owners)
+    }
+
+    /// Whether nobody has anything waiting or in flight.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.nodes.len() == 1
+    }
+
+    /// Makes `at`'s place in its group right again: `start` or the first request has changed.
+    fn put(&mut self, at: OwnerKey) {
+        let Some(group) = self.node(at).group else { return };
+        let now = self.node(group).now;
+        let start = self.node(at).start;
+        let place = match start > now {
+            true => Place::Ahead(start),
+            false => self.first(at).map_or(Place::None, Place::Listed),
+        };
+        self.node_mut(at).place = place;
+        let group = self.node_mut(group);
+        match place {
+            Place::None => {}
+            Place::Listed(rank) => group.listed.push(Reverse((rank, at))),
+            Place::Ahead(start) => group.ahead.push(Reverse((start, at))),
+        }
+    }
+
+    /// The rank of the first request of an owner or a group, or a more urgent one; `None` if it has
+    /// none. Puts the clock of a group forward if all of its members are ahead.
+    fn first(&mut self, at: OwnerKey) -> Option<Rank> {
+        if let Some(&Reverse((rank, ..))) = self.node(at).entries.peek() {
+            return Some(rank);
+        }
+        loop {
+            let Some(&Reverse((rank, member))) = self.node(at).listed.peek() else {
+                let start = self.next_start(at)?;
+                self.run_clock(at, start);
+                continue;
+            };
+            if self.is_at(member, Place::Listed(rank)) {
+                return Some(rank);
+            }
+            self.node_mut(at).listed.pop();
+        }
+    }
+
+    /// The earliest start of the members that are ahead.
+    fn next_start(&mut self, group: OwnerKey) -> Option<u64> {
+        loop {
+            let &Reverse((start, member)) = self.node(group).ahead.peek()?;
+            if self.is_at(member, Place::Ahead(start)) {
+                return Some(start);
+            }
+            self.node_mut(group).ahead.pop();
+        }
+    }
+
+    /// Puts a group's clock forward to `now`: members whose start has come may be served.
+    fn run_clock(&mut self, group: OwnerKey, now: u64) {
+        self.node_mut(group).now = now;
+        while let Some(start) = self.next_start(group)
+            && start <= now
+        {
+            let Some(Reverse((_, member))) = self.node_mut(group).ahead.pop() else { return };
+            self.put(member);
+        }
+    }
+
+    /// Makes the first of each group on the way to the request to be taken next the true one.
+    fn settle(&mut self, at: OwnerKey, look: &mut Look<'_>) -> Option<Rank> {
+        loop {
+            let rank = self.first(at)?;
+            if let Some(Reverse(entry)) = self.node(at).entries.peek() {
+                if look.is_eligible(entry) {
+                    return Some(rank);
+                }
+                self.node_mut(at).entries.pop();
+                continue;
+            }
+            let &Reverse((_, member)) = self.node(at).listed.peek()?;
+            let is_ahead = self.node(member).start > self.node(at).now;
+            let found = if is_ahead { None } else { self.settle(member, look) };
+            if found == Some(rank) {
+                return found;
+            }
+            self.node_mut(at).listed.pop();
+            self.put(member);
+        }
+    }
+
+    /// Charges an owner and the groups above it for a request that was taken.
+    fn charge(&mut self, owner: OwnerKey, cost_us: u64) {
+        let mut at = owner;
+        while let Some(group) = self.nodes.get(at).and_then(|node| node.group) {
+            self.node_mut(at).start += cost_us * PARTS;
+            let node = self.node(group);
+            // Itself, if that was its last one.
+            let now = node.now + cost_us * PARTS / node.members.max(1);
+            if self.node(at).held.items > 0 {
+                self.put(at);
+            }
+            self.run_clock(group, now);
+            at = group;
+        }
+    }
+
+    fn is_at(&self, member: OwnerKey, place: Place) -> bool {
+        self.nodes.get(member).is_some_and(|node| node.place == place)
+    }
+
+    fn find_or_make(&mut self, name: Name) -> OwnerKey {
+        if let Some(&key) = self.names.get(&name) {
+            return key;
+        }
+        let Some(group) = name.group() else { return self.root };
+        let group = self.find_or_make(group);
+        let now = self.node(group).now;
+        let key = self.nodes.insert_with(|node| {
+            let Node { entries, listed, ahead, .. } = std::mem::take(node);
+            *node = Node { name, group: Some(group), start: now, entries, listed, ahead, ..*node };
+            node.entries.clear();
+            node.listed.clear();
+            node.ahead.clear();
+        });
+        self.names.insert(name, key);
+        key
+    }
+
+    /// Forgets an owner, and the groups above it, that have nothing waiting and nothing in flight.
+    /// Returns the number of entries that are dropped with them.
+    fn forget_idle(&mut self, owner: OwnerKey) -> usize {
+        let (mut dropped, mut at) = (0, owner);
+        while let Some(group) = self.node(at).group {
+            let node = self.node_mut(at);
+            if node.held.items > 0 || node.in_flight > 0 {
+                break;
+            }
+            dropped += node.entries.len();
+            node.entries.clear();
+            let name = node.name;
+            self.names.remove(&name);
+            self.nodes.release(at);
+            at = group;
+        }
+        dropped
+    }
+
+    fn node(&self, key: OwnerKey) -> &Node {
+        self.nodes.get(key).expect("nodes live as long as their requests")
+    }
+
+    fn node_mut(&mut self, key: OwnerKey) -> &mut Node {
+        self.nodes.get_mut(key).expect("nodes live as long as their requests")
+    }
+}
+
+#[cfg(test)]
+mod tests;

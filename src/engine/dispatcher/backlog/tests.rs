@@ -1,0 +1,216 @@
+//! Shares of owners in a backlog (promise 3).
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::dispatcher::queue::InstanceQueue;
+use crate::engine::owner::Address;
+use crate::message::{Micros, Priority};
+
+/// Delay of each class, in microseconds: the defaults.
+const DELAYS_US: [u64; 4] = [0, 5_000, 50_000, 500_000];
+/// Cost of each message, in microseconds of a slot, where the test says nothing else.
+const COST_US: u64 = 100;
+
+fn user(tenant: u64, user: u64) -> Holder {
+    Holder { tenant: TenantId(tenant), party: Party::User(user), session: 0 }
+}
+
+fn session(tenant: u64, address: u8, session: u64) -> Holder {
+    let party = Party::Address(Address::V4([127, 0, 0, address]));
+    Holder { tenant: TenantId(tenant), party, session }
+}
+
+/// A shared queue, and the messages taken out of it.
+struct Rig {
+    queue: InstanceQueue,
+    requests: Requests,
+    ordering: Ordering,
+    arrivals: u64,
+    now: Micros,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self {
+            queue: InstanceQueue::new(InstanceId(0), DELAYS_US),
+            requests: Slab::with_capacity_max(1 << 16),
+            ordering: Ordering::new(1),
+            arrivals: 0,
+            now: Micros(0),
+        }
+    }
+
+    fn put(&mut self, holder: Holder, priority: Priority) -> MsgKey {
+        self.arrivals += 1;
+        let (arrival, received) = (self.arrivals, self.now);
+        let key = self.requests.insert_with(|r| {
+            (r.holder, r.handling.priority) = (holder, priority);
+            (r.arrival, r.received, r.position) = (arrival, received, Default::default());
+        });
+        self.queue.push(key, &mut self.requests, &mut self.ordering);
+        self.queue.share(&mut self.requests);
+        key
+    }
+
+    fn put_many(&mut self, holder: Holder, n: usize) {
+        (0..n).for_each(|_| {
+            self.put(holder, Priority::Normal);
+        });
+    }
+
+    /// Takes a message that costs `cost_us`: its key, and its owner.
+    fn take(&mut self, cost_us: impl Fn(&Holder) -> u64) -> (MsgKey, Holder) {
+        let ticket = Ticket::new(1, 0);
+        let key = self.queue.take(ticket, &mut self.requests, &mut self.ordering);
+        let key = key.expect("something waits");
+        let request = self.requests.get_mut(key).expect("just taken");
+        let holder = request.holder;
+        self.queue.give_back(request, cost_us(&holder));
+        self.requests.release(key);
+        (key, holder)
+    }
+
+    /// Messages served of each owner, of `n`.
+    fn served(&mut self, n: usize, cost_us: impl Fn(&Holder) -> u64) -> Vec<(Holder, usize)> {
+        let mut served: Vec<(Holder, usize)> = Vec::new();
+        for _ in 0..n {
+            let (_, holder) = self.take(&cost_us);
+            match served.iter_mut().find(|(h, _)| *h == holder) {
+                Some((_, n)) => *n += 1,
+                None => served.push((holder, 1)),
+            }
+        }
+        served
+    }
+}
+
+fn sum(served: &[(Holder, usize)], is: impl Fn(&Holder) -> bool) -> usize {
+    served.iter().filter(|(holder, _)| is(holder)).map(|(_, n)| n).sum()
+}
+
+#[test]
+fn owners_in_backlog_are_served_alike_however_much_each_has_waiting() {
+    let mut rig = Rig::new();
+    for (n, waiting) in [(0, 3_000), (1, 300), (2, 1_000), (3, 200)] {
+        rig.put_many(user(0, n), waiting);
+    }
+    for (holder, n) in rig.served(800, |_| COST_US) {
+        assert!((198..=202).contains(&n), "{holder:?}: {n}");
+    }
+    // The others are done, and the first has what nobody else wants.
+    let served = rig.served(1_000, |_| COST_US);
+    assert!(sum(&served, |h| *h == user(0, 0)) > 400);
+}
+
+#[test]
+fn tenants_then_users_and_addresses_then_sessions_have_equal_shares() {
+    let mut rig = Rig::new();
+    // Half of it for each tenant; in the first one a user and two addresses have a third each.
+    (0..50).for_each(|n| rig.put_many(session(1, 1, n), 30));
+    rig.put_many(session(1, 2, 99), 1_000);
+    rig.put_many(user(1, 1), 1_000);
+    rig.put_many(user(2, 1), 2_000);
+    let served = rig.served(1_800, |_| COST_US);
+    let shares = [
+        (sum(&served, |h| h.tenant == TenantId(2)), 900),
+        (sum(&served, |h| *h == user(1, 1)), 300),
+        (sum(&served, |h| *h == session(1, 2, 99)), 300),
+        (sum(&served, |h| *h == session(1, 1, 7)), 6),
+    ];
+    for (n, want) in shares {
+        assert!(n.abs_diff(want) <= 3, "{shares:?}");
+    }
+}
+
+#[test]
+fn an_owner_pays_for_the_time_that_its_messages_take() {
+    let mut rig = Rig::new();
+    rig.put_many(user(0, 1), 2_000);
+    rig.put_many(user(0, 2), 2_000);
+    let slow = |holder: &Holder| if *holder == user(0, 2) { 10 * COST_US } else { COST_US };
+    let served = rig.served(1_100, slow);
+    let n = sum(&served, |h| *h == user(0, 2));
+    assert!((95..=105).contains(&n), "a tenth of the other's 1,000: {n}");
+}
+
+#[test]
+fn owners_without_a_backlog_go_by_arrival_and_class() {
+    let sessions: fn(u64) -> Holder = |n| session(0, 1, n);
+    for holder in [|n| user(0, n), sessions, |n| user(n, 0)] {
+        let mut rig = Rig::new();
+        let mut expected = Vec::new();
+        for n in 0..5_000 {
+            rig.now.0 += 7;
+            let priority = if n % 100 == 99 { Priority::High } else { Priority::Normal };
+            let key = rig.put(holder(n), priority);
+            expected.push((rig.now.0 + DELAYS_US[priority.index()], priority.index(), n, key));
+        }
+        expected.sort_unstable();
+        for (place, (.., key)) in expected.into_iter().enumerate() {
+            assert_eq!(rig.take(|_| COST_US).0, key, "at {place}");
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_waits_for_no_more_than_a_message_of_each_owner() {
+    for others in [1_u64, 10, 100] {
+        let mut rig = Rig::new();
+        (0..others).for_each(|n| rig.put_many(user(0, n), 300));
+        rig.served(50 * others as usize, |_| COST_US);
+        rig.now = Micros(1_000_000);
+        let key = rig.put(user(0, 999), Priority::Normal);
+        let before = (0..).find(|_| rig.take(|_| COST_US).0 == key).expect("it is served");
+        assert!(before <= others + 1, "{before} before it, of {others} owners");
+    }
+}
+
+#[test]
+fn a_member_that_comes_and_goes_gets_no_more_than_one_that_stays() {
+    let mut rig = Rig::new();
+    rig.put_many(user(0, 1), 3_000);
+    // New sessions of one address, each with one message, beside a user with a backlog.
+    (0..100).for_each(|n| rig.put_many(session(0, 1, n), 1));
+    let mut of_address = 0;
+    for n in 100..1_100 {
+        let (_, holder) = rig.take(|_| COST_US);
+        if holder != user(0, 1) {
+            of_address += 1;
+            rig.put_many(session(0, 1, n), 1);
+        }
+    }
+    assert!((498..=502).contains(&of_address), "{of_address} of 1,000");
+}
+
+proptest! {
+    /// Against the fluid model: of any two owners that always have something waiting none has had
+    /// more than a message more than the other on each level, whatever else comes and goes.
+    #[test]
+    fn shares_differ_by_less_than_a_message_for_each_level(
+        steps in prop::collection::vec((0_u64..2, 0_u64..3, 0_u8..6), 1..400),
+    ) {
+        let mut rig = Rig::new();
+        let constant = [user(0, 100), user(0, 101), session(1, 100, 1), session(1, 100, 2)];
+        constant.iter().for_each(|&holder| rig.put_many(holder, 500));
+        let mut served: BTreeMap<usize, usize> = BTreeMap::new();
+        for (tenant, who, puts) in steps {
+            for n in 0..puts {
+                let holder = match n % 2 {
+                    0 => user(tenant, who),
+                    _ => session(tenant, who as u8, u64::from(n)),
+                };
+                rig.put(holder, Priority::ALL[usize::from(n) % 4]);
+            }
+            let (_, holder) = rig.take(|_| COST_US);
+            if let Some(at) = constant.iter().position(|h| *h == holder) {
+                *served.entry(at).or_default() += 1;
+            }
+        }
+        let n = |at: usize| served.get(&at).copied().unwrap_or(0);
+        prop_assert!(n(0).abs_diff(n(1)) <= 2, "users of one tenant: {served:?}");
+        prop_assert!(n(2).abs_diff(n(3)) <= 2, "sessions of one address: {served:?}");
+    }
+}

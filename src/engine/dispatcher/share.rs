@@ -1,0 +1,243 @@
+//! The share of an owner in the queue of an instance: how much may wait there (promise 6), and what
+//! its messages cost in slots of calls.
+//!
+//! A queue is bounded by dynamic thresholds (Choudhury and Hahne, 1998): an owner may hold a
+//! multiple of what is free. One alone has most of the queue; of `n` that hold as much as they may
+//! each has the same, and a part stays free for one to come. A user or an address that has nothing
+//! waiting is refused only if its tenant is over its threshold and little is free.
+
+use crate::engine::Context;
+use crate::engine::dispatcher::Dispatcher;
+use crate::engine::dispatcher::backlog::Held;
+use crate::engine::dispatcher::fill::Fill;
+use crate::engine::owner::{Holder, Party};
+use crate::ids::{InstanceId, MsgKey};
+use crate::message::{Micros, Priority, Reason, Reject};
+use crate::stats::Counter;
+
+/// Times what is free that a tenant may hold: alone 8/9 of the queue, so that a ninth is there for
+/// tenants to come.
+const TENANT_TIMES: usize = 8;
+/// Times what is free for its tenant that a user or an address may hold, by the class of the
+/// message, critical first: alone 8/9, 4/5, 2/3 and a half.
+const PARTY_TIMES: [usize; 4] = [8, 4, 2, 1];
+/// Part of what is free for its address that a session without a user may hold: alone a third.
+const SESSION_PART: usize = 2;
+/// Part of the cap that must be free so that a user or an address with nothing waiting is let in
+/// although its tenant holds as much as it may: a sixteenth is kept for other tenants.
+const PARTY_RESERVE: usize = 16;
+/// Part of its cap below which a queue is not looked at: with less no owner can be over a
+/// threshold, as the least of them lets one alone have a third.
+const LOOKED_AT: usize = 3;
+/// Bounds of the time that a refused client is told, in milliseconds.
+const RETRY_AFTER_MS: (u64, u64) = (10, 5_000);
+
+/// The level on which an owner holds as much as it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    Tenant,
+    Party,
+    Session,
+}
+
+/// The level on which `holder` would be over its threshold with `amount` more of a thing. `held`:
+/// what its tenant, its user or address, and its session hold; `free`: what is left of `cap`.
+fn level_over(
+    holder: &Holder,
+    held: [usize; 3],
+    amount: usize,
+    (free, cap): (usize, usize),
+    priority: Priority,
+) -> Option<Level> {
+    let is_over = |held: usize, most: usize| held > 0 && held + amount > most;
+    let [tenant, party, session] = held;
+    let tenant_most = free.saturating_mul(TENANT_TIMES);
+    if is_over(tenant, tenant_most) && (party > 0 || free <= cap / PARTY_RESERVE) {
+        return Some(Level::Tenant);
+    }
+    let tenants_free = tenant_most.saturating_sub(tenant).min(free);
+    let party_most = tenants_free.saturating_mul(PARTY_TIMES[priority.index()]);
+    if is_over(party, party_most) {
+        return Some(Level::Party);
+    }
+    let session_most = party_most.saturating_sub(party).min(free) / SESSION_PART;
+    match holder.party {
+        Party::Address(_) if is_over(session, session_most) => Some(Level::Session),
+        Party::Address(_) | Party::User(_) => None,
+    }
+}
+
+impl Dispatcher {
+    /// Refuses a message of `bytes` whose owner holds its share of the queue of `instance`. `here`:
+    /// the fill of that, against the part of its caps that is open to the class.
+    pub(super) fn check_share(
+        &mut self,
+        cx: &mut Context<'_>,
+        instance: InstanceId,
+        holder: &Holder,
+        priority: Priority,
+        here: &Fill,
+        bytes: usize,
+    ) -> Result<(), Reject> {
+        let Fill { items_max, bytes_max, .. } = *here;
+        if here.items < items_max / LOOKED_AT && here.bytes < bytes_max / LOOKED_AT {
+            return Ok(());
+        }
+        self.with_queue(instance, |queue, requests| queue.share(requests));
+        let state = self.instances.get(instance);
+        let queue = &state.queue;
+        let Some(backlog) = queue.backlog() else { return Ok(()) };
+        let held = backlog.held(holder);
+        let free = (items_max.saturating_sub(here.items), items_max);
+        let over =
+            level_over(holder, held.map(|held| held.items), 1, free, priority).or_else(|| {
+                let free = (bytes_max.saturating_sub(here.bytes), bytes_max);
+                level_over(holder, held.map(|held| held.bytes), bytes, free, priority)
+            });
+        match over {
+            None => Ok(()),
+            Some(level) => {
+                // A slot serves one after the other, and each party has its turn.
+                let us = queue.cost_us() * backlog.parties(holder.tenant);
+                cx.stats.inc(Counter::QueueOverShare);
+                Err(over_share(level, held, us / state.in_flight.max(1) as u64))
+            }
+        }
+    }
+
+    /// Takes note that a request is in a call no more, for its owner if that has a share. It costs
+    /// its part of the call's time, or as much as was thought if it is sent again.
+    pub(super) fn leave_call(&mut self, key: MsgKey, sent_again: bool, now: Micros) {
+        let Some(request) = self.requests.get_mut(key) else { return };
+        if request.position.owner.is_none() {
+            return;
+        }
+        let cost_us = match request.ticket().and_then(|ticket| self.calls.get(ticket)) {
+            Some(_) if sent_again || request.attempt > 1 => request.position.charged_us,
+            Some(call) => call.cost_us(now),
+            None => 0,
+        };
+        self.instances.get_mut(request.instance).queue.give_back(request, cost_us);
+    }
+}
+
+/// The refusal of a message whose owner holds its share; `us`: the time in which one message of
+/// each user and address that waits is sent.
+fn over_share(level: Level, held: [Held; 3], us: u64) -> Reject {
+    let (text, held) = match level {
+        Level::Tenant => (TENANT_FULL, held[0]),
+        Level::Party => (PARTY_FULL, held[1]),
+        Level::Session => (SESSION_FULL, held[2]),
+    };
+    let (least, most) = RETRY_AFTER_MS;
+    let retry_after_ms = (us / 1000).clamp(least, most) as u32;
+    Reject { held: held.items as u32, ..Reject::later(Reason::QueueFull, text, retry_after_ms) }
+}
+
+const TENANT_FULL: &str = "the messages of your tenant that wait for this service are its share: \
+                           wait for answers, then send again";
+const PARTY_FULL: &str = "your messages that wait for this service, from all of your connections, \
+                          are your share: wait for answers, then send again";
+const SESSION_FULL: &str = "the messages of this session that wait for this service are its share: \
+                            wait for answers, then send again";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::owner::Address;
+    use crate::ids::TenantId;
+    use proptest::prelude::*;
+
+    const CAP: usize = 1_000;
+
+    fn session(tenant: u64, address: u8, session: u64) -> Holder {
+        let party = Party::Address(Address::V4([127, 0, 0, address]));
+        Holder { tenant: TenantId(tenant), party, session }
+    }
+
+    /// Messages that wait, by owner; the rule is asked before each.
+    #[derive(Default)]
+    struct Queue(Vec<(Holder, usize)>);
+
+    impl Queue {
+        fn held(&self, is: impl Fn(&Holder) -> bool) -> usize {
+            self.0.iter().filter(|(holder, _)| is(holder)).map(|(_, n)| n).sum()
+        }
+
+        fn put(&mut self, holder: Holder, priority: Priority) -> bool {
+            let held = [
+                self.held(|h| h.tenant == holder.tenant),
+                self.held(|h| (h.tenant, h.party) == (holder.tenant, holder.party)),
+                self.held(|h| *h == holder),
+            ];
+            let free = CAP - self.held(|_| true);
+            if free == 0 || level_over(&holder, held, 1, (free, CAP), priority).is_some() {
+                return false;
+            }
+            match self.0.iter_mut().find(|(h, _)| *h == holder) {
+                Some((_, n)) => *n += 1,
+                None => self.0.push((holder, 1)),
+            }
+            true
+        }
+
+        fn fill(&mut self, holders: &[Holder], priority: Priority) {
+            let mut more = true;
+            while std::mem::take(&mut more) {
+                holders.iter().for_each(|&holder| more |= self.put(holder, priority));
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_alone_has_most_of_a_queue_by_class() {
+        let user = Holder { party: Party::User(1), ..session(0, 1, 0) };
+        for (priority, most) in Priority::ALL.into_iter().zip([875, 800, 666, 500]) {
+            let mut queue = Queue::default();
+            queue.fill(&[user], priority);
+            assert!(queue.held(|_| true).abs_diff(most) <= 15, "{priority:?}: {:?}", queue.0);
+        }
+    }
+
+    #[test]
+    fn many_greedy_owners_have_the_same_and_leave_room_for_one_to_come() {
+        for many in [2_u8, 10, 100] {
+            let mut queue = Queue::default();
+            let greedy: Vec<Holder> =
+                (0..many).flat_map(|a| [session(0, a, 1), session(0, a, 2)]).collect();
+            queue.fill(&greedy, Priority::Normal);
+            let each: Vec<usize> = queue.0.iter().map(|(_, n)| *n).collect();
+            let (least, most) = (each.iter().min(), each.iter().max());
+            assert!(most.unwrap() - least.unwrap() <= most.unwrap() / 2 + 1, "{each:?}");
+            for newcomer in [session(0, 250, 1), session(1, 250, 1)] {
+                assert!(queue.put(newcomer, Priority::Normal), "{many} hold {each:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_with_a_thousand_sessions_has_no_more_than_with_a_few() {
+        let hold = |sessions: u64| {
+            let mut queue = Queue::default();
+            let greedy: Vec<Holder> = (0..sessions).map(|n| session(0, 1, n)).collect();
+            queue.fill(&greedy, Priority::Normal);
+            (queue.held(|_| true), queue.put(session(0, 2, 0), Priority::Normal))
+        };
+        let ((few, one), (many, other)) = (hold(20), hold(1_000));
+        assert!(many <= few + few / 10 && one && other, "{few} and {many}");
+    }
+
+    proptest! {
+        /// Whatever others hold: who has nothing waiting, in a group that has not, is let in.
+        #[test]
+        fn nobody_is_refused_because_of_what_others_hold(
+            steps in prop::collection::vec((0_u64..3, 0_u8..5, 0_u64..4, 0_usize..4), 1..1_500),
+        ) {
+            let mut queue = Queue::default();
+            for (tenant, address, n, class) in steps {
+                queue.put(session(tenant, address, n), Priority::ALL[class]);
+            }
+            prop_assert!(queue.put(session(9, 9, 9), Priority::Low));
+        }
+    }
+}

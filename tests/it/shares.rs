@@ -1,0 +1,106 @@
+//! Promise 6: what is shared has a fair part for each owner. All addresses of 127.0.0.0/8 are this
+//! machine, so each test has as many of them as it needs.
+
+use serde_json::{Value, json};
+
+use crate::auth::{SECRET, auth_of, token_of_tenant};
+use crate::support::{Client, Config, Gateway, Instance, eventually};
+
+/// A gateway before an instance that is held, with room for 85 normal messages that wait, and more
+/// of a connection than that.
+fn crowded(instance: &Instance) -> Gateway {
+    crowded_by(Config::new(), instance)
+}
+
+fn crowded_by(config: Config, instance: &Instance) -> Gateway {
+    let config = config
+        .service("logic", &[("a", instance.address)])
+        .route(1000, "logic", "timeout_ms = 60000\norder = \"none\"")
+        .shard("queue.items_max = 100\nqueue.instance_percent = 100")
+        .shard("conn.unanswered_max = 500")
+        .shard("batch.in_flight_max = 1\nbatch.items_max = 10");
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["a"]);
+    instance.hold();
+    gateway
+}
+
+/// Sends `count` messages, all of which are let in or refused when this returns.
+fn send(gateway: &Gateway, client: &mut Client, count: u64) -> Vec<u64> {
+    let decided = |gateway: &Gateway| {
+        let counter = |name| gateway.counter(name);
+        counter("enqueued") + counter("queue_rejected")
+    };
+    let before = decided(gateway);
+    let seqs = (0..count).map(|n| client.write(json!({"msg_id": 1001, "payload": n}))).collect();
+    client.flush();
+    eventually("all are decided about", || (decided(gateway) == before + count).then_some(()));
+    seqs
+}
+
+fn is_refused(answer: &Value) -> bool {
+    answer["reason"] == "QUEUE_FULL"
+}
+
+#[test]
+fn who_fills_a_queue_is_refused_with_what_it_holds_and_nobody_else_is() {
+    let instance = Instance::echo();
+    let gateway = crowded(&instance);
+    let mut greedy = Client::connect_from([127, 0, 0, 9], gateway.ws);
+    let mut greedy_too = Client::connect_from([127, 0, 0, 9], gateway.ws);
+    let many = send(&gateway, &mut greedy, 200);
+    let more = send(&gateway, &mut greedy_too, 200);
+    let refused = gateway.counter("queue_over_share");
+    assert!(refused > 300, "{refused} of 400");
+    assert_eq!(gateway.counter("queue_rejected"), refused, "the queue itself is not full");
+    // Others of the same gateway, and of another address, find room.
+    let mut others: Vec<Client> =
+        (10..15).map(|n| Client::connect_from([127, 0, 0, n], gateway.ws)).collect();
+    let asked: Vec<u64> = others.iter_mut().map(|c| send(&gateway, c, 1)[0]).collect();
+    assert_eq!(gateway.counter("queue_rejected"), refused);
+    instance.release();
+    for (client, seq) in others.iter_mut().zip(asked) {
+        let answer = client.answer(seq);
+        assert_eq!(answer["status"].as_u64().unwrap_or(0), 0, "{answer}");
+    }
+    let answers: Vec<Value> = many.into_iter().map(|seq| greedy.answer(seq)).collect();
+    let one = answers.iter().find(|answer| is_refused(answer)).expect("some are");
+    let text = one["message"].as_str().expect("a text");
+    assert!(text.contains("share") && text.ends_with(" wait)"), "{text}");
+    assert!(one["retry_after_ms"].as_u64().is_some_and(|ms| (10..=5_000).contains(&ms)), "{one}");
+    let let_in = answers.iter().filter(|answer| !is_refused(answer)).count();
+    let of_other = more.into_iter().map(|seq| greedy_too.answer(seq));
+    let let_in_too = of_other.filter(|answer| !is_refused(answer)).count();
+    assert!(let_in >= 20 && let_in_too >= 5, "{let_in} of one session, {let_in_too} of another");
+}
+
+#[test]
+fn users_and_tenants_behind_one_address_have_a_share_each() {
+    let instance = Instance::echo();
+    let config = auth_of(SECRET).key("auth.tenants = \"many\"").shards(1);
+    let gateway = crowded_by(config, &instance);
+    let signed_in = |user, tenant| {
+        let mut client = Client::connect(gateway.ws);
+        let token = token_of_tenant(user, tenant);
+        let answer = client.ask(json!({"type": "auth", "payload": {"token": token}}));
+        assert_eq!(answer["type"], "auth_ok", "{answer}");
+        client
+    };
+    // One user with two connections, and clients of the same address that have not signed in.
+    for mut client in
+        [signed_in("alice", "a"), signed_in("alice", "a"), Client::connect(gateway.ws)]
+    {
+        let refused = gateway.counter("queue_over_share");
+        send(&gateway, &mut client, 200);
+        assert!(gateway.counter("queue_over_share") > refused + 100);
+    }
+    let refused = gateway.counter("queue_rejected");
+    let mut others = [signed_in("bob", "a"), signed_in("alice", "b")];
+    let asked: Vec<u64> = others.iter_mut().map(|c| send(&gateway, c, 1)[0]).collect();
+    assert_eq!(gateway.counter("queue_rejected"), refused);
+    instance.release();
+    for (client, seq) in others.iter_mut().zip(asked) {
+        let answer = client.answer(seq);
+        assert!(!is_refused(&answer), "{answer}");
+    }
+}
