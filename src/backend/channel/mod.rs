@@ -125,8 +125,8 @@ impl Channel {
         self.order(Order::Secure(tls));
     }
 
-    /// Asks the instance for a sign of life, as it has calls in flight that take long: its next byte
-    /// is told ([`ChannelEvent::Alive`]).
+    /// Asks the instance for a sign of life, as it has calls in flight that take long: its next
+    /// byte is told ([`ChannelEvent::Alive`]).
     pub fn ask(&self) {
         self.order(Order::Ask);
     }
