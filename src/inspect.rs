@@ -26,7 +26,20 @@ pub enum Query {
         hash: u64,
         /// Whether the next instance on the ring may take over (`failover = "next"`).
         next: bool,
+        /// The sender, whose share is told.
+        sender: Asked,
     },
+}
+
+/// The sender of whom a query asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// No one in particular.
+    Nobody,
+    /// The user with this affinity hash.
+    User(u64),
+    /// The session with this public id.
+    Session(String),
 }
 
 /// A shard's answer to a [`Query`].
@@ -75,4 +88,17 @@ pub struct RouteInfo {
     pub chosen: Option<InstanceId>,
     /// State of the shard's links to the instances of the service: `up`, `connecting` or `down`.
     pub links: Vec<(InstanceId, &'static str)>,
+    /// Messages of the sender at that instance, and of the groups it is in, the smallest first, up
+    /// to all messages there; `None` if the shard does not know the sender.
+    pub shares: Option<Vec<ShareInfo>>,
+}
+
+/// Messages of an owner, or of a group of owners, at an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct ShareInfo {
+    /// `session`, `user`, `address`, `tenant` or `all`.
+    pub of: &'static str,
+    pub waiting: u64,
+    pub in_flight: u64,
 }

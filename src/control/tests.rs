@@ -120,6 +120,7 @@ fn inspect(shard: ShardId, query: &Query) -> Inspection {
             cached: Some((InstanceId(1), 7_000)),
             chosen: Some(InstanceId(1)),
             links: vec![(InstanceId(0), "down"), (InstanceId(1), "up")],
+            shares: None,
         }),
     }
 }

@@ -7,8 +7,9 @@ use crate::engine::Engine;
 use crate::engine::clients::conn::{Conn, Phase};
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::route_cache::RouteKey;
-use crate::ids::ConnId;
-use crate::inspect::{ConnInfo, Inspection, Query, RouteInfo, TOP_MAX};
+use crate::engine::owner::{Holder, Party};
+use crate::ids::{ConnId, TenantId};
+use crate::inspect::{Asked, ConnInfo, Inspection, Query, RouteInfo, TOP_MAX};
 use crate::message::Micros;
 use crate::routing::{Failover, choose};
 
@@ -19,15 +20,33 @@ impl Engine {
         match query {
             Query::TopTalkers(top) => Inspection::Conns(self.top_talkers((*top).min(TOP_MAX), now)),
             Query::Session(session) => {
-                let of_session = |conn: &&Conn| conn.session.id.as_str() == session;
-                let found = self.clients.conns.iter().map(|(_, conn)| conn).find(of_session);
+                let found = self.conn_of(session);
                 Inspection::Conns(found.map(|conn| conn_info(conn, now)).into_iter().collect())
             }
-            &Query::Route { tenant, service, hash, next } => {
+            &Query::Route { tenant, service, hash, next, ref sender } => {
                 let key = RouteKey { tenant, service, hash };
                 let failover = if next { Failover::Next } else { Failover::None };
-                Inspection::Route(self.route_info(key, failover, now))
+                let mut info = self.route_info(key, failover, now);
+                info.shares = info
+                    .chosen
+                    .zip(self.holder_of(tenant, sender))
+                    .map(|(id, holder)| self.dispatcher.shares_at(id, &holder));
+                Inspection::Route(info)
             }
+        }
+    }
+
+    fn conn_of(&self, session: &str) -> Option<&Conn> {
+        let of_session = |conn: &&Conn| conn.session.id.as_str() == session;
+        self.clients.conns.iter().map(|(_, conn)| conn).find(of_session)
+    }
+
+    /// The owner that messages of a sender count for; `None` if the shard does not know it.
+    fn holder_of(&self, tenant: TenantId, sender: &Asked) -> Option<Holder> {
+        match sender {
+            Asked::Nobody => None,
+            Asked::User(user) => Some(Holder { tenant, party: Party::User(*user), session: 0 }),
+            Asked::Session(session) => self.conn_of(session).map(|conn| conn.session.holder()),
         }
     }
 
@@ -68,7 +87,8 @@ impl Engine {
         });
         let mut links: Vec<_> = links.collect();
         links.sort_unstable();
-        RouteInfo { version: self.config.snapshot.version, cached, chosen, links }
+        let version = self.config.snapshot.version;
+        RouteInfo { version, cached, chosen, links, shares: None }
     }
 }
 

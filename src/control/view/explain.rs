@@ -9,8 +9,10 @@ use super::{Overview, hash_on, instances_of, mode, name_of, others, route, stand
 use crate::config::settings::Tenants;
 use crate::control::inspections::QueryResult;
 use crate::ids::{InstanceId, TenantId};
-use crate::inspect::{Inspection, Query, RouteInfo};
-use crate::routing::{Described, Failover, HashedBy, Instance, Route, Service, Share, choose};
+use crate::inspect::{Asked, Inspection, Query, RouteInfo, ShareInfo};
+use crate::routing::{
+    Described, Failover, HashedBy, Instance, Route, Service, Share, affinity_hash, choose,
+};
 
 /// Parameters of the request: what is known of the message.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -65,7 +67,12 @@ impl<'a> Explanation<'a> {
     pub fn query(&self) -> Option<Query> {
         let (route, (_, hash)) = (self.route?, self.hashed?);
         let next = route.failover == Failover::Next;
-        Some(Query::Route { tenant: self.tenant, service: route.service, hash, next })
+        let sender = match (&self.params.user, &self.params.session) {
+            (Some(user), _) => Asked::User(affinity_hash(self.tenant, user.as_bytes())),
+            (None, Some(session)) => Asked::Session(session.clone()),
+            (None, None) => Asked::Nobody,
+        };
+        Some(Query::Route { tenant: self.tenant, service: route.service, hash, next, sender })
     }
 
     /// The whole answer; `result` holds the shards' answers to [`Self::query`].
@@ -249,5 +256,9 @@ fn shard(overview: &Overview, shard: u16, info: &RouteInfo) -> Value {
             json!({ "owner": name(id), "age_ms": age_us / 1000 })
         }),
         "links": links,
+        "shares": info.shares.iter().flatten().map(|share| {
+            let ShareInfo { of, waiting, in_flight } = *share;
+            json!({ "of": of, "waiting": waiting, "in_flight": in_flight })
+        }).collect::<Vec<_>>(),
     })
 }

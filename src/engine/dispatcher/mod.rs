@@ -15,6 +15,7 @@ mod endings;
 mod failover;
 mod failures;
 mod fill;
+mod held_back;
 pub mod instances;
 pub mod ordering;
 mod outcome;
@@ -39,6 +40,7 @@ use crate::engine::dispatcher::batch::BodyWriter;
 use crate::engine::dispatcher::calls::CallInFlight;
 use crate::engine::dispatcher::dedup::DedupWindow;
 use crate::engine::dispatcher::fill::QueueFill;
+use crate::engine::dispatcher::held_back::HeldBack;
 use crate::engine::dispatcher::instances::{InstanceState, Instances};
 use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::queue::InstanceQueue;
@@ -72,6 +74,7 @@ pub(crate) struct Dispatcher {
     retries: RetryBudget,
     fill: QueueFill,
     slow: SlowOwners,
+    held_back: HeldBack,
     ready: ReadyList,
     window: BatchWindow,
     /// Retries that are not due yet, the earliest first.
@@ -150,6 +153,7 @@ impl Dispatcher {
             retries: RetryBudget::new(settings.retry.budget_percent),
             fill: QueueFill::default(),
             slow: SlowOwners::default(),
+            held_back: HeldBack::default(),
             ready: ReadyList::default(),
             window: BatchWindow::default(),
             delayed: BinaryHeap::new(),

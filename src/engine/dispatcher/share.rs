@@ -10,9 +10,11 @@ use crate::engine::Context;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::backlog::Held;
 use crate::engine::dispatcher::fill::Fill;
+use crate::engine::dispatcher::request::{NewRequest, State};
 use crate::engine::dispatcher::slots::Line;
 use crate::engine::owner::{Holder, Party};
 use crate::ids::{InstanceId, MsgKey};
+use crate::inspect::ShareInfo;
 use crate::message::{Micros, Priority, Reason, Reject};
 use crate::stats::Counter;
 
@@ -39,6 +41,17 @@ pub(crate) enum Level {
     Tenant,
     Party,
     Session,
+}
+
+impl Level {
+    /// Name of the level in the log and in explanations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Party => "user or address",
+            Self::Session => "session",
+        }
+    }
 }
 
 /// The level on which `holder` would be over its threshold with `amount` more of a thing. `held`:
@@ -69,17 +82,16 @@ fn level_over(
 }
 
 impl Dispatcher {
-    /// Refuses a message of `bytes` whose owner holds its share of the queue of `instance`. `here`:
+    /// Refuses a message whose owner holds its share of the queue of `instance`. `here`:
     /// the fill of that, against the part of its caps that is open to the class.
     pub(super) fn check_share(
         &mut self,
         cx: &mut Context<'_>,
         instance: InstanceId,
-        holder: &Holder,
-        priority: Priority,
+        new: &NewRequest<'_>,
         here: &Fill,
-        bytes: usize,
     ) -> Result<(), Reject> {
+        let (holder, priority, bytes) = (&new.from.holder, new.route.priority, new.bytes());
         let Fill { items_max, bytes_max, .. } = *here;
         if here.items < items_max / LOOKED_AT && here.bytes < bytes_max / LOOKED_AT {
             return Ok(());
@@ -104,11 +116,42 @@ impl Dispatcher {
             Some(level) => {
                 // A slot serves one after the other, and each party has its turn.
                 cx.stats.inc(Counter::QueueOverShare);
+                let full = (level, held[level as usize].items);
+                self.held_back.tell(cx, new.from, instance, full, new.now);
                 let state = self.instances.get(instance);
                 let us = state.queue(Line::Prompt).cost_us() * parties;
-                Err(over_share(level, held, us / state.slots.len().max(1) as u64))
+                Err(over_share(full, us / state.slots.len().max(1) as u64))
             }
         }
+    }
+
+    /// Messages at an instance of an owner, of its groups, and of all: for an explanation. Costs a
+    /// pass over the requests.
+    pub fn shares_at(&self, instance: InstanceId, holder: &Holder) -> Vec<ShareInfo> {
+        type Is = fn(&Holder, &Holder) -> bool;
+        let party = |a: &Holder, b: &Holder| (a.tenant, a.party) == (b.tenant, b.party);
+        let of: &[(&'static str, Is)] = match holder.party {
+            Party::User(_) => &[("user", party)],
+            Party::Address(_) => &[("session", |a, b| a == b), ("address", party)],
+        };
+        let groups: [(&'static str, Is); 2] =
+            [("tenant", |a, b| a.tenant == b.tenant), ("all", |_, _| true)];
+        let mut shares: Vec<(ShareInfo, Is)> = of
+            .iter()
+            .chain(&groups)
+            .map(|&(of, is)| (ShareInfo { of, waiting: 0, in_flight: 0 }, is))
+            .collect();
+        for (_, request) in self.requests.iter().filter(|(_, r)| r.instance == instance) {
+            for (share, is) in &mut shares {
+                let counts = u64::from(is(&request.holder, holder));
+                match request.state {
+                    State::Waiting => share.waiting += counts,
+                    State::InFlight(_) => share.in_flight += counts,
+                    State::Duplicate => {}
+                }
+            }
+        }
+        shares.into_iter().map(|(share, _)| share).collect()
     }
 
     /// Takes note that a request is in a call no more, for its owner if that has a share. It costs
@@ -130,15 +173,15 @@ impl Dispatcher {
 
 /// The refusal of a message whose owner holds its share; `us`: the time in which one message of
 /// each user and address that waits is sent.
-fn over_share(level: Level, held: [Held; 3], us: u64) -> Reject {
-    let (text, held) = match level {
-        Level::Tenant => (TENANT_FULL, held[0]),
-        Level::Party => (PARTY_FULL, held[1]),
-        Level::Session => (SESSION_FULL, held[2]),
+fn over_share((level, held): (Level, usize), us: u64) -> Reject {
+    let text = match level {
+        Level::Tenant => TENANT_FULL,
+        Level::Party => PARTY_FULL,
+        Level::Session => SESSION_FULL,
     };
     let (least, most) = RETRY_AFTER_MS;
     let retry_after_ms = (us / 1000).clamp(least, most) as u32;
-    Reject { held: held.items as u32, ..Reject::later(Reason::QueueFull, text, retry_after_ms) }
+    Reject { held: held as u32, ..Reject::later(Reason::QueueFull, text, retry_after_ms) }
 }
 
 const TENANT_FULL: &str = "the messages of your tenant that wait for this service are its share: \

@@ -7,6 +7,7 @@ use super::*;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::EngineInit;
 use crate::ids::{InstanceId, ServiceId, ShardId, TenantId};
+use crate::inspect::ShareInfo;
 use crate::message::Priority;
 use crate::routing::Ring;
 use crate::routing::{HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot};
@@ -115,7 +116,7 @@ fn the_instance_named_for_a_key_is_the_one_that_gets_the_message() {
     for n in 0..500u64 {
         let hash = crate::routing::affinity_hash(tenant, &n.to_le_bytes());
         for (failover, next) in [(Failover::Next, true), (Failover::None, false)] {
-            let query = Query::Route { tenant, service, hash, next };
+            let query = Query::Route { tenant, service, hash, next, sender: Asked::Nobody };
             let before = engine.report(0, now).gauges.cache_entries;
             let Inspection::Route(said) = engine.inspect(&query, now) else { panic!("a route") };
             assert_eq!(engine.report(0, now).gauges.cache_entries, before, "it leaves no trace");
@@ -128,7 +129,10 @@ fn the_instance_named_for_a_key_is_the_one_that_gets_the_message() {
             assert_eq!(said.cached.is_some(), !next, "the pick before remembered the owner");
             assert_eq!(said.version, 7);
         }
-        let links = engine.inspect(&Query::Route { tenant, service, hash, next: true }, now);
+        let links = engine.inspect(
+            &Query::Route { tenant, service, hash, next: true, sender: Asked::Nobody },
+            now,
+        );
         let Inspection::Route(RouteInfo { links, .. }) = links else { panic!("a route") };
         let expected = ["connecting", "down", "up"];
         assert!(links.iter().all(|(id, link)| expected[id.0 as usize] == *link), "{links:?}");
@@ -160,4 +164,34 @@ fn a_report_of_ten_thousand_connections_is_made_in_no_time() {
     println!("report {report:?} (histograms {histograms:?}), talkers {talkers:?}");
     // Without optimization, and with other tests beside it.
     assert!(report < std::time::Duration::from_millis(50), "{report:?}");
+}
+
+#[test]
+fn an_owners_messages_at_an_instance_are_told_beside_those_of_its_groups() {
+    let (mut engine, now) = (engine(), Micros::from_ms(1_000));
+    let one = connect(&mut engine, now);
+    let other = connect(&mut engine, now);
+    let text = r#"{"msg_id":1001,"key":"k"}"#;
+    (0..3).for_each(|_| say(&mut engine, one, text, now));
+    say(&mut engine, other, text, now);
+    let hash = crate::routing::affinity_hash(TenantId::DEFAULT, b"k");
+    let session = engine.clients.conns.get(one).expect("open").session.id.as_str().to_owned();
+    let ask = |engine: &Engine, sender| {
+        let (tenant, service) = (TenantId::DEFAULT, ServiceId(0));
+        match engine.inspect(&Query::Route { tenant, service, hash, next: true, sender }, now) {
+            Inspection::Route(info) => info.shares,
+            Inspection::Conns(_) => panic!("a route"),
+        }
+    };
+    let told = |shares: Option<Vec<ShareInfo>>| -> Vec<(&'static str, u64, u64)> {
+        shares.into_iter().flatten().map(|s| (s.of, s.waiting, s.in_flight)).collect()
+    };
+    let shares = ask(&engine, Asked::Session(session.clone()));
+    let waiting = [("session", 3, 0), ("address", 4, 0), ("tenant", 4, 0), ("all", 4, 0)];
+    assert_eq!(told(shares), waiting);
+    engine.end_turn(now);
+    let in_flight = waiting.map(|(of, n, _)| (of, 0, n));
+    assert_eq!(told(ask(&engine, Asked::Session(session))), in_flight);
+    assert_eq!(told(ask(&engine, Asked::User(7)))[..2], [("user", 0, 0), ("tenant", 0, 4)]);
+    assert_eq!(ask(&engine, Asked::Session("no such".into())), None);
 }
