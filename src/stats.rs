@@ -192,7 +192,7 @@ counters! {
     Dequeued = "dequeued",
     /// Messages that were duplicates.
     Duplicates = "duplicates",
-    /// Messages refused because their owner has its share of remembered ids.
+    /// Messages refused because what is left of the room for ids is kept for those that hold less.
     DedupOverShare = "dedup_over_share",
     /// Messages refused by the queue.
     QueueRejected = "queue_rejected",

@@ -12,6 +12,7 @@ use crate::engine::dispatcher::fill::{Fill, admit_percent};
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
 use crate::engine::dispatcher::route_cache::RouteKey;
+use crate::engine::owner::Party;
 use crate::engine::source::Source;
 use crate::ids::{DedupKey, InstanceId, MsgKey, StreamKey};
 use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
@@ -32,8 +33,10 @@ const QUEUE_FULL: Reject = Reject::later(
     "too many messages wait for this service: send the message again later",
     100,
 );
-const IDS_OVER_SHARE: &str = "too many ids of this user, or of this address, are remembered: send \
-                              the message later, or without an id";
+const IDS_OF_USER: &str =
+    "too many ids of this user are remembered: send the message later, or without an id";
+const IDS_OF_SESSION: &str = "too many ids of this session, or of all sessions of its address, are \
+                              remembered: sign in, or send the message later, or without an id";
 const IDS_FULL: &str = "too many ids are remembered: send the message later, or without an id";
 const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,
@@ -286,7 +289,11 @@ impl Dispatcher {
                     if is_over_share {
                         cx.stats.inc(Counter::DedupOverShare);
                     }
-                    let text = if is_over_share { IDS_OVER_SHARE } else { IDS_FULL };
+                    let text = match from.holder.party {
+                        _ if !is_over_share => IDS_FULL,
+                        Party::User(_) => IDS_OF_USER,
+                        Party::Address(_) => IDS_OF_SESSION,
+                    };
                     Err(Reject::later(Reason::QueueFull, text, retry_after_ms))
                 }
             },
