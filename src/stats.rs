@@ -35,6 +35,12 @@ counters! {
     AcceptRefused = "accept_refused",
     /// Connections over `limits.unauthenticated_max`, answered 503.
     UnauthenticatedRefused = "unauthenticated_refused",
+    /// Connections answered 429, because what is left of `conn.connections_max` is kept for
+    /// addresses that have fewer.
+    ConnectionsOverShare = "connections_over_share",
+    /// Connections answered 429, because what is left of `limits.unauthenticated_max` is kept for
+    /// addresses that have fewer.
+    UnauthenticatedOverShare = "unauthenticated_over_share",
     /// Connections over `limits.address_unauthenticated_max`, answered 429.
     AddressUnauthenticatedRefused = "address_unauthenticated_refused",
     /// Connections over `limits.address_connections_max`, answered 429.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::auth::{SECRET, auth_of, token, token_of_tenant};
-use crate::support::{Client, Config, Gateway, Instance};
+use crate::support::{Client, Config, Gateway, Instance, Raw, eventually};
 
 /// Another address of this machine.
 const OTHER: [u8; 4] = [127, 0, 0, 9];
@@ -57,4 +57,28 @@ fn an_address_with_many_sessions_leaves_ids_to_other_addresses_and_users() {
     let mut user = Client::connect(gateway.ws);
     sign_in(&mut user, &token("alice"));
     assert_eq!(ask(&mut user, 0), None);
+}
+
+#[test]
+fn places_of_those_about_to_sign_in_are_kept_for_other_addresses() {
+    let config = users().key("auth.required = true").shard("limits.unauthenticated_max = 160");
+    let gateway = Gateway::start(&config);
+    let unknown = || gateway.admin_get("/stats")["unauthenticated"].clone();
+    let _silent: Vec<_> = (0..120).map(|_| Raw::connect(gateway.ws)).collect();
+    eventually("all are counted", || (unknown() == 120).then_some(()));
+    let head = Raw::connect(gateway.ws).head();
+    assert!(head.starts_with("HTTP/1.1 429 ") && head.contains("Retry-After: 1"), "{head}");
+    assert_eq!(gateway.counter("unauthenticated_over_share"), 1);
+    let mut other = Client::connect_from(OTHER, gateway.ws);
+    sign_in(&mut other, &token("alice"));
+    assert_eq!(unknown(), 120, "it has signed in");
+}
+
+#[test]
+fn connections_are_kept_for_other_addresses() {
+    let gateway = Gateway::start(&Config::new().shards(1).shard("conn.connections_max = 32"));
+    let _here: Vec<_> = (0..30).map(|_| Client::connect(gateway.ws)).collect();
+    assert!(Raw::connect(gateway.ws).head().starts_with("HTTP/1.1 429 "));
+    assert_eq!(gateway.counter("connections_over_share"), 1);
+    let _other = Client::connect_from(OTHER, gateway.ws);
 }

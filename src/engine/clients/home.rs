@@ -30,7 +30,8 @@ enum Room {
     Free,
     /// The shard has as many connections as it takes over.
     Crowded,
-    /// The shard has as many connections of its address as there may be.
+    /// The shard has as many connections of its address as there may be, or what is left is kept
+    /// for others.
     Overrun,
 }
 
@@ -141,9 +142,10 @@ impl Clients {
 
     fn room_for(&self, cx: &Context<'_>, conn: &Conn) -> Room {
         let max = cx.config.settings.conn.connections_max.get();
-        if self.conns.len() >= max + spare(max) || self.conns.is_full() {
+        let (ip, all, taken) = (conn.peer.ip(), max.saturating_add(spare(max)), self.conns.len());
+        if taken >= all || self.conns.is_full() {
             Room::Crowded
-        } else if self.limits.is_address_over(conn.peer.ip()) {
+        } else if self.limits.is_address_over(ip) || !self.limits.leaves_places(ip, all, taken) {
             Room::Overrun
         } else {
             Room::Free

@@ -1,6 +1,7 @@
 //! The half of a shard towards its clients: connections from the accepted socket to the last byte,
 //! who they are, what they may, and what is written to them. It knows nothing of services.
 
+pub mod address_places;
 pub mod conn;
 pub(crate) mod handshake;
 pub mod home;
