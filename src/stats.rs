@@ -133,6 +133,8 @@ counters! {
     AuthKeysMissing = "auth_keys_missing",
     /// Tokens that waited for a later turn to be verified.
     AuthDelayed = "auth_delayed",
+    /// Tokens not verified, because too many of their user or address waited: 503 or UNAVAILABLE.
+    AuthWaitRefused = "auth_wait_refused",
     /// Tokens refused for their form or header.
     AuthRefusedForm = "auth_refused_form",
     /// Tokens refused because their key or algorithm is not known.

@@ -17,6 +17,7 @@ pub mod session;
 pub mod sign_in;
 mod sweep;
 pub mod token_bucket;
+pub mod token_turns;
 pub mod window;
 
 use std::net::SocketAddr;
