@@ -12,6 +12,11 @@
 //! that were read and not decoded, and bytes that were not sent yet, move along, so the client
 //! notices nothing. A connection whose token came with the upgrade moves before the upgrade is
 //! answered.
+//!
+//! Lanes have no shares. A connection moves once, after its token was verified, and of tokens a
+//! shard verifies a few a turn, of users and addresses in rotation ([`super::token_turns`]): fewer
+//! than a lane takes in a turn. A lane is full only while the other shard does not run; then all
+//! wait for that, and try again with each tick, those that came since with them.
 
 use crate::auth::Identity;
 use crate::engine::Context;

@@ -26,7 +26,9 @@ const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
 /// when it grows.
 const WAITER_BYTES: usize = 2 * size_of::<MsgKey>();
 /// Duplicates that can wait for one message in flight. A client that repeats a message each 100 ms
-/// through the default deadline of 5 s has 50.
+/// through the default deadline of 5 s has 50. They are all of the one owner of the id, so nobody
+/// else finds these places taken; of all requests under way they leave a quarter to first messages
+/// (`DUPLICATES_BELOW` in admission).
 const WAITERS_MAX: usize = 64;
 /// Finished ids examined when an id is begun: more than the one that can be added for it, so that
 /// the queue of finished ids shrinks even without a call of [`DedupWindow::expire`].
