@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::settings::ShardSettings;
 use crate::control::log::LOG_BYTES;
 use crate::engine::REQUESTS_MAX;
+use crate::engine::clients::address_places::AddressPlaces;
 use crate::engine::clients::conn::{Conn, OVERFULL};
 use crate::engine::clients::home::places;
 use crate::engine::clients::limiter::{IDLE_MAX, Limiter, User};
@@ -104,7 +105,8 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
 }
 
 fn connection_parts(connections: u64) -> Vec<Part> {
-    let each = Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>();
+    let each =
+        Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>() + AddressPlaces::ENTRY_BYTES;
     vec![times("connections", PLACES, connections, "of state", each as u64)]
 }
 

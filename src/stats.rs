@@ -35,6 +35,12 @@ counters! {
     AcceptRefused = "accept_refused",
     /// Connections over `limits.unauthenticated_max`, answered 503.
     UnauthenticatedRefused = "unauthenticated_refused",
+    /// Connections answered 429, because what is left of `conn.connections_max` is kept for
+    /// addresses that have fewer.
+    ConnectionsOverShare = "connections_over_share",
+    /// Connections answered 429, because what is left of `limits.unauthenticated_max` is kept for
+    /// addresses that have fewer.
+    UnauthenticatedOverShare = "unauthenticated_over_share",
     /// Connections over `limits.address_unauthenticated_max`, answered 429.
     AddressUnauthenticatedRefused = "address_unauthenticated_refused",
     /// Connections over `limits.address_connections_max`, answered 429.
@@ -127,6 +133,8 @@ counters! {
     AuthKeysMissing = "auth_keys_missing",
     /// Tokens that waited for a later turn to be verified.
     AuthDelayed = "auth_delayed",
+    /// Tokens not verified, because too many of their user or address waited: 503 or UNAVAILABLE.
+    AuthWaitRefused = "auth_wait_refused",
     /// Tokens refused for their form or header.
     AuthRefusedForm = "auth_refused_form",
     /// Tokens refused because their key or algorithm is not known.
@@ -192,7 +200,7 @@ counters! {
     Dequeued = "dequeued",
     /// Messages that were duplicates.
     Duplicates = "duplicates",
-    /// Messages refused because their owner has its share of remembered ids.
+    /// Messages refused because what is left of the room for ids is kept for those that hold less.
     DedupOverShare = "dedup_over_share",
     /// Messages refused by the queue.
     QueueRejected = "queue_rejected",

@@ -132,18 +132,15 @@ impl Engine {
 
     /// Verifies tokens that wait, in the budget of a turn.
     pub(super) fn go_on_signing_in(&mut self, now: Micros) {
-        self.clients.sign_in.begin_turn();
+        self.clients.sign_in.turns.begin();
         loop {
             let (clients, _, mut cx) = self.parts();
             match clients.verify_next(&mut cx, now) {
                 NextVerification::None => return,
                 NextVerification::Done => {}
+                // Frames behind the request may hold another `auth`: that one goes to the end.
                 NextVerification::Upgrade(id) => {
-                    // The others wait, but this one is first among them. Frames behind the request
-                    // may hold another `auth`: that one goes to the end.
-                    let others = self.clients.sign_in.set_aside();
                     self.shake_hands(id, &mut [], now);
-                    self.clients.sign_in.put_back(others);
                 }
             }
         }

@@ -146,7 +146,12 @@ impl Engine {
     pub fn has_room_for(&self, ip: IpAddr) -> bool {
         // A proxy is not charged for its clients: their addresses come with the request.
         let is_proxy = || self.config.gateway.forwarded.from.has(ip);
-        self.has_room() && (!self.clients.limits.is_address_full(ip) || is_proxy())
+        let max = self.config.settings.conn.connections_max.get();
+        let limits = &self.clients.limits;
+        let is_over = || {
+            limits.is_address_full(ip) || !limits.leaves_places(ip, max, self.clients.conns.len())
+        };
+        self.has_room() && (!is_over() || is_proxy())
     }
 
     /// Opens a connection from `peer`, which counts for that address from now on if it is the

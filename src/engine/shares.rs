@@ -1,181 +1,392 @@
 //! Shares of what is limited: how much of it each owner holds, and whether an owner may take more.
 //!
 //! Three quarters of it are free for whoever comes first, so that one owner alone has the use of
-//! them. The last quarter is for owners below their fair share: of the whole, each tenant that
-//! holds something has an equal part, and in it each of its owners, and one that is to come. So no
-//! owner can hold so much that another of its tenant gets nothing.
+//! them. The last quarter is kept for owners that hold little, in three parts: one for tenants, one
+//! for the parties of a tenant (users, and addresses whose sessions have not signed in), and one
+//! for the sessions of an address.
+//!
+//! ```text
+//!   0                                          3/4      7/8     15/16     1
+//!   |  free for whoever comes first             | sessions | parties | tenants |
+//! ```
+//!
+//! One rule holds everywhere: nobody may hold more than it leaves. A tenant takes from its part
+//! only what leaves as much of it as the tenant holds then. The parties of a tenant together take
+//! from theirs only as much as they leave to those of other tenants; and of what they still may
+//! take, each party leaves as much as it holds then. The same for the sessions of an address. Who
+//! is too large for one part is asked again by the next. So
+//!
+//! * a tenant that holds nothing is refused only where nothing is left of its part, whatever the
+//!   others hold; a party or a session where nothing is left, or where those beside it have as much
+//!   of the part as they leave to all others;
+//! * the first greedy one leaves half of what is there to those that come, the second a quarter,
+//!   and so on; of equals each may have as much as is left for one more;
+//! * an address that opens more sessions takes no more of what is kept for other addresses, because
+//!   all of its sessions count there, and of what is kept for sessions at most half. The same for
+//!   the users of a tenant.
+//!
+//! The parts know no number of owners: many that hold next to nothing make nobody's part smaller.
 
-use hashbrown::HashMap;
+use std::hash::BuildHasher;
 
-use crate::engine::owner::Holder;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::engine::owner::{Holder, Party};
 use crate::ids::TenantId;
 
-/// What a tenant holds.
-#[derive(Clone, Copy, Debug)]
-struct TenantHolding<const N: usize> {
-    held: [usize; N],
-    holders: usize,
+/// Pieces into which a thing must be divisible so that something of it can be kept: of less than
+/// sixteen pieces a sixteenth is none. Those are taken by whoever comes.
+const PIECES_MIN: usize = 16;
+/// The thing that is divided into parts; of the others only what is held is counted.
+const DIVIDED: usize = 0;
+/// Index that is no node's.
+const NONE: u32 = u32::MAX;
+
+/// The part of a thing that an amount of it was taken from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// Three quarters, free for whoever comes first.
+    Free,
+    /// A sixteenth, kept for tenants.
+    Tenants,
+    /// A sixteenth, kept for users and addresses of a tenant.
+    Parties,
+    /// An eighth, kept for sessions of an address, and after their own part for everybody else
+    /// who holds little.
+    Sessions,
 }
 
-/// What each owner holds of `N` things that are limited.
+/// An owner that holds something, as an index: good as long as it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OwnerKey(u32);
+
+/// An owner that is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asker<'a> {
+    /// By its names: it may hold nothing.
+    Named(&'a Holder),
+    /// One that holds something.
+    Known(OwnerKey),
+}
+
+/// The tenant, party or session that a node counts for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Name {
+    Tenant(TenantId),
+    Party(TenantId, Party),
+    Session(TenantId, Party, u64),
+}
+
+/// What a tenant, a party or a session holds.
+#[derive(Clone, Copy, Debug)]
+struct Node<const N: usize> {
+    name: Name,
+    /// The level above; of a vacant node the next vacant one.
+    parent: u32,
+    /// Nodes below that hold something.
+    children: u32,
+    held: [usize; N],
+    /// Part of it that those below took of the part that is kept for them.
+    lent: usize,
+}
+
+/// What each owner holds of `N` things that are limited; the first of them is divided into parts.
 #[derive(Debug)]
 pub(crate) struct Shares<const N: usize> {
-    holders: HashMap<Holder, [usize; N]>,
-    tenants: HashMap<TenantId, TenantHolding<N>>,
+    nodes: Vec<Node<N>>,
+    /// Indexes into `nodes`, by name.
+    table: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    /// The first vacant node.
+    vacant: u32,
+    tenants: usize,
     held: [usize; N],
+    /// Amount taken of each [`Part`].
+    taken: [usize; 4],
+}
+
+/// Nodes of an owner on the three levels, as far as they hold something. A user has one node as
+/// party and as session.
+type Path<'a, const N: usize> = [Option<&'a Node<N>>; 3];
+
+impl Part {
+    /// How much of `max` the part has.
+    fn of(self, max: usize) -> usize {
+        match self {
+            Part::Free => max - max / 4,
+            Part::Tenants | Part::Parties => max / 16,
+            Part::Sessions => max / 8,
+        }
+    }
 }
 
 impl<const N: usize> Shares<N> {
-    /// Bytes of memory for an owner that holds something: its place in the table, at a load of
-    /// 7/16.
-    pub const HOLDER_BYTES: usize = 2 * (size_of::<(Holder, [usize; N])>() + 8);
+    /// Bytes of memory for an owner that holds something and shares nothing with another: two nodes
+    /// (a session and its address, or a user and its tenant), each with its place in the table, 5
+    /// bytes at a load of 7/16 or more.
+    pub const OWNER_BYTES: usize = 2 * (size_of::<Node<N>>() + 12);
 
-    /// Nobody holds anything.
-    pub fn new() -> Self {
-        Self { holders: HashMap::new(), tenants: HashMap::new(), held: [0; N] }
-    }
-
-    /// Part of `max` that is free for whoever comes first.
-    pub fn free_for_all(max: usize) -> usize {
-        max - max / 4
+    /// Nobody holds anything. Room for `owners` is reserved, of which untouched pages cost address
+    /// space only.
+    pub fn with_capacity(owners: usize) -> Self {
+        Self {
+            nodes: Vec::with_capacity(owners),
+            table: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            vacant: NONE,
+            tenants: 0,
+            held: [0; N],
+            taken: [0; 4],
+        }
     }
 
     /// How much of a thing all owners hold together.
+    #[cfg(test)]
     pub fn held(&self, thing: usize) -> usize {
         self.held[thing]
     }
 
-    /// Whether `holder` may take `amount` more of a thing of which there is `max`.
-    pub fn may_take(&self, holder: Holder, thing: usize, amount: usize, max: usize) -> bool {
-        let held = self.held[thing] + amount;
-        held <= Self::free_for_all(max)
-            || (held <= max && self.is_within(holder, thing, amount, max))
+    /// The part of the divided thing, of which there is `max`, that `holder` may take `amount`
+    /// from.
+    #[inline]
+    pub fn part_for(&self, holder: &Holder, amount: usize, max: usize) -> Option<Part> {
+        if self.left(Part::Free, max) >= amount {
+            return Some(Part::Free);
+        }
+        self.kept_for(holder, amount, max)
     }
 
-    /// Whether `holder` is within its fair share with `amount` more. The first of an owner that
-    /// holds nothing is within it, whatever its size.
-    pub fn is_within(&self, holder: Holder, thing: usize, amount: usize, max: usize) -> bool {
-        let own = self.holders.get(&holder).map_or(0, |held| held[thing]);
-        let tenant = self.tenants.get(&holder.tenant);
-        let tenants = self.tenants.len() + usize::from(tenant.is_none());
-        let (held, holders) = tenant.map_or((0, 0), |t| (t.held[thing], t.holders));
-        let of_tenant = (max / tenants).max(1);
-        held + amount <= of_tenant && (own == 0 || own + amount <= of_tenant / (holders + 1))
+    #[cold]
+    fn kept_for(&self, holder: &Holder, amount: usize, max: usize) -> Option<Part> {
+        if self.held[DIVIDED] + amount > max {
+            return None;
+        }
+        if is_indivisible(amount, max) {
+            return Some(Part::Free);
+        }
+        let [tenant, party, session] = self.path(Asker::Named(holder));
+        let held = |node: Option<&Node<N>>| node.map_or(0, |node| node.held[DIVIDED]);
+        let lent = |node: Option<&Node<N>>| node.map_or(0, |node| node.lent);
+        // What is left for the taker and those beside it: of a part, half of what is over what they
+        // have of it.
+        let may = |left: usize, own: usize| amount <= left && own <= left - amount;
+        let left = |part: Part, lent: usize| self.left(part, max).saturating_sub(lent) / 2;
+        if may(self.left(Part::Tenants, max), held(tenant)) {
+            Some(Part::Tenants)
+        } else if may(left(Part::Parties, lent(tenant)), held(party)) {
+            Some(Part::Parties)
+        } else if may(left(Part::Sessions, lent(party)), held(session)) {
+            Some(Part::Sessions)
+        } else {
+            None
+        }
     }
 
-    /// Counts what `holder` takes of each thing.
-    pub fn take(&mut self, holder: Holder, amounts: [usize; N]) {
-        let none = TenantHolding { held: [0; N], holders: 0 };
-        let tenant = self.tenants.entry(holder.tenant).or_insert(none);
-        let own = self.holders.entry(holder).or_insert_with(|| {
-            tenant.holders += 1;
-            [0; N]
+    fn left(&self, part: Part, max: usize) -> usize {
+        part.of(max).saturating_sub(self.taken[part as usize])
+    }
+
+    /// Whether somebody who holds less could take `amount` of the divided thing.
+    pub fn is_kept(&self, amount: usize, max: usize) -> bool {
+        let parts = [Part::Tenants, Part::Parties, Part::Sessions];
+        !is_indivisible(amount, max) && parts.iter().any(|part| self.left(*part, max) >= amount)
+    }
+
+    /// How much must be given back of [`Part::Free`] before anybody may take `amount` of the
+    /// divided thing.
+    pub fn lacking(&self, amount: usize, max: usize) -> usize {
+        match is_indivisible(amount, max) {
+            true => (self.held[DIVIDED] + amount).saturating_sub(max),
+            false => (self.taken[Part::Free as usize] + amount).saturating_sub(Part::Free.of(max)),
+        }
+    }
+
+    /// Whether an owner is within an equal part of a thing with `amount` more: of the whole each
+    /// tenant that holds something has an equal part, and in it each of its parties and one that is
+    /// to come, and in that of an address each of its sessions and one that is to come. The first
+    /// of an owner that holds nothing is within it, whatever its size. For what can be taken away
+    /// again from one that is over its part.
+    pub fn is_within(&self, asker: Asker<'_>, thing: usize, amount: usize, max: usize) -> bool {
+        let path = self.path(asker);
+        let [held_by_tenant, held_by_party, own] =
+            path.map(|node| node.map_or(0, |node| node.held[thing]));
+        let below = |node: Option<&Node<N>>| node.map_or(0, |node| node.children as usize);
+        let [tenant, party, session] = path;
+        let of_tenant = (max / (self.tenants + usize::from(tenant.is_none()))).max(1);
+        let of_party = of_tenant / (below(tenant) + 1);
+        let is_fair = |held: usize, part: usize| held == 0 || held + amount <= part;
+        let is_user = session.is_some_and(|node| matches!(node.name, Name::Party(..)));
+        let of_session = if is_user { of_party } else { of_party / (below(party) + 1) };
+        held_by_tenant + amount <= of_tenant
+            && is_fair(held_by_party, of_party)
+            && is_fair(own, of_session)
+    }
+
+    /// Whether `owner` is who asks.
+    pub fn is(&self, asker: Asker<'_>, owner: OwnerKey) -> bool {
+        match asker {
+            Asker::Named(holder) => self.nodes[owner.0 as usize].name == Name::of(holder),
+            Asker::Known(key) => key == owner,
+        }
+    }
+
+    /// Counts what `holder` takes: of the divided thing from `part`.
+    #[inline]
+    pub fn take(&mut self, holder: &Holder, amounts: [usize; N], part: Part) -> OwnerKey {
+        let leaf = self.find_or_insert(holder);
+        self.taken[part as usize] += amounts[DIVIDED];
+        self.lend(leaf, part, |lent| lent + amounts[DIVIDED]);
+        self.each_level(leaf, amounts, |held, amount| held + amount);
+        OwnerKey(leaf)
+    }
+
+    /// Counts what an owner, which holds something, takes more of a thing that is not divided.
+    pub fn take_more(&mut self, owner: OwnerKey, thing: usize, amount: usize) {
+        let mut amounts = [0; N];
+        amounts[thing] = amount;
+        self.each_level(owner.0, amounts, |held, amount| held + amount);
+    }
+
+    /// Counts what an owner gives back, which holds as much: of the divided thing to `part`.
+    #[inline]
+    pub fn give_back(&mut self, owner: OwnerKey, amounts: [usize; N], part: Part) {
+        self.taken[part as usize] -= amounts[DIVIDED];
+        self.lend(owner.0, part, |lent| lent - amounts[DIVIDED]);
+        self.each_level(owner.0, amounts, |held, amount| held - amount);
+        let mut at = owner.0;
+        while at != NONE && self.nodes[at as usize].held == [0; N] {
+            let parent = self.nodes[at as usize].parent;
+            self.remove(at);
+            at = parent;
+        }
+    }
+
+    /// Notes what was taken of a part where all that those below took of it is counted.
+    #[inline]
+    fn lend(&mut self, leaf: u32, part: Part, change: impl Fn(usize) -> usize) {
+        let at = match part {
+            Part::Free | Part::Tenants => return,
+            Part::Parties => self.party_and_tenant(leaf).1,
+            Part::Sessions => self.party_and_tenant(leaf).0,
+        };
+        let node = &mut self.nodes[at as usize];
+        node.lent = change(node.lent);
+    }
+
+    #[inline]
+    fn each_level(&mut self, leaf: u32, amounts: [usize; N], f: impl Fn(usize, usize) -> usize) {
+        for (held, amount) in self.held.iter_mut().zip(amounts) {
+            *held = f(*held, amount);
+        }
+        let mut at = leaf;
+        while at != NONE {
+            let node = &mut self.nodes[at as usize];
+            for (held, amount) in node.held.iter_mut().zip(amounts) {
+                *held = f(*held, amount);
+            }
+            at = node.parent;
+        }
+    }
+
+    /// Indexes of the party and of the tenant of a leaf.
+    fn party_and_tenant(&self, leaf: u32) -> (u32, u32) {
+        let node = &self.nodes[leaf as usize];
+        match node.name {
+            Name::Session(..) => (node.parent, self.nodes[node.parent as usize].parent),
+            Name::Party(..) => (leaf, node.parent),
+            Name::Tenant(_) => unreachable!("a tenant owns by its parties"),
+        }
+    }
+
+    fn path(&self, asker: Asker<'_>) -> Path<'_, N> {
+        match asker {
+            Asker::Known(OwnerKey(leaf)) => {
+                let (party, tenant) = self.party_and_tenant(leaf);
+                [tenant, party, leaf].map(|at| self.nodes.get(at as usize))
+            }
+            Asker::Named(holder) => {
+                let Holder { tenant, party, .. } = *holder;
+                let names = [Name::Tenant(tenant), Name::Party(tenant, party), Name::of(holder)];
+                names.map(|name| self.find(&name).map(|at| &self.nodes[at as usize]))
+            }
+        }
+    }
+
+    fn find(&self, name: &Name) -> Option<u32> {
+        let same = |at: &u32| self.nodes[*at as usize].name == *name;
+        self.table.find(self.hasher.hash_one(name), same).copied()
+    }
+
+    /// The node of an owner, which is made with those above it if it holds nothing yet.
+    fn find_or_insert(&mut self, holder: &Holder) -> u32 {
+        let name = Name::of(holder);
+        match self.find(&name) {
+            Some(leaf) => leaf,
+            None => self.insert_with_parents(name),
+        }
+    }
+
+    #[cold]
+    fn insert_with_parents(&mut self, name: Name) -> u32 {
+        let parent = match name {
+            Name::Tenant(_) => None,
+            Name::Party(tenant, _) => Some(Name::Tenant(tenant)),
+            Name::Session(tenant, party, _) => Some(Name::Party(tenant, party)),
+        };
+        let parent = parent.map_or(NONE, |parent| {
+            self.find(&parent).unwrap_or_else(|| self.insert_with_parents(parent))
         });
-        for (thing, amount) in amounts.into_iter().enumerate() {
-            own[thing] += amount;
-            tenant.held[thing] += amount;
-            self.held[thing] += amount;
+        match self.nodes.get_mut(parent as usize) {
+            Some(parent) => parent.children += 1,
+            None => self.tenants += 1,
         }
+        let node = Node { name, parent, children: 0, held: [0; N], lent: 0 };
+        let at = match self.nodes.get_mut(self.vacant as usize) {
+            Some(vacant) => {
+                let at = std::mem::replace(&mut self.vacant, vacant.parent);
+                *vacant = node;
+                at
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        let Self { table, nodes, hasher, .. } = self;
+        let hash = hasher.hash_one(name);
+        table.insert_unique(hash, at, |at| hasher.hash_one(nodes[*at as usize].name));
+        at
     }
 
-    /// Counts what `holder`, which holds as much, gives back of each thing.
-    pub fn give_back(&mut self, holder: Holder, amounts: [usize; N]) {
-        let own = self.holders.get_mut(&holder).expect("it holds something");
-        let tenant = self.tenants.get_mut(&holder.tenant).expect("one of its owners does");
-        for (thing, amount) in amounts.into_iter().enumerate() {
-            own[thing] = own[thing].checked_sub(amount).expect("as much as it took");
-            tenant.held[thing] -= amount;
-            self.held[thing] -= amount;
+    #[cold]
+    fn remove(&mut self, at: u32) {
+        let Node { name, parent, .. } = self.nodes[at as usize];
+        if let Ok(found) = self.table.find_entry(self.hasher.hash_one(name), |n| *n == at) {
+            found.remove();
         }
-        if own.iter().all(|&held| held == 0) {
-            self.holders.remove(&holder);
-            tenant.holders -= 1;
+        match self.nodes.get_mut(parent as usize) {
+            Some(parent) => parent.children -= 1,
+            None => self.tenants -= 1,
         }
-        if tenant.holders == 0 {
-            self.tenants.remove(&holder.tenant);
+        self.nodes[at as usize].parent = std::mem::replace(&mut self.vacant, at);
+    }
+}
+
+impl Name {
+    /// The name of the lowest level of an owner.
+    fn of(holder: &Holder) -> Self {
+        let Holder { tenant, party, session } = *holder;
+        match party {
+            Party::User(_) => Name::Party(tenant, party),
+            Party::Address(_) => Name::Session(tenant, party, session),
         }
     }
+}
+
+/// Whether nothing can be kept of `max` for who takes `amount`.
+fn is_indivisible(amount: usize, max: usize) -> bool {
+    amount > max / PIECES_MIN
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::owner::Party;
-    use proptest::prelude::*;
-
-    fn holder(tenant: u64, user: u8) -> Holder {
-        let party = Party::User(u64::from(user));
-        Holder { tenant: TenantId(tenant), party, session: 0 }
-    }
-
-    #[test]
-    fn one_alone_has_three_quarters_and_each_that_comes_later_gets_a_part_of_the_rest() {
-        const MAX: usize = 1000;
-        let mut shares = Shares::<1>::new();
-        let fill = |shares: &mut Shares<1>, holder| {
-            let mut taken = 0;
-            while shares.may_take(holder, 0, 1, MAX) {
-                shares.take(holder, [1]);
-                taken += 1;
-            }
-            taken
-        };
-        assert_eq!(fill(&mut shares, holder(1, 0)), 750, "what nobody else wants");
-        assert_eq!(fill(&mut shares, holder(1, 1)), 250, "half of the whole would be fair");
-        assert_eq!(fill(&mut shares, holder(1, 2)), 0, "there is no more");
-        // The greedy one gets nothing back before it is below three quarters again.
-        shares.give_back(holder(1, 0), [100]);
-        assert_eq!(fill(&mut shares, holder(1, 0)), 0);
-        assert_eq!(fill(&mut shares, holder(1, 2)), 100);
-        // Another tenant has a part of its own, however many owners the first one has.
-        shares.give_back(holder(1, 0), [100]);
-        assert_eq!(fill(&mut shares, holder(2, 0)), 100);
-        shares.give_back(holder(1, 0), [550]);
-        assert_eq!(fill(&mut shares, holder(2, 0)), 300, "what is free for all");
-        assert_eq!(fill(&mut shares, holder(1, 3)), 125, "a quarter of the half");
-        assert_eq!(fill(&mut shares, holder(2, 1)), 100, "the other half is full then");
-    }
-
-    proptest! {
-        /// Against a plain list of who holds what.
-        #[test]
-        fn what_is_held_is_what_was_taken_and_nobody_below_its_share_is_refused(
-            steps in prop::collection::vec((0_u64..3, 0_u8..4, 1_usize..9, any::<bool>()), 1..200),
-        ) {
-            const MAX: usize = 64;
-            let mut shares = Shares::<1>::new();
-            let mut model: Vec<(u64, u8, usize)> = Vec::new();
-            for (tenant, user, amount, takes) in steps {
-                let who = holder(tenant, user);
-                let own = |m: &(u64, u8, usize)| (m.0, m.1) == (tenant, user);
-                if takes && shares.may_take(who, 0, amount, MAX) {
-                    shares.take(who, [amount]);
-                    match model.iter_mut().find(|m| own(m)) {
-                        Some(m) => m.2 += amount,
-                        None => model.push((tenant, user, amount)),
-                    }
-                } else if takes {
-                    let held: usize = model.iter().map(|m| m.2).sum();
-                    let mine = model.iter().find(|m| own(m)).map_or(0, |m| m.2);
-                    let of_tenant: usize =
-                        model.iter().filter(|m| m.0 == tenant).map(|m| m.2).sum();
-                    let here = model.iter().filter(|m| m.0 == tenant).count() + 1;
-                    let mut tenants: Vec<_> = model.iter().map(|m| m.0).collect();
-                    tenants.push(tenant);
-                    tenants.sort_unstable();
-                    tenants.dedup();
-                    let part = MAX / tenants.len();
-                    let is_below =
-                        (mine == 0 || mine + amount <= part / here) && of_tenant + amount <= part;
-                    prop_assert!(held + amount > MAX || (held + amount > 48 && !is_below));
-                } else if let Some(at) = model.iter().position(|m| own(m) && m.2 >= amount) {
-                    shares.give_back(who, [amount]);
-                    model[at].2 -= amount;
-                    model.retain(|m| m.2 > 0);
-                }
-                prop_assert_eq!(shares.held(0), model.iter().map(|m| m.2).sum::<usize>());
-                prop_assert_eq!(shares.holders.len(), model.len());
-            }
-        }
-    }
-}
+pub(crate) mod tests;

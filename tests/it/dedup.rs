@@ -47,32 +47,32 @@ fn a_duplicate_of_one_in_flight_waits_for_the_same_answer() {
 #[test]
 fn one_that_fills_the_window_is_refused_and_all_others_go_on() {
     let instance = Instance::start(counting());
-    let config = config(&instance).shard("dedup.entries_max = 100");
+    let config = config(&instance).shard("dedup.entries_max = 160");
     let gateway = Gateway::start(&config.shard("dedup.window_ms = 20000"));
-    // Two connections of one address have one share.
-    let mut greedy = [0, 1].map(|_| Client::connect(gateway.ws));
-    let mut refused = Vec::new();
-    for n in 0..100 {
-        let message = json!({"msg_id": 1001, "id": format!("greedy-{n}"), "payload": n});
-        let answer = greedy[n % 2].ask(message);
-        if answer.get("reason").is_some() {
-            refused.push(answer);
-        }
-    }
-    assert_eq!(refused.len(), 25, "three quarters are for whoever comes first");
-    assert_eq!(gateway.counter("dedup_over_share"), 25);
-    let (first, last) = (&refused[0], &refused[24]);
+    let ask = |client: &mut Client, name: &str, n: usize| {
+        client.ask(json!({"msg_id": 1001, "id": format!("{name}-{n}"), "payload": n}))
+    };
+    let mut greedy = Client::connect(gateway.ws);
+    let answers: Vec<_> = (0..160).map(|n| ask(&mut greedy, "greedy", n)).collect();
+    let refused: Vec<_> = answers.iter().filter(|a| a.get("reason").is_some()).collect();
+    assert_eq!(refused.len(), 40, "three quarters are for whoever comes first");
+    assert_eq!(gateway.counter("dedup_over_share"), 40);
+    let (first, last) = (&refused[0], &refused[39]);
     assert_eq!(first["reason"], "QUEUE_FULL");
+    assert!(first["message"].as_str().is_some_and(|text| text.contains("of this session")));
     let wait = |answer: &serde_json::Value| answer["retry_after_ms"].as_u64().expect("a time");
     assert!((15_000..=20_000).contains(&wait(first)), "until its first id is forgotten: {first}");
     assert!(wait(last) <= wait(first), "{last}");
-    // Another address goes on, and a duplicate of the greedy one has its answer.
-    let mut other = Client::connect_from([127, 0, 0, 9], gateway.ws);
-    for n in 0..10 {
-        let message = json!({"msg_id": 1001, "id": format!("other-{n}"), "payload": n});
-        assert_eq!(other.ask(message).get("reason"), None);
+    // Another session of its address goes on, those of other addresses, and its own duplicates.
+    let mut beside = Client::connect(gateway.ws);
+    for n in 0..5 {
+        assert_eq!(ask(&mut beside, "beside", n).get("reason"), None, "{n}");
     }
-    let again = greedy[0].ask(json!({"msg_id": 1001, "id": "greedy-0", "payload": 0}));
+    let mut other = Client::connect_from([127, 0, 0, 9], gateway.ws);
+    for n in 0..5 {
+        assert_eq!(ask(&mut other, "other", n).get("reason"), None, "{n}");
+    }
+    let again = ask(&mut greedy, "greedy", 0);
     assert_eq!((&again["payload"], again.get("reason")), (&json!(0), None));
 }
 

@@ -8,6 +8,7 @@ mod bounded;
 mod dedup;
 mod discovery;
 mod drain;
+mod fair_tables;
 mod forwarded;
 mod frames;
 mod guide_keys;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use shardgate::ids::ConnId;
 use shardgate::message::Encoding;
 
+use crate::greedy::Role;
 use crate::wire::{Answer, Incoming, Message, Parser};
 
 /// Bytes that the kernel holds for the gateway's side.
@@ -84,6 +85,12 @@ pub struct Peer {
     /// Whether the client sends no more and waits for its answers.
     pub silent: bool,
     pub session: Option<String>,
+    /// Messages that it sends at most: another seed shows more than further messages would.
+    pub messages_max: u64,
+    /// Its part, its address and whether it shows a token, in a run with greedy clients.
+    pub role: Role,
+    pub address: [u8; 4],
+    pub has_token: bool,
 }
 
 impl Peer {
@@ -121,6 +128,10 @@ impl Peer {
             auth_ok: false,
             silent: false,
             session: None,
+            messages_max: 300,
+            role: Role::Any,
+            address: [127, 0, 0, 1],
+            has_token: false,
         }
     }
 

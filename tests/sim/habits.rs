@@ -5,13 +5,11 @@ use shardgate::routing::{PayloadKind, Route};
 use shardgate::wire::client;
 
 use crate::client::{Peer, SentKind};
+use crate::greedy::{Role, STORM_US};
 use crate::oracle::Sender;
 use crate::plan;
 use crate::wire::{self, Message};
 use crate::world::{Event, World};
-
-/// Messages of one connection at most: another seed shows more than further messages would.
-const MESSAGES_MAX: u64 = 300;
 
 impl World {
     /// A client writes the bytes that it has, or makes new ones.
@@ -19,7 +17,7 @@ impl World {
         if self.peers[p].gone || self.peers[p].reset {
             return;
         }
-        let is_done = self.peers[p].orders >= MESSAGES_MAX;
+        let is_done = self.peers[p].orders >= self.peers[p].messages_max;
         if self.peers[p].outgoing.is_empty() && self.peers[p].may_send() && self.active && !is_done
         {
             self.act(p);
@@ -37,6 +35,7 @@ impl World {
         }
         let after = match rest {
             true => self.dice.range(1, 2_000),
+            false if self.peers[p].has_token => STORM_US - self.now % STORM_US,
             false => self.dice.range(1, self.plan.pause_us),
         };
         if rest || self.active {
@@ -48,7 +47,10 @@ impl World {
         let faults = self.plan.faults.clone();
         let encoding = self.peers[p].encoding;
         if self.peers[p].written == 0 {
-            let token = self.dice.chance(faults.sign_in).then(|| self.token(p));
+            let token = match self.peers[p].role {
+                Role::Any => self.dice.chance(faults.sign_in).then(|| self.token(p)),
+                Role::Greedy | Role::Polite => self.token_of_role(p),
+            };
             let upgrade = wire::upgrade(encoding, token.as_deref(), &mut self.dice);
             self.peers[p].signed = token.is_some();
             self.peers[p].write(&upgrade);
@@ -64,13 +66,24 @@ impl World {
             return self.misbehave(p);
         }
         // In front of a burst, so that messages follow the token.
-        let signs_in = self.dice.chance(faults.sign_in / 4);
+        let signs_in = match self.peers[p].role {
+            Role::Any => self.dice.chance(faults.sign_in / 4),
+            Role::Greedy => self.peers[p].has_token,
+            Role::Polite => false,
+        };
         if signs_in {
             self.sign_in(p);
         }
-        for _ in 0..self.dice.range(1, self.plan.burst) {
+        let left = match self.peers[p].role {
+            Role::Any => u64::MAX,
+            Role::Greedy | Role::Polite => {
+                self.peers[p].messages_max.saturating_sub(self.peers[p].orders)
+            }
+        };
+        for _ in 0..self.dice.range(1, self.plan.burst).min(left) {
             match self.dice.below(20) {
-                0 => self.send_builtin(p),
+                // Among them is an `auth` without a token.
+                0 if self.peers[p].role == Role::Any => self.send_builtin(p),
                 1 => {
                     let mut out = Vec::new();
                     wire::frame(&mut out, wire::PING, true, b"hello", &mut self.dice);
@@ -80,12 +93,15 @@ impl World {
             }
         }
         // Then no later message can carry along one that was forgotten.
-        self.peers[p].silent = signs_in && self.dice.chance(20);
+        self.peers[p].silent = signs_in && self.dice.chance(20) && self.peers[p].role == Role::Any;
     }
 
     /// A token of the client's user; now and then one that is broken, or that expires soon.
     fn token(&mut self, p: usize) -> String {
         let lifetime_s = self.dice.pick(&[1, 600, 600, 600]);
+        if let Some(token) = self.token_of_role(p) {
+            return token;
+        }
         let mut token = plan::token(self.peers[p].user, self.now, lifetime_s);
         if self.dice.chance(3) {
             token.pop();

@@ -9,6 +9,7 @@ mod backend;
 mod calls;
 mod client;
 mod dice;
+mod greedy;
 mod habits;
 mod oracle;
 mod plan;

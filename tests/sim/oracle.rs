@@ -79,6 +79,8 @@ pub struct Oracle {
     /// Number of answers by reason, which shows what the run has covered.
     pub answers: BTreeMap<String, u64>,
     pub runs: u64,
+    /// Reasons for which messages of a client were refused.
+    pub refused: BTreeMap<usize, Vec<String>>,
 }
 
 impl Oracle {
@@ -197,6 +199,7 @@ impl Oracle {
             it.not_run = Some(answer.reason.clone());
         }
         if !answer.reason.is_empty() {
+            self.refused.entry(it.peer).or_default().push(answer.reason.clone());
             return;
         }
         if answer.status != 0 || answer.payload.is_empty() {

@@ -22,6 +22,7 @@ use shardgate::routing::{
 };
 
 use crate::dice::Dice;
+use crate::greedy::Greed;
 
 /// Names of the services; the last one is called in unary mode.
 pub const SERVICES: [&str; 4] = ["logic", "chat", "fight", "legacy"];
@@ -71,6 +72,33 @@ pub struct Faults {
     pub answer_us: u64,
 }
 
+impl Faults {
+    /// Nothing occurs.
+    pub fn none() -> Self {
+        Self {
+            fail: 0,
+            hang: 0,
+            garbage: 0,
+            item: 0,
+            flap_ms: 0,
+            adopt_ms: 0,
+            leave: 0,
+            slow: 0,
+            bad: 0,
+            repeat: 0,
+            with_id: 0,
+            one_way: 0,
+            large: 0,
+            split: 0,
+            stall: 0,
+            short_deadline: 0,
+            sign_in: 0,
+            full: 0,
+            answer_us: 300,
+        }
+    }
+}
+
 /// The whole of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -100,6 +128,8 @@ pub struct Plan {
     /// Time of one read of a socket: with more than 500 the second read ends a client's share of
     /// the turn.
     pub read_us: u64,
+    /// The way in which some clients are greedy, if some are.
+    pub greed: Option<Greed>,
 }
 
 impl Plan {
@@ -137,6 +167,7 @@ impl Plan {
             clock_step: d.chance(20).then(|| (d.below(active_us), d.pick(&[-5, 5, 700]))),
             pause: None,
             read_us: d.pick(&[0, 0, 0, 700]),
+            greed: None,
         }
     }
 

@@ -142,9 +142,11 @@ impl World {
     }
 }
 
-/// Address of a client's end.
-fn address(p: usize) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 1024 + p as u16))
+impl World {
+    /// Address of a client's end.
+    fn address(&self, p: usize) -> SocketAddr {
+        SocketAddr::from((self.peers[p].address, 1024 + p as u16))
+    }
 }
 
 /// A shard of the world, for the time of a turn.
@@ -282,7 +284,7 @@ impl ShardIo for Host<'_> {
     }
 
     fn has_room_for(&mut self, p: &usize) -> bool {
-        let ip = address(*p).ip();
+        let ip = self.world.address(*p).ip();
         self.shard().engine.has_room_for(ip)
     }
 
@@ -293,7 +295,10 @@ impl ShardIo for Host<'_> {
     fn open_connection(&mut self, p: usize, now: Micros) -> Option<ConnId> {
         let opened = match self.shard().state.is_stopping() {
             true => None,
-            false => self.shard().engine.open(address(p), now).ok(),
+            false => {
+                let address = self.world.address(p);
+                self.shard().engine.open(address, now).ok()
+            }
         };
         match opened {
             Some(id) => self.insert_socket(p, id),

@@ -170,8 +170,9 @@ impl World {
             let first = self.dice.below(limits::TICK_MS * 1000);
             self.at(first, Event::Tick(s));
         }
-        for _ in 0..self.plan.clients {
-            self.connect();
+        match self.plan.greed {
+            Some(greed) => self.connect_roles(greed),
+            None => (0..self.plan.clients).for_each(|_| self.connect()),
         }
         self.at(1_000, Event::Control);
         if self.plan.faults.flap_ms > 0 {

@@ -8,6 +8,7 @@ use crate::config::settings::ConnSettings;
 use crate::engine::clients::outbox::Outbox;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::window::Window;
+use crate::engine::owner::Address;
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, LimiterKey, SessionId};
@@ -167,6 +168,8 @@ pub struct LimitState {
     pub address: LimiterKey,
     /// The user; [`LimiterKey::NONE`] while users are not limited, and before it signed in.
     pub user: LimiterKey,
+    /// Address among whose places it has one; `None` while its client is not known.
+    pub place: Option<Address>,
     /// Counted among those that are in the handshake, or must sign in and have not yet.
     pub unauthenticated: bool,
     /// Messages refused in the present second.

@@ -12,6 +12,11 @@
 //! that were read and not decoded, and bytes that were not sent yet, move along, so the client
 //! notices nothing. A connection whose token came with the upgrade moves before the upgrade is
 //! answered.
+//!
+//! Lanes have no shares. A connection moves once, after its token was verified, and of tokens a
+//! shard verifies a few a turn, of users and addresses in rotation ([`super::token_turns`]): fewer
+//! than a lane takes in a turn. A lane is full only while the other shard does not run; then all
+//! wait for that, and try again with each tick, those that came since with them.
 
 use crate::auth::Identity;
 use crate::engine::Context;
@@ -30,7 +35,8 @@ enum Room {
     Free,
     /// The shard has as many connections as it takes over.
     Crowded,
-    /// The shard has as many connections of its address as there may be.
+    /// The shard has as many connections of its address as there may be, or what is left is kept
+    /// for others.
     Overrun,
 }
 
@@ -141,9 +147,10 @@ impl Clients {
 
     fn room_for(&self, cx: &Context<'_>, conn: &Conn) -> Room {
         let max = cx.config.settings.conn.connections_max.get();
-        if self.conns.len() >= max + spare(max) || self.conns.is_full() {
+        let (ip, all, taken) = (conn.peer.ip(), max.saturating_add(spare(max)), self.conns.len());
+        if taken >= all || self.conns.is_full() {
             Room::Crowded
-        } else if self.limits.is_address_over(conn.peer.ip()) {
+        } else if self.limits.is_address_over(ip) || !self.limits.leaves_places(ip, all, taken) {
             Room::Overrun
         } else {
             Room::Free

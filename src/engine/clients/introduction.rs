@@ -17,8 +17,9 @@ use rand::Rng;
 
 use crate::engine::Context;
 use crate::engine::clients::Clients;
+use crate::engine::clients::address_places::{OverShare, Places};
 use crate::engine::clients::conn::Conn;
-use crate::engine::clients::limits::OpenRefusal;
+use crate::engine::clients::limits::{COME_BACK_MS, OpenRefusal};
 use crate::engine::owner::Address;
 use crate::engine::refusals::Cause;
 use crate::ids::{ConnId, SessionId};
@@ -26,6 +27,16 @@ use crate::message::Micros;
 use crate::peers::Forwarded;
 use crate::stats::Counter;
 use crate::wire::forwarded::Told;
+
+const MOST_CONNECTIONS: OpenRefusal = OpenRefusal::of_address(
+    "most connections are of your address, and the last places are kept for others: close one",
+    COME_BACK_MS,
+);
+const MOST_UNAUTHENTICATED: OpenRefusal = OpenRefusal::of_address(
+    "most clients that have not signed in are of your address, and the last places are kept for \
+     others: sign in, or try again later",
+    COME_BACK_MS,
+);
 
 /// The upgrade request of a proxy, as far as its rules were looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,6 +156,37 @@ impl Clients {
             }
         };
         self.set_client(cx, id, client, now)
+    }
+
+    /// Gives a connection a place among those of its address, if that leaves enough to others.
+    pub(super) fn take_place(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        address: Address,
+    ) -> Result<(), OpenRefusal> {
+        let Self { conns, limits, .. } = self;
+        // Its own place is not one of those that others have; a connection that has gone has none.
+        let taken = conns.len().saturating_sub(1);
+        let Some(conn) = conns.get_mut(id) else { return Ok(()) };
+        let settings = &cx.config.settings;
+        let connections = Places { max: settings.conn.connections_max.get(), taken };
+        let max = settings.limits.unauthenticated_max;
+        let unknown = conn.limits.unauthenticated;
+        let unauthenticated = unknown.then(|| Places { max, taken: limits.unauthenticated() - 1 });
+        let (counter, refusal) =
+            match limits.address_places.join(address, connections, unauthenticated) {
+                Ok(()) => {
+                    conn.limits.place = Some(address);
+                    return Ok(());
+                }
+                Err(OverShare::Connections) => (Counter::ConnectionsOverShare, MOST_CONNECTIONS),
+                Err(OverShare::Unauthenticated) => {
+                    (Counter::UnauthenticatedOverShare, MOST_UNAUTHENTICATED)
+                }
+            };
+        cx.stats.inc(counter);
+        Err(refusal)
     }
 
     fn is_client_unknown(&self, id: ConnId) -> bool {

@@ -7,6 +7,11 @@
 //! are remembered; over that the one that left the longest ago, whose buckets are the fullest, is
 //! dropped before its time. So the table is bounded, and a client that has a connection is in it
 //! whatever others do.
+//!
+//! Nobody is refused because the table is full, and so nobody has a share of it: whoever is dropped
+//! before its time finds a full bucket when it comes back, which is to its favour. A client that
+//! wants its own bucket forgotten so needs [`IDLE_MAX`] others that come and go within the time in
+//! which the bucket fills by itself.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};

@@ -12,6 +12,7 @@ use crate::auth::Identity;
 use crate::config::settings::{ClientLimitSettings, LimitSettings, ShardSettings};
 use crate::engine::Context;
 use crate::engine::clients::Clients;
+use crate::engine::clients::address_places::{AddressPlaces, Places};
 use crate::engine::clients::conn::{Conn, Hold, LimitState, Phase};
 use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
 use crate::engine::clients::place_tests::PlaceTests;
@@ -27,7 +28,7 @@ use crate::stats::Counter;
 pub const REFUSALS_MAX: u32 = 100;
 const SECOND_US: u64 = 1_000_000;
 /// Hint for a client with too many connections: one is free when another closes, which may be soon.
-const COME_BACK_MS: u32 = 1_000;
+pub(super) const COME_BACK_MS: u32 = 1_000;
 /// Clients looked at in a tick when they have no connection: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
 
@@ -57,7 +58,7 @@ impl OpenRefusal {
         Self { status: 503, text, retry_after_ms: COME_BACK_MS }
     }
 
-    const fn of_address(text: &'static str, retry_after_ms: u32) -> Self {
+    pub(super) const fn of_address(text: &'static str, retry_after_ms: u32) -> Self {
         Self { status: 429, text, retry_after_ms }
     }
 }
@@ -80,6 +81,7 @@ pub enum NotCounted {
 pub struct ClientLimits {
     users: Limiter<User>,
     addresses: Limiter<Address>,
+    pub(super) address_places: AddressPlaces,
     /// Connections of each user that is counted, while a user's places are limited: without a
     /// limit a list would be as long as a user likes, and is searched when one of them ends.
     members: BTreeMap<LimiterKey, Vec<ConnId>>,
@@ -98,6 +100,7 @@ impl ClientLimits {
         let mut limits = Self {
             users: Limiter::new(seed),
             addresses: Limiter::new(seed),
+            address_places: AddressPlaces::default(),
             members: BTreeMap::new(),
             places: PlaceTests::default(),
             meters: false,
@@ -155,6 +158,12 @@ impl ClientLimits {
         self.addresses.is_full(&Address::of(ip))
     }
 
+    /// Whether an address may have one more of the connections of the shard, of which there may be
+    /// `max` and are `taken`: see [`super::address_places`].
+    pub fn leaves_places(&self, ip: IpAddr, max: usize, taken: usize) -> bool {
+        self.address_places.may_connect(&Address::of(ip), Places { max, taken })
+    }
+
     /// Whether the address of a connection that moves here has as many on this shard as it may
     /// have on all shards: moving is no way around the limit of each.
     pub fn is_address_over(&self, ip: IpAddr) -> bool {
@@ -165,7 +174,11 @@ impl ClientLimits {
     /// The connection goes, or goes to another shard: it counts for nothing here any more.
     pub fn release(&mut self, id: ConnId, limits: &mut LimitState) {
         self.give_places_back(id, limits);
-        self.addresses.leave(std::mem::take(limits).address, false);
+        let LimitState { address, place, .. } = std::mem::take(limits);
+        self.addresses.leave(address, false);
+        if let Some(place) = place {
+            self.address_places.leave(place);
+        }
     }
 
     /// The connection ends: it is neither in the handshake nor a session of its user any more. It
@@ -245,6 +258,9 @@ impl ClientLimits {
         if std::mem::take(&mut limits.unauthenticated) {
             self.unauthenticated -= 1;
             self.addresses.authenticated(limits.address);
+            if let Some(place) = limits.place {
+                self.address_places.authenticated(place);
+            }
         }
     }
 
@@ -252,6 +268,11 @@ impl ClientLimits {
     /// another shard.
     pub fn count(&mut self, id: ConnId, conn: &mut Conn, now: Micros) {
         let limits = &mut conn.limits;
+        if limits.place.is_none() && !conn.client_unknown {
+            let address = conn.session.owner.address;
+            self.address_places.count(address, limits.unauthenticated);
+            limits.place = Some(address);
+        }
         if self.addresses.is_on() && limits.address == LimiterKey::NONE {
             let address = &conn.session.owner.address;
             limits.address = self.addresses.count(address, limits.unauthenticated, now);
@@ -315,6 +336,7 @@ impl Clients {
         ip: IpAddr,
         now: Micros,
     ) -> Result<(), OpenRefusal> {
+        self.take_place(cx, id, Address::of(ip))?;
         let Self { conns, limits, .. } = self;
         let Some(conn) = conns.get_mut(id).filter(|_| limits.addresses.is_on()) else {
             return Ok(());
@@ -498,6 +520,7 @@ impl Clients {
         if kept != members {
             return Err(format!("members {kept:?}, in truth {members:?}"));
         }
+        self.check_address_places()?;
         let users = self.limits.users.counts().map(|counts| (0, counts));
         let addresses = self.limits.addresses.counts().map(|counts| (1, counts));
         for (kind, (key, conns, not_yet)) in users.chain(addresses) {

@@ -1,6 +1,7 @@
 //! The half of a shard towards its clients: connections from the accepted socket to the last byte,
 //! who they are, what they may, and what is written to them. It knows nothing of services.
 
+pub mod address_places;
 pub mod conn;
 pub(crate) mod handshake;
 pub mod home;
@@ -16,6 +17,7 @@ pub mod session;
 pub mod sign_in;
 mod sweep;
 pub mod token_bucket;
+pub mod token_turns;
 pub mod window;
 
 use std::net::SocketAddr;

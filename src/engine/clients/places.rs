@@ -7,7 +7,8 @@
 //! oldest of those that gave none is closed, and the newcomer takes its place. If all answered, the
 //! newcomer is refused, and told to come back when they would be asked again.
 //!
-//! All connections of a user are on one shard, so the count is exact.
+//! All connections of a user are on one shard, so the count is exact. What waits is each user's
+//! own: no more newcomers than it has silent connections, so nobody else waits for them.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,6 @@
 //! Signing in: tokens shown at the upgrade or in an `auth` message, verified in a budget a turn;
 //! their expiry; and connections that show none in time.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +9,7 @@ use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
 use crate::engine::clients::limits::{CountedUser, NotCounted};
+use crate::engine::clients::token_turns::TokenTurns;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::engine::refusals::Cause;
 use crate::ids::ConnId;
@@ -17,16 +17,12 @@ use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMess
 use crate::stats::Counter;
 use crate::wire::{client, close};
 
-/// Tokens verified in a turn; further ones wait for the next. A signature is the costliest thing
-/// that an unknown client can ask for, so only a few of them delay the clients that talk.
-pub const VERIFICATIONS_PER_TURN: u32 = 8;
-
 /// Time between two requests to control for newer keys. Control has a limit of its own; this one
 /// keeps the requests few.
 const ASK_EVERY_US: u64 = 1_000_000;
 
 /// The state of signing in on a shard.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SignIn {
     /// `None`: nobody signs in.
     pub verifier: Option<Arc<Verifier>>,
@@ -34,19 +30,8 @@ pub struct SignIn {
     pub required: bool,
     /// Time at which newer keys were last asked for.
     asked: Option<Micros>,
-    /// Verifications that are left in this turn.
-    left: u32,
-    /// Connections with something to verify, first come first served.
-    waiting: VecDeque<ConnId>,
-}
-
-impl Default for SignIn {
-    /// No token waits, and nobody can sign in.
-    fn default() -> Self {
-        let (waiting, left) = (VecDeque::new(), VERIFICATIONS_PER_TURN);
-        let (verifier, required, asked) = (None, false, None);
-        Self { verifier, required, asked, left, waiting }
-    }
+    /// Turns in which tokens are verified.
+    pub turns: TokenTurns,
 }
 
 impl SignIn {
@@ -54,30 +39,6 @@ impl SignIn {
     pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
         self.required = verifier.is_some() && settings.required;
         self.verifier = verifier;
-    }
-
-    /// Begins a turn: its budget is whole.
-    pub fn begin_turn(&mut self) {
-        self.left = VERIFICATIONS_PER_TURN;
-    }
-
-    /// Sets all that wait aside, so that one connection is the first of them: see
-    /// [`Self::put_back`].
-    pub fn set_aside(&mut self) -> VecDeque<ConnId> {
-        std::mem::take(&mut self.waiting)
-    }
-
-    /// Lets those that were set aside wait again, before those that came since.
-    pub fn put_back(&mut self, aside: VecDeque<ConnId>) {
-        let since = std::mem::replace(&mut self.waiting, aside);
-        self.waiting.extend(since);
-    }
-
-    /// Whether one may be verified now: nobody waits longer, and the turn's budget is not spent.
-    fn take_turn(&mut self) -> bool {
-        let may = self.left > 0 && self.waiting.is_empty();
-        self.left -= u32::from(may);
-        may
     }
 }
 
@@ -116,6 +77,11 @@ pub(crate) enum UpgradeDecision {
 const NO_KEYS: Reject = Reject::later(
     Reason::Unavailable,
     "the gateway has no keys for tokens at the moment: send the token again",
+    1_000,
+);
+const TOO_MANY_TOKENS: Reject = Reject::later(
+    Reason::Unavailable,
+    "too many tokens of this user or address wait to be verified: send the token again later",
     1_000,
 );
 const SOMEBODY_ELSE: Reject = Reject::new(
@@ -186,9 +152,13 @@ impl Clients {
         let (Some(token), true) = (token, self.sign_in.verifier.is_some()) else {
             return UpgradeDecision::As(None);
         };
-        if !self.sign_in.take_turn() {
-            self.wait_for_turn(cx, id, PendingAuth::Request);
-            return UpgradeDecision::Later;
+        if !self.sign_in.turns.take(id) {
+            return match self.wait_for_turn(cx, id, PendingAuth::Request) {
+                Ok(()) => UpgradeDecision::Later,
+                Err(Reject { text, retry_after_ms, .. }) => {
+                    UpgradeDecision::Refused(503, text.into(), retry_after_ms)
+                }
+            };
         }
         match self.verify(cx, token, now) {
             Verified::Good(identity) if self.lives_elsewhere(cx, &identity) => {
@@ -263,15 +233,11 @@ impl Clients {
         let Some(token) = client::read_auth(encoding, message.payload) else {
             return Err(FORM);
         };
-        if self.sign_in.take_turn() {
-            self.authenticate(cx, id, message.seq, &token, now);
-        } else {
-            self.wait_for_turn(
-                cx,
-                id,
-                PendingAuth::Message { seq: message.seq, token: Token(token) },
-            );
+        if !self.sign_in.turns.take(id) {
+            let pending = PendingAuth::Message { seq: message.seq, token: Token(token) };
+            return self.wait_for_turn(cx, id, pending);
         }
+        self.authenticate(cx, id, message.seq, &token, now);
         Ok(())
     }
 
@@ -387,28 +353,35 @@ impl Clients {
     }
 
     /// Not read until it has had its turn.
-    fn wait_for_turn(&mut self, cx: &mut Context<'_>, id: ConnId, pending: PendingAuth) {
+    fn wait_for_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        pending: PendingAuth,
+    ) -> Result<(), Reject> {
         let conn = self.conns.get_mut(id).expect("the caller has it");
+        if !self.sign_in.turns.wait(id, conn.session.holder().party) {
+            cx.stats.inc(Counter::AuthWaitRefused);
+            return Err(TOO_MANY_TOKENS);
+        }
         conn.pending_auth = Some(Box::new(pending));
         conn.hold(Hold::Token);
         cx.stats.inc(Counter::AuthDelayed);
-        self.sign_in.waiting.push_back(id);
+        Ok(())
     }
 
     /// Verifies the next token that waits, if the turn's budget is not spent. Each connection whose
     /// token was looked at is read again, so that another turn follows while any token waits.
     pub fn verify_next(&mut self, cx: &mut Context<'_>, now: Micros) -> NextVerification {
-        if self.sign_in.left == 0 {
-            return NextVerification::None;
-        }
-        let Some(id) = self.sign_in.waiting.pop_front() else { return NextVerification::None };
+        let Some(id) = self.sign_in.turns.call_next() else { return NextVerification::None };
         let Some(conn) = self.conns.get_mut(id) else { return NextVerification::Done };
         let Some(pending) = conn.pending_auth.take() else { return NextVerification::Done };
         conn.release(Hold::Token, id, now, &mut cx.effects.resumed);
         let next = match (*pending, conn.phase) {
             (PendingAuth::Message { seq, token }, Phase::Open) => {
-                self.sign_in.left -= 1;
-                self.authenticate(cx, id, seq, &token.0, now);
+                if self.sign_in.turns.take(id) {
+                    self.authenticate(cx, id, seq, &token.0, now);
+                }
                 NextVerification::Done
             }
             (PendingAuth::Request, Phase::Handshake) => NextVerification::Upgrade(id),

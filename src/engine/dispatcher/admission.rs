@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
@@ -12,7 +11,9 @@ use crate::engine::dispatcher::fill::{Fill, admit_percent};
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
 use crate::engine::dispatcher::route_cache::RouteKey;
+use crate::engine::owner::Party;
 use crate::engine::source::Source;
+use crate::engine::{Context, REQUESTS_MAX};
 use crate::ids::{DedupKey, InstanceId, MsgKey, StreamKey};
 use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
 use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affinity, choose};
@@ -32,9 +33,15 @@ const QUEUE_FULL: Reject = Reject::later(
     "too many messages wait for this service: send the message again later",
     100,
 );
-const IDS_OVER_SHARE: &str = "too many ids of this user, or of this address, are remembered: send \
-                              the message later, or without an id";
+const IDS_OF_USER: &str =
+    "too many ids of this user are remembered: send the message later, or without an id";
+const IDS_OF_SESSION: &str = "too many ids of this session, or of all sessions of its address, are \
+                              remembered: sign in, or send the message later, or without an id";
 const IDS_FULL: &str = "too many ids are remembered: send the message later, or without an id";
+/// Requests under way from which on no duplicate may wait: three quarters of [`REQUESTS_MAX`]. Of
+/// others there are no more than queues and calls hold, 10,000 and 1,000 an instance by default; a
+/// duplicate waits outside of both, up to 64 for each of them.
+const DUPLICATES_BELOW: usize = REQUESTS_MAX / 4 * 3;
 const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,
     "only clients that signed in may send this message: send auth with a token first",
@@ -279,7 +286,11 @@ impl Dispatcher {
                     if is_over_share {
                         cx.stats.inc(Counter::DedupOverShare);
                     }
-                    let text = if is_over_share { IDS_OVER_SHARE } else { IDS_FULL };
+                    let text = match from.holder.party {
+                        _ if !is_over_share => IDS_FULL,
+                        Party::User(_) => IDS_OF_USER,
+                        Party::Address(_) => IDS_OF_SESSION,
+                    };
                     Err(Reject::later(Reason::QueueFull, text, retry_after_ms))
                 }
             },
@@ -321,7 +332,7 @@ impl Dispatcher {
             "too many duplicates wait for this id: wait for the answer to the first one",
             1_000,
         );
-        if self.requests.is_full() {
+        if self.requests.len() >= DUPLICATES_BELOW {
             return Err(FULL);
         }
         let new = NewRequest { payload: &[], ..*new };

@@ -9,16 +9,16 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::config::settings::DedupSettings;
 use crate::engine::owner::Holder;
-use crate::engine::shares::Shares;
+use crate::engine::shares::{Asker, OwnerKey, Part, Shares};
 use crate::engine::slab::Slab;
-use crate::ids::{DedupKey, MsgKey, SessionId};
+use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
 use crate::message::{Micros, Reason};
 
 /// Bytes counted for a remembered id besides those of its key: the entry, and 16 each for its slot,
 /// its place in the table (9 bytes at a load of 7/16 to 7/8), its place in the queue of finished
 /// ids (8 bytes, which may have doubled), and the allocator. Its owner counts as if it held no
 /// other id.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64 + Shares::<2>::HOLDER_BYTES;
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64 + Shares::<2>::OWNER_BYTES;
 /// Bytes counted for a stored answer besides its text and payload: the struct, and 16 for the
 /// allocator three times.
 const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
@@ -26,11 +26,17 @@ const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
 /// when it grows.
 const WAITER_BYTES: usize = 2 * size_of::<MsgKey>();
 /// Duplicates that can wait for one message in flight. A client that repeats a message each 100 ms
-/// through the default deadline of 5 s has 50.
+/// through the default deadline of 5 s has 50. They are all of the one owner of the id, so nobody
+/// else finds these places taken; of all requests under way they leave a quarter to first messages
+/// (`DUPLICATES_BELOW` in admission).
 const WAITERS_MAX: usize = 64;
 /// Finished ids examined when an id is begun: more than the one that can be added for it, so that
 /// the queue of finished ids shrinks even without a call of [`DedupWindow::expire`].
 const EXPIRE_PER_BEGIN: usize = 2;
+/// Finished ids that are looked at to tell when there will be room: of as many in a row one was
+/// free for whoever came first, unless a window turns in which most ids were taken from what is
+/// kept; then the time is that of the last of them, and the client is told another one after it.
+const LOOK_AHEAD: usize = 64;
 /// Room for ids, in bytes: all of it is `bytes_max`, and an id takes its own bytes, or as much as
 /// lets `entries_max` of them fill it.
 const IDS: usize = 0;
@@ -106,9 +112,12 @@ pub(crate) struct NoRoom {
 struct Entry {
     hash: u64,
     fingerprint: u128,
-    /// Tenant and owner, for whom the id counts.
-    holder: Holder,
+    tenant: TenantId,
+    /// The owner for whom the id counts.
+    owner: OwnerKey,
     is_user: bool,
+    /// The part of [`IDS`] that the id was taken from.
+    part: Part,
     /// What the id takes of [`IDS`].
     room: usize,
     /// Bytes of `key` that are the scope.
@@ -132,9 +141,9 @@ enum IdState {
 /// forgets an id before its time, because that would break promise 8 in silence, nor an id in
 /// flight.
 ///
-/// Ids, their bytes and those of stored answers are shared fairly between owners (promise 6): over
-/// three quarters only owners below their share may have more, and no answer of another owner is
-/// dropped for one that is over its share.
+/// Ids, their bytes and those of stored answers are shared fairly between owners (promise 6): a
+/// part of the room for ids is kept for those that hold little ([`Shares`]), and no answer of
+/// another owner is dropped for one that is over its share.
 #[derive(Debug)]
 pub struct DedupWindow {
     entries: Slab<DedupKey, Entry>,
@@ -178,7 +187,7 @@ impl DedupWindow {
             stripped: 0,
             bytes: 0,
             stored_bytes: 0,
-            shares: Shares::new(),
+            shares: Shares::with_capacity(settings.entries_max.min(RESERVE_MAX)),
             entries_max: settings.entries_max,
             bytes_max: settings.bytes_max,
             reply_bytes_max: settings.reply_bytes_max,
@@ -240,26 +249,31 @@ impl DedupWindow {
         let scope = id.scope.bytes();
         let cost = ENTRY_BYTES + scope.len() + id.id.len();
         let (holder, room) = (id.holder, self.room_of(cost));
-        while self.entries.is_full() || !self.shares.may_take(holder, IDS, room, self.bytes_max) {
-            if !self.expire_one(now) {
-                return None;
+        // What is kept is touched only when nothing has expired any more.
+        let part = loop {
+            let part = self.shares.part_for(&holder, room, self.bytes_max);
+            let part = part.filter(|_| !self.entries.is_full());
+            if part == Some(Part::Free) || !self.expire_one(now) {
+                break part?;
             }
-        }
-        if !self.make_room(cost, holder, (IDS, room), now) {
+        };
+        if !self.make_room(cost, Asker::Named(&holder), (IDS, room), now) {
             return None;
         }
+        let owner = self.shares.take(&holder, [room, 0], part);
         let key = self.entries.insert(Entry {
             hash: id.hash,
             fingerprint: id.fingerprint,
-            holder,
+            tenant: holder.tenant,
+            owner,
             is_user: id.scope.is_user(),
+            part,
             room,
             scope_len: scope.len() as u32,
             key: [scope, id.id.as_bytes()].concat().into(),
             state: IdState::InFlight { waiters: Vec::new() },
         });
         self.bytes += cost;
-        self.shares.take(holder, [room, 0]);
         let entries = &self.entries;
         self.table
             .insert_unique(id.hash, key, |&key| entries.get(key).map_or(0, |entry| entry.hash));
@@ -269,19 +283,26 @@ impl DedupWindow {
     /// Why a new id has no room, and when it may have some; after [`DedupWindow::begin`] said so.
     pub(crate) fn no_room(&self, id: &DedupId, now: Micros) -> NoRoom {
         let room = self.room_of(ENTRY_BYTES + id.scope.bytes().len() + id.id.len());
-        let is_over_share = !self.shares.is_within(id.holder, IDS, room, self.bytes_max);
-        // Ids that must end their window first: those over what is free for all, or one.
-        let free = Shares::<2>::free_for_all(self.bytes_max);
-        let over = (self.shares.held(IDS) + room).saturating_sub(free).div_ceil(room);
-        let ends = if is_over_share { over.max(1) - 1 } else { 0 };
-        // With fewer that have ended, nobody knows when those under way will: ask in a second.
-        let entry = self.finished.get(ends).and_then(|&key| self.entries.get(key));
-        let wait_us = match entry.map(|entry| &entry.state) {
-            Some(IdState::Finished { at, .. }) => {
-                self.window_us.saturating_sub(self.awake(now).since(*at))
+        let is_over_share = self.shares.is_kept(room, self.bytes_max);
+        // The ids that must end their window first: their room is then free for everybody.
+        let mut lacking = self.shares.lacking(room, self.bytes_max).max(1);
+        let mut last = None;
+        for entry in self.finished.iter().take(LOOK_AHEAD).map(|&key| self.entries.get(key)) {
+            let Some(Entry { part, room, state: IdState::Finished { at, .. }, .. }) = entry else {
+                continue;
+            };
+            last = Some(*at);
+            lacking = match part {
+                Part::Free => lacking.saturating_sub(*room),
+                Part::Tenants | Part::Parties | Part::Sessions => lacking,
+            };
+            if lacking == 0 {
+                break;
             }
-            Some(IdState::InFlight { .. }) | None => 1_000_000,
-        };
+        }
+        // With none that have ended, nobody knows when those under way will: ask in a second.
+        let left_us = |at| self.window_us.saturating_sub(self.awake(now).since(at));
+        let wait_us = last.map_or(1_000_000, left_us);
         let retry_after_ms = u32::try_from(wait_us.div_ceil(1000)).unwrap_or(u32::MAX).max(1);
         NoRoom { is_over_share, retry_after_ms }
     }
@@ -296,9 +317,9 @@ impl DedupWindow {
     /// there is no room ([`WAITERS_MAX`], or bytes).
     #[must_use]
     pub(crate) fn add_waiter(&mut self, key: DedupKey, waiter: MsgKey, now: Micros) -> bool {
-        let Some(holder) = self.entries.get(key).map(|entry| entry.holder) else { return false };
+        let Some(owner) = self.entries.get(key).map(|entry| entry.owner) else { return false };
         if self.waiting(key).is_none_or(|n| n >= WAITERS_MAX)
-            || !self.make_room(WAITER_BYTES, holder, (IDS, 0), now)
+            || !self.make_room(WAITER_BYTES, Asker::Known(owner), (IDS, 0), now)
         {
             return false;
         }
@@ -324,16 +345,16 @@ impl DedupWindow {
         let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
         let IdState::InFlight { waiters } = &mut entry.state else { return Vec::new() };
         let waiters = std::mem::take(waiters);
-        let holder = entry.holder;
+        let owner = entry.owner;
         self.bytes -= waiters.len() * WAITER_BYTES;
         self.last = self.last.max(awake);
         entry.state = IdState::Finished { at: self.last, reply: None };
         if let Some(reply) = reply.filter(|r| r.size() <= self.reply_bytes_max) {
             let cost = reply.cost();
-            if self.make_room(cost, holder, (ANSWERS, cost), now)
+            if self.make_room(cost, Asker::Known(owner), (ANSWERS, cost), now)
                 && let Some(entry) = self.entries.get_mut(key)
             {
-                self.shares.take(holder, [0, cost]);
+                self.shares.take_more(owner, ANSWERS, cost);
                 entry.state = IdState::Finished { at: self.last, reply: Some(Box::new(reply)) };
                 self.bytes += cost;
                 self.stored_bytes += cost;
@@ -420,13 +441,13 @@ impl DedupWindow {
         true
     }
 
-    /// Frees `cost` bytes for `holder`, which takes `amount` of a thing: drops expired ids, then
+    /// Frees `cost` bytes for `asker`, which takes `amount` of a thing: drops expired ids, then
     /// the oldest stored answers, but none of another owner for one that is over its share of the
     /// thing. False if there is no room.
     fn make_room(
         &mut self,
         cost: usize,
-        holder: Holder,
+        asker: Asker<'_>,
         (thing, amount): (usize, usize),
         now: Micros,
     ) -> bool {
@@ -436,8 +457,9 @@ impl DedupWindow {
         }
         while self.bytes + cost > self.bytes_max {
             let Some(oldest) = self.oldest_answer() else { return false };
-            let is_own = self.entries.get(oldest).is_some_and(|entry| entry.holder == holder);
-            if !is_own && !self.shares.is_within(holder, thing, amount, self.bytes_max) {
+            let owner = self.entries.get(oldest).map(|entry| entry.owner);
+            let is_own = owner.is_some_and(|owner| self.shares.is(asker, owner));
+            if !is_own && !self.shares.is_within(asker, thing, amount, self.bytes_max) {
                 return false;
             }
             self.strip_one();
@@ -466,7 +488,7 @@ impl DedupWindow {
         let cost = reply.take().map_or(0, |reply| reply.cost());
         self.bytes -= cost;
         self.stored_bytes -= cost;
-        self.shares.give_back(entry.holder, [0, cost]);
+        self.shares.give_back(entry.owner, [0, cost], entry.part);
         self.stripped += 1;
         true
     }
@@ -484,7 +506,7 @@ impl DedupWindow {
         };
         self.bytes -= answer;
         self.stored_bytes -= answer;
-        self.shares.give_back(entry.holder, [entry.room, answer]);
+        self.shares.give_back(entry.owner, [entry.room, answer], entry.part);
     }
 }
 
@@ -509,7 +531,7 @@ impl Entry {
     fn is(&self, id: &DedupId) -> bool {
         let (scope, text) = self.key.split_at(self.scope_len as usize);
         self.hash == id.hash
-            && self.holder.tenant == id.holder.tenant
+            && self.tenant == id.holder.tenant
             && self.is_user == id.scope.is_user()
             && scope == id.scope.bytes()
             && text == id.id.as_bytes()

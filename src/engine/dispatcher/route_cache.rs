@@ -1,4 +1,10 @@
 //! The route cache: owners of affinity hashes, least recently used out first, with a time to live.
+//!
+//! Owners of messages have no shares in it. One that sends many affinity keys pushes everybody's
+//! entries out, and changes nothing by that but the price: what is not found here is looked up on
+//! the ring, with the same result. By perf/instructions.toml a look-up on the ring takes 124
+//! instructions and a hit 108, of some 5,500 of a message; the entry that is made anew costs a few
+//! hundred more. To tell whose an entry is would cost everybody about as much with each message.
 
 use hashbrown::HashTable;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::auth::mint::{SigningKey, Wanted, mint};
-use crate::config::settings::{Algorithm, StopSettings};
+use crate::config::settings::{Algorithm, ConnectionsMax, StopSettings};
 use crate::engine::Engine;
 use crate::engine::clients::conn::ReadNext;
 use crate::engine::clients::sign_in::tests::{
@@ -206,6 +206,40 @@ fn so_many_may_be_about_to_sign_in() {
     }
     rig.open(HERE).expect("room");
     rig.open(HERE).expect_err("one is in its handshake");
+}
+
+#[test]
+fn one_address_leaves_places_to_those_of_others_that_are_about_to_sign_in() {
+    let mut rig = Rig::new(true, |l| l.unauthenticated_max = 160);
+    let silent: Vec<_> = (0..160).map_while(|_| rig.open(HERE).ok()).collect();
+    assert_eq!(silent.len(), 120, "three quarters");
+    let refusal = rig.open(HERE).expect_err("the rest is for others");
+    assert_eq!((refusal.status, refusal.retry_after_ms), (429, 1_000));
+    assert_eq!(rig.count(Counter::UnauthenticatedOverShare), 2);
+    let other = rig.connect(THERE);
+    assert!(rig.auth(other, "alice").contains("auth_ok"));
+    // Places are free again as connections end, or sign in.
+    rig.engine.remove(silent[0]);
+    assert!(rig.auth(silent[1], "x").starts_with("HTTP/1.1 400"));
+    rig.open(HERE).expect("one has ended");
+    rig.open(HERE).expect("one was refused");
+    rig.open(HERE).expect_err("as many as before");
+}
+
+#[test]
+fn one_address_leaves_connections_to_others() {
+    let mut rig = Rig::new(false, |_| {});
+    let mut published = published(false, |_| {});
+    published.settings.conn.connections_max = ConnectionsMax::Set(160);
+    rig.engine.apply(published, rig.now);
+    let here: Vec<_> = (0..160).map_while(|_| rig.open(HERE).ok()).collect();
+    assert_eq!((here.len(), rig.count(Counter::ConnectionsOverShare)), (150, 1));
+    assert!(!rig.engine.has_room_for(HERE.into()) && rig.engine.has_room_for(THERE.into()));
+    rig.open(THERE).expect("a place is kept");
+    rig.engine.remove(here[0]);
+    rig.open(HERE).expect_err("the other one has it");
+    rig.engine.remove(here[1]);
+    rig.open(HERE).expect("fifteen sixteenths again");
 }
 
 #[test]

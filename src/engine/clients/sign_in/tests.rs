@@ -11,6 +11,7 @@ use crate::config::settings::{
     Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, ShardSettings, Tenants,
 };
 use crate::engine::clients::conn::ReadNext;
+use crate::engine::clients::token_turns::VERIFICATIONS_PER_TURN;
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
 use crate::ids::TenantId;
@@ -130,7 +131,11 @@ impl Rig {
 
     /// A connection that has sent its request with these fields, and more behind it.
     fn open(&mut self, fields: &str, behind: &[u8]) -> ConnId {
-        let id = self.engine.open(([127, 0, 0, 1], 1).into(), self.now).expect("room");
+        self.open_from([127, 0, 0, 1], fields, behind)
+    }
+
+    fn open_from(&mut self, ip: [u8; 4], fields: &str, behind: &[u8]) -> ConnId {
+        let id = self.engine.open((ip, 1).into(), self.now).expect("room");
         let request = format!(
             "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -518,6 +523,31 @@ fn a_storm_is_verified_a_few_a_turn_in_its_order_and_loses_nothing() {
         let (ok, pong) = (told.find("auth_ok"), told.find("pong"));
         assert!(ok.is_some() && ok < pong, "{told}");
     }
+}
+
+#[test]
+fn a_storm_of_one_address_delays_the_sign_in_of_no_other_address_and_of_no_user() {
+    let mut rig = Rig::new(false);
+    let token = token("alice");
+    let user = rig.bearer(&token);
+    rig.end_turn();
+    assert!(rig.told(user).contains("auth_ok"));
+    let storm: Vec<ConnId> = (0..200).map(|_| rig.bearer(&token)).collect();
+    // Another address, by a message and at the upgrade, and a user who shows a new token.
+    let message = rig.open_from([127, 0, 0, 2], "", b"");
+    rig.says(message, auth(1, &token));
+    let fields = format!("Authorization: Bearer {token}\r\n");
+    let upgrade = rig.open_from([127, 0, 0, 3], &fields, b"");
+    rig.says(user, auth(1, &token));
+    let polite = [message, upgrade, user];
+    assert!(polite.iter().all(|id| rig.engine.is_paused(*id)));
+    rig.end_turn();
+    for id in polite {
+        let told = rig.told(id);
+        assert!(told.contains("auth_ok"), "{told}");
+    }
+    let waiting = storm.iter().filter(|id| rig.engine.is_paused(**id)).count();
+    assert_eq!(waiting, 200 - 8 - 5, "it has what the others left of each turn");
 }
 
 #[test]

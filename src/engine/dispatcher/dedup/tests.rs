@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::engine::owner::{Address, Party};
+use crate::engine::shares::tests::List;
 use crate::ids::TenantId;
 use proptest::prelude::*;
 
@@ -43,12 +44,16 @@ fn id_of<'a>(
     text: &'a str,
     print: u128,
 ) -> DedupId<'a> {
+    window.id(holder_of(tenant, scope), scope, text, print)
+}
+
+fn holder_of(tenant: u64, scope: Scope<'_>) -> Holder {
     let hash = crate::routing::affinity_hash(TenantId(tenant), scope.bytes());
     let (party, session) = match scope {
         Scope::User(_) => (Party::User(hash), 0),
         Scope::Session(_) => (Party::Address(ADDRESS), hash),
     };
-    window.id(Holder { tenant: TenantId(tenant), party, session }, scope, text, print)
+    Holder { tenant: TenantId(tenant), party, session }
 }
 
 /// The id "a" of user "u", message 1001 with an empty payload.
@@ -328,7 +333,7 @@ fn op() -> impl Strategy<Value = Op> {
     let index = any::<prop::sample::Index>;
     let print = prop_oneof![9 => Just(0u128), 1 => Just(1u128)];
     prop_oneof![
-        10 => (0usize..16, print).prop_map(|(id, print)| Op::Message { id, print }),
+        10 => (0usize..NAMES, print).prop_map(|(id, print)| Op::Message { id, print }),
         6 => (index(), prop::option::of(0usize..150))
             .prop_map(|(which, reply)| Op::Finish { which, reply }),
         2 => index().prop_map(Op::Release),
@@ -341,6 +346,7 @@ struct ModelEntry {
     id: usize,
     print: u128,
     key: DedupKey,
+    part: Part,
     waiters: Vec<MsgKey>,
     /// Time of the end, its number among all ends, and the answer if stored.
     end: Option<(u64, u64, Option<StoredReply>)>,
@@ -388,14 +394,14 @@ impl Model {
         of(id, 1) + more <= of_tenant && (own == 0 || own + more <= of_tenant / (owners + 1))
     }
 
-    /// Whether the owner of `id` may have it, and there is room for it.
-    fn has_room_for(&mut self, id: usize) -> bool {
-        let (bytes_max, room) = (self.bytes_max, self.room());
-        let held = self.entries.iter().map(|e| room(e.id)).sum::<usize>() + room(id);
-        let is_free = held <= bytes_max - bytes_max / 4;
-        let is_fair = held <= bytes_max && self.is_within(id, room(id), |e| room(e.id));
+    /// The part that an id is taken from, if its owner may have it, and there is room for it.
+    fn has_room_for(&mut self, id: usize) -> Option<Part> {
+        let room = self.room();
+        let holder = |id| holder_of(name(id).0.0, Scope::User(name(id).1));
+        let taken = self.entries.iter().map(|e| (holder(e.id), room(e.id), e.part)).collect();
+        let part = List { max: self.bytes_max, taken }.part_for(&holder(id), room(id))?;
         let cost = ENTRY_BYTES + name(id).1.len() + name(id).2.len();
-        (is_free || is_fair) && self.make_room(cost, id, room(id), |e| room(e.id))
+        self.make_room(cost, id, room(id), |e| room(e.id)).then_some(part)
     }
 
     /// Whether a duplicate of `id` may wait.
@@ -443,10 +449,14 @@ impl Model {
     }
 }
 
-/// Sixteen names: two tenants, two owners, four ids.
+/// Names: two tenants, two owners, [`TEXTS`] ids.
+const TEXTS: [&str; 12] =
+    ["", "a", "b", "a-rather-long-idempotency-key", "c", "d", "e", "f", "g", "h", "i", "j"];
+const NAMES: usize = 4 * TEXTS.len();
+
 fn name(n: usize) -> (TenantId, &'static str, &'static str) {
     let owner = if n & 2 == 0 { "alice" } else { "bob" };
-    (TenantId(n as u64 & 1), owner, ["", "a", "b", "a-rather-long-idempotency-key"][n >> 2])
+    (TenantId(n as u64 & 1), owner, TEXTS[n >> 2])
 }
 
 fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {
@@ -456,7 +466,7 @@ fn ask(window: &DedupWindow, n: usize, print: u128) -> DedupId<'static> {
 
 /// Compares the window with the model for all names.
 fn compare(window: &DedupWindow, model: &Model, now: u64) -> Result<(), TestCaseError> {
-    for id in 0..16 {
+    for id in 0..NAMES {
         let entry = model.entries.iter().find(|e| e.id == id);
         for print in 0..2 {
             let want = match entry {
@@ -482,9 +492,9 @@ proptest! {
 
     #[test]
     fn behaves_as_a_list_of_all_that_is_remembered(
-        ops in prop::collection::vec(op(), 1..150),
-        entries_max in 1usize..12,
-        room in 0usize..3_000,
+        ops in prop::collection::vec(op(), 1..200),
+        entries_max in 1usize..40,
+        room in 0usize..20_000,
         seed in any::<u64>(),
     ) {
         let bytes_max = ENTRY_BYTES + room;
@@ -506,16 +516,15 @@ proptest! {
                             model.entries[at.expect("seen")].waiters.push(msg(messages));
                         }
                     } else {
-                        let fits = at.is_none()
-                            && model.entries.len() < entries_max
-                            && model.has_room_for(id);
+                        let is_free = at.is_none() && model.entries.len() < entries_max;
+                        let part = is_free.then(|| model.has_room_for(id)).flatten();
                         let key = window.begin(&asked, Micros(now));
-                        prop_assert_eq!(key.is_some(), fits);
-                        if let Some(key) = key {
+                        prop_assert_eq!(key.is_some(), part.is_some());
+                        if let (Some(key), Some(part)) = (key, part) {
                             prop_assert!(!given.contains(&key));
                             given.push(key);
-                            let entry = ModelEntry { id, print, key, waiters: vec![], end: None };
-                            model.entries.push(entry);
+                            let (waiters, end) = (vec![], None);
+                            model.entries.push(ModelEntry { id, print, key, part, waiters, end });
                         }
                     }
                 }
