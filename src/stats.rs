@@ -388,6 +388,8 @@ pub struct Gauges {
     pub(crate) dedup_bytes: u64,
     /// Calls to services in flight.
     pub(crate) calls_in_flight: u64,
+    /// Owners whose messages on a route were slow lately: see `engine::dispatcher::slow_owners`.
+    pub(crate) slow_owners: u64,
     /// Bytes in outboxes of connections.
     pub(crate) outbox_bytes: u64,
     /// Memory of connections: state, buffers, and TLS.

@@ -238,6 +238,11 @@ fn batch(r: &mut Reader, d: BatchSettings) -> BatchSettings {
         bytes_max: r.number("batch.bytes_max", d.bytes_max, bytes),
         window_ms: r.number("batch.window_ms", d.window_ms, Bounds::new(0, MINUTE_MS)),
         in_flight_max: r.number("batch.in_flight_max", d.in_flight_max, Bounds::new(1, 1000)),
+        in_flight_long_max: r.number(
+            "batch.in_flight_long_max",
+            d.in_flight_long_max,
+            Bounds::new(1, 1000),
+        ),
         eager_max: r.number("batch.eager_max", d.eager_max, Bounds::new(1, 1000)),
         calls_max: r.number("batch.calls_max", d.calls_max, Bounds::new(1, 1000)),
     }

@@ -1,6 +1,6 @@
 //! Effects: the work that the engine leaves for the shell, and the only way out of the engine.
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, InstanceId};
 use crate::message::Call;
 use crate::stats::Signal;
 
@@ -9,6 +9,8 @@ use crate::stats::Signal;
 pub struct Effects {
     /// Calls to be sent, each over the channel of its instance.
     pub calls: Vec<Call>,
+    /// Instances that are to show that they live: see [`super::Engine::on_alive`].
+    pub asked: Vec<InstanceId>,
     /// Connections with bytes to flush, or whose socket is to be shut or closed: see
     /// [`super::Engine::on_sent`].
     pub dirty: Vec<ConnId>,

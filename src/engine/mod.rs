@@ -247,6 +247,11 @@ impl Engine {
         dispatcher.on_link(&mut cx, clients, id, link, why, now);
     }
 
+    /// Takes note of a sign that an instance lives, which was asked for.
+    pub fn on_alive(&mut self, id: InstanceId, now: Micros) {
+        self.dispatcher.on_alive(id, now);
+    }
+
     /// Takes note that a connection to an instance broke. One that the service closed in order did
     /// not.
     pub fn on_connection_broken(&mut self, id: InstanceId, now: Micros) {

@@ -24,7 +24,7 @@ use crate::config::settings::ShardSettings;
 use crate::engine::Engine;
 use crate::engine::clients::conn::SocketAction;
 use crate::engine::effects::Effects;
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
@@ -133,6 +133,9 @@ pub trait ShardIo: Sized {
     /// Gives calls to the channels of their instances. Each of them may end at once, by
     /// [`Engine::on_outcome`].
     fn start_calls(&mut self, calls: &mut Vec<Call>);
+
+    /// Asks an instance for a sign of life, which is told by [`Engine::on_alive`].
+    fn ask(&mut self, instance: InstanceId);
 
     /// Bytes of memory that the sockets hold.
     fn socket_bytes(&self) -> usize;
@@ -307,8 +310,10 @@ impl TurnState {
     /// Takes the effects out of the engine. They leave it in no other way.
     fn take_effects(&mut self, engine: &mut Engine) {
         // Each field by its name, so that a new one is an error here.
-        let Effects { calls, dirty, moves, resumed, signals, keys_wanted } = &mut engine.effects;
+        let Effects { calls, asked, dirty, moves, resumed, signals, keys_wanted } =
+            &mut engine.effects;
         take_list(calls, &mut self.effects.calls);
+        take_list(asked, &mut self.effects.asked);
         take_list(dirty, &mut self.effects.dirty);
         take_list(moves, &mut self.effects.moves);
         take_list(resumed, &mut self.effects.resumed);
@@ -391,6 +396,9 @@ fn start_calls(io: &mut impl ShardIo) {
     io.start_calls(&mut calls);
     calls.clear();
     io.state().effects.calls = calls;
+    while let Some(instance) = io.state().effects.asked.pop() {
+        io.ask(instance);
+    }
 }
 
 /// Writes once to each connection with something new for its client.

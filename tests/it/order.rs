@@ -57,7 +57,7 @@ fn a_sessions_messages_arrive_in_order_among_concurrent_batches() {
 
 #[test]
 fn an_unordered_route_uses_several_slots_for_one_session() {
-    for (order, at_once) in [("none", 10), ("session", 1)] {
+    for (order, at_once) in [("none", 8), ("session", 1)] {
         let instance = Instance::echo();
         let config = Config::new()
             .service("logic", &[("a", instance.address)])
@@ -72,7 +72,7 @@ fn an_unordered_route_uses_several_slots_for_one_session() {
         eventually("all are taken in", || {
             (gateway.admin_get("/stats")["unanswered"] == 40).then_some(())
         });
-        // All slots that there are for them: `batch.in_flight_max` is 10.
+        // All slots that there are for it: of `batch.in_flight_max` = 10 two are kept for others.
         eventually("the calls arrive", || (instance.calls().len() >= at_once).then_some(()));
         assert_eq!(gateway.admin_get("/stats")["calls_in_flight"], at_once, "{order}");
         instance.release();

@@ -1,10 +1,12 @@
 //! Promise 6: what is shared has a fair part for each owner. All addresses of 127.0.0.0/8 are this
 //! machine, so each test has as many of them as it needs.
 
+use std::sync::{Mutex, mpsc};
+
 use serde_json::{Value, json};
 
 use crate::auth::{SECRET, auth_of, token_of_tenant};
-use crate::support::{Client, Config, Gateway, Instance, eventually};
+use crate::support::{Action, Client, Config, Gateway, Instance, eventually, ok};
 
 /// A gateway before an instance that is held, with room for 85 normal messages that wait, and more
 /// of a connection than that.
@@ -103,4 +105,61 @@ fn users_and_tenants_behind_one_address_have_a_share_each() {
         let answer = client.answer(seq);
         assert!(!is_refused(&answer), "{answer}");
     }
+}
+
+/// An instance that never answers a call with a message "slow" in it, and echoes all others.
+fn never_slow() -> Instance {
+    Instance::start(|call| {
+        let requests = &call.batch.requests;
+        match requests.iter().any(|request| request.payload[..] == *b"\"slow\"") {
+            true => Action::Never,
+            false => Action::Reply(requests.iter().map(ok).collect()),
+        }
+    })
+}
+
+#[test]
+fn calls_that_take_long_hold_up_nobody_else_while_their_instance_lives() {
+    let instance = never_slow();
+    let config = Config::new().service("logic", &[("a", instance.address)]);
+    let gateway = Gateway::start(&config.route(1000, "logic", "timeout_ms = 60000"));
+    gateway.wait_connected("logic", &["a"]);
+    let mut polite = Client::connect(gateway.ws);
+    assert_eq!(polite.call(1001, json!(0))["payload"], 0);
+    let mut slow: Vec<Client> = (0..30).map(|_| Client::connect(gateway.ws)).collect();
+    for (n, client) in slow.iter_mut().enumerate() {
+        client.send(json!({"msg_id": 1001, "payload": "slow"}));
+        // Ten slots would be taken after ten of them.
+        instance.wait_for(2 * n + 2);
+        assert_eq!(polite.call(1001, json!(n))["payload"], n);
+    }
+    assert_eq!(gateway.admin_get("/stats")["calls_in_flight"], 30);
+}
+
+#[test]
+fn an_instance_that_shows_no_life_gets_no_more_calls_than_it_has_slots() {
+    let (end, ended) = mpsc::channel::<()>();
+    let ended = Mutex::new(ended);
+    let instance = Instance::start(move |_| {
+        // Its only thread: not even a PING is answered before the test ends.
+        let _ = ended.lock().expect("not poisoned").recv();
+        Action::Never
+    });
+    let config = Config::new().service("logic", &[("a", instance.address)]).route(
+        1000,
+        "logic",
+        "timeout_ms = 700",
+    );
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["a"]);
+    let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(gateway.ws)).collect();
+    for client in &mut clients {
+        client.send(json!({"msg_id": 1001, "payload": 1}));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer(1)["status"], 4, "DEADLINE_EXCEEDED");
+    }
+    let calls = gateway.counter("calls");
+    drop(end);
+    assert!(calls <= 10, "{calls} calls");
 }

@@ -204,8 +204,8 @@ fn a_thousand_clients_hit_the_route_cache() {
         .shards(several())
         .service("logic", &[("logic-1", logic)])
         .service("chat", &[("chat-1", chat)])
-        .route(1000, "logic", "")
-        .route(2000, "chat", "")
+        .route(1000, "logic", "timeout_ms = 60000")
+        .route(2000, "chat", "timeout_ms = 60000")
         // All of them at once may wait: none is refused.
         .shard("queue.items_max = 200000");
     let gateway = Gateway::start(&config);

@@ -12,6 +12,21 @@ use crate::backend::{self, Channel, State};
 use crate::world::{Event, World};
 
 impl World {
+    /// Asks an instance for a sign of life: it comes, if the connection is up then.
+    pub fn ask(&mut self, s: usize, id: u32) {
+        let after = self.dice.range(50, 5_000);
+        self.at(after, Event::Alive(s, id));
+    }
+
+    pub fn is_alive(&mut self, s: usize, id: u32) {
+        let is_up = self.shards[s].channels.get(&id).is_some_and(|c| c.state == State::Up);
+        if is_up && !self.shards[s].stopped {
+            let now = Micros(self.now);
+            self.shards[s].engine.on_alive(InstanceId(id), now);
+            self.wake(s);
+        }
+    }
+
     pub fn start_calls(&mut self, s: usize, calls: &mut Vec<Call>) {
         for mut call in calls.drain(..) {
             let ticket = call.ticket.0;

@@ -14,7 +14,7 @@ use std::task::{Context, Waker};
 
 use shardgate::engine::Engine;
 use shardgate::engine::clients::conn::{Phase, ReadNext, SocketAction};
-use shardgate::ids::{ConnId, ShardId};
+use shardgate::ids::{ConnId, InstanceId, ShardId};
 use shardgate::lanes::LaneRefusal;
 use shardgate::limits;
 use shardgate::mailbox::{Command, ShardConfig, ShardEvent};
@@ -365,6 +365,10 @@ impl ShardIo for Host<'_> {
 
     fn start_calls(&mut self, calls: &mut Vec<Call>) {
         self.world.start_calls(self.s, calls);
+    }
+
+    fn ask(&mut self, instance: InstanceId) {
+        self.world.ask(self.s, instance.0);
     }
 
     fn socket_bytes(&self) -> usize {

@@ -38,6 +38,8 @@ pub enum Event {
     Arrives(usize, u64),
     Ends(usize, u64),
     TimesOut(usize, u64),
+    /// A byte of an instance comes that a shard asked for.
+    Alive(usize, u32),
     /// The connection of a shard to an instance comes up, or breaks.
     Up(usize, u32),
     Break(usize, u32),
@@ -224,6 +226,7 @@ impl World {
             Event::Tick(_)
             | Event::Ends(..)
             | Event::TimesOut(..)
+            | Event::Alive(..)
             | Event::Up(..)
             | Event::Break(..)
             | Event::Flap
@@ -258,6 +261,7 @@ impl World {
             Event::Arrives(s, ticket) => self.call_arrives(s, ticket),
             Event::Ends(s, ticket) => self.call_ends(s, ticket),
             Event::TimesOut(s, ticket) => self.call_times_out(s, ticket),
+            Event::Alive(s, id) => self.is_alive(s, id),
             Event::Up(s, id) => self.link_up(s, id),
             Event::Break(s, id) => self.link_breaks(s, id),
             Event::Flap => self.flap(),

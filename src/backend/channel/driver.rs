@@ -186,9 +186,16 @@ impl Driver {
                 Some(Order::Cancel(ticket)) => self.cancel(ticket),
                 Some(Order::Configure(settings)) => self.configure(*settings),
                 Some(Order::Secure(tls)) => self.secure(tls),
+                Some(Order::Ask) => self.ask(),
                 None => return,
             }
         }
+    }
+
+    fn ask(&mut self) {
+        let now = self.now;
+        self.links.iter_mut().for_each(|link| link.ask(now));
+        self.wake_by(now);
     }
 
     fn configure(&mut self, settings: BackendSettings) {
@@ -407,6 +414,9 @@ impl Driver {
             }
             if progress.pong {
                 self.wake_by(Micros(self.now.0.saturating_add(self.keepalive_us())));
+            }
+            if progress.alive {
+                self.shared.emit(ChannelEvent::Alive);
             }
             if progress.heard_again {
                 self.shared.emit(ChannelEvent::Up(address));

@@ -41,8 +41,8 @@ const LOCAL_RESETS_MAX: usize = 1_000_000;
 /// are dropped quietly: all calls of a channel may time out at once.
 const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 
-/// Most PINGs because of a suspicion without an answer to a call between them: gRPC servers forgive
-/// two, and end the connection at the third (gRFC A8).
+/// Most PINGs because of a suspicion, or for the owner, without an answer to a call between them:
+/// gRPC servers forgive two, and end the connection at the third (gRFC A8).
 const SUSPICIONS_MAX: u32 = 2;
 
 /// Time that a call must have had to make its link suspect: a second. A client's shorter deadline
@@ -109,6 +109,8 @@ pub(super) struct Progress {
     pub(super) ready: bool,
     /// Whether our PING was answered.
     pub(super) pong: bool,
+    /// Whether a byte has come that the owner asked for.
+    pub(super) alive: bool,
     /// Whether a byte has come on a link whose owner was told that it is silent.
     pub(super) heard_again: bool,
     /// The GOAWAY that arrived.
@@ -161,8 +163,10 @@ pub(super) struct Link {
     /// Time from which silence counts: the last byte read, or the first call on an idle link.
     pub(super) silent_since: Micros,
     pub(super) doubt: Doubt,
-    /// PINGs because of a suspicion since the last answer to a call.
+    /// PINGs because of a suspicion, or for the owner, since the last answer to a call.
     suspicions: u32,
+    /// Whether the owner waits for a byte: see [`Link::ask`].
+    asked: bool,
     /// Time when the unanswered PING was sent.
     pub(super) pinged_at: Option<Micros>,
     stage: Stage,
@@ -221,6 +225,7 @@ impl Link {
             silent_since: now,
             doubt: Doubt::None,
             suspicions: 0,
+            asked: false,
             pinged_at: None,
             stage: Stage::Opening(Box::pin(opening)),
             send: None,
@@ -297,6 +302,7 @@ impl Link {
         }
         self.bytes_seen = bytes;
         self.silent_since = now;
+        progress.alive = std::mem::take(&mut self.asked);
         progress.heard_again = self.doubt == Doubt::Told;
         self.doubt = Doubt::None;
         if self.phase == Phase::Connecting && has_settings {
@@ -420,6 +426,19 @@ impl Link {
             self.ping(now);
         }
         true
+    }
+
+    /// Has the next byte of the peer told to the owner, and asks for one by a PING. Not while it
+    /// has no calls, nor again and again without an answer to one: see [`SUSPICIONS_MAX`].
+    pub(super) fn ask(&mut self, now: Micros) {
+        if self.phase != Phase::Ready || self.streams == 0 {
+            return;
+        }
+        self.asked = true;
+        if self.pinged_at.is_none() && self.suspicions < SUSPICIONS_MAX {
+            self.suspicions += 1;
+            self.ping(now);
+        }
     }
 
     /// Takes note that a call was answered on the link.

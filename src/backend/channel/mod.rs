@@ -53,6 +53,8 @@ pub enum ChannelEvent {
         /// Reason, for the log.
         why: String,
     },
+    /// A byte has come since [`Channel::ask`].
+    Alive,
     /// A call ended; there is exactly one such event for each call.
     Outcome(Outcome),
 }
@@ -85,6 +87,7 @@ enum Order {
     Cancel(Ticket),
     Configure(Box<BackendSettings>),
     Secure(Option<Arc<ServiceTls>>),
+    Ask,
 }
 
 struct Shared {
@@ -120,6 +123,12 @@ impl Channel {
     /// takes the calls as soon as it is ready, and the old one finishes those that it has.
     pub fn secure(&self, tls: Option<Arc<ServiceTls>>) {
         self.order(Order::Secure(tls));
+    }
+
+    /// Asks the instance for a sign of life, as it has calls in flight that take long: its next
+    /// byte is told ([`ChannelEvent::Alive`]).
+    pub fn ask(&self) {
+        self.order(Order::Ask);
     }
 
     /// Finishes the calls in flight, then ends; the task returns. New calls fail at once.
@@ -162,7 +171,7 @@ impl Shared {
                     let result = Err(status::not_connected("the channel is closed"));
                     on_event(ChannelEvent::Outcome(Outcome { ticket: call.ticket, result }));
                 }
-                Some(Order::Cancel(_) | Order::Configure(_) | Order::Secure(_)) => {}
+                Some(Order::Cancel(_) | Order::Configure(_) | Order::Secure(_) | Order::Ask) => {}
                 None => return,
             }
         }

@@ -144,6 +144,8 @@ pub struct BatchSettings {
     pub window_ms: u64,
     /// Most batches in flight from a shard to an instance.
     pub in_flight_max: usize,
+    /// Most batches in flight from a shard to an instance, long ones included.
+    pub in_flight_long_max: usize,
     /// Batches in flight below which waiting messages leave at once.
     pub eager_max: usize,
     /// Most unary calls in flight from a shard to an instance.
@@ -251,6 +253,7 @@ impl Default for BatchSettings {
             bytes_max: crate::limits::BATCH_BYTES_CAP,
             window_ms: 10,
             in_flight_max: 10,
+            in_flight_long_max: 100,
             eager_max: 4,
             calls_max: 100,
         }

@@ -29,7 +29,7 @@ type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 /// Gauge of a shard: name, help and value.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
-const LEVELS: [Level; 17] = [
+const LEVELS: [Level; 18] = [
     ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
     ("sessions", "Upgraded connections.", |g| g.sessions as f64),
     ("unauthenticated", "Connections that are not known yet.", |g| g.unauthenticated as f64),
@@ -45,6 +45,7 @@ const LEVELS: [Level; 17] = [
     ("dedup_entries", "Ids in the dedup window.", |g| g.dedup_entries as f64),
     ("dedup_bytes", "Bytes held by the dedup window.", |g| g.dedup_bytes as f64),
     ("calls_in_flight", "Calls to services in flight.", |g| g.calls_in_flight as f64),
+    ("slow_owners", "Owners whose messages on a route were slow lately.", |g| g.slow_owners as f64),
     ("outbox_bytes", "Bytes that clients have not taken yet.", |g| g.outbox_bytes as f64),
     ("connection_bytes", "Memory that connections hold.", |g| g.connection_bytes as f64),
 ];

@@ -94,6 +94,7 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
         dedup_entries: sum.dedup_entries + one.dedup_entries,
         dedup_bytes: sum.dedup_bytes + one.dedup_bytes,
         calls_in_flight: sum.calls_in_flight + one.calls_in_flight,
+        slow_owners: sum.slow_owners + one.slow_owners,
         outbox_bytes: sum.outbox_bytes + one.outbox_bytes,
         connection_bytes: sum.connection_bytes + one.connection_bytes,
         snapshot_version: oldest,

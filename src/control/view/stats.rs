@@ -67,6 +67,7 @@ fn counted(sum: &Sum) -> Map<String, Value> {
         ("dedup_entries", g.dedup_entries.into()),
         ("dedup_bytes", g.dedup_bytes.into()),
         ("calls_in_flight", g.calls_in_flight.into()),
+        ("slow_owners", g.slow_owners.into()),
         ("outbox_bytes", g.outbox_bytes.into()),
         ("connection_bytes", g.connection_bytes.into()),
         ("counters", counters.into()),

@@ -119,12 +119,17 @@ impl Dispatcher {
             _ => self.weights.largest(instance, route.first),
         };
         let state = State::Waiting;
-        let assigned = Assignment { state, hash, instance, stream, dedup, answer_bytes };
+        let (line, company) = self.slow.place(&from.holder, route.first);
+        // A stream waits in one line.
+        let last = stream.and_then(|stream| self.ordering.get(stream).tail);
+        let last = last.and_then(|last| self.requests.get(last));
+        let place = (last.map_or(line, |last| last.position.line), company);
+        let assigned = Assignment { state, hash, instance, stream, dedup, answer_bytes, place };
         let key = self.insert(clients, new, &assigned);
         cx.stats.inc(Counter::Enqueued);
         let Self { requests, ordering, instances, fill, ready, .. } = self;
         let state = instances.get_mut(instance);
-        fill.change(&mut state.queue, |queue| queue.push(key, requests, ordering));
+        fill.change(state.queue_mut(place.0), |queue| queue.push(key, requests, ordering));
         ready.add(instance, state);
         Ok(())
     }
@@ -211,13 +216,13 @@ impl Dispatcher {
         let (priority, bytes) = (new.route.priority, new.bytes());
         let settings = &cx.config.settings.queue;
         let percent = admit_percent(&settings.admit_percent, priority, settings.backpressure);
-        let queue = &self.instances.get(instance).queue;
+        let waiting = self.instances.get(instance).waiting();
         // In 128 bits: 64 bits hold 64 GiB times 100, but no cap is checked to be that small.
         let percent_of = u128::from(settings.instance_percent);
         let share = |n: usize| (n as u128 * percent_of / 100) as usize;
         let here = Fill {
-            items: queue.items,
-            bytes: queue.bytes,
+            items: waiting.items,
+            bytes: waiting.bytes,
             items_max: share(settings.items_max).max(1),
             bytes_max: share(settings.bytes_max).max(1),
         };

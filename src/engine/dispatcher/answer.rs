@@ -133,9 +133,10 @@ impl Dispatcher {
         let request = self.requests.get(key).expect("the caller has it");
         debug_assert!(request.state == State::Waiting);
         let (instance, stream) = (request.instance, request.stream);
+        let line = request.position.line;
         debug_assert!(stream.is_some() == (request.handling.order == Order::Session));
         cx.stats.inc(Counter::Dequeued);
-        self.with_queue(instance, |queue, requests| {
+        self.with_queue(instance, line, |queue, requests| {
             queue.compact(requests);
             queue.forget(requests.get_mut(key).expect("the caller has it"));
         });

@@ -79,6 +79,14 @@ pub(crate) struct Held {
     pub bytes: usize,
 }
 
+impl Held {
+    /// Adds what another queue has.
+    pub fn add(&mut self, other: Self) {
+        self.items += other.items;
+        self.bytes += other.bytes;
+    }
+}
+
 /// The place of a member in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Place {
@@ -151,6 +159,9 @@ pub(crate) struct Backlog {
     nodes: Slab<OwnerKey, Node>,
     names: HashMap<Name, OwnerKey>,
     root: OwnerKey,
+    /// Owners with nothing in flight, by the rank of their first request, outdated ones among them:
+    /// first those whose user or address had nothing in flight either when they were listed.
+    idle: [BinaryHeap<Reverse<(Rank, OwnerKey)>>; 2],
 }
 
 impl Backlog {
@@ -158,7 +169,7 @@ impl Backlog {
     pub fn new() -> Self {
         let mut nodes = Slab::growing();
         let root = nodes.insert_with(|node: &mut Node| *node = Node::default());
-        Self { nodes, names: HashMap::new(), root }
+        Self { nodes, names: HashMap::new(), root, idle: Default::default() }
     }
 
     /// Counts a request of `holder` that waits, for its owner and for the groups above. It is taken
@@ -187,6 +198,7 @@ impl Backlog {
     /// Lists a request of `owner` as one that may be taken.
     pub fn list(&mut self, owner: OwnerKey, entry: Entry) {
         self.node_mut(owner).entries.push(Reverse(entry));
+        self.list_idle(owner);
         let mut at = owner;
         while let Some(group) = self.node(at).group {
             let Some(rank) = self.first(at) else { return };
@@ -237,6 +249,23 @@ impl Backlog {
         Some((entry, at))
     }
 
+    /// The most urgent request of an owner that has nothing in flight. `all_idle`: its user or
+    /// address has not, either.
+    pub fn next_idle(&mut self, all_idle: bool, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
+        for kind in 0..if all_idle { 1 } else { 2 } {
+            while let Some(Reverse((rank, owner))) = self.idle[kind].pop() {
+                // It is listed again when it has something.
+                let Some(entry) = self.first_if_idle(owner, look) else { continue };
+                let is_moved = kind == 0 && !self.is_group_idle(owner);
+                self.idle[kind + usize::from(is_moved)].push(Reverse((entry.0, owner)));
+                if !is_moved && entry.0 <= rank {
+                    return Some((entry, owner));
+                }
+            }
+        }
+        None
+    }
+
     /// Takes the request that [`Self::next`] told, of `bytes`, into a call, and charges its owner
     /// `cost_us`. Returns the number of entries that are dropped with the owner.
     pub fn take(&mut self, owner: OwnerKey, bytes: usize, cost_us: u64) {
@@ -268,6 +297,7 @@ impl Backlog {
                 self.put(key);
             }
         }
+        self.list_idle(owner);
         self.forget_idle(owner)
     }
 
@@ -301,6 +331,7 @@ impl Backlog {
             let node = self.node_mut(key);
             (node.listed, node.ahead) = (listed, ahead);
         }
+        (0..2).for_each(|kind| self.drop_outdated_idle(kind));
     }
 
     /// All entries, those of requests that have left included.
@@ -336,6 +367,52 @@ impl Backlog {
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.names.is_empty() && self.nodes.len() == 1
+    }
+
+    /// Lists an owner among those with nothing in flight, if it is one and has something to send.
+    fn list_idle(&mut self, owner: OwnerKey) {
+        let node = self.node(owner);
+        let Some(&Reverse((rank, ..))) = node.entries.peek() else { return };
+        if node.in_flight > 0 {
+            return;
+        }
+        let kind = usize::from(!self.is_group_idle(owner));
+        self.idle[kind].push(Reverse((rank, owner)));
+        // Mostly nobody asks for them: outdated ones are dropped when they are the majority.
+        if self.idle[kind].len() > 2 * self.nodes.len() + 64 {
+            self.drop_outdated_idle(kind);
+        }
+    }
+
+    fn drop_outdated_idle(&mut self, kind: usize) {
+        let mut idle = std::mem::take(&mut self.idle[kind]);
+        idle.retain(|&Reverse((rank, owner))| {
+            let node = self.nodes.get(owner).filter(|node| node.in_flight == 0);
+            let first = node.and_then(|node| node.entries.peek());
+            first.is_some_and(|Reverse((first, ..))| *first == rank)
+        });
+        self.idle[kind] = idle;
+    }
+
+    /// Whether nothing of an owner's user or address is in flight; the owner's own is not.
+    fn is_group_idle(&self, owner: OwnerKey) -> bool {
+        let node = self.node(owner);
+        match (node.name, node.group) {
+            (Name::Session(_), Some(group)) => self.node(group).in_flight == 0,
+            (Name::Session(_) | Name::All | Name::Tenant(_) | Name::Party(..), _) => true,
+        }
+    }
+
+    /// The first request of an owner that may be taken, if the owner has nothing in flight.
+    fn first_if_idle(&mut self, owner: OwnerKey, look: &mut Look<'_>) -> Option<Entry> {
+        let node = self.nodes.get_mut(owner).filter(|node| node.in_flight == 0)?;
+        loop {
+            let &Reverse(entry) = node.entries.peek()?;
+            if look.is_eligible(&entry) {
+                return Some(entry);
+            }
+            node.entries.pop();
+        }
     }
 
     /// Makes `at`'s place in its group right again: `start` or the first request has changed.

@@ -13,7 +13,10 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::batch::BodyWriter;
 use crate::engine::dispatcher::endings::blame_after_us;
+use crate::engine::dispatcher::queue::Taker;
 use crate::engine::dispatcher::request::{Request, State};
+use crate::engine::dispatcher::slots::{Line, Occupied, Room};
+use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey, Ticket};
 use crate::limits;
@@ -42,6 +45,8 @@ pub(crate) struct CallInFlight {
     pub late: Vec<ConnId>,
     /// Number of requests with which the call left; 0 while it is filled.
     pub sent: usize,
+    /// Route of the first of them.
+    pub route: u32,
     /// Time at which the call left.
     pub started: Micros,
     /// Time without an answer from which on the instance is to blame; `u64::MAX` = never.
@@ -51,13 +56,14 @@ pub(crate) struct CallInFlight {
 impl CallInFlight {
     /// Turns the slot of a call that has ended into that of a new one; the buffers stay.
     fn begin(&mut self, to: InstanceId, mode: Mode, now: Micros) {
-        let Self { instance, unary, items, streams, late, sent, started, blame_after_us } = self;
+        let Self { instance, unary, items, streams, late, sent, route, started, blame_after_us } =
+            self;
         *instance = Some(to);
         *unary = mode == Mode::Unary;
         items.clear();
         streams.clear();
         late.clear();
-        (*sent, *started, *blame_after_us) = (0, now, u64::MAX);
+        (*sent, *route, *started, *blame_after_us) = (0, 0, now, u64::MAX);
     }
 
     /// Cost of each of its requests, in microseconds of a slot: its time, divided by their number.
@@ -83,8 +89,15 @@ impl CallInFlight {
 struct Filling {
     ticket: Ticket,
     instance: InstanceId,
+    line: Line,
+    /// Whether its slot is kept: see [`Taker`].
+    kept: Option<bool>,
     mode: Mode,
     items: usize,
+    /// Most requests that it may have.
+    company: u16,
+    /// Route of its first request.
+    route: Option<u32>,
     /// Earliest arrival of its requests.
     oldest: Micros,
     /// Latest deadline of its requests.
@@ -104,6 +117,8 @@ impl Filling {
         self.firsts += u64::from(request.attempt == 1);
         self.latest = self.latest.max(request.deadline);
         self.oldest = self.oldest.min(request.received);
+        self.company = self.company.min(request.position.company);
+        self.route = self.route.or(Some(request.handling.route));
     }
 }
 
@@ -167,7 +182,9 @@ impl Dispatcher {
         }
         while let Some(id) = self.ready.pop() {
             self.instances.get_mut(id).ready = false;
-            self.dispatch(cx, clients, id, now);
+            for line in Line::ALL {
+                self.dispatch(cx, clients, (id, line), now);
+            }
         }
         self.fill.update_throttling(&cx.config.settings.queue);
     }
@@ -202,29 +219,40 @@ impl Dispatcher {
         }
     }
 
-    /// Sends the batches of one instance that may leave now.
+    /// Sends the batches of one line of an instance that may leave now.
     fn dispatch(
         &mut self,
         cx: &mut Context<'_>,
         clients: &mut Clients,
-        id: InstanceId,
+        (id, line): (InstanceId, Line),
         now: Micros,
     ) {
         loop {
             let batch = &cx.config.settings.batch;
             let window_us = batch.window_ms * 1000;
             let state = self.instances.get_mut(id);
-            if state.queue.items == 0
-                || state.in_flight >= slots(batch, state.mode)
-                || !state.is_usable()
-            {
+            if state.queue(line).items == 0 || !state.is_usable() {
                 return;
             }
-            let queue = &mut state.queue;
-            let full = queue.items >= items_max(batch, state.mode, clients)
-                || queue.bytes >= batch.bytes_max;
-            let may_wait = !full && !state.slot_freed && !queue.is_shared();
-            if state.in_flight >= batch.eager_max && may_wait {
+            let (free, kept) = match state.slots.room(batch, state.mode, line, now) {
+                Room::Free(free) => (free, None),
+                Room::Kept { is_last } => (1, Some(is_last)),
+                Room::None { look_again, is_silent } => {
+                    if is_silent && state.slots.ask(now) {
+                        cx.effects.asked.push(id);
+                    }
+                    if let Some(at) = look_again {
+                        self.window.wait(id, at);
+                    }
+                    return;
+                }
+            };
+            let items_max = items_max(batch, state.mode, clients);
+            let is_busy = state.slots.len() >= batch.eager_max && !state.slot_freed;
+            let is_busy = is_busy && state.slots.short(now) >= batch.eager_max;
+            let queue = state.queue_mut(line);
+            let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
+            if is_busy && !full && !queue.is_shared() {
                 let Some(oldest) = queue.oldest(&self.requests) else { return };
                 let due = Micros(oldest.0 + window_us);
                 if due > now {
@@ -232,14 +260,14 @@ impl Dispatcher {
                     return;
                 }
             }
-            // Not all of it can leave now, so that owners have their shares.
-            let free = slots(batch, state.mode) - state.in_flight;
-            if queue.items > items_max(batch, state.mode, clients).saturating_mul(free)
+            // If not all of it can leave now, owners have their shares.
+            if kept.is_some()
+                || queue.items > items_max.saturating_mul(free)
                 || queue.bytes > batch.bytes_max.saturating_mul(free)
             {
-                self.with_queue(id, |queue, requests| queue.share(requests));
+                self.with_queue(id, line, |queue, requests| queue.share(requests));
             }
-            if !self.launch(cx, clients, id, now) {
+            if !self.launch(cx, clients, (id, line), kept, now) {
                 return;
             }
         }
@@ -250,15 +278,20 @@ impl Dispatcher {
         &mut self,
         cx: &mut Context<'_>,
         clients: &mut Clients,
-        id: InstanceId,
+        (id, line): (InstanceId, Line),
+        kept: Option<bool>,
         now: Micros,
     ) -> bool {
         let mode = self.instances.get(id).mode;
         let mut call = Filling {
             ticket: self.calls.insert_with(|call| call.begin(id, mode, now)),
             instance: id,
+            line,
+            kept,
             mode,
             items: 0,
+            company: ANY_COMPANY,
+            route: None,
             oldest: now,
             latest: now,
             answer_bytes: 0,
@@ -304,14 +337,15 @@ impl Dispatcher {
         let room = clients.message_bytes_high + REQUEST_BYTES_MAX;
         let items_max = items_max(batch, filling.mode, clients);
         let call = calls.get_mut(filling.ticket).expect("it is being filled");
-        let queue = &mut instances.get_mut(filling.instance).queue;
+        let queue = instances.get_mut(filling.instance).queue_mut(filling.line);
         fill.change(queue, |queue| {
-            while filling.items < items_max
+            while filling.items < items_max.min(filling.company.into())
                 && (filling.items == 0
                     || body.len() + room <= batch.bytes_max
                         && filling.answer_bytes < limits::ANSWERS_BYTES_AIM)
             {
-                let key = queue.take(filling.ticket, requests, ordering)?;
+                let Filling { ticket, items, kept, .. } = *filling;
+                let key = queue.take_into(&Taker { ticket, items, kept }, requests, ordering)?;
                 cx.stats.inc(Counter::Dequeued);
                 let request = requests.get_mut(key).expect("just taken");
                 call.carry(request.stream);
@@ -340,7 +374,8 @@ impl Dispatcher {
 
     /// Hands a filled call to the shell.
     fn send(&mut self, cx: &mut Context<'_>, outbox_bytes: usize, call: Filling, now: Micros) {
-        let Filling { ticket, instance, items, oldest, latest, firsts, unary, .. } = call;
+        let Filling { ticket, instance, line, items, route, oldest, latest, firsts, unary, .. } =
+            call;
         cx.stats.record(Stage::BatchWait, now.since(oldest), 1);
         let UnaryRequest { method, body, metadata } = unary.unwrap_or_else(|| UnaryRequest {
             method: HANDLE.clone(),
@@ -351,9 +386,10 @@ impl Dispatcher {
         let answer_bytes_max = limits::answer_bytes_max(items, outbox_bytes);
         let call = Call { ticket, instance, method, body, timeout_us, answer_bytes_max, metadata };
         cx.effects.calls.push(call);
-        self.calls.get_mut(ticket).expect("just filled").sent = items;
+        let filled = self.calls.get_mut(ticket).expect("just filled");
+        (filled.sent, filled.route) = (items, route.unwrap_or(0));
         let state = self.instances.get_mut(instance);
-        state.in_flight += 1;
+        state.slots.occupy(Occupied { ticket, line, started: now });
         state.slot_freed = false;
         cx.stats.inc(Counter::Calls);
         cx.stats.add(Counter::Dispatched, items as u64);
@@ -403,14 +439,6 @@ impl Dispatcher {
             let instance = stream.instance;
             self.resume_head(Some(head), instance);
         }
-    }
-}
-
-/// Calls that an instance may have in flight from this shard.
-pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
-    match mode {
-        Mode::Batch => settings.in_flight_max,
-        Mode::Unary => settings.calls_max,
     }
 }
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::settings::{BatchSettings, ShardSettings};
 use crate::engine::check::{Sum, ensure};
 use crate::engine::dispatcher::backlog::Held;
-use crate::engine::dispatcher::calls::slots;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::request::State;
+use crate::engine::dispatcher::slots::{Line, Room, long_slots, slots};
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::ids::{ConnId, InstanceId, OwnerKey, StreamKey};
 use crate::message::Micros;
@@ -66,13 +66,15 @@ impl Dispatcher {
                 }
             };
             let state = self.instances.get(r.instance);
-            let slot = state.in_flight < slots(settings, state.mode) && state.link != Link::Down;
+            let room = state.slots.room(settings, state.mode, r.position.line, now);
+            let slot = matches!(room, Room::Free(_)) && state.link != Link::Down;
             // A request that was parked waits at most a window from when it came back: `oldest`
             // examines only the most urgent of those.
             let waited = !r.position.parked && r.received.0 + window_us <= now.0;
-            let due = state.in_flight == 0 || waited;
+            let in_flight = state.slots.len();
+            let due = in_flight == 0 || waited;
             ensure(!(eligible && slot && due), || {
-                format!("{key:?} waits for {:?} with {} in flight", r.instance, state.in_flight)
+                format!("{key:?} waits for {:?} with {in_flight} in flight", r.instance)
             })?;
         }
         Ok(())
@@ -86,7 +88,8 @@ impl Dispatcher {
         let mut total = Sum::default();
         for (id, state) in self.instances.iter() {
             let found = waiting.remove(&id).unwrap_or_default();
-            let kept = Sum { items: state.queue.items, bytes: state.queue.bytes };
+            let Held { items, bytes } = state.waiting();
+            let kept = Sum { items, bytes };
             ensure(found == kept, || format!("queue of {id:?}: {kept:?}, in truth {found:?}"))?;
             total.items += kept.items;
             total.bytes += kept.bytes;
@@ -101,10 +104,11 @@ impl Dispatcher {
 
     /// Checks that each owner in a backlog has what its requests come to.
     fn check_backlogs(&self) -> Result<(), String> {
-        let mut truth: BTreeMap<(InstanceId, OwnerKey), (Held, usize)> = BTreeMap::new();
+        let mut truth: BTreeMap<(InstanceId, u8, OwnerKey), (Held, usize)> = BTreeMap::new();
         for (_, r) in self.requests.iter() {
             let Some(owner) = r.position.owner else { continue };
-            let (held, in_flight) = truth.entry((r.instance, owner)).or_default();
+            let (held, in_flight) =
+                truth.entry((r.instance, r.position.line as u8, owner)).or_default();
             match r.state {
                 State::Waiting => {
                     held.items += 1;
@@ -115,11 +119,13 @@ impl Dispatcher {
             }
         }
         for (id, state) in self.instances.iter() {
-            for (owner, held, in_flight) in state.queue.check_owners()? {
-                let found = truth.remove(&(id, owner)).unwrap_or_default();
-                ensure(found == (held, in_flight), || {
-                    format!("{owner:?} of {id:?}: {held:?}, {in_flight}; in truth {found:?}")
-                })?;
+            for line in Line::ALL {
+                for (owner, held, in_flight) in state.queue(line).check_owners()? {
+                    let found = truth.remove(&(id, line as u8, owner)).unwrap_or_default();
+                    ensure(found == (held, in_flight), || {
+                        format!("{owner:?} of {id:?}: {held:?}, {in_flight}; in truth {found:?}")
+                    })?;
+                }
             }
         }
         ensure(truth.is_empty(), || format!("owners that no backlog has: {truth:?}"))
@@ -161,7 +167,10 @@ impl Dispatcher {
                 let right = r.state == State::Waiting
                     && r.stream == Some(key)
                     && r.links.prev == prev
-                    && r.instance == stream.instance;
+                    && r.instance == stream.instance
+                    && prev
+                        .and_then(|prev| self.requests.get(prev))
+                        .is_none_or(|first| first.position.line == r.position.line);
                 ensure(right, || format!("{key:?} links {at:?} wrongly: {r:?} {stream:?}"))?;
                 (prev, next) = (Some(at), r.links.next);
             }
@@ -185,10 +194,10 @@ impl Dispatcher {
         }
         for (id, state) in self.instances.iter() {
             let found = in_flight.get(&id).copied().unwrap_or(0);
-            ensure(found == state.in_flight, || {
-                format!("{id:?}: in_flight {}, in truth {found}", state.in_flight)
+            ensure(found == state.slots.len(), || {
+                format!("{id:?}: in_flight {}, in truth {found}", state.slots.len())
             })?;
-            let most = slots(settings, state.mode);
+            let most = slots(settings, state.mode).max(long_slots(settings, state.mode));
             ensure(found <= most, || format!("{id:?}: {found} in flight, at most {most}"))?;
         }
         Ok(())
@@ -198,8 +207,12 @@ impl Dispatcher {
     fn check_requests(&self) -> Result<(), String> {
         let (mut fresh, mut resumed) = (BTreeSet::new(), BTreeSet::new());
         for (id, state) in self.instances.iter() {
-            let keys = state.queue.current_keys(&self.requests)?;
-            for (keys, found) in [(keys.0, &mut fresh), (keys.1, &mut resumed)] {
+            let [prompt, slow] = &state.queues;
+            let prompt = prompt.current_keys(&self.requests)?;
+            let slow = slow.current_keys(&self.requests)?;
+            let keys = (prompt.0.into_iter().chain(slow.0), prompt.1.into_iter().chain(slow.1));
+            let (first, second) = (keys.0.collect::<Vec<_>>(), keys.1.collect::<Vec<_>>());
+            for (keys, found) in [(first, &mut fresh), (second, &mut resumed)] {
                 for key in keys {
                     ensure(found.insert(key), || format!("{key:?} is twice in {id:?}"))?;
                 }

@@ -4,8 +4,9 @@ use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::calls::EXPIRED;
+use crate::engine::dispatcher::calls::{CallInFlight, EXPIRED};
 use crate::engine::dispatcher::request::State;
+use crate::engine::dispatcher::slow_owners::Sent;
 use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject, status};
 use crate::stats::Counter;
@@ -69,9 +70,13 @@ impl Dispatcher {
             }
             State::InFlight(ticket) => {
                 self.ordering.pass(request);
+                let (instance, call) = (request.instance, self.calls.get(ticket));
+                if let Some(&CallInFlight { started, sent: count, .. }) = call {
+                    self.note_speed(Sent { ticket, instance, started, count }, &[key], now);
+                }
                 // The call goes on, and with it the stream: the connection does not move to another
                 // shard before the call has ended.
-                let (conn, instance) = (request.conn, request.instance);
+                let conn = self.requests.get(key).expect("seen above").conn;
                 clients.call_is_late(conn);
                 self.calls.get_mut(ticket).expect("it has this request").late.push(conn);
                 self.instances.get_mut(instance).failed += 1;

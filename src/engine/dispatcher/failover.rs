@@ -31,18 +31,18 @@ impl Dispatcher {
 
     fn move_request(&mut self, cx: &mut Context<'_>, key: MsgKey, instance: InstanceId) {
         let request = self.requests.get(key).expect("the caller has it");
-        let from = request.instance;
+        let (from, line) = (request.instance, request.position.line);
         if from == instance {
             return;
         }
         cx.stats.inc(Counter::FailedOver);
-        self.with_queue(from, |queue, requests| {
+        self.with_queue(from, line, |queue, requests| {
             queue.compact(requests);
             let request = requests.get_mut(key).expect("the caller has it");
             queue.forget(request);
             request.instance = instance;
         });
-        self.with_queue(instance, |queue, requests| queue.put_back(key, requests));
+        self.with_queue(instance, line, |queue, requests| queue.put_back(key, requests));
     }
 
     /// Moves an idle stream to the instance to which its hash belongs now, or answers its requests
@@ -80,6 +80,14 @@ impl Dispatcher {
         let is_ours = self.has_paused_since(Micros(now.0.saturating_sub(CATCH_UP_MS * 1000)));
         if !is_ours && let Some(state) = self.instances.find_mut(id) {
             state.history.lost();
+        }
+    }
+
+    /// Takes note of a sign that an instance lives: its calls that take long make room for others.
+    pub fn on_alive(&mut self, id: InstanceId, now: Micros) {
+        if let Some(state) = self.instances.find_mut(id) {
+            state.slots.is_alive(now);
+            self.ready.add(id, state);
         }
     }
 

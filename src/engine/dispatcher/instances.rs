@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::config::settings::QueueSettings;
+use crate::engine::dispatcher::backlog::Held;
 use crate::engine::dispatcher::endings::Blame;
 use crate::engine::dispatcher::queue::InstanceQueue;
+use crate::engine::dispatcher::slots::{Line, Slots};
 use crate::engine::instance_map::InstanceMap;
 use crate::engine::pace::Pace;
 use crate::ids::{InstanceId, ServiceId};
@@ -98,9 +100,10 @@ pub(crate) struct InstanceState {
     pub share: Share,
     /// Whether the snapshot in force names the instance.
     pub present: bool,
-    pub queue: InstanceQueue,
-    /// Number of calls in flight.
-    pub in_flight: usize,
+    /// Queues by [`Line`].
+    pub queues: [InstanceQueue; 2],
+    /// Calls in flight.
+    pub slots: Slots,
     /// Whether a call ended since the last batch left: waiting requests may leave at once.
     pub slot_freed: bool,
     /// Whether the instance is on the dispatcher's list of those to be examined.
@@ -122,9 +125,25 @@ impl InstanceState {
         self.present && self.link != Link::Down && self.share != Share::NONE
     }
 
+    /// The queue of a line.
+    pub fn queue(&self, line: Line) -> &InstanceQueue {
+        &self.queues[line as usize]
+    }
+
+    /// The queue of a line, to be changed.
+    pub fn queue_mut(&mut self, line: Line) -> &mut InstanceQueue {
+        &mut self.queues[line as usize]
+    }
+
+    /// Number and bytes of the requests that wait in all lines.
+    pub fn waiting(&self) -> Held {
+        let [prompt, slow] = &self.queues;
+        Held { items: prompt.items + slow.items, bytes: prompt.bytes + slow.bytes }
+    }
+
     /// Whether nothing of the instance is under way, and nothing will be again.
     fn is_over(&self) -> bool {
-        !self.present && self.in_flight == 0 && self.queue.items == 0 && !self.ready
+        !self.present && self.slots.len() == 0 && self.waiting().items == 0 && !self.ready
     }
 }
 
@@ -152,7 +171,7 @@ impl Instances {
     pub fn set_settings(&mut self, settings: &QueueSettings) {
         self.delays_us = delays_us(settings);
         for (_, state) in self.states.iter_mut() {
-            state.queue.set_delays(self.delays_us);
+            state.queues.iter_mut().for_each(|queue| queue.set_delays(self.delays_us));
         }
     }
 
@@ -175,8 +194,8 @@ impl Instances {
                     why: None,
                     share: Share::NONE,
                     present: true,
-                    queue: InstanceQueue::new(instance.id, delays_us),
-                    in_flight: 0,
+                    queues: Line::ALL.map(|_| InstanceQueue::new(instance.id, delays_us)),
+                    slots: Slots::default(),
                     slot_freed: false,
                     ready: false,
                     has_answered: false,
@@ -263,8 +282,8 @@ impl Instances {
                 instance,
                 connected: state.link == Link::Up,
                 why_down: (state.link == Link::Down).then(|| state.why.clone()).flatten(),
-                waiting: state.queue.items as u64,
-                in_flight: state.in_flight as u64,
+                waiting: state.waiting().items as u64,
+                in_flight: state.slots.len() as u64,
                 ok: state.ok,
                 failed: state.failed,
             })

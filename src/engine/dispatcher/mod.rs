@@ -24,6 +24,8 @@ mod retry;
 mod retry_budget;
 pub mod route_cache;
 mod share;
+pub(super) mod slots;
+mod slow_owners;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -43,6 +45,8 @@ use crate::engine::dispatcher::queue::InstanceQueue;
 use crate::engine::dispatcher::request::Requests;
 use crate::engine::dispatcher::retry_budget::RetryBudget;
 use crate::engine::dispatcher::route_cache::RouteCache;
+use crate::engine::dispatcher::slots::Line;
+use crate::engine::dispatcher::slow_owners::SlowOwners;
 use crate::engine::slab::Slab;
 use crate::engine::{Context, REQUESTS_MAX};
 use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
@@ -67,6 +71,7 @@ pub(crate) struct Dispatcher {
     weights: AnswerWeights,
     retries: RetryBudget,
     fill: QueueFill,
+    slow: SlowOwners,
     ready: ReadyList,
     window: BatchWindow,
     /// Retries that are not due yet, the earliest first.
@@ -144,6 +149,7 @@ impl Dispatcher {
             weights: AnswerWeights::default(),
             retries: RetryBudget::new(settings.retry.budget_percent),
             fill: QueueFill::default(),
+            slow: SlowOwners::default(),
             ready: ReadyList::default(),
             window: BatchWindow::default(),
             delayed: BinaryHeap::new(),
@@ -198,9 +204,10 @@ impl Dispatcher {
         self.dedup.expire(now, EXPIRE_BUDGET);
         self.cache.expire(now, EXPIRE_BUDGET);
         self.weights.age(now);
+        self.slow.expire(now);
         self.requests.trim(TRIM_BUDGET);
         for (_, state) in self.instances.iter_mut() {
-            state.queue.compact(&self.requests);
+            state.queues.iter_mut().for_each(|queue| queue.compact(&self.requests));
         }
         self.instances.take_report(&mut cx.effects.signals);
         self.instances.prune();
@@ -227,15 +234,17 @@ impl Dispatcher {
         gauges.dedup_entries = self.dedup.len() as u64;
         gauges.dedup_bytes = self.dedup.bytes() as u64;
         gauges.calls_in_flight = self.calls.len() as u64;
+        gauges.slow_owners = self.slow.len() as u64;
     }
 
-    /// Changes the queue of an instance, and the sums over all queues with it.
+    /// Changes a queue of an instance, and the sums over all queues with it.
     fn with_queue<R>(
         &mut self,
         id: InstanceId,
+        line: Line,
         change: impl FnOnce(&mut InstanceQueue, &mut Requests) -> R,
     ) -> R {
-        let queue = &mut self.instances.get_mut(id).queue;
+        let queue = self.instances.get_mut(id).queue_mut(line);
         self.fill.change(queue, |queue| change(queue, &mut self.requests))
     }
 
@@ -265,10 +274,35 @@ impl Dispatcher {
     /// Lets `head`, the first waiting request of a free stream or a request without a stream, be
     /// taken again if it is parked.
     fn resume_head(&mut self, head: Option<MsgKey>, instance: InstanceId) {
-        let state = self.instances.get_mut(instance);
-        if let Some(head) = head {
-            state.queue.resume(head, &mut self.requests);
+        if let Some(head) = head
+            && let Some(request) = self.requests.get_mut(head)
+        {
+            let (line, company) = self.slow.place(&request.holder, request.handling.route);
+            request.position.company = company;
+            if line != request.position.line {
+                self.change_line(head, instance, line);
+            }
+            let Self { instances, requests, .. } = self;
+            instances.get_mut(instance).queue_mut(line).resume(head, requests);
         }
-        self.ready.add(instance, state);
+        self.mark_ready(instance);
+    }
+
+    /// Puts a waiting request, and those that follow it in its stream, in another line of their
+    /// instance: a stream waits in one line.
+    fn change_line(&mut self, head: MsgKey, instance: InstanceId, line: Line) {
+        let mut next = Some(head);
+        while let Some(key) = next {
+            let request = self.requests.get(key).expect("it waits");
+            let from = request.position.line;
+            next = request.links.next;
+            self.with_queue(instance, from, |queue, requests| {
+                queue.compact(requests);
+                let request = requests.get_mut(key).expect("it waits");
+                queue.forget(request);
+                request.position.line = line;
+            });
+            self.with_queue(instance, line, |queue, requests| queue.put_back(key, requests));
+        }
     }
 }

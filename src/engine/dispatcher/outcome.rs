@@ -13,8 +13,9 @@ use crate::engine::dispatcher::endings::{CallFacts, blame};
 use crate::engine::dispatcher::failures::is_failure;
 use crate::engine::dispatcher::request::{Handling, Request, State};
 use crate::engine::dispatcher::retry::{FailedCall, Verdict};
+use crate::engine::dispatcher::slow_owners::Sent;
 use crate::ids::{InstanceId, MsgKey, Ticket};
-use crate::message::{CallError, Micros, Outcome, Reason, Reject, Started, status};
+use crate::message::{CallError, CallFault, Micros, Outcome, Reason, Reject, Started, status};
 use crate::routing::PayloadKind;
 use crate::stats::{Counter, Stage};
 use crate::wire::backend::{ResponseItem, read_responses};
@@ -44,15 +45,17 @@ impl Dispatcher {
         };
         let mut items = std::mem::take(&mut call.items);
         let (started, unary, blame_after_us) = (call.started, call.unary, call.blame_after_us);
+        let (count, route) = (call.sent, call.route);
         let cost_us = call.cost_us(now);
         let instance = call.instance.expect("a call in flight has an instance");
         let state = self.instances.get_mut(instance);
-        state.in_flight -= 1;
+        state.slots.free(ticket, route, has_answered(&result), now);
         state.slot_freed = true;
         cx.stats.record(Stage::RoundTrip, now.since(started), 1);
         if result.is_ok() {
-            state.queue.note_cost(cost_us);
+            state.queues.iter_mut().for_each(|queue| queue.note_cost(cost_us));
         }
+        self.note_speed(Sent { ticket, instance, started, count }, &items, now);
         let tally = match result {
             Ok(body) => {
                 let read = match unary {
@@ -251,6 +254,21 @@ impl Dispatcher {
         state.failed += failed;
         cx.stats.add(Counter::DispatchOk, ok);
         cx.stats.add(Counter::DispatchFailed, failed);
+    }
+}
+
+/// Whether the end of a call shows that the instance lives.
+fn has_answered(result: &Result<Bytes, CallError>) -> bool {
+    match result.as_ref().map_err(|error| error.fault) {
+        Ok(_) | Err(CallFault::Status | CallFault::BadReply | CallFault::TooLarge) => true,
+        Err(
+            CallFault::NotConnected
+            | CallFault::Refused
+            | CallFault::GoingAway
+            | CallFault::Reset
+            | CallFault::ConnectionLost
+            | CallFault::TimedOut,
+        ) => false,
     }
 }
 

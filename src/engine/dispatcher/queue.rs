@@ -24,6 +24,24 @@ use crate::engine::dispatcher::request::{QueuePosition, Request, Requests, State
 use crate::ids::{InstanceId, MsgKey, OwnerKey, Ticket};
 use crate::message::Micros;
 
+/// A call that takes requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taker {
+    pub ticket: Ticket,
+    /// Requests that it has.
+    pub items: usize,
+    /// Set if its slot is kept for owners that have nothing in flight; true: whose user or address
+    /// has not, either.
+    pub kept: Option<bool>,
+}
+
+impl Taker {
+    /// Whether the request may be in a call with as many.
+    fn has_place_for(&self, request: &Request) -> bool {
+        self.items == 0 || self.items < usize::from(request.position.company)
+    }
+}
+
 /// Calls over which the cost of a request is smoothed.
 const COST_CALLS: u64 = 8;
 
@@ -100,8 +118,12 @@ impl InstanceQueue {
     pub(crate) fn put_back(&mut self, key: MsgKey, requests: &mut Requests) {
         let request = requests.get_mut(key).expect("returned requests exist");
         request.state = State::Waiting;
-        let generation = request.position.generation.wrapping_add(1);
-        request.position = QueuePosition { parked: true, generation, ..QueuePosition::default() };
+        let QueuePosition { line, company, generation, .. } = request.position;
+        request.position = QueuePosition {
+            parked: true,
+            generation: generation.wrapping_add(1),
+            ..QueuePosition::new((line, company))
+        };
         self.items += 1;
         self.bytes += request.bytes();
         if self.is_shared {
@@ -257,9 +279,21 @@ impl InstanceQueue {
         requests: &mut Requests,
         ordering: &mut Ordering,
     ) -> Option<MsgKey> {
+        self.take_into(&Taker { ticket, items: 0, kept: None }, requests, ordering)
+    }
+
+    /// Takes the next request for a call; `None` if none is eligible, or if the next one is not to
+    /// be in a call with as many.
+    pub(crate) fn take_into(
+        &mut self,
+        call: &Taker,
+        requests: &mut Requests,
+        ordering: &mut Ordering,
+    ) -> Option<MsgKey> {
+        let ticket = call.ticket;
         let key = match self.is_shared {
-            true => self.take_shared(ticket, requests, ordering)?,
-            false => self.take_first(ticket, requests, ordering)?,
+            true => self.take_shared(call, requests, ordering)?,
+            false => self.take_first(call, requests, ordering)?,
         };
         let request = requests.get_mut(key).expect("candidates wait here");
         request.state = State::InFlight(ticket);
@@ -280,10 +314,11 @@ impl InstanceQueue {
     /// Takes the request with the least rank out of the class queues, or of those that came back.
     fn take_first(
         &mut self,
-        ticket: Ticket,
+        call: &Taker,
         requests: &mut Requests,
         ordering: &Ordering,
     ) -> Option<MsgKey> {
+        let ticket = call.ticket;
         let mut best: Option<(Rank, MsgKey)> = None;
         for class in 0..4 {
             if self.fresh[class].is_empty() {
@@ -302,6 +337,9 @@ impl InstanceQueue {
         }
         let ((_, class, _), key) = best?;
         let request = requests.get_mut(key).expect("candidates wait here");
+        if !call.has_place_for(request) {
+            return None;
+        }
         if request.position.parked {
             self.resumed.pop();
             request.position.resumed = false;
@@ -314,16 +352,23 @@ impl InstanceQueue {
     /// Takes the request that is next by the shares of the owners.
     fn take_shared(
         &mut self,
-        ticket: Ticket,
+        call: &Taker,
         requests: &mut Requests,
         ordering: &Ordering,
     ) -> Option<MsgKey> {
         let cost_us = self.cost_us();
         let Self { instance, backlog, stale, .. } = self;
         let backlog = backlog.as_deref_mut()?;
-        let mut look = Look { instance: *instance, ticket, requests, ordering, stale };
-        let ((_, key, _), owner) = backlog.next(&mut look)?;
+        let instance = *instance;
+        let mut look = Look { instance, ticket: call.ticket, requests, ordering, stale };
+        let ((_, key, _), owner) = match call.kept {
+            None => backlog.next(&mut look)?,
+            Some(is_last) => backlog.next_idle(is_last, &mut look)?,
+        };
         let request = requests.get_mut(key).expect("candidates wait here");
+        if !call.has_place_for(request) {
+            return None;
+        }
         request.position.resumed = false;
         // A retry was charged when it was taken first.
         request.position.charged_us = if request.attempt == 0 { cost_us } else { 0 };

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use crate::auth::Identity;
 use crate::engine::clients::conn::Claim;
 use crate::engine::dispatcher::route_cache::RouteKey;
+use crate::engine::dispatcher::slots::Line;
+use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
 use crate::engine::owner::{Holder, Party};
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
@@ -122,6 +124,8 @@ pub(crate) struct Assignment {
     pub dedup: Option<DedupKey>,
     /// Bytes that the answer is expected to have, if it is large; else 0.
     pub answer_bytes: usize,
+    /// Line in which it waits, and most messages of a call with it.
+    pub place: (Line, u16),
 }
 
 impl Assignment {
@@ -133,11 +137,12 @@ impl Assignment {
         stream: None,
         dedup: None,
         answer_bytes: 0,
+        place: (Line::Prompt, ANY_COMPANY),
     };
 }
 
 /// Position of a waiting request in the queue of its instance.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct QueuePosition {
     /// Whether the request has left its class queue to wait with its stream.
     pub parked: bool,
@@ -146,10 +151,29 @@ pub(crate) struct QueuePosition {
     /// Number of times that the request was put back into a queue; entries of earlier ones are
     /// stale.
     pub generation: u32,
+    /// Line in which the request waits, or from which it was taken.
+    pub line: Line,
+    /// Most messages of a call with the request.
+    pub company: u16,
     /// Place of its owner in the backlog that it waits in, or was taken from; none without one.
     pub owner: Option<OwnerKey>,
     /// Cost charged to the owner when the request was taken, in microseconds of a slot.
     pub charged_us: u64,
+}
+
+impl QueuePosition {
+    /// Position of a request that is in no queue yet, by what is known of its owner's speed.
+    pub fn new((line, company): (Line, u16)) -> Self {
+        Self {
+            parked: false,
+            resumed: false,
+            generation: 0,
+            line,
+            company,
+            owner: None,
+            charged_us: 0,
+        }
+    }
 }
 
 /// Neighbours of a waiting request in its stream; none of a request that does not wait.
@@ -278,7 +302,7 @@ impl Default for Request {
                 service_text: false,
             },
             method: None,
-            position: QueuePosition::default(),
+            position: QueuePosition::new((Line::Prompt, ANY_COMPANY)),
             delayed: false,
             responses: 0,
             attempt: 0,
@@ -349,7 +373,7 @@ impl Request {
         *seq = message.seq;
         *handling = Handling::of(route);
         method.clone_from(&route.method);
-        (*position, *delayed) = (QueuePosition::default(), false);
+        (*position, *delayed) = (QueuePosition::new(assigned.place), false);
         (*responses, *attempt, *may_have_run) = (0, 0, false);
         (*received, *deadline, *arrival) = (now, new.deadline(), number);
         *is_shortened = new.is_shortened();

@@ -136,10 +136,15 @@ impl Dispatcher {
         let stream = request.stream;
         request.delayed = stream.is_none() && at > now;
         cx.stats.add(Counter::FailedOver, u64::from(moved));
+        let mut line = request.position.line;
         if let Some(stream) = stream {
+            // A stream waits in one line.
+            let next = self.ordering.get(stream).head.and_then(|head| self.requests.get(head));
+            line = next.map_or(line, |next| next.position.line);
+            self.requests.get_mut(key).expect("is in the call").position.line = line;
             self.ordering.link_first(stream, key, &mut self.requests);
         }
-        self.with_queue(instance, |queue, requests| queue.put_back(key, requests));
+        self.with_queue(instance, line, |queue, requests| queue.put_back(key, requests));
         match stream {
             // Freed with the ticket: the head is resumed then, or when the delay is over.
             Some(stream) => {

@@ -10,6 +10,7 @@ use crate::engine::Context;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::backlog::Held;
 use crate::engine::dispatcher::fill::Fill;
+use crate::engine::dispatcher::slots::Line;
 use crate::engine::owner::{Holder, Party};
 use crate::ids::{InstanceId, MsgKey};
 use crate::message::{Micros, Priority, Reason, Reject};
@@ -83,11 +84,15 @@ impl Dispatcher {
         if here.items < items_max / LOOKED_AT && here.bytes < bytes_max / LOOKED_AT {
             return Ok(());
         }
-        self.with_queue(instance, |queue, requests| queue.share(requests));
-        let state = self.instances.get(instance);
-        let queue = &state.queue;
-        let Some(backlog) = queue.backlog() else { return Ok(()) };
-        let held = backlog.held(holder);
+        let mut held = [Held::default(); 3];
+        let mut parties = 0;
+        for line in Line::ALL {
+            self.with_queue(instance, line, |queue, requests| queue.share(requests));
+            if let Some(backlog) = self.instances.get(instance).queue(line).backlog() {
+                held.iter_mut().zip(backlog.held(holder)).for_each(|(sum, held)| sum.add(held));
+                parties += backlog.parties(holder.tenant);
+            }
+        }
         let free = (items_max.saturating_sub(here.items), items_max);
         let over =
             level_over(holder, held.map(|held| held.items), 1, free, priority).or_else(|| {
@@ -98,9 +103,10 @@ impl Dispatcher {
             None => Ok(()),
             Some(level) => {
                 // A slot serves one after the other, and each party has its turn.
-                let us = queue.cost_us() * backlog.parties(holder.tenant);
                 cx.stats.inc(Counter::QueueOverShare);
-                Err(over_share(level, held, us / state.in_flight.max(1) as u64))
+                let state = self.instances.get(instance);
+                let us = state.queue(Line::Prompt).cost_us() * parties;
+                Err(over_share(level, held, us / state.slots.len().max(1) as u64))
             }
         }
     }
@@ -117,7 +123,8 @@ impl Dispatcher {
             Some(call) => call.cost_us(now),
             None => 0,
         };
-        self.instances.get_mut(request.instance).queue.give_back(request, cost_us);
+        let state = self.instances.get_mut(request.instance);
+        state.queue_mut(request.position.line).give_back(request, cost_us);
     }
 }
 

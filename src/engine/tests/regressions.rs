@@ -276,7 +276,7 @@ fn keys_of_messages_that_left_do_not_pile_up_while_no_call_ends() {
         rig.engine.tick(rig.now, &mut Vec::new());
         assert!(rig.told(client).contains("EXPIRED"));
     }
-    assert!(rig.engine.dispatcher.instances.get(InstanceId(0)).queue.keys() < 200);
+    assert!(rig.engine.dispatcher.instances.get(InstanceId(0)).queues[0].keys() < 200);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn what_waits_where_it_may_stay_is_not_listed_again_by_each_snapshot() {
     let second = rig.one_call();
     rig.later(200);
     (0..10).for_each(|_| publish(&mut rig));
-    assert_eq!(rig.engine.dispatcher.instances.get(InstanceId(0)).queue.keys(), 1);
+    assert_eq!(rig.engine.dispatcher.instances.get(InstanceId(0)).queues[0].keys(), 1);
     rig.fails(&second, CallFault::Refused, Started::No);
     let again = rig.one_call();
     // Both are delayed now: no entry of an earlier generation lets one be taken early.

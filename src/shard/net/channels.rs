@@ -175,6 +175,7 @@ impl InstanceLink {
                 );
                 engine.count(Counter::BackendConnectFailed, 1);
             }
+            ChannelEvent::Alive => engine.on_alive(self.instance.id, now),
             ChannelEvent::Outcome(outcome) => {
                 if let Err(error) = &outcome.result {
                     self.warn_of(error, now);

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::engine::clients::conn::{ReadNext, SocketAction};
 use crate::engine::{Engine, work};
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
@@ -222,6 +222,13 @@ impl ShardIo for Net {
         for call in calls.drain(..) {
             let channel = self.channels.get(call.instance);
             channel.expect("the engine calls instances of its snapshots").send(call);
+        }
+    }
+
+    fn ask(&mut self, instance: InstanceId) {
+        // It may be gone since.
+        if let Some(channel) = self.channels.get(instance) {
+            channel.ask();
         }
     }
 

@@ -21,9 +21,10 @@ fn nowhere() -> SocketAddr {
 fn ups(rig: &Rig) -> Vec<SocketAddr> {
     let at = |event: &ChannelEvent| match event {
         ChannelEvent::Up(address) => Some(*address),
-        ChannelEvent::Down { .. } | ChannelEvent::NotReplaced { .. } | ChannelEvent::Outcome(_) => {
-            None
-        }
+        ChannelEvent::Down { .. }
+        | ChannelEvent::NotReplaced { .. }
+        | ChannelEvent::Outcome(_)
+        | ChannelEvent::Alive => None,
     };
     rig.events.borrow().iter().filter_map(at).collect()
 }

@@ -14,7 +14,10 @@ fn causes(rig: &Rig) -> Vec<DownCause> {
     let events = rig.events.borrow();
     let cause = |event: &ChannelEvent| match event {
         ChannelEvent::Down { cause, .. } => Some(*cause),
-        ChannelEvent::Up(_) | ChannelEvent::NotReplaced { .. } | ChannelEvent::Outcome(_) => None,
+        ChannelEvent::Up(_)
+        | ChannelEvent::NotReplaced { .. }
+        | ChannelEvent::Outcome(_)
+        | ChannelEvent::Alive => None,
     };
     events.iter().filter_map(cause).collect()
 }

@@ -202,6 +202,7 @@ impl Rig {
         let is_its = |event: &ChannelEvent| match event {
             ChannelEvent::Outcome(o) if o.ticket == ticket => Some(o.result.clone()),
             ChannelEvent::Outcome(_)
+            | ChannelEvent::Alive
             | ChannelEvent::Up(_)
             | ChannelEvent::Down { .. }
             | ChannelEvent::NotReplaced { .. } => None,

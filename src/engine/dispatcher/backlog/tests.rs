@@ -6,6 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::dispatcher::queue::InstanceQueue;
+use crate::engine::dispatcher::request::QueuePosition;
+use crate::engine::dispatcher::slots::Line;
+use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
 use crate::engine::owner::Address;
 use crate::message::{Micros, Priority};
 
@@ -48,7 +51,8 @@ impl Rig {
         let (arrival, received) = (self.arrivals, self.now);
         let key = self.requests.insert_with(|r| {
             (r.holder, r.handling.priority) = (holder, priority);
-            (r.arrival, r.received, r.position) = (arrival, received, Default::default());
+            (r.arrival, r.received) = (arrival, received);
+            r.position = QueuePosition::new((Line::Prompt, ANY_COMPANY));
         });
         self.queue.push(key, &mut self.requests, &mut self.ordering);
         self.queue.share(&mut self.requests);

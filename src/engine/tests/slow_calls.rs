@@ -1,0 +1,104 @@
+//! Slow messages, and those of others beside them (promise 6).
+
+use super::*;
+
+/// A second client whose messages go to the same instance as the first one's.
+fn neighbour(rig: &mut Rig) -> ConnId {
+    let (first, own) = (rig.conn, rig.calls_of(rig.conn, 1));
+    let [(ticket, instance, items)] = &own[..] else { panic!("one call") };
+    rig.ends(*ticket, ok(items));
+    let (to, mut port) = (*instance, 10);
+    loop {
+        port += 1;
+        let conn = rig.engine.open(([127, 0, 0, 1], port).into(), rig.now).expect("room");
+        rig.engine.on_bytes(conn, &mut UPGRADE.to_vec(), rig.now);
+        let its = rig.calls_of(conn, 1);
+        let (ticket, instance, items) = &its[0];
+        rig.ends(*ticket, ok(items));
+        if *instance == to {
+            rig.conn = first;
+            return conn;
+        }
+    }
+}
+
+type Left = (Ticket, InstanceId, Vec<(u64, u64)>);
+
+impl Rig {
+    /// Calls that leave after a message of `conn`.
+    fn calls_of(&mut self, conn: ConnId, seq: u64) -> Vec<Left> {
+        self.conn = conn;
+        self.say(seq, "\"msg_id\":1000");
+        self.left()
+    }
+
+    fn left(&mut self) -> Vec<Left> {
+        let calls = self.calls().into_iter();
+        calls.map(|(call, items)| (call.ticket, call.instance, items)).collect()
+    }
+
+    /// One message of `conn`, answered after `us`.
+    fn prompt(&mut self, conn: ConnId, seq: u64, us: u64) {
+        let calls = self.calls_of(conn, seq);
+        self.later(us);
+        self.ends(calls[0].0, ok(&calls[0].2));
+    }
+
+    /// The calls that leave when both clients send at once.
+    fn both(&mut self, one: (ConnId, u64), other: (ConnId, u64)) -> Vec<Left> {
+        for (conn, seq) in [one, other] {
+            self.conn = conn;
+            self.say(seq, "\"msg_id\":1000");
+        }
+        self.left()
+    }
+}
+
+#[test]
+fn a_message_of_an_owner_that_was_slow_lately_is_in_no_call_with_those_of_others() {
+    let mut rig = Rig::new(|settings| settings.batch.eager_max = 10);
+    let (slow, prompt) = (rig.conn, neighbour(&mut rig));
+    (2..100).for_each(|seq| rig.prompt(prompt, seq, 1_000));
+    let calls = rig.both((slow, 2), (prompt, 100));
+    assert_eq!(calls.len(), 1, "nothing is known against either");
+    rig.ends(calls[0].0, ok(&calls[0].2));
+    // Of the one the call takes long, while the other's are prompt.
+    let long = rig.calls_of(slow, 3);
+    rig.later(60_000);
+    rig.prompt(prompt, 101, 1_000);
+    rig.later(60_000);
+    rig.ends(long[0].0, ok(&long[0].2));
+    let calls = rig.both((slow, 4), (prompt, 102));
+    assert_eq!(calls.len(), 2, "each has a call of its own");
+    rig.later(1_000);
+    calls.iter().for_each(|(ticket, _, items)| rig.ends(*ticket, ok(items)));
+    // That one was prompt.
+    assert_eq!(rig.both((slow, 5), (prompt, 103)).len(), 1);
+}
+
+#[test]
+fn nobody_is_held_slow_because_the_instance_stood_still() {
+    let mut rig = Rig::new(|settings| settings.batch.eager_max = 10);
+    let (one, other) = (rig.conn, neighbour(&mut rig));
+    let first = rig.calls_of(one, 2);
+    let second = rig.calls_of(other, 2);
+    rig.later(700_000);
+    for calls in [first, second] {
+        rig.ends(calls[0].0, ok(&calls[0].2));
+    }
+    assert_eq!(rig.both((one, 3), (other, 3)).len(), 1);
+}
+
+#[test]
+fn a_message_that_never_gets_an_answer_counts_as_slow() {
+    let mut rig = Rig::new(|settings| settings.batch.eager_max = 10);
+    let (slow, prompt) = (rig.conn, neighbour(&mut rig));
+    let lost = rig.calls_of(slow, 2);
+    rig.later(1_000_000);
+    rig.prompt(prompt, 2, 1_000);
+    rig.later(4_000_000);
+    // Its deadline passes before its call has ended.
+    rig.tick();
+    rig.ends(lost[0].0, Err(error(CallFault::TimedOut, Started::Maybe)));
+    assert_eq!(rig.both((slow, 3), (prompt, 3)).len(), 2);
+}
