@@ -86,12 +86,12 @@
 //!    (accept what waits before it, and nothing after it).
 //! 4. **Accept**: while [`has_room`], [`open`]; or [`open_uncounted`], and [`introduce`] when the
 //!    balancer has named the client. Without room the socket goes to another shard, or gets 503.
-//! 5. **Resume**: take `effects.resumed`; [`on_resumed`] for each, which goes on with the bytes
-//!    that the decoder held. `ReadNext::More` puts the socket on the list to be read.
-//! 6. **Read** each ready connection, unless it [`is_paused`]: [`on_bytes`] with what was received,
-//!    until it says `ReadNext::Pause`, the socket is empty or the budget is spent. [`on_end`] when
-//!    the client has ended: `true` means close now. A transport that broke (TLS, a balancer's
-//!    header) is [`break_off`]. Then [`record_decode`].
+//! 5. **Resume**: take `effects.resumed`, and list each unless it [`is_paused`] again.
+//! 6. **Read** the connections whose turn it is: allow [`work`](engine::Engine::work), and ask
+//!    [`next_bytes`]. What the decoder held comes first, by [`on_resumed`]; then [`on_bytes`] with
+//!    what was received, until it says `ReadNext::Pause`, the socket is empty or the work is spent.
+//!    [`on_end`] when the client has ended: `true` means close now. A transport that broke (TLS, a
+//!    balancer's header) is [`break_off`]. Then [`record_reading`].
 //! 7. **End of the turn**: [`end_turn`], once, after all bytes: it checks tokens that waited and
 //!    forms batches. If `effects.resumed` is not empty another turn follows without sleeping.
 //! 8. **Calls**: take `effects.calls`; each goes to the channel of its instance.
@@ -108,7 +108,7 @@
 //!
 //! Whenever a socket is closed, for whatever reason, [`remove`] follows, once. An event for a
 //! connection that is gone does nothing. A drain is complete when [`is_drained`]: the loop takes
-//! what was handed over meanwhile (step 2), resumes (step 5), calls [`say_goodbye`], flushes, and
+//! what was handed over meanwhile (step 2), calls [`say_goodbye`], flushes, and
 //! closes what it named.
 //!
 //! [`on_pause`]: engine::Engine::on_pause
@@ -129,7 +129,8 @@
 //! [`on_bytes`]: engine::Engine::on_bytes
 //! [`on_end`]: engine::Engine::on_end
 //! [`break_off`]: engine::Engine::break_off
-//! [`record_decode`]: engine::Engine::record_decode
+//! [`record_reading`]: engine::Engine::record_reading
+//! [`next_bytes`]: engine::Engine::next_bytes
 //! [`end_turn`]: engine::Engine::end_turn
 //! [`outbox`]: engine::Engine::outbox
 //! [`on_sent`]: engine::Engine::on_sent

@@ -274,6 +274,8 @@ impl Counters {
 /// Stages of a message's way; each has a histogram of microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Stage {
+    /// Time of a turn's reading of client sockets; one value a turn that reads.
+    Reading,
     /// Time to receive and decode a message: a turn's time, divided by its messages.
     Decode,
     /// Time from the enqueueing of a message to its place in a batch.
@@ -294,7 +296,8 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of a message's way.
-    pub(crate) const ALL: [Stage; 7] = [
+    pub(crate) const ALL: [Stage; 8] = [
+        Stage::Reading,
         Stage::Decode,
         Stage::QueueWait,
         Stage::BatchWait,
@@ -307,6 +310,7 @@ impl Stage {
     /// Name in statistics and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Stage::Reading => "reading",
             Stage::Decode => "decode",
             Stage::QueueWait => "queue_wait",
             Stage::BatchWait => "batch_wait",

@@ -153,6 +153,11 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
             us(d.preempt),
             Bounds::new(100, 100_000),
         )),
+        read: Duration::from_micros(r.number(
+            "shard.read_us",
+            us(d.read),
+            Bounds::new(100, 100_000),
+        )),
         // The kernel's own limit is 32,768 entries.
         ring_depth: r.number("shard.ring_depth", d.ring_depth, Bounds::new(64, 32_768)),
         conn: conn(r, d.conn),

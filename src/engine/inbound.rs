@@ -4,7 +4,7 @@ use crate::engine::clients::conn::{Hold, Phase, ReadNext};
 use crate::engine::clients::handshake::Handshake;
 use crate::engine::clients::home::{AtHome, Departed};
 use crate::engine::clients::sign_in::NextVerification;
-use crate::engine::{Engine, builtin};
+use crate::engine::{Engine, builtin, work};
 use crate::ids::ConnId;
 use crate::limits::READ_SCRATCH_BYTES;
 use crate::message::{Category, ClientMessage, Encoding, Micros, Reason};
@@ -25,9 +25,12 @@ const SEQ_FELL: &str = "seq: a number above that of every earlier message is wan
 
 impl Engine {
     /// Takes received bytes. They are unmasked in place and handed on as borrows where possible.
+    /// When nothing is left of [`Engine::work`], the decoder keeps the rest:
+    /// [`Engine::next_bytes`] tells so, and [`Engine::on_resumed`] goes on with it.
     pub fn on_bytes(&mut self, id: ConnId, input: &mut [u8], now: Micros) -> ReadNext {
         self.stats.inc(Counter::Receives);
         self.stats.add(Counter::BytesIn, input.len() as u64);
+        self.work.charge(work::of_receive(input.len()));
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.hear(now);
         self.clients.limits.places.answered(conn.limits.user, id);
@@ -64,7 +67,8 @@ impl Engine {
         }
     }
 
-    /// Lets a connection that was held go on: what its decoder held back comes first.
+    /// Lets a connection go on that was held, or whose work was spent: with what its decoder held
+    /// back.
     pub fn on_resumed(&mut self, id: ConnId, now: Micros) -> ReadNext {
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.hear(now);
@@ -163,9 +167,11 @@ impl Engine {
             Handshake::ReadMore => ReadNext::More,
             Handshake::Waits => ReadNext::Pause,
             Handshake::Upgraded { consumed, held: None } => {
+                self.work.charge(work::UPGRADE);
                 self.feed(id, &mut input[consumed..], now)
             }
             Handshake::Upgraded { consumed, held: Some(mut held) } => {
+                self.work.charge(work::UPGRADE);
                 self.feed(id, &mut held[consumed..], now)
             }
         }
@@ -177,10 +183,15 @@ impl Engine {
         let mut decoder = std::mem::take(&mut conn.decoder);
         let limits = conn.terms.frames;
         let fed = decoder.feed(&limits, input, |event| self.on_frame(id, event, now));
+        if let Ok(fed) = &fed {
+            // The other frames were charged with their events.
+            self.work.charge(i64::from(fed.parts) * work::FRAGMENT);
+        }
         let (clients, _, mut cx) = self.parts();
         let catching_up = clients.is_catching_up(now);
         let Some(conn) = clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.decoder = decoder;
+        let holds = conn.holds;
         match fed {
             Ok(fed) => {
                 cx.stats.add(Counter::FramesIn, u64::from(fed.frames));
@@ -197,7 +208,11 @@ impl Engine {
                         now,
                     );
                 }
-                if fed.paused { ReadNext::Pause } else { ReadNext::More }
+                // Without a hold it is the work that was spent.
+                match fed.paused && !holds.is_empty() {
+                    true => ReadNext::Pause,
+                    false => ReadNext::More,
+                }
             }
             Err(error) => {
                 self.protocol_error(id, error, now);
@@ -221,6 +236,13 @@ impl Engine {
     }
 
     fn on_frame(&mut self, id: ConnId, event: FrameEvent<'_>, now: Micros) -> Flow {
+        let flow = self.take_frame(id, event, now);
+        if self.work.is_spent() { Flow::Pause } else { flow }
+    }
+
+    #[inline]
+    fn take_frame(&mut self, id: ConnId, event: FrameEvent<'_>, now: Micros) -> Flow {
+        self.work.charge(work::of_frame(&event));
         let (clients, _, mut cx) = self.parts();
         let Some(conn) = clients.conns.get(id) else { return Flow::Pause };
         if let FrameEvent::Close { code } = event {
@@ -290,14 +312,16 @@ impl Engine {
             }
             Category::Business => dispatcher.submit(&mut cx, clients, &source, message, now),
         });
-        if let Err(reject) = taken {
-            clients.refuse(&mut cx, id, category, message, &reject, now);
+        if let Err(reject) = &taken {
+            clients.refuse(&mut cx, id, category, message, reject, now);
         }
+        self.work.charge(work::of_message(category, taken.is_err()));
     }
 
     /// Answers something that is not a message of this protocol by an `error`. The connection
     /// stays, unless there are too many.
     fn on_bad(&mut self, id: ConnId, bad: &BadMessage, now: Micros) {
+        self.work.charge(work::BAD_MESSAGE);
         let (clients, _, mut cx) = self.parts();
         clients.tell_bad_message(&mut cx, id, bad);
         if clients.is_catching_up(now) {

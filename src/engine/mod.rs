@@ -27,6 +27,7 @@ pub mod slab;
 mod source;
 mod stats;
 mod turn;
+pub mod work;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use rand::{Rng, SeedableRng};
 use crate::auth::Verifier;
 use crate::config::settings::{GatewaySettings, ShardSettings};
 use crate::engine::clients::Clients;
-use crate::engine::clients::conn::SocketAction;
+use crate::engine::clients::conn::{Conn, NextBytes, SocketAction};
 use crate::engine::clients::home::Departed;
 use crate::engine::clients::limits::OpenRefusal;
 use crate::engine::config::EngineConfig;
@@ -46,7 +47,9 @@ use crate::engine::dispatcher::batch::GatewayIdentity;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::drain::Drain;
 use crate::engine::effects::Effects;
+use crate::engine::owner::Holder;
 use crate::engine::stats::Stats;
+use crate::engine::work::Work;
 use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::message::{Micros, Outcome};
 use crate::routing::Snapshot;
@@ -84,8 +87,10 @@ pub struct Engine {
     dispatcher: Dispatcher,
     /// The stop under way, if there is one.
     drain: Option<Drain>,
-    /// Work for the shell.
+    /// Things for the shell to do.
     pub effects: Effects,
+    /// The work that may be done for the connection whose bytes are taken.
+    pub work: Work,
     /// The one sequence of random numbers, so that a seed replays.
     rng: StdRng,
 }
@@ -126,13 +131,14 @@ impl Engine {
             dispatcher,
             drain: None,
             effects: Effects::default(),
+            work: Work::default(),
             rng,
         }
     }
 
     /// The two halves, and what they are lent.
     fn parts(&mut self) -> (&mut Clients, &mut Dispatcher, Context<'_>) {
-        let Self { config, stats, clients, dispatcher, drain, effects, rng } = self;
+        let Self { config, stats, clients, dispatcher, drain, effects, work: _, rng } = self;
         (clients, dispatcher, Context { config, stats, effects, rng, drain: drain.as_ref() })
     }
 
@@ -214,6 +220,19 @@ impl Engine {
         self.clients.conns.get(id).is_some_and(|c| !c.holds.is_empty())
     }
 
+    /// The owner by whom the reading of a connection is shared: a user, or an address with all of
+    /// its sessions that have not signed in.
+    pub fn owner_of(&self, id: ConnId) -> Option<Holder> {
+        let holder = self.clients.conns.get(id)?.session.holder();
+        Some(Holder { session: 0, ..holder })
+    }
+
+    /// The place of a connection's next bytes.
+    #[inline]
+    pub fn next_bytes(&self, id: ConnId) -> NextBytes {
+        self.clients.conns.get(id).map_or(NextBytes::Nowhere, Conn::next_bytes)
+    }
+
     /// Takes a connection out to be sent to the shard named, with its socket. `None`: it does not
     /// move after all.
     pub fn depart(&mut self, id: ConnId) -> Option<(ShardId, Departed)> {
@@ -254,10 +273,10 @@ impl Engine {
         self.stats.note_exhausted(now)
     }
 
-    /// Records the time spent in receiving and decoding, shared by the messages decoded since the
-    /// last call.
-    pub fn record_decode(&mut self, us: u64) {
-        self.stats.record_decode(us);
+    /// Records the time that a turn spent in receiving and decoding, which the messages share that
+    /// were decoded since the last call.
+    pub fn record_reading(&mut self, us: u64) {
+        self.stats.record_reading(us);
     }
 
     /// Records how late the shard answered the pulse.

@@ -81,9 +81,10 @@ impl Stats {
         self.decoded += 1;
     }
 
-    /// Records the time spent in receiving and decoding, shared by the messages decoded since the
-    /// last call.
-    pub fn record_decode(&mut self, us: u64) {
+    /// Records the time that a turn spent in receiving and decoding, which the messages share that
+    /// were decoded since the last call.
+    pub fn record_reading(&mut self, us: u64) {
+        self.histograms.record(Stage::Reading, us, 1);
         let messages = std::mem::take(&mut self.decoded);
         if let Some(each) = us.checked_div(messages) {
             self.histograms.record(Stage::Decode, each, messages);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::settings::StopSettings;
 use crate::engine::Engine;
-use crate::engine::clients::conn::Phase;
+use crate::engine::clients::conn::{NextBytes, Phase};
 use crate::engine::drain::Drain;
 use crate::ids::ConnId;
 use crate::mailbox::ShardConfig;
@@ -96,9 +96,10 @@ impl Engine {
     /// Closes the connections that came after the stop was complete, with a last word, and names
     /// them: the shard ends.
     pub fn say_goodbye(&mut self, now: Micros) -> Vec<ConnId> {
-        let (clients, _, mut cx) = self.parts();
-        let left: Vec<ConnId> = clients.conns.iter().map(|(id, _)| id).collect();
+        let left: Vec<ConnId> = self.clients.conns.iter().map(|(id, _)| id).collect();
         for &id in &left {
+            self.take_rest(id, now);
+            let (clients, _, mut cx) = self.parts();
             match clients.conns.get(id).map(|conn| conn.phase) {
                 Some(Phase::Open) => {
                     cx.stats.inc(Counter::ClosedDrain);
@@ -112,6 +113,18 @@ impl Engine {
         left
     }
 
+    /// Takes all that was read of an open connection and not decoded, because its work was spent:
+    /// it is to be answered before the connection is closed, and another read may bring more of it
+    /// for ever.
+    fn take_rest(&mut self, id: ConnId, now: Micros) {
+        let Some(conn) = self.clients.conns.get(id) else { return };
+        if conn.phase == Phase::Open && conn.next_bytes() == NextBytes::Decoder {
+            let work = std::mem::take(&mut self.work);
+            self.on_resumed(id, now);
+            self.work = work;
+        }
+    }
+
     fn go_on_draining(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
         let Some(drain) = &self.drain else { return };
         let (is_over, mut may_close) = (drain.is_over(now), drain.may_close(now));
@@ -120,6 +133,10 @@ impl Engine {
         let mut closed = 0;
         let all: Vec<ConnId> = clients.conns.iter().map(|(id, _)| id).collect();
         for id in all {
+            if may_close > 0 {
+                self.take_rest(id, now);
+            }
+            let (clients, _, mut cx) = self.parts();
             let Some(conn) = clients.conns.get(id) else { continue };
             match conn.phase {
                 // What was read before a hold is still to be answered, if only with DRAINING.

@@ -130,7 +130,7 @@ impl Net {
             Ok(Listener { port, socket, backlog: Backlog::Waiting })
         });
         let listeners = listeners.collect::<io::Result<_>>()?;
-        let state = TurnState::new(engine.shard, engine.shards);
+        let state = TurnState::new(engine.shard, engine.shards, &engine.settings);
         let cipher_bytes = if tls.is_some() { CIPHER_BYTES_MAX } else { 0 };
         Ok(Self {
             shard: engine.shard,
@@ -191,6 +191,11 @@ impl Net {
     /// the readiness set for a moment; then it sleeps on the ring.
     async fn wait(&mut self) -> io::Result<bool> {
         self.set_alarm();
+        if self.state.is_flooded() {
+            // The wait does not come as far as the set: without this a service's answer would wait
+            // a turn longer for its channel's task.
+            self.set.poll(Duration::ZERO, &mut self.ready)?;
+        }
         loop {
             let polls = self.shell.channel_polls.get();
             let mut yielded = false;

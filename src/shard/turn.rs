@@ -7,16 +7,22 @@
 //! A turn begins with a look at the clock ([`begin`]): if the shard was stopped, nobody is judged
 //! by that time. Then come the tick ([`tick`]), if the pulse came, and what other shards and
 //! control sent ([`take_messages`]), if the bell rang. The turn itself ([`run`]) is fair by its
-//! order and its budgets: accept (at most 64); resumed connections; ready connections (at most four
-//! reads each, 64 KiB a read, for some 2 ms); TLS handshakes for a quarter of a millisecond;
-//! batches; one write a dirty connection; connections that move to another shard.
+//! order and its budgets: accept (at most 64); clients' sockets, for `shard.read_us` and in the
+//! order of `rounds`; TLS handshakes for a quarter of a millisecond; batches; one write a dirty
+//! connection; connections that move to another shard. A turn reads those that became ready or,
+//! alternately, those that flood: so a message waits for one turn of the latter, and its answer for
+//! another.
 
+mod bound;
 mod handoffs;
 mod messages;
 mod reading;
+mod rota;
+mod rounds;
 
+use crate::config::settings::ShardSettings;
 use crate::engine::Engine;
-use crate::engine::clients::conn::{ReadNext, SocketAction};
+use crate::engine::clients::conn::SocketAction;
 use crate::engine::effects::Effects;
 use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::lanes::LaneRefusal;
@@ -25,6 +31,7 @@ use crate::message::{Call, Micros};
 use crate::shard::awake::AwakeClock;
 use crate::shard::handoff::Handoff;
 use crate::shard::timers::{Timer, Timers};
+use crate::shard::turn::rounds::{List, Rounds};
 
 pub use handoffs::take_in;
 pub use messages::{take_messages, tick};
@@ -65,8 +72,8 @@ pub trait ShardIo: Sized {
     /// Whether a TLS handshake of the connection is under way: it costs far more than messages do.
     fn is_handshaking(&mut self, id: ConnId) -> bool;
 
-    /// Receives once from a connection's socket and gives the bytes to the engine.
-    fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce;
+    /// Receives at most `bytes_max` once from a connection's socket and gives them to the engine.
+    fn read_once(&mut self, id: ConnId, bytes_max: usize, now: Micros) -> ReadOnce;
 
     /// Writes what the engine has for a connection, once, and tells the engine how much was taken.
     fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction;
@@ -212,22 +219,23 @@ pub struct TurnState {
     timers: Timers,
     /// The clock without the times in which the shard was stopped.
     awake: AwakeClock,
-    /// Connections to read in the next turn.
-    to_read: Vec<ConnId>,
+    /// Longest time of a turn's reading, in microseconds.
+    read_us: u64,
+    /// Connections to read.
+    rounds: Rounds,
     /// Connections with a TLS handshake under way, read after all others.
     to_handshake: Vec<ConnId>,
     /// Connections to flush for a reason of their socket: room in the kernel, or bytes of TLS.
     dirty: Vec<ConnId>,
     /// Effects taken from the engine that are still to be carried out.
     effects: Effects,
-    // Lists that are empty between turns.
-    reading: Vec<ConnId>,
+    /// Connections to close; empty between turns.
     closing: Vec<ConnId>,
 }
 
 impl TurnState {
     /// The state of a shard, of `shards`, that has had no turn.
-    pub fn new(shard: ShardId, shards: u16) -> Self {
+    pub fn new(shard: ShardId, shards: u16, settings: &ShardSettings) -> Self {
         Self {
             shard,
             shards,
@@ -235,13 +243,18 @@ impl TurnState {
             is_stopping: false,
             timers: Timers::default(),
             awake: AwakeClock::default(),
-            to_read: Vec::new(),
+            read_us: settings.read.as_micros() as u64,
+            rounds: Rounds::default(),
             to_handshake: Vec::new(),
             dirty: Vec::new(),
             effects: Effects::default(),
-            reading: Vec::new(),
             closing: Vec::new(),
         }
+    }
+
+    /// Takes settings that are live.
+    fn set(&mut self, settings: &ShardSettings) {
+        self.read_us = settings.read.as_micros() as u64;
     }
 
     /// The clock without the times in which the shard was stopped.
@@ -256,8 +269,13 @@ impl TurnState {
 
     /// Whether the last turn left something that the next one may do at once.
     pub fn has_work(&self) -> bool {
-        let Self { to_read, to_handshake, effects, .. } = self;
-        !to_read.is_empty() || !to_handshake.is_empty() || !effects.resumed.is_empty()
+        let Self { rounds, to_handshake, effects, .. } = self;
+        !rounds.is_empty() || !to_handshake.is_empty() || !effects.resumed.is_empty()
+    }
+
+    /// Whether clients flood: each turn has more to read.
+    pub fn is_flooded(&self) -> bool {
+        self.rounds.has(List::Old)
     }
 
     /// The earliest time at which the shard needs a turn although nothing has come; ticks come
@@ -284,7 +302,7 @@ impl TurnState {
 
     /// Forgets the connections to read, when none is left.
     pub(crate) fn clear_reads(&mut self) {
-        self.to_read.clear();
+        self.rounds.clear();
         self.to_handshake.clear();
         self.effects.resumed.clear();
     }
@@ -344,7 +362,6 @@ pub fn run(io: &mut impl ShardIo, now: Micros) {
 /// their refusal.
 pub fn end(io: &mut impl ShardIo, now: Micros) {
     handoffs::take_handed(io, now);
-    resume(io, now);
     let left = io.with(|engine, state| {
         let left = engine.say_goodbye(now);
         state.take_effects(engine);
@@ -357,17 +374,18 @@ pub fn end(io: &mut impl ShardIo, now: Micros) {
     io.state().clear_reads();
 }
 
-/// Goes on with connections that may be read again: first the bytes that their decoder held back,
-/// then the socket.
+/// Lists connections that may be read again: first the bytes that their decoder held back are
+/// taken, then the socket's.
 fn resume(io: &mut impl ShardIo, now: Micros) {
     let mut resumed = io.with(|engine, state| {
         state.take_effects(engine);
         std::mem::take(&mut state.effects.resumed)
     });
     for id in resumed.drain(..) {
-        match io.enter(|engine| engine.on_resumed(id, now)) {
-            ReadNext::More => reading::list(io, id),
-            ReadNext::Pause => reading::end_newcomer(io, id, now),
+        // It may have been held again since.
+        match io.enter(|engine| engine.is_paused(id)) {
+            true => reading::end_newcomer(io, id, now),
+            false => reading::list_resumed(io, id),
         }
     }
     io.state().effects.resumed = resumed;

@@ -62,6 +62,8 @@ pub enum Handshake {
 pub struct Progress {
     /// Kind of the handshake, if these bytes completed it.
     pub(crate) handshake: Option<Handshake>,
+    /// Number of records with data.
+    pub(crate) records: u32,
     /// Whether the client ended its direction.
     pub(crate) ended: bool,
 }
@@ -117,6 +119,17 @@ pub struct Session {
     owed: usize,
     /// Bytes of records without data, less those with data.
     waste: usize,
+}
+
+/// Result of records that were processed.
+#[derive(Clone, Copy, Default)]
+struct Processed {
+    /// Bytes of the input that were used.
+    used: usize,
+    /// Whether the client ended its direction.
+    ended: bool,
+    /// Number of records with data.
+    records: u32,
 }
 
 impl fmt::Debug for Session {
@@ -183,7 +196,7 @@ impl Session {
         }
         let taken = if self.held.is_empty() {
             let taken = self.process(input, plain);
-            if let Ok((used, false)) = taken
+            if let Ok(Processed { used, ended: false, .. }) = taken
                 && used < input.len()
             {
                 self.held = input[used..].to_vec();
@@ -193,7 +206,7 @@ impl Session {
             let mut held = std::mem::take(&mut self.held);
             held.extend_from_slice(input);
             let taken = self.process(&mut held, plain);
-            if let Ok((used, false)) = taken
+            if let Ok(Processed { used, ended: false, .. }) = taken
                 && used < held.len()
             {
                 // The used part is freed: the rest is at most a record, mostly.
@@ -201,7 +214,7 @@ impl Session {
             }
             taken
         };
-        let (_, ended) = taken.map_err(|error| self.fail(&error))?;
+        let Processed { ended, records, .. } = taken.map_err(|error| self.fail(&error))?;
         if self.held.len() > HELD_BYTES_MAX {
             return Err(self.fail(&Error::PeerSentOversizedRecord));
         }
@@ -210,7 +223,7 @@ impl Session {
         if ended {
             self.stage = Stage::Ended;
         }
-        Ok(Progress { handshake, ended })
+        Ok(Progress { handshake, records, ended })
     }
 
     fn complete_handshake(&mut self) -> Handshake {
@@ -223,11 +236,11 @@ impl Session {
         }
     }
 
-    /// Processes records; returns the bytes used, and whether the client ended its direction.
-    fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<(usize, bool), Error> {
+    /// Processes records.
+    fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Result<Processed, Error> {
         let is_open = self.stage == Stage::Open;
         let Self { connection, unsent, has_output, waste, .. } = self;
-        let (mut used, mut ended) = (0, false);
+        let Processed { mut used, mut ended, mut records } = Processed::default();
         loop {
             let UnbufferedStatus { discard, state } =
                 connection.process_tls_records(&mut bytes[used..]);
@@ -238,6 +251,7 @@ impl Session {
                     while let Some(record) = traffic.next_record() {
                         plain.extend_from_slice(record?.payload);
                         usual += RECORD_BYTES;
+                        records += 1;
                     }
                     let brought = plain.len() - before;
                     let idle = discard.saturating_sub(brought + usual);
@@ -262,7 +276,7 @@ impl Session {
             }
             used += discard;
             if waits {
-                return Ok((used, ended));
+                return Ok(Processed { used, ended, records });
             }
         }
     }

@@ -9,6 +9,7 @@ mod backend;
 mod calls;
 mod client;
 mod dice;
+mod flood;
 mod greedy;
 mod habits;
 mod oracle;
@@ -20,6 +21,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flood::Flood;
 use plan::Plan;
 use shardgate::stats::Counter;
 use world::World;
@@ -205,6 +207,21 @@ fn order_holds_over_a_sign_in() {
     for seed in 0..60 {
         let _on_failure = OnFailure(seed);
         finish(Plan::with_sign_in(seed));
+    }
+}
+
+/// Promise 6: a message is read within two turns, however many clients flood and with what: one
+/// turn may be theirs. They share what is left evenly, and none of them starves.
+#[test]
+fn a_message_is_read_within_two_turns_however_many_flood() {
+    for flood in Flood::ALL {
+        for count in [1, 2, 20] {
+            let seen = flood::run(flood, count);
+            assert!(seen.polite >= 50, "{flood:?} x {count}: {} messages", seen.polite);
+            assert!(seen.turns_max <= 2, "{flood:?} x {count}: after {} turns", seen.turns_max);
+            let (least, most) = (seen.least_read, seen.most_read);
+            assert!(least > 0 && most <= 2 * least, "{flood:?} x {count}: {least} to {most} bytes");
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::plan::UNIX_AT_BOOT_S;
 use crate::world::{Event, Shard, Socket, World};
 
 /// Bytes of one read of the shell.
-const SCRATCH: usize = 4 << 10;
+const SCRATCH: usize = 16 << 10;
 
 impl World {
     pub fn wake(&mut self, s: usize) {
@@ -214,13 +214,13 @@ impl ShardIo for Host<'_> {
         false
     }
 
-    fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce {
+    fn read_once(&mut self, id: ConnId, bytes_max: usize, now: Micros) -> ReadOnce {
         self.world.turn_us += self.world.plan.read_us;
         let World { shards, peers, dice, plan, .. } = &mut *self.world;
         let shard = &mut shards[self.s];
         let Some(socket) = shard.sockets.get_mut(&id) else { return ReadOnce::Enough };
         let split = dice.chance(plan.faults.split);
-        let most = if split { dice.range(1, 200) as usize } else { SCRATCH };
+        let most = if split { dice.range(1, 200) as usize } else { SCRATCH.min(bytes_max) };
         let peer = &mut peers[socket.peer];
         let has_ended = peer.ends && peer.outgoing.is_empty();
         if peer.reset || peer.up.is_empty() && has_ended {

@@ -455,7 +455,7 @@ impl Shard {
         });
         Self {
             engine,
-            state: TurnState::new(ShardId(n as u16), plan.shards as u16),
+            state: TurnState::new(ShardId(n as u16), plan.shards as u16, &plan.settings),
             sockets: BTreeMap::new(),
             backlog: VecDeque::new(),
             channels: BTreeMap::new(),

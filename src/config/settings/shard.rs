@@ -14,6 +14,11 @@ pub struct ShardSettings {
     /// Period of glommio's preempt timer: how long a busy shard may leave timers and wake-ups from
     /// other threads unseen. Sockets do not wait for it ([`crate::readiness`]). Boot.
     pub preempt: Duration,
+    /// Longest time of a turn's reading of client sockets. Beside clients that flood, a message to
+    /// a service waits for one and a half such times on average, for the turn that it finds under
+    /// way and for one between its call and its answer: with 1 ms 1.5 ms were measured. With 500 us
+    /// a client alone pays 2 % for what is decoded in two turns.
+    pub read: Duration,
     /// Entries of each io_uring ring. Boot.
     pub ring_depth: usize,
     /// Connections, and limits of a single one.
@@ -299,6 +304,7 @@ impl Default for ShardSettings {
             core: None,
             spin: Duration::ZERO,
             preempt: Duration::from_millis(5),
+            read: Duration::from_micros(500),
             ring_depth: 1024,
             conn: ConnSettings::default(),
             limits: LimitSettings::default(),

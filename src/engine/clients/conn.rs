@@ -335,6 +335,21 @@ impl Conn {
         self.outbox.len() + self.answer_bytes
     }
 
+    /// The place of its next bytes.
+    #[inline]
+    pub fn next_bytes(&self) -> NextBytes {
+        match self.phase {
+            _ if !self.holds.is_empty() => NextBytes::Nowhere,
+            Phase::Open | Phase::Closing { .. } if self.decoder.has_unread() => NextBytes::Decoder,
+            // After the end nothing is decoded any more.
+            Phase::Handshake
+            | Phase::Open
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Finished { .. } => NextBytes::Socket,
+        }
+    }
+
     /// Whether an open connection has nothing more to wait for: it may be closed by a stop.
     pub fn is_finished(&self) -> bool {
         self.unanswered == 0
@@ -457,6 +472,17 @@ pub enum SocketAction {
     ShutWrite,
     /// Close the socket now.
     Close,
+}
+
+/// The place of the bytes of a connection that are decoded next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NextBytes {
+    /// None: it is held, or gone.
+    Nowhere,
+    /// The decoder holds some: those come before the socket's.
+    Decoder,
+    /// The socket.
+    Socket,
 }
 
 /// The reading of a connection after bytes were handed over.

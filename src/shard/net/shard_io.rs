@@ -2,11 +2,10 @@
 
 use std::io;
 
-use crate::engine::Engine;
 use crate::engine::clients::conn::{ReadNext, SocketAction};
+use crate::engine::{Engine, work};
 use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::lanes::LaneRefusal;
-use crate::limits;
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
 use crate::shard::net::accept::AcceptedClient;
@@ -16,6 +15,9 @@ use crate::shard::transport::Received;
 use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
 use crate::stats::Counter;
 use crate::tls::session::{Failure, Handshake, Progress};
+
+/// Reads of a socket that is closed: 4 x 64 KiB.
+const CLOSING_READS_MAX: u32 = 4;
 
 impl ShardIo for Net {
     type Client = AcceptedClient;
@@ -46,13 +48,13 @@ impl ShardIo for Net {
     }
 
     #[inline]
-    fn read_once(&mut self, id: ConnId, now: Micros) -> ReadOnce {
+    fn read_once(&mut self, id: ConnId, bytes_max: usize, now: Micros) -> ReadOnce {
         let Self { sockets, shell, scratch, plain, state, .. } = self;
         let Some(socket) = sockets.get(id) else { return ReadOnce::Enough };
         if socket.transport.has_ended() {
             return ReadOnce::Closed;
         }
-        let mut input = match socket.receive(scratch) {
+        let mut input = match socket.receive(&mut scratch[..bytes_max]) {
             IoResult::Bytes(n) => &mut scratch[..n],
             IoResult::WouldBlock => return ReadOnce::Enough,
             IoResult::Closed => {
@@ -126,8 +128,9 @@ impl ShardIo for Net {
         socket.send_close_notify(&mut self.cipher);
         socket.shut_write();
         // Bytes that are never read would turn the end into a reset, which can overtake the last
-        // bytes sent. Those that have arrived are read, from a flooder no more than in a turn.
-        for _ in 0..limits::READS_PER_TURN_MAX {
+        // bytes sent. Those that have arrived are read, from a flooder no more than its socket
+        // holds by default (net.ipv4.tcp_rmem, 128 KiB) and as much again.
+        for _ in 0..CLOSING_READS_MAX {
             let received = socket.receive(&mut self.scratch);
             if !matches!(received, IoResult::Bytes(_)) || !socket.readiness.is_readable() {
                 break;
@@ -242,6 +245,9 @@ fn on_records(
     result: Result<Progress, Failure>,
     now: Micros,
 ) -> ReadNext {
+    if let Ok(progress) = &result {
+        engine.work.charge(work::of_records(progress.records, plain.len()));
+    }
     let next = match plain.is_empty() {
         true => ReadNext::More,
         false => engine.on_bytes(id, plain, now),

@@ -39,6 +39,7 @@ pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
         let Some(command) = io.next_command() else { return false };
         match command {
             Command::Apply(published) => {
+                io.state().set(&published.settings);
                 io.apply(&published);
                 io.enter(|engine| engine.apply(*published, now));
             }
