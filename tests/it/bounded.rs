@@ -1,8 +1,10 @@
 //! Promise 5: every queue has a cap, and what is over it is refused with a reason.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use serde_json::{Value, json};
 
-use crate::support::{Client, Config, Gateway, Instance, Raw, frame, header};
+use crate::support::{Client, Config, Gateway, Instance, Raw, eventually, frame, header};
 
 const CLASSES: [&str; 4] = ["critical", "high", "normal", "low"];
 
@@ -16,7 +18,7 @@ fn one_at_a_time(instance: &Instance) -> Config {
         config = config.route(first, "logic", &lines);
     }
     config
-        .shard("batch.in_flight_max = 1")
+        .shard("batch.in_flight_max = 1\nbatch.in_flight_long_max = 1")
         .shard("batch.items_max = 1")
         .shard("conn.unanswered_max = 1000")
 }
@@ -25,23 +27,27 @@ fn waiting(gateway: &Gateway) -> u64 {
     gateway.admin_get("/routing/stats")["queue"]["size"].as_u64().expect("a number")
 }
 
-/// Sends `count` messages; returns the seqs that were not refused, and the refusals.
-fn offer(client: &mut Client, id: u32, count: u64) -> (Vec<u64>, Vec<Value>) {
-    let mut seqs: Vec<u64> =
-        (0..count).map(|n| client.write(json!({"msg_id": id, "payload": n}))).collect();
-    client.flush();
-    // A refusal is sent at once: all of them come before the answer to the ping behind them.
-    client.send_text(r#"{"type":"ping"}"#);
-    let mut refusals = Vec::new();
-    loop {
-        let message = client.read();
-        if message["type"] == "pong" {
-            break;
+/// Clients that sent one message each, and what they sent.
+type Senders = Vec<(Client, u64)>;
+
+/// Lets `count` clients of as many addresses send a message each: one alone would be refused for
+/// its share. Returns those whose message was not refused, and the refusals.
+fn offer(gateway: &Gateway, id: u32, count: u64) -> (Senders, Vec<Value>) {
+    static ADDRESSES: AtomicU16 = AtomicU16::new(1);
+    let (mut taken, mut refusals) = (Vec::new(), Vec::new());
+    for n in 0..count {
+        let [a, b] = ADDRESSES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let mut client = Client::connect_from([127, 254, a, b], gateway.ws);
+        let seq = client.write(json!({"msg_id": id, "payload": n}));
+        client.flush();
+        // A refusal is sent at once: it comes before the answer to the ping behind the message.
+        client.send_text(r#"{"type":"ping"}"#);
+        match client.read() {
+            pong if pong["type"] == "pong" => taken.push((client, seq)),
+            refusal => refusals.push(refusal),
         }
-        seqs.retain(|seq| message["seq"] != *seq);
-        refusals.push(message);
     }
-    (seqs, refusals)
+    (taken, refusals)
 }
 
 #[test]
@@ -54,11 +60,12 @@ fn the_less_urgent_are_refused_first() {
     gateway.wait_connected("logic", &["a"]);
     let mut client = Client::connect(gateway.ws);
     instance.hold();
-    let mut accepted = vec![client.send(json!({"msg_id": 1000, "payload": "in flight"}))];
+    let first = client.send(json!({"msg_id": 1000, "payload": "in flight"}));
+    let mut accepted: Senders = Vec::new();
     instance.wait_for(1);
     // 70 % for low, 85 % for normal, 95 % for high, 100 % for critical.
     for (id, level) in [(4000, 70), (3000, 85), (2000, 95), (1000, 100)] {
-        let (taken, refusals) = offer(&mut client, id, 80);
+        let (taken, refusals) = offer(&gateway, id, 80);
         assert_eq!(waiting(&gateway), level, "{id}");
         for refusal in &refusals {
             assert_eq!((&refusal["status"], &refusal["reason"]), (&json!(8), &json!("QUEUE_FULL")));
@@ -73,7 +80,8 @@ fn the_less_urgent_are_refused_first() {
     // The gateway's own answers need no room in the queue.
     assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong");
     instance.release();
-    for seq in accepted {
+    accepted.push((client, first));
+    for (mut client, seq) in accepted {
         assert_eq!(client.answer(seq).get("status"), None);
     }
     let stats = gateway.admin_get("/routing/stats");
@@ -96,7 +104,7 @@ fn an_instance_holds_at_most_its_share() {
     full.hold();
     client.send(json!({"msg_id": 1000}));
     full.wait_for(1);
-    let (taken, refusals) = offer(&mut client, 1000, 40);
+    let (taken, refusals) = offer(&gateway, 1000, 40);
     assert_eq!((waiting(&gateway), taken.len(), refusals.len()), (15, 15, 25));
     assert_eq!(Client::connect(gateway.ws).call(5000, json!(1))["payload"], 1);
 }
@@ -111,24 +119,25 @@ fn bytes_are_capped_as_messages_are() {
         .shard("conn.message_bytes_max = 16384");
     let gateway = Gateway::start(&config);
     gateway.wait_connected("logic", &["a"]);
-    let mut client = Client::connect(gateway.ws);
     instance.hold();
     let payload = "x".repeat(10_000 - 2);
-    let mut send = || client.send(json!({"msg_id": 1000, "payload": payload}));
-    let mut seqs = vec![send()];
+    let send = |n| {
+        let mut client = Client::connect_from([127, 253, 0, n], gateway.ws);
+        let seq = client.send(json!({"msg_id": 1000, "payload": payload}));
+        (client, seq)
+    };
+    let mut senders = vec![send(1)];
     instance.wait_for(1);
-    seqs.extend((0..19).map(|_| send()));
+    senders.extend((2..8).map(send));
     // One in flight, and six of 10,000 bytes below 65,536.
-    let mut refused = 0;
-    while refused < 13 {
-        let answer = client.read();
-        assert_eq!(answer["reason"], "QUEUE_FULL");
-        refused += 1;
+    eventually("they wait", || (waiting(&gateway) == 6).then_some(()));
+    for (mut client, seq) in (8..21).map(send) {
+        assert_eq!(client.answer(seq)["reason"], "QUEUE_FULL");
     }
     assert_eq!(gateway.admin_get("/stats")["queue_bytes"], 60_000);
     instance.release();
-    for seq in &seqs[..7] {
-        assert_eq!(client.answer(*seq)["payload"], payload);
+    for (mut client, seq) in senders {
+        assert_eq!(client.answer(seq)["payload"], payload);
     }
 }
 
@@ -145,7 +154,7 @@ fn without_backpressure_only_the_cap_holds() {
     instance.hold();
     client.send(json!({"msg_id": 4000}));
     instance.wait_for(1);
-    let (taken, refusals) = offer(&mut client, 4000, 120);
+    let (taken, refusals) = offer(&gateway, 4000, 120);
     assert_eq!((taken.len(), refusals.len()), (100, 20));
 }
 
@@ -162,7 +171,7 @@ fn a_stored_answer_is_given_even_when_all_is_full() {
     instance.hold();
     client.send(json!({"msg_id": 1000}));
     instance.wait_for(2);
-    let (taken, _) = offer(&mut client, 1000, 10);
+    let (taken, _) = offer(&gateway, 1000, 10);
     assert_eq!(taken.len(), 5);
     assert_eq!(client.ask(first)["payload"], "stored");
 }

@@ -125,7 +125,9 @@ fn what_a_service_ran_is_answered_although_clients_go_on_talking() {
 #[test]
 fn what_has_no_answer_in_the_grace_gets_an_error() {
     let instance = Instance::start(|_| Action::Never);
-    let config = config(&instance).key("stop.grace_ms = 300").shard("batch.in_flight_max = 1");
+    let config = config(&instance)
+        .key("stop.grace_ms = 300")
+        .shard("batch.in_flight_max = 1\nbatch.in_flight_long_max = 1");
     let mut gateway = Gateway::start(&config);
     gateway.wait_connected("logic", &["a"]);
     let (mut sent, mut waits) = (Client::connect(gateway.ws), Client::connect(gateway.ws));

@@ -20,7 +20,7 @@ fn crowded_by(config: Config, instance: &Instance) -> Gateway {
         .route(1000, "logic", "timeout_ms = 60000\norder = \"none\"")
         .shard("queue.items_max = 100\nqueue.instance_percent = 100")
         .shard("conn.unanswered_max = 500")
-        .shard("batch.in_flight_max = 1\nbatch.items_max = 10");
+        .shard("batch.in_flight_max = 1\nbatch.in_flight_long_max = 1\nbatch.items_max = 10");
     let gateway = Gateway::start(&config);
     gateway.wait_connected("logic", &["a"]);
     instance.hold();

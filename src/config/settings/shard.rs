@@ -15,9 +15,8 @@ pub struct ShardSettings {
     /// other threads unseen. Sockets do not wait for it ([`crate::readiness`]). Boot.
     pub preempt: Duration,
     /// Longest time of a turn's reading of client sockets. Beside clients that flood, a message to
-    /// a service waits for one and a half such times on average, for the turn that it finds under
-    /// way and for one between its call and its answer: with 1 ms 1.5 ms were measured. With 500 us
-    /// a client alone pays 2 % for what is decoded in two turns.
+    /// a service waits for one and a half such times on average: for the turn that it finds under
+    /// way, and for one between its call and its answer.
     pub read: Duration,
     /// Entries of each io_uring ring. Boot.
     pub ring_depth: usize,

@@ -54,12 +54,15 @@ impl HeldBack {
     ) {
         let Some(count) = self.note(now) else { return };
         let user = from.user.as_deref();
+        let tenant = user.and_then(|user| user.tenant.as_deref());
+        let user = user.map(|user| &*user.user);
+        let instance = cx.config.snapshot.instance(instance).map(|instance| &*instance.name);
         tracing::warn!(
             shard = cx.config.shard.0,
-            instance = cx.config.snapshot.instance(instance).map_or("", |i| &i.name),
+            instance,
             session = from.session.as_str(),
-            user = user.map_or("", |user| &user.user),
-            tenant = user.and_then(|user| user.tenant.as_deref()).unwrap_or(""),
+            user,
+            tenant,
             full = level.name(),
             held,
             count,

@@ -6,6 +6,7 @@
 //! each has the same, and a part stays free for one to come. A user or an address that has nothing
 //! waiting is refused only if its tenant is over its threshold and little is free.
 
+use crate::config::settings::Tenants;
 use crate::engine::Context;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::backlog::Held;
@@ -18,19 +19,20 @@ use crate::inspect::ShareInfo;
 use crate::message::{Micros, Priority, Reason, Reject};
 use crate::stats::Counter;
 
-/// Times what is free that a tenant may hold: alone 8/9 of the queue, so that a ninth is there for
-/// tenants to come.
+/// Times what is free that a tenant may hold where there may be others: alone 8/9 of the queue, so
+/// that a ninth is there for tenants to come.
 const TENANT_TIMES: usize = 8;
 /// Times what is free for its tenant that a user or an address may hold, by the class of the
 /// message, critical first: alone 8/9, 4/5, 2/3 and a half.
 const PARTY_TIMES: [usize; 4] = [8, 4, 2, 1];
-/// Part of what is free for its address that a session without a user may hold: alone a third.
-const SESSION_PART: usize = 2;
+/// Times what is free for its address that a session without a user may hold: alone 4/7 of the
+/// queue, by its address's share.
+const SESSION_TIMES: usize = 2;
 /// Part of the cap that must be free so that a user or an address with nothing waiting is let in
 /// although its tenant holds as much as it may: a sixteenth is kept for other tenants.
 const PARTY_RESERVE: usize = 16;
 /// Part of its cap below which a queue is not looked at: with less no owner can be over a
-/// threshold, as the least of them lets one alone have a third.
+/// threshold, as the least of them lets one alone have two fifths.
 const LOOKED_AT: usize = 3;
 /// Bounds of the time that a refused client is told, in milliseconds.
 const RETRY_AFTER_MS: (u64, u64) = (10, 5_000);
@@ -61,11 +63,14 @@ fn level_over(
     held: [usize; 3],
     amount: usize,
     (free, cap): (usize, usize),
-    priority: Priority,
+    (tenants, priority): (Tenants, Priority),
 ) -> Option<Level> {
     let is_over = |held: usize, most: usize| held > 0 && held + amount > most;
     let [tenant, party, session] = held;
-    let tenant_most = free.saturating_mul(TENANT_TIMES);
+    let tenant_most = match tenants {
+        Tenants::One => usize::MAX,
+        Tenants::Many => free.saturating_mul(TENANT_TIMES),
+    };
     if is_over(tenant, tenant_most) && (party > 0 || free <= cap / PARTY_RESERVE) {
         return Some(Level::Tenant);
     }
@@ -74,7 +79,7 @@ fn level_over(
     if is_over(party, party_most) {
         return Some(Level::Party);
     }
-    let session_most = party_most.saturating_sub(party).min(free) / SESSION_PART;
+    let session_most = party_most.saturating_sub(party).min(free) * SESSION_TIMES;
     match holder.party {
         Party::Address(_) if is_over(session, session_most) => Some(Level::Session),
         Party::Address(_) | Party::User(_) => None,
@@ -91,7 +96,8 @@ impl Dispatcher {
         new: &NewRequest<'_>,
         here: &Fill,
     ) -> Result<(), Reject> {
-        let (holder, priority, bytes) = (&new.from.holder, new.route.priority, new.bytes());
+        let (holder, bytes) = (&new.from.holder, new.bytes());
+        let rules = (cx.config.gateway.auth.tenants, new.route.priority);
         let Fill { items_max, bytes_max, .. } = *here;
         if here.items < items_max / LOOKED_AT && here.bytes < bytes_max / LOOKED_AT {
             return Ok(());
@@ -106,11 +112,10 @@ impl Dispatcher {
             }
         }
         let free = (items_max.saturating_sub(here.items), items_max);
-        let over =
-            level_over(holder, held.map(|held| held.items), 1, free, priority).or_else(|| {
-                let free = (bytes_max.saturating_sub(here.bytes), bytes_max);
-                level_over(holder, held.map(|held| held.bytes), bytes, free, priority)
-            });
+        let over = level_over(holder, held.map(|held| held.items), 1, free, rules).or_else(|| {
+            let free = (bytes_max.saturating_sub(here.bytes), bytes_max);
+            level_over(holder, held.map(|held| held.bytes), bytes, free, rules)
+        });
         match over {
             None => Ok(()),
             Some(level) => {
@@ -221,7 +226,9 @@ mod tests {
                 self.held(|h| *h == holder),
             ];
             let free = CAP - self.held(|_| true);
-            if free == 0 || level_over(&holder, held, 1, (free, CAP), priority).is_some() {
+            if free == 0
+                || level_over(&holder, held, 1, (free, CAP), (Tenants::Many, priority)).is_some()
+            {
                 return false;
             }
             match self.0.iter_mut().find(|(h, _)| *h == holder) {
