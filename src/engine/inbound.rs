@@ -182,10 +182,14 @@ impl Engine {
         // Out of the slab for the time of the call, so that events can change the connection.
         let mut decoder = std::mem::take(&mut conn.decoder);
         let limits = conn.terms.frames;
-        let fed = decoder.feed(&limits, input, |event| self.on_frame(id, event, now));
+        let mut events = 0;
+        let fed = decoder.feed(&limits, input, |event| {
+            events += 1;
+            self.on_frame(id, event, now)
+        });
         if let Ok(fed) = &fed {
             // The other frames were charged with their events.
-            self.work.charge(i64::from(fed.parts) * work::FRAGMENT);
+            self.work.charge(i64::from(fed.frames.saturating_sub(events)) * work::FRAGMENT);
         }
         let (clients, _, mut cx) = self.parts();
         let catching_up = clients.is_catching_up(now);

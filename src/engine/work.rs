@@ -9,8 +9,9 @@ use crate::wire::frames::FrameEvent;
 /// cost, and stops decoding when nothing is left: at the end of a frame, so that it can cost a
 /// message more than was allowed.
 ///
-/// The units were measured, with one client that sends nothing else at full speed to a release
-/// build: the processor time of the shard, divided by the messages. On another processor they are
+/// Where a figure below is called measured, it was so with one client that sends nothing else at
+/// full speed to a release build: the processor time of the shard, divided by the messages. The
+/// others are estimates from profiles. On another processor they are
 /// all wrong by about the same factor, which changes how long a turn may get, but not who gets how
 /// much of it; and the shard looks at its clock, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

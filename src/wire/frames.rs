@@ -55,8 +55,6 @@ pub enum Flow {
 pub struct Fed {
     /// Frames completed, fragments and control frames included.
     pub frames: u32,
-    /// Fragments among them that completed no message, so that no event told of them.
-    pub(crate) parts: u32,
     /// Whether the consumer asked to pause; to go on, feed again (an empty input will do).
     pub(crate) paused: bool,
 }

@@ -7,7 +7,7 @@ use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::dedup::{self, Lookup, NoRoom, Scope};
-use crate::engine::dispatcher::fill::{Fill, admit_percent};
+use crate::engine::dispatcher::fill::{Fill, admit_percent, percent_of};
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::dispatcher::request::{Assignment, NewRequest, State};
 use crate::engine::dispatcher::route_cache::RouteKey;
@@ -224,9 +224,7 @@ impl Dispatcher {
         let settings = &cx.config.settings.queue;
         let percent = admit_percent(&settings.admit_percent, priority, settings.backpressure);
         let waiting = self.instances.get(instance).waiting();
-        // In 128 bits: 64 bits hold 64 GiB times 100, but no cap is checked to be that small.
-        let percent_of = u128::from(settings.instance_percent);
-        let share = |n: usize| (n as u128 * percent_of / 100) as usize;
+        let share = |cap: usize| percent_of(cap, settings.instance_percent);
         let here = Fill {
             items: waiting.items,
             bytes: waiting.bytes,

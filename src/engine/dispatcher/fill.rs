@@ -23,8 +23,12 @@ impl Fill {
 
     /// The same fill against `percent` of both caps.
     pub fn part(&self, percent: u32) -> Self {
-        let part = |cap: usize| (cap as u128 * u128::from(percent) / 100) as usize;
-        Self { items_max: part(self.items_max), bytes_max: part(self.bytes_max), ..*self }
+        let Self { items_max, bytes_max, .. } = *self;
+        Self {
+            items_max: percent_of(items_max, percent),
+            bytes_max: percent_of(bytes_max, percent),
+            ..*self
+        }
     }
 
     /// The fuller of both as a ratio, 0 to 1.
@@ -32,6 +36,13 @@ impl Fill {
         let of = |used: usize, max: usize| used as f64 / max.max(1) as f64;
         of(self.items, self.items_max).max(of(self.bytes, self.bytes_max))
     }
+}
+
+/// So many percent of `cap`, rounded down, whatever its size. In two steps: the product may not fit
+/// in 64 bits, and a division of 128 costs as much as all else that is looked at here.
+pub(crate) fn percent_of(cap: usize, percent: u32) -> usize {
+    let percent = percent as usize;
+    (cap / 100).saturating_mul(percent).saturating_add(cap % 100 * percent / 100)
 }
 
 /// Percent of the caps up to which messages of a class are let in. `thresholds` are the settings
@@ -86,6 +97,16 @@ impl QueueFill {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentage_is_that_of_wide_numbers() {
+        for cap in [0, 1, 7, 99, 100, 101, 2_499, 1 << 36, usize::MAX] {
+            for percent in [1, 25, 30, 70, 85, 99, 100] {
+                let wide = cap as u128 * u128::from(percent) / 100;
+                assert_eq!(percent_of(cap, percent) as u128, wide, "{percent} % of {cap}");
+            }
+        }
+    }
 
     #[test]
     fn admission_follows_the_fuller_of_items_and_bytes() {

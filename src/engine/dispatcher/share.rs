@@ -3,8 +3,8 @@
 //!
 //! A queue is bounded by dynamic thresholds (Choudhury and Hahne, 1998): an owner may hold a
 //! multiple of what is free. One alone has most of the queue; of `n` that hold as much as they may
-//! each has the same, and a part stays free for one to come. A user or an address that has nothing
-//! waiting is refused only if its tenant is over its threshold and little is free.
+//! each has the same, and a part stays free for one to come. An owner that has nothing waiting is
+//! refused because its group is over its threshold only when little is free.
 
 use crate::config::settings::Tenants;
 use crate::engine::Context;
@@ -31,6 +31,10 @@ const SESSION_TIMES: usize = 2;
 /// Part of the cap that must be free so that a user or an address with nothing waiting is let in
 /// although its tenant holds as much as it may: a sixteenth is kept for other tenants.
 const PARTY_RESERVE: usize = 16;
+/// Part of the cap that must be free so that a session with nothing waiting is let in although its
+/// address holds as much as it may: of the third that an address alone leaves, half is for those,
+/// and half is kept for other addresses.
+const SESSION_RESERVE: usize = 6;
 /// Part of its cap below which a queue is not looked at: with less no owner can be over a
 /// threshold, as the least of them lets one alone have two fifths.
 const LOOKED_AT: usize = 3;
@@ -76,7 +80,11 @@ fn level_over(
     }
     let tenants_free = tenant_most.saturating_sub(tenant).min(free);
     let party_most = tenants_free.saturating_mul(PARTY_TIMES[priority.index()]);
-    if is_over(party, party_most) {
+    let is_new = match holder.party {
+        Party::Address(_) => session == 0 && free > cap / SESSION_RESERVE,
+        Party::User(_) => false,
+    };
+    if is_over(party, party_most) && !is_new {
         return Some(Level::Party);
     }
     let session_most = party_most.saturating_sub(party).min(free) * SESSION_TIMES;
@@ -273,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_a_thousand_sessions_has_no_more_than_with_a_few() {
+    fn an_address_with_a_thousand_sessions_leaves_room_for_others() {
         let hold = |sessions: u64| {
             let mut queue = Queue::default();
             let greedy: Vec<Holder> = (0..sessions).map(|n| session(0, 1, n)).collect();
@@ -281,7 +289,19 @@ mod tests {
             (queue.held(|_| true), queue.put(session(0, 2, 0), Priority::Normal))
         };
         let ((few, one), (many, other)) = (hold(20), hold(1_000));
-        assert!(many <= few + few / 10 && one && other, "{few} and {many}");
+        assert!(few <= 666 && many <= 834 && one && other, "{few} and {many}");
+    }
+
+    #[test]
+    fn a_session_with_nothing_waiting_is_let_in_beside_greedy_ones_of_its_address() {
+        let mut queue = Queue::default();
+        let greedy: Vec<Holder> = (0..150).map(|n| session(0, 1, n)).collect();
+        queue.fill(&greedy, Priority::Normal);
+        let new = (150..).take_while(|n| queue.put(session(0, 1, *n), Priority::Normal)).count();
+        // Half of what was free is for those, and half for other addresses.
+        let free = CAP - queue.held(|_| true);
+        assert!(new > 100 && free == CAP / SESSION_RESERVE, "{new} let in, {free} free");
+        assert!(queue.put(session(0, 2, 1), Priority::Normal));
     }
 
     proptest! {

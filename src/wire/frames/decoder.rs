@@ -205,7 +205,6 @@ impl Decoder {
                 if !rest.append(frame, part)? {
                     return Ok(Decoded { fed, consumed: at });
                 }
-                fed.parts += u32::from(!frame.is_final);
                 self.complete(frame, on)?
             } else {
                 let Some(header) = self.header(limits, &input[at..])? else {
