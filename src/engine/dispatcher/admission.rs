@@ -233,7 +233,7 @@ impl Dispatcher {
         };
         let fits = self.fill.of(settings).admits(bytes, percent) && here.admits(bytes, percent);
         let admitted = match fits && !self.requests.is_full() {
-            true => self.check_share(cx, instance, new, &here.part(percent)),
+            true => self.check_share(cx, instance, new, &here, percent),
             false => Err(QUEUE_FULL),
         };
         if admitted.is_err() {

@@ -21,6 +21,15 @@ impl Fill {
             && (self.bytes + bytes) * 100 <= self.bytes_max * percent
     }
 
+    /// Whether one of both is at `percent` of its cap or above.
+    #[inline]
+    pub fn reaches(&self, percent: u32) -> bool {
+        let is_at = |fill: usize, cap: usize| {
+            fill.saturating_mul(100) >= cap.saturating_mul(percent as usize)
+        };
+        is_at(self.items, self.items_max) || is_at(self.bytes, self.bytes_max)
+    }
+
     /// The same fill against `percent` of both caps.
     pub fn part(&self, percent: u32) -> Self {
         let Self { items_max, bytes_max, .. } = *self;

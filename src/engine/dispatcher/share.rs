@@ -37,7 +37,7 @@ const PARTY_RESERVE: usize = 16;
 const SESSION_RESERVE: usize = 6;
 /// Part of its cap below which a queue is not looked at: with less no owner can be over a
 /// threshold, as the least of them lets one alone have two fifths.
-const LOOKED_AT: usize = 3;
+const LOOKED_AT: u32 = 3;
 /// Bounds of the time that a refused client is told, in milliseconds.
 const RETRY_AFTER_MS: (u64, u64) = (10, 5_000);
 
@@ -96,20 +96,22 @@ fn level_over(
 
 impl Dispatcher {
     /// Refuses a message whose owner holds its share of the queue of `instance`. `here`:
-    /// the fill of that, against the part of its caps that is open to the class.
+    /// the fill of that, of whose caps `percent` are open to the class.
     pub(super) fn check_share(
         &mut self,
         cx: &mut Context<'_>,
         instance: InstanceId,
         new: &NewRequest<'_>,
         here: &Fill,
+        percent: u32,
     ) -> Result<(), Reject> {
         let (holder, bytes) = (&new.from.holder, new.bytes());
         let rules = (cx.config.gateway.auth.tenants, new.route.priority);
-        let Fill { items_max, bytes_max, .. } = *here;
-        if here.items < items_max / LOOKED_AT && here.bytes < bytes_max / LOOKED_AT {
+        if !here.reaches(percent / LOOKED_AT) {
             return Ok(());
         }
+        let here = here.part(percent);
+        let Fill { items_max, bytes_max, .. } = here;
         let mut held = [Held::default(); 3];
         let mut parties = 0;
         for line in Line::ALL {
