@@ -27,7 +27,10 @@ impl Default for Work {
 }
 
 /// Cost of a receive: the system call and all around it, without its bytes.
-const RECEIVE: i64 = 2_000;
+pub(crate) const RECEIVE: i64 = 2_000;
+/// Cost of the end of a connection: the socket is shut and closed, and its state is forgotten. An
+/// estimate, as of some ten system calls.
+pub(crate) const CLOSE: i64 = 15_000;
 /// Bytes that cost a unit to receive, unmask and keep: 16 us for 64 KiB.
 const BYTES_RECEIVED: usize = 4;
 /// Cost of a write to a socket at the end of a turn, by a connection that has something new to be

@@ -41,8 +41,8 @@ const LOCAL_RESETS_MAX: usize = 1_000_000;
 /// are dropped quietly: all calls of a channel may time out at once.
 const RESET_STREAMS_MAX: usize = super::signals::SLOTS;
 
-/// Most PINGs because of a suspicion, or for the owner, without an answer to a call between them:
-/// gRPC servers forgive two, and end the connection at the third (gRFC A8).
+/// Most PINGs because of a suspicion, or for the owner (one of them), without an answer to a call
+/// between them: gRPC servers forgive two, and end the connection at the third (gRFC A8).
 const SUSPICIONS_MAX: u32 = 2;
 
 /// Time that a call must have had to make its link suspect: a second. A client's shorter deadline
@@ -435,7 +435,8 @@ impl Link {
             return;
         }
         self.asked = true;
-        if self.pinged_at.is_none() && self.suspicions < SUSPICIONS_MAX {
+        // One is left for a suspicion.
+        if self.pinged_at.is_none() && self.suspicions + 1 < SUSPICIONS_MAX {
             self.suspicions += 1;
             self.ping(now);
         }

@@ -30,7 +30,8 @@ pub(crate) type Rank = (u64, usize, u64);
 pub(crate) type Entry = (Rank, MsgKey, u32);
 
 /// Parts of a microsecond in which virtual time counts, so that the clock of a group with 10,000
-/// members still runs. 2^64 / 2^14 us are 35 years.
+/// members still runs. With 100 slots busy 2^64 / 2^14 us are 130 days of backlog without an end;
+/// with its last owner it begins anew.
 const PARTS: u64 = 1 << 14;
 
 /// The names of owners and groups.
@@ -331,7 +332,7 @@ impl Backlog {
             let node = self.node_mut(key);
             (node.listed, node.ahead) = (listed, ahead);
         }
-        (0..2).for_each(|kind| self.drop_outdated_idle(kind));
+        self.list_idle_again();
     }
 
     /// All entries, those of requests that have left included.
@@ -378,20 +379,24 @@ impl Backlog {
         }
         let kind = usize::from(!self.is_group_idle(owner));
         self.idle[kind].push(Reverse((rank, owner)));
-        // Mostly nobody asks for them: outdated ones are dropped when they are the majority.
+        // Mostly nobody asks for them. After this each owner is listed once at most, so it costs a
+        // step for each that was listed since.
         if self.idle[kind].len() > 2 * self.nodes.len() + 64 {
-            self.drop_outdated_idle(kind);
+            self.list_idle_again();
         }
     }
 
-    fn drop_outdated_idle(&mut self, kind: usize) {
-        let mut idle = std::mem::take(&mut self.idle[kind]);
-        idle.retain(|&Reverse((rank, owner))| {
-            let node = self.nodes.get(owner).filter(|node| node.in_flight == 0);
-            let first = node.and_then(|node| node.entries.peek());
-            first.is_some_and(|Reverse((first, ..))| *first == rank)
-        });
-        self.idle[kind] = idle;
+    /// Lists the owners anew that have nothing in flight.
+    fn list_idle_again(&mut self) {
+        self.idle.iter_mut().for_each(BinaryHeap::clear);
+        let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
+        for owner in all {
+            let node = self.node(owner);
+            if let (0, Some(&Reverse((rank, ..)))) = (node.in_flight, node.entries.peek()) {
+                let kind = usize::from(!self.is_group_idle(owner));
+                self.idle[kind].push(Reverse((rank, owner)));
+            }
+        }
     }
 
     /// Whether nothing of an owner's user or address is in flight; the owner's own is not.
@@ -549,6 +554,13 @@ impl Backlog {
             self.names.remove(&name);
             self.nodes.release(at);
             at = group;
+        }
+        if self.names.is_empty() {
+            // Time begins anew, and places of before are outdated.
+            let root = self.node_mut(self.root);
+            root.now = 0;
+            root.listed.clear();
+            root.ahead.clear();
         }
         dropped
     }

@@ -15,9 +15,10 @@ use crate::engine::dispatcher::batch::BodyWriter;
 use crate::engine::dispatcher::endings::blame_after_us;
 use crate::engine::dispatcher::queue::Taker;
 use crate::engine::dispatcher::request::{Request, State};
-use crate::engine::dispatcher::slots::{Line, Occupied, Room};
+use crate::engine::dispatcher::slots::{Line, Occupied, Room, Wait};
 use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
+use crate::engine::owner::Holder;
 use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey, Ticket};
 use crate::limits;
 use crate::message::{Call, CallBody, Micros, Reason, Reject};
@@ -43,6 +44,9 @@ pub(crate) struct CallInFlight {
     pub streams: Vec<StreamKey>,
     /// Connections of its requests that were answered as late, once for each request.
     pub late: Vec<ConnId>,
+    /// Owners and routes of its requests that were answered as late: it is not known yet how slow
+    /// they are.
+    pub late_owners: Vec<(Holder, u32)>,
     /// Number of requests with which the call left; 0 while it is filled.
     pub sent: usize,
     /// Route of the first of them.
@@ -56,13 +60,14 @@ pub(crate) struct CallInFlight {
 impl CallInFlight {
     /// Turns the slot of a call that has ended into that of a new one; the buffers stay.
     fn begin(&mut self, to: InstanceId, mode: Mode, now: Micros) {
-        let Self { instance, unary, items, streams, late, sent, route, started, blame_after_us } =
-            self;
+        let Self { instance, unary, items, streams, late, late_owners, sent, .. } = self;
+        let Self { route, started, blame_after_us, .. } = self;
         *instance = Some(to);
         *unary = mode == Mode::Unary;
         items.clear();
         streams.clear();
         late.clear();
+        late_owners.clear();
         (*sent, *route, *started, *blame_after_us) = (0, 0, now, u64::MAX);
     }
 
@@ -237,15 +242,7 @@ impl Dispatcher {
             let (free, kept) = match state.slots.room(batch, state.mode, line, now) {
                 Room::Free(free) => (free, None),
                 Room::Kept { is_last } => (1, Some(is_last)),
-                Room::None { look_again, is_silent } => {
-                    if is_silent && state.slots.ask(now) {
-                        cx.effects.asked.push(id);
-                    }
-                    if let Some(at) = look_again {
-                        self.window.wait(id, at);
-                    }
-                    return;
-                }
+                Room::None => return self.wait_for_room(cx, id, now),
             };
             let items_max = items_max(batch, state.mode, clients);
             let is_busy = state.slots.len() >= batch.eager_max && !state.slot_freed;
@@ -268,8 +265,24 @@ impl Dispatcher {
                 self.with_queue(id, line, |queue, requests| queue.share(requests));
             }
             if !self.launch(cx, clients, (id, line), kept, now) {
+                if kept.is_some() {
+                    self.wait_for_room(cx, id, now);
+                }
                 return;
             }
+        }
+    }
+
+    /// Has an instance examined again when a call becomes long, and asks it for a sign of life if
+    /// long calls would make room by that.
+    fn wait_for_room(&mut self, cx: &mut Context<'_>, id: InstanceId, now: Micros) {
+        let slots = &mut self.instances.get_mut(id).slots;
+        let Wait { look_again, is_silent } = slots.wait(now);
+        if is_silent && slots.ask(now) {
+            cx.effects.asked.push(id);
+        }
+        if let Some(at) = look_again {
+            self.window.wait(id, at);
         }
     }
 

@@ -4,9 +4,8 @@ use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::calls::{CallInFlight, EXPIRED};
+use crate::engine::dispatcher::calls::EXPIRED;
 use crate::engine::dispatcher::request::State;
-use crate::engine::dispatcher::slow_owners::Sent;
 use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject, status};
 use crate::stats::Counter;
@@ -70,15 +69,13 @@ impl Dispatcher {
             }
             State::InFlight(ticket) => {
                 self.ordering.pass(request);
-                let (instance, call) = (request.instance, self.calls.get(ticket));
-                if let Some(&CallInFlight { started, sent: count, .. }) = call {
-                    self.note_speed(Sent { ticket, instance, started, count }, &[key], now);
-                }
                 // The call goes on, and with it the stream: the connection does not move to another
                 // shard before the call has ended.
-                let conn = self.requests.get(key).expect("seen above").conn;
+                let (conn, instance) = (request.conn, request.instance);
                 clients.call_is_late(conn);
-                self.calls.get_mut(ticket).expect("it has this request").late.push(conn);
+                let call = self.calls.get_mut(ticket).expect("it has this request");
+                call.late.push(conn);
+                call.late_owners.push((request.holder, request.handling.route));
                 self.instances.get_mut(instance).failed += 1;
                 cx.stats.inc(Counter::DispatchFailed);
                 self.finish(cx, clients, key, &unknown(), now);

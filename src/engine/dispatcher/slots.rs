@@ -53,12 +53,16 @@ pub(crate) enum Room {
         is_last: bool,
     },
     /// None may leave.
-    None {
-        /// Time at which a call becomes long.
-        look_again: Option<Micros>,
-        /// Whether a sign of life of the instance would make room.
-        is_silent: bool,
-    },
+    None,
+}
+
+/// What would make room for another call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wait {
+    /// Time at which a call becomes long.
+    pub look_again: Option<Micros>,
+    /// Whether a sign of life of the instance would.
+    pub is_silent: bool,
 }
 
 /// The calls in flight from a shard to an instance.
@@ -171,7 +175,7 @@ impl Slots {
             Line::Slow => (open, all_max - kept),
         };
         if counted >= line_max || self.len() >= all_max {
-            return self.no_room(now);
+            return Room::None;
         }
         let all_open = (max.max(long_slots(settings, mode)) - kept).saturating_sub(self.len());
         match open.saturating_sub(counted).min(all_open) {
@@ -182,12 +186,13 @@ impl Slots {
         }
     }
 
-    fn no_room(&self, now: Micros) -> Room {
+    /// What would make room where there is none for anybody, or none for those that wait.
+    pub fn wait(&self, now: Micros) -> Wait {
         let long_us = self.long_us();
         let ends = self.occupied.iter().map(|o| Micros(o.started.0 + long_us + 1));
         let silent =
             |o: &Occupied| now.since(o.started) > long_us && !self.is_proven(o, long_us, now);
-        Room::None {
+        Wait {
             look_again: ends.filter(|at| *at > now).min(),
             is_silent: self.occupied.iter().any(silent),
         }
@@ -225,7 +230,8 @@ impl Typical {
         let at = match self.0.iter().position(|(r, _)| *r == route) {
             Some(at) => at,
             None if self.0.len() < ROUTES_MAX => {
-                self.0.push((route, took_us));
+                // One slow call is no measure of what is usual.
+                self.0.push((route, took_us.min(LONG_US / LONG_TIMES)));
                 return;
             }
             None => ROUTES_MAX - 1,
@@ -280,32 +286,31 @@ mod tests {
         }
         assert_eq!(rooms[8], Room::Kept { is_last: false });
         assert_eq!(rooms[9], Room::Kept { is_last: true });
-        let none = Room::None { look_again: Some(Micros(50 * MS + 1)), is_silent: false };
-        assert_eq!(rooms[10], none);
-        assert_eq!(room(&occupied(8, Line::Slow, 0), Line::Slow, 1), none, "of slow ones none is");
+        assert_eq!(rooms[10], Room::None);
+        let wait = Wait { look_again: Some(Micros(50 * MS + 1)), is_silent: false };
+        assert_eq!(occupied(10, Line::Prompt, 0).wait(at(1)), wait);
+        assert_eq!(room(&occupied(8, Line::Slow, 0), Line::Slow, 1), Room::None, "no slow one");
         assert_eq!(room(&occupied(8, Line::Slow, 0), Line::Prompt, 1), Room::Free(8));
     }
 
     #[test]
     fn long_calls_make_room_once_the_instance_has_shown_that_it_lives() {
         let mut slots = occupied(10, Line::Prompt, 0);
-        assert_eq!(
-            room(&slots, Line::Prompt, 51),
-            Room::None { look_again: None, is_silent: true },
-            "it may be gone"
-        );
+        assert_eq!(room(&slots, Line::Prompt, 51), Room::None);
+        let wait = Wait { look_again: None, is_silent: true };
+        assert_eq!(slots.wait(at(51)), wait, "it may be gone");
         slots.is_alive(at(50));
-        assert!(matches!(room(&slots, Line::Prompt, 51), Room::None { is_silent: true, .. }));
+        assert_eq!(slots.wait(at(51)), wait);
         slots.is_alive(at(51));
         assert_eq!(room(&slots, Line::Prompt, 51), Room::Free(8));
         // Never more than all, and the last ones are not for slow calls.
         let mut slots = occupied(98, Line::Slow, 0);
         slots.is_alive(at(51));
-        assert!(matches!(room(&slots, Line::Slow, 60), Room::None { .. }));
+        assert_eq!(room(&slots, Line::Slow, 60), Room::None);
         assert_eq!(room(&slots, Line::Prompt, 60), Room::Kept { is_last: false });
         slots.occupy(Occupied { ticket: Ticket::new(2, 1), line: Line::Prompt, started: at(60) });
         slots.occupy(Occupied { ticket: Ticket::new(2, 2), line: Line::Prompt, started: at(60) });
-        assert!(matches!(room(&slots, Line::Prompt, 60), Room::None { .. }));
+        assert_eq!(room(&slots, Line::Prompt, 60), Room::None);
     }
 
     #[test]

@@ -96,8 +96,8 @@ pub(super) struct Sent {
 }
 
 impl Dispatcher {
-    /// Takes note of the speed of a call that ends, for the owners of those of its requests that
-    /// have no answer yet.
+    /// Takes note of the speed of a call that ends, for the owners of its requests, those among
+    /// them that were answered as late.
     pub(super) fn note_speed(&mut self, sent: Sent, items: &[MsgKey], now: Micros) {
         let slots = &self.instances.get(sent.instance).slots;
         let is_slow = slots.is_slow(sent.started, now);
@@ -106,15 +106,14 @@ impl Dispatcher {
         if !is_slow && (is_long || self.slow.marks.is_empty()) {
             return;
         }
-        for &key in items {
-            let Some(request) = self.requests.get(key) else { continue };
-            if request.ticket() != Some(sent.ticket) {
-                continue;
-            }
-            let (holder, route) = (&request.holder, request.handling.route);
+        let carried = items.iter().filter_map(|key| self.requests.get(*key));
+        let carried = carried.filter(|request| request.ticket() == Some(sent.ticket));
+        let carried = carried.map(|request| (request.holder, request.handling.route));
+        let late = self.calls.get(sent.ticket).map_or(&[][..], |call| &call.late_owners);
+        for (holder, route) in carried.chain(late.iter().copied()) {
             match is_slow {
-                true => self.slow.was_slow(holder, route, sent.count, now),
-                false => self.slow.was_prompt(holder, route),
+                true => self.slow.was_slow(&holder, route, sent.count, now),
+                false => self.slow.was_prompt(&holder, route),
             }
         }
     }
