@@ -337,7 +337,10 @@ impl Link {
         self.send = None;
         let socket = self.socket.borrow();
         let failure = socket.failure();
-        let is_cut = failure.map_or(over.is_clean, |f| f.kind == io::ErrorKind::ConnectionReset);
+        // A peer may cut the connection before the first system call on it, which then says so.
+        let is_cut = failure.map_or(over.is_clean, |f| {
+            matches!(f.kind, io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+        });
         if is_cut && self.phase == Phase::Connecting {
             // A side that finds no TLS, or finds it, where the other was expected may say nothing.
             return Over::failed(match (&self.stage, self.is_secured) {
