@@ -299,7 +299,11 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = &mut *self.0.borrow_mut();
         ready!(socket.poll_send(cx))?;
-        Poll::Ready(Ok(rustix::net::shutdown(&socket.stream, rustix::net::Shutdown::Write)?))
+        match rustix::net::shutdown(&socket.stream, rustix::net::Shutdown::Write) {
+            // The peer has reset the connection: there is nothing left to be ended.
+            Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
+            result => Poll::Ready(Ok(result?)),
+        }
     }
 }
 

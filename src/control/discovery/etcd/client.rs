@@ -52,6 +52,9 @@ pub enum Fault {
 
 const ADVICE_REACH: &str = "see that etcd runs there and etcd.endpoints is right";
 const ADVICE_TLS: &str = "see etcd.ca_file, etcd.cert_file and etcd.key_file";
+/// Advice where the end of the connection may have come before the alert that tells why.
+const ADVICE_CLOSED: &str = "see that etcd runs there; if it asks for a certificate, \
+                             see etcd.ca_file, etcd.cert_file and etcd.key_file";
 const ADVICE_USER: &str = "see etcd.user and its password";
 const ADVICE_ROLE: &str = "grant the user of etcd.user a role that may read the prefix";
 const ADVICE_MEMBER: &str = "see the log of that member and `etcdctl endpoint status`";
@@ -117,7 +120,12 @@ fn unreachable_for(error: &(dyn Error + 'static)) -> Fault {
     }
     let why = cause.to_string();
     let tls = ["certificate", "alert", "TLS", "corrupt message"].iter().any(|w| why.contains(w));
-    Fault::Other { why: cut(&why), advice: if tls { ADVICE_TLS } else { ADVICE_REACH } }
+    let advice = match why.contains("connection closed") {
+        _ if tls => ADVICE_TLS,
+        true => ADVICE_CLOSED,
+        false => ADVICE_REACH,
+    };
+    Fault::Other { why: cut(&why), advice }
 }
 
 fn cut(text: &str) -> String {
