@@ -190,8 +190,9 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
 
 fn worst_of_services(settings: &ShardSettings, instances: usize) -> Vec<Part> {
     let batch = &settings.batch;
-    let calls = (instances * batch.in_flight_max) as u64;
-    let key = format!("{instances} instances x batch.in_flight_max: batches");
+    let each = batch.in_flight_long_max.max(batch.in_flight_max);
+    let calls = (instances * each) as u64;
+    let key = format!("{instances} instances x batch.in_flight_long_max: batches");
     let answer = limits::answer_bytes_max(batch.items_max, settings.conn.outbox_bytes_max) as u64;
     let answer_key = "of batch.items_max x conn.outbox_bytes_max";
     vec![

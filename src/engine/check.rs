@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::engine::clients::conn::{Hold, Phase};
+use crate::engine::held::Held;
 use crate::ids::ConnId;
 use crate::message::Micros;
 
@@ -28,20 +29,6 @@ pub struct View {
     pub calls: usize,
     /// State of the connections, by slot.
     pub conns: Vec<ConnView>,
-}
-
-/// Number and bytes of the requests that belong to one connection or one instance.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Sum {
-    pub items: usize,
-    pub bytes: usize,
-}
-
-impl Sum {
-    pub fn add(&mut self, bytes: usize) {
-        self.items += 1;
-        self.bytes += bytes;
-    }
 }
 
 /// Fails with the text that `what` makes unless `holds`.
@@ -87,7 +74,7 @@ impl Engine {
         let mut upgraded = 0;
         for (id, conn) in self.clients.conns.iter() {
             let found = named.get(&id).copied().unwrap_or_default();
-            let kept = Sum { items: conn.unanswered as usize, bytes: conn.unanswered_bytes };
+            let kept = Held { items: conn.unanswered as usize, bytes: conn.unanswered_bytes };
             ensure(found == kept, || format!("{id:?}: unanswered {kept:?}, in truth {found:?}"))?;
             ensure(conn.unanswered <= conn.terms.unanswered_max, || {
                 format!("{id:?}: {} unanswered", conn.unanswered)

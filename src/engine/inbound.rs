@@ -30,7 +30,6 @@ impl Engine {
     pub fn on_bytes(&mut self, id: ConnId, input: &mut [u8], now: Micros) -> ReadNext {
         self.stats.inc(Counter::Receives);
         self.stats.add(Counter::BytesIn, input.len() as u64);
-        self.work.charge(work::of_receive(input.len()));
         let Some(conn) = self.clients.conns.get_mut(id) else { return ReadNext::Pause };
         conn.hear(now);
         self.clients.limits.places.answered(conn.limits.user, id);

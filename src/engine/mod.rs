@@ -16,6 +16,7 @@ mod config;
 pub mod dispatcher;
 mod drain;
 pub mod effects;
+mod held;
 mod inbound;
 pub mod inspect;
 pub mod instance_map;

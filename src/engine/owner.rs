@@ -50,6 +50,41 @@ pub enum Party {
     Address(Address),
 }
 
+/// The name of an owner, or of a group of owners: a tenant, or an address with its sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum OwnerName {
+    Tenant(TenantId),
+    Party(TenantId, Party),
+    Session(Holder),
+}
+
+impl OwnerName {
+    /// The owner itself: a user, or a session without one.
+    pub fn of(holder: &Holder) -> Self {
+        match holder.party {
+            Party::User(_) => Self::Party(holder.tenant, holder.party),
+            Party::Address(_) => Self::Session(*holder),
+        }
+    }
+
+    /// Whether it is an owner's, and no group's.
+    pub fn is_owner(&self) -> bool {
+        match self {
+            Self::Session(_) | Self::Party(_, Party::User(_)) => true,
+            Self::Tenant(_) | Self::Party(_, Party::Address(_)) => false,
+        }
+    }
+
+    /// The group that it is in; `None` of a tenant.
+    pub fn group(&self) -> Option<Self> {
+        match self {
+            Self::Tenant(_) => None,
+            Self::Party(tenant, _) => Some(Self::Tenant(*tenant)),
+            Self::Session(holder) => Some(Self::Party(holder.tenant, holder.party)),
+        }
+    }
+}
+
 impl Owner {
     /// The user, if it signed in.
     pub fn user(&self) -> Option<&Arc<Identity>> {

@@ -31,8 +31,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::engine::owner::{Holder, Party};
-use crate::ids::TenantId;
+use crate::engine::owner::{Holder, OwnerName};
 
 /// Pieces into which a thing must be divisible so that something of it can be kept: of less than
 /// sixteen pieces a sixteenth is none. Those are taken by whoever comes.
@@ -58,7 +57,7 @@ pub(crate) enum Part {
 
 /// An owner that holds something, as an index: good as long as it does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct OwnerKey(u32);
+pub(crate) struct ShareKey(u32);
 
 /// An owner that is asked about.
 #[derive(Clone, Copy, Debug)]
@@ -66,21 +65,13 @@ pub(crate) enum Asker<'a> {
     /// By its names: it may hold nothing.
     Named(&'a Holder),
     /// One that holds something.
-    Known(OwnerKey),
-}
-
-/// The tenant, party or session that a node counts for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Name {
-    Tenant(TenantId),
-    Party(TenantId, Party),
-    Session(TenantId, Party, u64),
+    Known(ShareKey),
 }
 
 /// What a tenant, a party or a session holds.
 #[derive(Clone, Copy, Debug)]
 struct Node<const N: usize> {
-    name: Name,
+    name: OwnerName,
     /// The level above; of a vacant node the next vacant one.
     parent: u32,
     /// Nodes below that hold something.
@@ -215,7 +206,7 @@ impl<const N: usize> Shares<N> {
         let of_tenant = (max / (self.tenants + usize::from(tenant.is_none()))).max(1);
         let of_party = of_tenant / (below(tenant) + 1);
         let is_fair = |held: usize, part: usize| held == 0 || held + amount <= part;
-        let is_user = session.is_some_and(|node| matches!(node.name, Name::Party(..)));
+        let is_user = session.is_some_and(|node| matches!(node.name, OwnerName::Party(..)));
         let of_session = if is_user { of_party } else { of_party / (below(party) + 1) };
         held_by_tenant + amount <= of_tenant
             && is_fair(held_by_party, of_party)
@@ -223,25 +214,25 @@ impl<const N: usize> Shares<N> {
     }
 
     /// Whether `owner` is who asks.
-    pub fn is(&self, asker: Asker<'_>, owner: OwnerKey) -> bool {
+    pub fn is(&self, asker: Asker<'_>, owner: ShareKey) -> bool {
         match asker {
-            Asker::Named(holder) => self.nodes[owner.0 as usize].name == Name::of(holder),
+            Asker::Named(holder) => self.nodes[owner.0 as usize].name == OwnerName::of(holder),
             Asker::Known(key) => key == owner,
         }
     }
 
     /// Counts what `holder` takes: of the divided thing from `part`.
     #[inline]
-    pub fn take(&mut self, holder: &Holder, amounts: [usize; N], part: Part) -> OwnerKey {
+    pub fn take(&mut self, holder: &Holder, amounts: [usize; N], part: Part) -> ShareKey {
         let leaf = self.find_or_insert(holder);
         self.taken[part as usize] += amounts[DIVIDED];
         self.lend(leaf, part, |lent| lent + amounts[DIVIDED]);
         self.each_level(leaf, amounts, |held, amount| held + amount);
-        OwnerKey(leaf)
+        ShareKey(leaf)
     }
 
     /// Counts what an owner, which holds something, takes more of a thing that is not divided.
-    pub fn take_more(&mut self, owner: OwnerKey, thing: usize, amount: usize) {
+    pub fn take_more(&mut self, owner: ShareKey, thing: usize, amount: usize) {
         let mut amounts = [0; N];
         amounts[thing] = amount;
         self.each_level(owner.0, amounts, |held, amount| held + amount);
@@ -249,7 +240,7 @@ impl<const N: usize> Shares<N> {
 
     /// Counts what an owner gives back, which holds as much: of the divided thing to `part`.
     #[inline]
-    pub fn give_back(&mut self, owner: OwnerKey, amounts: [usize; N], part: Part) {
+    pub fn give_back(&mut self, owner: ShareKey, amounts: [usize; N], part: Part) {
         self.taken[part as usize] -= amounts[DIVIDED];
         self.lend(owner.0, part, |lent| lent - amounts[DIVIDED]);
         self.each_level(owner.0, amounts, |held, amount| held - amount);
@@ -292,34 +283,38 @@ impl<const N: usize> Shares<N> {
     fn party_and_tenant(&self, leaf: u32) -> (u32, u32) {
         let node = &self.nodes[leaf as usize];
         match node.name {
-            Name::Session(..) => (node.parent, self.nodes[node.parent as usize].parent),
-            Name::Party(..) => (leaf, node.parent),
-            Name::Tenant(_) => unreachable!("a tenant owns by its parties"),
+            OwnerName::Session(..) => (node.parent, self.nodes[node.parent as usize].parent),
+            OwnerName::Party(..) => (leaf, node.parent),
+            OwnerName::Tenant(_) => unreachable!("a tenant owns by its parties"),
         }
     }
 
     fn path(&self, asker: Asker<'_>) -> Path<'_, N> {
         match asker {
-            Asker::Known(OwnerKey(leaf)) => {
+            Asker::Known(ShareKey(leaf)) => {
                 let (party, tenant) = self.party_and_tenant(leaf);
                 [tenant, party, leaf].map(|at| self.nodes.get(at as usize))
             }
             Asker::Named(holder) => {
                 let Holder { tenant, party, .. } = *holder;
-                let names = [Name::Tenant(tenant), Name::Party(tenant, party), Name::of(holder)];
+                let names = [
+                    OwnerName::Tenant(tenant),
+                    OwnerName::Party(tenant, party),
+                    OwnerName::of(holder),
+                ];
                 names.map(|name| self.find(&name).map(|at| &self.nodes[at as usize]))
             }
         }
     }
 
-    fn find(&self, name: &Name) -> Option<u32> {
+    fn find(&self, name: &OwnerName) -> Option<u32> {
         let same = |at: &u32| self.nodes[*at as usize].name == *name;
         self.table.find(self.hasher.hash_one(name), same).copied()
     }
 
     /// The node of an owner, which is made with those above it if it holds nothing yet.
     fn find_or_insert(&mut self, holder: &Holder) -> u32 {
-        let name = Name::of(holder);
+        let name = OwnerName::of(holder);
         match self.find(&name) {
             Some(leaf) => leaf,
             None => self.insert_with_parents(name),
@@ -327,13 +322,8 @@ impl<const N: usize> Shares<N> {
     }
 
     #[cold]
-    fn insert_with_parents(&mut self, name: Name) -> u32 {
-        let parent = match name {
-            Name::Tenant(_) => None,
-            Name::Party(tenant, _) => Some(Name::Tenant(tenant)),
-            Name::Session(tenant, party, _) => Some(Name::Party(tenant, party)),
-        };
-        let parent = parent.map_or(NONE, |parent| {
+    fn insert_with_parents(&mut self, name: OwnerName) -> u32 {
+        let parent = name.group().map_or(NONE, |parent| {
             self.find(&parent).unwrap_or_else(|| self.insert_with_parents(parent))
         });
         match self.nodes.get_mut(parent as usize) {
@@ -369,17 +359,6 @@ impl<const N: usize> Shares<N> {
             None => self.tenants -= 1,
         }
         self.nodes[at as usize].parent = std::mem::replace(&mut self.vacant, at);
-    }
-}
-
-impl Name {
-    /// The name of the lowest level of an owner.
-    fn of(holder: &Holder) -> Self {
-        let Holder { tenant, party, session } = *holder;
-        match party {
-            Party::User(_) => Name::Party(tenant, party),
-            Party::Address(_) => Name::Session(tenant, party, session),
-        }
     }
 }
 

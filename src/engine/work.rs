@@ -27,7 +27,7 @@ impl Default for Work {
 }
 
 /// Cost of a receive: the system call and all around it, without its bytes.
-pub(crate) const RECEIVE: i64 = 2_000;
+const RECEIVE: i64 = 2_000;
 /// Cost of the end of a connection: the socket is shut and closed, and its state is forgotten. An
 /// estimate, as of some ten system calls.
 pub(crate) const CLOSE: i64 = 15_000;
@@ -67,9 +67,9 @@ const REFUSED: i64 = 50;
 /// Cost of what is no message of this protocol: it is read twice, to say what is wrong.
 pub(super) const BAD_MESSAGE: i64 = 500;
 
-/// Cost of a receive of so many bytes.
+/// Cost of a receive of so many bytes, which may be none.
 #[inline]
-pub(super) fn of_receive(bytes: usize) -> i64 {
+pub fn of_receive(bytes: usize) -> i64 {
     RECEIVE + (bytes / BYTES_RECEIVED) as i64
 }
 

@@ -72,7 +72,8 @@ pub trait ShardIo: Sized {
     /// Whether a TLS handshake of the connection is under way: it costs far more than messages do.
     fn is_handshaking(&mut self, id: ConnId) -> bool;
 
-    /// Receives at most `bytes_max` once from a connection's socket and gives them to the engine.
+    /// Receives at most `bytes_max` once from a connection's socket and gives them to the engine,
+    /// which is charged for the receive whatever has come.
     fn read_once(&mut self, id: ConnId, bytes_max: usize, now: Micros) -> ReadOnce;
 
     /// Writes what the engine has for a connection, once, and tells the engine how much was taken.

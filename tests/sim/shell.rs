@@ -12,8 +12,8 @@
 use std::net::SocketAddr;
 use std::task::{Context, Waker};
 
-use shardgate::engine::Engine;
 use shardgate::engine::clients::conn::{Phase, ReadNext, SocketAction};
+use shardgate::engine::{Engine, work};
 use shardgate::ids::{ConnId, InstanceId, ShardId};
 use shardgate::lanes::LaneRefusal;
 use shardgate::limits;
@@ -222,6 +222,8 @@ impl ShardIo for Host<'_> {
         let split = dice.chance(plan.faults.split);
         let most = if split { dice.range(1, 200) as usize } else { SCRATCH.min(bytes_max) };
         let peer = &mut peers[socket.peer];
+        let bytes = if peer.reset { 0 } else { most.min(peer.up.len()) };
+        shard.engine.work.charge(work::of_receive(bytes));
         let has_ended = peer.ends && peer.outgoing.is_empty();
         if peer.reset || peer.up.is_empty() && has_ended {
             return ReadOnce::Closed;

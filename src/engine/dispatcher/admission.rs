@@ -39,8 +39,8 @@ const IDS_OF_SESSION: &str = "too many ids of this session, or of all sessions o
                               remembered: sign in, or send the message later, or without an id";
 const IDS_FULL: &str = "too many ids are remembered: send the message later, or without an id";
 /// Requests under way from which on no duplicate may wait: three quarters of [`REQUESTS_MAX`]. Of
-/// others there are no more than queues and calls hold, 10,000 and 1,000 an instance by default; a
-/// duplicate waits outside of both, up to 64 for each of them.
+/// others there are no more than queues and calls hold, 10,000 and as many an instance by default;
+/// a duplicate waits outside of both, up to 64 for each of them.
 const DUPLICATES_BELOW: usize = REQUESTS_MAX / 4 * 3;
 const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,

@@ -18,7 +18,9 @@ use hashbrown::HashMap;
 
 use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::request::Requests;
-use crate::engine::owner::{Holder, Party};
+use crate::engine::dispatcher::slots::Kept;
+use crate::engine::held::Held;
+use crate::engine::owner::{Holder, OwnerName};
 use crate::engine::slab::Slab;
 use crate::ids::{InstanceId, MsgKey, OwnerKey, TenantId, Ticket};
 
@@ -33,60 +35,6 @@ pub(crate) type Entry = (Rank, MsgKey, u32);
 /// members still runs. With 100 slots busy 2^64 / 2^14 us are 130 days of backlog without an end;
 /// with its last owner it begins anew.
 const PARTS: u64 = 1 << 14;
-
-/// The names of owners and groups.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-enum Name {
-    /// The root.
-    #[default]
-    All,
-    Tenant(TenantId),
-    Party(TenantId, Party),
-    Session(Holder),
-}
-
-impl Name {
-    /// The owner that a request of `holder` counts for.
-    fn of(holder: &Holder) -> Self {
-        match holder.party {
-            Party::User(_) => Self::Party(holder.tenant, holder.party),
-            Party::Address(_) => Self::Session(*holder),
-        }
-    }
-
-    /// Whether it is an owner's, and no group's.
-    fn is_owner(&self) -> bool {
-        match self {
-            Self::Session(_) | Self::Party(_, Party::User(_)) => true,
-            Self::All | Self::Tenant(_) | Self::Party(_, Party::Address(_)) => false,
-        }
-    }
-
-    /// The group above; `None` of the root.
-    fn group(&self) -> Option<Self> {
-        match self {
-            Self::All => None,
-            Self::Tenant(_) => Some(Self::All),
-            Self::Party(tenant, _) => Some(Self::Tenant(*tenant)),
-            Self::Session(holder) => Some(Self::Party(holder.tenant, holder.party)),
-        }
-    }
-}
-
-/// Requests that wait, in number and bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Held {
-    pub items: usize,
-    pub bytes: usize,
-}
-
-impl Held {
-    /// Adds what another queue has.
-    pub fn add(&mut self, other: Self) {
-        self.items += other.items;
-        self.bytes += other.bytes;
-    }
-}
 
 /// The place of a member in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,7 +52,8 @@ enum Place {
 /// An owner or a group.
 #[derive(Debug, Default)]
 struct Node {
-    name: Name,
+    /// None of the root.
+    name: Option<OwnerName>,
     group: Option<OwnerKey>,
     place: Place,
     /// Time on the group's clock at which its next request may start.
@@ -123,6 +72,16 @@ struct Node {
     listed: BinaryHeap<Reverse<(Rank, OwnerKey)>>,
     /// Members of a group that are ahead; outdated places among them.
     ahead: BinaryHeap<Reverse<(u64, OwnerKey)>>,
+}
+
+impl Node {
+    /// Begins the time of a group anew, which has no member any more: all places in it are
+    /// outdated.
+    fn forget_members(&mut self) {
+        self.now = 0;
+        self.listed.clear();
+        self.ahead.clear();
+    }
 }
 
 /// Everything by which it is decided whether an entry may be taken now.
@@ -158,7 +117,7 @@ impl Look<'_> {
 #[derive(Debug)]
 pub(crate) struct Backlog {
     nodes: Slab<OwnerKey, Node>,
-    names: HashMap<Name, OwnerKey>,
+    names: HashMap<OwnerName, OwnerKey>,
     root: OwnerKey,
     /// Owners with nothing in flight, by the rank of their first request, outdated ones among them:
     /// first those whose user or address had nothing in flight either when they were listed.
@@ -176,7 +135,7 @@ impl Backlog {
     /// Counts a request of `holder` that waits, for its owner and for the groups above. It is taken
     /// only once it is listed.
     pub fn join(&mut self, holder: &Holder, bytes: usize) -> OwnerKey {
-        let owner = self.find_or_make(Name::of(holder));
+        let owner = self.find_or_make(OwnerName::of(holder));
         let mut at = Some(owner);
         while let Some(key) = at {
             let node = self.node_mut(key);
@@ -236,7 +195,7 @@ impl Backlog {
                 self.node_mut(group).members -= 1;
             }
         }
-        self.forget_idle(owner)
+        self.forget_unused(owner)
     }
 
     /// The request to be taken next, and its owner; `None` if none may be taken.
@@ -250,10 +209,13 @@ impl Backlog {
         Some((entry, at))
     }
 
-    /// The most urgent request of an owner that has nothing in flight. `all_idle`: its user or
-    /// address has not, either.
-    pub fn next_idle(&mut self, all_idle: bool, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
-        for kind in 0..if all_idle { 1 } else { 2 } {
+    /// The most urgent request of an owner that a kept slot is for.
+    pub fn next_idle(&mut self, kept: Kept, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
+        let kinds = match kept {
+            Kept::Party => 1,
+            Kept::Owner => 2,
+        };
+        for kind in 0..kinds {
             while let Some(Reverse((rank, owner))) = self.idle[kind].pop() {
                 // It is listed again when it has something.
                 let Some(entry) = self.first_if_idle(owner, look) else { continue };
@@ -268,7 +230,7 @@ impl Backlog {
     }
 
     /// Takes the request that [`Self::next`] told, of `bytes`, into a call, and charges its owner
-    /// `cost_us`. Returns the number of entries that are dropped with the owner.
+    /// `cost_us`.
     pub fn take(&mut self, owner: OwnerKey, bytes: usize, cost_us: u64) {
         self.node_mut(owner).entries.pop();
         let mut at = Some(owner);
@@ -299,15 +261,15 @@ impl Backlog {
             }
         }
         self.list_idle(owner);
-        self.forget_idle(owner)
+        self.forget_unused(owner)
     }
 
     /// Number and bytes of the requests that wait of a tenant, of a user or an address in it, and
     /// of a session under that.
     pub fn held(&self, holder: &Holder) -> [Held; 3] {
-        let tenant = Name::Tenant(holder.tenant);
-        let party = Name::Party(holder.tenant, holder.party);
-        [tenant, party, Name::of(holder)].map(|name| {
+        let tenant = OwnerName::Tenant(holder.tenant);
+        let party = OwnerName::Party(holder.tenant, holder.party);
+        [tenant, party, OwnerName::of(holder)].map(|name| {
             let node = self.names.get(&name).and_then(|key| self.nodes.get(*key));
             node.map_or(Held::default(), |node| node.held)
         })
@@ -315,7 +277,7 @@ impl Backlog {
 
     /// Users and addresses of a tenant of which something waits.
     pub fn parties(&self, tenant: TenantId) -> u64 {
-        let tenant = self.names.get(&Name::Tenant(tenant));
+        let tenant = self.names.get(&OwnerName::Tenant(tenant));
         tenant.map_or(0, |key| self.node(*key).members)
     }
 
@@ -351,7 +313,7 @@ impl Backlog {
                 sum.bytes += node.held.bytes;
                 *flying += node.in_flight;
             }
-            if node.name.is_owner() {
+            if node.name.is_some_and(|name| name.is_owner()) {
                 owners.push((key, node.held, node.in_flight));
             }
         }
@@ -402,9 +364,11 @@ impl Backlog {
     /// Whether nothing of an owner's user or address is in flight; the owner's own is not.
     fn is_group_idle(&self, owner: OwnerKey) -> bool {
         let node = self.node(owner);
-        match (node.name, node.group) {
-            (Name::Session(_), Some(group)) => self.node(group).in_flight == 0,
-            (Name::Session(_) | Name::All | Name::Tenant(_) | Name::Party(..), _) => true,
+        match node.name {
+            Some(OwnerName::Session(_)) => {
+                node.group.is_none_or(|group| self.node(group).in_flight == 0)
+            }
+            Some(OwnerName::Tenant(_) | OwnerName::Party(..)) | None => true,
         }
     }
 
@@ -507,7 +471,7 @@ impl Backlog {
         while let Some(group) = self.nodes.get(at).and_then(|node| node.group) {
             self.node_mut(at).start += cost_us * PARTS;
             let node = self.node(group);
-            // Itself, if that was its last one.
+            // With its last request a member has left already, and may have been the only one.
             let now = node.now + cost_us * PARTS / node.members.max(1);
             if self.node(at).held.items > 0 {
                 self.put(at);
@@ -521,19 +485,16 @@ impl Backlog {
         self.nodes.get(member).is_some_and(|node| node.place == place)
     }
 
-    fn find_or_make(&mut self, name: Name) -> OwnerKey {
+    fn find_or_make(&mut self, name: OwnerName) -> OwnerKey {
         if let Some(&key) = self.names.get(&name) {
             return key;
         }
-        let Some(group) = name.group() else { return self.root };
-        let group = self.find_or_make(group);
-        let now = self.node(group).now;
+        let group = name.group().map_or(self.root, |group| self.find_or_make(group));
         let key = self.nodes.insert_with(|node| {
+            // The buffers stay, which were emptied at the end of the last owner here.
             let Node { entries, listed, ahead, .. } = std::mem::take(node);
-            *node = Node { name, group: Some(group), start: now, entries, listed, ahead, ..*node };
-            node.entries.clear();
-            node.listed.clear();
-            node.ahead.clear();
+            let (name, group) = (Some(name), Some(group));
+            *node = Node { name, group, entries, listed, ahead, ..Node::default() };
         });
         self.names.insert(name, key);
         key
@@ -541,7 +502,7 @@ impl Backlog {
 
     /// Forgets an owner, and the groups above it, that have nothing waiting and nothing in flight.
     /// Returns the number of entries that are dropped with them.
-    fn forget_idle(&mut self, owner: OwnerKey) -> usize {
+    fn forget_unused(&mut self, owner: OwnerKey) -> usize {
         let (mut dropped, mut at) = (0, owner);
         while let Some(group) = self.node(at).group {
             let node = self.node_mut(at);
@@ -550,17 +511,15 @@ impl Backlog {
             }
             dropped += node.entries.len();
             node.entries.clear();
-            let name = node.name;
-            self.names.remove(&name);
+            node.forget_members();
+            if let Some(name) = node.name {
+                self.names.remove(&name);
+            }
             self.nodes.release(at);
             at = group;
         }
         if self.names.is_empty() {
-            // Time begins anew, and places of before are outdated.
-            let root = self.node_mut(self.root);
-            root.now = 0;
-            root.listed.clear();
-            root.ahead.clear();
+            self.node_mut(self.root).forget_members();
         }
         dropped
     }

@@ -15,7 +15,7 @@ use crate::engine::dispatcher::batch::BodyWriter;
 use crate::engine::dispatcher::endings::blame_after_us;
 use crate::engine::dispatcher::queue::Taker;
 use crate::engine::dispatcher::request::{Request, State};
-use crate::engine::dispatcher::slots::{Line, Occupied, Room, Wait};
+use crate::engine::dispatcher::slots::{Kept, Line, Occupied, Room, Wait};
 use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::engine::owner::Holder;
@@ -95,8 +95,8 @@ struct Filling {
     ticket: Ticket,
     instance: InstanceId,
     line: Line,
-    /// Whether its slot is kept: see [`Taker`].
-    kept: Option<bool>,
+    /// Owners that its slot is kept for; `None` = for all.
+    kept: Option<Kept>,
     mode: Mode,
     items: usize,
     /// Most requests that it may have.
@@ -241,12 +241,13 @@ impl Dispatcher {
             }
             let (free, kept) = match state.slots.room(batch, state.mode, line, now) {
                 Room::Free(free) => (free, None),
-                Room::Kept { is_last } => (1, Some(is_last)),
+                Room::Kept(kept) => (1, Some(kept)),
                 Room::None => return self.wait_for_room(cx, id, now),
             };
             let items_max = items_max(batch, state.mode, clients);
-            let is_busy = state.slots.len() >= batch.eager_max && !state.slot_freed;
-            let is_busy = is_busy && state.slots.short(now) >= batch.eager_max;
+            let is_busy = state.slots.len() >= batch.eager_max
+                && !state.slot_freed
+                && state.slots.short(now) >= batch.eager_max;
             let queue = state.queue_mut(line);
             let full = queue.items >= items_max || queue.bytes >= batch.bytes_max;
             if is_busy && !full && !queue.is_shared() {
@@ -292,7 +293,7 @@ impl Dispatcher {
         cx: &mut Context<'_>,
         clients: &mut Clients,
         (id, line): (InstanceId, Line),
-        kept: Option<bool>,
+        kept: Option<Kept>,
         now: Micros,
     ) -> bool {
         let mode = self.instances.get(id).mode;

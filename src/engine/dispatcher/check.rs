@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::settings::{BatchSettings, ShardSettings};
-use crate::engine::check::{Sum, ensure};
-use crate::engine::dispatcher::backlog::Held;
+use crate::engine::check::ensure;
 use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::request::State;
-use crate::engine::dispatcher::slots::{Line, Room, long_slots, slots};
+use crate::engine::dispatcher::slots::{Line, Room, long_slots};
 use crate::engine::dispatcher::{Delayed, Dispatcher};
+use crate::engine::held::Held;
 use crate::ids::{ConnId, InstanceId, OwnerKey, StreamKey};
 use crate::message::Micros;
 use crate::stats::{Counter, Counters};
@@ -26,10 +26,10 @@ impl Dispatcher {
     }
 
     /// Number and bytes of the requests under way, by connection.
-    pub fn unanswered(&self) -> BTreeMap<ConnId, Sum> {
-        let mut named: BTreeMap<ConnId, Sum> = BTreeMap::new();
+    pub fn unanswered(&self) -> BTreeMap<ConnId, Held> {
+        let mut named: BTreeMap<ConnId, Held> = BTreeMap::new();
         for (_, r) in self.requests.iter() {
-            named.entry(r.conn).or_default().add(r.bytes());
+            named.entry(r.conn).or_default().add(Held::one(r.bytes()));
         }
         named
     }
@@ -81,20 +81,18 @@ impl Dispatcher {
     }
 
     fn check_queues(&self, counters: &Counters) -> Result<(), String> {
-        let mut waiting: BTreeMap<InstanceId, Sum> = BTreeMap::new();
+        let mut waiting: BTreeMap<InstanceId, Held> = BTreeMap::new();
         for (_, r) in self.requests.iter().filter(|(_, r)| r.state == State::Waiting) {
-            waiting.entry(r.instance).or_default().add(r.bytes());
+            waiting.entry(r.instance).or_default().add(Held::one(r.bytes()));
         }
-        let mut total = Sum::default();
+        let mut total = Held::default();
         for (id, state) in self.instances.iter() {
             let found = waiting.remove(&id).unwrap_or_default();
-            let Held { items, bytes } = state.waiting();
-            let kept = Sum { items, bytes };
+            let kept = state.waiting();
             ensure(found == kept, || format!("queue of {id:?}: {kept:?}, in truth {found:?}"))?;
-            total.items += kept.items;
-            total.bytes += kept.bytes;
+            total.add(kept);
         }
-        let kept = Sum { items: self.fill.items, bytes: self.fill.bytes };
+        let kept = Held { items: self.fill.items, bytes: self.fill.bytes };
         ensure(total == kept, || format!("queue of the shard: {kept:?}, in truth {total:?}"))?;
         let counted = counters.get(Counter::Enqueued) - counters.get(Counter::Dequeued);
         ensure(counted == total.items as u64, || {
@@ -110,10 +108,7 @@ impl Dispatcher {
             let (held, in_flight) =
                 truth.entry((r.instance, r.position.line as u8, owner)).or_default();
             match r.state {
-                State::Waiting => {
-                    held.items += 1;
-                    held.bytes += r.bytes();
-                }
+                State::Waiting => held.add(Held::one(r.bytes())),
                 State::InFlight(_) => *in_flight += 1,
                 State::Duplicate => return Err(format!("a duplicate has {owner:?}")),
             }
@@ -197,7 +192,7 @@ impl Dispatcher {
             ensure(found == state.slots.len(), || {
                 format!("{id:?}: in_flight {}, in truth {found}", state.slots.len())
             })?;
-            let most = slots(settings, state.mode).max(long_slots(settings, state.mode));
+            let most = long_slots(settings, state.mode);
             ensure(found <= most, || format!("{id:?}: {found} in flight, at most {most}"))?;
         }
         Ok(())
@@ -207,14 +202,12 @@ impl Dispatcher {
     fn check_requests(&self) -> Result<(), String> {
         let (mut fresh, mut resumed) = (BTreeSet::new(), BTreeSet::new());
         for (id, state) in self.instances.iter() {
-            let [prompt, slow] = &state.queues;
-            let prompt = prompt.current_keys(&self.requests)?;
-            let slow = slow.current_keys(&self.requests)?;
-            let keys = (prompt.0.into_iter().chain(slow.0), prompt.1.into_iter().chain(slow.1));
-            let (first, second) = (keys.0.collect::<Vec<_>>(), keys.1.collect::<Vec<_>>());
-            for (keys, found) in [(first, &mut fresh), (second, &mut resumed)] {
-                for key in keys {
-                    ensure(found.insert(key), || format!("{key:?} is twice in {id:?}"))?;
+            for queue in &state.queues {
+                let keys = queue.current_keys(&self.requests)?;
+                for (keys, found) in [(keys.0, &mut fresh), (keys.1, &mut resumed)] {
+                    for key in keys {
+                        ensure(found.insert(key), || format!("{key:?} is twice in {id:?}"))?;
+                    }
                 }
             }
         }

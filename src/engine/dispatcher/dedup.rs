@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::config::settings::DedupSettings;
 use crate::engine::owner::Holder;
-use crate::engine::shares::{Asker, OwnerKey, Part, Shares};
+use crate::engine::shares::{Asker, Part, ShareKey, Shares};
 use crate::engine::slab::Slab;
 use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
 use crate::message::{Micros, Reason};
@@ -114,7 +114,7 @@ struct Entry {
     fingerprint: u128,
     tenant: TenantId,
     /// The owner for whom the id counts.
-    owner: OwnerKey,
+    owner: ShareKey,
     is_user: bool,
     /// The part of [`IDS`] that the id was taken from.
     part: Part,

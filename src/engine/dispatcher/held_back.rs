@@ -3,6 +3,7 @@
 
 use crate::engine::Context;
 use crate::engine::dispatcher::share::Level;
+use crate::engine::pace::Pace;
 use crate::engine::source::Source;
 use crate::ids::InstanceId;
 use crate::message::Micros;
@@ -20,26 +21,20 @@ pub(crate) struct HeldBack {
     /// The first of those that go on, and the last one.
     since: Micros,
     last: Micros,
-    /// Time of the last line.
-    told: Option<Micros>,
-    /// Refusals since then.
-    count: u64,
+    /// Lines about those that go on for long.
+    lines: Pace,
 }
 
 impl HeldBack {
-    /// Takes note of a refusal. Returns the number of those since the last line if one is due.
+    /// Takes note of a refusal. Returns the number of those that went on for long, since the last
+    /// line about them, if one is due.
     fn note(&mut self, now: Micros) -> Option<u64> {
-        if self.count == 0 || now.since(self.last) > GAP_US {
+        if now.since(self.last) > GAP_US {
             self.since = now;
         }
         self.last = now;
-        self.count += 1;
-        let is_due = now.since(self.since) >= LONG_US
-            && self.told.is_none_or(|told| now.since(told) >= EVERY_US);
-        is_due.then(|| {
-            self.told = Some(now);
-            std::mem::take(&mut self.count)
-        })
+        let is_long = now.since(self.since) >= LONG_US;
+        if is_long { self.lines.note(EVERY_US, now) } else { None }
     }
 
     /// Logs a refusal of a message of `from`, if owners have been held back for long. `held`:
@@ -87,6 +82,6 @@ mod tests {
         }
         let told = (0..300).filter_map(|k| Some((k, held_back.note(at(100_000 + k * 100))?)));
         let told: Vec<(u64, u64)> = told.collect();
-        assert_eq!(told, [(50, 200 + 51), (150, 100), (250, 100)]);
+        assert_eq!(told, [(50, 1), (150, 100), (250, 100)]);
     }
 }

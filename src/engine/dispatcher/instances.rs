@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::config::settings::QueueSettings;
-use crate::engine::dispatcher::backlog::Held;
 use crate::engine::dispatcher::endings::Blame;
 use crate::engine::dispatcher::queue::InstanceQueue;
 use crate::engine::dispatcher::slots::{Line, Slots};
+use crate::engine::held::Held;
 use crate::engine::instance_map::InstanceMap;
 use crate::engine::pace::Pace;
 use crate::ids::{InstanceId, ServiceId};

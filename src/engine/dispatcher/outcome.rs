@@ -49,11 +49,11 @@ impl Dispatcher {
         let cost_us = call.cost_us(now);
         let instance = call.instance.expect("a call in flight has an instance");
         let state = self.instances.get_mut(instance);
-        state.slots.free(ticket, route, has_answered(&result), now);
+        let line = state.slots.free(ticket, route, has_answered(&result), now);
         state.slot_freed = true;
         cx.stats.record(Stage::RoundTrip, now.since(started), 1);
         if result.is_ok() {
-            state.queues.iter_mut().for_each(|queue| queue.note_cost(cost_us));
+            state.queue_mut(line).note_cost(cost_us);
         }
         self.note_speed(Sent { ticket, instance, started, count }, &items, now);
         let tally = match result {

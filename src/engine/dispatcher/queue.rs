@@ -18,9 +18,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::engine::dispatcher::backlog::{Backlog, Entry, Held, Look, Rank};
+use crate::engine::dispatcher::backlog::{Backlog, Entry, Look, Rank};
 use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::request::{QueuePosition, Request, Requests, State};
+use crate::engine::dispatcher::slots::Kept;
+use crate::engine::held::Held;
 use crate::ids::{InstanceId, MsgKey, OwnerKey, Ticket};
 use crate::message::Micros;
 
@@ -30,9 +32,8 @@ pub(crate) struct Taker {
     pub ticket: Ticket,
     /// Requests that it has.
     pub items: usize,
-    /// Set if its slot is kept for owners that have nothing in flight; true: whose user or address
-    /// has not, either.
-    pub kept: Option<bool>,
+    /// Owners that its slot is kept for; `None` = for all.
+    pub kept: Option<Kept>,
 }
 
 impl Taker {
@@ -363,7 +364,7 @@ impl InstanceQueue {
         let mut look = Look { instance, ticket: call.ticket, requests, ordering, stale };
         let ((_, key, _), owner) = match call.kept {
             None => backlog.next(&mut look)?,
-            Some(is_last) => backlog.next_idle(is_last, &mut look)?,
+            Some(kept) => backlog.next_idle(kept, &mut look)?,
         };
         let request = requests.get_mut(key).expect("candidates wait here");
         if !call.has_place_for(request) {

@@ -9,10 +9,10 @@
 use crate::config::settings::Tenants;
 use crate::engine::Context;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::backlog::Held;
 use crate::engine::dispatcher::fill::Fill;
 use crate::engine::dispatcher::request::{NewRequest, State};
 use crate::engine::dispatcher::slots::Line;
+use crate::engine::held::Held;
 use crate::engine::owner::{Holder, Party};
 use crate::ids::{InstanceId, MsgKey};
 use crate::inspect::ShareInfo;
@@ -95,8 +95,8 @@ fn level_over(
 }
 
 impl Dispatcher {
-    /// Refuses a message whose owner holds its share of the queue of `instance`. `here`:
-    /// the fill of that, of whose caps `percent` are open to the class.
+    /// Refuses a message whose owner holds its share of the queue of `instance`. `here`: the fill
+    /// of that, of whose caps `percent` are open to the class.
     pub(super) fn check_share(
         &mut self,
         cx: &mut Context<'_>,
@@ -129,10 +129,10 @@ impl Dispatcher {
         match over {
             None => Ok(()),
             Some(level) => {
-                // A slot serves one after the other, and each party has its turn.
                 cx.stats.inc(Counter::QueueOverShare);
                 let full = (level, held[level as usize].items);
                 self.held_back.tell(cx, new.from, instance, full, new.now);
+                // A slot serves one after the other, and each party has its turn.
                 let state = self.instances.get(instance);
                 let us = state.queue(Line::Prompt).cost_us() * parties;
                 Err(over_share(full, us / state.slots.len().max(1) as u64))

@@ -47,13 +47,19 @@ pub(crate) struct Occupied {
 pub(crate) enum Room {
     /// So many more calls may leave.
     Free(usize),
-    /// One more may leave, with requests of owners that have nothing in flight.
-    Kept {
-        /// Whether their users and addresses must have nothing in flight either.
-        is_last: bool,
-    },
+    /// One more may leave, with requests of those that its slot is kept for.
+    Kept(Kept),
     /// None may leave.
     None,
+}
+
+/// The owners that a slot is kept for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kept {
+    /// Owners that have nothing in flight.
+    Owner,
+    /// Owners whose user or address has nothing in flight.
+    Party,
 }
 
 /// What would make room for another call.
@@ -91,12 +97,13 @@ impl Slots {
     }
 
     /// Takes note that a call has ended, which began with a request of `route`; `answered`: the
-    /// instance said so.
-    pub fn free(&mut self, ticket: Ticket, route: u32, answered: bool, now: Micros) {
-        let Some(at) = self.occupied.iter().position(|o| o.ticket == ticket) else { return };
+    /// instance said so. Returns the line of the call.
+    pub fn free(&mut self, ticket: Ticket, route: u32, answered: bool, now: Micros) -> Line {
+        let at = self.occupied.iter().position(|o| o.ticket == ticket);
+        let at = at.expect("a call in flight has its slot");
         let Occupied { started, line, .. } = self.occupied.swap_remove(at);
         if !answered {
-            return;
+            return line;
         }
         let took_us = now.since(started);
         self.alive_at = now;
@@ -106,6 +113,7 @@ impl Slots {
         if line == Line::Prompt {
             self.typical.record(route, took_us);
         }
+        line
     }
 
     /// Whether the instance is to be asked for a sign of life: not more often than a call can
@@ -168,21 +176,18 @@ impl Slots {
         if self.len() < open {
             return Room::Free(open - self.len());
         }
-        let all_max = max.max(long_slots(settings, mode));
         let counted = self.counted(line, now);
-        let (line_max, all_max) = match line {
-            Line::Prompt => (max, all_max),
-            Line::Slow => (open, all_max - kept),
-        };
-        if counted >= line_max || self.len() >= all_max {
-            return Room::None;
-        }
-        let all_open = (max.max(long_slots(settings, mode)) - kept).saturating_sub(self.len());
-        match open.saturating_sub(counted).min(all_open) {
-            0 => Room::Kept {
-                is_last: kept > 1 && (counted + 1 == max || self.len() + 1 == all_max),
+        // Of the slots of the line, and of all.
+        let all = long_slots(settings, mode);
+        let left = max.saturating_sub(counted).min(all.saturating_sub(self.len()));
+        match (line, left.saturating_sub(kept)) {
+            (_, free @ 1..) => Room::Free(free),
+            (Line::Slow, 0) => Room::None,
+            (Line::Prompt, 0) => match left {
+                0 => Room::None,
+                1 if kept > 1 => Room::Kept(Kept::Party),
+                _ => Room::Kept(Kept::Owner),
             },
-            free => Room::Free(free),
         }
     }
 
@@ -200,7 +205,7 @@ impl Slots {
 }
 
 /// Most short calls that an instance may have in flight from this shard.
-pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
+fn slots(settings: &BatchSettings, mode: Mode) -> usize {
     match mode {
         Mode::Batch => settings.in_flight_max,
         Mode::Unary => settings.calls_max,
@@ -210,7 +215,7 @@ pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
 /// Most calls that an instance may have in flight from this shard, long ones included.
 pub(super) fn long_slots(settings: &BatchSettings, mode: Mode) -> usize {
     match mode {
-        Mode::Batch => settings.in_flight_long_max,
+        Mode::Batch => settings.in_flight_long_max.max(settings.in_flight_max),
         Mode::Unary => settings.calls_max,
     }
 }
@@ -284,8 +289,8 @@ mod tests {
         for (n, found) in rooms[..8].iter().enumerate() {
             assert_eq!(*found, Room::Free(8 - n));
         }
-        assert_eq!(rooms[8], Room::Kept { is_last: false });
-        assert_eq!(rooms[9], Room::Kept { is_last: true });
+        assert_eq!(rooms[8], Room::Kept(Kept::Owner));
+        assert_eq!(rooms[9], Room::Kept(Kept::Party));
         assert_eq!(rooms[10], Room::None);
         let wait = Wait { look_again: Some(Micros(50 * MS + 1)), is_silent: false };
         assert_eq!(occupied(10, Line::Prompt, 0).wait(at(1)), wait);
@@ -307,7 +312,7 @@ mod tests {
         let mut slots = occupied(98, Line::Slow, 0);
         slots.is_alive(at(51));
         assert_eq!(room(&slots, Line::Slow, 60), Room::None);
-        assert_eq!(room(&slots, Line::Prompt, 60), Room::Kept { is_last: false });
+        assert_eq!(room(&slots, Line::Prompt, 60), Room::Kept(Kept::Owner));
         slots.occupy(Occupied { ticket: Ticket::new(2, 1), line: Line::Prompt, started: at(60) });
         slots.occupy(Occupied { ticket: Ticket::new(2, 2), line: Line::Prompt, started: at(60) });
         assert_eq!(room(&slots, Line::Prompt, 60), Room::None);
@@ -350,8 +355,8 @@ mod tests {
         let mut slots = occupied(98, Line::Prompt, 0);
         slots.is_alive(at(60));
         let room = |slots: &Slots| slots.room(&settings(), Mode::Unary, Line::Prompt, at(70));
-        assert_eq!(room(&slots), Room::Kept { is_last: false });
+        assert_eq!(room(&slots), Room::Kept(Kept::Owner));
         let slots = occupied(99, Line::Prompt, 69);
-        assert_eq!(room(&slots), Room::Kept { is_last: true });
+        assert_eq!(room(&slots), Room::Kept(Kept::Party));
     }
 }

@@ -1,7 +1,8 @@
 //! Promise 6: shares against a list of everything that was taken, and what they promise.
 
 use super::*;
-use crate::engine::owner::Address;
+use crate::engine::owner::{Address, Party};
+use crate::ids::TenantId;
 use proptest::prelude::*;
 
 /// Everything that was taken, in a list: the rule in the words of the module's first lines.
@@ -191,10 +192,7 @@ proptest! {
             for (owner, key) in list.taken.iter().map(|taken| taken.0).zip(&keys) {
                 prop_assert!(shares.is(Asker::Named(&owner), *key));
             }
-            let is_owner = |at: &&u32| match shares.nodes[**at as usize].name {
-                Name::Tenant(_) | Name::Party(_, Party::Address(_)) => false,
-                Name::Party(_, Party::User(_)) | Name::Session(..) => true,
-            };
+            let is_owner = |at: &&u32| shares.nodes[**at as usize].name.is_owner();
             let live = shares.table.iter().filter(is_owner);
             prop_assert_eq!(live.count(), owners.len());
         }

@@ -1,6 +1,7 @@
 //! Slow messages, and those of others beside them (promise 6).
 
 use super::*;
+use crate::engine::clients::sign_in::tests::{SECRET, published};
 
 /// A second client whose messages go to the same instance as the first one's.
 fn neighbour(rig: &mut Rig) -> ConnId {
@@ -101,4 +102,26 @@ fn a_message_that_never_gets_an_answer_counts_as_slow() {
     rig.tick();
     rig.ends(lost[0].0, Err(error(CallFault::TimedOut, Started::Maybe)));
     assert_eq!(rig.both((slow, 3), (prompt, 3)).len(), 2);
+}
+
+#[test]
+fn an_instance_whose_kept_slot_nobody_may_have_is_asked_for_a_sign_of_life() {
+    let mut rig = Rig::new(|_| {});
+    let mut unordered = (*snapshot()).clone();
+    unordered.routes.iter_mut().for_each(|route| route.order = Order::None);
+    let mut config = published(SECRET, false);
+    config.snapshot = Arc::new(unordered);
+    let batch = &mut config.settings.batch;
+    (batch.in_flight_max, batch.eager_max, batch.items_max) = (4, 4, 1);
+    rig.engine.apply(config, rig.now);
+    (1..=4).for_each(|seq| rig.say(seq, "\"msg_id\":1000"));
+    let calls = rig.left();
+    // The fourth slot is kept for others: the client has three messages in flight.
+    assert_eq!((calls.len(), rig.engine.effects.asked.len()), (3, 0));
+    rig.later(60_000);
+    rig.tick();
+    assert_eq!(rig.left(), [], "the calls are long");
+    assert_eq!(rig.engine.effects.asked, [calls[0].1]);
+    rig.engine.on_alive(calls[0].1, rig.now);
+    assert_eq!(rig.left().len(), 1, "it lives");
 }

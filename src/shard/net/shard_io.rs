@@ -54,7 +54,13 @@ impl ShardIo for Net {
         if socket.transport.has_ended() {
             return ReadOnce::Closed;
         }
-        let mut input = match socket.receive(&mut scratch[..bytes_max]) {
+        let received = socket.receive(&mut scratch[..bytes_max]);
+        let bytes = match received {
+            IoResult::Bytes(n) => n,
+            IoResult::WouldBlock | IoResult::Closed => 0,
+        };
+        shell.enter(|engine| engine.work.charge(work::of_receive(bytes)));
+        let mut input = match received {
             IoResult::Bytes(n) => &mut scratch[..n],
             IoResult::WouldBlock => return ReadOnce::Enough,
             IoResult::Closed => {

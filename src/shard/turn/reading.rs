@@ -165,7 +165,7 @@ fn take_bytes(
                 ReadOnce::Again
             }
             NextBytes::Socket => match is_readable(io, id) {
-                true => read_charged(io, id, bytes_max, now),
+                true => io.read_once(id, bytes_max, now),
                 false => ReadOnce::Enough,
             },
         };
@@ -197,19 +197,6 @@ fn take_bytes(
         allowed - engine.work.left()
     });
     Taken { used, left }
-}
-
-/// Receives once, which costs something in any case: also if the engine got nothing, as of a part
-/// of a TLS record, or of what comes behind a refused PROXY header.
-fn read_charged(io: &mut impl ShardIo, id: ConnId, bytes_max: usize, now: Micros) -> ReadOnce {
-    let before = io.enter(|engine| engine.work.left());
-    let taken = io.read_once(id, bytes_max, now);
-    io.enter(|engine| {
-        if engine.work.left() == before {
-            engine.work.charge(work::RECEIVE);
-        }
-    });
-    taken
 }
 
 /// The rest of a connection whose work is spent, and whose next bytes are at `next`.

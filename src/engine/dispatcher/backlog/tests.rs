@@ -9,7 +9,7 @@ use crate::engine::dispatcher::queue::InstanceQueue;
 use crate::engine::dispatcher::request::QueuePosition;
 use crate::engine::dispatcher::slots::Line;
 use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
-use crate::engine::owner::Address;
+use crate::engine::owner::{Address, Party};
 use crate::message::{Micros, Priority};
 
 /// Delay of each class, in microseconds: the defaults.
@@ -187,6 +187,15 @@ fn a_member_that_comes_and_goes_gets_no_more_than_one_that_stays() {
         }
     }
     assert!((498..=502).contains(&of_address), "{of_address} of 1,000");
+}
+
+#[test]
+fn owners_with_nothing_in_flight_are_listed_a_few_times_at_most_however_much_they_send() {
+    let mut rig = Rig::new();
+    (0..200).for_each(|n| rig.put_many(session(0, 1, n % 3), 100));
+    let backlog = rig.queue.backlog().expect("shared");
+    let listed: usize = backlog.idle.iter().map(BinaryHeap::len).sum();
+    assert!(listed <= 2 * (2 * backlog.nodes.len() + 65), "{listed} of {}", backlog.nodes.len());
 }
 
 proptest! {
