@@ -24,7 +24,7 @@ use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, 
 use shardgate::message::{Call, CallBody, Micros, Outcome, ServerMessage};
 use shardgate::routing::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Ring, Route, Service, Share, Snapshot,
-    affinity_hash,
+    TenantTable, affinity_hash,
 };
 use shardgate::wire::backend::read_responses;
 use shardgate::wire::frames::{Decoder, Flow, FrameEvent, FrameLimits};
@@ -101,6 +101,7 @@ fn snapshot(instances: u32) -> Snapshot {
         method: None,
         service_text: false,
         needs_user: false,
+        only_for: None,
     };
     let points = names.iter().zip(0..).map(|(name, n)| (InstanceId(n), name.as_str(), 1));
     let service =
@@ -117,6 +118,7 @@ fn snapshot(instances: u32) -> Snapshot {
     Snapshot {
         version: 1,
         routes: vec![route(1000), route(2000), route(3000)],
+        tenants: TenantTable::default(),
         services: vec![service],
         instances: names.iter().zip(0..).map(instance).collect(),
     }
@@ -321,7 +323,7 @@ impl Router {
     }
 
     pub fn route(&mut self) {
-        black_box(self.snapshot.route(black_box(1001)));
+        black_box(self.snapshot.route(TenantId::default(), black_box(1001)));
     }
 
     pub fn ring_pick(&mut self) {

@@ -152,7 +152,9 @@ fn of_files(config: &Config, args: &ExplainArgs) -> Value {
         return body;
     }
     let snapshot = &config.snapshot;
-    let Some((_, route)) = snapshot.route(id) else {
+    let many = config.gateway.auth.tenants == Tenants::Many;
+    let described = args.described(many);
+    let Some(route) = snapshot.route(described.tenant(), id) else {
         body["outcome"] = "no_route".into();
         let why = format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them");
         body["why"] = json!([why]);
@@ -163,12 +165,10 @@ fn of_files(config: &Config, args: &ExplainArgs) -> Value {
     body["range"] = json!([route.first, route.last]);
     body["service"] = (&*service.name).into();
     body["hash_on"] = word.into();
-    let many = config.gateway.auth.tenants == Tenants::Many;
     let mut why = Vec::new();
     if args.tenant.is_some() && !many {
         why.push("auth.tenants is \"one\": no client has a tenant, so --tenant is ignored".into());
     }
-    let described = args.described(many);
     let Some((by, hash)) = described.affinity(route.hash_on) else {
         let flags = match route.hash_on {
             HashOn::Key => "--key or --session",

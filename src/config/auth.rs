@@ -25,6 +25,7 @@ pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
     let d = AuthSettings::default();
     let modes = [("off", AuthMode::Off), ("jwt", AuthMode::Jwt)];
     let tenants = [("one", Tenants::One), ("many", Tenants::Many)];
+    let unknown = [("default", UnknownTenant::Default), ("refuse", UnknownTenant::Refuse)];
     let settings = AuthSettings {
         mode: r.word("auth.mode", d.mode, &modes),
         issuer: optional(r, "auth.issuer", is_line, LINE_RULE),
@@ -33,6 +34,7 @@ pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
         timeout: r.milliseconds("auth.timeout_ms", d.timeout, Bounds::new(100, 10 * MINUTE_MS)),
         required: r.boolean("auth.required", d.required),
         tenants: r.word("auth.tenants", d.tenants, &tenants),
+        unknown_tenant: r.word("auth.unknown_tenant", d.unknown_tenant, &unknown),
         jwks_file: r.file("auth.jwks_file"),
         jwks_url: optional(r, "auth.jwks_url", is_key_url, URL_RULE),
         jwks_ca_file: r.file("auth.jwks_ca_file"),

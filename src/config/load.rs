@@ -369,6 +369,7 @@ fn check_all(
         snapshot,
         lookups,
         service_tls,
+        tenants: Vec::new(),
         ring_points,
         warnings,
         provenance,

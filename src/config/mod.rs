@@ -42,7 +42,7 @@ pub use words::{
 
 use crate::routing::Snapshot;
 use rule::Key;
-use settings::{GatewaySettings, ServiceTlsSettings, ShardSettings};
+use settings::{GatewaySettings, ServiceTlsSettings, ShardSettings, TenantSettings};
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub struct Config {
     pub lookups: Vec<Lookup>,
     /// TLS towards services, by their names. Services that are not in it are spoken to without.
     pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
+    /// Tenants, by name; their routes are in the snapshot.
+    pub tenants: Vec<TenantSettings>,
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// Warnings: they do not stop a start.

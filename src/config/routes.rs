@@ -107,7 +107,8 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     routes.sort_by_key(|route| route.first);
     // No ring for refused services: it could have any size.
     let services = if sound { rings(services, &instances, ring_points) } else { Vec::new() };
-    let snapshot = Snapshot { version: 1, routes, services, instances };
+    let tenants = TenantTable::default();
+    let snapshot = Snapshot { version: 1, routes, tenants, services, instances };
     FileTables { snapshot, lookups, service_tls }
 }
 
@@ -304,6 +305,7 @@ impl Tables {
             method: method(&mut r),
             service_text: r.boolean("service_text", false),
             needs_user: r.word("auth", false, &[("none", false), ("user", true)]),
+            only_for: None,
         };
         if route.needs_user && !self.sign_in {
             let rule = "nobody can sign in while auth.mode is \"off\"; set it to \"jwt\", or this \

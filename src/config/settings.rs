@@ -5,6 +5,7 @@
 mod auth;
 mod limits;
 mod shard;
+mod tenant;
 mod tls;
 
 use std::fmt;
@@ -16,12 +17,13 @@ use std::time::Duration;
 use crate::origin::AllowedOrigin;
 use crate::peers::{Forwarded, Peers};
 
-pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants};
+pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants, UnknownTenant};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use shard::{
     BackendSettings, BatchSettings, CacheSettings, ConnSettings, ConnectionsMax, DedupSettings,
     QueueSettings, RetrySettings, ShardSettings,
 };
+pub use tenant::{TenantSettings, TenantTokens};
 pub use tls::{ClientCertificates, ServiceTlsSettings, TlsCertificate, TlsSettings, TlsVersion};
 
 /// A token or password. No `{:?}` of a value that holds it shows it.

@@ -4,6 +4,7 @@ use super::load::{DEFAULT_TOML, Files, GATEWAY_TOML, Overrides, Text, from_files
 use super::problem::Source;
 use super::settings::*;
 use super::{Config, Family, Lookup, LookupName, Problems};
+use crate::ids::TenantId;
 use crate::message::Priority;
 use crate::routing::*;
 
@@ -78,7 +79,7 @@ fn the_default_routes_lead_to_the_demo_services() {
         (2999, "chat", Priority::Normal, 50002),
         (3000, "fight", Priority::High, 50003),
     ] {
-        let (_, route) = snapshot.route(id).expect("routed");
+        let route = snapshot.route(TenantId::DEFAULT, id).expect("routed");
         let service = &snapshot.services[usize::from(route.service.0)];
         let instance = service.ring.pick(1).expect("not empty");
         let instance = snapshot.instance(instance).expect("exists");
@@ -86,7 +87,7 @@ fn the_default_routes_lead_to_the_demo_services() {
         assert_eq!(instance.addresses.first().port(), port);
         assert_eq!((route.hash_on, route.timeout_ms), (HashOn::User, 5000));
     }
-    assert!(snapshot.route(4000).is_none());
+    assert!(snapshot.route(TenantId::DEFAULT, 4000).is_none());
 }
 
 #[test]

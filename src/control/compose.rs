@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::ids::{InstanceId, ServiceId};
 use crate::limits;
 use crate::routing::Ring;
-use crate::routing::{Instance, Mode, Route, Service, Share, Snapshot};
+use crate::routing::{
+    Instance, Mode, Route, Service, Share, SharedCount, Snapshot, Tenant, TenantTable,
+};
 
 /// Source name of instances that the files list.
 pub const FILES: &str = "files";
@@ -75,6 +77,8 @@ pub struct Composer {
     members: BTreeMap<Arc<str>, Member>,
     instances_ever: u32,
     rings: HashMap<ServiceId, (Points, u32)>,
+    /// Connections of every tenant that has been, by name.
+    connections: HashMap<Arc<str>, SharedCount>,
 }
 
 impl Composer {
@@ -83,6 +87,7 @@ impl Composer {
         let snapshot = Arc::new(Snapshot {
             version: 0,
             routes: Vec::new(),
+            tenants: TenantTable::default(),
             services: Vec::new(),
             instances: Vec::new(),
         });
@@ -92,6 +97,7 @@ impl Composer {
             members: BTreeMap::new(),
             instances_ever: 0,
             rings: HashMap::new(),
+            connections: HashMap::new(),
         };
         composer.compose(config, &BTreeMap::new(), &BTreeSet::new(), |_| Share::ALL);
         composer
@@ -217,11 +223,7 @@ impl Composer {
         numbers: &[ServiceId],
         share: impl Fn(InstanceId) -> Share,
     ) -> Snapshot {
-        let routes = config.snapshot.routes.iter();
-        let renumbered = |route: &Route| Route {
-            service: numbers[usize::from(route.service.0)],
-            ..route.clone()
-        };
+        let (routes, tenants) = self.rules_of(config, numbers);
         let mut instances: Vec<Instance> = self
             .members
             .values()
@@ -249,12 +251,28 @@ impl Composer {
             let ring = self.ring(id, own, config.ring_points);
             Service { name, mode, ring }
         });
-        Snapshot {
-            version,
-            routes: routes.map(renumbered).collect(),
-            services: services.collect(),
-            instances,
-        }
+        Snapshot { version, routes, tenants, services: services.collect(), instances }
+    }
+
+    /// Routes and tenants of `config`, with the numbers of services. A tenant's connections are
+    /// counted on through all changes of the configuration.
+    fn rules_of(&mut self, config: &Config, numbers: &[ServiceId]) -> (Vec<Route>, TenantTable) {
+        let number = |service: ServiceId| numbers[usize::from(service.0)];
+        let renumber = |routes: &[Route]| -> Vec<Route> {
+            let one = |route: &Route| Route { service: number(route.service), ..route.clone() };
+            routes.iter().map(one).collect()
+        };
+        let tenants = config.snapshot.tenants.list().iter().map(|tenant| {
+            let services = tenant.services.as_ref().map(|services| {
+                let mut services: Vec<ServiceId> = services.iter().map(|s| number(*s)).collect();
+                services.sort_unstable();
+                services
+            });
+            let connections = self.connections.entry(tenant.name.clone()).or_default().clone();
+            Tenant { routes: renumber(&tenant.routes), services, connections, ..tenant.clone() }
+        });
+        let tenants = TenantTable::new(tenants.collect());
+        (renumber(&config.snapshot.routes), tenants)
     }
 
     /// The ring of a service: the same one as before if its points are the same.
@@ -278,6 +296,7 @@ fn is_same(old: &Snapshot, new: &Snapshot) -> bool {
     };
     old.version > 0
         && old.routes == new.routes
+        && old.tenants == new.tenants
         && old.instances == new.instances
         && old.services.len() == new.services.len()
         && old.services.iter().zip(&new.services).all(same)

@@ -105,7 +105,7 @@ fn explain(
         "the payload must be {\"msg_id\": number, \"key\": text}; key may be absent",
     ))?;
     let snapshot = &cx.config.snapshot;
-    let Some((_, route)) = snapshot.route(question.msg_id) else {
+    let Some(route) = snapshot.route(source.sender.tenant, question.msg_id) else {
         return Err(NO_ROUTE);
     };
     let (by, picked) = dispatcher.explain(cx, route, &source.sender, &question.key, now);

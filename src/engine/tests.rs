@@ -19,7 +19,9 @@ use crate::ids::{ServiceId, Ticket};
 use crate::message::{Call, CallFault};
 use crate::message::{CallError, Outcome, Priority, Started, status};
 use crate::routing::Ring;
-use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
+use crate::routing::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, TenantTable,
+};
 
 const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -47,6 +49,7 @@ fn route(first: u32, idempotent: bool) -> Route {
         method: None,
         service_text: false,
         needs_user: false,
+        only_for: None,
     }
 }
 
@@ -64,7 +67,13 @@ fn snapshot() -> Arc<Snapshot> {
     let ring = Ring::new(instances.iter().map(|i| (i.id, &*i.name, 1)), 8);
     let service = Service { name: "s".into(), mode: Mode::Batch, ring: ring.into() };
     let routes = vec![route(1000, true), route(2000, false)];
-    Arc::new(Snapshot { version: 1, routes, services: vec![service], instances })
+    Arc::new(Snapshot {
+        version: 1,
+        routes,
+        tenants: TenantTable::default(),
+        services: vec![service],
+        instances,
+    })
 }
 
 impl Rig {

@@ -8,6 +8,7 @@ mod affinity;
 mod ring;
 mod share;
 mod snapshot;
+mod tenants;
 
 pub use addresses::Addresses;
 pub use affinity::{Described, HashedBy, Sender, affinity, affinity_hash};
@@ -16,3 +17,4 @@ pub use share::{Share, choose};
 pub use snapshot::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
 };
+pub use tenants::{Quota, SharedCount, Tenant, TenantTable};

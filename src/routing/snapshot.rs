@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::ids::{InstanceId, RouteId, ServiceId};
+use crate::ids::{InstanceId, ServiceId, TenantId};
 use crate::message::Priority;
+use crate::routing::tenants::{TenantTable, find};
 use crate::routing::{Addresses, Ring, Share};
 
 /// Everything that a shard needs to route messages. The control thread publishes a new snapshot for
@@ -13,8 +14,10 @@ pub struct Snapshot {
     /// Version, which rises by one with each published snapshot; caches are flushed when it
     /// changes.
     pub version: u64,
-    /// Routes, sorted by the first id of their range. Ranges do not overlap (checked).
+    /// Default routes, sorted by the first id of their range. Ranges do not overlap (checked).
     pub routes: Vec<Route>,
+    /// TenantTable, with their own routes.
+    pub tenants: TenantTable,
     /// Services, indexed by [`ServiceId`]: a name keeps its number for the life of the process, so
     /// one that was removed stays here without instances.
     pub services: Vec<Service>,
@@ -51,6 +54,8 @@ pub struct Route {
     pub service_text: bool,
     /// Whether only clients that signed in may send these messages.
     pub needs_user: bool,
+    /// TenantTable that may use it, sorted: those that its service is for; `None` = everybody.
+    pub only_for: Option<Arc<[TenantId]>>,
 }
 
 /// Messages whose order is kept: `order = "session" | "none"`.
@@ -132,12 +137,29 @@ pub struct Instance {
 }
 
 impl Snapshot {
-    /// The route whose range holds `msg_id`.
-    pub fn route(&self, msg_id: u32) -> Option<(RouteId, &Route)> {
-        let after = self.routes.partition_point(|r| r.first <= msg_id);
-        let index = after.checked_sub(1)?;
-        let route = &self.routes[index];
-        (msg_id <= route.last).then_some((RouteId(index as u16), route))
+    /// The route of a tenant whose range holds `msg_id`: one of its own, else a default one that it
+    /// may use. Clients of no tenant, or of one that the configuration does not have, have the
+    /// default routes.
+    #[inline]
+    pub fn route(&self, tenant: TenantId, msg_id: u32) -> Option<&Route> {
+        match self.tenants.is_empty() {
+            true => find(&self.routes, msg_id),
+            false => self.route_of(tenant, msg_id),
+        }
+    }
+
+    fn route_of(&self, id: TenantId, msg_id: u32) -> Option<&Route> {
+        let tenant = self.tenants.get(id);
+        if let Some(own) = tenant.and_then(|tenant| find(&tenant.routes, msg_id)) {
+            return Some(own);
+        }
+        let route = find(&self.routes, msg_id)?;
+        let is_open = route.only_for.as_ref().is_none_or(|ids| ids.binary_search(&id).is_ok());
+        let inherits = tenant.is_none_or(|tenant| {
+            let services = tenant.services.as_ref();
+            tenant.inherits && services.is_none_or(|ids| ids.binary_search(&route.service).is_ok())
+        });
+        (is_open && inherits).then_some(route)
     }
 
     /// The instance numbered `id`, if it still exists.

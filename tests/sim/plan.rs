@@ -19,6 +19,7 @@ use shardgate::message::Priority;
 use shardgate::routing::Ring;
 use shardgate::routing::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot,
+    TenantTable,
 };
 
 use crate::dice::Dice;
@@ -321,6 +322,7 @@ fn routes(d: &mut Dice) -> Vec<Route> {
                 method: unary.then(|| Arc::from("/game.Legacy/Do")),
                 service_text: d.chance(50),
                 needs_user: d.chance(20),
+                only_for: None,
             });
         }
     }
@@ -370,6 +372,7 @@ pub fn snapshot(version: u64, routes: &[Route], instances: &[Instance]) -> Arc<S
     Arc::new(Snapshot {
         version,
         routes: routes.to_vec(),
+        tenants: TenantTable::default(),
         services: services.collect(),
         instances: instances.to_vec(),
     })

@@ -43,6 +43,7 @@ fn what_is_written_is_what_is_set() {
         timeout: Duration::from_secs(2),
         required: true,
         tenants: Tenants::Many,
+        unknown_tenant: UnknownTenant::Default,
         jwks_file: Some("a.json".into()),
         jwks_url: Some("https://id.example/keys".into()),
         jwks_ca_file: Some("ca.pem".into()),

@@ -22,6 +22,8 @@ pub struct AuthSettings {
     pub required: bool,
     /// Whether users belong to tenants. Boot, because home shards and stored answers depend on it.
     pub tenants: Tenants,
+    /// Users whose tenant is none of `[[tenant]]`.
+    pub unknown_tenant: UnknownTenant,
     /// File that holds a JWK set.
     pub jwks_file: Option<PathBuf>,
     /// URL that a JWK set is fetched from: https, or http on a loopback address.
@@ -51,6 +53,15 @@ pub enum Tenants {
     One,
     /// The claim `tenant` names the user's tenant, and must be there.
     Many,
+}
+
+/// Ways to treat users of tenants that are not configured: the values of `unknown_tenant`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnknownTenant {
+    /// They have the default routes, and no quota.
+    Default,
+    /// Their tokens are refused.
+    Refuse,
 }
 
 /// A key that tokens are verified with.
@@ -165,6 +176,7 @@ impl Default for AuthSettings {
             timeout: Duration::from_secs(10),
             required: false,
             tenants: Tenants::One,
+            unknown_tenant: UnknownTenant::Default,
             jwks_file: None,
             jwks_url: None,
             jwks_ca_file: None,

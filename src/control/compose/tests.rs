@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
+use crate::ids::TenantId;
 use crate::routing::Addresses;
 
 fn config(text: &str) -> Config {
@@ -156,11 +157,11 @@ fn numbers_mean_one_thing_for_ever() {
     let first = two_services();
     let mut composer = Composer::new(&first);
     compose(&mut composer, &first, &[("etcd", vec![found("b", "b-1", 1)])]);
-    let b = composer.snapshot().route(3).expect("it is there").1.service;
+    let b = composer.snapshot().route(TenantId::DEFAULT, 3).expect("it is there").service;
     // "a" is gone, "b" comes first in the file.
     let second = config("[[service]]\nname = \"b\"\n[[route]]\nrange = [1, 9]\nservice = \"b\"");
     compose(&mut composer, &second, &[("etcd", vec![found("b", "b-1", 1)])]);
-    assert_eq!(composer.snapshot().route(3).expect("it is there").1.service, b);
+    assert_eq!(composer.snapshot().route(TenantId::DEFAULT, 3).expect("it is there").service, b);
     assert_eq!(names(&composer), ["b-1"]);
     let a = &composer.snapshot().services[0];
     assert!(&*a.name == "a" && a.ring.is_empty());
@@ -178,7 +179,7 @@ fn numbers_mean_one_thing_for_ever() {
          method = \"/x.Y/Z\"\npayload = \"bytes\"",
     );
     compose(&mut composer, &unary, &[("etcd", vec![found("b", "b-1", 2)])]);
-    assert_ne!(composer.snapshot().route(3).expect("it is there").1.service, b);
+    assert_ne!(composer.snapshot().route(TenantId::DEFAULT, 3).expect("it is there").service, b);
 }
 
 #[test]

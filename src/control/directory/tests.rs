@@ -1,5 +1,6 @@
 //! Effects of a reload and of a source on each other.
 
+use crate::ids::TenantId;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -72,21 +73,23 @@ fn discover(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str
 async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
     let (mut directory, dir, _checks) = directory();
     discover(&mut directory, &[], &[r#"{"range":[2000,2999],"service":"logic"}"#]);
-    assert!(directory.snapshot().route(2500).is_some());
+    assert!(directory.snapshot().route(TenantId::DEFAULT, 2500).is_some());
     discover(&mut directory, &[], &[r#"{"range":[1500,2999],"service":"logic"}"#]);
     assert_eq!(directory.view().routes_refused.len(), 1);
-    assert!(directory.snapshot().route(2500).is_some(), "the one before stays");
+    assert!(directory.snapshot().route(TenantId::DEFAULT, 2500).is_some(), "the one before stays");
     write(dir.path(), &FILE.replace("1999", "1899"));
     directory.reload(Instant::now()).expect("the files are right");
     assert!(
-        directory.snapshot().route(1950).is_none() && directory.snapshot().route(2500).is_some()
+        directory.snapshot().route(TenantId::DEFAULT, 1950).is_none()
+            && directory.snapshot().route(TenantId::DEFAULT, 2500).is_some()
     );
     assert_eq!(directory.view().routes_refused.len(), 1, "it still says so");
     // The files take the range for themselves, and their route holds.
     write(dir.path(), &FILE.replace("1999", "2100"));
     directory.reload(Instant::now()).expect("the files are right");
     assert!(
-        directory.snapshot().route(2050).is_some() && directory.snapshot().route(2500).is_none()
+        directory.snapshot().route(TenantId::DEFAULT, 2050).is_some()
+            && directory.snapshot().route(TenantId::DEFAULT, 2500).is_none()
     );
 }
 

@@ -50,7 +50,7 @@ impl<'a> Explanation<'a> {
         let described = described(overview, params);
         let tenant = described.tenant();
         let of_gateway = is_of_gateway(overview, params.msg_id);
-        let route = snapshot.route(params.msg_id).map(|(_, r)| r).filter(|_| !of_gateway);
+        let route = snapshot.route(tenant, params.msg_id).filter(|_| !of_gateway);
         let service = route.map(|r| &snapshot.services[usize::from(r.service.0)]);
         let hashed = route.and_then(|route| described.affinity(route.hash_on));
         let (owner, chosen) = (None, None);

@@ -66,7 +66,7 @@ impl Dispatcher {
             return Err(DRAINING);
         }
         let config = cx.config;
-        let Some((_, route)) = config.snapshot.route(message.msg_id) else {
+        let Some(route) = config.snapshot.route(from.sender.tenant, message.msg_id) else {
             let shard = cx.config.shard;
             cx.stats.route_failed(shard, message.msg_id, "", "no route", now);
             return Err(NO_ROUTE);

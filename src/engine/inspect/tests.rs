@@ -10,7 +10,9 @@ use crate::ids::{InstanceId, ServiceId, ShardId, TenantId};
 use crate::inspect::ShareInfo;
 use crate::message::Priority;
 use crate::routing::Ring;
-use crate::routing::{HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot};
+use crate::routing::{
+    HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot, TenantTable,
+};
 
 const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -43,9 +45,16 @@ fn snapshot() -> Arc<Snapshot> {
         method: None,
         service_text: false,
         needs_user: false,
+        only_for: None,
     };
     let service = Service { name: "s".into(), mode: Mode::Batch, ring: ring.into() };
-    Arc::new(Snapshot { version: 7, routes: vec![route], services: vec![service], instances })
+    Arc::new(Snapshot {
+        version: 7,
+        routes: vec![route],
+        tenants: TenantTable::default(),
+        services: vec![service],
+        instances,
+    })
 }
 
 fn engine() -> Engine {

@@ -10,7 +10,9 @@ use crate::mailbox::ShardConfig;
 use crate::message::CallFault;
 use crate::message::{Call, Outcome, Priority, Started, status};
 use crate::routing::Ring;
-use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share};
+use crate::routing::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, TenantTable,
+};
 
 pub(super) struct Rig {
     pub(super) engine: Engine,
@@ -36,7 +38,9 @@ pub(super) fn snapshot(instances: u32) -> Snapshot {
             method: None,
             service_text: false,
             needs_user: false,
+            only_for: None,
         }],
+        tenants: TenantTable::default(),
         services: vec![Service {
             name: "logic".into(),
             mode: Mode::Batch,
