@@ -7,6 +7,7 @@ use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::ids::ShardId;
 use crate::inspect::{Inspection, Query};
 use crate::routing::Snapshot;
+use crate::routing::quota::{TenantDemand, TenantPart};
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
 use crate::tls::service::ServicesTls;
@@ -49,6 +50,8 @@ pub enum Command {
     Report(u64),
     /// Answer the query with a [`ShardEvent::Inspection`] of this number.
     Inspect(Query, u64),
+    /// Hold tenants to these parts of their quotas from now on.
+    QuotaParts(Vec<TenantPart>),
     /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
     /// not answered after the grace is answered with an error.
     Drain(StopSettings),
@@ -79,6 +82,13 @@ pub enum ShardEvent {
         shard: ShardId,
         /// Signals, one for each such instance.
         signals: Vec<Signal>,
+    },
+    /// What tenants with a quota want of it on this shard, once a second where there are several
+    /// shards. May be lost: the next one says what has come since.
+    QuotaDemands {
+        shard: ShardId,
+        /// Of each tenant with a quota.
+        demands: Vec<TenantDemand>,
     },
     /// A token's key is unknown, and the fetched set of keys may be outdated: fetch it now. This
     /// event may be lost: the client tries again, and the event is sent again.

@@ -27,6 +27,11 @@ impl Micros {
     }
 }
 
+/// Whole milliseconds of `us`, rounded up, so that a client that waits as told is not too early.
+pub fn whole_ms(us: u64) -> u32 {
+    u32::try_from(us.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
 /// Urgency of a message. The order of the variants is the order of the classes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Priority {

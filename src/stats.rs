@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-use crate::ids::{InstanceId, ShardId};
+use crate::ids::{InstanceId, ShardId, TenantId};
 use crate::message::{CallFault, Micros, Reason};
 
 macro_rules! counters {
@@ -165,6 +165,12 @@ counters! {
     BusinessMessages = "business_messages",
     /// Messages handled as gateway messages.
     GatewayMessages = "gateway_messages",
+    /// Bytes of the frames of messages that were read.
+    MessageBytes = "message_bytes",
+    /// Connections of tenants over their quota: 429, or closed with 1013.
+    QuotaConnectsRefused = "quota_connects_refused",
+    /// Messages over their tenant's quota.
+    QuotaMessagesRefused = "quota_messages_refused",
     /// Messages that could not be read.
     BadMessages = "bad_messages",
     /// Errors answered to system messages.
@@ -269,6 +275,84 @@ impl Counters {
             *a += b;
         }
     }
+}
+
+/// Everything that is counted for a tenant of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum TenantCounter {
+    /// Messages of its users.
+    Messages,
+    /// Bytes of those messages.
+    MessageBytes,
+    /// Terminal answers written to its users' connections.
+    Answers,
+    /// Error answers, by any reason.
+    Errors,
+    /// Connections over `quota.connections_max`.
+    ConnectionsRefused,
+    /// Connections over `quota.connects_per_s`.
+    ConnectsRefused,
+    /// Messages over `quota.messages_per_s` or `quota.bytes_per_s`.
+    RateRefused,
+    /// Messages over `quota.queued_bytes_max` or `quota.dedup_ids_max`.
+    RoomRefused,
+}
+
+impl TenantCounter {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Messages,
+        Self::MessageBytes,
+        Self::Answers,
+        Self::Errors,
+        Self::ConnectionsRefused,
+        Self::ConnectsRefused,
+        Self::RateRefused,
+        Self::RoomRefused,
+    ];
+
+    /// Name in statistics and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::MessageBytes => "message_bytes",
+            Self::Answers => "answers",
+            Self::Errors => "errors",
+            Self::ConnectionsRefused => "connections_refused",
+            Self::ConnectsRefused => "connects_refused",
+            Self::RateRefused => "rate_refused",
+            Self::RoomRefused => "room_refused",
+        }
+    }
+
+    /// Help text of the metric.
+    pub(crate) fn help(self) -> &'static str {
+        match self {
+            Self::Messages => "Messages of a tenant's users.",
+            Self::MessageBytes => "Bytes of the messages of a tenant's users.",
+            Self::Answers => "Terminal answers written to a tenant's users.",
+            Self::Errors => "Error answers to a tenant's users.",
+            Self::ConnectionsRefused => "Connections over a tenant's connections_max.",
+            Self::ConnectsRefused => "Connections over a tenant's connects_per_s.",
+            Self::RateRefused => "Messages over a tenant's messages_per_s or bytes_per_s.",
+            Self::RoomRefused => "Messages over a tenant's queued_bytes_max or dedup_ids_max.",
+        }
+    }
+}
+
+/// Use of a shard by one tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TenantReport {
+    /// The tenant.
+    pub id: TenantId,
+    /// Counts since the tenant was configured, in the order of [`TenantCounter::ALL`].
+    pub counts: [u64; TenantCounter::ALL.len()],
+    /// Upgraded connections of its users.
+    pub connections: u64,
+    /// Bytes of messages without an answer.
+    pub queued_bytes: u64,
+    /// Ids that are remembered.
+    pub dedup_ids: u64,
 }
 
 /// Stages of a message's way; each has a histogram of microseconds.
@@ -461,4 +545,6 @@ pub struct Report {
     pub(crate) histograms: Histograms,
     /// State of each instance.
     pub(crate) instances: Vec<InstanceReport>,
+    /// Use by each tenant of the configuration.
+    pub(crate) tenants: Vec<TenantReport>,
 }

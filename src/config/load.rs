@@ -362,7 +362,6 @@ fn check_all(
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
-    let Report { warnings, provenance, keys, .. } = report;
     Ok(Config {
         gateway: settings,
         shards,
@@ -371,9 +370,9 @@ fn check_all(
         service_tls,
         tenants: Vec::new(),
         ring_points,
-        warnings,
-        provenance,
-        keys,
+        warnings: report.warnings,
+        provenance: report.provenance,
+        keys: report.keys,
     })
 }
 

@@ -20,6 +20,7 @@ use super::gathering::{Gathering, Overview};
 use super::inputs::ControlInputs;
 use super::jwks::{self, JwksFetch, JwksRefresher};
 use super::probe::CheckResult;
+use super::quotas::QuotaDivision;
 use super::ready::{Announcement, ReadyLines};
 use super::request::ControlRequest;
 use super::service_manager::ServiceManager;
@@ -138,6 +139,7 @@ fn start(
     let jwks = JwksRefresher::start(config, inputs.local.tls.authorities(), fetch_sender);
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
     let mut control = Control {
+        quotas: QuotaDivision::new(inputs.shards.len()),
         shards: ShardTable::new(inputs.shards),
         events: inputs.events,
         directory: Directory::new(active, inputs.composer, fleet, now),
@@ -162,6 +164,7 @@ struct Control {
     directory: Directory,
     sources: Sources,
     jwks: JwksRefresher,
+    quotas: QuotaDivision,
     certificates: CertificateWatch,
     /// End of the wait for sources that have not answered yet.
     sources_until: Instant,
@@ -188,6 +191,9 @@ impl Control {
         if self.directory.turn(now) {
             self.publish();
         }
+        if let Some(parts) = self.quotas.turn(&self.directory.snapshot().tenants, now) {
+            self.shards.send_quota_parts(parts);
+        }
         self.certificates.turn(self.directory.certificates(), now, unix_now_s());
         self.announce_ready(now);
         if self.shards.any_failed() && self.stop.is_none() {
@@ -207,6 +213,9 @@ impl Control {
             match &event {
                 ShardEvent::Signals { shard, signals } => {
                     self.directory.take_signals(*shard, signals, now);
+                }
+                ShardEvent::QuotaDemands { shard, demands } => {
+                    self.quotas.take(*shard, demands, now);
                 }
                 ShardEvent::KeysWanted(_) => self.jwks.hurry(now),
                 ShardEvent::Ready(_)
@@ -412,6 +421,7 @@ impl Control {
             self.gathering.due(),
             self.stop.as_ref().map(StopBound::due),
             self.directory.due(),
+            self.quotas.due(),
             self.service_manager.due(),
             self.shards.inspections_due(),
             Some(self.certificates.due()),

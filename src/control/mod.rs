@@ -19,6 +19,7 @@ mod jwks;
 pub(crate) mod jwks_fetch;
 pub(crate) mod log;
 mod probe;
+mod quotas;
 mod ready;
 mod request;
 mod service_manager;

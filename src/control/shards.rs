@@ -13,6 +13,7 @@ use crate::ids::ShardId;
 use crate::inspect;
 use crate::lanes::{LaneRefusal, LaneSender};
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
+use crate::routing::quota::TenantPart;
 use crate::stats::Report;
 
 /// Stage of a shard's life.
@@ -144,6 +145,7 @@ impl ShardTable {
             ShardEvent::Ready(shard) | ShardEvent::KeysWanted(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
             ShardEvent::Signals { shard, .. }
+            | ShardEvent::QuotaDemands { shard, .. }
             | ShardEvent::Inspection { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard } => *shard,
@@ -174,7 +176,9 @@ impl ShardTable {
                 self.inspections.take(shard, number, inspection);
             }
             // For the directory and the refresh of keys, which the loop gives them to.
-            ShardEvent::Signals { .. } | ShardEvent::KeysWanted(_) => {}
+            ShardEvent::Signals { .. }
+            | ShardEvent::QuotaDemands { .. }
+            | ShardEvent::KeysWanted(_) => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
                 self.inspections.shard_ended(shard);
@@ -262,6 +266,16 @@ impl ShardTable {
             }
             entry.waiting.retain(|command| !matches!(command, Command::Apply(_)));
             entry.waiting.push_back(Command::Apply(Box::new(published(ShardId(n)))));
+        }
+    }
+
+    /// Sends every shard its parts of tenants' quotas. Older ones that it has not taken are void.
+    pub fn send_quota_parts(&mut self, parts: Vec<Vec<TenantPart>>) {
+        for (entry, parts) in self.entries.iter_mut().zip(parts) {
+            entry.waiting.retain(|command| !matches!(command, Command::QuotaParts(_)));
+            if !entry.state.ended() && !parts.is_empty() {
+                entry.waiting.push_back(Command::QuotaParts(parts));
+            }
         }
     }
 

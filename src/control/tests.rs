@@ -76,6 +76,7 @@ pub(super) fn report(shard: ShardId) -> Report {
             ok: 3 * n,
             failed: n,
         }],
+        tenants: Vec::new(),
     }
 }
 
@@ -154,6 +155,7 @@ async fn fake_shard(
                 Command::Report(_)
                 | Command::Inspect(..)
                 | Command::Drain(_)
+                | Command::QuotaParts(_)
                 | Command::Apply(_) => {}
             }
         }

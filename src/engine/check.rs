@@ -57,6 +57,7 @@ impl Engine {
     /// Costs a pass over everything.
     pub fn check_invariants(&self) -> Result<(), String> {
         self.dispatcher.check(&self.config.settings, &self.stats.counters)?;
+        self.tenants.check(self.dispatcher.queued_bytes())?;
         self.check_conns()?;
         self.clients.check_counts()
     }

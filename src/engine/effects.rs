@@ -2,6 +2,7 @@
 
 use crate::ids::{ConnId, InstanceId};
 use crate::message::Call;
+use crate::routing::quota::TenantDemand;
 use crate::stats::Signal;
 
 /// Work that events have left for the shell, which takes each list and leaves it empty.
@@ -20,6 +21,8 @@ pub struct Effects {
     pub resumed: Vec<ConnId>,
     /// Reports on instances for control.
     pub signals: Vec<Signal>,
+    /// What tenants want of their quotas, for control. Taken with each tick.
+    pub demands: Vec<TenantDemand>,
     /// Whether the key of a token was unknown: control is to fetch the set of keys. Taken with each
     /// tick.
     pub keys_wanted: bool,

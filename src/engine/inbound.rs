@@ -255,9 +255,11 @@ impl Engine {
         if conn.phase != Phase::Open {
             return Flow::Continue;
         }
-        let decoded = match (event, conn.encoding) {
-            (FrameEvent::Text(text), Encoding::Json) => json::decode(text),
-            (FrameEvent::Binary(bytes), Encoding::Protobuf) => protobuf::decode(bytes),
+        let (decoded, bytes) = match (event, conn.encoding) {
+            (FrameEvent::Text(text), Encoding::Json) => (json::decode(text), text.len()),
+            (FrameEvent::Binary(bytes), Encoding::Protobuf) => {
+                (protobuf::decode(bytes), bytes.len())
+            }
             (FrameEvent::Text(_), Encoding::Protobuf) | (FrameEvent::Binary(_), Encoding::Json) => {
                 cx.stats.inc(Counter::ClosedProtocol);
                 let why = "JSON takes text frames and protobuf binary ones: send the other kind";
@@ -275,7 +277,7 @@ impl Engine {
         let is_claimed = conn.outbox_claimed() >= conn.terms.outbox_bytes_max;
         cx.stats.decoded();
         match decoded {
-            Ok(message) => self.on_message(id, &message, now),
+            Ok(message) => self.on_message(id, &message, bytes, now),
             Err(bad) => self.on_bad(id, &bad, now),
         }
         let Self { clients, stats, config, .. } = self;
@@ -294,7 +296,7 @@ impl Engine {
         if conn.holds.is_empty() { Flow::Continue } else { Flow::Pause }
     }
 
-    fn on_message(&mut self, id: ConnId, message: &ClientMessage<'_>, now: Micros) {
+    fn on_message(&mut self, id: ConnId, message: &ClientMessage<'_>, bytes: usize, now: Micros) {
         let (clients, dispatcher, mut cx) = self.parts();
         let conn = clients.conns.get_mut(id).expect("the caller has it");
         if message.seq > 0 {
@@ -308,13 +310,15 @@ impl Engine {
         let source = conn.source(id, clients.sign_in.required);
         let category = cx.config.category(message);
         cx.stats.message(category);
-        let taken = clients.check_rate(&mut cx, id, message, now).and_then(|()| match category {
-            Category::System => builtin::on_system(&mut cx, clients, &source, message, now),
-            Category::Gateway => {
-                builtin::on_gateway(&mut cx, clients, dispatcher, &source, message, now)
-            }
-            Category::Business => dispatcher.submit(&mut cx, clients, &source, message, now),
-        });
+        cx.stats.add(Counter::MessageBytes, bytes as u64);
+        let taken =
+            clients.check_rate(&mut cx, id, message, bytes, now).and_then(|()| match category {
+                Category::System => builtin::on_system(&mut cx, clients, &source, message, now),
+                Category::Gateway => {
+                    builtin::on_gateway(&mut cx, clients, dispatcher, &source, message, now)
+                }
+                Category::Business => dispatcher.submit(&mut cx, clients, &source, message, now),
+            });
         if let Err(reject) = &taken {
             clients.refuse(&mut cx, id, category, message, reject, now);
         }

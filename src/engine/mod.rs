@@ -27,6 +27,7 @@ mod shares;
 pub mod slab;
 mod source;
 mod stats;
+mod tenants;
 mod turn;
 pub mod work;
 
@@ -50,10 +51,12 @@ use crate::engine::drain::Drain;
 use crate::engine::effects::Effects;
 use crate::engine::owner::Holder;
 use crate::engine::stats::Stats;
+use crate::engine::tenants::TenantLedger;
 use crate::engine::work::Work;
 use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::message::{Micros, Outcome};
 use crate::routing::Snapshot;
+use crate::routing::quota::TenantPart;
 use crate::stats::{Counter, Gauges, Report, Signal, Stage};
 
 /// Everything that a shard is told once, at its start.
@@ -84,6 +87,8 @@ pub struct EngineInit {
 pub struct Engine {
     config: EngineConfig,
     stats: Stats,
+    /// What tenants use, against their quotas.
+    tenants: TenantLedger,
     clients: Clients,
     dispatcher: Dispatcher,
     /// The stop under way, if there is one.
@@ -100,6 +105,7 @@ pub struct Engine {
 pub(crate) struct Context<'a> {
     pub config: &'a EngineConfig,
     pub stats: &'a mut Stats,
+    pub tenants: &'a mut TenantLedger,
     pub effects: &'a mut Effects,
     pub rng: &'a mut StdRng,
     pub drain: Option<&'a Drain>,
@@ -125,9 +131,12 @@ impl Engine {
         let seed = rng.next_u64();
         let mut clients = Clients::new(&gateway, &settings, shards, seed);
         clients.sign_in.set(auth, &gateway.auth);
+        let mut tenants = TenantLedger::new(usize::from(shard.0), usize::from(shards.max(1)));
+        tenants.apply(&snapshot.tenants, settings.limits.burst_s);
         Self {
             config: EngineConfig::new(shard, shards, identity, gateway, settings, &snapshot),
             stats: Stats::default(),
+            tenants,
             clients,
             dispatcher,
             drain: None,
@@ -139,8 +148,10 @@ impl Engine {
 
     /// The two halves, and what they are lent.
     fn parts(&mut self) -> (&mut Clients, &mut Dispatcher, Context<'_>) {
-        let Self { config, stats, clients, dispatcher, drain, effects, work: _, rng } = self;
-        (clients, dispatcher, Context { config, stats, effects, rng, drain: drain.as_ref() })
+        let Self { config, stats, tenants, clients, dispatcher, drain, effects, work: _, rng } =
+            self;
+        let drain = drain.as_ref();
+        (clients, dispatcher, Context { config, stats, tenants, effects, rng, drain })
     }
 
     /// Whether there is a place for one more connection.
@@ -264,6 +275,11 @@ impl Engine {
         self.dispatcher.on_connection_broken(id, now);
     }
 
+    /// Takes the shard's parts of tenants' quotas, as control divides them.
+    pub fn set_quota_parts(&mut self, parts: &[TenantPart], now: Micros) {
+        self.tenants.set_parts(parts, now);
+    }
+
     /// Records the time in which `count` connections got their answers written and flushed.
     pub fn record_flush(&mut self, us: u64, count: u64) {
         self.stats.record(Stage::ReplyFlush, us, count);
@@ -333,6 +349,9 @@ impl Engine {
             gauges,
             histograms: self.stats.histograms.clone(),
             instances: self.dispatcher.instances.report(),
+            tenants: self
+                .tenants
+                .report(self.clients.tenants(), |id| self.dispatcher.dedup.ids_of(id)),
         }
     }
 }

@@ -32,6 +32,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::engine::owner::{Holder, OwnerName};
+use crate::ids::TenantId;
 
 /// Pieces into which a thing must be divisible so that something of it can be kept: of less than
 /// sixteen pieces a sixteenth is none. Those are taken by whoever comes.
@@ -211,6 +212,12 @@ impl<const N: usize> Shares<N> {
         held_by_tenant + amount <= of_tenant
             && is_fair(held_by_party, of_party)
             && is_fair(own, of_session)
+    }
+
+    /// How much of a thing a tenant holds.
+    pub fn held_by(&self, tenant: TenantId, thing: usize) -> usize {
+        let at = self.find(&OwnerName::Tenant(tenant));
+        at.map_or(0, |at| self.nodes[at as usize].held[thing])
     }
 
     /// Whether `owner` is who asks.

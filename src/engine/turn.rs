@@ -24,6 +24,10 @@ impl Engine {
         clients.move_again(&mut cx);
         clients.limits.expire(now);
         dispatcher.clean_up(&mut cx, now);
+        let ids_of = |id| dispatcher.dedup.ids_of(id);
+        if let Some(demands) = cx.tenants.demands(ids_of, now) {
+            cx.effects.demands = demands;
+        }
         self.go_on_with_newcomers(now);
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
@@ -56,6 +60,7 @@ impl Engine {
             "shard_paused: the shard did not run; timeouts of clients are put off by that time"
         );
         clients.on_pause(us, now);
+        cx.tenants.catch_up_until(clients.catching_up_until.unwrap_or(now));
         dispatcher.on_pause(us, now);
         if let Some(drain) = &mut self.drain {
             drain.put_off(us);
@@ -71,6 +76,8 @@ impl Engine {
         let same_rings = same_rings(&self.config.snapshot, &snapshot);
         self.config.set_settings(gateway, settings);
         self.config.set_snapshot(&snapshot);
+        self.tenants.apply(&snapshot.tenants, self.config.settings.limits.burst_s);
+        self.tenants.recount(self.dispatcher.queued_bytes());
         let (clients, dispatcher, mut cx) = self.parts();
         dispatcher.apply(&mut cx, clients, same_rings, now);
     }

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod affinity;
+pub mod quota;
 mod ring;
 mod share;
 mod snapshot;
@@ -12,9 +13,10 @@ mod tenants;
 
 pub use addresses::Addresses;
 pub use affinity::{Described, HashedBy, Sender, affinity, affinity_hash};
+pub use quota::Quota;
 pub use ring::Ring;
 pub use share::{Share, choose};
 pub use snapshot::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
 };
-pub use tenants::{Quota, SharedCount, Tenant, TenantTable};
+pub use tenants::{CountedOne, SharedCount, Tenant, TenantTable};

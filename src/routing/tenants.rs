@@ -1,4 +1,4 @@
-//! TenantTable as shards know them: parties that share the gateway, each with its own routes, its part
+//! Tenants as shards know them: parties that share the gateway, each with its own routes, its part
 //! of what is shared, and its quotas.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::ids::{ServiceId, TenantId};
 use crate::origin::AllowedOrigin;
-use crate::routing::Route;
+use crate::routing::{Quota, Route};
 
 /// A tenant of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,55 +34,39 @@ pub struct Tenant {
     pub connections: SharedCount,
 }
 
-/// Limits of a tenant in the whole process; 0 = no limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Quota {
-    /// Connections of its users at once.
-    pub connections_max: u32,
-    /// Connections of its users that begin in a second.
-    pub connects_per_s: u32,
-    /// Messages a second.
-    pub messages_per_s: u32,
-    /// Bytes of its messages a second, as clients sent them.
-    pub bytes_per_s: u32,
-    /// Bytes of its messages that have no answer yet: those that wait, and those in calls.
-    pub queued_bytes_max: u32,
-    /// Idempotency keys that are remembered.
-    pub dedup_ids_max: u32,
-}
-
-impl Quota {
-    /// No limit at all.
-    pub const NONE: Self = Self {
-        connections_max: 0,
-        connects_per_s: 0,
-        messages_per_s: 0,
-        bytes_per_s: 0,
-        queued_bytes_max: 0,
-        dedup_ids_max: 0,
-    };
-}
-
 /// A count that all shards share: of what begins and ends seldom, and is to be exact.
 #[derive(Clone, Debug, Default)]
 pub struct SharedCount(Arc<AtomicU32>);
 
 impl SharedCount {
-    /// Counts one more if fewer than `max` are counted; 0 = no limit.
-    pub fn enter(&self, max: u32) -> bool {
+    /// Counts one more, until what is returned is dropped, if fewer than `max` are counted; 0 = no
+    /// limit.
+    pub fn enter(&self, max: u32) -> Option<CountedOne> {
         let more = |count: u32| (max == 0 || count < max).then_some(count.saturating_add(1));
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-
-    /// Counts one less.
-    pub fn leave(&self) {
-        let before = self.0.fetch_sub(1, Ordering::Relaxed);
-        assert!(before > 0, "more leave than entered");
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        entered.is_ok().then(|| CountedOne(self.clone()))
     }
 
     /// The present count.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One that a [`SharedCount`] counts as long as this lives.
+#[derive(Debug)]
+pub struct CountedOne(SharedCount);
+
+impl CountedOne {
+    /// Whether it is counted by `count`.
+    pub fn is_of(&self, count: &SharedCount) -> bool {
+        self.0 == *count
+    }
+}
+
+impl Drop for CountedOne {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

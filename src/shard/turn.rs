@@ -311,7 +311,7 @@ impl TurnState {
     /// Takes the effects out of the engine. They leave it in no other way.
     fn take_effects(&mut self, engine: &mut Engine) {
         // Each field by its name, so that a new one is an error here.
-        let Effects { calls, asked, dirty, moves, resumed, signals, keys_wanted } =
+        let Effects { calls, asked, dirty, moves, resumed, signals, demands, keys_wanted } =
             &mut engine.effects;
         take_list(calls, &mut self.effects.calls);
         take_list(asked, &mut self.effects.asked);
@@ -319,6 +319,7 @@ impl TurnState {
         take_list(moves, &mut self.effects.moves);
         take_list(resumed, &mut self.effects.resumed);
         take_list(signals, &mut self.effects.signals);
+        take_list(demands, &mut self.effects.demands);
         self.effects.keys_wanted |= std::mem::take(keys_wanted);
     }
 }

@@ -164,6 +164,10 @@ fn metrics_of_the_source() -> BTreeSet<String> {
     let counters = stats.split_once("\ncounters! {").and_then(|(_, rest)| rest.split_once("\n}\n"));
     let labels = quoted_after(counters.expect("the list of counters").0, " = ");
     names.extend(labels.iter().map(|label| format!("{label}_total")));
+    let tenants = stats.split_once("impl TenantCounter").map(|(_, rest)| rest);
+    let tenants = tenants.and_then(|rest| rest.split_once("    /// Help text"));
+    let labels = quoted_after(tenants.expect("the names of tenants' counters").0, " => ");
+    names.extend(labels.iter().map(|label| format!("tenant_{label}_total")));
     names.into_iter().map(|name| format!("shardgate_{name}")).collect()
 }
 

@@ -248,8 +248,8 @@ fn check_halves(inside: &str, product: &str, say: &mut impl FnMut(String)) {
     }
     let Some((_, lent)) = product.split_once("struct Context<'a> {") else { return };
     let fields = lent.split('}').next().unwrap_or_default().matches(": ").count();
-    if inside == "engine/mod.rs" && fields > 5 {
-        say(format!("Context has {fields} fields, at most 5: give a half its own state"));
+    if inside == "engine/mod.rs" && fields > 6 {
+        say(format!("Context has {fields} fields, at most 6: give a half its own state"));
     }
 }
 
@@ -464,8 +464,8 @@ fn the_checker_finds_what_is_planted() {
         ),
         (
             "src/engine/mod.rs",
-            format!("{head}struct Context<'a> {{ a: A, b: B, c: C, d: D, e: &'a E, f: F }}"),
-            "Context has 6 fields",
+            format!("{head}struct Context<'a> {{ a: A, b: B, c: C, d: D, e: &'a E, f: F, g: G }}"),
+            "Context has 7 fields",
         ),
         ("src/new.rs", head.into(), "MAY_NAME"),
         ("src/main.rs", format!("{head}use shardgate::shard;"), "names shard"),

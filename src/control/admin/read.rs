@@ -38,8 +38,40 @@ pub async fn readyz(State(admin): State<Admin>) -> Result<Text, HttpError> {
     }
 }
 
-pub async fn stats(State(admin): State<Admin>) -> JsonResult {
-    Ok(Json(view::stats::stats(&admin.info, &*admin.gather().await?)))
+/// Parameters of `/stats` in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatsParams {
+    tenant: Option<String>,
+}
+
+pub async fn stats(
+    State(admin): State<Admin>,
+    params: Result<Query<StatsParams>, QueryRejection>,
+) -> JsonResult {
+    let Query(params) = params.map_err(bad_query)?;
+    let found = admin.gather().await?;
+    let body = match params.tenant {
+        Some(name) => view::tenants::tenant(&found, &name),
+        None => Ok(view::stats::stats(&admin.info, &found)),
+    };
+    body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
+}
+
+/// Parameters of `/tenants` in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantsParams {
+    top: Option<usize>,
+}
+
+pub async fn tenants(
+    State(admin): State<Admin>,
+    params: Result<Query<TenantsParams>, QueryRejection>,
+) -> JsonResult {
+    let Query(params) = params.map_err(bad_query)?;
+    let top = params.top.unwrap_or(view::tenants::TOP_MAX);
+    Ok(Json(view::tenants::tenants(&*admin.gather().await?, top)))
 }
 
 pub async fn routing_stats(State(admin): State<Admin>) -> JsonResult {

@@ -136,9 +136,16 @@ pub const ROUTES: &[Route] = &[
     Route::probe("/readyz", "200 once ready, while all shards serve: for readiness probes", || {
         on(PROBED_BY, read::readyz)
     }),
-    Route::read("/stats", "all counters, levels and times, in sum and by shard", || {
-        get(read::stats)
-    }),
+    Route::read(
+        "/stats",
+        "all counters, levels and times, in sum and by shard; ?tenant=NAME those of a tenant",
+        || get(read::stats),
+    ),
+    Route::read(
+        "/tenants",
+        "use and quota of each tenant, the busiest first; ?top=N the first ones",
+        || get(read::tenants),
+    ),
     Route::read(
         "/routing/stats",
         "routing, cache, queue and dispatch, in sum and by shard",

@@ -2,20 +2,26 @@
 //! words of this program, and names of the configuration and the sources: nothing that a client
 //! chooses.
 
+use std::sync::Arc;
+
 use prometheus::TextEncoder;
 use prometheus::proto::{
     Bucket, Counter as Count, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::{Overview, ProcessInfo, fault_name, present, reports, seen_by, standing};
+use super::tenants::Use;
+use super::{Overview, ProcessInfo, Sum, fault_name, present, reports, seen_by, standing};
 use crate::control::active_config::Reloads;
 use crate::control::shards::{ShardState, ShardView};
 use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
 use crate::message::Reason;
-use crate::routing::Instance;
-use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage};
+use crate::routing::{Instance, Tenant};
+use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage, TenantCounter};
 
+/// Label of everybody who is no tenant with metrics of its own. No tenant may be named so (checked
+/// by `config`).
+const OTHER: &str = "_other";
 /// Upper bounds of the buckets, in microseconds: 1, 2.5, 5 a decade from 50 us, which is a message
 /// through an idle gateway, to a minute, which is an hour's worth of timeouts.
 const BUCKETS_US: [u64; 19] = [
@@ -58,6 +64,7 @@ pub fn metrics(info: &ProcessInfo, overview: &Overview) -> Result<String, String
     certificates(overview, &mut families);
     stages(overview, &mut families);
     instances(overview, &mut families);
+    tenants(overview, &mut families);
     discovery(overview, &mut families);
     // A family without a series shows nothing (and the encoder takes none).
     families.retain(|family| !family.get_metric().is_empty());
@@ -165,6 +172,56 @@ fn of_shards(overview: &Overview, out: &mut Vec<MetricFamily>) {
         faults.map(one).collect::<Vec<_>>()
     });
     out.push(family("call_faults_total", "Failed calls by fault.", MetricType::COUNTER, faults));
+}
+
+/// Families by tenant: those that ask for it by their names, all others, and clients of none, as
+/// `_other`; so the sum of a family is the figure of the whole gateway.
+fn tenants(overview: &Overview, out: &mut Vec<MetricFamily>) {
+    let list = overview.directory.snapshot.tenants.list();
+    let (named, unnamed): (Vec<_>, Vec<_>) = list.iter().partition(|t| t.has_metrics);
+    if named.is_empty() {
+        return;
+    }
+    let used = |tenants: Vec<&Tenant>| -> Vec<(Arc<str>, Use)> {
+        let of = |tenant: &Tenant| (tenant.name.clone(), Use::of(tenant.id, reports(overview)));
+        tenants.into_iter().map(of).collect()
+    };
+    let (named, unnamed) = (used(named), used(unnamed));
+    let sum = Sum::of(reports(overview));
+    let all = |counter: Counter| sum.counters.get(counter);
+    let help = "Upgraded connections of a tenant's users.";
+    let of = |used: &Use| used.connections;
+    let other = left(sum.gauges.sessions, &named, of);
+    let each = named.iter().map(|(name, used)| gauge(&[("tenant", name)], of(used) as f64));
+    let each = each.chain([gauge(&[("tenant", OTHER)], other as f64)]);
+    out.push(family("tenant_connections", help, MetricType::GAUGE, each));
+    for counter in TenantCounter::ALL {
+        let of = |used: &Use| used.counts[counter as usize];
+        let other = match counter {
+            TenantCounter::Messages => {
+                let kinds =
+                    [Counter::SystemMessages, Counter::BusinessMessages, Counter::GatewayMessages];
+                left(kinds.map(all).iter().sum(), &named, of)
+            }
+            TenantCounter::MessageBytes => left(all(Counter::MessageBytes), &named, of),
+            TenantCounter::Answers => left(all(Counter::Answers), &named, of),
+            TenantCounter::Errors => left(sum.reasons.iter().sum(), &named, of),
+            // Nobody else has a quota.
+            TenantCounter::ConnectionsRefused
+            | TenantCounter::ConnectsRefused
+            | TenantCounter::RateRefused
+            | TenantCounter::RoomRefused => unnamed.iter().map(|(_, used)| of(used)).sum(),
+        };
+        let each = named.iter().map(|(name, used)| count(&[("tenant", name)], of(used)));
+        let each = each.chain([count(&[("tenant", OTHER)], other)]);
+        let name = format!("tenant_{}_total", counter.name());
+        out.push(family(&name, counter.help(), MetricType::COUNTER, each));
+    }
+}
+
+/// The part of `whole` that none of the named tenants has.
+fn left(whole: u64, named: &[(Arc<str>, Use)], of: impl Fn(&Use) -> u64) -> u64 {
+    whole.saturating_sub(named.iter().map(|(_, used)| of(used)).sum())
 }
 
 fn certificates(overview: &Overview, out: &mut Vec<MetricFamily>) {

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod routing;
 pub mod services;
 pub mod stats;
+pub mod tenants;
 #[cfg(test)]
 mod tests;
 

@@ -140,6 +140,7 @@ fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
         gauges: Gauges::default(),
         histograms,
         instances: Vec::new(),
+        tenants: Vec::new(),
     }));
     let text = metrics::metrics(&about(), &overview).unwrap();
     for (bound, count) in [("0.00005", 4), ("0.0001", 6), ("0.001", 8), ("60", 10), ("+Inf", 12)] {

@@ -13,7 +13,7 @@ use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, LimiterKey, SessionId};
 use crate::message::{Encoding, Micros, Reason};
-use crate::routing::Sender;
+use crate::routing::{CountedOne, Sender};
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// A cause for which a connection is not read.
@@ -170,6 +170,9 @@ pub struct LimitState {
     pub user: LimiterKey,
     /// Address among whose places it has one; `None` while its client is not known.
     pub place: Option<Address>,
+    /// Counted for the tenant of its user; `None` before it signed in, and of tenants that are not
+    /// configured.
+    pub tenant: Option<CountedOne>,
     /// Counted among those that are in the handshake, or must sign in and have not yet.
     pub unauthenticated: bool,
     /// Messages refused in the present second.

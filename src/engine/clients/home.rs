@@ -194,7 +194,7 @@ impl Clients {
         conn.dirty = false;
         let id = self.conns.insert(*conn);
         let conn = self.conns.get_mut(id).expect("just put in");
-        self.limits.count(id, conn, now);
+        self.limits.count(&cx.config.snapshot.tenants, id, conn, now);
         if !conn.outbox.is_empty() {
             mark_dirty(conn, id, cx.effects);
         }

@@ -16,12 +16,14 @@ use crate::engine::clients::address_places::{AddressPlaces, Places};
 use crate::engine::clients::conn::{Conn, Hold, LimitState, Phase};
 use crate::engine::clients::limiter::{ClientRule, Limiter, Over, User};
 use crate::engine::clients::place_tests::PlaceTests;
+use crate::engine::clients::quotas::{count_for_tenant, quota_text};
 use crate::engine::clients::token_bucket::Rate;
 use crate::engine::owner::Address;
 use crate::engine::slab::Slab;
 use crate::ids::{ConnId, LimiterKey};
-use crate::message::{ClientMessage, Micros, Reason, Reject};
-use crate::stats::Counter;
+use crate::message::{ClientMessage, Micros, Reason, Reject, whole_ms};
+use crate::routing::TenantTable;
+use crate::stats::{Counter, TenantCounter};
 
 /// Messages over a rate that are refused within a second; then the connection is not read for the
 /// rest of it. Who waits as told has one or two refusals a second.
@@ -185,6 +187,7 @@ impl ClientLimits {
     /// counts for its address until it is gone.
     pub fn give_places_back(&mut self, id: ConnId, limits: &mut LimitState) {
         self.authenticated(limits);
+        limits.tenant = None;
         let user = std::mem::take(&mut limits.user);
         self.users.leave(user, false);
         self.places.left(user, id);
@@ -266,8 +269,11 @@ impl ClientLimits {
 
     /// Counts an open connection for those whose limits were set after it came, or that came from
     /// another shard.
-    pub fn count(&mut self, id: ConnId, conn: &mut Conn, now: Micros) {
+    pub fn count(&mut self, tenants: &TenantTable, id: ConnId, conn: &mut Conn, now: Micros) {
         let limits = &mut conn.limits;
+        if !tenants.is_empty() {
+            count_for_tenant(tenants, &conn.session, limits);
+        }
         if limits.place.is_none() && !conn.client_unknown {
             let address = conn.session.owner.address;
             self.address_places.count(address, limits.unauthenticated);
@@ -304,16 +310,11 @@ fn rule(
     }
 }
 
-/// Whole milliseconds, rounded up, so that a client that waits as told is not too early.
-fn in_ms(us: u64) -> u32 {
-    u32::try_from(us.div_ceil(1000)).unwrap_or(u32::MAX)
-}
-
 /// The refusal of a user that opens connections over its rate; one more may come in `us`.
 pub(super) fn over_rate(cx: &mut Context<'_>, us: u64) -> Reject {
     cx.stats.inc(Counter::UserConnectsRefused);
     let text = "this user opens too many connections a second: try again later";
-    Reject::later(Reason::RateLimited, text, in_ms(us))
+    Reject::later(Reason::RateLimited, text, whole_ms(us))
 }
 
 impl Clients {
@@ -365,7 +366,7 @@ impl Clients {
                 Counter::AddressConnectsRefused,
                 OpenRefusal::of_address(
                     "your address opens too many connections a second: try again later",
-                    in_ms(us),
+                    whole_ms(us),
                 ),
             ),
         };
@@ -383,6 +384,11 @@ impl Clients {
         now: Micros,
     ) -> Result<CountedUser, NotCounted> {
         let Some(conn) = self.conns.get(id) else { return Ok(CountedUser(LimiterKey::NONE)) };
+        let is_new = conn.session.user().is_none() && conn.limits.tenant.is_none();
+        if is_new && !cx.tenants.is_empty() {
+            self.count_tenant(cx, id, identity, now).map_err(NotCounted::Refused)?;
+        }
+        let conn = self.conns.get(id).expect("just seen");
         // Also where users are not limited any more: it counts until it ends.
         if conn.session.user().is_some() || conn.limits.user != LimiterKey::NONE {
             return Ok(CountedUser(conn.limits.user));
@@ -417,17 +423,22 @@ impl Clients {
         }
     }
 
-    /// Counts a message that was read, and refuses it if it is over a rate. The address pays for it
-    /// first: a message over the user's rate was read nonetheless.
+    /// Counts a message of `bytes` that was read, and refuses it if it is over a rate. The address
+    /// pays for it first, then the user, then the tenant: a message over the user's rate was read
+    /// nonetheless.
     #[inline]
     pub fn check_rate(
         &mut self,
         cx: &mut Context<'_>,
         id: ConnId,
         message: &ClientMessage<'_>,
+        bytes: usize,
         now: Micros,
     ) -> Result<(), Reject> {
-        if self.limits.meters { self.meter(cx, id, message, now) } else { Ok(()) }
+        match self.limits.meters || !cx.tenants.is_empty() {
+            true => self.meter(cx, id, message, bytes, now),
+            false => Ok(()),
+        }
     }
 
     fn meter(
@@ -435,8 +446,17 @@ impl Clients {
         cx: &mut Context<'_>,
         id: ConnId,
         message: &ClientMessage<'_>,
+        bytes: usize,
         now: Micros,
     ) -> Result<(), Reject> {
+        let tenant = self.conns.get(id).and_then(|conn| {
+            let session = &conn.session;
+            session.user().map(|_| session.owner.tenant)
+        });
+        if let Some(tenant) = tenant {
+            cx.tenants.add(tenant, TenantCounter::Messages, 1);
+            cx.tenants.add(tenant, TenantCounter::MessageBytes, bytes as u64);
+        }
         // A heartbeat says that the client is there, and wants no answer: as cheap as a control
         // frame, and limited as one, by `frames_per_s_max`.
         if message.seq == 0 && message.kind == "heartbeat" {
@@ -444,7 +464,7 @@ impl Clients {
         }
         let Self { conns, limits, .. } = self;
         let Some(conn) = conns.get_mut(id) else { return Ok(()) };
-        limits.count(id, conn, now);
+        limits.count(&cx.config.snapshot.tenants, id, conn, now);
         let LimitState { address, user, .. } = conn.limits;
         let is_limited = |per_s: u32, key| per_s > 0 && key != LimiterKey::NONE;
         let mut over = Ok(());
@@ -460,6 +480,12 @@ impl Clients {
                 ("this user sends too many messages a second: wait for retry_after_ms", us)
             });
         }
+        if let (Ok(()), Some(tenant)) = (over, tenant) {
+            over = cx.tenants.take_message(tenant, bytes, now).map_err(|over| {
+                cx.stats.inc(Counter::QuotaMessagesRefused);
+                (quota_text(over.thing), over.us)
+            });
+        }
         let Err((text, us)) = over else { return Ok(()) };
         let refusals = conn.limits.refusals.add(1, now, SECOND_US);
         // A connection that is about to be closed is read to its end.
@@ -467,7 +493,7 @@ impl Clients {
             conn.hold(Hold::Rate);
             cx.stats.inc(Counter::ReadHeld);
         }
-        Err(Reject::later(Reason::RateLimited, text, in_ms(us)))
+        Err(Reject::later(Reason::RateLimited, text, whole_ms(us)))
     }
 
     /// Counts a connection that is not counted yet, and reads one again whose second is over: part
@@ -477,7 +503,7 @@ impl Clients {
         let Some(conn) = conns.get_mut(id) else { return };
         // Before that it may not be known whose address it is.
         if conn.phase == Phase::Open {
-            limits.count(id, conn, now);
+            limits.count(&cx.config.snapshot.tenants, id, conn, now);
         }
         if conn.limits.refusals.has_ended(now, SECOND_US) {
             conn.release(Hold::Rate, id, now, &mut cx.effects.resumed);

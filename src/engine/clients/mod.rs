@@ -12,7 +12,8 @@ pub mod outbox;
 mod pause;
 pub mod place_tests;
 pub(crate) mod places;
-pub(crate) mod reply;
+pub(crate) mod quotas;
+mod reply;
 pub mod session;
 pub mod sign_in;
 mod sweep;
@@ -32,7 +33,7 @@ use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
-use crate::ids::ConnId;
+use crate::ids::{ConnId, TenantId};
 use crate::message::Micros;
 use crate::stats::{Counter, Gauges};
 use crate::wire::close;
@@ -64,7 +65,7 @@ pub(crate) struct Clients {
     sweep_at: usize,
     /// End of the time in which what came during a pause is read, if there was one: see
     /// [`Self::on_pause`].
-    catching_up_until: Option<Micros>,
+    pub catching_up_until: Option<Micros>,
 }
 
 impl Clients {
@@ -202,6 +203,12 @@ impl Clients {
         gauges.sessions = self.upgraded;
         gauges.outbox_bytes = self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum();
         gauges.connection_bytes = self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum();
+    }
+
+    /// Tenant of the user of each upgraded connection that has one.
+    pub fn tenants(&self) -> impl Iterator<Item = TenantId> {
+        let upgraded = self.conns.iter().filter(|(_, conn)| conn.upgraded);
+        upgraded.filter_map(|(_, c)| c.session.user().map(|_| c.session.owner.tenant))
     }
 
     /// The client's address, as text.

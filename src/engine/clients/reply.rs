@@ -9,7 +9,7 @@ use crate::limits::LIGHT_ANSWER_BYTES;
 use crate::message::{
     Category, ClientMessage, Encoding, Micros, Reason, Reject, ServerMessage, status,
 };
-use crate::stats::Counter;
+use crate::stats::{Counter, TenantCounter};
 use crate::wire::bad_message::BadMessage;
 use crate::wire::{client, frames, json, protobuf};
 
@@ -51,7 +51,7 @@ impl Clients {
         message: &ServerMessage<'_>,
     ) {
         if let Some(reason) = message.reason {
-            cx.stats.reason(reason);
+            self.count_reason(cx, id, reason);
         }
         let written = self.write(cx, id, message);
         if let (true, Some(category)) = (written && message.status != status::OK, category) {
@@ -62,6 +62,24 @@ impl Clients {
                 true => Counter::Answers,
                 false => Counter::AnswersUndeliverable,
             });
+            if written && !cx.tenants.is_empty() {
+                self.count_for_tenant(cx, id, TenantCounter::Answers);
+            }
+        }
+    }
+
+    /// Counts an error answer by its reason, and for the tenant of the client.
+    fn count_reason(&mut self, cx: &mut Context<'_>, id: ConnId, reason: Reason) {
+        cx.stats.reason(reason);
+        if !cx.tenants.is_empty() {
+            self.count_for_tenant(cx, id, TenantCounter::Errors);
+        }
+    }
+
+    fn count_for_tenant(&mut self, cx: &mut Context<'_>, id: ConnId, counter: TenantCounter) {
+        let tenant = self.conns.get(id).map(|conn| conn.session.owner.tenant);
+        if let Some(tenant) = tenant {
+            cx.tenants.add(tenant, counter, 1);
         }
     }
 
@@ -91,7 +109,7 @@ impl Clients {
         now: Micros,
     ) {
         if message.seq == 0 {
-            cx.stats.reason(reject.reason);
+            self.count_reason(cx, id, reject.reason);
             self.refuse_one_way(cx, id, reject.reason, now);
             return;
         }
@@ -151,7 +169,7 @@ impl Clients {
     ) {
         if seq == 0 {
             if let Some(reason) = answer.reason {
-                cx.stats.reason(reason);
+                self.count_reason(cx, id, reason);
                 self.refuse_one_way(cx, id, reason, now);
             }
             return;

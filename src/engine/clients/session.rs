@@ -66,7 +66,7 @@ impl Session {
 }
 
 /// The tenant of a signed-in user.
-fn tenant_of(identity: &Identity) -> TenantId {
+pub(super) fn tenant_of(identity: &Identity) -> TenantId {
     TenantId::of(identity.tenant.as_deref().unwrap_or_default())
 }
 

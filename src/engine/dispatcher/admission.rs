@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
+use crate::engine::clients::quotas::quota_text;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::dedup::{self, Lookup, NoRoom, Scope};
 use crate::engine::dispatcher::fill::{Fill, admit_percent, percent_of};
@@ -16,6 +17,7 @@ use crate::engine::source::Source;
 use crate::engine::{Context, REQUESTS_MAX};
 use crate::ids::{DedupKey, InstanceId, MsgKey, StreamKey};
 use crate::message::{ClientMessage, Encoding, Micros, Reason, Reject};
+use crate::routing::quota::Thing;
 use crate::routing::{Failover, HashedBy, Order, PayloadKind, Route, Sender, affinity, choose};
 use crate::stats::Counter;
 use crate::wire::json;
@@ -113,6 +115,9 @@ impl Dispatcher {
                 return Err(reject);
             }
         };
+        if !cx.tenants.is_empty() {
+            check_quota(cx, new)?;
+        }
         self.check_queue_caps(cx, instance, new)?;
         let stream = ordered.then(|| {
             let epoch = self.instances.epoch;
@@ -132,7 +137,7 @@ impl Dispatcher {
         let last = last.and_then(|last| self.requests.get(last));
         let place = (last.map_or(line, |last| last.position.line), company);
         let assigned = Assignment { state, hash, instance, stream, dedup, answer_bytes, place };
-        let key = self.insert(clients, new, &assigned);
+        let key = self.insert(cx, clients, new, &assigned);
         cx.stats.inc(Counter::Enqueued);
         let Self { requests, ordering, instances, fill, ready, .. } = self;
         let state = instances.get_mut(instance);
@@ -245,6 +250,7 @@ impl Dispatcher {
     /// Turns a message into a request under way, and counts it at its connection.
     fn insert(
         &mut self,
+        cx: &mut Context<'_>,
         clients: &mut Clients,
         new: &NewRequest<'_>,
         assigned: &Assignment,
@@ -253,6 +259,7 @@ impl Dispatcher {
         let arrival = self.arrivals;
         let key = self.requests.insert_with(|request| request.reset(new, assigned, arrival));
         self.deadline_next = self.deadline_next.min(new.deadline());
+        cx.tenants.enqueue(new.from.holder.tenant, new.bytes());
         let claim = Claim { bytes: new.bytes(), answer_bytes: assigned.answer_bytes };
         clients.accepted(new.from.conn, claim);
         key
@@ -277,6 +284,15 @@ impl Dispatcher {
         let fingerprint = dedup::fingerprint(message.msg_id, payload);
         let name = self.dedup.id(from.holder, scope, &message.id, fingerprint);
         match self.dedup.check(&name, now) {
+            Lookup::New
+                if !cx
+                    .tenants
+                    .may_remember(from.holder.tenant, || self.dedup.ids_of(from.holder.tenant)) =>
+            {
+                cx.stats.inc(Counter::QuotaMessagesRefused);
+                let retry_after_ms = self.dedup.wait_ms(from.holder.tenant, now);
+                Err(Reject::later(Reason::QueueFull, quota_text(Thing::DedupIds), retry_after_ms))
+            }
             Lookup::New => match self.dedup.begin(&name, now) {
                 Some(key) => Ok(DedupDecision::First(key)),
                 None => {
@@ -334,13 +350,23 @@ impl Dispatcher {
             return Err(FULL);
         }
         let new = NewRequest { payload: &[], ..*new };
-        let key = self.insert(clients, &new, &Assignment::DUPLICATE);
+        let key = self.insert(cx, clients, &new, &Assignment::DUPLICATE);
         if self.dedup.add_waiter(first, key, new.now) {
             return Ok(());
         }
         self.undo_insert(cx, clients, key, new.now);
         Err(FULL)
     }
+}
+
+/// Refuses a message over its tenant's quota of bytes without an answer.
+fn check_quota(cx: &mut Context<'_>, new: &NewRequest<'_>) -> Result<(), Reject> {
+    if cx.tenants.has_room(new.from.holder.tenant, new.bytes()) {
+        return Ok(());
+    }
+    cx.stats.inc(Counter::QuotaMessagesRefused);
+    // As for a queue that is full.
+    Err(Reject { text: quota_text(Thing::QueuedBytes), ..QUEUE_FULL })
 }
 
 /// Result of the deduplication of a message.

@@ -84,8 +84,7 @@ impl Dispatcher {
         let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (conn, msg_id, seq) = (request.conn, request.msg_id, request.seq);
         let (dedup, received, claim) = (request.dedup, request.received, request.claim());
-        request.clear();
-        self.requests.release(key);
+        self.release(cx, key);
         cx.stats.record(Stage::Whole, now.since(received), 1);
         // In this order: what the outbox holds keeps a connection from being read on.
         clients.answer(cx, conn, msg_id, seq, answer, now);
@@ -107,8 +106,11 @@ impl Dispatcher {
     }
 
     /// Ends the key of a request. The slot keeps the small buffers for the next one.
-    pub fn release(&mut self, key: MsgKey) {
+    pub fn release(&mut self, cx: &mut Context<'_>, key: MsgKey) {
         if let Some(request) = self.requests.get_mut(key) {
+            if !cx.tenants.is_empty() {
+                cx.tenants.settle(request.holder.tenant, request.bytes());
+            }
             request.clear();
         }
         self.requests.release(key);
@@ -124,7 +126,7 @@ impl Dispatcher {
     ) {
         let request = self.requests.get(key).expect("the caller has it");
         let (conn, claim) = (request.conn, request.claim());
-        self.release(key);
+        self.release(cx, key);
         clients.settle(cx, conn, claim, now);
     }
 

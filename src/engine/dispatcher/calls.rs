@@ -323,7 +323,7 @@ impl Dispatcher {
                 Unsent::Undeliverable(key) => {
                     cx.stats.inc(Counter::AnswersUndeliverable);
                     self.leave_call(key, false, now);
-                    self.release(key);
+                    self.release(cx, key);
                 }
             }
         }

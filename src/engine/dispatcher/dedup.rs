@@ -12,13 +12,13 @@ use crate::engine::owner::Holder;
 use crate::engine::shares::{Asker, Part, ShareKey, Shares};
 use crate::engine::slab::Slab;
 use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
-use crate::message::{Micros, Reason};
+use crate::message::{Micros, Reason, whole_ms};
 
 /// Bytes counted for a remembered id besides those of its key: the entry, and 16 each for its slot,
 /// its place in the table (9 bytes at a load of 7/16 to 7/8), its place in the queue of finished
 /// ids (8 bytes, which may have doubled), and the allocator. Its owner counts as if it held no
 /// other id.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64 + Shares::<2>::OWNER_BYTES;
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 64 + Shares::<3>::OWNER_BYTES;
 /// Bytes counted for a stored answer besides its text and payload: the struct, and 16 for the
 /// allocator three times.
 const REPLY_BYTES: usize = size_of::<StoredReply>() + 48;
@@ -42,6 +42,8 @@ const LOOK_AHEAD: usize = 64;
 const IDS: usize = 0;
 /// Bytes of stored answers.
 const ANSWERS: usize = 1;
+/// Number of ids, of which a tenant may have a quota.
+const COUNT: usize = 2;
 /// Entries for which the table reserves room at the start, so that the default of 100,000 never
 /// rehashes under load.
 const RESERVE_MAX: usize = 1 << 17;
@@ -156,7 +158,7 @@ pub struct DedupWindow {
     /// Part of `bytes` that belongs to stored answers.
     stored_bytes: usize,
     /// What owners hold of [`IDS`] and of [`ANSWERS`].
-    shares: Shares<2>,
+    shares: Shares<3>,
     entries_max: usize,
     bytes_max: usize,
     reply_bytes_max: usize,
@@ -260,7 +262,7 @@ impl DedupWindow {
         if !self.make_room(cost, Asker::Named(&holder), (IDS, room), now) {
             return None;
         }
-        let owner = self.shares.take(&holder, [room, 0], part);
+        let owner = self.shares.take(&holder, [room, 0, 1], part);
         let key = self.entries.insert(Entry {
             hash: id.hash,
             fingerprint: id.fingerprint,
@@ -303,8 +305,25 @@ impl DedupWindow {
         // With none that have ended, nobody knows when those under way will: ask in a second.
         let left_us = |at| self.window_us.saturating_sub(self.awake(now).since(at));
         let wait_us = last.map_or(1_000_000, left_us);
-        let retry_after_ms = u32::try_from(wait_us.div_ceil(1000)).unwrap_or(u32::MAX).max(1);
-        NoRoom { is_over_share, retry_after_ms }
+        NoRoom { is_over_share, retry_after_ms: whole_ms(wait_us).max(1) }
+    }
+
+    /// Number of ids of a tenant that are remembered.
+    pub fn ids_of(&self, tenant: TenantId) -> usize {
+        self.shares.held_by(tenant, COUNT)
+    }
+
+    /// Milliseconds until an id of a tenant ends its window, as far as can be seen: of ids under
+    /// way nobody knows when that begins.
+    pub fn wait_ms(&self, tenant: TenantId, now: Micros) -> u32 {
+        let ended = self.finished.iter().take(LOOK_AHEAD).filter_map(|&key| self.entries.get(key));
+        let mut ended = ended.filter(|entry| entry.tenant == tenant);
+        let at = ended.find_map(|entry| match entry.state {
+            IdState::Finished { at, .. } => Some(at),
+            IdState::InFlight { .. } => None,
+        });
+        let left_us = |at| self.window_us.saturating_sub(self.awake(now).since(at));
+        whole_ms(at.map_or(1_000_000, left_us)).max(1)
     }
 
     /// What an id of `cost` bytes takes of [`IDS`]: its part of the bytes or of the number of ids,
@@ -488,7 +507,7 @@ impl DedupWindow {
         let cost = reply.take().map_or(0, |reply| reply.cost());
         self.bytes -= cost;
         self.stored_bytes -= cost;
-        self.shares.give_back(entry.owner, [0, cost], entry.part);
+        self.shares.give_back(entry.owner, [0, cost, 0], entry.part);
         self.stripped += 1;
         true
     }
@@ -506,7 +525,7 @@ impl DedupWindow {
         };
         self.bytes -= answer;
         self.stored_bytes -= answer;
-        self.shares.give_back(entry.owner, [entry.room, answer], entry.part);
+        self.shares.give_back(entry.owner, [entry.room, answer, 1], entry.part);
     }
 }
 

@@ -51,7 +51,7 @@ use crate::engine::dispatcher::slots::Line;
 use crate::engine::dispatcher::slow_owners::SlowOwners;
 use crate::engine::slab::Slab;
 use crate::engine::{Context, REQUESTS_MAX};
-use crate::ids::{InstanceId, MsgKey, StreamKey, Ticket};
+use crate::ids::{InstanceId, MsgKey, StreamKey, TenantId, Ticket};
 use crate::message::Micros;
 use crate::routing::Snapshot;
 use crate::stats::Gauges;
@@ -162,6 +162,11 @@ impl Dispatcher {
             resumed_at: None,
             body: BodyWriter::default(),
         }
+    }
+
+    /// Bytes of each request under way, with its tenant.
+    pub fn queued_bytes(&self) -> impl Iterator<Item = (TenantId, usize)> {
+        self.requests.iter().map(|(_, request)| (request.holder.tenant, request.bytes()))
     }
 
     /// Replaces the settings of all parts.

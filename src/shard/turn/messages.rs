@@ -11,20 +11,24 @@ use crate::stats::Counter;
 /// Handles the pulse, which came `late_us` ago; `unix_us` is the time of the wall clock.
 pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
     let mut closing = std::mem::take(&mut io.state().closing);
-    let (shard, signals, keys_wanted) = io.with(|engine, state| {
+    let (shard, signals, demands, keys_wanted) = io.with(|engine, state| {
         engine.record_stall(late_us);
         engine.set_wall_clock(unix_us, now);
         engine.tick(now, &mut closing);
         state.take_effects(engine);
         let effects = &mut state.effects;
         let signals = std::mem::take(&mut effects.signals);
-        (state.shard, signals, std::mem::take(&mut effects.keys_wanted))
+        let demands = std::mem::take(&mut effects.demands);
+        (state.shard, signals, demands, std::mem::take(&mut effects.keys_wanted))
     });
     if keys_wanted {
         offer_event(io, ShardEvent::KeysWanted(shard));
     }
     if !signals.is_empty() {
         offer_event(io, ShardEvent::Signals { shard, signals });
+    }
+    if !demands.is_empty() {
+        offer_event(io, ShardEvent::QuotaDemands { shard, demands });
     }
     for id in closing.drain(..) {
         close(io, id);
@@ -53,6 +57,7 @@ pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
                 let shard = io.state().shard;
                 offer_event(io, ShardEvent::Inspection { shard, number, inspection });
             }
+            Command::QuotaParts(parts) => io.enter(|engine| engine.set_quota_parts(&parts, now)),
             Command::Drain(settings) => {
                 io.stop_accepting(now);
                 io.enter(|engine| engine.drain(settings, now));

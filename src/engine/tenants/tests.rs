@@ -1,0 +1,179 @@
+//! Quotas over time: the sustained rate, the time to come back, and what is kept over reloads.
+
+use super::*;
+use crate::routing::quota::{THINGS, divide};
+use crate::routing::{SharedCount, Tenant};
+
+const ACME: &str = "acme";
+
+fn table(quotas: &[(&str, Quota)]) -> TenantTable {
+    let tenant = |(name, quota): &(&str, Quota)| Tenant {
+        id: TenantId::of(name),
+        name: (*name).into(),
+        weight: 1,
+        routes: Vec::new(),
+        inherits: true,
+        services: None,
+        origins: Vec::new(),
+        quota: *quota,
+        has_metrics: false,
+        connections: SharedCount::default(),
+    };
+    TenantTable::new(quotas.iter().map(tenant).collect())
+}
+
+fn ledger(shard: usize, shards: usize, quota: Quota) -> TenantLedger {
+    let mut ledger = TenantLedger::new(shard, shards);
+    ledger.apply(&table(&[(ACME, quota)]), 1);
+    ledger
+}
+
+/// Shards that are offered messages of a tenant, and the division of its quota between them.
+struct Shards {
+    ledgers: Vec<TenantLedger>,
+    quota: Quota,
+    now: Micros,
+}
+
+impl Shards {
+    fn new(shards: usize, quota: Quota) -> Self {
+        let ledgers = (0..shards).map(|shard| ledger(shard, shards, quota)).collect();
+        Self { ledgers, quota, now: Micros(1_000_000) }
+    }
+
+    /// Runs for a second in which each shard is offered so many messages of so many bytes, evenly.
+    /// Returns how many were taken, and how many bytes they have.
+    fn second(&mut self, offered: &[u64], bytes: usize) -> (u64, u64) {
+        let mut taken = 0;
+        for step in 0..1_000_u64 {
+            self.now.0 += 1_000;
+            for (ledger, offered) in self.ledgers.iter_mut().zip(offered) {
+                for _ in step * offered / 1_000..(step + 1) * offered / 1_000 {
+                    let id = TenantId::of(ACME);
+                    taken += u64::from(ledger.take_message(id, bytes, self.now).is_ok());
+                }
+            }
+        }
+        self.divide();
+        (taken, taken * bytes as u64)
+    }
+
+    /// Does what control does each second.
+    fn divide(&mut self) {
+        let now = self.now;
+        let demands: Vec<Demand> = self
+            .ledgers
+            .iter_mut()
+            .map(|ledger| ledger.demands(|_| 0, now).expect("a second is over")[0].1)
+            .collect();
+        for (ledger, part) in self.ledgers.iter_mut().zip(divide(&self.quota, &demands)) {
+            ledger.set_parts(&[(TenantId::of(ACME), part)], now);
+        }
+    }
+}
+
+fn is_near(value: u64, wanted: u64) -> bool {
+    value.abs_diff(wanted) * 100 <= wanted * 5
+}
+
+/// Promise: quotas hold for the process as a whole, within 5 % at the sustained rate, wherever the
+/// users of a tenant are.
+#[test]
+fn a_rate_holds_within_five_percent_on_two_shards_wherever_the_messages_come() {
+    let quota = Quota { messages_per_s: 1_000, ..Quota::NONE };
+    let mut shards = Shards::new(2, quota);
+    for offered in [[2_000, 2_000], [3_900, 100], [4_000, 0], [0, 4_000], [800, 3_000]] {
+        // Two seconds in which the parts follow.
+        shards.second(&offered, 100);
+        shards.second(&offered, 100);
+        let taken: u64 = (0..10).map(|_| shards.second(&offered, 100).0).sum();
+        assert!(is_near(taken, 10_000), "{offered:?}: {taken}");
+    }
+    // Nothing is refused below the quota, although most of it comes to one shard.
+    for _ in 0..3 {
+        shards.second(&[900, 50], 100);
+    }
+    let taken: u64 = (0..10).map(|_| shards.second(&[900, 50], 100).0).sum();
+    assert_eq!(taken, 9_500);
+}
+
+#[test]
+fn bytes_are_limited_also_where_a_message_is_larger_than_a_second_of_them() {
+    let quota = Quota { bytes_per_s: 10_000, ..Quota::NONE };
+    let mut shards = Shards::new(2, quota);
+    for bytes in [100, 4_000, 64_000] {
+        for _ in 0..10 {
+            shards.second(&[500, 500], bytes);
+        }
+        let taken: u64 = (0..200).map(|_| shards.second(&[500, 500], bytes).1).sum();
+        assert!(is_near(taken, 2_000_000), "{bytes}: {taken}");
+    }
+}
+
+#[test]
+fn a_small_rate_is_divided_among_many_shards() {
+    let quota = Quota { messages_per_s: 10, ..Quota::NONE };
+    let mut shards = Shards::new(64, quota);
+    for _ in 0..10 {
+        shards.second(&[5; 64], 1);
+    }
+    let taken: u64 = (0..100).map(|_| shards.second(&[5; 64], 1).0).sum();
+    assert!(is_near(taken, 1_000), "{taken}");
+}
+
+#[test]
+fn who_waits_as_told_is_let_in() {
+    let quota = Quota { messages_per_s: 7, bytes_per_s: 900, ..Quota::NONE };
+    let mut ledger = ledger(0, 1, quota);
+    let id = TenantId::of(ACME);
+    let mut now = Micros(5);
+    let mut refused = 0;
+    for n in 0..1_000 {
+        if let Err(OverQuota { us, .. }) = ledger.take_message(id, 10 + n % 400, now) {
+            refused += 1;
+            now.0 += us;
+            // Alone, one waits for both rates, one after the other at worst.
+            if let Err(OverQuota { us, .. }) = ledger.take_message(id, 1, now) {
+                now.0 += us;
+                assert_eq!(ledger.take_message(id, 1, now), Ok(()));
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn a_reload_keeps_what_was_used_and_a_changed_quota_holds_at_once() {
+    let quota = Quota { messages_per_s: 100, ..Quota::NONE };
+    let mut ledger = ledger(0, 1, quota);
+    let (id, now) = (TenantId::of(ACME), Micros(1));
+    while ledger.take_message(id, 1, now).is_ok() {}
+    ledger.enqueue(id, 500);
+    let other = ("other", Quota::NONE);
+    ledger.apply(&table(&[other, (ACME, quota)]), 1);
+    assert!(ledger.take_message(id, 1, now).is_err(), "a reload gives nothing back");
+    assert_eq!(ledger.check([(id, 500)].into_iter()), Ok(()));
+    let smaller = Quota { queued_bytes_max: 600, ..Quota::NONE };
+    ledger.apply(&table(&[other, (ACME, smaller)]), 1);
+    assert!(ledger.take_message(id, 1, now).is_ok(), "there is no rate any more");
+    assert!(ledger.has_room(id, 100) && !ledger.has_room(id, 101));
+    // Parts of the quota before are void.
+    let mut part = [None; THINGS];
+    part[Thing::Messages as usize] = Some(1);
+    ledger.set_parts(&[(id, part)], now);
+    assert!(ledger.has_room(id, 100) && !ledger.has_room(id, 101));
+    ledger.apply(&TenantTable::default(), 1);
+    assert!(ledger.is_empty() && ledger.has_room(id, usize::MAX));
+}
+
+#[test]
+fn a_message_larger_than_the_quota_of_bytes_goes_through_alone() {
+    let quota = Quota { queued_bytes_max: 100, ..Quota::NONE };
+    let mut ledger = ledger(0, 1, quota);
+    let id = TenantId::of(ACME);
+    assert!(ledger.has_room(id, 5_000));
+    ledger.enqueue(id, 5_000);
+    assert!(!ledger.has_room(id, 1));
+    ledger.settle(id, 5_000);
+    assert!(ledger.has_room(id, 1));
+}
