@@ -12,7 +12,7 @@ pub const TOP_MAX: usize = 100;
 /// A question to every shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Query {
-    /// The connections that sent the most messages since they were opened: at most so many, and
+    /// The connections that have cost the most work since they were opened: at most so many, and
     /// at most [`TOP_MAX`].
     TopTalkers(usize),
     /// The connection of the session with this public id.
@@ -45,7 +45,7 @@ pub enum Asked {
 /// A shard's answer to a [`Query`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Inspection {
-    /// Connections, those with the most messages first.
+    /// Connections, those with the most work first.
     Conns(Vec<ConnInfo>),
     /// Answer to [`Query::Route`].
     Route(RouteInfo),
@@ -63,6 +63,8 @@ pub struct ConnInfo {
     pub encoding: Encoding,
     /// Data messages read since the connection was opened.
     pub messages: u64,
+    /// Work that it has cost since then, in units of about a nanosecond of a core.
+    pub work: u64,
     /// Messages without an answer.
     pub unanswered: u32,
     /// Bytes of the messages without an answer.

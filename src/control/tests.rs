@@ -104,7 +104,9 @@ fn inspect(shard: ShardId, query: &Query) -> Inspection {
         peer: ([127, 0, 0, 1], 9).into(),
         phase: "open",
         encoding: Encoding::Json,
-        messages: u64::from(shard.0),
+        // The more messages, the less work.
+        messages: 9 - u64::from(shard.0),
+        work: u64::from(shard.0),
         unanswered: 1,
         unanswered_bytes: 2,
         outbox_bytes: 3,

@@ -54,8 +54,8 @@ impl Engine {
         // The top of the heap is the least of the kept ones, the next to be replaced.
         let mut kept: BinaryHeap<Reverse<(u64, ConnId)>> = BinaryHeap::with_capacity(top + 1);
         for (id, conn) in self.clients.conns.iter() {
-            if kept.len() < top || kept.peek().is_some_and(|least| conn.messages > least.0.0) {
-                kept.push(Reverse((conn.messages, id)));
+            if kept.len() < top || kept.peek().is_some_and(|least| conn.work > least.0.0) {
+                kept.push(Reverse((conn.work, id)));
                 if kept.len() > top {
                     kept.pop();
                 }
@@ -105,6 +105,7 @@ fn conn_info(conn: &Conn, now: Micros) -> ConnInfo {
         },
         encoding: conn.encoding,
         messages: conn.messages,
+        work: conn.work,
         unanswered: conn.unanswered,
         unanswered_bytes: conn.unanswered_bytes as u64,
         outbox_bytes: conn.outbox.len() as u64,

@@ -232,6 +232,14 @@ impl Engine {
         self.clients.conns.get(id).is_some_and(|c| !c.holds.is_empty())
     }
 
+    /// Counts work that was done for a connection: once a visit of its bytes, not once a message.
+    #[inline]
+    pub fn note_work(&mut self, id: ConnId, units: i64) {
+        if let Some(conn) = self.clients.conns.get_mut(id) {
+            conn.note_work(units);
+        }
+    }
+
     /// The owner by whom the reading of a connection is shared: a user, or an address with all of
     /// its sessions that have not signed in.
     pub fn owner_of(&self, id: ConnId) -> Option<Holder> {

@@ -36,6 +36,8 @@ const BYTES_RECEIVED: usize = 4;
 /// Cost of a write to a socket at the end of a turn, by a connection that has something new to be
 /// sent. On loopback the receiver's side of TCP is part of it.
 pub(crate) const FLUSH: i64 = 6_000;
+/// Bytes that cost a unit to send: about as many as of those that are received.
+const BYTES_SENT: usize = 4;
 /// Cost of a record of TLS, without its bytes.
 const RECORD: i64 = 500;
 /// Bytes of records that cost a unit to decrypt and copy: 8 us for 16 KiB.
@@ -71,6 +73,12 @@ pub(super) const BAD_MESSAGE: i64 = 500;
 #[inline]
 pub fn of_receive(bytes: usize) -> i64 {
     RECEIVE + (bytes / BYTES_RECEIVED) as i64
+}
+
+/// Cost of a send of so many bytes.
+#[inline]
+pub(super) fn of_send(bytes: usize) -> i64 {
+    FLUSH + (bytes / BYTES_SENT) as i64
 }
 
 /// Cost of so many records of TLS, with so many bytes in them.

@@ -192,12 +192,14 @@ fn without_a_safe_token_it_serves_and_changes_nothing() {
 }
 
 #[test]
-fn connections_are_found_by_session_and_by_how_much_they_say() {
+fn connections_are_found_by_session_and_by_the_work_they_cost() {
     let (gateway, _instances) = two();
     let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(gateway.ws)).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         (0..=2 * n).for_each(|_| drop(client.call(1001, json!(null))));
     }
+    // One large message costs more than nine small ones.
+    clients[1].call(1001, json!("x".repeat(60 << 10)));
     let body = gateway.admin_get("/connections?top=2");
     assert_eq!((&body["connections"], &body["sessions"]), (&json!(5), &json!(5)));
     let top: Vec<(&str, u64)> = body["top"]
@@ -206,7 +208,7 @@ fn connections_are_found_by_session_and_by_how_much_they_say() {
         .iter()
         .map(|c| (c["session"].as_str().expect("text"), c["messages"].as_u64().expect("n")))
         .collect();
-    let expected = [(clients[4].session(), 9), (clients[3].session(), 7)];
+    let expected = [(clients[1].session(), 4), (clients[4].session(), 9)];
     assert_eq!(top, expected.each_ref().map(|(session, n)| (session.as_str(), *n)));
     let one = gateway.admin_get(&format!("/connections?session={}", clients[0].session()));
     let one = &one["session"];

@@ -10,6 +10,11 @@ use crate::ids::ShardId;
 use crate::inspect::{ConnInfo, Inspection, Query, TOP_MAX};
 use crate::message::Encoding;
 
+/// The order of connections, for people: the figures are estimates that hold for one processor, so
+/// they say who costs more than who.
+const TOP_BY: &str = "work since the connection was opened: what it sent and what was sent to it, \
+                      in units of about a nanosecond of a core";
+
 /// Counts in sum and by shard, and the connections of `inspected`: a query with the shards'
 /// answers. The error is one line: no connection has the session that was asked for.
 pub fn connections(
@@ -42,10 +47,10 @@ pub fn connections(
     let mut conns = conns(result);
     match query {
         Query::TopTalkers(top) => {
-            conns.sort_by_key(|(_, conn)| Reverse(conn.messages));
+            conns.sort_by_key(|(_, conn)| Reverse(conn.work));
             conns.truncate((*top).min(TOP_MAX));
             body["top"] = conns.into_iter().map(|(shard, conn)| one(shard, conn)).collect();
-            body["top_by"] = "messages read since the connection was opened".into();
+            body["top_by"] = TOP_BY.into();
         }
         Query::Session(session) => {
             let Some((shard, conn)) = conns.into_iter().next() else {
@@ -81,6 +86,7 @@ fn one(shard: ShardId, conn: &ConnInfo) -> Value {
             Encoding::Protobuf => "protobuf",
         },
         "messages": conn.messages,
+        "work": conn.work,
         "unanswered": conn.unanswered,
         "unanswered_bytes": conn.unanswered_bytes,
         "outbox_bytes": conn.outbox_bytes,

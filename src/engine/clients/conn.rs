@@ -228,6 +228,9 @@ pub struct Conn {
     pub late_calls: u32,
     /// Data messages read since the connection was opened.
     pub messages: u64,
+    /// Work that it has cost since then, in units of [`crate::engine::work::Work`]: what it sent,
+    /// and what was sent to it. It is shown, and nothing goes by it.
+    pub work: u64,
     /// Messages without an answer.
     pub unanswered: u32,
     /// Bytes of the messages without an answer.
@@ -288,6 +291,7 @@ impl Conn {
             holds: Holds::default(),
             late_calls: 0,
             messages: 0,
+            work: 0,
             unanswered: 0,
             unanswered_bytes: 0,
             answer_bytes: 0,
@@ -365,6 +369,12 @@ impl Conn {
     /// Takes note that the client sent something, or that it may count as if it had.
     pub fn hear(&mut self, now: Micros) {
         (self.heard, self.pinged) = (now, None);
+    }
+
+    /// Counts work that it has cost.
+    #[inline]
+    pub fn note_work(&mut self, units: i64) {
+        self.work = self.work.saturating_add_signed(units);
     }
 
     /// Stops the reading of it for a cause.

@@ -26,13 +26,13 @@ use std::sync::Arc;
 
 use crate::auth::Verifier;
 use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
-use crate::engine::Context;
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::ClientLimits;
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
+use crate::engine::{Context, work};
 use crate::ids::{ConnId, TenantId};
 use crate::message::Micros;
 use crate::stats::{Counter, Gauges};
@@ -174,6 +174,7 @@ impl Clients {
         if n > 0 {
             cx.stats.inc(Counter::Sends);
             cx.stats.add(Counter::BytesOut, n as u64);
+            conn.note_work(work::of_send(n));
         }
         if n > 0 && conn.outbox.is_stuck() {
             self.limits.places.answered(conn.limits.user, id);

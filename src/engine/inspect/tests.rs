@@ -91,21 +91,23 @@ fn conns(inspection: Inspection) -> Vec<ConnInfo> {
 }
 
 #[test]
-fn the_top_talkers_are_those_of_a_sort_and_no_more_than_asked() {
+fn the_top_talkers_are_those_of_a_sort_by_work_and_no_more_than_asked() {
     let now = Micros::from_ms(1_000);
     let mut engine = engine();
     let said = [3, 0, 7, 7, 1, 12, 5, 0, 2, 9];
-    for count in said {
+    for work in said {
         let conn = connect(&mut engine, now);
-        (0..count).for_each(|_| say(&mut engine, conn, "{\"type\":\"heartbeat\"}", now));
+        // The more work, the fewer messages.
+        (work..12).for_each(|_| say(&mut engine, conn, "{\"type\":\"heartbeat\"}", now));
+        engine.note_work(conn, work);
     }
-    let mut sorted = said.to_vec();
+    let mut sorted = said.map(|work| (work as u64, 12 - work as u64)).to_vec();
     sorted.sort_unstable_by(|a, b| b.cmp(a));
     let later = Micros::from_ms(1_500);
     for top in [0, 1, 3, 10, 1_000] {
         let seen = conns(engine.inspect(&Query::TopTalkers(top), later));
-        let messages: Vec<u64> = seen.iter().map(|conn| conn.messages).collect();
-        assert_eq!(messages, sorted[..top.min(said.len())], "{top}");
+        let told: Vec<(u64, u64)> = seen.iter().map(|conn| (conn.work, conn.messages)).collect();
+        assert_eq!(told, sorted[..top.min(said.len())], "{top}");
         assert!(seen.iter().all(|c| (c.age_us, c.heard_us, c.phase) == (500_000, 500_000, "open")));
     }
     let (_, first) = engine.clients.conns.iter().next().expect("there are some");

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::clients::conn::{NextBytes, Phase, ReadNext};
+use crate::engine::work::{FLUSH, of_send};
 use crate::stats::Counter;
 
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
@@ -126,6 +127,20 @@ fn a_stop_answers_what_was_read_before_the_work_was_spent() {
     let heard = rig.heard();
     assert_eq!(heard.matches("DRAINING").count(), 49, "{heard}");
     assert!(heard.ends_with("the gateway stops: connect again"));
+}
+
+#[test]
+fn what_is_sent_to_a_client_is_work_of_its_connection() {
+    let mut rig = Rig::new(|_| {});
+    let cost = |rig: &Rig| rig.engine.clients.conns.get(rig.conn).expect("open").work as i64;
+    let before = cost(&rig);
+    assert!(before > FLUSH, "the upgrade was answered: {before}");
+    rig.say(1, SYSTEM);
+    let bytes = rig.engine.outbox(rig.conn).len();
+    rig.heard();
+    assert_eq!(cost(&rig) - before, of_send(bytes));
+    rig.engine.on_sent(rig.conn, 0, rig.now);
+    assert_eq!(cost(&rig) - before, of_send(bytes), "the kernel took nothing");
 }
 
 #[test]

@@ -191,6 +191,8 @@ fn take_bytes(
         }
     };
     let used = io.enter(|engine| {
+        // A send is counted for its connection when it is made.
+        engine.note_work(id, allowed - engine.work.left());
         // Whoever was answered is flushed at the end of the turn.
         let flushes = engine.effects.dirty.len().saturating_sub(dirty) as i64;
         engine.work.charge(flushes * work::FLUSH);

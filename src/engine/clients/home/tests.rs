@@ -145,7 +145,10 @@ fn a_connection_moves_when_its_answers_are_there_and_takes_its_bytes_along() {
     assert_eq!(rig.turn(0).len(), 0, "a message is without its answer");
     assert_eq!(rig.told(0, id), "");
     rig.call_fails(0);
+    rig.shards[0].note_work(id, 1_000_000);
     let id = rig.carry(0);
+    let work = rig.shards[1].clients.conns.get(id).expect("it arrived").work;
+    assert!(work >= 1_000_000, "what it has cost before moves with it: {work}");
     // The answer was not sent before it moved.
     let told = rig.told(1, id);
     let order = ["\"seq\":1", "auth_ok", "\"seq\":3"].map(|word| told.find(word));
