@@ -22,6 +22,8 @@ pub enum Query {
     Route {
         tenant: TenantId,
         service: ServiceId,
+        /// First id of the route.
+        route: u32,
         /// Affinity hash of the key.
         hash: u64,
         /// Whether the next instance on the ring may take over (`failover = "next"`).
@@ -103,4 +105,7 @@ pub struct ShareInfo {
     pub of: &'static str,
     pub waiting: u64,
     pub in_flight: u64,
+    /// Whether messages of the owner on the route were slow lately, so that they travel apart from
+    /// the others; `None` of a group, which is not marked.
+    pub slow: Option<bool>,
 }

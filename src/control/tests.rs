@@ -17,7 +17,7 @@ use super::*;
 use crate::auth::load::LocalKeys;
 use crate::config::{Loader, Overrides};
 use crate::ids::{InstanceId, SessionId, ShardId};
-use crate::inspect::{ConnInfo, Inspection, Query, RouteInfo};
+use crate::inspect::{Asked, ConnInfo, Inspection, Query, RouteInfo, ShareInfo};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::{CallFault, Encoding, Micros, Reason};
@@ -118,12 +118,17 @@ fn inspect(shard: ShardId, query: &Query) -> Inspection {
         Query::TopTalkers(_) => Inspection::Conns(vec![conn]),
         Query::Session(asked) if asked == session.as_str() => Inspection::Conns(vec![conn]),
         Query::Session(_) => Inspection::Conns(Vec::new()),
-        Query::Route { .. } => Inspection::Route(RouteInfo {
+        Query::Route { sender, .. } => Inspection::Route(RouteInfo {
             version: 1,
             cached: Some((InstanceId(1), 7_000)),
             chosen: Some(InstanceId(1)),
             links: vec![(InstanceId(0), "down"), (InstanceId(1), "up")],
-            shares: None,
+            shares: (*sender != Asked::Nobody).then(|| {
+                let of_session = ShareInfo { of: "session", waiting: 2, in_flight: 1, slow: None };
+                let all = ShareInfo { of: "all", ..of_session };
+                // Shard 1 holds it slow.
+                vec![ShareInfo { slow: Some(shard.0 == 1), ..of_session }, all]
+            }),
         }),
     }
 }

@@ -23,14 +23,14 @@ impl Engine {
                 let found = self.conn_of(session);
                 Inspection::Conns(found.map(|conn| conn_info(conn, now)).into_iter().collect())
             }
-            &Query::Route { tenant, service, hash, next, ref sender } => {
+            &Query::Route { tenant, service, route, hash, next, ref sender } => {
                 let key = RouteKey { tenant, service, hash };
                 let failover = if next { Failover::Next } else { Failover::None };
                 let mut info = self.route_info(key, failover, now);
                 info.shares = info
                     .chosen
                     .zip(self.holder_of(tenant, sender))
-                    .map(|(id, holder)| self.dispatcher.shares_at(id, &holder));
+                    .map(|(id, holder)| self.dispatcher.shares_at(id, &holder, route));
                 Inspection::Route(info)
             }
         }

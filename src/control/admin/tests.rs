@@ -106,6 +106,18 @@ async fn explain_says_what_was_hashed_who_owns_it_and_what_each_shard_would_do()
     let (_, by_session) = ask("msg_id=1999&session=0123456789abcdef").await;
     assert_eq!(by_session["hashed"], "session");
     assert_ne!(by_session["hash"], by_key["hash"]);
+    let shares = |shard: usize| by_session["shards"][shard]["shares"].clone();
+    let mut of_session = json!({"of": "session", "waiting": 2, "in_flight": 1, "slow": true});
+    assert_eq!(shares(1), json!([of_session, {"of": "all", "waiting": 2, "in_flight": 1}]));
+    of_session["slow"] = false.into();
+    assert_eq!(shares(0)[0], of_session);
+    let why: Vec<&str> =
+        by_session["why"].as_array().unwrap().iter().flat_map(|w| w.as_str()).collect();
+    let slow: Vec<&&str> = why.iter().filter(|why| why.contains("slow")).collect();
+    assert!(
+        slow.len() == 1 && slow[0].starts_with("shard 1 sends messages of this session"),
+        "{why:?}"
+    );
     // This gateway has one tenant: no message is routed by the name of another.
     let (_, with_tenant) = ask("msg_id=1999&key=room%201&tenant=1").await;
     assert_eq!(with_tenant["hash"], by_key["hash"]);

@@ -72,7 +72,8 @@ impl<'a> Explanation<'a> {
             (None, Some(session)) => Asked::Session(session.clone()),
             (None, None) => Asked::Nobody,
         };
-        Some(Query::Route { tenant: self.tenant, service: route.service, hash, next, sender })
+        let (tenant, service) = (self.tenant, route.service);
+        Some(Query::Route { tenant, service, route: route.first, hash, next, sender })
     }
 
     /// The whole answer; `result` holds the shards' answers to [`Self::query`].
@@ -155,6 +156,7 @@ impl<'a> Explanation<'a> {
         why.extend(self.choice(owner, route));
         let differ = routes(result).filter(|(_, info)| info.chosen != self.chosen);
         why.extend(differ.map(|(shard, info)| other_choice(overview, shard, info)));
+        why.extend(routes(result).filter_map(|(shard, info)| slow_owner(shard, info)));
         why
     }
 
@@ -195,6 +197,16 @@ fn other_choice(overview: &Overview, shard: u16, info: &RouteInfo) -> String {
         (true, true) => "its state has just changed".into(),
     };
     format!("shard {shard} sends it to {to}: {because}")
+}
+
+/// Sentence on a shard that holds the sender slow on the route.
+fn slow_owner(shard: u16, info: &RouteInfo) -> Option<String> {
+    let owner = info.shares.iter().flatten().find(|share| share.slow == Some(true))?;
+    let of = owner.of;
+    Some(format!(
+        "shard {shard} sends messages of this {of} on this route apart from others: they were slow \
+         lately"
+    ))
 }
 
 fn share(instance: &Instance) -> Share {
@@ -257,8 +269,12 @@ fn shard(overview: &Overview, shard: u16, info: &RouteInfo) -> Value {
         }),
         "links": links,
         "shares": info.shares.iter().flatten().map(|share| {
-            let ShareInfo { of, waiting, in_flight } = *share;
-            json!({ "of": of, "waiting": waiting, "in_flight": in_flight })
+            let ShareInfo { of, waiting, in_flight, slow } = *share;
+            let mut told = json!({ "of": of, "waiting": waiting, "in_flight": in_flight });
+            if let Some(slow) = slow {
+                told["slow"] = slow.into();
+            }
+            told
         }).collect::<Vec<_>>(),
     })
 }

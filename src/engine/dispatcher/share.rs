@@ -140,9 +140,9 @@ impl Dispatcher {
         }
     }
 
-    /// Messages at an instance of an owner, of its groups, and of all: for an explanation. Costs a
-    /// pass over the requests.
-    pub fn shares_at(&self, instance: InstanceId, holder: &Holder) -> Vec<ShareInfo> {
+    /// Messages at an instance of an owner, of its groups, and of all, and whether the owner was
+    /// slow lately on `route`: for an explanation. Costs a pass over the requests.
+    pub fn shares_at(&self, instance: InstanceId, holder: &Holder, route: u32) -> Vec<ShareInfo> {
         type Is = fn(&Holder, &Holder) -> bool;
         let party = |a: &Holder, b: &Holder| (a.tenant, a.party) == (b.tenant, b.party);
         let of: &[(&'static str, Is)] = match holder.party {
@@ -154,8 +154,11 @@ impl Dispatcher {
         let mut shares: Vec<(ShareInfo, Is)> = of
             .iter()
             .chain(&groups)
-            .map(|&(of, is)| (ShareInfo { of, waiting: 0, in_flight: 0 }, is))
+            .map(|&(of, is)| (ShareInfo { of, waiting: 0, in_flight: 0, slow: None }, is))
             .collect();
+        if let Some((owner, _)) = shares.first_mut() {
+            owner.slow = Some(self.slow.place(holder, route).0 == Line::Slow);
+        }
         for (_, request) in self.requests.iter().filter(|(_, r)| r.instance == instance) {
             for (share, is) in &mut shares {
                 let counts = u64::from(is(&request.holder, holder));

@@ -127,7 +127,8 @@ fn the_instance_named_for_a_key_is_the_one_that_gets_the_message() {
     for n in 0..500u64 {
         let hash = crate::routing::affinity_hash(tenant, &n.to_le_bytes());
         for (failover, next) in [(Failover::Next, true), (Failover::None, false)] {
-            let query = Query::Route { tenant, service, hash, next, sender: Asked::Nobody };
+            let query =
+                Query::Route { tenant, service, route: 1000, hash, next, sender: Asked::Nobody };
             let before = engine.report(0, now).gauges.cache_entries;
             let Inspection::Route(said) = engine.inspect(&query, now) else { panic!("a route") };
             assert_eq!(engine.report(0, now).gauges.cache_entries, before, "it leaves no trace");
@@ -140,10 +141,9 @@ fn the_instance_named_for_a_key_is_the_one_that_gets_the_message() {
             assert_eq!(said.cached.is_some(), !next, "the pick before remembered the owner");
             assert_eq!(said.version, 7);
         }
-        let links = engine.inspect(
-            &Query::Route { tenant, service, hash, next: true, sender: Asked::Nobody },
-            now,
-        );
+        let (next, sender) = (true, Asked::Nobody);
+        let query = Query::Route { tenant, service, route: 1000, hash, next, sender };
+        let links = engine.inspect(&query, now);
         let Inspection::Route(RouteInfo { links, .. }) = links else { panic!("a route") };
         let expected = ["connecting", "down", "up"];
         assert!(links.iter().all(|(id, link)| expected[id.0 as usize] == *link), "{links:?}");
@@ -189,7 +189,8 @@ fn an_owners_messages_at_an_instance_are_told_beside_those_of_its_groups() {
     let session = engine.clients.conns.get(one).expect("open").session.id.as_str().to_owned();
     let ask = |engine: &Engine, sender| {
         let (tenant, service) = (TenantId::DEFAULT, ServiceId(0));
-        match engine.inspect(&Query::Route { tenant, service, hash, next: true, sender }, now) {
+        let query = Query::Route { tenant, service, route: 1000, hash, next: true, sender };
+        match engine.inspect(&query, now) {
             Inspection::Route(info) => info.shares,
             Inspection::Conns(_) => panic!("a route"),
         }

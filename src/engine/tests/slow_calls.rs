@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::engine::clients::sign_in::tests::{SECRET, published};
+use crate::ids::TenantId;
+use crate::inspect::{Asked, Inspection, Query};
 
 /// A second client whose messages go to the same instance as the first one's.
 fn neighbour(rig: &mut Rig) -> ConnId {
@@ -45,6 +47,18 @@ impl Rig {
         self.ends(calls[0].0, ok(&calls[0].2));
     }
 
+    /// What an operator is told: whether the client's messages on the route were slow lately.
+    fn is_told_slow(&self, conn: ConnId, route: u32) -> Option<bool> {
+        let session = self.engine.clients.conns.get(conn).expect("open").session.id;
+        let (tenant, service) = (TenantId::DEFAULT, ServiceId(0));
+        let sender = Asked::Session(session.as_str().to_owned());
+        let query = Query::Route { tenant, service, route, hash: 1, next: true, sender };
+        let Inspection::Route(info) = self.engine.inspect(&query, self.now) else { return None };
+        let shares = info.shares?;
+        assert!(shares[1..].iter().all(|group| group.slow.is_none()), "{shares:?}");
+        shares[0].slow
+    }
+
     /// The calls that leave when both clients send at once.
     fn both(&mut self, one: (ConnId, u64), other: (ConnId, u64)) -> Vec<Left> {
         for (conn, seq) in [one, other] {
@@ -62,6 +76,7 @@ fn a_message_of_an_owner_that_was_slow_lately_is_in_no_call_with_those_of_others
     (2..100).for_each(|seq| rig.prompt(prompt, seq, 1_000));
     let calls = rig.both((slow, 2), (prompt, 100));
     assert_eq!(calls.len(), 1, "nothing is known against either");
+    assert_eq!(rig.is_told_slow(slow, 1000), Some(false));
     rig.ends(calls[0].0, ok(&calls[0].2));
     // Of the one the call takes long, while the other's are prompt.
     let long = rig.calls_of(slow, 3);
@@ -71,6 +86,9 @@ fn a_message_of_an_owner_that_was_slow_lately_is_in_no_call_with_those_of_others
     rig.ends(long[0].0, ok(&long[0].2));
     let calls = rig.both((slow, 4), (prompt, 102));
     assert_eq!(calls.len(), 2, "each has a call of its own");
+    let told = [(slow, 1000), (slow, 2000), (prompt, 1000)];
+    let told = told.map(|(conn, route)| rig.is_told_slow(conn, route));
+    assert_eq!(told, [true, false, false].map(Some), "by owner and route");
     rig.later(1_000);
     calls.iter().for_each(|(ticket, _, items)| rig.ends(*ticket, ok(items)));
     // That one was prompt.
