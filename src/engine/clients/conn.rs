@@ -359,11 +359,15 @@ impl Conn {
 
     /// Whether an open connection has nothing more to wait for: it may be closed by a stop.
     pub fn is_finished(&self) -> bool {
-        self.unanswered == 0
-            && self.pending_auth.is_none()
-            && self.moving.is_none()
-            && self.newcomer.is_none()
-            && !self.decoder.has_unread()
+        self.unanswered == 0 && !self.waits_for_us() && !self.decoder.has_unread()
+    }
+
+    /// Whether it waits for something that is not in its client's hands: its token's turn, its move
+    /// to another shard, or a place among its user's. That time counts against no timeout of the
+    /// client, and ends by itself: each of those who wait has its turn, a lane is tried again with
+    /// each tick, and a place is decided on within the places' own time.
+    pub fn waits_for_us(&self) -> bool {
+        self.pending_auth.is_some() || self.moving.is_some() || self.newcomer.is_some()
     }
 
     /// Takes note that the client sent something, or that it may count as if it had.

@@ -421,9 +421,7 @@ impl Clients {
             self.becomes_authenticated(id);
             return false;
         }
-        // A token that waits, a move under way and the wait for a place are delays of ours.
-        let is_ours =
-            conn.pending_auth.is_some() || conn.moving.is_some() || conn.newcomer.is_some();
+        let is_ours = conn.waits_for_us();
         let is_late = conn.auth_by <= now && !self.is_catching_up(now);
         if is_late && self.sign_in.required && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);

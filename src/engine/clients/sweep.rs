@@ -55,9 +55,8 @@ impl Clients {
         self.check_limits(cx, id, now);
         let Some(conn) = self.conns.get(id) else { return };
         match conn.phase {
-            // Who waits for a place does so outside of its handshake's time.
             Phase::Handshake
-                if judges && conn.newcomer.is_none() && now.since(conn.opened) > handshake_us =>
+                if judges && !conn.waits_for_us() && now.since(conn.opened) > handshake_us =>
             {
                 self.handshake_timeout(cx, id, now);
             }

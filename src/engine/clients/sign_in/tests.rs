@@ -8,7 +8,7 @@ use crate::auth::mint::{SigningKey, Wanted, mint};
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
 use crate::config::settings::{
-    Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, ShardSettings, Tenants,
+    Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, ShardSettings, StopSettings, Tenants,
 };
 use crate::engine::clients::conn::ReadNext;
 use crate::engine::clients::token_turns::VERIFICATIONS_PER_TURN;
@@ -559,13 +559,32 @@ fn who_goes_while_it_waits_costs_nobody_a_turn() {
     all[each..2 * each].iter().for_each(|id| rig.engine.remove(*id));
     rig.end_turn();
     assert!(all[2 * each..3 * each].iter().all(|id| !rig.engine.is_paused(*id)));
-    // A handshake that takes too long is answered even if its turn never came.
-    rig.now = rig.now.plus_ms(60_000);
-    (0..200).for_each(|_| rig.engine.tick(rig.now, &mut Vec::new()));
+    // A stop refuses it although its turn never came.
+    rig.engine.drain(StopSettings::default(), rig.now);
+    rig.engine.tick(rig.now, &mut Vec::new());
     let last = all[4 * each - 1];
-    assert!(rig.told(last).starts_with("HTTP/1.1 408"));
+    assert!(rig.told(last).starts_with("HTTP/1.1 503"));
     rig.end_turn();
     assert!(!rig.engine.is_paused(last), "its end can be read");
+}
+
+/// The client has done its part.
+#[test]
+fn who_waits_for_its_tokens_turn_is_not_late_with_its_handshake() {
+    let mut rig = Rig::new(true);
+    let token = token("alice");
+    let half = rig.engine.open(([127, 0, 0, 1], 2).into(), rig.now).expect("room");
+    rig.says(half, b"GET /ws HTTP/1.1\r\n".to_vec());
+    let all: Vec<ConnId> = (0..4 * VERIFICATIONS_PER_TURN).map(|_| rig.bearer(&token)).collect();
+    rig.now = rig.now.plus_ms(60_000);
+    (0..200).for_each(|_| rig.engine.tick(rig.now, &mut Vec::new()));
+    assert!(rig.told(half).starts_with("HTTP/1.1 408"), "what is not complete is late");
+    assert_eq!(rig.count(Counter::HandshakeTimeout), 1);
+    (0..4).for_each(|_| rig.end_turn());
+    for id in all {
+        let told = rig.told(id);
+        assert!(told.starts_with("HTTP/1.1 101") && told.contains("auth_ok"), "{told}");
+    }
 }
 
 #[test]
