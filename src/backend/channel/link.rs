@@ -432,9 +432,12 @@ impl Link {
     }
 
     /// Has the next byte of the peer told to the owner, and asks for one by a PING. Not while it
-    /// has no calls, nor again and again without an answer to one: see [`SUSPICIONS_MAX`].
+    /// has no calls, nor again and again without an answer to one: see [`SUSPICIONS_MAX`]. A link
+    /// that is draining is asked, too: the long calls may all be on it, and h2 sends PINGs as long
+    /// as there are streams.
     pub(super) fn ask(&mut self, now: Micros) {
-        if self.phase != Phase::Ready || self.streams == 0 {
+        // Before the server's SETTINGS there are none.
+        if self.streams == 0 {
             return;
         }
         self.asked = true;

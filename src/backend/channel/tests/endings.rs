@@ -176,3 +176,32 @@ fn nothing_more_is_sent_to_a_service_that_fell_silent_until_a_byte_comes() {
         rig.close().await;
     });
 }
+
+/// Long calls that are left on it open more slots only if the instance shows that it lives.
+#[test]
+fn a_connection_that_finishes_its_calls_gives_a_sign_of_life_when_asked() {
+    let server = serve_raw(|mut raw, index| {
+        raw.greet();
+        if index > 0 {
+            return raw.drain();
+        }
+        let Some(id) = raw.request() else { return };
+        raw.go_away(id, 0, "");
+        // Nothing more is said until the PING comes.
+        let Some(ping) = raw.read_kind(PING) else { return };
+        raw.frame(PING, 1, 0, &ping.payload);
+        raw.answer(id, b"finished");
+        raw.drain();
+    });
+    run(async move {
+        let mut rig = Rig::open(server.address, settings());
+        let long = rig.send(b"hello", 10_000);
+        rig.until("another connection", || rig.ups_and_downs() == (2, 0)).await;
+        let is_alive = || rig.events.borrow().iter().any(|e| matches!(e, ChannelEvent::Alive));
+        assert!(!is_alive(), "nobody has asked");
+        rig.channel.ask();
+        rig.until("a sign of life", is_alive).await;
+        assert_eq!(rig.outcome(long).await.unwrap(), "finished");
+        rig.close().await;
+    });
+}
