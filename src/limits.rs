@@ -53,7 +53,7 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Items taken from one lane in one turn.
 pub(crate) const LANE_BUDGET: usize = 256;
 
-/// Connections that may wait in the lane from one shard to another: as many as one turn accepts.
+/// Connections that may wait in the lane to a shard, from all others: as many as one turn accepts.
 pub(crate) const HANDOFF_ITEMS_MAX: usize = ACCEPTS_PER_TURN_MAX;
 /// Commands of the control thread that may wait at one shard. It sends a handful a second.
 pub(crate) const MAILBOX_ITEMS_MAX: usize = 64;

@@ -13,10 +13,15 @@
 //! notices nothing. A connection whose token came with the upgrade moves before the upgrade is
 //! answered.
 //!
-//! Lanes have no shares. A connection moves once, after its token was verified, and of tokens a
-//! shard verifies a few a turn, of users and addresses in rotation ([`super::token_turns`]): fewer
-//! than a lane takes in a turn. A lane is full only while the other shard does not run; then all
-//! wait for that, and try again with each tick, those that came since with them.
+//! Lanes have no shares. Each shard has one, for what comes from all others; it holds 64
+//! ([`crate::limits`]) and is emptied in each turn of its shard. Moves alone seldom fill it: a
+//! connection moves once, after its token was verified, and of tokens a shard verifies eight a
+//! turn, of users and addresses in rotation ([`super::token_turns`]). But a shard that has no room
+//! for new clients hands them over by the same lanes, up to 64 in each of its turns. So a lane is
+//! full while its shard does not run, or has longer turns than those that send to it, or while a
+//! storm of clients overfills another shard. Then connections that move wait, and try again with
+//! each tick, in their order; a client that was to be handed over is offered to the next shard, or
+//! refused.
 
 use crate::auth::Identity;
 use crate::engine::Context;

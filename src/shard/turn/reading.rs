@@ -17,9 +17,11 @@ use crate::shard::turn::{Input, ReadOnce, ShardIo, close};
 /// Bytes of one read of a connection that became ready: most messages are smaller, and one that
 /// lies whole in a read is not copied.
 const NEW_BYTES: usize = 16 << 10;
-/// Bytes of one read of a connection that floods: some [`QUANTUM`] of the smallest messages. So it
-/// has little that is read and not decoded: less than this, or over TLS less than this and a record
-/// (16 KiB).
+/// Bytes of one read of a connection that floods: of the smallest frames, half of a [`QUANTUM`]
+/// (pongs) to one and a half (pings). So what such a read leaves over, which is not decoded until
+/// the next visit, is less than this, or over TLS less than this and a record (16 KiB). The read by
+/// which it was found to flood may leave more: up to [`NEW_BYTES`], or [`READ_SCRATCH_BYTES`] if
+/// nobody else had anything to read then.
 const OLD_BYTES: usize = 4 << 10;
 /// Time for TLS handshakes in a turn, though one of them is read in any case. A handshake costs
 /// some 250 us with ECDSA (`crowd storm`: 1.6 s for 5,000, with all else that a new client costs),
