@@ -36,6 +36,14 @@ pub(crate) type Entry = (Rank, MsgKey, u32);
 /// with its last owner it begins anew.
 const PARTS: u64 = 1 << 14;
 
+/// Outdated places that a group may have besides as many as it has members.
+const OUTDATED_MAX: usize = 64;
+/// Slots of nodes that a tick looks at, to give back the memory of owners that are gone: 10,000 of
+/// them in two rounds of 0.8 s.
+const TRIMMED_PER_TICK: usize = 128;
+/// Ticks without an owner after which nothing is kept: a second.
+const UNUSED_TICKS: u32 = 100;
+
 /// The place of a member in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Place {
@@ -82,6 +90,22 @@ impl Node {
         self.listed.clear();
         self.ahead.clear();
     }
+
+    /// Whether most places of a group's members are outdated. After they are dropped each member
+    /// has one place at most, so that costs a few steps for each that was listed or left since.
+    fn has_outdated(&self) -> bool {
+        let places = self.listed.len().max(self.ahead.len());
+        places > 2 * self.members as usize + OUTDATED_MAX
+    }
+}
+
+/// The places that are current, each once.
+fn current<T: Ord>(places: BinaryHeap<T>, is_current: impl Fn(&T) -> bool) -> BinaryHeap<T> {
+    let mut places = places.into_vec();
+    places.retain(is_current);
+    places.sort_unstable();
+    places.dedup();
+    BinaryHeap::from(places)
 }
 
 /// Everything by which it is decided whether an entry may be taken now.
@@ -122,6 +146,8 @@ pub(crate) struct Backlog {
     /// Owners with nothing in flight, by the rank of their first request, outdated ones among them:
     /// first those whose user or address had nothing in flight either when they were listed.
     idle: [BinaryHeap<Reverse<(Rank, OwnerKey)>>; 2],
+    /// Ticks since there was an owner.
+    unused_ticks: u32,
 }
 
 impl Backlog {
@@ -129,7 +155,7 @@ impl Backlog {
     pub fn new() -> Self {
         let mut nodes = Slab::growing();
         let root = nodes.insert_with(|node: &mut Node| *node = Node::default());
-        Self { nodes, names: HashMap::new(), root, idle: Default::default() }
+        Self { nodes, names: HashMap::new(), root, idle: Default::default(), unused_ticks: 0 }
     }
 
     /// Counts a request of `holder` that waits, for its owner and for the groups above. It is taken
@@ -192,7 +218,11 @@ impl Backlog {
             }
             at = node.group;
             if let (true, Some(group)) = (ends, at) {
-                self.node_mut(group).members -= 1;
+                let node = self.node_mut(group);
+                node.members -= 1;
+                if node.has_outdated() {
+                    self.drop_outdated(group);
+                }
             }
         }
         self.forget_unused(owner)
@@ -247,17 +277,24 @@ impl Backlog {
     /// dropped with the owner.
     pub fn give_back(&mut self, owner: OwnerKey, charged_us: u64, cost_us: u64) -> usize {
         let mut at = Some(owner);
+        // Whether a member below is listed now that was ahead.
+        let mut more = false;
         while let Some(key) = at {
             let node = self.node_mut(key);
             node.in_flight -= 1;
             node.start = (node.start + cost_us * PARTS).saturating_sub(charged_us * PARTS);
             let (place, start) = (node.place, node.start);
             at = node.group;
+            let is_moved = match place {
+                Place::Ahead(listed) => listed != start,
+                // Its first request may be one of that member's, more urgent than the others.
+                Place::Listed(rank) => more && self.first(key).is_some_and(|first| first < rank),
+                Place::None => false,
+            };
             // One that is listed although it is ahead now is found out when it is its turn.
-            if let Place::Ahead(listed) = place
-                && listed != start
-            {
+            if is_moved {
                 self.put(key);
+                more = true;
             }
         }
         self.list_idle(owner);
@@ -285,16 +322,18 @@ impl Backlog {
     pub fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
         let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
         for &key in &all {
-            let node = self.node_mut(key);
-            node.entries.retain(|Reverse(entry)| keep(entry));
-            let (mut listed, mut ahead) =
-                (std::mem::take(&mut node.listed), std::mem::take(&mut node.ahead));
-            listed.retain(|&Reverse((rank, member))| self.is_at(member, Place::Listed(rank)));
-            ahead.retain(|&Reverse((start, member))| self.is_at(member, Place::Ahead(start)));
-            let node = self.node_mut(key);
-            (node.listed, node.ahead) = (listed, ahead);
+            self.node_mut(key).entries.retain(|Reverse(entry)| keep(entry));
+            self.drop_outdated(key);
         }
         self.list_idle_again();
+    }
+
+    /// Gives back memory of owners that are gone: to be called with each tick. True: there has been
+    /// no owner for a while, and this one may be dropped.
+    pub fn trim(&mut self) -> bool {
+        self.nodes.trim(TRIMMED_PER_TICK);
+        self.unused_ticks = if self.names.is_empty() { self.unused_ticks + 1 } else { 0 };
+        self.unused_ticks >= UNUSED_TICKS
     }
 
     /// All entries, those of requests that have left included.
@@ -386,20 +425,35 @@ impl Backlog {
 
     /// Makes `at`'s place in its group right again: `start` or the first request has changed.
     fn put(&mut self, at: OwnerKey) {
-        let Some(group) = self.node(at).group else { return };
-        let now = self.node(group).now;
+        let Some(key) = self.node(at).group else { return };
+        let now = self.node(key).now;
         let start = self.node(at).start;
         let place = match start > now {
             true => Place::Ahead(start),
             false => self.first(at).map_or(Place::None, Place::Listed),
         };
         self.node_mut(at).place = place;
-        let group = self.node_mut(group);
+        let group = self.node_mut(key);
         match place {
             Place::None => {}
             Place::Listed(rank) => group.listed.push(Reverse((rank, at))),
             Place::Ahead(start) => group.ahead.push(Reverse((start, at))),
         }
+        if group.has_outdated() {
+            self.drop_outdated(key);
+        }
+    }
+
+    /// Drops the outdated places of a group. Behind a member that waits for long, none would go.
+    fn drop_outdated(&mut self, group: OwnerKey) {
+        let node = self.node_mut(group);
+        let (listed, ahead) = (std::mem::take(&mut node.listed), std::mem::take(&mut node.ahead));
+        let listed =
+            current(listed, |&Reverse((rank, member))| self.is_at(member, Place::Listed(rank)));
+        let ahead =
+            current(ahead, |&Reverse((start, member))| self.is_at(member, Place::Ahead(start)));
+        let node = self.node_mut(group);
+        (node.listed, node.ahead) = (listed, ahead);
     }
 
     /// The rank of the first request of an owner or a group, or a more urgent one; `None` if it has
@@ -497,6 +551,7 @@ impl Backlog {
             *node = Node { name, group, entries, listed, ahead, ..Node::default() };
         });
         self.names.insert(name, key);
+        self.unused_ticks = 0;
         key
     }
 

@@ -216,7 +216,10 @@ impl Dispatcher {
         self.slow.expire(now);
         self.requests.trim(TRIM_BUDGET);
         for (_, state) in self.instances.iter_mut() {
-            state.queues.iter_mut().for_each(|queue| queue.compact(&self.requests));
+            for queue in &mut state.queues {
+                queue.compact(&self.requests);
+                queue.trim();
+            }
         }
         self.instances.take_report(&mut cx.effects.signals);
         self.instances.prune();

@@ -273,6 +273,13 @@ impl InstanceQueue {
         self.stale = 0;
     }
 
+    /// Gives back memory of owners that are gone: to be called with each tick.
+    pub(crate) fn trim(&mut self) {
+        if self.backlog.as_mut().is_some_and(|backlog| backlog.trim()) && !self.is_shared {
+            self.backlog = None;
+        }
+    }
+
     /// Takes the next request for the call `ticket`; `None` if none is eligible.
     pub fn take(
         &mut self,

@@ -67,14 +67,40 @@ impl Rig {
 
     /// Takes a message that costs `cost_us`: its key, and its owner.
     fn take(&mut self, cost_us: impl Fn(&Holder) -> u64) -> (MsgKey, Holder) {
-        let ticket = Ticket::new(1, 0);
-        let key = self.queue.take(ticket, &mut self.requests, &mut self.ordering);
-        let key = key.expect("something waits");
-        let request = self.requests.get_mut(key).expect("just taken");
-        let holder = request.holder;
-        self.queue.give_back(request, cost_us(&holder));
-        self.requests.release(key);
+        let key = self.begin().expect("something waits");
+        let holder = self.requests.get(key).expect("just taken").holder;
+        self.end(key, cost_us(&holder));
         (key, holder)
+    }
+
+    /// Takes a message into a call.
+    fn begin(&mut self) -> Option<MsgKey> {
+        self.queue.take(Ticket::new(1, 0), &mut self.requests, &mut self.ordering)
+    }
+
+    /// Ends the call of a message, which cost `cost_us`.
+    fn end(&mut self, key: MsgKey, cost_us: u64) {
+        let request = self.requests.get_mut(key).expect("in flight");
+        self.queue.give_back(request, cost_us);
+        self.requests.release(key);
+    }
+
+    /// The deadline of a message that waits has passed.
+    fn expire(&mut self, key: MsgKey) {
+        self.queue.forget(self.requests.get_mut(key).expect("it waits"));
+        self.requests.release(key);
+    }
+
+    /// Checks that the backlog has no more places and nodes than its owners need.
+    fn check_bounds(&self) {
+        let Some(backlog) = self.queue.backlog() else { return };
+        assert_eq!(backlog.nodes.len(), backlog.names.len() + 1);
+        for (_, node) in backlog.nodes.iter() {
+            let (listed, ahead, members) = (node.listed.len(), node.ahead.len(), node.members);
+            let most = 2 * members as usize + OUTDATED_MAX;
+            assert!(listed.max(ahead) <= most, "{listed} and {ahead} of {members} members");
+            assert!(node.held.items > 0 || node.in_flight > 0, "{:?} is kept", node.name);
+        }
     }
 
     /// Messages served of each owner, of `n`.
@@ -198,7 +224,112 @@ fn owners_with_nothing_in_flight_are_listed_a_few_times_at_most_however_much_the
     assert!(listed <= 2 * (2 * backlog.nodes.len() + 65), "{listed} of {}", backlog.nodes.len());
 }
 
+#[test]
+fn places_of_owners_that_come_and_go_do_not_pile_up_behind_one_that_waits() {
+    let mut rig = Rig::new();
+    let first = rig.put(session(0, 1, 0), Priority::Normal);
+    for n in 1..5_000 {
+        rig.now.0 += 7;
+        // The second is another address's, the third another tenant's.
+        let new = [session(0, 1, n), session(0, 2, n), session(n, 3, n), user(0, n)];
+        let keys = new.map(|holder| rig.put(holder, Priority::Low));
+        keys.into_iter().for_each(|key| rig.expire(key));
+        rig.check_bounds();
+    }
+    assert_eq!(rig.take(|_| COST_US).0, first);
+}
+
+#[test]
+fn the_memory_of_owners_that_are_gone_is_given_back() {
+    let mut backlog = Backlog::new();
+    let stays = backlog.join(&user(0, 0), 1);
+    let gone: Vec<OwnerKey> = (1..=1_000).map(|n| backlog.join(&user(0, n), 1)).collect();
+    for &owner in &gone {
+        backlog.list(owner, ((1, 0, owner.0), MsgKey(1), 0));
+    }
+    gone.iter().for_each(|owner| assert_eq!(backlog.leave(*owner, 1), 1, "its entry goes"));
+    let kept = |backlog: &mut Backlog| {
+        let owner = backlog.join(&user(0, 7), 1);
+        let capacity = backlog.node(owner).entries.capacity();
+        backlog.leave(owner, 1);
+        capacity > 0
+    };
+    assert!(kept(&mut backlog), "an owner that comes at once finds the buffers there");
+    // Two rounds.
+    let ticks = 2 * backlog.nodes.slots().div_ceil(TRIMMED_PER_TICK);
+    assert!((0..ticks).all(|_| !backlog.trim()));
+    assert!(!kept(&mut backlog));
+    backlog.leave(stays, 1);
+    assert_eq!((1..).find(|_| backlog.trim()), Some(UNUSED_TICKS), "all may go after a second");
+    backlog.join(&user(0, 0), 1);
+    assert!(!backlog.trim(), "it is used again");
+}
+
+/// What a message costs is known when its call ends, and mostly it is less than was thought.
+#[test]
+fn a_session_that_owed_less_than_was_thought_has_its_place_in_the_order_again() {
+    let mut rig = Rig::new();
+    rig.queue.note_cost(100 * COST_US);
+    let put = |rig: &mut Rig, us: u64, holder: Holder| {
+        rig.now = Micros(us);
+        rig.put(holder, Priority::Normal)
+    };
+    let [one, second] = [0, 0].map(|us| put(&mut rig, us, session(0, 1, 1)));
+    let [other, later] = [50, 51].map(|us| put(&mut rig, us, user(0, 9)));
+    let neighbour = put(&mut rig, 100, session(0, 1, 2));
+    assert_eq!([rig.begin(), rig.begin()], [Some(one), Some(other)]);
+    // The session was ahead in its address, whose place was that of the neighbour meanwhile.
+    rig.end(one, 0);
+    assert_eq!([(); 3].map(|()| rig.begin()), [second, later, neighbour].map(Some));
+}
+
 proptest! {
+    /// Whatever comes, goes and is served: places and nodes stay as many as there are owners.
+    #[test]
+    fn the_backlog_is_as_large_as_its_owners_need(
+        steps in prop::collection::vec((0_u8..6, 0_u64..2, 0_u64..40, 1_u64..30), 1..150),
+    ) {
+        let mut rig = Rig::new();
+        let (mut waiting, mut flying) = (Vec::new(), Vec::new());
+        for (kind, tenant, at, count) in steps {
+            rig.now.0 += 100;
+            for n in at..at + count {
+                let holder = if n % 3 == 0 { user(tenant, n) } else { session(tenant, n as u8 % 2, n) };
+                match kind {
+                    0 | 1 => waiting.push(rig.put(holder, Priority::ALL[n as usize % 4])),
+                    // A short visit.
+                    2 => {
+                        let key = rig.put(holder, Priority::Critical);
+                        rig.expire(key);
+                    }
+                    3 if !waiting.is_empty() => {
+                        let key = waiting.swap_remove(n as usize % waiting.len());
+                        rig.expire(key);
+                    }
+                    4 => {
+                        let Some(key) = rig.begin() else { continue };
+                        waiting.retain(|k| *k != key);
+                        flying.push(key);
+                    }
+                    5 if !flying.is_empty() => {
+                        let key = flying.swap_remove(n as usize % flying.len());
+                        rig.end(key, n * COST_US);
+                    }
+                    _ => {}
+                }
+                rig.check_bounds();
+            }
+            rig.queue.compact(&rig.requests);
+            rig.queue.trim();
+        }
+        while let Some(key) = rig.begin() {
+            rig.end(key, COST_US);
+            rig.check_bounds();
+        }
+        flying.into_iter().for_each(|key| rig.end(key, COST_US));
+        prop_assert!(rig.requests.is_empty());
+    }
+
     /// Against the fluid model: of any two owners that always have something waiting none has had
     /// more than a message more than the other on each level, whatever else comes and goes.
     #[test]

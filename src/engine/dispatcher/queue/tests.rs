@@ -296,6 +296,8 @@ impl Pair {
                 for queue in &mut self.queues {
                     queue.stale += 1_000; // so that it always does something
                     queue.compact(&self.requests);
+                    // More than a second of ticks: unused owners are gone.
+                    (0..110).for_each(|_| queue.trim());
                 }
             }
             Step::Oldest => self.check_oldest(),
