@@ -109,6 +109,12 @@ impl TenantTable {
         self.place(id).map(|place| &self.0[place])
     }
 
+    /// Weight of a tenant's part of what is shared: 1 if the configuration does not have it.
+    #[inline]
+    pub fn weight(&self, id: TenantId) -> u32 {
+        self.get(id).map_or(1, |tenant| tenant.weight)
+    }
+
     /// All tenants, in the order of their ids.
     pub fn list(&self) -> &[Tenant] {
         &self.0

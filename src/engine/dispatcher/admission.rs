@@ -136,7 +136,9 @@ impl Dispatcher {
         let last = stream.and_then(|stream| self.ordering.get(stream).tail);
         let last = last.and_then(|last| self.requests.get(last));
         let place = (last.map_or(line, |last| last.position.line), company);
-        let assigned = Assignment { state, hash, instance, stream, dedup, answer_bytes, place };
+        let weight = cx.config.snapshot.tenants.weight(from.holder.tenant);
+        let assigned =
+            Assignment { state, hash, instance, stream, dedup, answer_bytes, place, weight };
         let key = self.insert(cx, clients, new, &assigned);
         cx.stats.inc(Counter::Enqueued);
         let Self { requests, ordering, instances, fill, ready, .. } = self;

@@ -5,7 +5,8 @@
 //! send next, the most urgent first. A *group* (all of it, a tenant, an address) shares between its
 //! members by virtual time, as worst-case fair queueing does (Bennett and Zhang, WF2Q+, 1997): a
 //! member's next request may *start* when those before it are paid for, and the group's clock runs
-//! by what is served, divided by the number of members in backlog. Among members whose start has
+//! by what is served, divided by the weights of the members in backlog: each pays for what it gets,
+//! divided by its own. Tenants have weights, all others 1. Among members whose start has
 //! come, the one with the most urgent request is next, so members without a backlog go in the order
 //! of arrival and class; a member that had more than its part is *ahead*, and waits until the clock
 //! has come to its start. With nobody else to serve the clock is put forward, so no slot stays
@@ -74,8 +75,11 @@ struct Node {
     entries: BinaryHeap<Reverse<Entry>>,
     /// Clock of a group.
     now: u64,
-    /// Members of a group that hold something.
+    /// Members of a group that hold something, and the sum of their weights.
     members: u64,
+    weights: u64,
+    /// Weight of its part of its group's; 0 of the root, which has none.
+    weight: u64,
     /// Members of a group that may be served; outdated places among them.
     listed: BinaryHeap<Reverse<(Rank, OwnerKey)>>,
     /// Members of a group that are ahead; outdated places among them.
@@ -89,6 +93,11 @@ impl Node {
         self.now = 0;
         self.listed.clear();
         self.ahead.clear();
+    }
+
+    /// What `us` microseconds of a slot cost a member on its group's clock.
+    fn own(&self, us: u64) -> u64 {
+        us * PARTS / self.weight.max(1)
     }
 
     /// Whether most places of a group's members are outdated. After they are dropped each member
@@ -158,9 +167,9 @@ impl Backlog {
         Self { nodes, names: HashMap::new(), root, idle: Default::default(), unused_ticks: 0 }
     }
 
-    /// Counts a request of `holder` that waits, for its owner and for the groups above. It is taken
-    /// only once it is listed.
-    pub fn join(&mut self, holder: &Holder, bytes: usize) -> OwnerKey {
+    /// Counts a request of `holder` that waits, for its owner and for the groups above; its tenant
+    /// has `weight` from now on. It is taken only once it is listed.
+    pub fn join(&mut self, holder: &Holder, weight: u32, bytes: usize) -> OwnerKey {
         let owner = self.find_or_make(OwnerName::of(holder));
         let mut at = Some(owner);
         while let Some(key) = at {
@@ -169,8 +178,15 @@ impl Backlog {
             node.held.items += 1;
             node.held.bytes += bytes;
             at = node.group;
-            if let (true, Some(group)) = (begins, at) {
-                let group = self.node_mut(group);
+            let Some(group) = at else { break };
+            let before = if begins { 0 } else { node.weight };
+            if let Some(OwnerName::Tenant(_)) = node.name {
+                node.weight = u64::from(weight.max(1));
+            }
+            let after = node.weight;
+            let group = self.node_mut(group);
+            group.weights = group.weights + after - before;
+            if begins {
                 group.members += 1;
                 // What it owed is forgotten.
                 let now = group.now;
@@ -210,6 +226,7 @@ impl Backlog {
         let mut at = Some(owner);
         while let Some(key) = at {
             let node = self.node_mut(key);
+            let weight = node.weight;
             node.held.items -= 1;
             node.held.bytes -= bytes;
             let ends = node.held.items == 0;
@@ -220,6 +237,7 @@ impl Backlog {
             if let (true, Some(group)) = (ends, at) {
                 let node = self.node_mut(group);
                 node.members -= 1;
+                node.weights -= weight;
                 if node.has_outdated() {
                     self.drop_outdated(group);
                 }
@@ -282,7 +300,8 @@ impl Backlog {
         while let Some(key) = at {
             let node = self.node_mut(key);
             node.in_flight -= 1;
-            node.start = (node.start + cost_us * PARTS).saturating_sub(charged_us * PARTS);
+            let (cost, charged) = (node.own(cost_us), node.own(charged_us));
+            node.start = (node.start + cost).saturating_sub(charged);
             let (place, start) = (node.place, node.start);
             at = node.group;
             let is_moved = match place {
@@ -347,10 +366,12 @@ impl Backlog {
         let (mut owners, mut sums) = (Vec::new(), HashMap::new());
         for (key, node) in self.nodes.iter() {
             if let Some(group) = node.group {
-                let (sum, flying): &mut (Held, usize) = sums.entry(group).or_default();
+                let (sum, flying, weights): &mut (Held, usize, u64) =
+                    sums.entry(group).or_default();
                 sum.items += node.held.items;
                 sum.bytes += node.held.bytes;
                 *flying += node.in_flight;
+                *weights += if node.held.items > 0 { node.weight } else { 0 };
             }
             if node.name.is_some_and(|name| name.is_owner()) {
                 owners.push((key, node.held, node.in_flight));
@@ -358,8 +379,10 @@ impl Backlog {
         }
         for (group, sum) in sums {
             let node = self.node(group);
-            if (node.held, node.in_flight) != sum {
-                return Err(format!("{:?} holds {:?}, its members {sum:?}", node.name, node.held));
+            if (node.held, node.in_flight, node.weights) != sum {
+                let Node { name, held, in_flight, weights, .. } = node;
+                let own = (held, in_flight, weights);
+                return Err(format!("{name:?} holds {own:?}, its members {sum:?}"));
             }
         }
         Ok(owners)
@@ -523,10 +546,11 @@ impl Backlog {
     fn charge(&mut self, owner: OwnerKey, cost_us: u64) {
         let mut at = owner;
         while let Some(group) = self.nodes.get(at).and_then(|node| node.group) {
-            self.node_mut(at).start += cost_us * PARTS;
+            let node = self.node_mut(at);
+            node.start += node.own(cost_us);
             let node = self.node(group);
             // With its last request a member has left already, and may have been the only one.
-            let now = node.now + cost_us * PARTS / node.members.max(1);
+            let now = node.now + cost_us * PARTS / node.weights.max(1);
             if self.node(at).held.items > 0 {
                 self.put(at);
             }
@@ -548,7 +572,7 @@ impl Backlog {
             // The buffers stay, which were emptied at the end of the last owner here.
             let Node { entries, listed, ahead, .. } = std::mem::take(node);
             let (name, group) = (Some(name), Some(group));
-            *node = Node { name, group, entries, listed, ahead, ..Node::default() };
+            *node = Node { name, group, weight: 1, entries, listed, ahead, ..Node::default() };
         });
         self.names.insert(name, key);
         self.unused_ticks = 0;

@@ -188,7 +188,8 @@ impl InstanceQueue {
     /// Counts a request for its owner.
     fn join(&mut self, request: &mut Request) {
         let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
-        request.position.owner = Some(backlog.join(&request.holder, request.bytes()));
+        request.position.owner =
+            Some(backlog.join(&request.holder, request.weight, request.bytes()));
     }
 
     /// Takes note that a request that was taken from here is in flight no more, and cost `cost_us`

@@ -126,6 +126,8 @@ pub(crate) struct Assignment {
     pub answer_bytes: usize,
     /// Line in which it waits, and most messages of a call with it.
     pub place: (Line, u16),
+    /// Weight of its tenant.
+    pub weight: u32,
 }
 
 impl Assignment {
@@ -138,6 +140,7 @@ impl Assignment {
         dedup: None,
         answer_bytes: 0,
         place: (Line::Prompt, ANY_COMPANY),
+        weight: 1,
     };
 }
 
@@ -264,6 +267,8 @@ pub struct Request {
     pub(crate) links: StreamLinks,
     /// Owner that the request counts for.
     pub(crate) holder: Holder,
+    /// Weight of its tenant's part of what is shared.
+    pub(crate) weight: u32,
     /// Session, for the service.
     pub session: SessionId,
     /// User, for the service; `None` before authentication.
@@ -317,6 +322,7 @@ impl Default for Request {
             stream: None,
             links: StreamLinks::default(),
             holder: Holder { tenant: TenantId::DEFAULT, party: Party::User(0), session: 0 },
+            weight: 1,
             session: SessionId::from_random(0),
             user: None,
             encoding: Encoding::Json,
@@ -357,6 +363,7 @@ impl Request {
             stream,
             links,
             holder,
+            weight,
             session,
             user,
             encoding,
@@ -379,7 +386,7 @@ impl Request {
         *is_shortened = new.is_shortened();
         (*hash, *instance, *failed_on) = (assigned.hash, assigned.instance, None);
         (*stream, *links) = (assigned.stream, StreamLinks::default());
-        *holder = from.holder;
+        (*holder, *weight) = (from.holder, assigned.weight);
         *session = from.session;
         user.clone_from(&from.user);
         *encoding = from.encoding;

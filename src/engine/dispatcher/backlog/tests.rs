@@ -33,6 +33,8 @@ struct Rig {
     ordering: Ordering,
     arrivals: u64,
     now: Micros,
+    /// Weights of tenants, other than 1.
+    weights: BTreeMap<TenantId, u32>,
 }
 
 impl Rig {
@@ -43,13 +45,16 @@ impl Rig {
             ordering: Ordering::new(1),
             arrivals: 0,
             now: Micros(0),
+            weights: BTreeMap::new(),
         }
     }
 
     fn put(&mut self, holder: Holder, priority: Priority) -> MsgKey {
         self.arrivals += 1;
         let (arrival, received) = (self.arrivals, self.now);
+        let weight = self.weights.get(&holder.tenant).copied().unwrap_or(1);
         let key = self.requests.insert_with(|r| {
+            r.weight = weight;
             (r.holder, r.handling.priority) = (holder, priority);
             (r.arrival, r.received) = (arrival, received);
             r.position = QueuePosition::new((Line::Prompt, ANY_COMPANY));
@@ -155,6 +160,28 @@ fn tenants_then_users_and_addresses_then_sessions_have_equal_shares() {
     }
 }
 
+/// Promise 3: served shares of tenants in backlog follow their weights within 5 %, however many
+/// users each has.
+#[test]
+fn tenants_in_backlog_are_served_by_their_weights() {
+    let mut rig = Rig::new();
+    for (tenant, weight, users) in [(1, 1, 50), (2, 2, 1), (3, 4, 7)] {
+        rig.weights.insert(TenantId(tenant), weight);
+        (0..users).for_each(|n| rig.put_many(user(tenant, n), 9_000 / users as usize));
+    }
+    let served = rig.served(7_000, |_| COST_US);
+    for (tenant, wanted) in [(1, 1_000_usize), (2, 2_000), (3, 4_000)] {
+        let n = sum(&served, |holder| holder.tenant == TenantId(tenant));
+        assert!(n.abs_diff(wanted) * 20 <= wanted, "tenant {tenant} of {wanted}: {n}");
+    }
+    // A change of weights holds from the next message on.
+    rig.weights.insert(TenantId(1), 4);
+    rig.put(user(1, 0), Priority::Normal);
+    let served = rig.served(1_000, |_| COST_US);
+    let n = sum(&served, |holder| holder.tenant == TenantId(1));
+    assert!(n.abs_diff(400) <= 20, "{n}");
+}
+
 #[test]
 fn an_owner_pays_for_the_time_that_its_messages_take() {
     let mut rig = Rig::new();
@@ -242,14 +269,14 @@ fn places_of_owners_that_come_and_go_do_not_pile_up_behind_one_that_waits() {
 #[test]
 fn the_memory_of_owners_that_are_gone_is_given_back() {
     let mut backlog = Backlog::new();
-    let stays = backlog.join(&user(0, 0), 1);
-    let gone: Vec<OwnerKey> = (1..=1_000).map(|n| backlog.join(&user(0, n), 1)).collect();
+    let stays = backlog.join(&user(0, 0), 1, 1);
+    let gone: Vec<OwnerKey> = (1..=1_000).map(|n| backlog.join(&user(0, n), 1, 1)).collect();
     for &owner in &gone {
         backlog.list(owner, ((1, 0, owner.0), MsgKey(1), 0));
     }
     gone.iter().for_each(|owner| assert_eq!(backlog.leave(*owner, 1), 1, "its entry goes"));
     let kept = |backlog: &mut Backlog| {
-        let owner = backlog.join(&user(0, 7), 1);
+        let owner = backlog.join(&user(0, 7), 1, 1);
         let capacity = backlog.node(owner).entries.capacity();
         backlog.leave(owner, 1);
         capacity > 0
@@ -261,7 +288,7 @@ fn the_memory_of_owners_that_are_gone_is_given_back() {
     assert!(!kept(&mut backlog));
     backlog.leave(stays, 1);
     assert_eq!((1..).find(|_| backlog.trim()), Some(UNUSED_TICKS), "all may go after a second");
-    backlog.join(&user(0, 0), 1);
+    backlog.join(&user(0, 0), 1, 1);
     assert!(!backlog.trim(), "it is used again");
 }
 
