@@ -321,7 +321,10 @@ proptest! {
         for (kind, tenant, at, count) in steps {
             rig.now.0 += 100;
             for n in at..at + count {
-                let holder = if n % 3 == 0 { user(tenant, n) } else { session(tenant, n as u8 % 2, n) };
+                let holder = match n % 3 {
+                    0 => user(tenant, n),
+                    _ => session(tenant, n as u8 % 2, n),
+                };
                 match kind {
                     0 | 1 => waiting.push(rig.put(holder, Priority::ALL[n as usize % 4])),
                     // A short visit.

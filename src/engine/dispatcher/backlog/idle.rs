@@ -1,0 +1,83 @@
+//! Owners of a backlog with nothing in flight, for whom slots are kept.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::{Backlog, Entry, Look};
+use crate::engine::dispatcher::slots::Kept;
+use crate::engine::owner::OwnerName;
+use crate::ids::OwnerKey;
+
+impl Backlog {
+    /// The most urgent request of an owner that a kept slot is for.
+    pub fn next_idle(&mut self, kept: Kept, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
+        let kinds = match kept {
+            Kept::Party => 1,
+            Kept::Owner => 2,
+        };
+        for kind in 0..kinds {
+            while let Some(Reverse((rank, owner))) = self.idle[kind].pop() {
+                // It is listed again when it has something.
+                let Some(entry) = self.first_if_idle(owner, look) else { continue };
+                let is_moved = kind == 0 && !self.is_group_idle(owner);
+                self.idle[kind + usize::from(is_moved)].push(Reverse((entry.0, owner)));
+                if !is_moved && entry.0 <= rank {
+                    return Some((entry, owner));
+                }
+            }
+        }
+        None
+    }
+
+    /// Lists an owner among those with nothing in flight, if it is one and has something to send.
+    pub(super) fn list_idle(&mut self, owner: OwnerKey) {
+        let node = self.node(owner);
+        let Some(&Reverse((rank, ..))) = node.entries.peek() else { return };
+        if node.in_flight > 0 {
+            return;
+        }
+        let kind = usize::from(!self.is_group_idle(owner));
+        self.idle[kind].push(Reverse((rank, owner)));
+        // Mostly nobody asks for them. After this each owner is listed once at most, so it costs a
+        // step for each that was listed since.
+        if self.idle[kind].len() > 2 * self.nodes.len() + 64 {
+            self.list_idle_again();
+        }
+    }
+
+    /// Lists the owners anew that have nothing in flight.
+    pub(super) fn list_idle_again(&mut self) {
+        self.idle.iter_mut().for_each(BinaryHeap::clear);
+        let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
+        for owner in all {
+            let node = self.node(owner);
+            if let (0, Some(&Reverse((rank, ..)))) = (node.in_flight, node.entries.peek()) {
+                let kind = usize::from(!self.is_group_idle(owner));
+                self.idle[kind].push(Reverse((rank, owner)));
+            }
+        }
+    }
+
+    /// Whether nothing of an owner's user or address is in flight; the owner's own is not.
+    fn is_group_idle(&self, owner: OwnerKey) -> bool {
+        let node = self.node(owner);
+        match node.name {
+            Some(OwnerName::Session(_)) => {
+                node.group.is_none_or(|group| self.node(group).in_flight == 0)
+            }
+            Some(OwnerName::Tenant(_) | OwnerName::Party(..)) | None => true,
+        }
+    }
+
+    /// The first request of an owner that may be taken, if the owner has nothing in flight.
+    fn first_if_idle(&mut self, owner: OwnerKey, look: &mut Look<'_>) -> Option<Entry> {
+        let node = self.nodes.get_mut(owner).filter(|node| node.in_flight == 0)?;
+        loop {
+            let &Reverse(entry) = node.entries.peek()?;
+            if look.is_eligible(&entry) {
+                return Some(entry);
+            }
+            node.entries.pop();
+        }
+    }
+}
