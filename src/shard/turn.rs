@@ -13,6 +13,7 @@
 //! alternately, those that flood: so a message waits for one turn of the latter, and its answer for
 //! another.
 
+mod arrivals;
 mod bound;
 mod handoffs;
 mod messages;

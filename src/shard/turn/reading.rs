@@ -75,11 +75,13 @@ pub(super) fn read_all(io: &mut impl ShardIo, now: Micros) {
         return;
     }
     let us = state.read_us;
+    io.with(|engine, state| state.rounds.begin(list, |id| engine.owner_of(id)));
     let mut bound = Bound::new(us, io.now());
     while bound.left() > 0 {
         let Some(visit) = io.state().rounds.next(list) else { break };
         read(io, visit, &mut bound, now);
     }
+    io.state().rounds.pause(list);
     let us = bound.taken_us(io.now());
     io.enter(|engine| engine.record_reading(us));
 }

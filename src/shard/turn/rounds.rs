@@ -2,7 +2,8 @@
 //! round robin in two lists, as fq_codel serves flows (RFC 8290, section 4.2). A connection is a
 //! flow here, and the work that its bytes cost is counted in place of bytes.
 //!
-//! - Who becomes ready enters the *new* list, which goes first, with a small quantum of work.
+//! - Who becomes ready enters the *new* list, which goes first, with a small quantum of work. It
+//!   goes by arrival, and if it is long by owners ([`Arrivals`]).
 //! - Who has used its quantum up goes to the end of the *old* list, with a larger one. That list is
 //!   shared between owners first, and between the connections of an owner second ([`Rota`]).
 //! - Who is new and has nothing left to read goes to the end of the old list, too, if that has
@@ -13,10 +14,9 @@
 //! What one costs beyond its quantum (one large message) is a debt: it sits rounds out until they
 //! have paid for it. Who has nobody beside it has all that is left of a turn, and no debt from it.
 
-use std::collections::VecDeque;
-
 use crate::engine::owner::Holder;
 use crate::ids::ConnId;
+use crate::shard::turn::arrivals::Arrivals;
 use crate::shard::turn::rota::{Member, Rota};
 
 /// Work that a connection may cost in a round, in units of [`crate::engine::work::Work`]: 32 us, a
@@ -25,8 +25,9 @@ use crate::shard::turn::rota::{Member, Rota};
 /// and a larger one a round longer. With 200 that flood a round takes 6.4 ms.
 pub(super) const QUANTUM: i64 = 32_000;
 /// Work that a connection may cost before it counts as one that floods: 8 us, a read and some 20
-/// small messages. Whoever became ready waits for all of them that did before. A message of more
-/// than two reads, which may take half a millisecond, is never completed among the new ones.
+/// small messages. Whoever became ready waits for all of them that did before; if those are more
+/// than two turns read, from then on for one of each other owner. A message of more than two reads,
+/// which may take half a millisecond, is never completed among the new ones.
 pub(super) const NEW_QUANTUM: i64 = 8_000;
 
 /// One of the two lists.
@@ -52,7 +53,8 @@ pub(super) struct Visit {
 /// The list from which a visited connection was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum From {
-    New,
+    /// The new list; with the owner whose turn it was, if it goes by owners.
+    New(Option<Holder>),
     /// The old list, of which an owner had its round.
     Old(Holder),
 }
@@ -61,7 +63,7 @@ impl Visit {
     /// The list from which it was taken.
     pub fn list(&self) -> List {
         match self.from {
-            From::New => List::New,
+            From::New(_) => List::New,
             From::Old(_) => List::Old,
         }
     }
@@ -79,7 +81,7 @@ pub(super) enum Left {
 /// The connections to read, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
-    new: VecDeque<Member>,
+    new: Arrivals,
     old: Rota,
     /// The list that was read last.
     last: List,
@@ -119,17 +121,33 @@ impl Rounds {
         self.old.clear();
     }
 
+    /// Begins a turn's reading of a list.
+    pub fn begin(&mut self, list: List, owner_of: impl Fn(ConnId) -> Option<Holder>) {
+        match list {
+            List::New => self.new.begin(owner_of),
+            List::Old => {}
+        }
+    }
+
+    /// Ends a turn's reading of a list.
+    pub fn pause(&mut self, list: List) {
+        match list {
+            List::New => self.new.end(),
+            List::Old => {}
+        }
+    }
+
     /// Puts in a connection that is on no list and became ready.
     #[inline]
     pub fn add(&mut self, id: ConnId) {
-        self.new.push_back(Member { id, credit: NEW_QUANTUM });
+        self.new.push(Member { id, credit: NEW_QUANTUM });
     }
 
     /// Takes out the next connection of a list. It is given back by [`Self::end`], or is gone.
     #[inline]
     pub fn next(&mut self, list: List) -> Option<Visit> {
         let (from, member) = match list {
-            List::New => (From::New, self.new.pop_front()?),
+            List::New => self.new.pop().map(|(member, owner)| (From::New(owner), member))?,
             List::Old => self.old.pop().map(|(owner, member)| (From::Old(owner), member))?,
         };
         let credit = (!self.is_empty()).then_some(member.credit);
@@ -152,14 +170,14 @@ impl Rounds {
         let used = if is_alone { member.credit } else { used };
         member.credit -= used;
         match (left, from) {
-            (Left::Nothing, From::New) if !self.has(List::Old) => false,
+            (Left::Nothing, From::New(_)) if !self.has(List::Old) => false,
             (Left::Nothing, From::Old(owner)) if is_alone || member.credit > 0 => {
                 self.old.charge(owner, used);
                 false
             }
-            (Left::Something, From::New) if member.credit > 0 => {
+            (Left::Something, From::New(owner)) if member.credit > 0 => {
                 // The turn was over before its quantum was.
-                self.new.push_front(member);
+                self.new.push_front(member, owner);
                 true
             }
             (Left::Something, From::Old(owner)) if member.credit > 0 => {

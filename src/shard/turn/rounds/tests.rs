@@ -161,6 +161,51 @@ fn both_lists_take_turns_while_both_have_members() {
     assert_eq!(rounds.next_list(true), Some(List::Old));
 }
 
+/// Visits the next new one, which sends a little and has nothing left.
+fn thrifty(rounds: &mut Rounds) -> Option<u32> {
+    visit(rounds, List::New, 1, Left::Nothing)
+}
+
+fn next_turn(rounds: &mut Rounds) {
+    rounds.pause(List::New);
+    rounds.begin(List::New, |id| owner(id.slot() as u32));
+}
+
+/// Five thousand connections of an address, each with one message, are no flood by themselves.
+#[test]
+fn thrifty_connections_of_one_owner_delay_one_of_another_by_a_visit_each_turn() {
+    let mut rounds = Rounds::default();
+    (0..EACH).for_each(|n| rounds.add(id(n)));
+    rounds.begin(List::New, |_| unreachable!("nobody asks whose they are"));
+    assert_eq!([(); 10].map(|()| thrifty(&mut rounds)), std::array::from_fn(|n| Some(n as u32)));
+    // Ninety are left.
+    rounds.add(id(EACH));
+    next_turn(&mut rounds);
+    rounds.add(id(2 * EACH));
+    let order = [10, EACH, 11, 12].map(Some);
+    assert_eq!([(); 4].map(|()| thrifty(&mut rounds)), order);
+    // One that came since is found an owner by the next turn.
+    next_turn(&mut rounds);
+    assert_eq!([(); 3].map(|()| thrifty(&mut rounds)), [13, 2 * EACH, 14].map(Some));
+    (15..EACH).for_each(|n| assert_eq!(thrifty(&mut rounds), Some(n)));
+    assert!(rounds.is_empty());
+}
+
+#[test]
+fn new_ones_that_two_turns_read_go_by_arrival() {
+    let mut rounds = Rounds::default();
+    let order = [0, 1, 2, EACH, 3, 4];
+    order.iter().for_each(|n| rounds.add(id(*n)));
+    rounds.begin(List::New, |_| unreachable!("nobody asks whose they are"));
+    for (n, expected) in order.into_iter().enumerate() {
+        assert_eq!(thrifty(&mut rounds), Some(expected));
+        if n == 2 {
+            rounds.pause(List::New);
+            rounds.begin(List::New, |_| unreachable!("three were read, and three are left"));
+        }
+    }
+}
+
 /// A member: its number and its credit.
 type Entry = (u32, i64);
 /// An owner, its credit, and its members.
@@ -170,19 +215,70 @@ type Group = (Option<Holder>, i64, Vec<Entry>);
 #[derive(Default)]
 struct Model {
     new: Vec<Entry>,
+    /// New ones by owner, if there are many.
+    new_groups: Vec<(Option<Holder>, Vec<Entry>)>,
     old: Vec<Group>,
+    /// New ones that this turn has taken.
+    taken: usize,
 }
 
 impl Model {
     fn is_empty(&self) -> bool {
-        self.new.is_empty() && self.old.iter().all(|group| group.2.is_empty())
+        self.all_new().next().is_none() && self.old.iter().all(|group| group.2.is_empty())
     }
 
-    /// The next one of `list`, and what it may cost.
-    fn next(&mut self, list: List) -> Option<Entry> {
-        if list == List::New {
-            return (!self.new.is_empty()).then(|| self.new.remove(0));
+    fn all_new(&self) -> impl Iterator<Item = &Entry> {
+        self.new.iter().chain(self.new_groups.iter().flat_map(|group| &group.1))
+    }
+
+    fn next_turn(&mut self) {
+        if self.all_new().count() > self.taken {
+            for member in self.new.drain(..) {
+                let of = owner(member.0);
+                match self.new_groups.iter_mut().find(|group| group.0 == of) {
+                    Some(group) => group.1.push(member),
+                    None => self.new_groups.push((of, vec![member])),
+                }
+            }
         }
+        self.taken = 0;
+    }
+
+    /// The next new one, and whether it was its owner's turn.
+    fn next_new(&mut self) -> Option<(Entry, bool)> {
+        self.taken += 1;
+        if self.new_groups.is_empty() {
+            return (!self.new.is_empty()).then(|| (self.new.remove(0), false));
+        }
+        let mut group = self.new_groups.remove(0);
+        let member = group.1.remove(0);
+        if !group.1.is_empty() {
+            self.new_groups.push(group);
+        }
+        Some((member, true))
+    }
+
+    /// Puts one that was interrupted before all others.
+    fn put_first(&mut self, member: Entry, is_of_group: bool) {
+        if !is_of_group {
+            return self.new.insert(0, member);
+        }
+        let of = owner(member.0);
+        let at = self.new_groups.iter().position(|group| group.0 == of);
+        let mut group = at.map_or((of, Vec::new()), |at| self.new_groups.remove(at));
+        group.1.insert(0, member);
+        self.new_groups.insert(0, group);
+    }
+
+    /// The next one of `list`, what it may cost, and whether it is new and by its owner's turn.
+    fn next(&mut self, list: List) -> Option<(Entry, bool)> {
+        match list {
+            List::New => self.next_new(),
+            List::Old => self.next_old().map(|member| (member, false)),
+        }
+    }
+
+    fn next_old(&mut self) -> Option<Entry> {
         if self.old.iter().all(|group| group.2.is_empty()) {
             self.old.clear();
         }
@@ -209,7 +305,13 @@ impl Model {
         }
     }
 
-    fn end(&mut self, (n, credit): Entry, list: List, used: i64, left: Left) {
+    fn end(
+        &mut self,
+        ((n, credit), is_of_group): (Entry, bool),
+        list: List,
+        used: i64,
+        left: Left,
+    ) {
         let used = if self.is_empty() { credit } else { used };
         let (is_alone, credit) = (self.is_empty(), credit - used);
         let floods = self.old.iter().any(|group| !group.2.is_empty());
@@ -220,7 +322,7 @@ impl Model {
             };
         let goes_on = left == Left::Something && credit > 0;
         if list == List::New && goes_on {
-            return self.new.insert(0, (n, credit));
+            return self.put_first((n, credit), is_of_group);
         }
         if leaves && list == List::New {
             return;
@@ -242,22 +344,27 @@ impl Model {
 proptest! {
     #[test]
     fn the_order_is_that_of_the_rules(
-        steps in prop::collection::vec((0_u8..4, 0_u32..4, 0_i64..100_000, any::<bool>()), 1..200),
+        steps in prop::collection::vec((0_u8..9, 0_u32..4, 0_i64..100_000, any::<bool>()), 1..200),
     ) {
         let (mut rounds, mut model) = (Rounds::default(), Model::default());
         for (n, (kind, of, used, more)) in steps.into_iter().enumerate() {
             let list = match kind {
-                0 => {
+                0..5 => {
                     let n = EACH * of + n as u32 % EACH;
                     let is_known = |m: &Entry| m.0 == n;
                     let old = || model.old.iter().flat_map(|group| &group.2);
-                    if !model.new.iter().any(is_known) && !old().any(is_known) {
+                    if !model.all_new().any(is_known) && !old().any(is_known) {
                         rounds.add(id(n));
                         model.new.push((n, NEW_QUANTUM));
                     }
                     continue;
                 }
-                1 => List::New,
+                5 => {
+                    next_turn(&mut rounds);
+                    model.next_turn();
+                    continue;
+                }
+                6 => List::New,
                 _ => List::Old,
             };
             let left = if more { Left::Something } else { Left::Nothing };
@@ -265,14 +372,15 @@ proptest! {
             let is_alone = model.is_empty();
             prop_assert_eq!(
                 visit.map(|v| (v.id.slot() as u32, v.credit)),
-                expected.map(|m| (m.0, (!is_alone).then_some(m.1)))
+                expected.map(|(m, _)| (m.0, (!is_alone).then_some(m.1)))
             );
             if let (Some(visit), Some(member)) = (visit, expected) {
                 let is_listed = end(&mut rounds, visit, used, left);
                 model.end(member, list, used, left);
-                let is_known = |m: &Entry| m.0 == member.0;
+                let is_known = |m: &Entry| m.0 == member.0.0;
                 let old = model.old.iter().any(|group| group.2.iter().any(is_known));
-                prop_assert_eq!(is_listed, old || model.new.iter().any(is_known));
+                let is_new = model.all_new().any(is_known);
+                prop_assert_eq!(is_listed, old || is_new);
             }
             prop_assert_eq!(rounds.is_empty(), model.is_empty());
         }
