@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::config::settings::StopSettings;
-use crate::engine::Engine;
 use crate::engine::clients::conn::{NextBytes, Phase};
 use crate::engine::drain::Drain;
+use crate::engine::{Engine, work};
 use crate::ids::ConnId;
 use crate::mailbox::ShardConfig;
 use crate::message::Micros;
@@ -122,26 +122,37 @@ impl Engine {
 
     /// Takes all that was read of an open connection and not decoded, because its work was spent:
     /// it is to be answered before the connection is closed, and another read may bring more of it
-    /// for ever.
-    fn take_rest(&mut self, id: ConnId, now: Micros) {
-        let Some(conn) = self.clients.conns.get(id) else { return };
-        if conn.phase == Phase::Open && conn.next_bytes() == NextBytes::Decoder {
-            let work = std::mem::take(&mut self.work);
-            self.on_resumed(id, now);
-            self.work = work;
+    /// for ever. Returns what it has cost. Nothing is taken while the connection cannot be closed,
+    /// as it waits for an answer: then it is read on in its turn.
+    fn take_rest(&mut self, id: ConnId, now: Micros) -> i64 {
+        let Some(conn) = self.clients.conns.get(id) else { return 0 };
+        let may_end = conn.phase == Phase::Open && conn.is_answered();
+        if !may_end || conn.next_bytes() != NextBytes::Decoder {
+            return 0;
         }
+        let work = std::mem::take(&mut self.work);
+        let allowed = self.work.left();
+        self.on_resumed(id, now);
+        let used = allowed - self.work.left();
+        self.work = work;
+        self.note_work(id, used);
+        used
     }
 
+    /// Closes connections whose turn has come. What was read of them is decoded first, as much in a
+    /// tick as a turn reads, and the rest of one connection: those for whom nothing is left of that
+    /// are closed with a later tick.
     fn go_on_draining(&mut self, now: Micros, closing: &mut Vec<ConnId>) {
         let Some(drain) = &self.drain else { return };
+        let mut work_left = work::of_time(self.config.settings.read.as_micros() as u64);
         let (is_over, mut may_close) = (drain.is_over(now), drain.may_close(now));
         let (clients, dispatcher, mut cx) = self.parts();
         let cut_off = if is_over { dispatcher.cut_off(&mut cx, clients, now) } else { 0 };
         let mut closed = 0;
         let all: Vec<ConnId> = clients.conns.iter().map(|(id, _)| id).collect();
         for id in all {
-            if may_close > 0 {
-                self.take_rest(id, now);
+            if may_close > 0 && work_left > 0 {
+                work_left -= self.take_rest(id, now);
             }
             let (clients, _, mut cx) = self.parts();
             let Some(conn) = clients.conns.get(id) else { continue };

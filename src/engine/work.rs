@@ -26,6 +26,8 @@ impl Default for Work {
     }
 }
 
+/// Units in a microsecond.
+const UNITS_PER_US: u64 = 1_000;
 /// Cost of a receive: the system call and all around it, without its bytes.
 const RECEIVE: i64 = 2_000;
 /// Cost of the end of a connection: the socket is shut and closed, and its state is forgotten. An
@@ -68,6 +70,11 @@ const BUSINESS: i64 = 700;
 const REFUSED: i64 = 50;
 /// Cost of what is no message of this protocol: it is read twice, to say what is wrong.
 pub(super) const BAD_MESSAGE: i64 = 500;
+
+/// The work that fits in `us`.
+pub(crate) fn of_time(us: u64) -> i64 {
+    (us * UNITS_PER_US) as i64
+}
 
 /// Cost of a receive of so many bytes, which may be none.
 #[inline]

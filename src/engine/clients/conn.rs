@@ -359,7 +359,12 @@ impl Conn {
 
     /// Whether an open connection has nothing more to wait for: it may be closed by a stop.
     pub fn is_finished(&self) -> bool {
-        self.unanswered == 0 && !self.waits_for_us() && !self.decoder.has_unread()
+        self.is_answered() && !self.decoder.has_unread()
+    }
+
+    /// Whether all that was decoded of an open connection has its answer.
+    pub fn is_answered(&self) -> bool {
+        self.unanswered == 0 && !self.waits_for_us()
     }
 
     /// Whether it waits for something that is not in its client's hands: its token's turn, its move

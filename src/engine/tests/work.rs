@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::engine::clients::conn::{NextBytes, Phase, ReadNext};
-use crate::engine::work::{FLUSH, of_send};
+use crate::engine::work::{self, FLUSH, of_send};
 use crate::stats::Counter;
+use crate::wire::frames::FrameEvent;
 
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
@@ -127,6 +128,40 @@ fn a_stop_answers_what_was_read_before_the_work_was_spent() {
     let heard = rig.heard();
     assert_eq!(heard.matches("DRAINING").count(), 49, "{heard}");
     assert!(heard.ends_with("the gateway stops: connect again"));
+}
+
+/// Clients whose turn has not come are delayed by a stop no more than by clients that flood.
+#[test]
+fn a_stop_decodes_as_much_in_a_tick_as_a_turn_reads() {
+    const PINGS: usize = 200;
+    let mut rig = Rig::new(|_| {});
+    let conns: Vec<ConnId> = (0..300)
+        .map(|_| {
+            rig.conn = rig.engine.open(([127, 0, 0, 1], 8).into(), rig.now).expect("room");
+            rig.take(1, &[UPGRADE, &PING.repeat(PINGS)].concat());
+            rig.conn
+        })
+        .collect();
+    rig.take_rest(i64::MAX);
+    let spread = Some(std::time::Duration::ZERO);
+    rig.engine.drain(StopSettings { spread, ..Default::default() }, rig.now);
+    let cost = work::of_frame(&FrameEvent::Ping(&[])) * PINGS as i64;
+    let most = work::of_time(rig.engine.config.settings.read.as_micros() as u64) / cost + 1;
+    let mut ticks = 0;
+    // The first client and the last have nothing left.
+    let (mut closed, all) = (2, conns.len() as i64 + 1);
+    while closed < all {
+        rig.tick();
+        ticks += 1;
+        closed = (closed + most).min(all);
+        assert_eq!(rig.counted(Counter::ClosedDrain) as i64, closed, "tick {ticks}");
+    }
+    assert!((5..20).contains(&ticks), "{ticks} ticks");
+    for conn in conns {
+        rig.conn = conn;
+        let pongs = rig.engine.outbox(conn).windows(2).filter(|w| *w == [0x8a, 0]).count();
+        assert!(pongs == PINGS && rig.heard().ends_with("the gateway stops: connect again"));
+    }
 }
 
 #[test]

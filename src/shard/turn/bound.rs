@@ -1,12 +1,11 @@
 //! The bound of a turn's reading: work, and a look at the clock now and then.
 
+use crate::engine::work;
 use crate::message::Micros;
 
 /// Work between two looks at the clock: 50 us. A look costs as much as a small message, and so many
 /// of them are a few hundred.
 const LOOK_EVERY: i64 = 50_000;
-/// Units of [`crate::engine::work::Work`] in a microsecond.
-const UNITS_PER_US: u64 = 1_000;
 /// What the reading of a turn may still cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
@@ -20,7 +19,7 @@ pub(super) struct Bound {
 impl Bound {
     /// A reading of at most `us` that begins now.
     pub fn new(us: u64, now: Micros) -> Self {
-        Self { began: now, us, left: units(us), unseen: 0 }
+        Self { began: now, us, left: work::of_time(us), unseen: 0 }
     }
 
     /// Work that is left.
@@ -36,7 +35,8 @@ impl Bound {
         self.unseen += work;
         if self.unseen >= LOOK_EVERY {
             self.unseen = 0;
-            self.left = self.left.min(units(self.us.saturating_sub(now().since(self.began))));
+            self.left =
+                self.left.min(work::of_time(self.us.saturating_sub(now().since(self.began))));
         }
     }
 
@@ -44,11 +44,6 @@ impl Bound {
     pub fn taken_us(&self, now: Micros) -> u64 {
         now.since(self.began)
     }
-}
-
-/// The work that fits in `us`.
-fn units(us: u64) -> i64 {
-    (us * UNITS_PER_US) as i64
 }
 
 #[cfg(test)]
