@@ -88,7 +88,7 @@ pub fn serve(args: &Serve) -> ExitCode {
 
 fn load(args: &Serve) -> Result<Loaded, Problems> {
     let loader = args.loader(&environment())?;
-    let config = loader.check(&[])?;
+    let config = loader.check(&Default::default())?;
     let tls = LocalTls::read(&config, unix_now_s(), None);
     let (keys, tls) = Problems::join(LocalKeys::read(&config), tls)?;
     Ok(Loaded { loader, config, keys, tls })

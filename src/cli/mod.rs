@@ -221,7 +221,8 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
 }
 
 fn examine(serve: &Serve, env: &[(String, String)]) -> Output {
-    let loaded = serve.loader(env).and_then(|loader| Ok((loader.check(&[])?, loader)));
+    let loaded =
+        serve.loader(env).and_then(|loader| Ok((loader.check(&Default::default())?, loader)));
     match loaded {
         Err(problems) => Output::wrong(problems.to_string(), EXIT_USAGE),
         Ok((config, loader)) => {
@@ -239,7 +240,7 @@ fn gen_systemd(serve: &Serve, user: &str, env: &[(String, String)]) -> Output {
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
     let dir = loader.dir().map(std::fs::canonicalize).transpose();
-    match (loader.check(&[]), std::env::current_exe(), dir) {
+    match (loader.check(&Default::default()), std::env::current_exe(), dir) {
         (Err(problems), ..) => Output::wrong(problems.to_string(), EXIT_USAGE),
         (Ok(_), Err(error), _) | (Ok(_), _, Err(error)) => Output::wrong(
             format!("the unit needs absolute paths, and one cannot be found: {error}"),

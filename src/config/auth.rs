@@ -1,4 +1,5 @@
-//! The keys of `[auth]` and `[[auth_key]]`, and the reading of the files that they name.
+//! The keys of `[auth]` and `[[auth_key]]`, which tenants have, too, and the reading of the files
+//! that they name.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -26,62 +27,108 @@ pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
     let modes = [("off", AuthMode::Off), ("jwt", AuthMode::Jwt)];
     let tenants = [("one", Tenants::One), ("many", Tenants::Many)];
     let unknown = [("default", UnknownTenant::Default), ("refuse", UnknownTenant::Refuse)];
+    let tokens = tokens(r, "", &OF_AUTH);
+    let mode = r.word("auth.mode", d.mode, &modes);
+    if mode == AuthMode::Jwt && has_keys(r, &tokens) {
+        warn_of_any(r, &OF_AUTH, &tokens);
+    }
+    let TenantTokens { issuer, audience, jwks_file, jwks_url, jwks_ca_file, keys } = tokens;
     let settings = AuthSettings {
-        mode: r.word("auth.mode", d.mode, &modes),
-        issuer: optional(r, "auth.issuer", is_line, LINE_RULE),
-        audience: optional(r, "auth.audience", is_line, LINE_RULE),
+        mode,
+        issuer,
+        audience,
         leeway: r.seconds("auth.leeway_s", d.leeway, Bounds::new(0, 60)),
         timeout: r.milliseconds("auth.timeout_ms", d.timeout, Bounds::new(100, 10 * MINUTE_MS)),
         required: r.boolean("auth.required", d.required),
         tenants: r.word("auth.tenants", d.tenants, &tenants),
         unknown_tenant: r.word("auth.unknown_tenant", d.unknown_tenant, &unknown),
-        jwks_file: r.file("auth.jwks_file"),
-        jwks_url: optional(r, "auth.jwks_url", is_key_url, URL_RULE),
-        jwks_ca_file: r.file("auth.jwks_ca_file"),
+        jwks_file,
+        jwks_url,
+        jwks_ca_file,
         jwks_refresh: r.seconds(
             "auth.jwks_refresh_s",
             d.jwks_refresh,
             Bounds::new(10, DAY_MS / 1000),
         ),
-        keys: keys(r),
+        keys,
     };
-    relations(r, &settings);
+    if settings.mode == AuthMode::Off && settings.required {
+        let rule = "nobody could connect with auth.mode = \"off\"; set it to \"jwt\"";
+        r.problem("auth.required", rule);
+    }
     settings
 }
 
-fn relations(r: &mut Reader, s: &AuthSettings) {
-    match s.mode {
-        AuthMode::Off => {
-            if s.required {
-                let rule = "nobody could connect with auth.mode = \"off\"; set it to \"jwt\"";
-                r.problem("auth.required", rule);
-            }
-        }
-        AuthMode::Jwt => {
-            // A list that was refused has its problem already.
-            let given = r.is_set("auth_key") || s.jwks_file.is_some() || s.jwks_url.is_some();
-            if !given {
-                let rule = "needs a key to verify tokens with: add an [[auth_key]], or set \
-                            auth.jwks_file or auth.jwks_url";
-                r.problem("auth.mode", rule);
-            }
-            let https = |url: &String| url.starts_with("https://");
-            if s.jwks_ca_file.is_some() && !s.jwks_url.as_ref().is_some_and(https) {
-                let rule = "without effect: nothing is fetched over https; set auth.jwks_url to an \
-                            https:// URL";
-                r.warning("auth.jwks_ca_file", rule);
-            }
-            if s.issuer.is_none() {
-                let rule = "tokens of any issuer that has one of the keys are accepted; set it to \
-                            the claim iss of your tokens";
-                r.warning("auth.issuer", rule);
-            }
-            if s.audience.is_none() {
-                let rule = "tokens that were made for other programs are accepted, too; set it to \
-                            the claim aud of tokens for this gateway";
-                r.warning("auth.audience", rule);
-            }
-        }
+/// Notes that there is no key at all to verify tokens with: neither in `[auth]` nor in a tenant,
+/// and none can come with a tenant of a source.
+pub(super) fn check_keys(r: &mut Reader, s: &GatewaySettings, tenants: &[TenantSettings]) {
+    let auth = &s.auth;
+    // A list that was refused has its problem already.
+    let given = r.is_set("auth_key") || auth.jwks_file.is_some() || auth.jwks_url.is_some();
+    let by_tenants = tenants.iter().any(|tenant| tenant.tokens.is_some());
+    let may_come = auth.tenants == Tenants::Many && s.discovery.etcd.is_some();
+    if auth.mode == AuthMode::Jwt && !given && !by_tenants && !may_come {
+        let rule = "needs a key to verify tokens with: add an [[auth_key]], or set \
+                    auth.jwks_file or auth.jwks_url";
+        r.problem("auth.mode", rule);
+    }
+}
+
+/// Names of the keys, besides `[[auth_key]]`, that say which tokens are accepted.
+pub(super) struct TokenKeys {
+    pub issuer: &'static str,
+    pub audience: &'static str,
+    pub jwks_file: &'static str,
+    pub jwks_url: &'static str,
+    pub jwks_ca_file: &'static str,
+}
+
+/// Names in `[auth]`.
+const OF_AUTH: TokenKeys = TokenKeys {
+    issuer: "auth.issuer",
+    audience: "auth.audience",
+    jwks_file: "auth.jwks_file",
+    jwks_url: "auth.jwks_url",
+    jwks_ca_file: "auth.jwks_ca_file",
+};
+
+/// Reads the keys in `names`, and the list `auth_key` beside them. `prefix` is that of the table
+/// that they are in.
+pub(super) fn tokens(r: &mut Reader, prefix: &str, names: &TokenKeys) -> TenantTokens {
+    TenantTokens {
+        issuer: optional(r, names.issuer, is_line, LINE_RULE),
+        audience: optional(r, names.audience, is_line, LINE_RULE),
+        jwks_file: r.file(names.jwks_file),
+        jwks_url: optional(r, names.jwks_url, is_key_url, URL_RULE),
+        jwks_ca_file: r.file(names.jwks_ca_file),
+        keys: keys(r, prefix),
+    }
+}
+
+/// Whether there is a key among `tokens`, which `r` read, or one that was refused.
+pub(super) fn has_keys(r: &Reader, tokens: &TenantTokens) -> bool {
+    r.is_set("auth_key") || tokens.jwks_file.is_some() || tokens.jwks_url.is_some()
+}
+
+/// Warns of tokens that are accepted although they may be for others.
+pub(super) fn warn_of_any(r: &mut Reader, names: &TokenKeys, tokens: &TenantTokens) {
+    let https = |url: &String| url.starts_with("https://");
+    if tokens.jwks_ca_file.is_some() && !tokens.jwks_url.as_ref().is_some_and(https) {
+        let rule = format!(
+            "without effect: nothing is fetched over https; set {} to an https:// URL",
+            names.jwks_url
+        );
+        r.warning(names.jwks_ca_file, rule);
+    }
+    if tokens.issuer.is_none() {
+        let rule = "tokens of any issuer that has one of the keys are accepted; set it to the \
+                    claim iss of your tokens";
+        r.warning(names.issuer, rule);
+    }
+    if tokens.audience.is_none() {
+        let rule = "tokens that were made for other programs are accepted, too; set it to the \
+                    claim aud of tokens for this gateway";
+        r.warning(names.audience, rule);
     }
 }
 
@@ -138,7 +185,7 @@ pub(crate) fn is_key_url(url: &str) -> bool {
         && (https || local)
 }
 
-fn keys(r: &mut Reader) -> Vec<AuthKey> {
+fn keys(r: &mut Reader, prefix: &str) -> Vec<AuthKey> {
     let (list, source) = r.list("auth_key", KEYS_MAX);
     if list.len() > KEYS_MAX {
         r.problem("auth_key", format!("at most {KEYS_MAX} of them"));
@@ -146,7 +193,7 @@ fn keys(r: &mut Reader) -> Vec<AuthKey> {
     }
     let mut keys: Vec<AuthKey> = Vec::new();
     for (index, node) in list.into_iter().enumerate() {
-        let prefix = format!("auth_key[{index}]");
+        let prefix = format!("{prefix}auth_key[{index}]");
         let Some(mut table) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };

@@ -57,6 +57,11 @@ fn node(r: &mut Reader) -> String {
     if name.is_empty() { host::node().to_owned() } else { name }
 }
 
+/// Reads the key `origins` of the file, or of a tenant; empty if it is not set.
+pub(super) fn origins(r: &mut Reader) -> Vec<AllowedOrigin> {
+    r.texts_as("origins", "[]", AllowedOrigin::read, ORIGIN_RULE).unwrap_or_default()
+}
+
 /// Reads `gateway.toml` without its services and routes.
 pub fn gateway(r: &mut Reader) -> GatewaySettings {
     let d = GatewaySettings::default();
@@ -69,7 +74,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         node: node(r),
         admin: admin::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
-        origins: r.texts_as("origins", "[]", AllowedOrigin::read, ORIGIN_RULE).unwrap_or(d.origins),
+        origins: origins(r),
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),
         demo: demo(r, d.demo),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::auth;
 use super::check;
 use super::environment;
 use super::hint;
@@ -18,7 +19,7 @@ use super::reader::{self, Entry, Reader, Report};
 use super::routes::{self, FileTables, RouteContext};
 use super::settings::{AuthMode, GatewaySettings, ServiceTlsSettings, ShardSettings};
 use super::words::{program, shell_word};
-use super::{Config, FoundRoute, ShardFiles};
+use super::{Config, FoundTables, ShardFiles};
 use crate::limits::SHARDS_MAX;
 use crate::routing::{Instance, Snapshot};
 
@@ -110,7 +111,7 @@ pub fn load(
     env: &[(String, String)],
     flags: &Overrides,
 ) -> Result<Config, Problems> {
-    Loader::open(dir, env, flags)?.check(&[])
+    Loader::open(dir, env, flags)?.check(&FoundTables::default())
 }
 
 /// A configuration's sources and the texts that were last read from them. A reload reads the files
@@ -158,8 +159,8 @@ impl Loader {
         Ok(Self { files, ..self.clone() })
     }
 
-    /// Checks everything. The routes in `found` are checked together with those of the files.
-    pub(crate) fn check(&self, found: &[FoundRoute]) -> Result<Config, Problems> {
+    /// Checks everything. The tables in `found` are checked together with those of the files.
+    pub(crate) fn check(&self, found: &FoundTables) -> Result<Config, Problems> {
         check_all(self.files.clone(), &self.env, &self.flags, found)
     }
 }
@@ -302,28 +303,27 @@ pub fn from_files(
     env: &[(String, String)],
     flags: &Overrides,
 ) -> Result<Config, Problems> {
-    check_all(files, env, flags, &[])
+    check_all(files, env, flags, &FoundTables::default())
 }
 
 fn check_all(
     files: Files,
     env: &[(String, String)],
     flags: &Overrides,
-    found: &[FoundRoute],
+    found: &FoundTables,
 ) -> Result<Config, Problems> {
     let mut report = Report { warnings: files.strays, ..Report::default() };
     let (gateway_env, shard_env) = environment::entries(env);
     let cores = cores(flags, &mut report);
     let gateway_file = parse(&files.gateway, &mut report);
-    let default_file = parse(&files.default, &mut report);
+    let default_layer = parse(&files.default, &mut report).unwrap_or_default();
     let syntax = gateway_file.is_none();
 
-    let default_layer = default_file.unwrap_or_default();
     let mut shard = Reader::new(vec![default_layer.clone(), Vec::new(), shard_env.clone()]);
     let default = check::shard(&mut shard);
     let gateway_flags = flag_entries(flags, cores.len());
-    let gateway_layers = vec![gateway_file.unwrap_or_default(), gateway_env, gateway_flags];
-    let mut gateway = Reader::new(gateway_layers);
+    let gateway_layer = gateway_file.unwrap_or_default();
+    let mut gateway = Reader::new(vec![gateway_layer, gateway_env, gateway_flags]);
     let settings = check::gateway(&mut gateway);
     let ring_points = check::ring_points(&mut gateway);
 
@@ -335,15 +335,9 @@ fn check_all(
         overrides.insert(n, check::shard(&mut reader));
         readers.push((n, text, reader));
     }
-    let context = RouteContext {
-        ring_points,
-        gateway_ids: settings.gateway_ids,
-        window_ms: longest_window(&overrides, &default),
-        discovered: settings.discovery.etcd.is_some() || settings.discovery.registry.is_some(),
-        sign_in: settings.auth.mode == AuthMode::Jwt,
-        found,
-    };
-    let FileTables { snapshot, lookups, service_tls } = routes::read(&mut gateway, &context);
+    let window_ms = longest_window(&overrides, &default);
+    let context = RouteContext { ring_points, window_ms, settings: &settings, found };
+    let tables = routes::read(&mut gateway, &context);
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -351,9 +345,8 @@ fn check_all(
     gateway.unknown(shard.known(), "default.toml");
     shard.unknown(gateway.known(), "gateway.toml");
     report.warnings.extend(environment::unread(env, &[gateway.known(), shard.known()].concat()));
-    demo_warning(&mut gateway, &settings, &snapshot, &service_tls);
-    own_instances(&mut gateway, &settings, &snapshot);
-    limits::without_users(&mut shard, &default.limits, context.sign_in);
+    across(&mut gateway, &settings, &tables);
+    limits::without_users(&mut shard, &default.limits, settings.auth.mode == AuthMode::Jwt);
     let shards = ShardFiles { default, overrides, cores };
     counted(&mut gateway, &mut report, &files.shards, settings.shards, &shards);
     report.absorb(gateway.report);
@@ -362,18 +355,27 @@ fn check_all(
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
+    let FileTables { snapshot, lookups, service_tls, tenants } = tables;
     Ok(Config {
         gateway: settings,
         shards,
         snapshot,
         lookups,
         service_tls,
-        tenants: Vec::new(),
+        tenants,
         ring_points,
         warnings: report.warnings,
         provenance: report.provenance,
         keys: report.keys,
     })
+}
+
+/// Checks the settings of the process against the tables.
+fn across(r: &mut Reader, settings: &GatewaySettings, tables: &FileTables) {
+    let FileTables { snapshot, service_tls, tenants, .. } = tables;
+    demo_warning(r, settings, snapshot, service_tls);
+    own_instances(r, settings, snapshot);
+    auth::check_keys(r, settings, tenants);
 }
 
 /// Sorts problems and warnings by their places, each once. `syntax`: the main file is no TOML.

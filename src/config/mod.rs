@@ -20,10 +20,13 @@ mod nearest;
 pub mod problem;
 mod raw;
 mod reader;
+mod route;
 mod routes;
 pub mod rule;
 mod service_tls;
 pub mod settings;
+mod tables;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -35,6 +38,7 @@ pub use listen::{collide, reachable};
 pub use load::{Loader, Overrides, load};
 pub use lookup::{Family, Lookup, LookupName};
 pub use problem::{Problem, Problems, Source};
+pub use tables::{FoundTable, FoundTables};
 pub use words::{
     NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, key_of_variable, program,
     shell_word,
@@ -77,15 +81,6 @@ impl Config {
         let source = found.map_or(Source::Default, |(_, _, source)| source.clone());
         Problem { source, key, value, rule }
     }
-}
-
-/// A route that a discovery source announced; the files do not have it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct FoundRoute {
-    /// Place of the route, e.g. the key in etcd, as problems name it.
-    pub at: Arc<str>,
-    /// A JSON object with the keys of a `[[route]]` table.
-    pub json: Arc<str>,
 }
 
 /// A key, its value as TOML, and the source of the value. A key that `shards/N.toml` sets is

@@ -26,6 +26,14 @@ pub enum Value {
     Table(Vec<Field>),
 }
 
+impl Value {
+    /// Whether it is a list of tables, or begins like one.
+    pub fn is_tables(&self) -> bool {
+        let Self::List(list) = self else { return false };
+        matches!(list.first(), Some(Node { value: Value::Table(_), .. }))
+    }
+}
+
 /// A key in a table.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Field {

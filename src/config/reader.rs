@@ -317,8 +317,12 @@ impl Reader {
         Some(self.text(key, "", valid, rule)).filter(|text| !text.is_empty())
     }
 
-    /// The value of an entry as it may be shown: a secret is redacted.
+    /// The value of an entry as it may be shown: a secret is redacted, and nothing is shown of a
+    /// list of tables, whose keys are not known here.
     fn shown(&self, entry: &Entry) -> String {
+        if entry.value.is_tables() {
+            return String::new();
+        }
         let empty = matches!(&entry.value, Value::Text(s) if s.is_empty());
         match self.secrets.contains(&entry.key.as_str()) && !empty {
             true => "\"<redacted>\"".into(),
@@ -538,8 +542,7 @@ impl Reader {
         {
             return format!("{list} is a list of tables; write [[{list}]], with two brackets");
         }
-        let of_tables = |list: &[Node]| matches!(list, [Node { value: Value::Table(_), .. }, ..]);
-        if matches!(&entry.value, Value::List(list) if of_tables(list))
+        if entry.value.is_tables()
             && let Some(near) = nearest(key, self.known.iter().copied())
         {
             return format!("unknown list; did you mean [[{near}]]?");

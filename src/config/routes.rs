@@ -1,75 +1,64 @@
-//! `[[service]]` and `[[route]]` -> the first snapshot, or the problems with them.
+//! `[[service]]`, `[[route]]` and `[[tenant]]` -> the first snapshot, or the problems with them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::nearest::nearest;
 use super::problem::{Problem, Source};
-use super::raw::{self, Node};
+use super::raw::Node;
 use super::reader::{Reader, Report};
+use super::route::{ROUTES_MAX, RouteRules, RoutedService, check_failover};
 use super::rule::{Bounds, TextRule};
 use super::service_tls;
-use super::settings::ServiceTlsSettings;
-use super::words::{NAME_RULE, SERVICE_RULE, is_name};
-use super::{Family, FoundRoute, Lookup, LookupName};
-use crate::ids::{InstanceId, ServiceId};
-use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TIMEOUT_MS_MAX};
-use crate::message::Priority;
+use super::settings::{AuthMode, GatewaySettings, ServiceTlsSettings, TenantSettings, Tenants};
+use super::tables::{FoundTables, Tables, too_many};
+use super::tenants::{TENANTS_MAX, TenantRules};
+use super::words::{NAME_RULE, is_name};
+use super::{Family, Lookup, LookupName};
+use crate::ids::{InstanceId, ServiceId, TenantId};
+use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX};
 use crate::routing::*;
 
 /// Largest number of services: each is a queue group in every shard, and ServiceId is a u16.
 const SERVICES_MAX: usize = 1024;
-/// Largest number of routes: RouteId is a u16, and overlaps are searched pair by pair (8 million
-/// pairs).
-const ROUTES_MAX: usize = 4096;
 
-/// Services and routes as far as they could be read.
+/// Services and instances as far as they could be read.
 #[derive(Default)]
-struct Tables {
-    services: Vec<ServiceTable>,
+struct Services {
+    list: Vec<ServiceTable>,
     instances: Vec<Instance>,
     lookups: Vec<Lookup>,
     service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
-    routes: Vec<RouteTable>,
     discovered: bool,
-    sign_in: bool,
+    has_tenants: bool,
+    /// Whether a source may name tenants that the files do not have.
+    finds_tenants: bool,
     report: Report,
 }
 
 struct ServiceTable {
     name: Option<Arc<str>>,
     mode: Mode,
+    /// Names of the tenants that it is for; empty = everybody.
+    tenants: Vec<String>,
+    /// Source of the name.
     source: Source,
-}
-
-struct RouteTable {
-    index: usize,
-    route: Route,
-    source: Source,
-}
-
-impl RouteTable {
-    fn shown(&self) -> String {
-        format!("[{}, {}]", self.route.first, self.route.last)
-    }
+    /// Source of the tenants.
+    tenants_source: Source,
 }
 
 /// Settings that the checks of services and routes depend on.
 pub struct RouteContext<'a> {
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
-    /// Ids that no route may have.
-    pub gateway_ids: (u32, u32),
     /// Longest time that a message waits for others to share its batch. Every route's timeout must
     /// be longer.
     pub window_ms: u64,
-    /// Whether a discovery source is configured, so that a service needs no instance in the files.
-    pub discovered: bool,
-    /// Whether clients can sign in.
-    pub sign_in: bool,
-    /// Routes that discovery sources announced.
-    pub found: &'a [FoundRoute],
+    /// Settings of the process.
+    pub settings: &'a GatewaySettings,
+    /// Routes and tenants that discovery sources announced.
+    pub found: &'a FoundTables,
 }
 
 /// Services and routes as the files have them.
@@ -80,36 +69,63 @@ pub struct FileTables {
     pub lookups: Vec<Lookup>,
     /// TLS towards services, by their names.
     pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
+    /// Tenants, by name.
+    pub tenants: Vec<TenantSettings>,
 }
 
-/// Reads services and routes.
+/// Reads services, routes and tenants.
 pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
-    let &RouteContext { ring_points, gateway_ids, window_ms, discovered, sign_in, found } = context;
-    let mut tables = Tables { discovered, sign_in, ..Tables::default() };
-    let (services, source) = r.list("service", SERVICES_MAX);
-    let counted = !tables.too_many("[[service]]", services.len(), SERVICES_MAX, &source);
+    let &RouteContext { ring_points, window_ms, settings, found } = context;
+    let (auth, sources) = (&settings.auth, &settings.discovery);
+    let mut services = Services {
+        discovered: sources.etcd.is_some() || sources.registry.is_some(),
+        has_tenants: auth.tenants == Tenants::Many,
+        finds_tenants: sources.etcd.is_some(),
+        ..Services::default()
+    };
+    let (nodes, source) = r.list("service", SERVICES_MAX);
+    let count = nodes.len();
+    let counted = !too_many(&mut services.report, "[[service]]", count, SERVICES_MAX, &source);
     if counted {
-        tables.read_services(services, &source);
+        services.read(nodes, &source);
     }
-    tables.check_points(ring_points, &source);
-    let (routes, source) = r.list("route", ROUTES_MAX);
+    services.check_points(ring_points, &source);
+    let sign_in = auth.mode == AuthMode::Jwt;
+    let rules = RouteRules::new(services.routed(), window_ms, sign_in, settings.gateway_ids);
+    let mut report = std::mem::take(&mut services.report);
     // Without services every route would be a problem, though nothing is wrong with it.
-    if counted {
-        tables.read_routes(routes, &source, found, window_ms);
+    let nothing = FoundTables::default();
+    let found = if counted { found } else { &nothing };
+    let kept = |nodes: Vec<Node>| if counted { nodes } else { Vec::new() };
+    let (nodes, source) = r.list("route", ROUTES_MAX);
+    let tables =
+        Tables { list: "route", nodes: kept(nodes), source: &source, found: &found.routes };
+    let mut routes = rules.list(tables, "[[route]]", &mut report);
+    check_failover(std::iter::empty(), &routes, &mut report);
+    for table in &mut routes {
+        table.route.only_for = rules.only_for(table.route.service).cloned();
     }
-    tables.check_ranges(gateway_ids);
-    tables.check_failover();
-    tables.check_unused(r);
-    let Tables { services, instances, lookups, service_tls, routes, report, .. } = tables;
+    let has_keys = r.is_set("auth_key") || auth.jwks_file.is_some() || auth.jwks_url.is_some();
+    let tenant_rules = TenantRules { routes: &rules, inherited: &routes, auth, has_keys };
+    let (nodes, source) = r.list("tenant", TENANTS_MAX);
+    let tables =
+        Tables { list: "tenant", nodes: kept(nodes), source: &source, found: &found.tenants };
+    let tenants = tenant_rules.list(tables, &mut report);
+    services.check_tenants(&tenants, &mut report);
+    let own = tenants.iter().flat_map(|(_, tenant)| &tenant.routes);
+    let used = routes.iter().map(|table| &table.route).chain(own).map(|route| route.service);
+    services.check_unused(r, &used.collect(), &mut report);
+    let Services { list, instances, lookups, service_tls, .. } = services;
     let sound = report.problems.is_empty();
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
     routes.sort_by_key(|route| route.first);
     // No ring for refused services: it could have any size.
-    let services = if sound { rings(services, &instances, ring_points) } else { Vec::new() };
-    let tenants = TenantTable::default();
-    let snapshot = Snapshot { version: 1, routes, tenants, services, instances };
-    FileTables { snapshot, lookups, service_tls }
+    let services = if sound { rings(list, &instances, ring_points) } else { Vec::new() };
+    let (tenants, routed): (Vec<_>, Vec<_>) = tenants.into_iter().unzip();
+    let snapshot =
+        Snapshot { version: 1, routes, tenants: TenantTable::new(routed), services, instances };
+    FileTables { snapshot, lookups, service_tls, tenants }
 }
 
 fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Vec<Service> {
@@ -121,32 +137,30 @@ fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Ve
     services.into_iter().enumerate().filter_map(service).collect()
 }
 
-impl Tables {
-    fn too_many(&mut self, what: &str, count: usize, max: usize, source: &Source) -> bool {
-        if count > max {
-            let rule = format!("{count} of {what} are too many; at most {max}");
-            self.report.problems.push(Problem::whole(source.clone(), rule));
-        }
-        count > max
-    }
-
-    fn read_services(&mut self, list: Vec<Node>, source: &Source) {
+impl Services {
+    fn read(&mut self, list: Vec<Node>, source: &Source) {
         for (index, node) in list.into_iter().enumerate() {
             let prefix = format!("service[{index}]");
             let reader = Reader::of_table(prefix, node, source, &mut self.report);
-            let (name, mode, name_source) = match reader {
+            let service = match reader {
                 Some(reader) => self.read_service(index, reader),
-                None => (None, Mode::Batch, source.clone()),
+                None => ServiceTable {
+                    name: None,
+                    mode: Mode::Batch,
+                    tenants: Vec::new(),
+                    source: source.clone(),
+                    tenants_source: source.clone(),
+                },
             };
-            self.services.push(ServiceTable { name, mode, source: name_source });
+            self.list.push(service);
         }
     }
 
-    fn read_service(&mut self, index: usize, mut r: Reader) -> (Option<Arc<str>>, Mode, Source) {
+    fn read_service(&mut self, index: usize, mut r: Reader) -> ServiceTable {
         let name = r.required_text("name", is_name, NAME_RULE);
         let mode = r.word("mode", Mode::Batch, &[("batch", Mode::Batch), ("unary", Mode::Unary)]);
         let same = |s: &ServiceTable| name.is_some() && s.name.as_deref() == name.as_deref();
-        if let Some(other) = self.services.iter().position(same) {
+        if let Some(other) = self.list.iter().position(same) {
             r.problem("name", format!("is also the name of service[{other}]; rename one"));
         }
         let missing = !r.is_set("instances");
@@ -160,7 +174,8 @@ impl Tables {
             let rule = format!("{what}; list at least one {{ id = \"...\", address = \"...\" }}");
             r.problem("instances", rule);
         }
-        if !self.too_many("instances", self.instances.len() + list.len(), INSTANCES_MAX, &source) {
+        let count = self.instances.len() + list.len();
+        if !too_many(&mut self.report, "instances", count, INSTANCES_MAX, &source) {
             for (n, node) in list.into_iter().enumerate() {
                 let prefix = format!("service[{index}].instances[{n}]");
                 if let Some(reader) = Reader::of_table(prefix, node, &source, &mut self.report) {
@@ -174,10 +189,28 @@ impl Tables {
         if let (Some((looked_up, family)), Some(name)) = (lookup, &name) {
             self.lookups.push(Lookup { service: name.as_str().into(), name: looked_up, family });
         }
+        let tenants = r.texts("tenants", &[], is_name, NAME_RULE);
+        if !tenants.is_empty() && !self.has_tenants {
+            let rule = "nobody could use it: no client has a tenant while auth.tenants is \"one\"; \
+                        set that to \"many\", or remove this";
+            r.problem("tenants", rule);
+        }
         r.unknown(&[], "");
-        let name_source = r.source("name");
+        let (source, tenants_source) = (r.source("name"), r.source("tenants"));
         self.report.absorb(r.report);
-        (name.map(Arc::from), mode, name_source)
+        ServiceTable { name: name.map(Arc::from), mode, tenants, source, tenants_source }
+    }
+
+    /// Services as their routes know them.
+    fn routed(&self) -> Vec<RoutedService> {
+        let service = |table: &ServiceTable| {
+            let mut ids: Vec<_> = table.tenants.iter().map(|name| TenantId::of(name)).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let only_for = (!ids.is_empty()).then(|| ids.into());
+            RoutedService { name: table.name.clone(), mode: table.mode, only_for }
+        };
+        self.list.iter().map(service).collect()
     }
 
     fn read_instance(&mut self, service: ServiceId, mut r: Reader) {
@@ -227,189 +260,41 @@ impl Tables {
         }
     }
 
-    fn read_routes(
-        &mut self,
-        list: Vec<Node>,
-        source: &Source,
-        found: &[FoundRoute],
-        window_ms: u64,
-    ) {
-        if self.too_many("[[route]]", list.len() + found.len(), ROUTES_MAX, source) {
-            return;
-        }
-        let in_files = list.len();
-        let names = self.services.iter().enumerate();
-        let names = names.filter_map(|(i, s)| Some((s.name.clone()?, i as u16)));
-        let names: HashMap<Arc<str>, u16> = names.collect();
-        for (index, node) in list.into_iter().enumerate() {
-            let prefix = format!("route[{index}]");
-            if let Some(reader) = Reader::of_table(prefix, node, source, &mut self.report) {
-                self.read_route(index, reader, &names, window_ms);
-            }
-        }
-        for (index, route) in (in_files..).zip(found) {
-            let at = Source::Found(route.at.clone());
-            let value = match serde_json::from_str(&route.json) {
-                Ok(json) => raw::from_json(json),
-                Err(e) => {
-                    let rule = format!("not JSON: {e}");
-                    self.report.problems.push(Problem::whole(at, rule));
-                    continue;
-                }
-            };
-            let prefix = format!("route[{index}]");
-            let node = Node { value, line: 0 };
-            if let Some(reader) = Reader::of_table(prefix, node, &at, &mut self.report) {
-                self.read_route(index, reader, &names, window_ms);
+    /// Warns of tenants in the list of a service that nothing configures. Where a source can name
+    /// tenants, they may come later.
+    fn check_tenants(&self, known: &[(TenantSettings, Tenant)], report: &mut Report) {
+        let names = || known.iter().map(|(tenant, _)| &*tenant.name);
+        let unknown = |name: &&String| !names().any(|known| known == name.as_str());
+        for (index, service) in self.list.iter().enumerate().filter(|_| !self.finds_tenants) {
+            for name in service.tenants.iter().filter(unknown) {
+                let hint = match nearest(name, names()) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => "add one".into(),
+                };
+                report.warnings.push(Problem {
+                    source: service.tenants_source.clone(),
+                    key: format!("service[{index}].tenants"),
+                    value: format!("{name:?}"),
+                    rule: format!("no [[tenant]] has this name; {hint}"),
+                });
             }
         }
     }
 
-    fn read_route(
-        &mut self,
-        index: usize,
-        mut r: Reader,
-        names: &HashMap<Arc<str>, u16>,
-        window_ms: u64,
-    ) {
-        let range = range(&mut r);
-        let service = service(&mut r, names);
-        let priorities = Priority::ALL.map(|p| (p.name(), p));
-        let route = Route {
-            first: range.map_or(0, |r| r.0),
-            last: range.map_or(0, |r| r.1),
-            service: ServiceId(service.unwrap_or(0)),
-            priority: r.word("priority", Priority::Normal, &priorities),
-            timeout_ms: r.number("timeout_ms", 5000, Bounds::new(1, TIMEOUT_MS_MAX as u64)),
-            order: r.word(
-                "order",
-                Order::Session,
-                &[("session", Order::Session), ("none", Order::None)],
-            ),
-            hash_on: r.word(
-                "hash_on",
-                HashOn::User,
-                &[("user", HashOn::User), ("session", HashOn::Session), ("key", HashOn::Key)],
-            ),
-            payload: r.word(
-                "payload",
-                PayloadKind::Json,
-                &[("json", PayloadKind::Json), ("bytes", PayloadKind::Bytes)],
-            ),
-            idempotent: r.boolean("idempotent", false),
-            failover: r.word(
-                "failover",
-                Failover::Next,
-                &[("next", Failover::Next), ("none", Failover::None)],
-            ),
-            method: method(&mut r),
-            service_text: r.boolean("service_text", false),
-            needs_user: r.word("auth", false, &[("none", false), ("user", true)]),
-            only_for: None,
-        };
-        if route.needs_user && !self.sign_in {
-            let rule = "nobody can sign in while auth.mode is \"off\"; set it to \"jwt\", or this \
-                        to \"none\"";
-            r.problem("auth", rule);
-        }
-        if window_ms >= u64::from(route.timeout_ms) {
-            let rule = format!(
-                "must be above batch.window_ms {window_ms}, which a message may wait for company"
-            );
-            r.problem("timeout_ms", rule);
-        }
-        if let Some(service) = service.and_then(|s| self.services.get(usize::from(s))) {
-            mode_rules(&mut r, &route, service.mode);
-        }
-        r.unknown(&[], "");
-        let source = r.source("range");
-        self.report.absorb(r.report);
-        if range.is_some() {
-            self.routes.push(RouteTable { index, route, source });
-        }
-    }
-
-    /// A session's messages to one service wait in one queue while their order is kept, so they
-    /// must also move to another instance together.
-    fn check_failover(&mut self) {
-        let mut first: HashMap<ServiceId, (usize, Failover)> = HashMap::new();
-        for table in self.routes.iter().filter(|t| t.route.order == Order::Session) {
-            let Route { service, failover, .. } = table.route;
-            let (other, its) = *first.entry(service).or_insert((table.index, failover));
-            if its != failover {
-                let rule = format!(
-                    "differs from that of route[{other}], which has the same service and \
-                     order = \"session\": one session's messages move together; make them equal, \
-                     or set order = \"none\""
-                );
-                let (source, key) =
-                    (table.source.clone(), format!("route[{}].failover", table.index));
-                let value = String::new();
-                self.report.problems.push(Problem { source, key, value, rule });
-            }
-        }
-    }
-
-    fn check_ranges(&mut self, (first, last): (u32, u32)) {
-        for (at, table) in self.routes.iter().enumerate() {
-            let overlaps = |first, last| first <= table.route.last && table.route.first <= last;
-            let mut problem = |rule| {
-                let (key, value) = (format!("route[{}].range", table.index), table.shown());
-                let source = table.source.clone();
-                self.report.problems.push(Problem { source, key, value, rule });
-            };
-            let earlier = self.routes[..at].iter().find(|t| overlaps(t.route.first, t.route.last));
-            if let Some(RouteTable { index, route: Route { first, last, .. }, .. }) = earlier {
-                problem(format!(
-                    "overlaps route[{index}] ({first}-{last}); ranges must not overlap"
-                ));
-            }
-            if overlaps(first, last) {
-                problem(format!(
-                    "overlaps the gateway's own ids ({first}-{last}); change the range or \
-                     [gateway] ids"
-                ));
-            }
-        }
-    }
-
-    fn check_unused(&mut self, r: &mut Reader) {
-        if self.services.is_empty() && !r.is_set("service") {
+    fn check_unused(&self, r: &mut Reader, used: &BTreeSet<ServiceId>, report: &mut Report) {
+        if self.list.is_empty() && !r.is_set("service") {
             r.warning("service", "no [[service]]: only the gateway's own ids are answered");
         }
-        for (index, service) in self.services.iter().enumerate() {
-            let used = self.routes.iter().any(|t| usize::from(t.route.service.0) == index);
-            if let (Some(name), false) = (&service.name, used) {
+        for (index, service) in self.list.iter().enumerate() {
+            let is_used = used.contains(&ServiceId(index as u16));
+            if let (Some(name), false) = (&service.name, is_used) {
                 let rule = format!("no [[route]] leads to {name:?}; add one or remove the service");
                 let key = format!("service[{index}].name");
                 let (source, value) = (service.source.clone(), format!("{name:?}"));
-                self.report.warnings.push(Problem { source, key, value, rule });
+                report.warnings.push(Problem { source, key, value, rule });
             }
         }
     }
-}
-
-fn range(r: &mut Reader) -> Option<(u32, u32)> {
-    // 0 is "no msg_id" on the wire.
-    let bounds = Bounds::new(1, u64::from(u32::MAX));
-    let [first, last] = r.required_numbers("range", bounds, "range = [first, last]")?;
-    if first > last {
-        r.problem("range", "the first id must not be above the last; write [first, last]");
-    }
-    (first <= last).then_some((first, last))
-}
-
-fn service(r: &mut Reader, names: &HashMap<Arc<str>, u16>) -> Option<u16> {
-    let name = r.required_text("service", is_name, SERVICE_RULE)?;
-    let found = names.get(name.as_str()).copied();
-    if found.is_none() {
-        let hint = match nearest(&name, names.keys().map(|n| &**n)) {
-            Some(near) => format!("did you mean {near:?}?"),
-            None => "add a [[service]] with that name".into(),
-        };
-        r.problem("service", format!("there is no such service; {hint}"));
-    }
-    found
 }
 
 /// Reads `dns` and `dns_family`.
@@ -424,46 +309,4 @@ fn dns(r: &mut Reader) -> Option<(LookupName, Family)> {
         return None;
     }
     LookupName::parse(&text).map_err(|rule| r.problem("dns", rule)).ok().map(|name| (name, family))
-}
-
-fn method(r: &mut Reader) -> Option<Arc<str>> {
-    let rule = TextRule::new("a gRPC method \"/package.Service/Method\"", "");
-    let text = r.text("method", "", is_method, rule.or_empty());
-    (!text.is_empty()).then(|| text.into())
-}
-
-fn is_method(s: &str) -> bool {
-    let Some((service, method)) = s.strip_prefix('/').and_then(|s| s.split_once('/')) else {
-        return false;
-    };
-    let word = |s: &str| {
-        s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-    };
-    s.len() <= 256 && service.split('.').all(word) && word(method)
-}
-
-fn mode_rules(r: &mut Reader, route: &Route, mode: Mode) {
-    // A method of the wrong form has its problem already.
-    let given =
-        route.method.is_some() || r.report.problems.iter().any(|p| p.key.ends_with("method"));
-    match mode {
-        Mode::Batch if given => r.problem(
-            "method",
-            "only services with mode = \"unary\" are called by method; remove it or set that mode",
-        ),
-        Mode::Batch => {}
-        Mode::Unary => {
-            if !given {
-                let rule = "is missing; its service has mode = \"unary\": name the gRPC method, \
-                            \"/package.Service/Method\"";
-                r.problem("method", rule);
-            }
-            if route.payload != PayloadKind::Bytes {
-                let rule = "must be \"bytes\": its service has mode = \"unary\", so the payload is \
-                            the request message itself";
-                r.problem("payload", rule);
-            }
-        }
-    }
 }

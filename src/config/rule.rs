@@ -122,10 +122,11 @@ pub enum Rule {
 }
 
 /// Ends of the names of keys and the unit of their numbers: the first one that fits.
-const UNITS: [(&str, &str); 7] = [
+const UNITS: [(&str, &str); 8] = [
     ("connects_per_s", "connections/s"),
     ("messages_per_s", "messages/s"),
     ("frames_per_s", "frames/s"),
+    ("bytes_per_s", "bytes/s"),
     ("ms", "ms"),
     ("us", "us"),
     ("bytes", "bytes"),
@@ -240,6 +241,7 @@ mod tests {
             ("conn.frames_per_s_max", "frames/s"),
             ("limits.user_messages_per_s", "messages/s"),
             ("limits.address_connects_per_s", "connections/s"),
+            ("tenant.quota.bytes_per_s", "bytes/s"),
             ("queue.items_max", "none"),
             ("ejection.losses", "none"),
             ("routing.ring_points", "none"),

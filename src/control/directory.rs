@@ -14,7 +14,7 @@ use super::probe;
 use super::source_routes::SourceRoutes;
 use super::sources::SourceState;
 use crate::auth::keys::KeySet;
-use crate::config::{Config, FoundRoute, Problem, Source};
+use crate::config::{Config, FoundTable, Problem, Source};
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
@@ -248,7 +248,7 @@ impl Directory {
     /// anything is wrong with them, those in force stay.
     fn take_routes(&mut self) {
         let contents = self.contents.values();
-        let found: Vec<FoundRoute> = contents.flat_map(|c| c.routes.iter().cloned()).collect();
+        let found: Vec<FoundTable> = contents.flat_map(|c| c.routes.iter().cloned()).collect();
         if self.routes.set_found(found)
             && let Some(checked) = self.active.check(&self.routes)
         {

@@ -205,7 +205,7 @@ pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("gateway.toml"), format!("{more}{GATEWAY_TOML}")).unwrap();
     let loader = Loader::open(Some(dir.path()), &[], &flags).unwrap();
-    let config = loader.check(&[]).unwrap();
+    let config = loader.check(&Default::default()).unwrap();
     let inputs = ControlInputs {
         composer: Composer::new(&config),
         config,

@@ -16,7 +16,7 @@ pub struct Snapshot {
     pub version: u64,
     /// Default routes, sorted by the first id of their range. Ranges do not overlap (checked).
     pub routes: Vec<Route>,
-    /// TenantTable, with their own routes.
+    /// Tenants, with their own routes.
     pub tenants: TenantTable,
     /// Services, indexed by [`ServiceId`]: a name keeps its number for the life of the process, so
     /// one that was removed stays here without instances.
@@ -54,7 +54,7 @@ pub struct Route {
     pub service_text: bool,
     /// Whether only clients that signed in may send these messages.
     pub needs_user: bool,
-    /// TenantTable that may use it, sorted: those that its service is for; `None` = everybody.
+    /// Tenants that may use it, sorted: those that its service is for; `None` = everybody.
     pub only_for: Option<Arc<[TenantId]>>,
 }
 

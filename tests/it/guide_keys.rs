@@ -13,6 +13,7 @@ use shardgate::config::{Config, Overrides};
 /// A table of each list, so that the code reads all their keys. What is not here has a default.
 const A_TABLE_OF_EACH_LIST: &str = r#"
     auth.mode = "jwt"
+    auth.tenants = "many"
     registry.listen = "127.0.0.1:0"
     tls.listen = "127.0.0.1:0"
     [[auth_key]]
@@ -32,7 +33,21 @@ const A_TABLE_OF_EACH_LIST: &str = r#"
     instances = [{ id = "logic-1", address = "127.0.0.1:50001" }]
     [[route]]
     range = [1000, 1999]
+    service = "logic"
+    [[tenant]]
+    name = "acme"
+    quota = {}
+    [[tenant.auth_key]]
+    id = "k"
+    algorithm = "ES256"
+    public_key_file = "k.pem"
+    [[tenant.route]]
+    range = [1000, 1999]
     service = "logic""#;
+
+/// Lists whose tables have the keys of another list, which explains them.
+const SAME_KEYS: [(&str, &str); 2] =
+    [("tenant.route.", "route."), ("tenant.auth_key.", "auth_key.")];
 
 /// The keys that the code reads, by name.
 fn keys_of_the_code() -> BTreeMap<String, Key> {
@@ -40,7 +55,16 @@ fn keys_of_the_code() -> BTreeMap<String, Key> {
     files.gateway.text = A_TABLE_OF_EACH_LIST.into();
     files.default.text.clear();
     let config: Config = from_files(files, &[], &Overrides::default()).expect("it is right");
-    config.keys
+    let mut keys = config.keys;
+    for (list, same) in SAME_KEYS {
+        let is_own = |name: &String| name.starts_with(list);
+        let own: Vec<String> = keys.keys().filter(|name| is_own(name)).cloned().collect();
+        assert!(!own.is_empty(), "{list}");
+        for name in own {
+            assert_eq!(keys.remove(&name).as_ref(), keys.get(&name.replace(list, same)), "{name}");
+        }
+    }
+    keys
 }
 
 /// A section of a file, or a list of tables, with the comments on its keys.

@@ -33,7 +33,7 @@ pub struct TenantSettings {
 
 /// The issuer and the keys of a tenant. Tokens of its users are verified with these keys and no
 /// others, and these keys with its tokens and no others.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TenantTokens {
     /// Value that `iss` must have; `None` = any. A token without the claim `tenant` is the
     /// tenant's whose issuer it names.

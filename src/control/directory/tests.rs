@@ -40,7 +40,7 @@ fn directory_of(
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), FILE);
     let loader = Loader::open(Some(dir.path()), &[], &Overrides::default()).unwrap();
-    let config = loader.check(&[]).unwrap();
+    let config = loader.check(&Default::default()).unwrap();
     let composer = Composer::new(&config);
     let (found, checks) = mpsc::channel(8);
     let fleet = Fleet::new(config.gateway.health.clone(), Default::default(), 1, found);
@@ -58,7 +58,7 @@ fn discover(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str
         weight: 1,
         draining: false,
     };
-    let route = |json: &&str| FoundRoute { at: "/x/routes/r".into(), json: (*json).into() };
+    let route = |json: &&str| FoundTable { at: "/x/routes/r".into(), json: (*json).into() };
     let contents = SourceContents {
         instances: instances.iter().map(instance).collect(),
         routes: routes.iter().map(route).collect(),

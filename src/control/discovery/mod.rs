@@ -33,7 +33,7 @@ pub struct FoundInstance {
 }
 
 /// A route that a source names; the reader of the files checks it.
-pub use crate::config::FoundRoute;
+pub use crate::config::FoundTable;
 
 /// Everything that a source names now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -41,7 +41,7 @@ pub struct SourceContents {
     /// Instances, in any order.
     pub instances: Vec<FoundInstance>,
     /// Routes, in any order.
-    pub routes: Vec<FoundRoute>,
+    pub routes: Vec<FoundTable>,
 }
 
 /// An event of one source.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::proto::mvccpb::KeyValue;
 use crate::config::is_name;
-use crate::control::discovery::{FoundInstance, FoundRoute, SourceContents, SourceEvent};
+use crate::control::discovery::{FoundInstance, FoundTable, SourceContents, SourceEvent};
 
 /// Keys of each folder that are used, bad ones included, in key order. 4,096 routes of
 /// [`VALUE_BYTES_MAX`] are 16 MiB.
@@ -56,7 +56,7 @@ impl Folder {
 #[derive(Clone, PartialEq, Debug)]
 enum ParsedValue {
     Instance(FoundInstance),
-    Route(FoundRoute),
+    Route(FoundTable),
 }
 
 /// State of one key.
@@ -282,7 +282,7 @@ fn instance(prefix: &str, kv: &KeyValue) -> Result<FoundInstance, String> {
 
 const ADDRESS_RULE: &str = "address must be an IP address and a port, e.g. \"10.0.0.1:50001\"";
 
-fn route(prefix: &str, kv: &KeyValue) -> Result<FoundRoute, String> {
+fn route(prefix: &str, kv: &KeyValue) -> Result<FoundTable, String> {
     let name = names_of(Folder::Routes, prefix, &kv.key)?;
     if name.contains('/') {
         return Err("the key must be <prefix>/routes/<name>".into());
@@ -290,7 +290,7 @@ fn route(prefix: &str, kv: &KeyValue) -> Result<FoundRoute, String> {
     checked_name("route", name)?;
     let json = text_of(&kv.value)?;
     serde_json::from_str::<Map<String, Value>>(json).map_err(|error| not_the_json(&error))?;
-    Ok(FoundRoute { at: printable(&kv.key).into(), json: json.into() })
+    Ok(FoundTable { at: printable(&kv.key).into(), json: json.into() })
 }
 
 /// The part of `key` after its folder.

@@ -127,7 +127,7 @@ fn a_route_is_passed_on_as_it_is_written() {
     let at = format!("{PREFIX}/routes/party");
     let json = r#"{ "range": [4000, 4099], "service": "logic" }"#;
     let contents = only(Folder::Routes, &at, json).expect("good");
-    let route = FoundRoute { at: at.as_str().into(), json: json.into() };
+    let route = FoundTable { at: at.as_str().into(), json: json.into() };
     assert_eq!(contents, SourceContents { instances: vec![], routes: vec![route] });
     for bad in ["", "[]", "{", "x", "\"x\""] {
         only(Folder::Routes, &at, bad).expect_err(bad);
