@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::settings::{AuthKey, TenantSettings};
 use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
@@ -53,9 +54,10 @@ pub fn is_boot(key: &str) -> bool {
 
 /// Tables of lists, each with the key that names its elements: a route is its range, wherever in
 /// the file it stands.
-const NAMED_BY: [(&str, &str); 6] = [
+const NAMED_BY: [(&str, &str); 7] = [
     ("route", "range"),
     ("service", "name"),
+    ("tenant", "name"),
     ("instances", "id"),
     ("auth_key", "id"),
     ("registry_token", "name"),
@@ -80,6 +82,11 @@ impl Change {
     /// Whether the change takes a restart.
     pub(crate) fn is_boot(&self) -> bool {
         is_boot(section_key(&self.key))
+    }
+
+    /// Whether it is a change of a tenant.
+    pub(crate) fn is_of_tenants(&self) -> bool {
+        self.key.starts_with("tenant[")
     }
 }
 
@@ -116,16 +123,18 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
             changes.push(Change { key: key.to_owned(), old, new, source });
         }
     }
-    for (key, differ) in secrets(old, new) {
+    for key in changed_secrets(old, new) {
         // A table whose other keys have changed, too, has its line.
-        let is_told = |change: &Change| match key.split_once('.') {
-            Some((list @ ("auth_key" | "registry_token"), _)) => change.key.starts_with(list),
-            Some(_) | None => change.key == key,
+        let list = key.rsplit_once('.').map(|(list, _)| list);
+        let list = list.filter(|l| l.ends_with("auth_key") || l.ends_with("registry_token"));
+        let is_told = |change: &Change| match list {
+            Some(list) => change.key.starts_with(list),
+            None => change.key == key,
         };
-        if differ && !changes.iter().any(is_told) {
+        if !changes.iter().any(is_told) {
             let shown = Some("\"<redacted>\"".to_owned());
             let (old, new) = (shown.clone(), shown);
-            changes.push(Change { key: key.to_owned(), old, new, source: Source::Default });
+            changes.push(Change { key, old, new, source: Source::Default });
         }
     }
     changes
@@ -164,20 +173,34 @@ fn whole_table(table: &str, before: &Values, after: &Values) -> Change {
     Change { key: table.to_owned(), old: text(old), new: text(new), source }
 }
 
-/// Secrets, whose values are shown nowhere, and whether they differ.
-fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 4] {
+/// Keys of secrets that differ; their values are shown nowhere.
+fn changed_secrets(old: &Config, new: &Config) -> Vec<String> {
     let password = |config: &Config| {
         config.gateway.discovery.etcd.as_ref().and_then(|etcd| etcd.password.clone())
     };
     let callers = |config: &Config| {
         config.gateway.discovery.registry.as_ref().map(|registry| registry.callers.clone())
     };
-    [
+    let of_process = [
         ("admin.token", old.gateway.admin.token != new.gateway.admin.token),
         ("etcd.password", password(old) != password(new)),
         ("auth_key.secret", old.gateway.auth.keys != new.gateway.auth.keys),
         ("registry_token.token", callers(old) != callers(new)),
-    ]
+    ];
+    let of_process = of_process.into_iter().filter(|(_, differ)| *differ);
+    let before: BTreeMap<&str, &TenantSettings> =
+        old.tenants.iter().map(|tenant| (&*tenant.name, tenant)).collect();
+    // Of a tenant that comes or goes the table is told as a whole.
+    let of_tenants = new.tenants.iter().filter(|tenant| {
+        let before = before.get(&*tenant.name);
+        before.is_some_and(|before| own_keys(before) != own_keys(tenant))
+    });
+    let of_tenants = of_tenants.map(|tenant| format!("tenant[{}].auth_key.secret", tenant.name));
+    of_process.map(|(key, _)| key.to_owned()).chain(of_tenants).collect()
+}
+
+fn own_keys(tenant: &TenantSettings) -> &[AuthKey] {
+    tenant.tokens.as_ref().map_or(&[], |tokens| &tokens.keys)
 }
 
 fn values(config: &Config) -> Values {
@@ -329,6 +352,51 @@ mod tests {
         let changes = changes(&old, &new);
         let keys: Vec<_> = changes.iter().map(|c| (c.key.as_str(), c.is_boot())).collect();
         assert_eq!(keys, [("auth_key.secret", false)]);
+    }
+
+    #[test]
+    fn a_tenant_is_its_name_and_what_changes_in_it_is_named_by_that() {
+        let base = "auth.mode = \"jwt\"\nauth.tenants = \"many\"\nauth.jwks_file = \"a\"\n\
+                    [[service]]\nname = \"a\"\n\
+                    instances = [{ id = \"a-1\", address = \"127.0.0.1:1\" }]\n";
+        let key = |letter: &str| {
+            let secret = letter.repeat(44);
+            format!(
+                "[[tenant.auth_key]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = \"{secret}\"\n"
+            )
+        };
+        let route = |ms: u32| {
+            format!("[[tenant.route]]\nrange = [1, 2]\nservice = \"a\"\ntimeout_ms = {ms}\n")
+        };
+        let old = format!(
+            "{base}[[tenant]]\nname = \"gone\"\n{}[[tenant]]\nname = \"acme\"\n{}{}\
+             [[tenant]]\nname = \"b\"\n{}",
+            key("A"),
+            key("A"),
+            route(100),
+            key("A")
+        );
+        let new = format!(
+            "{base}[[tenant]]\nname = \"b\"\n{}[[tenant]]\nname = \"acme\"\nweight = 4\n{}{}\
+             [[tenant]]\nname = \"new\"\nweight = 2\n{}",
+            key("A"),
+            key("B"),
+            route(200),
+            key("B")
+        );
+        let found = changes(&of(&old, ""), &of(&new, ""));
+        let told: Vec<_> =
+            found.iter().map(|c| (c.key.as_str(), c.old.as_deref(), c.new.as_deref())).collect();
+        let redacted = Some("\"<redacted>\"");
+        let expected = [
+            ("tenant[acme].route[1-2].timeout_ms", Some("100"), Some("200")),
+            ("tenant[acme].weight", Some("1"), Some("4")),
+            ("tenant[gone]", Some("{ name = \"gone\" }"), None),
+            ("tenant[new]", None, Some("{ name = \"new\", weight = 2 }")),
+            ("tenant[acme].auth_key.secret", redacted, redacted),
+        ];
+        assert_eq!(told, expected);
+        assert!(found.iter().all(|change| change.is_of_tenants() && !change.is_boot()));
     }
 
     #[test]

@@ -36,7 +36,7 @@ const OWN: [&str; 35] = [
     "shardgate::control::probe",
     "shardgate::control::service_manager",
     "shardgate::control::shards",
-    "shardgate::control::source_routes",
+    "shardgate::control::source_tables",
     "shardgate::control::sources",
     "shardgate::control::token_keys",
     "shardgate::engine::clients",

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::discovery::registry;
 use super::inputs::LocalFiles;
 use super::log;
-use super::source_routes::{CheckedConfig, SourceRoutes};
+use super::source_tables::{CheckedConfig, SourceTables};
 use super::token_keys::TokenKeys;
 use crate::auth::load::LocalKeys;
 use crate::clock::unix_now_s;
@@ -144,31 +144,56 @@ impl ActiveConfig {
         }
     }
 
-    /// Checks the files in force with other routes of the sources. `None` if the files themselves
+    /// Checks the files in force with other tables of the sources. `None` if the files themselves
     /// fail, which passed before.
-    pub fn check(&self, routes: &SourceRoutes) -> Option<CheckedConfig> {
-        routes.check(&self.loader).ok()
+    pub fn check(&self, tables: &SourceTables) -> Option<CheckedConfig> {
+        tables.check(&self.loader, &self.config).ok()
     }
 
-    /// Puts a configuration with other routes in force.
-    pub fn take_checked(&mut self, checked: CheckedConfig, routes: &mut SourceRoutes) {
-        let CheckedConfig { config, taken, refused } = checked;
-        routes.accept(taken, refused);
+    /// Puts a configuration with other routes and tenants of sources in force. Whether the keys of
+    /// tokens may have changed.
+    pub fn take_checked(&mut self, mut checked: CheckedConfig, tables: &mut SourceTables) -> bool {
+        let keys = checked.keys.take();
+        let is_same = checked.config.tenants == self.config.tenants;
+        if !is_same {
+            let changes = change::changes(&self.config, &checked.config);
+            let of_tenants = changes.iter().filter(|change| change.is_of_tenants());
+            of_tenants.for_each(|change| self.log_change(change));
+        }
+        self.take_config(checked, tables);
+        match keys {
+            Some(keys) => self.keys.set_local(keys, &self.config),
+            None if is_same => {}
+            None => self.keys.follow(&self.config),
+        }
+        !is_same
+    }
+
+    fn take_config(&mut self, checked: CheckedConfig, tables: &mut SourceTables) {
+        let CheckedConfig { config, taken, refused, .. } = checked;
+        tables.accept(taken, refused);
         if config.snapshot.routes != self.config.snapshot.routes {
             let routes = config.snapshot.routes.len();
             tracing::info!(routes, "routes_changed: other routes are in force");
+        }
+        if config.snapshot.tenants != self.config.snapshot.tenants
+            || config.tenants != self.config.tenants
+        {
+            let tenants = config.tenants.len();
+            tracing::info!(tenants, "tenants_changed: other tenants are in force");
         }
         self.config = Arc::new(config);
     }
 
     /// Reads the files again and checks all of them. Changes nothing.
-    pub fn read_again(&self, routes: &SourceRoutes) -> Result<NewConfig, Vec<Problem>> {
+    pub fn read_again(&self, tables: &SourceTables) -> Result<NewConfig, Vec<Problem>> {
         let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
-        let checked = routes.check(&loader)?;
+        let mut checked = tables.check(&loader, &self.config)?;
+        let keys = checked.keys.take();
         let config = &checked.config;
+        let keys = keys.map_or_else(|| LocalKeys::read(config), Ok);
         let tls = LocalTls::read(config, unix_now_s(), Some(&self.tls));
-        let (keys, tls) =
-            Problems::join(LocalKeys::read(config), tls).map_err(|Problems(list)| list)?;
+        let (keys, tls) = Problems::join(keys, tls).map_err(|Problems(list)| list)?;
         let changes = change::changes(&self.config, config);
         let refused = change::boot_only(&changes);
         if !refused.is_empty() {
@@ -183,7 +208,7 @@ impl ActiveConfig {
     }
 
     /// Puts files that were read again in force; gives the settings that changed.
-    pub fn replace(&mut self, new: NewConfig, routes: &mut SourceRoutes) -> Vec<Change> {
+    pub fn replace(&mut self, new: NewConfig, tables: &mut SourceTables) -> Vec<Change> {
         let NewConfig { loader, checked, keys, tls, changes } = new;
         changes.iter().for_each(|change| self.log_change(change));
         let filter = &checked.config.gateway.log;
@@ -194,7 +219,7 @@ impl ActiveConfig {
         }
         self.loader = loader;
         self.gateway = Arc::new(checked.config.gateway.clone());
-        self.take_checked(checked, routes);
+        self.take_config(checked, tables);
         self.keys.set_local(keys, &self.config);
         self.tls = tls;
         changes
@@ -202,7 +227,7 @@ impl ActiveConfig {
 
     fn log_change(&self, change: &Change) {
         let Change { key, old, new, .. } = change;
-        tracing::info!(key, ?old, ?new, "setting_changed: a reload changed this key");
+        tracing::info!(key, ?old, ?new, "setting_changed: a reload or a source changed this key");
         let asked = new.as_deref().filter(|_| key.ends_with("conn.connections_max"));
         let allowed = self.connections_cap;
         if asked.and_then(|n| n.parse().ok()).is_some_and(|n: usize| n > allowed) {

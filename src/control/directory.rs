@@ -11,10 +11,10 @@ use super::discovery::{News, SourceContents, SourceEvent};
 use super::fleet::{Fleet, Judgement};
 use super::jwks::SOURCE;
 use super::probe;
-use super::source_routes::SourceRoutes;
+use super::source_tables::{RefusedTables, SourceTables};
 use super::sources::SourceState;
 use crate::auth::keys::KeySet;
-use crate::config::{Config, FoundTable, Problem, Source};
+use crate::config::{Config, FoundTables, Problem, Source};
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
@@ -36,8 +36,8 @@ pub struct DirectoryView {
     pub sources: BTreeMap<Arc<str>, SourceState>,
     /// Instances that sources name and that were left out, with the reasons.
     pub warnings: Vec<String>,
-    /// Problems for which the routes of the sources are not in force; empty = they are.
-    pub routes_refused: Vec<Problem>,
+    /// Problems for which routes or tenants of the sources are not in force.
+    pub refused: RefusedTables,
     pub reloads: Reloads,
     /// Certificates that new connections are shown.
     pub certificates: Vec<CertificateInfo>,
@@ -55,7 +55,7 @@ pub struct Directory {
     sources: BTreeMap<Arc<str>, SourceState>,
     /// Names of instances that the operator drains.
     draining: BTreeSet<Arc<str>>,
-    routes: SourceRoutes,
+    tables: SourceTables,
     warnings: Vec<String>,
     reloads: Reloads,
     /// Set by news: the end of the debounce, when news are composed with all that came since.
@@ -75,7 +75,7 @@ impl Directory {
             contents: BTreeMap::new(),
             sources: BTreeMap::new(),
             draining: BTreeSet::new(),
-            routes: SourceRoutes::default(),
+            tables: SourceTables::default(),
             warnings: Vec::new(),
             reloads: Reloads::default(),
             due: None,
@@ -116,7 +116,7 @@ impl Directory {
             panicking: self.fleet.panicking(),
             sources: self.sources.clone(),
             warnings: self.warnings.clone(),
-            routes_refused: self.routes.refused().to_vec(),
+            refused: self.tables.refused().clone(),
             reloads: self.reloads.clone(),
             certificates: self.certificates().to_vec(),
             connections_cap: self.active.connections_cap(),
@@ -140,15 +140,17 @@ impl Directory {
                 state.answered = true;
                 state.instances = contents.instances.len();
                 state.routes = contents.routes.len();
+                state.tenants = contents.tenants.len();
                 let before = self.contents.insert(source.clone(), contents);
                 if before.as_ref() != self.contents.get(&source) {
-                    let (instances, routes) = (state.instances, state.routes);
+                    let SourceState { instances, routes, tenants, .. } = *state;
                     tracing::info!(
                         %source,
                         %by,
                         instances,
                         routes,
-                        "discovery_news: the source names other instances or routes"
+                        tenants,
+                        "discovery_news: the source names other instances, routes or tenants"
                     );
                     let debounce = self.active.config().gateway.discovery.debounce;
                     self.due.get_or_insert(now + debounce);
@@ -238,21 +240,25 @@ impl Directory {
         let news = self.due.is_some_and(|due| due <= now);
         if news {
             self.due = None;
-            self.take_routes();
+            self.take_tables();
         }
         let judged = self.fleet.due().is_some_and(|due| due <= now) && self.fleet.judge(now);
         (news || judged) && self.compose(now)
     }
 
-    /// Puts the routes of the sources in force after the same checks as those of the files. If
-    /// anything is wrong with them, those in force stay.
-    fn take_routes(&mut self) {
+    /// Puts routes and tenants of the sources in force after the same checks as those of the files.
+    /// If anything is wrong with the routes, those in force stay, and so it is with tenants.
+    fn take_tables(&mut self) {
         let contents = self.contents.values();
-        let found: Vec<FoundTable> = contents.flat_map(|c| c.routes.iter().cloned()).collect();
-        if self.routes.set_found(found)
-            && let Some(checked) = self.active.check(&self.routes)
+        let found = FoundTables {
+            routes: contents.clone().flat_map(|c| c.routes.iter().cloned()).collect(),
+            tenants: contents.flat_map(|c| c.tenants.iter().cloned()).collect(),
+        };
+        if self.tables.set_found(found)
+            && let Some(checked) = self.active.check(&self.tables)
         {
-            self.active.take_checked(checked, &mut self.routes);
+            // Keys of tokens are published with settings, and are no part of the snapshot.
+            self.settings_changed |= self.active.take_checked(checked, &mut self.tables);
         }
     }
 
@@ -290,13 +296,13 @@ impl Directory {
     }
 
     fn try_reload(&mut self, now: Instant) -> Result<ReloadReport, Vec<Problem>> {
-        let new = self.active.read_again(&self.routes)?;
+        let new = self.active.read_again(&self.tables)?;
         if !self.composer.has_room(new.config()) {
             let why = "65,536 names of services were used since the start; restart";
             return Err(vec![Problem::whole(Source::Default, why)]);
         }
         let warnings = new.config().warnings.clone();
-        let changes = self.active.replace(new, &mut self.routes);
+        let changes = self.active.replace(new, &mut self.tables);
         self.settings_changed = true;
         let health = &self.active.config().gateway.health;
         self.fleet.configure(health, self.active.service_tls(), now);

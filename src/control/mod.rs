@@ -26,7 +26,7 @@ mod service_manager;
 mod shards;
 mod signals;
 mod slots;
-mod source_routes;
+mod source_tables;
 mod sources;
 mod stop_bound;
 #[cfg(test)]

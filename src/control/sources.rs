@@ -24,6 +24,8 @@ pub struct SourceState {
     pub instances: usize,
     /// Routes that the source names.
     pub routes: usize,
+    /// Tenants that the source names.
+    pub tenants: usize,
     /// Whether the source has answered since the start.
     pub answered: bool,
 }

@@ -38,6 +38,11 @@ impl TokenKeys {
         self.verifier = self.local.verifier(config, self.fetched.as_ref());
     }
 
+    /// Makes the verifier anew: the configuration has other tenants, and the keys are the same.
+    pub fn follow(&mut self, config: &Config) {
+        self.verifier = self.local.verifier(config, self.fetched.as_ref());
+    }
+
     /// Takes in the result of a fetch and notes it in `state`. Whether the keys changed: a failed
     /// fetch leaves the last set in force.
     pub fn take_fetched(

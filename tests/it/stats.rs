@@ -166,8 +166,15 @@ fn health_is_200_while_all_shards_answer() {
     let (status, health) = gateway.admin("/health");
     assert_eq!((status, &health["status"]), (200, &json!("ok")));
     let names = ["status", "shards", "silent_shards", "version", "uptime_s"];
-    let elsewhere =
-        ["degraded_by", "sources", "services", "routes_refused", "warnings", "last_reload"];
+    let elsewhere = [
+        "degraded_by",
+        "sources",
+        "services",
+        "routes_refused",
+        "tenants_refused",
+        "warnings",
+        "last_reload",
+    ];
     assert_eq!(keys(&health), names.into_iter().chain(elsewhere).collect());
     assert_eq!((&health["degraded_by"], &health["last_reload"]), (&json!([]), &Value::Null));
     assert_eq!(health["silent_shards"], json!([]));

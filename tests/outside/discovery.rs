@@ -217,6 +217,41 @@ fn routes_in_etcd_are_checked_like_those_of_the_files() {
 }
 
 #[test]
+fn tenants_in_etcd_come_change_and_go_and_a_wrong_one_refuses_itself_alone() {
+    let found = succeeds("etcd", &["--version"]) && succeeds("etcdctl", &["version"]);
+    let name = "tenants_in_etcd_come_change_and_go_and_a_wrong_one_refuses_itself_alone";
+    if !available(name, "etcd and etcdctl", found) {
+        return;
+    }
+    let etcd = Etcd::running();
+    let text = "[auth]\nmode = \"jwt\"\ntenants = \"many\"\n[[auth_key]]\nid = \"k\"\n\
+                algorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
+    let gateway = EtcdGateway::start(&etcd, text);
+    let get = |path: &str| get_json(gateway.0.admin, path);
+    let service = |tenant: &str, id: u32| {
+        let path = format!("/routing/explain?msg_id={id}&user=x&tenant={tenant}");
+        get(&path)["service"].clone()
+    };
+    etcd.put("tenants/acme", r#"{"route":[{"range":[2000,2500],"service":"logic"}]}"#);
+    eventually("its route is its own", || service("acme", 2200) == "logic");
+    assert!(service("other", 2200).is_null() && service("", 2200).is_null());
+    etcd.put("tenants/b", r#"{"weight":0}"#);
+    eventually("the wrong one is told by name", || {
+        let refused = get("/health")["tenants_refused"].to_string();
+        refused.contains("/shardgate/tenants/b") && refused.contains("weight = 0")
+    });
+    etcd.put("routes/party", r#"{"range":[3000,3500],"service":"logic"}"#);
+    eventually("routes go on being followed", || service("other", 3200) == "logic");
+    assert_eq!(service("acme", 2200), "logic", "what was in force stays");
+    etcd.put("tenants/b", r#"{"inherit":false}"#);
+    eventually("it is right now", || service("b", 3200).is_null());
+    assert_eq!(get("/health")["tenants_refused"].as_array().map(Vec::len), Some(0));
+    etcd.delete("tenants/acme");
+    eventually("it is gone", || service("acme", 2200).is_null());
+    gateway.0.process.stop();
+}
+
+#[test]
 fn a_service_that_registers_itself_gets_messages_until_it_leaves() {
     let found = succeeds("python3", &["-c", "import grpc, grpc_tools.protoc"]);
     let name = "a_service_that_registers_itself_gets_messages_until_it_leaves";

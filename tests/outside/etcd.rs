@@ -52,6 +52,21 @@ fn what_is_in_etcd_is_known_and_changes_arrive() {
     });
     etcd.delete("services/chat/chat-1");
     source.until_names(&["logic/logic-1", "logic/logic-2"]);
+    etcd.put("tenants/acme", r#"{"weight":2}"#);
+    source.until("the tenant is told", |s| {
+        let tenants = s.known.as_ref().map(|known| &known.tenants[..]);
+        let acme = tenants.and_then(|tenants| tenants.first());
+        acme.is_some_and(|t| *t.json == *r#"{"name":"acme","weight":2}"#)
+    });
+    etcd.put("tenants/acme", r#"{"name":"other"}"#);
+    source.until("its name is wrong", |s| !s.bad.is_empty());
+    let (at, why) = source.bad.remove(0);
+    assert!(at == "/shardgate/tenants/acme" && why.contains("not that of the key"), "{why}");
+    assert_eq!(source.known.as_ref().map(|known| known.tenants.len()), Some(1), "it stays");
+    etcd.delete("tenants/acme");
+    source.until("the tenant is gone", |s| {
+        s.known.as_ref().is_some_and(|known| known.tenants.is_empty())
+    });
     etcd.delete("routes/party");
     source.until("the route is gone", |s| s.known.as_ref().is_some_and(|k| k.routes.is_empty()));
     assert_eq!((source.stales, source.bad.len()), (0, 0));

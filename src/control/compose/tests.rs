@@ -44,7 +44,7 @@ fn found(service: &str, name: &str, port: u16) -> FoundInstance {
 fn said(list: &[(&str, Vec<FoundInstance>)]) -> BTreeMap<Arc<str>, SourceContents> {
     let known = |found: &Vec<FoundInstance>| SourceContents {
         instances: found.clone(),
-        routes: Vec::new(),
+        ..SourceContents::default()
     };
     list.iter().map(|(source, found)| (Arc::from(*source), known(found))).collect()
 }

@@ -1,6 +1,5 @@
 //! Effects of a reload and of a source on each other.
 
-use crate::ids::TenantId;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -9,10 +8,11 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::auth::load::LocalKeys;
-use crate::config::{Loader, Overrides};
+use crate::config::{FoundTable, Loader, Overrides};
 use crate::control::discovery::FoundInstance;
 use crate::control::health::Check;
 use crate::control::inputs::LocalFiles;
+use crate::ids::TenantId;
 use crate::tls::load::LocalTls;
 
 const FILE: &str = r#"
@@ -37,8 +37,15 @@ fn directory() -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
 fn directory_of(
     connections_cap: usize,
 ) -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
+    directory_of_text(connections_cap, FILE)
+}
+
+fn directory_of_text(
+    connections_cap: usize,
+    text: &str,
+) -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), FILE);
+    write(dir.path(), text);
     let loader = Loader::open(Some(dir.path()), &[], &Overrides::default()).unwrap();
     let config = loader.check(&Default::default()).unwrap();
     let composer = Composer::new(&config);
@@ -51,6 +58,15 @@ fn directory_of(
 }
 
 fn discover(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str]) {
+    discover_with(directory, instances, routes, &[]);
+}
+
+fn discover_with(
+    directory: &mut Directory,
+    instances: &[(&str, u16)],
+    routes: &[&str],
+    tenants: &[&str],
+) {
     let instance = |(name, port): &(&str, u16)| FoundInstance {
         service: "logic".into(),
         name: (*name).into(),
@@ -58,10 +74,11 @@ fn discover(directory: &mut Directory, instances: &[(&str, u16)], routes: &[&str
         weight: 1,
         draining: false,
     };
-    let route = |json: &&str| FoundTable { at: "/x/routes/r".into(), json: (*json).into() };
+    let table = |at: &str, json: &&str| FoundTable { at: at.into(), json: (*json).into() };
     let contents = SourceContents {
         instances: instances.iter().map(instance).collect(),
-        routes: routes.iter().map(route).collect(),
+        routes: routes.iter().map(|json| table("/x/routes/r", json)).collect(),
+        tenants: tenants.iter().map(|json| table("/x/tenants/t", json)).collect(),
     };
     let now = Instant::now();
     let event = SourceEvent::Contents { contents, by: "t".into() };
@@ -75,7 +92,7 @@ async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
     discover(&mut directory, &[], &[r#"{"range":[2000,2999],"service":"logic"}"#]);
     assert!(directory.snapshot().route(TenantId::DEFAULT, 2500).is_some());
     discover(&mut directory, &[], &[r#"{"range":[1500,2999],"service":"logic"}"#]);
-    assert_eq!(directory.view().routes_refused.len(), 1);
+    assert_eq!(directory.view().refused.routes.len(), 1);
     assert!(directory.snapshot().route(TenantId::DEFAULT, 2500).is_some(), "the one before stays");
     write(dir.path(), &FILE.replace("1999", "1899"));
     directory.reload(Instant::now()).expect("the files are right");
@@ -83,7 +100,7 @@ async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
         directory.snapshot().route(TenantId::DEFAULT, 1950).is_none()
             && directory.snapshot().route(TenantId::DEFAULT, 2500).is_some()
     );
-    assert_eq!(directory.view().routes_refused.len(), 1, "it still says so");
+    assert_eq!(directory.view().refused.routes.len(), 1, "it still says so");
     // The files take the range for themselves, and their route holds.
     write(dir.path(), &FILE.replace("1999", "2100"));
     directory.reload(Instant::now()).expect("the files are right");
@@ -135,4 +152,120 @@ async fn no_published_state_asks_for_more_connections_than_there_are_files() {
         directory.reload(Instant::now()).expect("the files are right");
         assert_eq!(max(&directory), given);
     }
+}
+
+/// Files of a gateway whose users belong to tenants.
+fn with_tenants() -> (Directory, TempDir, mpsc::Receiver<probe::CheckResult>) {
+    let (mut directory, dir, checks) = directory_of_text(usize::MAX, &tenants_file());
+    directory.reload(Instant::now()).expect("the files are right");
+    (directory, dir, checks)
+}
+
+fn tenants_file() -> String {
+    let key = "[[auth_key]]\nid = \"k\"\nalgorithm = \"HS256\"\n\
+               secret = \"0123456789abcdef0123456789abcdef\"\n";
+    format!("auth.mode = \"jwt\"\nauth.tenants = \"many\"\n{FILE}\n{key}")
+}
+
+/// Names and weights of the tenants that shards are sent.
+fn tenants_of(directory: &Directory) -> Vec<(String, u32)> {
+    let list = directory.snapshot().tenants.list().iter();
+    let mut names: Vec<_> = list.map(|t| (t.name.to_string(), t.weight)).collect();
+    names.sort();
+    names
+}
+
+fn weighing(names: &[(&str, u32)]) -> Vec<(String, u32)> {
+    names.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
+}
+
+const ROUTE: &str = r#"{"range":[2000,2999],"service":"logic"}"#;
+const WRONG_ROUTE: &str = r#"{"range":[1500,2999],"service":"logic"}"#;
+
+fn refused(directory: &Directory) -> (usize, usize) {
+    let RefusedTables { routes, tenants } = directory.view().refused;
+    (routes.len(), tenants.len())
+}
+
+fn has_route(directory: &Directory, id: u32) -> bool {
+    directory.snapshot().route(TenantId::DEFAULT, id).is_some()
+}
+
+#[tokio::test]
+async fn a_wrong_tenant_of_a_source_keeps_no_good_route_out_nor_the_other_way() {
+    let (mut directory, _dir, _checks) = with_tenants();
+    let wrong = r#"{"name":"a","weight":0}"#;
+    discover_with(&mut directory, &[], &[ROUTE], &[wrong]);
+    assert_eq!((has_route(&directory, 2500), refused(&directory)), (true, (0, 1)));
+    assert_eq!(tenants_of(&directory), []);
+    discover_with(&mut directory, &[], &[WRONG_ROUTE], &[r#"{"name":"a","weight":2}"#]);
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 2)]));
+    assert_eq!((has_route(&directory, 2500), refused(&directory)), (true, (1, 0)), "it stays");
+    // Both are wrong: what is in force of both stays, and each is told by itself.
+    discover_with(&mut directory, &[], &[WRONG_ROUTE], &[wrong]);
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 2)]));
+    assert_eq!((has_route(&directory, 2500), refused(&directory)), (true, (1, 1)));
+    let RefusedTables { routes, tenants } = directory.view().refused;
+    let told = [&routes[0], &tenants[0]].map(ToString::to_string);
+    assert!(told[0].starts_with("/x/routes/r: route[1].range = "), "{told:?}");
+    assert!(told[1].starts_with("/x/tenants/t: tenant[0].weight = 0: "), "{told:?}");
+    // One wrong tenant refuses the good ones that come with it, and instances come all the same.
+    let good = r#"{"name":"b"}"#;
+    discover_with(&mut directory, &[("i", 1)], &[ROUTE], &[good, wrong]);
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 2)]));
+    assert_eq!((directory.snapshot().instances.len(), refused(&directory)), (1, (0, 1)));
+    discover_with(&mut directory, &[("i", 1)], &[ROUTE], &[good]);
+    assert_eq!((tenants_of(&directory), refused(&directory)), (weighing(&[("b", 1)]), (0, 0)));
+    discover_with(&mut directory, &[("i", 1)], &[ROUTE], &[]);
+    assert_eq!((tenants_of(&directory), refused(&directory)), (vec![], (0, 0)), "it was deleted");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_tenants_of_a_source_as_far_as_they_fit_the_files() {
+    let (mut directory, dir, _checks) = with_tenants();
+    let version = directory.snapshot().version;
+    discover_with(&mut directory, &[], &[], &[r#"{"name":"a","weight":2}"#]);
+    assert!(directory.snapshot().version > version, "it is published");
+    write(dir.path(), &format!("{}[[tenant]]\nname = \"b\"\n", tenants_file()));
+    let report = directory.reload(Instant::now()).expect("the files are right");
+    let keys: Vec<_> = report.changes.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!(keys, ["tenant[b]"]);
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 2), ("b", 1)]));
+    // A change of the files is a change whatever the source says.
+    discover_with(&mut directory, &[], &[], &[r#"{"name":"a","weight":0}"#]);
+    let text = format!("{}[[tenant]]\nname = \"b\"\nweight = 3\n", tenants_file());
+    write(dir.path(), &text);
+    let report = directory.reload(Instant::now()).expect("the files are right");
+    let keys: Vec<_> = report.changes.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!(keys, ["tenant[b].weight"]);
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 2), ("b", 3)]));
+    assert_eq!(refused(&directory), (0, 1), "it still says so");
+    // The files take the name for themselves.
+    write(dir.path(), &text.replace("\"b\"", "\"a\""));
+    directory.reload(Instant::now()).expect("the files are right");
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 3)]));
+    assert_eq!(refused(&directory), (0, 2), "its weight and its name");
+}
+
+#[tokio::test]
+async fn a_tenant_of_a_source_with_another_key_is_published_although_the_routing_is_the_same() {
+    let (mut directory, _dir, _checks) = with_tenants();
+    let tenant = r#"{"name":"a","auth_key":[{"id":"k","algorithm":"HS256","secret":"SECRET"}]}"#;
+    let of = |letter: &str| tenant.replace("SECRET", &letter.repeat(32));
+    discover_with(&mut directory, &[], &[], &[&of("a")]);
+    assert_eq!((tenants_of(&directory), refused(&directory)), (weighing(&[("a", 1)]), (0, 0)));
+    let version = directory.snapshot().version;
+    for (letter, is_news) in [("a", false), ("b", true)] {
+        let json = of(letter).into();
+        let contents = SourceContents {
+            tenants: vec![FoundTable { at: "/x/tenants/t".into(), json }],
+            ..SourceContents::default()
+        };
+        let event = SourceEvent::Contents { contents, by: "t".into() };
+        let now = Instant::now();
+        directory.take_news(News { source: "etcd".into(), event }, now);
+        let debounce = directory.config().gateway.discovery.debounce;
+        assert_eq!(directory.turn(now + debounce), is_news, "{letter}");
+    }
+    assert_eq!(directory.snapshot().version, version);
 }

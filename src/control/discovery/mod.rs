@@ -32,7 +32,7 @@ pub struct FoundInstance {
     pub draining: bool,
 }
 
-/// A route that a source names; the reader of the files checks it.
+/// A route or a tenant that a source names; the reader of the files checks it.
 pub use crate::config::FoundTable;
 
 /// Everything that a source names now.
@@ -42,6 +42,8 @@ pub struct SourceContents {
     pub instances: Vec<FoundInstance>,
     /// Routes, in any order.
     pub routes: Vec<FoundTable>,
+    /// Tenants, in any order.
+    pub tenants: Vec<FoundTable>,
 }
 
 /// An event of one source.

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Overview, ProcessInfo, ShardState, ShardView, instances_of, present, seconds};
 use super::{standing, unreachable_why};
+use crate::config::Problem;
+use crate::control::source_tables::RefusedTables;
 use crate::control::sources::SourceState;
 use crate::routing::Share;
 
@@ -38,7 +40,9 @@ pub fn health(info: &ProcessInfo, overview: &Overview) -> (StatusCode, Value) {
     let silent: Vec<_> = overview.shards.iter().filter(|s| s.silent).map(|s| s.shard.0).collect();
     let shards: Vec<_> = overview.shards.iter().map(shard_health).collect();
     let directory = &overview.directory;
-    let refused = directory.routes_refused.iter().map(ToString::to_string);
+    let told = |problems: &[Problem]| -> Vec<String> {
+        problems.iter().map(ToString::to_string).collect()
+    };
     let sources: Map<_, _> = directory
         .sources
         .iter()
@@ -58,7 +62,8 @@ pub fn health(info: &ProcessInfo, overview: &Overview) -> (StatusCode, Value) {
         "silent_shards": silent,
         "sources": sources,
         "services": services(overview),
-        "routes_refused": refused.collect::<Vec<_>>(),
+        "routes_refused": told(&directory.refused.routes),
+        "tenants_refused": told(&directory.refused.tenants),
         "warnings": directory.warnings,
         "last_reload": last_reload,
         "version": env!("CARGO_PKG_VERSION"),
@@ -106,8 +111,11 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
             reasons.push(format!("service {}: no instance takes messages{why}", service.name));
         }
     }
-    if !directory.routes_refused.is_empty() {
-        reasons.push("the routes of a source were refused, so those in force stay".into());
+    let RefusedTables { routes, tenants } = &directory.refused;
+    for (what, problems) in [("routes", routes), ("tenants", tenants)] {
+        if !problems.is_empty() {
+            reasons.push(format!("the {what} of a source were refused, so those in force stay"));
+        }
     }
     reasons
 }
@@ -130,6 +138,7 @@ fn source(state: &SourceState, at: Instant) -> Value {
         "why": state.stale.as_ref().map(|(_, why)| why),
         "instances": state.instances,
         "routes": state.routes,
+        "tenants": state.tenants,
         "bad": bad.collect::<Vec<_>>(),
     })
 }

@@ -30,7 +30,7 @@ fn gathered() -> Overview {
         panicking: Vec::new(),
         sources: BTreeMap::new(),
         warnings: Vec::new(),
-        routes_refused: Vec::new(),
+        refused: Default::default(),
         reloads: Default::default(),
         certificates: Vec::new(),
         connections_cap: usize::MAX,

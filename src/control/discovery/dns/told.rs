@@ -117,7 +117,7 @@ impl Told {
         if changed {
             self.sent = found;
             let instances = self.sent.clone();
-            let contents = SourceContents { instances, routes: Vec::new() };
+            let contents = SourceContents { instances, ..SourceContents::default() };
             events.push(SourceEvent::Contents { contents, by: "dns".into() });
         }
         changed

@@ -20,7 +20,7 @@ use super::proto::etcdserverpb::{
     AuthenticateRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest,
     WatchResponse,
 };
-use super::view::Folder;
+use super::view::{FOLDERS, Folder};
 use crate::config::settings::EtcdSettings;
 
 /// Longest wait for a connection, for a unary answer, and for a watch to be confirmed.
@@ -277,11 +277,11 @@ impl Client {
         within(client.range(self.request(request))).await
     }
 
-    /// Watches both folders, each from its revision on. The watch of a folder has [`watch_id`].
+    /// Watches all folders, each from its revision on. The watch of a folder has [`watch_id`].
     pub async fn watch(
         &self,
         prefix: &str,
-        from: [i64; 2],
+        from: [i64; FOLDERS],
     ) -> Result<Streaming<WatchResponse>, Fault> {
         let creates = Folder::ALL.map(|folder| {
             let create = WatchCreateRequest {

@@ -1,10 +1,12 @@
-//! Instances and routes out of etcd, 3.4 or newer: listed at one revision, then watched.
+//! Instances, routes and tenants out of etcd, 3.4 or newer: listed at one revision, then watched.
 //!
-//! Keys, under `etcd.prefix` (`/shardgate` by default), and their values, JSON of at most 4 KiB:
+//! Keys, under `etcd.prefix` (`/shardgate` by default), and their values, JSON of at most 4 KiB, a
+//! tenant's of at most 64 KiB:
 //!
 //! - `<prefix>/services/<service>/<instance>`: `{"address":"10.0.0.1:50001","weight":1,
 //!   "draining":false}`. The weight is 1 to 1000, and 1 if left out; draining is false if left out.
 //! - `<prefix>/routes/<name>`: the keys of a `[[route]]` table.
+//! - `<prefix>/tenants/<name>`: the keys of a `[[tenant]]` table; its name need not be repeated.
 //!
 //! An instance that lives as long as its service renews a lease of 10 seconds:
 //!
@@ -17,7 +19,7 @@
 //!
 //! The last contents hold while etcd is away. A value that cannot be read is complained about once
 //! and left out; if its key had a good one before, that one stays. The first 4,096 keys of each
-//! folder are used.
+//! folder are used, and the first 1,000 tenants.
 
 mod client;
 mod view;
@@ -34,7 +36,7 @@ use tonic::Streaming;
 use self::client::{ANSWER_TIMEOUT, Client, Endpoints, Fault, watch_id};
 use self::proto::etcdserverpb::WatchResponse;
 use self::proto::mvccpb::event::EventType;
-use self::view::{Folder, KeyView};
+use self::view::{FOLDERS, Folder, KeyView};
 use super::{News, NewsSender, SourceContents, SourceEvent};
 use crate::config::settings::EtcdSettings;
 
@@ -99,7 +101,7 @@ struct Progress {
     /// Cluster that was listed.
     cluster: u64,
     /// First revision that each folder's watch has still to send.
-    next: [i64; 2],
+    next: [i64; FOLDERS],
 }
 
 /// Reason why a session, or a part of it, ends.
@@ -198,7 +200,7 @@ impl EtcdSource {
         }
     }
 
-    /// Reads both folders as they are at one revision.
+    /// Reads all folders as they are at one revision.
     async fn list(&mut self, client: &Client) -> Result<Progress, SessionEnd> {
         if let Some(listed) = self.listed {
             sleep_until(listed + LIST_EVERY).await;
@@ -230,7 +232,7 @@ impl EtcdSource {
             }
         }
         self.view.replace(listing);
-        let progress = Progress { cluster, next: [revision + 1; 2] };
+        let progress = Progress { cluster, next: [revision + 1; FOLDERS] };
         self.progress = Some(progress);
         self.send_fresh().await;
         self.send_contents().await;

@@ -1,5 +1,5 @@
-//! Instances and routes out of the keys of etcd. Pure: puts and deletes in; contents and complaints
-//! out.
+//! Instances, routes and tenants out of the keys of etcd. Pure: puts and deletes in; contents and
+//! complaints out.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,34 +12,53 @@ use super::proto::mvccpb::KeyValue;
 use crate::config::is_name;
 use crate::control::discovery::{FoundInstance, FoundTable, SourceContents, SourceEvent};
 
-/// Keys of each folder that are used, bad ones included, in key order. 4,096 routes of
+/// Keys of a folder that are used, bad ones included, in key order. 4,096 routes of
 /// [`VALUE_BYTES_MAX`] are 16 MiB.
 pub const KEYS_MAX: usize = 4_096;
+/// Tenants that are used: as many as the configuration takes. 1,000 of [`TENANT_BYTES_MAX`] are
+/// 64 MiB.
+pub const TENANTS_MAX: usize = 1_000;
 /// Largest value. A route with every key set has under 400 bytes.
 pub const VALUE_BYTES_MAX: usize = 4 << 10;
+/// Largest value of a tenant: more than 100 routes with every key set.
+pub const TENANT_BYTES_MAX: usize = 64 << 10;
 /// Longest key that is remembered: a prefix of 200, two names of 64 and the characters between
 /// them.
 const KEY_BYTES_MAX: usize = 512;
 /// Characters of a key or of a parser's message in a complaint.
 const TEXT_MAX: usize = 300;
 
-/// The two folders under the prefix.
+/// Number of [`Folder`]s.
+pub const FOLDERS: usize = Folder::ALL.len();
+
+/// The folders under the prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Folder {
     /// Keys `<prefix>/services/<service>/<instance>`, one an instance.
     Services,
     /// Keys `<prefix>/routes/<name>`, one a route.
     Routes,
+    /// Keys `<prefix>/tenants/<name>`, one a tenant.
+    Tenants,
 }
 
 impl Folder {
-    pub const ALL: [Folder; 2] = [Folder::Services, Folder::Routes];
+    pub const ALL: [Folder; 3] = [Folder::Services, Folder::Routes, Folder::Tenants];
+
+    /// Keys that are used.
+    fn keys_max(self) -> usize {
+        match self {
+            Folder::Services | Folder::Routes => KEYS_MAX,
+            Folder::Tenants => TENANTS_MAX,
+        }
+    }
 
     /// Start of the folder's keys.
     pub fn start(self, prefix: &str) -> String {
         match self {
             Folder::Services => format!("{prefix}/services/"),
             Folder::Routes => format!("{prefix}/routes/"),
+            Folder::Tenants => format!("{prefix}/tenants/"),
         }
     }
 
@@ -48,6 +67,7 @@ impl Folder {
         match self {
             Folder::Services => format!("{prefix}/services0"),
             Folder::Routes => format!("{prefix}/routes0"),
+            Folder::Tenants => format!("{prefix}/tenants0"),
         }
     }
 }
@@ -57,6 +77,7 @@ impl Folder {
 enum ParsedValue {
     Instance(FoundInstance),
     Route(FoundTable),
+    Tenant(FoundTable),
 }
 
 /// State of one key.
@@ -85,10 +106,10 @@ struct FolderKeys {
 }
 
 impl FolderKeys {
-    /// Inserts a key. At most [`KEYS_MAX`] stay: the first ones.
-    fn insert(&mut self, key: &[u8], held: KeyState) {
+    /// Inserts a key of `folder`. At most [`Folder::keys_max`] stay: the first ones.
+    fn insert(&mut self, folder: Folder, key: &[u8], held: KeyState) {
         self.keys.insert(key.into(), held);
-        if self.keys.len() > KEYS_MAX {
+        if self.keys.len() > folder.keys_max() {
             self.keys.pop_last();
             self.over = true;
         }
@@ -99,7 +120,7 @@ impl FolderKeys {
 #[derive(Debug)]
 pub struct Listing {
     prefix: Arc<str>,
-    folders: [FolderKeys; 2],
+    folders: [FolderKeys; FOLDERS],
     bad: Vec<SourceEvent>,
 }
 
@@ -111,7 +132,7 @@ impl Listing {
             return true;
         }
         let folder_keys = &mut self.folders[folder as usize];
-        folder_keys.insert(&kv.key, read(folder, &self.prefix, kv));
+        folder_keys.insert(folder, &kv.key, read(folder, &self.prefix, kv));
         !folder_keys.over
     }
 }
@@ -120,7 +141,7 @@ impl Listing {
 #[derive(Debug)]
 pub struct KeyView {
     prefix: Arc<str>,
-    folders: [FolderKeys; 2],
+    folders: [FolderKeys; FOLDERS],
     /// Complaints that were not sent yet.
     bad: Vec<SourceEvent>,
 }
@@ -172,7 +193,7 @@ impl KeyView {
         settle(&mut held, before);
         let why = held.bad.clone();
         let was_over = folder_keys.over;
-        folder_keys.insert(&kv.key, held);
+        folder_keys.insert(folder, &kv.key, held);
         if folder_keys.over && !was_over {
             self.bad.push(too_many(folder, &self.prefix));
         }
@@ -199,13 +220,14 @@ impl KeyView {
         self.folders.iter().any(|folder_keys| folder_keys.lacking)
     }
 
-    /// Instances and routes of the good values.
+    /// Instances, routes and tenants of the good values.
     pub fn contents(&self) -> SourceContents {
         let mut contents = SourceContents::default();
         for held in self.folders.iter().flat_map(|folder_keys| folder_keys.keys.values()) {
             match &held.good {
                 Some(ParsedValue::Instance(found)) => contents.instances.push(found.clone()),
                 Some(ParsedValue::Route(route)) => contents.routes.push(route.clone()),
+                Some(ParsedValue::Tenant(tenant)) => contents.tenants.push(tenant.clone()),
                 None => {}
             }
         }
@@ -231,6 +253,7 @@ fn read(folder: Folder, prefix: &str, kv: &KeyValue) -> KeyState {
     let good = match folder {
         Folder::Services => instance(prefix, kv).map(ParsedValue::Instance),
         Folder::Routes => route(prefix, kv).map(ParsedValue::Route),
+        Folder::Tenants => tenant(prefix, kv).map(ParsedValue::Tenant),
     };
     let (good, bad) = match good {
         Ok(good) => (Some(good), None),
@@ -262,7 +285,7 @@ fn instance(prefix: &str, kv: &KeyValue) -> Result<FoundInstance, String> {
     }
     checked_name("service", service)?;
     checked_name("instance", name)?;
-    let text = text_of(&kv.value)?;
+    let text = text_of(&kv.value, VALUE_BYTES_MAX)?;
     // Serde would take an array of the three fields, too.
     if !text.trim_start().starts_with('{') {
         return Err("the value is no JSON object".into());
@@ -288,8 +311,30 @@ fn route(prefix: &str, kv: &KeyValue) -> Result<FoundTable, String> {
         return Err("the key must be <prefix>/routes/<name>".into());
     }
     checked_name("route", name)?;
-    let json = text_of(&kv.value)?;
+    let json = text_of(&kv.value, VALUE_BYTES_MAX)?;
     serde_json::from_str::<Map<String, Value>>(json).map_err(|error| not_the_json(&error))?;
+    Ok(FoundTable { at: printable(&kv.key).into(), json: json.into() })
+}
+
+/// Reads a tenant: its key has the name, and the value need not repeat it.
+fn tenant(prefix: &str, kv: &KeyValue) -> Result<FoundTable, String> {
+    let name = names_of(Folder::Tenants, prefix, &kv.key)?;
+    if name.contains('/') {
+        return Err("the key must be <prefix>/tenants/<name>".into());
+    }
+    checked_name("tenant", name)?;
+    let json = text_of(&kv.value, TENANT_BYTES_MAX)?;
+    // Of another kind of value the parser would tell what it is, and it may be a secret.
+    if !json.trim_start().starts_with('{') {
+        return Err("the value is no JSON object".into());
+    }
+    let mut table: Map<String, Value> =
+        serde_json::from_str(json).map_err(|error| not_the_json(&error))?;
+    let own = Value::from(name);
+    if *table.entry("name").or_insert(own.clone()) != own {
+        return Err(format!("name in the value is not that of the key, {name:?}; remove it there"));
+    }
+    let json = Value::Object(table).to_string();
     Ok(FoundTable { at: printable(&kv.key).into(), json: json.into() })
 }
 
@@ -304,9 +349,9 @@ fn checked_name(what: &str, name: &str) -> Result<(), String> {
     if is_name(name) { Ok(()) } else { Err(format!("the {what}'s name in the key {rule}")) }
 }
 
-fn text_of(value: &[u8]) -> Result<&str, String> {
-    if value.len() > VALUE_BYTES_MAX {
-        return Err(format!("{} bytes: at most {VALUE_BYTES_MAX} are taken", value.len()));
+fn text_of(value: &[u8], bytes_max: usize) -> Result<&str, String> {
+    if value.len() > bytes_max {
+        return Err(format!("{} bytes: at most {bytes_max} are taken", value.len()));
     }
     Ok(std::str::from_utf8(value).map_err(|_| "the value is not UTF-8")?)
 }
@@ -324,7 +369,8 @@ fn too_long(key: &[u8]) -> SourceEvent {
 }
 
 fn too_many(folder: Folder, prefix: &str) -> SourceEvent {
-    let why = format!("over {KEYS_MAX} keys: only the first, in key order, are used");
+    let max = folder.keys_max();
+    let why = format!("over {max} keys: only the first, in key order, are used");
     SourceEvent::Bad { at: folder.start(prefix), why }
 }
 

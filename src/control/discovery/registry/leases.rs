@@ -209,7 +209,7 @@ impl Leases {
             draining: lease.registration.draining,
         };
         let instances = self.by_name.iter().map(instance).collect();
-        Some((SourceContents { instances, routes: Vec::new() }, by))
+        Some((SourceContents { instances, ..SourceContents::default() }, by))
     }
 
     /// Name of the instance of a lease, if the lease is the caller's and the caller may still

@@ -128,10 +128,57 @@ fn a_route_is_passed_on_as_it_is_written() {
     let json = r#"{ "range": [4000, 4099], "service": "logic" }"#;
     let contents = only(Folder::Routes, &at, json).expect("good");
     let route = FoundTable { at: at.as_str().into(), json: json.into() };
-    assert_eq!(contents, SourceContents { instances: vec![], routes: vec![route] });
+    let expected = SourceContents { routes: vec![route], ..SourceContents::default() };
+    assert_eq!(contents, expected);
     for bad in ["", "[]", "{", "x", "\"x\""] {
         only(Folder::Routes, &at, bad).expect_err(bad);
     }
+}
+
+#[test]
+fn a_tenant_has_the_name_of_its_key_and_no_other() {
+    let at = format!("{PREFIX}/tenants/acme");
+    let found = |value: &str| only(Folder::Tenants, &at, value);
+    let table = |json: &str| {
+        let tenants = vec![FoundTable { at: at.as_str().into(), json: json.into() }];
+        Ok(SourceContents { tenants, ..SourceContents::default() })
+    };
+    let named = r#"{"name":"acme","weight":2}"#;
+    assert_eq!(found(r#"{ "weight": 2 }"#), table(named));
+    assert_eq!(found(r#"{"weight":2,"name":"acme"}"#), table(named));
+    assert_eq!(found("{}"), table(r#"{"name":"acme"}"#));
+    for (bad, expected) in [
+        (r#"{"name":"other"}"#, "name in the value is not that of the key, \"acme\""),
+        (r#"{"name":7}"#, "not that of the key"),
+        ("\"a secret\"", "the value is no JSON object"),
+        ("[]", "the value is no JSON object"),
+        ("{", "EOF"),
+    ] {
+        let why = found(bad).expect_err(bad);
+        assert!(why.contains(expected) && !why.contains("a secret"), "{bad}: {why}");
+    }
+    for name in ["", "a/b", "a b", &"x".repeat(65)] {
+        let key = format!("{PREFIX}/tenants/{name}");
+        let why = only(Folder::Tenants, &key, "{}").expect_err(name);
+        assert!(why.contains("the key must") || why.contains("'s name"), "{name}: {why}");
+    }
+}
+
+#[test]
+fn a_tenant_may_be_larger_than_a_route_and_so_many_are_used() {
+    let at = |n: usize| format!("{PREFIX}/tenants/t{n:04}");
+    let of = |bytes: usize| format!("{{\"audience\":\"{}\"}}", "x".repeat(bytes - 15));
+    only(Folder::Tenants, &at(1), &of(TENANT_BYTES_MAX)).expect("as large as it may be");
+    let why = only(Folder::Tenants, &at(1), &of(TENANT_BYTES_MAX + 1)).expect_err("one more");
+    assert!(why.contains("65537 bytes: at most 65536"), "{why}");
+    let mut view = KeyView::new(PREFIX);
+    for n in (0..TENANTS_MAX + 2).rev() {
+        view.put(Folder::Tenants, &kv(&at(n), "{}", 1, 1));
+    }
+    let tenants = view.contents().tenants;
+    assert_eq!((tenants.len(), &*tenants[0].at), (TENANTS_MAX, at(0).as_str()));
+    let told = view.take_bad();
+    assert!(told.len() == 1 && why_of(&told[0]).contains("over 1000 keys"), "{told:?}");
 }
 
 #[test]
@@ -214,14 +261,16 @@ enum Change {
     Delete(usize),
 }
 
-/// Keys of both folders, some of them bad ones.
-const KEYS: [(Folder, &str); 6] = [
+/// Keys of all folders, some of them bad ones.
+const KEYS: [(Folder, &str); 8] = [
     (Folder::Services, "/shardgate/services/a/a-1"),
     (Folder::Services, "/shardgate/services/a/a-2"),
     (Folder::Services, "/shardgate/services/b/b-1"),
     (Folder::Services, "/shardgate/services/b"),
     (Folder::Routes, "/shardgate/routes/r-1"),
     (Folder::Routes, "/shardgate/routes/r/2"),
+    (Folder::Tenants, "/shardgate/tenants/t-1"),
+    (Folder::Tenants, "/shardgate/tenants/t/2"),
 ];
 /// Values; the last one is bad for all keys.
 const VALUES: [&str; 4] =
@@ -281,6 +330,7 @@ impl Store {
             let good = good.unwrap_or_default();
             contents.instances.extend(good.instances);
             contents.routes.extend(good.routes);
+            contents.tenants.extend(good.tenants);
         }
         contents
     }
@@ -329,8 +379,8 @@ proptest! {
             let key = [folder.start(PREFIX).as_bytes(), &names].concat();
             let kv = KeyValue { key, value: value.clone(), create_revision: 1, mod_revision: 1 };
             view.put(folder, &kv);
-            let contents = view.contents();
-            let found = contents.instances.len() + contents.routes.len();
+            let SourceContents { instances, routes, tenants } = view.contents();
+            let found = instances.len() + routes.len() + tenants.len();
             prop_assert_eq!(found + view.take_bad().len(), 1);
         }
     }

@@ -116,7 +116,7 @@ impl Model {
         };
         let mut instances: Vec<FoundInstance> = self.rows.iter().map(found).collect();
         instances.sort_by(|a, b| a.name.cmp(&b.name));
-        SourceContents { instances, routes: Vec::new() }
+        SourceContents { instances, ..SourceContents::default() }
     }
 }
 

@@ -1,0 +1,171 @@
+//! Routes and tenants of discovery sources: checked together with the files. The routes are taken or
+//! refused as a whole, and so are the tenants.
+
+use crate::auth::load::LocalKeys;
+use crate::config::{Config, FoundTable, FoundTables, Loader, Problem, Problems};
+
+/// A configuration that passed the checks.
+pub struct CheckedConfig {
+    /// The configuration, with the tables in `taken`.
+    pub config: Config,
+    /// Keys of tokens, if they were read: a tenant of a source has other ones than before.
+    pub keys: Option<LocalKeys>,
+    /// Tables of sources that are part of it.
+    pub taken: FoundTables,
+    /// Problems of the tables that were left out.
+    pub refused: RefusedTables,
+}
+
+/// Problems for which tables of the sources are not in force; empty = they are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RefusedTables {
+    /// Problems of routes.
+    pub routes: Vec<Problem>,
+    /// Problems of tenants.
+    pub tenants: Vec<Problem>,
+}
+
+/// Tables of a list that can be part of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Choice {
+    /// The tables that the sources name now.
+    Found,
+    /// The tables in force.
+    Taken,
+    /// None at all.
+    Nothing,
+}
+
+/// The routes and the tenants that are tried, best first. A wrong list must neither keep out the
+/// other one, nor put out what is in force of either as long as that fits the files.
+const ORDER: [(Choice, Choice); 9] = {
+    use Choice::{Found, Nothing, Taken};
+    [
+        (Found, Found),
+        (Found, Taken),
+        (Taken, Found),
+        (Taken, Taken),
+        (Found, Nothing),
+        (Taken, Nothing),
+        (Nothing, Found),
+        (Nothing, Taken),
+        (Nothing, Nothing),
+    ]
+};
+
+/// Routes and tenants that the sources name, and those in force.
+#[derive(Default)]
+pub struct SourceTables {
+    found: FoundTables,
+    taken: FoundTables,
+    refused: RefusedTables,
+}
+
+impl SourceTables {
+    /// Notes the tables that the sources name now. Whether they differ from those before.
+    pub fn set_found(&mut self, found: FoundTables) -> bool {
+        let differ = found != self.found;
+        self.found = found;
+        differ
+    }
+
+    /// Checks the files of `loader` with the tables that the sources name; what fails of these is
+    /// left out, with what is in force in its place, or else with nothing. An error lists problems
+    /// of the files alone.
+    pub fn check(&self, loader: &Loader, before: &Config) -> Result<CheckedConfig, Vec<Problem>> {
+        let mut failed: Vec<((Choice, Choice), Vec<Problem>)> = Vec::new();
+        for (routes, tenants) in ORDER {
+            let is_told = self.is_told(routes, |tables| &tables.routes)
+                || self.is_told(tenants, |tables| &tables.tenants);
+            // The files alone come last, so that an error tells of them.
+            if is_told && (routes, tenants) != (Choice::Nothing, Choice::Nothing) {
+                continue;
+            }
+            let tables = FoundTables {
+                routes: self.chosen(routes, |tables| &tables.routes).to_vec(),
+                tenants: self.chosen(tenants, |tables| &tables.tenants).to_vec(),
+            };
+            match checked(loader, &tables, before) {
+                Ok((config, keys)) => {
+                    let why = |pair| {
+                        let of = failed.iter().find(|(tried, _)| *tried == pair);
+                        of.map(|(_, problems)| problems.clone()).unwrap_or_default()
+                    };
+                    // The problems that the found list has beside the other one that was taken.
+                    let refused = RefusedTables {
+                        routes: why((Choice::Found, tenants)),
+                        tenants: why((routes, Choice::Found)),
+                    };
+                    return Ok(CheckedConfig { config, keys, taken: tables, refused });
+                }
+                Err(Problems(problems)) => failed.push(((routes, tenants), problems)),
+            }
+        }
+        Err(failed.pop().map(|(_, problems)| problems).unwrap_or_default())
+    }
+
+    /// The tables of a list, which `of` picks, by a choice.
+    fn chosen(
+        &self,
+        choice: Choice,
+        of: impl Fn(&FoundTables) -> &Vec<FoundTable>,
+    ) -> &[FoundTable] {
+        match choice {
+            Choice::Found => of(&self.found),
+            Choice::Taken => of(&self.taken),
+            Choice::Nothing => &[],
+        }
+    }
+
+    /// Whether a choice before this one stands for the same tables.
+    fn is_told(&self, choice: Choice, of: impl Fn(&FoundTables) -> &Vec<FoundTable>) -> bool {
+        let (found, taken) = (of(&self.found), of(&self.taken));
+        match choice {
+            Choice::Found => false,
+            Choice::Taken => taken == found,
+            Choice::Nothing => found.is_empty() || taken.is_empty(),
+        }
+    }
+
+    /// Notes the tables that are in force from now on, and why others are not.
+    pub fn accept(&mut self, taken: FoundTables, refused: RefusedTables) {
+        if refused.routes != self.refused.routes {
+            for problem in &refused.routes {
+                tracing::error!(
+                    %problem,
+                    "routes_refused: the routes in force stay; correct this value in the source"
+                );
+            }
+        }
+        if refused.tenants != self.refused.tenants {
+            for problem in &refused.tenants {
+                tracing::error!(
+                    %problem,
+                    "tenants_refused: the tenants in force stay; correct this value in the source"
+                );
+            }
+        }
+        self.taken = taken;
+        self.refused = refused;
+    }
+
+    /// Problems for which tables of the sources are not in force.
+    pub fn refused(&self) -> &RefusedTables {
+        &self.refused
+    }
+}
+
+/// The configuration of the files of `loader` with `tables`, and keys of tokens if a tenant of
+/// `tables` has other ones than `before`.
+fn checked(
+    loader: &Loader,
+    tables: &FoundTables,
+    before: &Config,
+) -> Result<(Config, Option<LocalKeys>), Problems> {
+    let config = loader.check(tables)?;
+    let is_known = |tenant| before.tenants.contains(tenant);
+    let of_sources = !tables.tenants.is_empty();
+    let others = config.tenants.iter().any(|t| t.tokens.is_some() && !is_known(t));
+    let keys = (of_sources && others).then(|| LocalKeys::read(&config)).transpose()?;
+    Ok((config, keys))
+}
