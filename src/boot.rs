@@ -11,7 +11,7 @@ use std::time::Instant;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::auth::Verifier;
-use crate::auth::load::LocalKeys;
+use crate::auth::load::{FetchedSets, LocalKeys};
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
 use crate::clock::{unix_now, unix_now_s};
 use crate::config::settings::GatewaySettings;
@@ -110,7 +110,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         boot_id: rand::random(),
         gateway: Arc::new(config.gateway.clone()),
         snapshot: composer.snapshot().clone(),
-        auth: keys.verifier(&config, None),
+        auth: keys.verifier(&config, &FetchedSets::default()),
         tls: tls.server(),
         service_tls: tls.services().clone(),
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::Verifier;
+use crate::auth::{KeyOwner, Verifier};
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::ids::ShardId;
 use crate::inspect::{Inspection, Query};
@@ -90,9 +90,13 @@ pub enum ShardEvent {
         /// Of each tenant with a quota.
         demands: Vec<TenantDemand>,
     },
-    /// A token's key is unknown, and the fetched set of keys may be outdated: fetch it now. This
-    /// event may be lost: the client tries again, and the event is sent again.
-    KeysWanted(ShardId),
+    /// A token's key is unknown, and the fetched set of its owner's keys may be outdated: fetch it
+    /// now. This event may be lost: the client tries again, and the event is sent again.
+    KeysWanted {
+        shard: ShardId,
+        /// Owners of the sets, each once.
+        owners: Vec<KeyOwner>,
+    },
     /// The shard ended in order.
     Stopped {
         shard: ShardId,

@@ -145,7 +145,8 @@ counters! {
     AuthRefusedClaim = "auth_refused_claim",
     /// Tokens refused because they expired, or are from the future.
     AuthRefusedTime = "auth_refused_time",
-    /// Tokens refused because they have another issuer or audience.
+    /// Tokens refused because they have another issuer or audience, or a tenant that is not
+    /// configured.
     AuthRefusedParty = "auth_refused_party",
     /// Closed with 1001.
     ClosedDrain = "closed_drain",

@@ -7,9 +7,10 @@ use std::fmt;
 use serde::Serialize;
 
 use super::json::Members;
+use super::rules::{Rules, check_signature};
 use super::token::Token;
-use super::verify::{Verifier, check_signature};
-use super::{Claim, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Refusal};
+use super::verify::{Party, Verifier};
+use super::{Claim, GROUP_BYTES_MAX, GROUPS_MAX, Identity, KeyOwner, Refusal};
 use crate::plain::push_plain;
 
 /// Result of a rule.
@@ -68,22 +69,20 @@ pub(crate) fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -
         format!("{}, {id}", h.algorithm.name())
     });
     rule("header", header.map(drop), said);
-    let key = verifier.key(&token);
-    let named = |key: &super::keys::Key| {
-        format!("key {:?} is for {}", key.id().unwrap_or(""), key.algorithm().name())
-    };
-    rule("key", key.map(drop), key.map_or(String::new(), named));
-    match key {
-        Ok(key) => rule("signature", check_signature(&token, key), String::new()),
-        Err(_) => rules.push(not_asked("signature", "without a key")),
+    let party = verifier.party(&token);
+    if verifier.has_tenants() {
+        rule("tenant", party.as_ref().map(drop).map_err(|refusal| *refusal), rules_of(&party));
     }
     let claims = token.claims();
-    match &claims {
-        Ok(map) => claim_rules(verifier, map, now_unix_s, &mut rules),
-        Err(refusal) => {
-            let (name, outcome) = ("claims", Outcome::Fails(*refusal));
-            rules.push(Rule { name, outcome, detail: String::new() });
+    match (&party, &claims) {
+        (Ok(party), claims) => {
+            key_rules(verifier, party, &token, &mut rules);
+            match claims {
+                Ok(claims) => claim_rules(party, claims, now_unix_s, &mut rules),
+                Err(refusal) => rules.push(asked_rule("claims", Err(*refusal), String::new())),
+            }
         }
+        (Err(_), _) => rules.push(not_asked("key", "without a tenant")),
     }
     Explanation {
         header: shown(&token.header),
@@ -91,6 +90,45 @@ pub(crate) fn explain_token(verifier: &Verifier, token: &str, now_unix_s: i64) -
         rules,
         verdict,
     }
+}
+
+/// The rules that a token is checked by, in words.
+fn rules_of(party: &Result<Party<'_>, Refusal>) -> String {
+    match party {
+        Ok(Party { rules, tenant: Some(tenant), .. }) => match rules.owner() {
+            KeyOwner::Tenant(_) => format!("{tenant}, by the issuer and the keys of its own"),
+            KeyOwner::Auth => format!("{tenant}, which has no keys of its own, by those of [auth]"),
+        },
+        Ok(_) => "none that is configured, so by the keys of [auth]".into(),
+        Err(_) => "auth.unknown_tenant is \"refuse\"".into(),
+    }
+}
+
+/// The key that must have signed the token, and whether it did; else whose key did.
+fn key_rules(verifier: &Verifier, party: &Party<'_>, token: &Token<'_>, rules: &mut Vec<Rule>) {
+    let key = party.rules.key(token);
+    let named = |key: &super::keys::Key| {
+        format!("key {:?} is for {}", key.id().unwrap_or(""), key.algorithm().name())
+    };
+    let other = || match signer(verifier, party.rules, token) {
+        Some(KeyOwner::Auth) => "a key of [auth] signed it".into(),
+        Some(KeyOwner::Tenant(name)) => format!("a key of tenant {name} signed it"),
+        None => String::new(),
+    };
+    rules.push(asked_rule("key", key.map(drop), key.map_or_else(|_| other(), named)));
+    rules.push(match key.map(|key| check_signature(token, key)) {
+        Ok(Ok(())) => asked_rule("signature", Ok(()), String::new()),
+        Ok(Err(refusal)) => asked_rule("signature", Err(refusal), other()),
+        Err(_) => not_asked("signature", "without a key"),
+    });
+}
+
+/// The owner of the key that signed the token, where that is not the one of its tenant.
+fn signer(verifier: &Verifier, wanted: &Rules, token: &Token<'_>) -> Option<KeyOwner> {
+    let others = verifier.all_rules().filter(|rules| rules.owner() != wanted.owner());
+    let signed =
+        |rules: &&Rules| rules.key(token).is_ok_and(|key| check_signature(token, key).is_ok());
+    others.into_iter().find(signed).map(|rules| rules.owner().clone())
 }
 
 fn shown(object: &impl Serialize) -> Option<String> {
@@ -105,8 +143,9 @@ fn not_asked(name: &'static str, why: &str) -> Rule {
     Rule { name, outcome: Outcome::NotAsked, detail: why.to_owned() }
 }
 
-fn claim_rules(verifier: &Verifier, map: &Members, now: i64, rules: &mut Vec<Rule>) {
-    let claims = match verifier.read(map) {
+fn claim_rules(party: &Party<'_>, map: &Members, now: i64, rules: &mut Vec<Rule>) {
+    let by = party.rules;
+    let claims = match by.read(map, party.tenant) {
         Ok(claims) => claims,
         Err(refusal) => {
             let (name, outcome) = ("claims", Outcome::Fails(refusal));
@@ -119,20 +158,18 @@ fn claim_rules(verifier: &Verifier, map: &Members, now: i64, rules: &mut Vec<Rul
     let said =
         |claim: Claim| map.get(claim.name()).map_or("none".into(), |value| value.get().to_owned());
     let [exp, nbf, iat] = [Claim::Exp, Claim::Nbf, Claim::Iat].map(said);
-    let times =
-        format!("exp {exp}, nbf {nbf}, iat {iat}, now {now}, leeway {} s", verifier.leeway_s());
-    rule("time", verifier.check_times(claims.times(), now), times);
+    let times = format!("exp {exp}, nbf {nbf}, iat {iat}, now {now}, leeway {} s", by.leeway_s());
+    rule("time", by.check_times(claims.times(), now), times);
     let asked = [
-        ("issuer", verifier.issuer(), verifier.check_issuer(&claims), Claim::Iss),
-        ("audience", verifier.audience(), verifier.check_audience(&claims), Claim::Aud),
+        ("issuer", by.issuer(), party.check_issuer(&claims), Claim::Iss),
+        ("audience", by.audience(), by.check_audience(&claims), Claim::Aud),
     ];
     for (name, wanted, outcome, claim) in asked {
-        rules.push(match wanted {
-            Some(wanted) => {
-                let detail = format!("{} {}, wanted {wanted:?}", claim.name(), said(claim));
-                asked_rule(name, outcome, detail)
-            }
-            None => not_asked(name, "not configured"),
+        let detail = |wanted: &str| format!("{} {}, wanted {wanted}", claim.name(), said(claim));
+        rules.push(match (wanted, outcome) {
+            (Some(wanted), outcome) => asked_rule(name, outcome, detail(&format!("{wanted:?}"))),
+            (None, Ok(())) => not_asked(name, "not configured"),
+            (None, Err(_)) => asked_rule(name, outcome, detail("none that is a tenant's")),
         });
     }
     let groups = claims.groups();

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
@@ -15,6 +17,28 @@ pub const DEPTH_MAX: usize = 16;
 
 /// An object whose values are texts of JSON that are not read yet.
 pub type Members = BTreeMap<String, Box<RawValue>>;
+
+/// A member of an object, as far as it is a text.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum Said {
+    /// The object has no such member.
+    #[default]
+    Nothing,
+    /// This text.
+    Text(String),
+    /// A value of another kind.
+    Other,
+}
+
+impl Said {
+    /// The text, if it is one.
+    pub fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Nothing | Self::Other => None,
+        }
+    }
+}
 
 /// A fault of a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +66,12 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>, Fault> {
 /// depth and content.
 pub fn members(text: &[u8]) -> Result<Members, Fault> {
     read(text, Names)
+}
+
+/// Reads two members of an object, and skips all the others without keeping anything of them: the
+/// object may be anybody's. `None`: it is no object. Of members of one name the last one is read.
+pub fn texts(text: &[u8], names: [&str; 2]) -> Option<[Said; 2]> {
+    read(text, Texts { names }).ok()
 }
 
 fn read<'a, S: DeserializeSeed<'a>>(text: &'a [u8], seed: S) -> Result<S::Value, Fault> {
@@ -80,6 +110,68 @@ impl<'de> Visitor<'de> for Names {
             }
         }
         Ok(members)
+    }
+}
+
+/// Reader of two members of an object.
+#[derive(Clone, Copy)]
+struct Texts<'n> {
+    names: [&'n str; 2],
+}
+
+impl<'de> DeserializeSeed<'de> for Texts<'_> {
+    type Value = [Said; 2];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<[Said; 2], D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Texts<'_> {
+    type Value = [Said; 2];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<[Said; 2], A::Error> {
+        let mut said = [Said::Nothing, Said::Nothing];
+        while let Some(place) = entries.next_key_seed(Place { names: self.names })? {
+            match place {
+                None => drop(entries.next_value::<IgnoredAny>()?),
+                Some(place) => {
+                    let value = entries.next_value::<&RawValue>()?;
+                    let text = serde_json::from_str(value.get());
+                    said[place] = text.map_or(Said::Other, Said::Text);
+                }
+            }
+        }
+        Ok(said)
+    }
+}
+
+/// Reader of a name: its place among those that are looked for.
+struct Place<'n> {
+    names: [&'n str; 2],
+}
+
+impl<'de> DeserializeSeed<'de> for Place<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Place<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.names.iter().position(|known| *known == name))
     }
 }
 
@@ -217,6 +309,22 @@ mod tests {
             ["", "[]", "1", "{\"a\":}", "{\"a\":[}]}", "{\"a\":01}", "{}}", "{\"a\":\"\n\"}"]
         {
             assert_eq!(members(text.as_bytes()).unwrap_err(), Fault::Malformed, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_members_are_read_and_nothing_of_the_others() {
+        let of = |text: &str| texts(text.as_bytes(), ["a", "b"]);
+        let text = |text: &str| Said::Text(text.into());
+        assert_eq!(of(r#"{"x":[{"a":"y"}],"b":"z"}"#), Some([Said::Nothing, text("z")]));
+        assert_eq!(of(r#"{"\u0061":"\u0062","b":5}"#), Some([text("b"), Said::Other]));
+        assert_eq!(of(r#"{"a":null,"b":"\ud800"}"#), Some([Said::Other, Said::Other]));
+        assert_eq!(of(r#"{"a":"1","a":"2"}"#), Some([text("2"), Said::Nothing]));
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(of(&format!(r#"{{"x":{deep},"a":"y"}}"#)), Some([text("y"), Said::Nothing]));
+        assert_eq!(of(&format!(r#"{{"a":{deep}}}"#)), Some([Said::Other, Said::Nothing]));
+        for bad in ["", "[]", "1", "{\"a\":}", "{}}", "{\"a\":[}]}", "\u{feff}{}"] {
+            assert_eq!(of(bad), None, "{bad}");
         }
     }
 

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::KEY_ID_BYTES_MAX;
 use super::json::{self, Fault};
-use crate::config::auth::KeyTexts;
-use crate::config::settings::{Algorithm, AuthSettings, KeySource};
+use crate::config::key_files::KeyTexts;
+use crate::config::settings::{Algorithm, AuthKey, KeySource};
 use crate::plain::push_plain;
 
 /// Most keys in one JWK set: more than any issuer rotates through.
@@ -89,21 +89,22 @@ pub struct KeySet {
 }
 
 impl Keys {
-    /// The keys of the configuration, whose files hold `texts`, and of `sets`; all bad keys of the
-    /// configuration are reported at once. A name belongs to who has it first: the configuration's
+    /// The keys of a list of the configuration, `configured`, whose files hold `texts`, and of
+    /// `sets`; all bad keys of the configuration are reported at once, by their places in the list.
+    /// A name belongs to who has it first: the configuration's
     /// keys before those of a set, and the set of a file, which comes first, before a fetched one.
     /// One set may have several keys of a name, for as many algorithms.
     pub(crate) fn new(
-        settings: &AuthSettings,
+        configured: &[AuthKey],
         texts: &KeyTexts,
         sets: &[KeySet],
     ) -> Result<Self, Vec<BadKey>> {
-        if settings.keys.len() != texts.keys.len() {
+        if configured.len() != texts.keys.len() {
             let rule = "the files of another configuration were read".into();
             return Err(vec![BadKey { at: "auth_key".into(), rule }]);
         }
         let (mut all, mut bad) = (Vec::new(), Vec::new());
-        for (index, (key, text)) in settings.keys.iter().zip(&texts.keys).enumerate() {
+        for (index, (key, text)) in configured.iter().zip(&texts.keys).enumerate() {
             let id = Some(key.id.clone());
             let algorithm = key.algorithm;
             match material(algorithm, text) {

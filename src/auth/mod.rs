@@ -7,7 +7,9 @@
 //! claims that nothing here is decided by are not read, or (groups) kept as far as they can be.
 //!
 //! A token is checked in this order, so that a sender without a key learns nothing about our rules
-//! for claims: length, form, header, key, signature, claims.
+//! for claims: length, form, header, key, signature, claims. With tenants the claims that name one
+//! are looked at before the key, because they say whose keys may have signed the token: see
+//! [`verify`].
 
 pub mod explain;
 mod json;
@@ -15,6 +17,7 @@ pub mod keys;
 pub mod load;
 pub mod mint;
 mod refusal;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -28,6 +31,8 @@ use crate::config::settings::Algorithm;
 
 pub use keys::Keys;
 pub use refusal::{Claim, Refusal};
+pub(crate) use rules::Rules;
+pub(crate) use verify::NotAccepted;
 pub use verify::Verifier;
 
 /// Most bytes of a token: 8 KiB. Tokens with 64 groups are about 5 KiB. One in the handshake shares
@@ -47,6 +52,15 @@ pub const KEY_ID_BYTES_MAX: usize = 128;
 /// two fetches because of unknown keys. So the first token of a new key waits for one fetch, and a
 /// sender of made-up key names causes six fetches a minute and no more.
 pub const EARLY_FETCH_S: u64 = 10;
+
+/// The owner of a set of keys: the party whose tokens are verified with them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum KeyOwner {
+    /// `[auth]`: everybody who has none of their own.
+    Auth,
+    /// The tenant of this name.
+    Tenant(Arc<str>),
+}
 
 /// The identity of a client that signed in.
 #[derive(Clone, PartialEq, Eq, Debug)]

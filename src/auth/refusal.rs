@@ -79,6 +79,8 @@ pub enum Refusal {
     Critical,
     /// Another `typ` than that of an access token.
     Type,
+    /// The tenant is not one of the configuration, and `auth.unknown_tenant` is `"refuse"`.
+    UnknownTenant,
     /// No key has this `kid`.
     UnknownKey,
     /// No `kid`, and not exactly one key for its algorithm.
@@ -113,6 +115,7 @@ impl Refusal {
             Self::BringsKey,
             Self::Critical,
             Self::Type,
+            Self::UnknownTenant,
             Self::UnknownKey,
             Self::NoKeyId,
             Self::Signature,
@@ -127,7 +130,7 @@ impl Refusal {
         all
     }
 
-    /// Text for people, also sent to clients. 300 bytes at most.
+    /// Text for people, also sent to clients (see [`super::Verifier::told`]). 300 bytes at most.
     pub(crate) fn text(self) -> String {
         let fixed = match self {
             Self::TooLong => "the token is over 8 KiB",
@@ -143,6 +146,7 @@ impl Refusal {
             Self::BringsKey => "the token's header contains a key or the address of one",
             Self::Critical => "the token demands extensions (crit) that the gateway does not have",
             Self::Type => "the token's type (typ) is not that of an access token",
+            Self::UnknownTenant => "the token's tenant is none of the gateway's",
             Self::UnknownKey => "the token's kid names no key of the gateway",
             Self::NoKeyId => "the token has no kid, and more than one key may have signed it",
             Self::Signature => "the token's signature was not made with its key",
@@ -165,7 +169,7 @@ impl Refusal {
         fixed.to_owned()
     }
 
-    /// Label for counters. There are 18 labels, whatever tokens contain.
+    /// Label for counters. There are 19 labels, whatever tokens contain.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
@@ -176,6 +180,7 @@ impl Refusal {
             Self::BringsKey => "brings_key",
             Self::Critical => "critical",
             Self::Type => "type",
+            Self::UnknownTenant => "unknown_tenant",
             Self::UnknownKey => "unknown_key",
             Self::NoKeyId => "no_key_id",
             Self::Signature => "signature",

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::json::{self, Fault, Members};
-use super::{KEY_ID_BYTES_MAX, Refusal, TOKEN_BYTES_MAX};
+use super::json::{self, Fault, Members, Said};
+use super::{Claim, KEY_ID_BYTES_MAX, Refusal, TOKEN_BYTES_MAX};
 use crate::config::settings::Algorithm;
 
 /// The parameters of a header that are used.
@@ -15,6 +15,16 @@ pub struct Header {
     pub algorithm: Algorithm,
     /// The parameter `kid`: looked up in the table of keys and nowhere else.
     pub key_id: Option<String>,
+}
+
+/// The claims that name the party of a token, which say which keys it is checked with: read before
+/// the signature holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// The claim `tenant`.
+    pub tenant: Said,
+    /// The claim `iss`, if it is a text.
+    pub issuer: Option<String>,
 }
 
 /// A token in its parts (RFC 7515 section 7.1).
@@ -50,6 +60,15 @@ impl<'a> Token<'a> {
     /// Reads the names of the claims, each of which is there once; the values are not read yet.
     pub fn claims(&self) -> Result<Members, Refusal> {
         json::members(&decode(self.claims).ok_or(Refusal::Malformed)?).map_err(refusal)
+    }
+
+    /// The claims that name the party. What cannot be read names nobody: that the claims have the
+    /// right form is checked when the signature holds.
+    pub fn named(&self) -> Named {
+        let names = [Claim::Tenant, Claim::Iss].map(Claim::name);
+        let said = decode(self.claims).and_then(|claims| json::texts(&claims, names));
+        let [tenant, issuer] = said.unwrap_or([Said::Nothing, Said::Nothing]);
+        Named { tenant, issuer: issuer.text() }
     }
 
     /// The parameters of the header, if it is one of a token for this gateway.

@@ -1,296 +1,214 @@
-//! The rules for a token, in the order in which they are checked.
+//! The verifier of tokens: which rules a token is checked by, and the verdict.
+//!
+//! ```text
+//!   claim tenant names a tenant ----------------------------------+
+//!   no such claim, and iss is the issuer of exactly one tenant ---+--> its own keys, if it has any
+//!   the claim names somebody else: unknown_tenant = "refuse" -> refused
+//!   all the others --------------------------------------------------> the keys of [auth]
+//! ```
+//!
+//! Both claims are read before the signature holds, and decide nothing but the keys: the rules of
+//! the party that they name are checked then, whole. So a token that is signed with one party's key
+//! and names another is refused by the other's keys.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_json::Number;
-use serde_json::value::RawValue;
+use super::json::Said;
+use super::rules::{Claims, Rules, check_signature};
+use super::token::{Named, Token};
+use super::{Identity, KeyOwner, Keys, Refusal};
+use crate::config::settings::{AuthSettings, Tenants, UnknownTenant};
 
-use super::json::Members;
-use super::keys::Key;
-use super::token::Token;
-use super::{
-    Claim, EARLY_FETCH_S, GROUP_BYTES_MAX, GROUPS_MAX, Identity, Keys, Refusal, USER_BYTES_MAX,
-    signature,
-};
-use crate::config::is_name;
-use crate::config::settings::{AuthSettings, Tenants};
-use crate::limits::SEQ_MAX;
+/// Text for clients in place of the refusals that precede the claims, where tenants have keys of
+/// their own: nobody learns by trying names which tenants there are.
+const NO_KEY_OF_TENANT: &str = "the token was not made with a key for its tenant";
 
 /// Verifier of tokens. It is immutable: new keys or settings make a new one.
 #[derive(Clone, Debug)]
 pub struct Verifier {
-    keys: Keys,
-    /// Whether a JWK set is fetched, so that there may be newer keys.
-    fetches: bool,
-    issuer: Option<Arc<str>>,
-    audience: Option<Arc<str>>,
-    /// Leeway of all times; at most 60 (checked by `config`).
-    leeway_s: i64,
-    tenants: Tenants,
+    /// The rules of `[auth]`.
+    common: Arc<Rules>,
+    /// `None`: no tenant differs from others.
+    tenants: Option<Arc<TenantRules>>,
 }
 
-/// The times of a token, in seconds since 1970.
+/// Tenants of the configuration, as far as tokens are concerned.
+#[derive(Clone, Debug, Default)]
+struct TenantRules {
+    /// Their own rules; `None` = those of `[auth]`.
+    by_name: HashMap<Arc<str>, Option<Arc<Rules>>>,
+    /// The tenants that have an issuer of their own; `None` = several have this one.
+    by_issuer: HashMap<Arc<str>, Option<Arc<str>>>,
+    /// Whether tokens of other tenants are refused.
+    refuses_others: bool,
+}
+
+/// The party that a token is checked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    exp: i64,
-    nbf: Option<i64>,
-    iat: Option<i64>,
+pub(super) struct Party<'v> {
+    pub(super) rules: &'v Rules,
+    /// Name, if it is a tenant of the configuration.
+    pub(super) tenant: Option<&'v Arc<str>>,
+    /// Whether the token is from the issuer of another tenant.
+    pub(super) is_from_another: bool,
 }
 
-/// The claims that are used, in their right types, with values that are not checked yet. All others
-/// are not even looked at: whatever they contain, they are no reason to refuse a token.
-#[derive(Debug)]
-pub(super) struct Claims {
-    times: Times,
-    user: String,
-    /// `None` also if no issuer is configured.
-    issuer: Option<String>,
-    /// `None` also if no audience is configured.
-    audience: Option<Vec<String>>,
-    tenant: Option<String>,
-    groups: Groups,
+/// Reason for which a token is not accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum NotAccepted {
+    /// It is not valid.
+    Refused(Refusal),
+    /// Its key is unknown and may be known soon: it can be neither accepted nor refused before the
+    /// set of this owner is fetched.
+    LacksKeys(KeyOwner),
 }
 
-/// The names in the claim `groups`. Nothing is decided by them, so no form of it refuses a token.
-#[derive(Default, Debug)]
-pub(super) struct Groups {
-    /// The first [`GROUPS_MAX`] names within the bounds.
-    pub(super) kept: Vec<Arc<str>>,
-    /// Number of entries that are no such names.
-    pub(super) left_out: u32,
+impl From<Refusal> for NotAccepted {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl Verifier {
-    /// A verifier with the rules of `settings` and with `keys`.
+    /// A verifier with the rules of `settings` and with `keys`, for which all tenants are alike.
     pub(crate) fn new(settings: &AuthSettings, keys: Keys) -> Self {
-        let shared = |text: &Option<String>| text.as_deref().map(Arc::from);
-        Self {
-            keys,
-            fetches: settings.jwks_url.is_some(),
-            issuer: shared(&settings.issuer),
-            audience: shared(&settings.audience),
-            leeway_s: settings.leeway.as_secs().min(60) as i64,
-            tenants: settings.tenants,
-        }
+        Self { common: Arc::new(Rules::of_auth(settings, keys)), tenants: None }
     }
 
-    /// Whether there is a key at all. Without one (before a set is fetched) tokens can be neither
-    /// accepted nor refused.
-    pub(crate) fn has_keys(&self) -> bool {
-        !self.keys.is_empty()
-    }
-
-    /// Whether the key that a refused `token` names may be in a newer set than the one that was
-    /// fetched: then a fetch must come before the verdict.
-    pub(crate) fn key_may_come(&self, token: &str, now_unix_s: i64) -> bool {
-        if !self.fetches || !self.is_behind(now_unix_s) {
-            return false;
+    /// The same with tenants of the configuration, each with its own rules if it has any.
+    pub(crate) fn with_tenants(
+        mut self,
+        settings: &AuthSettings,
+        tenants: impl IntoIterator<Item = (Arc<str>, Option<Arc<Rules>>)>,
+    ) -> Self {
+        if settings.tenants == Tenants::One {
+            return self;
         }
-        let header = Token::read(token).and_then(|token| token.checked_header());
-        let Ok(header) = header else { return false };
-        match &header.key_id {
-            Some(id) => !self.keys.knows(id),
-            None => {
-                let (keys, algorithm) = (&self.keys, header.algorithm);
-                keys.only_one_of(algorithm).is_none() && keys.may_fetch_one_of(algorithm)
+        let refuses_others = settings.unknown_tenant == UnknownTenant::Refuse;
+        let mut all = TenantRules { refuses_others, ..TenantRules::default() };
+        for (name, rules) in tenants {
+            if let Some(issuer) = rules.as_ref().and_then(|rules| rules.issuer()) {
+                let known = all.by_issuer.entry(issuer.into());
+                known.and_modify(|of| *of = None).or_insert_with(|| Some(name.clone()));
             }
+            all.by_name.insert(name, rules);
         }
+        let differ = refuses_others || !all.by_name.is_empty();
+        self.tenants = differ.then(|| Arc::new(all));
+        self
     }
 
-    /// Whether the fetched set is missing, or too old to tell a key that does not exist from a new
-    /// one. A clock that was set back makes it too old, too.
-    fn is_behind(&self, now_unix_s: i64) -> bool {
-        let at = self.keys.fetched_unix_s();
-        at.is_none_or(|at| at.abs_diff(now_unix_s) > EARLY_FETCH_S)
+    /// The same with other rules of one tenant, which has the issuer that it had.
+    pub(crate) fn with_rules(&self, name: &Arc<str>, rules: Arc<Rules>) -> Self {
+        let mut tenants = self.tenants.as_deref().cloned().unwrap_or_default();
+        tenants.by_name.insert(name.clone(), Some(rules));
+        Self { common: self.common.clone(), tenants: Some(Arc::new(tenants)) }
     }
 
     /// The identity in `token`, if it holds at `now_unix_s`, seconds since 1970.
-    pub(crate) fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
+    pub(crate) fn judge(&self, token: &str, now_unix_s: i64) -> Result<Identity, NotAccepted> {
         let token = Token::read(token)?;
-        let key = self.key(&token)?;
-        check_signature(&token, key)?;
-        let claims = token.claims()?;
-        let claims = self.read(&claims)?;
-        self.check_times(claims.times, now_unix_s)?;
-        self.check_issuer(&claims)?;
-        self.check_audience(&claims)?;
-        Ok(self.identity(&claims))
-    }
-
-    /// The key that the token must be signed with.
-    pub(super) fn key(&self, token: &Token<'_>) -> Result<&Key, Refusal> {
-        let header = token.checked_header()?;
-        match &header.key_id {
-            Some(id) if !self.keys.knows(id) => Err(Refusal::UnknownKey),
-            Some(id) => self.keys.named(id, header.algorithm).ok_or(Refusal::Algorithm),
-            // With several keys, trying one after the other would let a sender choose the cost of a
-            // bad token, and the key behind a good one would be unclear.
-            None => self.keys.only_one_of(header.algorithm).ok_or(Refusal::NoKeyId),
+        let party = self.party(&token)?;
+        if party.rules.has_no_keys_yet() {
+            return Err(NotAccepted::LacksKeys(party.rules.owner().clone()));
         }
-    }
-
-    /// Reads the claims that are used by their types.
-    pub(super) fn read(&self, claims: &Members) -> Result<Claims, Refusal> {
-        let exp = seconds(claims, Claim::Exp, f64::floor)?.ok_or(Refusal::Missing(Claim::Exp))?;
-        let nbf = seconds(claims, Claim::Nbf, f64::ceil)?;
-        let iat = seconds(claims, Claim::Iat, f64::floor)?;
-        let user = text(claims, Claim::Sub)?.ok_or(Refusal::Missing(Claim::Sub))?;
-        if !is_word(&user, USER_BYTES_MAX) {
-            return Err(Refusal::BadClaim(Claim::Sub));
-        }
-        let tenant = match self.tenants {
-            Tenants::One => None,
-            Tenants::Many => {
-                let tenant = text(claims, Claim::Tenant)?;
-                let tenant = tenant.ok_or(Refusal::Missing(Claim::Tenant))?;
-                Some(tenant).filter(|t| is_name(t)).ok_or(Refusal::BadClaim(Claim::Tenant))?.into()
+        party.verify(&token, now_unix_s).map_err(|refusal| {
+            match party.rules.key_may_come(&token, now_unix_s) {
+                true => NotAccepted::LacksKeys(party.rules.owner().clone()),
+                false => NotAccepted::Refused(refusal),
             }
-        };
-        let issuer = self.issuer.as_ref().map(|_| text(claims, Claim::Iss)).transpose()?;
-        let audience = self.audience.as_ref().map(|_| audience(claims)).transpose()?;
-        Ok(Claims {
-            times: Times { exp, nbf, iat },
-            user,
-            issuer: issuer.flatten(),
-            audience: audience.flatten(),
-            tenant,
-            groups: groups(claims),
         })
     }
 
-    /// Checks `exp` (RFC 7519 section 4.1.4: not on or after it), `nbf` and `iat`, give or take the
-    /// leeway.
-    pub(super) fn check_times(&self, times: Times, now: i64) -> Result<(), Refusal> {
-        if now >= times.exp + self.leeway_s {
-            return Err(Refusal::Expired);
-        }
-        let latest = now.saturating_add(self.leeway_s);
-        if times.nbf.is_some_and(|nbf| nbf > latest) {
-            return Err(Refusal::NotYet);
-        }
-        if times.iat.is_some_and(|iat| iat > latest) {
-            return Err(Refusal::IssuedInFuture);
-        }
-        Ok(())
+    /// The same by the keys that there are.
+    pub(crate) fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
+        let token = Token::read(token)?;
+        self.party(&token)?.verify(&token, now_unix_s)
     }
 
+    /// The owner of the keys that a token is checked with, if it can be said of this text.
+    pub(crate) fn owner(&self, token: &str) -> Option<&KeyOwner> {
+        let token = Token::read(token).ok()?;
+        self.party(&token).ok().map(|party| party.rules.owner())
+    }
+
+    /// The party that `token` is checked for.
+    pub(super) fn party(&self, token: &Token<'_>) -> Result<Party<'_>, Refusal> {
+        match &self.tenants {
+            None => Ok(Party { rules: &self.common, tenant: None, is_from_another: false }),
+            Some(tenants) => tenants.pick(&self.common, token),
+        }
+    }
+
+    /// Text of a refusal for the client.
+    pub(crate) fn told(&self, refusal: Refusal) -> String {
+        match refusal {
+            Refusal::UnknownTenant
+            | Refusal::UnknownKey
+            | Refusal::NoKeyId
+            | Refusal::Algorithm
+            | Refusal::Signature
+                if self.tenants.is_some() =>
+            {
+                NO_KEY_OF_TENANT.to_owned()
+            }
+            refusal => refusal.text(),
+        }
+    }
+
+    /// Whether tenants differ from each other.
+    pub(super) fn has_tenants(&self) -> bool {
+        self.tenants.is_some()
+    }
+
+    /// The rules of all parties that have keys of their own.
+    pub(super) fn all_rules(&self) -> impl Iterator<Item = &Rules> {
+        let own = self.tenants.iter().flat_map(|tenants| tenants.by_name.values().flatten());
+        std::iter::once(&self.common).chain(own).map(|rules| &**rules)
+    }
+}
+
+impl TenantRules {
+    fn pick<'v>(&'v self, common: &'v Rules, token: &Token<'_>) -> Result<Party<'v>, Refusal> {
+        let Named { tenant, issuer } = token.named();
+        let by_issuer = issuer.and_then(|issuer| self.by_issuer.get_key_value(&*issuer));
+        let name = match &tenant {
+            Said::Text(name) => Some(&**name),
+            Said::Nothing => by_issuer.and_then(|(_, name)| name.as_deref()),
+            Said::Other => None,
+        };
+        let found = name.and_then(|name| self.by_name.get_key_value(name));
+        if found.is_none() && self.refuses_others && matches!(tenant, Said::Text(_)) {
+            return Err(Refusal::UnknownTenant);
+        }
+        let rules = found.and_then(|(_, own)| own.as_deref()).unwrap_or(common);
+        Ok(Party {
+            rules,
+            tenant: found.map(|(name, _)| name),
+            // Where the rules name an issuer, that is checked anyway.
+            is_from_another: rules.issuer().is_none() && by_issuer.is_some(),
+        })
+    }
+}
+
+impl Party<'_> {
+    fn verify(&self, token: &Token<'_>, now_unix_s: i64) -> Result<Identity, Refusal> {
+        let rules = self.rules;
+        check_signature(token, rules.key(token)?)?;
+        let claims = rules.read(&token.claims()?, self.tenant)?;
+        rules.check_times(claims.times(), now_unix_s)?;
+        self.check_issuer(&claims)?;
+        rules.check_audience(&claims)?;
+        Ok(rules.identity(claims))
+    }
+
+    /// Checks that the token is from the issuer of the rules, or, where they name none, from no
+    /// issuer of a tenant.
     pub(super) fn check_issuer(&self, claims: &Claims) -> Result<(), Refusal> {
-        match (&self.issuer, &claims.issuer) {
-            (None, _) => Ok(()),
-            (Some(_), None) => Err(Refusal::Missing(Claim::Iss)),
-            (Some(wanted), Some(is)) if **wanted == *is => Ok(()),
-            (Some(_), Some(_)) => Err(Refusal::Issuer),
+        match self.is_from_another {
+            true => Err(Refusal::Issuer),
+            false => self.rules.check_issuer(claims),
         }
     }
-
-    pub(super) fn check_audience(&self, claims: &Claims) -> Result<(), Refusal> {
-        match (&self.audience, &claims.audience) {
-            (None, _) => Ok(()),
-            (Some(_), None) => Err(Refusal::Missing(Claim::Aud)),
-            (Some(wanted), Some(list)) if list.iter().any(|is| **wanted == *is) => Ok(()),
-            (Some(_), Some(_)) => Err(Refusal::Audience),
-        }
-    }
-
-    pub(super) fn identity(&self, claims: &Claims) -> Identity {
-        Identity {
-            user: (*claims.user).into(),
-            tenant: claims.tenant.as_deref().map(Arc::from),
-            groups: claims.groups.kept.clone(),
-            groups_left_out: claims.groups.left_out,
-            expires_unix_s: claims.times.exp + self.leeway_s,
-        }
-    }
-
-    /// Value that `iss` must have.
-    pub(super) fn issuer(&self) -> Option<&str> {
-        self.issuer.as_deref()
-    }
-
-    /// Value that `aud` must be or contain.
-    pub(super) fn audience(&self) -> Option<&str> {
-        self.audience.as_deref()
-    }
-
-    /// Seconds by which clocks may differ.
-    pub(super) fn leeway_s(&self) -> i64 {
-        self.leeway_s
-    }
-}
-
-impl Claims {
-    pub(super) fn times(&self) -> Times {
-        self.times
-    }
-
-    pub(super) fn groups(&self) -> &Groups {
-        &self.groups
-    }
-}
-
-/// Checks that the token is signed with `key`.
-pub(super) fn check_signature(token: &Token<'_>, key: &Key) -> Result<(), Refusal> {
-    let (text, signed) = (token.signature, token.signed.as_bytes());
-    let right =
-        jsonwebtoken::crypto::verify(text, signed, key.material(), signature(key.algorithm()));
-    right.unwrap_or(false).then_some(()).ok_or(Refusal::Signature)
-}
-
-/// Reads a NumericDate (RFC 7519 section 2): any JSON number, a fraction rounded to the safe side
-/// by `round`. What is further from 1970 than 2^53 - 1, the largest whole number on which all
-/// readers of JSON agree, counts as that time: issuers write the least and the largest number of
-/// their language for "always" and "never", and sums with the leeway cannot overflow. A string is
-/// refused, whatever it contains.
-fn seconds(claims: &Members, claim: Claim, round: fn(f64) -> f64) -> Result<Option<i64>, Refusal> {
-    let Some(value) = claims.get(claim.name()) else { return Ok(None) };
-    let number: Option<Number> = serde_json::from_str(value.get()).ok();
-    let number = number.ok_or(Refusal::BadClaim(claim))?;
-    let max = SEQ_MAX as i64;
-    let whole = match (number.as_i64(), number.as_f64()) {
-        (Some(n), _) => n,
-        // Rounds to the ends of i64 and no further.
-        (None, Some(x)) => round(x) as i64,
-        (None, None) => return Err(Refusal::BadClaim(claim)),
-    };
-    Ok(Some(whole.clamp(-max, max)))
-}
-
-fn text(claims: &Members, claim: Claim) -> Result<Option<String>, Refusal> {
-    let value = claims.get(claim.name());
-    value.map(|value| string(value).ok_or(Refusal::BadClaim(claim))).transpose()
-}
-
-fn string(value: &RawValue) -> Option<String> {
-    serde_json::from_str(value.get()).ok()
-}
-
-/// Whether `s` has 1 to `bytes_max` bytes without control characters: users and groups are used in
-/// headers and keys. Other characters that are not plain are taken, as an issuer may have given
-/// such names and a refusal would lock their users out; where names are shown they are escaped.
-fn is_word(s: &str, bytes_max: usize) -> bool {
-    (1..=bytes_max).contains(&s.len()) && !s.chars().any(char::is_control)
-}
-
-fn audience(claims: &Members) -> Result<Option<Vec<String>>, Refusal> {
-    let Some(value) = claims.get(Claim::Aud.name()) else { return Ok(None) };
-    let list = string(value).map(|one| vec![one]);
-    let list = list.or_else(|| serde_json::from_str(value.get()).ok());
-    list.map(Some).ok_or(Refusal::BadClaim(Claim::Aud))
-}
-
-/// The groups: of a list its strings within the bounds, and a string is one group.
-fn groups(claims: &Members) -> Groups {
-    let mut groups = Groups::default();
-    let Some(value) = claims.get(Claim::Groups.name()).filter(|v| v.get() != "null") else {
-        return groups;
-    };
-    let list: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_else(|_| vec![&**value]);
-    for name in list.into_iter().map(string) {
-        match name.filter(|name| is_word(name, GROUP_BYTES_MAX)) {
-            Some(name) if groups.kept.len() < GROUPS_MAX => groups.kept.push(name.into()),
-            // A token of 8 KiB has some thousand entries at most.
-            Some(_) | None => groups.left_out += 1,
-        }
-    }
-    groups
 }

@@ -7,16 +7,16 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{EXIT_START, EXIT_USAGE, Output};
-use crate::auth::TOKEN_BYTES_MAX;
 use crate::auth::explain::explain_token;
 use crate::auth::keys::read_jwks;
-use crate::auth::load::LocalKeys;
+use crate::auth::load::{FetchedSets, LocalKeys};
 use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::auth::{KeyOwner, TOKEN_BYTES_MAX};
 use crate::clock::unix_now_s;
-use crate::config::settings::Tenants;
+use crate::config::settings::{AuthKey, Tenants, UnknownTenant};
 use crate::config::{Config, Problems, program};
 use crate::control::jwks_fetch::{FETCH_TIMEOUT, fetch_jwks};
-use crate::tls::authorities::Authorities;
+use crate::tls::authorities::KeyAuthorities;
 
 /// Claims of a token to make.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -57,30 +57,25 @@ fn make(config: &Config, new: &NewToken) -> Result<String, String> {
                    and a token without one is refused";
         return Err(why.into());
     }
-    if auth.keys.is_empty() {
-        let why = "no [[auth_key]] signs tokens: set auth.mode = \"jwt\", and add to gateway.toml \
-                   an [[auth_key]] with id = \"k1\", algorithm = \"HS256\" and secret = what \
-                   `openssl rand -hex 32` prints";
-        return Err(format!("{why}; more: {} guide tokens", program()));
-    }
+    let signer = Signer::of(config, new.tenant.as_deref())?;
     let keys = LocalKeys::read(config).map_err(|problems| problems.to_string())?;
     let index = match &new.key {
-        Some(id) => auth.keys.iter().position(|key| *key.id == **id),
-        None => (auth.keys.len() == 1).then_some(0),
+        Some(id) => signer.keys.iter().position(|key| *key.id == **id),
+        None => (signer.keys.len() == 1).then_some(0),
     };
     let index = index.ok_or_else(|| {
-        let known: Vec<&str> = auth.keys.iter().map(|key| &*key.id).collect();
-        format!(
-            "--key must be the id of an [[auth_key]]; the configuration has: {}",
-            known.join(", ")
-        )
+        let known: Vec<&str> = signer.keys.iter().map(|key| &*key.id).collect();
+        let (whose, known) = (signer.whose(), known.join(", "));
+        format!("--key must be the id of an [[auth_key]]; {whose} has: {known}")
     })?;
-    let key = &auth.keys[index];
+    let key = &signer.keys[index];
     let private = new.private_key.as_ref().map(std::fs::read).transpose();
     let private = private.map_err(|error| format!("--private-key: {error}"))?;
     let signing = match (&private, key.algorithm.secret_bytes_min()) {
         (None, Some(_)) => {
-            let secret = keys.text(index).ok_or("auth.mode must be \"jwt\" to sign with a key")?;
+            let secret = keys
+                .text(&signer.owner, index)
+                .ok_or("auth.mode must be \"jwt\" to sign with a key")?;
             SigningKey::Secret(secret)
         }
         (Some(pem), None) => SigningKey::Private(pem),
@@ -103,12 +98,102 @@ fn make(config: &Config, new: &NewToken) -> Result<String, String> {
         user: &new.user,
         tenant: new.tenant.as_deref(),
         groups: &new.groups,
-        issuer: auth.issuer.as_deref(),
-        audience: auth.audience.as_deref(),
+        issuer: signer.issuer,
+        audience: signer.audience,
         now_unix_s: unix_now_s(),
         lifetime_s: new.lifetime_s,
     };
     mint(&wanted, signing)
+}
+
+/// The party that signs the tokens of a tenant, and what it writes into them.
+struct Signer<'a> {
+    owner: KeyOwner,
+    keys: &'a [AuthKey],
+    issuer: Option<&'a str>,
+    audience: Option<&'a str>,
+}
+
+impl<'a> Signer<'a> {
+    /// The signer of the tokens of `tenant`: itself, if it has keys of its own.
+    fn of(config: &'a Config, tenant: Option<&str>) -> Result<Self, String> {
+        let auth = &config.gateway.auth;
+        let many = auth.tenants == Tenants::Many;
+        let tenant = tenant.filter(|_| many);
+        let found = config.tenants.iter().find(|known| Some(&*known.name) == tenant);
+        if let Some(tenant) = tenant.filter(|_| found.is_none())
+            && auth.unknown_tenant == UnknownTenant::Refuse
+        {
+            let known: Vec<&str> = config.tenants.iter().map(|tenant| &*tenant.name).collect();
+            return Err(format!(
+                "--tenant must be the name of a [[tenant]], because auth.unknown_tenant is \
+                 \"refuse\": {tenant:?} is none; the configuration has: {}",
+                known.join(", ")
+            ));
+        }
+        if let Some(tenant) = found
+            && let Some(tokens) = &tenant.tokens
+        {
+            if tokens.keys.is_empty() {
+                return Err(format!(
+                    "no [[tenant.auth_key]] of tenant {:?} signs tokens: its keys come from a JWK \
+                     set, and its provider signs",
+                    tenant.name
+                ));
+            }
+            return Ok(Self {
+                owner: KeyOwner::Tenant(tenant.name.clone()),
+                keys: &tokens.keys,
+                issuer: tokens.issuer.as_deref(),
+                audience: tokens.audience.as_deref(),
+            });
+        }
+        if auth.keys.is_empty() {
+            let why = "no [[auth_key]] signs tokens: set auth.mode = \"jwt\", and add to \
+                       gateway.toml an [[auth_key]] with id = \"k1\", algorithm = \"HS256\" and \
+                       secret = what `openssl rand -hex 32` prints";
+            return Err(format!("{why}; more: {} guide tokens", program()));
+        }
+        Ok(Self {
+            owner: KeyOwner::Auth,
+            keys: &auth.keys,
+            issuer: auth.issuer.as_deref(),
+            audience: auth.audience.as_deref(),
+        })
+    }
+
+    fn whose(&self) -> String {
+        match &self.owner {
+            KeyOwner::Auth => "the configuration".into(),
+            KeyOwner::Tenant(name) => format!("tenant {name}"),
+        }
+    }
+}
+
+/// Fetches the set of the keys that `token` is checked with, if they are fetched. The error says
+/// what is missing.
+fn fetch_for(
+    config: &Config,
+    authorities: &KeyAuthorities,
+    owner: &KeyOwner,
+) -> Result<FetchedSets, String> {
+    let (url, authorities, whose) = match owner {
+        KeyOwner::Auth => {
+            let url = config.gateway.auth.jwks_url.as_deref();
+            (url, authorities.common.clone(), "auth.jwks_url".to_owned())
+        }
+        KeyOwner::Tenant(name) => {
+            let tenant = config.tenants.iter().find(|tenant| tenant.name == *name);
+            let tokens = tenant.and_then(|tenant| tenant.tokens.as_ref());
+            let url = tokens.and_then(|tokens| tokens.jwks_url.as_deref());
+            (url, authorities.of_tenant(name), format!("the jwks_url of tenant {name}"))
+        }
+    };
+    let Some(url) = url else { return Ok(FetchedSets::default()) };
+    let text = fetch_jwks(url, &authorities, FETCH_TIMEOUT);
+    let set = text.and_then(|text| read_jwks(&text));
+    let set = set.map_err(|why| format!("note: the keys of {whose} are missing: {why}\n"))?;
+    Ok(FetchedSets::from([(owner.clone(), set)]))
 }
 
 /// Explains the token in `input`: not an argument, which every process of the machine could read.
@@ -117,7 +202,7 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
         Ok(config) => config,
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
     };
-    let files = Problems::join(LocalKeys::read(&config), Authorities::read(&config));
+    let files = Problems::join(LocalKeys::read(&config), KeyAuthorities::read(&config));
     let (keys, authorities) = match files {
         Ok(files) => files,
         Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
@@ -127,23 +212,20 @@ pub fn explain(loaded: Result<Config, Problems>, input: impl Read) -> Output {
     if input.take(TOKEN_BYTES_MAX as u64 + 3).read_to_string(&mut text).is_err() {
         return Output::wrong("stdin has no token: give one with `< FILE`".into(), EXIT_USAGE);
     }
-    let mut out = String::new();
-    let fetched = config.gateway.auth.jwks_url.as_deref().and_then(|url| {
-        match fetch_jwks(url, &authorities, FETCH_TIMEOUT).and_then(|text| read_jwks(&text)) {
-            Ok(set) => Some(set),
-            Err(why) => {
-                out += &format!("note: the keys of auth.jwks_url are missing: {why}\n");
-                None
-            }
-        }
-    });
-    let Some(verifier) = keys.verifier(&config, fetched.as_ref()) else {
+    let text = text.trim();
+    let Some(mut verifier) = keys.verifier(&config, &FetchedSets::default()) else {
         return Output::wrong(
             "auth.mode is \"off\", so no token is checked: set it to \"jwt\"".into(),
             EXIT_USAGE,
         );
     };
-    let explanation = explain_token(&verifier, text.trim(), unix_now_s());
+    let mut out = String::new();
+    match verifier.owner(text).map(|owner| fetch_for(&config, &authorities, owner)) {
+        Some(Ok(fetched)) => verifier = keys.verifier(&config, &fetched).unwrap_or(verifier),
+        Some(Err(note)) => out += &note,
+        None => {}
+    }
+    let explanation = explain_token(&verifier, text, unix_now_s());
     out += &explanation.to_string();
     match explanation.verdict {
         Ok(_) => Output::fine(out),

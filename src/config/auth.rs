@@ -1,12 +1,7 @@
-//! The keys of `[auth]` and `[[auth_key]]`, which tenants have, too, and the reading of the files
-//! that they name.
+//! The keys of `[auth]` and `[[auth_key]]`, which tenants have, too.
 
 use std::net::IpAddr;
-use std::path::Path;
 
-use super::Config;
-use super::files::read;
-use super::problem::Problems;
 use super::reader::Reader;
 use super::rule::{Bounds, DAY_MS, MINUTE_MS, TextRule};
 use super::settings::*;
@@ -14,10 +9,6 @@ use super::words::{NAME_RULE, is_name};
 
 /// Largest number of `[[auth_key]]`: an issuer has two while it changes them; 64 issuers is a lot.
 const KEYS_MAX: usize = 128;
-/// Largest key file. An RSA key of 8,192 bits is 1.4 KiB of PEM.
-const KEY_FILE_BYTES_MAX: u64 = 16 << 10;
-/// Largest JWK set: some hundred keys.
-pub(crate) const JWKS_BYTES_MAX: u64 = 64 << 10;
 /// Longest issuer, audience and URL.
 const TEXT_BYTES_MAX: usize = 1024;
 
@@ -235,65 +226,6 @@ fn key(r: &mut Reader) -> Option<AuthKey> {
         }
     };
     Some(AuthKey { id: id?.into(), algorithm, source })
-}
-
-/// The contents of the files that `[auth]` names. `Debug` does not show them: they are secrets.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct KeyTexts {
-    /// The keys of [`AuthSettings::keys`], in that order: the bytes of a secret, or PEM.
-    pub(crate) keys: Vec<Vec<u8>>,
-    /// The JWK set in `jwks_file`.
-    pub(crate) jwks: Option<String>,
-}
-
-impl std::fmt::Debug for KeyTexts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeyTexts({} keys, jwks: {})", self.keys.len(), self.jwks.is_some())
-    }
-}
-
-/// Reads the files that `[auth]` of `config` names; all problems at once, by their keys.
-pub(crate) fn read_key_files(config: &Config) -> Result<KeyTexts, Problems> {
-    let mut problems = Vec::new();
-    let mut fail = |key: String, path: &Path, rule: String| {
-        problems.push(config.problem(key, format!("{path:?}"), rule));
-    };
-    let mut texts = KeyTexts::default();
-    for (index, key) in config.gateway.auth.keys.iter().enumerate() {
-        let text = match &key.source {
-            KeySource::Secret(secret) => Ok(secret.clone().into_bytes()),
-            KeySource::SecretFile(path) => secret_file(path, key.algorithm)
-                .map_err(|rule| fail(format!("auth_key[{index}].secret_file"), path, rule)),
-            KeySource::PublicKeyFile(path) => read(path, KEY_FILE_BYTES_MAX)
-                .map_err(|rule| fail(format!("auth_key[{index}].public_key_file"), path, rule)),
-        };
-        texts.keys.extend(text);
-    }
-    if let Some(path) = &config.gateway.auth.jwks_file {
-        let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned());
-        match read(path, JWKS_BYTES_MAX).and_then(utf8) {
-            Ok(text) => texts.jwks = Some(text),
-            Err(rule) => fail("auth.jwks_file".into(), path, rule),
-        }
-    }
-    if problems.is_empty() { Ok(texts) } else { Err(Problems(problems)) }
-}
-
-/// The secret in a file, without the line end that editors and `echo` add.
-fn secret_file(path: &Path, algorithm: Algorithm) -> Result<Vec<u8>, String> {
-    let mut bytes = read(path, KEY_FILE_BYTES_MAX)?;
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    let least = algorithm.secret_bytes_min().unwrap_or(0);
-    if bytes.len() < least {
-        let name = algorithm.name();
-        return Err(format!("holds {} bytes; {name} takes {least} or more", bytes.len()));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(crate) mod files;
 mod health;
 mod hint;
 pub(crate) mod host;
+pub mod key_files;
 mod limits;
 mod listen;
 pub mod load;
@@ -80,6 +81,16 @@ impl Config {
         let found = self.provenance.iter().find(|(known, ..)| *known == key);
         let source = found.map_or(Source::Default, |(_, _, source)| source.clone());
         Problem { source, key, value, rule }
+    }
+
+    /// The table of a tenant, as problems name it: `tenant[2]`.
+    pub(crate) fn place_of_tenant(&self, name: &str) -> String {
+        let shown = format!("{name:?}");
+        let places = self.provenance.iter().filter_map(|(key, value, _)| {
+            let place = key.strip_suffix(".name").filter(|place| place.starts_with("tenant["))?;
+            (*value == shown).then_some(place)
+        });
+        places.into_iter().next().map_or_else(|| format!("tenant[{name}]"), str::to_owned)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::config::{Config, Loader, Problem, Problems, Source};
 use crate::ids::ShardId;
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
-use crate::tls::authorities::Authorities;
+use crate::tls::authorities::KeyAuthorities;
 use crate::tls::load::{CertificateInfo, LocalTls};
 use crate::tls::service::ServicesTls;
 
@@ -109,7 +109,7 @@ impl ActiveConfig {
     }
 
     /// The authorities that servers of keys are signed by.
-    pub fn authorities(&self) -> &Authorities {
+    pub fn authorities(&self) -> &KeyAuthorities {
         self.tls.authorities()
     }
 

@@ -9,17 +9,18 @@ use super::active_config::{ActiveConfig, ReloadReport, Reloads};
 use super::compose::{Composer, Composition, Member, MemberChange};
 use super::discovery::{News, SourceContents, SourceEvent};
 use super::fleet::{Fleet, Judgement};
-use super::jwks::SOURCE;
+use super::jwks::source_of;
 use super::probe;
 use super::source_tables::{RefusedTables, SourceTables};
 use super::sources::SourceState;
+use crate::auth::KeyOwner;
 use crate::auth::keys::KeySet;
 use crate::config::{Config, FoundTables, Problem, Source};
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::stats::Signal;
-use crate::tls::authorities::Authorities;
+use crate::tls::authorities::KeyAuthorities;
 use crate::tls::load::CertificateInfo;
 
 /// Copy of the directory's state for the admin endpoint.
@@ -97,7 +98,7 @@ impl Directory {
     }
 
     /// The authorities that servers of keys are signed by.
-    pub fn authorities(&self) -> &Authorities {
+    pub fn authorities(&self) -> &KeyAuthorities {
         self.active.authorities()
     }
 
@@ -187,18 +188,24 @@ impl Directory {
         }
     }
 
-    /// Takes in the result of a JWK set's fetch. Whether there is something to publish.
-    pub fn take_jwks(&mut self, result: Result<KeySet, String>, now: Instant) -> bool {
-        let state = self.sources.entry(SOURCE.into()).or_default();
+    /// Takes in the result of a fetch of an owner's JWK set. Whether there is something to publish.
+    pub fn take_jwks(
+        &mut self,
+        owner: &KeyOwner,
+        result: Result<KeySet, String>,
+        now: Instant,
+    ) -> bool {
+        let state = self.sources.entry(source_of(owner)).or_default();
         let (keys, config) = self.active.keys();
-        keys.take_fetched(result, state, config, now)
+        keys.take_fetched(owner, result, state, config, now)
     }
 
-    /// Stops trusting the fetched JWK set, because none is configured any more, or another one.
-    pub fn forget_jwks(&mut self) {
-        self.sources.remove(SOURCE);
+    /// Stops trusting the fetched JWK set of an owner, because none is configured any more, or
+    /// another one.
+    pub fn forget_jwks(&mut self, owner: &KeyOwner) {
+        self.sources.remove(&source_of(owner));
         let (keys, config) = self.active.keys();
-        keys.forget_fetched(config);
+        keys.forget_fetched(owner, config);
     }
 
     /// Forgets a source that is not configured any more.

@@ -29,6 +29,7 @@ use super::sources::Sources;
 use super::stop_bound::StopBound;
 use super::view::ProcessInfo;
 use super::{admin, sleep_until};
+use crate::auth::KeyOwner;
 use crate::clock::unix_now_s;
 use crate::config::Problem;
 use crate::lanes::{Doorbell, LaneReceiver};
@@ -67,7 +68,15 @@ pub async fn serve(
                     control.directory.take_news(news, Instant::now());
                 }
             }
-            Some(fetch) = inbox.fetches.recv() => control.take_keys(fetch),
+            Some(fetch) = inbox.fetches.recv() => {
+                let mut changed = control.take_keys(fetch);
+                while let Ok(fetch) = inbox.fetches.try_recv() {
+                    changed |= control.take_keys(fetch);
+                }
+                if changed {
+                    control.publish();
+                }
+            }
             Some(result) = inbox.checks.recv() => {
                 let now = Instant::now();
                 control.directory.take_check(result, now);
@@ -217,7 +226,9 @@ impl Control {
                 ShardEvent::QuotaDemands { shard, demands } => {
                     self.quotas.take(*shard, demands, now);
                 }
-                ShardEvent::KeysWanted(_) => self.jwks.hurry(now),
+                ShardEvent::KeysWanted { owners, .. } => {
+                    owners.iter().for_each(|owner| self.jwks.hurry(owner, now));
+                }
                 ShardEvent::Ready(_)
                 | ShardEvent::Report(_)
                 | ShardEvent::Inspection { .. }
@@ -248,15 +259,19 @@ impl Control {
         }
     }
 
-    /// Whether every source has answered, or could not be reached.
+    /// Whether every source has answered, or could not be reached. Servers of tenants' keys are not
+    /// waited for: one of them that hangs concerns its tenant alone.
     fn sources_answered(&self) -> bool {
-        self.directory.have_answered(&self.source_names())
+        let owner = &KeyOwner::Auth;
+        let common = self.jwks.url(owner).map(|_| jwks::source_of(owner));
+        let names: Vec<_> = self.sources.names().into_iter().chain(common).collect();
+        self.directory.have_answered(&names)
     }
 
     /// Names of all sources in use that are expected to answer.
     fn source_names(&self) -> Vec<Arc<str>> {
         let mut names = self.sources.names();
-        names.extend(self.jwks.url().map(|_| jwks::SOURCE.into()));
+        names.extend(self.jwks.owners().map(jwks::source_of));
         names
     }
 
@@ -272,11 +287,20 @@ impl Control {
         self.gathering.finish(&overview);
     }
 
-    /// Takes in the result of a fetch of the JWK set that is configured now.
-    fn take_keys(&mut self, fetch: JwksFetch) {
-        let current = self.jwks.url() == Some(&fetch.url);
-        if current && self.directory.take_jwks(fetch.result, Instant::now()) {
-            self.publish();
+    /// Takes in the result of a fetch, if the JWK set is one that is configured now. Whether there
+    /// is something to publish.
+    fn take_keys(&mut self, fetch: JwksFetch) -> bool {
+        let JwksFetch { owner, url, result } = fetch;
+        let current = self.jwks.url(&owner) == Some(&url);
+        current && self.directory.take_jwks(&owner, result, Instant::now())
+    }
+
+    /// Fetches the JWK sets of the configuration in force, and stops trusting those that were
+    /// fetched for the one before it.
+    fn follow_keys(&mut self) {
+        let (config, authorities) = (self.directory.config(), self.directory.authorities());
+        for owner in self.jwks.follow(config, authorities) {
+            self.directory.forget_jwks(&owner);
         }
     }
 
@@ -344,11 +368,7 @@ impl Control {
         self.service_manager.reloading();
         let result = self.directory.reload(now);
         if result.is_ok() {
-            let before = self.jwks.url().map(str::to_owned);
-            self.jwks.follow(self.directory.config(), self.directory.authorities());
-            if self.jwks.url() != before.as_deref() {
-                self.directory.forget_jwks();
-            }
+            self.follow_keys();
             for source in self.sources.follow(self.directory.config()) {
                 self.directory.forget_source(&source, now);
             }

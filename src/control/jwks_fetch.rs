@@ -7,7 +7,8 @@ use ureq::Agent;
 use ureq::config::Config;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::config::auth::{JWKS_BYTES_MAX, is_key_url};
+use crate::config::auth::is_key_url;
+use crate::config::key_files::JWKS_BYTES_MAX;
 use crate::tls::authorities::Authorities;
 use crate::tls::provider;
 
@@ -51,7 +52,8 @@ pub fn fetch_jwks(
         .user_agent("shardgate")
         .accept(ACCEPT)
         .build();
-    let response = Agent::new_with_config(config).get(url).call().map_err(|e| failed(&e))?;
+    let response = Agent::new_with_config(config).get(url).call();
+    let response = response.map_err(|error| failed(&error, authorities.key()))?;
     let status = response.status();
     if status.as_u16() != 200 {
         return Err(format!("the answer is HTTP {}", status.as_u16()));
@@ -65,7 +67,8 @@ pub fn fetch_jwks(
     String::from_utf8(bytes).map_err(|_| "the answer is not UTF-8".into())
 }
 
-fn failed(error: &ureq::Error) -> String {
+/// The reason of a failure; `ca_key` names the file with the authorities.
+fn failed(error: &ureq::Error, ca_key: &str) -> String {
     match error {
         ureq::Error::Timeout(at) => format!("no answer in time ({at})"),
         // Errors of the libraries hold addresses and no bodies; one line of them is enough.
@@ -73,7 +76,7 @@ fn failed(error: &ureq::Error) -> String {
             let text = error.to_string().lines().next().unwrap_or("failed").to_owned();
             // BadSignature: another authority of the same name.
             match text.contains("UnknownIssuer") || text.contains("BadSignature") {
-                true => text + "; name the certificate of its authority in auth.jwks_ca_file",
+                true => format!("{text}; name the certificate of its authority in {ca_key}"),
                 false => text,
             }
         }

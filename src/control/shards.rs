@@ -142,10 +142,11 @@ impl ShardTable {
     /// Takes in an event of a shard.
     pub fn take(&mut self, event: ShardEvent, now: Instant) {
         let shard = match &event {
-            ShardEvent::Ready(shard) | ShardEvent::KeysWanted(shard) => *shard,
+            ShardEvent::Ready(shard) => *shard,
             ShardEvent::Report(report) => report.shard,
             ShardEvent::Signals { shard, .. }
             | ShardEvent::QuotaDemands { shard, .. }
+            | ShardEvent::KeysWanted { shard, .. }
             | ShardEvent::Inspection { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard } => *shard,
@@ -178,7 +179,7 @@ impl ShardTable {
             // For the directory and the refresh of keys, which the loop gives them to.
             ShardEvent::Signals { .. }
             | ShardEvent::QuotaDemands { .. }
-            | ShardEvent::KeysWanted(_) => {}
+            | ShardEvent::KeysWanted { .. } => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
                 self.inspections.shard_ended(shard);

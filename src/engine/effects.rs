@@ -1,5 +1,6 @@
 //! Effects: the work that the engine leaves for the shell, and the only way out of the engine.
 
+use crate::auth::KeyOwner;
 use crate::ids::{ConnId, InstanceId};
 use crate::message::Call;
 use crate::routing::quota::TenantDemand;
@@ -23,7 +24,7 @@ pub struct Effects {
     pub signals: Vec<Signal>,
     /// What tenants want of their quotas, for control. Taken with each tick.
     pub demands: Vec<TenantDemand>,
-    /// Whether the key of a token was unknown: control is to fetch the set of keys. Taken with each
-    /// tick.
-    pub keys_wanted: bool,
+    /// Owners of whose keys that of a token was unknown: control is to fetch their sets. Taken with
+    /// each tick.
+    pub keys_wanted: Vec<KeyOwner>,
 }

@@ -321,7 +321,7 @@ impl TurnState {
         take_list(resumed, &mut self.effects.resumed);
         take_list(signals, &mut self.effects.signals);
         take_list(demands, &mut self.effects.demands);
-        self.effects.keys_wanted |= std::mem::take(keys_wanted);
+        take_list(keys_wanted, &mut self.effects.keys_wanted);
     }
 }
 

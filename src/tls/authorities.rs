@@ -1,6 +1,7 @@
 //! The certificates that a server must be signed by to which the gateway connects: those of a file,
 //! or those of the system.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,28 +10,75 @@ use rustls::pki_types::CertificateDer;
 use super::certificate::{certificates, roots};
 use super::load::FILE_BYTES_MAX;
 use crate::config::files::read;
-use crate::config::settings::AuthMode;
+use crate::config::key_files::KeySettings;
 use crate::config::{Config, Problems};
 
-/// Authorities that the servers of keys are signed by.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// Authorities that a server of keys is signed by.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Authorities {
-    /// Certificates of `auth.jwks_ca_file`; `None` = those of the system.
+    /// Certificates of `jwks_ca_file`; `None` = those of the system.
     file: Option<Arc<[CertificateDer<'static>]>>,
+    /// The key that names that file, for people.
+    key: &'static str,
+}
+
+impl Default for Authorities {
+    fn default() -> Self {
+        Self { file: None, key: "auth.jwks_ca_file" }
+    }
+}
+
+/// Authorities that the servers of all sets of keys are signed by.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyAuthorities {
+    /// Those for `auth.jwks_url`.
+    pub(crate) common: Authorities,
+    /// Those for the sets of tenants with keys of their own, by their names.
+    tenants: BTreeMap<Arc<str>, Authorities>,
+}
+
+impl KeyAuthorities {
+    /// Reads the files that `config` names. All problems are reported at once.
+    pub(crate) fn read(config: &Config) -> Result<Self, Problems> {
+        let mut all = match KeySettings::of_auth(config) {
+            Some(settings) => Authorities::read(&settings),
+            None => Ok(Authorities::default()),
+        }
+        .map(|common| Self { common, tenants: BTreeMap::new() });
+        for (settings, tenant) in KeySettings::of_tenants(config) {
+            all = Problems::join(all, Authorities::read(&settings)).map(|(mut all, own)| {
+                all.tenants.insert(tenant.name.clone(), own);
+                all
+            });
+        }
+        all
+    }
+
+    /// Those for the set of a tenant.
+    pub(crate) fn of_tenant(&self, name: &str) -> Authorities {
+        self.tenants.get(name).cloned().unwrap_or_default()
+    }
 }
 
 impl Authorities {
-    /// Reads the file that `config` names, if it names one.
-    pub(crate) fn read(config: &Config) -> Result<Self, Problems> {
-        let auth = &config.gateway.auth;
-        let path = auth.jwks_ca_file.as_deref().filter(|_| auth.mode == AuthMode::Jwt);
-        let file = path.map(|path| {
+    /// Reads the file that `settings` name, if they name one.
+    fn read(settings: &KeySettings<'_>) -> Result<Self, Problems> {
+        let file = settings.jwks_ca_file.map(|path| {
             from_file(path).map_err(|rule| {
-                let key = "auth.jwks_ca_file".to_owned();
-                Problems(vec![config.problem(key, format!("{path:?}"), rule)])
+                Problems(vec![settings.problem("jwks_ca_file", format!("{path:?}"), rule)])
             })
         });
-        Ok(Self { file: file.transpose()? })
+        let key = if settings.is_of_tenant() {
+            "jwks_ca_file of the tenant"
+        } else {
+            "auth.jwks_ca_file"
+        };
+        Ok(Self { file: file.transpose()?, key })
+    }
+
+    /// The key that names a file of them, for people.
+    pub(crate) fn key(&self) -> &'static str {
+        self.key
     }
 
     /// The certificates. Those of the system are read each time, so that a change of them needs no
@@ -39,7 +87,7 @@ impl Authorities {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        of_system("auth.jwks_ca_file")
+        of_system(self.key)
     }
 }
 

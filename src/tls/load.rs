@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use super::authorities::{self, Authorities};
+use super::authorities::{self, KeyAuthorities};
 use super::certificate::{BadCertificate, Certificate, certificates};
 use super::provider;
 use super::server::{ClientAuth, Server};
@@ -40,7 +40,7 @@ pub struct LocalTls {
     server: Option<Arc<Server>>,
     services: ServicesTls,
     certificates: Vec<CertificateInfo>,
-    authorities: Authorities,
+    authorities: KeyAuthorities,
 }
 
 impl LocalTls {
@@ -56,7 +56,7 @@ impl LocalTls {
         let services = Problems::join(services, check_demo(config, now)).map(|(all, ())| all);
         let both = Problems::join(listener, services);
         let ((listener, (services, own)), authorities) =
-            Problems::join(both, Authorities::read(config))?;
+            Problems::join(both, KeyAuthorities::read(config))?;
         let mut certificates = listener.certificates;
         certificates.extend(own);
         // A file that is named twice is one certificate.
@@ -119,8 +119,13 @@ impl LocalTls {
     }
 
     /// The authorities that servers of keys are signed by.
-    pub(crate) fn authorities(&self) -> &Authorities {
+    pub(crate) fn authorities(&self) -> &KeyAuthorities {
         &self.authorities
+    }
+
+    /// Puts other authorities in the place of those.
+    pub(crate) fn set_authorities(&mut self, authorities: KeyAuthorities) {
+        self.authorities = authorities;
     }
 
     /// The certificates in force, by their files.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shardgate::auth::Verifier;
-use shardgate::auth::load::LocalKeys;
+use shardgate::auth::load::{FetchedSets, LocalKeys};
 use shardgate::auth::mint::{SigningKey, Wanted, mint};
 use shardgate::config::Overrides;
 use shardgate::config::load::{Files, from_files};
@@ -240,7 +240,7 @@ fn sign_in(gateway: &mut GatewaySettings, d: &mut Dice) -> Arc<Verifier> {
     let mut config = files.expect("the built-in files are right");
     config.gateway.auth = gateway.auth.clone();
     let keys = LocalKeys::read(&config).expect("no files");
-    keys.verifier(&config, None).expect("tokens are on")
+    keys.verifier(&config, &FetchedSets::default()).expect("tokens are on")
 }
 
 /// A token of the user numbered `user`.

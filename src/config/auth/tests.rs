@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::key_files::{KeySettings, KeyTexts};
 use crate::config::load::{Files, from_files};
-use crate::config::{Overrides, Problems};
+use crate::config::{Config, Overrides, Problems};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -16,6 +17,10 @@ fn of(text: &str) -> Result<Config, Problems> {
 
 fn problem(text: &str) -> String {
     of(text).expect_err(text).to_string()
+}
+
+fn key_settings(config: &Config) -> KeySettings<'_> {
+    KeySettings::of_auth(config).expect("clients sign in")
 }
 
 fn with_key(algorithm: &str, rest: &str) -> String {
@@ -107,7 +112,7 @@ fn a_route_for_users_needs_a_way_to_sign_in() {
 #[test]
 fn a_secret_is_shown_nowhere() {
     let config = of(&with_key("HS256", &format!("secret = \"{SECRET}\""))).expect("right");
-    let texts = read_key_files(&config).expect("no file");
+    let texts = key_settings(&config).read().expect("no file");
     let shown = format!("{config:?} {texts:?}");
     assert!(!shown.contains(SECRET) && shown.contains("redacted"));
     // The secret's bytes are not shown as numbers either.
@@ -162,7 +167,7 @@ fn files_are_read_and_what_fails_is_told_by_its_key() {
     write("binary", b"\xff");
     let text = |secret: &str, pem: &str, jwks: &str| {
         format!(
-            "auth.jwks_file = {:?}\n[[auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\n\
+            "auth.mode = \"jwt\"\nauth.jwks_file = {:?}\n[[auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\n\
              secret_file = {:?}\n[[auth_key]]\nid = \"b\"\nalgorithm = \"ES256\"\n\
              public_key_file = {:?}\n",
             path(jwks),
@@ -175,14 +180,17 @@ fn files_are_read_and_what_fails_is_told_by_its_key() {
         keys: vec![SECRET.as_bytes().to_vec(), b"PEM".to_vec()],
         jwks: Some("{}".into()),
     };
-    assert_eq!(read_key_files(&good).expect("all there"), expected);
-    let bad = |text: &str| read_key_files(&of(text).expect("right")).expect_err(text).to_string();
+    assert_eq!(key_settings(&good).read().expect("all there"), expected);
+    let bad = |text: &str| {
+        let config = of(text).expect("right");
+        key_settings(&config).read().expect_err(text).to_string()
+    };
     let missing = bad(&text("missing", "missing", "missing"));
     let starts: Vec<_> = missing.lines().map(|l| l.split(" = ").next().unwrap()).collect();
     let expected = [
-        "built-in gateway.toml:5: auth_key[0].secret_file",
-        "built-in gateway.toml:9: auth_key[1].public_key_file",
-        "built-in gateway.toml:1: auth.jwks_file",
+        "built-in gateway.toml:6: auth_key[0].secret_file",
+        "built-in gateway.toml:10: auth_key[1].public_key_file",
+        "built-in gateway.toml:2: auth.jwks_file",
     ];
     assert_eq!(starts, expected);
     let rest = bad(&text("short", "large", "binary"));

@@ -2,6 +2,8 @@
 //! words of this program, and names of the configuration and the sources: nothing that a client
 //! chooses.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::TextEncoder;
@@ -12,6 +14,7 @@ use prometheus::proto::{
 use super::tenants::Use;
 use super::{Overview, ProcessInfo, Sum, fault_name, present, reports, seen_by, standing};
 use crate::control::active_config::Reloads;
+use crate::control::jwks::TENANT_SOURCE;
 use crate::control::shards::{ShardState, ShardView};
 use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
@@ -321,10 +324,29 @@ fn instances(overview: &Overview, out: &mut Vec<MetricFamily>) {
     out.push(family("service_panicking", help, MetricType::GAUGE, panics));
 }
 
+/// The sources by the names that metrics show. Key sets of tenants without `metrics = true`, of
+/// which there may be many, are one together; of a level, the largest is shown.
+fn sources_shown(overview: &Overview) -> BTreeMap<Cow<'_, str>, Vec<&SourceState>> {
+    let tenants = &overview.directory.config.tenants;
+    let mut shown: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (source, state) in &overview.directory.sources {
+        let is_shown = source.strip_prefix(TENANT_SOURCE).is_none_or(|name| {
+            tenants.iter().any(|tenant| *tenant.name == *name && tenant.has_metrics)
+        });
+        let name = match is_shown {
+            true => Cow::Borrowed(&**source),
+            false => Cow::Owned(format!("{TENANT_SOURCE}_other")),
+        };
+        shown.entry(name).or_default().push(state);
+    }
+    shown
+}
+
 fn discovery(overview: &Overview, out: &mut Vec<MetricFamily>) {
-    let sources = &overview.directory.sources;
+    let sources = sources_shown(overview);
     let each = |of: &dyn Fn(&SourceState) -> f64| -> Vec<Metric> {
-        sources.iter().map(|(name, state)| gauge(&[("source", name)], of(state))).collect()
+        let largest = |states: &[&SourceState]| states.iter().map(|s| of(s)).fold(0.0, f64::max);
+        sources.iter().map(|(name, states)| gauge(&[("source", name)], largest(states))).collect()
     };
     let mut level = |name, help, metrics| out.push(family(name, help, MetricType::GAUGE, metrics));
     let stale = each(&|state| {

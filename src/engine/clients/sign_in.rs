@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::auth::{GROUP_BYTES_MAX, GROUPS_MAX, Identity, Refusal, Verifier};
+use crate::auth::{
+    GROUP_BYTES_MAX, GROUPS_MAX, Identity, KeyOwner, NotAccepted, Refusal, Verifier,
+};
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
@@ -28,8 +30,9 @@ pub struct SignIn {
     pub verifier: Option<Arc<Verifier>>,
     /// Whether every connection needs a token.
     pub required: bool,
-    /// Time at which newer keys were last asked for.
-    asked: Option<Micros>,
+    /// Owners of whom newer keys were asked for less than [`ASK_EVERY_US`] ago, with the times: at
+    /// most one for each set that is fetched.
+    asked: Vec<(KeyOwner, Micros)>,
     /// Turns in which tokens are verified.
     pub turns: TokenTurns,
 }
@@ -39,6 +42,16 @@ impl SignIn {
     pub fn set(&mut self, verifier: Option<Arc<Verifier>>, settings: &AuthSettings) {
         self.required = verifier.is_some() && settings.required;
         self.verifier = verifier;
+    }
+
+    /// Whether newer keys of an owner may be asked for now; then they are.
+    fn may_ask(&mut self, owner: &KeyOwner, now: Micros) -> bool {
+        self.asked.retain(|(_, at)| now.since(*at) < ASK_EVERY_US);
+        let may = !self.asked.iter().any(|(asked, _)| asked == owner);
+        if may {
+            self.asked.push((owner.clone(), now));
+        }
+        may
     }
 }
 
@@ -58,8 +71,8 @@ pub(crate) enum NextVerification {
 pub(crate) enum Verified {
     /// The token of this user.
     Good(Identity),
-    /// The token is not valid.
-    Bad(Refusal),
+    /// The token is not valid: the reason, as the client is told.
+    Bad(String),
     /// The key is unknown and may be known soon: the token can be neither accepted nor refused.
     NoKeys,
 }
@@ -92,18 +105,15 @@ const SOMEBODY_ELSE: Reject = Reject::new(
 impl Clients {
     fn verify(&mut self, cx: &mut Context<'_>, token: &str, now: Micros) -> Verified {
         let Some(verifier) = &self.sign_in.verifier else { return Verified::NoKeys };
-        if !verifier.has_keys() {
-            return self.lacks_keys(cx, now);
-        }
-        let unix_s = cx.config.unix_s(now);
-        match verifier.verify(token, unix_s) {
+        match verifier.judge(token, cx.config.unix_s(now)) {
             Ok(identity) => {
                 cx.stats.inc(Counter::AuthOk);
                 note_groups_left_out(cx, identity.groups_left_out);
                 Verified::Good(identity)
             }
-            Err(_) if verifier.key_may_come(token, unix_s) => self.lacks_keys(cx, now),
-            Err(refusal) => {
+            Err(NotAccepted::LacksKeys(owner)) => self.lacks_keys(cx, owner, now),
+            Err(NotAccepted::Refused(refusal)) => {
+                let told = verifier.told(refusal);
                 let counter = counter(refusal);
                 cx.stats.inc(counter);
                 if let Some(count) = cx.stats.refusals.note(Cause::Counted(counter), now) {
@@ -115,17 +125,16 @@ impl Clients {
                          token` explains one"
                     );
                 }
-                Verified::Bad(refusal)
+                Verified::Bad(told)
             }
         }
     }
 
-    /// Asks control for newer keys: ours may be too old.
-    fn lacks_keys(&mut self, cx: &mut Context<'_>, now: Micros) -> Verified {
+    /// Asks control for newer keys of an owner: ours may be too old.
+    fn lacks_keys(&mut self, cx: &mut Context<'_>, owner: KeyOwner, now: Micros) -> Verified {
         cx.stats.inc(Counter::AuthKeysMissing);
-        if self.sign_in.asked.is_none_or(|at| now.since(at) >= ASK_EVERY_US) {
-            self.sign_in.asked = Some(now);
-            cx.effects.keys_wanted = true;
+        if self.sign_in.may_ask(&owner, now) {
+            cx.effects.keys_wanted.push(owner);
         }
         Verified::NoKeys
     }
@@ -166,7 +175,7 @@ impl Clients {
                 UpgradeDecision::Later
             }
             Verified::Good(identity) => self.enter_as(cx, id, identity, now),
-            Verified::Bad(refusal) => UpgradeDecision::Refused(401, refusal.text(), 0),
+            Verified::Bad(why) => UpgradeDecision::Refused(401, why, 0),
             Verified::NoKeys => {
                 UpgradeDecision::Refused(503, NO_KEYS.text.into(), NO_KEYS.retry_after_ms)
             }
@@ -251,8 +260,8 @@ impl Clients {
     ) {
         match self.verify(cx, token, now) {
             Verified::Good(identity) => self.take_identity(cx, id, seq, identity, now),
-            Verified::Bad(refusal) => {
-                self.tell_error(cx, id, seq, Reason::Unauthenticated, &refusal.text(), 0);
+            Verified::Bad(why) => {
+                self.tell_error(cx, id, seq, Reason::Unauthenticated, &why, 0);
                 cx.stats.inc(Counter::ClosedBadToken);
                 self.close(
                     cx,
@@ -475,7 +484,7 @@ fn counter(refusal: Refusal) -> Counter {
         Refusal::Signature => Counter::AuthRefusedSignature,
         Refusal::Missing(_) | Refusal::BadClaim(_) => Counter::AuthRefusedClaim,
         Refusal::Expired | Refusal::NotYet | Refusal::IssuedInFuture => Counter::AuthRefusedTime,
-        Refusal::Issuer | Refusal::Audience => Counter::AuthRefusedParty,
+        Refusal::UnknownTenant | Refusal::Issuer | Refusal::Audience => Counter::AuthRefusedParty,
     }
 }
 

@@ -21,8 +21,8 @@ pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
         let demands = std::mem::take(&mut effects.demands);
         (state.shard, signals, demands, std::mem::take(&mut effects.keys_wanted))
     });
-    if keys_wanted {
-        offer_event(io, ShardEvent::KeysWanted(shard));
+    if !keys_wanted.is_empty() {
+        offer_event(io, ShardEvent::KeysWanted { shard, owners: keys_wanted });
     }
     if !signals.is_empty() {
         offer_event(io, ShardEvent::Signals { shard, signals });

@@ -3,7 +3,7 @@
 use super::*;
 use crate::auth::EARLY_FETCH_S;
 use crate::auth::keys::{KeySet, read_jwks};
-use crate::auth::load::LocalKeys;
+use crate::auth::load::{FetchedSets, LocalKeys};
 use crate::auth::mint::{SigningKey, Wanted, mint};
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
@@ -42,7 +42,8 @@ pub(in crate::engine) fn published(secret: &str, required: bool) -> ShardConfig 
     for route in &mut config.snapshot.routes {
         route.needs_user = route.first == 1000;
     }
-    let auth = LocalKeys::read(&config).expect("no files").verifier(&config, None);
+    let keys = LocalKeys::read(&config).expect("no files");
+    let auth = keys.verifier(&config, &FetchedSets::default());
     let mut settings = ShardSettings::default();
     // Nobody here is closed for being silent.
     settings.conn.heartbeat_ms = 3_600_000;
@@ -68,7 +69,8 @@ fn with_set(fetched_unix_s: Option<i64>) -> ShardConfig {
     let set = fetched_unix_s
         .map(|at| KeySet { fetched_unix_s: Some(at), ..read_jwks(SET).expect("a set") });
     let keys = LocalKeys::read(&config).expect("no files");
-    published.auth = keys.verifier(&config, set.as_ref());
+    let fetched = set.into_iter().map(|set| (KeyOwner::Auth, set)).collect();
+    published.auth = keys.verifier(&config, &fetched);
     published.gateway = Arc::new(config.gateway);
     published
 }
@@ -419,7 +421,8 @@ fn without_any_key_clients_are_told_to_come_back() {
     let files = from_files(Files::embedded(), &[], &Overrides::default());
     let mut config = files.expect("the built-in files are right");
     config.gateway.auth.mode = AuthMode::Jwt;
-    none.auth = LocalKeys::default().verifier(&config, None);
+    config.gateway.auth.jwks_url = Some("https://id.example/keys".into());
+    none.auth = LocalKeys::default().verifier(&config, &FetchedSets::default());
     rig.engine.apply(none, rig.now);
     let id = rig.bearer(&token("alice"));
     assert!(rig.told(id).starts_with("HTTP/1.1 503"));
@@ -447,7 +450,7 @@ fn while_newer_keys_may_be_there_an_unknown_key_is_no_bad_token() {
         assert!(told.contains("UNAVAILABLE"), "{fetched:?}: {told}");
         assert!(told.contains("retry_after_ms"), "{told}");
         assert_eq!(rig.phase(id), Phase::Open);
-        assert!(rig.engine.effects.keys_wanted, "control is asked");
+        assert_eq!(rig.engine.effects.keys_wanted, [KeyOwner::Auth], "control is asked, once");
         assert_eq!(rig.count(Counter::AuthKeysMissing), 2);
         // What is bad whatever the keys are is bad at once, and who has a known key signs in.
         rig.says(id, auth(2, &token("alice")));
@@ -477,7 +480,7 @@ fn with_a_fresh_set_an_unknown_key_is_a_bad_token_and_nothing_is_fetched() {
             "{told}"
         );
         assert_eq!(rig.count(Counter::AuthRefusedKey), 2);
-        assert!(!rig.engine.effects.keys_wanted);
+        assert!(rig.engine.effects.keys_wanted.is_empty());
     }
 }
 
@@ -490,7 +493,7 @@ fn control_is_asked_for_keys_once_a_second_whatever_comes() {
         let id = rig.bearer(&token_named("new", OTHER, "alice", 600));
         assert!(rig.told(id).starts_with("HTTP/1.1 503 "));
         rig.engine.remove(id);
-        asked += u32::from(std::mem::take(&mut rig.engine.effects.keys_wanted));
+        asked += std::mem::take(&mut rig.engine.effects.keys_wanted).len();
         rig.end_turn();
         rig.now = rig.now.plus_ms(100);
     }
