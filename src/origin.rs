@@ -121,6 +121,41 @@ impl fmt::Display for AllowedOrigin {
     }
 }
 
+/// Longest origin that is kept of a connection: a scheme, the longest host name, a port.
+const PAGE_BYTES_MAX: usize = 512;
+
+/// The origin of the page that a connection is from, which matters until its user is known, where
+/// tenants have origins of their own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PageOrigin {
+    text: Box<str>,
+    /// Whether it may connect whatever the tenants list.
+    is_common: bool,
+}
+
+impl PageOrigin {
+    /// The page whose `Origin` is `text`. `is_common`: it may connect whatever the tenants list.
+    pub fn new(text: &str, is_common: bool) -> Self {
+        // No list has a longer one. A part of it is not kept: that could be one of a list.
+        let text = if text.len() <= PAGE_BYTES_MAX { text } else { "" };
+        Self { text: text.into(), is_common }
+    }
+
+    /// Whether users of a tenant with these origins may sign in from it. Without any of its own a
+    /// tenant has the common ones, and not those that another one lists.
+    pub fn may_sign_in(&self, origins: &[AllowedOrigin]) -> bool {
+        match origins.is_empty() {
+            true => self.is_common,
+            false => is_allowed(origins, &self.text),
+        }
+    }
+
+    /// The origin, for the log; empty if it is too long for a page of the web.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 /// Whether `origin`, the value of a request's `Origin`, is one of `allowed`. Letters of both cases
 /// are equal.
 pub(crate) fn is_allowed(allowed: &[AllowedOrigin], origin: &str) -> bool {

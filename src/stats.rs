@@ -148,6 +148,8 @@ counters! {
     /// Tokens refused because they have another issuer or audience, or a tenant that is not
     /// configured.
     AuthRefusedParty = "auth_refused_party",
+    /// Sign-ins refused because the client's page is not one of its tenant's.
+    AuthRefusedOrigin = "auth_refused_origin",
     /// Closed with 1001.
     ClosedDrain = "closed_drain",
     /// Bytes received from clients.

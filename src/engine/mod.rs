@@ -131,6 +131,7 @@ impl Engine {
         let seed = rng.next_u64();
         let mut clients = Clients::new(&gateway, &settings, shards, seed);
         clients.sign_in.set(auth, &gateway.auth);
+        clients.set_tenants(&snapshot.tenants);
         let mut tenants = TenantLedger::new(usize::from(shard.0), usize::from(shards.max(1)));
         tenants.apply(&snapshot.tenants, settings.limits.burst_s);
         Self {

@@ -72,6 +72,7 @@ impl Engine {
     pub fn apply(&mut self, published: ShardConfig, now: Micros) {
         let ShardConfig { snapshot, gateway, settings, auth, tls: _, service_tls: _ } = published;
         self.clients.apply(&gateway, &settings, auth, now);
+        self.clients.set_tenants(&snapshot.tenants);
         self.dispatcher.set_settings(&settings);
         let same_rings = same_rings(&self.config.snapshot, &snapshot);
         self.config.set_settings(gateway, settings);

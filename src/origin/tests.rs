@@ -186,6 +186,20 @@ fn naive_is_under(origin: &str, zone: &str) -> bool {
     labels.len() > own.len() && labels.ends_with(&own) && labels.iter().all(is_label)
 }
 
+#[test]
+fn a_page_that_only_another_tenant_lists_signs_in_nobody_else() {
+    let (own, none) = ([read("https://*.acme.example")], []);
+    let of_acme = PageOrigin::new("https://www.acme.example", false);
+    assert!(of_acme.may_sign_in(&own) && !of_acme.may_sign_in(&none));
+    let common = PageOrigin::new("https://www.example", true);
+    assert!(common.may_sign_in(&none) && !common.may_sign_in(&own));
+    // Of an origin that is cut no part is looked at.
+    let cut = format!("https://{}.acme.example.evil.example", "a".repeat(PAGE_BYTES_MAX));
+    assert!(!PageOrigin::new(&cut, false).may_sign_in(&own));
+    let kept = PageOrigin::new(&cut, true);
+    assert_eq!((kept.text(), kept.may_sign_in(&none)), ("", true));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -23,8 +23,8 @@ pub struct Tenant {
     pub inherits: bool,
     /// Services to which the default routes may lead it, sorted; `None` = all.
     pub services: Option<Vec<ServiceId>>,
-    /// Origins of the web pages whose users may sign in as its own; empty: every page that may
-    /// connect.
+    /// Origins of the web pages whose users may sign in as its own; empty = those of the key
+    /// `origins`.
     pub origins: Vec<AllowedOrigin>,
     /// Limits of the whole tenant.
     pub quota: Quota,

@@ -18,7 +18,7 @@ use tungstenite::handshake::derive_accept_key;
 use self::target::{Target, is_authority};
 use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
-use crate::origin::{AllowedOrigin, is_allowed, is_of_host};
+use crate::origin::{AllowedOrigin, PageOrigin, is_allowed, is_of_host};
 use crate::peers::Forwarded;
 use crate::wire::forwarded::{self, Told};
 
@@ -39,6 +39,9 @@ pub(crate) struct HandshakeRules {
     /// Pages that may connect; empty = those of the request's own host only. A request without
     /// `Origin` (no browser) passes.
     pub(crate) origins: Vec<AllowedOrigin>,
+    /// Pages that may connect, too, because a tenant lists them; which of its users come from them
+    /// is checked when they sign in.
+    pub(crate) tenant_origins: Vec<AllowedOrigin>,
     /// Whether subprotocols are negotiated. The echo server negotiates none.
     pub(crate) subprotocols: bool,
     /// Largest request that is read.
@@ -69,6 +72,8 @@ pub enum Progress {
         encoding: Encoding,
         /// Token that the client shows, by `Authorization: Bearer` or a subprotocol.
         token: Option<ShownToken>,
+        /// The page that the client runs in, if that matters when its user signs in.
+        page: Option<PageOrigin>,
         /// The client, as the proxy names it that is asked.
         told: Option<Told>,
     },
@@ -173,8 +178,8 @@ pub(crate) fn try_upgrade(
         forwarded::read(rules, head.headers.all(name))
     });
     match upgrade(rules, &head) {
-        Ok(Accepted { response, encoding, token }) => {
-            Progress::Upgrade { consumed: end, response, encoding, token, told }
+        Ok(Accepted { response, encoding, token, page }) => {
+            Progress::Upgrade { consumed: end, response, encoding, token, page, told }
         }
         Err(refusal) => Progress::refused(refusal, told),
     }
@@ -273,6 +278,7 @@ struct Accepted {
     response: Vec<u8>,
     encoding: Encoding,
     token: Option<ShownToken>,
+    page: Option<PageOrigin>,
 }
 
 /// A complete request head.
@@ -333,12 +339,13 @@ fn upgrade(rules: &HandshakeRules, head: &Head<'_>) -> Result<Accepted, Refusal>
         let why = "send Sec-WebSocket-Extensions as name; parameter=value, ... or not at all";
         return Err((400, why).into());
     }
-    check_origin(rules, headers, host)?;
+    let page = check_origin(rules, headers, host)?;
     let subprotocol = if rules.subprotocols { pick_subprotocol(headers)? } else { None };
     Ok(Accepted {
         response: accept(key, subprotocol.map(|(name, _)| name)),
         encoding: subprotocol.map_or(Encoding::Json, |(_, encoding)| encoding),
         token: shown_token(headers)?,
+        page,
     })
 }
 
@@ -412,21 +419,26 @@ fn check_no_body(headers: &Headers<'_>) -> Result<(), Rule> {
 }
 
 /// Refuses pages of origins that are not allowed: otherwise any page could use the network position
-/// of its reader's browser (RFC 6455 section 10.2).
-fn check_origin(rules: &HandshakeRules, headers: &Headers<'_>, host: &str) -> Result<(), Refusal> {
+/// of its reader's browser (RFC 6455 section 10.2). Returns the page where tenants tell pages apart.
+fn check_origin(
+    rules: &HandshakeRules,
+    headers: &Headers<'_>,
+    host: &str,
+) -> Result<Option<PageOrigin>, Refusal> {
     let mut origins = headers.all("Origin");
-    let Some(origin) = origins.next() else { return Ok(()) };
+    let Some(origin) = origins.next() else { return Ok(None) };
     if origins.next().is_some() {
         return Err((400, "send at most one Origin").into());
     }
-    let is_allowed = |origin: &str| match rules.origins.is_empty() {
-        true => is_of_host(origin, host),
-        false => is_allowed(&rules.origins, origin),
+    let Ok(text) = std::str::from_utf8(origin) else { return Err(Refusal::of_origin(origin)) };
+    let is_common = match rules.origins.is_empty() {
+        true => is_of_host(text, host),
+        false => is_allowed(&rules.origins, text),
     };
-    match std::str::from_utf8(origin).is_ok_and(is_allowed) {
-        true => Ok(()),
-        false => Err(Refusal::of_origin(origin)),
+    if !is_common && !is_allowed(&rules.tenant_origins, text) {
+        return Err(Refusal::of_origin(origin));
     }
+    Ok((!rules.tenant_origins.is_empty()).then(|| PageOrigin::new(text, is_common)))
 }
 
 /// The token in the request, if there is one. Other schemes of `Authorization` are for proxies in

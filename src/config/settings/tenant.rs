@@ -20,8 +20,8 @@ pub struct TenantSettings {
     /// Names of the services that its messages may go to; empty = all that are for everybody or
     /// for it.
     pub services: Vec<Arc<str>>,
-    /// Origins of the web pages whose users may sign in as its own; empty = every page that may
-    /// connect.
+    /// Origins of the web pages whose users may sign in as its own; empty = those of the key
+    /// `origins`.
     pub origins: Vec<AllowedOrigin>,
     /// Limits of the whole tenant.
     pub quota: Quota,

@@ -13,6 +13,7 @@ use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, LimiterKey, SessionId};
 use crate::message::{Encoding, Micros, Reason};
+use crate::origin::PageOrigin;
 use crate::routing::{CountedOne, Sender};
 use crate::wire::frames::{Decoder, FrameLimits};
 
@@ -264,6 +265,9 @@ pub struct Conn {
     /// Time at which the connection is closed without a token: never once it has shown one, and
     /// never where none is required.
     pub auth_by: Micros,
+    /// The page that it is from, until it signs in, where tenants have origins of their own. A
+    /// connection from before that is one of no page.
+    pub page: Option<Box<PageOrigin>>,
     /// A token that waits for its turn to be verified.
     pub pending_auth: Option<Box<PendingAuth>>,
     /// The move to the user's home shard under way.
@@ -307,6 +311,7 @@ impl Conn {
             one_way: OneWayRefusals { count: 0, reason: Reason::QueueFull, told: Micros(0) },
             late_bytes: 0,
             auth_by: Micros(u64::MAX),
+            page: None,
             pending_auth: None,
             moving: None,
             newcomer: None,
@@ -469,6 +474,7 @@ impl Conn {
         Slab::<ConnId, Self>::SLOT_BYTES
             + self.session.memory_bytes()
             + self.before.as_deref().map_or(0, size_of_val)
+            + self.page.as_deref().map_or(0, |page| size_of_val(page) + page.text().len())
             + request
             + self.decoder.memory_bytes()
             + self.outbox.capacity()

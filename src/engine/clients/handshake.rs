@@ -50,14 +50,15 @@ impl Clients {
                 self.linger(cx, id, &response, now);
                 Handshake::ReadMore
             }
-            Progress::Upgrade { consumed, response, encoding, token, told } => {
+            Progress::Upgrade { consumed, response, encoding, token, page, told } => {
                 if !self.take_forwarded(cx, id, told, Request::Upgrade, now) {
                     return Handshake::ReadMore;
                 }
-                match self.decide_upgrade(cx, id, token.as_ref().map(ShownToken::expose), now) {
+                let token = token.as_ref().map(ShownToken::expose);
+                match self.decide_upgrade(cx, id, token, page.as_ref(), now) {
                     UpgradeDecision::As(identity) => {
                         self.upgrade(cx, id, &response, encoding);
-                        self.entered(cx, id, identity, now);
+                        self.entered(cx, id, identity, page, now);
                         Handshake::Upgraded { consumed, held }
                     }
                     UpgradeDecision::Later => {

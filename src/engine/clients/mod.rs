@@ -35,6 +35,7 @@ use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::engine::{Context, work};
 use crate::ids::{ConnId, TenantId};
 use crate::message::Micros;
+use crate::routing::TenantTable;
 use crate::stats::{Counter, Gauges};
 use crate::wire::close;
 use crate::wire::frames;
@@ -84,6 +85,7 @@ impl Clients {
             rules: HandshakeRules {
                 path: gateway.path.clone(),
                 origins: gateway.origins.clone(),
+                tenant_origins: Vec::new(),
                 subprotocols: true,
                 limits: header_limits(&settings.conn),
             },
@@ -120,6 +122,14 @@ impl Clients {
         self.rules.origins.clone_from(&gateway.origins);
         self.rules.limits = header_limits(&settings.conn);
         self.limits.apply(settings, &self.conns, now);
+    }
+
+    /// Works by other tenants: pages that one of them lists may connect.
+    pub fn set_tenants(&mut self, tenants: &TenantTable) {
+        let origins = tenants.list().iter().flat_map(|tenant| &tenant.origins);
+        if !origins.clone().eq(&self.rules.tenant_origins) {
+            self.rules.tenant_origins = origins.cloned().collect();
+        }
     }
 
     /// Ends a connection whose transport failed (TLS, the PROXY header): unsent bytes are dropped,

@@ -11,11 +11,13 @@ use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
 use crate::engine::clients::limits::{CountedUser, NotCounted};
+use crate::engine::clients::session::tenant_of;
 use crate::engine::clients::token_turns::TokenTurns;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::engine::refusals::Cause;
 use crate::ids::ConnId;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject, ServerMessage};
+use crate::origin::PageOrigin;
 use crate::stats::Counter;
 use crate::wire::{client, close};
 
@@ -102,6 +104,11 @@ const SOMEBODY_ELSE: Reject = Reject::new(
     "this connection belongs to another user: open one for this user",
 );
 
+const OTHER_PAGE: Reject = Reject::new(
+    Reason::Forbidden,
+    "users of this tenant may not sign in from pages of this origin",
+);
+
 impl Clients {
     fn verify(&mut self, cx: &mut Context<'_>, token: &str, now: Micros) -> Verified {
         let Some(verifier) = &self.sign_in.verifier else { return Verified::NoKeys };
@@ -139,12 +146,13 @@ impl Clients {
         Verified::NoKeys
     }
 
-    /// Decides on an upgrade that shows `token`. The caller holds the request of one that waits.
+    /// Decides on an upgrade that shows `token`, of a client in `page`. The caller holds the request of one that waits.
     pub fn decide_upgrade(
         &mut self,
         cx: &mut Context<'_>,
         id: ConnId,
         token: Option<&str>,
+        page: Option<&PageOrigin>,
         now: Micros,
     ) -> UpgradeDecision {
         let conn = self.conns.get_mut(id).expect("the caller has it");
@@ -170,6 +178,9 @@ impl Clients {
             };
         }
         match self.verify(cx, token, now) {
+            Verified::Good(identity) if !may_sign_in(cx, page, &identity, now) => {
+                UpgradeDecision::Refused(403, OTHER_PAGE.text.into(), 0)
+            }
             Verified::Good(identity) if self.lives_elsewhere(cx, &identity) => {
                 self.set_moving(cx, id, identity, 0);
                 UpgradeDecision::Later
@@ -202,18 +213,20 @@ impl Clients {
         }
     }
 
-    /// Goes on with a connection that is open now: signs it in, or gives it the time to show a
+    /// Goes on with a connection from `page` that is open now: signs it in, or gives it the time to show a
     /// token.
     pub fn entered(
         &mut self,
         cx: &mut Context<'_>,
         id: ConnId,
         user: Option<(Identity, CountedUser)>,
+        page: Option<PageOrigin>,
         now: Micros,
     ) {
         let needs = self.sign_in.required;
         let timeout_us = cx.config.gateway.auth.timeout.as_micros() as u64;
         let conn = self.conns.get_mut(id).expect("the caller has it");
+        conn.page = page.map(Box::new);
         match user {
             Some((identity, counted)) => self.become_user(cx, id, 0, identity, counted),
             None if needs => conn.auth_by = Micros(now.0 + timeout_us),
@@ -259,23 +272,51 @@ impl Clients {
         now: Micros,
     ) {
         match self.verify(cx, token, now) {
+            Verified::Good(identity) if !self.is_in_its_page(cx, id, &identity, now) => {
+                self.refuse_token(cx, id, seq, OTHER_PAGE.reason, OTHER_PAGE.text, now);
+            }
             Verified::Good(identity) => self.take_identity(cx, id, seq, identity, now),
             Verified::Bad(why) => {
-                self.tell_error(cx, id, seq, Reason::Unauthenticated, &why, 0);
-                cx.stats.inc(Counter::ClosedBadToken);
-                self.close(
-                    cx,
-                    id,
-                    close::BAD_TOKEN,
-                    "the token was refused: connect again with another one",
-                    now,
-                );
+                self.refuse_token(cx, id, seq, Reason::Unauthenticated, &why, now);
             }
             Verified::NoKeys => {
                 let Reject { reason, text, retry_after_ms, .. } = NO_KEYS;
                 self.tell_error(cx, id, seq, reason, text, retry_after_ms);
             }
         }
+    }
+
+    /// Tells the client why its token is not accepted, and closes the connection.
+    fn refuse_token(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        reason: Reason,
+        why: &str,
+        now: Micros,
+    ) {
+        self.tell_error(cx, id, seq, reason, why, 0);
+        cx.stats.inc(Counter::ClosedBadToken);
+        self.close(
+            cx,
+            id,
+            close::BAD_TOKEN,
+            "the token was refused: connect again with another one",
+            now,
+        );
+    }
+
+    /// Whether a user may sign in from the page that the connection is from.
+    fn is_in_its_page(
+        &self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        identity: &Identity,
+        now: Micros,
+    ) -> bool {
+        let page = self.conns.get(id).and_then(|conn| conn.page.as_deref());
+        may_sign_in(cx, page, identity, now)
     }
 
     fn take_identity(
@@ -354,6 +395,7 @@ impl Clients {
         }
         conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
+        conn.page = None;
         self.limits.enter(id, &mut conn.limits, counted);
         self.becomes_authenticated(id);
         let (kind, payload) = ("auth_ok", &payload[..]);
@@ -450,6 +492,34 @@ impl Clients {
 /// The HTTP status of a user's refusal at the upgrade.
 pub fn upgrade_status(reject: &Reject) -> u16 {
     if reject.reason == Reason::Forbidden { 403 } else { 429 }
+}
+
+/// Whether a user may sign in from `page`. A client without one is no browser's.
+fn may_sign_in(
+    cx: &mut Context<'_>,
+    page: Option<&PageOrigin>,
+    identity: &Identity,
+    now: Micros,
+) -> bool {
+    let Some(page) = page else { return true };
+    let tenant = cx.config.snapshot.tenants.get(tenant_of(identity));
+    let may = page.may_sign_in(tenant.map_or(&[], |tenant| &tenant.origins));
+    if !may {
+        let counter = Counter::AuthRefusedOrigin;
+        cx.stats.inc(counter);
+        if let Some(count) = cx.stats.refusals.note(Cause::Counted(counter), now) {
+            tracing::warn!(
+                shard = cx.config.shard.0,
+                tenant = identity.tenant.as_deref().unwrap_or_default(),
+                origin = page.text(),
+                count,
+                "tenant_origin_refused: a user did not sign in, because the page is not one of the \
+                 tenant's; if it is, add its origin to the origins of the tenant, or to the key \
+                 origins if the tenant has none"
+            );
+        }
+    }
+    may
 }
 
 /// Counts groups of a token that were left out, and says so once in the life of the process: a

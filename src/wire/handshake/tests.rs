@@ -14,6 +14,7 @@ fn rules() -> HandshakeRules {
     HandshakeRules {
         path: "/ws".to_owned(),
         origins: Vec::new(),
+        tenant_origins: Vec::new(),
         subprotocols: true,
         limits: HeaderLimits { header_bytes_max: BYTES_MAX, headers_max: FIELDS_MAX },
     }
@@ -73,7 +74,7 @@ fn the_request_of_the_rfc_is_answered_with_its_key() {
     let mut input = with("");
     let consumed_all = input.len();
     input.extend(b"\x81\x80frames");
-    let Progress::Upgrade { consumed, response, encoding, token, told } =
+    let Progress::Upgrade { consumed, response, encoding, token, page: _, told } =
         try_upgrade(&rules(), None, &input, &mut 0)
     else {
         panic!("refused")
@@ -363,6 +364,36 @@ fn only_allowed_origins_pass() {
         assert_eq!(matches!(progress, Progress::Upgrade { .. }), ok, "{origin}");
     }
     assert!(matches!(upgrade_with(&rules, &with("")), Progress::Upgrade { .. }), "no browser");
+}
+
+#[test]
+fn a_page_of_a_tenant_may_connect_and_is_remembered_until_its_user_is_known() {
+    let page_of = |rules: &HandshakeRules, origin: &str| match upgrade_with(
+        rules,
+        &with(&format!("Origin: {origin}\r\n")),
+    ) {
+        Progress::Upgrade { page, .. } => Some(page),
+        Progress::Partial | Progress::Refuse { .. } => None,
+    };
+    let read = |text: &str| AllowedOrigin::read(text).expect("an origin");
+    let tenant_origins = vec![read("https://acme.example"), read("https://*.beta.example")];
+    for origins in [vec![], vec![read("http://gate.example:9000")]] {
+        let plain = HandshakeRules { origins, ..rules() };
+        let many = HandshakeRules { tenant_origins: tenant_origins.clone(), ..plain.clone() };
+        for (origin, is_common) in [
+            ("http://gate.example:9000", true),
+            ("https://acme.example", false),
+            ("https://www.beta.example", false),
+        ] {
+            let kept = Some(Some(PageOrigin::new(origin, is_common)));
+            assert_eq!(page_of(&many, origin), kept, "{origin}");
+            // Without tenants nothing is kept.
+            assert_eq!(page_of(&plain, origin), is_common.then_some(None), "{origin}");
+        }
+        assert_eq!(page_of(&many, "https://evil.example"), None);
+        let no_browser = upgrade_with(&many, &with(""));
+        assert!(matches!(no_browser, Progress::Upgrade { page: None, .. }));
+    }
 }
 
 /// Encoding and echoed name for a `Sec-WebSocket-Protocol` field or fields; `None` = refused.

@@ -1,5 +1,7 @@
 //! Stories of one shard: who is let in, who is closed, who waits.
 
+mod tenants;
+
 use super::*;
 use crate::auth::EARLY_FETCH_S;
 use crate::auth::keys::{KeySet, read_jwks};
