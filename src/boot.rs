@@ -14,6 +14,7 @@ use crate::auth::Verifier;
 use crate::auth::load::{FetchedSets, LocalKeys};
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
 use crate::clock::{unix_now, unix_now_s};
+use crate::config::key_files::Reading;
 use crate::config::settings::GatewaySettings;
 use crate::config::{Config, Loader, Problems};
 use crate::control::compose::Composer;
@@ -89,7 +90,7 @@ pub fn serve(args: &Serve) -> ExitCode {
 fn load(args: &Serve) -> Result<Loaded, Problems> {
     let loader = args.loader(&environment())?;
     let config = loader.check(&Default::default())?;
-    let tls = LocalTls::read(&config, unix_now_s(), None);
+    let tls = LocalTls::read(&config, unix_now_s(), None, Reading::Start);
     let (keys, tls) = Problems::join(LocalKeys::read(&config), tls)?;
     Ok(Loaded { loader, config, keys, tls })
 }

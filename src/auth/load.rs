@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::keys::{BadKey, KeySet, read_jwks};
 use super::{KeyOwner, Keys, Rules, Verifier};
-use crate::config::key_files::{KeySettings, KeyTexts};
+use crate::config::key_files::{KeySettings, KeyTexts, Reading};
 use crate::config::settings::{AuthKey, AuthMode, TenantSettings};
 use crate::config::{Config, Problems};
 
@@ -51,16 +51,17 @@ impl OwnKeys {
 impl LocalKeys {
     /// Reads the files that `config` names. All bad keys are reported at once, by their places.
     pub fn read(config: &Config) -> Result<Self, Problems> {
-        let common = KeySettings::of_auth(config).map(|settings| OwnKeys::read(&settings));
-        let common = common.transpose().map(Option::unwrap_or_default);
-        let mut tenants = Ok(BTreeMap::new());
-        for (settings, tenant) in KeySettings::of_tenants(config) {
-            let all = Problems::join(tenants, OwnKeys::read(&settings));
-            tenants = all.map(|(mut tenants, keys)| {
-                tenants.insert(tenant.name.clone(), keys);
-                tenants
-            });
-        }
+        Self::default().read_again(config, Reading::Start)
+    }
+
+    /// The same on an occasion on which these keys are in force.
+    pub fn read_again(&self, config: &Config, reading: Reading<'_>) -> Result<Self, Problems> {
+        let common = match (reading, KeySettings::of_auth(config)) {
+            (_, None) => Ok(OwnKeys::default()),
+            (Reading::Sources(_), Some(_)) => Ok(self.common.clone()),
+            (Reading::Start | Reading::Reload(_), Some(settings)) => OwnKeys::read(&settings),
+        };
+        let tenants = reading.of_tenants(config, &self.tenants, OwnKeys::read);
         let (common, tenants) = Problems::join(common, tenants)?;
         Ok(Self { common, tenants })
     }

@@ -29,6 +29,7 @@ pub use token::NewToken;
 
 use crate::auth::load::LocalKeys;
 use crate::clock::unix_now_s;
+use crate::config::key_files::Reading;
 use crate::config::{self, Config, Loader, Overrides, Problems};
 use crate::preflight::doctor;
 use crate::tls::load::LocalTls;
@@ -194,7 +195,7 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
         }
         Verb::Check(serve) => {
             let with_files = |config| {
-                let tls = LocalTls::read(&config, unix_now_s(), None);
+                let tls = LocalTls::read(&config, unix_now_s(), None, Reading::Start);
                 Problems::join(LocalKeys::read(&config), tls).map(|_| config)
             };
             check::check(serve.load(&env).and_then(with_files))

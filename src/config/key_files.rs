@@ -1,7 +1,9 @@
 //! The files with keys of tokens: those that `[auth]` names, and those of each tenant with keys of
 //! its own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::files::read;
 use super::settings::{Algorithm, AuthKey, AuthMode, KeySource, TenantSettings};
@@ -100,6 +102,60 @@ impl<'a> KeySettings<'a> {
             }
         }
         if problems.is_empty() { Ok(texts) } else { Err(Problems(problems)) }
+    }
+}
+
+/// An occasion on which the files are read, with the configuration in force.
+#[derive(Clone, Copy, Debug)]
+pub enum Reading<'a> {
+    /// The start: all files are read.
+    Start,
+    /// A reload: all files are read. Where one of a tenant of a source cannot be read any more, what
+    /// was read of it stays: that is no mistake of the files that are reloaded.
+    Reload(&'a Config),
+    /// Other tables of sources: only the files of tenants whose settings differ are read.
+    Sources(&'a Config),
+}
+
+impl Reading<'_> {
+    /// What was read `before` of a tenant, if its settings are still the same.
+    fn kept<'b, T>(
+        self,
+        tenant: &TenantSettings,
+        before: &'b BTreeMap<Arc<str>, T>,
+    ) -> Option<&'b T> {
+        let config = match self {
+            Self::Start => return None,
+            Self::Reload(config) | Self::Sources(config) => config,
+        };
+        let known = config.tenants.iter().find(|known| known.name == tenant.name)?;
+        before.get(&tenant.name).filter(|_| known.tokens == tenant.tokens)
+    }
+
+    /// Reads files of each tenant with keys of its own, by `read`. `before` is what was read of
+    /// those in force.
+    pub(crate) fn of_tenants<T: Clone>(
+        self,
+        config: &Config,
+        before: &BTreeMap<Arc<str>, T>,
+        read: impl Fn(&KeySettings<'_>) -> Result<T, Problems>,
+    ) -> Result<BTreeMap<Arc<str>, T>, Problems> {
+        let (mut all, mut problems) = (BTreeMap::new(), Vec::new());
+        for (settings, tenant) in KeySettings::of_tenants(config) {
+            let kept = self.kept(tenant, before).cloned();
+            let found = match (self, kept) {
+                (Self::Sources(_), Some(kept)) => Ok(kept),
+                (Self::Reload(_), Some(kept)) if config.is_of_source(&tenant.name) => {
+                    Ok(read(&settings).unwrap_or(kept))
+                }
+                (Self::Start | Self::Reload(_) | Self::Sources(_), _) => read(&settings),
+            };
+            match found {
+                Ok(found) => drop(all.insert(tenant.name.clone(), found)),
+                Err(Problems(list)) => problems.extend(list),
+            }
+        }
+        if problems.is_empty() { Ok(all) } else { Err(Problems(problems)) }
     }
 }
 

@@ -85,12 +85,21 @@ impl Config {
 
     /// The table of a tenant, as problems name it: `tenant[2]`.
     pub(crate) fn place_of_tenant(&self, name: &str) -> String {
+        let found = self.named_tenant(name);
+        found.map_or_else(|| format!("tenant[{name}]"), |(place, _)| place.to_owned())
+    }
+
+    /// Whether a discovery source announced the tenant.
+    pub(crate) fn is_of_source(&self, tenant: &str) -> bool {
+        matches!(self.named_tenant(tenant), Some((_, Source::Found(_))))
+    }
+
+    fn named_tenant(&self, name: &str) -> Option<(&str, &Source)> {
         let shown = format!("{name:?}");
-        let places = self.provenance.iter().filter_map(|(key, value, _)| {
+        self.provenance.iter().find_map(|(key, value, source)| {
             let place = key.strip_suffix(".name").filter(|place| place.starts_with("tenant["))?;
-            (*value == shown).then_some(place)
-        });
-        places.into_iter().next().map_or_else(|| format!("tenant[{name}]"), str::to_owned)
+            (*value == shown).then_some((place, source))
+        })
     }
 }
 

@@ -7,13 +7,13 @@ use std::time::Instant;
 use super::discovery::registry;
 use super::inputs::LocalFiles;
 use super::log;
-use super::source_tables::{CheckedConfig, SourceTables};
+use super::source_tables::{CheckedConfig, SourceTables, TokenFiles};
 use super::token_keys::TokenKeys;
-use crate::auth::load::LocalKeys;
 use crate::clock::unix_now_s;
 use crate::config::change::{self, Change};
+use crate::config::key_files::Reading;
 use crate::config::settings::GatewaySettings;
-use crate::config::{Config, Loader, Problem, Problems, Source};
+use crate::config::{Config, FoundTables, Loader, Problem, Problems, Source};
 use crate::ids::ShardId;
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
@@ -77,7 +77,6 @@ pub struct ActiveConfig {
 pub struct NewConfig {
     loader: Loader,
     checked: CheckedConfig,
-    keys: LocalKeys,
     tls: LocalTls,
     changes: Vec<Change>,
 }
@@ -147,30 +146,41 @@ impl ActiveConfig {
     /// Checks the files in force with other tables of the sources. `None` if the files themselves
     /// fail, which passed before.
     pub fn check(&self, tables: &SourceTables) -> Option<CheckedConfig> {
-        tables.check(&self.loader, &self.config).ok()
+        let reading = Reading::Sources(&self.config);
+        tables.check(&self.loader, |config| self.read_token_files(config, reading)).ok()
     }
 
-    /// Puts a configuration with other routes and tenants of sources in force. Whether the keys of
-    /// tokens may have changed.
-    pub fn take_checked(&mut self, mut checked: CheckedConfig, tables: &mut SourceTables) -> bool {
-        let keys = checked.keys.take();
+    /// Reads the files of keys that `config` names.
+    fn read_token_files(
+        &self,
+        config: &Config,
+        reading: Reading<'_>,
+    ) -> Result<TokenFiles, Problems> {
+        let keys = self.keys.local().read_again(config, reading);
+        let authorities = self.tls.authorities().read_again(config, reading);
+        Problems::join(keys, authorities)
+            .map(|(keys, authorities)| TokenFiles { keys, authorities })
+    }
+
+    /// Puts a configuration with other routes and tenants of sources in force. Whether tenants
+    /// changed, and with them the keys of tokens.
+    pub fn take_checked(&mut self, checked: CheckedConfig, tables: &mut SourceTables) -> bool {
         let is_same = checked.config.tenants == self.config.tenants;
         if !is_same {
             let changes = change::changes(&self.config, &checked.config);
             let of_tenants = changes.iter().filter(|change| change.is_of_tenants());
             of_tenants.for_each(|change| self.log_change(change));
         }
-        self.take_config(checked, tables);
-        match keys {
-            Some(keys) => self.keys.set_local(keys, &self.config),
-            None if is_same => {}
-            None => self.keys.follow(&self.config),
+        let TokenFiles { keys, authorities } = self.take_config(checked, tables);
+        if !is_same {
+            self.keys.set_of_sources(keys, &self.config);
+            self.tls.set_authorities(authorities);
         }
         !is_same
     }
 
-    fn take_config(&mut self, checked: CheckedConfig, tables: &mut SourceTables) {
-        let CheckedConfig { config, taken, refused, .. } = checked;
+    fn take_config(&mut self, checked: CheckedConfig, tables: &mut SourceTables) -> TokenFiles {
+        let CheckedConfig { config, files, taken, refused } = checked;
         tables.accept(taken, refused);
         if config.snapshot.routes != self.config.snapshot.routes {
             let routes = config.snapshot.routes.len();
@@ -183,17 +193,27 @@ impl ActiveConfig {
             tracing::info!(tenants, "tenants_changed: other tenants are in force");
         }
         self.config = Arc::new(config);
+        files
     }
 
     /// Reads the files again and checks all of them. Changes nothing.
     pub fn read_again(&self, tables: &SourceTables) -> Result<NewConfig, Vec<Problem>> {
         let loader = self.loader.read_again().map_err(|Problems(list)| list)?;
-        let mut checked = tables.check(&loader, &self.config)?;
-        let keys = checked.keys.take();
+        let reading = Reading::Reload(&self.config);
+        let read_tls =
+            |config: &Config| LocalTls::read(config, unix_now_s(), Some(&self.tls), reading);
+        let checked = tables.check(&loader, |config| self.read_token_files(config, reading));
+        let checked = checked.map_err(|mut problems| {
+            // If keys are the reason, what is wrong with certificates is told with it.
+            let config = loader.check(&FoundTables::default());
+            let tls = config.and_then(|config| read_tls(&config).map(drop));
+            let more = tls.map_or_else(|Problems(list)| list, |()| Vec::new());
+            problems
+                .extend(more.into_iter().filter(|new| !problems.contains(new)).collect::<Vec<_>>());
+            problems
+        })?;
         let config = &checked.config;
-        let keys = keys.map_or_else(|| LocalKeys::read(config), Ok);
-        let tls = LocalTls::read(config, unix_now_s(), Some(&self.tls));
-        let (keys, tls) = Problems::join(keys, tls).map_err(|Problems(list)| list)?;
+        let tls = read_tls(config).map_err(|Problems(list)| list)?;
         let changes = change::changes(&self.config, config);
         let refused = change::boot_only(&changes);
         if !refused.is_empty() {
@@ -204,12 +224,12 @@ impl ActiveConfig {
         {
             return Err(vec![Problem::whole(Source::File("gateway.toml".into(), 0), why)]);
         }
-        Ok(NewConfig { loader, checked, keys, tls, changes })
+        Ok(NewConfig { loader, checked, tls, changes })
     }
 
     /// Puts files that were read again in force; gives the settings that changed.
     pub fn replace(&mut self, new: NewConfig, tables: &mut SourceTables) -> Vec<Change> {
-        let NewConfig { loader, checked, keys, tls, changes } = new;
+        let NewConfig { loader, checked, tls, changes } = new;
         changes.iter().for_each(|change| self.log_change(change));
         let filter = &checked.config.gateway.log;
         if *filter != self.config.gateway.log
@@ -219,7 +239,7 @@ impl ActiveConfig {
         }
         self.loader = loader;
         self.gateway = Arc::new(checked.config.gateway.clone());
-        self.take_config(checked, tables);
+        let TokenFiles { keys, .. } = self.take_config(checked, tables);
         self.keys.set_local(keys, &self.config);
         self.tls = tls;
         changes

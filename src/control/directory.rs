@@ -63,6 +63,8 @@ pub struct Directory {
     due: Option<Instant>,
     /// Settings changed: they are published even if the snapshot stays the same.
     settings_changed: bool,
+    /// Tenants of sources changed, and with them the sets of keys that are fetched.
+    tenants_changed: bool,
 }
 
 impl Directory {
@@ -81,6 +83,7 @@ impl Directory {
             reloads: Reloads::default(),
             due: None,
             settings_changed: false,
+            tenants_changed: false,
         }
     }
 
@@ -265,8 +268,15 @@ impl Directory {
             && let Some(checked) = self.active.check(&self.tables)
         {
             // Keys of tokens are published with settings, and are no part of the snapshot.
-            self.settings_changed |= self.active.take_checked(checked, &mut self.tables);
+            let tenants_changed = self.active.take_checked(checked, &mut self.tables);
+            self.settings_changed |= tenants_changed;
+            self.tenants_changed |= tenants_changed;
         }
+    }
+
+    /// Whether sources announced other tenants since this was last asked.
+    pub fn take_tenants_changed(&mut self) -> bool {
+        std::mem::take(&mut self.tenants_changed)
     }
 
     /// Composes the snapshot anew. Whether there is something to publish.

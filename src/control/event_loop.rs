@@ -197,7 +197,11 @@ impl Control {
         self.take_events(now);
         self.shards.fail_vanished(now);
         self.shards.end_inspections(now);
-        if self.directory.turn(now) {
+        let news = self.directory.turn(now);
+        if self.directory.take_tenants_changed() {
+            self.follow_keys();
+        }
+        if news {
             self.publish();
         }
         if let Some(parts) = self.quotas.turn(&self.directory.snapshot().tenants, now) {
@@ -302,6 +306,7 @@ impl Control {
         for owner in self.jwks.follow(config, authorities) {
             self.directory.forget_jwks(&owner);
         }
+        self.directory.expect_sources(self.source_names());
     }
 
     /// Reason to end, if there is one.
@@ -368,11 +373,10 @@ impl Control {
         self.service_manager.reloading();
         let result = self.directory.reload(now);
         if result.is_ok() {
-            self.follow_keys();
             for source in self.sources.follow(self.directory.config()) {
                 self.directory.forget_source(&source, now);
             }
-            self.directory.expect_sources(self.source_names());
+            self.follow_keys();
             self.certificates.check_again(now);
             self.publish();
         }

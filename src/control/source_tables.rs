@@ -3,13 +3,23 @@
 
 use crate::auth::load::LocalKeys;
 use crate::config::{Config, FoundTable, FoundTables, Loader, Problem, Problems};
+use crate::tls::authorities::KeyAuthorities;
+
+/// Keys and authorities that were read with a configuration, of the files that it names.
+#[derive(Clone, Debug)]
+pub struct TokenFiles {
+    /// Keys of tokens.
+    pub keys: LocalKeys,
+    /// Authorities that the servers of fetched keys are signed by.
+    pub authorities: KeyAuthorities,
+}
 
 /// A configuration that passed the checks.
 pub struct CheckedConfig {
     /// The configuration, with the tables in `taken`.
     pub config: Config,
-    /// Keys of tokens, if they were read: a tenant of a source has other ones than before.
-    pub keys: Option<LocalKeys>,
+    /// Keys of its tokens.
+    pub files: TokenFiles,
     /// Tables of sources that are part of it.
     pub taken: FoundTables,
     /// Problems of the tables that were left out.
@@ -70,9 +80,14 @@ impl SourceTables {
     }
 
     /// Checks the files of `loader` with the tables that the sources name; what fails of these is
-    /// left out, with what is in force in its place, or else with nothing. An error lists problems
-    /// of the files alone.
-    pub fn check(&self, loader: &Loader, before: &Config) -> Result<CheckedConfig, Vec<Problem>> {
+    /// left out, with what is in force in its place, or else with nothing. The files of keys that a
+    /// configuration names are read by `read`, and belong to it. An error lists problems of the
+    /// files alone.
+    pub fn check(
+        &self,
+        loader: &Loader,
+        read: impl Fn(&Config) -> Result<TokenFiles, Problems>,
+    ) -> Result<CheckedConfig, Vec<Problem>> {
         let mut failed: Vec<((Choice, Choice), Vec<Problem>)> = Vec::new();
         for (routes, tenants) in ORDER {
             let is_told = self.is_told(routes, |tables| &tables.routes)
@@ -85,8 +100,9 @@ impl SourceTables {
                 routes: self.chosen(routes, |tables| &tables.routes).to_vec(),
                 tenants: self.chosen(tenants, |tables| &tables.tenants).to_vec(),
             };
-            match checked(loader, &tables, before) {
-                Ok((config, keys)) => {
+            let checked = loader.check(&tables);
+            match checked.and_then(|config| read(&config).map(|files| (config, files))) {
+                Ok((config, files)) => {
                     let why = |pair| {
                         let of = failed.iter().find(|(tried, _)| *tried == pair);
                         of.map(|(_, problems)| problems.clone()).unwrap_or_default()
@@ -96,7 +112,7 @@ impl SourceTables {
                         routes: why((Choice::Found, tenants)),
                         tenants: why((routes, Choice::Found)),
                     };
-                    return Ok(CheckedConfig { config, keys, taken: tables, refused });
+                    return Ok(CheckedConfig { config, files, taken: tables, refused });
                 }
                 Err(Problems(problems)) => failed.push(((routes, tenants), problems)),
             }
@@ -153,19 +169,4 @@ impl SourceTables {
     pub fn refused(&self) -> &RefusedTables {
         &self.refused
     }
-}
-
-/// The configuration of the files of `loader` with `tables`, and keys of tokens if a tenant of
-/// `tables` has other ones than `before`.
-fn checked(
-    loader: &Loader,
-    tables: &FoundTables,
-    before: &Config,
-) -> Result<(Config, Option<LocalKeys>), Problems> {
-    let config = loader.check(tables)?;
-    let is_known = |tenant| before.tenants.contains(tenant);
-    let of_sources = !tables.tenants.is_empty();
-    let others = config.tenants.iter().any(|t| t.tokens.is_some() && !is_known(t));
-    let keys = (of_sources && others).then(|| LocalKeys::read(&config)).transpose()?;
-    Ok((config, keys))
 }

@@ -41,8 +41,19 @@ impl TokenKeys {
         self.verifier = self.local.verifier(config, &self.fetched);
     }
 
-    /// Makes the verifier anew: the configuration has other tenants, and the keys are the same.
-    pub fn follow(&mut self, config: &Config) {
+    /// The keys of the configuration and its files.
+    pub fn local(&self) -> &LocalKeys {
+        &self.local
+    }
+
+    /// The same as [`Self::set_local`], of which only keys of tenants differ that sources announce.
+    pub fn set_of_sources(&mut self, local: LocalKeys, config: &Config) {
+        let told: Vec<_> = self.local.skipped().collect();
+        local
+            .skipped()
+            .filter(|key| !told.contains(key))
+            .for_each(|(at, key)| log_left_out(&at, key));
+        self.local = local;
         self.verifier = self.local.verifier(config, &self.fetched);
     }
 

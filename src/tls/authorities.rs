@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use super::certificate::{certificates, roots};
 use super::load::FILE_BYTES_MAX;
 use crate::config::files::read;
-use crate::config::key_files::KeySettings;
+use crate::config::key_files::{KeySettings, Reading};
 use crate::config::{Config, Problems};
 
 /// Authorities that a server of keys is signed by.
@@ -40,18 +40,23 @@ pub struct KeyAuthorities {
 impl KeyAuthorities {
     /// Reads the files that `config` names. All problems are reported at once.
     pub(crate) fn read(config: &Config) -> Result<Self, Problems> {
-        let mut all = match KeySettings::of_auth(config) {
-            Some(settings) => Authorities::read(&settings),
-            None => Ok(Authorities::default()),
-        }
-        .map(|common| Self { common, tenants: BTreeMap::new() });
-        for (settings, tenant) in KeySettings::of_tenants(config) {
-            all = Problems::join(all, Authorities::read(&settings)).map(|(mut all, own)| {
-                all.tenants.insert(tenant.name.clone(), own);
-                all
-            });
-        }
-        all
+        Self::default().read_again(config, Reading::Start)
+    }
+
+    /// The same on an occasion on which these are in force.
+    pub(crate) fn read_again(
+        &self,
+        config: &Config,
+        reading: Reading<'_>,
+    ) -> Result<Self, Problems> {
+        let common = match (reading, KeySettings::of_auth(config)) {
+            (_, None) => Ok(Authorities::default()),
+            (Reading::Sources(_), Some(_)) => Ok(self.common.clone()),
+            (Reading::Start | Reading::Reload(_), Some(settings)) => Authorities::read(&settings),
+        };
+        let tenants = reading.of_tenants(config, &self.tenants, Authorities::read);
+        let (common, tenants) = Problems::join(common, tenants)?;
+        Ok(Self { common, tenants })
     }
 
     /// Those for the set of a tenant.

@@ -12,6 +12,7 @@ use super::provider;
 use super::server::{ClientAuth, Server};
 use super::service::{Parts, ServiceTls, ServicesTls, Trusted};
 use crate::config::files::read;
+use crate::config::key_files::Reading;
 use crate::config::settings::{ClientCertificates, ServiceTlsSettings};
 use crate::config::{Config, Problem, Problems};
 
@@ -50,13 +51,16 @@ impl LocalTls {
         config: &Config,
         now: i64,
         before: Option<&LocalTls>,
+        reading: Reading<'_>,
     ) -> Result<Self, Problems> {
         let listener = Self::read_listener(config, now, before);
         let services = read_services(config, now, before);
         let services = Problems::join(services, check_demo(config, now)).map(|(all, ())| all);
         let both = Problems::join(listener, services);
-        let ((listener, (services, own)), authorities) =
-            Problems::join(both, KeyAuthorities::read(config))?;
+        let none = KeyAuthorities::default();
+        let authorities = before.map_or(&none, |before| &before.authorities);
+        let authorities = authorities.read_again(config, reading);
+        let ((listener, (services, own)), authorities) = Problems::join(both, authorities)?;
         let mut certificates = listener.certificates;
         certificates.extend(own);
         // A file that is named twice is one certificate.

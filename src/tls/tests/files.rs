@@ -6,6 +6,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, date_time_ymd};
 
 use super::*;
 use crate::config::Overrides;
+use crate::config::key_files::Reading;
 use crate::config::load::{Files, from_files};
 use crate::tls::load::LocalTls;
 
@@ -87,7 +88,7 @@ fn read(dir: &Path, lines: &str, before: Option<&LocalTls>) -> Result<LocalTls, 
         at("key.pem")
     );
     let config = from_files(files, &[], &Overrides::default()).unwrap();
-    LocalTls::read(&config, NOW, before)
+    LocalTls::read(&config, NOW, before, Reading::Start)
         .map_err(|problems| problems.0.iter().map(ToString::to_string).collect())
 }
 
