@@ -23,7 +23,7 @@ fn now_s() -> i64 {
 }
 
 /// A token of these parts, signed with `secret` by HS256 whatever its header says.
-fn signed(header: &Value, claims: &Value, secret: &[u8]) -> String {
+pub fn signed(header: &Value, claims: &Value, secret: &[u8]) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let text = format!("{}.{}", part(header), part(claims));
     let key = EncodingKey::from_secret(secret).expect("not empty");
@@ -35,7 +35,7 @@ fn header() -> Value {
     json!({"alg": "HS256", "typ": "JWT", "kid": "k"})
 }
 
-fn claims(user: &str, lifetime_s: i64) -> Value {
+pub fn claims(user: &str, lifetime_s: i64) -> Value {
     json!({"sub": user, "iss": "us", "aud": "game", "exp": now_s() + lifetime_s})
 }
 
@@ -75,7 +75,7 @@ fn auth(client: &mut Client, token: &str) -> Value {
 }
 
 /// Sends an upgrade with one more header line.
-fn upgrade(gateway: &Gateway, line: &str) -> (Raw, String) {
+pub fn upgrade(gateway: &Gateway, line: &str) -> (Raw, String) {
     let mut raw = Raw::connect(gateway.ws);
     let request = Raw::request(gateway.ws);
     let request = request.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));

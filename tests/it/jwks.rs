@@ -26,9 +26,9 @@ use crate::support::{Client, Config, Gateway, PATIENCE, eventually, eventually_w
 const SECRET: &str = "01234567890123456789012345678901";
 
 /// An issuer of tokens, and its server with the set of public keys.
-struct Issuer {
+pub struct Issuer {
     keys: Vec<(&'static str, KeyPair)>,
-    url: String,
+    pub url: String,
     /// Keys in the set; `None`: the server answers 500.
     shown: Arc<Mutex<Option<Vec<Value>>>>,
     asked: Arc<AtomicUsize>,
@@ -36,7 +36,7 @@ struct Issuer {
 
 impl Issuer {
     /// An issuer whose server answers 500.
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::start("http", None)
     }
 
@@ -80,7 +80,7 @@ impl Issuer {
     }
 
     /// Puts so many of the keys into the set.
-    fn show(&self, count: usize) {
+    pub fn show(&self, count: usize) {
         let jwk = |(id, pair): &(&str, KeyPair)| {
             let x = URL_SAFE_NO_PAD.encode(pair.der_bytes());
             json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": id})
@@ -89,21 +89,26 @@ impl Issuer {
         *self.shown.lock().expect("not poisoned") = Some(keys);
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 
     /// A token signed with key number `n`.
     fn token(&self, n: usize) -> String {
+        self.token_of(n, None, "us")
+    }
+
+    /// The same with these claims `tenant` and `iss`.
+    pub fn token_of(&self, n: usize, tenant: Option<&str>, issuer: &str) -> String {
         let (id, pair) = &self.keys[n];
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         let wanted = Wanted {
             algorithm: Algorithm::EdDsa,
             key_id: Some(id),
             user: "alice",
-            tenant: None,
+            tenant,
             groups: &[],
-            issuer: Some("us"),
+            issuer: Some(issuer),
             audience: Some("game"),
             now_unix_s: since.as_secs() as i64,
             lifetime_s: 600,
@@ -140,7 +145,7 @@ fn answer(
     let _ = stream.flush();
 }
 
-fn auth(client: &mut Client, token: &str) -> Value {
+pub fn auth(client: &mut Client, token: &str) -> Value {
     client.ask(json!({"type": "auth", "payload": {"token": token}}))
 }
 
@@ -196,7 +201,7 @@ fn ca_file(dir: &Path, signer: &Signer) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-fn signs_in(gateway: &Gateway, token: &str) -> bool {
+pub fn signs_in(gateway: &Gateway, token: &str) -> bool {
     auth(&mut Client::connect(gateway.ws), token)["type"] == "auth_ok"
 }
 

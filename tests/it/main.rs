@@ -35,6 +35,7 @@ mod service_tls;
 mod shares;
 mod stats;
 mod support;
+mod tenant_tokens;
 mod tidy;
 mod tls;
 mod verbs;
