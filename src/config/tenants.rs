@@ -13,7 +13,7 @@ use super::settings::{AuthMode, AuthSettings, TenantSettings, TenantTokens, Tena
 use super::tables::{FoundTable, Tables, too_many};
 use super::words::{NAME_RULE, SERVICE_RULE, is_name};
 use crate::ids::{ServiceId, TenantId};
-use crate::routing::{Quota, Route, SharedCount, Tenant};
+use crate::routing::{OTHER_TENANTS, Quota, Route, SharedCount, Tenant};
 
 /// Largest number of tenants. Each shard has counters and a place in its queues for each, so that
 /// 1,000 on 64 shards are 64,000 of each.
@@ -269,6 +269,10 @@ fn quota(r: &mut Reader) -> Quota {
 fn check_names(list: &[TenantTable], report: &mut Report) {
     let mut first: HashMap<TenantId, &TenantTable> = HashMap::new();
     for table in list {
+        if *table.settings.name == *OTHER_TENANTS {
+            let rule = "is the label of all other tenants in metrics; choose another name";
+            report.problems.push(table.problem("name", table.shown(), rule.into()));
+        }
         let other = *first.entry(table.tenant.id).or_insert(table);
         if other.at != table.at {
             let rule = match other.settings.name == table.settings.name {

@@ -186,7 +186,7 @@ impl ActiveConfig {
             let routes = config.snapshot.routes.len();
             tracing::info!(routes, "routes_changed: other routes are in force");
         }
-        if config.snapshot.tenants != self.config.snapshot.tenants
+        if !config.snapshot.tenants.has_rules_of(&self.config.snapshot.tenants)
             || config.tenants != self.config.tenants
         {
             let tenants = config.tenants.len();

@@ -19,4 +19,4 @@ pub use share::{Share, choose};
 pub use snapshot::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
 };
-pub use tenants::{CountedOne, SharedCount, Tenant, TenantTable};
+pub use tenants::{CountedOne, OTHER_TENANTS, SharedCount, Tenant, TenantTable};

@@ -8,6 +8,9 @@ use crate::ids::{ServiceId, TenantId};
 use crate::origin::AllowedOrigin;
 use crate::routing::{Quota, Route};
 
+/// Name in metrics of everybody who is no tenant with metrics of its own: no tenant may have it.
+pub const OTHER_TENANTS: &str = "_other";
+
 /// A tenant of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tenant {
@@ -113,6 +116,13 @@ impl TenantTable {
     #[inline]
     pub fn weight(&self, id: TenantId) -> u32 {
         self.get(id).map_or(1, |tenant| tenant.weight)
+    }
+
+    /// Whether the same tenants have the same routes and services as in `other`, whoever counts
+    /// their connections.
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        let rules = |t: &Tenant| (t.id, t.routes.clone(), t.inherits, t.services.clone());
+        self.0.iter().map(rules).eq(other.0.iter().map(rules))
     }
 
     /// All tenants, in the order of their ids.

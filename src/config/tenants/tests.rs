@@ -221,6 +221,7 @@ fn each_rule_of_tenants_is_told_in_one_line_with_the_way_out() {
             "name = \"a\"\n[[tenant]]\nname = \"a\"",
             "tenant[1].name = \"a\": is also the name of tenant[0]; rename one",
         ),
+        ("name = \"_other\"", "tenant[0].name = \"_other\": is the label of all other tenants"),
         (
             "name = \"a\"\nissuer = \"i\"",
             "tenant[0].issuer = \"i\": is of tokens that are the tenant's own, and it has no key",

@@ -19,12 +19,9 @@ use crate::control::shards::{ShardState, ShardView};
 use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
 use crate::message::Reason;
-use crate::routing::{Instance, Tenant};
+use crate::routing::{Instance, OTHER_TENANTS, Tenant};
 use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage, TenantCounter};
 
-/// Label of everybody who is no tenant with metrics of its own. No tenant may be named so (checked
-/// by `config`).
-const OTHER: &str = "_other";
 /// Upper bounds of the buckets, in microseconds: 1, 2.5, 5 a decade from 50 us, which is a message
 /// through an idle gateway, to a minute, which is an hour's worth of timeouts.
 const BUCKETS_US: [u64; 19] = [
@@ -196,7 +193,7 @@ fn tenants(overview: &Overview, out: &mut Vec<MetricFamily>) {
     let of = |used: &Use| used.connections;
     let other = left(sum.gauges.sessions, &named, of);
     let each = named.iter().map(|(name, used)| gauge(&[("tenant", name)], of(used) as f64));
-    let each = each.chain([gauge(&[("tenant", OTHER)], other as f64)]);
+    let each = each.chain([gauge(&[("tenant", OTHER_TENANTS)], other as f64)]);
     out.push(family("tenant_connections", help, MetricType::GAUGE, each));
     for counter in TenantCounter::ALL {
         let of = |used: &Use| used.counts[counter as usize];
@@ -216,7 +213,7 @@ fn tenants(overview: &Overview, out: &mut Vec<MetricFamily>) {
             | TenantCounter::RoomRefused => unnamed.iter().map(|(_, used)| of(used)).sum(),
         };
         let each = named.iter().map(|(name, used)| count(&[("tenant", name)], of(used)));
-        let each = each.chain([count(&[("tenant", OTHER)], other)]);
+        let each = each.chain([count(&[("tenant", OTHER_TENANTS)], other)]);
         let name = format!("tenant_{}_total", counter.name());
         out.push(family(&name, counter.help(), MetricType::COUNTER, each));
     }

@@ -238,9 +238,10 @@ impl Dispatcher {
             items_max: share(settings.items_max).max(1),
             bytes_max: share(settings.bytes_max).max(1),
         };
-        let fits = self.fill.of(settings).admits(bytes, percent) && here.admits(bytes, percent);
+        let all = self.fill.of(settings);
+        let fits = all.admits(bytes, percent) && here.admits(bytes, percent);
         let admitted = match fits && !self.requests.is_full() {
-            true => self.check_share(cx, instance, new, &here, percent),
+            true => self.check_share(cx, instance, new, [here, all], percent),
             false => Err(QUEUE_FULL),
         };
         if admitted.is_err() {

@@ -38,6 +38,12 @@ pub(crate) type Entry = (Rank, MsgKey, u32);
 /// with its last owner it begins anew.
 const PARTS: u64 = 1 << 14;
 
+/// Most messages of an owner that are thought to have been sent together, and so are read, sent and
+/// answered together: a client's pipeline is mostly shorter.
+const TOGETHER: usize = 8;
+/// Longest time of a slot, in microseconds, that an owner may have more than its share to keep its
+/// messages together: what takes longer is not worth it.
+const TOGETHER_US_MAX: u64 = 1_000;
 /// Outdated places that a group may have besides as many as it has members.
 const OUTDATED_MAX: usize = 64;
 /// Slots of nodes that a tick looks at, to give back the memory of owners that are gone: 10,000 of
@@ -55,7 +61,7 @@ enum Place {
     /// Listed among those that may be served, with the rank of its most urgent request or a more
     /// urgent one.
     Listed(Rank),
-    /// Listed among those that had more than their part, with its start.
+    /// Listed among those that had more than their part, with the time at which it may be served.
     Ahead(u64),
 }
 
@@ -158,6 +164,8 @@ pub(crate) struct Backlog {
     idle: [BinaryHeap<Reverse<(Rank, OwnerKey)>>; 2],
     /// Ticks since there was an owner.
     unused_ticks: u32,
+    /// Virtual time that an owner with a few messages may be ahead: see [`TOGETHER`].
+    slack: u64,
 }
 
 impl Backlog {
@@ -165,7 +173,14 @@ impl Backlog {
     pub fn new() -> Self {
         let mut nodes = Slab::growing();
         let root = nodes.insert_with(|node: &mut Node| *node = Node::default());
-        Self { nodes, names: HashMap::new(), root, idle: Default::default(), unused_ticks: 0 }
+        Self {
+            nodes,
+            names: HashMap::new(),
+            root,
+            idle: Default::default(),
+            unused_ticks: 0,
+            slack: 0,
+        }
     }
 
     /// Counts a request of `holder` that waits, for its owner and for the groups above; its tenant
@@ -258,6 +273,11 @@ impl Backlog {
         Some((entry, at))
     }
 
+    /// Takes note of what a request costs now, in microseconds of a slot.
+    pub fn note_cost(&mut self, cost_us: u64) {
+        self.slack = (TOGETHER as u64 * cost_us).min(TOGETHER_US_MAX) * PARTS;
+    }
+
     /// Takes the request that [`Self::next`] told, of `bytes`, into a call, and charges its owner
     /// `cost_us`.
     pub fn take(&mut self, owner: OwnerKey, bytes: usize, cost_us: u64) {
@@ -283,8 +303,9 @@ impl Backlog {
             node.in_flight -= 1;
             let (cost, charged) = (node.own(cost_us), node.own(charged_us));
             node.start = (node.start + cost).saturating_sub(charged);
-            let (place, start) = (node.place, node.start);
+            let place = node.place;
             at = node.group;
+            let start = self.eligible_at(key);
             let is_moved = match place {
                 Place::Ahead(listed) => listed != start,
                 // Its first request may be one of that member's, more urgent than the others.
@@ -375,11 +396,21 @@ impl Backlog {
         self.names.is_empty() && self.nodes.len() == 1
     }
 
+    /// The time on its group's clock from which on a member may be served: its start; earlier if
+    /// what it has waiting is so little that it may have been sent together.
+    fn eligible_at(&self, at: OwnerKey) -> u64 {
+        let node = self.node(at);
+        match node.held.items <= TOGETHER {
+            true => node.start.saturating_sub(self.slack),
+            false => node.start,
+        }
+    }
+
     /// Makes `at`'s place in its group right again: `start` or the first request has changed.
     fn put(&mut self, at: OwnerKey) {
         let Some(key) = self.node(at).group else { return };
         let now = self.node(key).now;
-        let start = self.node(at).start;
+        let start = self.eligible_at(at);
         let place = match start > now {
             true => Place::Ahead(start),
             false => self.first(at).map_or(Place::None, Place::Listed),
@@ -461,7 +492,7 @@ impl Backlog {
                 continue;
             }
             let &Reverse((_, member)) = self.node(at).listed.peek()?;
-            let is_ahead = self.node(member).start > self.node(at).now;
+            let is_ahead = self.eligible_at(member) > self.node(at).now;
             let found = if is_ahead { None } else { self.settle(member, look) };
             if found == Some(rank) {
                 return found;

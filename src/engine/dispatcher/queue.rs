@@ -368,6 +368,7 @@ impl InstanceQueue {
         let cost_us = self.cost_us();
         let Self { instance, backlog, stale, .. } = self;
         let backlog = backlog.as_deref_mut()?;
+        backlog.note_cost(cost_us);
         let instance = *instance;
         let mut look = Look { instance, ticket: call.ticket, requests, ordering, stale };
         let ((_, key, _), owner) = match call.kept {

@@ -62,6 +62,33 @@ pub(super) fn snapshot(instances: u32) -> Snapshot {
     }
 }
 
+/// Promise 6: one who floods many instances leaves room in the shard for others, at each of them.
+#[test]
+fn one_who_fills_many_instances_leaves_room_in_the_shard() {
+    let mut settings = ShardSettings::default();
+    settings.queue.items_max = 2_000;
+    settings.conn.unanswered_max = 1 << 16;
+    let mut snapshot = snapshot(20);
+    snapshot.routes[0].hash_on = HashOn::Key;
+    let mut rig = Rig::new(snapshot, settings);
+    let greedy = rig.client();
+    let mut refused = 0;
+    for seq in 1..=6_000 {
+        let key = seq % 997;
+        rig.says(greedy, &format!(r#"{{"msg_id":1000,"seq":{seq},"key":"{key}","payload":1}}"#));
+        refused += usize::from(rig.told(greedy).contains("QUEUE_FULL"));
+    }
+    let items = rig.engine.report(0, rig.now).gauges.queue_items;
+    assert!(refused > 3_000 && (1_000..1_900).contains(&items), "{refused} refused, {items} wait");
+    let polite = rig.client_from([127, 0, 0, 2]);
+    for seq in 1..=60 {
+        rig.says(polite, &format!(r#"{{"msg_id":1000,"seq":{seq},"key":"{seq}","payload":1}}"#));
+        let told = rig.told(polite);
+        assert!(!told.contains("QUEUE_FULL"), "{seq}: {told}");
+    }
+    rig.engine.check_invariants().expect("consistent");
+}
+
 impl Rig {
     pub(super) fn new(snapshot: Snapshot, settings: ShardSettings) -> Self {
         let engine = Engine::new(EngineInit {
@@ -80,7 +107,11 @@ impl Rig {
 
     /// Opens a client past its handshake, with an empty outbox.
     pub(super) fn client(&mut self) -> ConnId {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        self.client_from([127, 0, 0, 1])
+    }
+
+    fn client_from(&mut self, ip: [u8; 4]) -> ConnId {
+        let peer = SocketAddr::from((ip, 1));
         let id = self.engine.open(peer, self.now).expect("room");
         let mut request =
             b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

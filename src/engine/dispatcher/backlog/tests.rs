@@ -225,6 +225,33 @@ fn a_newcomer_waits_for_no_more_than_a_message_of_each_owner() {
     }
 }
 
+/// What clients sent together leaves together, so that it is answered with one write: where nobody
+/// has much waiting the order is that of arrival.
+#[test]
+fn a_few_messages_of_each_owner_stay_together() {
+    let mut rig = Rig::new();
+    (0..80).for_each(|_| rig.queue.note_cost(COST_US));
+    let sent: Vec<MsgKey> = (0..500)
+        .flat_map(|n| [(); 4].map(|()| (n, ())))
+        .map(|(n, ())| rig.put(session(0, 1, n), Priority::Normal))
+        .collect();
+    let taken: Vec<MsgKey> = sent.iter().map(|_| rig.take(|_| COST_US).0).collect();
+    assert_eq!(taken, sent);
+}
+
+/// Who has much waiting gets nothing by that: beside it a few messages of another wait for one of
+/// it at most.
+#[test]
+fn one_with_much_waiting_does_not_stay_together() {
+    let mut rig = Rig::new();
+    (0..80).for_each(|_| rig.queue.note_cost(COST_US));
+    rig.put_many(user(0, 1), 1_000);
+    rig.served(100, |_| COST_US);
+    rig.put_many(user(0, 2), 4);
+    let served = rig.served(9, |_| COST_US);
+    assert_eq!(sum(&served, |h| *h == user(0, 2)), 4, "{served:?}");
+}
+
 #[test]
 fn a_member_that_comes_and_goes_gets_no_more_than_one_that_stays() {
     let mut rig = Rig::new();
@@ -296,7 +323,7 @@ fn the_memory_of_owners_that_are_gone_is_given_back() {
 #[test]
 fn a_session_that_owed_less_than_was_thought_has_its_place_in_the_order_again() {
     let mut rig = Rig::new();
-    rig.queue.note_cost(100 * COST_US);
+    rig.queue.note_cost(1_000 * COST_US);
     let put = |rig: &mut Rig, us: u64, holder: Holder| {
         rig.now = Micros(us);
         rig.put(holder, Priority::Normal)
