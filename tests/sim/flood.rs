@@ -98,7 +98,7 @@ pub fn run(flood: Flood, count: usize) -> Seen {
     }
     let mut sent = [0; POLITE];
     let mut seen = Seen { polite: 0, turns_max: 0, least_read: 0, most_read: 0 };
-    for turn in 1..=TURNS {
+    for number in 1..=TURNS {
         for p in floods.clone() {
             let is_due = flood != Flood::Rhythm || world.peers[p].up.is_empty();
             let most = if flood == Flood::Rhythm { bytes.len() } else { UP_BYTES_MAX };
@@ -108,30 +108,66 @@ pub fn run(flood: Flood, count: usize) -> Seen {
         }
         for (p, at) in sent.iter_mut().enumerate() {
             let is_read = world.peers[p].up.is_empty();
-            if turn > BEGUN && is_read && (turn + p as u64 * 7).is_multiple_of(EVERY) {
-                let message = Message { msg_id: 9_001, seq: turn, ..Message::default() };
+            if number > BEGUN && is_read && (number + p as u64 * 7).is_multiple_of(EVERY) {
+                let message = Message { msg_id: 9_001, seq: number, ..Message::default() };
                 let mut out = Vec::new();
                 let text = wire::encode(Encoding::Json, &message);
                 wire::frame(&mut out, wire::TEXT, true, &text, &mut dice);
                 write(&mut world, p, &out);
-                (*at, seen.polite) = (turn, seen.polite + 1);
+                (*at, seen.polite) = (number, seen.polite + 1);
             }
         }
-        world.now += 500;
-        world.turn(0);
+        turn(&mut world);
         for (p, &at) in sent.iter().enumerate() {
-            if turn > BEGUN && !world.peers[p].up.is_empty() {
-                seen.turns_max = seen.turns_max.max(turn - at + 1);
+            if number > BEGUN && !world.peers[p].up.is_empty() {
+                seen.turns_max = seen.turns_max.max(number - at + 1);
             }
-        }
-        for p in 0..floods.end {
-            world.peers[p].down.clear();
-            world.writable(p);
         }
     }
     let read = world.peers[floods].iter().map(|peer| peer.read);
     (seen.least_read, seen.most_read) = (read.clone().min().unwrap(), read.max().unwrap());
     seen
+}
+
+/// Turns after which a message is read that comes when `count` clients of another address have
+/// just sent one each, and none of them floods.
+pub fn turns_beside_thrifty(count: usize) -> u64 {
+    let mut world = World::new(plan());
+    let mut dice = Dice::new(1);
+    for p in 0..=count {
+        world.connect();
+        let peer = &mut world.peers[p];
+        (peer.encoding, peer.address) = (Encoding::Json, [127, 0, 0, 1 + (p / count) as u8]);
+        let upgrade = wire::upgrade(Encoding::Json, None, &mut dice);
+        write(&mut world, p, &upgrade);
+    }
+    while world.peers.iter().any(|peer| !peer.up.is_empty()) {
+        turn(&mut world);
+    }
+    let mut message = Vec::new();
+    let text = Message { msg_id: 9_001, seq: 1, ..Message::default() };
+    wire::frame(&mut message, wire::TEXT, true, &wire::encode(Encoding::Json, &text), &mut dice);
+    (0..count).for_each(|p| write(&mut world, p, &message));
+    turn(&mut world);
+    write(&mut world, count, &message);
+    let mut turns = 0;
+    while !world.peers[count].up.is_empty() {
+        turn(&mut world);
+        turns += 1;
+    }
+    let left = world.peers.iter().filter(|peer| !peer.up.is_empty()).count();
+    assert!(left > count / 2, "{left} of {count} wait: the shard was too fast for this test");
+    turns
+}
+
+/// A turn of the shard; all clients take what is there for them.
+fn turn(world: &mut World) {
+    world.now += 500;
+    world.turn(0);
+    for p in 0..world.peers.len() {
+        world.peers[p].down.clear();
+        world.writable(p);
+    }
 }
 
 /// One shard, and clients that do what this file says.

@@ -225,6 +225,16 @@ fn a_message_is_read_within_two_turns_however_many_flood() {
     }
 }
 
+/// Promise 6: so many connections that no two turns read them delay none of another address, though
+/// each of them sends a little.
+#[test]
+fn many_connections_of_one_address_that_become_ready_at_once_delay_no_other() {
+    for count in [100, 400] {
+        let turns = flood::turns_beside_thrifty(count);
+        assert!(turns <= 2, "{count} connections: after {turns} turns");
+    }
+}
+
 /// Promise 11: the same input is the same run.
 #[test]
 fn the_same_seed_is_the_same_run() {
