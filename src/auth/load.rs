@@ -16,7 +16,7 @@ pub type FetchedSets = BTreeMap<KeyOwner, KeySet>;
 #[derive(Clone, Debug, Default)]
 pub struct LocalKeys {
     common: OwnKeys,
-    /// Those of the tenants that have keys of their own.
+    /// Keys of the tenants that have some of their own.
     tenants: BTreeMap<Arc<str>, OwnKeys>,
 }
 

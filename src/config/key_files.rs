@@ -27,7 +27,7 @@ pub(crate) struct KeySettings<'a> {
 }
 
 impl<'a> KeySettings<'a> {
-    /// Those of `[auth]`; `None` = nobody signs in.
+    /// Settings of `[auth]`; `None` = nobody signs in.
     pub(crate) fn of_auth(config: &'a Config) -> Option<Self> {
         let auth = &config.gateway.auth;
         let settings = Self {
@@ -41,7 +41,7 @@ impl<'a> KeySettings<'a> {
         (auth.mode == AuthMode::Jwt).then_some(settings)
     }
 
-    /// Those of the tenants that have keys of their own.
+    /// Settings of the tenants that have keys of their own.
     pub(crate) fn of_tenants(
         config: &'a Config,
     ) -> impl Iterator<Item = (Self, &'a TenantSettings)> {
@@ -110,8 +110,8 @@ impl<'a> KeySettings<'a> {
 pub enum Reading<'a> {
     /// The start: all files are read.
     Start,
-    /// A reload: all files are read. Where one of a tenant of a source cannot be read any more, what
-    /// was read of it stays: that is no mistake of the files that are reloaded.
+    /// A reload: all files are read. Where one of a tenant of a source cannot be read any more,
+    /// what was read of it stays: that is no mistake of the files that are reloaded.
     Reload(&'a Config),
     /// Other tables of sources: only the files of tenants whose settings differ are read.
     Sources(&'a Config),

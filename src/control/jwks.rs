@@ -1,6 +1,6 @@
-//! Refreshes the JWK sets that are fetched, that of `auth.jwks_url` and those of tenants: each again
-//! and again by a task of its own, and each time on a thread of its own, so that a server that
-//! hangs holds nothing up.
+//! Refreshes the JWK sets that are fetched, that of `auth.jwks_url` and those of tenants: each
+//! again and again by a task of its own, and each time on a thread of its own, so that a server
+//! that hangs holds nothing up.
 //!
 //! Tenants may be many, so their fetches have slots. A set whose last fetch failed has those of a
 //! second kind: servers that hang for as long as a fetch may take keep no slot from the others'.

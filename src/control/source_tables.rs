@@ -1,5 +1,5 @@
-//! Routes and tenants of discovery sources: checked together with the files. The routes are taken or
-//! refused as a whole, and so are the tenants.
+//! Routes and tenants of discovery sources: checked together with the files. The routes are taken
+//! or refused as a whole, and so are the tenants.
 
 use crate::auth::load::LocalKeys;
 use crate::config::{Config, FoundTable, FoundTables, Loader, Problem, Problems};

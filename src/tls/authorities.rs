@@ -31,9 +31,9 @@ impl Default for Authorities {
 /// Authorities that the servers of all sets of keys are signed by.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyAuthorities {
-    /// Those for `auth.jwks_url`.
+    /// Authorities for `auth.jwks_url`.
     pub(crate) common: Authorities,
-    /// Those for the sets of tenants with keys of their own, by their names.
+    /// Authorities for the sets of tenants with keys of their own, by their names.
     tenants: BTreeMap<Arc<str>, Authorities>,
 }
 
@@ -59,7 +59,7 @@ impl KeyAuthorities {
         Ok(Self { common, tenants })
     }
 
-    /// Those for the set of a tenant.
+    /// Authorities for the set of a tenant.
     pub(crate) fn of_tenant(&self, name: &str) -> Authorities {
         self.tenants.get(name).cloned().unwrap_or_default()
     }

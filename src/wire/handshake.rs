@@ -419,7 +419,8 @@ fn check_no_body(headers: &Headers<'_>) -> Result<(), Rule> {
 }
 
 /// Refuses pages of origins that are not allowed: otherwise any page could use the network position
-/// of its reader's browser (RFC 6455 section 10.2). Returns the page where tenants tell pages apart.
+/// of its reader's browser (RFC 6455 section 10.2). Returns the page, where tenants tell pages
+/// apart.
 fn check_origin(
     rules: &HandshakeRules,
     headers: &Headers<'_>,

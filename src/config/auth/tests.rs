@@ -167,7 +167,8 @@ fn files_are_read_and_what_fails_is_told_by_its_key() {
     write("binary", b"\xff");
     let text = |secret: &str, pem: &str, jwks: &str| {
         format!(
-            "auth.mode = \"jwt\"\nauth.jwks_file = {:?}\n[[auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\n\
+            "auth.mode = \"jwt\"\nauth.jwks_file = {:?}\n\
+             [[auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\n\
              secret_file = {:?}\n[[auth_key]]\nid = \"b\"\nalgorithm = \"ES256\"\n\
              public_key_file = {:?}\n",
             path(jwks),

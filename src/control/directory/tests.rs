@@ -7,7 +7,11 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::auth::Refusal;
+use crate::auth::keys::read_jwks;
 use crate::auth::load::LocalKeys;
+use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::config::settings::Algorithm;
 use crate::config::{FoundTable, Loader, Overrides};
 use crate::control::discovery::FoundInstance;
 use crate::control::health::Check;
@@ -268,4 +272,81 @@ async fn a_tenant_of_a_source_with_another_key_is_published_although_the_routing
         assert_eq!(directory.turn(now + debounce), is_news, "{letter}");
     }
     assert_eq!(directory.snapshot().version, version);
+}
+
+/// The refusal of a token of this tenant that is signed with this secret; `None` = it is accepted.
+fn refusal(directory: &Directory, tenant: &str, secret: &str) -> Option<Refusal> {
+    let wanted = Wanted {
+        algorithm: Algorithm::Hs256,
+        key_id: Some("k"),
+        user: "alice",
+        tenant: Some(tenant),
+        groups: &[],
+        issuer: None,
+        audience: None,
+        now_unix_s: 1,
+        lifetime_s: 600,
+    };
+    let token = mint(&wanted, SigningKey::Secret(secret.as_bytes())).expect("a token");
+    let verifier = directory.published(ShardId(0)).auth.expect("clients sign in");
+    verifier.verify(&token, 1).err()
+}
+
+#[tokio::test]
+async fn a_key_file_of_a_sources_tenant_refuses_that_tenant_and_nothing_else() {
+    let (mut directory, dir, _checks) = with_tenants();
+    let file = dir.path().join("a.key");
+    let (own, other) = (&*"a".repeat(32), &*"b".repeat(32));
+    let tenant = |weight: u32| {
+        let key = format!(r#"{{"id":"k","algorithm":"HS256","secret_file":{file:?}}}"#);
+        format!(r#"{{"name":"a","weight":{weight},"auth_key":[{key}]}}"#)
+    };
+    // The file is not there yet: the tenant waits, the route does not.
+    discover_with(&mut directory, &[], &[ROUTE], &[&tenant(1)]);
+    assert_eq!((has_route(&directory, 2500), refused(&directory)), (true, (0, 1)));
+    let told = directory.view().refused.tenants[0].to_string();
+    assert!(told.contains("tenant[0].auth_key[0].secret_file") && told.contains("/x/"), "{told}");
+    std::fs::write(&file, own).expect("written");
+    directory.reload(Instant::now()).expect("the files are right");
+    assert_eq!((tenants_of(&directory), refused(&directory)), (weighing(&[("a", 1)]), (0, 0)));
+    assert_eq!(refusal(&directory, "a", own), None);
+    assert_eq!(refusal(&directory, "a", other), Some(Refusal::Signature));
+    // News of the source read the files of tenants whose keys differ, and no others: neither this
+    // one's nor those of [auth], which a reload is for.
+    std::fs::write(&file, other).expect("written");
+    discover_with(&mut directory, &[], &[ROUTE], &[&tenant(2)]);
+    assert_eq!((tenants_of(&directory), refused(&directory)), (weighing(&[("a", 2)]), (0, 0)));
+    assert_eq!(refusal(&directory, "a", own), None);
+    directory.reload(Instant::now()).expect("the files are right");
+    assert_eq!(refusal(&directory, "a", other), None, "a reload reads it");
+    // A reload is not refused for a file that is gone of a source's tenant, which keeps its keys.
+    std::fs::remove_file(&file).expect("it is there");
+    directory.reload(Instant::now()).expect("the files are right");
+    assert_eq!((tenants_of(&directory), refused(&directory)), (weighing(&[("a", 2)]), (0, 0)));
+    assert_eq!(refusal(&directory, "a", other), None);
+}
+
+#[tokio::test]
+async fn what_was_fetched_for_a_tenant_is_not_trusted_when_it_is_forgotten() {
+    let (mut directory, _dir, _checks) = with_tenants();
+    let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let set = KeySet { fetched_unix_s: Some(1), ..read_jwks(set).expect("a set") };
+    let tenant = r#"{"name":"a","jwks_url":"https://a.example/keys","weight":1}"#;
+    discover_with(&mut directory, &[], &[], &[tenant]);
+    assert!(directory.take_tenants_changed(), "the sets that are fetched are to follow");
+    let secret = "0123456789abcdef0123456789abcdef";
+    let (owner, now) = (KeyOwner::Tenant("a".into()), Instant::now());
+    // A secret is no key of its set: the kid decides what is told.
+    assert_eq!(refusal(&directory, "a", secret), Some(Refusal::UnknownKey));
+    assert!(directory.take_jwks(&owner, Ok(set), now));
+    assert_eq!(refusal(&directory, "a", secret), Some(Refusal::Algorithm), "the set is there");
+    assert!(!directory.take_jwks(&owner, Err("away".into()), now));
+    assert_eq!(refusal(&directory, "a", secret), Some(Refusal::Algorithm), "it stays");
+    assert_eq!(refusal(&directory, "other", secret), None, "others have the keys of [auth]");
+    discover_with(&mut directory, &[], &[], &[&tenant.replace(":1}", ":2}")]);
+    assert_eq!(refusal(&directory, "a", secret), Some(Refusal::Algorithm), "the same set");
+    directory.forget_jwks(&owner);
+    assert_eq!(refusal(&directory, "a", secret), Some(Refusal::UnknownKey));
+    assert!(!directory.view().sources.contains_key("jwks:a"));
 }

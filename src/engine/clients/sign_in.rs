@@ -146,7 +146,8 @@ impl Clients {
         Verified::NoKeys
     }
 
-    /// Decides on an upgrade that shows `token`, of a client in `page`. The caller holds the request of one that waits.
+    /// Decides on an upgrade that shows `token`, of a client in `page`. The caller holds the
+    /// request of one that waits.
     pub fn decide_upgrade(
         &mut self,
         cx: &mut Context<'_>,
@@ -213,8 +214,8 @@ impl Clients {
         }
     }
 
-    /// Goes on with a connection from `page` that is open now: signs it in, or gives it the time to show a
-    /// token.
+    /// Goes on with a connection from `page` that is open now: signs it in, or gives it the time
+    /// to show a token.
     pub fn entered(
         &mut self,
         cx: &mut Context<'_>,
