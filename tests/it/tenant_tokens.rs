@@ -187,7 +187,8 @@ fn fetched(name: &str, url: &str) -> String {
 #[test]
 fn each_tenant_has_the_keys_of_its_provider_and_one_that_hangs_holds_up_nobody_else() {
     let [acme, beta] = [(); 2].map(|()| Issuer::new());
-    (acme.show(1), beta.show(1));
+    acme.show(1);
+    beta.show(1);
     let (hangs, asked) = silent();
     let tables = [fetched("acme", &acme.url), fetched("beta", &beta.url), fetched("slow", &hangs)];
     let gateway = Gateway::start(&of_tables(&tables));
