@@ -42,12 +42,13 @@ pub fn check(loaded: Result<Config, Problems>) -> Output {
         gateway.admin.listen,
         if gateway.demo.enabled { "on" } else { "off" },
     );
-    for route in &snapshot.routes {
+    for (tenant, route) in snapshot.all_routes() {
         let service = usize::from(route.service.0);
         let name = snapshot.services.get(service).map_or("", |s| &*s.name);
         let own = named_instances(&config, route);
         let (first, last, priority) = (route.first, route.last, route.priority.name());
-        out += &format!("  {first}-{last} -> {name} ({priority}): {own}\n");
+        let of = tenant.map_or(String::new(), |tenant| format!("tenant {tenant}: "));
+        out += &format!("  {of}{first}-{last} -> {name} ({priority}): {own}\n");
     }
     let count = gateway.shards.unwrap_or_else(|| auto_count(allowed_cores().len()));
     out += &budget(&config, count, memory_of_machine());

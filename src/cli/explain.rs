@@ -111,7 +111,8 @@ fn lines(args: &ExplainArgs, body: &Value) -> String {
     let mut line = |line: String| out += &format!("  {line}\n");
     if let Some([first, last]) = body["range"].as_array().map(Vec::as_slice) {
         let (id, service) = (&body["msg_id"], text("service"));
-        line(format!("id {id} is in the route {first}-{last} -> service {service}"));
+        let whose = if body["table"] == "tenant" { " of the tenant's own" } else { "" };
+        line(format!("id {id} is in the route {first}-{last}{whose} -> service {service}"));
     }
     if body["hash"].is_string() {
         let (on, hashed, hash) = (text("hash_on"), text("hashed"), text("hash"));
@@ -156,13 +157,21 @@ fn of_files(config: &Config, args: &ExplainArgs) -> Value {
     let described = args.described(many);
     let Some(route) = snapshot.route(described.tenant(), id) else {
         body["outcome"] = "no_route".into();
-        let why = format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them");
+        let why = match snapshot.default_route(id) {
+            Some(route) => format!(
+                "NO_ROUTE: the default route {}-{} has the id {id}, and it is not for this tenant: \
+                 inherit and services of the [[tenant]], or tenants of the [[service]], keep it out",
+                route.first, route.last
+            ),
+            None => format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them"),
+        };
         body["why"] = json!([why]);
         return body;
     };
     let service = &snapshot.services[usize::from(route.service.0)];
     let word = hash_word(route.hash_on);
     body["range"] = json!([route.first, route.last]);
+    body["table"] = snapshot.table(described.tenant(), route).into();
     body["service"] = (&*service.name).into();
     body["hash_on"] = word.into();
     let mut why = Vec::new();
@@ -228,6 +237,38 @@ mod tests {
         assert_eq!((&body["service"], &body["owner"]), (&"fight".into(), &"fight-1".into()));
         let own = of(ExplainArgs { msg_id: 9_000, ..ExplainArgs::default() }, Form::Text);
         assert!(own.code == 0 && own.text.contains("answers it itself"), "{}", own.text);
+    }
+
+    #[test]
+    fn a_tenants_own_route_is_told_apart_from_the_default_one_and_a_closed_one_says_why() {
+        let mut files = Files::embedded();
+        files.gateway.text =
+            "auth.mode = \"jwt\"\nauth.tenants = \"many\"\nauth.jwks_file = \"a\"\n\
+             [[service]]\nname = \"a\"\n\
+             instances = [{ id = \"a-1\", address = \"127.0.0.1:1\" }]\n\
+             [[route]]\nrange = [10, 20]\nservice = \"a\"\n\
+             [[tenant]]\nname = \"acme\"\ninherit = false\n\
+             [[tenant.route]]\nrange = [15, 15]\nservice = \"a\"\n"
+                .into();
+        let config = from_files(files, &[], &Overrides::default()).expect("right");
+        let of = |tenant: &str, msg_id| {
+            let (user, tenant) = (Some("u".to_owned()), Some(tenant.to_owned()));
+            let args = ExplainArgs { msg_id, user, tenant, ..ExplainArgs::default() };
+            let body = of_files(&config, &args);
+            (body["table"].clone(), shown("head:", &args, &body, Form::Text).text)
+        };
+        let (table, text) = of("acme", 15);
+        assert_eq!(table, "tenant");
+        assert!(text.contains("is in the route 15-15 of the tenant's own -> service a"), "{text}");
+        let (table, text) = of("b", 15);
+        assert_eq!(table, "default");
+        assert!(text.contains("  id 15 is in the route 10-20 -> service a"), "{text}");
+        let (table, text) = of("acme", 16);
+        assert_eq!(table, Value::Null);
+        assert!(
+            text.contains("NO_ROUTE: the default route 10-20 has the id 16, and it is not for")
+        );
+        assert!(of("acme", 21).1.contains("NO_ROUTE: no route has the id 21"));
     }
 
     #[test]

@@ -53,9 +53,10 @@ pub fn named_instances(config: &Config, route: &Route) -> String {
 /// Table of routes with their services and instances.
 pub fn table(config: &Config) -> String {
     let snapshot = &config.snapshot;
-    let row = |route: &Route| {
+    let row = |(tenant, route): (Option<&str>, &Route)| {
         let service = snapshot.services.get(usize::from(route.service.0));
         [
+            whose(tenant, snapshot.only_for(route)),
             format!("{}-{}", route.first, route.last),
             service.map_or(String::new(), |s| s.name.to_string()),
             route.priority.name().to_owned(),
@@ -65,17 +66,36 @@ pub fn table(config: &Config) -> String {
             named_instances(config, route),
         ]
     };
-    let rows: Vec<_> = snapshot.routes.iter().map(row).collect();
-    aligned(["IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER", "INSTANCES"], &rows)
+    let rows: Vec<_> = snapshot.all_routes().into_iter().map(row).collect();
+    let head = ["TENANT", "IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER", "INSTANCES"];
+    if is_of_tenants(&rows) {
+        return aligned(head, &rows);
+    }
+    let ([_, head @ ..], rows) = (head, rows.into_iter().map(|[_, cells @ ..]| cells));
+    aligned(head, &rows.collect::<Vec<_>>())
+}
+
+/// Cell that says who has a route: its tenant, or those that alone may use it.
+fn whose(tenant: Option<&str>, only_for: Option<Vec<&str>>) -> String {
+    match (tenant, only_for) {
+        (Some(tenant), _) => tenant.to_owned(),
+        (None, Some(names)) => format!("default, for {}", names.join(", ")),
+        (None, None) => String::new(),
+    }
+}
+
+/// Whether the first cell of a row, that of [`whose`], says something.
+fn is_of_tenants<const N: usize>(rows: &[[String; N]]) -> bool {
+    rows.iter().any(|row| row.first().is_some_and(|cell| !cell.is_empty()))
 }
 
 /// Routes of the configuration, in the form of the admin endpoint's `/services` as far as the files
 /// know it.
 fn of_files(snapshot: &Snapshot) -> Value {
-    let mut services = json!({});
+    let (mut services, all_routes) = (json!({}), snapshot.all_routes());
     for (index, service) in snapshot.services.iter().enumerate() {
-        let own = snapshot.routes.iter().filter(|r| usize::from(r.service.0) == index);
-        let route = |r: &Route| {
+        let own = all_routes.iter().filter(|(_, r)| usize::from(r.service.0) == index);
+        let route = |(tenant, r): &(Option<&str>, &Route)| {
             json!({
                 "range": [r.first, r.last],
                 "service": &*service.name,
@@ -83,6 +103,8 @@ fn of_files(snapshot: &Snapshot) -> Value {
                 "timeout_ms": r.timeout_ms,
                 "order": order_word(r.order),
                 "hash_on": hash_word(r.hash_on),
+                "tenant": tenant,
+                "only_for": snapshot.only_for(r),
             })
         };
         let instances = snapshot.instances.iter().filter(|i| usize::from(i.service.0) == index);
@@ -115,12 +137,15 @@ fn all<'a>(body: &'a Value, list: &'a str) -> impl Iterator<Item = (&'a String, 
     })
 }
 
-/// Table of the routes in force, by their ids.
+/// Table of the routes in force: the default ones by their ids, then those of each tenant.
 fn routes_of(body: &Value) -> String {
     let mut routes: Vec<_> = all(body, "routes").collect();
-    routes.sort_by_key(|(_, route)| route["range"][0].as_u64());
+    routes.sort_by_key(|(_, route)| (route["tenant"].as_str(), route["range"][0].as_u64()));
     let row = |(service, route): &(&String, &Value)| {
+        let only_for = route["only_for"].as_array();
+        let only_for = only_for.map(|names| names.iter().filter_map(Value::as_str).collect());
         [
+            whose(route["tenant"].as_str(), only_for),
             format!("{}-{}", route["range"][0], route["range"][1]),
             (*service).clone(),
             cell(&route["priority"]),
@@ -130,7 +155,12 @@ fn routes_of(body: &Value) -> String {
         ]
     };
     let rows: Vec<_> = routes.iter().map(row).collect();
-    aligned(["IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER"], &rows)
+    let head = ["TENANT", "IDS", "SERVICE", "PRIORITY", "TIMEOUT", "HASH ON", "ORDER"];
+    if is_of_tenants(&rows) {
+        return aligned(head, &rows);
+    }
+    let ([_, head @ ..], rows) = (head, rows.into_iter().map(|[_, cells @ ..]| cells));
+    aligned(head, &rows.collect::<Vec<_>>())
 }
 
 /// Table of the instances in force: how each stands, and its messages on all shards.
@@ -200,6 +230,30 @@ mod tests {
         let body: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!((code, &body["services"]["chat"]["routes"][0]["range"][0]), (0, &json!(2000)));
         assert!(routes_of(&body).contains("1000-1999  logic    normal    5000 ms  user"), "{body}");
+    }
+
+    #[test]
+    fn routes_of_tenants_are_told_with_whose_they_are() {
+        let mut files = Files::embedded();
+        files.gateway.text =
+            "auth.mode = \"jwt\"\nauth.tenants = \"many\"\nauth.jwks_file = \"a\"\n\
+             [[service]]\nname = \"a\"\ntenants = [\"acme\", \"b\"]\n\
+             instances = [{ id = \"a-1\", address = \"127.0.0.1:1\" }]\n\
+             [[route]]\nrange = [10, 20]\nservice = \"a\"\n[[tenant]]\nname = \"b\"\n\
+             [[tenant]]\nname = \"acme\"\n[[tenant.route]]\nrange = [15, 30]\nservice = \"a\"\n"
+                .into();
+        let config = from_files(files, &[], &Overrides::default()).expect("right");
+        let cells = |line: &str| -> Vec<String> {
+            line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect()
+        };
+        let body = of_files(&config.snapshot);
+        for text in [table(&config), routes_of(&body)] {
+            let lines: Vec<Vec<String>> = text.lines().map(cells).collect();
+            assert_eq!(lines[0][..3], ["TENANT", "IDS", "SERVICE"], "{text}");
+            assert_eq!(lines[1][..3], ["default, for acme, b", "10-20", "a"], "{text}");
+            assert_eq!(lines[2][..3], ["acme", "15-30", "a"], "{text}");
+            assert_eq!(lines.len(), 3, "{text}");
+        }
     }
 
     #[test]

@@ -162,6 +162,35 @@ impl Snapshot {
         (is_open && inherits).then_some(route)
     }
 
+    /// The default route whose range holds `msg_id`, whoever may use it.
+    pub(crate) fn default_route(&self, msg_id: u32) -> Option<&Route> {
+        find(&self.routes, msg_id)
+    }
+
+    /// Word for the table that has a route of a tenant: its own, or the default one.
+    pub(crate) fn table(&self, tenant: TenantId, route: &Route) -> &'static str {
+        let own = self.tenants.get(tenant).map_or(&[][..], |tenant| &tenant.routes);
+        if own.iter().any(|own| std::ptr::eq(own, route)) { "tenant" } else { "default" }
+    }
+
+    /// All routes: the default ones, then those of each tenant with its name, by their names.
+    pub(crate) fn all_routes(&self) -> Vec<(Option<&str>, &Route)> {
+        let mut all: Vec<_> = self.routes.iter().map(|route| (None, route)).collect();
+        for tenant in self.tenants.list() {
+            all.extend(tenant.routes.iter().map(|route| (Some(&*tenant.name), route)));
+        }
+        all.sort_by_key(|(tenant, route)| (*tenant, route.first));
+        all
+    }
+
+    /// Names of the configured tenants that alone may use a default route; `None` = everybody.
+    pub(crate) fn only_for(&self, route: &Route) -> Option<Vec<&str>> {
+        let tenants = route.only_for.as_ref()?.iter().filter_map(|id| self.tenants.get(*id));
+        let mut names: Vec<&str> = tenants.map(|tenant| &*tenant.name).collect();
+        names.sort_unstable();
+        Some(names)
+    }
+
     /// The instance numbered `id`, if it still exists.
     pub(crate) fn instance(&self, id: InstanceId) -> Option<&Instance> {
         self.instances.iter().find(|i| i.id == id)

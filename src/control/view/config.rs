@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Overview, mode, route, tls};
+use super::{Overview, listed, mode, tls};
 
 /// Every key, service and route.
 pub fn config(overview: &Overview) -> Value {
@@ -15,7 +15,7 @@ pub fn config(overview: &Overview) -> Value {
         let tls = tls(overview, &service.name);
         json!({ "name": &*service.name, "mode": mode(service.mode), "tls": tls })
     });
-    let name = |r: &super::Route| &*config.snapshot.services[usize::from(r.service.0)].name;
+    let routes = config.snapshot.all_routes().into_iter().map(|r| listed(&config.snapshot, r));
     let lookups = config.lookups.iter().map(|lookup| {
         json!({
             "service": &*lookup.service,
@@ -32,7 +32,7 @@ pub fn config(overview: &Overview) -> Value {
         "settings": settings.collect::<Vec<_>>(),
         "connections_max": overview.shards.iter().map(accepted).collect::<Vec<_>>(),
         "services": services.collect::<Vec<_>>(),
-        "routes": config.snapshot.routes.iter().map(|r| route(r, name(r))).collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
         "lookups": lookups.collect::<Vec<_>>(),
         "warnings": config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })

@@ -91,6 +91,7 @@ impl<'a> Explanation<'a> {
             "tenant": params.tenant,
             "version": overview.directory.snapshot.version,
             "range": self.route.map(|r| [r.first, r.last]),
+            "table": self.route.map(|r| overview.directory.snapshot.table(self.tenant, r)),
             "route": route_of.map(|(r, service)| route(r, &service.name)),
             "service": self.service.map(|service| &*service.name),
             "mode": self.service.map(|service| mode(service.mode)),
@@ -123,9 +124,15 @@ impl<'a> Explanation<'a> {
     fn why(&self, result: &QueryResult) -> Vec<String> {
         let Self { overview, params, .. } = *self;
         let (Some(route), Some(service)) = (self.route, self.service) else {
-            return vec![match is_of_gateway(overview, params.msg_id) {
-                true => "the gateway answers this id itself (gateway.ids)".into(),
-                false => {
+            let default = overview.directory.snapshot.default_route(params.msg_id);
+            return vec![match (is_of_gateway(overview, params.msg_id), default) {
+                (true, _) => "the gateway answers this id itself (gateway.ids)".into(),
+                (false, Some(Route { first, last, .. })) => format!(
+                    "NO_ROUTE: the default route {first}-{last} has this id, and it is not for \
+                     this tenant: inherit and services of the [[tenant]], or tenants of the \
+                     [[service]], keep it out"
+                ),
+                (false, None) => {
                     "NO_ROUTE: no [[route]] has this id: GET /services lists all routes".into()
                 }
             }];

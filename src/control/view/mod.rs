@@ -23,7 +23,9 @@ use super::log::DroppedLines;
 use super::shards::{ShardState, ShardView};
 use crate::ids::InstanceId;
 use crate::message::{CallFault, Priority, Reason};
-use crate::routing::{Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service};
+use crate::routing::{
+    Failover, HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Snapshot,
+};
 use crate::stats::{Counters, Gauges, Histograms, InstanceReport, Report};
 
 /// Facts about the process that need no shard.
@@ -183,6 +185,14 @@ fn tls(overview: &Overview, service: &str) -> serde_json::Value {
         "ca_file": file(&tls.ca_file),
         "cert_file": file(&tls.cert_file),
     })
+}
+
+/// A route of a list, with the tenant whose own it is, or those that alone may use it.
+fn listed(snapshot: &Snapshot, (tenant, r): (Option<&str>, &Route)) -> serde_json::Value {
+    let mut body = route(r, &snapshot.services[usize::from(r.service.0)].name);
+    body["tenant"] = tenant.into();
+    body["only_for"] = snapshot.only_for(r).into();
+    body
 }
 
 /// A route, with the words of the configuration.

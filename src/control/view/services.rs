@@ -5,17 +5,19 @@ use serde_json::{Map, Value, json};
 use super::health::shard_health;
 use super::stats::by_shard;
 use super::{
-    Instance, Overview, instances_of, mode, others, present, route, standing, tls, unreachable_why,
+    Instance, Overview, instances_of, listed, mode, others, present, standing, tls, unreachable_why,
 };
 use crate::stats::Stage;
 
 /// Services with their routes and instances.
 pub fn services(overview: &Overview) -> Value {
     let snapshot = &overview.directory.snapshot;
+    let all_routes = snapshot.all_routes();
     let one = |service: &super::Service| {
-        let own =
-            |r: &&super::Route| std::ptr::eq(&snapshot.services[usize::from(r.service.0)], service);
-        let routes = snapshot.routes.iter().filter(own).map(|r| route(r, &service.name));
+        let own = |(_, r): &(Option<&str>, &super::Route)| {
+            std::ptr::eq(&snapshot.services[usize::from(r.service.0)], service)
+        };
+        let routes = all_routes.iter().copied().filter(own).map(|r| listed(snapshot, r));
         let instances = instances_of(overview, service).map(|i| instance(i, overview));
         let body = json!({
             "mode": mode(service.mode),

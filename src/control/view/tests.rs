@@ -20,7 +20,11 @@ use crate::routing::Share;
 
 /// The built-in configuration, one ready shard, no source.
 fn gathered() -> Overview {
-    let config = from_files(Files::embedded(), &[], &Overrides::default()).unwrap();
+    gathered_of(Files::embedded())
+}
+
+fn gathered_of(files: Files) -> Overview {
+    let config = from_files(files, &[], &Overrides::default()).unwrap();
     let composer = Composer::new(&config);
     let directory = DirectoryView {
         config: Arc::new(config),
@@ -120,6 +124,52 @@ fn explain_says_why_the_owner_does_not_get_it() {
     let why = said["why"].to_string();
     assert!(why.contains("is ejected (5 calls in a row failed) and takes 0 %"), "{why}");
     assert!(why.contains("UNAVAILABLE: no other instance takes it"), "{why}");
+}
+
+#[test]
+fn routes_say_whose_they_are_and_explain_from_which_table_one_is() {
+    let mut files = Files::embedded();
+    let tenants = "[[tenant]]\nname = \"acme\"\ninherit = false\n\
+                   [[tenant.route]]\nrange = [1500, 2100]\nservice = \"chat\"\n";
+    files.gateway.text += tenants;
+    for [old, new] in [
+        ["mode = \"off\"", "mode = \"jwt\""],
+        ["tenants = \"one\"", "tenants = \"many\""],
+        ["jwks_file = \"\"", "jwks_file = \"a\""],
+    ] {
+        files.gateway.text =
+            files.gateway.text.replacen(&format!("\n{old}"), &format!("\n{new}"), 1);
+    }
+    let overview = gathered_of(files);
+    let told = |list: &serde_json::Value| -> Vec<(Option<String>, u64)> {
+        let list = list.as_array().expect("a list").iter();
+        list.map(|r| {
+            (r["tenant"].as_str().map(str::to_owned), r["range"][0].as_u64().expect("an id"))
+        })
+        .collect()
+    };
+    let acme = || Some("acme".to_owned());
+    let all = told(&config::config(&overview)["routes"]);
+    assert_eq!(all, [(None, 1000), (None, 2000), (None, 3000), (acme(), 1500)]);
+    let services = services::services(&overview);
+    let of_chat = told(&services["services"]["chat"]["routes"]);
+    assert_eq!(of_chat, [(None, 2000), (acme(), 1500)]);
+    let explain = |tenant: &str, msg_id: u32| {
+        let params = json!({"msg_id": msg_id, "user": "ann", "tenant": tenant});
+        let params = serde_json::from_value(params).expect("right");
+        explain::Explanation::new(&overview, &params).json(&QueryResult::default())
+    };
+    let own = explain("acme", 1600);
+    assert_eq!((&own["table"], &own["service"]), (&json!("tenant"), &json!("chat")));
+    let default = explain("other", 1600);
+    assert_eq!((&default["table"], &default["service"]), (&json!("default"), &json!("logic")));
+    let closed = explain("acme", 3000);
+    assert!(closed["table"].is_null() && closed["outcome"] == "no_route", "{closed}");
+    let why = closed["why"][0].as_str().expect("a sentence");
+    assert!(why.starts_with("NO_ROUTE: the default route 3000-3999 has this id, and it is not"));
+    assert!(
+        explain("acme", 4000)["why"][0].as_str().is_some_and(|why| why.contains("no [[route]]"))
+    );
 }
 
 #[test]
