@@ -160,7 +160,8 @@ fn of_files(config: &Config, args: &ExplainArgs) -> Value {
         let why = match snapshot.default_route(id) {
             Some(route) => format!(
                 "NO_ROUTE: the default route {}-{} has the id {id}, and it is not for this tenant: \
-                 inherit and services of the [[tenant]], or tenants of the [[service]], keep it out",
+                 inherit and services of the [[tenant]], or tenants of the [[service]], keep it \
+                 out",
                 route.first, route.last
             ),
             None => format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them"),
