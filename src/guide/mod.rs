@@ -33,6 +33,7 @@ pub const PAGES: &[Page] = pages![
     "services",
     "tokens",
     "limits",
+    "tenants",
     "tls",
     "proxies",
     "discovery",

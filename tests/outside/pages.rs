@@ -87,6 +87,7 @@ pages! {
     the_commands_for_services_run "src/guide/services.md",
     the_commands_for_tokens_run "src/guide/tokens.md",
     the_commands_for_limits_run "src/guide/limits.md",
+    the_commands_for_tenants_run "src/guide/tenants.md",
     the_commands_for_tls_run "src/guide/tls.md",
     the_commands_for_proxies_run "src/guide/proxies.md",
     the_commands_for_discovery_run "src/guide/discovery.md",
