@@ -44,6 +44,12 @@ impl Allowance {
         Err(u64::try_from(us).unwrap_or(u64::MAX))
     }
 
+    /// Keeps what is there at `now` by the rate until now, whatever the rate is from now on.
+    fn hold(&mut self, rate: u64, burst_s: u32, now: Micros) {
+        self.settle(rate, burst_s, now);
+        self.level.get_or_insert(full(rate, burst_s));
+    }
+
     /// Lets flow in what has flowed until `now`, by the rate until now.
     fn settle(&mut self, rate: u64, burst_s: u32, now: Micros) {
         if let Some(level) = self.level {
@@ -158,9 +164,10 @@ impl TenantLedger {
         for (id, part) in parts {
             let Some(account) = self.get_mut(*id) else { continue };
             for thing in [Thing::Connects, Thing::Messages, Thing::Bytes] {
-                // What has flowed in until now has done so by the rate until now.
+                // What has flowed in until now has done so by the rate until now: a larger part is
+                // no reason to be full anew, or users who change the shard would make more of it.
                 if let Some(rate) = account.part[thing as usize] {
-                    account.rates[thing as usize].settle(rate, burst_s, now);
+                    account.rates[thing as usize].hold(rate, burst_s, now);
                 }
             }
             let is_limited = |thing: Thing| thing.whole(&account.quota).is_some();

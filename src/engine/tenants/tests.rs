@@ -97,6 +97,37 @@ fn a_rate_holds_within_five_percent_on_two_shards_wherever_the_messages_come() {
     assert_eq!(taken, 9_500);
 }
 
+/// Promise 12: a shard that nobody used has little, and what it gets after a pause is no burst of
+/// the whole quota each time.
+#[test]
+fn a_rate_holds_for_messages_that_go_from_one_shard_to_the_other_and_back() {
+    let quota = Quota { messages_per_s: 1_000, ..Quota::NONE };
+    for burst_s in [1, 10] {
+        for (stay, pause) in [(1, 1), (2, 1), (3, 2), (12, 1)] {
+            let mut shards = Shards::new(2, quota);
+            shards.ledgers.iter_mut().for_each(|ledger| ledger.burst_s = burst_s);
+            let mut second = |at: u64| {
+                let (turn, place) = (at / (stay + pause), at % (stay + pause));
+                let offered = match (place < stay, turn.is_multiple_of(2)) {
+                    (false, _) => [0, 0],
+                    (true, true) => [4_000, 0],
+                    (true, false) => [0, 4_000],
+                };
+                shards.second(&offered, 100).0
+            };
+            // What a tenant has that was quiet before.
+            for at in 0..20 {
+                second(at);
+            }
+            let taken: u64 = (20..80).map(&mut second).sum();
+            assert!(
+                taken <= 63_000,
+                "{stay} s here, {stay} s there, a burst of {burst_s} s: {taken} of 60,000"
+            );
+        }
+    }
+}
+
 #[test]
 fn bytes_are_limited_also_where_a_message_is_larger_than_a_second_of_them() {
     let quota = Quota { bytes_per_s: 10_000, ..Quota::NONE };
