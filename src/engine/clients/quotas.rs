@@ -36,9 +36,13 @@ pub(in crate::engine) fn quota_text(thing: Thing) -> &'static str {
 }
 
 /// Counts an open connection for its user's tenant, if it is not counted there: the tenant may have
-/// come to the configuration since, or left it.
+/// come to the configuration since, or left it. One whose user waits for a place is counted
+/// already, for the tenant that it is about to belong to.
 pub(super) fn count_for_tenant(tenants: &TenantTable, session: &Session, limits: &mut LimitState) {
-    let tenant = session.user().and(tenants.get(session.owner.tenant));
+    if session.user().is_none() {
+        return;
+    }
+    let tenant = tenants.get(session.owner.tenant);
     let is_counted = match (&limits.tenant, tenant) {
         (Some(one), Some(tenant)) => one.is_of(&tenant.connections),
         (None, None) => true,

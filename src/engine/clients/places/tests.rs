@@ -1,8 +1,13 @@
 //! Stories of users with one connection too many.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::config::settings::LimitSettings;
-use crate::engine::clients::limits::tests::Rig;
+use crate::engine::clients::limits::tests::{Rig, published};
+use crate::engine::clients::sign_in::tests::engine;
+use crate::ids::TenantId;
+use crate::routing::{Quota, SharedCount, Tenant, TenantTable};
 
 const HERE: [u8; 4] = [192, 0, 2, 1];
 const PING: [u8; 2] = [0x89, 0];
@@ -260,4 +265,45 @@ fn everybody_who_comes_back_at_once_is_let_in_when_the_time_is_over() {
     assert!(new.iter().all(|id| rig.is_there(*id)), "in one tick");
     assert!(!dead.iter().any(|id| rig.is_there(*id)));
     rig.later(0);
+}
+
+/// A rig in which the tenant of all users may have two connections, and each user one.
+fn of_a_small_tenant() -> Rig {
+    let mut published = published(false, |l| {
+        (l.per_user, l.user.connections_max) = (PerUser::Many, 1);
+    });
+    let mut snapshot = (*published.snapshot).clone();
+    snapshot.tenants = TenantTable::new(vec![Tenant {
+        id: TenantId::of("acme"),
+        name: "acme".into(),
+        weight: 1,
+        routes: Vec::new(),
+        inherits: true,
+        services: None,
+        origins: Vec::new(),
+        quota: Quota { connections_max: 2, ..Quota::NONE },
+        has_metrics: false,
+        connections: SharedCount::default(),
+    }]);
+    published.snapshot = Arc::new(snapshot);
+    Rig { engine: engine(published, 0, 1), now: Micros(5_000_000), seq: 0 }
+}
+
+#[test]
+fn one_that_waits_for_a_place_of_its_user_keeps_that_of_its_tenant() {
+    for by_message in [false, true] {
+        let mut rig = of_a_small_tenant();
+        let hangs = rig.user("alice").0;
+        let new = match by_message {
+            true => rig.by_message("alice"),
+            false => rig.user("alice").0,
+        };
+        rig.later(1_000_000);
+        assert!(rig.waits(new));
+        let told = rig.user("bob").1;
+        assert!(told.contains("HTTP/1.1 429"), "both places are taken: {told}");
+        rig.later(1_000_000);
+        assert!(rig.told(new).contains("auth_ok") && !rig.is_there(hangs));
+        assert!(rig.user("bob").1.contains("auth_ok"), "one is free");
+    }
 }
