@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::discovery::{FoundInstance, SourceContents};
 use crate::config::Config;
-use crate::ids::{InstanceId, ServiceId};
+use crate::ids::{InstanceId, ServiceId, TenantId};
 use crate::limits;
 use crate::routing::Ring;
 use crate::routing::{
@@ -77,7 +77,7 @@ pub struct Composer {
     members: BTreeMap<Arc<str>, Member>,
     instances_ever: u32,
     rings: HashMap<ServiceId, (Points, u32)>,
-    /// Connections of every tenant that has been, by name.
+    /// Connections of the tenants that are, and of those that were and have some, by name.
     connections: HashMap<Arc<str>, SharedCount>,
 }
 
@@ -257,6 +257,11 @@ impl Composer {
     /// Routes and tenants of `config`, with the numbers of services. A tenant's connections are
     /// counted on through all changes of the configuration.
     fn rules_of(&mut self, config: &Config, numbers: &[ServiceId]) -> (Vec<Route>, TenantTable) {
+        // A source may name ever new ones. A shard that counts one more meanwhile counts it anew
+        // when the tenant comes back.
+        let known = &config.snapshot.tenants;
+        self.connections
+            .retain(|name, count| known.get(TenantId::of(name)).is_some() || count.get() > 0);
         let number = |service: ServiceId| numbers[usize::from(service.0)];
         let renumber = |routes: &[Route]| -> Vec<Route> {
             let one = |route: &Route| Route { service: number(route.service), ..route.clone() };

@@ -5,7 +5,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
-use crate::ids::TenantId;
 use crate::routing::Addresses;
 
 fn config(text: &str) -> Config {
@@ -180,6 +179,31 @@ fn numbers_mean_one_thing_for_ever() {
     );
     compose(&mut composer, &unary, &[("etcd", vec![found("b", "b-1", 2)])]);
     assert_ne!(composer.snapshot().route(TenantId::DEFAULT, 3).expect("it is there").service, b);
+}
+
+#[test]
+fn connections_of_a_tenant_are_counted_on_while_there_are_any_and_forgotten_with_the_last() {
+    let with = |tenants: &str| {
+        config(&format!(
+            "auth.mode = \"jwt\"\nauth.tenants = \"many\"\nauth.jwks_file = \"k\"\n{tenants}"
+        ))
+    };
+    let acme = with("[[tenant]]\nname = \"acme\"\n");
+    let mut composer = Composer::new(&acme);
+    let count = |composer: &Composer| {
+        let tenant = composer.snapshot().tenants.get(TenantId::of("acme")).expect("configured");
+        tenant.connections.clone()
+    };
+    let before = count(&composer);
+    let connection = before.enter(0).expect("no limit");
+    compose(&mut composer, &with(""), &[]);
+    compose(&mut composer, &acme, &[]);
+    assert_eq!((count(&composer), before.get()), (before.clone(), 1), "it is still connected");
+    drop(connection);
+    for n in 0..10 {
+        compose(&mut composer, &with(&format!("[[tenant]]\nname = \"t{n}\"\n")), &[]);
+        assert_eq!(composer.connections.len(), 1);
+    }
 }
 
 #[test]
