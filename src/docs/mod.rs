@@ -1,7 +1,7 @@
 //! Pages about the whole: what the gateway promises, what it says on the wire, what its words mean,
 //! and why it is built as it is. Only documentation; the map of the source is the crate's own page.
 
-/// The eleven promises that comments and tests cite by number, their tests, and the caps.
+/// The twelve promises that comments and tests cite by number, their tests, and the caps.
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 

@@ -223,7 +223,7 @@ fn each_tenant_has_the_keys_of_its_provider_and_one_that_hangs_holds_up_nobody_e
 }
 
 #[test]
-fn what_is_made_and_exdeltaed_at_the_terminal_is_by_the_keys_of_the_tenant() {
+fn what_is_made_and_explained_at_the_terminal_is_by_the_keys_of_the_tenant() {
     let dir = of_tables(&tables()).write();
     let config = dir.path().to_str().expect("UTF-8");
     // [auth] has two keys, the tenants one each.
@@ -235,7 +235,7 @@ fn what_is_made_and_exdeltaed_at_the_terminal_is_by_the_keys_of_the_tenant() {
         }
         run(&args, |_| ()).stdout.trim().to_owned()
     };
-    let exdeltaed = |token: &str| {
+    let explained = |token: &str| {
         let path = dir.path().join("token");
         std::fs::write(&path, token).expect("written");
         let shown = File::open(&path).expect("there");
@@ -248,10 +248,10 @@ fn what_is_made_and_exdeltaed_at_the_terminal_is_by_the_keys_of_the_tenant() {
     for tenant in ["acme", "gamma", "delta", "other"] {
         let token = made(tenant);
         assert_eq!(tenant_of(&gateway, &token), tenant);
-        let told = exdeltaed(&token);
+        let told = explained(&token);
         assert!(told.contains(&format!("accepted: user \"alice\" of tenant {tenant}")), "{told}");
     }
-    let told = exdeltaed(&token(Some("beta"), "us", "acme", ACME));
+    let told = explained(&token(Some("beta"), "us", "acme", ACME));
     assert!(told.contains("beta, by the issuer and the keys of its own"), "{told}");
     assert!(told.contains("a key of tenant acme signed it"), "{told}");
 }
