@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::ids::{ShardId, TenantId};
-use crate::routing::TenantTable;
-use crate::routing::quota::{Demand, TenantDemand, TenantPart, divide};
+use crate::routing::quota::{Demand, Part, TenantDemand, TenantPart, approach, divide, equal_part};
+use crate::routing::{Quota, Tenant, TenantTable};
 
 /// Longest wait for the other shards after the first has told what it wants: they tell once a
 /// second, at different times; a shard that is late has what it had.
@@ -16,6 +16,8 @@ const WAIT: Duration = Duration::from_millis(1_100);
 pub struct QuotaDivision {
     /// By tenant, of each shard.
     demands: BTreeMap<TenantId, Vec<Demand>>,
+    /// By tenant: its quota, and the part of it that each shard was given.
+    given: BTreeMap<TenantId, (Quota, Vec<Part>)>,
     /// Whether each shard has told since the last division.
     heard: Vec<bool>,
     /// Time of the next division, if a shard has told since the last one.
@@ -25,7 +27,12 @@ pub struct QuotaDivision {
 impl QuotaDivision {
     /// A division among `shards`, of which none has told anything.
     pub fn new(shards: usize) -> Self {
-        Self { demands: BTreeMap::new(), heard: vec![false; shards], due: None }
+        Self {
+            demands: BTreeMap::new(),
+            given: BTreeMap::new(),
+            heard: vec![false; shards],
+            due: None,
+        }
     }
 
     /// Takes what a shard wants.
@@ -59,11 +66,19 @@ impl QuotaDivision {
         self.heard.iter_mut().for_each(|heard| *heard = false);
         let mut parts: Vec<Vec<TenantPart>> = vec![Vec::new(); self.heard.len()];
         // Tenants that are configured no more are forgotten.
+        self.given.retain(|id, _| tenants.get(*id).is_some());
+        let (given, shards) = (&mut self.given, self.heard.len());
         self.demands.retain(|id, demands| {
-            let Some(tenant) = tenants.get(*id) else { return false };
-            for (parts, part) in parts.iter_mut().zip(divide(&tenant.quota, demands)) {
-                parts.push((*id, part));
+            let Some(Tenant { quota, .. }) = tenants.get(*id) else { return false };
+            // What a shard has of a quota that is new.
+            let equal = || (0..shards).map(|shard| equal_part(quota, shard, shards)).collect();
+            let before = given.remove(id).filter(|(of, _)| of == quota);
+            let before = before.map_or_else(equal, |(_, before)| before);
+            let next = approach(quota, &before, demands, divide(quota, demands));
+            for (parts, part) in parts.iter_mut().zip(&next) {
+                parts.push((*id, *part));
             }
+            given.insert(*id, (*quota, next));
             true
         });
         Some(parts)
@@ -73,8 +88,8 @@ impl QuotaDivision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::SharedCount;
     use crate::routing::quota::Thing;
-    use crate::routing::{Quota, SharedCount, Tenant};
 
     fn table(messages_per_s: u32) -> TenantTable {
         let quota = Quota { messages_per_s, ..Quota::NONE };

@@ -129,6 +129,32 @@ pub fn divide(quota: &Quota, demands: &[Demand]) -> Vec<Part> {
     parts
 }
 
+/// The next parts on the way from those `before` to those `wanted`. Of what is held, a shard gets
+/// more only as far as others have given it up by now: a shard that is told to have less may have
+/// filled its part since it told what it holds, and together they must not hold more than there is.
+pub fn approach(
+    quota: &Quota,
+    before: &[Part],
+    demands: &[Demand],
+    mut wanted: Vec<Part>,
+) -> Vec<Part> {
+    for thing in Thing::ALL.into_iter().filter(|thing| thing.is_held()) {
+        let Some(whole) = thing.whole(quota) else { continue };
+        let at = thing as usize;
+        let may_hold = before.iter().zip(demands);
+        let may_hold: Vec<u64> = may_hold
+            .map(|(part, demand)| part[at].unwrap_or_default().max(demand.held[at]))
+            .collect();
+        let mut spare = whole.saturating_sub(may_hold.iter().sum());
+        for (part, has) in wanted.iter_mut().filter_map(|part| part[at].as_mut()).zip(may_hold) {
+            let more = part.saturating_sub(has).min(spare);
+            spare -= more;
+            *part = (*part).min(has) + more;
+        }
+    }
+    wanted
+}
+
 /// Divides `whole` by what is asked; the sum is `whole` to the last unit.
 fn fill(whole: u64, mut asked: Vec<u64>) -> Vec<u64> {
     let count = asked.len() as u64;
@@ -210,6 +236,52 @@ mod tests {
                     prop_assert!(!is_short || spare <= kept, "{:?} {:?}", parts, demands);
                 }
             }
+        }
+
+        /// Promise: what is held is within the quota, whatever a shard lets in after it has told
+        /// what it holds; and soon the one that wants it all has it.
+        #[test]
+        fn shards_hold_no_more_than_the_whole_while_their_parts_change(
+            rounds in prop::collection::vec(
+                prop::collection::vec((0u64..3_000, any::<u64>(), any::<u64>()), 3),
+                1..30,
+            ),
+            whole in 50u32..2_000,
+        ) {
+            let quota = Quota { queued_bytes_max: whole, ..Quota::NONE };
+            let at = Thing::QueuedBytes as usize;
+            let mut parts: Vec<Part> = (0..3).map(|shard| equal_part(&quota, shard, 3)).collect();
+            let mut held = [0_u64; 3];
+            let next = |parts: &[Part], held: &[u64], asked: &[u64]| {
+                let demand = |(held, asked): (&u64, &u64)| {
+                    let mut demand = Demand::default();
+                    (demand.held[at], demand.asked[at]) = (*held, *asked);
+                    demand
+                };
+                let demands: Vec<Demand> = held.iter().zip(asked).map(demand).collect();
+                approach(&quota, parts, &demands, divide(&quota, &demands))
+            };
+            // It may come to anything up to its part, and keep what it has.
+            let goes_on = |parts: &[Part], held: &mut [u64; 3], to: [u64; 3]| {
+                for ((held, part), to) in held.iter_mut().zip(parts).zip(to) {
+                    *held = to % ((*held).max(part[at].expect("limited")) + 1);
+                }
+                held.iter().sum::<u64>()
+            };
+            for round in &rounds {
+                let told = held;
+                let first = [round[0].1, round[1].1, round[2].1];
+                let second = [round[0].2, round[1].2, round[2].2];
+                prop_assert!(goes_on(&parts, &mut held, first) <= u64::from(whole));
+                parts = next(&parts, &told, &[round[0].0, round[1].0, round[2].0]);
+                prop_assert!(goes_on(&parts, &mut held, second) <= u64::from(whole));
+            }
+            for _ in 0..3 {
+                parts = next(&parts, &[0; 3], &[10 * u64::from(whole), 0, 0]);
+            }
+            let first = parts[0][at].expect("limited");
+            let kept = 2 * (u64::from(whole) / 120 + 1);
+            prop_assert!(first + kept >= u64::from(whole), "{:?}", parts);
         }
 
         #[test]

@@ -11,6 +11,15 @@ use crate::auth::{token_of_tenant, upgrade};
 use crate::support::{Action, Client, Config, Gateway, Instance, eventually, ok};
 use crate::tenants::{shows, signed_in, with_tenants};
 
+/// Load that ends when this is dropped, also where a test fails.
+struct Load<'a>(&'a AtomicBool);
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Users of the tenant acme, of whom about half live on each shard.
 fn users_on_all_shards(gateway: &Gateway, count: usize) -> Vec<String> {
     let mut on: BTreeMap<u64, Vec<String>> = BTreeMap::new();
@@ -76,6 +85,7 @@ fn a_rate_holds_on_all_shards_together_over_reconnects_and_a_reload() {
     let users = users_on_all_shards(&gateway, 8);
     let (stop, seconds) = (AtomicBool::new(false), Duration::from_secs);
     let (began, told) = std::thread::scope(|scope| {
+        let load = Load(&stop);
         let talkers: Vec<_> = users
             .iter()
             .enumerate()
@@ -98,7 +108,7 @@ fn a_rate_holds_on_all_shards_together_over_reconnects_and_a_reload() {
         assert_eq!(gateway.admin_post("/reload", "").0, 200);
         assert_eq!(polite.call(1001, json!(0))["payload"], 0, "the others have no quota");
         std::thread::sleep((began + seconds(6)).saturating_duration_since(Instant::now()));
-        stop.store(true, Ordering::Relaxed);
+        drop(load);
         let told: Vec<_> = talkers.into_iter().map(|t| t.join().expect("it talks")).collect();
         (began, told)
     });
@@ -248,6 +258,52 @@ fn bytes_and_ids_over_a_quota_are_refused_and_nobody_elses() {
     assert_eq!(told, (&json!(3), &json!(0), &json!(4)), "{used}");
 }
 
+#[test]
+fn bytes_that_wait_on_all_shards_together_are_within_the_quota() {
+    const MAX: u64 = 20_000;
+    let instance = Instance::echo();
+    let quota = format!("quota = {{ queued_bytes_max = {MAX} }}");
+    let config = with_tenants(&[&format!("{{ name = \"acme\", {quota} }}")])
+        .service("logic", &[("a", instance.address)])
+        .route(1000, "logic", "timeout_ms = 60000\norder = \"none\"")
+        .shard("conn.unanswered_max = 500");
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["a"]);
+    let users = users_on_all_shards(&gateway, 4);
+    instance.hold();
+    let held = || {
+        let used = gateway.admin_get("/stats?tenant=acme");
+        let held = used["queued_bytes"].as_u64().expect("a number");
+        assert!(held <= MAX, "{used}");
+        (held > MAX * 9 / 10 && used["counters"]["room_refused"] != 0).then_some(())
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = Load(&stop);
+        let flood = |users: &[String]| {
+            for user in users {
+                let (mut client, stop) = (signed_in(&gateway, user, "acme"), &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        client.send(json!({"msg_id": 1001, "payload": "x".repeat(100)}));
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
+            }
+        };
+        // Those of one shard, and then the others, who find little.
+        flood(&users[..2]);
+        eventually("it is nearly all used", held);
+        flood(&users[2..]);
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            held();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(load);
+    });
+}
+
 /// An instance that takes a millisecond a message, and one batch after the other.
 fn slow() -> Instance {
     Instance::start(|call| {
@@ -294,6 +350,7 @@ fn tenants_in_backlog_are_served_by_their_weights_however_many_users_they_have()
     gateway.wait_connected("logic", &["a"]);
     let stop = AtomicBool::new(false);
     let served = std::thread::scope(|scope| {
+        let load = Load(&stop);
         for (tenant, users) in [("w1", 6), ("w2", 2), ("w4", 3)] {
             for n in 0..users {
                 let mut client = signed_in(&gateway, &format!("user-{n}"), tenant);
@@ -313,7 +370,7 @@ fn tenants_in_backlog_are_served_by_their_weights_however_many_users_they_have()
         let before = eventually("all are in backlog", || least(150));
         std::thread::sleep(Duration::from_secs(4));
         let after = counts();
-        stop.store(true, Ordering::Relaxed);
+        drop(load);
         ["w1", "w2", "w4"].map(|tenant| after[tenant] - before[tenant])
     });
     let all: usize = served.iter().sum();
@@ -333,6 +390,7 @@ fn a_flood_of_one_tenant_refuses_nobody_of_another() {
     gateway.wait_connected("logic", &["a"]);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let load = Load(&stop);
         let flood: Vec<_> = (0..30)
             .map(|n| {
                 let mut client = signed_in(&gateway, &format!("user-{n}"), "acme");
@@ -358,7 +416,7 @@ fn a_flood_of_one_tenant_refuses_nobody_of_another() {
             })
             .collect();
         let polite: Vec<_> = polite.into_iter().map(|one| one.join()).collect();
-        stop.store(true, Ordering::Relaxed);
+        drop(load);
         let refused: usize = flood.into_iter().map(|one| one.join().expect("it floods")).sum();
         assert!(polite.iter().all(Result::is_ok) && refused > 1_000, "{polite:?}, {refused}");
     });
