@@ -11,7 +11,7 @@ use super::routes::hash_word;
 use super::{EXIT_START, EXIT_USAGE, Form, Output};
 use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
-use crate::routing::{Described, HashOn};
+use crate::routing::{Described, HashOn, Snapshot};
 
 /// A message to explain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -157,16 +157,7 @@ fn of_files(config: &Config, args: &ExplainArgs) -> Value {
     let described = args.described(many);
     let Some(route) = snapshot.route(described.tenant(), id) else {
         body["outcome"] = "no_route".into();
-        let why = match snapshot.default_route(id) {
-            Some(route) => format!(
-                "NO_ROUTE: the default route {}-{} has the id {id}, and it is not for this tenant: \
-                 inherit and services of the [[tenant]], or tenants of the [[service]], keep it \
-                 out",
-                route.first, route.last
-            ),
-            None => format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them"),
-        };
-        body["why"] = json!([why]);
+        body["why"] = json!([why_no_route(snapshot, id)]);
         return body;
     };
     let service = &snapshot.services[usize::from(route.service.0)];
@@ -211,6 +202,18 @@ fn of_files(config: &Config, args: &ExplainArgs) -> Value {
     }
     body["why"] = json!(why);
     body
+}
+
+/// Why a tenant has no route for this id.
+fn why_no_route(snapshot: &Snapshot, id: u32) -> String {
+    match snapshot.default_route(id) {
+        Some(route) => format!(
+            "NO_ROUTE: the default route {}-{} has the id {id}, and it is not for this tenant: \
+             inherit and services of the [[tenant]], or tenants of the [[service]], keep it out",
+            route.first, route.last
+        ),
+        None => format!("NO_ROUTE: no route has the id {id}; `shardgate routes` lists them"),
+    }
 }
 
 #[cfg(test)]

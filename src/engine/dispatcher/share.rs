@@ -38,8 +38,8 @@ const SESSION_TIMES: usize = 2;
 /// although its tenant holds as much as it may: a sixteenth is kept for other tenants.
 const PARTY_RESERVE: usize = 16;
 /// Part of the cap that must be free so that a session with nothing waiting is let in although its
-/// address holds as much as it may: of the fifth that an address alone leaves, three eighths are for
-/// those, and the rest is kept for other addresses.
+/// address holds as much as it may: of the fifth that an address alone leaves, three eighths are
+/// for those, and the rest is kept for other addresses.
 const SESSION_RESERVE: usize = 8;
 /// Part of its cap below which a queue is not looked at: with less no owner can be over a
 /// threshold, as the least of them lets one alone have two fifths.

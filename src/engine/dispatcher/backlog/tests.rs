@@ -239,8 +239,8 @@ fn a_few_messages_of_each_owner_stay_together() {
     assert_eq!(taken, sent);
 }
 
-/// Who has much waiting gets nothing by that: beside it a few messages of another wait for one of
-/// it at most.
+/// An owner with much waiting gets nothing by that: beside it a few messages of another wait for
+/// one of it at most.
 #[test]
 fn one_with_much_waiting_does_not_stay_together() {
     let mut rig = Rig::new();
