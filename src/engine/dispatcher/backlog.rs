@@ -162,6 +162,8 @@ pub(crate) struct Backlog {
     /// Owners with nothing in flight, by the rank of their first request, outdated ones among them:
     /// first those whose user or address had nothing in flight either when they were listed.
     idle: [BinaryHeap<Reverse<(Rank, OwnerKey)>>; 2],
+    /// Owner that was last given a kept slot, and the call in it.
+    last_idle: Option<(OwnerKey, Ticket)>,
     /// Ticks since there was an owner.
     unused_ticks: u32,
     /// Virtual time that an owner with a few messages may be ahead: see [`TOGETHER`].
@@ -178,6 +180,7 @@ impl Backlog {
             names: HashMap::new(),
             root,
             idle: Default::default(),
+            last_idle: None,
             unused_ticks: 0,
             slack: 0,
         }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{Backlog, Entry, Look};
+use super::{Backlog, Entry, Look, TOGETHER};
 use crate::engine::dispatcher::slots::Kept;
 use crate::engine::owner::OwnerName;
 use crate::ids::OwnerKey;
@@ -15,6 +15,13 @@ impl Backlog {
             Kept::Party => 1,
             Kept::Owner => 2,
         };
+        // What it sent together goes with its first message.
+        if let Some((owner, ticket)) = self.last_idle.filter(|(_, ticket)| *ticket == look.ticket)
+            && let Some(entry) = self.first_of_few(owner, look)
+        {
+            self.last_idle = Some((owner, ticket));
+            return Some((entry, owner));
+        }
         for kind in 0..kinds {
             while let Some(Reverse((rank, owner))) = self.idle[kind].pop() {
                 // It is listed again when it has something.
@@ -22,11 +29,19 @@ impl Backlog {
                 let is_moved = kind == 0 && !self.is_group_idle(owner);
                 self.idle[kind + usize::from(is_moved)].push(Reverse((entry.0, owner)));
                 if !is_moved && entry.0 <= rank {
+                    self.last_idle = Some((owner, look.ticket));
                     return Some((entry, owner));
                 }
             }
         }
         None
+    }
+
+    /// The first request of an owner that may be taken, if the owner has a few messages waiting.
+    fn first_of_few(&mut self, owner: OwnerKey, look: &mut Look<'_>) -> Option<Entry> {
+        let node = self.nodes.get_mut(owner).filter(|node| node.held.items < TOGETHER)?;
+        let &Reverse(entry) = node.entries.peek()?;
+        look.is_eligible(&entry).then_some(entry)
     }
 
     /// Lists an owner among those with nothing in flight, if it is one and has something to send.
