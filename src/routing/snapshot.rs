@@ -136,6 +136,15 @@ pub struct Instance {
     pub draining: bool,
 }
 
+impl Route {
+    /// Whether a tenant may use it: also one that the configuration does not have, which may have
+    /// left it, or may still come from a source.
+    #[inline]
+    fn is_open_to(&self, tenant: TenantId) -> bool {
+        self.only_for.as_ref().is_none_or(|ids| ids.binary_search(&tenant).is_ok())
+    }
+}
+
 impl Snapshot {
     /// The route of a tenant whose range holds `msg_id`: one of its own, else a default one that it
     /// may use. Clients of no tenant, or of one that the configuration does not have, have the
@@ -143,7 +152,7 @@ impl Snapshot {
     #[inline]
     pub fn route(&self, tenant: TenantId, msg_id: u32) -> Option<&Route> {
         match self.tenants.is_empty() {
-            true => find(&self.routes, msg_id),
+            true => find(&self.routes, msg_id).filter(|route| route.is_open_to(tenant)),
             false => self.route_of(tenant, msg_id),
         }
     }
@@ -154,12 +163,11 @@ impl Snapshot {
             return Some(own);
         }
         let route = find(&self.routes, msg_id)?;
-        let is_open = route.only_for.as_ref().is_none_or(|ids| ids.binary_search(&id).is_ok());
         let inherits = tenant.is_none_or(|tenant| {
             let services = tenant.services.as_ref();
             tenant.inherits && services.is_none_or(|ids| ids.binary_search(&route.service).is_ok())
         });
-        (is_open && inherits).then_some(route)
+        (route.is_open_to(id) && inherits).then_some(route)
     }
 
     /// The default route whose range holds `msg_id`, whoever may use it.

@@ -367,6 +367,19 @@ fn a_service_that_only_a_tenant_routes_to_is_used() {
     assert_eq!(unused(with(&format!("{more}{tenant}")).expect("right")), 0);
 }
 
+/// A source may still bring the tenant, or has just taken the last one away.
+#[test]
+fn a_service_for_a_tenant_is_nobody_elses_while_no_tenant_is_configured() {
+    let with_service = BASE.replace("name = \"chat\"", "name = \"chat\"\ntenants = [\"acme\"]");
+    let config = of(&with_service).expect("right, with a warning");
+    assert!(config.snapshot.tenants.is_empty());
+    for stranger in ["", "zeta"] {
+        assert_eq!(routed(&config, stranger, 2000), None, "{stranger:?}");
+        assert!(routed(&config, stranger, 1000).is_some(), "{stranger:?}");
+    }
+    assert!(routed(&config, "acme", 2000).is_some(), "it is for this tenant");
+}
+
 #[test]
 fn the_secret_of_a_tenants_key_is_shown_nowhere() {
     let text = format!(
