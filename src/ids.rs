@@ -28,7 +28,7 @@ impl TenantId {
     pub(crate) const DEFAULT: Self = Self(0);
 
     /// The tenant named `name`; an empty name is the default tenant's.
-    pub(crate) fn of(name: &str) -> Self {
+    pub fn of(name: &str) -> Self {
         if name.is_empty() {
             Self::DEFAULT
         } else {

@@ -549,5 +549,5 @@ pub struct Report {
     /// State of each instance.
     pub(crate) instances: Vec<InstanceReport>,
     /// Use by each tenant of the configuration.
-    pub(crate) tenants: Vec<TenantReport>,
+    pub tenants: Vec<TenantReport>,
 }

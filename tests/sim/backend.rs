@@ -32,6 +32,8 @@ pub struct Item {
     pub unit: u64,
     /// 0 for a one-way message, or where it is not known (unary).
     pub seq: u64,
+    pub user: String,
+    pub tenant: String,
 }
 
 /// A call between its departure and its outcome.
@@ -67,15 +69,28 @@ pub fn read_call(shard: usize, call: &mut Call) -> Flying {
     let body = bytes.slice(5..);
     let unary = &*call.method != "/shardgate.backend.v1.Backend/Handle";
     let items = if unary {
-        let id = call.metadata.iter().find(|(name, _)| *name == "shardgate-request-id");
-        let request_id = id.expect("named").1.parse().expect("a number");
-        vec![Item { request_id, unit: unit_of(&body), seq: 0 }]
+        let value = |wanted| {
+            let mut all = call.metadata.iter();
+            // Other characters are escaped: the simulator's names have a hyphen.
+            all.find(|(name, _)| *name == wanted).map(|(_, value)| value.replace("%2D", "-"))
+        };
+        let id = value("shardgate-request-id").expect("named");
+        let request_id = id.parse().expect("a number");
+        let [user, tenant] =
+            ["shardgate-user", "shardgate-tenant"].map(|name| value(name).unwrap_or_default());
+        vec![Item { request_id, unit: unit_of(&body), seq: 0, user, tenant }]
     } else {
         let batch = BatchRequest::decode(body).expect("a BatchRequest");
         assert_eq!(batch.shard as usize, shard);
         let items = batch.requests.iter().map(|r| {
             assert!(r.timeout_ms > 0 && r.attempt > 0 && r.attempt <= 5, "{r:?}");
-            Item { request_id: r.request_id, unit: unit_of(&r.payload), seq: r.seq }
+            Item {
+                request_id: r.request_id,
+                unit: unit_of(&r.payload),
+                seq: r.seq,
+                user: r.user.clone(),
+                tenant: r.tenant.clone(),
+            }
         });
         items.collect()
     };

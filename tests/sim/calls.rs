@@ -33,6 +33,10 @@ impl World {
             let mut flying = backend::read_call(s, &mut call);
             let units: Vec<u64> = flying.items.iter().map(|i| i.unit).collect();
             self.oracle.departs(s, ticket, &units);
+            if let Some(tenancy) = &mut self.tenancy {
+                let items = flying.items.iter();
+                items.for_each(|item| tenancy.departs(s, flying.instance, item, self.now));
+            }
             self.note(&[s as u64, ticket, u64::from(flying.instance), call.timeout_us]);
             self.note(&units);
             let channel = &self.shards[s].channels[&flying.instance];

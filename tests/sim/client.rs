@@ -1,11 +1,12 @@
 //! A simulated client and its connection: both socket buffers, the messages sent and the answers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shardgate::ids::ConnId;
 use shardgate::message::Encoding;
 
 use crate::greedy::Role;
+use crate::tenants::TENANTS;
 use crate::wire::{Answer, Incoming, Message, Parser};
 
 /// Bytes that the kernel holds for the gateway's side.
@@ -82,6 +83,9 @@ pub struct Peer {
     pub signed: bool,
     /// Whether the gateway confirmed the sign-in: without this, a limit may have refused the token.
     pub auth_ok: bool,
+    /// Tenants of whose users the client has shown a token, and the one that it is known to be of.
+    pub shown: BTreeSet<&'static str>,
+    pub tenant: Option<&'static str>,
     /// Whether the client sends no more and waits for its answers.
     pub silent: bool,
     pub session: Option<String>,
@@ -126,6 +130,8 @@ impl Peer {
             user: 0,
             signed: false,
             auth_ok: false,
+            shown: BTreeSet::new(),
+            tenant: None,
             silent: false,
             session: None,
             messages_max: 300,
@@ -184,7 +190,12 @@ impl Peer {
         assert!(self.close_code.is_none(), "a message after the close frame");
         match answer.kind.as_str() {
             "draining" => self.draining = true,
-            "auth_ok" => self.auth_ok = true,
+            "auth_ok" => {
+                self.auth_ok = true;
+                let text = String::from_utf8_lossy(&answer.payload);
+                let is_named = |name: &&&str| text.contains(**name);
+                self.tenant = self.tenant.or(TENANTS.iter().find(is_named).copied());
+            }
             "welcome" => {
                 assert!(self.session.is_none(), "a second welcome");
                 self.session = Some(String::from_utf8_lossy(&answer.payload).into_owned());

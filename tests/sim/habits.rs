@@ -8,6 +8,7 @@ use crate::client::{Peer, SentKind};
 use crate::greedy::{Role, STORM_US};
 use crate::oracle::Sender;
 use crate::plan;
+use crate::tenants::tenant_of;
 use crate::wire::{self, Message};
 use crate::world::{Event, World};
 
@@ -53,6 +54,10 @@ impl World {
             };
             let upgrade = wire::upgrade(encoding, token.as_deref(), &mut self.dice);
             self.peers[p].signed = token.is_some();
+            if token.is_some() {
+                let tenant = tenant_of(self.peers[p].user);
+                self.peers[p].shown.insert(tenant);
+            }
             self.peers[p].write(&upgrade);
             // Some do not wait for the answer.
             if !self.dice.chance(20) {
@@ -111,11 +116,15 @@ impl World {
 
     /// Signs in, or again, or as somebody else.
     fn sign_in(&mut self, p: usize) {
-        let other = self.peers[p].signed && self.dice.chance(10);
+        // Where a quota may refuse the first token, somebody else's would be a first one, too.
+        let may_be_first = self.tenancy.is_some() && !self.peers[p].auth_ok;
+        let other = self.peers[p].signed && !may_be_first && self.dice.chance(10);
+        let user = self.peers[p].user + usize::from(other);
         let token = match other {
-            true => plan::token(self.peers[p].user + 1, self.now, 600),
+            true => plan::token(user, self.now, 600),
             false => self.token(p),
         };
+        self.peers[p].shown.insert(tenant_of(user));
         let auth = client::Auth { token };
         let payload = client::payload(self.peers[p].encoding, &auth);
         let message = Message { kind: "auth", payload, ..Message::default() };
@@ -130,7 +139,8 @@ impl World {
     /// Whether messages of this client are its user's and not its session's. Where messages are
     /// limited, the `auth` message may have been refused: there the answer is awaited.
     fn is_user(&self, p: usize) -> bool {
-        let is_limited = self.plan.settings.limits.address.messages_per_s > 0;
+        let is_limited =
+            self.plan.settings.limits.address.messages_per_s > 0 || self.tenancy.is_some();
         self.peers[p].signed && (self.peers[p].auth_ok || !is_limited)
     }
 
@@ -168,7 +178,10 @@ impl World {
             self.oracle.repeats(unit);
             return self.submit(p, message, SentKind::Routed(unit), false);
         }
-        let first = self.dice.pick(&[1_000, 2_000, 3_000, 4_000]);
+        let first = match self.tenancy {
+            Some(_) => self.dice.pick(&[1_000, 2_000, 3_000, 4_000, 5_000, 5_000]),
+            None => self.dice.pick(&[1_000, 2_000, 3_000, 4_000]),
+        };
         let msg_id = first + self.dice.below(4) as u32 * 100 + self.dice.below(3) as u32;
         let msg_id = if self.dice.chance(1) { 5_555 } else { msg_id };
         let route = self.plan.route(msg_id).cloned();
@@ -177,6 +190,10 @@ impl World {
         message.is_bytes = bytes && self.peers[p].encoding == Encoding::Json;
         if self.dice.chance(faults.with_id) {
             message.id = format!("id{p}-{}", self.peers[p].orders);
+            // The same ones from users of both tenants.
+            if self.tenancy.is_some() && self.dice.chance(30) {
+                message.id = format!("common-{}", self.dice.below(20));
+            }
         }
         if self.dice.chance(60) {
             message.key = format!("room{}", self.dice.below(3));
@@ -220,10 +237,21 @@ impl World {
             3 => (0, "nonsense"),
             n => (9_000 + n as u32 - 4, ""),
         };
-        let payload = if msg_id == 9_003 { &b"{\"msg_id\":1000}"[..] } else { b"" };
-        let message = Message { msg_id, kind, payload: payload.to_vec(), ..Message::default() };
+        let payload = match (msg_id, &self.tenancy) {
+            (9_003, None) => b"{\"msg_id\":1000}".to_vec(),
+            (9_003, Some(_)) => self.question(p),
+            _ => Vec::new(),
+        };
+        let message = Message { msg_id, kind, payload, ..Message::default() };
         let one_way = self.dice.chance(30);
         self.submit(p, message, SentKind::Builtin, one_way);
+    }
+
+    /// Asks where a message would go that one of the tenants has a route for.
+    fn question(&mut self, p: usize) -> Vec<u8> {
+        let msg_id = self.dice.pick(&[1_300, 2_300, 3_300, 5_000, 5_100, 5_200]);
+        let question = client::Explain { msg_id, key: String::new() };
+        client::payload(self.peers[p].encoding, &question)
     }
 
     fn submit(&mut self, p: usize, mut message: Message, kind: SentKind, one_way: bool) {
@@ -231,6 +259,12 @@ impl World {
         let seq = if one_way { 0 } else { self.peers[p].next_seq + self.dice.range(1, 3) };
         self.peers[p].next_seq = self.peers[p].next_seq.max(seq);
         message.seq = seq;
+        if let (Some(tenancy), SentKind::Routed(unit)) = (&mut self.tenancy, kind) {
+            let Peer { user, tenant, shown, .. } = &self.peers[p];
+            let before = if tenant.is_some() { None } else { Some("") };
+            let shown = shown.iter().copied().filter(|name| tenant.is_none_or(|is| is == *name));
+            tenancy.sends(unit, &message, (p, *user), shown.chain(before));
+        }
         let order = self.peers[p].orders;
         self.peers[p].orders += 1;
         let mut out = Vec::new();
@@ -332,6 +366,18 @@ impl World {
             if let Some(unit) = self.peers[p].receive(&incoming) {
                 let wire::Incoming::Message(answer) = &incoming else { continue };
                 self.oracle.answered(unit, answer);
+                if let Some(tenancy) = &mut self.tenancy {
+                    tenancy.answered(unit, answer);
+                }
+            }
+            if let Some(tenancy) = &self.tenancy {
+                let peer = &mut self.peers[p];
+                let mut text = std::mem::take(&mut peer.parser.told);
+                if let wire::Incoming::Message(answer) = &incoming {
+                    text.push_str(&format!("{} {} ", answer.kind, answer.reason));
+                    text.push_str(&String::from_utf8_lossy(&answer.payload));
+                }
+                tenancy.told(&text, &peer.shown);
             }
             if let wire::Incoming::Ping(payload) = &incoming
                 && !self.peers[p].sent_close

@@ -15,6 +15,7 @@ mod habits;
 mod oracle;
 mod plan;
 mod shell;
+mod tenants;
 mod wire;
 mod world;
 
@@ -28,6 +29,8 @@ use world::World;
 
 /// Seeds of a plain run of the tests: some 20 s of one core in a debug build.
 const SEEDS: u64 = 200;
+/// Seeds of a run with tenants.
+const TENANT_SEEDS: u64 = 40;
 /// Step of the clock after the active time, until nothing is under way.
 const QUIET_STEP_US: u64 = 500_000;
 /// Steps at most: a client that may have one message without an answer can have written some
@@ -210,6 +213,35 @@ fn order_holds_over_a_sign_in() {
     }
 }
 
+/// Nothing crosses from one tenant to another, while control adds, changes and removes them: no
+/// message, answer, id, text, explanation or count; and each has what its quota gives it.
+#[test]
+fn nothing_crosses_between_tenants() {
+    let (mut own_items, mut no_routes, mut divisions) = (0, 0, 0);
+    let refusals = [Counter::QuotaConnectsRefused, Counter::QuotaMessagesRefused];
+    let mut refused = [0; 2];
+    let seeds = number("SHARDGATE_SIM_SEEDS").unwrap_or(TENANT_SEEDS);
+    let first = number("SHARDGATE_SIM_FIRST").unwrap_or(0);
+    for seed in first..first + seeds {
+        let _on_failure = OnFailure(seed);
+        let mut world = finish(Plan::with_tenants(seed));
+        world.check_tenants();
+        for (refused, counter) in refused.iter_mut().zip(refusals) {
+            let of_all = (0..world.shards.len()).map(|s| world.report(s).counters.get(counter));
+            *refused += of_all.sum::<u64>();
+        }
+        let tenancy = world.tenancy.as_ref().expect("the plan has tenants");
+        own_items += tenancy.own_items;
+        no_routes += tenancy.no_routes;
+        divisions += tenancy.divisions;
+    }
+    println!("{own_items} own, {no_routes} no route, {divisions} divisions, {refused:?} refused");
+    for count in [own_items, no_routes, refused[0], refused[1]] {
+        assert!(count >= seeds, "a path is too rare");
+    }
+    assert!(divisions >= seeds / 2, "{divisions} divisions: too rare");
+}
+
 /// Promise 6: a message is read within two turns, however many clients flood and with what: one
 /// turn may be theirs. They share what is left evenly, and none of them starves.
 #[test]
@@ -240,5 +272,7 @@ fn many_connections_of_one_address_that_become_ready_at_once_delay_no_other() {
 fn the_same_seed_is_the_same_run() {
     for seed in [1, 2, 3, 5, 8, 13, 21, 34] {
         assert_eq!(run(seed).trace, run(seed).trace, "seed {seed}");
+        let [one, other] = [(); 2].map(|()| finish(Plan::with_tenants(seed)).trace());
+        assert_eq!(one, other, "seed {seed} with tenants");
     }
 }

@@ -24,6 +24,7 @@ use shardgate::routing::{
 
 use crate::dice::Dice;
 use crate::greedy::Greed;
+use crate::tenants::{OWN_SERVICES, TenantPlan, tenant_of};
 
 /// Names of the services; the last one is called in unary mode.
 pub const SERVICES: [&str; 4] = ["logic", "chat", "fight", "legacy"];
@@ -131,6 +132,8 @@ pub struct Plan {
     pub read_us: u64,
     /// The way in which some clients are greedy, if some are.
     pub greed: Option<Greed>,
+    /// Tenants of the users, if they are configured.
+    pub tenants: Option<TenantPlan>,
 }
 
 impl Plan {
@@ -169,6 +172,7 @@ impl Plan {
             pause: None,
             read_us: d.pick(&[0, 0, 0, 700]),
             greed: None,
+            tenants: None,
         }
     }
 
@@ -236,6 +240,11 @@ fn sign_in(gateway: &mut GatewaySettings, d: &mut Dice) -> Arc<Verifier> {
         keys: vec![AuthKey { id: "k".into(), algorithm: Algorithm::Hs256, source }],
         ..AuthSettings::default()
     };
+    verifier(gateway)
+}
+
+/// A verifier of tokens by the settings in `gateway`.
+pub fn verifier(gateway: &GatewaySettings) -> Arc<Verifier> {
     let files = from_files(Files::embedded(), &[], &Overrides::default());
     let mut config = files.expect("the built-in files are right");
     config.gateway.auth = gateway.auth.clone();
@@ -249,7 +258,7 @@ pub fn token(user: usize, now_us: u64, lifetime_s: u32) -> String {
         algorithm: Algorithm::Hs256,
         key_id: Some("k"),
         user: &format!("user-{user}"),
-        tenant: Some(if user.is_multiple_of(2) { "even" } else { "odd" }),
+        tenant: Some(tenant_of(user)),
         groups: &[],
         issuer: None,
         audience: None,
@@ -359,20 +368,34 @@ fn faults(d: &mut Dice) -> Faults {
     }
 }
 
-/// A snapshot of `routes` in which `instances` exist.
-pub fn snapshot(version: u64, routes: &[Route], instances: &[Instance]) -> Arc<Snapshot> {
-    let services = SERVICES.iter().enumerate().map(|(n, name)| {
+/// Number of services.
+pub fn services(plan: &Plan) -> usize {
+    SERVICES.len() + plan.tenants.as_ref().map_or(0, |_| OWN_SERVICES.len())
+}
+
+fn service_name(n: usize) -> &'static str {
+    SERVICES.iter().chain(&OWN_SERVICES).nth(n).expect("a service of a plan")
+}
+
+/// A snapshot of the plan's routes in which `instances` and `tenants` exist.
+pub fn snapshot(
+    version: u64,
+    plan: &Plan,
+    instances: &[Instance],
+    tenants: TenantTable,
+) -> Arc<Snapshot> {
+    let services = (0..services(plan)).map(|n| {
         let own = instances.iter().filter(|i| usize::from(i.service.0) == n);
         Service {
-            name: Arc::from(*name),
+            name: Arc::from(service_name(n)),
             mode: if n == usize::from(UNARY) { Mode::Unary } else { Mode::Batch },
             ring: Ring::new(own.map(|i| (i.id, &*i.name, i.weight)), 8).into(),
         }
     });
     Arc::new(Snapshot {
         version,
-        routes: routes.to_vec(),
-        tenants: TenantTable::default(),
+        routes: plan.routes.clone(),
+        tenants,
         services: services.collect(),
         instances: instances.to_vec(),
     })
@@ -383,7 +406,7 @@ pub fn instance(id: u32, service: u16, d: &mut Dice) -> Instance {
     Instance {
         id: InstanceId(id),
         service: ServiceId(service),
-        name: format!("{}-{id}", SERVICES[usize::from(service)]).into(),
+        name: format!("{}-{id}", service_name(usize::from(service))).into(),
         addresses: SocketAddr::from(([127, 0, 0, 1], 50_000 + id as u16)).into(),
         weight: d.range(1, 3) as u32,
         share: Share::ALL,

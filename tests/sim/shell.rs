@@ -98,6 +98,9 @@ impl World {
         let now = Micros(self.now);
         turn::end(&mut self.host(s), now);
         self.shards[s].stopped = true;
+        if let Some(tenancy) = &mut self.tenancy {
+            tenancy.applied[s] = None;
+        }
         self.oracle.shards_run = false;
     }
 
@@ -194,6 +197,9 @@ impl ShardIo for Host<'_> {
 
     fn end_turn(&mut self, now: Micros) {
         self.shard().engine.end_turn(now);
+        if let Some(tenancy) = &mut self.world.tenancy {
+            tenancy.check_connections();
+        }
         if self.world.dice.chance(10) {
             let (s, Shard { engine, state, .. }) = (self.s, self.shard());
             // The engine looks for connections that move in its own effects: it is shown those that
@@ -367,6 +373,9 @@ impl ShardIo for Host<'_> {
     }
 
     fn apply(&mut self, published: &ShardConfig) {
+        if let Some(tenancy) = &mut self.world.tenancy {
+            tenancy.applied[self.s] = Some(published.snapshot.version);
+        }
         self.world.open_channels(self.s, &published.snapshot);
     }
 

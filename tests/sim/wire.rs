@@ -144,6 +144,8 @@ pub enum Incoming {
 pub struct Parser {
     bytes: Vec<u8>,
     upgraded: bool,
+    /// Texts of HTTP answers and close frames, until somebody reads them.
+    pub told: String,
 }
 
 impl Parser {
@@ -156,9 +158,11 @@ impl Parser {
             let end = self.bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
             let head = std::str::from_utf8(&self.bytes[..end]).expect("a text head");
             let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+            self.told.push_str(head);
             self.bytes.drain(..end);
             self.upgraded = status == 101;
             if !self.upgraded {
+                self.told.push_str(&String::from_utf8_lossy(&self.bytes));
                 self.bytes.clear();
             }
             return Some(Incoming::Http(status));
@@ -177,10 +181,13 @@ impl Parser {
         Some(match (first & 15, encoding) {
             (TEXT, Encoding::Json) => Incoming::Message(from_json(&payload)),
             (BINARY, Encoding::Protobuf) => Incoming::Message(from_protobuf(&payload)),
-            (CLOSE, _) => Incoming::Close(match payload.get(..2) {
-                Some(code) => u16::from_be_bytes([code[0], code[1]]),
-                None => 1005,
-            }),
+            (CLOSE, _) => {
+                self.told.push_str(&String::from_utf8_lossy(payload.get(2..).unwrap_or_default()));
+                Incoming::Close(match payload.get(..2) {
+                    Some(code) => u16::from_be_bytes([code[0], code[1]]),
+                    None => 1005,
+                })
+            }
             (PING, _) => Incoming::Ping(payload),
             (PONG, _) => Incoming::Pong,
             (other, _) => panic!("opcode {other} to a client of {encoding:?}"),

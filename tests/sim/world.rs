@@ -21,7 +21,8 @@ use crate::backend::{Calls, Channel};
 use crate::client::{Peer, UP_BYTES_MAX};
 use crate::dice::Dice;
 use crate::oracle::Oracle;
-use crate::plan::{self, Plan, SERVICES, UNARY};
+use crate::plan::{self, Plan};
+use crate::tenants::{self, Tenancy};
 use crate::wire::Message;
 
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +115,8 @@ pub struct World {
     pub clock_step_s: i64,
     /// Time until which the process is stopped.
     pub paused_until: u64,
+    /// State of the tenants, if they are configured.
+    pub tenancy: Option<Tenancy>,
 }
 
 /// Number of users as whom clients sign in.
@@ -125,12 +128,13 @@ impl World {
     pub fn new(plan: Plan) -> Self {
         let mut dice = Dice::new(plan.seed);
         let mut instances = Vec::new();
-        for service in 0..SERVICES.len() as u16 {
+        for service in 0..plan::services(&plan) as u16 {
             for _ in 0..dice.range(1, 3) {
                 instances.push(plan::instance(instances.len() as u32, service, &mut dice));
             }
         }
-        let snapshot = plan::snapshot(1, &plan.routes, &instances);
+        let mut tenancy = Tenancy::new(&plan, START_US);
+        let snapshot = tenants::publish(&mut tenancy, 1, &plan, &instances, &mut dice);
         let (reports, reported) = lane(plan.lane_items, &Doorbell::new());
         let shards = (0..plan.shards).map(|n| Shard::new(n, &plan, &snapshot, dice.next()));
         let shards = shards.collect();
@@ -157,6 +161,7 @@ impl World {
             turn_us: 0,
             clock_step_s: 0,
             paused_until: 0,
+            tenancy,
             dice,
             plan,
         };
@@ -309,7 +314,7 @@ impl World {
 
     pub fn control(&mut self) {
         if self.dice.chance(60) {
-            while self.reported.try_recv().is_some() {}
+            self.take_events();
         }
         let s = self.dice.below(self.plan.shards as u64) as usize;
         if self.dice.chance(30) {
@@ -322,6 +327,19 @@ impl World {
         }
         let after = self.dice.range(1_000, 20_000);
         self.at(after, Event::Control);
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.reported.try_recv() {
+            if let (Some(tenancy), ShardEvent::QuotaDemands { shard, demands }) =
+                (&mut self.tenancy, event)
+            {
+                tenancy.take_demands(usize::from(shard.0), demands, self.now);
+            }
+        }
+        if let Some(tenancy) = &mut self.tenancy {
+            tenancy.divide(self.now);
+        }
     }
 
     /// Sends the commands that a shard must get; again at the next time while its mailbox is full.
@@ -339,6 +357,15 @@ impl World {
             let command = Command::Apply(Box::new(published));
             if let Err(LaneRefusal::Full(_)) = shard.control.try_send(command) {
                 shard.apply = Some(snapshot);
+            }
+        }
+        if let Some(tenancy) = &mut self.tenancy
+            && !tenancy.parts[s].is_empty()
+            && shard.apply.is_none()
+        {
+            let parts = Command::QuotaParts(tenancy.parts[s].clone());
+            if shard.control.try_send(parts).is_ok() {
+                tenancy.parts[s].clear();
             }
         }
         if shard.drain {
@@ -364,13 +391,14 @@ impl World {
                 self.instances[one].share = Share::percent(percent);
                 self.instances[one].draining = self.dice.chance(10);
             } else if self.instance_ids < 400 {
-                let service = self.dice.below(u64::from(UNARY) + 1) as u16;
+                let service = self.dice.below(plan::services(&self.plan) as u64) as u16;
                 self.instances.push(plan::instance(self.instance_ids, service, &mut self.dice));
                 self.instance_ids += 1;
             }
         }
         self.version += 1;
-        let snapshot = plan::snapshot(self.version, &self.plan.routes, &self.instances);
+        let World { tenancy, version, plan, instances, dice, .. } = self;
+        let snapshot = tenants::publish(tenancy, *version, plan, instances, dice);
         for s in 0..self.shards.len() {
             self.shards[s].apply = Some(snapshot.clone());
         }
