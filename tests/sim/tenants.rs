@@ -421,7 +421,7 @@ impl Tenancy {
     /// Checks that no tenant has more connections than it may.
     pub fn check_connections(&mut self) {
         let oldest = self.applied.iter().flatten().copied().min().unwrap_or(0);
-        for n in 0..TENANTS.len() {
+        for (n, name) in TENANTS.into_iter().enumerate() {
             let (count, most) = (self.counts[n].get(), self.quotas[n].connections_max);
             let is_within = most == 0 || count <= most;
             match self.bounds[n] {
@@ -430,7 +430,6 @@ impl Tenancy {
                 }
                 Bound::From(_) | Bound::Never => {}
                 Bound::Now => {
-                    let name = TENANTS[n];
                     assert!(is_within, "{name} has {count} connections, of {most}");
                 }
             }
