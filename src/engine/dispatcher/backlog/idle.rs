@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{Backlog, Entry, Look, TOGETHER};
+use super::{Backlog, Entry, Look, Node, TOGETHER};
 use crate::engine::dispatcher::slots::Kept;
 use crate::engine::owner::OwnerName;
 use crate::ids::OwnerKey;
@@ -17,7 +17,7 @@ impl Backlog {
         };
         // What it sent together goes with its first message.
         if let Some((owner, ticket)) = self.last_idle.filter(|(_, ticket)| *ticket == look.ticket)
-            && let Some(entry) = self.first_of_few(owner, look)
+            && let Some(entry) = self.first_where(owner, |n| n.held.items < TOGETHER, look)
         {
             self.last_idle = Some((owner, ticket));
             return Some((entry, owner));
@@ -25,7 +25,9 @@ impl Backlog {
         for kind in 0..kinds {
             while let Some(Reverse((rank, owner))) = self.idle[kind].pop() {
                 // It is listed again when it has something.
-                let Some(entry) = self.first_if_idle(owner, look) else { continue };
+                let Some(entry) = self.first_where(owner, |n| n.in_flight == 0, look) else {
+                    continue;
+                };
                 let is_moved = kind == 0 && !self.is_group_idle(owner);
                 self.idle[kind + usize::from(is_moved)].push(Reverse((entry.0, owner)));
                 if !is_moved && entry.0 <= rank {
@@ -35,13 +37,6 @@ impl Backlog {
             }
         }
         None
-    }
-
-    /// The first request of an owner that may be taken, if the owner has a few messages waiting.
-    fn first_of_few(&mut self, owner: OwnerKey, look: &mut Look<'_>) -> Option<Entry> {
-        let node = self.nodes.get_mut(owner).filter(|node| node.held.items < TOGETHER)?;
-        let &Reverse(entry) = node.entries.peek()?;
-        look.is_eligible(&entry).then_some(entry)
     }
 
     /// Lists an owner among those with nothing in flight, if it is one and has something to send.
@@ -84,9 +79,14 @@ impl Backlog {
         }
     }
 
-    /// The first request of an owner that may be taken, if the owner has nothing in flight.
-    fn first_if_idle(&mut self, owner: OwnerKey, look: &mut Look<'_>) -> Option<Entry> {
-        let node = self.nodes.get_mut(owner).filter(|node| node.in_flight == 0)?;
+    /// The first request of an owner that may be taken, if `is` holds for the owner.
+    fn first_where(
+        &mut self,
+        owner: OwnerKey,
+        is: impl Fn(&Node) -> bool,
+        look: &mut Look<'_>,
+    ) -> Option<Entry> {
+        let node = self.nodes.get_mut(owner).filter(|node| is(node))?;
         loop {
             let &Reverse(entry) = node.entries.peek()?;
             if look.is_eligible(&entry) {
