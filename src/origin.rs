@@ -150,6 +150,11 @@ impl PageOrigin {
         }
     }
 
+    /// Whether it may connect only because a tenant lists it.
+    pub fn is_of_tenant(&self) -> bool {
+        !self.is_common
+    }
+
     /// The origin, for the log; empty if it is too long for a page of the web.
     pub fn text(&self) -> &str {
         &self.text

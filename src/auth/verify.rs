@@ -137,7 +137,11 @@ impl Verifier {
     pub(super) fn party(&self, token: &Token<'_>) -> Result<Party<'_>, Refusal> {
         match &self.tenants {
             None => Ok(Party { rules: &self.common, tenant: None, is_from_another: false }),
-            Some(tenants) => tenants.pick(&self.common, token),
+            Some(tenants) => {
+                // First, so that what is wrong with it does not tell which tenants there are.
+                token.checked_header()?;
+                tenants.pick(&self.common, token)
+            }
         }
     }
 

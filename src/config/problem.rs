@@ -106,3 +106,13 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// The text of a value at `path` as far as it may be shown: in tables of keys and tokens it may be
+/// a secret, in its place or, by a mistake, in another.
+pub(super) fn shown_at(path: &str, value: String) -> String {
+    const PLAIN: [&str; 6] =
+        ["id", "name", "algorithm", "secret_file", "public_key_file", "token_file"];
+    let last = path.rsplit('.').next().unwrap_or(path);
+    let is_of_secrets = path.contains("auth_key") || path.contains("registry_token");
+    if is_of_secrets && !PLAIN.contains(&last) { String::new() } else { value }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Provenance;
 use super::hint;
 use super::nearest::nearest;
-use super::problem::{Problem, Source};
+use super::problem::{Problem, Source, shown_at};
 use super::raw::{self, Field, Node, Value};
 use super::rule::{Bounds, Key, Rule, TextRule};
 use super::words::{self, ADDRESS_RULE, PATH_RULE, is_address, is_path};
@@ -102,7 +102,7 @@ impl Reader {
             Source::Env(_) | Source::Flag(_) | Source::Found(_) | Source::Default => list.clone(),
         };
         let Value::Table(fields) = node.value else {
-            let (key, value) = (prefix, node.value.to_string());
+            let (value, key) = (shown_at(&prefix, node.value.to_string()), prefix);
             let rule = "must be a table, { key = value, ... }".into();
             report.problems.push(Problem { source: table_source, key, value, rule });
             return None;
@@ -152,8 +152,10 @@ impl Reader {
     }
 
     fn about(&self, key: &str, rule: String) -> Problem {
-        let value = self.set.get(key).map_or(String::new(), |(_, e)| self.shown(e));
-        Problem { source: self.source(key), key: format!("{}{key}", self.prefix), value, rule }
+        let at = format!("{}{key}", self.prefix);
+        let shown = |(_, entry): &(_, Entry)| shown_at(&at, self.shown(entry));
+        let value = self.set.get(key).map_or(String::new(), shown);
+        Problem { source: self.source(key), key: at, value, rule }
     }
 
     /// Notes that `key` is known, with its rule.

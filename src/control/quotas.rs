@@ -16,12 +16,22 @@ const WAIT: Duration = Duration::from_millis(1_100);
 pub struct QuotaDivision {
     /// By tenant, of each shard.
     demands: BTreeMap<TenantId, Vec<Demand>>,
-    /// By tenant: its quota, and the part of it that each shard was given.
-    given: BTreeMap<TenantId, (Quota, Vec<Part>)>,
+    /// By tenant: its quota, and what each shard was given of it.
+    given: BTreeMap<TenantId, (Quota, Vec<Given>)>,
     /// Whether each shard has told since the last division.
     heard: Vec<bool>,
     /// Time of the next division, if a shard has told since the last one.
     due: Option<Instant>,
+}
+
+/// What a shard was given of a quota.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    /// The part that it was given last.
+    last: Part,
+    /// The most that it may live with: it may not have taken those of divisions after it last told
+    /// what it wants.
+    most: Part,
 }
 
 impl QuotaDivision {
@@ -63,22 +73,33 @@ impl QuotaDivision {
     /// The parts of each shard, by number, if it is time to divide.
     pub fn turn(&mut self, tenants: &TenantTable, now: Instant) -> Option<Vec<Vec<TenantPart>>> {
         self.due.take_if(|due| *due <= now)?;
-        self.heard.iter_mut().for_each(|heard| *heard = false);
-        let mut parts: Vec<Vec<TenantPart>> = vec![Vec::new(); self.heard.len()];
+        let (shards, heard) = (self.heard.len(), self.heard.clone());
+        self.heard.fill(false);
+        let mut parts: Vec<Vec<TenantPart>> = vec![Vec::new(); shards];
         // Tenants that are configured no more are forgotten.
         self.given.retain(|id, _| tenants.get(*id).is_some());
-        let (given, shards) = (&mut self.given, self.heard.len());
+        let given = &mut self.given;
         self.demands.retain(|id, demands| {
             let Some(Tenant { quota, .. }) = tenants.get(*id) else { return false };
-            // What a shard has of a quota that is new.
-            let equal = || (0..shards).map(|shard| equal_part(quota, shard, shards)).collect();
             let before = given.remove(id).filter(|(of, _)| of == quota);
-            let before = before.map_or_else(equal, |(_, before)| before);
+            let before: Vec<Part> = match before {
+                Some((_, given)) => given
+                    .iter()
+                    .zip(&heard)
+                    .map(|(given, heard)| if *heard { given.last } else { given.most })
+                    .collect(),
+                // What a shard has of a quota that is new.
+                None => (0..shards).map(|shard| equal_part(quota, shard, shards)).collect(),
+            };
             let next = approach(quota, &before, demands, divide(quota, demands));
             for (parts, part) in parts.iter_mut().zip(&next) {
                 parts.push((*id, *part));
             }
-            given.insert(*id, (*quota, next));
+            let now_given = before.iter().zip(next).map(|(before, last)| {
+                let most = std::array::from_fn(|thing| last[thing].max(before[thing]));
+                Given { last, most }
+            });
+            given.insert(*id, (*quota, now_given.collect()));
             true
         });
         Some(parts)
@@ -134,6 +155,43 @@ mod tests {
         let parts = division.turn(&tenants, now + WAIT).expect("it is time");
         assert_eq!(messages(&parts), [80_000, 20_000]);
         assert_eq!(division.due(), None);
+    }
+
+    /// Promise: shards together hold no more than the quota, also if what one tells is lost.
+    #[test]
+    fn a_shard_that_is_not_heard_of_may_still_live_with_an_older_part() {
+        let quota = Quota { queued_bytes_max: 200, ..Quota::NONE };
+        let mut tenants = table(0).list().to_vec();
+        tenants[0].quota = quota;
+        let tenants = TenantTable::new(tenants);
+        let at = Thing::QueuedBytes as usize;
+        let tells = |held: u64, asked: u64| {
+            let mut demand = Demand::default();
+            (demand.held[at], demand.asked[at]) = (held, asked);
+            [(TenantId::of("acme"), demand)]
+        };
+        let (mut now, mut division) = (Instant::now(), QuotaDivision::new(2));
+        division.take(ShardId(0), &tells(10, 0), now);
+        division.take(ShardId(1), &tells(100, 500), now);
+        division.turn(&tenants, now).expect("all have told");
+        // The first one fills its part of 100 before it hears of a smaller one, and is silent.
+        for _ in 0..3 {
+            division.take(ShardId(1), &tells(100, 500), now);
+            now += WAIT;
+            let parts = division.turn(&tenants, now).expect("it is time");
+            let part = parts[1][0].1[at].expect("limited");
+            assert!(part <= 100, "{part} beside 100");
+        }
+        // Once it tells what it holds, what it does not need goes to the other.
+        for _ in 0..3 {
+            division.take(ShardId(0), &tells(10, 0), now);
+            division.take(ShardId(1), &tells(100, 500), now);
+            division.turn(&tenants, now).expect("all have told");
+        }
+        division.take(ShardId(0), &tells(10, 0), now);
+        division.take(ShardId(1), &tells(100, 500), now);
+        let parts = division.turn(&tenants, now).expect("all have told");
+        assert!(parts[1][0].1[at] > Some(150), "{parts:?}");
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl SourceTables {
     /// Checks the files of `loader` with the tables that the sources name; what fails of these is
     /// left out, with what is in force in its place, or else with nothing. The files of keys that a
     /// configuration names are read by `read`, and belong to it. An error lists problems of the
-    /// files alone.
+    /// files, or tells why tenants in force do not fit them.
     pub fn check(
         &self,
         loader: &Loader,
@@ -102,6 +102,12 @@ impl SourceTables {
             };
             let checked = loader.check(&tables);
             match checked.and_then(|config| read(&config).map(|files| (config, files))) {
+                // Tenants that are in force are not put out by a reload: their users would be those
+                // of unknown tenants, with the keys of [auth].
+                Ok(_) if tenants == Choice::Nothing && self.has_tenants() => {
+                    let of = failed.iter().rev().find(|((_, other), _)| *other != tenants);
+                    return Err(of.map(|(_, problems)| problems.clone()).unwrap_or_default());
+                }
                 Ok((config, files)) => {
                     let why = |pair| {
                         let of = failed.iter().find(|(tried, _)| *tried == pair);
@@ -118,6 +124,11 @@ impl SourceTables {
             }
         }
         Err(failed.pop().map(|(_, problems)| problems).unwrap_or_default())
+    }
+
+    /// Whether tenants of sources are in force, and still named by them.
+    fn has_tenants(&self) -> bool {
+        !self.taken.tenants.is_empty() && !self.found.tenants.is_empty()
     }
 
     /// The tables of a list, which `of` picks, by a choice.

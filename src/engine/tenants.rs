@@ -31,17 +31,20 @@ struct Allowance {
 impl Allowance {
     const FULL: Self = Self { level: None, at: Micros(0) };
 
-    /// Takes `parts` of an allowance of `rate` parts a second that holds `burst` seconds of it, or
-    /// tells after how many microseconds something may be taken.
-    fn take(&mut self, rate: u64, burst_s: u32, parts: u64, now: Micros) -> Result<(), u64> {
+    /// Whether something may be taken of an allowance of `rate` parts a second that holds `burst_s`
+    /// seconds of it; if not, how many parts are missing, in millionths.
+    fn check(&mut self, rate: u64, burst_s: u32, now: Micros) -> Result<(), u128> {
         self.settle(rate, burst_s, now);
-        let level = self.level.unwrap_or(full(rate, burst_s));
-        if level > 0 {
-            self.level = Some(level - i128::from(parts) * PART);
-            return Ok(());
+        match self.level.unwrap_or(full(rate, burst_s)) {
+            1.. => Ok(()),
+            level => Err((1 - level).unsigned_abs()),
         }
-        let us = (1 - level).unsigned_abs().div_ceil(u128::from(rate.max(1)));
-        Err(u64::try_from(us).unwrap_or(u64::MAX))
+    }
+
+    /// Takes `parts`, after a check.
+    fn take(&mut self, rate: u64, burst_s: u32, parts: u64) {
+        let level = self.level.unwrap_or(full(rate, burst_s));
+        self.level = Some(level - i128::from(parts) * PART);
     }
 
     /// Keeps what is there at `now` by the rate until now, whatever the rate is from now on.
@@ -94,14 +97,43 @@ impl Account {
         }
     }
 
-    /// Takes `amount` of a rate.
-    fn take(&mut self, thing: Thing, amount: u64, burst_s: u32, now: Micros) -> Result<(), u64> {
+    /// Whether `amount` may be taken of a rate; if not, after how many microseconds. With several
+    /// shards a shard's part may be small for the moment only: who is told a time by that alone
+    /// would stay away for long, and the part stay small.
+    fn check(&mut self, thing: Thing, amount: u64, terms: Terms, now: Micros) -> Result<(), u64> {
         let Some(rate) = self.part[thing as usize] else { return Ok(()) };
-        let parts = amount.saturating_mul(RATE_PARTS);
-        self.asked[thing as usize] = self.asked[thing as usize].saturating_add(parts);
-        self.rates[thing as usize].take(rate, burst_s, parts, now)
+        let asked = &mut self.asked[thing as usize];
+        *asked = asked.saturating_add(amount.saturating_mul(RATE_PARTS));
+        let checked = self.rates[thing as usize].check(rate, terms.burst_s, now);
+        checked.map_err(|missing| {
+            let us = |rate: u64| missing.div_ceil(u128::from(rate.max(1)));
+            let equal = thing.whole(&self.quota).unwrap_or(rate) / terms.shards as u64;
+            let least = match rate < equal {
+                true => us(rate).min(us(equal) + u128::from(PARTS_FOLLOW_US)),
+                false => us(rate),
+            };
+            u64::try_from(least).unwrap_or(u64::MAX)
+        })
+    }
+
+    /// Takes `amount` of a rate, after a check.
+    fn take(&mut self, thing: Thing, amount: u64, terms: Terms) {
+        if let Some(rate) = self.part[thing as usize] {
+            let parts = amount.saturating_mul(RATE_PARTS);
+            self.rates[thing as usize].take(rate, terms.burst_s, parts);
+        }
     }
 }
+
+/// Terms that are the same for all tenants.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    burst_s: u32,
+    shards: usize,
+}
+
+/// Time in which the parts of shards follow what is wanted: two divisions.
+const PARTS_FOLLOW_US: u64 = 2_000_000;
 
 /// The accounts of all tenants of the configuration.
 #[derive(Debug)]
@@ -199,25 +231,41 @@ impl TenantLedger {
         bytes: usize,
         now: Micros,
     ) -> Result<(), OverQuota> {
-        let (burst_s, passes) = (self.burst_s, now < self.from);
+        let (terms, passes) = (self.terms(), now < self.from);
         let Some(account) = self.get_mut(id).filter(|_| !passes) else { return Ok(()) };
-        for (thing, amount) in [(Thing::Messages, 1), (Thing::Bytes, bytes as u64)] {
-            account.take(thing, amount, burst_s, now).map_err(|us| {
-                account.counts[TenantCounter::RateRefused as usize] += 1;
-                OverQuota { thing, us }
-            })?;
+        let wanted = [(Thing::Messages, 1), (Thing::Bytes, bytes as u64)];
+        // What is refused by one of them takes nothing of the other.
+        let mut over: Option<OverQuota> = None;
+        for (thing, amount) in wanted {
+            if let Err(us) = account.check(thing, amount, terms, now)
+                && over.is_none_or(|over| over.us < us)
+            {
+                over = Some(OverQuota { thing, us });
+            }
         }
+        if let Some(over) = over {
+            account.counts[TenantCounter::RateRefused as usize] += 1;
+            return Err(over);
+        }
+        wanted.into_iter().for_each(|(thing, amount)| account.take(thing, amount, terms));
         Ok(())
     }
 
     /// Counts a connection that begins, and refuses it over the tenant's rate.
     pub fn take_connect(&mut self, id: TenantId, now: Micros) -> Result<(), OverQuota> {
-        let (burst_s, passes) = (self.burst_s, now < self.from);
+        let (terms, passes) = (self.terms(), now < self.from);
         let Some(account) = self.get_mut(id).filter(|_| !passes) else { return Ok(()) };
-        account.take(Thing::Connects, 1, burst_s, now).map_err(|us| {
+        let thing = Thing::Connects;
+        account.check(thing, 1, terms, now).map_err(|us| {
             account.counts[TenantCounter::ConnectsRefused as usize] += 1;
-            OverQuota { thing: Thing::Connects, us }
-        })
+            OverQuota { thing, us }
+        })?;
+        account.take(thing, 1, terms);
+        Ok(())
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { burst_s: self.burst_s, shards: self.shards }
     }
 
     /// Whether a tenant may have `bytes` more without an answer.

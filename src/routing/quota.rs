@@ -158,7 +158,8 @@ pub fn approach(
 /// Divides `whole` by what is asked; the sum is `whole` to the last unit.
 fn fill(whole: u64, mut asked: Vec<u64>) -> Vec<u64> {
     let count = asked.len() as u64;
-    let least = whole / (KEPT_FOR_IDLE * count.max(1));
+    // Of a rate that is not even a part for each: nothing, as there is no less.
+    let least = (whole / (KEPT_FOR_IDLE * count.max(1))).max(1).min(whole / count.max(1));
     asked.iter_mut().for_each(|asked| *asked = (*asked).max(least));
     let mut order: Vec<usize> = (0..asked.len()).collect();
     order.sort_unstable_by_key(|&at| asked[at]);

@@ -85,7 +85,7 @@ fn each_rule_of_auth_is_told_with_the_way_out() {
         (with_key("RS256", "secret_file = \"c\""), "has a public key: set public_key_file"),
         (with_key("HS256", "secret = \"short\""), "must be empty, or at least 32 bytes for HS256"),
         (with_key("HS512", &format!("secret = \"{SECRET}\"")), "64 for HS512"),
-        (with_key("HS256", "key = 1"), "auth_key[0].key = 1: unknown key"),
+        (with_key("HS256", "key = 1"), "auth_key[0].key: unknown key"),
         (twice, "auth_key[1].id = \"a\": is the id of another key"),
         ("[[auth_key]]\nalgorithm = \"HS256\"".into(), "auth_key[0].id: is missing"),
     ];

@@ -264,6 +264,24 @@ fn each_rule_of_tenants_is_told_in_one_line_with_the_way_out() {
 }
 
 #[test]
+fn a_secret_in_a_wrong_place_is_not_shown() {
+    let rows = [
+        ("name = \"a\"\nauth_key = { secret = \"0123\" }", "tenant[0].auth_key.secret: "),
+        (
+            "name = \"a\"\n[[tenant.auth_key]]\nid = \"k\"\nalgorithm = \"HS256\"\n\
+             secret = \"01234567890123456789012345678901\"\nsecrets = \"0123\"",
+            "tenant[0].auth_key[0].secrets: unknown key",
+        ),
+        ("name = \"a\"\nauth_key = \"0123\"", "tenant[0].auth_key: must be a list"),
+        ("name = \"a\"\nauth_key = [\"0123\"]", "tenant[0].auth_key"),
+    ];
+    for (lines, expected) in rows {
+        let found = with(&format!("[[tenant]]\n{lines}")).expect_err(lines).to_string();
+        assert!(found.contains(expected) && !found.contains("0123"), "{lines}\n{found}");
+    }
+}
+
+#[test]
 fn tenants_need_tokens_that_name_them() {
     let tenant = format!(
         "[[tenant]]\nname = \"a\"\n[[tenant.auth_key]]\nid = \"a\"\nalgorithm = \"HS256\"\n\

@@ -244,11 +244,13 @@ async fn a_reload_keeps_tenants_of_a_source_as_far_as_they_fit_the_files() {
     assert_eq!(keys, ["tenant[b].weight"]);
     assert_eq!(tenants_of(&directory), weighing(&[("a", 2), ("b", 3)]));
     assert_eq!(refused(&directory), (0, 1), "it still says so");
-    // The files take the name for themselves.
+    // The files take the name for themselves: no tenant in force is put out by that, as its users
+    // would be those of an unknown one.
     write(dir.path(), &text.replace("\"b\"", "\"a\""));
-    directory.reload(Instant::now()).expect("the files are right");
-    assert_eq!(tenants_of(&directory), weighing(&[("a", 3)]));
-    assert_eq!(refused(&directory), (0, 2), "its weight and its name");
+    let problems = directory.reload(Instant::now()).expect_err("a is a tenant of the source");
+    assert!(problems.iter().any(|p| p.to_string().contains("is also the name of")), "{problems:?}");
+    assert_eq!(tenants_of(&directory), weighing(&[("a", 2), ("b", 3)]));
+    assert_eq!(refused(&directory), (0, 1));
 }
 
 #[tokio::test]

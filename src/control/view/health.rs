@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{Overview, ProcessInfo, ShardState, ShardView, instances_of, present, seconds};
 use super::{standing, unreachable_why};
 use crate::config::Problem;
+use crate::control::jwks::TENANT_SOURCE;
 use crate::control::source_tables::RefusedTables;
 use crate::control::sources::SourceState;
 use crate::routing::Share;
@@ -92,7 +93,9 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
         }
     }
     let directory = &overview.directory;
-    for (name, state) in &directory.sources {
+    // A tenant whose keys cannot be fetched concerns nobody else.
+    let common = directory.sources.iter().filter(|(name, _)| !name.starts_with(TENANT_SOURCE));
+    for (name, state) in common {
         if let Some((_, why)) = &state.stale {
             reasons.push(format!("source {name}: {why}"));
         }

@@ -331,8 +331,15 @@ impl Conn {
             holder: self.session.holder(),
             encoding: self.encoding,
             // Connections from before a reload that asks for tokens go on as they were let in.
-            must_sign_in: auth_required && self.auth_by != Micros(u64::MAX),
+            must_sign_in: (auth_required || self.is_of_tenants_page())
+                && self.auth_by != Micros(u64::MAX),
         }
+    }
+
+    /// Whether it is from a page that only a tenant lists: users of the tenant may sign in there,
+    /// and nobody else may do anything.
+    pub fn is_of_tenants_page(&self) -> bool {
+        self.page.as_ref().is_some_and(|page| page.is_of_tenant())
     }
 
     /// Whether it has as many messages without an answer, or bytes of them, as it may have.

@@ -29,6 +29,8 @@ use crate::stats::{Counter, TenantCounter};
 /// rest of it. Who waits as told has one or two refusals a second.
 pub const REFUSALS_MAX: u32 = 100;
 const SECOND_US: u64 = 1_000_000;
+/// Largest heartbeat that no rate of messages counts: that of a control frame (RFC 6455, 5.5).
+const HEARTBEAT_BYTES_FREE: usize = 125;
 /// Hint for a client with too many connections: one is free when another closes, which may be soon.
 pub(super) const COME_BACK_MS: u32 = 1_000;
 /// Clients looked at in a tick when they have no connection: 100,000 a second.
@@ -385,14 +387,32 @@ impl Clients {
     ) -> Result<CountedUser, NotCounted> {
         let Some(conn) = self.conns.get(id) else { return Ok(CountedUser(LimiterKey::NONE)) };
         let is_new = conn.session.user().is_none() && conn.limits.tenant.is_none();
-        if is_new && !cx.tenants.is_empty() {
-            self.count_tenant(cx, id, identity, now).map_err(NotCounted::Refused)?;
-        }
-        let conn = self.conns.get(id).expect("just seen");
         // Also where users are not limited any more: it counts until it ends.
-        if conn.session.user().is_some() || conn.limits.user != LimiterKey::NONE {
-            return Ok(CountedUser(conn.limits.user));
+        let is_users = conn.session.user().is_some() || conn.limits.user != LimiterKey::NONE;
+        let counted = match is_users {
+            true => CountedUser(conn.limits.user),
+            false => self.join_user(cx, id, identity, now)?,
+        };
+        // After the user's limits: one user who is over them costs its tenant nothing.
+        if is_new
+            && !cx.tenants.is_empty()
+            && let Err(reject) = self.count_tenant(cx, id, identity, now)
+        {
+            if !is_users {
+                self.limits.users.leave(counted.0, false);
+            }
+            return Err(NotCounted::Refused(reject));
         }
+        Ok(counted)
+    }
+
+    fn join_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        identity: &Identity,
+        now: Micros,
+    ) -> Result<CountedUser, NotCounted> {
         if !self.limits.users.is_on() {
             return Ok(CountedUser(LimiterKey::NONE));
         }
@@ -459,7 +479,8 @@ impl Clients {
         }
         // A heartbeat says that the client is there, and wants no answer: as cheap as a control
         // frame, and limited as one, by `frames_per_s_max`.
-        if message.seq == 0 && message.kind == "heartbeat" {
+        let is_small = bytes <= HEARTBEAT_BYTES_FREE;
+        if message.seq == 0 && message.kind == "heartbeat" && is_small {
             return Ok(());
         }
         let Self { conns, limits, .. } = self;

@@ -224,7 +224,7 @@ impl Clients {
         page: Option<PageOrigin>,
         now: Micros,
     ) {
-        let needs = self.sign_in.required;
+        let needs = self.sign_in.required || page.as_ref().is_some_and(PageOrigin::is_of_tenant);
         let timeout_us = cx.config.gateway.auth.timeout.as_micros() as u64;
         let conn = self.conns.get_mut(id).expect("the caller has it");
         conn.page = page.map(Box::new);
@@ -467,7 +467,8 @@ impl Clients {
             return true;
         }
         // A reload switched `auth.required` off.
-        if !self.sign_in.required && conn.limits.unauthenticated {
+        let needs = self.sign_in.required || conn.is_of_tenants_page();
+        if !needs && conn.limits.unauthenticated {
             let conn = self.conns.get_mut(id).expect("just seen");
             conn.auth_by = Micros(u64::MAX);
             self.becomes_authenticated(id);
@@ -475,7 +476,7 @@ impl Clients {
         }
         let is_ours = conn.waits_for_us();
         let is_late = conn.auth_by <= now && !self.is_catching_up(now);
-        if is_late && self.sign_in.required && !is_ours {
+        if is_late && needs && !is_ours {
             cx.stats.inc(Counter::ClosedNoAuth);
             self.close(
                 cx,

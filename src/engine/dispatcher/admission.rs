@@ -353,6 +353,9 @@ impl Dispatcher {
             return Err(FULL);
         }
         let new = NewRequest { payload: &[], ..*new };
+        if !cx.tenants.is_empty() {
+            check_quota(cx, &new)?;
+        }
         let key = self.insert(cx, clients, &new, &Assignment::DUPLICATE);
         if self.dedup.add_waiter(first, key, new.now) {
             return Ok(());

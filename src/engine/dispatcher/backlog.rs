@@ -276,6 +276,21 @@ impl Backlog {
         Some((entry, at))
     }
 
+    /// Gives each tenant of which something waits its weight anew.
+    pub fn set_weights(&mut self, of: impl Fn(TenantId) -> u32) {
+        let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
+        for key in all {
+            let node = self.node_mut(key);
+            let Some(OwnerName::Tenant(id)) = node.name else { continue };
+            let before = std::mem::replace(&mut node.weight, u64::from(of(id).max(1)));
+            let (after, waits, group) = (node.weight, node.held.items > 0, node.group);
+            if let (true, Some(group)) = (waits, group) {
+                let group = self.node_mut(group);
+                group.weights = group.weights + after - before;
+            }
+        }
+    }
+
     /// Takes note of what a request costs now, in microseconds of a slot.
     pub fn note_cost(&mut self, cost_us: u64) {
         self.slack = (TOGETHER as u64 * cost_us).min(TOGETHER_US_MAX) * PARTS;
@@ -404,7 +419,7 @@ impl Backlog {
     fn eligible_at(&self, at: OwnerKey) -> u64 {
         let node = self.node(at);
         match node.held.items <= TOGETHER {
-            true => node.start.saturating_sub(self.slack),
+            true => node.start.saturating_sub(self.slack / node.weight.max(1)),
             false => node.start,
         }
     }

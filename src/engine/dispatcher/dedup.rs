@@ -317,13 +317,17 @@ impl DedupWindow {
     /// way nobody knows when that begins.
     pub fn wait_ms(&self, tenant: TenantId, now: Micros) -> u32 {
         let ended = self.finished.iter().take(LOOK_AHEAD).filter_map(|&key| self.entries.get(key));
-        let mut ended = ended.filter(|entry| entry.tenant == tenant);
-        let at = ended.find_map(|entry| match entry.state {
-            IdState::Finished { at, .. } => Some(at),
-            IdState::InFlight { .. } => None,
-        });
+        let mut last = None;
+        for entry in ended {
+            let IdState::Finished { at, .. } = entry.state else { continue };
+            last = Some(at);
+            if entry.tenant == tenant {
+                break;
+            }
+        }
+        // Those behind the last one that was looked at ended after it.
         let left_us = |at| self.window_us.saturating_sub(self.awake(now).since(at));
-        whole_ms(at.map_or(1_000_000, left_us)).max(1)
+        whole_ms(last.map_or(1_000_000, left_us)).max(1)
     }
 
     /// What an id of `cost` bytes takes of [`IDS`]: its part of the bytes or of the number of ids,

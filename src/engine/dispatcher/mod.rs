@@ -53,7 +53,7 @@ use crate::engine::slab::Slab;
 use crate::engine::{Context, REQUESTS_MAX};
 use crate::ids::{InstanceId, MsgKey, StreamKey, TenantId, Ticket};
 use crate::message::Micros;
-use crate::routing::Snapshot;
+use crate::routing::{Snapshot, TenantTable};
 use crate::stats::Gauges;
 
 /// Expired dedup ids, and cache entries, that a tick drops at most: 100,000 of each a second.
@@ -192,7 +192,18 @@ impl Dispatcher {
             self.cache.flush();
         }
         self.instances.apply(&cx.config.snapshot);
+        self.apply_weights(&cx.config.snapshot.tenants);
         self.reroute_waiting(cx, clients, now);
+    }
+
+    /// Gives what waits the weights of its tenants: of a reload, also for what came before it.
+    fn apply_weights(&mut self, tenants: &TenantTable) {
+        for (_, request) in self.requests.iter_mut() {
+            request.weight = tenants.weight(request.holder.tenant);
+        }
+        for (_, state) in self.instances.iter_mut() {
+            state.queues.iter_mut().for_each(|queue| queue.set_weights(|id| tenants.weight(id)));
+        }
     }
 
     /// Takes note that the shard was stopped until `now`, for `us` microseconds: the end of a call

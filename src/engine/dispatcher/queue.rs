@@ -23,7 +23,7 @@ use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::request::{QueuePosition, Request, Requests, State};
 use crate::engine::dispatcher::slots::Kept;
 use crate::engine::held::Held;
-use crate::ids::{InstanceId, MsgKey, OwnerKey, Ticket};
+use crate::ids::{InstanceId, MsgKey, OwnerKey, TenantId, Ticket};
 use crate::message::Micros;
 
 /// A call that takes requests.
@@ -172,6 +172,13 @@ impl InstanceQueue {
     /// The owners of what waits; `None` if it was never spread over them.
     pub(crate) fn backlog(&self) -> Option<&Backlog> {
         self.backlog.as_deref().filter(|_| self.is_shared)
+    }
+
+    /// Gives each tenant of which something waits its weight anew.
+    pub(crate) fn set_weights(&mut self, of: impl Fn(TenantId) -> u32) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.set_weights(of);
+        }
     }
 
     /// Takes note of what each request of a call has cost, in microseconds of a slot: the next ones

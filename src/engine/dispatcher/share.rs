@@ -25,12 +25,11 @@ const TENANT_TIMES: usize = 8;
 /// Times what is free for its tenant that a user or an address may hold, by the class of the
 /// message, critical first: alone 8/9, 4/5, 2/3 and a half.
 const PARTY_TIMES: [usize; 4] = [8, 4, 2, 1];
-/// Times what is free that a user may hold while nobody else of its tenant has anything waiting
-/// there, whatever the class: 8/9 of the queue, so that a ninth is there for those to come.
-const USER_TIMES_ALONE: usize = 8;
-/// The same of an address: 4/5, so that there is room for sessions of it that have nothing waiting
-/// ([`SESSION_RESERVE`]), too.
-const ADDRESS_TIMES_ALONE: usize = 4;
+/// Times what is free that a user or an address may hold while nobody else has anything
+/// waiting there, if its class allows no more: 4/5 of the queue, so that a fifth is there
+/// for those to come, and for sessions of an address that have nothing waiting
+/// ([`SESSION_RESERVE`]).
+const TIMES_ALONE: usize = 4;
 /// Times what is free for its address that a session without a user may hold: alone 4/7 of the
 /// queue, by its address's share.
 const SESSION_TIMES: usize = 2;
@@ -66,14 +65,12 @@ impl Level {
     }
 }
 
-/// Times what is free for its tenant that `holder` may hold where `parties` have something waiting.
-fn party_times(holder: &Holder, parties: u64, priority: Priority) -> usize {
-    match (holder.party, parties) {
-        // Without others there is no contention.
-        (Party::User(_), 0 | 1) => USER_TIMES_ALONE,
-        (Party::Address(_), 0 | 1) => ADDRESS_TIMES_ALONE,
-        (Party::User(_) | Party::Address(_), _) => PARTY_TIMES[priority.index()],
-    }
+/// Times what is free for its tenant that a user or an address may hold; `is_alone`: nobody else
+/// has anything waiting there.
+fn party_times(is_alone: bool, priority: Priority) -> usize {
+    let times = PARTY_TIMES[priority.index()];
+    // Without others there is no contention.
+    if is_alone { times.max(TIMES_ALONE) } else { times }
 }
 
 /// The level on which `holder` would be over its threshold with `amount` more of a thing. `held`:
@@ -139,7 +136,7 @@ impl Dispatcher {
                 parties += backlog.parties(holder.tenant);
             }
         }
-        let times = party_times(holder, parties, new.route.priority);
+        let times = party_times(held[1].items >= here.items, new.route.priority);
         let rules = (cx.config.gateway.auth.tenants, times);
         let left = |fill: &Fill| fill.items_max.saturating_sub(fill.items);
         let free = (left(&here).min(left(&all)), items_max);
@@ -237,7 +234,6 @@ mod tests {
     use crate::engine::owner::Address;
     use crate::ids::TenantId;
     use proptest::prelude::*;
-    use std::collections::HashSet;
 
     const CAP: usize = 1_000;
 
@@ -255,12 +251,6 @@ mod tests {
             self.0.iter().filter(|(holder, _)| is(holder)).map(|(_, n)| n).sum()
         }
 
-        fn times(&self, holder: &Holder, priority: Priority) -> usize {
-            let of_tenant = self.0.iter().filter(|(h, _)| h.tenant == holder.tenant);
-            let parties: HashSet<Party> = of_tenant.map(|(h, _)| h.party).collect();
-            party_times(holder, parties.len() as u64, priority)
-        }
-
         fn put(&mut self, holder: Holder, priority: Priority) -> bool {
             let held = [
                 self.held(|h| h.tenant == holder.tenant),
@@ -268,7 +258,8 @@ mod tests {
                 self.held(|h| *h == holder),
             ];
             let free = CAP - self.held(|_| true);
-            let rules = (Tenants::Many, self.times(&holder, priority));
+            let times = party_times(held[1] == self.held(|_| true), priority);
+            let rules = (Tenants::Many, times);
             if free == 0 || level_over(&holder, held, 1, (free, CAP), rules).is_some() {
                 return false;
             }
@@ -293,7 +284,8 @@ mod tests {
         for (priority, most) in Priority::ALL.into_iter().zip([875, 800, 666, 500]) {
             let mut queue = Queue::default();
             queue.fill(&[user(1)], priority);
-            assert!(queue.held(|_| true).abs_diff(888) <= 15, "{priority:?}: {:?}", queue.0);
+            let alone = most.max(800);
+            assert!(queue.held(|_| true).abs_diff(alone) <= 15, "{priority:?}: {:?}", queue.0);
             let mut queue = Queue(vec![(user(2), 1)]);
             queue.fill(&[user(1)], priority);
             assert!(queue.held(|_| true).abs_diff(most) <= 15, "{priority:?}: {:?}", queue.0);

@@ -208,3 +208,35 @@ fn a_message_larger_than_the_quota_of_bytes_goes_through_alone() {
     ledger.settle(id, 5_000);
     assert!(ledger.has_room(id, 1));
 }
+
+#[test]
+fn a_message_that_is_refused_for_its_bytes_uses_up_no_message() {
+    let quota = Quota { messages_per_s: 100, bytes_per_s: 1_000, ..Quota::NONE };
+    let mut ledger = ledger(0, 1, quota);
+    let (id, now) = (TenantId::of(ACME), Micros(1));
+    // Owes two seconds of bytes.
+    assert_eq!(ledger.take_message(id, 3_000, now), Ok(()));
+    for _ in 0..500 {
+        let over = ledger.take_message(id, 10, now).expect_err("bytes are owed");
+        assert_eq!(over.thing, Thing::Bytes);
+    }
+    let later = Micros(2_100_001);
+    assert_eq!(ledger.take_message(id, 10, later), Ok(()));
+}
+
+/// A part that is small for the moment is no reason to stay away for long.
+#[test]
+fn the_time_to_come_back_is_that_of_a_fair_part() {
+    let quota = Quota { messages_per_s: 10, ..Quota::NONE };
+    let mut ledger = ledger(1, 2, quota);
+    let (id, now) = (TenantId::of(ACME), Micros(1));
+    let mut part = [None; THINGS];
+    part[Thing::Messages as usize] = Some(125);
+    ledger.set_parts(&[(id, part)], now);
+    let over = (0..50).find_map(|_| ledger.take_message(id, 1, now).err()).expect("a small part");
+    assert!(over.us <= PARTS_FOLLOW_US + 200_000, "{over:?}");
+    // A part of a rate is never nothing where each shard can have some of it.
+    let demands = [Demand::default(); 64];
+    let parts = divide(&Quota { messages_per_s: 1, ..Quota::NONE }, &demands);
+    assert!(parts.iter().all(|part| part[Thing::Messages as usize] > Some(0)));
+}

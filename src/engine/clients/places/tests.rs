@@ -267,11 +267,9 @@ fn everybody_who_comes_back_at_once_is_let_in_when_the_time_is_over() {
     rig.later(0);
 }
 
-/// A rig in which the tenant of all users may have two connections, and each user one.
-fn of_a_small_tenant() -> Rig {
-    let mut published = published(false, |l| {
-        (l.per_user, l.user.connections_max) = (PerUser::Many, 1);
-    });
+/// A rig in which all users have one tenant with `quota`.
+fn of_a_tenant(quota: Quota, change: impl FnOnce(&mut LimitSettings)) -> Rig {
+    let mut published = published(false, change);
     let mut snapshot = (*published.snapshot).clone();
     snapshot.tenants = TenantTable::new(vec![Tenant {
         id: TenantId::of("acme"),
@@ -281,7 +279,7 @@ fn of_a_small_tenant() -> Rig {
         inherits: true,
         services: None,
         origins: Vec::new(),
-        quota: Quota { connections_max: 2, ..Quota::NONE },
+        quota,
         has_metrics: false,
         connections: SharedCount::default(),
     }]);
@@ -290,9 +288,12 @@ fn of_a_small_tenant() -> Rig {
 }
 
 #[test]
-fn one_that_waits_for_a_place_of_its_user_keeps_that_of_its_tenant() {
+fn one_that_waits_for_a_place_of_its_user_has_none_of_its_tenant_until_then() {
     for by_message in [false, true] {
-        let mut rig = of_a_small_tenant();
+        let quota = Quota { connections_max: 2, ..Quota::NONE };
+        let mut rig = of_a_tenant(quota, |l| {
+            (l.per_user, l.user.connections_max) = (PerUser::Many, 1);
+        });
         let hangs = rig.user("alice").0;
         let new = match by_message {
             true => rig.by_message("alice"),
@@ -300,10 +301,33 @@ fn one_that_waits_for_a_place_of_its_user_keeps_that_of_its_tenant() {
         };
         rig.later(1_000_000);
         assert!(rig.waits(new));
-        let told = rig.user("bob").1;
+        assert!(rig.user("bob").1.contains("auth_ok"), "one place is free");
+        let told = rig.user("carol").1;
         assert!(told.contains("HTTP/1.1 429"), "both places are taken: {told}");
         rig.later(1_000_000);
+        // It has the place of the one before it.
         assert!(rig.told(new).contains("auth_ok") && !rig.is_there(hangs));
-        assert!(rig.user("bob").1.contains("auth_ok"), "one is free");
+        assert!(rig.user("carol").1.contains("HTTP/1.1 429"));
     }
+}
+
+/// Promise 6: a user who is over its own limits costs the others of its tenant nothing.
+#[test]
+fn a_user_over_its_own_rate_takes_none_of_its_tenants() {
+    let quota = Quota { connects_per_s: 3, connections_max: 3, ..Quota::NONE };
+    let mut rig = of_a_tenant(quota, |l| l.user.connects_per_s = 1);
+    assert!(rig.user("alice").1.contains("auth_ok"));
+    for _ in 0..20 {
+        let told = rig.user("alice").1;
+        assert!(told.contains("this user opens too many connections"), "{told}");
+        // Tokens are verified a few a turn.
+        rig.later(1_000);
+    }
+    for other in ["bob", "carol"] {
+        assert!(rig.user(other).1.contains("auth_ok"), "{other}");
+    }
+    // What the tenant refuses costs the user a connect, and no place.
+    let told = rig.user("dave").1;
+    assert!(told.contains("your tenant"), "{told}");
+    rig.later(0);
 }

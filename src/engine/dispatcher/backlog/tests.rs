@@ -174,9 +174,8 @@ fn tenants_in_backlog_are_served_by_their_weights() {
         let n = sum(&served, |holder| holder.tenant == TenantId(tenant));
         assert!(n.abs_diff(wanted) * 20 <= wanted, "tenant {tenant} of {wanted}: {n}");
     }
-    // A change of weights holds from the next message on.
-    rig.weights.insert(TenantId(1), 4);
-    rig.put(user(1, 0), Priority::Normal);
+    // A change of weights holds for what waits, too.
+    rig.queue.set_weights(|id| if id == TenantId(2) { 2 } else { 4 });
     let served = rig.served(1_000, |_| COST_US);
     let n = sum(&served, |holder| holder.tenant == TenantId(1));
     assert!(n.abs_diff(400) <= 20, "{n}");
