@@ -141,6 +141,8 @@ fn users_of_a_tenant_sign_in_from_its_pages_and_from_no_other() {
     let mut tables = tables();
     tables[0] = table("acme", ACME, "origins = [\"https://acme.example\"]");
     let config = of_tables(&tables).key("origins = [\"https://common.example\"]");
+    let nowhere = ([127, 0, 0, 1], 1).into();
+    let config = config.service("logic", &[("a", nowhere)]).route(1000, "logic", "");
     let gateway = Gateway::start(&config);
     let acme = token(Some("acme"), "us", "acme", ACME);
     let beta = token(Some("beta"), "us", "beta", BETA);
@@ -159,6 +161,15 @@ fn users_of_a_tenant_sign_in_from_its_pages_and_from_no_other() {
     }
     assert_eq!(from_page(&gateway, "https://evil.example", &acme).1, None);
     assert_eq!(gateway.counter("auth_refused_origin"), 4);
+    // Without a token a page that only a tenant lists sends nothing to services.
+    let says = |origin: &str| {
+        let (mut raw, _): (Raw, _) = upgrade(&gateway, &format!("Origin: {origin}"));
+        assert_eq!(raw.frame().json()["type"], "welcome");
+        raw.text(&json!({"msg_id": 1000, "seq": 1, "payload": 1}).to_string());
+        raw.frame().json()
+    };
+    assert_eq!(says(of_acme)["reason"], "UNAUTHENTICATED");
+    assert_ne!(says(common)["reason"], "UNAUTHENTICATED");
 }
 
 /// A provider that takes requests and answers none.

@@ -337,7 +337,7 @@ impl Conn {
     }
 
     /// Whether it is from a page that only a tenant lists: users of the tenant may sign in there,
-    /// and nobody else may do anything.
+    /// and nobody else reaches a service.
     pub fn is_of_tenants_page(&self) -> bool {
         self.page.as_ref().is_some_and(|page| page.is_of_tenant())
     }
