@@ -86,12 +86,10 @@ impl Rules {
     ) -> Self {
         Self {
             owner: KeyOwner::Tenant(name.clone()),
-            keys,
             fetches: tokens.jwks_url.is_some(),
             issuer: shared(&tokens.issuer),
             audience: shared(&tokens.audience),
-            leeway_s: settings.leeway.as_secs().min(60) as i64,
-            tenants: settings.tenants,
+            ..Self::of_auth(settings, keys)
         }
     }
 

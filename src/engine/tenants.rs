@@ -4,7 +4,7 @@
 use crate::ids::TenantId;
 use crate::message::Micros;
 use crate::routing::quota::{
-    Demand, Part, RATE_PARTS, TenantDemand, TenantPart, Thing, equal_part,
+    Demand, Part, RATE_PARTS, THINGS, TenantDemand, TenantPart, Thing, equal_part,
 };
 use crate::routing::{Quota, TenantTable};
 use crate::stats::{TenantCounter, TenantReport};
@@ -78,7 +78,7 @@ struct Account {
     /// Allowances at the rates: connections, messages, bytes.
     rates: [Allowance; 3],
     /// Wanted since control was last told: see [`Demand::asked`].
-    asked: [u64; 5],
+    asked: [u64; THINGS],
     /// Bytes of messages without an answer.
     queued_bytes: u64,
     counts: [u64; TenantCounter::ALL.len()],
@@ -91,7 +91,7 @@ impl Account {
             quota,
             part,
             rates: [Allowance::FULL; 3],
-            asked: [0; 5],
+            asked: [0; THINGS],
             queued_bytes: 0,
             counts: [0; TenantCounter::ALL.len()],
         }
@@ -164,11 +164,13 @@ impl TenantLedger {
     /// had; one whose quota changes has an equal part of the new one until control says more.
     pub fn apply(&mut self, table: &TenantTable, burst_s: u32) {
         self.burst_s = burst_s;
-        let mut before = std::mem::take(&mut self.accounts);
+        // Both are in the order of ids.
+        let mut before = std::mem::take(&mut self.accounts).into_iter().peekable();
         for tenant in table.list() {
-            let known = before.iter().position(|account| account.id == tenant.id);
+            while before.next_if(|account| account.id < tenant.id).is_some() {}
+            let known = before.next_if(|account| account.id == tenant.id);
             let part = equal_part(&tenant.quota, self.shard, self.shards);
-            self.accounts.push(match known.map(|at| before.swap_remove(at)) {
+            self.accounts.push(match known {
                 Some(account) if account.quota == tenant.quota => account,
                 Some(account) => Account { quota: tenant.quota, part, ..account },
                 None => Account::new(tenant.id, tenant.quota, part),
@@ -221,6 +223,14 @@ impl TenantLedger {
     pub fn add(&mut self, id: TenantId, counter: TenantCounter, n: u64) {
         if let Some(account) = self.get_mut(id) {
             account.counts[counter as usize] += n;
+        }
+    }
+
+    /// Counts a message of `bytes` that was read.
+    pub fn count_message(&mut self, id: TenantId, bytes: usize) {
+        if let Some(account) = self.get_mut(id) {
+            account.counts[TenantCounter::Messages as usize] += 1;
+            account.counts[TenantCounter::MessageBytes as usize] += bytes as u64;
         }
     }
 
@@ -329,10 +339,11 @@ impl TenantLedger {
         }
         let us = now.since(self.told);
         self.told = now;
-        let limited = self.accounts.iter_mut().filter(|account| account.part != [None; 5]);
+        let limited = self.accounts.iter_mut().filter(|account| account.part != [None; THINGS]);
         let demands: Vec<TenantDemand> = limited
             .map(|account| {
-                let mut demand = Demand { asked: std::mem::take(&mut account.asked), held: [0; 5] };
+                let mut demand =
+                    Demand { asked: std::mem::take(&mut account.asked), held: [0; THINGS] };
                 for thing in Thing::ALL.into_iter().filter(|thing| !thing.is_held()) {
                     let asked = &mut demand.asked[thing as usize];
                     *asked =

@@ -23,7 +23,7 @@ use crate::engine::slab::Slab;
 use crate::ids::{ConnId, LimiterKey};
 use crate::message::{ClientMessage, Micros, Reason, Reject, whole_ms};
 use crate::routing::TenantTable;
-use crate::stats::{Counter, TenantCounter};
+use crate::stats::Counter;
 
 /// Messages over a rate that are refused within a second; then the connection is not read for the
 /// rest of it. Who waits as told has one or two refusals a second.
@@ -474,8 +474,7 @@ impl Clients {
             session.user().map(|_| session.owner.tenant)
         });
         if let Some(tenant) = tenant {
-            cx.tenants.add(tenant, TenantCounter::Messages, 1);
-            cx.tenants.add(tenant, TenantCounter::MessageBytes, bytes as u64);
+            cx.tenants.count_message(tenant, bytes);
         }
         // A heartbeat says that the client is there, and wants no answer: as cheap as a control
         // frame, and limited as one, by `frames_per_s_max`.

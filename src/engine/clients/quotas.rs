@@ -36,8 +36,7 @@ pub(in crate::engine) fn quota_text(thing: Thing) -> &'static str {
 }
 
 /// Counts an open connection for its user's tenant, if it is not counted there: the tenant may have
-/// come to the configuration since, or left it. One whose user waits for a place is counted
-/// already, for the tenant that it is about to belong to.
+/// come to the configuration since, or left it. One that has not signed in is counted when it does.
 pub(super) fn count_for_tenant(tenants: &TenantTable, session: &Session, limits: &mut LimitState) {
     if session.user().is_none() {
         return;
