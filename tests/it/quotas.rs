@@ -1,4 +1,4 @@
-//! Promise 12: a tenant has its quota in the whole process, and its part of what is shared by its
+//! Promise 19: a tenant has its quota in the whole process, and its part of what is shared by its
 //! weight, whatever other tenants do.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Promise 12: tenants share the gateway and nothing of each other's: routes, sight, and reloads
+//! Promise 19: tenants share the gateway and nothing of each other's: routes, sight, and reloads
 //! that add, change and remove them.
 
 use std::collections::BTreeMap;

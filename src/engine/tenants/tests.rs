@@ -97,7 +97,7 @@ fn a_rate_holds_within_five_percent_on_two_shards_wherever_the_messages_come() {
     assert_eq!(taken, 9_500);
 }
 
-/// Promise 12: a shard that nobody used has little, and what it gets after a pause is no burst of
+/// Promise 19: a shard that nobody used has little, and what it gets after a pause is no burst of
 /// the whole quota each time.
 #[test]
 fn a_rate_holds_for_messages_that_go_from_one_shard_to_the_other_and_back() {

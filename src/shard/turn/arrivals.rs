@@ -3,8 +3,8 @@
 //! When more of them are left at the end of a turn than it has read, they are spread over their
 //! owners, and the owners are read in rotation, a connection of each. So a thousand connections of
 //! one address, none of which floods, delay one of another address by a visit, and not by a
-//! thousand. While a turn or two read all there are, nobody asks whose they are: to know that costs
-//! some 30 ns (an estimate) for each connection that is read.
+//! thousand. While a turn or two read all there are, nobody asks whose they are: to know that takes
+//! a look into the table of connections for each that is read.
 
 use std::collections::VecDeque;
 

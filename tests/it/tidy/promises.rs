@@ -127,7 +127,9 @@ fn pages() -> Vec<(String, String)> {
 #[test]
 fn promises_that_are_cited_exist_and_name_their_tests() {
     let page = fs::read_to_string(Path::new(ROOT).join(PAGE)).expect("the page is there");
-    assert_eq!(promised(&page), (1..=12).collect(), "the numbers are for ever");
+    // 12 to 18 are those of sessions, pushes and groups.
+    let numbers = (1..=11).chain([19]).collect();
+    assert_eq!(promised(&page), numbers, "the numbers are for ever");
     let mut all = sources();
     all.retain(|(path, _)| path != "tests/it/tidy/promises.rs");
     all.extend(pages());
