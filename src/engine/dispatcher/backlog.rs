@@ -12,6 +12,7 @@
 //! has come to its start. With nobody else to serve the clock is put forward, so no slot stays
 //! unused. A member that has nothing waiting any more owes nothing.
 
+mod even;
 mod idle;
 
 use std::cmp::Reverse;
@@ -300,11 +301,7 @@ impl Backlog {
     /// `cost_us`.
     pub fn take(&mut self, owner: OwnerKey, bytes: usize, cost_us: u64) {
         self.node_mut(owner).entries.pop();
-        let mut at = Some(owner);
-        while let Some(key) = at {
-            self.node_mut(key).in_flight += 1;
-            at = self.node(key).group;
-        }
+        self.count_in_flight(owner);
         self.leave(owner, bytes);
         self.charge(owner, cost_us);
     }

@@ -258,12 +258,14 @@ impl Dispatcher {
                     return;
                 }
             }
-            // If not all of it can leave now, owners have their shares.
             if kept.is_some()
                 || queue.items > items_max.saturating_mul(free)
                 || queue.bytes > batch.bytes_max.saturating_mul(free)
             {
-                self.with_queue(id, line, |queue, requests| queue.share(requests));
+                if let Some(at) = self.look_after_shares(cx, (id, line), kept, now) {
+                    self.window.wait(id, at);
+                    return;
+                }
             }
             if !self.launch(cx, clients, (id, line), kept, now) {
                 if kept.is_some() {

@@ -11,19 +11,19 @@
 //! stream has come. A request is parked at most once each time it is queued, so a blocked stream
 //! costs others nothing.
 //!
-//! When more waits than the free slots can carry, the queue is *shared*: all that waits is spread
-//! over its owners, and the next request is the one that [`Backlog`] names, until the queue is
-//! empty again. In a shared queue every request is parked, and listed with its owner.
+//! When more waits than the free slots can soon carry, the queue is [shared](Sharing): see
+//! `sharing`.
+
+mod sharing;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::engine::dispatcher::backlog::{Backlog, Entry, Look, Rank};
+use crate::engine::dispatcher::backlog::{Backlog, Entry, Rank};
 use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::request::{QueuePosition, Request, Requests, State};
 use crate::engine::dispatcher::slots::Kept;
-use crate::engine::held::Held;
-use crate::ids::{InstanceId, MsgKey, OwnerKey, TenantId, Ticket};
+use crate::ids::{InstanceId, MsgKey, Ticket};
 use crate::message::Micros;
 
 /// A call that takes requests.
@@ -43,8 +43,22 @@ impl Taker {
     }
 }
 
+/// Ticks between two looks whether a shared queue is even again: each is a pass over the owners.
+pub(crate) const EVEN_TICKS: u32 = 10;
 /// Calls over which the cost of a request is smoothed.
 const COST_CALLS: u64 = 8;
+
+/// Whether what waits is divided between its owners.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sharing {
+    /// Owners are not looked at: all that waits leaves soon.
+    Off,
+    /// Owners are counted, and none has much waiting: the order of arrival is fair to them.
+    Even,
+    /// All that waits is spread over its owners, and the next request is the one that [`Backlog`]
+    /// names. Every request is parked, and listed with its owner.
+    On,
+}
 
 /// Requests that wait for one instance.
 #[derive(Debug)]
@@ -54,10 +68,11 @@ pub struct InstanceQueue {
     delays_us: [u64; 4],
     fresh: [VecDeque<MsgKey>; 4],
     resumed: BinaryHeap<Reverse<Entry>>,
-    /// Owners of what waits, once the queue was shared; requests in flight are counted in it too.
+    /// Owners of what waits, once they were counted; requests in flight are counted in it too.
     backlog: Option<Box<Backlog>>,
-    /// Whether all that waits is in the backlog.
-    is_shared: bool,
+    sharing: Sharing,
+    /// Ticks since it was last seen whether a shared queue is even again.
+    shared_ticks: u32,
     /// Smoothed cost of a request, in microseconds of a slot, times [`COST_CALLS`].
     costs_us: u64,
     /// Requests that wait, parked ones included.
@@ -77,7 +92,8 @@ impl InstanceQueue {
             fresh: Default::default(),
             resumed: BinaryHeap::new(),
             backlog: None,
-            is_shared: false,
+            sharing: Sharing::Off,
+            shared_ticks: 0,
             costs_us: 0,
             items: 0,
             bytes: 0,
@@ -95,22 +111,26 @@ impl InstanceQueue {
         let request = requests.get_mut(key).expect("pushed requests exist");
         let stream = request.stream;
         request.state = State::Waiting;
-        (request.position.parked, request.position.resumed) = (self.is_shared, false);
+        let is_shared = self.is_shared();
+        (request.position.parked, request.position.resumed) = (is_shared, false);
         self.items += 1;
         self.bytes += request.bytes();
-        if !self.is_shared {
+        if !is_shared {
             self.fresh[request.handling.priority.index()].push_back(key);
         }
         if let Some(stream) = stream {
             ordering.link_last(stream, key, requests);
         }
-        if self.is_shared {
-            let request = requests.get_mut(key).expect("just put in");
-            self.join(request);
-            // Its stream lists another one when it is its turn.
-            if stream.is_none_or(|stream| ordering.get(stream).head == Some(key)) {
-                self.resume_parked(key, request);
-            }
+        if self.sharing == Sharing::Off {
+            return;
+        }
+        let request = requests.get_mut(key).expect("just put in");
+        self.join(request);
+        if !is_shared {
+            self.share_if_uneven(request.position.owner, requests);
+        } else if stream.is_none_or(|stream| ordering.get(stream).head == Some(key)) {
+            // Otherwise its stream lists another one when it is its turn.
+            self.resume_parked(key, request);
         }
     }
 
@@ -127,57 +147,8 @@ impl InstanceQueue {
         };
         self.items += 1;
         self.bytes += request.bytes();
-        if self.is_shared {
+        if self.sharing != Sharing::Off {
             self.join(request);
-        }
-    }
-
-    /// Spreads all that waits over its owners, if that is not done yet: from now on each has its
-    /// share. Requests that wait for their stream join when it is their turn.
-    pub(crate) fn share(&mut self, requests: &mut Requests) {
-        if self.items == 0 || std::mem::replace(&mut self.is_shared, true) {
-            return;
-        }
-        let fresh = std::mem::take(&mut self.fresh);
-        let resumed = std::mem::take(&mut self.resumed);
-        for &key in fresh.iter().flatten() {
-            match requests.get_mut(key).filter(|r| is_fresh(r, self.instance)) {
-                Some(request) => {
-                    request.position.parked = true;
-                    self.resume_parked(key, request);
-                }
-                None => self.stale = self.stale.saturating_sub(1),
-            }
-        }
-        for Reverse((_, key, generation)) in resumed {
-            match requests.get_mut(key).filter(|r| r.is_listed_at(self.instance, generation)) {
-                Some(request) => {
-                    request.position.resumed = false;
-                    self.resume_parked(key, request);
-                }
-                None => self.stale = self.stale.saturating_sub(1),
-            }
-        }
-        self.fresh = fresh.map(|mut keys| {
-            keys.clear();
-            keys
-        });
-    }
-
-    /// Whether all that waits is spread over its owners.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.is_shared
-    }
-
-    /// The owners of what waits; `None` if it was never spread over them.
-    pub(crate) fn backlog(&self) -> Option<&Backlog> {
-        self.backlog.as_deref().filter(|_| self.is_shared)
-    }
-
-    /// Gives each tenant of which something waits its weight anew.
-    pub(crate) fn set_weights(&mut self, of: impl Fn(TenantId) -> u32) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.set_weights(of);
         }
     }
 
@@ -190,22 +161,6 @@ impl InstanceQueue {
     /// Cost of a request before its call has ended, in microseconds of a slot.
     pub(crate) fn cost_us(&self) -> u64 {
         (self.costs_us / COST_CALLS).max(1)
-    }
-
-    /// Counts a request for its owner.
-    fn join(&mut self, request: &mut Request) {
-        let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
-        request.position.owner =
-            Some(backlog.join(&request.holder, request.weight, request.bytes()));
-    }
-
-    /// Takes note that a request that was taken from here is in flight no more, and cost `cost_us`
-    /// microseconds of a slot.
-    pub(crate) fn give_back(&mut self, request: &mut Request, cost_us: u64) {
-        if let (Some(owner), Some(backlog)) = (request.position.owner.take(), &mut self.backlog) {
-            let dropped = backlog.give_back(owner, request.position.charged_us, cost_us);
-            self.stale = self.stale.saturating_sub(dropped);
-        }
     }
 
     /// Lets a parked request be taken again: the head of a stream that became free, or a request
@@ -223,15 +178,12 @@ impl InstanceQueue {
         debug_assert!(!request.delayed);
         if !std::mem::replace(&mut request.position.resumed, true) {
             let entry = (self.rank(request), key, request.position.generation);
-            if !self.is_shared {
-                self.resumed.push(Reverse(entry));
-                return;
-            }
-            if request.position.owner.is_none() {
+            if self.sharing != Sharing::Off && request.position.owner.is_none() {
                 self.join(request);
             }
-            if let (Some(owner), Some(backlog)) = (request.position.owner, &mut self.backlog) {
-                backlog.list(owner, entry);
+            match (self.sharing, request.position.owner, &mut self.backlog) {
+                (Sharing::On, Some(owner), Some(backlog)) => backlog.list(owner, entry),
+                _ => self.resumed.push(Reverse(entry)),
             }
         }
     }
@@ -246,19 +198,6 @@ impl InstanceQueue {
             self.stale = self.stale.saturating_sub(dropped);
         }
         self.end_share_if_empty();
-    }
-
-    /// With nothing that waits nobody has to be chosen before others any more.
-    fn end_share_if_empty(&mut self) {
-        if self.items > 0 || !std::mem::take(&mut self.is_shared) {
-            return;
-        }
-        if self.stale > 0
-            && let Some(backlog) = &mut self.backlog
-        {
-            backlog.retain(|_| false);
-        }
-        self.stale = 0;
     }
 
     /// Drops keys of requests that left, once they are the majority: amortised O(1) a request. Not
@@ -281,13 +220,6 @@ impl InstanceQueue {
         self.stale = 0;
     }
 
-    /// Gives back memory of owners that are gone: to be called with each tick.
-    pub(crate) fn trim(&mut self) {
-        if self.backlog.as_mut().is_some_and(|backlog| backlog.trim()) && !self.is_shared {
-            self.backlog = None;
-        }
-    }
-
     /// Takes the next request for the call `ticket`; `None` if none is eligible.
     pub fn take(
         &mut self,
@@ -307,9 +239,9 @@ impl InstanceQueue {
         ordering: &mut Ordering,
     ) -> Option<MsgKey> {
         let ticket = call.ticket;
-        let key = match self.is_shared {
-            true => self.take_shared(call, requests, ordering)?,
-            false => self.take_first(call, requests, ordering)?,
+        let key = match self.sharing {
+            Sharing::On => self.take_shared(call, requests, ordering)?,
+            Sharing::Even | Sharing::Off => self.take_first(call, requests, ordering)?,
         };
         let request = requests.get_mut(key).expect("candidates wait here");
         request.state = State::InFlight(ticket);
@@ -353,43 +285,16 @@ impl InstanceQueue {
         }
         let ((_, class, _), key) = best?;
         let request = requests.get_mut(key).expect("candidates wait here");
-        if !call.has_place_for(request) {
+        if !call.has_place_for(request) || !self.is_let_in(call, request) {
             return None;
         }
+        self.count_taken(call, request);
         if request.position.parked {
             self.resumed.pop();
             request.position.resumed = false;
         } else {
             self.fresh[class].pop_front();
         }
-        Some(key)
-    }
-
-    /// Takes the request that is next by the shares of the owners.
-    fn take_shared(
-        &mut self,
-        call: &Taker,
-        requests: &mut Requests,
-        ordering: &Ordering,
-    ) -> Option<MsgKey> {
-        let cost_us = self.cost_us();
-        let Self { instance, backlog, stale, .. } = self;
-        let backlog = backlog.as_deref_mut()?;
-        backlog.note_cost(cost_us);
-        let instance = *instance;
-        let mut look = Look { instance, ticket: call.ticket, requests, ordering, stale };
-        let ((_, key, _), owner) = match call.kept {
-            None => backlog.next(&mut look)?,
-            Some(kept) => backlog.next_idle(kept, &mut look)?,
-        };
-        let request = requests.get_mut(key).expect("candidates wait here");
-        if !call.has_place_for(request) {
-            return None;
-        }
-        request.position.resumed = false;
-        // A retry was charged when it was taken first.
-        request.position.charged_us = if request.attempt == 0 { cost_us } else { 0 };
-        backlog.take(owner, request.bytes(), request.position.charged_us);
         Some(key)
     }
 
@@ -498,11 +403,6 @@ impl InstanceQueue {
             return Ok((fresh, resumed));
         }
         Err(format!("queue of {id:?}: {} stale keys, in truth {stale}", self.stale))
-    }
-
-    /// What each owner has waiting, and how many requests in flight.
-    pub(crate) fn check_owners(&self) -> Result<Vec<(OwnerKey, Held, usize)>, String> {
-        self.backlog.as_ref().map_or(Ok(Vec::new()), |backlog| backlog.check())
     }
 
     fn rank(&self, request: &Request) -> Rank {

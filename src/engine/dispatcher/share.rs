@@ -10,8 +10,9 @@ use crate::config::settings::Tenants;
 use crate::engine::Context;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::fill::Fill;
+use crate::engine::dispatcher::instances::InstanceState;
 use crate::engine::dispatcher::request::{NewRequest, State};
-use crate::engine::dispatcher::slots::Line;
+use crate::engine::dispatcher::slots::{Kept, Line, slots};
 use crate::engine::held::Held;
 use crate::engine::owner::{Holder, Party};
 use crate::ids::{InstanceId, MsgKey};
@@ -107,7 +108,62 @@ fn level_over(
     }
 }
 
+/// Time in microseconds in which so little leaves that owners need no shares of it: a newcomer
+/// waits for that much longer at most, about as long as its answer takes in any case.
+const SOON_US: u64 = 1_000;
+
 impl Dispatcher {
+    /// Looks after the shares of owners, as not all that waits can leave now. Returns the time
+    /// until which nothing leaves although a slot is left, which is `kept` for some owners.
+    ///
+    /// With one tenant nobody needs a share of what leaves soon in any case; weights of tenants are
+    /// exact from the first message on.
+    pub(super) fn look_after_shares(
+        &mut self,
+        cx: &Context<'_>,
+        (id, line): (InstanceId, Line),
+        kept: Option<Kept>,
+        now: Micros,
+    ) -> Option<Micros> {
+        let state = self.instances.get_mut(id);
+        let slots = slots(&cx.config.settings.batch, state.mode) as u64;
+        let young_until = state.slots.young_until(line, now);
+        let queue = state.queue(line);
+        let wait_us = queue.items as u64 * queue.cost_us() / slots.max(1);
+        let leaves_soon = cx.config.gateway.auth.tenants == Tenants::One && wait_us <= SOON_US;
+        if leaves_soon && young_until.is_some() && !queue.is_divided() {
+            return kept.and(young_until);
+        }
+        self.count_owners(id, line);
+        // Whoever has nothing in flight is found by the shares alone.
+        if kept.is_some() && young_until.is_none() {
+            self.with_queue(id, line, |queue, requests| queue.share(requests));
+        }
+        None
+    }
+
+    /// Has the owners of what waits in a queue counted, if they are not yet, with what they have in
+    /// flight from there.
+    fn count_owners(&mut self, id: InstanceId, line: Line) {
+        let queue = self.instances.get(id).queue(line);
+        if queue.is_divided() || queue.items == 0 {
+            return;
+        }
+        let Self { instances, calls, requests, .. } = self;
+        let InstanceState { slots, queues, .. } = instances.get_mut(id);
+        let queue = &mut queues[line as usize];
+        for ticket in slots.tickets(line) {
+            let items = calls.get(ticket).map_or(&[][..], |call| &call.items);
+            for key in items {
+                let request = requests.get_mut(*key);
+                if let Some(request) = request.filter(|r| r.state == State::InFlight(ticket)) {
+                    queue.count_in_flight(request);
+                }
+            }
+        }
+        self.with_queue(id, line, |queue, requests| queue.divide(requests));
+    }
+
     /// Refuses a message whose owner holds its share of the queue of `instance`. `fills`: the fill
     /// of that and of all queues of the shard, of whose caps `percent` are open to the class.
     ///
@@ -130,7 +186,7 @@ impl Dispatcher {
         let mut held = [Held::default(); 3];
         let mut parties = 0;
         for line in Line::ALL {
-            self.with_queue(instance, line, |queue, requests| queue.share(requests));
+            self.count_owners(instance, line);
             if let Some(backlog) = self.instances.get(instance).queue(line).backlog() {
                 held.iter_mut().zip(backlog.held(holder)).for_each(|(sum, held)| sum.add(held));
                 parties += backlog.parties(holder.tenant);

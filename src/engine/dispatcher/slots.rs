@@ -14,6 +14,9 @@ use crate::routing::Mode;
 /// Least time after which a call counts as long: 50 ms, ten times what a service of short answers
 /// takes.
 const LONG_US: u64 = 50_000;
+/// Time after which a call is not young any more, a tenth of [`LONG_US`]. Young calls do not keep
+/// others from a slot for long, so nobody is looked for whom one is kept.
+const YOUNG_US: u64 = 5_000;
 /// Times the typical time of a call after which it counts as long.
 const LONG_TIMES: u64 = 4;
 /// Most slots kept for owners that have nothing in flight, and part of all slots that they are.
@@ -65,7 +68,7 @@ pub(crate) enum Kept {
 /// What would make room for another call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Wait {
-    /// Time at which a call becomes long.
+    /// Time at which a call is not young any more, or becomes long.
     pub look_again: Option<Micros>,
     /// Whether a sign of life of the instance would.
     pub is_silent: bool,
@@ -156,6 +159,18 @@ impl Slots {
         }
     }
 
+    /// Calls of a line in flight.
+    pub fn tickets(&self, line: Line) -> impl Iterator<Item = Ticket> {
+        self.occupied.iter().filter(move |o| o.line == line).map(|o| o.ticket)
+    }
+
+    /// Time until which all calls of a line are young; `None` if one is not, or if there is none.
+    pub fn young_until(&self, line: Line, now: Micros) -> Option<Micros> {
+        let oldest = self.occupied.iter().filter(|o| o.line == line).map(|o| o.started).min()?;
+        let until = Micros(oldest.0 + YOUNG_US);
+        (until > now).then_some(until)
+    }
+
     /// Calls of a line in flight that count against its slots.
     fn counted(&self, line: Line, now: Micros) -> usize {
         let long_us = self.long_us();
@@ -194,7 +209,8 @@ impl Slots {
     /// What would make room where there is none for anybody, or none for those that wait.
     pub fn wait(&self, now: Micros) -> Wait {
         let long_us = self.long_us();
-        let ends = self.occupied.iter().map(|o| Micros(o.started.0 + long_us + 1));
+        let after = |us| self.occupied.iter().map(move |o| Micros(o.started.0 + us));
+        let ends = after(YOUNG_US).chain(after(long_us + 1));
         let silent =
             |o: &Occupied| now.since(o.started) > long_us && !self.is_proven(o, long_us, now);
         Wait {
@@ -205,7 +221,7 @@ impl Slots {
 }
 
 /// Most short calls that an instance may have in flight from this shard.
-fn slots(settings: &BatchSettings, mode: Mode) -> usize {
+pub(super) fn slots(settings: &BatchSettings, mode: Mode) -> usize {
     match mode {
         Mode::Batch => settings.in_flight_max,
         Mode::Unary => settings.calls_max,
@@ -292,8 +308,13 @@ mod tests {
         assert_eq!(rooms[8], Room::Kept(Kept::Owner));
         assert_eq!(rooms[9], Room::Kept(Kept::Party));
         assert_eq!(rooms[10], Room::None);
-        let wait = Wait { look_again: Some(Micros(50 * MS + 1)), is_silent: false };
-        assert_eq!(occupied(10, Line::Prompt, 0).wait(at(1)), wait);
+        let slots = occupied(10, Line::Prompt, 0);
+        let wait = |us| Wait { look_again: Some(Micros(us)), is_silent: false };
+        assert_eq!(slots.wait(at(1)), wait(YOUNG_US), "when they are not young any more");
+        assert_eq!(slots.wait(at(5)), wait(50 * MS + 1), "when they are long");
+        let young = |line, ms| slots.young_until(line, at(ms));
+        assert_eq!(young(Line::Prompt, 4), Some(at(5)));
+        assert_eq!((young(Line::Prompt, 5), young(Line::Slow, 0)), (None, None));
         assert_eq!(room(&occupied(8, Line::Slow, 0), Line::Slow, 1), Room::None, "no slow one");
         assert_eq!(room(&occupied(8, Line::Slow, 0), Line::Prompt, 1), Room::Free(8));
     }

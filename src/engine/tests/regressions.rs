@@ -79,7 +79,7 @@ fn one_who_fills_many_instances_leaves_room_in_the_shard() {
         refused += usize::from(rig.told(greedy).contains("QUEUE_FULL"));
     }
     let items = rig.engine.report(0, rig.now).gauges.queue_items;
-    assert!(refused > 3_000 && (1_000..1_900).contains(&items), "{refused} refused, {items} wait");
+    assert!(refused > 2_000 && (1_000..1_900).contains(&items), "{refused} refused, {items} wait");
     let polite = rig.client_from([127, 0, 0, 2]);
     for seq in 1..=60 {
         rig.says(polite, &format!(r#"{{"msg_id":1000,"seq":{seq},"key":"{seq}","payload":1}}"#));

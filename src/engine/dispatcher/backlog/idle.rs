@@ -69,7 +69,7 @@ impl Backlog {
     }
 
     /// Whether nothing of an owner's user or address is in flight; the owner's own is not.
-    fn is_group_idle(&self, owner: OwnerKey) -> bool {
+    pub(super) fn is_group_idle(&self, owner: OwnerKey) -> bool {
         let node = self.node(owner);
         match node.name {
             Some(OwnerName::Session(_)) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::dispatcher::queue::InstanceQueue;
+use crate::engine::dispatcher::queue::{EVEN_TICKS, InstanceQueue};
 use crate::engine::dispatcher::request::QueuePosition;
 use crate::engine::dispatcher::slots::Line;
 use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
@@ -49,7 +49,19 @@ impl Rig {
         }
     }
 
+    /// Has a message wait, in a queue that is shared.
     fn put(&mut self, holder: Holder, priority: Priority) -> MsgKey {
+        let key = self.push_with(holder, priority);
+        self.queue.share(&mut self.requests);
+        key
+    }
+
+    /// Has a message wait.
+    fn push(&mut self, holder: Holder) -> MsgKey {
+        self.push_with(holder, Priority::Normal)
+    }
+
+    fn push_with(&mut self, holder: Holder, priority: Priority) -> MsgKey {
         self.arrivals += 1;
         let (arrival, received) = (self.arrivals, self.now);
         let weight = self.weights.get(&holder.tenant).copied().unwrap_or(1);
@@ -60,7 +72,6 @@ impl Rig {
             r.position = QueuePosition::new((Line::Prompt, ANY_COMPANY));
         });
         self.queue.push(key, &mut self.requests, &mut self.ordering);
-        self.queue.share(&mut self.requests);
         key
     }
 
@@ -236,6 +247,43 @@ fn a_few_messages_of_each_owner_stay_together() {
         .collect();
     let taken: Vec<MsgKey> = sent.iter().map(|_| rig.take(|_| COST_US).0).collect();
     assert_eq!(taken, sent);
+}
+
+/// As long as nobody has much waiting the order is that of arrival, and owners are only counted;
+/// one that has more has its share, and so have the others, until it has no more.
+#[test]
+fn owners_have_shares_as_long_as_one_of_them_has_much_waiting() {
+    let mut rig = Rig::new();
+    (0..80).for_each(|_| rig.queue.note_cost(COST_US));
+    let crowd: Vec<MsgKey> = (0..2_000).map(|n| rig.push(session(0, 1, n % 500))).collect();
+    rig.queue.divide(&mut rig.requests);
+    let first: Vec<MsgKey> = crowd[..1_000].iter().map(|_| rig.take(|_| COST_US).0).collect();
+    assert_eq!((first, rig.queue.is_shared()), (crowd[..1_000].to_vec(), false));
+    // Of two addresses none may have much; who comes waits for one message of the other.
+    let other = rig.push(session(0, 2, 1));
+    assert!(rig.queue.is_shared());
+    let before = (0..).find(|_| rig.take(|_| COST_US).0 == other).expect("it is served");
+    assert!(before <= 1, "{before} before it");
+    // Again the only one. A session that floods is no reason for others to wait.
+    let ticks = |rig: &mut Rig| (0..EVEN_TICKS).for_each(|_| rig.queue.trim());
+    ticks(&mut rig);
+    assert!(!rig.queue.is_shared());
+    let flooder = session(0, 1, 999);
+    rig.put_many(flooder, 100);
+    assert!(rig.queue.is_shared());
+    let newcomer = rig.push(session(0, 1, 1_000));
+    let mut flooded = 0;
+    loop {
+        let (key, holder) = rig.take(|_| COST_US);
+        if key == newcomer {
+            break;
+        }
+        flooded += usize::from(holder == flooder);
+    }
+    assert!(flooded <= 20, "{flooded} of 100 before one who came after it");
+    rig.served(80, |_| COST_US);
+    ticks(&mut rig);
+    assert!(!rig.queue.is_shared(), "nobody has much any more");
 }
 
 /// An owner with much waiting gets nothing by that: beside it a few messages of another wait for

@@ -46,6 +46,10 @@ enum Step {
     Compact,
     Oldest,
     /// More waits for an instance than its calls can carry.
+    Divide {
+        instance: u32,
+    },
+    /// The same, and slots are kept.
     Share {
         instance: u32,
     },
@@ -63,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..INSTANCES).prop_map(|instance| Step::Move { instance }),
         1 => Just(Step::Compact),
         1 => Just(Step::Oldest),
+        1 => (0..INSTANCES).prop_map(|instance| Step::Divide { instance }),
         1 => (0..INSTANCES).prop_map(|instance| Step::Share { instance }),
     ]
 }
@@ -301,6 +306,9 @@ impl Pair {
                 }
             }
             Step::Oldest => self.check_oldest(),
+            Step::Divide { instance } => {
+                self.queues[instance as usize].divide(&mut self.requests);
+            }
             Step::Share { instance } => {
                 self.queues[instance as usize].share(&mut self.requests);
             }
