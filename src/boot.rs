@@ -260,7 +260,8 @@ impl Shards {
         let count = u16::try_from(plans.len()).expect("at most SHARDS_MAX");
         let bell = Doorbell::new();
         let (events_in, events) = lane(plans.len() * limits::EVENTS_PER_SHARD_MAX, &bell);
-        let bells: Vec<Arc<Doorbell>> = plans.iter().map(|_| Doorbell::new()).collect();
+        let bells = plans.iter().map(|_| Doorbell::for_set()).collect::<io::Result<Vec<_>>>();
+        let bells = bells.map_err(|e| StartError(format!("a shard's doorbell (eventfd): {e}")))?;
         // One lane into each shard, from all others.
         let (to_shards, from_shards): (Vec<_>, Vec<_>) =
             bells.iter().map(|bell| lane(limits::HANDOFF_ITEMS_MAX, bell)).unzip();
@@ -269,7 +270,7 @@ impl Shards {
         let parts = plans.into_iter().zip(listeners).zip(bells).zip(from_shards);
         for (((plan, listeners), bell), handed) in parts {
             let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
-            let pulse = Arc::new(Pulse::default());
+            let pulse = Arc::new(Pulse::new(bell.clone()));
             let init = ShardInit {
                 core: plan.core,
                 engine: EngineInit {

@@ -1,46 +1,125 @@
 //! Bounded lanes between threads, by which alone threads communicate.
 //!
 //! A lane is a bounded multi-producer channel with one receiver. The receiver owns one doorbell for
-//! *all* its lanes: a burst of sends costs one wake-up, because only the first ring after the
-//! receiver armed the bell wakes its task. There are two classes: *submit* (a refused item comes
+//! *all* its lanes: a burst of sends costs one wake-up at most, because only the first ring after
+//! the receiver has heard the bell wakes it. There are two classes: *submit* (a refused item comes
 //! back to the sender, which answers for it) and *deliver* (the last chance of an item: its loss is
 //! counted).
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rustix::event::{EventfdFlags, eventfd};
 
-/// Wakes the task of a receiver once for any number of rings.
-#[derive(Debug, Default)]
+/// Wakes a receiver once for any number of rings.
+#[derive(Debug)]
 pub struct Doorbell {
     /// Set by the first ring, cleared when the receiver starts to read its lanes.
     rung: AtomicBool,
-    waker: AtomicWaker,
+    receiver: WaitsBy,
+}
+
+/// The way in which a receiver waits.
+#[derive(Debug)]
+enum WaitsBy {
+    /// It is a task.
+    Waker(AtomicWaker),
+    /// It is a thread that blocks in an epoll set.
+    Set {
+        /// An eventfd in that set, edge-triggered: each write ends a wait. Nobody reads it, and its
+        /// count of 64 bits does not fill up.
+        eventfd: OwnedFd,
+        /// Whether the thread is about to block, or blocks.
+        blocks: AtomicBool,
+    },
 }
 
 impl Doorbell {
-    /// A bell for one receiver.
+    /// A bell for a receiver that is a task.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
+        Self::with(WaitsBy::Waker(AtomicWaker::new()))
+    }
+
+    /// A bell for a thread that blocks in an epoll set, to which it adds the bell's descriptor.
+    /// Fails if the process is out of descriptors.
+    pub fn for_set() -> io::Result<Arc<Self>> {
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self::with(WaitsBy::Set { eventfd, blocks: AtomicBool::new(false) }))
+    }
+
+    fn with(receiver: WaitsBy) -> Arc<Self> {
+        Arc::new(Self { rung: AtomicBool::new(false), receiver })
     }
 
     /// Tells the receiver that a lane has an item for it.
     pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.waker.wake();
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            self.wake();
         }
     }
 
-    /// Ready if the bell was rung since the last time that this was ready. The receiver reads its
+    /// Ends the receiver's wait, if it waits: for those who have left word elsewhere.
+    pub fn wake(&self) {
+        match &self.receiver {
+            WaitsBy::Waker(waker) => waker.wake(),
+            // One that does not block looks before it does.
+            WaitsBy::Set { eventfd, blocks } if blocks.load(Ordering::SeqCst) => {
+                // It fails only if 2^64 - 2 writes went before it.
+                let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+            }
+            WaitsBy::Set { .. } => {}
+        }
+    }
+
+    /// Calls `block`, which blocks in the set, unless `has_word` says that there is word already:
+    /// in that case, `None`. Whoever leaves word after that was asked ends the wait by
+    /// [`Self::wake`]: the flag is raised first and the word looked for second, and on the other
+    /// side the word is left first and the flag looked at second, all in one order (SeqCst).
+    pub fn block<R>(
+        &self,
+        has_word: impl FnOnce() -> bool,
+        block: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let WaitsBy::Set { blocks, .. } = &self.receiver else { return Some(block()) };
+        blocks.store(true, Ordering::SeqCst);
+        let has_word = self.rung.load(Ordering::SeqCst) || has_word();
+        let result = (!has_word).then(block);
+        blocks.store(false, Ordering::SeqCst);
+        result
+    }
+
+    /// The descriptor to be added to the set; `None` of a bell for a task.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.receiver {
+            WaitsBy::Waker(_) => None,
+            WaitsBy::Set { eventfd, .. } => Some(eventfd.as_fd()),
+        }
+    }
+
+    /// Whether the bell was rung and not heard.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::SeqCst)
+    }
+
+    /// Whether the bell was rung since the last time that this was true. The receiver reads its
     /// lanes after that: an item sent after the reading rings again.
+    pub fn take_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::SeqCst)
+    }
+
+    /// [`Self::take_rung`] of a task, which the next ring wakes.
     pub fn poll_rung(&self, cx: &Context<'_>) -> Poll<()> {
         // Registered first, because a ring between the check and the registration would wake
         // nobody; and in any case, because the last ring has used the waker up.
-        self.waker.register(cx.waker());
-        if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        if let WaitsBy::Waker(waker) = &self.receiver {
+            waker.register(cx.waker());
+        }
+        if self.take_rung() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -112,8 +191,12 @@ pub fn lane<T>(items_max: usize, bell: &Arc<Doorbell>) -> (LaneSender<T>, LaneRe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::mem::MaybeUninit;
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
+
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+    use rustix::time::Timespec;
 
     struct CountingWaker(AtomicUsize);
     impl Wake for CountingWaker {
@@ -140,6 +223,43 @@ mod tests {
             (0..10).collect::<Vec<_>>()
         );
         assert!(bell.poll_rung(&cx).is_pending());
+    }
+
+    /// A thread that is about to block is not left to: it sees the ring, or the ring ends its wait.
+    #[test]
+    fn no_ring_is_lost_on_a_thread_that_goes_to_block_in_its_set() {
+        const RINGS: usize = 20_000;
+        let bell = Doorbell::for_set().expect("a descriptor");
+        let set = epoll::create(CreateFlags::CLOEXEC).expect("a descriptor");
+        let flags = EventFlags::IN | EventFlags::ET;
+        let eventfd = bell.descriptor().expect("it has one");
+        epoll::add(&set, eventfd, EventData::new_u64(1), flags).expect("it is new");
+        let (tx, rx) = lane(1, &bell);
+        let sender = std::thread::spawn(move || {
+            (0..RINGS).for_each(|mut item| {
+                while let Err(LaneRefusal::Full(back)) = tx.try_send(item) {
+                    item = back;
+                    std::hint::spin_loop();
+                }
+            });
+        });
+        let (mut seen, mut waits) = (0, 0);
+        while seen < RINGS {
+            let mut events = [const { MaybeUninit::uninit() }; 4];
+            let long = Timespec { tv_sec: 20, tv_nsec: 0 };
+            let found = bell.block(|| false, || epoll::wait(&set, &mut events, Some(&long)));
+            let rung = bell.take_rung();
+            match found {
+                Some(found) => {
+                    assert!(!found.expect("a set").0.is_empty(), "it would block for ever");
+                    waits += 1;
+                }
+                None => assert!(rung, "there was word"),
+            }
+            seen += std::iter::from_fn(|| rx.try_recv()).count();
+        }
+        sender.join().expect("it sends");
+        assert!(waits <= RINGS);
     }
 
     #[test]

@@ -156,7 +156,7 @@
 //! - **No borrow of the engine across an await.** [`shard::Shell::enter`] takes a sync closure, and
 //!   tasks keep ids, never references; an id whose slot was reused finds nothing.
 //! - **No task a connection and none a message.** A connection is plain state in a slab; a shard's
-//!   sockets are in one edge-triggered set, whose descriptor the ring watches ([`readiness`]).
+//!   sockets are in one edge-triggered set, in which the thread blocks ([`readiness`]).
 //! - **No cancelled task.** glommio 0.9 leaks it: tasks end because a flag or a closed socket tells
 //!   them to. The same version can sleep with work to do, so the pulse wakes every shard.
 //! - **No unbounded queue** (promise 5). Everything that grows has a cap in items, and in bytes

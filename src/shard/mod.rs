@@ -19,7 +19,6 @@ use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,9 +72,8 @@ pub(crate) struct Shell {
     boot: Instant,
     /// The same clock without the times in which the shard was stopped.
     awake: AwakeClock,
-    /// Set when something happened that the net loop has to act on.
+    /// Set when something happened that the net loop has to act on, before it waits again.
     poked: Cell<bool>,
-    net_waker: RefCell<Option<Waker>>,
     /// Number of channel tasks that have not ended.
     channels: Cell<usize>,
     /// Number of times that a channel's task ran: while it rises, the net loop yields again.
@@ -89,7 +87,6 @@ impl Shell {
             boot,
             awake,
             poked: Cell::new(false),
-            net_waker: RefCell::new(None),
             channels: Cell::new(0),
             channel_polls: Cell::new(0),
         })
@@ -114,23 +111,12 @@ impl Shell {
 
     /// Gives the net loop a turn.
     pub(crate) fn poke(&self) {
-        if !self.poked.replace(true)
-            && let Some(waker) = &*self.net_waker.borrow()
-        {
-            waker.wake_by_ref();
-        }
+        self.poked.set(true);
     }
 
-    /// Whether the net loop was poked since it last asked; if not, the next poke wakes its task.
-    fn take_poke(&self, cx: &Context<'_>) -> bool {
-        if self.poked.take() {
-            return true;
-        }
-        let mut waker = self.net_waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        false
+    /// Whether the net loop was poked since it last asked.
+    fn take_poke(&self) -> bool {
+        self.poked.take()
     }
 }
 
@@ -151,7 +137,6 @@ fn run(about: About, part: Part<ShardInit>) {
         .io_memory(limits::IO_MEMORY_BYTES)
         .ring_depth(about.ring_depth)
         .preempt_timer(about.preempt)
-        .spin_before_park(about.spin)
         .make();
     let executor = match executor {
         Ok(executor) => executor,
@@ -185,14 +170,13 @@ struct About {
     core: usize,
     ring_depth: usize,
     preempt: Duration,
-    spin: Duration,
 }
 
 impl About {
     fn of(init: &ShardInit) -> Self {
         let ShardInit { core, engine, .. } = init;
-        let ShardSettings { ring_depth, preempt, spin, .. } = engine.settings;
-        Self { shard: engine.shard, core: *core, ring_depth, preempt, spin }
+        let ShardSettings { ring_depth, preempt, .. } = engine.settings;
+        Self { shard: engine.shard, core: *core, ring_depth, preempt }
     }
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::backend::channel::Channel;
@@ -34,10 +34,9 @@ use crate::tls::server::Server;
 use crate::tls::service::ServicesTls;
 use crate::tls::session::CIPHER_BYTES_MAX;
 
-/// Time that the shard waits in the readiness set before it sleeps on the ring. The next message or
-/// answer mostly comes sooner, and a pass through glommio's reactor costs as much as handling a few
-/// messages. The reactor (its timers, wake-ups from other threads) is late by this at most.
-const LINGER: Duration = Duration::from_millis(1);
+/// Longest wait in the readiness set: the executor's reactor is visited after each, and has
+/// wake-ups of other threads to drop, of which a task may have 32,767.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Time that a stopped shard waits for its channels to close their connections to the services.
 const CHANNELS_END_US: u64 = 1_000_000;
 
@@ -66,12 +65,6 @@ enum Backlog {
     Waiting,
     /// Clients may wait, but no descriptor was left for them: [`Timer::Accept`] ends the pause.
     Paused,
-}
-
-/// A timer that is set.
-struct Alarm {
-    at: Micros,
-    timer: glommio::timer::Timer,
 }
 
 /// The lanes of a shard, and what wakes it.
@@ -113,9 +106,10 @@ pub(crate) struct Net {
     plain: Vec<u8>,
     /// TLS records of one write.
     cipher: Box<[u8]>,
-    alarm: Option<Alarm>,
     /// Sockets that became ready; the buffer lives on.
     ready: Vec<Ready>,
+    /// Whether the set was looked at since the last turn.
+    looked: bool,
 }
 
 impl Net {
@@ -124,6 +118,9 @@ impl Net {
         let ShardInit { engine, listeners, tls, service_tls, commands, events, .. } = init;
         let ShardInit { shards, handed, bell, pulse, boot, core: _, .. } = init;
         let set = ReadySet::new()?;
+        if let Some(bell) = bell.descriptor() {
+            set.add_bell(bell)?;
+        }
         let listeners = listeners.into_iter().enumerate().map(|(n, (port, socket))| {
             socket.set_nonblocking(true)?;
             set.add(&socket, listener_token(n))?;
@@ -149,7 +146,7 @@ impl Net {
             scratch: vec![0; limits::READ_SCRATCH_BYTES].into_boxed_slice(),
             plain: Vec::new(),
             cipher: vec![0; cipher_bytes].into_boxed_slice(),
-            alarm: None,
+            looked: false,
             ready: Vec::with_capacity(limits::EVENTS_PER_WAIT),
         })
     }
@@ -187,74 +184,63 @@ impl Net {
 
     /// Waits until there is something to do. True if the bell rang, or the pulse came.
     ///
-    /// In this order: the other tasks run until none has anything to do; then the thread waits in
-    /// the readiness set for a moment; then it sleeps on the ring.
+    /// In this order: the other tasks run until none has anything to do; then the thread blocks in
+    /// the readiness set. The executor never sleeps on its ring: this task can always run.
     async fn wait(&mut self) -> io::Result<bool> {
-        self.set_alarm();
         if self.state.is_flooded() {
             // The wait does not come as far as the set: without this a service's answer would wait
             // a turn longer for its channel's task.
-            self.set.poll(Duration::ZERO, &mut self.ready)?;
+            self.look(Duration::ZERO)?;
         }
         loop {
             let polls = self.shell.channel_polls.get();
-            let mut yielded = false;
-            let rung = poll_fn(|cx| {
-                // Once in any case: a client that keeps its socket full must not keep the channels'
-                // tasks from running.
-                if !std::mem::replace(&mut yielded, true) {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Poll::Ready(self.poll_flags(cx))
-            });
-            if let Poll::Ready(rung) = rung.await {
+            // Once in any case: a client that keeps its socket full must not keep the channels'
+            // tasks from running.
+            yield_once().await;
+            if let Some(rung) = self.has_come() {
                 return Ok(rung);
             }
-            if polls == self.shell.channel_polls.get() {
-                break;
+            if polls == self.shell.channel_polls.get() && self.block()? == Polled::Sockets {
+                return Ok(false);
             }
         }
-        let linger = match &self.alarm {
-            Some(alarm) => LINGER.min(Duration::from_micros(alarm.at.since(self.shell.now()))),
-            None => LINGER,
-        };
-        if self.set.poll(linger, &mut self.ready)? == Polled::Something {
-            return Ok(false);
-        }
-        let rung = poll_fn(|cx| match self.poll_flags(cx) {
-            Poll::Ready(rung) => Poll::Ready(rung),
-            Poll::Pending => self.set.poll_wake(cx).map(|()| false),
-        });
-        Ok(rung.await)
     }
 
-    /// Ready if something other than a socket calls for a turn; true: the bell, or the pulse.
-    fn poll_flags(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let rung = self.lanes.bell.poll_rung(cx).is_ready() || self.lanes.pulse.is_due();
-        let poked = self.shell.take_poke(cx);
-        let alarmed = match &mut self.alarm {
-            Some(alarm) => std::pin::Pin::new(&mut alarm.timer).poll(cx).is_ready(),
-            None => false,
-        };
-        if alarmed {
-            self.alarm = None;
-        }
-        if rung || poked || alarmed || self.state.has_work() {
-            Poll::Ready(rung)
-        } else {
-            Poll::Pending
-        }
+    /// Whether something other than a socket calls for a turn; true: the bell, or the pulse.
+    fn has_come(&mut self) -> Option<bool> {
+        let rung = self.lanes.bell.take_rung() || self.lanes.pulse.is_due();
+        let poked = self.shell.take_poke();
+        let due = self.state.next_due().is_some_and(|due| due <= self.shell.now());
+        (rung || poked || due || self.state.has_work()).then_some(rung)
     }
 
-    /// Sets the alarm to the earliest timer; an earlier alarm stays, it does no harm.
-    fn set_alarm(&mut self) {
-        let Some(due) = self.state.next_due() else { return };
-        if self.alarm.as_ref().is_some_and(|alarm| alarm.at <= due) {
-            return;
+    /// Blocks in the set until there is something to do, as far as the shell knows.
+    fn block(&mut self) -> io::Result<Polled> {
+        let now = self.shell.now();
+        let wait = self.state.next_due().map(|due| Duration::from_micros(due.since(now)));
+        let wait = wait.map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX));
+        let spin_until = now.0 + self.settings.spin.as_micros() as u64;
+        while self.shell.now().0 < spin_until && self.has_no_word() {
+            match self.look(Duration::ZERO)? {
+                Polled::Nothing => std::hint::spin_loop(),
+                found => return Ok(found),
+            }
         }
-        let wait = Duration::from_micros(due.since(self.shell.now()).max(1));
-        self.alarm = Some(Alarm { at: due, timer: glommio::timer::Timer::new(wait) });
+        let Self { lanes: Lanes { bell, pulse, .. }, set, ready, looked, .. } = self;
+        let found = bell.block(|| pulse.is_due(), || set.poll(wait, ready));
+        *looked |= found.is_some();
+        found.unwrap_or(Ok(Polled::Nothing))
+    }
+
+    /// Whether no other thread has left word.
+    fn has_no_word(&self) -> bool {
+        !self.lanes.bell.is_rung() && !self.lanes.pulse.is_due()
+    }
+
+    /// Looks into the set, for up to `wait`.
+    fn look(&mut self, wait: Duration) -> io::Result<Polled> {
+        self.looked = true;
+        self.set.poll(wait, &mut self.ready)
     }
 
     /// Handles the pulse, and messages of control and other shards. True: the shard is to end at
@@ -269,7 +255,7 @@ impl Net {
     /// Takes the timers that are due.
     fn take_due(&mut self, now: Micros) {
         while let Some(timer) = self.state.timers().pop_due(now) {
-            match timer {
+            match Timer::of(timer) {
                 Timer::Accept(n) => self.listeners[n].backlog = Backlog::Waiting,
                 // The turn that is about to come is all that the engine wants.
                 Timer::Engine => {}
@@ -281,11 +267,12 @@ impl Net {
 
     /// Takes from the set which sockets are ready.
     fn take_ready(&mut self) -> io::Result<()> {
-        let mut ready = std::mem::take(&mut self.ready);
-        // The wait may have brought some already.
-        if ready.is_empty() {
-            self.set.poll(Duration::ZERO, &mut ready)?;
+        // The wait has mostly looked already.
+        if !self.looked {
+            self.look(Duration::ZERO)?;
         }
+        self.looked = false;
+        let mut ready = std::mem::take(&mut self.ready);
         for ready in ready.drain(..) {
             // For a connection's token the number is out of range.
             let n = (u64::MAX - ready.token) as usize;
@@ -305,8 +292,8 @@ impl Net {
         self.channels.iter().for_each(|(_, channel)| channel.close());
         let give_up = Micros(self.shell.now().0 + CHANNELS_END_US);
         // The engine has no connection left, and nothing to do in time.
-        self.state.timers().clear(Timer::Engine);
-        self.state.timers().set(Timer::ChannelsEnd, give_up);
+        self.state.timers().clear(Timer::Engine.number());
+        self.state.timers().set(Timer::ChannelsEnd.number(), give_up);
         while self.shell.channels.get() > 0 && self.shell.now() < give_up {
             if self.wait().await.is_err() {
                 break;
@@ -330,8 +317,24 @@ impl Net {
                 Err(LaneRefusal::Full(back)) => event = back,
                 Err(LaneRefusal::Closed(_)) => return,
             }
-            poll_fn(|cx| self.poll_flags(cx)).await;
+            yield_once().await;
+            if self.block().is_err() {
+                return;
+            }
             self.lanes.pulse.answer(self.shell.now());
         }
     }
+}
+
+/// Lets the other tasks of the executor run once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -29,9 +29,10 @@ use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
+use crate::readiness::timers::Timers;
 use crate::shard::awake::AwakeClock;
 use crate::shard::handoff::Handoff;
-use crate::shard::timers::{Timer, Timers};
+use crate::shard::timers::Timer;
 use crate::shard::turn::rounds::{List, Rounds};
 
 pub use handoffs::take_in;
@@ -355,8 +356,8 @@ pub fn run(io: &mut impl ShardIo, now: Micros) {
     io.with(|engine, state| {
         state.take_effects(engine);
         match engine.next_due() {
-            Some(at) => state.timers.set(Timer::Engine, at),
-            None => state.timers.clear(Timer::Engine),
+            Some(at) => state.timers.set(Timer::Engine.number(), at),
+            None => state.timers.clear(Timer::Engine.number()),
         }
     });
 }

@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use glommio::timer::Timer;
-
 mod clock;
 mod connecting;
 mod connections;
@@ -22,7 +20,7 @@ use crate::backend::status as ends;
 use crate::config::settings::BackendSettings;
 use crate::ids::Ticket;
 use crate::message::{Call, CallError, CallFault, Micros, Outcome, Started, status};
-use crate::readiness::Registry;
+use crate::readiness::{Alarm, Registry};
 use crate::routing::Instance;
 use crate::tls::service::ServiceTls;
 
@@ -86,9 +84,8 @@ pub(super) struct Driver {
     calmed: u32,
     /// Time at which the service closed its connections in order, until it is back.
     left_at: Option<Micros>,
-    timer: Option<Timer>,
-    timer_waker: Waker,
-    /// Time when the timer fires, [`NEVER`] if it is not armed.
+    alarm: Alarm,
+    /// Time when the alarm rings, [`NEVER`] if it is not set.
     timer_at: Micros,
     /// Time of the next thing that is due.
     wake_at: Micros,
@@ -109,7 +106,7 @@ impl Driver {
             backoff: Backoff::new(settings.backoff_ms, settings.backoff_max_ms, seed),
             calmed: 0,
             left_at: None,
-            timer_waker: timer_waker(&signals),
+            alarm: registry.alarm(timer_waker(&signals)),
             registry,
             shared,
             signals,
@@ -126,7 +123,6 @@ impl Driver {
             waiting: VecDeque::new(),
             connect_at: Micros(0),
             round: Round::default(),
-            timer: None,
             timer_at: NEVER,
             wake_at: NEVER,
         }
@@ -138,7 +134,6 @@ impl Driver {
         self.signals.begin(cx.waker());
         self.now = (self.clock)();
         if self.signals.take_timer() {
-            self.timer = None;
             self.timer_at = NEVER;
             self.check_clock();
         }

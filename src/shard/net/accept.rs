@@ -69,7 +69,7 @@ impl Net {
                     }
                     listener.backlog = Backlog::Paused;
                     let at = now.plus_ms(limits::ACCEPT_PAUSE.as_millis() as u64);
-                    self.state.timers().set(Timer::Accept(index), at);
+                    self.state.timers().set(Timer::Accept(index).number(), at);
                     return;
                 }
             }
@@ -146,7 +146,7 @@ impl Net {
             self.accept_from_all(now);
         }
         for (index, _) in self.listeners.drain(..).enumerate() {
-            self.state.timers().clear(Timer::Accept(index));
+            self.state.timers().clear(Timer::Accept(index).number());
         }
     }
 }

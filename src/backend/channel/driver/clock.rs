@@ -1,11 +1,7 @@
 //! Times of a channel: deadlines, keepalive, ages of connections, and the timer for the next of
 //! them.
 
-use std::pin::Pin;
-use std::task::Context;
 use std::time::Duration;
-
-use glommio::timer::Timer;
 
 use super::{Doubt, DownCause, Driver, NEVER, Over, Phase, TIMER_STEP_US, ends};
 use crate::message::{Micros, Started};
@@ -163,19 +159,13 @@ impl Driver {
         self.wake_at = self.wake_at.min(at);
     }
 
-    /// Arms the timer if something is due before it fires. A timer that fires too early does no
-    /// harm.
+    /// Sets the alarm if something is due before it rings. One that rings too early does no harm.
     pub(super) fn set_timer(&mut self) {
         if self.wake_at >= self.timer_at {
             return;
         }
         let wait_us = self.wake_at.since(self.now).max(TIMER_STEP_US);
-        let mut timer = Timer::new(Duration::from_micros(wait_us));
-        let mut cx = Context::from_waker(&self.timer_waker);
-        if Pin::new(&mut timer).poll(&mut cx).is_ready() {
-            self.timer_waker.wake_by_ref();
-        }
-        self.timer = Some(timer);
+        self.alarm.set_after(Duration::from_micros(wait_us));
         self.timer_at = self.wake_at;
     }
 }

@@ -5,11 +5,9 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -23,8 +21,23 @@ use crate::message::{Call, CallBody, CallError, Micros};
 use crate::routing::{Addresses, Instance, Share};
 use crate::tls::service::ServiceTls;
 
+/// Longest wait in the set before a test looks for its condition again.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lets the other tasks run once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 /// Runs `test` on an executor of its own. An executor that loses its core for a whole preempt timer
 /// before its first task sleeps for ever (see `shard::begin`), so the timer is long: nothing here
@@ -36,34 +49,6 @@ pub(super) fn run(test: impl Future<Output = ()>) {
         .make()
         .unwrap()
         .run(test);
-}
-
-/// Wakes the executor every few milliseconds, as the pulse thread does for a shard.
-struct Pulse {
-    waker: Arc<AtomicWaker>,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Pulse {
-    fn start() -> Self {
-        let (waker, stop) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicBool::new(false)));
-        let (its_waker, its_stop) = (Arc::clone(&waker), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            while !its_stop.load(Ordering::SeqCst) {
-                its_waker.wake();
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        });
-        Self { waker, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Pulse {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = self.thread.take().map(std::thread::JoinHandle::join);
-    }
 }
 
 /// Quick settings: reconnect after about 50 ms, no keepalive, no age.
@@ -85,7 +70,8 @@ pub(super) struct Rig {
     ended: Rc<Cell<bool>>,
     sent: u32,
     chain: Chain,
-    pulse: Pulse,
+    /// Ends the task that waits in the set.
+    _life: Rc<()>,
 }
 
 type Chain = Rc<RefCell<Option<Box<dyn FnMut(Ticket)>>>>;
@@ -122,10 +108,13 @@ impl Rig {
         let its_chain = Rc::clone(&chain);
         let mut set = ReadySet::new().unwrap();
         let registry = set.registry();
+        // With the rig it ends, and then the executor has nothing to run.
+        let life = Rc::new(());
+        let its_life = Rc::downgrade(&life);
         glommio::spawn_local(async move {
-            loop {
-                set.poll(Duration::ZERO, &mut Vec::new()).unwrap();
-                std::future::poll_fn(|cx| set.poll_wake(cx)).await;
+            while its_life.strong_count() > 0 {
+                set.poll(LOOK_EVERY, &mut Vec::new()).unwrap();
+                yield_once().await;
             }
         })
         .detach();
@@ -152,7 +141,7 @@ impl Rig {
             its_ended.set(true);
         })
         .detach();
-        Self { channel, events, ended, sent: 0, chain, pulse: Pulse::start() }
+        Self { channel, events, ended, sent: 0, chain, _life: life }
     }
 
     /// Sends a call with `payload` as its message.
@@ -187,15 +176,10 @@ impl Rig {
     /// Waits until `condition` holds.
     pub(super) async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let start = Instant::now();
-        poll_fn(|cx| {
-            self.pulse.waker.register(cx.waker());
-            if condition() {
-                return Poll::Ready(());
-            }
+        while !condition() {
             assert!(start.elapsed() < PATIENCE, "no {what}; events: {:?}", self.events.borrow());
-            Poll::Pending
-        })
-        .await;
+            yield_once().await;
+        }
     }
 
     fn outcomes(&self, ticket: Ticket) -> Vec<Result<Bytes, CallError>> {

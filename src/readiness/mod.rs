@@ -1,37 +1,38 @@
 //! The readiness set: every socket of a shard, of clients and of services, in one edge-triggered
-//! epoll set. While the shard sleeps the ring watches the set itself.
+//! epoll set, in which the shard waits.
 //!
-//! glommio's own streams are not used: an event of such a stream costs an armed poll, a completion
-//! as task work and a rescheduling interrupt, and one pass of glommio's reactor makes six or seven
-//! `io_uring_enter` calls. Here a socket is armed once; while there is work the shard waits in the
-//! set itself (see [`ReadySet::poll`]), and the ring is used only for the long sleep.
+//! glommio's own streams and timers are not used: an event of such a stream costs an armed poll, a
+//! completion as task work and a rescheduling interrupt, and one pass of glommio's reactor makes
+//! six or seven `io_uring_enter` calls. Here a socket is armed once, times of tasks are [`alarms`],
+//! and a bell of other threads is a descriptor like any other ([`crate::lanes::Doorbell`]).
+
+mod alarms;
+pub(crate) mod timers;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::pin::Pin;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_io::AsyncRead;
-use glommio::net::TcpStream;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 
 use crate::limits;
+pub use crate::readiness::alarms::Alarm;
+use crate::readiness::alarms::Alarms;
 
 /// Least token of a socket of the owner: a connection's key is larger, since no generation is 0.
 /// Smaller tokens are numbers of watches.
 pub(crate) const TOKEN_MIN: u64 = 1 << crate::ids::SLOT_BITS;
 
+/// Token of the bell: no watch has so high a number.
+const BELL: u64 = TOKEN_MIN - 1;
+
 /// The epoll set of a shard.
 pub(crate) struct ReadySet {
     inner: Rc<Inner>,
-    /// A stream over a copy of the set's descriptor. glommio arms a poll on it when it is made;
-    /// when the set has an event, glommio's `recv` is tried and fails with ENOTSOCK, which is the
-    /// signal. Each stream serves once.
-    sleeper: Option<TcpStream>,
     events: Vec<Event>,
 }
 
@@ -42,6 +43,7 @@ pub struct Registry(Rc<Inner>);
 struct Inner {
     epoll: OwnedFd,
     watches: RefCell<Vec<Option<Rc<State>>>>,
+    alarms: Rc<Alarms>,
 }
 
 /// Readiness of a watched socket, and the tasks that wait for it.
@@ -78,10 +80,12 @@ pub struct Ready {
 /// Outcome of one call of [`ReadySet::poll`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Polled {
-    /// No socket was ready.
+    /// Neither a socket nor an alarm.
     Nothing,
-    /// A socket of the owner was ready, or a task was woken.
-    Something,
+    /// Only tasks were woken, or the bell was rung.
+    Tasks,
+    /// A socket of the owner was ready; tasks may have been woken, too.
+    Sockets,
 }
 
 impl ReadySet {
@@ -89,8 +93,7 @@ impl ReadySet {
     pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Self {
-            inner: Rc::new(Inner { epoll, watches: RefCell::default() }),
-            sleeper: None,
+            inner: Rc::new(Inner { epoll, watches: RefCell::default(), alarms: Alarms::new() }),
             events: Vec::with_capacity(limits::EVENTS_PER_WAIT),
         })
     }
@@ -107,22 +110,35 @@ impl ReadySet {
         Ok(epoll::add(&self.inner.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
+    /// Adds the descriptor of a bell, which ends a wait and is nothing else: no token comes of it.
+    pub(crate) fn add_bell(&self, bell: impl AsFd) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::ET;
+        Ok(epoll::add(&self.inner.epoll, bell, EventData::new_u64(BELL), flags)?)
+    }
+
     /// Removes a socket of the owner that another shard goes on with.
     pub(crate) fn remove(&self, socket: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.inner.epoll, socket)?)
     }
 
-    /// Appends ready sockets of the owner to `on` and wakes tasks whose sockets are ready, at most
-    /// [`limits::EVENTS_PER_WAIT`] at once. If none is ready the thread blocks for up to `wait`:
-    /// only for a shard with nothing to run. A glommio timer that becomes due interrupts the wait.
+    /// Appends ready sockets of the owner to `on`, and wakes tasks whose sockets are ready or whose
+    /// alarms are due; takes at most [`limits::EVENTS_PER_WAIT`] sockets at once. If there is none
+    /// the thread blocks until there is one, for up to `wait`: only for a shard with nothing to
+    /// run. A timer of the executor may end the wait, too (EINTR): then nothing was found.
     pub(crate) fn poll(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Polled> {
         self.events.clear();
-        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let alarms = self.inner.alarms.clone();
+        let wait = alarms.until_next().map_or(wait, |next| wait.min(next));
+        let wait = Timespec::try_from(wait).expect("waits of seconds");
         let spare = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&self.inner.epoll, spare, Some(&wait)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Polled::Nothing),
-            Ok(_) => {}
+        let found = match epoll::wait(&self.inner.epoll, spare, Some(&wait)) {
+            Ok(found) => found,
+            Err(rustix::io::Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
+        };
+        let (known, rung) = (on.len(), alarms.ring_due());
+        if found == 0 {
+            return Ok(if rung { Polled::Tasks } else { Polled::Nothing });
         }
         for event in self.events.drain(..) {
             // The struct is packed: copy before use.
@@ -137,27 +153,7 @@ impl ReadySet {
                 state.wake(read, write, ended);
             }
         }
-        Ok(Polled::Something)
-    }
-
-    /// Ready if the set may have an event; then call [`Self::poll`]. Polls the ring, not the set.
-    /// Without a spare descriptor it stays pending: the pulse wakes the shard in any case.
-    pub(crate) fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.sleeper.is_none() {
-            let copy = rustix::io::fcntl_dupfd_cloexec(self.inner.epoll.as_fd(), 0);
-            let Ok(copy) = copy else { return Poll::Pending };
-            // SAFETY: the descriptor is fresh and owned; the stream takes it over and closes it.
-            self.sleeper = Some(unsafe { TcpStream::from_raw_fd(copy.into_raw_fd()) });
-        }
-        let sleeper = self.sleeper.as_mut().expect("just made");
-        let mut nothing = [0; 1];
-        match Pin::new(sleeper).poll_read(cx, &mut nothing) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(_) => {
-                self.sleeper = None;
-                Poll::Ready(())
-            }
-        }
+        Ok(if on.len() > known { Polled::Sockets } else { Polled::Tasks })
     }
 }
 
@@ -177,6 +173,11 @@ impl Registry {
             watches[number] = Some(state.clone());
         }
         Ok(Watch { state, number, registry: self.clone() })
+    }
+
+    /// An alarm that wakes `waker`.
+    pub(crate) fn alarm(&self, waker: Waker) -> Alarm {
+        self.0.alarms.add(waker)
     }
 }
 
