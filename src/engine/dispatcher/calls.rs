@@ -258,14 +258,12 @@ impl Dispatcher {
                     return;
                 }
             }
-            if kept.is_some()
+            let stays = kept.is_some()
                 || queue.items > items_max.saturating_mul(free)
-                || queue.bytes > batch.bytes_max.saturating_mul(free)
-            {
-                if let Some(at) = self.look_after_shares(cx, (id, line), kept, now) {
-                    self.window.wait(id, at);
-                    return;
-                }
+                || queue.bytes > batch.bytes_max.saturating_mul(free);
+            if stays && let Some(at) = self.look_after_shares(cx, (id, line), kept, now) {
+                self.window.wait(id, at);
+                return;
             }
             if !self.launch(cx, clients, (id, line), kept, now) {
                 if kept.is_some() {
