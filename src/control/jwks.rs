@@ -276,7 +276,6 @@ mod tests {
     use crate::config::Overrides;
     use crate::config::load::{Files, from_files};
     use crate::config::settings::{AuthMode, TenantSettings, TenantTokens, Tenants};
-    use crate::routing::Quota;
 
     /// No request is sent to it: a fetch fails at once, and the next is 10 s away.
     const FAILS: &str = "http://192.0.2.1/";
@@ -290,24 +289,9 @@ mod tests {
     }
 
     fn tenant(name: &str, url: Option<&str>) -> TenantSettings {
-        let tokens = TenantTokens {
-            issuer: None,
-            audience: None,
-            jwks_file: None,
-            jwks_url: url.map(str::to_owned),
-            jwks_ca_file: None,
-            keys: Vec::new(),
-        };
-        TenantSettings {
-            name: name.into(),
-            weight: 1,
-            inherit: true,
-            services: Vec::new(),
-            origins: Vec::new(),
-            quota: Quota::NONE,
-            has_metrics: false,
-            tokens: Some(tokens),
-        }
+        let jwks_url = url.map(str::to_owned);
+        let tokens = Some(TenantTokens { jwks_url, ..TenantTokens::default() });
+        TenantSettings { tokens, ..TenantSettings::plain(name) }
     }
 
     fn of(name: &str) -> KeyOwner {

@@ -109,24 +109,11 @@ impl QuotaDivision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::SharedCount;
     use crate::routing::quota::Thing;
 
     fn table(messages_per_s: u32) -> TenantTable {
         let quota = Quota { messages_per_s, ..Quota::NONE };
-        let id = TenantId::of("acme");
-        TenantTable::new(vec![Tenant {
-            id,
-            name: "acme".into(),
-            weight: 1,
-            routes: Vec::new(),
-            inherits: true,
-            services: None,
-            origins: Vec::new(),
-            quota,
-            has_metrics: false,
-            connections: SharedCount::default(),
-        }])
+        TenantTable::new(vec![Tenant { quota, ..Tenant::plain("acme") }])
     }
 
     fn wants(messages: u64) -> [TenantDemand; 1] {

@@ -21,6 +21,11 @@ pub(crate) struct OverQuota {
 
 /// An allowance at a rate. What is taken may be larger than all that is there, and is owed then:
 /// so the sustained rate holds for pieces of any size.
+///
+/// What has flowed in stays when the rate becomes smaller, until it is taken: where the users of a
+/// tenant go silent on one shard and wake up on another, the part follows a second late, and what
+/// flowed in for nobody meanwhile is there when they are back. As the parts of all shards are the
+/// quota, no more is taken of them together than of one allowance of the whole.
 #[derive(Clone, Copy, Debug)]
 struct Allowance {
     /// Millionths of a part that are left at `at`; negative: owed. `None` = full.
@@ -53,12 +58,18 @@ impl Allowance {
         self.level.get_or_insert(full(rate, burst_s));
     }
 
+    /// Leaves no more than a burst of `rate` of what flowed in by another one.
+    fn cut(&mut self, rate: u64, burst_s: u32) {
+        self.level = self.level.filter(|level| *level < full(rate, burst_s));
+    }
+
     /// Lets flow in what has flowed until `now`, by the rate until now.
     fn settle(&mut self, rate: u64, burst_s: u32, now: Micros) {
-        if let Some(level) = self.level {
+        if let Some(before) = self.level {
             let flown = i128::from(now.since(self.at)) * i128::from(rate);
-            let level = level + flown;
-            self.level = (level < full(rate, burst_s)).then_some(level);
+            let full = full(rate, burst_s);
+            let level = before.max(full.min(before + flown));
+            self.level = (level != full).then_some(level);
         }
         self.at = self.at.max(now);
     }
@@ -94,6 +105,15 @@ impl Account {
             asked: [0; THINGS],
             queued_bytes: 0,
             counts: [0; TenantCounter::ALL.len()],
+        }
+    }
+
+    /// Leaves no more than a burst of what flowed in by other limits.
+    fn cut(&mut self, burst_s: u32) {
+        for thing in Thing::RATES {
+            if let Some(rate) = self.part[thing as usize] {
+                self.rates[thing as usize].cut(rate, burst_s);
+            }
         }
     }
 
@@ -163,6 +183,7 @@ impl TenantLedger {
     /// Keeps accounts for the tenants of `table` from now on. Those that stay go on with what they
     /// had; one whose quota changes has an equal part of the new one until control says more.
     pub fn apply(&mut self, table: &TenantTable, burst_s: u32) {
+        let is_shorter = burst_s < self.burst_s;
         self.burst_s = burst_s;
         // Both are in the order of ids.
         let mut before = std::mem::take(&mut self.accounts).into_iter().peekable();
@@ -171,8 +192,16 @@ impl TenantLedger {
             let known = before.next_if(|account| account.id == tenant.id);
             let part = equal_part(&tenant.quota, self.shard, self.shards);
             self.accounts.push(match known {
-                Some(account) if account.quota == tenant.quota => account,
-                Some(account) => Account { quota: tenant.quota, part, ..account },
+                Some(mut account) => {
+                    let is_other = account.quota != tenant.quota;
+                    if is_other {
+                        (account.quota, account.part) = (tenant.quota, part);
+                    }
+                    if is_other || is_shorter {
+                        account.cut(burst_s);
+                    }
+                    account
+                }
                 None => Account::new(tenant.id, tenant.quota, part),
             });
         }
@@ -197,7 +226,7 @@ impl TenantLedger {
         let burst_s = self.burst_s;
         for (id, part) in parts {
             let Some(account) = self.get_mut(*id) else { continue };
-            for thing in [Thing::Connects, Thing::Messages, Thing::Bytes] {
+            for thing in Thing::RATES {
                 // What has flowed in until now has done so by the rate until now: a larger part is
                 // no reason to be full anew, or users who change the shard would make more of it.
                 if let Some(rate) = account.part[thing as usize] {

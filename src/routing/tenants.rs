@@ -37,6 +37,25 @@ pub struct Tenant {
     pub connections: SharedCount,
 }
 
+impl Tenant {
+    /// A tenant with nothing but a name.
+    #[cfg(test)]
+    pub fn plain(name: &str) -> Self {
+        Self {
+            id: TenantId::of(name),
+            name: name.into(),
+            weight: 1,
+            routes: Vec::new(),
+            inherits: true,
+            services: None,
+            origins: Vec::new(),
+            quota: Quota::NONE,
+            has_metrics: false,
+            connections: SharedCount::default(),
+        }
+    }
+}
+
 /// A count that all shards share: of what begins and ends seldom, and is to be exact.
 #[derive(Clone, Debug, Default)]
 pub struct SharedCount(Arc<AtomicU32>);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::config::settings::{TenantSettings, TenantTokens, UnknownTenant};
-use crate::routing::Quota;
 
 const ACME: &[u8] = &[b'a'; 32];
 const BETA: &[u8] = &[b'b'; 32];
@@ -15,27 +14,11 @@ const ANY: &[u8] = &[b'c'; 32];
 const OLD: i64 = NOW - EARLY_FETCH_S as i64 - 1;
 
 fn tokens(issuer: Option<&str>) -> Option<TenantTokens> {
-    Some(TenantTokens {
-        issuer: issuer.map(str::to_owned),
-        audience: None,
-        jwks_file: None,
-        jwks_url: None,
-        jwks_ca_file: None,
-        keys: Vec::new(),
-    })
+    Some(TenantTokens { issuer: issuer.map(str::to_owned), ..TenantTokens::default() })
 }
 
 fn tenant(name: &str, tokens: Option<TenantTokens>) -> TenantSettings {
-    TenantSettings {
-        name: name.into(),
-        weight: 1,
-        inherit: true,
-        services: Vec::new(),
-        origins: Vec::new(),
-        quota: Quota::NONE,
-        has_metrics: false,
-        tokens,
-    }
+    TenantSettings { tokens, ..TenantSettings::plain(name) }
 }
 
 /// `acme` and `beta` with a secret and an issuer each, `any` with a secret, `plain` with nothing of

@@ -31,6 +31,23 @@ pub struct TenantSettings {
     pub tokens: Option<TenantTokens>,
 }
 
+impl TenantSettings {
+    /// A tenant with nothing but a name.
+    #[cfg(test)]
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            weight: 1,
+            inherit: true,
+            services: Vec::new(),
+            origins: Vec::new(),
+            quota: Quota::NONE,
+            has_metrics: false,
+            tokens: None,
+        }
+    }
+}
+
 /// The issuer and the keys of a tenant. Tokens of its users are verified with these keys and no
 /// others, and these keys with its tokens and no others.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -122,17 +122,7 @@ fn what_is_written_of_a_tenant_is_what_is_set() {
         has_metrics: true,
         tokens: Some(tokens),
     };
-    let zeta = TenantSettings {
-        name: "zeta".into(),
-        weight: 1,
-        inherit: true,
-        services: Vec::new(),
-        origins: Vec::new(),
-        quota: Quota::NONE,
-        has_metrics: false,
-        tokens: None,
-    };
-    assert_eq!(config.tenants, [acme, zeta], "by name");
+    assert_eq!(config.tenants, [acme, TenantSettings::plain("zeta")], "by name");
     let tenant = config.snapshot.tenants.get(TenantId::of("acme")).expect("it is there");
     assert_eq!((&*tenant.name, tenant.weight, tenant.inherits), ("acme", 4, false));
     assert_eq!(tenant.services, Some(vec![ServiceId(0), ServiceId(1)]));

@@ -1,24 +1,15 @@
 //! Quotas over time: the sustained rate, the time to come back, and what is kept over reloads.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::routing::Tenant;
 use crate::routing::quota::{THINGS, divide};
-use crate::routing::{SharedCount, Tenant};
 
 const ACME: &str = "acme";
 
 fn table(quotas: &[(&str, Quota)]) -> TenantTable {
-    let tenant = |(name, quota): &(&str, Quota)| Tenant {
-        id: TenantId::of(name),
-        name: (*name).into(),
-        weight: 1,
-        routes: Vec::new(),
-        inherits: true,
-        services: None,
-        origins: Vec::new(),
-        quota: *quota,
-        has_metrics: false,
-        connections: SharedCount::default(),
-    };
+    let tenant = |(name, quota): &(&str, Quota)| Tenant { quota: *quota, ..Tenant::plain(name) };
     TenantTable::new(quotas.iter().map(tenant).collect())
 }
 
@@ -125,6 +116,97 @@ fn a_rate_holds_for_messages_that_go_from_one_shard_to_the_other_and_back() {
                 "{stay} s here, {stay} s there, a burst of {burst_s} s: {taken} of 60,000"
             );
         }
+    }
+}
+
+/// What shards are offered in a second, in messages.
+type Pattern<'a> = &'a dyn Fn(u64) -> Vec<u64>;
+
+/// Runs a tenant with a quota of [`RATE`] for some seconds from its first message on. Asserts that
+/// all shards together take no more than one allowance of the quota, from the start to the end of
+/// each second; and no less than the quota or what is offered, whichever is less in a second, but
+/// for 5 %, and for a second of the quota on each shard: the first one that its part comes late to.
+fn takes_its_quota(shards: usize, seconds: u64, pattern: Pattern<'_>) -> Result<(), String> {
+    let mut all = Shards::new(shards, Quota { messages_per_s: RATE as u32, ..Quota::NONE });
+    let (mut taken, mut wanted) = (0, 0);
+    for second in 0..seconds {
+        let offered = pattern(second);
+        taken += all.second(&offered, 1).0;
+        wanted += RATE.min(offered.iter().sum());
+        let shards = shards as u64;
+        // Of each shard the last message may take more than is there.
+        let (least, most) = (wanted * 95 / 100, RATE * (second + 1 + BURST_S) + shards);
+        if taken > most || taken + shards * RATE < least {
+            return Err(format!("second {second}: {taken}, not {least} to {most}"));
+        }
+    }
+    Ok(())
+}
+
+const RATE: u64 = 200;
+const BURST_S: u64 = 1;
+
+/// Promise 19: the rate is the quota's also where the load goes from shard to shard in step with
+/// the division, which follows what was wanted in the second before.
+#[test]
+fn a_load_that_jumps_from_shard_to_shard_gets_its_quota_and_no_more() {
+    for shards in [2_usize, 3, 8] {
+        for stay in [1, 2, 3, 5, 13] {
+            for load in [RATE * 3 / 4, RATE, 4 * RATE] {
+                let offered = |at: u64| {
+                    let on = (at / stay) as usize % shards;
+                    (0..shards).map(|n| if n == on { load } else { 0 }).collect()
+                };
+                let found = takes_its_quota(shards, 60, &offered);
+                assert_eq!(found, Ok(()), "{load} on one of {shards} for {stay} s");
+            }
+        }
+        // It grows on one while it shrinks on the others.
+        let ramp = |at: u64, n: usize| 4 * RATE * ((at + 7 * n as u64) % 20).abs_diff(10) / 10;
+        let found = takes_its_quota(shards, 60, &|at| (0..shards).map(|n| ramp(at, n)).collect());
+        assert_eq!(found, Ok(()), "ramps on {shards}");
+        // One wants all of it all the time, and the others wake up one after the other.
+        let wakes = |at: u64, n: usize| match n {
+            0 => 4 * RATE,
+            n => RATE * u64::from(at as usize % (3 * shards) == n),
+        };
+        let found = takes_its_quota(shards, 60, &|at| (0..shards).map(|n| wakes(at, n)).collect());
+        assert_eq!(found, Ok(()), "some of {shards} wake up");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_load_gets_its_quota_and_no_more_wherever_it_comes(
+        rows in prop::collection::vec(prop::collection::vec(0_u64..7, 4), 40),
+        stay in 1_u64..4,
+        shards in 2_usize..5,
+    ) {
+        let offered = |at: u64| {
+            let row = &rows[(at / stay) as usize % rows.len()];
+            row[..shards].iter().map(|n| [0, 0, 0, 50, 150, 200, 600][*n as usize]).collect()
+        };
+        prop_assert_eq!(takes_its_quota(shards, 40 * stay, &offered), Ok(()));
+    }
+}
+
+#[test]
+fn what_flowed_in_by_a_larger_quota_or_for_a_longer_burst_is_void() {
+    let quota = |messages_per_s| Quota { messages_per_s, ..Quota::NONE };
+    let (id, now) = (TenantId::of(ACME), Micros(1));
+    let count = |ledger: &mut TenantLedger| {
+        (0..5_000).filter(|_| ledger.take_message(id, 1, now).is_ok()).count()
+    };
+    let mut one_a_second = [None; THINGS];
+    one_a_second[Thing::Messages as usize] = Some(RATE_PARTS);
+    for (rate, burst_s, left) in [(1_000, 2, 2_000), (10, 2, 20), (1_000, 1, 1)] {
+        let mut ledger = TenantLedger::new(0, 1);
+        ledger.apply(&table(&[(ACME, quota(1_000))]), 2);
+        ledger.set_parts(&[(id, one_a_second)], now);
+        ledger.apply(&table(&[(ACME, quota(rate))]), burst_s);
+        assert_eq!(count(&mut ledger), left, "{rate} a second, for {burst_s} s");
     }
 }
 

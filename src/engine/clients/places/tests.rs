@@ -6,8 +6,7 @@ use super::*;
 use crate::config::settings::LimitSettings;
 use crate::engine::clients::limits::tests::{Rig, published};
 use crate::engine::clients::sign_in::tests::engine;
-use crate::ids::TenantId;
-use crate::routing::{Quota, SharedCount, Tenant, TenantTable};
+use crate::routing::{Quota, Tenant, TenantTable};
 
 const HERE: [u8; 4] = [192, 0, 2, 1];
 const PING: [u8; 2] = [0x89, 0];
@@ -271,18 +270,7 @@ fn everybody_who_comes_back_at_once_is_let_in_when_the_time_is_over() {
 fn of_a_tenant(quota: Quota, change: impl FnOnce(&mut LimitSettings)) -> Rig {
     let mut published = published(false, change);
     let mut snapshot = (*published.snapshot).clone();
-    snapshot.tenants = TenantTable::new(vec![Tenant {
-        id: TenantId::of("acme"),
-        name: "acme".into(),
-        weight: 1,
-        routes: Vec::new(),
-        inherits: true,
-        services: None,
-        origins: Vec::new(),
-        quota,
-        has_metrics: false,
-        connections: SharedCount::default(),
-    }]);
+    snapshot.tenants = TenantTable::new(vec![Tenant { quota, ..Tenant::plain("acme") }]);
     published.snapshot = Arc::new(snapshot);
     Rig { engine: engine(published, 0, 1), now: Micros(5_000_000), seq: 0 }
 }

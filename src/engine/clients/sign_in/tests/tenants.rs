@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::settings::{TenantSettings, TenantTokens, UnknownTenant};
 use crate::origin::AllowedOrigin;
-use crate::routing::{Quota, SharedCount, Tenant, TenantTable};
+use crate::routing::{Tenant, TenantTable};
 
 const ACME_PAGE: &str = "https://acme.example";
 const COMMON_PAGE: &str = "https://common.example";
@@ -13,40 +13,17 @@ fn tenant(name: &str, origins: &[&str], secret: Option<&str>) -> (TenantSettings
     let origins: Vec<_> =
         origins.iter().map(|text| AllowedOrigin::read(text).expect("an origin")).collect();
     let tokens = secret.map(|secret| TenantTokens {
-        issuer: None,
-        audience: None,
-        jwks_file: None,
         jwks_url: (name == "far").then(|| "https://far.example/keys".into()),
-        jwks_ca_file: None,
         keys: vec![AuthKey {
             id: name.into(),
             algorithm: Algorithm::Hs256,
             source: KeySource::Secret(secret.into()),
         }],
+        ..TenantTokens::default()
     });
-    let settings = TenantSettings {
-        name: name.into(),
-        weight: 1,
-        inherit: true,
-        services: Vec::new(),
-        origins: origins.clone(),
-        quota: Quota::NONE,
-        has_metrics: false,
-        tokens,
-    };
-    let tenant = Tenant {
-        id: TenantId::of(name),
-        name: name.into(),
-        weight: 1,
-        routes: Vec::new(),
-        inherits: true,
-        services: None,
-        origins,
-        quota: Quota::NONE,
-        has_metrics: false,
-        connections: SharedCount::default(),
-    };
-    (settings, tenant)
+    let plain = TenantSettings::plain(name);
+    let settings = TenantSettings { origins: origins.clone(), tokens, ..plain };
+    (settings, Tenant { origins, ..Tenant::plain(name) })
 }
 
 /// As [`published`], with `acme` and its page and secret, `beta` with the secret of [auth], and
