@@ -9,6 +9,12 @@ pub(crate) const INSTANCES_MAX: usize = 4096;
 /// second whenever instances change.
 pub(crate) const RING_POINTS_MAX: u64 = 1 << 20;
 
+/// Largest number of tenants. Each shard has counters and a place in its queues for each, so that
+/// 1,000 on 64 shards are 64,000 of each.
+pub(crate) const TENANTS_MAX: usize = 1_000;
+/// Largest value of a tenant at a discovery source: more than 100 routes with every key set.
+pub(crate) const TENANT_BYTES_MAX: usize = 64 << 10;
+
 /// Most shards of a process. ShardId is a u16; 1,024 cores is more than any host of today.
 pub(crate) const SHARDS_MAX: usize = 1024;
 

@@ -100,6 +100,7 @@ fn rules_of(party: &Result<Party<'_>, Refusal>) -> String {
             KeyOwner::Auth => format!("{tenant}, which has no keys of its own, by those of [auth]"),
         },
         Ok(_) => "none that is configured, so by the keys of [auth]".into(),
+        Err(Refusal::AwaitedTenant) => "no tenant of the files: a gateway asks its etcd".into(),
         Err(_) => "auth.unknown_tenant is \"refuse\"".into(),
     }
 }

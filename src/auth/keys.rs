@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
+use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -55,6 +56,42 @@ impl fmt::Debug for Key {
     }
 }
 
+/// Equal are keys that verify the same signatures of tokens with the same `kid`.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
+        let is_same = match (self.material.kind(), other.material.kind()) {
+            (SecretOrDer(a), SecretOrDer(b)) => a == b,
+            (RsaModulusExponent { n: a, e }, RsaModulusExponent { n: b, e: f }) => (a, e) == (b, f),
+            (SecretOrDer(_), RsaModulusExponent { .. })
+            | (RsaModulusExponent { .. }, SecretOrDer(_)) => false,
+        };
+        is_same && (&self.id, self.algorithm) == (&other.id, other.algorithm)
+    }
+}
+
+/// The time at which a set was requested last, in seconds since 1970. A clone is the same time: one
+/// that all shards see, so that a fetch of the same keys as before needs no other verifier.
+#[derive(Clone, Debug)]
+pub struct FetchedAt(Arc<AtomicI64>);
+
+impl FetchedAt {
+    /// This time, until another is set.
+    pub fn new(unix_s: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(unix_s)))
+    }
+
+    /// The present value.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets the time of a later request.
+    pub fn set(&self, unix_s: i64) {
+        self.0.store(unix_s, Ordering::Relaxed);
+    }
+}
+
 /// A key that cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadKey {
@@ -72,7 +109,8 @@ pub struct Keys {
     /// Number of keys, at the beginning, that come from the configuration and its files; the others
     /// were fetched.
     configured: usize,
-    fetched_unix_s: Option<i64>,
+    /// Time of the fetched set.
+    fetched: Option<FetchedAt>,
     /// Places of the keys of each name: of one set, one for each algorithm.
     by_id: Arc<HashMap<Arc<str>, Vec<usize>>>,
 }
@@ -84,8 +122,8 @@ pub struct KeySet {
     pub(crate) keys: Vec<Key>,
     /// Keys that are left out (RFC 7517 section 5 demands that), with the reasons.
     pub(crate) skipped: Vec<BadKey>,
-    /// Time when the set was requested, in seconds since 1970; `None` = it is from a file.
-    pub(crate) fetched_unix_s: Option<i64>,
+    /// Time when the set was requested; `None` = it is from a file.
+    pub(crate) fetched: Option<FetchedAt>,
 }
 
 impl Keys {
@@ -131,18 +169,18 @@ impl Keys {
                     all.push(key.clone());
                 }
             }
-            if set.fetched_unix_s.is_none() {
+            if set.fetched.is_none() {
                 configured = all.len();
             }
         }
-        let fetched_unix_s = sets.iter().filter_map(|set| set.fetched_unix_s).max();
+        let fetched = sets.iter().find_map(|set| set.fetched.clone());
         let mut by_id: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
         for (at, key) in all.iter().enumerate() {
             if let Some(id) = &key.id {
                 by_id.entry(id.clone()).or_default().push(at);
             }
         }
-        Ok(Self { all: all.into(), configured, fetched_unix_s, by_id: by_id.into() })
+        Ok(Self { all: all.into(), configured, fetched, by_id: by_id.into() })
     }
 
     /// Number of keys.
@@ -160,9 +198,9 @@ impl Keys {
         self.all.iter()
     }
 
-    /// Time when the newest fetched set was requested, in seconds since 1970.
+    /// Time when the fetched set was requested last, in seconds since 1970.
     pub(super) fn fetched_unix_s(&self) -> Option<i64> {
-        self.fetched_unix_s
+        self.fetched.as_ref().map(FetchedAt::get)
     }
 
     /// Whether another fetched set could make a key the only one of `algorithm`. A set brings no

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::keys::{BadKey, KeySet, read_jwks};
 use super::{KeyOwner, Keys, Rules, Verifier};
-use crate::config::key_files::{KeySettings, KeyTexts, Reading};
+use crate::config::key_files::{KeySettings, KeyTexts, OfTenant, Reading};
 use crate::config::settings::{AuthKey, AuthMode, TenantSettings};
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problem, Problems};
 
 /// The sets that were fetched, by the owners of their keys.
 pub type FetchedSets = BTreeMap<KeyOwner, KeySet>;
@@ -17,7 +17,7 @@ pub type FetchedSets = BTreeMap<KeyOwner, KeySet>;
 pub struct LocalKeys {
     common: OwnKeys,
     /// Keys of the tenants that have some of their own.
-    tenants: BTreeMap<Arc<str>, OwnKeys>,
+    tenants: BTreeMap<Arc<str>, OfTenant<OwnKeys>>,
 }
 
 /// The keys of one owner, as its files hold them.
@@ -78,7 +78,7 @@ impl LocalKeys {
             let owner = KeyOwner::Tenant(tenant.name.clone());
             (tenant.name.clone(), self.rules(config, tenant, fetched.get(&owner)).map(Arc::new))
         });
-        Some(Arc::new(verifier.with_tenants(auth, tenants)))
+        Some(Arc::new(verifier.with_tenants(auth, tenants, &config.awaited)))
     }
 
     /// The rules for a tenant's tokens with these keys and those that were fetched; `None` = it has
@@ -90,7 +90,7 @@ impl LocalKeys {
         fetched: Option<&KeySet>,
     ) -> Option<Rules> {
         let tokens = tenant.tokens.as_ref()?;
-        let keys = self.tenants.get(&tenant.name)?.with(&tokens.keys, fetched);
+        let keys = self.tenants.get(&tenant.name)?.read.with(&tokens.keys, fetched);
         Some(Rules::of_tenant(&tenant.name, tokens, keys, &config.gateway.auth))
     }
 
@@ -99,15 +99,20 @@ impl LocalKeys {
     pub(crate) fn text(&self, owner: &KeyOwner, index: usize) -> Option<&[u8]> {
         let keys = match owner {
             KeyOwner::Auth => &self.common,
-            KeyOwner::Tenant(name) => self.tenants.get(name)?,
+            KeyOwner::Tenant(name) => &self.tenants.get(name)?.read,
         };
         keys.texts.keys.get(index).map(Vec::as_slice)
+    }
+
+    /// Problems with files of tenants' keys, for which the keys that were read before stay.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Problem> {
+        self.tenants.values().flat_map(|keys| &keys.kept_for)
     }
 
     /// Keys in the files' JWK sets that are left out, with the owners of the sets.
     pub(crate) fn skipped(&self) -> impl Iterator<Item = (KeyOwner, &BadKey)> {
         let tenants = self.tenants.iter();
-        let tenants = tenants.map(|(name, keys)| (KeyOwner::Tenant(name.clone()), keys));
+        let tenants = tenants.map(|(name, keys)| (KeyOwner::Tenant(name.clone()), &keys.read));
         std::iter::once((KeyOwner::Auth, &self.common)).chain(tenants).flat_map(|(owner, keys)| {
             let skipped = keys.set.iter().flat_map(|set| &set.skipped);
             skipped.map(move |key| (owner.clone(), key))

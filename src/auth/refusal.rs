@@ -81,6 +81,8 @@ pub enum Refusal {
     Type,
     /// The tenant is not one of the configuration, and `auth.unknown_tenant` is `"refuse"`.
     UnknownTenant,
+    /// The tenant is not one of the configuration, and a source may have it.
+    AwaitedTenant,
     /// No key has this `kid`.
     UnknownKey,
     /// No `kid`, and not exactly one key for its algorithm.
@@ -116,6 +118,7 @@ impl Refusal {
             Self::Critical,
             Self::Type,
             Self::UnknownTenant,
+            Self::AwaitedTenant,
             Self::UnknownKey,
             Self::NoKeyId,
             Self::Signature,
@@ -147,6 +150,7 @@ impl Refusal {
             Self::Critical => "the token demands extensions (crit) that the gateway does not have",
             Self::Type => "the token's type (typ) is not that of an access token",
             Self::UnknownTenant => "the token's tenant is none of the gateway's",
+            Self::AwaitedTenant => "the token's tenant is not in force, and a source may have it",
             Self::UnknownKey => "the token's kid names no key of the gateway",
             Self::NoKeyId => "the token has no kid, and more than one key may have signed it",
             Self::Signature => "the token's signature was not made with its key",
@@ -169,7 +173,34 @@ impl Refusal {
         fixed.to_owned()
     }
 
-    /// Label for counters. There are 19 labels, whatever tokens contain.
+    /// Whether it says that no key of the token's party signed it: whoever has no key of a party
+    /// gets no further.
+    pub(super) fn is_of_key(self) -> bool {
+        match self {
+            Self::UnknownTenant
+            | Self::AwaitedTenant
+            | Self::UnknownKey
+            | Self::NoKeyId
+            | Self::Algorithm
+            | Self::Signature => true,
+            Self::TooLong
+            | Self::Malformed
+            | Self::Duplicate
+            | Self::Header
+            | Self::BringsKey
+            | Self::Critical
+            | Self::Type
+            | Self::Missing(_)
+            | Self::BadClaim(_)
+            | Self::Expired
+            | Self::NotYet
+            | Self::IssuedInFuture
+            | Self::Issuer
+            | Self::Audience => false,
+        }
+    }
+
+    /// Label for counters. There are 20 labels, whatever tokens contain.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
@@ -181,6 +212,7 @@ impl Refusal {
             Self::Critical => "critical",
             Self::Type => "type",
             Self::UnknownTenant => "unknown_tenant",
+            Self::AwaitedTenant => "awaited_tenant",
             Self::UnknownKey => "unknown_key",
             Self::NoKeyId => "no_key_id",
             Self::Signature => "signature",

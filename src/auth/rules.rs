@@ -10,8 +10,8 @@ use super::json::Members;
 use super::keys::Key;
 use super::token::Token;
 use super::{
-    Claim, EARLY_FETCH_S, GROUP_BYTES_MAX, GROUPS_MAX, Identity, KeyOwner, Keys, Refusal,
-    USER_BYTES_MAX, signature,
+    Claim, EARLY_FETCH_S, GROUP_BYTES_MAX, GROUPS_MAX, Identity, KeyOwner, Keys, NotAccepted,
+    Refusal, USER_BYTES_MAX, signature,
 };
 use crate::config::is_name;
 use crate::config::settings::{AuthSettings, TenantTokens, Tenants};
@@ -100,14 +100,32 @@ impl Rules {
 
     /// Whether there is no key before a set is fetched: until then tokens can be neither accepted
     /// nor refused.
-    pub(super) fn has_no_keys_yet(&self) -> bool {
+    fn has_no_keys_yet(&self) -> bool {
         self.fetches && self.keys.is_empty()
+    }
+
+    /// Whether a newer set may have other keys than the one that was fetched.
+    pub(super) fn keys_may_come(&self, now_unix_s: i64) -> bool {
+        self.fetches && self.is_behind(now_unix_s)
+    }
+
+    /// Reason for which a refused token is not accepted, where all have these rules.
+    pub(super) fn not_accepted(
+        &self,
+        token: &Token<'_>,
+        refusal: Refusal,
+        now_unix_s: i64,
+    ) -> NotAccepted {
+        match self.has_no_keys_yet() || self.key_may_come(token, now_unix_s) {
+            true => NotAccepted::LacksKeys(self.owner.clone()),
+            false => NotAccepted::Refused(refusal),
+        }
     }
 
     /// Whether the key that a refused `token` names may be in a newer set than the one that was
     /// fetched: then a fetch must come before the verdict.
-    pub(super) fn key_may_come(&self, token: &Token<'_>, now_unix_s: i64) -> bool {
-        if !self.fetches || !self.is_behind(now_unix_s) {
+    fn key_may_come(&self, token: &Token<'_>, now_unix_s: i64) -> bool {
+        if !self.keys_may_come(now_unix_s) {
             return false;
         }
         let Ok(header) = token.checked_header() else { return false };

@@ -12,7 +12,7 @@ use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm};
 use serde_json::{Map, Value, json};
 
 use super::explain::{Outcome, explain_token};
-use super::keys::{BadKey, JWKS_KEYS_MAX, KeySet, read_jwks};
+use super::keys::{BadKey, FetchedAt, JWKS_KEYS_MAX, KeySet, read_jwks};
 use super::mint::{SigningKey, Wanted, mint};
 use super::*;
 use crate::config::key_files::KeyTexts;
@@ -428,7 +428,7 @@ fn refusals_have_a_sentence_and_a_word_each() {
     let all = Refusal::all();
     let texts: std::collections::HashSet<_> = all.iter().map(|r| r.text()).collect();
     let labels: std::collections::HashSet<_> = all.iter().map(|r| r.label()).collect();
-    assert_eq!((all.len(), texts.len(), labels.len()), (31, 31, 19));
+    assert_eq!((all.len(), texts.len(), labels.len()), (32, 32, 20));
     assert!(texts.iter().all(|text| text.starts_with("the token") && text.len() <= 300));
 }
 

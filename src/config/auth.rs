@@ -20,7 +20,7 @@ pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
     let unknown = [("default", UnknownTenant::Default), ("refuse", UnknownTenant::Refuse)];
     let tokens = tokens(r, "", &OF_AUTH);
     let mode = r.word("auth.mode", d.mode, &modes);
-    if mode == AuthMode::Jwt && has_keys(r, &tokens) {
+    if mode == AuthMode::Jwt && has_keys(r, "", &tokens) {
         warn_of_any(r, &OF_AUTH, &tokens);
     }
     let TenantTokens { issuer, audience, jwks_file, jwks_url, jwks_ca_file, keys } = tokens;
@@ -53,12 +53,9 @@ pub(crate) fn auth(r: &mut Reader) -> AuthSettings {
 /// Notes that there is no key at all to verify tokens with: neither in `[auth]` nor in a tenant,
 /// and none can come with a tenant of a source.
 pub(super) fn check_keys(r: &mut Reader, s: &GatewaySettings, tenants: &[TenantSettings]) {
-    let auth = &s.auth;
-    // A list that was refused has its problem already.
-    let given = r.is_set("auth_key") || auth.jwks_file.is_some() || auth.jwks_url.is_some();
     let by_tenants = tenants.iter().any(|tenant| tenant.tokens.is_some());
-    let may_come = auth.tenants == Tenants::Many && s.discovery.etcd.is_some();
-    if auth.mode == AuthMode::Jwt && !given && !by_tenants && !may_come {
+    let is_lacking = !auth_has_keys(r, &s.auth) && !by_tenants && !s.has_tenant_source();
+    if s.auth.mode == AuthMode::Jwt && is_lacking {
         let rule = "needs a key to verify tokens with: add an [[auth_key]], or set \
                     auth.jwks_file or auth.jwks_url";
         r.problem("auth.mode", rule);
@@ -96,9 +93,24 @@ pub(super) fn tokens(r: &mut Reader, prefix: &str, names: &TokenKeys) -> TenantT
     }
 }
 
-/// Whether there is a key among `tokens`, which `r` read, or one that was refused.
-pub(super) fn has_keys(r: &Reader, tokens: &TenantTokens) -> bool {
-    r.is_set("auth_key") || tokens.jwks_file.is_some() || tokens.jwks_url.is_some()
+/// Whether there is a key among `tokens`, which `r` read in a table with this prefix, or one that
+/// was refused.
+pub(super) fn has_keys(r: &Reader, prefix: &str, tokens: &TenantTokens) -> bool {
+    let TenantTokens { jwks_file, jwks_url, keys, .. } = tokens;
+    !keys.is_empty() || jwks_file.is_some() || jwks_url.is_some() || has_refused_key(r, prefix)
+}
+
+/// Whether `[auth]` has a key, or one that was refused.
+pub(super) fn auth_has_keys(r: &Reader, auth: &AuthSettings) -> bool {
+    let is_given = !auth.keys.is_empty() || auth.jwks_file.is_some() || auth.jwks_url.is_some();
+    is_given || has_refused_key(r, "")
+}
+
+/// Whether a key of the list `auth_key` in a table with this prefix was refused, which has its
+/// problem then. An empty list has none.
+fn has_refused_key(r: &Reader, prefix: &str) -> bool {
+    let list = format!("{prefix}auth_key");
+    r.report.problems.iter().any(|problem| problem.key.starts_with(&list))
 }
 
 /// Warns of tokens that are accepted although they may be for others.

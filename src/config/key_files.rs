@@ -111,10 +111,25 @@ pub enum Reading<'a> {
     /// The start: all files are read.
     Start,
     /// A reload: all files are read. Where one of a tenant of a source cannot be read any more,
-    /// what was read of it stays: that is no mistake of the files that are reloaded.
+    /// what was read of it stays, and the problem is noted with it: that is no mistake of the files
+    /// that are reloaded.
     Reload(&'a Config),
     /// Other tables of sources: only the files of tenants whose settings differ are read.
     Sources(&'a Config),
+}
+
+/// The contents of files of a tenant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OfTenant<T> {
+    pub(crate) read: T,
+    /// Problems with the files since then, for which that stays.
+    pub(crate) kept_for: Vec<Problem>,
+}
+
+impl<T> OfTenant<T> {
+    fn new(read: T) -> Self {
+        Self { read, kept_for: Vec::new() }
+    }
 }
 
 impl Reading<'_> {
@@ -122,8 +137,8 @@ impl Reading<'_> {
     fn kept<'b, T>(
         self,
         tenant: &TenantSettings,
-        before: &'b BTreeMap<Arc<str>, T>,
-    ) -> Option<&'b T> {
+        before: &'b BTreeMap<Arc<str>, OfTenant<T>>,
+    ) -> Option<&'b OfTenant<T>> {
         let config = match self {
             Self::Start => return None,
             Self::Reload(config) | Self::Sources(config) => config,
@@ -137,18 +152,23 @@ impl Reading<'_> {
     pub(crate) fn of_tenants<T: Clone>(
         self,
         config: &Config,
-        before: &BTreeMap<Arc<str>, T>,
+        before: &BTreeMap<Arc<str>, OfTenant<T>>,
         read: impl Fn(&KeySettings<'_>) -> Result<T, Problems>,
-    ) -> Result<BTreeMap<Arc<str>, T>, Problems> {
+    ) -> Result<BTreeMap<Arc<str>, OfTenant<T>>, Problems> {
         let (mut all, mut problems) = (BTreeMap::new(), Vec::new());
         for (settings, tenant) in KeySettings::of_tenants(config) {
             let kept = self.kept(tenant, before).cloned();
             let found = match (self, kept) {
                 (Self::Sources(_), Some(kept)) => Ok(kept),
                 (Self::Reload(_), Some(kept)) if config.is_of_source(&tenant.name) => {
-                    Ok(read(&settings).unwrap_or(kept))
+                    Ok(match read(&settings) {
+                        Ok(read) => OfTenant::new(read),
+                        Err(Problems(kept_for)) => OfTenant { kept_for, ..kept },
+                    })
                 }
-                (Self::Start | Self::Reload(_) | Self::Sources(_), _) => read(&settings),
+                (Self::Start | Self::Reload(_) | Self::Sources(_), _) => {
+                    read(&settings).map(OfTenant::new)
+                }
             };
             match found {
                 Ok(found) => drop(all.insert(tenant.name.clone(), found)),

@@ -19,7 +19,7 @@ use super::reader::{self, Entry, Reader, Report};
 use super::routes::{self, FileTables, RouteContext};
 use super::settings::{AuthMode, GatewaySettings, ServiceTlsSettings, ShardSettings};
 use super::words::{program, shell_word};
-use super::{Config, FoundTables, ShardFiles};
+use super::{AwaitedTenants, Config, FoundTables, ShardFiles};
 use crate::limits::SHARDS_MAX;
 use crate::routing::{Instance, Snapshot};
 
@@ -356,8 +356,13 @@ fn check_all(
         return Err(Problems(report.problems));
     }
     let FileTables { snapshot, lookups, service_tls, tenants } = tables;
+    let awaited = match settings.has_tenant_source() {
+        true => found.awaited.clone(),
+        false => AwaitedTenants::NONE,
+    };
     Ok(Config {
         gateway: settings,
+        awaited,
         shards,
         snapshot,
         lookups,

@@ -39,7 +39,7 @@ pub use listen::{collide, reachable};
 pub use load::{Loader, Overrides, load};
 pub use lookup::{Family, Lookup, LookupName};
 pub use problem::{Problem, Problems, Source};
-pub use tables::{FoundTable, FoundTables};
+pub use tables::{AwaitedTenants, FoundTable, FoundTables};
 pub use words::{
     NAME_RULE, STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_name, is_token, key_of_variable, program,
     shell_word,
@@ -64,6 +64,8 @@ pub struct Config {
     pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
     /// Tenants, by name; their routes are in the snapshot.
     pub tenants: Vec<TenantSettings>,
+    /// Tenants that sources may have besides these.
+    pub awaited: AwaitedTenants,
     /// Points on the ring for each unit of weight.
     pub ring_points: u32,
     /// Warnings: they do not stop a start.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::auth::auth_has_keys;
 use super::nearest::nearest;
 use super::problem::{Problem, Source};
 use super::raw::Node;
@@ -13,11 +14,11 @@ use super::rule::{Bounds, TextRule};
 use super::service_tls;
 use super::settings::{AuthMode, GatewaySettings, ServiceTlsSettings, TenantSettings, Tenants};
 use super::tables::{FoundTables, Tables, too_many};
-use super::tenants::{TENANTS_MAX, TenantRules};
+use super::tenants::TenantRules;
 use super::words::{NAME_RULE, is_name};
 use super::{Family, Lookup, LookupName};
 use crate::ids::{InstanceId, ServiceId, TenantId};
-use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX};
+use crate::limits::{INSTANCES_MAX, RING_POINTS_MAX as POINTS_MAX, TENANTS_MAX};
 use crate::routing::*;
 
 /// Largest number of services: each is a queue group in every shard, and ServiceId is a u16.
@@ -105,7 +106,7 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     for table in &mut routes {
         table.route.only_for = rules.only_for(table.route.service).cloned();
     }
-    let has_keys = r.is_set("auth_key") || auth.jwks_file.is_some() || auth.jwks_url.is_some();
+    let has_keys = auth_has_keys(r, auth);
     let tenant_rules = TenantRules { routes: &rules, inherited: &routes, auth, has_keys };
     let (nodes, source) = r.list("tenant", TENANTS_MAX);
     let tables =

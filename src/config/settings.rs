@@ -321,6 +321,12 @@ impl GatewaySettings {
         let others = others.into_iter().filter_map(|(key, address)| Some((key, address?)));
         self.listens().chain(others)
     }
+
+    /// Whether a discovery source may have tenants.
+    pub(crate) fn has_tenant_source(&self) -> bool {
+        let has_tenants = self.auth.mode == AuthMode::Jwt && self.auth.tenants == Tenants::Many;
+        has_tenants && self.discovery.etcd.is_some()
+    }
 }
 
 impl Default for GatewaySettings {

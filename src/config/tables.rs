@@ -23,13 +23,70 @@ impl fmt::Debug for FoundTable {
     }
 }
 
+impl FoundTable {
+    /// The value of its key `name`, if it has one.
+    pub(crate) fn name(&self) -> Option<Arc<str>> {
+        let table: serde_json::Value = serde_json::from_str(&self.json).ok()?;
+        Some(table.get("name")?.as_str()?.into())
+    }
+}
+
+/// Tenants that there may be besides those of the configuration: a token for one of them can be
+/// neither accepted nor refused, because their own keys, routes and quotas are not known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AwaitedTenants {
+    /// Any: a source has not told yet which ones it has.
+    Any,
+    /// The tenants with these names, sorted: a source has them, and they are not in force.
+    Named(Vec<Arc<str>>),
+}
+
+impl AwaitedTenants {
+    /// None at all.
+    pub const NONE: Self = Self::Named(Vec::new());
+
+    /// The tenants with the names in `list`, in any order.
+    pub fn named(mut list: Vec<Arc<str>>) -> Self {
+        list.sort_unstable();
+        list.dedup();
+        Self::Named(list)
+    }
+
+    /// Whether the tenant `name` may be one of them; `None` = a tenant that a token does not name.
+    pub fn has(&self, name: Option<&str>) -> bool {
+        match (self, name) {
+            (Self::Any, _) => true,
+            (Self::Named(list), Some(name)) => {
+                list.binary_search_by(|known| (**known).cmp(name)).is_ok()
+            }
+            (Self::Named(_), None) => false,
+        }
+    }
+}
+
+/// None.
+impl Default for AwaitedTenants {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 /// Tables that discovery sources announced, by their lists.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FoundTables {
     /// Tables of `[[route]]`.
     pub routes: Vec<FoundTable>,
     /// Tables of `[[tenant]]`.
     pub tenants: Vec<FoundTable>,
+    /// Tenants that are not in `tenants`.
+    pub awaited: AwaitedTenants,
+}
+
+/// No source has told anything yet.
+impl Default for FoundTables {
+    fn default() -> Self {
+        Self { routes: Vec::new(), tenants: Vec::new(), awaited: AwaitedTenants::Any }
+    }
 }
 
 /// A list of tables and its source.

@@ -13,11 +13,9 @@ use super::settings::{AuthMode, AuthSettings, TenantSettings, TenantTokens, Tena
 use super::tables::{FoundTable, Tables, too_many};
 use super::words::{NAME_RULE, SERVICE_RULE, is_name};
 use crate::ids::{ServiceId, TenantId};
+use crate::limits::TENANTS_MAX;
 use crate::routing::{OTHER_TENANTS, Quota, Route, SharedCount, Tenant};
 
-/// Largest number of tenants. Each shard has counters and a place in its queues for each, so that
-/// 1,000 on 64 shards are 64,000 of each.
-pub(super) const TENANTS_MAX: usize = 1000;
 /// Largest number of routes that all tenants have: 16 each if there are 1,000 of them.
 const ROUTES_MAX: usize = 16_384;
 /// Largest number of tenants that metrics show by name: each has some 10 series.
@@ -195,7 +193,8 @@ impl TenantRules<'_> {
 
     /// Reads the keys that say which tokens are the tenant's own; `None` if none is set.
     fn tokens(&self, r: &mut Reader, at: &str) -> Option<TenantTokens> {
-        let tokens = auth::tokens(r, &format!("{at}."), &OF_TENANT);
+        let prefix = format!("{at}.");
+        let tokens = auth::tokens(r, &prefix, &OF_TENANT);
         let words = ["issuer", "audience", "jwks_file", "jwks_url", "jwks_ca_file", "auth_key"];
         // An empty text is the same as none.
         let is_given = tokens != TenantTokens::default() || r.is_set("auth_key");
@@ -204,7 +203,7 @@ impl TenantRules<'_> {
             let rule = "nobody can sign in while auth.mode is \"off\"; set that to \"jwt\", or \
                         remove this";
             r.problem(set, rule);
-        } else if !auth::has_keys(r, &tokens) {
+        } else if !auth::has_keys(r, &prefix, &tokens) {
             let rule = "is of tokens that are the tenant's own, and it has no key to verify them \
                         with: add a [[tenant.auth_key]], or set jwks_file or jwks_url, or remove \
                         this";

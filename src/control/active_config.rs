@@ -107,6 +107,11 @@ impl ActiveConfig {
         (&mut self.keys, &self.config)
     }
 
+    /// Problems with files of keys of sources' tenants, for which what was read before stays.
+    pub fn keys_kept(&self) -> impl Iterator<Item = &Problem> {
+        self.keys.local().kept().chain(self.tls.authorities().kept())
+    }
+
     /// The authorities that servers of keys are signed by.
     pub fn authorities(&self) -> &KeyAuthorities {
         self.tls.authorities()
@@ -165,7 +170,8 @@ impl ActiveConfig {
     /// Puts a configuration with other routes and tenants of sources in force. Whether tenants
     /// changed, and with them the keys of tokens.
     pub fn take_checked(&mut self, checked: CheckedConfig, tables: &mut SourceTables) -> bool {
-        let is_same = checked.config.tenants == self.config.tenants;
+        let Config { tenants, awaited, .. } = &checked.config;
+        let is_same = (tenants, awaited) == (&self.config.tenants, &self.config.awaited);
         if !is_same {
             let changes = change::changes(&self.config, &checked.config);
             let of_tenants = changes.iter().filter(|change| change.is_of_tenants());
@@ -242,6 +248,13 @@ impl ActiveConfig {
         let TokenFiles { keys, .. } = self.take_config(checked, tables);
         self.keys.set_local(keys, &self.config);
         self.tls = tls;
+        for problem in self.keys_kept() {
+            tracing::warn!(
+                %problem,
+                "tenant_keys_kept: what was read before of this file stays in force; correct the \
+                 file and reload, or the tenant in the source"
+            );
+        }
         changes
     }
 

@@ -15,13 +15,16 @@ use super::source_tables::{RefusedTables, SourceTables};
 use super::sources::SourceState;
 use crate::auth::KeyOwner;
 use crate::auth::keys::KeySet;
-use crate::config::{Config, FoundTables, Problem, Source};
+use crate::config::{AwaitedTenants, Config, FoundTables, Problem, Source};
 use crate::ids::{InstanceId, ShardId};
 use crate::mailbox::ShardConfig;
 use crate::routing::Snapshot;
 use crate::stats::Signal;
 use crate::tls::authorities::KeyAuthorities;
 use crate::tls::load::CertificateInfo;
+
+/// Name of the source that has tenants.
+const SOURCE_OF_TENANTS: &str = "etcd";
 
 /// Copy of the directory's state for the admin endpoint.
 #[derive(Clone, Debug)]
@@ -37,8 +40,10 @@ pub struct DirectoryView {
     pub sources: BTreeMap<Arc<str>, SourceState>,
     /// Instances that sources name and that were left out, with the reasons.
     pub warnings: Vec<String>,
-    /// Problems for which routes or tenants of the sources are not in force.
+    /// Routes and tenants of the sources that are not in force.
     pub refused: RefusedTables,
+    /// Problems with files of keys of sources' tenants, for which the keys read before stay.
+    pub keys_kept: Vec<Problem>,
     pub reloads: Reloads,
     /// Certificates that new connections are shown.
     pub certificates: Vec<CertificateInfo>,
@@ -121,6 +126,7 @@ impl Directory {
             sources: self.sources.clone(),
             warnings: self.warnings.clone(),
             refused: self.tables.refused().clone(),
+            keys_kept: self.active.keys_kept().cloned().collect(),
             reloads: self.reloads.clone(),
             certificates: self.certificates().to_vec(),
             connections_cap: self.active.connections_cap(),
@@ -260,9 +266,11 @@ impl Directory {
     /// If anything is wrong with the routes, those in force stay, and so it is with tenants.
     fn take_tables(&mut self) {
         let contents = self.contents.values();
+        let of_tenants = self.contents.get(SOURCE_OF_TENANTS);
         let found = FoundTables {
             routes: contents.clone().flat_map(|c| c.routes.iter().cloned()).collect(),
             tenants: contents.flat_map(|c| c.tenants.iter().cloned()).collect(),
+            awaited: of_tenants.map_or(AwaitedTenants::Any, |c| c.awaited.clone()),
         };
         if self.tables.set_found(found)
             && let Some(checked) = self.active.check(&self.tables)
@@ -318,8 +326,9 @@ impl Directory {
             let why = "65,536 names of services were used since the start; restart";
             return Err(vec![Problem::whole(Source::Default, why)]);
         }
-        let warnings = new.config().warnings.clone();
+        let mut warnings = new.config().warnings.clone();
         let changes = self.active.replace(new, &mut self.tables);
+        warnings.extend(self.active.keys_kept().cloned());
         self.settings_changed = true;
         let health = &self.active.config().gateway.health;
         self.fleet.configure(health, self.active.service_tls(), now);

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::jwks_fetch::{FETCH_TIMEOUT, fetch_jwks};
-use crate::auth::keys::{KeySet, read_jwks};
+use crate::auth::keys::{FetchedAt, KeySet, read_jwks};
 use crate::auth::{EARLY_FETCH_S, KeyOwner};
 use crate::clock::unix_now_s;
 use crate::config::Config;
@@ -257,13 +257,13 @@ impl Pauses {
 async fn fetch(set: Set, slot: Option<OwnedSemaphorePermit>) -> Result<KeySet, String> {
     let (done, found) = oneshot::channel();
     // The start and not the end: keys that are newer than the question need not be in the answer.
-    let fetched_unix_s = Some(unix_now_s());
+    let fetched = Some(FetchedAt::new(unix_now_s()));
     let work = move || {
         let text = fetch_jwks(&set.url, &set.authorities, FETCH_TIMEOUT);
         let set = text.and_then(|text| read_jwks(&text));
         drop(slot);
         // The task may have been aborted.
-        let _ = done.send(set.map(|set| KeySet { fetched_unix_s, ..set }));
+        let _ = done.send(set.map(|set| KeySet { fetched, ..set }));
     };
     let thread = thread::Builder::new().name("jwks".into()).spawn(work);
     thread.map_err(|error| format!("no thread to fetch it: {error}"))?;

@@ -1,8 +1,10 @@
 //! Routes and tenants of discovery sources: checked together with the files. The routes are taken
 //! or refused as a whole, and so are the tenants.
 
+use std::collections::BTreeSet;
+
 use crate::auth::load::LocalKeys;
-use crate::config::{Config, FoundTable, FoundTables, Loader, Problem, Problems};
+use crate::config::{AwaitedTenants, Config, FoundTable, FoundTables, Loader, Problem, Problems};
 use crate::tls::authorities::KeyAuthorities;
 
 /// Keys and authorities that were read with a configuration, of the files that it names.
@@ -26,13 +28,32 @@ pub struct CheckedConfig {
     pub refused: RefusedTables,
 }
 
-/// Problems for which tables of the sources are not in force; empty = they are.
+/// Tables of the sources that are not in force.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RefusedTables {
-    /// Problems of routes.
-    pub routes: Vec<Problem>,
-    /// Problems of tenants.
-    pub tenants: Vec<Problem>,
+    /// Tables of `[[route]]`.
+    pub routes: RefusedList,
+    /// Tables of `[[tenant]]`.
+    pub tenants: RefusedList,
+}
+
+/// The tables of a list, as far as they are not in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RefusedList {
+    /// Problems for which they are not; empty = they are.
+    pub problems: Vec<Problem>,
+    /// Tables in their place: those that were in force before.
+    pub kept: usize,
+}
+
+impl RefusedList {
+    /// The part of the sources' list that is in force instead, in words.
+    pub fn instead(&self) -> String {
+        match self.kept {
+            0 => "none of its tables is in force".into(),
+            kept => format!("those in force stay ({kept})"),
+        }
+    }
 }
 
 /// Tables of a list that can be part of the configuration.
@@ -96,9 +117,11 @@ impl SourceTables {
             if is_told && (routes, tenants) != (Choice::Nothing, Choice::Nothing) {
                 continue;
             }
+            let chosen = self.chosen(tenants, |tables| &tables.tenants);
             let tables = FoundTables {
                 routes: self.chosen(routes, |tables| &tables.routes).to_vec(),
-                tenants: self.chosen(tenants, |tables| &tables.tenants).to_vec(),
+                tenants: chosen.to_vec(),
+                awaited: self.awaited_beside(chosen),
             };
             let checked = loader.check(&tables);
             match checked.and_then(|config| read(&config).map(|files| (config, files))) {
@@ -115,8 +138,14 @@ impl SourceTables {
                     };
                     // The problems that the found list has beside the other one that was taken.
                     let refused = RefusedTables {
-                        routes: why((Choice::Found, tenants)),
-                        tenants: why((routes, Choice::Found)),
+                        routes: RefusedList {
+                            problems: why((Choice::Found, tenants)),
+                            kept: tables.routes.len(),
+                        },
+                        tenants: RefusedList {
+                            problems: why((routes, Choice::Found)),
+                            kept: tables.tenants.len(),
+                        },
                     };
                     return Ok(CheckedConfig { config, files, taken: tables, refused });
                 }
@@ -129,6 +158,18 @@ impl SourceTables {
     /// Whether tenants of sources are in force, and still named by them.
     fn has_tenants(&self) -> bool {
         !self.taken.tenants.is_empty() && !self.found.tenants.is_empty()
+    }
+
+    /// Tenants that the sources have, or may have, and that are not among `tenants`.
+    fn awaited_beside(&self, tenants: &[FoundTable]) -> AwaitedTenants {
+        let AwaitedTenants::Named(unread) = &self.found.awaited else { return AwaitedTenants::Any };
+        if *tenants == self.found.tenants {
+            return self.found.awaited.clone();
+        }
+        let in_force: BTreeSet<_> = tenants.iter().filter_map(FoundTable::name).collect();
+        let found = self.found.tenants.iter().filter_map(FoundTable::name);
+        let all = found.chain(unread.iter().cloned());
+        AwaitedTenants::named(all.filter(|name| !in_force.contains(name)).collect())
     }
 
     /// The tables of a list, which `of` picks, by a choice.
@@ -156,19 +197,24 @@ impl SourceTables {
 
     /// Notes the tables that are in force from now on, and why others are not.
     pub fn accept(&mut self, taken: FoundTables, refused: RefusedTables) {
-        if refused.routes != self.refused.routes {
-            for problem in &refused.routes {
+        let RefusedTables { routes, tenants } = &refused;
+        if routes.problems != self.refused.routes.problems {
+            for problem in &routes.problems {
                 tracing::error!(
                     %problem,
-                    "routes_refused: the routes in force stay; correct this value in the source"
+                    kept = routes.kept,
+                    "routes_refused: of the source's routes those before stay in force, which are \
+                     `kept`; correct this value in the source"
                 );
             }
         }
-        if refused.tenants != self.refused.tenants {
-            for problem in &refused.tenants {
+        if tenants.problems != self.refused.tenants.problems {
+            for problem in &tenants.problems {
                 tracing::error!(
                     %problem,
-                    "tenants_refused: the tenants in force stay; correct this value in the source"
+                    kept = tenants.kept,
+                    "tenants_refused: of the source's tenants those before stay in force, which \
+                     are `kept`; correct this value in the source"
                 );
             }
         }
@@ -176,7 +222,7 @@ impl SourceTables {
         self.refused = refused;
     }
 
-    /// Problems for which tables of the sources are not in force.
+    /// Tables of the sources that are not in force.
     pub fn refused(&self) -> &RefusedTables {
         &self.refused
     }

@@ -58,7 +58,8 @@ impl TokenKeys {
     }
 
     /// Takes in the result of a fetch of an owner's set, and notes it in `state`. Whether the keys
-    /// changed: a failed fetch leaves the last set in force.
+    /// changed: a failed fetch leaves the last set in force, and one of the same keys is a new time
+    /// of it, which the verifiers that are published see.
     pub fn take_fetched(
         &mut self,
         owner: &KeyOwner,
@@ -96,6 +97,14 @@ impl TokenKeys {
             tracing::info!(%source, keys, "jwks_fetched: these keys are in force");
         }
         (state.stale, state.answered) = (None, true);
+        if let Some(before) = self.fetched.get_mut(owner)
+            && before.keys == set.keys
+            && let (Some(time), Some(new)) = (&before.fetched, &set.fetched)
+        {
+            time.set(new.get());
+            before.skipped = set.skipped;
+            return false;
+        }
         self.fetched.insert(owner.clone(), set);
         self.renew(owner, config);
         true

@@ -3,7 +3,7 @@
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
-use crate::engine::dispatcher::admission::NO_ROUTE;
+use crate::engine::dispatcher::admission::{NEEDS_USER, NO_ROUTE};
 use crate::engine::source::Source;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject};
 use crate::wire::client;
@@ -108,6 +108,10 @@ fn explain(
     let Some(route) = snapshot.route(source.sender.tenant, question.msg_id) else {
         return Err(NO_ROUTE);
     };
+    // What the message itself would be told.
+    if source.lacks_user(route) {
+        return Err(NEEDS_USER);
+    }
     let (by, picked) = dispatcher.explain(cx, route, &source.sender, &question.key, now);
     let name = picked.and_then(|id| snapshot.instance(id)).map(|i| i.name.to_string());
     Ok(client::Explanation {

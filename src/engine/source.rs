@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::engine::owner::Holder;
 use crate::ids::{ConnId, SessionId};
 use crate::message::Encoding;
-use crate::routing::Sender;
+use crate::routing::{Route, Sender};
 
 /// The connection that sends a message, as far as requests know it: read once a message.
 #[derive(Debug)]
@@ -24,4 +24,12 @@ pub(crate) struct Source {
     pub encoding: Encoding,
     /// Whether the connection must sign in first, whatever the route says.
     pub must_sign_in: bool,
+}
+
+impl Source {
+    /// Whether a user must send messages of `route`, and it is none.
+    #[inline]
+    pub fn lacks_user(&self, route: &Route) -> bool {
+        (route.needs_user || self.must_sign_in) && self.user.is_none()
+    }
 }

@@ -62,7 +62,7 @@ impl Thing {
     /// All of them, in the order of [`Part`] and [`Demand`].
     pub const ALL: [Self; THINGS] =
         [Self::Connects, Self::Messages, Self::Bytes, Self::QueuedBytes, Self::DedupIds];
-    /// Those that are used up and flow in again.
+    /// The things that are used up and flow in again.
     pub const RATES: [Self; 3] = [Self::Connects, Self::Messages, Self::Bytes];
 
     /// The whole of it in `quota`, in the unit that is divided; `None` = no limit.

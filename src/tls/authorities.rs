@@ -10,8 +10,8 @@ use rustls::pki_types::CertificateDer;
 use super::certificate::{certificates, roots};
 use super::load::FILE_BYTES_MAX;
 use crate::config::files::read;
-use crate::config::key_files::{KeySettings, Reading};
-use crate::config::{Config, Problems};
+use crate::config::key_files::{KeySettings, OfTenant, Reading};
+use crate::config::{Config, Problem, Problems};
 
 /// Authorities that a server of keys is signed by.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ pub struct KeyAuthorities {
     /// Authorities for `auth.jwks_url`.
     pub(crate) common: Authorities,
     /// Authorities for the sets of tenants with keys of their own, by their names.
-    tenants: BTreeMap<Arc<str>, Authorities>,
+    tenants: BTreeMap<Arc<str>, OfTenant<Authorities>>,
 }
 
 impl KeyAuthorities {
@@ -61,7 +61,12 @@ impl KeyAuthorities {
 
     /// Authorities for the set of a tenant.
     pub(crate) fn of_tenant(&self, name: &str) -> Authorities {
-        self.tenants.get(name).cloned().unwrap_or_default()
+        self.tenants.get(name).map(|of| of.read.clone()).unwrap_or_default()
+    }
+
+    /// Problems with files of tenants' authorities, for which those that were read before stay.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Problem> {
+        self.tenants.values().flat_map(|authorities| &authorities.kept_for)
     }
 }
 

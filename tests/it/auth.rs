@@ -389,3 +389,24 @@ fn both_names_of_ed25519_are_one_algorithm_in_tokens_and_files() {
         assert!(body.contains("EdDSA, Ed25519"), "{body}");
     }
 }
+
+#[test]
+fn where_a_message_goes_is_told_to_who_may_send_it() {
+    let instance = Instance::echo();
+    let config = auth_of(SECRET)
+        .key("auth.required = true")
+        .key("gateway.explain_to_clients = true")
+        .service("logic", &[("a", instance.address)])
+        .route(1000, "logic", "");
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["a"]);
+    let mut client = Client::connect(gateway.ws);
+    let question = json!({"msg_id": 1500});
+    assert_eq!(client.call(9003, question.clone())["reason"], "UNAUTHENTICATED");
+    assert_eq!(client.call(1500, json!(1))["reason"], "UNAUTHENTICATED");
+    // What tells of no service is told to everybody.
+    assert_eq!(client.call(9000, json!(1))["payload"], 1);
+    let token = token("alice");
+    client.ask(json!({"type": "auth", "payload": {"token": token}}));
+    assert_eq!(client.call(9003, question)["payload"]["service"], "logic");
+}

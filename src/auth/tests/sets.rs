@@ -156,7 +156,7 @@ fn a_key_may_come_with_a_newer_set_only_where_one_can_bring_it() {
         let own = own.iter().map(|id| keyed(id, Algorithm::Es256, public.as_bytes())).collect();
         let list: Vec<Value> = fetched.iter().map(|id| jwk_of(&ec, "P-256", id)).collect();
         let set = at.map(|_| read_jwks(&json!({ "keys": list }).to_string()).unwrap());
-        let set = set.map(|set| KeySet { fetched_unix_s: at, ..set });
+        let set = set.map(|set| KeySet { fetched: at.map(FetchedAt::new), ..set });
         let jwks_url = fetches.then(|| "https://id.example/keys".to_owned());
         let settings = AuthSettings { jwks_url, ..settings() };
         Verifier::new(&settings, try_keys(own, set.as_slice()).unwrap())

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::config::AwaitedTenants;
 use crate::config::settings::{TenantSettings, TenantTokens, UnknownTenant};
 
 const ACME: &[u8] = &[b'a'; 32];
@@ -24,6 +25,14 @@ fn tenant(name: &str, tokens: Option<TenantTokens>) -> TenantSettings {
 /// `acme` and `beta` with a secret and an issuer each, `any` with a secret, `plain` with nothing of
 /// its own, and `far` whose set is fetched, and was, if a time is given.
 fn verifier_of_tenants(unknown: UnknownTenant, fetched: Option<i64>) -> Verifier {
+    verifier_awaiting(unknown, fetched, &AwaitedTenants::NONE)
+}
+
+fn verifier_awaiting(
+    unknown: UnknownTenant,
+    fetched: Option<i64>,
+    awaited: &AwaitedTenants,
+) -> Verifier {
     let settings = AuthSettings {
         issuer: None,
         audience: None,
@@ -50,14 +59,14 @@ fn verifier_of_tenants(unknown: UnknownTenant, fetched: Option<i64>) -> Verifier
             let jwk =
                 json!({"kty": "OKP", "crv": "Ed25519", "x": b64(pair.der_bytes()), "kid": "f"});
             let set = read_jwks(&json!({ "keys": [jwk] }).to_string()).expect("a set");
-            KeySet { fetched_unix_s: Some(at), ..set }
+            KeySet { fetched: Some(FetchedAt::new(at)), ..set }
         });
         let keys = try_keys(own, set.as_slice()).expect("good keys");
         let rules = |tokens| Rules::of_tenant(&tenant.name, tokens, keys, &settings);
         (tenant.name.clone(), tenant.tokens.as_ref().map(rules).map(Arc::new))
     });
     Verifier::new(&settings, keys(vec![keyed("a", Algorithm::Hs256, SECRET)]))
-        .with_tenants(&settings, rules)
+        .with_tenants(&settings, rules, awaited)
 }
 
 fn with_kid(kid: &str) -> String {
@@ -152,13 +161,14 @@ fn a_tenant_that_is_not_configured_is_refused_where_that_is_asked_for() {
     assert_eq!(of(json!("other"), "us"), Err(Refusal::UnknownTenant));
     assert_eq!(tenant_in(of(json!("plain"), "us")), Ok("plain".into()));
     assert_eq!(of(json!(null), "us"), Err(Refusal::Missing(Claim::Tenant)));
-    // The tenants may all come from a source: before it answers there is none.
+    // The tenants may all come from a source, which has none.
     let settings = AuthSettings {
         tenants: Tenants::Many,
         unknown_tenant: UnknownTenant::Refuse,
         ..AuthSettings::default()
     };
-    let none = verifier_of(&settings).with_tenants(&settings, BTreeMap::new());
+    let none =
+        verifier_of(&settings).with_tenants(&settings, BTreeMap::new(), &AwaitedTenants::NONE);
     let token = said(json!("acme"), json!("us"), "a", SECRET);
     assert_eq!(none.verify(&token, NOW), Err(Refusal::UnknownTenant));
 }
@@ -201,11 +211,74 @@ fn an_unknown_key_is_waited_for_in_the_set_of_its_tenant_and_in_no_other() {
         assert_eq!(fresh, Err(NotAccepted::Refused(Refusal::UnknownKey)));
     }
     // Nothing is fetched for the others, and their keys have come all the while.
-    for tenant in ["acme", "plain", "other"] {
+    for tenant in ["acme", "plain"] {
         let found = judge(None, json!(tenant), "us", new);
         assert_eq!(found, Err(NotAccepted::Refused(Refusal::UnknownKey)), "{tenant}");
     }
     assert_eq!(judge(None, json!("plain"), "us", &with_kid("a")), Ok(()));
+}
+
+/// Promise 19: nobody learns by trying names, in any order, whether there is a tenant.
+#[test]
+fn a_name_that_nobody_has_gets_the_answers_of_a_tenant_by_its_name() {
+    let names: Vec<String> = (0..40).map(|n| format!("guess-{n}")).collect();
+    // Also with the name of a key that everybody knows, and without a name.
+    for header in [r#"{"alg":"EdDSA","kid":"f"}"#, r#"{"alg":"EdDSA"}"#, r#"{"alg":"HS256"}"#] {
+        for unknown in [UnknownTenant::Default, UnknownTenant::Refuse] {
+            let answers = |name: &str| {
+                let claims = claims(json!({"tenant": name, "iss": "who.example"}));
+                [None, Some(OLD), Some(NOW)].map(|fetched| {
+                    let verifier = verifier_of_tenants(unknown, fetched);
+                    match verifier.judge(&signed(header, &claims, b"no key"), NOW) {
+                        Err(NotAccepted::Refused(refusal)) => verifier.told(refusal),
+                        later => format!("{later:?}"),
+                    }
+                })
+            };
+            let of_tenants = ["acme", "far", "plain"].map(answers);
+            assert_ne!(of_tenants[0], of_tenants[1], "that one's keys may come");
+            let of_nobody: Vec<_> = names.iter().map(|name| answers(name)).collect();
+            assert!(of_nobody.iter().all(|told| of_tenants.contains(told)), "{of_nobody:?}");
+            assert!(of_tenants.iter().all(|told| of_nobody.contains(told)), "{of_nobody:?}");
+            let again: Vec<_> = names.iter().map(|name| answers(name)).collect();
+            assert_eq!(of_nobody, again, "always the same one's");
+        }
+    }
+}
+
+/// While a source has not told its tenants no token is judged by rules that may not be its own.
+#[test]
+fn a_token_of_a_tenant_that_a_source_may_have_is_neither_accepted_nor_refused() {
+    let all = ["acme", "far", "other", "third"];
+    for unknown in [UnknownTenant::Default, UnknownTenant::Refuse] {
+        let judge = |awaited: &AwaitedTenants, tenant: Value, iss: &str, kid: &str, key: &[u8]| {
+            let verifier = verifier_awaiting(unknown, Some(NOW), awaited);
+            verifier.judge(&said(tenant, json!(iss), kid, key), NOW).map(|found| found.tenant)
+        };
+        let later = Err(NotAccepted::AwaitsTenant);
+        let (any, named) = (AwaitedTenants::Any, AwaitedTenants::named(vec!["other".into()]));
+        // Whoever signed it: the keys of [auth] are not the other's, and the other's are not known.
+        for (kid, key) in [("a", SECRET), ("x", ANY)] {
+            for awaited in [&any, &named] {
+                assert_eq!(judge(awaited, json!("other"), "us", kid, key), later);
+            }
+            // It may have the issuer.
+            assert_eq!(judge(&any, json!(null), "other.example", kid, key), later);
+        }
+        for awaited in [&any, &named] {
+            let acme = judge(awaited, json!("acme"), "acme.example", "a", ACME);
+            assert_eq!(acme, Ok(Some("acme".into())), "it is known");
+            assert_eq!(judge(awaited, json!("plain"), "us", "a", SECRET), Ok(Some("plain".into())));
+        }
+        let third = judge(&named, json!("third"), "us", "a", SECRET);
+        assert_eq!(third.is_ok(), unknown == UnknownTenant::Default, "no source has it");
+        // Nothing tells which ones are known.
+        let told = all.map(|name| judge(&any, json!(name), "us", "x", b"no key"));
+        assert!(told.iter().all(|told| *told == later), "{told:?}");
+    }
+    let any = verifier_awaiting(UnknownTenant::Default, None, &AwaitedTenants::Any);
+    let text = explain_token(&any, &said(json!("other"), json!("us"), "a", SECRET), NOW);
+    assert!(text.to_string().contains("no tenant of the files"), "{text}");
 }
 
 #[test]

@@ -254,6 +254,24 @@ fn each_rule_of_tenants_is_told_in_one_line_with_the_way_out() {
 }
 
 #[test]
+fn odd_names_weights_and_empty_lists_of_keys_are_refused() {
+    let long = format!("name = {:?}", "a".repeat(300));
+    for (lines, key, rule) in [
+        // Letters that look like those of "acme", and a name without an end.
+        ("name = \"аcme\"", "tenant[0].name", "must be 1 to 64 letters, digits"),
+        (&*long, "tenant[0].name", "must be 1 to 64 letters, digits"),
+        ("name = \"a\"\nweight = 1000000000", "tenant[0].weight", "from 1 to 1000"),
+        // It does not fall back to the keys of [auth].
+        ("name = \"a\"\nauth_key = []", "tenant[0].auth_key", "it has no key to verify them"),
+        ("name = \"a\"\nissuer = \"i\"\nauth_key = []", "tenant[0].issuer", "it has no key to"),
+    ] {
+        let found = with(&format!("[[tenant]]\n{lines}")).expect_err(lines).to_string();
+        assert!(found.contains(key) && found.contains(rule), "{lines}\n{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+}
+
+#[test]
 fn a_secret_in_a_wrong_place_is_not_shown() {
     let rows = [
         ("name = \"a\"\nauth_key = { secret = \"0123\" }", "tenant[0].auth_key.secret: "),
@@ -309,6 +327,14 @@ fn keys_may_be_all_of_tenants_but_then_every_tenant_needs_one() {
     assert!(found.contains(line) && found.lines().count() == 1, "{found}");
     let found = problem(&format!("{no_key}[[tenant]]\nname = \"b\"\n"));
     assert!(found.contains("auth.mode = \"jwt\": needs a key") && found.lines().count() == 1);
+    // An empty list is no key, and a refused one is told once.
+    let found = problem(&format!("auth_key = []\n{no_key}"));
+    assert!(found.contains("auth.mode = \"jwt\": needs a key") && found.lines().count() == 1);
+    let found = problem(&format!("auth_key = []\n{no_key}{tenant}[[tenant]]\nname = \"b\"\n"));
+    assert!(found.contains(line) && found.lines().count() == 1, "{found}");
+    let refused = "auth_key = [{ id = \"a\", algorithm = \"HS256\", secret = \"short\" }]";
+    let found = problem(&format!("{refused}\n{no_key}"));
+    assert!(found.contains("auth_key[0].secret") && found.lines().count() == 1, "{found}");
     // A tenant of a source may have one.
     of(&format!("etcd.endpoints = [\"http://127.0.0.1:1\"]\n{no_key}")).expect("right");
 }
@@ -410,6 +436,7 @@ fn tenants_of_a_source_are_checked_with_those_of_the_files() {
     let found = |json: &str| FoundTables {
         routes: Vec::new(),
         tenants: vec![FoundTable { at: "/x/tenants/b".into(), json: json.into() }],
+        ..FoundTables::default()
     };
     let dir = tempfile::tempdir().expect("a directory");
     let text = format!("{BASE}[[tenant]]\nname = \"a\"\n");

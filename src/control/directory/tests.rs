@@ -7,10 +7,10 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::auth::Refusal;
-use crate::auth::keys::read_jwks;
+use crate::auth::keys::{FetchedAt, read_jwks};
 use crate::auth::load::LocalKeys;
 use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::auth::{NotAccepted, Refusal};
 use crate::config::settings::Algorithm;
 use crate::config::{FoundTable, Loader, Overrides};
 use crate::control::discovery::FoundInstance;
@@ -83,6 +83,7 @@ fn discover_with(
         instances: instances.iter().map(instance).collect(),
         routes: routes.iter().map(|json| table("/x/routes/r", json)).collect(),
         tenants: tenants.iter().map(|json| table("/x/tenants/t", json)).collect(),
+        ..SourceContents::default()
     };
     let now = Instant::now();
     let event = SourceEvent::Contents { contents, by: "t".into() };
@@ -96,7 +97,7 @@ async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
     discover(&mut directory, &[], &[r#"{"range":[2000,2999],"service":"logic"}"#]);
     assert!(directory.snapshot().route(TenantId::DEFAULT, 2500).is_some());
     discover(&mut directory, &[], &[r#"{"range":[1500,2999],"service":"logic"}"#]);
-    assert_eq!(directory.view().refused.routes.len(), 1);
+    assert_eq!(directory.view().refused.routes.problems.len(), 1);
     assert!(directory.snapshot().route(TenantId::DEFAULT, 2500).is_some(), "the one before stays");
     write(dir.path(), &FILE.replace("1999", "1899"));
     directory.reload(Instant::now()).expect("the files are right");
@@ -104,7 +105,7 @@ async fn a_bad_route_of_a_source_stops_no_reload_and_those_in_force_stay() {
         directory.snapshot().route(TenantId::DEFAULT, 1950).is_none()
             && directory.snapshot().route(TenantId::DEFAULT, 2500).is_some()
     );
-    assert_eq!(directory.view().refused.routes.len(), 1, "it still says so");
+    assert_eq!(directory.view().refused.routes.problems.len(), 1, "it still says so");
     // The files take the range for themselves, and their route holds.
     write(dir.path(), &FILE.replace("1999", "2100"));
     directory.reload(Instant::now()).expect("the files are right");
@@ -188,7 +189,7 @@ const WRONG_ROUTE: &str = r#"{"range":[1500,2999],"service":"logic"}"#;
 
 fn refused(directory: &Directory) -> (usize, usize) {
     let RefusedTables { routes, tenants } = directory.view().refused;
-    (routes.len(), tenants.len())
+    (routes.problems.len(), tenants.problems.len())
 }
 
 fn has_route(directory: &Directory, id: u32) -> bool {
@@ -210,7 +211,8 @@ async fn a_wrong_tenant_of_a_source_keeps_no_good_route_out_nor_the_other_way() 
     assert_eq!(tenants_of(&directory), weighing(&[("a", 2)]));
     assert_eq!((has_route(&directory, 2500), refused(&directory)), (true, (1, 1)));
     let RefusedTables { routes, tenants } = directory.view().refused;
-    let told = [&routes[0], &tenants[0]].map(ToString::to_string);
+    assert_eq!((routes.kept, tenants.kept), (1, 1));
+    let told = [&routes.problems[0], &tenants.problems[0]].map(ToString::to_string);
     assert!(told[0].starts_with("/x/routes/r: route[1].range = "), "{told:?}");
     assert!(told[1].starts_with("/x/tenants/t: tenant[0].weight = 0: "), "{told:?}");
     // One wrong tenant refuses the good ones that come with it, and instances come all the same.
@@ -278,9 +280,14 @@ async fn a_tenant_of_a_source_with_another_key_is_published_although_the_routing
 
 /// The refusal of a token of this tenant that is signed with this secret; `None` = it is accepted.
 fn refusal(directory: &Directory, tenant: &str, secret: &str) -> Option<Refusal> {
+    let verifier = directory.published(ShardId(0)).auth.expect("clients sign in");
+    verifier.verify(&token_of(tenant, secret, "k"), 1).err()
+}
+
+fn token_of(tenant: &str, secret: &str, kid: &str) -> String {
     let wanted = Wanted {
         algorithm: Algorithm::Hs256,
-        key_id: Some("k"),
+        key_id: Some(kid),
         user: "alice",
         tenant: Some(tenant),
         groups: &[],
@@ -289,9 +296,7 @@ fn refusal(directory: &Directory, tenant: &str, secret: &str) -> Option<Refusal>
         now_unix_s: 1,
         lifetime_s: 600,
     };
-    let token = mint(&wanted, SigningKey::Secret(secret.as_bytes())).expect("a token");
-    let verifier = directory.published(ShardId(0)).auth.expect("clients sign in");
-    verifier.verify(&token, 1).err()
+    mint(&wanted, SigningKey::Secret(secret.as_bytes())).expect("a token")
 }
 
 #[tokio::test]
@@ -306,7 +311,7 @@ async fn a_key_file_of_a_sources_tenant_refuses_that_tenant_and_nothing_else() {
     // The file is not there yet: the tenant waits, the route does not.
     discover_with(&mut directory, &[], &[ROUTE], &[&tenant(1)]);
     assert_eq!((has_route(&directory, 2500), refused(&directory)), (true, (0, 1)));
-    let told = directory.view().refused.tenants[0].to_string();
+    let told = directory.view().refused.tenants.problems[0].to_string();
     assert!(told.contains("tenant[0].auth_key[0].secret_file") && told.contains("/x/"), "{told}");
     std::fs::write(&file, own).expect("written");
     directory.reload(Instant::now()).expect("the files are right");
@@ -323,9 +328,79 @@ async fn a_key_file_of_a_sources_tenant_refuses_that_tenant_and_nothing_else() {
     assert_eq!(refusal(&directory, "a", other), None, "a reload reads it");
     // A reload is not refused for a file that is gone of a source's tenant, which keeps its keys.
     std::fs::remove_file(&file).expect("it is there");
-    directory.reload(Instant::now()).expect("the files are right");
+    let report = directory.reload(Instant::now()).expect("the files are right");
     assert_eq!((tenants_of(&directory), refused(&directory)), (weighing(&[("a", 2)]), (0, 0)));
     assert_eq!(refusal(&directory, "a", other), None);
+    // That is told until it can be read again, also when the source says something new.
+    let told = report.warnings.iter().find(|problem| problem.to_string().contains("a.key"));
+    assert!(told.expect("a warning").to_string().contains("/x/tenants/t: "), "{told:?}");
+    discover_with(&mut directory, &[], &[], &[&tenant(3)]);
+    assert_eq!(directory.view().keys_kept.len(), 1);
+    std::fs::write(&file, own).expect("written");
+    directory.reload(Instant::now()).expect("the files are right");
+    assert_eq!((refusal(&directory, "a", own), directory.view().keys_kept), (None, vec![]));
+}
+
+/// While the tenants of a source are not known no token is judged as one of nobody's.
+#[tokio::test]
+async fn a_tenant_is_awaited_until_its_source_has_told_it_and_it_is_in_force() {
+    let (mut directory, _dir, _checks) = with_tenants();
+    let secret = "0123456789abcdef0123456789abcdef";
+    let awaited = Some(Refusal::AwaitedTenant);
+    let state = |directory: &Directory| ["a", "b"].map(|name| refusal(directory, name, secret));
+    assert_eq!(state(&directory), [awaited; 2], "etcd has not answered");
+    directory.reload(Instant::now()).expect("the files are right");
+    assert_eq!(state(&directory), [awaited; 2]);
+    // It answers, and one of its tenants is wrong: none is in force.
+    let wrong = r#"{"name":"b","weight":0}"#;
+    discover_with(&mut directory, &[], &[], &[r#"{"name":"a"}"#, wrong]);
+    assert_eq!(state(&directory), [awaited; 2]);
+    assert_eq!(refusal(&directory, "c", secret), None, "that one it does not have");
+    let RefusedTables { tenants, .. } = directory.view().refused;
+    assert_eq!(tenants.instead(), "none of its tables is in force");
+    discover_with(&mut directory, &[], &[], &[r#"{"name":"a"}"#]);
+    assert_eq!(state(&directory), [None, None]);
+    // A wrong one that comes does not change the others.
+    discover_with(&mut directory, &[], &[], &[r#"{"name":"a"}"#, wrong]);
+    assert_eq!(state(&directory), [None, awaited]);
+    let RefusedTables { tenants, .. } = directory.view().refused;
+    assert_eq!(tenants.instead(), "those in force stay (1)");
+    // One whose value cannot even be read.
+    let contents = SourceContents {
+        awaited: AwaitedTenants::named(vec!["b".into()]),
+        ..SourceContents::default()
+    };
+    let (event, now) = (SourceEvent::Contents { contents, by: "t".into() }, Instant::now());
+    directory.take_news(News { source: "etcd".into(), event }, now);
+    let debounce = directory.config().gateway.discovery.debounce;
+    assert!(directory.turn(now + debounce), "it is published");
+    assert_eq!(state(&directory), [None, awaited]);
+}
+
+/// Each shard takes in each publication: that of 1,000 tenants' sets each few minutes is none.
+#[tokio::test]
+async fn a_fetched_set_is_published_only_when_its_keys_change() {
+    let (mut directory, _dir, _checks) = with_tenants();
+    let tenant = r#"{"name":"a","jwks_url":"https://a.example/keys"}"#;
+    discover_with(&mut directory, &[], &[], &[tenant]);
+    let set = |kid: &str, at: i64| {
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let key = format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{kid}","x":"{x}"}}"#);
+        let set = read_jwks(&format!(r#"{{"keys":[{key}]}}"#)).expect("a set");
+        Ok(KeySet { fetched: Some(FetchedAt::new(at)), ..set })
+    };
+    let (owner, now) = (KeyOwner::Tenant("a".into()), Instant::now());
+    let fetches = [("k", 100), ("k", 200), ("k", 300), ("n", 400), ("n", 500), ("k", 600)];
+    let published: Vec<bool> =
+        fetches.iter().map(|(kid, at)| directory.take_jwks(&owner, set(kid, *at), now)).collect();
+    assert_eq!(published, [true, false, false, true, false, true]);
+    // A verifier that was published sees that the set is not too old to tell a bad key.
+    let verifier = directory.published(ShardId(0)).auth.expect("clients sign in");
+    let token = token_of("a", "0123456789abcdef0123456789abcdef", "other");
+    let is_late = |at| verifier.judge(&token, at) == Err(NotAccepted::LacksKeys(owner.clone()));
+    assert_eq!([600, 610, 611, 700].map(is_late), [false, false, true, true]);
+    assert!(!directory.take_jwks(&owner, set("k", 700), now));
+    assert_eq!([700, 710, 711].map(is_late), [false, false, true]);
 }
 
 #[tokio::test]
@@ -333,7 +408,7 @@ async fn what_was_fetched_for_a_tenant_is_not_trusted_when_it_is_forgotten() {
     let (mut directory, _dir, _checks) = with_tenants();
     let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
-    let set = KeySet { fetched_unix_s: Some(1), ..read_jwks(set).expect("a set") };
+    let set = KeySet { fetched: Some(FetchedAt::new(1)), ..read_jwks(set).expect("a set") };
     let tenant = r#"{"name":"a","jwks_url":"https://a.example/keys","weight":1}"#;
     discover_with(&mut directory, &[], &[], &[tenant]);
     assert!(directory.take_tenants_changed(), "the sets that are fetched are to follow");

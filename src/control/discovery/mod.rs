@@ -33,7 +33,7 @@ pub struct FoundInstance {
 }
 
 /// A route or a tenant that a source names; the reader of the files checks it.
-pub use crate::config::FoundTable;
+pub use crate::config::{AwaitedTenants, FoundTable};
 
 /// Everything that a source names now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,6 +44,8 @@ pub struct SourceContents {
     pub routes: Vec<FoundTable>,
     /// Tenants, in any order.
     pub tenants: Vec<FoundTable>,
+    /// Tenants that it has and that are not in `tenants`, as their values cannot be read.
+    pub awaited: AwaitedTenants,
 }
 
 /// An event of one source.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Overview, ProcessInfo, ShardState, ShardView, instances_of, present, seconds};
 use super::{standing, unreachable_why};
-use crate::config::Problem;
+use crate::config::{AwaitedTenants, Problem};
 use crate::control::jwks::TENANT_SOURCE;
 use crate::control::source_tables::RefusedTables;
 use crate::control::sources::SourceState;
@@ -63,8 +63,8 @@ pub fn health(info: &ProcessInfo, overview: &Overview) -> (StatusCode, Value) {
         "silent_shards": silent,
         "sources": sources,
         "services": services(overview),
-        "routes_refused": told(&directory.refused.routes),
-        "tenants_refused": told(&directory.refused.tenants),
+        "routes_refused": told(&directory.refused.routes.problems),
+        "tenants_refused": told(&directory.refused.tenants.problems),
         "warnings": directory.warnings,
         "last_reload": last_reload,
         "version": env!("CARGO_PKG_VERSION"),
@@ -115,12 +115,26 @@ fn degraded_by(overview: &Overview) -> Vec<String> {
         }
     }
     let RefusedTables { routes, tenants } = &directory.refused;
-    for (what, problems) in [("routes", routes), ("tenants", tenants)] {
-        if !problems.is_empty() {
-            reasons.push(format!("the {what} of a source were refused, so those in force stay"));
+    for (what, refused) in [("routes", routes), ("tenants", tenants)] {
+        if !refused.problems.is_empty() {
+            let instead = refused.instead();
+            reasons.push(format!("the {what} of a source were refused: {instead}"));
         }
     }
+    reasons.extend(awaits(&directory.config.awaited));
+    let kept = |problem| format!("what was read before of a tenant's keys stays: {problem}");
+    reasons.extend(directory.keys_kept.iter().map(kept));
     reasons
+}
+
+/// The reason why users of some tenants cannot sign in, if that is so.
+fn awaits(awaited: &AwaitedTenants) -> Option<String> {
+    let which = match awaited {
+        AwaitedTenants::Named(names) if names.is_empty() => return None,
+        AwaitedTenants::Named(names) => format!("{} tenants of a source are", names.len()),
+        AwaitedTenants::Any => "tenants of a source are not known yet, or over 1,000, and".into(),
+    };
+    Some(format!("{which} not in force: their users are asked to come back"))
 }
 
 /// State of a source in one word: `silent` = it has not answered since the start.

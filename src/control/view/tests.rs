@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::*;
-use crate::config::Overrides;
 use crate::config::load::{Files, from_files};
+use crate::config::{AwaitedTenants, Overrides, Problem, Source};
 use crate::control::compose::Composer;
 use crate::control::directory::DirectoryView;
 use crate::control::dump;
 use crate::control::fleet::Judgement;
 use crate::control::inspections::QueryResult;
 use crate::control::shards::ShardState;
+use crate::control::source_tables::{RefusedList, RefusedTables};
 use crate::control::sources::SourceState;
 use crate::ids::ShardId;
 use crate::routing::Share;
@@ -35,6 +36,7 @@ fn gathered_of(files: Files) -> Overview {
         sources: BTreeMap::new(),
         warnings: Vec::new(),
         refused: Default::default(),
+        keys_kept: Vec::new(),
         reloads: Default::default(),
         certificates: Vec::new(),
         connections_cap: usize::MAX,
@@ -107,6 +109,34 @@ fn what_is_elsewhere_makes_health_degraded_and_never_503() {
     assert_eq!((code.as_u16(), &body["status"]), (503, &json!("degraded")));
     overview.draining = true;
     assert_eq!(health::health(&about(), &overview).1["status"], "draining");
+}
+
+#[test]
+fn health_says_what_is_in_force_of_tables_that_were_refused_and_who_waits_for_them() {
+    let problem = || Problem::whole(Source::Found("/x/tenants/a".into()), "is wrong");
+    let reasons = |kept: usize, awaited: AwaitedTenants| {
+        let mut overview = gathered();
+        let tenants = RefusedList { problems: vec![problem()], kept };
+        overview.directory.refused = RefusedTables { tenants, ..RefusedTables::default() };
+        overview.directory.keys_kept = vec![problem()];
+        let mut config = (*overview.directory.config).clone();
+        config.awaited = awaited;
+        overview.directory.config = Arc::new(config);
+        health::health(&about(), &overview).1["degraded_by"].take()
+    };
+    let kept = "what was read before of a tenant's keys stays: /x/tenants/a: is wrong";
+    assert_eq!(
+        reasons(0, AwaitedTenants::named(vec!["a".into(), "b".into()])),
+        json!([
+            "the tenants of a source were refused: none of its tables is in force",
+            "2 tenants of a source are not in force: their users are asked to come back",
+            kept,
+        ])
+    );
+    let refused = "the tenants of a source were refused: those in force stay (3)";
+    assert_eq!(reasons(3, AwaitedTenants::NONE), json!([refused, kept]));
+    let unknown = reasons(3, AwaitedTenants::Any)[1].to_string();
+    assert!(unknown.contains("not known yet, or over 1,000, and not in force"), "{unknown}");
 }
 
 #[test]

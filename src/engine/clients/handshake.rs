@@ -13,6 +13,10 @@ use crate::stats::Counter;
 use crate::wire::client;
 use crate::wire::handshake::{self, Progress, ShownToken};
 
+/// Answer to a page that may be one of a tenant's.
+const PAGES_UNKNOWN: &str =
+    "the gateway does not know all pages that may connect at the moment: try again";
+
 /// The state of an upgrade after more bytes of its request.
 pub(crate) enum Handshake {
     /// The request is not complete, or was refused: more bytes are read.
@@ -40,6 +44,10 @@ impl Clients {
             Progress::Partial => Handshake::ReadMore,
             Progress::Refuse { response, status, why, origin, told } => {
                 if !self.take_forwarded(cx, id, told, Request::Refused, now) {
+                    return Handshake::ReadMore;
+                }
+                if origin.is_some() && self.sign_in.awaits_tenants() {
+                    self.refuse_upgrade(cx, id, 503, PAGES_UNKNOWN, 1_000, now);
                     return Handshake::ReadMore;
                 }
                 cx.stats.inc(Counter::HandshakeRefused);

@@ -46,6 +46,11 @@ impl SignIn {
         self.verifier = verifier;
     }
 
+    /// Whether there may be tenants, with pages of their own, that are not known yet.
+    pub fn awaits_tenants(&self) -> bool {
+        self.verifier.as_ref().is_some_and(|verifier| verifier.awaits_tenants())
+    }
+
     /// Whether newer keys of an owner may be asked for now; then they are.
     fn may_ask(&mut self, owner: &KeyOwner, now: Micros) -> bool {
         self.asked.retain(|(_, at)| now.since(*at) < ASK_EVERY_US);
@@ -75,8 +80,8 @@ pub(crate) enum Verified {
     Good(Identity),
     /// The token is not valid: the reason, as the client is told.
     Bad(String),
-    /// The key is unknown and may be known soon: the token can be neither accepted nor refused.
-    NoKeys,
+    /// Its key or its tenant may be known soon: the token can be neither accepted nor refused.
+    Later,
 }
 
 /// The decision on an upgrade request.
@@ -89,9 +94,9 @@ pub(crate) enum UpgradeDecision {
     Refused(u16, String, u32),
 }
 
-const NO_KEYS: Reject = Reject::later(
+const TOKEN_LATER: Reject = Reject::later(
     Reason::Unavailable,
-    "the gateway has no keys for tokens at the moment: send the token again",
+    "the gateway can neither accept nor refuse the token at the moment: send it again",
     1_000,
 );
 const TOO_MANY_TOKENS: Reject = Reject::later(
@@ -111,14 +116,25 @@ const OTHER_PAGE: Reject = Reject::new(
 
 impl Clients {
     fn verify(&mut self, cx: &mut Context<'_>, token: &str, now: Micros) -> Verified {
-        let Some(verifier) = &self.sign_in.verifier else { return Verified::NoKeys };
+        let Some(verifier) = &self.sign_in.verifier else { return Verified::Later };
         match verifier.judge(token, cx.config.unix_s(now)) {
             Ok(identity) => {
                 cx.stats.inc(Counter::AuthOk);
                 note_groups_left_out(cx, identity.groups_left_out);
                 Verified::Good(identity)
             }
-            Err(NotAccepted::LacksKeys(owner)) => self.lacks_keys(cx, owner, now),
+            Err(NotAccepted::LacksKeys(owner)) => {
+                cx.stats.inc(Counter::AuthKeysMissing);
+                // Ours may be too old.
+                if self.sign_in.may_ask(&owner, now) {
+                    cx.effects.keys_wanted.push(owner);
+                }
+                Verified::Later
+            }
+            Err(NotAccepted::AwaitsTenant) => {
+                cx.stats.inc(Counter::AuthKeysMissing);
+                Verified::Later
+            }
             Err(NotAccepted::Refused(refusal)) => {
                 let told = verifier.told(refusal);
                 let counter = counter(refusal);
@@ -135,15 +151,6 @@ impl Clients {
                 Verified::Bad(told)
             }
         }
-    }
-
-    /// Asks control for newer keys of an owner: ours may be too old.
-    fn lacks_keys(&mut self, cx: &mut Context<'_>, owner: KeyOwner, now: Micros) -> Verified {
-        cx.stats.inc(Counter::AuthKeysMissing);
-        if self.sign_in.may_ask(&owner, now) {
-            cx.effects.keys_wanted.push(owner);
-        }
-        Verified::NoKeys
     }
 
     /// Decides on an upgrade that shows `token`, of a client in `page`. The caller holds the
@@ -188,8 +195,8 @@ impl Clients {
             }
             Verified::Good(identity) => self.enter_as(cx, id, identity, now),
             Verified::Bad(why) => UpgradeDecision::Refused(401, why, 0),
-            Verified::NoKeys => {
-                UpgradeDecision::Refused(503, NO_KEYS.text.into(), NO_KEYS.retry_after_ms)
+            Verified::Later => {
+                UpgradeDecision::Refused(503, TOKEN_LATER.text.into(), TOKEN_LATER.retry_after_ms)
             }
         }
     }
@@ -280,8 +287,8 @@ impl Clients {
             Verified::Bad(why) => {
                 self.refuse_token(cx, id, seq, Reason::Unauthenticated, &why, now);
             }
-            Verified::NoKeys => {
-                let Reject { reason, text, retry_after_ms, .. } = NO_KEYS;
+            Verified::Later => {
+                let Reject { reason, text, retry_after_ms, .. } = TOKEN_LATER;
                 self.tell_error(cx, id, seq, reason, text, retry_after_ms);
             }
         }
@@ -556,7 +563,9 @@ fn counter(refusal: Refusal) -> Counter {
         Refusal::Signature => Counter::AuthRefusedSignature,
         Refusal::Missing(_) | Refusal::BadClaim(_) => Counter::AuthRefusedClaim,
         Refusal::Expired | Refusal::NotYet | Refusal::IssuedInFuture => Counter::AuthRefusedTime,
-        Refusal::UnknownTenant | Refusal::Issuer | Refusal::Audience => Counter::AuthRefusedParty,
+        Refusal::UnknownTenant | Refusal::AwaitedTenant | Refusal::Issuer | Refusal::Audience => {
+            Counter::AuthRefusedParty
+        }
     }
 }
 

@@ -44,7 +44,8 @@ const IDS_FULL: &str = "too many ids are remembered: send the message later, or 
 /// others there are no more than queues and calls hold, 10,000 and as many an instance by default;
 /// a duplicate waits outside of both, up to 64 for each of them.
 const DUPLICATES_BELOW: usize = REQUESTS_MAX / 4 * 3;
-const NEEDS_USER: Reject = Reject::new(
+/// Refusal of a client without a user.
+pub(in crate::engine) const NEEDS_USER: Reject = Reject::new(
     Reason::Unauthenticated,
     "only clients that signed in may send this message: send auth with a token first",
 );
@@ -73,7 +74,7 @@ impl Dispatcher {
             cx.stats.route_failed(shard, message.msg_id, "", "no route", now);
             return Err(NO_ROUTE);
         };
-        if (route.needs_user || from.must_sign_in) && from.user.is_none() {
+        if from.lacks_user(route) {
             return Err(NEEDS_USER);
         }
         let payload = payload_of(message, from.encoding, route.payload)?;

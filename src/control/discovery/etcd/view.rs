@@ -10,18 +10,16 @@ use serde_json::{Map, Value};
 
 use super::proto::mvccpb::KeyValue;
 use crate::config::is_name;
-use crate::control::discovery::{FoundInstance, FoundTable, SourceContents, SourceEvent};
+use crate::control::discovery::{
+    AwaitedTenants, FoundInstance, FoundTable, SourceContents, SourceEvent,
+};
+use crate::limits::{TENANT_BYTES_MAX, TENANTS_MAX};
 
 /// Keys of a folder that are used, bad ones included, in key order. 4,096 routes of
 /// [`VALUE_BYTES_MAX`] are 16 MiB.
 pub const KEYS_MAX: usize = 4_096;
-/// Tenants that are used: as many as the configuration takes. 1,000 of [`TENANT_BYTES_MAX`] are
-/// 64 MiB.
-pub const TENANTS_MAX: usize = 1_000;
 /// Largest value. A route with every key set has under 400 bytes.
 pub const VALUE_BYTES_MAX: usize = 4 << 10;
-/// Largest value of a tenant: more than 100 routes with every key set.
-pub const TENANT_BYTES_MAX: usize = 64 << 10;
 /// Longest key that is remembered: a prefix of 200, two names of 64 and the characters between
 /// them.
 const KEY_BYTES_MAX: usize = 512;
@@ -49,6 +47,7 @@ impl Folder {
     fn keys_max(self) -> usize {
         match self {
             Folder::Services | Folder::Routes => KEYS_MAX,
+            // As many as the configuration takes.
             Folder::Tenants => TENANTS_MAX,
         }
     }
@@ -222,7 +221,7 @@ impl KeyView {
 
     /// Instances, routes and tenants of the good values.
     pub fn contents(&self) -> SourceContents {
-        let mut contents = SourceContents::default();
+        let mut contents = SourceContents { awaited: self.awaited(), ..SourceContents::default() };
         for held in self.folders.iter().flat_map(|folder_keys| folder_keys.keys.values()) {
             match &held.good {
                 Some(ParsedValue::Instance(found)) => contents.instances.push(found.clone()),
@@ -232,6 +231,18 @@ impl KeyView {
             }
         }
         contents
+    }
+
+    /// Tenants without a good value. Any, where there are more keys than are used: nobody knows
+    /// whose the others are.
+    fn awaited(&self) -> AwaitedTenants {
+        let FolderKeys { keys, over, .. } = &self.folders[Folder::Tenants as usize];
+        if *over {
+            return AwaitedTenants::Any;
+        }
+        let bad = keys.iter().filter(|(_, held)| held.good.is_none());
+        let names = bad.filter_map(|(key, _)| names_of(Folder::Tenants, &self.prefix, key).ok());
+        AwaitedTenants::named(names.map(Arc::from).collect())
     }
 
     /// Takes the complaints since the last call.

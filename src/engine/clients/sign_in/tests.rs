@@ -4,7 +4,7 @@ mod tenants;
 
 use super::*;
 use crate::auth::EARLY_FETCH_S;
-use crate::auth::keys::{KeySet, read_jwks};
+use crate::auth::keys::{FetchedAt, KeySet, read_jwks};
 use crate::auth::load::{FetchedSets, LocalKeys};
 use crate::auth::mint::{SigningKey, Wanted, mint};
 use crate::config::Overrides;
@@ -69,7 +69,7 @@ fn with_set(fetched_unix_s: Option<i64>) -> ShardConfig {
     config.gateway = (*published.gateway).clone();
     config.gateway.auth.jwks_url = Some("https://id.example/keys".into());
     let set = fetched_unix_s
-        .map(|at| KeySet { fetched_unix_s: Some(at), ..read_jwks(SET).expect("a set") });
+        .map(|at| KeySet { fetched: Some(FetchedAt::new(at)), ..read_jwks(SET).expect("a set") });
     let keys = LocalKeys::read(&config).expect("no files");
     let fetched = set.into_iter().map(|set| (KeyOwner::Auth, set)).collect();
     published.auth = keys.verifier(&config, &fetched);

@@ -23,7 +23,8 @@ fn only(folder: Folder, key: &str, value: &str) -> Result<SourceContents, String
     match &view.take_bad()[..] {
         [] => Ok(view.contents()),
         [SourceEvent::Bad { at, why }] => {
-            assert_eq!((at.as_str(), view.contents()), (key, SourceContents::default()));
+            let contents = SourceContents { awaited: AwaitedTenants::NONE, ..view.contents() };
+            assert_eq!((at.as_str(), contents), (key, SourceContents::default()));
             Err(why.clone())
         }
         more => panic!("{more:?}"),
@@ -179,6 +180,22 @@ fn a_tenant_may_be_larger_than_a_route_and_so_many_are_used() {
     assert_eq!((tenants.len(), &*tenants[0].at), (TENANTS_MAX, at(0).as_str()));
     let told = view.take_bad();
     assert!(told.len() == 1 && why_of(&told[0]).contains("over 1000 keys"), "{told:?}");
+    assert_eq!(view.contents().awaited, AwaitedTenants::Any, "nobody knows the others' names");
+}
+
+#[test]
+fn a_tenant_whose_value_cannot_be_read_is_one_all_the_same() {
+    let mut view = KeyView::new(PREFIX);
+    let at = |name: &str| format!("{PREFIX}/tenants/{name}");
+    assert_eq!(view.contents().awaited, AwaitedTenants::NONE);
+    view.put(Folder::Tenants, &kv(&at("bad"), "{", 1, 1));
+    view.put(Folder::Tenants, &kv(&at("good"), "{}", 1, 1));
+    view.put(Folder::Routes, &kv(&format!("{PREFIX}/routes/bad"), "{", 1, 1));
+    assert_eq!(view.contents().awaited, AwaitedTenants::named(vec!["bad".into()]));
+    // One that was good stays good.
+    view.put(Folder::Tenants, &kv(&at("bad"), "{}", 1, 2));
+    view.put(Folder::Tenants, &kv(&at("good"), "{", 1, 2));
+    assert_eq!(view.contents().awaited, AwaitedTenants::NONE);
 }
 
 #[test]
@@ -323,16 +340,20 @@ impl Store {
 
     /// Contents that follow from the history: of each key the last good value.
     fn expected(&self) -> SourceContents {
-        let mut contents = SourceContents::default();
+        let (mut contents, mut awaited) = (SourceContents::default(), Vec::new());
         for (at, values) in &self.lives {
             let (folder, key) = KEYS[*at];
             let good = values.iter().rev().find_map(|v| only(folder, key, VALUES[*v]).ok());
+            if let (Folder::Tenants, None) = (folder, &good) {
+                let name = key.strip_prefix(&folder.start(PREFIX)).expect("it is in its folder");
+                awaited.push(name.into());
+            }
             let good = good.unwrap_or_default();
             contents.instances.extend(good.instances);
             contents.routes.extend(good.routes);
             contents.tenants.extend(good.tenants);
         }
-        contents
+        SourceContents { awaited: AwaitedTenants::named(awaited), ..contents }
     }
 }
 
@@ -379,7 +400,7 @@ proptest! {
             let key = [folder.start(PREFIX).as_bytes(), &names].concat();
             let kv = KeyValue { key, value: value.clone(), create_revision: 1, mod_revision: 1 };
             view.put(folder, &kv);
-            let SourceContents { instances, routes, tenants } = view.contents();
+            let SourceContents { instances, routes, tenants, .. } = view.contents();
             let found = instances.len() + routes.len() + tenants.len();
             prop_assert_eq!(found + view.take_bad().len(), 1);
         }

@@ -1,12 +1,16 @@
 //! Tenants with keys and pages of their own, on one shard.
 
 use super::*;
+use crate::config::AwaitedTenants;
 use crate::config::settings::{TenantSettings, TenantTokens, UnknownTenant};
 use crate::origin::AllowedOrigin;
 use crate::routing::{Tenant, TenantTable};
 
 const ACME_PAGE: &str = "https://acme.example";
 const COMMON_PAGE: &str = "https://common.example";
+
+/// A name that no tenant has, and that gets the answers of one whose keys are not fetched.
+const NOBODY: &str = "nobody";
 
 /// A tenant with these origins, and with keys of its own, if it has a secret.
 fn tenant(name: &str, origins: &[&str], secret: Option<&str>) -> (TenantSettings, Tenant) {
@@ -29,6 +33,10 @@ fn tenant(name: &str, origins: &[&str], secret: Option<&str>) -> (TenantSettings
 /// As [`published`], with `acme` and its page and secret, `beta` with the secret of [auth], and
 /// `far` with a set that was never fetched.
 fn with_tenants(unknown: UnknownTenant) -> ShardConfig {
+    awaiting(unknown, AwaitedTenants::NONE)
+}
+
+fn awaiting(unknown: UnknownTenant, awaited: AwaitedTenants) -> ShardConfig {
     let mut published = published(SECRET, false);
     let files = from_files(Files::embedded(), &[], &Overrides::default());
     let mut config = files.expect("the built-in files are right");
@@ -43,6 +51,7 @@ fn with_tenants(unknown: UnknownTenant) -> ShardConfig {
     ];
     let (settings, list): (Vec<_>, Vec<_>) = tenants.into_iter().unzip();
     config.tenants = settings;
+    config.awaited = awaited;
     let mut snapshot = (*published.snapshot).clone();
     snapshot.tenants = TenantTable::new(list);
     let keys = LocalKeys::read(&config).expect("no files");
@@ -93,7 +102,7 @@ fn a_tenants_key_signs_for_its_users_and_for_nobody_elses() {
     let bad = [
         token_in("beta", "acme", OTHER),
         token_in("acme", "k", SECRET),
-        token_in("other", "acme", OTHER),
+        token_in(NOBODY, "acme", OTHER),
     ];
     for token in bad {
         rig.end_turn();
@@ -118,9 +127,40 @@ fn users_of_a_tenant_that_is_not_configured_are_refused_where_that_is_asked_for(
     let mut rig = rig_of(UnknownTenant::Refuse);
     let id = rig.bearer(&of_beta());
     assert!(rig.told(id).contains("auth_ok"));
-    let id = rig.bearer(&token_in("other", "k", SECRET));
+    let id = rig.bearer(&token_in(NOBODY, "k", SECRET));
     assert!(rig.told(id).starts_with("HTTP/1.1 401 "));
     assert_eq!(rig.count(Counter::AuthRefusedParty), 1);
+}
+
+#[test]
+fn until_a_source_has_told_its_tenants_those_that_are_not_known_are_asked_to_come_back() {
+    let published = || awaiting(UnknownTenant::Default, AwaitedTenants::Any);
+    let mut rig = Rig { engine: engine(published(), 0, 1), now: Micros(1_000) };
+    let other = token_in("other", "k", SECRET);
+    let id = rig.bearer(&other);
+    let told = rig.told(id);
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("Retry-After: 1\r\n"), "{told}");
+    let id = rig.open("", b"");
+    rig.told(id);
+    rig.says(id, auth(1, &other));
+    let told = rig.told(id);
+    assert!(told.contains("UNAVAILABLE") && told.contains("retry_after_ms"), "{told}");
+    assert_eq!(rig.phase(id), Phase::Open);
+    assert_eq!(rig.count(Counter::AuthKeysMissing), 2);
+    // A page that nobody lists may be one of theirs.
+    let strange = page("https://strange.example");
+    let page_id = rig.open(&strange, b"");
+    let told = rig.told(page_id);
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("Retry-After: 1\r\n"), "{told}");
+    rig.end_turn();
+    let known = rig.bearer(&of_beta());
+    assert!(rig.told(known).contains("auth_ok"), "that one is known");
+    // It has told them, and has none.
+    rig.engine.apply(awaiting(UnknownTenant::Default, AwaitedTenants::NONE), rig.now);
+    rig.says(id, auth(2, &other));
+    assert!(rig.told(id).contains("auth_ok"));
+    let id = rig.open(&strange, b"");
+    assert!(rig.told(id).starts_with("HTTP/1.1 403 "));
 }
 
 #[test]
