@@ -6,8 +6,9 @@
 
 use std::mem::size_of;
 
+use crate::auth::keys::{JWKS_KEYS_MAX, KEY_BYTES};
 use crate::config::Config;
-use crate::config::settings::ShardSettings;
+use crate::config::settings::{ShardSettings, TenantSettings};
 use crate::control::log::LOG_BYTES;
 use crate::engine::REQUESTS_MAX;
 use crate::engine::clients::address_places::AddressPlaces;
@@ -20,8 +21,14 @@ use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
 use crate::engine::owner::Address;
 use crate::engine::slab::{self, Slab};
+use crate::engine::tenants::ACCOUNT_BYTES;
 use crate::ids::{ConnId, MsgKey};
-use crate::limits::{self, IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS};
+use crate::limits::{
+    self, IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS, TENANT_BYTES_MAX,
+    TENANTS_MAX,
+};
+use crate::routing::quota::{self, Demand};
+use crate::routing::{Route, Tenant};
 use crate::shard::sockets::Socket;
 use crate::stats::Histograms;
 use crate::tls::session;
@@ -224,14 +231,47 @@ pub fn reserved(settings: &ShardSettings) -> Vec<u64> {
     pieces
 }
 
-/// Memory of the process besides its shards.
-pub fn of_process(config: &Config) -> Vec<Part> {
+/// Memory of the process besides that of its `shards`, and what they have for tenants.
+pub fn of_process(config: &Config, shards: usize) -> Vec<Part> {
     let weight: u64 = config.snapshot.instances.iter().map(|i| u64::from(i.weight)).sum();
     let points = weight * u64::from(config.ring_points);
-    vec![
+    let mut parts = vec![
         times("hash rings", "routing.ring_points x weights", points, "a point", RING_POINT_BYTES),
         Part::new("log", "lines that wait for stderr, each as long as can be".into(), LOG_BYTES),
-    ]
+    ];
+    parts.extend(tenant_parts(config, shards));
+    parts
+}
+
+/// Tables, routes and keys of tenants, which shards have in common, and the accounts that each
+/// shard keeps; and the values of as many tenants as etcd may have.
+fn tenant_parts(config: &Config, shards: usize) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if !config.tenants.is_empty() {
+        let tenants = config.tenants.len() as u64;
+        let table = (size_of::<TenantSettings>() + size_of::<Tenant>()) as u64;
+        let routes = config.snapshot.tenants.list().iter().map(|t| t.routes.len() as u64).sum();
+        let tokens = config.tenants.iter().filter_map(|tenant| tenant.tokens.as_ref());
+        let keys = tokens.map(|tokens| {
+            let sets = usize::from(tokens.jwks_file.is_some() || tokens.jwks_url.is_some());
+            (tokens.keys.len() + sets * JWKS_KEYS_MAX) as u64
+        });
+        // Control has what a shard wants of a quota, and the two parts that it may live with.
+        let division = size_of::<Demand>() + 2 * size_of::<quota::Part>();
+        let account = (ACCOUNT_BYTES + division) as u64;
+        let (of_routes, of_keys) = ("routes of [[tenant.route]]", "keys of tenants and their sets");
+        let accounts = format!("{shards} shards x [[tenant]]");
+        let all = tenants.saturating_mul(shards as u64);
+        parts.push(times("tenants", "[[tenant]]", tenants, "a table", table));
+        parts.push(times("tenants, routes", of_routes, routes, "each", size_of::<Route>() as u64));
+        parts.push(times("tenants, keys", of_keys, keys.sum(), "each", KEY_BYTES as u64));
+        parts.push(times("tenants, accounts", &accounts, all, "of counters and parts", account));
+    }
+    if config.gateway.has_tenant_source() {
+        let (most, bytes) = (TENANTS_MAX as u64, TENANT_BYTES_MAX as u64);
+        parts.push(times("tenants of etcd", "tenants at most", most, "a value", bytes));
+    }
+    parts
 }
 
 /// Text of `bytes` for people: three digits and a unit.
@@ -253,6 +293,8 @@ pub fn shown(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Overrides;
+    use crate::config::load::{Files, from_files};
     use crate::config::settings::ConnectionsMax;
 
     #[test]
@@ -285,6 +327,37 @@ mod tests {
         settings.limits.address_unauthenticated_max = 1;
         let after = of_shard(&settings, 3, false);
         assert_eq!(after.full.len(), before.full.len() + 2, "what is limited is remembered");
+    }
+
+    #[test]
+    fn tenants_are_counted_with_their_routes_and_keys_and_for_each_shard() {
+        let of = |text: &str, shards| {
+            let mut files = Files::embedded();
+            files.gateway.text = format!(
+                "demo.enabled = false\nauth.mode = \"jwt\"\nauth.tenants = \"many\"\n\
+                 auth.jwks_file = \"k\"\n{text}\n[[service]]\nname = \"a\"\n\
+                 instances = [{{ id = \"a\", address = \"127.0.0.1:1\" }}]\n"
+            );
+            let config = from_files(files, &[], &Overrides::default()).expect(text);
+            let parts = of_process(&config, shards);
+            let tenants = parts.into_iter().filter(|part| part.what.starts_with("tenants"));
+            tenants.map(|part| part.bytes).collect::<Vec<u64>>()
+        };
+        assert_eq!(of("", 4), [0_u64; 0]);
+        let table = |name: &str, more: &str| format!("{{ name = {name:?}, {more} }}");
+        let plain = table("p", "");
+        let route = table("r", "route = [{ range = [1, 2], service = \"a\" }]");
+        let keys = table("k", "jwks_url = \"https://a.example/\"");
+        let [one, two, eight] = [
+            of(&format!("tenant = [{plain}]"), 4),
+            of(&format!("tenant = [{plain}, {route}, {keys}]"), 4),
+            of(&format!("tenant = [{plain}, {route}, {keys}]"), 8),
+        ];
+        assert_eq!((two[0], two[3]), (3 * one[0], 3 * one[3]));
+        assert_eq!((one[1], one[2], two[1]), (0, 0, size_of::<Route>() as u64));
+        assert_eq!(two[2], JWKS_KEYS_MAX as u64 * KEY_BYTES as u64);
+        assert_eq!((eight[..3].to_vec(), eight[3]), (two[..3].to_vec(), 2 * two[3]));
+        assert_eq!(of("etcd.endpoints = [\"http://127.0.0.1:1\"]", 4), [65_536_000]);
     }
 
     #[test]

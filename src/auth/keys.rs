@@ -26,6 +26,10 @@ const SHOWN_CHARS_MAX: usize = 64;
 /// than 8,192 take milliseconds for each signature.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
+/// Bytes of a key: itself, its name, and the modulus of the largest RSA key and an exponent.
+pub(crate) const KEY_BYTES: usize =
+    size_of::<Key>() + KEY_ID_BYTES_MAX + *RSA_BITS.end() / 8 + size_of::<u64>();
+
 /// A key that verifies signatures of one algorithm.
 #[derive(Clone)]
 pub struct Key {

@@ -81,7 +81,7 @@ fn budget(config: &Config, shards: usize, machine: Option<u64>) -> String {
         out.push('\n');
         at += same;
     }
-    let process = memory::of_process(config);
+    let process = memory::of_process(config, shards);
     out += "memory of the process besides:\n";
     out += &aligned(["PART", "BYTES", "FROM"], &rows(&process));
     let own = process.iter().fold(0u64, |sum, part| sum.saturating_add(part.bytes));

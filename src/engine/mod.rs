@@ -27,8 +27,9 @@ mod shares;
 pub mod slab;
 mod source;
 mod stats;
-mod tenants;
+pub(crate) mod tenants;
 mod turn;
+mod weights;
 pub mod work;
 
 use std::net::{IpAddr, SocketAddr};

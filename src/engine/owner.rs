@@ -67,6 +67,14 @@ impl OwnerName {
         }
     }
 
+    /// The tenant that it is, or is in.
+    pub fn tenant(&self) -> TenantId {
+        match self {
+            Self::Tenant(tenant) | Self::Party(tenant, _) => *tenant,
+            Self::Session(holder) => holder.tenant,
+        }
+    }
+
     /// Whether it is an owner's, and no group's.
     pub fn is_owner(&self) -> bool {
         match self {

@@ -25,6 +25,10 @@
 //!   all of its sessions count there, and of what is kept for sessions at most half. The same for
 //!   the users of a tenant.
 //!
+//! Tenants have weights, all others 1: what an owner holds counts as many times as the heaviest of
+//! the tenants that hold something is heavier than its own. So a tenant of weight 4 may hold four
+//! times what one of weight 1 may hold beside it.
+//!
 //! The parts know no number of owners: many that hold next to nothing make nobody's part smaller.
 
 use std::hash::BuildHasher;
@@ -32,7 +36,9 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::engine::owner::{Holder, OwnerName};
+use crate::engine::weights::Weights;
 use crate::ids::TenantId;
+use crate::routing::TenantTable;
 
 /// Pieces into which a thing must be divisible so that something of it can be kept: of less than
 /// sixteen pieces a sixteenth is none. Those are taken by whoever comes.
@@ -91,7 +97,10 @@ pub(crate) struct Shares<const N: usize> {
     hasher: DefaultHashBuilder,
     /// The first vacant node.
     vacant: u32,
-    tenants: usize,
+    /// Weights of the tenants that hold something.
+    tenants: Weights,
+    /// Weights of the tenants of the configuration, by id; of all others 1.
+    weights: Vec<(TenantId, u32)>,
     held: [usize; N],
     /// Amount taken of each [`Part`].
     taken: [usize; 4],
@@ -126,10 +135,29 @@ impl<const N: usize> Shares<N> {
             table: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             vacant: NONE,
-            tenants: 0,
+            tenants: Weights::default(),
+            weights: Vec::new(),
             held: [0; N],
             taken: [0; 4],
         }
+    }
+
+    /// Gives tenants their weights.
+    pub fn set_weights(&mut self, table: &TenantTable) {
+        self.weights = table.list().iter().map(|tenant| (tenant.id, tenant.weight)).collect();
+        let names = self.table.iter().map(|at| self.nodes[*at as usize].name);
+        let mut tenants = Weights::default();
+        for name in names {
+            if let OwnerName::Tenant(id) = name {
+                tenants.change(0, self.weight(id));
+            }
+        }
+        self.tenants = tenants;
+    }
+
+    fn weight(&self, tenant: TenantId) -> u64 {
+        let place = self.weights.binary_search_by_key(&tenant, |(id, _)| *id);
+        place.map_or(1, |at| u64::from(self.weights[at].1.max(1)))
     }
 
     /// How much of a thing all owners hold together.
@@ -157,8 +185,11 @@ impl<const N: usize> Shares<N> {
             return Some(Part::Free);
         }
         let [tenant, party, session] = self.path(Asker::Named(holder));
-        let held = |node: Option<&Node<N>>| node.map_or(0, |node| node.held[DIVIDED]);
-        let lent = |node: Option<&Node<N>>| node.map_or(0, |node| node.lent);
+        let weight = self.weight(holder.tenant);
+        let heaviest = self.tenants.heaviest().max(weight);
+        let weighed = |amount: usize| (amount as u64 * heaviest / weight) as usize;
+        let held = |node: Option<&Node<N>>| weighed(node.map_or(0, |node| node.held[DIVIDED]));
+        let lent = |node: Option<&Node<N>>| weighed(node.map_or(0, |node| node.lent));
         // What is left for the taker and those beside it: of a part, half of what is over what they
         // have of it.
         let may = |left: usize, own: usize| amount <= left && own <= left - amount;
@@ -193,18 +224,20 @@ impl<const N: usize> Shares<N> {
         }
     }
 
-    /// Whether an owner is within an equal part of a thing with `amount` more: of the whole each
-    /// tenant that holds something has an equal part, and in it each of its parties and one that is
-    /// to come, and in that of an address each of its sessions and one that is to come. The first
-    /// of an owner that holds nothing is within it, whatever its size. For what can be taken away
-    /// again from one that is over its part.
+    /// Whether an owner is within its part of a thing with `amount` more: of the whole each tenant
+    /// that holds something has a part by its weight, and in it an equal one each of its parties
+    /// and one that is to come, and in that of an address each of its sessions and one that is to
+    /// come. The first of an owner that holds nothing is within it, whatever its size. For what can
+    /// be taken away again from one that is over its part.
     pub fn is_within(&self, asker: Asker<'_>, thing: usize, amount: usize, max: usize) -> bool {
         let path = self.path(asker);
         let [held_by_tenant, held_by_party, own] =
             path.map(|node| node.map_or(0, |node| node.held[thing]));
         let below = |node: Option<&Node<N>>| node.map_or(0, |node| node.children as usize);
         let [tenant, party, session] = path;
-        let of_tenant = (max / (self.tenants + usize::from(tenant.is_none()))).max(1);
+        let weight = self.weight(self.tenant_of(asker));
+        let weights = self.tenants.sum() + if tenant.is_none() { weight } else { 0 };
+        let of_tenant = ((max as u64 * weight / weights) as usize).max(1);
         let of_party = of_tenant / (below(tenant) + 1);
         let is_fair = |held: usize, part: usize| held == 0 || held + amount <= part;
         let is_user = session.is_some_and(|node| matches!(node.name, OwnerName::Party(..)));
@@ -296,6 +329,13 @@ impl<const N: usize> Shares<N> {
         }
     }
 
+    fn tenant_of(&self, asker: Asker<'_>) -> TenantId {
+        match asker {
+            Asker::Named(holder) => holder.tenant,
+            Asker::Known(ShareKey(at)) => self.nodes[at as usize].name.tenant(),
+        }
+    }
+
     fn path(&self, asker: Asker<'_>) -> Path<'_, N> {
         match asker {
             Asker::Known(ShareKey(leaf)) => {
@@ -335,7 +375,7 @@ impl<const N: usize> Shares<N> {
         });
         match self.nodes.get_mut(parent as usize) {
             Some(parent) => parent.children += 1,
-            None => self.tenants += 1,
+            None => self.tenants.change(0, self.weight(name.tenant())),
         }
         let node = Node { name, parent, children: 0, held: [0; N], lent: 0 };
         let at = match self.nodes.get_mut(self.vacant as usize) {
@@ -363,7 +403,7 @@ impl<const N: usize> Shares<N> {
         }
         match self.nodes.get_mut(parent as usize) {
             Some(parent) => parent.children -= 1,
-            None => self.tenants -= 1,
+            None => self.tenants.change(self.weight(name.tenant()), 0),
         }
         self.nodes[at as usize].parent = std::mem::replace(&mut self.vacant, at);
     }

@@ -145,6 +145,9 @@ impl Account {
     }
 }
 
+/// Bytes of the account of a tenant on a shard.
+pub(crate) const ACCOUNT_BYTES: usize = size_of::<Account>();
+
 /// Terms that are the same for all tenants.
 #[derive(Clone, Copy, Debug)]
 struct Terms {

@@ -36,12 +36,13 @@ fn users_on_all_shards(gateway: &Gateway, count: usize) -> Vec<String> {
     on.into_values().flat_map(|users| users.into_iter().take(count / gateway.shards)).collect()
 }
 
-/// Asks at a pace of one message each `every`, with a new connection after `reconnect` of them,
-/// until `stop`; gives the times of answers that are OK, and the number of refusals. Every other
-/// answer fails the test.
+/// Asks `payload` at a pace of one message each `every`, with a new connection after `reconnect` of
+/// them, until `stop`; gives the times of answers that are OK, and the number of refusals. Every
+/// other answer fails the test.
 fn at_a_pace(
     gateway: &Gateway,
     user: &str,
+    payload: &Value,
     every: Duration,
     reconnect: u32,
     stop: &AtomicBool,
@@ -57,7 +58,7 @@ fn at_a_pace(
         if n % reconnect == reconnect - 1 {
             client = signed_in(gateway, user, "acme");
         }
-        let answer = client.call(1001, json!(n));
+        let answer = client.call(1001, payload.clone());
         match (&answer["reason"], answer["retry_after_ms"].as_u64()) {
             (Value::Null, _) => taken.push(Instant::now()),
             (reason, Some(1..)) if *reason == "RATE_LIMITED" => refused += 1,
@@ -93,7 +94,8 @@ fn a_rate_holds_on_all_shards_together_over_reconnects_and_a_reload() {
                 // 667 a second. Those of the other shard want less than an equal part.
                 let every = Duration::from_millis(if n < users.len() / 2 { 8 } else { 24 });
                 let (gateway, stop) = (&gateway, &stop);
-                scope.spawn(move || at_a_pace(gateway, user, every, 40 + n as u32, stop))
+                let payload = json!(n);
+                scope.spawn(move || at_a_pace(gateway, user, &payload, every, 40 + n as u32, stop))
             })
             .collect();
         let mut polite = signed_in(&gateway, "bob", "beta");
@@ -120,6 +122,50 @@ fn a_rate_holds_on_all_shards_together_over_reconnects_and_a_reload() {
     assert!(taken.abs_diff(wanted) * 20 <= wanted, "{taken} in 6 s, not {wanted}");
     let refused: usize = told.iter().map(|(_, refused)| refused).sum();
     assert!(refused > 600, "{refused}: they wanted more");
+}
+
+#[test]
+fn a_rate_of_bytes_holds_on_all_shards_together() {
+    // A hundred messages a second.
+    let payload = json!("x".repeat(4_000));
+    let message = json!({"msg_id": 1001, "seq": 100, "payload": payload}).to_string();
+    let rate = 100 * message.len();
+    let instance = Instance::echo();
+    let table = format!("{{ name = \"acme\", quota = {{ bytes_per_s = {rate} }} }}");
+    let config = with_tenants(&[&table])
+        .service("logic", &[("a", instance.address)])
+        .route(1000, "logic", "");
+    let gateway = Gateway::start(&config);
+    gateway.wait_connected("logic", &["a"]);
+    let users = users_on_all_shards(&gateway, 8);
+    let (stop, seconds) = (AtomicBool::new(false), Duration::from_secs);
+    let (began, told) = std::thread::scope(|scope| {
+        let load = Load(&stop);
+        let talkers: Vec<_> = users
+            .iter()
+            .enumerate()
+            .map(|(n, user)| {
+                // 165 a second. Those of the other shard want less than an equal part.
+                let every = Duration::from_millis(if n < users.len() / 2 { 32 } else { 100 });
+                let (gateway, stop, payload) = (&gateway, &stop, &payload);
+                scope.spawn(move || at_a_pace(gateway, user, payload, every, u32::MAX, stop))
+            })
+            .collect();
+        eventually("the quota is reached", || {
+            (gateway.counter("quota_messages_refused") > 30).then_some(())
+        });
+        std::thread::sleep(seconds(2));
+        let began = Instant::now();
+        std::thread::sleep(seconds(6));
+        drop(load);
+        let told: Vec<_> = talkers.into_iter().map(|t| t.join().expect("it talks")).collect();
+        (began, told)
+    });
+    let times = told.iter().flat_map(|(taken, _)| taken);
+    let taken = times
+        .filter(|at| at.saturating_duration_since(began) < seconds(6) && **at >= began)
+        .count();
+    assert!(taken.abs_diff(600) * 20 <= 600, "{taken} in 6 s, not 600");
 }
 
 #[test]

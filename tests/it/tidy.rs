@@ -63,7 +63,10 @@ const MAY_NAME: [(&str, &[&str]); 31] = [
     ("echo", &["wire", "config::settings", "tls", "clock"]),
     ("preflight", &["config", "engine::clients", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
-    ("memory", &["routing", "config", "engine", "shard", "control::log", "tls::session"]),
+    (
+        "memory",
+        &["routing", "config", "auth::keys", "engine", "shard", "control::log", "tls::session"],
+    ),
     (
         "cli",
         &[

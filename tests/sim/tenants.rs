@@ -85,18 +85,32 @@ impl Plan {
         let Faults { sign_in, leave, stall, adopt_ms, with_id, .. } = &mut plan.faults;
         (*sign_in, *leave, *stall, *with_id) = (60, d.pick(&[1, 5]), 0, d.pick(&[20, 60]));
         *adopt_ms = d.pick(&[30, 100, 300]);
-        plan.tenants =
-            Some(TenantPlan { come_and_go: d.chance(60), quotas: [quota(&mut d), quota(&mut d)] });
-        for route in &mut plan.routes {
+        plan.add_tenants(&mut d);
+        plan
+    }
+
+    /// A plan of any kind: where tokens name tenants, these are configured in some.
+    pub fn of_any_kind(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut d = Dice::new(seed ^ 0x616e_796b);
+        let has_tenants = plan.verifier.is_some() && plan.gateway.auth.tenants == Tenants::Many;
+        if has_tenants && d.chance(50) {
+            plan.add_tenants(&mut d);
+        }
+        plan
+    }
+
+    fn add_tenants(&mut self, d: &mut Dice) {
+        self.tenants = Some(TenantPlan { come_and_go: d.chance(60), quotas: [quota(d), quota(d)] });
+        for route in &mut self.routes {
             if COVERED_IDS.contains(&route.first) {
                 (route.order, route.payload) = (Order::None, PayloadKind::Json);
             }
         }
         for (n, first) in RESERVED_IDS.into_iter().enumerate() {
             let only_for = Some(Arc::from([TenantId::of(TENANTS[n])]));
-            plan.routes.push(Route { only_for, ..own_route(n, first) });
+            self.routes.push(Route { only_for, ..own_route(n, first) });
         }
-        plan
     }
 }
 

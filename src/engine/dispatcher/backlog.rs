@@ -14,6 +14,7 @@
 
 mod even;
 mod idle;
+mod weights;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,6 +26,7 @@ use crate::engine::dispatcher::request::Requests;
 use crate::engine::held::Held;
 use crate::engine::owner::{Holder, OwnerName};
 use crate::engine::slab::Slab;
+use crate::engine::weights::Weights;
 use crate::ids::{InstanceId, MsgKey, OwnerKey, TenantId, Ticket};
 
 /// Sort key: virtual deadline in microseconds, class, number of arrival.
@@ -160,6 +162,8 @@ pub(crate) struct Backlog {
     nodes: Slab<OwnerKey, Node>,
     names: HashMap<OwnerName, OwnerKey>,
     root: OwnerKey,
+    /// Weights of the tenants of which something waits.
+    tenants: Weights,
     /// Owners with nothing in flight, by the rank of their first request, outdated ones among them:
     /// first those whose user or address had nothing in flight either when they were listed.
     idle: [BinaryHeap<Reverse<(Rank, OwnerKey)>>; 2],
@@ -180,6 +184,7 @@ impl Backlog {
             nodes,
             names: HashMap::new(),
             root,
+            tenants: Weights::default(),
             idle: Default::default(),
             last_idle: None,
             unused_ticks: 0,
@@ -204,9 +209,9 @@ impl Backlog {
                 node.weight = u64::from(weight.max(1));
             }
             let after = node.weight;
-            let group = self.node_mut(group);
-            group.weights = group.weights + after - before;
+            self.reweigh(group, before, after);
             if begins {
+                let group = self.node_mut(group);
                 group.members += 1;
                 // What it owed is forgotten.
                 let now = group.now;
@@ -255,9 +260,9 @@ impl Backlog {
             }
             at = node.group;
             if let (true, Some(group)) = (ends, at) {
+                self.reweigh(group, weight, 0);
                 let node = self.node_mut(group);
                 node.members -= 1;
-                node.weights -= weight;
                 if node.has_outdated() {
                     self.drop_outdated(group);
                 }
@@ -275,21 +280,6 @@ impl Backlog {
         }
         let &Reverse(entry) = self.node(at).entries.peek().expect("settled");
         Some((entry, at))
-    }
-
-    /// Gives each tenant of which something waits its weight anew.
-    pub fn set_weights(&mut self, of: impl Fn(TenantId) -> u32) {
-        let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
-        for key in all {
-            let node = self.node_mut(key);
-            let Some(OwnerName::Tenant(id)) = node.name else { continue };
-            let before = std::mem::replace(&mut node.weight, u64::from(of(id).max(1)));
-            let (after, waits, group) = (node.weight, node.held.items > 0, node.group);
-            if let (true, Some(group)) = (waits, group) {
-                let group = self.node_mut(group);
-                group.weights = group.weights + after - before;
-            }
-        }
     }
 
     /// Takes note of what a request costs now, in microseconds of a slot.

@@ -13,6 +13,7 @@ use crate::engine::shares::{Asker, Part, ShareKey, Shares};
 use crate::engine::slab::Slab;
 use crate::ids::{DedupKey, MsgKey, SessionId, TenantId};
 use crate::message::{Micros, Reason, whole_ms};
+use crate::routing::TenantTable;
 
 /// Bytes counted for a remembered id besides those of its key: the entry, and 16 each for its slot,
 /// its place in the table (9 bytes at a load of 7/16 to 7/8), its place in the queue of finished
@@ -206,6 +207,11 @@ impl DedupWindow {
         self.bytes_max = settings.bytes_max;
         self.reply_bytes_max = settings.reply_bytes_max;
         self.window_us = settings.window_ms.saturating_mul(1000);
+    }
+
+    /// Gives tenants their weights.
+    pub fn set_weights(&mut self, tenants: &TenantTable) {
+        self.shares.set_weights(tenants);
     }
 
     /// Makes the full key of a message of `holder` for the other methods. `fingerprint` is

@@ -142,7 +142,7 @@ enum Delayed {
 impl Dispatcher {
     /// A dispatcher without requests. Seeds of hashes are drawn from `rng`.
     pub fn new(settings: &ShardSettings, snapshot: &Snapshot, rng: &mut StdRng) -> Self {
-        Self {
+        let mut dispatcher = Self {
             requests: Slab::with_capacity_max(REQUESTS_MAX),
             ordering: Ordering::new(REQUESTS_MAX),
             calls: Slab::with_capacity_max(REQUESTS_MAX),
@@ -161,7 +161,9 @@ impl Dispatcher {
             deadline_next: Micros(u64::MAX),
             resumed_at: None,
             body: BodyWriter::default(),
-        }
+        };
+        dispatcher.dedup.set_weights(&snapshot.tenants);
+        dispatcher
     }
 
     /// Bytes of each request under way, with its tenant.
@@ -198,6 +200,7 @@ impl Dispatcher {
 
     /// Gives what waits the weights of its tenants: of a reload, also for what came before it.
     fn apply_weights(&mut self, tenants: &TenantTable) {
+        self.dedup.set_weights(tenants);
         for (_, request) in self.requests.iter_mut() {
             request.weight = tenants.weight(request.holder.tenant);
         }

@@ -74,6 +74,17 @@ fn party_times(is_alone: bool, priority: Priority) -> usize {
     if is_alone { times.max(TIMES_ALONE) } else { times }
 }
 
+/// How much more of a queue than what is free an owner may hold.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    /// The weight of its tenant, and that of the heaviest of those of which something waits: where
+    /// there may be several. The heaviest may hold [`TENANT_TIMES`] what is free, and the others as
+    /// much less as they are lighter.
+    weights: Option<(usize, usize)>,
+    /// Times what is free for its tenant that its user or address may hold.
+    party_times: usize,
+}
+
 /// The level on which `holder` would be over its threshold with `amount` more of a thing. `held`:
 /// what its tenant, its user or address, and its session hold; `free`: what is left of `cap`.
 fn level_over(
@@ -81,19 +92,19 @@ fn level_over(
     held: [usize; 3],
     amount: usize,
     (free, cap): (usize, usize),
-    (tenants, times): (Tenants, usize),
+    rules: Rules,
 ) -> Option<Level> {
     let is_over = |held: usize, most: usize| held > 0 && held + amount > most;
     let [tenant, party, session] = held;
-    let tenant_most = match tenants {
-        Tenants::One => usize::MAX,
-        Tenants::Many => free.saturating_mul(TENANT_TIMES),
+    let tenant_most = match rules.weights {
+        None => usize::MAX,
+        Some((weight, heaviest)) => free.saturating_mul(TENANT_TIMES * weight) / heaviest,
     };
     if is_over(tenant, tenant_most) && (party > 0 || free <= cap / PARTY_RESERVE) {
         return Some(Level::Tenant);
     }
     let tenants_free = tenant_most.saturating_sub(tenant).min(free);
-    let party_most = tenants_free.saturating_mul(times);
+    let party_most = tenants_free.saturating_mul(rules.party_times);
     let is_new = match holder.party {
         Party::Address(_) => session == 0 && free > cap / SESSION_RESERVE,
         Party::User(_) => false,
@@ -183,17 +194,25 @@ impl Dispatcher {
         }
         let [here, all] = fills.map(|fill| fill.part(percent));
         let Fill { items_max, bytes_max, .. } = here;
+        let weight = u64::from(cx.config.snapshot.tenants.weight(holder.tenant)).max(1);
         let mut held = [Held::default(); 3];
-        let mut parties = 0;
+        let (mut parties, mut heaviest, mut weights) = (0, weight, 0);
         for line in Line::ALL {
             self.count_owners(instance, line);
             if let Some(backlog) = self.instances.get(instance).queue(line).backlog() {
                 held.iter_mut().zip(backlog.held(holder)).for_each(|(sum, held)| sum.add(held));
                 parties += backlog.parties(holder.tenant);
+                heaviest = heaviest.max(backlog.tenants().heaviest());
+                weights += backlog.tenants().sum();
             }
         }
-        let times = party_times(held[1].items >= here.items, new.route.priority);
-        let rules = (cx.config.gateway.auth.tenants, times);
+        let rules = Rules {
+            weights: match cx.config.gateway.auth.tenants {
+                Tenants::One => None,
+                Tenants::Many => Some((weight as usize, heaviest as usize)),
+            },
+            party_times: party_times(held[1].items >= here.items, new.route.priority),
+        };
         let left = |fill: &Fill| fill.items_max.saturating_sub(fill.items);
         let free = (left(&here).min(left(&all)), items_max);
         let over = level_over(holder, held.map(|held| held.items), 1, free, rules).or_else(|| {
@@ -207,10 +226,11 @@ impl Dispatcher {
                 cx.stats.inc(Counter::QueueOverShare);
                 let full = (level, held[level as usize].items);
                 self.held_back.tell(cx, new.from, instance, full, new.now);
-                // A slot serves one after the other, and each party has its turn.
+                // A slot serves one after the other: tenants by their weights, and of each its
+                // parties in turn.
                 let state = self.instances.get(instance);
-                let us = state.queue(Line::Prompt).cost_us() * parties;
-                Err(over_share(full, us / state.slots.len().max(1) as u64))
+                let us = state.queue(Line::Prompt).cost_us() * parties * weights.max(weight);
+                Err(over_share(full, us / weight / state.slots.len().max(1) as u64))
             }
         }
     }
@@ -265,7 +285,7 @@ impl Dispatcher {
 }
 
 /// The refusal of a message whose owner holds its share; `us`: the time in which one message of
-/// each user and address that waits is sent.
+/// each user and address of its tenant that waits is sent.
 fn over_share((level, held): (Level, usize), us: u64) -> Reject {
     let text = match level {
         Level::Tenant => TENANT_FULL,
@@ -302,6 +322,13 @@ mod tests {
     #[derive(Default)]
     struct Queue(Vec<(Holder, usize)>);
 
+    /// Tenants from this one on have 4 times the weight of the others.
+    const HEAVY: u64 = 100;
+
+    fn weight(tenant: TenantId) -> usize {
+        if tenant.0 >= HEAVY { 4 } else { 1 }
+    }
+
     impl Queue {
         fn held(&self, is: impl Fn(&Holder) -> bool) -> usize {
             self.0.iter().filter(|(holder, _)| is(holder)).map(|(_, n)| n).sum()
@@ -314,8 +341,12 @@ mod tests {
                 self.held(|h| *h == holder),
             ];
             let free = CAP - self.held(|_| true);
-            let times = party_times(held[1] == self.held(|_| true), priority);
-            let rules = (Tenants::Many, times);
+            let present = self.0.iter().map(|(holder, _)| holder.tenant).chain([holder.tenant]);
+            let heaviest = present.map(weight).max().expect("itself");
+            let rules = Rules {
+                weights: Some((weight(holder.tenant), heaviest)),
+                party_times: party_times(held[1] == self.held(|_| true), priority),
+            };
             if free == 0 || level_over(&holder, held, 1, (free, CAP), rules).is_some() {
                 return false;
             }
@@ -324,6 +355,15 @@ mod tests {
                 None => self.0.push((holder, 1)),
             }
             true
+        }
+
+        /// Takes so many messages of a tenant out, of the owners with the most.
+        fn serve(&mut self, tenant: u64, count: usize) {
+            for _ in 0..count {
+                let of = self.0.iter_mut().filter(|(holder, _)| holder.tenant.0 == tenant);
+                of.max_by_key(|(_, n)| *n).expect("it has some").1 -= 1;
+                self.0.retain(|(_, n)| *n > 0);
+            }
         }
 
         fn fill(&mut self, holders: &[Holder], priority: Priority) {
@@ -386,6 +426,33 @@ mod tests {
         let free = CAP - queue.held(|_| true);
         assert!(new > 50 && free == CAP / SESSION_RESERVE, "{new} let in, {free} free");
         assert!(queue.put(session(0, 2, 1), Priority::Normal));
+    }
+
+    /// Promise 19: beside each other tenants hold by their weights, and one alone what it may hold
+    /// whatever its weight is.
+    #[test]
+    fn tenants_hold_by_their_weights_where_there_are_several() {
+        let user = |tenant, n| Holder { party: Party::User(n), ..session(tenant, 1, 0) };
+        let users = |tenant| (0..8).map(move |n| user(tenant, n));
+        for tenants in [vec![1, HEAVY], vec![1, 2, HEAVY], vec![1, HEAVY, HEAVY + 1]] {
+            let mut queue = Queue::default();
+            let all: Vec<Holder> = tenants.iter().flat_map(|t| users(*t)).collect();
+            // All send as much as they may, and are served by their weights.
+            for _ in 0..300 {
+                queue.fill(&all, Priority::Normal);
+                tenants.iter().for_each(|t| queue.serve(*t, weight(TenantId(*t))));
+            }
+            let of = |tenant| queue.held(|holder| holder.tenant == TenantId(tenant));
+            let (light, heavy) = (of(1), of(HEAVY));
+            assert!((4 * light).abs_diff(heavy) * 10 <= heavy, "{light} and {heavy}");
+            assert!(queue.put(user(50, 1), Priority::Low), "and there is room for one to come");
+        }
+        let alone = |tenant| {
+            let mut queue = Queue::default();
+            queue.fill(&users(tenant).collect::<Vec<_>>(), Priority::Normal);
+            queue.held(|_| true)
+        };
+        assert_eq!(alone(1), alone(HEAVY));
     }
 
     proptest! {

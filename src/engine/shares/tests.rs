@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::owner::{Address, Party};
 use crate::ids::TenantId;
+use crate::routing::{Tenant, TenantTable};
 use proptest::prelude::*;
 
 /// Everything that was taken, in a list: the rule in the words of the module's first lines.
@@ -102,6 +103,49 @@ fn one_alone_has_three_quarters_and_those_that_come_have_parts_of_the_rest() {
     assert_eq!(fill(&mut shares, user(2, 1), MAX), 250 + 105);
 }
 
+/// Promise 19: of what is kept a tenant may hold as many times more as it is heavier.
+#[test]
+fn tenants_hold_of_what_is_kept_by_their_weights() {
+    let weighing = |weights: &[u32]| {
+        let tenant = |(n, weight): (usize, &u32)| Tenant {
+            id: TenantId(n as u64),
+            weight: *weight,
+            ..Tenant::plain("")
+        };
+        TenantTable::new(weights.iter().enumerate().map(tenant).collect())
+    };
+    let held = |weights: &[u32], change: Option<&[u32]>| {
+        let mut shares = Shares::<1>::with_capacity(0);
+        shares.set_weights(&weighing(weights));
+        fill(&mut shares, user(9, 1), MAX);
+        let mut more = true;
+        if let Some(weights) = change {
+            assert_eq!(fill(&mut shares, user(0, 1), 1) + fill(&mut shares, user(1, 1), 1), 2);
+            shares.set_weights(&weighing(weights));
+        }
+        while std::mem::take(&mut more) {
+            (0..2).for_each(|tenant| more |= fill(&mut shares, user(tenant, 1), 1) > 0);
+        }
+        [0, 1].map(|tenant| shares.held_by(TenantId(tenant), 0))
+    };
+    let [one, other] = held(&[1, 1], None);
+    assert!(one.abs_diff(other) <= 2, "{one} and {other}");
+    for (weights, change) in [([4, 1], None), ([1, 1], Some(&[4, 1][..]))] {
+        let [heavy, light] = held(&weights, change);
+        // The last parts are taken in other steps than the first.
+        assert!((3 * light..=5 * light).contains(&heavy), "{heavy} and {light}");
+        assert!(heavy >= one, "the heaviest has what it had");
+    }
+    // What can be taken away again is divided by the weights, too.
+    let mut shares = Shares::<1>::with_capacity(0);
+    shares.set_weights(&weighing(&[4, 1]));
+    fill(&mut shares, user(1, 1), 10);
+    let most = |holder: &Holder| {
+        (1..MAX).take_while(|n| shares.is_within(Asker::Named(holder), 0, *n, MAX)).count()
+    };
+    assert_eq!((most(&user(0, 1)), most(&user(2, 1))), (MAX * 4 / 5, MAX / 2));
+}
+
 #[test]
 fn an_address_that_opens_sessions_takes_nothing_that_is_kept_for_others() {
     let mut shares = Shares::<1>::with_capacity(0);
@@ -199,7 +243,7 @@ proptest! {
         for ((_, amount, part), key) in list.taken.into_iter().zip(keys) {
             shares.give_back(key, [amount], part);
         }
-        prop_assert_eq!((shares.table.len(), shares.tenants, shares.taken), (0, 0, [0; 4]));
+        prop_assert_eq!((shares.table.len(), shares.tenants.sum(), shares.taken), (0, 0, [0; 4]));
     }
 
     /// Whatever six greedy ones of a level have taken in whatever order, nobody is kept out that
