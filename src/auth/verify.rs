@@ -245,16 +245,18 @@ impl TenantRules {
         }
         let named = token.named();
         let found = self.found(&named);
-        // The keys of [auth] may be theirs.
-        let has_common = found.is_none() && !self.refuses_others;
-        let rules = match found.or_else(|| self.double(&named)) {
-            _ if has_common && common.keys_may_come(now_unix_s) => common,
-            Some((_, Some(own))) => own,
-            Some((_, None)) | None => common,
+        let own = found.or_else(|| self.double(&named)).and_then(|(_, own)| own.as_deref());
+        let own = own.unwrap_or(common);
+        // Those of [auth] are the keys of names that are nobody's, if these are not refused; so
+        // they are waited for whatever the name is.
+        let asked = match (self.refuses_others, found) {
+            (true, _) => [own, own],
+            (false, Some(_)) => [own, common],
+            (false, None) => [common, own],
         };
-        match rules.keys_may_come(now_unix_s) {
-            true => NotAccepted::LacksKeys(rules.owner().clone()),
-            false => NotAccepted::Refused(refusal),
+        match asked.into_iter().find(|rules| rules.keys_may_come(now_unix_s)) {
+            Some(rules) => NotAccepted::LacksKeys(rules.owner().clone()),
+            None => NotAccepted::Refused(refusal),
         }
     }
 

@@ -3,7 +3,8 @@
 /// Weights of tenants, each as often as a tenant has it. Few differ, so a change costs a few steps.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
-    /// Each weight and the number of its tenants, the lightest first.
+    /// Each weight and the number of its tenants, the lightest first. One that nobody has any more
+    /// stays: a tenant that holds little comes and goes with each message.
     counts: Vec<(u64, u32)>,
     sum: u64,
 }
@@ -26,9 +27,6 @@ impl Weights {
         }
         if let Ok(at) = find(&self.counts, before) {
             self.counts[at].1 -= 1;
-            if self.counts[at].1 == 0 {
-                self.counts.remove(at);
-            }
         }
     }
 
@@ -39,7 +37,8 @@ impl Weights {
 
     /// The largest weight; 0 if there is no tenant.
     pub fn heaviest(&self) -> u64 {
-        self.counts.last().map_or(0, |(weight, _)| *weight)
+        let present = self.counts.iter().rev().find(|(_, tenants)| *tenants > 0);
+        present.map_or(0, |(weight, _)| *weight)
     }
 }
 
@@ -60,7 +59,7 @@ mod tests {
                 list[at] = after;
                 prop_assert_eq!(weights.sum(), list.iter().sum::<u64>());
                 prop_assert_eq!(Some(&weights.heaviest()), list.iter().max());
-                prop_assert!(weights.counts.len() <= 4 && weights.counts.iter().all(|c| c.1 > 0));
+                prop_assert!(weights.counts.len() <= 4, "as many as there are weights");
             }
         }
     }

@@ -246,6 +246,31 @@ fn a_name_that_nobody_has_gets_the_answers_of_a_tenant_by_its_name() {
     }
 }
 
+#[test]
+fn while_the_keys_of_auth_may_be_newer_no_name_tells_whether_it_is_somebodys() {
+    let fetching = AuthSettings {
+        jwks_url: Some("https://id.example/keys".into()),
+        tenants: Tenants::Many,
+        issuer: None,
+        audience: None,
+        ..AuthSettings::default()
+    };
+    let acme: Arc<str> = "acme".into();
+    let own = keys(vec![keyed("a", Algorithm::Hs256, ACME)]);
+    let rules = Rules::of_tenant(&acme, &tokens(None).unwrap(), own, &fetching);
+    let tenants = [(acme, Some(Arc::new(rules))), ("plain".into(), None)];
+    let common = keys(vec![keyed("a", Algorithm::Hs256, SECRET)]);
+    let verifier =
+        Verifier::new(&fetching, common).with_tenants(&fetching, tenants, &AwaitedTenants::NONE);
+    for tenant in ["acme", "plain", "guess"] {
+        let token = said(json!(tenant), json!("us"), "x", b"no key");
+        let later = NotAccepted::LacksKeys(KeyOwner::Auth);
+        assert_eq!(verifier.judge(&token, NOW), Err(later), "{tenant}");
+    }
+    let good = said(json!("acme"), json!("us"), "a", ACME);
+    assert!(verifier.judge(&good, NOW).is_ok());
+}
+
 /// While a source has not told its tenants no token is judged by rules that may not be its own.
 #[test]
 fn a_token_of_a_tenant_that_a_source_may_have_is_neither_accepted_nor_refused() {
