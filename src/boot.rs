@@ -19,7 +19,7 @@ use crate::config::settings::GatewaySettings;
 use crate::config::{Config, Loader, Problems};
 use crate::control::compose::Composer;
 use crate::control::log::LogGuard;
-use crate::control::{self, ControlInputs, ExitReason, Listens, LocalFiles};
+use crate::control::{self, ControlInputs, Cores, ExitReason, Listens, LocalFiles};
 use crate::demo::{self, DemoServices};
 use crate::engine::EngineInit;
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
@@ -99,8 +99,17 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
     let Loaded { loader, config, keys, tls } = loaded;
     let started = Instant::now();
     let unix_at_boot_us = unix_now().as_micros() as i64;
-    let Plan { shards: plans, connections_cap, admin_connections, warnings } =
+    let Plan { shards: plans, connections_cap, admin_connections, other_cores, mut warnings } =
         plan(&config, &loader)?;
+    // Before the first thread is started: all of them inherit it.
+    let others = match preflight::keep_to(&other_cores) {
+        Ok(()) => other_cores,
+        Err(problem) => {
+            warnings.push(problem);
+            preflight::allowed_cores()
+        }
+    };
+    let cores = Cores { shards: plans.iter().map(|plan| plan.core).collect(), others };
     let log = start_log(&config, &warnings)?;
     let demo = start_demo(&config)?;
     let composer = Composer::new(&config);
@@ -128,6 +137,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         events: shards.events,
         bell: shards.bell,
         boot_id: common.boot_id,
+        cores,
         started,
         admin: sockets.admin,
         probes: sockets.probes,

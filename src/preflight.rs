@@ -1,6 +1,7 @@
 //! Checks of this machine before anything starts: one line each that says what to do. Every check
 //! is a function of numbers; only [`plan`] and the probes at the end ask the system.
 
+mod cores;
 pub mod doctor;
 pub mod machine;
 mod ports;
@@ -11,13 +12,17 @@ use std::fmt;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub(crate) use self::cores::{
+    allowed_cores, auto_count, core_problems, keep_to, other_cores, ranges,
+};
+use self::cores::{isolated_cores, lay_out, spin_warning};
 pub(crate) use self::rehearsal::too_small;
 use crate::config::settings::{ConnectionsMax, ShardSettings};
 use crate::config::{Config, Loader, program};
 use crate::engine::clients::home::places;
 use crate::ids::ShardId;
 use crate::limits::{
-    ADMIN_CONNECTIONS_MAX, HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS, SHARDS_MAX,
+    ADMIN_CONNECTIONS_MAX, HANDOFF_ITEMS_MAX, IO_MEMORY_BYTES, RING_ENTRY_BYTES, RINGS,
 };
 
 /// Something that keeps the gateway from starting, or from doing all that is configured.
@@ -69,6 +74,8 @@ pub struct Plan {
     pub connections_cap: usize,
     /// Connections at once of the admin endpoint, and as many of the probes.
     pub admin_connections: usize,
+    /// Cores that all other threads keep to. They are those of shards if there are no others.
+    pub other_cores: Vec<usize>,
     /// Adjustments, and suspicious settings.
     pub warnings: Vec<Problem>,
 }
@@ -117,9 +124,10 @@ pub fn plan(config: &Config, loader: &Loader) -> Result<Plan, Vec<Problem>> {
 
     let allowed = allowed_cores();
     let count = config.gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
-    let (shards, core_problems) = lay_out(config, count, &allowed);
+    let (mut shards, core_problems) = lay_out(config, count, &allowed);
     problems.extend(core_problems);
-    let mut shards: Vec<ShardPlan> = shards;
+    let cores: Vec<usize> = shards.iter().map(|shard| shard.core).collect();
+    let other_cores = other_cores(&allowed, &cores, &isolated_cores());
     if config.gateway.shards.is_none() {
         warnings.extend(config.shards.unused(count).map(|n| unused_problem(n, count)));
     }
@@ -148,95 +156,12 @@ pub fn plan(config: &Config, loader: &Loader) -> Result<Plan, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Plan { shards, connections_cap, admin_connections, warnings })
-}
-
-/// Number of shards for `allowed` cores when the count is `auto`: all, less one from 4 cores up,
-/// which is left to control, pulse and the kernel.
-pub fn auto_count(allowed: usize) -> usize {
-    let spare = usize::from(allowed >= 4);
-    (allowed - spare).clamp(1, SHARDS_MAX)
-}
-
-/// Plans `count` shards, each on its configured core, else on the N-th allowed one.
-fn lay_out(config: &Config, count: usize, allowed: &[usize]) -> (Vec<ShardPlan>, Vec<Problem>) {
-    let wanted: Vec<_> = (0..count).map(|n| config.shards.shard(n).core).collect();
-    let (cores, problems) = match assign_cores(&wanted, allowed) {
-        Ok(cores) => (cores, Vec::new()),
-        Err(problems) => (vec![0; count], problems),
-    };
-    let shard = |(n, core): (usize, usize)| {
-        let settings = ShardSettings { core: Some(core), ..config.shards.shard(n) };
-        ShardPlan { id: ShardId(n as u16), core, settings }
-    };
-    (cores.into_iter().enumerate().map(shard).collect(), problems)
-}
-
-/// Problems with the cores of the shards on this machine: those that a start refuses.
-pub fn core_problems(config: &Config) -> Vec<Problem> {
-    let allowed = allowed_cores();
-    let count = config.gateway.shards.unwrap_or_else(|| auto_count(allowed.len()));
-    lay_out(config, count, &allowed).1
-}
-
-/// Assigns a core to each shard: the one it wants, else the N-th of `allowed`; no core twice.
-pub fn assign_cores(
-    wanted: &[Option<usize>],
-    allowed: &[usize],
-) -> Result<Vec<usize>, Vec<Problem>> {
-    if wanted.len() > allowed.len() {
-        let what = format!("{} shards for {} allowed cores", wanted.len(), allowed.len());
-        let fix = format!(
-            "set [shards] count or --shards to {} or less, or \"auto\", or allow more cores \
-             (taskset, cpuset of the container)",
-            allowed.len()
-        );
-        return Err(vec![Problem::new(what, fix)]);
-    }
-    let mut cores: Vec<usize> = Vec::new();
-    let mut problems = Vec::new();
-    for (n, want) in wanted.iter().enumerate() {
-        let core = want.unwrap_or(allowed[n]);
-        if !allowed.contains(&core) {
-            let what =
-                format!("shard {n} wants core {core}, which does not exist or is not allowed");
-            let fix = format!("allowed are {}: change core in shards/{n}.toml", ranges(allowed));
-            problems.push(Problem::new(what, fix));
-        } else if let Some(other) = cores.iter().position(|&c| c == core) {
-            let what = format!("shards {other} and {n} are both on core {core}");
-            let fix = format!("give one of them another core ([shard] core in shards/{n}.toml)");
-            problems.push(Problem::new(what, fix));
-        }
-        cores.push(core);
-    }
-    if problems.is_empty() { Ok(cores) } else { Err(problems) }
-}
-
-/// Text of `cores`, which rise: `0-3, 6`.
-pub fn ranges(cores: &[usize]) -> String {
-    let mut parts: Vec<(usize, usize)> = Vec::new();
-    for &core in cores {
-        match parts.last_mut() {
-            Some((_, last)) if *last + 1 == core => *last = core,
-            Some(_) | None => parts.push((core, core)),
-        }
-    }
-    let show = |&(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
-    parts.iter().map(show).collect::<Vec<_>>().join(", ")
+    Ok(Plan { shards, connections_cap, admin_connections, other_cores, warnings })
 }
 
 fn unused_problem(n: usize, count: usize) -> Problem {
     let what = format!("{n}.toml is read by no shard: there are {count}");
     Problem::new(what, "set [shards] count, or remove the file")
-}
-
-/// Warns of spinning on every core, which leaves none to control and kernel.
-fn spin_warning(shards: &[ShardPlan], allowed: usize) -> Option<Problem> {
-    let spins = shards.iter().filter(|s| !s.settings.spin.is_zero()).count();
-    (spins > 0 && spins >= allowed).then(|| {
-        let what = format!("spin_us is set on all {allowed} allowed cores");
-        Problem::new(what, "control and kernel have no core left; use fewer shards or spin_us = 0")
-    })
 }
 
 /// Problem of a kernel that is too old.
@@ -454,15 +379,6 @@ fn raised(resource: Resource) -> Rlimit {
         let _ = setrlimit(resource, Rlimit { current: now.maximum, maximum: now.maximum });
     }
     getrlimit(resource)
-}
-
-/// Cores that this process may run on, rising.
-pub fn allowed_cores() -> Vec<usize> {
-    match rustix::thread::sched_getaffinity(None) {
-        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect(),
-        // More than 1,024 cores do not fit into the set: the first ones are taken.
-        Err(_) => (0..std::thread::available_parallelism().map_or(1, |n| n.get())).collect(),
-    }
 }
 
 /// Makes a ring of `depth` entries and closes it.

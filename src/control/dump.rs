@@ -40,7 +40,7 @@ pub fn write(dir: &Path, info: &ProcessInfo, overview: &Overview) -> io::Result<
         "health": view::health::health(info, overview).1,
         "stats": view::stats::stats(info, overview),
         "services": view::services::services(overview),
-        "config": view::config::config(overview),
+        "config": view::config::config(info, overview),
     });
     let written = write_new(dir, &histograms, &state.to_string());
     match &written {

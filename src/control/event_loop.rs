@@ -17,7 +17,7 @@ use super::dump::{self, DumpFiles};
 use super::exit::ExitReason;
 use super::fleet::Fleet;
 use super::gathering::{Gathering, Overview};
-use super::inputs::ControlInputs;
+use super::inputs::{ControlInputs, Cores};
 use super::jwks::{self, JwksFetch, JwksRefresher};
 use super::probe::CheckResult;
 use super::quotas::QuotaDivision;
@@ -115,6 +115,7 @@ fn start(
     let info = Arc::new(ProcessInfo {
         node: gateway.node.clone(),
         boot_id: inputs.boot_id,
+        cores: inputs.cores,
         started: inputs.started,
         log_dropped: inputs.log_dropped,
     });
@@ -258,7 +259,13 @@ impl Control {
             // Not println: a closed stdout is no reason to end.
             use std::io::Write;
             let _ = writeln!(io::stdout(), "{first}\n{next}");
-            tracing::info!(at, "ready: every shard serves");
+            let Cores { shards, others } = &self.info.cores;
+            tracing::info!(
+                at,
+                shard_cores = ?shards,
+                other_cores = ?others,
+                "ready: every shard serves"
+            );
             self.service_manager.ready(&first);
         }
     }

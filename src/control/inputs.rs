@@ -30,6 +30,7 @@ pub(crate) struct ControlInputs {
     pub bell: Arc<Doorbell>,
     /// Random number of this run.
     pub boot_id: u64,
+    pub cores: Cores,
     /// Start of the process.
     pub started: Instant,
     /// Socket of the admin endpoint, listening.
@@ -62,4 +63,13 @@ pub(crate) struct LocalFiles {
 pub(crate) struct Listens {
     pub plain: Option<SocketAddr>,
     pub tls: Option<SocketAddr>,
+}
+
+/// Cores of the process's threads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cores {
+    /// Core of each shard, by number.
+    pub shards: Vec<usize>,
+    /// Cores of all other threads. They are those of shards if there are no others.
+    pub others: Vec<usize>,
 }

@@ -40,7 +40,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 pub(crate) use self::exit::ExitReason;
-pub(crate) use self::inputs::{ControlInputs, Listens, LocalFiles};
+pub(crate) use self::inputs::{ControlInputs, Cores, Listens, LocalFiles};
 use self::request::REQUESTS_MAX;
 
 /// Runs control on the calling thread until the shards have stopped, or are given up. The first

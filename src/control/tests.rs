@@ -220,6 +220,7 @@ pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
         events,
         bell,
         boot_id: 1,
+        cores: Cores::default(),
         started: Instant::now(),
         admin,
         probes: None,

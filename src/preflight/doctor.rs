@@ -5,8 +5,8 @@ use std::fmt;
 
 use super::machine::{Machine, list};
 use super::{
-    CONNECTIONS_FEW, Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan,
-    ranges,
+    CONNECTIONS_FEW, Topic, allowed_cores, auto_count, files_of_clients, files_overhead,
+    other_cores, plan, ranges,
 };
 use crate::config::settings::ConnectionsMax;
 use crate::config::{Config, Loader};
@@ -230,13 +230,7 @@ fn cores(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
             "the tick interrupts a busy shard some hundred times a second",
             format!("kernel parameter nohz_full={shown}"),
         ),
-        Finding::judge(
-            wanted.cores.len() < wanted.allowed.len(),
-            Verdict::Note,
-            format!("{} shards on {} allowed cores", wanted.cores.len(), wanted.allowed.len()),
-            "control, pulse and the kernel share a core with a shard",
-            "lower [shards] count by one, or allow another core",
-        ),
+        others(wanted, &isolated),
     ];
     let governors: Vec<(usize, &str)> = wanted
         .cores
@@ -257,6 +251,19 @@ fn cores(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
     all.extend(siblings(machine, wanted));
     all.extend(nodes(machine, wanted));
     all
+}
+
+/// Finding on the cores of all threads that are no shard.
+fn others(wanted: &Wanted, isolated: &[usize]) -> Finding {
+    let others = other_cores(&wanted.allowed, &wanted.cores, isolated);
+    let shown = ranges(&others);
+    Finding::judge(
+        !others.iter().any(|core| wanted.cores.contains(core)),
+        Verdict::Note,
+        format!("control, pulse, log and demo threads: on cores {shown}"),
+        "each allowed core has a shard, whose messages wait while such a thread runs there",
+        "lower [shards] count by one, or allow another core",
+    )
 }
 
 fn cpu(core: usize, file: &str) -> String {

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use super::cores::assign_cores;
 use super::ports::{ephemeral_warning, try_bind};
 use super::*;
 use crate::config::load::{Files, Overrides, from_files};
+use crate::limits::SHARDS_MAX;
 
 fn config(flags: Overrides) -> Config {
     let free = Overrides {
@@ -49,6 +51,14 @@ fn cores_that_cannot_be_had_are_named() {
     assert!(found[1].contains("shards 1 and 2 are both on core 1"), "{found:?}");
     let found = problems(&[None; 3], &[0, 1]);
     assert!(found[0].contains("3 shards for 2 allowed cores: set [shards] count"), "{found:?}");
+}
+
+#[test]
+fn all_other_threads_keep_to_cores_without_a_shard_if_there_are_any() {
+    assert_eq!(other_cores(&[0, 1, 2, 3], &[3, 1], &[]), [0, 2]);
+    assert_eq!(other_cores(&[0, 1, 2, 3], &[2], &[1, 2, 3]), [0], "isolated ones are left alone");
+    assert_eq!(other_cores(&[1, 2, 3], &[2], &[1, 2, 3]), [1, 3], "unless there are no others");
+    assert_eq!(other_cores(&[4, 5], &[5, 4], &[]), [4, 5], "they have to be somewhere");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod admin_crowd;
 mod auth;
 mod boot;
 mod bounded;
+mod cores;
 mod dedup;
 mod discovery;
 mod drain;

@@ -143,7 +143,7 @@ pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
 }
 
 pub async fn config(State(admin): State<Admin>) -> JsonResult {
-    Ok(Json(view::config::config(&*admin.gather().await?)))
+    Ok(Json(view::config::config(&admin.info, &*admin.gather().await?)))
 }
 
 pub async fn log() -> JsonResult {

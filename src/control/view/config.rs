@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Overview, listed, mode, tls};
+use super::{Overview, ProcessInfo, listed, mode, tls};
 
-/// Every key, service and route.
-pub fn config(overview: &Overview) -> Value {
+/// Every key, service and route, and what came of them on this machine.
+pub fn config(info: &ProcessInfo, overview: &Overview) -> Value {
     let config = &overview.directory.config;
     let settings = config.provenance.iter().map(
         |(key, value, source)| json!({ "key": key, "value": value, "source": source.to_string() }),
@@ -31,6 +31,7 @@ pub fn config(overview: &Overview) -> Value {
         "version": overview.directory.snapshot.version,
         "settings": settings.collect::<Vec<_>>(),
         "connections_max": overview.shards.iter().map(accepted).collect::<Vec<_>>(),
+        "cores": { "shards": info.cores.shards, "other_threads": info.cores.others },
         "services": services.collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
         "lookups": lookups.collect::<Vec<_>>(),

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::gathering::Overview;
+use super::inputs::Cores;
 use super::log::DroppedLines;
 use super::shards::{ShardState, ShardView};
 use crate::ids::InstanceId;
@@ -32,6 +33,7 @@ use crate::stats::{Counters, Gauges, Histograms, InstanceReport, Report};
 pub struct ProcessInfo {
     pub node: String,
     pub boot_id: u64,
+    pub cores: Cores,
     pub started: Instant,
     pub log_dropped: Option<DroppedLines>,
 }

@@ -52,7 +52,8 @@ fn gathered_of(files: Files) -> Overview {
 }
 
 fn about() -> ProcessInfo {
-    ProcessInfo { node: "n".into(), boot_id: 1, started: Instant::now(), log_dropped: None }
+    let (node, cores) = ("n".into(), Cores::default());
+    ProcessInfo { node, boot_id: 1, cores, started: Instant::now(), log_dropped: None }
 }
 
 /// Ejects every instance of a service.
@@ -179,7 +180,7 @@ fn routes_say_whose_they_are_and_explain_from_which_table_one_is() {
         .collect()
     };
     let acme = || Some("acme".to_owned());
-    let all = told(&config::config(&overview)["routes"]);
+    let all = told(&config::config(&about(), &overview)["routes"]);
     assert_eq!(all, [(None, 1000), (None, 2000), (None, 3000), (acme(), 1500)]);
     let services = services::services(&overview);
     let of_chat = told(&services["services"]["chat"]["routes"]);

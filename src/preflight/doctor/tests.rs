@@ -115,6 +115,19 @@ fn interrupts_and_limits_are_judged() {
 }
 
 #[test]
+fn threads_that_share_a_core_with_a_shard_are_told() {
+    let told = |allowed: &[usize]| {
+        let wanted = Wanted { allowed: allowed.to_vec(), ..wanted() };
+        let all = judge(&tuned(), &wanted);
+        all.into_iter().find(|f| f.seen.starts_with("control, pulse")).expect("it is told")
+    };
+    assert_eq!(told(&[0, 2, 3]), Finding::ok("control, pulse, log and demo threads: on cores 0"));
+    let shared = told(&[2, 3]);
+    assert_eq!(shared.verdict, Verdict::Note);
+    assert!(shared.seen.ends_with("on cores 2-3") && shared.how.contains("count"), "{shared}");
+}
+
+#[test]
 fn a_machine_that_tells_nothing_is_no_failure() {
     let all = judge(&Machine::default(), &wanted());
     assert!(!any_fails(&all));

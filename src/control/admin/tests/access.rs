@@ -209,6 +209,7 @@ impl TlsEndpoint {
         let info = ProcessInfo {
             node: "node".into(),
             boot_id: 1,
+            cores: Default::default(),
             started: std::time::Instant::now(),
             log_dropped: None,
         };
