@@ -1,6 +1,8 @@
 //! Start and ordered stop. Everything is checked and bound first, then the threads are started;
 //! control runs on the calling thread until they have ended.
 
+mod steer;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -113,7 +115,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
     let log = start_log(&config, &warnings)?;
     let demo = start_demo(&config)?;
     let composer = Composer::new(&config);
-    let sockets = Sockets::bind(&config.gateway, plans.len())?;
+    let sockets = Sockets::bind(&config.gateway, &cores.shards)?;
     let common = Common {
         started,
         unix_at_boot_us,
@@ -194,7 +196,8 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn bind(gateway: &GatewaySettings, shards: usize) -> Result<Self, StartError> {
+    /// Binds all sockets, for shards on `cores`.
+    fn bind(gateway: &GatewaySettings, cores: &[usize]) -> Result<Self, StartError> {
         let one = |key: &str, address: SocketAddr| {
             let bound = TcpListener::bind(address).and_then(|listener| {
                 // std asks for 128: more clients at once would have to try again after a second.
@@ -207,10 +210,21 @@ impl Sockets {
         let probes = gateway.admin.probes.map(|a| one("admin.probes", a)).transpose()?;
         let registry = gateway.discovery.registry.as_ref();
         let registry = registry.map(|r| one("registry.listen", r.listen)).transpose()?;
-        let mut clients: Vec<Vec<(Port, TcpListener)>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut clients: Vec<Vec<(Port, TcpListener)>> = cores.iter().map(|_| Vec::new()).collect();
         let mut each = |key: &str, address: SocketAddr, port| {
             let wrong = |error: io::Error| StartError(format!("{key} = {address}: {error}"));
-            let listeners = listeners(address, shards).map_err(wrong)?;
+            let listeners = listeners(address, cores.len()).map_err(wrong)?;
+            if gateway.steer_by_cpu
+                && let Err(error) = steer::steer(&listeners, cores)
+            {
+                tracing::warn!(
+                    key,
+                    %address,
+                    %error,
+                    "steering_refused: the kernel does not steer connections by processor, so it \
+                     spreads them by a hash; set shards.steer_by_cpu = false"
+                );
+            }
             let at = listeners[0].local_addr().map_err(wrong)?;
             clients.iter_mut().zip(listeners).for_each(|(all, one)| all.push((port, one)));
             Ok(at)
@@ -221,7 +235,8 @@ impl Sockets {
     }
 }
 
-/// Listeners on one address, one a shard; the kernel spreads the connections over them.
+/// Listeners on one address, one a shard, which begin to listen in that order; the kernel spreads
+/// the connections over them.
 fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);

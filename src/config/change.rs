@@ -8,7 +8,7 @@ use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub(crate) const BOOT_KEYS: [&str; 36] = [
+pub(crate) const BOOT_KEYS: [&str; 37] = [
     "listen",
     "tls.listen",
     "path",
@@ -21,6 +21,7 @@ pub(crate) const BOOT_KEYS: [&str; 36] = [
     "admin.probes",
     "admin.probes_metrics",
     "shards.count",
+    "shards.steer_by_cpu",
     "demo.enabled",
     "demo.addresses",
     "demo.tls_cert",

@@ -74,6 +74,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         node: node(r),
         admin: admin::admin(r),
         shards: r.number_or_auto("shards.count", Bounds::new(1, SHARDS_MAX as u64)),
+        steer_by_cpu: r.boolean("shards.steer_by_cpu", d.steer_by_cpu),
         origins: origins(r),
         gateway_ids: gateway_ids(r, d.gateway_ids),
         explain_to_clients: r.boolean("gateway.explain_to_clients", d.explain_to_clients),

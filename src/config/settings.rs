@@ -74,6 +74,8 @@ pub struct GatewaySettings {
     pub admin: AdminSettings,
     /// Number of shards; `None` = one for each allowed core, less one from 4 cores up. Boot.
     pub shards: Option<usize>,
+    /// Whether a connection goes to the shard on whose core its first packet was received. Boot.
+    pub steer_by_cpu: bool,
     /// Pages that may connect; empty = those of the request's own host only. A request without
     /// `Origin` passes. Live.
     pub origins: Vec<AllowedOrigin>,
@@ -340,6 +342,7 @@ impl Default for GatewaySettings {
             node: super::host::node().to_owned(),
             admin: AdminSettings::default(),
             shards: None,
+            steer_by_cpu: false,
             origins: Vec::new(),
             gateway_ids: (9000, 9999),
             explain_to_clients: false,

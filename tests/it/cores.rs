@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustls::version::TLS13;
 use serde_json::json;
 
-use crate::support::{Config, Gateway};
+use crate::support::{Client, Config, Gateway, secure};
 
 /// Name and allowed cores of each thread of the gateway.
 fn threads(gateway: &Gateway) -> Vec<(String, Vec<usize>)> {
@@ -81,4 +83,53 @@ fn threads_share_the_cores_of_shards_when_there_are_no_others() {
         let shard = name.strip_prefix("shard-").map(|n| n.parse::<usize>().expect("its number"));
         assert_eq!(cores, shard.map_or_else(|| allowed.clone(), |n| vec![allowed[n]]), "{name}");
     }
+}
+
+/// Runs `act` on one core.
+fn on_core<T: Send>(core: usize, act: impl FnOnce() -> T + Send) -> T {
+    let pinned = || {
+        let mut set = CpuSet::new();
+        set.set(core);
+        sched_setaffinity(None, &set).expect("an allowed core");
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(pinned).join().expect("it does not panic"))
+}
+
+/// The shard that a client was welcomed by.
+fn shard_of(client: &Client) -> u64 {
+    client.welcome["shard"].as_u64().expect("a number")
+}
+
+#[test]
+fn connections_go_to_the_shard_on_the_core_of_their_packets_if_asked_for() {
+    let allowed = allowed();
+    let [first, second, ..] = allowed[..] else {
+        return eprintln!("skipped: it takes two cores, and this process may use {allowed:?}");
+    };
+    let (signer, certs) = (secure::Signer::new(), tempfile::tempdir().expect("a directory"));
+    signer.write(certs.path(), "a", &["a.test"]);
+    // Shard 0 is on the second core.
+    let config = Config::new()
+        .shards(2)
+        .file("0.toml", &format!("shard.core = {second}\n"))
+        .file("1.toml", &format!("shard.core = {first}\n"))
+        .key("shards.steer_by_cpu = true")
+        .key("tls.listen = \"127.0.0.1:0\"")
+        .key(&super::tls::certificate(&certs, "a"));
+    let gateway = Gateway::start(&config);
+    let tls = std::sync::Arc::new(signer.client(&TLS13));
+    let wss = gateway.wss.expect("TLS is on");
+    // By a hash each connection would have one chance in two, and all of them one in 2^80.
+    for (core, shard) in [(first, 1), (second, 0), (first, 1), (second, 0)] {
+        on_core(core, || {
+            for _ in 0..10 {
+                assert_eq!(shard_of(&Client::connect(gateway.ws)), shard, "from core {core}");
+                let secure = Client::secure(wss, &tls, "a.test");
+                assert_eq!(shard_of(&secure), shard, "with TLS, from core {core}");
+            }
+        });
+        assert_eq!(gateway.admin_post("/reload", "").0, 200, "it changes nothing");
+    }
+    assert!(!gateway.log().contains("steering_refused"), "{}", gateway.log());
 }
