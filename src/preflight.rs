@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod machine;
 mod ports;
 mod rehearsal;
+mod topology;
 
 use std::fmt;
 

@@ -1,12 +1,14 @@
 //! `shardgate doctor`: the preflight, and what makes a gateway slower than its machine. A line each
 //! with the fact, why it matters, and the command that changes it. The doctor changes nothing.
 
-use std::fmt;
+mod cores;
 
-use super::machine::{Machine, list};
+use std::fmt;
+use std::path::Path;
+
+use super::machine::Machine;
 use super::{
-    CONNECTIONS_FEW, Topic, allowed_cores, auto_count, files_of_clients, files_overhead,
-    other_cores, plan, ranges,
+    CONNECTIONS_FEW, Topic, allowed_cores, auto_count, files_of_clients, files_overhead, plan,
 };
 use crate::config::settings::ConnectionsMax;
 use crate::config::{Config, Loader};
@@ -106,6 +108,8 @@ pub struct Wanted {
     pub cores: Vec<usize>,
     /// Cores that the process may use.
     pub allowed: Vec<usize>,
+    /// Whether connections go to the shard on the core of their packets.
+    pub steer: bool,
     /// File descriptors of the clients of all shards.
     pub connections: u64,
     /// All other file descriptors.
@@ -133,6 +137,7 @@ impl Wanted {
         let bytes = (0..count).map(|n| memory::of_shard(&settings(n), instances, tls).full_bytes());
         Self {
             cores: (0..count).filter_map(core).collect(),
+            steer: config.gateway.steer_by_cpu,
             connections: (0..count)
                 .map(|n| files_of_clients(wished(settings(n).conn.connections_max), count))
                 .sum(),
@@ -147,7 +152,7 @@ impl Wanted {
 /// that one has the ports.
 pub fn examine(config: &Config, loader: &Loader, running: bool) -> Vec<Finding> {
     let wanted = Wanted::of(config);
-    let machine = Machine::read(&wanted.cores);
+    let machine = Machine::read(Path::new("/"), &wanted.cores);
     let mut findings = Vec::new();
     match plan(config, loader) {
         Ok(plan) => {
@@ -185,7 +190,7 @@ fn is_of_gateway(topic: &Topic) -> bool {
 /// Memory that this process may use, in bytes: the machine's, its control group's or that of the
 /// limit of address space, whichever is least.
 pub fn memory_of_machine() -> Option<u64> {
-    memory_of(&Machine::read(&[]))
+    memory_of(&Machine::read(Path::new("/"), &[]))
 }
 
 fn memory_of(machine: &Machine) -> Option<u64> {
@@ -199,150 +204,14 @@ fn memory_of(machine: &Machine) -> Option<u64> {
 
 /// All findings but those of the preflight: a function of texts and numbers.
 pub fn judge(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
-    let mut all = cores(machine, wanted);
-    all.extend(interrupts(machine, wanted));
+    let mut all = cores::cores(machine, wanted);
+    all.extend(cores::nodes(machine, wanted));
+    all.extend(cores::interrupts(machine, wanted));
     all.extend(limits(machine, wanted));
     all.extend(sysctls(machine));
     all.extend(memory_findings(machine, wanted));
     all.extend(container(machine, wanted));
     all.push(clock(machine));
-    all
-}
-
-fn cores(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
-    let shown = ranges(&sorted(&wanted.cores));
-    let isolated = list(machine.text("/sys/devices/system/cpu/isolated"));
-    let nohz = list(machine.text("/sys/devices/system/cpu/nohz_full"));
-    let partition = machine.text("cpuset.cpus.partition");
-    let alone = partition == "isolated" || wanted.cores.iter().all(|c| isolated.contains(c));
-    let mut all = vec![
-        Finding::judge(
-            alone,
-            Verdict::Note,
-            format!("shard cores {shown}: isolated are {:?}", ranges(&isolated)),
-            "other programs can be scheduled on a shard's core, and each delays its messages",
-            format!("kernel parameter isolcpus={shown}, or a cpuset partition of their own"),
-        ),
-        Finding::judge(
-            wanted.cores.iter().all(|c| nohz.contains(c)),
-            Verdict::Note,
-            format!("cores without a timer tick (nohz_full): {:?}", ranges(&nohz)),
-            "the tick interrupts a busy shard some hundred times a second",
-            format!("kernel parameter nohz_full={shown}"),
-        ),
-        others(wanted, &isolated),
-    ];
-    let governors: Vec<(usize, &str)> = wanted
-        .cores
-        .iter()
-        .map(|&c| (c, machine.text(&cpu(c, "cpufreq/scaling_governor"))))
-        .filter(|(_, governor)| !governor.is_empty())
-        .collect();
-    if let Some((core, governor)) = governors.iter().find(|(_, g)| *g != "performance") {
-        all.push(Finding::new(
-            Verdict::Warn,
-            format!("frequency governor of core {core}: {governor}"),
-            "a core that slows down when idle answers the first messages of a burst late",
-            format!("cpupower -c {} frequency-set -g performance", shown.replace(' ', "")),
-        ));
-    } else if !governors.is_empty() {
-        all.push(Finding::ok("frequency governor of the shard cores: performance"));
-    }
-    all.extend(siblings(machine, wanted));
-    all.extend(nodes(machine, wanted));
-    all
-}
-
-/// Finding on the cores of all threads that are no shard.
-fn others(wanted: &Wanted, isolated: &[usize]) -> Finding {
-    let others = other_cores(&wanted.allowed, &wanted.cores, isolated);
-    let shown = ranges(&others);
-    Finding::judge(
-        !others.iter().any(|core| wanted.cores.contains(core)),
-        Verdict::Note,
-        format!("control, pulse, log and demo threads: on cores {shown}"),
-        "each allowed core has a shard, whose messages wait while such a thread runs there",
-        "lower [shards] count by one, or allow another core",
-    )
-}
-
-fn cpu(core: usize, file: &str) -> String {
-    format!("/sys/devices/system/cpu/cpu{core}/{file}")
-}
-
-fn sorted(cores: &[usize]) -> Vec<usize> {
-    let mut cores = cores.to_vec();
-    cores.sort_unstable();
-    cores
-}
-
-/// Finding on shards of one physical core, which share its execution units.
-fn siblings(machine: &Machine, wanted: &Wanted) -> Option<Finding> {
-    let pair = wanted.cores.iter().find_map(|&core| {
-        let same = list(machine.text(&cpu(core, "topology/thread_siblings_list")));
-        let other = same.into_iter().find(|other| *other > core && wanted.cores.contains(other))?;
-        Some((core, other))
-    });
-    let (a, b) = pair?;
-    Some(Finding::new(
-        Verdict::Note,
-        format!("shard cores {a} and {b} are threads of one physical core"),
-        "they share its execution units and caches",
-        "put shards on one thread of each core: --core, or [shard] core in shards/N.toml",
-    ))
-}
-
-fn nodes(machine: &Machine, wanted: &Wanted) -> Option<Finding> {
-    let mut of_cores: Vec<&str> =
-        wanted.cores.iter().map(|c| machine.text(&format!("node of {c}"))).collect();
-    of_cores.sort_unstable();
-    of_cores.dedup();
-    of_cores.retain(|node| !node.is_empty());
-    let far = machine.cards.iter().find(|(_, node)| {
-        node.parse::<u32>().is_ok() && !of_cores.is_empty() && !of_cores.contains(&node.as_str())
-    });
-    let (card, node) = match (far, of_cores.len()) {
-        (Some((card, node)), _) => (card.as_str(), node.as_str()),
-        (None, 0 | 1) => return None,
-        (None, _) => ("shards", "several"),
-    };
-    Some(Finding::new(
-        Verdict::Note,
-        format!("NUMA: shard cores on nodes {}, {card} on {node}", of_cores.join(", ")),
-        "packets and memory cross the link between the nodes",
-        "numactl --hardware lists the cores of a node; keep shards on that of the card",
-    ))
-}
-
-fn interrupts(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
-    let mut all = Vec::new();
-    if machine.irqbalance {
-        all.push(Finding::new(
-            Verdict::Note,
-            "irqbalance runs".into(),
-            "it moves interrupts between cores, also onto those of shards",
-            "systemctl disable --now irqbalance, then set /proc/irq/N/smp_affinity_list",
-        ));
-    }
-    let (mut on, mut off) = (0, Vec::new());
-    for (number, name, cores) in &machine.interrupts {
-        if list(cores).iter().any(|core| wanted.cores.contains(core)) {
-            on += 1;
-        } else {
-            off.push(format!("{number} ({name}) on {cores}"));
-        }
-    }
-    if let Some(first) = off.first() {
-        let shown = ranges(&sorted(&wanted.cores));
-        all.push(Finding::new(
-            Verdict::Note,
-            format!("{} network interrupts on no shard's core, e.g. {first}", off.len()),
-            "packets are then handed from core to core; right if those cores are meant for it",
-            format!("echo {} > /proc/irq/N/smp_affinity_list", shown.replace(' ', "")),
-        ));
-    } else if on > 0 {
-        all.push(Finding::ok(format!("{on} network interrupts go to the shards' cores")));
-    }
     all
 }
 
