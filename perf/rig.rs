@@ -85,7 +85,7 @@ fn protobuf_frame(seq: u64) -> Vec<u8> {
 }
 
 /// One service with `instances` instances, routes of the default kind.
-fn snapshot(instances: u32) -> Snapshot {
+pub fn snapshot(instances: u32) -> Snapshot {
     let names: Vec<String> = (0..instances).map(|n| format!("logic-{n}")).collect();
     let route = |first| Route {
         first,

@@ -2,6 +2,8 @@
 //!
 //! Run with `cargo bench --bench micro [-- NAME]`. Figures are for `Elements`: one message each.
 
+#[path = "../between.rs"]
+mod between;
 #[path = "../rig.rs"]
 mod rig;
 
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 
+use between::{Lane, Publish};
 use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, TURN, Turn};
 
 /// The allocator of the gateway.
@@ -68,6 +71,25 @@ fn dedup(c: &mut Criterion) {
     group.finish();
 }
 
+fn lane(c: &mut Criterion) {
+    let mut group = c.benchmark_group("lane");
+    group.throughput(Throughput::Elements(1));
+    let mut rig = Lane::new();
+    group.bench_function("send_and_receive", |b| b.iter(|| rig.send_and_receive()));
+    group.bench_function("look", |b| b.iter(|| rig.look()));
+    group.finish();
+}
+
+/// A state that control publishes, as one shard puts it in force.
+fn publish(c: &mut Criterion) {
+    let mut group = c.benchmark_group("publish");
+    for instances in [10, 100, 1_000] {
+        let mut rig = Publish::new(instances);
+        group.bench_function(format!("{instances}_instances"), |b| b.iter(|| rig.apply()));
+    }
+    group.finish();
+}
+
 /// 64 connections, a message each: bytes in -> call out -> outcome in -> answers taken. Only the
 /// engine's part of it is timed.
 fn turn(c: &mut Criterion) {
@@ -103,7 +125,7 @@ fn main() {
         .sample_size(50)
         .without_plots()
         .configure_from_args();
-    for bench in [decode, encode, queue, router, batch, dedup, turn] {
+    for bench in [decode, encode, queue, router, batch, dedup, lane, publish, turn] {
         bench(&mut criterion);
     }
     criterion.final_summary();
