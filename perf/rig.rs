@@ -3,6 +3,9 @@
 //!
 //! A rig is made once. Each of its steps can be run again and again, and costs the same each time.
 
+#[path = "frames.rs"]
+mod frames;
+
 use std::fmt::Write;
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -11,6 +14,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use prost::encoding::{decode_varint, encode_varint};
 
+use shardgate::backend::framing::{Assembly, MessageEncoding, prefix};
 use shardgate::config::settings::{CacheSettings, DedupSettings, GatewaySettings, ShardSettings};
 use shardgate::engine::dispatcher::batch::{BodyWriter, GatewayIdentity};
 use shardgate::engine::dispatcher::dedup::{DedupWindow, Scope, StoredReply, fingerprint};
@@ -21,7 +25,7 @@ use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
 use shardgate::engine::owner::{Holder, Party};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, TenantId, Ticket};
-use shardgate::message::{Call, CallBody, Micros, Outcome, ServerMessage};
+use shardgate::message::{CallBody, Micros, Outcome, ServerMessage};
 use shardgate::routing::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Ring, Route, Service, Share, Snapshot,
     TenantTable, affinity_hash,
@@ -30,6 +34,9 @@ use shardgate::wire::backend::read_responses;
 use shardgate::wire::frames::{Decoder, Flow, FrameEvent, FrameLimits};
 use shardgate::wire::{json, protobuf};
 
+pub use frames::Talk;
+use frames::{json_frame, payload, protobuf_frame};
+
 /// Messages of a full batch.
 pub const BATCH: usize = 100;
 /// Messages of an engine's turn.
@@ -37,52 +44,6 @@ pub const TURN: usize = 64;
 /// Users whose messages are routed.
 const USERS: u32 = 10_000;
 const LIMITS: FrameLimits = FrameLimits { message_bytes_max: 64 << 10, fragments_max: 64 };
-
-/// 64 bytes of JSON.
-fn payload() -> Vec<u8> {
-    format!("{{\"text\":\"{}\"}}", "x".repeat(53)).into_bytes()
-}
-
-fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x80 | opcode];
-    match u8::try_from(body.len()) {
-        Ok(len @ ..126) => frame.push(0x80 | len),
-        _ => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(body.len() as u16).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(body);
-    frame
-}
-
-/// A message of 64 bytes of payload, as a JSON client sends it.
-fn json_frame(seq: u64) -> Vec<u8> {
-    let payload = String::from_utf8(payload()).expect("ASCII");
-    frame(1, format!("{{\"msg_id\":1001,\"seq\":{seq},\"payload\":{payload}}}").as_bytes())
-}
-
-/// A message as of [`json_frame`], with an idempotency key.
-fn json_frame_with_id(seq: u64) -> Vec<u8> {
-    let payload = String::from_utf8(payload()).expect("ASCII");
-    let text =
-        format!("{{\"msg_id\":1001,\"seq\":{seq},\"id\":\"{seq:016x}\",\"payload\":{payload}}}");
-    frame(1, text.as_bytes())
-}
-
-/// A message of 64 bytes of payload, as a protobuf client sends it.
-fn protobuf_frame(seq: u64) -> Vec<u8> {
-    let mut body = vec![0x08];
-    encode_varint(1001, &mut body);
-    body.push(0x10);
-    encode_varint(seq, &mut body);
-    body.push(0x22);
-    let payload = payload();
-    encode_varint(payload.len() as u64, &mut body);
-    body.extend_from_slice(&payload);
-    frame(2, &body)
-}
 
 /// One service with `instances` instances, routes of the default kind.
 pub fn snapshot(instances: u32) -> Snapshot {
@@ -292,6 +253,28 @@ impl Queue {
             streams.close_if_idle(stream);
         }
     }
+
+    /// The same when more waits than may leave: shared out between as many users, each of which
+    /// pays for what it gets.
+    pub fn share_and_take(&mut self) {
+        let Self { messages, streams, queue, keys } = self;
+        let ticket = Ticket::new(1, 0);
+        for n in 0..BATCH as u64 {
+            let key = messages.insert_with(|message| fill(message, n));
+            let holder = &mut messages.get_mut(key).expect("just inserted").holder;
+            *holder = Holder { tenant: TenantId(0), party: Party::User(n), session: 0 };
+            queue.push(key, messages, streams);
+        }
+        queue.share(messages);
+        while let Some(key) = queue.take(ticket, messages, streams) {
+            keys.push(key);
+        }
+        assert_eq!(keys.len(), BATCH);
+        for key in keys.drain(..) {
+            queue.give_back(messages.get_mut(key).expect("just taken"), 100);
+            messages.release(key);
+        }
+    }
 }
 
 /// Routing from an id to an instance, for [`USERS`] users and three instances.
@@ -342,13 +325,15 @@ fn route_key(snapshot: &Snapshot, hash: u64) -> RouteKey {
     RouteKey { tenant: TenantId(0), service: snapshot.routes[0].service, hash }
 }
 
-/// The body of a batch of [`BATCH`] messages of 64 bytes, and the answer to one.
+/// The body of a batch of [`BATCH`] messages of 64 bytes, and the answer to one: the message, and
+/// as it arrives, in one chunk with its gRPC prefix.
 pub struct Batch {
     messages: Requests,
     keys: Vec<MsgKey>,
     origin: GatewayIdentity,
     writer: BodyWriter,
     response: Bytes,
+    chunk: Bytes,
 }
 
 impl Batch {
@@ -357,7 +342,10 @@ impl Batch {
         let keys: Vec<MsgKey> =
             (0..BATCH as u64).map(|n| messages.insert_with(|message| fill(message, n))).collect();
         let response = responses(keys.iter().map(|key| key.0), &payload());
-        Self { messages, keys, origin: origin(), writer: BodyWriter::default(), response }
+        let prefix = prefix(response.len() as u32);
+        let chunk = Bytes::from([&prefix, &response[..]].concat());
+        let (origin, writer) = (origin(), BodyWriter::default());
+        Self { messages, keys, origin, writer, response, chunk }
     }
 
     pub fn write_body(&mut self) {
@@ -374,6 +362,12 @@ impl Batch {
         read_responses(black_box(&self.response), |item| seen += item.payload.len())
             .expect("a good response");
         black_box(seen);
+    }
+
+    pub fn assemble_response(&mut self) {
+        let mut assembly = Assembly::new(1 << 20, MessageEncoding::Identity);
+        assembly.push(black_box(self.chunk.clone())).expect("a good chunk");
+        black_box(assembly.finish().expect("a whole message"));
     }
 }
 
@@ -423,19 +417,22 @@ impl Dedup {
 pub struct Turn {
     engine: Engine,
     clients: Vec<ConnId>,
-    with_id: bool,
+    talk: Talk,
+    /// Messages that each client sends at once.
+    each: usize,
     now: Micros,
-    seq: u64,
+    rounds: u64,
     frames: Vec<Vec<u8>>,
-    calls: Vec<Call>,
     outcomes: Vec<(Ticket, Bytes)>,
+    /// Calls served since the engine was made.
+    calls: u64,
     served: usize,
     answered: usize,
 }
 
 impl Turn {
-    /// An engine whose clients are past their handshake.
-    pub fn new(with_id: bool) -> Self {
+    /// An engine whose clients are past their handshake, and send `each` messages a turn.
+    pub fn new(talk: Talk, each: usize) -> Self {
         let mut settings = ShardSettings::default();
         // A round is 1 ms: 500 x 64 ids are remembered, a third of what there is room for.
         settings.dedup.window_ms = 500;
@@ -451,8 +448,12 @@ impl Turn {
             seed: 1,
         });
         let now = Micros(1_000_000);
-        let request = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        let protocol = talk.subprotocol();
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
         let clients = (0..TURN)
             .map(|_| {
                 let peer = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -467,12 +468,13 @@ impl Turn {
         Self {
             engine,
             clients,
-            with_id,
+            talk,
+            each,
             now,
-            seq: 0,
+            rounds: 0,
             frames: Vec::new(),
-            calls: Vec::new(),
             outcomes: Vec::new(),
+            calls: 0,
             served: 0,
             answered: 0,
         }
@@ -481,11 +483,14 @@ impl Turn {
     /// Makes the clients' bytes, 1 ms later; not timed. Old ids leave the window in a tick.
     pub fn prepare(&mut self) {
         self.now = self.now.plus_ms(1);
-        self.seq += 1;
-        let make = if self.with_id { json_frame_with_id } else { json_frame };
+        self.rounds += 1;
+        (self.served, self.answered) = (0, 0);
+        let first = self.rounds * self.each as u64;
+        let seqs = (first..).take(self.each);
+        let all: Vec<u8> = seqs.flat_map(|seq| self.talk.frame(seq)).collect();
         self.frames.clear();
-        self.frames.extend((0..TURN).map(|_| make(self.seq)));
-        if self.seq.is_multiple_of(10) {
+        self.frames.resize(TURN, all);
+        if self.rounds.is_multiple_of(10) {
             self.engine.tick(self.now, &mut Vec::new());
         }
     }
@@ -496,13 +501,12 @@ impl Turn {
             self.engine.on_bytes(id, frame, self.now);
         }
         self.engine.end_turn(self.now);
-        std::mem::swap(&mut self.calls, &mut self.engine.effects.calls);
     }
 
     /// Answers as the service does; not timed.
     pub fn serve(&mut self) {
-        self.served = 0;
-        for call in self.calls.drain(..) {
+        for call in self.engine.effects.calls.drain(..) {
+            self.calls += 1;
             let ids = request_ids(call.body);
             self.served += ids.len();
             self.outcomes.push((call.ticket, responses(ids.into_iter(), b"{\"ok\":true}")));
@@ -515,7 +519,6 @@ impl Turn {
             self.engine.on_outcome(Outcome { ticket, result: Ok(body) }, self.now);
         }
         self.engine.end_turn(self.now);
-        self.answered = 0;
         while let Some(id) = self.engine.effects.dirty.pop() {
             let bytes = self.engine.outbox(id).len();
             self.engine.on_sent(id, bytes, self.now);
@@ -523,9 +526,19 @@ impl Turn {
         }
     }
 
+    /// Whether every message of the turn was served.
+    pub fn is_served(&self) -> bool {
+        self.served == TURN * self.each
+    }
+
+    /// Calls served since the engine was made.
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
     /// Checks that every message was served and answered; not timed.
     pub fn check(&self) {
-        assert_eq!(self.served, TURN, "each message reached the service");
-        assert_eq!(self.answered, TURN, "each message has its answer");
+        assert!(self.is_served(), "each message reached the service");
+        assert!((TURN..=self.served).contains(&self.answered), "each client has its answers");
     }
 }

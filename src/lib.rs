@@ -165,8 +165,8 @@
 //!   exactly one terminal answer while its connection lives.
 //! - **No second run by a retry of the gateway** (promise 7), except on routes that say
 //!   `idempotent`: what is not known to be unstarted ends as [`message::Reason::OutcomeUnknown`].
-//! - **No allocation a message in the steady state**, no payload parsed, none copied that can be
-//!   borrowed; only the shell reads the clock.
+//! - **No allocation a message in the steady state** (tests/it/allocations; a remembered id keeps
+//!   its own), no payload parsed, none copied that can be borrowed; only the shell reads the clock.
 //! - **No panic by remote input.** Bad bytes, late answers and unknown ids are values; a failed
 //!   assertion of our own ends the process, as a half-true shard is worse than a restart.
 //! - **No glommio except in [`shard`], [`readiness`] and [`backend::channel`], no tokio runtime

@@ -9,11 +9,12 @@
 #![allow(missing_docs)]
 
 #[path = "../rig.rs"]
+#[allow(dead_code)] // Others take the rest of it.
 mod rig;
 
 use gungraun::prelude::*;
 
-use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, Turn};
+use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, Talk, Turn};
 
 /// The allocator of the gateway.
 #[global_allocator]
@@ -28,7 +29,7 @@ fn warm<R>(mut rig: R, step: fn(&mut R)) -> R {
     rig
 }
 
-fn warm_turn(with_id: bool) -> Turn {
+fn warm_turn(talk: Talk) -> Turn {
     let round = |turn: &mut Turn| {
         turn.prepare();
         turn.ask();
@@ -36,17 +37,17 @@ fn warm_turn(with_id: bool) -> Turn {
         turn.answer();
         turn.check();
     };
-    warm(Turn::new(with_id), round)
+    warm(Turn::new(talk, 1), round)
 }
 
-fn asking(with_id: bool) -> Turn {
-    let mut turn = warm_turn(with_id);
+fn asking(talk: Talk) -> Turn {
+    let mut turn = warm_turn(talk);
     turn.prepare();
     turn
 }
 
-fn answering(with_id: bool) -> Turn {
-    let mut turn = asking(with_id);
+fn answering(talk: Talk) -> Turn {
+    let mut turn = asking(talk);
     turn.ask();
     turn.serve();
     turn
@@ -81,16 +82,16 @@ step!(batch_read_responses, Batch::read_responses, 1);
 step!(dedup_begin_and_finish, Dedup::begin_and_finish, BATCH);
 
 #[library_benchmark]
-#[bench::plain(asking(false))]
-#[bench::with_ids(asking(true))]
+#[bench::plain(asking(Talk::Json))]
+#[bench::with_ids(asking(Talk::JsonWithIds))]
 fn turn_ask(mut turn: Turn) -> Turn {
     turn.ask();
     turn
 }
 
 #[library_benchmark]
-#[bench::plain(answering(false))]
-#[bench::with_ids(answering(true))]
+#[bench::plain(answering(Talk::Json))]
+#[bench::with_ids(answering(Talk::JsonWithIds))]
 fn turn_answer(mut turn: Turn) -> Turn {
     turn.answer();
     turn.check();

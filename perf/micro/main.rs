@@ -5,6 +5,7 @@
 #[path = "../between.rs"]
 mod between;
 #[path = "../rig.rs"]
+#[allow(dead_code)] // Others take the rest of it.
 mod rig;
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 
 use between::{Lane, Publish};
-use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, TURN, Turn};
+use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, TURN, Talk, Turn};
 
 /// The allocator of the gateway.
 #[global_allocator]
@@ -95,8 +96,8 @@ fn publish(c: &mut Criterion) {
 fn turn(c: &mut Criterion) {
     let mut group = c.benchmark_group("engine");
     group.throughput(Throughput::Elements(TURN as u64));
-    for (name, with_id) in [("turn_of_64", false), ("turn_of_64_with_ids", true)] {
-        let mut turn = Turn::new(with_id);
+    for (name, talk) in [("turn_of_64", Talk::Json), ("turn_of_64_with_ids", Talk::JsonWithIds)] {
+        let mut turn = Turn::new(talk, 1);
         group.bench_function(name, |b| {
             b.iter_custom(|rounds| {
                 let mut spent = Duration::ZERO;

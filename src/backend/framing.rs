@@ -21,7 +21,7 @@ pub fn prefix(length: u32) -> [u8; PREFIX_BYTES] {
 /// Compression of the messages of a response, by its header `grpc-encoding`. None is asked for: a
 /// service that compresses all the same (grpcio does where the server was told to) is understood.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) enum MessageEncoding {
+pub enum MessageEncoding {
     /// No header, or `identity`: no message may be compressed.
     #[default]
     Identity,
@@ -51,7 +51,7 @@ impl MessageEncoding {
 
 /// A fault of the body of a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum FramingError {
+pub enum FramingError {
     /// The compressed flag is set, and no encoding is named.
     Compressed,
     /// The message is compressed with an encoding that is not read.
@@ -76,7 +76,7 @@ pub(crate) enum FramingError {
 /// is copied, into a buffer that grows with the bytes that arrive and not with the announced
 /// length.
 #[derive(Debug, Default)]
-pub(crate) struct Assembly {
+pub struct Assembly {
     /// Most bytes of the message.
     bytes_max: usize,
     encoding: MessageEncoding,
@@ -106,12 +106,12 @@ impl Message {
 
 impl Assembly {
     /// Expects a message of at most `bytes_max` bytes, compressed or not.
-    pub(crate) fn new(bytes_max: usize, encoding: MessageEncoding) -> Self {
+    pub fn new(bytes_max: usize, encoding: MessageEncoding) -> Self {
         Self { bytes_max, encoding, ..Self::default() }
     }
 
     /// Takes the next chunk of the body.
-    pub(crate) fn push(&mut self, mut chunk: Bytes) -> Result<(), FramingError> {
+    pub fn push(&mut self, mut chunk: Bytes) -> Result<(), FramingError> {
         if self.prefix_bytes < PREFIX_BYTES && !self.take_prefix(&mut chunk)? {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl Assembly {
     }
 
     /// Ends the body: returns the message without its prefix, decompressed.
-    pub(crate) fn finish(self) -> Result<Bytes, FramingError> {
+    pub fn finish(self) -> Result<Bytes, FramingError> {
         if self.prefix_bytes == 0 {
             return Err(FramingError::Missing);
         }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admin_crowd;
+mod allocations;
 mod auth;
 mod boot;
 mod bounded;

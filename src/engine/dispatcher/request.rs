@@ -266,7 +266,7 @@ pub struct Request {
     pub stream: Option<StreamKey>,
     pub(crate) links: StreamLinks,
     /// Owner that the request counts for.
-    pub(crate) holder: Holder,
+    pub holder: Holder,
     /// Weight of its tenant's part of what is shared.
     pub(crate) weight: u32,
     /// Session, for the service.

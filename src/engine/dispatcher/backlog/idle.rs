@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use super::{Backlog, Entry, Look, Node, TOGETHER};
 use crate::engine::dispatcher::slots::Kept;
 use crate::engine::owner::OwnerName;
+use crate::engine::slab::Slab;
 use crate::ids::OwnerKey;
 
 impl Backlog {
@@ -57,26 +58,18 @@ impl Backlog {
 
     /// Lists the owners anew that have nothing in flight.
     pub(super) fn list_idle_again(&mut self) {
-        self.idle.iter_mut().for_each(BinaryHeap::clear);
-        let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
-        for owner in all {
-            let node = self.node(owner);
+        let Self { nodes, idle, .. } = self;
+        idle.iter_mut().for_each(BinaryHeap::clear);
+        for (owner, node) in nodes.iter() {
             if let (0, Some(&Reverse((rank, ..)))) = (node.in_flight, node.entries.peek()) {
-                let kind = usize::from(!self.is_group_idle(owner));
-                self.idle[kind].push(Reverse((rank, owner)));
+                let kind = usize::from(!is_group_idle(nodes, node));
+                idle[kind].push(Reverse((rank, owner)));
             }
         }
     }
 
-    /// Whether nothing of an owner's user or address is in flight; the owner's own is not.
     pub(super) fn is_group_idle(&self, owner: OwnerKey) -> bool {
-        let node = self.node(owner);
-        match node.name {
-            Some(OwnerName::Session(_)) => {
-                node.group.is_none_or(|group| self.node(group).in_flight == 0)
-            }
-            Some(OwnerName::Tenant(_) | OwnerName::Party(..)) | None => true,
-        }
+        is_group_idle(&self.nodes, self.node(owner))
     }
 
     /// The first request of an owner that may be taken, if `is` holds for the owner.
@@ -94,5 +87,16 @@ impl Backlog {
             }
             node.entries.pop();
         }
+    }
+}
+
+/// Whether nothing of an owner's user or address is in flight; the owner's own is not.
+fn is_group_idle(nodes: &Slab<OwnerKey, Node>, owner: &Node) -> bool {
+    match owner.name {
+        Some(OwnerName::Session(_)) => {
+            let group = owner.group.and_then(|group| nodes.get(group));
+            group.is_none_or(|group| group.in_flight == 0)
+        }
+        Some(OwnerName::Tenant(_) | OwnerName::Party(..)) | None => true,
     }
 }

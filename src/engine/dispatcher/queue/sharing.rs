@@ -45,7 +45,7 @@ impl InstanceQueue {
 
     /// Spreads all that waits over its owners, if that is not done yet: from now on each has its
     /// share. Requests that wait for their stream join when it is their turn.
-    pub(crate) fn share(&mut self, requests: &mut Requests) {
+    pub fn share(&mut self, requests: &mut Requests) {
         if self.items == 0 || std::mem::replace(&mut self.sharing, Sharing::On) == Sharing::On {
             return;
         }
@@ -156,7 +156,7 @@ impl InstanceQueue {
 
     /// Takes note that a request that was taken from here is in flight no more, and cost `cost_us`
     /// microseconds of a slot.
-    pub(crate) fn give_back(&mut self, request: &mut Request, cost_us: u64) {
+    pub fn give_back(&mut self, request: &mut Request, cost_us: u64) {
         if let (Some(owner), Some(backlog)) = (request.position.owner.take(), &mut self.backlog) {
             // Where owners are only counted none pays.
             let charged_us = match self.sharing {

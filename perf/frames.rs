@@ -1,0 +1,75 @@
+//! Messages as clients send them: their frames, in each encoding.
+
+use prost::encoding::encode_varint;
+
+/// 64 bytes of JSON.
+pub fn payload() -> Vec<u8> {
+    format!("{{\"text\":\"{}\"}}", "x".repeat(53)).into_bytes()
+}
+
+fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match u8::try_from(body.len()) {
+        Ok(len @ ..126) => frame.push(0x80 | len),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(body.len() as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// A message of 64 bytes of payload, as a JSON client sends it.
+pub fn json_frame(seq: u64) -> Vec<u8> {
+    let payload = String::from_utf8(payload()).expect("ASCII");
+    frame(1, format!("{{\"msg_id\":1001,\"seq\":{seq},\"payload\":{payload}}}").as_bytes())
+}
+
+/// A message as of [`json_frame`], with an idempotency key.
+fn json_frame_with_id(seq: u64) -> Vec<u8> {
+    let payload = String::from_utf8(payload()).expect("ASCII");
+    let text =
+        format!("{{\"msg_id\":1001,\"seq\":{seq},\"id\":\"{seq:016x}\",\"payload\":{payload}}}");
+    frame(1, text.as_bytes())
+}
+
+/// A message of 64 bytes of payload, as a protobuf client sends it.
+pub fn protobuf_frame(seq: u64) -> Vec<u8> {
+    let mut body = vec![0x08];
+    encode_varint(1001, &mut body);
+    body.push(0x10);
+    encode_varint(seq, &mut body);
+    body.push(0x22);
+    let payload = payload();
+    encode_varint(payload.len() as u64, &mut body);
+    body.extend_from_slice(&payload);
+    frame(2, &body)
+}
+
+/// How a client talks: its encoding, and whether its messages have idempotency keys.
+#[derive(Clone, Copy, Debug)]
+pub enum Talk {
+    Json,
+    JsonWithIds,
+    Protobuf,
+}
+
+impl Talk {
+    /// A message of 64 bytes of payload.
+    pub fn frame(self, seq: u64) -> Vec<u8> {
+        match self {
+            Talk::Json => json_frame(seq),
+            Talk::JsonWithIds => json_frame_with_id(seq),
+            Talk::Protobuf => protobuf_frame(seq),
+        }
+    }
+
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Talk::Json | Talk::JsonWithIds => "shardgate.v1.json",
+            Talk::Protobuf => "shardgate.v1.protobuf",
+        }
+    }
+}

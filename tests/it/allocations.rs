@@ -1,0 +1,104 @@
+//! A message costs no allocation once its tables and buffers have their size: promise 5 by its
+//! other end, as whatever is allocated for each message grows with them.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use rig::{Batch, Decode, Encode, TURN, Talk, Turn};
+
+/// Steps of a message, as the benches take them.
+#[path = "../../perf/rig.rs"]
+#[allow(dead_code)] // Others take the rest of it.
+mod rig;
+
+thread_local! {
+    /// Allocations of this thread.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, which also counts.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Allocations of `work`.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+/// One turn, until everything is answered: allocations of the engine.
+fn turn(turn: &mut Turn) -> u64 {
+    turn.prepare();
+    let mut n = allocations(|| turn.ask());
+    // A call carries 100 messages at most.
+    for _ in 0..TURN {
+        turn.serve();
+        n += allocations(|| turn.answer());
+    }
+    turn.check();
+    n
+}
+
+/// Allocations, calls and messages of twenty turns after so many others, with `each` messages of
+/// each client.
+fn steady(talk: Talk, each: usize, warm: usize) -> [u64; 3] {
+    let mut rig = Turn::new(talk, each);
+    for _ in 0..warm {
+        turn(&mut rig);
+    }
+    let calls = rig.calls();
+    let n = (0..20).map(|_| turn(&mut rig)).sum();
+    [n, rig.calls() - calls, (20 * TURN * each) as u64]
+}
+
+/// A call has a list of the pieces of its body, and may have another allocation. With 16 messages of
+/// each client more wait than may leave, so the queue is shared out between their owners.
+#[test]
+fn a_message_through_the_engine_costs_no_allocation() {
+    for talk in [Talk::Json, Talk::Protobuf] {
+        for each in [1, 16] {
+            let [n, calls, messages] = steady(talk, each, 50);
+            assert!(n <= 2 * calls, "{talk:?}, {each} each: {n} for {messages} in {calls} calls");
+        }
+    }
+}
+
+/// An id is kept for as long as it is remembered, 500 turns here, with its answer and the answer's
+/// payload.
+#[test]
+fn a_remembered_id_costs_its_own_memory_and_no_more() {
+    let [n, calls, messages] = steady(Talk::JsonWithIds, 1, 600);
+    assert!(n <= 3 * messages + 2 * calls, "{n} for {messages} in {calls} calls");
+}
+
+#[test]
+fn codecs_and_framing_cost_no_allocation() {
+    let (mut decode, mut encode, mut batch) = (Decode::new(), Encode::new(), Batch::new());
+    let mut steps = || {
+        decode.json();
+        decode.protobuf();
+        encode.json();
+        encode.protobuf();
+        batch.read_responses();
+        batch.assemble_response();
+    };
+    steps();
+    assert_eq!(allocations(steps), 0);
+}
