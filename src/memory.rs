@@ -10,6 +10,7 @@ use crate::auth::keys::{JWKS_KEYS_MAX, KEY_BYTES};
 use crate::config::Config;
 use crate::config::settings::{ShardSettings, TenantSettings};
 use crate::control::log::LOG_BYTES;
+use crate::control::marks::MARKS_MAX;
 use crate::engine::REQUESTS_MAX;
 use crate::engine::clients::address_places::AddressPlaces;
 use crate::engine::clients::conn::{Conn, OVERFULL};
@@ -96,13 +97,12 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
     full.extend(queue_parts(settings));
     full.extend(cache_parts(settings));
     full.push(buffers(settings, tls));
-    full.push(Part::new(
-        "histograms",
-        "counts of all stages".into(),
-        Histograms::default().bytes() as u64,
-    ));
+    let counts = Histograms::default().bytes() as u64;
+    full.push(Part::new("histograms", "counts of all stages".into(), counts));
     full.extend(limit_parts(settings, connections));
     let mut worst = worst_of_clients(settings, connections);
+    let marks = MARKS_MAX as u64;
+    worst.push(times("histograms at marks", "marks of /histograms", marks, "of counts", counts));
     worst.extend(worst_of_services(settings, instances));
     if tls {
         full.push(times("TLS", PLACES, connections, "of keys", TLS_BYTES));

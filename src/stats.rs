@@ -448,6 +448,14 @@ impl Histograms {
             a.add(b).expect("same bounds");
         }
     }
+    /// Takes out what had been recorded before, at the time of `earlier`; all, if that is later.
+    pub(crate) fn subtract(&mut self, earlier: &Histograms) {
+        for (a, b) in self.stages.iter_mut().zip(&earlier.stages) {
+            if a.subtract(b).is_err() {
+                a.reset();
+            }
+        }
+    }
 }
 
 /// Levels of one shard at one moment.

@@ -85,6 +85,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         auth: auth::auth(r),
         log: log_filter(r, &d.log),
         log_json: r.boolean("log.json", d.log_json),
+        histograms: histograms(r),
     };
     listen::relations(r, &settings);
     settings
@@ -140,6 +141,15 @@ fn stop(r: &mut Reader) -> StopSettings {
         r.warning("stop.spread_ms", rule);
     }
     settings
+}
+
+/// Reads the section `[histograms]`.
+fn histograms(r: &mut Reader) -> HistogramSettings {
+    let seconds = Bounds::or_zero("off", 1, HOUR_MS / 1_000);
+    HistogramSettings {
+        every: Duration::from_secs(r.number("histograms.every_s", 0, seconds)),
+        file: r.file("histograms.file"),
+    }
 }
 
 /// Reads `ring_points` of `[routing]`.

@@ -15,7 +15,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Modules of this program that log (a test holds the list against the sources). A filter may name
 /// one of them or a module that they are in.
-const OWN: [&str; 35] = [
+const OWN: [&str; 36] = [
     "shardgate::backend::channel::driver",
     "shardgate::boot",
     "shardgate::control",
@@ -31,6 +31,7 @@ const OWN: [&str; 35] = [
     "shardgate::control::dump",
     "shardgate::control::event_loop",
     "shardgate::control::fleet",
+    "shardgate::control::histogram_log",
     "shardgate::control::log",
     "shardgate::control::log::repeats",
     "shardgate::control::probe",

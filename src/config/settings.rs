@@ -97,6 +97,17 @@ pub struct GatewaySettings {
     pub log: String,
     /// Whether log lines are JSON. Boot.
     pub log_json: bool,
+    /// The log of intervals of histograms. Live.
+    pub histograms: HistogramSettings,
+}
+
+/// The section `[histograms]`: the log of intervals. Live.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct HistogramSettings {
+    /// Length of an interval; zero = none is written.
+    pub every: Duration,
+    /// File that intervals are appended to; `None` = one in the directory of dumps.
+    pub file: Option<PathBuf>,
 }
 
 /// The section `[admin]`: the admin endpoint. Boot.
@@ -353,6 +364,7 @@ impl Default for GatewaySettings {
             auth: AuthSettings::default(),
             log: "info".into(),
             log_json: false,
+            histograms: HistogramSettings::default(),
         }
     }
 }

@@ -35,7 +35,8 @@ pub fn dir() -> PathBuf {
 /// Writes two new files that only the gateway's own user can read: both whole, or none. The error
 /// names the file, and the way out.
 pub fn write(dir: &Path, info: &ProcessInfo, overview: &Overview) -> io::Result<DumpFiles> {
-    let histograms = view::histograms::interval_log(info, overview).map_err(io::Error::other)?;
+    let whole = view::histograms::Interval::whole(info, overview);
+    let histograms = whole.log(info, None).map_err(io::Error::other)?;
     let state = json!({
         "health": view::health::health(info, overview).1,
         "stats": view::stats::stats(info, overview),

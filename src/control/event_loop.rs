@@ -17,6 +17,7 @@ use super::dump::{self, DumpFiles};
 use super::exit::ExitReason;
 use super::fleet::Fleet;
 use super::gathering::{Gathering, Overview};
+use super::histogram_log::HistogramLog;
 use super::inputs::{ControlInputs, Cores};
 use super::jwks::{self, JwksFetch, JwksRefresher};
 use super::probe::CheckResult;
@@ -120,7 +121,7 @@ fn start(
         log_dropped: inputs.log_dropped,
     });
     let admin = inputs.admin.local_addr()?;
-    let handlers = admin::Admin { info: info.clone(), requests: sender };
+    let handlers = admin::Admin { info: info.clone(), requests: sender, marks: Default::default() };
     let places = inputs.admin_connections;
     let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, places, handlers.clone())?;
     tokio::spawn(endpoint);
@@ -159,6 +160,7 @@ fn start(
         sources_until: now + SOURCES_TIMEOUT,
         announcement: Some(announcement),
         gathering: Gathering::default(),
+        histogram_log: HistogramLog::default(),
         stop: None,
         info,
         service_manager: ServiceManager::from_environment(now),
@@ -181,6 +183,7 @@ struct Control {
     /// Printed once, when all shards are ready.
     announcement: Option<Announcement>,
     gathering: Gathering,
+    histogram_log: HistogramLog,
     /// Set when a stop began: the time at which it is given up.
     stop: Option<StopBound>,
     info: Arc<ProcessInfo>,
@@ -213,7 +216,8 @@ impl Control {
         if self.shards.any_failed() && self.stop.is_none() {
             self.begin_stop("a shard failed");
         }
-        if self.service_manager.is_due(now) {
+        let log = &self.directory.config().gateway.histograms;
+        if self.service_manager.is_due(now) | self.histogram_log.is_due(log, now) {
             self.gathering.begin(&mut self.shards, now);
         }
         if self.gathering.is_over(&self.shards, now) {
@@ -295,6 +299,8 @@ impl Control {
             directory: self.directory.view(),
         });
         self.service_manager.beat(overview.shards.iter().all(|shard| !shard.silent), now);
+        let log = &self.directory.config().gateway.histograms;
+        self.histogram_log.take(log, &self.info, &overview);
         self.gathering.finish(&overview);
     }
 
@@ -454,6 +460,7 @@ impl Control {
             self.directory.due(),
             self.quotas.due(),
             self.service_manager.due(),
+            self.histogram_log.due(),
             self.shards.inspections_due(),
             Some(self.certificates.due()),
         ];

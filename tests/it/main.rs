@@ -41,5 +41,6 @@ mod support;
 mod tenant_tokens;
 mod tenants;
 mod tidy;
+mod times;
 mod tls;
 mod verbs;

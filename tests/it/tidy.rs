@@ -65,7 +65,10 @@ const MAY_NAME: [(&str, &[&str]); 31] = [
     // What a configuration may come to in bytes: it names what takes them.
     (
         "memory",
-        &["routing", "config", "auth::keys", "engine", "shard", "control::log", "tls::session"],
+        &[
+            "routing", "config", "auth::keys", "engine", "shard", "control::log", "control::marks",
+            "tls::session",
+        ],
     ),
     (
         "cli",

@@ -16,7 +16,7 @@ mod tests;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -29,6 +29,7 @@ use self::guard::{Origins, Rights, check_access, check_origin, whole_request};
 use self::sockets::{CONNECTION_TIMEOUT, Endpoint};
 use super::gathering::Overview;
 use super::inspections::QueryResult;
+use super::marks::Marks;
 use super::request::ControlRequest;
 use super::token;
 use super::view::ProcessInfo;
@@ -43,6 +44,7 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 pub struct Admin {
     pub info: Arc<ProcessInfo>,
     pub requests: mpsc::Sender<ControlRequest>,
+    pub marks: Arc<Mutex<Marks>>,
 }
 
 /// Makes the endpoint: a future that never ends. The error is one line.

@@ -9,7 +9,10 @@ use serde_json::Value;
 
 use super::Admin;
 use super::answer::{HttpError, JsonResult, PLAIN, Text, text};
+use crate::control::gathering::Overview;
+use crate::control::marks::{MARKS_MAX, Moment};
 use crate::control::request::ControlRequest;
+use crate::control::view::histograms::Interval;
 use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
 use crate::inspect::{self, TOP_MAX};
 
@@ -135,11 +138,53 @@ pub async fn connections(
     body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
 }
 
-pub async fn histograms(State(admin): State<Admin>) -> Result<Text, HttpError> {
+/// Parameters of `/histograms` in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistogramsParams {
+    since: Option<String>,
+}
+
+pub async fn histograms(
+    State(admin): State<Admin>,
+    params: Result<Query<HistogramsParams>, QueryRejection>,
+) -> Result<Text, HttpError> {
+    let Query(params) = params.map_err(bad_query)?;
     let found = admin.gather().await?;
-    let body = view::histograms::interval_log(&admin.info, &found)
-        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let log = match params.since {
+        Some(since) => histograms_since(&admin, &since, &found)?,
+        None => Interval::whole(&admin.info, &found).log(&admin.info, None),
+    };
+    let body = log.map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(text(PLAIN, body))
+}
+
+/// The log since a mark of this run, or since the start, with the next mark.
+fn histograms_since(
+    admin: &Admin,
+    since: &str,
+    found: &Overview,
+) -> Result<Result<String, String>, HttpError> {
+    let Admin { info, marks, .. } = admin;
+    let mut marks = marks.lock().expect("nobody panics with it");
+    let (interval, before) = match since {
+        "start" => (Interval::whole(info, found), None),
+        _ => {
+            let run = format!("{:x}-", info.boot_id);
+            let number = since.strip_prefix(&run).and_then(|number| number.parse().ok());
+            let Some(moment) = number.and_then(|number| marks.show(number)) else {
+                let shown: String = since.chars().take(64).collect();
+                let why = format!(
+                    "mark {shown:?} is not among the last {MARKS_MAX} of this run: begin again \
+                     with since=start, and then show the mark of each answer"
+                );
+                return Err(HttpError::new(StatusCode::GONE, why));
+            };
+            (Interval::since(moment, found), number)
+        }
+    };
+    let mark = marks.set(before, Moment::of(found));
+    Ok(interval.log(info, Some(&format!("{:x}-{mark}", info.boot_id))))
 }
 
 pub async fn config(State(admin): State<Admin>) -> JsonResult {

@@ -164,9 +164,11 @@ pub const ROUTES: &[Route] = &[
         "counts of connections; ?top=N the busiest; ?session=ID one",
         || get(read::connections),
     ),
-    Route::read("/histograms", "times of all stages, as an HdrHistogram V2 interval log", || {
-        get(read::histograms)
-    }),
+    Route::read(
+        "/histograms",
+        "times of all stages, as an HdrHistogram V2 interval log; ?since=start, then its marks",
+        || get(read::histograms),
+    ),
     Route::read("/config", "every setting with its origin, services and routes", || {
         get(read::config)
     }),

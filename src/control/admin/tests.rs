@@ -250,6 +250,33 @@ async fn histograms_are_a_log_that_the_standard_reader_reads() {
 }
 
 #[tokio::test]
+async fn readers_of_intervals_get_what_came_since_their_own_marks() {
+    let rig = rig(&[Fake::Good]);
+    rig.healthy().await;
+    let read = async |since: &str| {
+        let request = format!("GET /histograms?since={since} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let (status, log) = rig.raw(&request).await;
+        let mark = log.lines().find_map(|line| line.strip_prefix("#[Mark: ")?.strip_suffix("]"));
+        let largest = |line: &str| line.split(',').nth(3).and_then(|max| max.parse::<f64>().ok());
+        let tagged = log.lines().find(|line| line.starts_with("Tag=round_trip-0,"));
+        let (mark, max) = (mark.map(str::to_owned), tagged.and_then(largest));
+        (status, mark.unwrap_or_default(), max.unwrap_or(-1.0))
+    };
+    let (status, one, max) = read("start").await;
+    assert_eq!((status, max > 0.0), (200, true), "the whole time");
+    let (_, two, max) = read(&one).await;
+    assert_eq!(max, 0.0, "the shard recorded nothing since");
+    assert!(read("start").await.2 > 0.0, "another reader has it all");
+    assert_eq!(read(&two).await.0, 200);
+    // Its reader has shown the mark after it.
+    assert_eq!(read(&one).await.0, 410);
+    for unknown in ["1", "0-1", "", "x-1", "1-1e9"] {
+        assert_eq!(read(unknown).await.0, 410, "{unknown}");
+    }
+    assert_eq!(rig.raw("GET /histograms?from=1 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.0, 400);
+}
+
+#[tokio::test]
 async fn metrics_have_help_units_and_no_labels_of_clients() {
     let rig = rig(&[Fake::Good, Fake::Good]);
     rig.healthy().await;

@@ -13,7 +13,7 @@ pub mod services;
 pub mod stats;
 pub mod tenants;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};

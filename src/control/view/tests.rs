@@ -20,7 +20,7 @@ use crate::ids::ShardId;
 use crate::routing::Share;
 
 /// The built-in configuration, one ready shard, no source.
-fn gathered() -> Overview {
+pub(in crate::control) fn gathered() -> Overview {
     gathered_of(Files::embedded())
 }
 
@@ -51,7 +51,7 @@ fn gathered_of(files: Files) -> Overview {
     Overview { at: Instant::now(), draining: false, shards: vec![shard], directory }
 }
 
-fn about() -> ProcessInfo {
+pub(in crate::control) fn about() -> ProcessInfo {
     let (node, cores) = ("n".into(), Cores::default());
     ProcessInfo { node, boot_id: 1, cores, started: Instant::now(), log_dropped: None }
 }

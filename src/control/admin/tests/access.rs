@@ -221,7 +221,7 @@ impl TlsEndpoint {
                 }
             }
         });
-        let admin = Admin { info: info.into(), requests };
+        let admin = Admin { info: info.into(), requests, marks: Default::default() };
         tokio::spawn(serve(listener, address, &settings, 64, admin).unwrap());
         let mut roots = RootCertStore::empty();
         roots.add(signed.cert.der().clone()).unwrap();
