@@ -11,6 +11,7 @@ use crate::routing::quota::{TenantDemand, TenantPart};
 use crate::stats::{Report, Signal};
 use crate::tls::server::Server;
 use crate::tls::service::ServicesTls;
+use crate::trace::Piece;
 
 /// A published state of one shard: routes and settings. It is published as a whole and with one
 /// version, so that nothing is ever half applied.
@@ -50,6 +51,13 @@ pub enum Command {
     Report(u64),
     /// Answer the query with a [`ShardEvent::Inspection`] of this number.
     Inspect(Query, u64),
+    /// Record a trace of the turns, and send it in [`ShardEvent::Trace`].
+    Trace {
+        /// Number of the trace.
+        number: u64,
+        /// Its length in milliseconds.
+        lasts_ms: u64,
+    },
     /// Hold tenants to these parts of their quotas from now on.
     QuotaParts(Vec<TenantPart>),
     /// Stop accepting and taking messages; answer what was read; close with 1001; then end. What is
@@ -75,6 +83,12 @@ pub enum ShardEvent {
         number: u64,
         /// The shard's answer.
         inspection: Inspection,
+    },
+    /// A piece of the trace that [`Command::Trace`] asked for.
+    Trace {
+        shard: ShardId,
+        /// Marks since the last piece.
+        piece: Piece,
     },
     /// Calls and connections of instances since the shard's last signals: only of instances with
     /// failures, or with less than their full share.

@@ -59,6 +59,7 @@ fn run() -> ExitCode {
         | Verb::Doctor(_)
         | Verb::Drain { .. }
         | Verb::Reload { .. }
+        | Verb::Trace { .. }
         | Verb::GenFiles { .. }
         | Verb::Guide(_)
         | Verb::GenSystemd { .. }

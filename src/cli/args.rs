@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use super::settings::Format;
 use super::{BuiltIn, EXIT_USAGE, ExplainArgs, Form, GuideArgs, NewToken, Serve, Verb};
 use crate::config::{Overrides, program};
+use crate::trace::MS_MAX;
 
 const AFTER_HELP: &str = "\
 VERBS BY TASK
@@ -21,7 +22,7 @@ VERBS BY TASK
   for clients       gen token, check token
   for programs      gen proto
   to read           guide
-  while it runs     explain, reload, drain, config --in-force, routes --in-force
+  while it runs     explain, trace, reload, drain, config --in-force, routes --in-force
 
 EXAMPLES
   shardgate                               the built-in configuration: ws://127.0.0.1:9000/ws
@@ -141,6 +142,22 @@ enum VerbArgs {
         admin: AdminArgs,
         #[command(flatten)]
         form: FormArgs,
+    },
+    /// Record what the turns of a shard do, for ui.perfetto.dev
+    #[command(after_help = "EXAMPLE\n  shardgate trace --shard 0 --ms 1000 trace.json")]
+    Trace {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Number of the shard
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        shard: u16,
+        /// Length in milliseconds, at most 5000
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=MS_MAX))]
+        ms: u64,
+        /// File that gets the trace
+        #[arg(value_name = "FILE", default_value = "trace.json")]
+        file: PathBuf,
     },
     /// Show the guide of this version: its pages, one page, or a search
     #[command(after_help = "EXAMPLES\n  shardgate guide\n  shardgate guide tls\n  \
@@ -397,6 +414,9 @@ pub(super) fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Verb
         }
         Some(VerbArgs::Reload { admin, form: FormArgs { form } }) => {
             Verb::Reload { serve: admin.into(), form }
+        }
+        Some(VerbArgs::Trace { admin, shard, ms, file }) => {
+            Verb::Trace { serve: admin.into(), shard, ms, file }
         }
         Some(VerbArgs::Gen(GenArgs::Systemd { serve, user })) => {
             Verb::GenSystemd { serve: serve.into(), user }

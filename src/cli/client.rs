@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
@@ -67,23 +67,41 @@ impl NoAnswer {
     }
 }
 
+/// Sends a POST without a body to `path`, whose answer takes this long to make.
+pub fn post_lasting(
+    settings: &AdminSettings,
+    path: &str,
+    lasts: Duration,
+) -> Result<Answer, NoAnswer> {
+    post_within(settings, path, &json!({}), TIMEOUT + lasts)
+}
+
 /// Sends a GET of `path`, which begins with a slash. The token is sent if it can be read and the
 /// way is safe: some endpoints ask for it.
 pub fn get(settings: &AdminSettings, path: &str) -> Result<Answer, NoAnswer> {
-    let (agent, url) = agent(settings, path)?;
+    let (agent, url) = agent(settings, path, TIMEOUT)?;
     let mut request = agent.get(&url);
     if let Ok(bearer) = bearer(settings) {
         request = request.header("authorization", bearer);
     }
-    answer(settings, request.call())
+    answer(settings, request.call(), TIMEOUT)
 }
 
 /// Sends a POST of a JSON `body` to `path`.
 pub fn post(settings: &AdminSettings, path: &str, body: &Value) -> Result<Answer, NoAnswer> {
+    post_within(settings, path, body, TIMEOUT)
+}
+
+fn post_within(
+    settings: &AdminSettings,
+    path: &str,
+    body: &Value,
+    timeout: Duration,
+) -> Result<Answer, NoAnswer> {
     let bearer = bearer(settings).map_err(NoAnswer::Failed)?;
-    let (agent, url) = agent(settings, path)?;
+    let (agent, url) = agent(settings, path, timeout)?;
     let request = agent.post(&url).header("authorization", bearer);
-    answer(settings, request.content_type("application/json").send(body.to_string()))
+    answer(settings, request.content_type("application/json").send(body.to_string()), timeout)
 }
 
 /// Value of `Authorization`, if it may be sent to the address.
@@ -98,9 +116,13 @@ fn bearer(settings: &AdminSettings) -> Result<String, String> {
     Ok(format!("Bearer {}", token.expose()))
 }
 
-fn agent(settings: &AdminSettings, path: &str) -> Result<(Agent, String), NoAnswer> {
+fn agent(
+    settings: &AdminSettings,
+    path: &str,
+    timeout: Duration,
+) -> Result<(Agent, String), NoAnswer> {
     let mut config = Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(timeout))
         .max_redirects(0)
         .max_redirects_will_error(false)
         .http_status_as_error(false)
@@ -136,17 +158,18 @@ fn roots(settings: &AdminSettings) -> Result<RootCerts, String> {
 fn answer(
     settings: &AdminSettings,
     result: Result<ureq::http::Response<Body>, ureq::Error>,
+    timeout: Duration,
 ) -> Result<Answer, NoAnswer> {
     let to = reachable(settings.listen);
-    let mut response = result.map_err(|error| refusal(to, &error))?;
+    let mut response = result.map_err(|error| refusal(to, &error, timeout))?;
     let status = response.status().as_u16();
     let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
-    let text = text.map_err(|error| refusal(to, &error))?;
+    let text = text.map_err(|error| refusal(to, &error, timeout))?;
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
     Ok(Answer { status, body })
 }
 
-fn refusal(to: SocketAddr, error: &ureq::Error) -> NoAnswer {
+fn refusal(to: SocketAddr, error: &ureq::Error, timeout: Duration) -> NoAnswer {
     match error {
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             NoAnswer::Nobody(format!(
@@ -156,7 +179,7 @@ fn refusal(to: SocketAddr, error: &ureq::Error) -> NoAnswer {
         }
         ureq::Error::Timeout(_) => NoAnswer::Failed(format!(
             "{to} did not answer within {} s: see which program listens there, and its log",
-            TIMEOUT.as_secs()
+            timeout.as_secs()
         )),
         other => NoAnswer::Failed(format!("{to}: {other}")),
     }

@@ -93,6 +93,15 @@ pub enum Verb {
     },
     /// Have the gateway that runs read its files again.
     Reload { serve: Serve, form: Form },
+    /// Record the turns of a shard of the gateway that runs.
+    Trace {
+        serve: Serve,
+        shard: u16,
+        /// Length in milliseconds.
+        ms: u64,
+        /// File that gets the trace.
+        file: PathBuf,
+    },
     /// Write files that are built in.
     GenFiles {
         what: BuiltIn,
@@ -212,6 +221,7 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
             remote::drain(serve.load(&env), instance.as_deref(), undo, form)
         }
         Verb::Reload { serve, form } => remote::reload(serve.load(&env), form),
+        Verb::Trace { serve, shard, ms, file } => remote::trace(serve.load(&env), shard, ms, &file),
         Verb::GenFiles { what, dir } => built_in::write(what, &dir),
         Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),

@@ -1,4 +1,7 @@
-//! `shardgate drain` and `shardgate reload`: requests to the gateway that runs.
+//! `shardgate drain`, `shardgate reload` and `shardgate trace`: requests to the gateway that runs.
+
+use std::path::Path;
+use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -31,6 +34,27 @@ pub fn drain(
 /// Has the gateway read its files again.
 pub fn reload(loaded: Result<Config, Problems>, form: Form) -> Output {
     ask(loaded, "/reload", form, |answer| reloaded(&answer.body))
+}
+
+/// Records the turns of a shard for `ms` milliseconds, and writes them to `file`.
+pub fn trace(loaded: Result<Config, Problems>, shard: u16, ms: u64, file: &Path) -> Output {
+    let admin = match loaded {
+        Ok(config) => config.gateway.admin,
+        Err(problems) => return Output::wrong(problems.to_string(), EXIT_USAGE),
+    };
+    let path = format!("/trace?shard={shard}&ms={ms}");
+    let trace = match client::post_lasting(&admin, &path, Duration::from_millis(ms)) {
+        Ok(answer) if answer.is_ok() => answer.body,
+        Ok(answer) => return Output::wrong(refused(&answer), code(answer.status)),
+        Err(why) => return Output::wrong(why.text().to_owned(), EXIT_START),
+    };
+    let (name, end) = (file.display(), trace["otherData"]["end"].as_str().unwrap_or_default());
+    match std::fs::write(file, trace.to_string()) {
+        Ok(()) => Output::fine(format!(
+            "wrote {name} ({end}); open it at https://ui.perfetto.dev: it stays on your machine"
+        )),
+        Err(error) => Output::wrong(format!("{name}: {error}; name another file"), EXIT_START),
+    }
 }
 
 /// A reload in lines: what is new (+), gone (-) or different (~), and what is suspicious.

@@ -200,7 +200,7 @@ impl Control {
         let commands_wait = self.shards.flush();
         self.take_events(now);
         self.shards.fail_vanished(now);
-        self.shards.end_inspections(now);
+        self.shards.end_questions(now);
         let news = self.directory.turn(now);
         if self.directory.take_tenants_changed() {
             self.follow_keys();
@@ -241,6 +241,7 @@ impl Control {
                 ShardEvent::Ready(_)
                 | ShardEvent::Report(_)
                 | ShardEvent::Inspection { .. }
+                | ShardEvent::Trace { .. }
                 | ShardEvent::Stopped { .. }
                 | ShardEvent::Failed { .. } => {}
             }
@@ -373,6 +374,10 @@ impl Control {
                 self.shards.inspect(&query, reply, Instant::now());
                 self.shards.flush();
             }
+            ControlRequest::Trace { shard, lasts, reply } => {
+                self.shards.trace(shard, lasts, reply, Instant::now());
+                self.shards.flush();
+            }
             ControlRequest::Dump(done) => self.dump(done),
             ControlRequest::Drain(why) if self.stop.is_none() => self.begin_stop(why),
             ControlRequest::Drain(_) => {}
@@ -461,7 +466,7 @@ impl Control {
             self.quotas.due(),
             self.service_manager.due(),
             self.histogram_log.due(),
-            self.shards.inspections_due(),
+            self.shards.questions_due(),
             Some(self.certificates.due()),
         ];
         times.into_iter().flatten().min()

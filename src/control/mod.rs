@@ -35,6 +35,7 @@ mod stop_bound;
 mod tests;
 pub(crate) mod token;
 mod token_keys;
+mod traces;
 mod view;
 
 use std::time::Instant;

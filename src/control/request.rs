@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -9,7 +10,9 @@ use super::active_config::ReloadReport;
 use super::dump::DumpFiles;
 use super::gathering::Overview;
 use super::inspections::QueryResult;
+use super::traces::TraceReply;
 use crate::config::Problem;
+use crate::ids::ShardId;
 use crate::inspect;
 
 /// Admin connections at once, and so requests that wait for control; more connections wait to be
@@ -27,6 +30,8 @@ pub enum ControlRequest {
     Ready(oneshot::Sender<bool>),
     /// Put a query to all shards; refused (the sender is dropped) while too many are under way.
     Inspect(inspect::Query, oneshot::Sender<QueryResult>),
+    /// Record a trace of the turns of a shard.
+    Trace { shard: ShardId, lasts: Duration, reply: TraceReply },
     /// Write the state of everything to files; see [`super::dump`].
     Dump(oneshot::Sender<io::Result<DumpFiles>>),
     /// Give an instance no new messages, or give it messages again. Answered with whether an

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::inspections::{Inspections, QueryResult};
+use super::traces::{TraceRefusal, TraceReply, Traces};
 use crate::config::settings::StopSettings;
 use crate::ids::ShardId;
 use crate::inspect;
@@ -93,6 +94,7 @@ pub struct ShardTable {
     /// Number of the last gathering.
     gatherings: u64,
     inspections: Inspections,
+    traces: Traces,
     /// Messages that got an error because of the stop, in all shards.
     pub cut_off: u64,
 }
@@ -111,7 +113,13 @@ impl ShardTable {
             report: None,
         };
         let entries = shards.into_iter().map(entry).collect();
-        Self { entries, gatherings: 0, inspections: Inspections::default(), cut_off: 0 }
+        Self {
+            entries,
+            gatherings: 0,
+            inspections: Inspections::default(),
+            traces: Traces::default(),
+            cut_off: 0,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -148,6 +156,7 @@ impl ShardTable {
             | ShardEvent::QuotaDemands { shard, .. }
             | ShardEvent::KeysWanted { shard, .. }
             | ShardEvent::Inspection { shard, .. }
+            | ShardEvent::Trace { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard } => *shard,
         };
@@ -176,6 +185,7 @@ impl ShardTable {
             ShardEvent::Inspection { number, inspection, .. } => {
                 self.inspections.take(shard, number, inspection);
             }
+            ShardEvent::Trace { piece, .. } => self.traces.take(piece),
             // For the directory and the refresh of keys, which the loop gives them to.
             ShardEvent::Signals { .. }
             | ShardEvent::QuotaDemands { .. }
@@ -183,6 +193,7 @@ impl ShardTable {
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
                 self.inspections.shard_ended(shard);
+                self.traces.shard_ended(shard, now);
                 entry.awaited = None;
                 entry.silent = false;
                 self.cut_off += cut_off;
@@ -192,6 +203,7 @@ impl ShardTable {
             ShardEvent::Failed { .. } => {
                 entry.state = ShardState::Failed;
                 self.inspections.shard_ended(shard);
+                self.traces.shard_ended(shard, now);
                 entry.awaited = None;
                 entry.silent = false;
             }
@@ -230,14 +242,33 @@ impl ShardTable {
         }
     }
 
-    /// Replies to the queries that are complete or late.
-    pub fn end_inspections(&mut self, now: Instant) {
-        self.inspections.turn(now);
+    /// Has a shard record a trace, or answers why not.
+    pub fn trace(&mut self, shard: ShardId, lasts: Duration, reply: TraceReply, now: Instant) {
+        let shards = self.entries.len();
+        let refusal = match self.entries.get(usize::from(shard.0)) {
+            None => Some(TraceRefusal::NoSuchShard(shards)),
+            Some(entry) if !entry.state.serves() => Some(TraceRefusal::NotServing),
+            Some(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            // The client may have gone away.
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        let Some(number) = self.traces.begin(shard, lasts, reply, now) else { return };
+        let command = Command::Trace { number, lasts_ms: lasts.as_millis() as u64 };
+        self.entries[usize::from(shard.0)].waiting.push_back(command);
     }
 
-    /// End of the first query's time.
-    pub fn inspections_due(&self) -> Option<Instant> {
-        self.inspections.due()
+    /// Replies to the queries and traces that are complete or late.
+    pub fn end_questions(&mut self, now: Instant) {
+        self.inspections.turn(now);
+        self.traces.turn(now);
+    }
+
+    /// End of the time of the first query or trace.
+    pub fn questions_due(&self) -> Option<Instant> {
+        [self.inspections.due(), self.traces.due()].into_iter().flatten().min()
     }
 
     /// Whether all shards serve and none was told to stop.

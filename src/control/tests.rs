@@ -163,6 +163,7 @@ async fn fake_shard(
                 | Command::Inspect(..)
                 | Command::Drain(_)
                 | Command::QuotaParts(_)
+                | Command::Trace { .. }
                 | Command::Apply(_) => {}
             }
         }

@@ -58,7 +58,7 @@ use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::message::{Micros, Outcome};
 use crate::routing::Snapshot;
 use crate::routing::quota::TenantPart;
-use crate::stats::{Counter, Gauges, Report, Signal, Stage};
+use crate::stats::{Counter, Counters, Gauges, Report, Signal, Stage};
 
 /// Everything that a shard is told once, at its start.
 #[derive(Clone, Debug)]
@@ -288,6 +288,11 @@ impl Engine {
     /// Takes the shard's parts of tenants' quotas, as control divides them.
     pub fn set_quota_parts(&mut self, parts: &[TenantPart], now: Micros) {
         self.tenants.set_parts(parts, now);
+    }
+
+    /// Everything that was counted since the start.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.stats.counters
     }
 
     /// Records the time in which `count` connections got their answers written and flushed.

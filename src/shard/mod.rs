@@ -100,7 +100,11 @@ impl Shell {
 
     /// The time since the start of the process.
     pub(crate) fn now(&self) -> Micros {
-        Micros(self.boot.elapsed().as_micros() as u64)
+        Micros(self.elapsed().as_micros() as u64)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.boot.elapsed()
     }
 
     /// The time since the start of the process, without the pauses in which the shard was stopped:

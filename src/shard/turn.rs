@@ -20,6 +20,7 @@ mod messages;
 mod reading;
 mod rota;
 mod rounds;
+mod tracer;
 
 use crate::config::settings::ShardSettings;
 use crate::engine::Engine;
@@ -34,6 +35,8 @@ use crate::shard::awake::AwakeClock;
 use crate::shard::handoff::Handoff;
 use crate::shard::timers::Timer;
 use crate::shard::turn::rounds::{List, Rounds};
+use crate::shard::turn::tracer::Tracer;
+use crate::trace::{Nanos, Step};
 
 pub use handoffs::take_in;
 pub use messages::{take_messages, tick};
@@ -57,6 +60,9 @@ pub trait ShardIo: Sized {
 
     /// The time now; later than the turn's own by what the turn took so far.
     fn now(&self) -> Micros;
+
+    /// The time now for a trace, and the time in which this thread ran.
+    fn nanos(&self) -> Nanos;
 
     /// Runs `act` on the engine.
     fn enter<R>(&mut self, act: impl FnOnce(&mut Engine) -> R) -> R {
@@ -234,6 +240,8 @@ pub struct TurnState {
     effects: Effects,
     /// Connections to close; empty between turns.
     closing: Vec<ConnId>,
+    /// The trace that is recorded.
+    tracer: Option<Box<Tracer>>,
 }
 
 impl TurnState {
@@ -252,6 +260,7 @@ impl TurnState {
             dirty: Vec::new(),
             effects: Effects::default(),
             closing: Vec::new(),
+            tracer: None,
         }
     }
 
@@ -337,6 +346,7 @@ fn take_list<T>(from: &mut Vec<T>, to: &mut Vec<T>) {
 /// Begins a turn, before its tick and its messages. If the shard was stopped since the last one,
 /// the engine leaves that time out wherever it counts against a client or a service.
 pub fn begin(io: &mut impl ShardIo, now: Micros) {
+    tracer::step(io, Step::Wait);
     if let Some(us) = io.state().awake.begin_turn(now) {
         io.enter(|engine| engine.on_pause(us, now));
     }
@@ -344,14 +354,21 @@ pub fn begin(io: &mut impl ShardIo, now: Micros) {
 
 /// Runs one turn of a shard.
 pub fn run(io: &mut impl ShardIo, now: Micros) {
+    tracer::step(io, Step::Ready);
     io.accept_all(now);
     resume(io, now);
+    tracer::step(io, Step::Accept);
     reading::read_all(io, now);
+    tracer::step(io, Step::Read);
     reading::read_handshakes(io);
+    tracer::step(io, Step::Handshakes);
     io.end_turn(now);
     io.with(|engine, state| state.take_effects(engine));
+    tracer::step(io, Step::Batches);
     start_calls(io);
+    tracer::step(io, Step::Calls);
     flush_all(io, now);
+    tracer::step(io, Step::Flush);
     handoffs::move_all(io, now);
     io.with(|engine, state| {
         state.take_effects(engine);
@@ -360,6 +377,7 @@ pub fn run(io: &mut impl ShardIo, now: Micros) {
             None => state.timers.clear(Timer::Engine.number()),
         }
     });
+    tracer::step(io, Step::Moves);
 }
 
 /// Runs the last turn of a shard that has stopped: clients and connections that came meanwhile get

@@ -12,14 +12,15 @@ use std::path::Path;
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 10] = [
-    "ids", "limits", "inspect", "message", "origin", "peers", "plain", "stats", "lanes", "mailbox",
+const WORDS: [&str; 11] = [
+    "ids", "limits", "inspect", "message", "origin", "peers", "plain", "stats", "trace", "lanes",
+    "mailbox",
 ];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
 /// control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 31] = [
+const MAY_NAME: [(&str, &[&str]); 32] = [
     ("ids", &[]),
     ("limits", &[]),
     ("plain", &[]),
@@ -28,6 +29,7 @@ const MAY_NAME: [(&str, &[&str]); 31] = [
     ("message", &["ids"]),
     ("stats", &["ids", "message"]),
     ("inspect", &["ids", "message"]),
+    ("trace", &["stats"]),
     ("lanes", &[]),
     // Control hands the shards whole states, so the command that carries one names its parts.
     (
@@ -36,6 +38,7 @@ const MAY_NAME: [(&str, &[&str]); 31] = [
             "ids",
             "inspect",
             "stats",
+            "trace",
             "routing",
             "config::settings",
             "auth",

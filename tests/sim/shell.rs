@@ -22,6 +22,7 @@ use shardgate::message::{Call, Micros};
 use shardgate::readiness::Ready;
 use shardgate::shard::handoff::Handoff;
 use shardgate::shard::turn::{self, HandoffOf, Input, ReadOnce, Readiness, ShardIo, TurnState};
+use shardgate::trace::Nanos;
 
 use crate::plan::UNIX_AT_BOOT_S;
 use crate::world::{Event, Shard, Socket, World};
@@ -193,6 +194,11 @@ impl ShardIo for Host<'_> {
 
     fn now(&self) -> Micros {
         Micros(self.world.now + self.world.turn_us)
+    }
+
+    fn nanos(&self) -> Nanos {
+        let passed = self.now().0 * 1_000;
+        Nanos { passed, ran: passed }
     }
 
     fn end_turn(&mut self, now: Micros) {

@@ -1,7 +1,10 @@
 //! Handlers of POST, which change something. They take the token, and a body of JSON or none.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::Deserialize;
@@ -9,10 +12,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::Admin;
-use super::answer::HttpError;
+use super::answer::{HttpError, Text, text};
+use super::read::bad_query;
 use crate::config::change::Change;
 use crate::control::request::ControlRequest;
+use crate::control::traces::TraceRefusal;
 use crate::control::{log, view};
+use crate::ids::ShardId;
+use crate::trace::MS_MAX;
 
 /// An answer of a status and JSON, or an error.
 type Changed = Result<(StatusCode, Json<Value>), HttpError>;
@@ -114,6 +121,58 @@ pub async fn log(body: Bytes) -> Changed {
     log::set_filter(&filter)
         .map_err(|why| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     Ok((StatusCode::OK, Json(view::log::log())))
+}
+
+/// Parameters of `/trace` in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceParams {
+    #[serde(default)]
+    shard: u16,
+    #[serde(default = "TraceParams::usual_ms")]
+    ms: u64,
+}
+
+impl TraceParams {
+    /// A second: some thousand turns at ordinary load.
+    fn usual_ms() -> u64 {
+        1_000
+    }
+}
+
+pub async fn trace(
+    State(admin): State<Admin>,
+    params: Result<Query<TraceParams>, QueryRejection>,
+    body: Bytes,
+) -> Result<Text, HttpError> {
+    let Query(TraceParams { shard, ms }) = params.map_err(bad_query)?;
+    nothing(&body)?;
+    if !(1..=MS_MAX).contains(&ms) {
+        let why = format!("ms is {ms}, and must be 1 to {MS_MAX}");
+        return Err(HttpError::new(StatusCode::BAD_REQUEST, why));
+    }
+    let (shard, lasts) = (ShardId(shard), Duration::from_millis(ms));
+    let trace = admin.ask(|reply| ControlRequest::Trace { shard, lasts, reply }).await?;
+    match trace {
+        Ok(trace) => Ok(text("application/json", view::trace::json(&admin.info, &trace))),
+        Err(refusal) => Err(refused(shard, refusal)),
+    }
+}
+
+fn refused(shard: ShardId, refusal: TraceRefusal) -> HttpError {
+    let (status, why) = match refusal {
+        TraceRefusal::NoSuchShard(count) => {
+            (StatusCode::NOT_FOUND, format!("there is no shard {shard}: 0 to {} are", count - 1))
+        }
+        TraceRefusal::NotServing => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("shard {shard} does not serve"))
+        }
+        TraceRefusal::Busy => {
+            let why = format!("shard {shard} or too many others are being traced: ask again after");
+            (StatusCode::CONFLICT, why)
+        }
+    };
+    HttpError::new(status, why)
 }
 
 pub async fn dump(State(admin): State<Admin>, body: Bytes) -> Changed {

@@ -199,6 +199,6 @@ pub async fn openapi() -> Text {
     text("application/json", OPENAPI.into())
 }
 
-fn bad_query(error: QueryRejection) -> HttpError {
+pub(super) fn bad_query(error: QueryRejection) -> HttpError {
     HttpError::new(StatusCode::BAD_REQUEST, error.body_text())
 }

@@ -191,6 +191,9 @@ pub const ROUTES: &[Route] = &[
     Route::change("/dump", "write histograms and state to files, as SIGUSR1 does", || {
         post(change::dump)
     }),
+    Route::change("/trace", "record the turns of a shard, for Perfetto: ?shard=0&ms=1000", || {
+        post(change::trace)
+    }),
     Route::read("/openapi.json", "description of these paths, OpenAPI 3.1", || get(read::openapi)),
     Route::guide(
         "/guide",

@@ -14,6 +14,7 @@ pub mod stats;
 pub mod tenants;
 #[cfg(test)]
 pub(super) mod tests;
+pub mod trace;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};

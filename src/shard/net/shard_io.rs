@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::engine::clients::conn::{ReadNext, SocketAction};
 use crate::engine::{Engine, work};
 use crate::ids::{ConnId, InstanceId, ShardId};
@@ -15,6 +17,7 @@ use crate::shard::transport::Received;
 use crate::shard::turn::{ReadOnce, Readiness, ShardIo, TurnState};
 use crate::stats::Counter;
 use crate::tls::session::{Failure, Handshake, Progress};
+use crate::trace::Nanos;
 
 /// Reads of a socket that is closed: 4 x 64 KiB.
 const CLOSING_READS_MAX: u32 = 4;
@@ -36,6 +39,14 @@ impl ShardIo for Net {
 
     fn now(&self) -> Micros {
         self.shell.now()
+    }
+
+    fn nanos(&self) -> Nanos {
+        let ran = clock_gettime(ClockId::ThreadCPUTime);
+        Nanos {
+            passed: self.shell.elapsed().as_nanos() as u64,
+            ran: ran.tv_sec as u64 * 1_000_000_000 + ran.tv_nsec as u64,
+        }
     }
 
     #[inline]

@@ -5,8 +5,9 @@ use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::Micros;
-use crate::shard::turn::{ShardIo, close, handoffs};
+use crate::shard::turn::{ShardIo, close, handoffs, tracer};
 use crate::stats::Counter;
+use crate::trace::Step;
 
 /// Handles the pulse, which came `late_us` ago; `unix_us` is the time of the wall clock.
 pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
@@ -34,11 +35,18 @@ pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
         close(io, id);
     }
     io.state().closing = closing;
+    tracer::step(io, Step::Tick);
 }
 
 /// Takes the handoffs of other shards, then commands. True: the shard is to end at once.
 pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
     handoffs::take_handed(io, now);
+    let ends = take_commands(io, now);
+    tracer::step(io, Step::Messages);
+    ends
+}
+
+fn take_commands(io: &mut impl ShardIo, now: Micros) -> bool {
     for _ in 0..limits::LANE_BUDGET {
         let Some(command) = io.next_command() else { return false };
         match command {
@@ -57,6 +65,7 @@ pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
                 let shard = io.state().shard;
                 offer_event(io, ShardEvent::Inspection { shard, number, inspection });
             }
+            Command::Trace { number, lasts_ms } => tracer::begin(io, number, lasts_ms),
             Command::QuotaParts(parts) => io.enter(|engine| engine.set_quota_parts(&parts, now)),
             Command::Drain(settings) => {
                 io.stop_accepting(now);
