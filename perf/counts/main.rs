@@ -8,12 +8,15 @@
 // The macros make public items.
 #![allow(missing_docs)]
 
+#[path = "../crypto.rs"]
+mod crypto;
 #[path = "../rig.rs"]
 #[allow(dead_code)] // Others take the rest of it.
 mod rig;
 
 use gungraun::prelude::*;
 
+use crypto::{Records, Tokens};
 use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, Talk, Turn};
 
 /// The allocator of the gateway.
@@ -80,6 +83,29 @@ step!(router_cache_hit, Router::cache_hit, BATCH);
 step!(batch_write_body, Batch::write_body, 1);
 step!(batch_read_responses, Batch::read_responses, 1);
 step!(dedup_begin_and_finish, Dedup::begin_and_finish, BATCH);
+step!(queue_share_and_take, Queue::share_and_take, 1);
+step!(batch_assemble_response, Batch::assemble_response, BATCH);
+step!(tls_encrypt, Records::encrypt, 1);
+// One token each: a signature is the larger part by far.
+step!(sign_in_hs256, Tokens::hs256, 1);
+step!(sign_in_eddsa, Tokens::eddsa, 1);
+
+fn received() -> Records {
+    let round = |records: &mut Records| {
+        records.prepare();
+        records.decrypt();
+    };
+    let mut records = warm(Records::new(), round);
+    records.prepare();
+    records
+}
+
+#[library_benchmark]
+#[bench::steps(received())]
+fn tls_decrypt(mut records: Records) -> Records {
+    records.decrypt();
+    records
+}
 
 #[library_benchmark]
 #[bench::plain(asking(Talk::Json))]
@@ -113,7 +139,13 @@ library_benchmark_group!(
         batch_read_responses,
         dedup_begin_and_finish,
         turn_ask,
-        turn_answer
+        turn_answer,
+        queue_share_and_take,
+        batch_assemble_response,
+        tls_encrypt,
+        tls_decrypt,
+        sign_in_hs256,
+        sign_in_eddsa
     ]
 );
 

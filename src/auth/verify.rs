@@ -144,7 +144,7 @@ impl Verifier {
     }
 
     /// The same by the keys that there are.
-    pub(crate) fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
+    pub fn verify(&self, token: &str, now_unix_s: i64) -> Result<Identity, Refusal> {
         let token = Token::read(token)?;
         self.party(&token)?.verify(&token, now_unix_s)
     }

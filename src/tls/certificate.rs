@@ -31,7 +31,7 @@ pub enum BadCertificate {
 
 impl Certificate {
     /// Makes a certificate of the contents of the two files, at Unix time `now` in seconds.
-    pub(crate) fn new(
+    pub fn new(
         provider: &CryptoProvider,
         chain: &[u8],
         key: &[u8],

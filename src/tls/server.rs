@@ -25,9 +25,9 @@ const ALPN: &[u8] = b"http/1.1";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientAuth {
     /// Whether clients are asked for a certificate.
-    pub(crate) asked: ClientCertificates,
+    pub asked: ClientCertificates,
     /// Certificates that sign the clients'; empty with [`ClientCertificates::Off`].
-    pub(crate) signers: Vec<CertificateDer<'static>>,
+    pub signers: Vec<CertificateDer<'static>>,
 }
 
 /// Settings for handshakes of TLS.
@@ -42,7 +42,7 @@ impl Server {
     /// Makes the settings. The first of `certificates` is for clients that name no server. Tickets
     /// of `before` stay valid. If clients are asked for certificates no tickets are given out or
     /// accepted. The error is about `clients`, in one line.
-    pub(crate) fn new(
+    pub fn new(
         min_version: TlsVersion,
         certificates: &[Certificate],
         clients: ClientAuth,

@@ -25,11 +25,11 @@ pub(crate) const IDLE_BYTES: usize = 3_600;
 /// client's certificates some 10.
 pub(crate) const HELD_BYTES_MAX: usize = 32 << 10;
 /// Most plaintext that is encrypted at once: four of the largest records.
-pub(crate) const PLAIN_BYTES_MAX: usize = 64 << 10;
+pub const PLAIN_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of [`PLAIN_BYTES_MAX`] when encrypted: a record adds 29 bytes at most (TLS 1.2 with
 /// AES-GCM: 5 of header, 8 of nonce, 16 of tag); a key update before them has 27, and a
 /// close_notify comes on top.
-pub(crate) const CIPHER_BYTES_MAX: usize = PLAIN_BYTES_MAX + 512;
+pub const CIPHER_BYTES_MAX: usize = PLAIN_BYTES_MAX + 512;
 /// `unrecognized_name` (RFC 6066, 3), fatal.
 const UNRECOGNIZED_NAME: u8 = 112;
 /// `decode_error` (RFC 8446, 6.2), fatal.
@@ -140,7 +140,7 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// A session for a client that was accepted. The error is rustls', and depends on no input.
-    pub(crate) fn new(server: &Server) -> Result<Self, Error> {
+    pub fn new(server: &Server) -> Result<Self, Error> {
         Ok(Self {
             connection: UnbufferedServerConnection::new(server.config())?,
             stage: Stage::Handshake,
@@ -186,11 +186,7 @@ impl Session {
     /// before the failure is in `plain`. Bytes that come after our close_notify are not looked at:
     /// nothing depends on them, and rustls must not be given a record to fail at when it has said
     /// its last word (a debug assertion of its own says so).
-    pub(crate) fn receive(
-        &mut self,
-        input: &mut [u8],
-        plain: &mut Vec<u8>,
-    ) -> Result<Progress, Failure> {
+    pub fn receive(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> Result<Progress, Failure> {
         if self.has_ended() || self.closed {
             return Ok(Progress::default());
         }
@@ -333,7 +329,7 @@ impl Session {
     /// the connection is gone. So does this function, for the bytes of `plain` that count as sent:
     /// the last byte of those encrypted together only when all of them are sent, the bytes before
     /// it as they are taken, so that a client that reads slowly counts as one that reads.
-    pub(crate) fn flush(
+    pub fn flush(
         &mut self,
         plain: &[u8],
         scratch: &mut [u8],
