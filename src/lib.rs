@@ -63,6 +63,7 @@
 //!   force and reads the files again, `directory` puts all of it together; admin endpoint, ordered
 //!   stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
+//! - [`bench`]: the load generator, a client of any gateway. Knows the protocol and no more.
 //! - `preflight`, `memory`, `clock`, [`boot`], [`cli`]: checks of this machine; memory that the
 //!   caps of a configuration come to; the wall clock; start and stop; verbs, flags, exit codes.
 //! - [`guide`]: pages for users, which the program shows, and the search in them.
@@ -177,6 +178,7 @@
 
 pub mod auth;
 pub mod backend;
+pub mod bench;
 pub mod boot;
 pub mod cli;
 mod clock;

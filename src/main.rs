@@ -61,6 +61,8 @@ fn run() -> ExitCode {
         | Verb::Reload { .. }
         | Verb::Trace { .. }
         | Verb::GenFiles { .. }
+        | Verb::Bench { .. }
+        | Verb::PlotHistograms(_)
         | Verb::Guide(_)
         | Verb::GenSystemd { .. }
         | Verb::GenCompletions(_)

@@ -2,11 +2,15 @@
 //! `boot`'s.
 
 mod args;
+mod bench;
 mod built_in;
+mod chart;
 mod check;
 mod client;
 mod explain;
 mod guide;
+mod histogram;
+mod percentile_file;
 mod remote;
 mod routes;
 mod settings;
@@ -21,9 +25,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use args::parse;
+pub use bench::BenchArgs;
 pub use built_in::BuiltIn;
 pub use explain::ExplainArgs;
 pub use guide::GuideArgs;
+pub use histogram::PlotArgs;
 pub use settings::Format;
 pub use token::NewToken;
 
@@ -108,6 +114,10 @@ pub enum Verb {
         /// Directory that gets the files.
         dir: PathBuf,
     },
+    /// Put load on a gateway.
+    Bench { serve: Serve, args: Box<BenchArgs>, form: Form },
+    /// Draw files of histograms.
+    PlotHistograms(PlotArgs),
     /// Show the guide.
     Guide(GuideArgs),
     /// Print the script by which a shell completes verbs and flags.
@@ -223,6 +233,8 @@ pub fn run(verb: Verb) -> Result<Output, Box<Verb>> {
         Verb::Reload { serve, form } => remote::reload(serve.load(&env), form),
         Verb::Trace { serve, shard, ms, file } => remote::trace(serve.load(&env), shard, ms, &file),
         Verb::GenFiles { what, dir } => built_in::write(what, &dir),
+        Verb::Bench { serve, args, form } => bench::bench(&args, form, || serve.load(&env)),
+        Verb::PlotHistograms(args) => histogram::plot(&args),
         Verb::Guide(args) => guide::show(&args),
         Verb::GenSystemd { serve, user } => gen_systemd(&serve, &user, &env),
         Verb::GenCompletions(shell) => shell::completions(args::command(), shell),

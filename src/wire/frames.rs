@@ -1,6 +1,7 @@
 //! WebSocket frames (RFC 6455 section 5): the events of the decoder, the rules that it enforces,
 //! and the frames that the gateway writes.
 
+pub(crate) mod client;
 mod decoder;
 
 use crate::wire::close;

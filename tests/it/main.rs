@@ -4,6 +4,7 @@ mod admin;
 mod admin_crowd;
 mod allocations;
 mod auth;
+mod bench;
 mod boot;
 mod bounded;
 mod cores;

@@ -64,6 +64,8 @@ const MAY_NAME: [(&str, &[&str]); 32] = [
     // What else can be started: each stands on as little as it can.
     ("demo", &["config"]),
     ("echo", &["wire", "config::settings", "tls", "clock"]),
+    // A client: the protocol, and how a command of this program is written.
+    ("bench", &["config::program", "wire", "tls", "clock"]),
     ("preflight", &["config", "engine::clients", "memory"]),
     // What a configuration may come to in bytes: it names what takes them.
     (
@@ -80,6 +82,7 @@ const MAY_NAME: [(&str, &[&str]); 32] = [
             "config",
             "auth",
             "tls",
+            "bench",
             "preflight",
             "memory",
             "clock",

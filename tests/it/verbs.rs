@@ -221,7 +221,9 @@ fn what_gen_writes_is_a_configuration_and_a_protocol() {
 
 #[test]
 fn every_verb_has_help_with_an_example() {
-    for verb in ["serve", "check", "config", "routes", "explain", "doctor", "drain", "reload"] {
+    let verbs =
+        ["serve", "check", "config", "routes", "explain", "doctor", "drain", "reload", "bench"];
+    for verb in verbs {
         let finished = run(&["help", verb], |_| ());
         assert_eq!(finished.code, Some(0), "{finished:?}");
         assert!(finished.stdout.contains("EXAMPLE"), "{verb}: {}", finished.stdout);

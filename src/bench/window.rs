@@ -1,0 +1,149 @@
+//! The messages of one connection that have no answer yet, by their numbers: each answer is the
+//! first to a message, one too many, or one to nothing.
+
+use std::collections::VecDeque;
+
+/// A message that was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Time at which it was due, in nanoseconds of the run.
+    pub due: u64,
+    /// Time at which it was written, in nanoseconds of the run.
+    pub at: u64,
+    /// Index of its kind in the mix.
+    pub kind: u16,
+    /// Whether it counts: it was due after the warm-up.
+    pub measured: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Open,
+    Answered,
+    TimedOut,
+}
+
+/// Meaning of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answered {
+    /// The first one to this message.
+    First(Sent),
+    /// The first one to a message that was given up before.
+    Late(Sent),
+    /// The message had one before.
+    Again,
+    /// No message has this number.
+    Unasked,
+}
+
+/// The window. Its numbers begin at 1 and rise by one.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Messages up to here have been answered, and are forgotten.
+    forgotten: u64,
+    slots: VecDeque<(Sent, State)>,
+    /// Messages up to here were looked at by [`Self::expire`].
+    looked_at: u64,
+    open: usize,
+}
+
+impl Window {
+    /// Messages that still wait.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Adds a message; returns its number.
+    pub fn push(&mut self, sent: Sent) -> u64 {
+        self.slots.push_back((sent, State::Open));
+        self.open += 1;
+        self.forgotten + self.slots.len() as u64
+    }
+
+    /// Takes the answer to `seq`.
+    pub fn answer(&mut self, seq: u64) -> Answered {
+        let Some(index) = seq.checked_sub(self.forgotten + 1) else {
+            return if seq == 0 { Answered::Unasked } else { Answered::Again };
+        };
+        let Some((sent, state)) = self.slots.get_mut(index as usize) else {
+            return Answered::Unasked;
+        };
+        let (sent, before) = (*sent, std::mem::replace(state, State::Answered));
+        while let Some((_, State::Answered)) = self.slots.front() {
+            self.slots.pop_front();
+            self.forgotten += 1;
+        }
+        match before {
+            State::Open => {
+                self.open -= 1;
+                Answered::First(sent)
+            }
+            State::TimedOut => Answered::Late(sent),
+            State::Answered => Answered::Again,
+        }
+    }
+
+    /// Gives up messages that were sent at `before` or earlier.
+    pub fn expire(&mut self, before: u64, mut on: impl FnMut(Sent)) {
+        self.looked_at = self.looked_at.max(self.forgotten);
+        let skip = (self.looked_at - self.forgotten) as usize;
+        for (sent, state) in self.slots.iter_mut().skip(skip) {
+            if sent.at > before {
+                break;
+            }
+            self.looked_at += 1;
+            if *state == State::Open {
+                *state = State::TimedOut;
+                self.open -= 1;
+                on(*sent);
+            }
+        }
+    }
+
+    /// Forgets everything, for a new connection; gives what still waited.
+    pub fn clear(&mut self, mut on: impl FnMut(Sent)) {
+        let waited = self.slots.iter().filter(|(_, state)| *state == State::Open);
+        waited.for_each(|(sent, _)| on(*sent));
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(at: u64) -> Sent {
+        Sent { due: at, at, kind: 0, measured: true }
+    }
+
+    #[test]
+    fn each_answer_is_the_first_one_too_many_or_to_nothing() {
+        let mut window = Window::default();
+        assert_eq!([window.push(sent(1)), window.push(sent(2)), window.push(sent(3))], [1, 2, 3]);
+        assert_eq!(window.answer(2), Answered::First(sent(2)));
+        assert_eq!(window.answer(2), Answered::Again);
+        assert_eq!(window.answer(1), Answered::First(sent(1)));
+        // Both are forgotten now, and still known as answered.
+        assert_eq!((window.answer(1), window.answer(2)), (Answered::Again, Answered::Again));
+        assert_eq!((window.answer(4), window.answer(0)), (Answered::Unasked, Answered::Unasked));
+        assert_eq!((window.open(), window.push(sent(4))), (1, 4));
+    }
+
+    #[test]
+    fn a_message_is_given_up_once_and_its_answer_is_late() {
+        let mut window = Window::default();
+        for at in 1..=4 {
+            window.push(sent(at));
+        }
+        window.answer(1);
+        let mut gone = Vec::new();
+        window.expire(3, |sent| gone.push(sent.at));
+        window.expire(3, |sent| gone.push(sent.at));
+        assert_eq!((gone, window.open()), (vec![2, 3], 1));
+        assert_eq!(window.answer(3), Answered::Late(sent(3)));
+        assert_eq!(window.answer(3), Answered::Again);
+        let mut lost = Vec::new();
+        window.clear(|sent| lost.push(sent.at));
+        assert_eq!((lost, window.open(), window.push(sent(9))), (vec![4], 0, 1));
+    }
+}
