@@ -40,6 +40,7 @@ pub const PAGES: &[Page] = pages![
     "operating",
     "containers",
     "tuning",
+    "benchmark",
     "troubleshooting",
     "architecture",
     "configuration",

@@ -94,6 +94,7 @@ pages! {
     the_commands_for_operating_run "src/guide/operating.md",
     the_commands_for_containers_run "src/guide/containers.md",
     the_commands_for_tuning_run "src/guide/tuning.md",
+    the_commands_for_benchmarks_run "src/guide/benchmark.md",
     the_commands_for_troubleshooting_run "src/guide/troubleshooting.md",
     the_commands_of_the_architecture_run "src/guide/architecture.md",
     the_commands_for_configuration_run "src/guide/configuration.md",
