@@ -20,7 +20,7 @@ const WORDS: [&str; 11] = [
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
 /// control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 32] = [
+const MAY_NAME: [(&str, &[&str]); 33] = [
     ("ids", &[]),
     ("limits", &[]),
     ("plain", &[]),
@@ -71,7 +71,13 @@ const MAY_NAME: [(&str, &[&str]); 32] = [
     (
         "memory",
         &[
-            "routing", "config", "auth::keys", "engine", "shard", "control::log", "control::marks",
+            "routing",
+            "config",
+            "auth::keys",
+            "engine",
+            "shard",
+            "control::log",
+            "control::marks",
             "tls::session",
         ],
     ),
