@@ -68,8 +68,8 @@ fn steady(talk: Talk, each: usize, warm: usize) -> [u64; 3] {
     [n, rig.calls() - calls, (20 * TURN * each) as u64]
 }
 
-/// A call has a list of the pieces of its body, and may have another allocation. With 16 messages of
-/// each client more wait than may leave, so the queue is shared out between their owners.
+/// A call has a list of the pieces of its body, and may have another allocation. With 16 messages
+/// of each client more wait than may leave, so the queue is shared out between their owners.
 #[test]
 fn a_message_through_the_engine_costs_no_allocation() {
     for talk in [Talk::Json, Talk::Protobuf] {
