@@ -240,7 +240,7 @@ impl TenantRules {
         if !refusal.is_of_key() || token.checked_header().is_err() {
             return NotAccepted::Refused(refusal);
         }
-        if refusal == Refusal::AwaitedTenant || self.awaited == AwaitedTenants::Any {
+        if refusal == Refusal::AwaitedTenant {
             return NotAccepted::AwaitsTenant;
         }
         let named = token.named();
@@ -256,6 +256,7 @@ impl TenantRules {
         };
         match asked.into_iter().find(|rules| rules.keys_may_come(now_unix_s)) {
             Some(rules) => NotAccepted::LacksKeys(rules.owner().clone()),
+            None if self.awaited == AwaitedTenants::Any => NotAccepted::AwaitsTenant,
             None => NotAccepted::Refused(refusal),
         }
     }

@@ -108,7 +108,11 @@ impl LogFile {
         }
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
         let mut log = Self { path: path.to_owned(), file, bytes: 0 };
-        log.append(head)?;
+        if let Err(error) = log.append(head) {
+            // With the next interval an empty file would take the place of the full one.
+            let _ = fs::remove_file(path);
+            return Err(error);
+        }
         tracing::info!(
             file = %path.display(),
             "histogram_log: the times of each interval are appended to this file"

@@ -11,7 +11,7 @@ use crate::trace::{MARKS_MAX, Mark, Piece, TraceEnd};
 /// Time after the end of a trace in which its last piece may come; a shard sends it with its next
 /// turn, which takes milliseconds.
 const LATE_MAX: Duration = Duration::from_secs(1);
-/// Traces at once: each takes 6 MB of memory, and twice as much as JSON.
+/// Traces at once: each takes 6 MB of memory, and a few times as much as JSON.
 const TRACES_MAX: usize = 4;
 
 /// A trace of a shard.
