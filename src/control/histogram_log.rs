@@ -102,6 +102,13 @@ impl LogFile {
     /// Begins a file that only the gateway's own user can read. One that is there is renamed; a
     /// link is not followed.
     fn begin(path: &Path, head: &str) -> io::Result<Self> {
+        if let Ok(there) = fs::symlink_metadata(path)
+            && !there.is_file()
+            && !there.is_symlink()
+        {
+            let why = "a directory or a device is there: name a file in a directory of its own";
+            return Err(io::Error::other(why));
+        }
         match fs::rename(path, path.with_added_extension("1")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}

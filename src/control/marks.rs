@@ -1,8 +1,9 @@
 //! Marks: moments from which on a reader of `/histograms` asks for what has come since.
 //!
 //! Each answer to a reader that asks so sets a new mark, which is its next question. A mark is
-//! given up when its reader shows the one after it, so a reader holds two at most, however often it
-//! asks, and no reader disturbs another. Marks of readers that went away make room for new ones.
+//! given up when its reader shows the one after it, so a reader that goes from mark to mark holds
+//! two at most, however often it asks. New readers push out the oldest marks: those of readers that
+//! went away, and, with more than eight readers, of one that asks seldom.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -257,7 +257,10 @@ impl ShardTable {
         }
         let Some(number) = self.traces.begin(shard, lasts, reply, now) else { return };
         let command = Command::Trace { number, lasts_ms: lasts.as_millis() as u64 };
-        self.entries[usize::from(shard.0)].waiting.push_back(command);
+        let waiting = &mut self.entries[usize::from(shard.0)].waiting;
+        // One that a silent shard has not taken was given up meanwhile.
+        waiting.retain(|earlier| !matches!(earlier, Command::Trace { .. }));
+        waiting.push_back(command);
     }
 
     /// Replies to the queries and traces that are complete or late.

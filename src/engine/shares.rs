@@ -144,7 +144,11 @@ impl<const N: usize> Shares<N> {
 
     /// Gives tenants their weights.
     pub fn set_weights(&mut self, table: &TenantTable) {
-        self.weights = table.list().iter().map(|tenant| (tenant.id, tenant.weight)).collect();
+        let weights = table.list().iter().map(|tenant| (tenant.id, tenant.weight));
+        if weights.clone().eq(self.weights.iter().copied()) {
+            return;
+        }
+        self.weights = weights.collect();
         let names = self.table.iter().map(|at| self.nodes[*at as usize].name);
         let mut tenants = Weights::default();
         for name in names {

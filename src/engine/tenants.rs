@@ -25,7 +25,8 @@ pub(crate) struct OverQuota {
 /// What has flowed in stays when the rate becomes smaller, until it is taken: where the users of a
 /// tenant go silent on one shard and wake up on another, the part follows a second late, and what
 /// flowed in for nobody meanwhile is there when they are back. As the parts of all shards are the
-/// quota, no more is taken of them together than of one allowance of the whole.
+/// quota, no more flows into them together than into one allowance of the whole; but each shard may
+/// have a full burst stored.
 #[derive(Clone, Copy, Debug)]
 struct Allowance {
     /// Millionths of a part that are left at `at`; negative: owed. `None` = full.

@@ -124,7 +124,8 @@ impl ReadySet {
     /// Appends ready sockets of the owner to `on`, and wakes tasks whose sockets are ready or whose
     /// alarms are due; takes at most [`limits::EVENTS_PER_WAIT`] sockets at once. If there is none
     /// the thread blocks until there is one, for up to `wait`: only for a shard with nothing to
-    /// run. A timer of the executor may end the wait, too (EINTR): then nothing was found.
+    /// run. The kernel waits in whole milliseconds here, rounded up. A timer of the executor may
+    /// end the wait, too (EINTR): then nothing was found.
     pub(crate) fn poll(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Polled> {
         self.events.clear();
         let alarms = self.inner.alarms.clone();

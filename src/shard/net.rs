@@ -216,16 +216,17 @@ impl Net {
 
     /// Blocks in the set until there is something to do, as far as the shell knows.
     fn block(&mut self) -> io::Result<Polled> {
-        let now = self.shell.now();
-        let wait = self.state.next_due().map(|due| Duration::from_micros(due.since(now)));
-        let wait = wait.map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX));
-        let spin_until = now.0 + self.settings.spin.as_micros() as u64;
-        while self.shell.now().0 < spin_until && self.has_no_word() {
+        let mut now = self.shell.now();
+        let due = self.state.next_due().unwrap_or(Micros(u64::MAX));
+        let spin_until = due.min(Micros(now.0 + self.settings.spin.as_micros() as u64));
+        while now < spin_until && self.has_no_word() {
             match self.look(Duration::ZERO)? {
                 Polled::Nothing => std::hint::spin_loop(),
                 found => return Ok(found),
             }
+            now = self.shell.now();
         }
+        let wait = WAIT_MAX.min(Duration::from_micros(due.since(now)));
         let Self { lanes: Lanes { bell, pulse, .. }, set, ready, looked, .. } = self;
         let found = bell.block(|| pulse.is_due(), || set.poll(wait, ready));
         *looked |= found.is_some();
@@ -311,17 +312,19 @@ impl Net {
 
     /// Sends control an event that must arrive: again with each pulse while its lane is full.
     async fn send_event(&mut self, mut event: ShardEvent) {
-        loop {
-            match self.lanes.events.try_send(event) {
-                Ok(()) => return,
-                Err(LaneRefusal::Full(back)) => event = back,
-                Err(LaneRefusal::Closed(_)) => return,
-            }
+        let mut rung = false;
+        while let Err(LaneRefusal::Full(back)) = self.lanes.events.try_send(event) {
+            event = back;
             yield_once().await;
+            // Heard later: meanwhile it must not end each wait.
+            rung |= self.lanes.bell.take_rung();
             if self.block().is_err() {
-                return;
+                break;
             }
             self.lanes.pulse.answer(self.shell.now());
+        }
+        if rung {
+            self.lanes.bell.ring();
         }
     }
 }

@@ -154,7 +154,15 @@ pub async fn trace(
     let (shard, lasts) = (ShardId(shard), Duration::from_millis(ms));
     let trace = admin.ask(|reply| ControlRequest::Trace { shard, lasts, reply }).await?;
     match trace {
-        Ok(trace) => Ok(text("application/json", view::trace::json(&admin.info, &trace))),
+        Ok(trace) => {
+            // Megabytes, for which this thread would answer nobody else.
+            let written = move || view::trace::json(&admin.info, &trace);
+            let written = tokio::task::spawn_blocking(written).await;
+            let written = written.map_err(|error| {
+                HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            })?;
+            Ok(text("application/json", written))
+        }
         Err(refusal) => Err(refused(shard, refusal)),
     }
 }

@@ -149,6 +149,8 @@ impl InstanceQueue {
         self.bytes += request.bytes();
         if self.sharing != Sharing::Off {
             self.join(request);
+            let owner = request.position.owner;
+            self.share_if_uneven(owner, requests);
         }
     }
 

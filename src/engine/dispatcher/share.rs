@@ -127,8 +127,8 @@ impl Dispatcher {
     /// Looks after the shares of owners, as not all that waits can leave now. Returns the time
     /// until which nothing leaves although a slot is left, which is `kept` for some owners.
     ///
-    /// With one tenant nobody needs a share of what leaves soon in any case; weights of tenants are
-    /// exact from the first message on.
+    /// With one tenant nobody needs a share of what leaves soon in any case; where tenants have
+    /// weights these hold from the first message on that stays behind.
     pub(super) fn look_after_shares(
         &mut self,
         cx: &Context<'_>,

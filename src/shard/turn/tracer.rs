@@ -122,7 +122,7 @@ impl Tracer {
         if end.is_none() && self.marks.len() < PIECE_MARKS {
             return None;
         }
-        let marks = std::mem::replace(&mut self.marks, Vec::with_capacity(PIECE_MARKS));
+        let marks = std::mem::take(&mut self.marks);
         self.sent += marks.len();
         Some(Piece { number: self.number, marks, end })
     }

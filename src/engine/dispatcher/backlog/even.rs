@@ -12,13 +12,24 @@ fn few(cost_us: u64) -> usize {
     TOGETHER.min((TOGETHER_US_MAX / cost_us.max(1)) as usize)
 }
 
+impl Node {
+    /// Whether its weight is the mean of its group's. With different weights, which tenants have,
+    /// there is a member of which it is not, and the order of arrival is not fair.
+    fn weighs_as_others_in(&self, group: &Node) -> bool {
+        self.weight * group.members == group.weights
+    }
+}
+
 impl Backlog {
-    /// Whether no member of a group with others has much waiting. Costs a pass over all.
+    /// Whether no member of a group with others has much waiting, and all weigh the same. Costs a
+    /// pass over all.
     pub fn is_even(&self, cost_us: u64) -> bool {
         let few = few(cost_us);
-        self.nodes.iter().all(|(_, node)| {
-            let is_alone = node.group.is_none_or(|group| self.node(group).members <= 1);
-            is_alone || node.held.items <= few
+        self.nodes.iter().all(|(_, node)| match node.group.map(|group| self.node(group)) {
+            Some(group) if node.held.items > 0 && group.members > 1 => {
+                node.held.items <= few && node.weighs_as_others_in(group)
+            }
+            Some(_) | None => true,
         })
     }
 
@@ -34,7 +45,7 @@ impl Backlog {
                 2 => node.held.items.max(others) > few,
                 _ => node.held.items > few,
             };
-            if is_uneven {
+            if is_uneven || !node.weighs_as_others_in(group) {
                 return false;
             }
             node = group;

@@ -286,6 +286,33 @@ fn owners_have_shares_as_long_as_one_of_them_has_much_waiting() {
     assert!(!rig.queue.is_shared(), "nobody has much any more");
 }
 
+/// Weights hold however little each tenant has waiting.
+#[test]
+fn tenants_of_different_weights_have_shares_although_nobody_has_much_waiting() {
+    let mut rig = Rig::new();
+    (0..80).for_each(|_| rig.queue.note_cost(COST_US));
+    rig.weights.insert(TenantId(1), 8);
+    // Each sends again what was answered.
+    let all: Vec<Holder> = (1..=9).map(|tenant| user(tenant, 1)).collect();
+    (0..4).flat_map(|_| &all).for_each(|holder| {
+        rig.push(*holder);
+    });
+    rig.queue.divide(&mut rig.requests);
+    assert!(rig.queue.is_shared());
+    let mut served = 0;
+    for _ in 0..8_000 {
+        let (_, holder) = rig.take(|_| COST_US);
+        served += usize::from(holder.tenant == TenantId(1));
+        rig.push(holder);
+        rig.queue.trim();
+    }
+    assert!(served >= 3_900, "{served} of 8,000, of which its share is 4,000");
+    // As soon as all weigh the same nobody needs one.
+    rig.queue.set_weights(|_| 1);
+    (0..EVEN_TICKS).for_each(|_| rig.queue.trim());
+    assert!(!rig.queue.is_shared());
+}
+
 /// An owner with much waiting gets nothing by that: beside it a few messages of another wait for
 /// one of it at most.
 #[test]
