@@ -63,7 +63,7 @@
 //!   force and reads the files again, `directory` puts all of it together; admin endpoint, ordered
 //!   stop, log. Never imports [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
-//! - [`bench`]: the load generator, a client of any gateway. Knows the protocol and no more.
+//! - [`mod@bench`]: the load generator, a client of any gateway. Knows the protocol and no more.
 //! - `preflight`, `memory`, `clock`, [`boot`], [`cli`]: checks of this machine; memory that the
 //!   caps of a configuration come to; the wall clock; start and stop; verbs, flags, exit codes.
 //! - [`guide`]: pages for users, which the program shows, and the search in them.
@@ -92,7 +92,8 @@
 //!    [`next_bytes`]. What the decoder held comes first, by [`on_resumed`]; then [`on_bytes`] with
 //!    what was received, until it says `ReadNext::Pause`, the socket is empty or the work is spent.
 //!    [`on_end`] when the client has ended: `true` means close now. A transport that broke (TLS, a
-//!    balancer's header) is [`break_off`]. Then [`record_reading`].
+//!    balancer's header) is [`break_off`]. Then [`record_reading`]; [`record_unread`] where the
+//!    kernel told since when bytes lay there.
 //! 7. **End of the turn**: [`end_turn`], once, after all bytes: it checks tokens that waited and
 //!    forms batches. If `effects.resumed` is not empty another turn follows without sleeping.
 //! 8. **Calls**: take `effects.calls`; each goes to the channel of its instance.
@@ -131,6 +132,7 @@
 //! [`on_end`]: engine::Engine::on_end
 //! [`break_off`]: engine::Engine::break_off
 //! [`record_reading`]: engine::Engine::record_reading
+//! [`record_unread`]: engine::Engine::record_unread
 //! [`next_bytes`]: engine::Engine::next_bytes
 //! [`end_turn`]: engine::Engine::end_turn
 //! [`outbox`]: engine::Engine::outbox

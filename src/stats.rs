@@ -361,6 +361,9 @@ pub struct TenantReport {
 /// Stages of a message's way; each has a histogram of microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Stage {
+    /// Time from the arrival of bytes at this machine to their reading, of a sample of connections;
+    /// one value a read.
+    Unread,
     /// Time of a turn's reading of client sockets; one value a turn that reads.
     Reading,
     /// Time to receive and decode a message: a turn's time, divided by its messages.
@@ -383,7 +386,8 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of a message's way.
-    pub(crate) const ALL: [Stage; 8] = [
+    pub(crate) const ALL: [Stage; 9] = [
+        Stage::Unread,
         Stage::Reading,
         Stage::Decode,
         Stage::QueueWait,
@@ -397,6 +401,7 @@ impl Stage {
     /// Name in statistics and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Stage::Unread => "unread",
             Stage::Reading => "reading",
             Stage::Decode => "decode",
             Stage::QueueWait => "queue_wait",

@@ -305,6 +305,11 @@ impl Engine {
         self.stats.note_exhausted(now)
     }
 
+    /// Records for how many microseconds bytes of a client lay unread in the kernel.
+    pub fn record_unread(&mut self, us: u64) {
+        self.stats.record_unread(us);
+    }
+
     /// Records the time that a turn spent in receiving and decoding, which the messages share that
     /// were decoded since the last call.
     pub fn record_reading(&mut self, us: u64) {

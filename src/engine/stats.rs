@@ -81,6 +81,11 @@ impl Stats {
         self.decoded += 1;
     }
 
+    /// Records for how many microseconds bytes of a client lay unread in the kernel.
+    pub fn record_unread(&mut self, us: u64) {
+        self.histograms.record(Stage::Unread, us, 1);
+    }
+
     /// Records the time that a turn spent in receiving and decoding, which the messages share that
     /// were decoded since the last call.
     pub fn record_reading(&mut self, us: u64) {

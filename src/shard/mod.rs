@@ -5,6 +5,7 @@
 //! of them share the engine in one `RefCell`, entered by a sync closure, so that no borrow crosses
 //! an await. The order of a turn is in [`turn`], apart from sockets.
 
+mod arrival;
 mod awake;
 mod begin;
 pub mod handoff;

@@ -3,11 +3,13 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use crate::ids::ConnId;
+use crate::shard::arrival;
 use crate::shard::transport::Transport;
 use crate::shard::turn::{Input, Readiness};
 
@@ -34,26 +36,33 @@ pub(crate) enum IoResult {
 }
 
 impl Socket {
-    /// Receives bytes into `buffer`, once.
+    /// Receives bytes into `buffer`, once. Of a socket in the sample it is told for how long they
+    /// lay unread.
     #[inline]
-    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> IoResult {
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> (IoResult, Option<Duration>) {
         loop {
-            match rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return IoResult::Closed,
-                Ok((n, _)) => {
+            let received = match arrival::is_sampled(self.id) {
+                false => rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT)
+                    .map(|(n, _)| (n, None)),
+                true => arrival::receive(&self.stream, buffer)
+                    .map_err(|errno| Errno::from_raw_os_error(errno as i32)),
+            };
+            match received {
+                Ok((0, _)) => return (IoResult::Closed, None),
+                Ok((n, unread)) => {
                     // A short read took all there was, and the next bytes make a new edge. But an
                     // end that was there already made its edge together with these bytes.
                     if n < buffer.len() && self.readiness.input == Input::Ready {
                         self.readiness.input = Input::Empty;
                     }
-                    return IoResult::Bytes(n);
+                    return (IoResult::Bytes(n), unread);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     self.readiness.input = Input::Empty;
-                    return IoResult::WouldBlock;
+                    return (IoResult::WouldBlock, None);
                 }
-                Err(_) => return IoResult::Closed,
+                Err(_) => return (IoResult::Closed, None),
             }
         }
     }
@@ -150,6 +159,9 @@ impl Sockets {
     }
 
     fn place(&mut self, id: ConnId, socket: Socket) -> &mut Socket {
+        if arrival::is_sampled(id) {
+            arrival::note(&socket.stream);
+        }
         let slot = id.slot();
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -218,7 +230,7 @@ mod tests {
     use crate::readiness::{Ready, ReadySet};
     use std::io::Write;
     use std::net::{Shutdown, TcpListener};
-    use std::time::Duration;
+    use std::time::Instant;
 
     /// A connection moves to another shard with all that is its own.
     #[test]
@@ -249,9 +261,50 @@ mod tests {
         }
         let socket = sockets.insert(id, server, Transport::Plain);
         socket.readiness.input = Input::Ending;
-        assert_eq!(socket.receive(&mut [0; 64]), IoResult::Bytes(4));
+        assert_eq!(socket.receive(&mut [0; 64]).0, IoResult::Bytes(4));
         assert!(socket.readiness.is_readable(), "the end is still to be read");
-        assert_eq!(socket.receive(&mut [0; 64]), IoResult::Closed);
+        assert_eq!(socket.receive(&mut [0; 64]).0, IoResult::Closed);
+    }
+
+    /// The first connection of 64 is in the sample: how long its bytes lay in the kernel is told.
+    #[test]
+    fn bytes_that_lay_unread_are_told_with_their_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut sockets = Sockets::default();
+        for (slot, is_sampled) in [(0, true), (1, false), (64, true)] {
+            let mut client = std::net::TcpStream::connect(address).expect("it listens");
+            let (server, _) = listener.accept().expect("a client waits");
+            let id = ConnId::new(1, slot);
+            let socket = sockets.insert(id, server, Transport::Plain);
+            // The kernel begins to note times a moment after the first socket asks for it.
+            let start = Instant::now();
+            while is_sampled && start.elapsed() < Duration::from_secs(20) {
+                client.write_all(b"a").expect("room");
+                if socket.receive(&mut [0; 8]).1.is_some() {
+                    break;
+                }
+            }
+            // From here to the write nothing is there, so the time begins in between.
+            assert_eq!(socket.receive(&mut [0; 8]), (IoResult::WouldBlock, None));
+            let before = Instant::now();
+            client.write_all(b"late").expect("room");
+            let after = Instant::now();
+            while after.elapsed() < Duration::from_millis(30) {
+                std::hint::spin_loop();
+            }
+            let least = after.elapsed();
+            let (received, unread) = socket.receive(&mut [0; 8]);
+            assert_eq!((received, unread.is_some()), (IoResult::Bytes(4), is_sampled));
+            if let Some(unread) = unread {
+                // The clocks of both run alike, to some microseconds.
+                let slack = Duration::from_millis(1);
+                assert!(
+                    unread + slack >= least && unread <= before.elapsed() + slack,
+                    "{unread:?}"
+                );
+            }
+        }
     }
 
     /// Bytes and the end that come before, during and after the move are read after it: without an
@@ -274,7 +327,7 @@ mod tests {
             while events.is_empty() {
                 sets[0].poll(Duration::ZERO, &mut events).expect("a set");
             }
-            let received = shards[0].get(id).expect("there").receive(&mut [0; 2]);
+            let (received, _) = shards[0].get(id).expect("there").receive(&mut [0; 2]);
             assert_eq!(received, IoResult::Bytes(2));
             let mut socket = shards[0].remove(id).expect("there");
             socket.is_shut = false;
@@ -289,14 +342,14 @@ mod tests {
             let readiness = socket.readiness;
             assert!(readiness.is_readable() && readiness.is_writable && !readiness.is_listed);
             let mut rest = [0; 8];
-            assert_eq!(socket.receive(&mut rest), IoResult::Bytes(3));
+            assert_eq!(socket.receive(&mut rest).0, IoResult::Bytes(3));
             assert_eq!(&rest[..3], b"cde");
             // The first wait in the new set reports what came before it, too.
             events.clear();
             while !events.iter().any(|e: &Ready| e.token == next.0 && e.ended) {
                 sets[home].poll(Duration::ZERO, &mut events).expect("a set");
             }
-            assert_eq!(socket.receive(&mut rest), IoResult::Closed);
+            assert_eq!(socket.receive(&mut rest).0, IoResult::Closed);
         }
     }
 }

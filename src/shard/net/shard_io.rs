@@ -65,12 +65,17 @@ impl ShardIo for Net {
         if socket.transport.has_ended() {
             return ReadOnce::Closed;
         }
-        let received = socket.receive(&mut scratch[..bytes_max]);
+        let (received, unread) = socket.receive(&mut scratch[..bytes_max]);
         let bytes = match received {
             IoResult::Bytes(n) => n,
             IoResult::WouldBlock | IoResult::Closed => 0,
         };
-        shell.enter(|engine| engine.work.charge(work::of_receive(bytes)));
+        shell.enter(|engine| {
+            engine.work.charge(work::of_receive(bytes));
+            if let Some(unread) = unread {
+                engine.record_unread(unread.as_micros() as u64);
+            }
+        });
         let mut input = match received {
             IoResult::Bytes(n) => &mut scratch[..n],
             IoResult::WouldBlock => return ReadOnce::Enough,
@@ -148,7 +153,7 @@ impl ShardIo for Net {
         // bytes sent. Those that have arrived are read, from a flooder no more than its socket
         // holds by default (net.ipv4.tcp_rmem, 128 KiB) and as much again.
         for _ in 0..CLOSING_READS_MAX {
-            let received = socket.receive(&mut self.scratch);
+            let (received, _) = socket.receive(&mut self.scratch);
             if !matches!(received, IoResult::Bytes(_)) || !socket.readiness.is_readable() {
                 break;
             }
