@@ -63,7 +63,7 @@ impl Fault {
                                  (127.0.0.0/8), or see sysctl net.ipv4.ip_local_port_range"
                 .into(),
             Self::NoFreeFile => "raise the limit of open files: ulimit -n".into(),
-            Self::System(_) => "correct the URL".into(),
+            Self::System(_) => format!("see whether this machine reaches {}", target.authority()),
             Self::Silent => "see which program listens there, and its log".into(),
             Self::Ended => {
                 format!("does it speak {other}://, or is it at a limit? Its log says more")

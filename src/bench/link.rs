@@ -113,9 +113,14 @@ impl Link {
         }
     }
 
+    /// Whether messages that count can be sent on it.
+    pub fn is_usable(&self) -> bool {
+        self.is_measured() && self.phase == Phase::Ready
+    }
+
     /// Whether an open loop may use it for another message.
     pub fn has_room(&self) -> bool {
-        self.is_measured() && self.phase == Phase::Ready && self.backlog_bytes() < BACKLOG_BYTES_MAX
+        self.is_usable() && self.backlog_bytes() < BACKLOG_BYTES_MAX
     }
 
     /// Bytes that wait for its socket.
@@ -334,15 +339,18 @@ impl Link {
             cx.tally.slow_answered += 1;
             return;
         }
-        cx.answered_one(answer);
         match self.window.answer(answer.seq.saturating_sub(envelope::SIGN_IN_SEQ)) {
             Answered::First(sent) => {
                 cx.open -= 1;
+                cx.answered_one(answer);
                 if sent.measured {
                     cx.tally.answered(answer, sent.kind, cx.now().saturating_sub(sent.due));
                 }
             }
-            Answered::Late(sent) => cx.tally.late += u64::from(sent.measured),
+            Answered::Late { measured } => {
+                cx.answered_one(answer);
+                cx.tally.late += u64::from(measured);
+            }
             Answered::Again => cx.tally.doubled += 1,
             Answered::Unasked => cx.tally.unasked += 1,
         }
@@ -444,15 +452,20 @@ impl Link {
         }
     }
 
-    /// Looks at what has a time limit.
-    pub fn check_time(&mut self, cx: &mut Context<'_>) {
-        let now = cx.now();
-        let timeout = cx.timeout_ns;
+    /// Gives up messages that have waited for too long.
+    pub fn expire(&mut self, cx: &mut Context<'_>) {
+        let (now, timeout) = (cx.now(), cx.timeout_ns);
         let (open, tally) = (&mut cx.open, &mut cx.tally);
-        self.window.expire(now.saturating_sub(timeout), |sent| {
+        self.window.expire(now, timeout, |sent| {
             *open -= 1;
             tally.timed_out += u64::from(sent.measured);
         });
+    }
+
+    /// Looks at what has a time limit.
+    pub fn check_time(&mut self, cx: &mut Context<'_>) {
+        self.expire(cx);
+        let (now, timeout) = (cx.now(), cx.timeout_ns);
         match self.phase {
             Phase::Idle => {}
             Phase::Ready | Phase::Leaving => {
@@ -468,7 +481,7 @@ impl Link {
 
     /// Has it leave when it has its answers, for a new connection in its place.
     pub fn leave(&mut self, cx: &mut Context<'_>) {
-        if self.phase == Phase::Ready && self.is_measured() {
+        if self.is_usable() {
             cx.ready -= 1;
             self.phase = Phase::Leaving;
             self.refill(cx);

@@ -26,7 +26,7 @@ mod wire;
 mod worker;
 
 pub use plan::{Arrivals, Kind, Load, Plan, filler};
-pub use record::{Record, Times, decoded};
+pub use record::{NS_PER_US, Record, Times, decoded};
 pub use run::{SOURCES_MAX, run};
 pub use tally::Counted;
 pub use target::Target;

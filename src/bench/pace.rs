@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use super::plan::Arrivals;
 
 /// Nanoseconds in a second.
-const SECOND: f64 = 1e9;
+pub const SECOND_NS: u64 = 1_000_000_000;
 
 /// A sequence of due times. It goes on whether or not anybody keeps up with it: so a server that
 /// stalls delays what was due meanwhile, and that shows.
@@ -23,7 +23,7 @@ pub struct Pace {
 impl Pace {
     /// Events at `per_s` a second from `start`, in nanoseconds; none at all at 0.
     pub fn new(per_s: f64, arrivals: Arrivals, start: u64, seed: u64) -> Self {
-        let gap = if per_s > 0.0 { SECOND / per_s } else { f64::INFINITY };
+        let gap = if per_s > 0.0 { SECOND_NS as f64 / per_s } else { f64::INFINITY };
         let mut pace = Self { next: start as f64, gap, arrivals, rng: StdRng::seed_from_u64(seed) };
         pace.advance();
         pace
@@ -51,11 +51,6 @@ impl Pace {
             due
         })
     }
-
-    /// About how many events are due between the next one and `now`.
-    pub fn behind(&self, now: u64) -> u64 {
-        if self.gap.is_finite() { ((now as f64 - self.next) / self.gap).max(0.0) as u64 } else { 0 }
-    }
 }
 
 #[cfg(test)]
@@ -68,7 +63,6 @@ mod tests {
         assert_eq!(pace.take(1_000_004), None);
         let due: Vec<u64> = std::iter::from_fn(|| pace.take(4_000_005)).collect();
         assert_eq!(due, [1_000_005, 2_000_005, 3_000_005, 4_000_005]);
-        assert_eq!(pace.behind(8_000_005), 3);
     }
 
     #[test]
@@ -91,6 +85,6 @@ mod tests {
     #[test]
     fn a_rate_of_none_is_never_due() {
         let mut pace = Pace::new(0.0, Arrivals::Constant, 0, 0);
-        assert_eq!((pace.due(), pace.take(u64::MAX - 1), pace.behind(9)), (u64::MAX, None, 0));
+        assert_eq!((pace.due(), pace.take(u64::MAX - 1)), (u64::MAX, None));
     }
 }

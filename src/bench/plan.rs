@@ -8,6 +8,9 @@ use rustls::ClientConfig;
 use super::target::Target;
 use crate::message::Encoding;
 
+/// Characters of a payload that the words of a plan have: a few keys with their values.
+const PAYLOAD_CHARS: usize = 40;
+
 /// A run that is to be made.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -51,6 +54,45 @@ pub struct Plan {
     pub pids: Vec<u32>,
 }
 
+impl Plan {
+    /// The load in words: all that makes the figures of two runs differ by intent.
+    pub fn in_words(&self) -> String {
+        let encoding = match self.encoding {
+            Encoding::Json => "JSON",
+            Encoding::Protobuf => "Protobuf",
+        };
+        let load = match self.load {
+            Load::Closed { depth: 1 } => "closed loop, one message at a time".to_owned(),
+            Load::Closed { depth } => format!("closed loop, {depth} messages at a time"),
+            Load::Open { per_s, arrivals } => {
+                format!("open loop, {per_s} messages a second ({arrivals:?} arrivals)")
+            }
+        };
+        let all: u64 = self.mix.iter().map(|kind| u64::from(kind.weight)).sum();
+        let kinds: Vec<String> = self.mix.iter().map(|kind| kind.in_words(all)).collect();
+        let kinds = kinds.join(" and ");
+        let mut words = format!("{} connections, {load}, {encoding}, {kinds}", self.connections);
+        if self.target.is_secure {
+            words += ", TLS";
+        }
+        for (count, what) in [
+            (self.tokens.len() as u64, "tokens"),
+            (self.sources as u64, "source addresses"),
+            (self.connects_per_s, "connects a second at first"),
+            (self.churn_per_s, "replaced a second"),
+        ] {
+            if count > 0 {
+                words += &format!(", {count} {what}");
+            }
+        }
+        if self.slow_readers > 0 {
+            let (count, bytes) = (self.slow_readers, self.slow_bytes_per_s);
+            words += &format!(", {count} slow readers of {bytes} bytes a second");
+        }
+        words
+    }
+}
+
 /// The rule by which the next message is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Load {
@@ -88,6 +130,25 @@ pub struct Kind {
     pub weight: u32,
     /// Payload, JSON; empty = none.
     pub payload: String,
+}
+
+impl Kind {
+    /// The kind in words; the weights of the mix are `all`. A payload of one's own has a meaning
+    /// besides its length, and is told, too.
+    fn in_words(&self, all: u64) -> String {
+        let Self { msg_id, weight, payload } = self;
+        let share = match u64::from(*weight) == all {
+            true => String::new(),
+            false => format!("{weight} of {all}, "),
+        };
+        let bytes = payload.len();
+        if *payload == filler(bytes) {
+            return format!("id {msg_id} ({share}{bytes} bytes)");
+        }
+        let start: String = payload.chars().take(PAYLOAD_CHARS).collect();
+        let rest = if start == *payload { "" } else { "…" };
+        format!("id {msg_id} ({share}{bytes} bytes, {start}{rest})")
+    }
 }
 
 /// The part of a plan that one thread carries out.

@@ -9,10 +9,9 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Load, Plan};
-use super::tally::{Counted, Tally};
+use super::tally::{Counted, Tally, histogram};
 use super::worker::Outcome;
 use crate::config::program;
-use crate::message::Encoding;
 
 /// Version of the stored form; another one is refused.
 const FORM: u32 = 1;
@@ -21,6 +20,14 @@ const FORM: u32 = 1;
 const UNSENT_PERCENT_MAX: u64 = 1;
 /// CPU time of a thread of the load, in percent of a core, above which that thread is the limit.
 const BUSY_PERCENT: f64 = 90.0;
+/// Why there is no CPU time of the processes that were named.
+const NO_CPU: &str = "the CPU time a message is not known: nothing was answered, a process of \
+                      --pid or some of its threads ended, or /proc/PID/task/*/schedstat cannot \
+                      be read";
+
+/// Nanoseconds in a microsecond: histograms of runs hold nanoseconds, all that is shown is in
+/// microseconds.
+pub const NS_PER_US: f64 = 1000.0;
 
 /// Times in microseconds.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -56,7 +63,7 @@ impl Times {
 
 /// Microseconds with one decimal.
 fn micros(ns: f64) -> f64 {
-    rounded(ns / 1000.0)
+    rounded(ns / NS_PER_US)
 }
 
 fn rounded(value: f64) -> f64 {
@@ -141,22 +148,28 @@ pub struct Record {
 }
 
 impl Record {
-    /// The result of all threads, at Unix time `now` in seconds.
-    pub fn new(plan: &Plan, outcomes: Vec<Outcome>, ended_early: bool, now: i64) -> Self {
+    /// The result of all threads, with the CPU time of the plan's processes, at Unix time `now` in
+    /// seconds.
+    pub fn new(
+        plan: &Plan,
+        outcomes: Vec<Outcome>,
+        cpu_ns: Option<u64>,
+        ended_early: bool,
+        now: i64,
+    ) -> Self {
         let joined = Joined::of(plan, outcomes);
         let tally = joined.tally;
         let seconds = joined.counted_ns as f64 / 1e9;
         let per_s = |count: u64| if seconds > 0.0 { rounded(count as f64 / seconds) } else { 0.0 };
         let all = tally.all_latencies();
         let answered = tally.answered_in_time;
-        let cpu = (!plan.pids.is_empty() && answered > 0)
-            .then(|| (joined.cpu_ns as f64 / 10.0 / answered as f64).round() / 100.0);
+        let cpu_ns = cpu_ns.filter(|_| !plan.pids.is_empty() && answered > 0);
         let mut record = Self {
             shardgate_bench: FORM,
             version: env!("CARGO_PKG_VERSION").into(),
             at_unix_s: now,
             url: plan.target.url(),
-            load: in_words(plan),
+            load: plan.in_words(),
             seconds: (seconds * 1000.0).round() / 1000.0,
             ended_early,
             connections: plan.connections,
@@ -187,14 +200,18 @@ impl Record {
             unsent: joined.unsent,
             sent_late_max_us: micros(joined.late_max_ns as f64),
             load_cpu_percent: joined.load_cpu_percent,
-            cpu_us_per_message: cpu,
+            cpu_us_per_message: cpu_ns
+                .map(|ns| (ns as f64 / 10.0 / answered as f64).round() / 100.0),
             advice: Vec::new(),
             errors: tally.errors,
             histogram: written(&all),
         };
         let faults = tally.faults.keys();
         record.advice = faults.map(|fault| format!("{fault}: {}", fault.way_out(plan))).collect();
-        record.advise();
+        record.advise(joined.is_held_back);
+        if !plan.pids.is_empty() && cpu_ns.is_none() {
+            record.advice.push(NO_CPU.into());
+        }
         record
     }
 
@@ -220,8 +237,9 @@ impl Record {
         decoded(&self.histogram)
     }
 
-    /// Adds what to do about errors, and about a rate that was not reached.
-    fn advise(&mut self) {
+    /// Adds what to do about errors, a busy load, and a rate that was not reached; `is_held_back` =
+    /// connections that were there took no more.
+    fn advise(&mut self, is_held_back: bool) {
         let program = program();
         for reason in self.errors.keys() {
             let way_out = match reason.as_str() {
@@ -242,12 +260,22 @@ impl Record {
             };
             self.advice.push(format!("{reason}: {way_out}"));
         }
+        let is_busy = self.load_cpu_percent > BUSY_PERCENT;
+        if is_busy {
+            self.advice.push(format!(
+                "a thread of the load was busy for {} % of the time, so that the load was a limit: \
+                 try more --threads, on cores of their own",
+                self.load_cpu_percent
+            ));
+        }
         let due = self.sent + self.unsent;
         if self.unsent * 100 > due * UNSENT_PERCENT_MAX {
-            let who = if self.load_cpu_percent > BUSY_PERCENT {
-                "the load itself was the limit: try --threads"
-            } else {
-                "the gateway took no more"
+            let who = match (is_busy, is_held_back) {
+                (true, _) => "the load itself was the limit",
+                (false, true) => "the gateway took no more",
+                (false, false) => {
+                    "connections were not there, or other programs took this machine's time"
+                }
             };
             let wanted = self.wanted_per_s.unwrap_or(0);
             let sent = if self.seconds > 0.0 { self.sent as f64 / self.seconds } else { 0.0 };
@@ -262,8 +290,8 @@ impl Record {
 struct Joined {
     tally: Tally,
     counted_ns: u64,
-    cpu_ns: u64,
     unsent: u64,
+    is_held_back: bool,
     late_max_ns: u64,
     connected: usize,
     /// CPU time of the busiest thread, in percent of a core.
@@ -275,16 +303,16 @@ impl Joined {
         let mut joined = Self {
             tally: Tally::new(plan.mix.len()),
             counted_ns: 0,
-            cpu_ns: 0,
             unsent: 0,
+            is_held_back: false,
             late_max_ns: 0,
             connected: 0,
             load_cpu_percent: 0.0,
         };
         for one in outcomes {
             joined.counted_ns = joined.counted_ns.max(one.counted_ns);
-            joined.cpu_ns += one.cpu_ns;
             joined.unsent += one.unsent;
+            joined.is_held_back |= one.is_held_back;
             joined.late_max_ns = joined.late_max_ns.max(one.late_max_ns);
             joined.connected += one.connected;
             let busy = percent(one.own_cpu_ns, one.counted_ns);
@@ -300,29 +328,16 @@ fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { rounded(part as f64 * 100.0 / whole as f64) }
 }
 
-/// The load in words.
-fn in_words(plan: &Plan) -> String {
-    let encoding = match plan.encoding {
-        Encoding::Json => "JSON",
-        Encoding::Protobuf => "Protobuf",
-    };
-    let load = match plan.load {
-        Load::Closed { depth: 1 } => "closed loop, one message at a time".to_owned(),
-        Load::Closed { depth } => format!("closed loop, {depth} messages at a time"),
-        Load::Open { per_s, arrivals } => {
-            format!("open loop, {per_s} messages a second ({arrivals:?} arrivals)")
-        }
-    };
-    let ids: Vec<String> = plan.mix.iter().map(|kind| kind.msg_id.to_string()).collect();
-    format!("{} connections, {load}, {encoding}, id {}", plan.connections, ids.join(" and "))
-}
-
 fn by_id(plan: &Plan, tally: &Tally) -> BTreeMap<u32, Times> {
-    if plan.mix.len() < 2 {
+    let mut sums = BTreeMap::new();
+    for (kind, one) in plan.mix.iter().zip(&tally.latencies) {
+        // Kinds of one id differ in their payloads.
+        sums.entry(kind.msg_id).or_insert_with(histogram).add(one).expect("same bounds");
+    }
+    if sums.len() < 2 {
         return BTreeMap::new();
     }
-    let kinds = plan.mix.iter().zip(&tally.latencies);
-    kinds.map(|(kind, histogram)| (kind.msg_id, Times::of(histogram))).collect()
+    sums.iter().map(|(id, sum)| (*id, Times::of(sum))).collect()
 }
 
 fn closes(tally: &Tally) -> BTreeMap<String, Counted> {
@@ -349,8 +364,11 @@ pub fn decoded(text: &str) -> Result<Histogram<u64>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::bench::tally::histogram;
+    use crate::bench::{Arrivals, Kind, Target};
+    use crate::message::Encoding;
 
     #[test]
     fn what_was_stored_is_read_and_anything_else_is_told() {
@@ -381,5 +399,49 @@ mod tests {
         assert_eq!((times.count, times.max.round()), (1000, 1000.0));
         assert!((times.p50 - 500.0).abs() < 1.0 && (times.p99 - 990.0).abs() < 1.0, "{times:?}");
         assert_eq!(Times::of(&histogram()), Times::default());
+    }
+    /// What a run advises that had so many messages due and unsent, with this share of CPU time.
+    fn advice(unsent: u64, is_held_back: bool, cpu_percent: u64) -> String {
+        let plan = Plan {
+            target: Target::parse("ws://127.0.0.1:1", "/ws").expect("a URL"),
+            tls: None,
+            encoding: Encoding::Json,
+            load: Load::Open { per_s: 100, arrivals: Arrivals::Constant },
+            connections: 1,
+            slow_readers: 0,
+            slow_bytes_per_s: 0,
+            mix: vec![Kind { msg_id: 1, weight: 1, payload: String::new() }],
+            tokens: Vec::new(),
+            sources: 0,
+            connects_per_s: 0,
+            churn_per_s: 0,
+            warmup: Duration::ZERO,
+            duration: None,
+            messages: None,
+            timeout: Duration::from_secs(1),
+            threads: 1,
+            cpus: Vec::new(),
+            pids: Vec::new(),
+        };
+        let outcome = Outcome {
+            tally: Tally { sent: 100, ..Tally::new(1) },
+            is_whole: true,
+            counted_ns: 1_000_000_000,
+            unsent,
+            is_held_back,
+            late_max_ns: 0,
+            own_cpu_ns: cpu_percent * 10_000_000,
+            connected: 1,
+        };
+        Record::new(&plan, vec![outcome], None, false, 0).advice.join("\n")
+    }
+
+    #[test]
+    fn a_busy_load_is_told_and_the_gateway_is_blamed_for_what_it_did_not_take() {
+        assert_eq!(advice(0, true, 50), "");
+        assert!(advice(0, false, 95).contains("busy for 95 %"));
+        assert!(advice(50, true, 50).ends_with("not 100; the gateway took no more"));
+        assert!(advice(50, false, 50).contains("connections were not there"));
+        assert!(advice(50, true, 95).ends_with("the load itself was the limit"));
     }
 }

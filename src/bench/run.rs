@@ -14,7 +14,7 @@ use super::plan::{Load, Plan, Share};
 use super::process;
 use super::record::Record;
 use super::shared::Shared;
-use super::worker::{Outcome, work};
+use super::worker::{Moment, Outcome, work};
 use crate::clock::unix_now_s;
 
 /// Files of this process besides its connections: the standard ones, the program's own, epoll sets.
@@ -30,9 +30,9 @@ pub fn run(mut plan: Plan, stop: &Arc<AtomicBool>) -> Result<Record, String> {
     let to = plan.target.resolve()?;
     prepare(&mut plan, to)?;
     let shared = Shared::new(plan.threads, stop.clone());
-    let outcomes = run_threads(&plan, to, &shared)?;
-    let is_early = shared.is_stopped() || is_cut_short(&plan, &outcomes);
-    let record = Record::new(&plan, outcomes, is_early, unix_now_s());
+    let (outcomes, cpu_ns) = run_threads(&plan, to, &shared)?;
+    let is_early = shared.is_stopped() || !outcomes.iter().all(|one| one.is_whole);
+    let record = Record::new(&plan, outcomes, cpu_ns, is_early, unix_now_s());
     if record.connect_us.count == 0 { Err(why_not(&record)) } else { Ok(record) }
 }
 
@@ -48,15 +48,6 @@ fn why_not(record: &Record) -> String {
         "" => format!("{url}: {way_out}"),
         said => format!("{url}: {way_out} (it said: {said})"),
     }
-}
-
-/// Whether a run ended before its time or its messages were over.
-fn is_cut_short(plan: &Plan, outcomes: &[Outcome]) -> bool {
-    let sent: u64 = outcomes.iter().map(|one| one.tally.sent).sum();
-    let counted = outcomes.iter().map(|one| one.counted_ns).max().unwrap_or(0);
-    let is_all = plan.messages.is_some_and(|all| sent >= all);
-    let is_long = plan.duration.is_some_and(|all| u128::from(counted) >= all.as_nanos());
-    !is_all && !is_long
 }
 
 /// Gives the plan what this machine needs for it, or says what it lacks.
@@ -91,49 +82,62 @@ fn prepare(plan: &mut Plan, to: SocketAddr) -> Result<(), String> {
     Ok(())
 }
 
-fn run_threads(plan: &Plan, to: SocketAddr, shared: &Shared) -> Result<Vec<Outcome>, String> {
+/// Runs the threads; returns what each did, and the CPU time of the plan's processes.
+fn run_threads(
+    plan: &Plan,
+    to: SocketAddr,
+    shared: &Shared,
+) -> Result<(Vec<Outcome>, Option<u64>), String> {
     std::thread::scope(|scope| {
-        let (done, waits) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel::<Moment>();
         let threads: Vec<_> = (0..plan.threads)
             .map(|thread| {
                 let share = Share { thread, of: plan.threads };
-                let done = done.clone();
+                let tell = tell.clone();
                 let cpu = plan.cpus.get(thread % plan.cpus.len().max(1)).copied();
                 scope.spawn(move || {
                     if let Some(id) = cpu {
                         core_affinity::set_for_current(CoreId { id });
                     }
-                    let outcome = work(plan, to, share, shared);
-                    // Its end wakes the one that waits.
-                    drop(done);
-                    outcome
+                    work(plan, to, share, shared, tell)
                 })
             })
             .collect();
-        drop(done);
-        show_progress(plan, shared, &waits);
+        drop(tell);
+        let cpu_ns = watch(plan, shared, &told);
         let outcomes = threads.into_iter().map(|thread| thread.join().expect("it panics nowhere"));
         let outcomes: Result<Vec<_>, _> = outcomes.collect();
-        outcomes.map_err(|error| format!("the sockets of the load cannot be watched: {error}"))
+        let outcomes = outcomes
+            .map_err(|error| format!("the sockets of the load cannot be watched: {error}"))?;
+        Ok((outcomes, cpu_ns))
     })
 }
 
-/// Shows a line a second on a terminal until all threads have ended.
-fn show_progress(plan: &Plan, shared: &Shared, waits: &mpsc::Receiver<()>) {
+/// Waits until all threads have ended, and shows a line a second on a terminal. Returns the CPU
+/// time of the plan's processes from the first thread's beginning to the last one's end.
+fn watch(plan: &Plan, shared: &Shared, told: &mpsc::Receiver<Moment>) -> Option<u64> {
     let is_shown = stderr().is_terminal();
-    let mut before = 0;
-    while waits.recv_timeout(Duration::from_secs(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        if is_shown {
-            let seen = shared.seen();
-            let line = progress(plan, shared, seen.ok.saturating_sub(before));
-            before = seen.ok;
-            // Back to the start of the line, and what was longer is erased.
-            let _ = write!(stderr(), "\r{line}\x1b[K");
+    let (mut before, mut began, mut ended) = (0, None, None);
+    loop {
+        match told.recv_timeout(Duration::from_secs(1)) {
+            Ok(Moment::Begins) => began = began.or_else(|| process::cpu_of(&plan.pids)),
+            Ok(Moment::Ends) => ended = process::cpu_of(&plan.pids),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) if is_shown => {
+                let seen = shared.seen();
+                let line = progress(plan, shared, seen.ok.saturating_sub(before));
+                before = seen.ok;
+                // Back to the start of the line, and what was longer is erased.
+                let _ = write!(stderr(), "\r{line}\x1b[K");
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
     }
     if is_shown {
         let _ = write!(stderr(), "\r\x1b[K");
     }
+    // Threads that ended take their time with them: less than before is no figure.
+    began.zip(ended).and_then(|(began, ended)| u64::checked_sub(ended, began))
 }
 
 /// The line of the progress; `ok_per_s` = successes since the line before.

@@ -12,7 +12,7 @@ use super::fault::Fault;
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
 /// A histogram of nanoseconds with three significant digits (an error of 0.1 % at most): 32
-/// buckets of 1,024 counts, 256 KiB.
+/// buckets of 1,024 counts and as many for the smallest values, 33 * 1,024 * 8 bytes = 264 KiB.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("bounds are valid")
 }

@@ -1,8 +1,13 @@
 //! The gateway that is put under load: a URL as people write it, and its address.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
 use http::Uri;
+
+/// Time for a connection to one of several addresses of a name: around the world and back takes
+/// some 0.3 s.
+const TRY: Duration = Duration::from_secs(1);
 
 /// A gateway.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,7 +26,9 @@ impl Target {
     /// Reads a URL: `ws://` or `wss://`, and, as people write them, `http://`, `https://` or none.
     /// Without a path it gets `path`. The error is one line.
     pub fn parse(text: &str, path: &str) -> Result<Self, String> {
-        let wrong = |rule: &str| format!("{text:?}: {rule}; write ws://HOST:PORT{path}");
+        // A password is not repeated.
+        let shown = text.rsplit_once('@').map_or(text.to_owned(), |(_, host)| format!("…@{host}"));
+        let wrong = |rule: &str| format!("{shown:?}: {rule}; write ws://HOST:PORT{path}");
         let (scheme, rest) = text.split_once("://").unwrap_or(("ws", text));
         let is_secure = match scheme.to_ascii_lowercase().as_str() {
             "ws" | "http" => false,
@@ -45,17 +52,19 @@ impl Target {
             return Err(wrong("its port is not one of 1 to 65535"));
         }
         let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let path = match uri.path_and_query().map(|whole| whole.as_str()) {
-            None | Some("" | "/") => path.to_owned(),
-            Some(own) => own.to_owned(),
+        let path = if matches!(uri.path(), "" | "/") { path } else { uri.path() };
+        let path = match uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
         };
         Ok(Self { is_secure, host, port, path })
     }
 
-    /// The address behind the name. The error is one line.
+    /// The address behind the name; of several, the first that somebody listens at, as a name such
+    /// as `localhost` stands for ::1 and 127.0.0.1. The error is one line.
     pub fn resolve(&self) -> Result<SocketAddr, String> {
         let found = (self.host.as_str(), self.port).to_socket_addrs();
-        let why = match found.map(|mut all| all.next()) {
+        let why = match found.map(|all| listening(&all.collect::<Vec<_>>())) {
             Ok(Some(address)) => return Ok(address),
             Ok(None) => "it has no address".to_owned(),
             Err(error) => error.to_string(),
@@ -77,9 +86,31 @@ impl Target {
     }
 }
 
+/// The first of several addresses that a connection can be made to; the first of all if there is
+/// none, and so that the run tells why. One alone is not tried.
+fn listening(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let is_there = |to: &&SocketAddr| TcpStream::connect_timeout(to, TRY).is_ok();
+    let found = if addresses.len() > 1 { addresses.iter().find(is_there) } else { None };
+    found.or(addresses.first()).copied()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn of_several_addresses_the_one_where_somebody_listens_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let there = listener.local_addr().expect("bound");
+        // Nobody listens on the same port of another address.
+        let nobody = SocketAddr::from(([127, 0, 0, 9], there.port()));
+        assert_eq!(listening(&[nobody, there]), Some(there));
+        assert_eq!(listening(&[there, nobody]), Some(there));
+        assert_eq!(listening(&[nobody, nobody]), Some(nobody));
+        assert_eq!((listening(&[nobody]), listening(&[])), (Some(nobody), None));
+    }
 
     #[test]
     fn urls_are_read_as_people_write_them() {
@@ -89,6 +120,8 @@ mod tests {
             ("127.0.0.1:9000", "ws://127.0.0.1:9000/ws"),
             ("localhost:9000/", "ws://localhost:9000/ws"),
             ("http://127.0.0.1:9000/chat?a=b", "ws://127.0.0.1:9000/chat?a=b"),
+            ("ws://127.0.0.1:9000?a=b", "ws://127.0.0.1:9000/ws?a=b"),
+            ("ws://127.0.0.1:9000/?a=b", "ws://127.0.0.1:9000/ws?a=b"),
             ("HTTPS://game.example.org", "wss://game.example.org:443/ws"),
             ("wss://[::1]:9443/ws", "wss://[::1]:9443/ws"),
             ("ws://[::1]", "ws://[::1]:80/ws"),
@@ -107,11 +140,13 @@ mod tests {
             ("ws://a:70000/ws", "its port"),
             ("ws://a:b/ws", "its port"),
             ("ws://user:secret@a/ws", "--token"),
+            ("ftp://user:secret@a/ws", "does not speak ftp"),
             ("ws://a/ws#b", "fragment"),
             ("ws://a b/", "no URL"),
         ] {
             let why = Target::parse(text, "/ws").expect_err(text);
             assert!(why.contains(rule) && why.ends_with("write ws://HOST:PORT/ws"), "{why}");
+            assert!(!why.contains("secret"), "{why}");
         }
     }
 

@@ -28,8 +28,8 @@ enum State {
 pub enum Answered {
     /// The first one to this message.
     First(Sent),
-    /// The first one to a message that was given up before.
-    Late(Sent),
+    /// The first one to a message that was given up before, and counts or not.
+    Late { measured: bool },
     /// The message had one before.
     Again,
     /// No message has this number.
@@ -39,8 +39,10 @@ pub enum Answered {
 /// The window. Its numbers begin at 1 and rise by one.
 #[derive(Debug, Default)]
 pub struct Window {
-    /// Messages up to here have been answered, and are forgotten.
+    /// Messages up to here have been answered, or were given up long ago, and are forgotten.
     forgotten: u64,
+    /// Messages among the forgotten that had no answer.
+    without_answer: u64,
     slots: VecDeque<(Sent, State)>,
     /// Messages up to here were looked at by [`Self::expire`].
     looked_at: u64,
@@ -63,28 +65,55 @@ impl Window {
     /// Takes the answer to `seq`.
     pub fn answer(&mut self, seq: u64) -> Answered {
         let Some(index) = seq.checked_sub(self.forgotten + 1) else {
-            return if seq == 0 { Answered::Unasked } else { Answered::Again };
+            return self.answer_forgotten(seq);
         };
         let Some((sent, state)) = self.slots.get_mut(index as usize) else {
             return Answered::Unasked;
         };
         let (sent, before) = (*sent, std::mem::replace(state, State::Answered));
-        while let Some((_, State::Answered)) = self.slots.front() {
-            self.slots.pop_front();
-            self.forgotten += 1;
-        }
+        self.forget(0);
         match before {
             State::Open => {
                 self.open -= 1;
                 Answered::First(sent)
             }
-            State::TimedOut => Answered::Late(sent),
+            State::TimedOut => Answered::Late { measured: sent.measured },
             State::Answered => Answered::Again,
         }
     }
 
-    /// Gives up messages that were sent at `before` or earlier.
-    pub fn expire(&mut self, before: u64, mut on: impl FnMut(Sent)) {
+    /// Takes the answer to a message that is forgotten. As long as some of them had none it is
+    /// taken for one of theirs.
+    fn answer_forgotten(&mut self, seq: u64) -> Answered {
+        match (seq, self.without_answer) {
+            (0, _) => Answered::Unasked,
+            (_, 0) => Answered::Again,
+            _ => {
+                self.without_answer -= 1;
+                Answered::Late { measured: true }
+            }
+        }
+    }
+
+    /// Forgets the oldest messages as far as they were answered, or given up and sent at `before`
+    /// or earlier.
+    fn forget(&mut self, before: u64) {
+        while let Some((sent, state)) = self.slots.front() {
+            let is_given_up = *state == State::TimedOut && sent.at <= before;
+            if *state != State::Answered && !is_given_up {
+                return;
+            }
+            self.without_answer += u64::from(is_given_up);
+            self.slots.pop_front();
+            self.forgotten += 1;
+        }
+    }
+
+    /// Gives up messages that were sent `timeout` ago or earlier, and forgets those that were sent
+    /// twice as long ago: one that is never answered must not keep all that follow it.
+    pub fn expire(&mut self, now: u64, timeout: u64, mut on: impl FnMut(Sent)) {
+        self.forget(now.saturating_sub(timeout.saturating_mul(2)));
+        let before = now.saturating_sub(timeout);
         self.looked_at = self.looked_at.max(self.forgotten);
         let skip = (self.looked_at - self.forgotten) as usize;
         for (sent, state) in self.slots.iter_mut().skip(skip) {
@@ -137,13 +166,28 @@ mod tests {
         }
         window.answer(1);
         let mut gone = Vec::new();
-        window.expire(3, |sent| gone.push(sent.at));
-        window.expire(3, |sent| gone.push(sent.at));
+        window.expire(103, 100, |sent| gone.push(sent.at));
+        window.expire(103, 100, |sent| gone.push(sent.at));
         assert_eq!((gone, window.open()), (vec![2, 3], 1));
-        assert_eq!(window.answer(3), Answered::Late(sent(3)));
+        assert_eq!(window.answer(3), Answered::Late { measured: true });
         assert_eq!(window.answer(3), Answered::Again);
         let mut lost = Vec::new();
         window.clear(|sent| lost.push(sent.at));
         assert_eq!((lost, window.open(), window.push(sent(9))), (vec![4], 0, 1));
+    }
+    #[test]
+    fn a_message_without_an_answer_does_not_keep_all_that_follow_it() {
+        let mut window = Window::default();
+        window.push(sent(1));
+        for at in 2..=1000 {
+            let seq = window.push(sent(at));
+            assert_eq!(window.answer(seq), Answered::First(sent(at)));
+        }
+        window.expire(150, 100, |_| ());
+        assert_eq!((window.open(), window.slots.len()), (0, 1000));
+        window.expire(201, 100, |_| ());
+        assert_eq!((window.slots.len(), window.push(sent(300))), (0, 1001));
+        assert_eq!(window.answer(1), Answered::Late { measured: true });
+        assert_eq!([window.answer(1), window.answer(5)], [Answered::Again, Answered::Again]);
     }
 }

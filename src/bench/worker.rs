@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::io::Errno;
@@ -12,9 +12,9 @@ use rustix::time::Timespec;
 
 use super::context::Context;
 use super::link::Link;
-use super::pace::Pace;
+use super::pace::{Pace, SECOND_NS};
 use super::plan::{Arrivals, Load, Plan, Share};
-use super::process::{cpu_of, own_cpu_ns};
+use super::process::own_cpu_ns;
 use super::shared::Shared;
 use super::tally::Tally;
 
@@ -22,29 +22,40 @@ use super::tally::Tally;
 const EVENTS_MAX: usize = 1024;
 /// Looks in a second at what has a time limit.
 const CHECKS_PER_S: u64 = 20;
-/// Connections of a thread that are in the handshake at the same time, unless there is a ramp:
-/// within the backlog of a listener, which is 128 at least.
-const CONNECTING_MAX: usize = 100;
+/// Connections of all threads that are in the handshake at the same time, unless there is a ramp:
+/// within the backlog of a listener, which is 128 at least. Each thread has one or more.
+const CONNECTING_MAX: u64 = 100;
 /// Messages that are written before the sockets are looked at again.
 const MESSAGES_PER_TURN: usize = 1024;
-/// Nanoseconds in a second; also the time for answers after a run that was ended early.
-const SECOND_NS: u64 = 1_000_000_000;
+/// Time for answers after a run that was ended early.
+const HASTE_NS: u64 = SECOND_NS;
+
+/// A moment of a thread's run that the one who waits is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// From now on it counts.
+    Begins,
+    /// It counts no more.
+    Ends,
+}
 
 /// Result of a thread.
 #[derive(Debug)]
 pub struct Outcome {
     /// Its counts.
     pub tally: Tally,
+    /// Whether its time or its messages were over when it ended.
+    pub is_whole: bool,
     /// Nanoseconds that were counted.
     pub counted_ns: u64,
     /// Messages that were due and could not be sent any more.
     pub unsent: u64,
+    /// Whether a message that counts was due, and no connection that was there took it.
+    pub is_held_back: bool,
     /// Longest delay of a message from its due time to its write, in nanoseconds.
     pub late_max_ns: u64,
     /// CPU time of this thread while it was counted, in nanoseconds.
     pub own_cpu_ns: u64,
-    /// CPU time of the plan's processes meanwhile, in nanoseconds.
-    pub cpu_ns: u64,
     /// Connections that were there when the load began.
     pub connected: usize,
 }
@@ -65,7 +76,6 @@ enum Stage {
 struct Reading {
     at: u64,
     own_cpu_ns: u64,
-    cpu_ns: u64,
 }
 
 /// A thread of the load.
@@ -73,6 +83,7 @@ struct Worker<'a> {
     cx: Context<'a>,
     share: Share,
     shared: &'a Shared,
+    tell: Sender<Moment>,
     links: Vec<Link>,
     stage: Stage,
     /// Due times of an open loop.
@@ -82,32 +93,38 @@ struct Worker<'a> {
     next_link: usize,
     next_churn: usize,
     next_check: u64,
+    /// Looks at what has a time limit, so far.
+    checks: u64,
     touched: Vec<usize>,
     /// Whether messages are due that no connection takes.
     is_stuck: bool,
     /// Time since which no connection is there; `None` = there is one.
     alone_since: Option<u64>,
     began: Option<Reading>,
+    /// Time from which no more was sent; 0 = not yet.
+    stopped: u64,
     outcome: Outcome,
 }
 
-/// Carries out a thread's share of a plan. Errors are those of the epoll set.
-pub fn work(plan: &Plan, to: SocketAddr, share: Share, shared: &Shared) -> io::Result<Outcome> {
+/// Carries out a thread's share of a plan, and tells its moments. Errors are those of the epoll
+/// set.
+pub fn work(
+    plan: &Plan,
+    to: SocketAddr,
+    share: Share,
+    shared: &Shared,
+    tell: Sender<Moment>,
+) -> io::Result<Outcome> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     // Else the kernel may wake it 50 us late, which would be found in the times of an open loop.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    Worker::new(plan, to, share, shared, &epoll).run()
+    let cx = Context::new(plan, to, &epoll, shared.clock);
+    Worker::new(cx, share, shared, tell).run()
 }
 
 impl<'a> Worker<'a> {
-    fn new(
-        plan: &'a Plan,
-        to: SocketAddr,
-        share: Share,
-        shared: &'a Shared,
-        epoll: &'a OwnedFd,
-    ) -> Self {
-        let mut cx = Context::new(plan, to, epoll, shared.clock);
+    fn new(mut cx: Context<'a>, share: Share, shared: &'a Shared, tell: Sender<Moment>) -> Self {
+        let plan = cx.plan;
         cx.left = plan.messages.map(|all| share.part(all));
         let slow = (0..plan.slow_readers).map(|n| (plan.connections + n, true));
         let all = (0..plan.connections).map(|n| (n, false)).chain(slow);
@@ -121,17 +138,19 @@ impl<'a> Worker<'a> {
         let ramp = share.rate(plan.connects_per_s);
         let outcome = Outcome {
             tally: Tally::new(0),
+            is_whole: false,
             counted_ns: 0,
             unsent: 0,
+            is_held_back: false,
             late_max_ns: 0,
             own_cpu_ns: 0,
-            cpu_ns: 0,
             connected: 0,
         };
         Self {
             cx,
             share,
             shared,
+            tell,
             links,
             stage: Stage::Connecting,
             due: none(),
@@ -140,10 +159,12 @@ impl<'a> Worker<'a> {
             next_link: 0,
             next_churn: 0,
             next_check: 0,
+            checks: 0,
             touched: Vec::new(),
             is_stuck: false,
             alone_since: None,
             began: None,
+            stopped: 0,
             outcome,
         }
     }
@@ -162,8 +183,11 @@ impl<'a> Worker<'a> {
             self.serve(&mut events)?;
         }
         for link in &mut self.links {
+            // The last look at the limits was up to 50 ms ago.
+            link.expire(&mut self.cx);
             link.finish(&mut self.cx);
         }
+        self.outcome.unsent = self.unsent();
         self.outcome.tally = self.cx.tally;
         Ok(self.outcome)
     }
@@ -185,6 +209,8 @@ impl<'a> Worker<'a> {
             Stage::Running => {
                 if self.began.is_none() && now >= self.cx.measured_from {
                     self.began = Some(self.reading());
+                    // Without anybody who waits nobody needs it.
+                    let _ = self.tell.send(Moment::Begins);
                     self.cx.is_counting = true;
                 }
                 if self.is_over() {
@@ -192,9 +218,9 @@ impl<'a> Worker<'a> {
                 }
             }
             Stage::Draining { until } => {
-                let is_hasty = self.shared.is_stopped() && until > now + SECOND_NS;
+                let is_hasty = self.shared.is_stopped() && until > now + HASTE_NS;
                 if is_hasty {
-                    self.stage = Stage::Draining { until: now + SECOND_NS };
+                    self.stage = Stage::Draining { until: now + HASTE_NS };
                 }
                 return self.cx.open == 0 || now >= until;
             }
@@ -227,10 +253,7 @@ impl<'a> Worker<'a> {
     }
 
     fn reading(&self) -> Reading {
-        let plan = self.cx.plan;
-        // One thread looks at the processes for all.
-        let pids = if self.share.thread == 0 { &plan.pids[..] } else { &[] };
-        Reading { at: self.cx.now(), own_cpu_ns: own_cpu_ns(), cpu_ns: cpu_of(pids) }
+        Reading { at: self.cx.now(), own_cpu_ns: own_cpu_ns() }
     }
 
     fn is_over(&mut self) -> bool {
@@ -247,7 +270,8 @@ impl<'a> Worker<'a> {
             .duration
             .is_some_and(|whole| now >= cx.measured_from.saturating_add(whole.as_nanos() as u64));
         let is_done = !cx.may_send() && cx.open == 0;
-        self.shared.is_stopped() || is_alone || is_late || is_done
+        self.outcome.is_whole = is_late || is_done;
+        self.shared.is_stopped() || is_alone || self.outcome.is_whole
     }
 
     fn stop_sending(&mut self) {
@@ -256,14 +280,20 @@ impl<'a> Worker<'a> {
             let ended = self.reading();
             self.outcome.counted_ns = now - began.at;
             self.outcome.own_cpu_ns = ended.own_cpu_ns - began.own_cpu_ns;
-            self.outcome.cpu_ns = ended.cpu_ns.saturating_sub(began.cpu_ns);
+            let _ = self.tell.send(Moment::Ends);
         }
-        if self.cx.may_send() {
-            self.outcome.unsent = self.due.behind(now);
-        }
+        self.stopped = now;
         self.cx.is_counting = false;
         self.cx.is_sending = false;
         self.stage = Stage::Draining { until: now + self.cx.timeout_ns };
+    }
+
+    /// Messages that were due before it stopped, would count, and were not sent. It is asked when
+    /// all answers are there, as a rate that is far from reached is long to count.
+    fn unsent(&mut self) -> u64 {
+        let due = std::iter::from_fn(|| self.due.take(self.stopped));
+        let counted = due.filter(|due| *due >= self.cx.measured_from);
+        counted.take(self.cx.left.map_or(usize::MAX, |left| left as usize)).count() as u64
     }
 
     /// Begins the connections whose turn it is.
@@ -273,17 +303,21 @@ impl<'a> Worker<'a> {
         }
         let is_ramp = self.cx.plan.connects_per_s > 0 && self.stage == Stage::Connecting;
         let now = self.cx.now();
-        while let Some(Reverse((at, index))) = self.cx.waiting.peek().copied() {
-            let is_full = match is_ramp {
-                true => at > now || self.connects.take(now).is_none(),
-                false => self.cx.connecting >= CONNECTING_MAX,
+        let most = self.share.part(CONNECTING_MAX).max(1) as usize;
+        let next = |cx: &Context<'_>| cx.waiting.peek().filter(|next| next.0.0 <= now).copied();
+        while let Some(Reverse((_, index))) = next(&self.cx) {
+            let is_turn = match is_ramp {
+                true => self.connects.take(now).is_some(),
+                false => self.cx.connecting < most,
             };
-            if at > now || is_full {
-                break;
+            if !is_turn {
+                return;
             }
             self.cx.waiting.pop();
             self.links[index].open(&mut self.cx);
         }
+        // Turns that pass while nobody waits are not made up for.
+        while self.connects.take(now).is_some() {}
     }
 
     /// Sends what is due in an open loop.
@@ -299,6 +333,8 @@ impl<'a> Worker<'a> {
             }
             let Some(index) = self.next_with_room() else {
                 self.is_stuck = true;
+                let is_counted = self.due.due() >= self.cx.measured_from;
+                self.outcome.is_held_back |= is_counted && self.cx.ready > 0;
                 break;
             };
             let Some(due) = self.due.take(now) else { break };
@@ -327,9 +363,15 @@ impl<'a> Worker<'a> {
         if !self.cx.is_sending {
             return;
         }
+        let count = self.links.len();
         while self.churn.take(self.cx.now()).is_some() {
-            self.links[self.next_churn].leave(&mut self.cx);
-            self.next_churn = (self.next_churn + 1) % self.links.len();
+            let mut indices = (0..count).map(|n| (self.next_churn + n) % count);
+            // Slow readers, and those that are not there, have no turn.
+            let Some(index) = indices.find(|&index| self.links[index].is_usable()) else {
+                continue;
+            };
+            self.links[index].leave(&mut self.cx);
+            self.next_churn = (index + 1) % count;
         }
     }
 
@@ -340,7 +382,8 @@ impl<'a> Worker<'a> {
             return;
         }
         self.next_check = now + SECOND_NS / CHECKS_PER_S;
-        let slow_bytes = self.cx.plan.slow_bytes_per_s.div_ceil(CHECKS_PER_S) as usize;
+        let slow_bytes = bytes_of_check(self.cx.plan.slow_bytes_per_s, self.checks);
+        self.checks += 1;
         for link in &mut self.links {
             link.check_time(&mut self.cx);
             if !link.is_measured() {
@@ -357,7 +400,9 @@ impl<'a> Worker<'a> {
             until = until.min(self.due.due());
         }
         if self.stage == Stage::Connecting {
-            until = until.min(self.connects.due()).min(self.shared.start().unwrap_or(u64::MAX));
+            let waits = self.cx.waiting.peek().map(|next| next.0.0.max(self.connects.due()));
+            let start = self.shared.start();
+            until = until.min(waits.unwrap_or(u64::MAX)).min(start.unwrap_or(u64::MAX));
         }
         self.cx.tick();
         let wait = Timespec {
@@ -378,5 +423,24 @@ impl<'a> Worker<'a> {
             self.links[data.u64() as usize].on_ready(is_readable, is_ended, &mut self.cx);
         }
         Ok(())
+    }
+}
+
+/// Bytes that a slow reader reads in the check with this number: those of a second are `per_s`.
+fn bytes_of_check(per_s: u64, number: u64) -> usize {
+    let until = |checks: u64| per_s * checks / CHECKS_PER_S;
+    (until(number + 1) - until(number)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_readers_read_what_was_asked_in_a_second() {
+        for per_s in [0, 1, 7, 19, 20, 21, 4096] {
+            let read = (40..40 + CHECKS_PER_S).map(|number| bytes_of_check(per_s, number) as u64);
+            assert_eq!(read.sum::<u64>(), per_s);
+        }
     }
 }

@@ -4,8 +4,8 @@
 mod options;
 mod report;
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -14,13 +14,10 @@ use signal_hook::flag;
 
 use super::chart::{Curve, percentiles};
 use super::{EXIT_START, EXIT_USAGE, Form, Output, percentile_file};
-use crate::bench::{Record, run};
+use crate::bench::{NS_PER_US, Record, run};
 use crate::config::{Config, Problems};
 
 pub use options::BenchArgs;
-
-/// Nanoseconds in a microsecond: histograms of runs hold nanoseconds.
-const NS_PER_US: f64 = 1000.0;
 
 /// Makes a run, and shows it. `loaded` is asked for the gateway's address if no URL is given.
 pub fn bench(
@@ -58,14 +55,24 @@ pub fn bench(
     }
 }
 
-/// Checks before the run that what is written after it has a place.
+/// Checks before the run that what is written after it has a place, each of its own.
 fn check_files(args: &BenchArgs) -> Result<(), String> {
+    let mut seen = Vec::new();
     for path in [&args.save, &args.hgrm, &args.svg].into_iter().flatten() {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let is_good = !path.is_dir() && dir.is_none_or(Path::is_dir);
-        if !is_good {
-            let path = path.display();
-            return Err(format!("{path}: no file can be written there; name another one"));
+        let name = path.display();
+        let whole = absolute(path).map_err(|error| format!("{name}: {error}"))?;
+        if seen.contains(&whole) {
+            return Err(format!("{name}: two options name this file; name another one"));
+        }
+        seen.push(whole);
+        let is_new = !path.exists();
+        // What is there stays as it is until the run is made.
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| {
+            format!("{name}: no file can be written there ({error}); name another one")
+        })?;
+        if is_new {
+            let _ = fs::remove_file(path);
         }
     }
     Ok(())

@@ -75,6 +75,42 @@ fn a_closed_loop_accounts_for_every_message_in_both_encodings() {
 }
 
 #[test]
+fn a_run_that_takes_its_time_was_not_ended_early() {
+    let (gateway, _instance) = echo(Config::new());
+    let pid = gateway.pid().as_raw_nonzero();
+    for threads in [1, 2, 1, 2] {
+        let options = "--connections 2 --warmup 20ms --duration 200ms --rate 500";
+        let record = measured(gateway.ws, &format!("{options} --threads {threads} --pid {pid}"));
+        adds_up(&record);
+        assert_eq!(record["ended_early"], json!(false), "{record}");
+        assert!(number(&record, "ok") > 0, "{record}");
+        assert!(record["cpu_us_per_message"].as_f64() > Some(0.0), "{record}");
+    }
+}
+
+#[test]
+fn what_is_held_for_longer_than_the_timeout_timed_out_up_to_the_last_message() {
+    let (gateway, instance) = echo(Config::new());
+    instance.hold();
+    let options = "--connections 1 --depth 5 --warmup 0 --duration 10ms --timeout 210ms";
+    let finished = bench(gateway.ws, &format!("{options} --format json"));
+    let record = read(&finished.stdout);
+    adds_up(&record);
+    let ends = ["sent", "timed_out", "unanswered"].map(|key| number(&record, key));
+    assert_eq!((ends, finished.code), ([5, 5, 0], Some(1)), "{record}");
+}
+
+#[test]
+fn messages_of_one_id_are_one_row_whatever_their_sizes() {
+    let (gateway, _instance) = echo(Config::new());
+    let options = "--messages 300 --mix 1001:1:16 --mix 1001:1:400 --mix 1002";
+    let record = measured(gateway.ws, options);
+    adds_up(&record);
+    let count = |id: &str| number(&record["by_id"][id], "count");
+    assert_eq!(count("1001") + count("1002"), 300, "{record}");
+}
+
+#[test]
 fn in_an_open_loop_a_stall_is_in_the_times_of_all_that_was_due_meanwhile() {
     let (gateway, instance) = echo(Config::new());
     instance.hold();
@@ -241,6 +277,8 @@ fn a_run_is_stored_compared_and_drawn() {
     for (options, why) in [
         (format!("--vs {hgrm}"), "is no run that bench --save has stored"),
         ("--save /nowhere/a".into(), "/nowhere/a: no file can be written there"),
+        (format!("--save {}", dir.path().display()), ": no file can be written there"),
+        (format!("--save {hgrm} --hgrm {hgrm}"), "two options name this file"),
     ] {
         let finished = bench(gateway.ws, &options);
         assert_eq!(

@@ -325,6 +325,32 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_a_plan_differ_where_the_load_does() {
+        let words = |line: &str| plan(line).expect("right").in_words();
+        assert_eq!(
+            words("--mix 1:9:16 --mix 1:1:400 --mix 3"),
+            "64 connections, closed loop, one message at a time, JSON, id 1 (9 of 11, 16 bytes) and \
+             id 1 (1 of 11, 400 bytes) and id 3 (1 of 11, 16 bytes)"
+        );
+        let base = words("");
+        for line in [
+            "--payload-bytes 400",
+            "--payload {\"delay_ms\":5}",
+            "--payload {\"delay_ms\":9}",
+            "--token a.b.c",
+            "--sources 9",
+            "--connects-per-s 9",
+            "--churn 9",
+            "--slow-readers 9",
+            "--slow-readers 9 --slow-bytes-per-s 9",
+            "wss://127.0.0.1:1 --insecure",
+        ] {
+            assert_ne!(words(line), base, "{line}");
+        }
+        assert!(words("--payload {\"delay_ms\":5}").ends_with("(14 bytes, {\"delay_ms\":5})"));
+    }
+
+    #[test]
     fn wrong_options_are_told_with_the_rule() {
         for (line, rule) in [
             ("--connections 0", "1..=1000000"),

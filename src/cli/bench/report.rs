@@ -8,6 +8,8 @@ use crate::cli::table::aligned;
 
 /// Ratios nearer to 1 than this are what two runs of the same differ by.
 const NOISE: f64 = 0.05;
+/// Part of the 99th percentile from which the delay of a message's write is worth a line.
+const NOTABLE: f64 = 0.1;
 
 /// Shows a run, and what is different from `before`.
 pub fn text(record: &Record, before: Option<&Record>) -> String {
@@ -17,7 +19,12 @@ pub fn text(record: &Record, before: Option<&Record>) -> String {
     out += &counts(record);
     out.push('\n');
     out += &times(record);
+    if record.timed_out > 0 {
+        let count = grouped(record.timed_out);
+        let _ = writeln!(out, "the {count} that timed out are in none of these times");
+    }
     out += &ends(record);
+    out += &own(record);
     if let Some(cpu) = record.cpu_us_per_message {
         let _ = write!(out, "\nCPU of the processes of --pid: {cpu} us a message\n");
     }
@@ -68,7 +75,7 @@ fn times(record: &Record) -> String {
         [name, p50, p90, p99, p99_9, max]
     };
     let mut rows = vec![row("ok".into(), &record.latency_us)];
-    for (id, times) in &record.by_id {
+    for (id, times) in record.by_id.iter().filter(|(_, times)| times.count > 0) {
         rows.push(row(format!("ok, id {id}"), times));
     }
     rows.push(row("errors".into(), &record.error_latency_us));
@@ -80,6 +87,18 @@ fn times(record: &Record) -> String {
         _ => true,
     });
     aligned(["time", "p50", "p90", "p99", "p99.9", "max"], &rows)
+}
+
+/// What the load itself took, and added.
+fn own(record: &Record) -> String {
+    let mut out =
+        format!("\nthe busiest thread of the load took {} % of a core\n", record.load_cpu_percent);
+    let late = record.sent_late_max_us;
+    if record.latency_us.count > 0 && late > record.latency_us.p99 * NOTABLE {
+        let late = time(late);
+        let _ = writeln!(out, "messages were written up to {late} after they were due");
+    }
+    out
 }
 
 /// Connections that were not there, or did not stay.
@@ -129,14 +148,17 @@ fn compared(record: &Record, before: &Record) -> String {
     };
     let per_s = |value: f64| grouped(value.round() as u64);
     let (now, was) = (&record.latency_us, &before.latency_us);
-    let mut rows = vec![
-        row("ok a second", record.ok_per_s, before.ok_per_s, per_s, false),
-        row("p50", now.p50, was.p50, time, true),
-        row("p90", now.p90, was.p90, time, true),
-        row("p99", now.p99, was.p99, time, true),
-        row("p99.9", now.p99_9, was.p99_9, time, true),
-        row("max", now.max, was.max, time, true),
-    ];
+    let mut rows = vec![row("ok a second", record.ok_per_s, before.ok_per_s, per_s, false)];
+    // Without a success there is no time: 0 would be the best of all.
+    if now.count > 0 && was.count > 0 {
+        rows.extend([
+            row("p50", now.p50, was.p50, time, true),
+            row("p90", now.p90, was.p90, time, true),
+            row("p99", now.p99, was.p99, time, true),
+            row("p99.9", now.p99_9, was.p99_9, time, true),
+            row("max", now.max, was.max, time, true),
+        ]);
+    }
     if let (Some(now), Some(was)) = (record.cpu_us_per_message, before.cpu_us_per_message) {
         rows.push(row("CPU a message", now, was, time, true));
     }
@@ -182,7 +204,7 @@ mod tests {
             "connect_us": times(2.0), "by_id": {"1001": times(1.0), "2001": times(2.0)},
             "closes": {"4001": counted(2, "too slow"), "none": counted(1, "")},
             "failed_connects": {"HTTP 429": counted(4, "enough")}, "replaced": 7, "slow_sent": 8,
-            "slow_answered": 3, "wanted_per_s": null, "unsent": 0, "sent_late_max_us": 0.0,
+            "slow_answered": 3, "wanted_per_s": null, "unsent": 0, "sent_late_max_us": 250.0,
             "load_cpu_percent": 10.0, "cpu_us_per_message": 6.5, "advice": ["do this"],
             "histogram": "",
         });
@@ -204,6 +226,8 @@ mod tests {
             "\nthe gateway closed 1 times without a close frame\n",
             "\nslow readers sent 8 messages and read 3 answers\n",
             "\nCPU of the processes of --pid: 6.5 us a message\n",
+            "\nthe 3 that timed out are in none of these times\n",
+            "\nthe busiest thread of the load took 10 % of a core\nmessages were written up to 250 us",
             "\ndo this\n",
         ] {
             assert!(text.contains(row), "{row} in\n{text}");
@@ -226,6 +250,21 @@ mod tests {
         assert!(line("p50").ends_with("1.00x  as before"), "{text}");
         assert!(line("p99 ").ends_with("1.50x  worse"), "{text}");
         assert!(text.contains("the loads differ; that one was: 64 connections"), "{text}");
+    }
+
+    #[test]
+    fn what_had_no_success_has_no_times_and_is_not_better() {
+        let (mut now, before) = (record(), record());
+        (now.ok, now.ok_per_s, now.latency_us) = (0, 0.0, Times::default());
+        now.by_id.insert(2001, Times::default());
+        for (now, before) in [(&now, &before), (&before, &now)] {
+            let text = text(now, Some(before));
+            let (_, compared) = text.split_once("this run").expect("a comparison");
+            assert!(compared.contains("ok a second") && !compared.contains("p50"), "{text}");
+        }
+        let text = text(&now, Some(&before));
+        assert!(text.contains("0.00x  worse") && !text.contains("better"), "{text}");
+        assert!(text.contains("ok, id 1001") && !text.contains("ok, id 2001"), "{text}");
     }
 
     #[test]
