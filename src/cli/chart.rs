@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use hdrhistogram::Histogram;
 
+use super::percentile_file::STEPS_PER_HALF;
+
 /// Size of the picture, and of the margins around the curves.
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 480.0;
@@ -11,6 +13,8 @@ const LEFT: f64 = 72.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 52.0;
 const BOTTOM: f64 = 52.0;
+/// Characters of the title that fit into the width, of 8 each; all are in the picture's own title.
+const TITLE_CHARS: usize = 96;
 /// Room between two names of curves.
 const NAME_HEIGHT: f64 = 20.0;
 /// Most curves; their names fill the height then. More are lines that nobody can tell apart.
@@ -25,8 +29,6 @@ const COLOURS: [(&str, &str); 6] = [
     ("#8a6d00", "#e0c04a"),
     ("#4d5963", "#b4bfc9"),
 ];
-/// Steps between two halvings of what is left of the values, as in HdrHistogram's own files.
-const STEPS_PER_HALF: u32 = 5;
 /// Decades of 1/(1-p) that are shown at most: to 99.9999 %.
 const DECADES_MAX: f64 = 6.0;
 
@@ -100,6 +102,10 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 pub fn percentiles(title: &str, curves: &[Curve]) -> String {
     let curves = &curves[..curves.len().min(CURVES_MAX)];
     let axes = Axes::of(curves);
+    let shown = match title.char_indices().nth(TITLE_CHARS) {
+        Some((end, _)) => escaped(&format!("{}…", &title[..end])),
+        None => escaped(title),
+    };
     let title = escaped(title);
     let mut out = String::new();
     let _ = write!(
@@ -108,7 +114,7 @@ pub fn percentiles(title: &str, curves: &[Curve]) -> String {
          aria-labelledby=\"t\" font-family=\"system-ui, sans-serif\" font-size=\"13\">\n\
          <title id=\"t\">{title}</title>\n{}\
          <rect class=\"ground\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"10\"/>\n\
-         <text x=\"{LEFT}\" y=\"30\" font-size=\"15\" font-weight=\"600\">{title}</text>\n",
+         <text x=\"{LEFT}\" y=\"30\" font-size=\"15\" font-weight=\"600\">{shown}</text>\n",
         style()
     );
     grid(&mut out, &axes);
@@ -238,6 +244,8 @@ mod tests {
         assert!(text.contains("a &lt;b&gt; &amp; c") && text.contains("&lt;x&gt;"), "{text}");
         assert!(text.contains("prefers-color-scheme:dark") && text.contains(">99 %<"), "{text}");
         assert_eq!(text.matches('<').count(), text.matches('>').count());
+        let long = percentiles(&"ä".repeat(200), &[]);
+        assert_eq!(long.matches('ä').count(), 200 + TITLE_CHARS);
     }
 
     #[test]

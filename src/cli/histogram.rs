@@ -9,11 +9,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
 use super::chart::{CURVES_MAX, Curve, percentiles};
 use super::{EXIT_USAGE, Output, percentile_file};
-use crate::bench::{Record, decoded};
-
-/// Nanoseconds in a microsecond: the histograms of stored runs hold nanoseconds, the gateway's
-/// microseconds.
-const NS_PER_US: f64 = 1000.0;
+use crate::bench::{NS_PER_US, Record, decoded};
 
 /// Flags of `shardgate histogram plot`.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -47,13 +43,15 @@ pub fn plot(args: &PlotArgs) -> Output {
 }
 
 fn chart(args: &PlotArgs) -> Result<String, String> {
-    let mut curves = Vec::new();
+    let mut curves: Vec<(&Path, Curve)> = Vec::new();
     for path in &args.files {
         let at = |why: String| format!("{}: {why}", path.display());
         let text = fs::read(path).map_err(|error| at(error.to_string()))?;
         let text = String::from_utf8(text).map_err(|_| at(NO_HISTOGRAM.into()))?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let mut found = curves_of(&name, &text).map_err(at)?;
+        let mut found = curves_of(&stem(path), &text).map_err(at)?;
+        if found.is_empty() {
+            return Err(at(NO_VALUE.into()));
+        }
         if !args.stage.is_empty() {
             let known: Vec<String> = found.iter().map(|curve| curve.name.clone()).collect();
             found.retain(|curve| args.stage.contains(&curve.name));
@@ -61,39 +59,58 @@ fn chart(args: &PlotArgs) -> Result<String, String> {
                 return Err(at(format!("has no such --stage; it has: {}", known.join(", "))));
             }
         }
-        if args.files.len() > 1 {
-            found.iter_mut().for_each(|curve| curve.name = named(&name, &curve.name));
-        }
-        curves.append(&mut found);
+        curves.extend(found.into_iter().map(|curve| (path.as_path(), curve)));
     }
     if curves.len() > CURVES_MAX {
         let count = curves.len();
         return Err(format!("{count} curves are too many for one chart: choose some with --stage"));
     }
     let names: Vec<String> = args.files.iter().map(|path| file_name(path)).collect();
+    if args.files.len() > 1 {
+        tell_apart(&mut curves);
+    }
+    let curves: Vec<Curve> = curves.into_iter().map(|(_, curve)| curve).collect();
     Ok(percentiles(&names.join(", "), &curves))
 }
 
 const NO_HISTOGRAM: &str = "holds no histograms: name a file of /histograms, of a dump, of bench \
                             --hgrm or of bench --save";
+const NO_VALUE: &str = "holds only empty histograms: nothing was measured yet";
+
+/// Names curves of several files after these: by their paths where the names would be equal.
+fn tell_apart(curves: &mut [(&Path, Curve)]) {
+    let name = |path: &Path, curve: &Curve, file: String| {
+        if curve.name == stem(path) { file } else { format!("{}, {file}", curve.name) }
+    };
+    let all = curves.iter().map(|(path, curve)| name(path, curve, stem(path)));
+    let short: Vec<String> = all.collect();
+    for ((path, curve), own) in curves.iter_mut().zip(&short) {
+        let is_alone = short.iter().filter(|other| *other == own).count() == 1;
+        curve.name = match is_alone {
+            true => own.clone(),
+            false => name(path, curve, path.display().to_string()),
+        };
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Name of a curve of one of several files.
-fn named(file: &str, curve: &str) -> String {
-    if file == curve { file.to_owned() } else { format!("{curve}, {file}") }
-}
-
 /// The curves of a file's text; `name` is for a file that names none. Empty histograms have none.
 fn curves_of(name: &str, text: &str) -> Result<Vec<Curve>, String> {
     if let Some(points) = percentile_file::read(text) {
-        return Ok(vec![Curve { name: name.to_owned(), points }]);
+        let is_full = points.iter().any(|(_, value)| *value > 0.0);
+        return Ok(is_full.then(|| Curve { name: name.to_owned(), points }).into_iter().collect());
     }
     if text.trim_start().starts_with('{') {
         let histogram = Record::read(text)?.histogram()?;
-        return Ok(vec![Curve::of(name.to_owned(), &histogram, NS_PER_US)]);
+        let curve = || Curve::of(name.to_owned(), &histogram, NS_PER_US);
+        return Ok((!histogram.is_empty()).then(curve).into_iter().collect());
     }
     let mut by_stage: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
     for entry in IntervalLogIterator::new(text.as_bytes()) {
@@ -131,13 +148,18 @@ mod tests {
 
     /// A log like that of a gateway with two shards, in which one stage is empty.
     fn log() -> String {
+        log_of(&[("whole-0", 100), ("whole-1", 300), ("decode-0", 5), ("stall-0", 0)])
+    }
+
+    /// A log of histograms that hold one value each, in microseconds, or none for 0.
+    fn log_of(stages: &[(&str, u64)]) -> String {
         let mut bytes = Vec::new();
         let mut serializer = V2DeflateSerializer::new();
         let mut writer = IntervalLogWriterBuilder::new()
             .with_start_time(SystemTime::UNIX_EPOCH)
             .begin_log_with(&mut bytes, &mut serializer)
             .expect("a Vec takes it");
-        for (tag, us) in [("whole-0", 100), ("whole-1", 300), ("decode-0", 5), ("stall-0", 0)] {
+        for &(tag, us) in stages {
             let mut histogram = Histogram::<u64>::new_with_bounds(1, 1_000_000, 2).expect("bounds");
             if us > 0 {
                 histogram.record(us).expect("in bounds");
@@ -181,15 +203,30 @@ mod tests {
         let empty = files(vec![at("empty", "")]);
         let json = files(vec![at("a.json", "{}")]);
         let gone = files(vec![dir.path().join("gone")]);
+        let fresh = files(vec![at("fresh", &log_of(&[("whole-0", 0)]))]);
+        let none = percentile_file::write(&Histogram::new(3).expect("digits"), 1.0);
+        let none = files(vec![at("none", &none)]);
         for (args, why) in [
             (unknown, "it has: decode, whole"),
             (empty, "holds no histograms"),
             (json, "is no run"),
             (gone, "gone: "),
+            (fresh, "fresh: holds only empty histograms"),
+            (none, "none: holds only empty histograms"),
         ] {
             let said = plot(&args);
             assert_eq!((said.code, said.text.lines().count()), (EXIT_USAGE, 1), "{said:?}");
             assert!(said.text.contains(why), "{said:?}");
         }
+    }
+    #[test]
+    fn files_of_one_name_are_told_apart_by_their_paths() {
+        let curve = |name: &str| Curve { name: name.into(), points: vec![(1.0, 1.0)] };
+        let [a, b, c] = ["a/now.hlog", "b/now.hlog", "c.hlog"].map(Path::new);
+        let mut curves =
+            [(a, curve("whole")), (b, curve("whole")), (b, curve("now")), (c, curve("whole"))];
+        tell_apart(&mut curves);
+        let names = curves.map(|(_, curve)| curve.name);
+        assert_eq!(names, ["whole, a/now.hlog", "whole, b/now.hlog", "now", "whole, c"]);
     }
 }

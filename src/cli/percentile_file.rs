@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 
 /// Steps between two halvings of what is left of the values; what HdrHistogram's tools write.
-const STEPS_PER_HALF: u32 = 5;
+pub const STEPS_PER_HALF: u32 = 5;
 
 /// Writes a histogram, whose values divided by `per_us` are microseconds.
 pub fn write(histogram: &Histogram<u64>, per_us: f64) -> String {
@@ -31,9 +31,15 @@ pub fn write(histogram: &Histogram<u64>, per_us: f64) -> String {
         histogram.max() as f64 / per_us,
         histogram.len(),
         histogram.buckets(),
-        2048
+        sub_buckets(histogram)
     );
     out
+}
+
+/// Counts that each doubling of the values has: so many that two of them, of twice the power of ten
+/// of the digits, differ in the last digit.
+fn sub_buckets(histogram: &Histogram<u64>) -> u32 {
+    (2 * 10_u32.pow(histogram.sigfig().into())).next_power_of_two()
 }
 
 /// Reads the rows of such a file: share and value. `None` = it is none.
@@ -62,6 +68,8 @@ mod tests {
         (1..=1000).for_each(|ms: u64| histogram.record(ms * 1_000_000).expect("in bounds"));
         let text = write(&histogram, 1000.0);
         assert!(text.contains("Total count    =         1000]"), "{text}");
+        assert!(text.contains("SubBuckets     =         2048]"), "{text}");
+        assert_eq!(sub_buckets(&Histogram::<u64>::new(2).expect("digits")), 256);
         let rows = read(&text).expect("a percentile file");
         let half = rows.iter().find(|(share, _)| *share >= 0.5).expect("half");
         assert!((half.1 - 500_000.0).abs() < 500.0, "{half:?}");
