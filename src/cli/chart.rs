@@ -145,10 +145,10 @@ fn grid(out: &mut String, axes: &Axes) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     for value in ticks(axes.low, axes.high) {
         let y = axes.y(value);
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/><text class=\"quiet\" x=\"{:.1}\" \
-             y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
+             y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT - 8.0,
             y + 4.0,
             time(value)
@@ -157,17 +157,17 @@ fn grid(out: &mut String, axes: &Axes) {
     let names = ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"];
     for (decade, name) in names.iter().enumerate().filter(|(n, _)| *n as f64 <= axes.decades) {
         let x = axes.x(1.0 - 10_f64.powi(-(decade as i32)));
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom}\"/><text class=\"quiet\" x=\"{x:.1}\" \
-             y=\"{:.1}\" text-anchor=\"middle\">{name}</text>\n",
+             y=\"{:.1}\" text-anchor=\"middle\">{name}</text>",
             bottom + 20.0
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<text class=\"quiet\" x=\"{LEFT}\" y=\"{:.1}\">share of the values that took at most so \
-         long</text>\n",
+         long</text>",
         HEIGHT - 10.0
     );
 }
@@ -187,11 +187,11 @@ fn draw(out: &mut String, axes: &Axes, n: usize, curve: &Curve) {
     }
     let (x, y) = (WIDTH - RIGHT + 14.0, TOP + 10.0 + n as f64 * NAME_HEIGHT);
     let name = escaped(&curve.name);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<path class=\"curve c{class}\"{dashes} d=\"{path}\"/>\
          <path class=\"curve c{class}\"{dashes} d=\"M{x:.1} {:.1}h18\"/>\
-         <text class=\"n{class}\" x=\"{:.1}\" y=\"{y:.1}\">{name}</text>\n",
+         <text class=\"n{class}\" x=\"{:.1}\" y=\"{y:.1}\">{name}</text>",
         y - 4.0,
         x + 24.0
     );

@@ -329,8 +329,8 @@ mod tests {
         let words = |line: &str| plan(line).expect("right").in_words();
         assert_eq!(
             words("--mix 1:9:16 --mix 1:1:400 --mix 3"),
-            "64 connections, closed loop, one message at a time, JSON, id 1 (9 of 11, 16 bytes) and \
-             id 1 (1 of 11, 400 bytes) and id 3 (1 of 11, 16 bytes)"
+            "64 connections, closed loop, one message at a time, JSON, id 1 (9 of 11, 16 bytes) \
+             and id 1 (1 of 11, 400 bytes) and id 3 (1 of 11, 16 bytes)"
         );
         let base = words("");
         for line in [

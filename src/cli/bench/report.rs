@@ -174,7 +174,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -227,7 +227,8 @@ mod tests {
             "\nslow readers sent 8 messages and read 3 answers\n",
             "\nCPU of the processes of --pid: 6.5 us a message\n",
             "\nthe 3 that timed out are in none of these times\n",
-            "\nthe busiest thread of the load took 10 % of a core\nmessages were written up to 250 us",
+            "\nthe busiest thread of the load took 10 % of a core\n",
+            "\nmessages were written up to 250 us after they were due\n",
             "\ndo this\n",
         ] {
             assert!(text.contains(row), "{row} in\n{text}");
@@ -243,7 +244,7 @@ mod tests {
         now.load = "another".into();
         let text = text(&now, Some(&before));
         let line = |name: &str| {
-            let found = text.lines().filter(|line| line.starts_with(name)).next_back();
+            let found = text.lines().rfind(|line| line.starts_with(name));
             found.unwrap_or_else(|| panic!("{name} in\n{text}")).to_owned()
         };
         assert!(line("ok a second").ends_with("2.00x  better"), "{text}");
