@@ -1,9 +1,9 @@
 //! When bytes arrived at this machine, by the kernel's clock: for a sample of connections, so that
 //! the time is seen in which bytes lie unread, before the shard's own clock starts.
 //!
-//! The kernel notes the arrival of each packet as soon as one socket asks for it, which costs a look
-//! at the clock a packet; and the socket is read by `recvmsg`, whose control message has the time of
-//! the last byte that was read (SO_TIMESTAMPNS; Documentation/networking/timestamping.rst).
+//! The kernel notes the arrival of each packet as soon as one socket asks for it, which costs a
+//! look at the clock a packet; and the socket is read by `recvmsg`, whose control message has the
+//! time of the last byte that was read (SO_TIMESTAMPNS; Documentation/networking/timestamping.rst).
 
 use std::io::IoSliceMut;
 use std::net::TcpStream;
