@@ -30,6 +30,11 @@ impl Weights {
         }
     }
 
+    /// Whether all tenants weigh the same.
+    pub fn are_equal(&self) -> bool {
+        self.counts.iter().filter(|(_, tenants)| *tenants > 0).count() <= 1
+    }
+
     /// Sum of all weights.
     pub fn sum(&self) -> u64 {
         self.sum
@@ -59,6 +64,8 @@ mod tests {
                 list[at] = after;
                 prop_assert_eq!(weights.sum(), list.iter().sum::<u64>());
                 prop_assert_eq!(Some(&weights.heaviest()), list.iter().max());
+                let some = || list.iter().filter(|weight| **weight > 0);
+                prop_assert_eq!(weights.are_equal(), some().min() == some().max());
                 prop_assert!(weights.counts.len() <= 4, "as many as there are weights");
             }
         }

@@ -10,6 +10,7 @@ mod alarms;
 pub(crate) mod timers;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -88,6 +89,19 @@ pub(crate) enum Polled {
     Sockets,
 }
 
+/// Lets the other tasks of the executor run once: those that [`ReadySet::poll`] has woken.
+pub(crate) async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl ReadySet {
     /// Makes an empty set.
     pub(crate) fn new() -> io::Result<Self> {
@@ -128,11 +142,13 @@ impl ReadySet {
     /// end the wait, too (EINTR): then nothing was found.
     pub(crate) fn poll(&mut self, wait: Duration, on: &mut Vec<Ready>) -> io::Result<Polled> {
         self.events.clear();
-        let alarms = self.inner.alarms.clone();
-        let wait = alarms.until_next().map_or(wait, |next| wait.min(next));
-        let wait = Timespec::try_from(wait).expect("waits of seconds");
+        let Inner { epoll, alarms, .. } = &*self.inner;
+        // A look without a wait, of which there may be one a message, needs no clock for that.
+        let next = if wait.is_zero() { None } else { alarms.until_next() };
+        let wait = Timespec::try_from(next.map_or(wait, |next| wait.min(next)));
+        let wait = wait.expect("waits of seconds");
         let spare = rustix::buffer::spare_capacity(&mut self.events);
-        let found = match epoll::wait(&self.inner.epoll, spare, Some(&wait)) {
+        let found = match epoll::wait(epoll, spare, Some(&wait)) {
             Ok(found) => found,
             Err(rustix::io::Errno::INTR) => 0,
             Err(error) => return Err(error.into()),

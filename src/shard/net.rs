@@ -22,7 +22,7 @@ use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
-use crate::readiness::{Polled, Ready, ReadySet};
+use crate::readiness::{Polled, Ready, ReadySet, yield_once};
 use crate::shard::handoff;
 use crate::shard::net::accept::AcceptedClient;
 use crate::shard::pulse::Pulse;
@@ -219,7 +219,7 @@ impl Net {
         let mut now = self.shell.now();
         let due = self.state.next_due().unwrap_or(Micros(u64::MAX));
         let spin_until = due.min(Micros(now.0 + self.settings.spin.as_micros() as u64));
-        while now < spin_until && self.has_no_word() {
+        while now < spin_until && !self.lanes.bell.is_rung() && !self.lanes.pulse.is_due() {
             match self.look(Duration::ZERO)? {
                 Polled::Nothing => std::hint::spin_loop(),
                 found => return Ok(found),
@@ -231,11 +231,6 @@ impl Net {
         let found = bell.block(|| pulse.is_due(), || set.poll(wait, ready));
         *looked |= found.is_some();
         found.unwrap_or(Ok(Polled::Nothing))
-    }
-
-    /// Whether no other thread has left word.
-    fn has_no_word(&self) -> bool {
-        !self.lanes.bell.is_rung() && !self.lanes.pulse.is_due()
     }
 
     /// Looks into the set, for up to `wait`.
@@ -327,17 +322,4 @@ impl Net {
             self.lanes.bell.ring();
         }
     }
-}
-
-/// Lets the other tasks of the executor run once.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -68,6 +68,12 @@ fn at_a_pace(
     (taken, refused)
 }
 
+/// Answers that were OK from `began` on, for so long.
+fn taken_in(began: Instant, lasts: Duration, told: &[(Vec<Instant>, usize)]) -> usize {
+    let times = told.iter().flat_map(|(taken, _)| taken);
+    times.filter(|at| **at >= began && at.saturating_duration_since(began) < lasts).count()
+}
+
 #[test]
 fn a_rate_holds_on_all_shards_together_over_reconnects_and_a_reload() {
     const RATE: usize = 400;
@@ -114,10 +120,7 @@ fn a_rate_holds_on_all_shards_together_over_reconnects_and_a_reload() {
         let told: Vec<_> = talkers.into_iter().map(|t| t.join().expect("it talks")).collect();
         (began, told)
     });
-    let times = told.iter().flat_map(|(taken, _)| taken);
-    let taken = times
-        .filter(|at| at.saturating_duration_since(began) < seconds(6) && **at >= began)
-        .count();
+    let taken = taken_in(began, seconds(6), &told);
     let wanted = 6 * RATE;
     assert!(taken.abs_diff(wanted) * 20 <= wanted, "{taken} in 6 s, not {wanted}");
     let refused: usize = told.iter().map(|(_, refused)| refused).sum();
@@ -161,10 +164,7 @@ fn a_rate_of_bytes_holds_on_all_shards_together() {
         let told: Vec<_> = talkers.into_iter().map(|t| t.join().expect("it talks")).collect();
         (began, told)
     });
-    let times = told.iter().flat_map(|(taken, _)| taken);
-    let taken = times
-        .filter(|at| at.saturating_duration_since(began) < seconds(6) && **at >= began)
-        .count();
+    let taken = taken_in(began, seconds(6), &told);
     assert!(taken.abs_diff(600) * 20 <= 600, "{taken} in 6 s, not 600");
 }
 

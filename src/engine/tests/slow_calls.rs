@@ -122,9 +122,8 @@ fn a_message_that_never_gets_an_answer_counts_as_slow() {
     assert_eq!(rig.both((slow, 3), (prompt, 3)).len(), 2);
 }
 
-#[test]
-fn an_instance_whose_kept_slot_nobody_may_have_is_asked_for_a_sign_of_life() {
-    let mut rig = Rig::new(|_| {});
+/// A rig whose instances take four calls of one message each, of which the last is kept.
+fn few_slots(rig: &mut Rig) {
     let mut unordered = (*snapshot()).clone();
     unordered.routes.iter_mut().for_each(|route| route.order = Order::None);
     let mut config = published(SECRET, false);
@@ -132,6 +131,33 @@ fn an_instance_whose_kept_slot_nobody_may_have_is_asked_for_a_sign_of_life() {
     let batch = &mut config.settings.batch;
     (batch.in_flight_max, batch.eager_max, batch.items_max) = (4, 4, 1);
     rig.engine.apply(config, rig.now);
+}
+
+/// While all calls are young the kept slot stays free; whoever has nothing in flight has it at the
+/// latest when one is 5 ms old, as others may keep the rest for long.
+#[test]
+fn one_with_nothing_in_flight_waits_five_milliseconds_for_the_kept_slot() {
+    let mut rig = Rig::new(|_| {});
+    let (busy, other) = (rig.conn, neighbour(&mut rig));
+    few_slots(&mut rig);
+    rig.conn = busy;
+    (2..=4).for_each(|seq| rig.say(seq, "\"msg_id\":1000"));
+    assert_eq!(rig.left().len(), 3);
+    assert_eq!(rig.calls_of(busy, 5), []);
+    assert_eq!(rig.calls_of(other, 2), []);
+    rig.later(4_000);
+    rig.tick();
+    assert_eq!(rig.left(), []);
+    rig.later(1_000);
+    rig.tick();
+    let seqs: Vec<u64> = rig.left().iter().flat_map(|(.., items)| items).map(|i| i.0).collect();
+    assert_eq!(seqs, [2], "not that of the busy one, which waits for longer");
+}
+
+#[test]
+fn an_instance_whose_kept_slot_nobody_may_have_is_asked_for_a_sign_of_life() {
+    let mut rig = Rig::new(|_| {});
+    few_slots(&mut rig);
     (1..=4).for_each(|seq| rig.say(seq, "\"msg_id\":1000"));
     let calls = rig.left();
     // The fourth slot is kept for others: the client has three messages in flight.

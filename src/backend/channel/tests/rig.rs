@@ -1,17 +1,16 @@
 //! The client's side of the tests: an executor, a channel, and a record of its events.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::readiness::ReadySet;
+use crate::readiness::{ReadySet, yield_once};
 
 use crate::backend::channel::{Channel, ChannelEvent, open};
 use crate::backend::framing::prefix;
@@ -25,19 +24,6 @@ use crate::tls::service::ServiceTls;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Lets the other tasks run once.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
 
 /// Runs `test` on an executor of its own. An executor that loses its core for a whole preempt timer
 /// before its first task sleeps for ever (see `shard::begin`), so the timer is long: nothing here

@@ -7,7 +7,7 @@ use super::{Backlog, Entry, Look, Node, TOGETHER};
 use crate::engine::dispatcher::slots::Kept;
 use crate::engine::owner::OwnerName;
 use crate::engine::slab::Slab;
-use crate::ids::OwnerKey;
+use crate::ids::{OwnerKey, Ticket};
 
 impl Backlog {
     /// The most urgent request of an owner that a kept slot is for.
@@ -40,6 +40,17 @@ impl Backlog {
         None
     }
 
+    /// The same for an owner that is next by the order of arrival: whether a kept slot is for it.
+    pub fn is_idle_for(&self, kept: Kept, owner: OwnerKey, ticket: Ticket) -> bool {
+        let node = self.node(owner);
+        let is_idle = node.in_flight == 0
+            && match kept {
+                Kept::Owner => true,
+                Kept::Party => is_group_idle(&self.nodes, node),
+            };
+        is_idle || self.last_idle == Some((owner, ticket)) && node.held.items < TOGETHER
+    }
+
     /// Lists an owner among those with nothing in flight, if it is one and has something to send.
     pub(super) fn list_idle(&mut self, owner: OwnerKey) {
         let node = self.node(owner);
@@ -68,7 +79,7 @@ impl Backlog {
         }
     }
 
-    pub(super) fn is_group_idle(&self, owner: OwnerKey) -> bool {
+    fn is_group_idle(&self, owner: OwnerKey) -> bool {
         is_group_idle(&self.nodes, self.node(owner))
     }
 

@@ -103,7 +103,7 @@ impl InstanceQueue {
     /// Puts all that waits in the order of arrival again: no owner has much any more.
     fn level_out(&mut self) {
         if let Some(backlog) = &mut self.backlog {
-            self.resumed.extend(backlog.take_entries().into_iter().map(Reverse));
+            self.resumed.extend(backlog.take_entries());
         }
         self.sharing = Sharing::Even;
     }
@@ -147,11 +147,15 @@ impl InstanceQueue {
         }
     }
 
+    /// Owners, who are counted from now on.
+    fn owners(&mut self) -> &mut Backlog {
+        self.backlog.get_or_insert_with(|| Box::new(Backlog::new()))
+    }
+
     /// Counts a request for its owner.
     pub(super) fn join(&mut self, request: &mut Request) {
-        let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
-        request.position.owner =
-            Some(backlog.join(&request.holder, request.weight, request.bytes()));
+        let owner = self.owners().join(&request.holder, request.weight, request.bytes());
+        request.position.owner = Some(owner);
     }
 
     /// Takes note that a request that was taken from here is in flight no more, and cost `cost_us`
@@ -171,8 +175,7 @@ impl InstanceQueue {
     /// Counts a request in flight, which was taken before owners were counted, for its owner.
     pub(crate) fn count_in_flight(&mut self, request: &mut Request) {
         if request.position.owner.is_none() {
-            let backlog = self.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
-            request.position.owner = Some(backlog.fly(&request.holder));
+            request.position.owner = Some(self.owners().fly(&request.holder));
         }
     }
 
