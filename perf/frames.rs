@@ -48,28 +48,16 @@ pub fn protobuf_frame(seq: u64) -> Vec<u8> {
     frame(2, &body)
 }
 
-/// How a client talks: its encoding, and whether its messages have idempotency keys.
-#[derive(Clone, Copy, Debug)]
-pub enum Talk {
-    Json,
-    JsonWithIds,
-    Protobuf,
+/// How a client talks.
+#[derive(Clone, Copy)]
+pub struct Talk {
+    pub subprotocol: &'static str,
+    /// The frame of the message with that sequence number, and 64 bytes of payload.
+    pub frame: fn(u64) -> Vec<u8>,
 }
 
 impl Talk {
-    /// A message of 64 bytes of payload.
-    pub fn frame(self, seq: u64) -> Vec<u8> {
-        match self {
-            Talk::Json => json_frame(seq),
-            Talk::JsonWithIds => json_frame_with_id(seq),
-            Talk::Protobuf => protobuf_frame(seq),
-        }
-    }
-
-    pub fn subprotocol(self) -> &'static str {
-        match self {
-            Talk::Json | Talk::JsonWithIds => "shardgate.v1.json",
-            Talk::Protobuf => "shardgate.v1.protobuf",
-        }
-    }
+    pub const JSON: Self = Self { subprotocol: "shardgate.v1.json", frame: json_frame };
+    /// Messages have idempotency keys.
+    pub const JSON_WITH_IDS: Self = Self { frame: json_frame_with_id, ..Self::JSON };
 }

@@ -1,12 +1,12 @@
-//! The steps of a message, each with what it works on, as `micro` times them and `counts` counts
-//! their instructions. All that either bench knows of the gateway's own types is here.
+//! Steps of a message, each with what it works on: `micro` times them, `counts` counts their
+//! instructions, and a test counts their allocations. Steps of the two benches alone are in
+//! `dispatch.rs`.
 //!
 //! A rig is made once. Each of its steps can be run again and again, and costs the same each time.
 
 #[path = "frames.rs"]
-mod frames;
+pub mod frames;
 
-use std::fmt::Write;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,34 +15,26 @@ use bytes::{Buf, Bytes};
 use prost::encoding::{decode_varint, encode_varint};
 
 use shardgate::backend::framing::{Assembly, MessageEncoding, prefix};
-use shardgate::config::settings::{CacheSettings, DedupSettings, GatewaySettings, ShardSettings};
-use shardgate::engine::dispatcher::batch::{BodyWriter, GatewayIdentity};
-use shardgate::engine::dispatcher::dedup::{DedupWindow, Scope, StoredReply, fingerprint};
-use shardgate::engine::dispatcher::ordering::{Ordering, StreamName};
-use shardgate::engine::dispatcher::queue::InstanceQueue;
+use shardgate::config::settings::{GatewaySettings, ShardSettings};
+use shardgate::engine::dispatcher::ordering::StreamName;
 use shardgate::engine::dispatcher::request::{Request, Requests};
-use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
-use shardgate::engine::owner::{Holder, Party};
 use shardgate::engine::{Engine, EngineInit};
-use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, TenantId, Ticket};
+use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, Ticket};
 use shardgate::message::{CallBody, Micros, Outcome, ServerMessage};
 use shardgate::routing::{
     Failover, HashOn, Instance, Mode, Order, PayloadKind, Ring, Route, Service, Share, Snapshot,
-    TenantTable, affinity_hash,
+    TenantTable,
 };
 use shardgate::wire::backend::read_responses;
 use shardgate::wire::frames::{Decoder, Flow, FrameEvent, FrameLimits};
 use shardgate::wire::{json, protobuf};
 
-pub use frames::Talk;
-use frames::{json_frame, payload, protobuf_frame};
+use frames::{Talk, json_frame, payload, protobuf_frame};
 
 /// Messages of a full batch.
 pub const BATCH: usize = 100;
 /// Messages of an engine's turn.
 pub const TURN: usize = 64;
-/// Users whose messages are routed.
-const USERS: u32 = 10_000;
 const LIMITS: FrameLimits = FrameLimits { message_bytes_max: 64 << 10, fragments_max: 64 };
 
 /// One service with `instances` instances, routes of the default kind.
@@ -85,24 +77,14 @@ pub fn snapshot(instances: u32) -> Snapshot {
     }
 }
 
-/// Fields that every batch begins with.
-fn origin() -> GatewayIdentity {
-    GatewayIdentity {
-        gateway: "node-1".into(),
-        shard: 0,
-        boot_id: 1,
-        unix_at_boot_us: 1_700_000_000_000_000,
-    }
-}
-
 /// The stream of client number `n`.
-fn stream_name(n: u64) -> StreamName {
+pub fn stream_name(n: u64) -> StreamName {
     let session = SessionId::from_random(u128::from(n) << 40 | 12_345);
     StreamName { session, service: ServiceId(0), hash: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
 }
 
 /// Makes `message` number `n`, waiting since 1 s.
-fn fill(message: &mut Request, n: u64) {
+pub fn fill(message: &mut Request, n: u64) {
     message.msg_id = 1001;
     message.seq = n + 1;
     message.received = Micros(1_000_000 + n);
@@ -111,6 +93,14 @@ fn fill(message: &mut Request, n: u64) {
     message.instance = InstanceId(0);
     message.session = stream_name(n).session;
     message.payload.set(&[b'1'; 64]);
+}
+
+/// A full batch of messages that wait, and their keys.
+pub fn waiting() -> (Requests, Vec<MsgKey>) {
+    let mut messages = Requests::with_capacity_max(BATCH);
+    let keys =
+        (0..BATCH as u64).map(|n| messages.insert_with(|message| fill(message, n))).collect();
+    (messages, keys)
 }
 
 /// A `BatchResponse` with `payload` for each request.
@@ -215,146 +205,20 @@ fn reply(payload: &[u8]) -> ServerMessage<'_> {
     ServerMessage { msg_id: 1001, seq: 123_456, payload, ..Default::default() }
 }
 
-/// [`BATCH`] messages of as many streams: into the queue of an instance, and out in their order.
-pub struct Queue {
-    messages: Requests,
-    streams: Ordering,
-    queue: InstanceQueue,
-    keys: Vec<MsgKey>,
-}
-
-impl Queue {
-    pub fn new() -> Self {
-        Self {
-            messages: Requests::with_capacity_max(1 << 16),
-            streams: Ordering::new(1 << 16),
-            queue: InstanceQueue::new(InstanceId(0), [0, 5_000, 50_000, 500_000]),
-            keys: Vec::with_capacity(BATCH),
-        }
-    }
-
-    pub fn push_and_take(&mut self) {
-        let Self { messages, streams, queue, keys } = self;
-        let (instance, ticket) = (InstanceId(0), Ticket::new(1, 0));
-        for n in 0..BATCH {
-            let key = messages.insert_with(|message| fill(message, n as u64));
-            let stream = streams.open(stream_name(n as u64), instance, 0);
-            messages.get_mut(key).expect("just inserted").stream = Some(stream);
-            queue.push(key, messages, streams);
-        }
-        while let Some(key) = queue.take(ticket, messages, streams) {
-            keys.push(key);
-        }
-        assert_eq!(keys.len(), BATCH);
-        for key in keys.drain(..) {
-            let stream = messages.get(key).and_then(|m| m.stream).expect("all have one");
-            messages.release(key);
-            streams.get_mut(stream).busy = None;
-            streams.close_if_idle(stream);
-        }
-    }
-
-    /// The same when more waits than may leave: shared out between as many users, each of which
-    /// pays for what it gets.
-    pub fn share_and_take(&mut self) {
-        let Self { messages, streams, queue, keys } = self;
-        let ticket = Ticket::new(1, 0);
-        for n in 0..BATCH as u64 {
-            let key = messages.insert_with(|message| fill(message, n));
-            let holder = &mut messages.get_mut(key).expect("just inserted").holder;
-            *holder = Holder { tenant: TenantId(0), party: Party::User(n), session: 0 };
-            queue.push(key, messages, streams);
-        }
-        queue.share(messages);
-        while let Some(key) = queue.take(ticket, messages, streams) {
-            keys.push(key);
-        }
-        assert_eq!(keys.len(), BATCH);
-        for key in keys.drain(..) {
-            queue.give_back(messages.get_mut(key).expect("just taken"), 100);
-            messages.release(key);
-        }
-    }
-}
-
-/// Routing from an id to an instance, for [`USERS`] users and three instances.
-pub struct Router {
-    snapshot: Snapshot,
-    users: Vec<u64>,
-    next: usize,
-    cache: RouteCache,
-}
-
-impl Router {
-    /// The cache holds every user.
-    pub fn new() -> Self {
-        let snapshot = snapshot(3);
-        let users: Vec<u64> =
-            (0..USERS).map(|n| affinity_hash(TenantId(0), &n.to_le_bytes())).collect();
-        let mut cache = RouteCache::new(&CacheSettings::default(), 1);
-        let service = &snapshot.services[0];
-        for &hash in &users {
-            let owner = service.ring.pick(hash).expect("three instances");
-            cache.insert(route_key(&snapshot, hash), owner, Micros(1));
-        }
-        Self { snapshot, users, next: 0, cache }
-    }
-
-    fn user(&mut self) -> u64 {
-        self.next = (self.next + 1) % self.users.len();
-        self.users[self.next]
-    }
-
-    pub fn route(&mut self) {
-        black_box(self.snapshot.route(TenantId::default(), black_box(1001)));
-    }
-
-    pub fn ring_pick(&mut self) {
-        let user = self.user();
-        black_box(self.snapshot.services[0].ring.pick(user));
-    }
-
-    pub fn cache_hit(&mut self) {
-        let user = self.user();
-        let key = route_key(&self.snapshot, user);
-        black_box(self.cache.get(&key, Micros(2)).expect("inserted above"));
-    }
-}
-
-fn route_key(snapshot: &Snapshot, hash: u64) -> RouteKey {
-    RouteKey { tenant: TenantId(0), service: snapshot.routes[0].service, hash }
-}
-
-/// The body of a batch of [`BATCH`] messages of 64 bytes, and the answer to one: the message, and
-/// as it arrives, in one chunk with its gRPC prefix.
-pub struct Batch {
-    messages: Requests,
-    keys: Vec<MsgKey>,
-    origin: GatewayIdentity,
-    writer: BodyWriter,
+/// The answer to a batch of [`BATCH`] messages: the message, and as it arrives, in one chunk with
+/// its gRPC prefix.
+pub struct Responses {
     response: Bytes,
     chunk: Bytes,
 }
 
-impl Batch {
+impl Responses {
     pub fn new() -> Self {
-        let mut messages = Requests::with_capacity_max(BATCH);
-        let keys: Vec<MsgKey> =
-            (0..BATCH as u64).map(|n| messages.insert_with(|message| fill(message, n))).collect();
+        let (_, keys) = waiting();
         let response = responses(keys.iter().map(|key| key.0), &payload());
         let prefix = prefix(response.len() as u32);
         let chunk = Bytes::from([&prefix, &response[..]].concat());
-        let (origin, writer) = (origin(), BodyWriter::default());
-        Self { messages, keys, origin, writer, response, chunk }
-    }
-
-    pub fn write_body(&mut self) {
-        self.writer.begin_batch(&self.origin);
-        for &key in &self.keys {
-            let message = self.messages.get(key).expect("inserted above");
-            self.writer.push(key, message, &self.origin, Micros(2_000_000));
-        }
-        black_box(self.writer.finish());
+        Self { response, chunk }
     }
 
     pub fn read_responses(&mut self) {
@@ -371,48 +235,6 @@ impl Batch {
     }
 }
 
-/// A new id, and its answer remembered, with 10,000 in the window.
-pub struct Dedup {
-    window: DedupWindow,
-    holder: Holder,
-    payload: Vec<u8>,
-    reply: StoredReply,
-    n: u64,
-    text: String,
-}
-
-impl Dedup {
-    /// Ids come 10 us apart, and a window of 100 ms is full of them.
-    pub fn new() -> Self {
-        let settings = DedupSettings { window_ms: 100, ..DedupSettings::default() };
-        let payload = payload();
-        let reply = StoredReply {
-            status: 0,
-            reason: None,
-            message: "".into(),
-            payload: payload.as_slice().into(),
-            is_bytes: false,
-            retry_after_ms: 0,
-        };
-        let window = DedupWindow::new(&settings, 1);
-        let holder = Holder { tenant: TenantId(0), party: Party::User(7), session: 0 };
-        let mut dedup = Self { window, holder, payload, reply, n: 0, text: String::new() };
-        (0..10_000).for_each(|_| dedup.begin_and_finish());
-        dedup
-    }
-
-    pub fn begin_and_finish(&mut self) {
-        self.n += 1;
-        let now = Micros(self.n * 10);
-        self.text.clear();
-        let _ = write!(self.text, "{:032x}", self.n);
-        let print = fingerprint(1001, &self.payload);
-        let id = self.window.id(self.holder, Scope::User("u"), &self.text, print);
-        let key = self.window.begin(&id, now).expect("there is room");
-        black_box(self.window.finish(key, Some(self.reply.clone()), now));
-    }
-}
-
 /// An engine with [`TURN`] clients and one instance.
 pub struct Turn {
     engine: Engine,
@@ -424,8 +246,6 @@ pub struct Turn {
     rounds: u64,
     frames: Vec<Vec<u8>>,
     outcomes: Vec<(Ticket, Bytes)>,
-    /// Calls served since the engine was made.
-    calls: u64,
     served: usize,
     answered: usize,
 }
@@ -448,7 +268,7 @@ impl Turn {
             seed: 1,
         });
         let now = Micros(1_000_000);
-        let protocol = talk.subprotocol();
+        let protocol = talk.subprotocol;
         let request = format!(
             "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -474,7 +294,6 @@ impl Turn {
             rounds: 0,
             frames: Vec::new(),
             outcomes: Vec::new(),
-            calls: 0,
             served: 0,
             answered: 0,
         }
@@ -487,7 +306,7 @@ impl Turn {
         (self.served, self.answered) = (0, 0);
         let first = self.rounds * self.each as u64;
         let seqs = (first..).take(self.each);
-        let all: Vec<u8> = seqs.flat_map(|seq| self.talk.frame(seq)).collect();
+        let all: Vec<u8> = seqs.flat_map(self.talk.frame).collect();
         self.frames.clear();
         self.frames.resize(TURN, all);
         if self.rounds.is_multiple_of(10) {
@@ -503,14 +322,15 @@ impl Turn {
         self.engine.end_turn(self.now);
     }
 
-    /// Answers as the service does; not timed.
-    pub fn serve(&mut self) {
+    /// Answers as the service does, and gives the number of calls; not timed.
+    pub fn serve(&mut self) -> u64 {
+        let calls = self.engine.effects.calls.len() as u64;
         for call in self.engine.effects.calls.drain(..) {
-            self.calls += 1;
             let ids = request_ids(call.body);
             self.served += ids.len();
             self.outcomes.push((call.ticket, responses(ids.into_iter(), b"{\"ok\":true}")));
         }
+        calls
     }
 
     /// Second half of a turn: outcomes in, outboxes out.
@@ -526,19 +346,9 @@ impl Turn {
         }
     }
 
-    /// Whether every message of the turn was served.
-    pub fn is_served(&self) -> bool {
-        self.served == TURN * self.each
-    }
-
-    /// Calls served since the engine was made.
-    pub fn calls(&self) -> u64 {
-        self.calls
-    }
-
     /// Checks that every message was served and answered; not timed.
     pub fn check(&self) {
-        assert!(self.is_served(), "each message reached the service");
+        assert_eq!(self.served, TURN * self.each, "each message reached the service");
         assert!((TURN..=self.served).contains(&self.answered), "each client has its answers");
     }
 }

@@ -101,8 +101,10 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
     full.push(Part::new("histograms", "counts of all stages".into(), counts));
     full.extend(limit_parts(settings, connections));
     let mut worst = worst_of_clients(settings, connections);
-    let marks = MARKS_MAX as u64;
-    worst.push(times("histograms at marks", "marks of /histograms", marks, "of counts", counts));
+    // The log of intervals has the moment at which its interval began.
+    let moments = MARKS_MAX as u64 + 1;
+    let key = "marks of /histograms, and the log of intervals";
+    worst.push(times("histograms at marks", key, moments, "of counts", counts));
     worst.extend(worst_of_services(settings, instances));
     if tls {
         full.push(times("TLS", PLACES, connections, "of keys", TLS_BYTES));

@@ -1,6 +1,6 @@
-//! Instructions of the steps of a message, counted by valgrind: what `micro` times, the same on a
-//! busy machine as on a quiet one. `perf/count` runs it and holds it against
-//! `perf/instructions.toml`.
+//! Instructions of the steps of a message, counted by valgrind: what `micro` times, and signing in
+//! and TLS besides. They are the same on a busy machine as on a quiet one. `perf/count` runs it and
+//! holds it against `perf/instructions.toml`.
 //!
 //! Every step has run many times before the one that is counted, so that tables and buffers have
 //! their size; a turn of the engine is counted in its two halves.
@@ -10,14 +10,17 @@
 
 #[path = "../crypto.rs"]
 mod crypto;
+#[path = "../dispatch.rs"]
+mod dispatch;
 #[path = "../rig.rs"]
-#[allow(dead_code)] // Others take the rest of it.
 mod rig;
 
 use gungraun::prelude::*;
 
 use crypto::{Records, Tokens};
-use rig::{BATCH, Batch, Decode, Dedup, Encode, Queue, Router, Talk, Turn};
+use dispatch::{Body, Dedup, Queue, Router};
+use rig::frames::Talk;
+use rig::{BATCH, Decode, Encode, Responses, Turn};
 
 /// The allocator of the gateway.
 #[global_allocator]
@@ -80,11 +83,11 @@ step!(queue_push_and_take, Queue::push_and_take, 1);
 step!(router_route, Router::route, BATCH);
 step!(router_ring_pick, Router::ring_pick, BATCH);
 step!(router_cache_hit, Router::cache_hit, BATCH);
-step!(batch_write_body, Batch::write_body, 1);
-step!(batch_read_responses, Batch::read_responses, 1);
+step!(batch_write_body, Body::write_body, 1);
+step!(batch_read_responses, Responses::read_responses, 1);
 step!(dedup_begin_and_finish, Dedup::begin_and_finish, BATCH);
 step!(queue_share_and_take, Queue::share_and_take, 1);
-step!(batch_assemble_response, Batch::assemble_response, BATCH);
+step!(batch_assemble_response, Responses::assemble_response, BATCH);
 step!(tls_encrypt, Records::encrypt, 1);
 // One token each: a signature is the larger part by far.
 step!(sign_in_hs256, Tokens::hs256, 1);
@@ -108,16 +111,16 @@ fn tls_decrypt(mut records: Records) -> Records {
 }
 
 #[library_benchmark]
-#[bench::plain(asking(Talk::Json))]
-#[bench::with_ids(asking(Talk::JsonWithIds))]
+#[bench::plain(asking(Talk::JSON))]
+#[bench::with_ids(asking(Talk::JSON_WITH_IDS))]
 fn turn_ask(mut turn: Turn) -> Turn {
     turn.ask();
     turn
 }
 
 #[library_benchmark]
-#[bench::plain(answering(Talk::Json))]
-#[bench::with_ids(answering(Talk::JsonWithIds))]
+#[bench::plain(answering(Talk::JSON))]
+#[bench::with_ids(answering(Talk::JSON_WITH_IDS))]
 fn turn_answer(mut turn: Turn) -> Turn {
     turn.answer();
     turn.check();

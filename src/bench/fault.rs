@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::plan::Plan;
 use crate::config::program;
+use crate::wire::close::BAD_TOKEN;
 
 /// Reason of a connection that did not come to be.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -68,21 +69,21 @@ impl Fault {
             Self::Ended => {
                 format!("does it speak {other}://, or is it at a limit? Its log says more")
             }
-            Self::Http(401) => "the token was refused: see `check token`".into(),
+            Self::Http(401) | Self::SignIn(_) | Self::Closed(BAD_TOKEN) => {
+                format!("see why: `{program} check token < FILE`")
+            }
             Self::Http(404) => {
                 format!("the path is {:?}: the gateway's is its key path", target.path)
             }
-            Self::Http(429 | 503) => "the gateway has a limit there: take fewer connections, more \
-                                      --sources, or see `guide limits`"
-                .into(),
+            Self::Http(429 | 503) => format!(
+                "the gateway has a limit there: take fewer connections, more --sources, or see \
+                 `{program} guide limits`"
+            ),
             Self::Http(_) | Self::NotAGateway(_) => "is this the URL of a gateway?".into(),
             Self::Tls(_) => {
                 "--ca FILE names the authority of its certificate, --insecure takes any".into()
             }
-            Self::SignIn(_) | Self::Closed(4500) => {
-                format!("see why: `{program} check token < FILE`")
-            }
-            Self::Closed(_) => "its code is in `guide codes`".into(),
+            Self::Closed(_) => format!("its code is in `{program} guide codes`"),
         }
     }
 }

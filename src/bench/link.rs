@@ -118,14 +118,9 @@ impl Link {
         self.is_measured() && self.phase == Phase::Ready
     }
 
-    /// Whether an open loop may use it for another message.
+    /// Whether another message that counts may be written for its socket.
     pub fn has_room(&self) -> bool {
-        self.is_usable() && self.backlog_bytes() < BACKLOG_BYTES_MAX
-    }
-
-    /// Bytes that wait for its socket.
-    fn backlog_bytes(&self) -> usize {
-        self.output.len() - self.written
+        self.is_usable() && self.output.len() - self.written < BACKLOG_BYTES_MAX
     }
 
     /// Whether its messages count.
@@ -221,18 +216,18 @@ impl Link {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break self.broken(error),
+                Err(error) => break self.broken(Fault::of(error)),
             }
         };
         cx.scratch = scratch;
         result
     }
 
-    /// Takes an error of the transport.
-    fn broken(&self, error: io::Error) -> Result<(), End> {
+    /// Takes a fault of the transport.
+    fn broken(&self, fault: Fault) -> Result<(), End> {
         Err(match self.phase {
             Phase::Ready | Phase::Leaving | Phase::Closing => End::Closed(None),
-            _ => End::Fault(Fault::of(error)),
+            _ => End::Fault(fault),
         })
     }
 
@@ -242,7 +237,7 @@ impl Link {
             upgrade::read(&self.input, &self.key, cx.plan.encoding, true)
                 .map_err(|refused| self.refused(refused))?;
         }
-        self.broken(io::Error::from_raw_os_error(rustix::io::Errno::CONNRESET.raw_os_error()))
+        self.broken(Fault::Ended)
     }
 
     fn refused(&mut self, refused: upgrade::Refused) -> End {
@@ -402,8 +397,7 @@ impl Link {
                 cx.writer.message(kind, cx.tally.slow_sent, &mut cx.rng, &mut self.output);
             }
         } else if let Load::Closed { depth } = cx.plan.load {
-            let has_room = |link: &Self| link.backlog_bytes() < BACKLOG_BYTES_MAX;
-            while self.window.open() < depth && has_room(self) && cx.may_send() {
+            while self.window.open() < depth && self.has_room() && cx.may_send() {
                 self.send(cx.now(), cx);
             }
         }
@@ -447,7 +441,7 @@ impl Link {
         match result {
             // The reason of the end may lie unread: a close frame, an HTTP error. Its read says it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => self.broken(error),
+            Err(error) => self.broken(Fault::of(error)),
             Ok(()) => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! A whole run: what it needs of this machine, its threads, and the line that shows its progress.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,11 +13,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::plan::{Load, Plan, Share};
 use super::process;
 use super::record::Record;
-use super::shared::Shared;
+use super::shared::{Seen, Shared};
 use super::worker::{Moment, Outcome, work};
 use crate::clock::unix_now_s;
 
-/// Files of this process besides its connections: the standard ones, the program's own, epoll sets.
+/// Files of this process besides its connections and the epoll set of each thread: the standard
+/// ones, and the program's own.
 const OTHER_FILES: usize = 32;
 /// Connections from one address: the ports that Linux gives out by default (32768 to 60999) are
 /// 28,232; some are others'.
@@ -59,7 +60,7 @@ fn prepare(plan: &mut Plan, to: SocketAddr) -> Result<(), String> {
     // A refusal leaves the soft limit, which is judged then.
     let _ = setrlimit(Resource::Nofile, most);
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let needed = (all + OTHER_FILES) as u64;
+    let needed = (all + plan.threads + OTHER_FILES) as u64;
     if files < needed {
         return Err(format!(
             "{all} connections need {needed} open files, and the limit of this process is {files}: \
@@ -77,7 +78,7 @@ fn prepare(plan: &mut Plan, to: SocketAddr) -> Result<(), String> {
         plan.sources = all.div_ceil(CONNECTIONS_PER_SOURCE).min(SOURCES_MAX);
     }
     if let Some(gone) = plan.pids.iter().find(|pid| !process::exists(**pid)) {
-        return Err(format!("--pid {gone}: there is no such process; see `pgrep shardgate`"));
+        return Err(format!("--pid {gone}: there is no such process; see `pgrep -a shardgate`"));
     }
     Ok(())
 }
@@ -96,10 +97,15 @@ fn run_threads(
                 let tell = tell.clone();
                 let cpu = plan.cpus.get(thread % plan.cpus.len().max(1)).copied();
                 scope.spawn(move || {
-                    if let Some(id) = cpu {
-                        core_affinity::set_for_current(CoreId { id });
+                    if let Some(id) = cpu
+                        && !core_affinity::set_for_current(CoreId { id })
+                    {
+                        shared.stop();
+                        return Err(io::Error::other(format!(
+                            "it cannot be pinned to --cpu {id}: name another core"
+                        )));
                     }
-                    work(plan, to, share, shared, tell)
+                    work(plan, to, share, shared, tell).inspect_err(|_| shared.stop())
                 })
             })
             .collect();
@@ -107,8 +113,7 @@ fn run_threads(
         let cpu_ns = watch(plan, shared, &told);
         let outcomes = threads.into_iter().map(|thread| thread.join().expect("it panics nowhere"));
         let outcomes: Result<Vec<_>, _> = outcomes.collect();
-        let outcomes = outcomes
-            .map_err(|error| format!("the sockets of the load cannot be watched: {error}"))?;
+        let outcomes = outcomes.map_err(|error| format!("a thread of the load failed: {error}"))?;
         Ok((outcomes, cpu_ns))
     })
 }
@@ -125,7 +130,7 @@ fn watch(plan: &Plan, shared: &Shared, told: &mpsc::Receiver<Moment>) -> Option<
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) if is_shown => {
                 let seen = shared.seen();
-                let line = progress(plan, shared, seen.ok.saturating_sub(before));
+                let line = progress(plan, shared, seen, seen.ok.saturating_sub(before));
                 before = seen.ok;
                 // Back to the start of the line, and what was longer is erased.
                 let _ = write!(stderr(), "\r{line}\x1b[K");
@@ -141,8 +146,7 @@ fn watch(plan: &Plan, shared: &Shared, told: &mpsc::Receiver<Moment>) -> Option<
 }
 
 /// The line of the progress; `ok_per_s` = successes since the line before.
-fn progress(plan: &Plan, shared: &Shared, ok_per_s: u64) -> String {
-    let seen = shared.seen();
+fn progress(plan: &Plan, shared: &Shared, seen: Seen, ok_per_s: u64) -> String {
     let (connected, of) = (seen.connected, plan.connections);
     let now = shared.clock.elapsed();
     let Some(start) = shared.start() else {

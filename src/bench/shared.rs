@@ -52,6 +52,11 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Ends the run early.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Nanosecond of the run at which the load begins.
     pub fn start(&self) -> Option<u64> {
         Some(self.start.load(Ordering::Acquire)).filter(|start| *start > 0)

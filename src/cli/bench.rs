@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::chart::{Curve, percentiles};
+use super::histogram::stem;
 use super::{EXIT_START, EXIT_USAGE, Form, Output, percentile_file};
 use crate::bench::{NS_PER_US, Record, run};
 use crate::config::{Config, Problems};
@@ -102,8 +103,7 @@ fn write_files(
     if let Some(path) = &args.svg {
         let mut curves = vec![Curve::of("this run".into(), &histogram, NS_PER_US)];
         if let (Some(before), Some(file)) = (before, &args.vs) {
-            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            curves.push(Curve::of(name, &before.histogram()?, NS_PER_US));
+            curves.push(Curve::of(stem(file), &before.histogram()?, NS_PER_US));
         }
         wanted.push((path, percentiles(&record.load, &curves)));
     }

@@ -67,7 +67,7 @@ impl NoAnswer {
     }
 }
 
-/// Sends a POST without a body to `path`, whose answer takes this long to make.
+/// Sends a POST of an empty JSON object to `path`, whose answer takes this long to make.
 pub fn post_lasting(
     settings: &AdminSettings,
     path: &str,

@@ -93,7 +93,8 @@ fn tell_apart(curves: &mut [(&Path, Curve)]) {
     }
 }
 
-fn stem(path: &Path) -> String {
+/// Name of a file without its ending.
+pub(super) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 

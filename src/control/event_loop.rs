@@ -217,6 +217,7 @@ impl Control {
             self.begin_stop("a shard failed");
         }
         let log = &self.directory.config().gateway.histograms;
+        // Both: each notes its next time.
         if self.service_manager.is_due(now) | self.histogram_log.is_due(log, now) {
             self.gathering.begin(&mut self.shards, now);
         }

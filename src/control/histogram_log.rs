@@ -83,7 +83,8 @@ impl HistogramLog {
             tracing::warn!(
                 file = %path.display(),
                 %error,
-                "histogram_log_failed: an interval cannot be written to this file"
+                "histogram_log_failed: an interval cannot be written to this file: make room, or \
+                 name another one in histograms.file; each interval tries again"
             );
         }
     }

@@ -1,8 +1,10 @@
 //! Cores of this process: which of them the shards get, and which are left to all other threads.
 
+use std::path::Path;
+
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::machine::list;
+use super::machine::{list, text_at};
 use super::{Problem, ShardPlan};
 use crate::config::Config;
 use crate::config::settings::ShardSettings;
@@ -119,7 +121,7 @@ pub fn other_cores(allowed: &[usize], shards: &[usize], isolated: &[usize]) -> V
 
 /// Cores that the kernel was told to isolate (`isolcpus=`, or an isolated partition of cpusets).
 pub(super) fn isolated_cores() -> Vec<usize> {
-    list(&std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default())
+    list(&text_at(Path::new("/"), "/sys/devices/system/cpu/isolated"))
 }
 
 /// Keeps the calling thread on `cores`, and with it every thread that it or its children start: a

@@ -135,12 +135,12 @@ impl Machine {
 }
 
 /// Place of the file `path`, which is absolute, on the machine whose files are below `root`.
-fn below(root: &Path, path: &str) -> PathBuf {
+pub(super) fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
 /// Text of a file, without white space at its ends; empty if there is none.
-fn text_at(root: &Path, path: &str) -> String {
+pub(super) fn text_at(root: &Path, path: &str) -> String {
     let text = fs::read_to_string(below(root, path)).unwrap_or_default();
     text.trim().to_owned()
 }
@@ -159,7 +159,8 @@ fn interrupts(text: &str, cards: &[(String, String)]) -> Vec<(u32, String)> {
     text.lines().filter_map(line).collect()
 }
 
-fn names(dir: &Path) -> Vec<String> {
+/// Names of what is in a directory; none if there is no such directory.
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let list = fs::read_dir(dir).into_iter().flatten().flatten();
     list.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

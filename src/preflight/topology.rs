@@ -1,9 +1,11 @@
 //! NUMA nodes: which cores and how much memory are near each other, as `/sys` tells.
 
-use std::fs;
 use std::path::Path;
 
-use super::machine::{list, numbered};
+use super::machine::{below, list, names, numbered, text_at};
+
+/// Directory of the nodes.
+const DIR: &str = "/sys/devices/system/node";
 
 /// A node. A machine whose kernel knows of none has no node at all.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,15 +20,13 @@ pub struct Node {
 
 /// The nodes that are online, by number, of the machine whose `/sys` is below `root`.
 pub fn nodes(root: &Path) -> Vec<Node> {
-    let dir = root.join("sys/devices/system/node");
-    let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
-    let node = |entry: fs::DirEntry| {
-        let number = numbered(entry.file_name().to_str()?, "node")?;
-        let text = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+    let node = |name: String| {
+        let number = numbered(&name, "node")?;
+        let text = |file| text_at(root, &format!("{DIR}/{name}/{file}"));
         let memory_kib = total_kib(&text("meminfo"));
         Some(Node { number, cores: list(&text("cpulist")), memory_kib })
     };
-    let mut nodes: Vec<Node> = entries.filter_map(node).collect();
+    let mut nodes: Vec<Node> = names(&below(root, DIR)).into_iter().filter_map(node).collect();
     nodes.sort_unstable_by_key(|node| node.number);
     nodes
 }
@@ -45,12 +45,14 @@ pub fn node_of(nodes: &[Node], core: usize) -> Option<&Node> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Nodes of a machine with these directories: number, `cpulist`, total memory in KiB.
     fn of(machine: &[(usize, &str, u64)]) -> Vec<Node> {
         let root = tempfile::tempdir().expect("a directory");
-        let dir = root.path().join("sys/devices/system/node");
+        let dir = below(root.path(), DIR);
         for (number, cpulist, kib) in machine {
             let node = dir.join(format!("node{number}"));
             fs::create_dir_all(&node).expect("made");

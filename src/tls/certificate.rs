@@ -117,6 +117,15 @@ fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
         error => not_pem(&error),
     })
 }
+
+/// Certificates of the system that can be authorities, without those of forms that nobody can use,
+/// which some systems have.
+pub(crate) fn usable_roots(all: &[CertificateDer<'static>]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(all.iter().cloned());
+    roots
+}
+
 /// The certificates as authorities. The error says which of them cannot be one.
 pub(crate) fn roots(all: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::authorities::{from_file, of_system};
 use super::{certificate, provider};
@@ -29,10 +29,7 @@ pub(crate) fn config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, String> {
         .map_err(|error| error.to_string())?;
     let builder = match trust {
         Trust::System => {
-            let mut roots = RootCertStore::empty();
-            // Some systems have authorities of forms that nobody can use.
-            roots.add_parsable_certificates(of_system("--ca")?.iter().cloned());
-            builder.with_root_certificates(roots)
+            builder.with_root_certificates(certificate::usable_roots(&of_system("--ca")?))
         }
         Trust::File(path) => {
             let all = from_file(path).map_err(|why| format!("--ca {}: {why}", path.display()))?;

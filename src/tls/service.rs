@@ -10,9 +10,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, Error, RootCertStore,
-};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, Error};
 
 use super::certificate::Certificate;
 use super::provider;
@@ -64,12 +62,7 @@ impl ServiceTls {
     pub(crate) fn new(parts: Parts) -> Result<Self, String> {
         let roots = match &parts.trusted {
             Trusted::File(all) => super::certificate::roots(all)?,
-            Trusted::System(all) => {
-                let mut roots = RootCertStore::empty();
-                // Some systems have authorities of forms that nobody can use.
-                roots.add_parsable_certificates(all.iter().cloned());
-                roots
-            }
+            Trusted::System(all) => super::certificate::usable_roots(all),
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()

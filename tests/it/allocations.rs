@@ -4,12 +4,15 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use rig::{Batch, Decode, Encode, TURN, Talk, Turn};
+use rig::frames::{Talk, protobuf_frame};
+use rig::{Decode, Encode, Responses, TURN, Turn};
 
 /// Steps of a message, as the benches take them.
 #[path = "../../perf/rig.rs"]
-#[allow(dead_code)] // Others take the rest of it.
 mod rig;
+
+/// A client whose messages are protobuf.
+const PROTOBUF: Talk = Talk { subprotocol: "shardgate.v1.protobuf", frame: protobuf_frame };
 
 thread_local! {
     /// Allocations of this thread.
@@ -43,17 +46,18 @@ fn allocations(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-/// One turn, until everything is answered: allocations of the engine.
-fn turn(turn: &mut Turn) -> u64 {
+/// One turn, until everything is answered: allocations of the engine, and its calls.
+fn turn(turn: &mut Turn) -> [u64; 2] {
     turn.prepare();
     let mut n = allocations(|| turn.ask());
+    let mut calls = 0;
     // A call carries 100 messages at most.
     for _ in 0..TURN {
-        turn.serve();
+        calls += turn.serve();
         n += allocations(|| turn.answer());
     }
     turn.check();
-    n
+    [n, calls]
 }
 
 /// Allocations, calls and messages of twenty turns after so many others, with `each` messages of
@@ -63,19 +67,20 @@ fn steady(talk: Talk, each: usize, warm: usize) -> [u64; 3] {
     for _ in 0..warm {
         turn(&mut rig);
     }
-    let calls = rig.calls();
-    let n = (0..20).map(|_| turn(&mut rig)).sum();
-    [n, rig.calls() - calls, (20 * TURN * each) as u64]
+    let turns = (0..20).map(|_| turn(&mut rig));
+    let [n, calls] = turns.fold([0; 2], |[n, calls], [more, made]| [n + more, calls + made]);
+    [n, calls, (20 * TURN * each) as u64]
 }
 
 /// A call has a list of the pieces of its body, and may have another allocation. With 16 messages
 /// of each client more wait than may leave, so the queue is shared out between their owners.
 #[test]
 fn a_message_through_the_engine_costs_no_allocation() {
-    for talk in [Talk::Json, Talk::Protobuf] {
+    for talk in [Talk::JSON, PROTOBUF] {
+        let name = talk.subprotocol;
         for each in [1, 16] {
             let [n, calls, messages] = steady(talk, each, 50);
-            assert!(n <= 2 * calls, "{talk:?}, {each} each: {n} for {messages} in {calls} calls");
+            assert!(n <= 2 * calls, "{name}, {each} each: {n} for {messages} in {calls} calls");
         }
     }
 }
@@ -84,20 +89,20 @@ fn a_message_through_the_engine_costs_no_allocation() {
 /// payload.
 #[test]
 fn a_remembered_id_costs_its_own_memory_and_no_more() {
-    let [n, calls, messages] = steady(Talk::JsonWithIds, 1, 600);
+    let [n, calls, messages] = steady(Talk::JSON_WITH_IDS, 1, 600);
     assert!(n <= 3 * messages + 2 * calls, "{n} for {messages} in {calls} calls");
 }
 
 #[test]
 fn codecs_and_framing_cost_no_allocation() {
-    let (mut decode, mut encode, mut batch) = (Decode::new(), Encode::new(), Batch::new());
+    let (mut decode, mut encode, mut answer) = (Decode::new(), Encode::new(), Responses::new());
     let mut steps = || {
         decode.json();
         decode.protobuf();
         encode.json();
         encode.protobuf();
-        batch.read_responses();
-        batch.assemble_response();
+        answer.read_responses();
+        answer.assemble_response();
     };
     steps();
     assert_eq!(allocations(steps), 0);

@@ -14,7 +14,7 @@ use crate::bench::{Arrivals, Kind, Load, Plan, SOURCES_MAX, Target, filler};
 use crate::config::settings::GatewaySettings;
 use crate::config::{Config, Problems, reachable};
 use crate::message::Encoding;
-use crate::preflight::allowed_cores;
+use crate::preflight::{allowed_cores, ranges};
 use crate::tls::client::{Trust, config};
 
 /// Message that is sent if no other is named: the demo service logic echoes it.
@@ -156,7 +156,8 @@ impl BenchArgs {
         };
         let cores = allowed_cores();
         if let Some(core) = self.cpu.iter().find(|core| !cores.contains(core)) {
-            return Err(format!("--cpu {core}: this process may run on the cores {cores:?}"));
+            let cores = ranges(&cores);
+            return Err(format!("--cpu {core}: this process may run on the cores {cores}"));
         }
         Ok(Plan {
             tls: self.tls(&target)?,

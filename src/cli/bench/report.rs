@@ -6,7 +6,8 @@ use crate::bench::{Counted, Record, Times};
 use crate::cli::chart::time;
 use crate::cli::table::aligned;
 
-/// Ratios nearer to 1 than this are what two runs of the same differ by.
+/// Ratios nearer to 1 than this are called the same. A choice: rare times, such as the maximum, may
+/// differ by more.
 const NOISE: f64 = 0.05;
 /// Part of the 99th percentile from which the delay of a message's write is worth a line.
 const NOTABLE: f64 = 0.1;
@@ -70,22 +71,16 @@ fn counts(record: &Record) -> String {
 
 /// Percentiles of the times.
 fn times(record: &Record) -> String {
-    let row = |name: String, t: &Times| {
+    let mut all = vec![("ok".to_owned(), &record.latency_us)];
+    all.extend(record.by_id.iter().map(|(id, times)| (format!("ok, id {id}"), times)));
+    all.push(("errors".into(), &record.error_latency_us));
+    all.push(("connecting".into(), &record.connect_us));
+    all.retain(|(_, times)| times.count > 0);
+    let row = |(name, t): (String, &Times)| {
         let [p50, p90, p99, p99_9, max] = [t.p50, t.p90, t.p99, t.p99_9, t.max].map(time);
         [name, p50, p90, p99, p99_9, max]
     };
-    let mut rows = vec![row("ok".into(), &record.latency_us)];
-    for (id, times) in record.by_id.iter().filter(|(_, times)| times.count > 0) {
-        rows.push(row(format!("ok, id {id}"), times));
-    }
-    rows.push(row("errors".into(), &record.error_latency_us));
-    rows.push(row("connecting".into(), &record.connect_us));
-    let counts = [record.latency_us.count, record.error_latency_us.count];
-    rows.retain(|row| match &*row[0] {
-        "ok" => counts[0] > 0,
-        "errors" => counts[1] > 0,
-        _ => true,
-    });
+    let rows: Vec<_> = all.into_iter().map(row).collect();
     aligned(["time", "p50", "p90", "p99", "p99.9", "max"], &rows)
 }
 

@@ -170,13 +170,21 @@ pub async fn trace(
 fn refused(shard: ShardId, refusal: TraceRefusal) -> HttpError {
     let (status, why) = match refusal {
         TraceRefusal::NoSuchShard(count) => {
-            (StatusCode::NOT_FOUND, format!("there is no shard {shard}: 0 to {} are", count - 1))
+            let last = count - 1;
+            let why = format!("there is no shard {shard}; the shards are 0 to {last}");
+            (StatusCode::NOT_FOUND, why)
         }
         TraceRefusal::NotServing => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("shard {shard} does not serve"))
+            let why = format!(
+                "shard {shard} does not serve: /health says why; ask again when it is ready, or \
+                 for another shard"
+            );
+            (StatusCode::SERVICE_UNAVAILABLE, why)
         }
         TraceRefusal::Busy => {
-            let why = format!("shard {shard} or too many others are being traced: ask again after");
+            let why = format!(
+                "shard {shard} is being traced, or too many others are: ask again in some seconds"
+            );
             (StatusCode::CONFLICT, why)
         }
     };

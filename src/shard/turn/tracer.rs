@@ -79,15 +79,7 @@ fn values(counters: &Counters) -> [u64; COUNTED.len()] {
 impl Tracer {
     fn new(number: u64, lasts_ms: u64, now: Nanos, counted: [u64; COUNTED.len()]) -> Self {
         let lasts_ns = lasts_ms * 1_000_000;
-        Self {
-            number,
-            began: now,
-            lasts_ns,
-            last: now,
-            counted,
-            marks: Vec::with_capacity(PIECE_MARKS),
-            sent: 0,
-        }
+        Self { number, began: now, lasts_ns, last: now, counted, marks: Vec::new(), sent: 0 }
     }
 
     /// Notes the end of a step at `now`, with the values of the counters.
@@ -99,6 +91,10 @@ impl Tracer {
         let mut counts = [0; COUNTED.len()];
         for (count, (now, before)) in counts.iter_mut().zip(counted.iter().zip(self.counted)) {
             *count = now.saturating_sub(before) as u32;
+        }
+        // Room for a whole piece: growth while it is recorded would be in the trace.
+        if self.marks.is_empty() {
+            self.marks.reserve(PIECE_MARKS);
         }
         self.marks.push(Mark {
             step,
