@@ -22,9 +22,14 @@ fn causes(rig: &Rig) -> Vec<DownCause> {
     events.iter().filter_map(cause).collect()
 }
 
-/// The cause of the loss of a channel whose first connection ends by `script` after one call.
+/// The cause of the loss of a channel whose first connection ends by `script` after one call. No
+/// other connection is greeted: after a goodbye that is read before the end, one that stood by then
+/// would keep the channel up.
 fn loss(script: impl Fn(Raw, u32) + Send + Sync + 'static) -> Option<DownCause> {
-    let server = serve_raw(move |mut raw, _| {
+    let server = serve_raw(move |mut raw, index| {
+        if index > 0 {
+            return raw.hang_up();
+        }
         raw.greet();
         if let Some(id) = raw.request() {
             script(raw, id);
