@@ -14,6 +14,7 @@
 
 mod even;
 mod idle;
+mod run;
 mod weights;
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use std::collections::BinaryHeap;
 
 use hashbrown::HashMap;
 
+use crate::engine::dispatcher::backlog::run::Run;
 use crate::engine::dispatcher::ordering::Ordering;
 use crate::engine::dispatcher::request::Requests;
 use crate::engine::held::Held;
@@ -169,6 +171,8 @@ pub(crate) struct Backlog {
     idle: [BinaryHeap<Reverse<(Rank, OwnerKey)>>; 2],
     /// Owner that was last given a kept slot, and the call in it.
     last_idle: Option<(OwnerKey, Ticket)>,
+    /// The run that the last request was taken in.
+    run: Option<Run>,
     /// Ticks since there was an owner.
     unused_ticks: u32,
     /// Virtual time that an owner with a few messages may be ahead: see [`TOGETHER`].
@@ -187,6 +191,7 @@ impl Backlog {
             tenants: Weights::default(),
             idle: Default::default(),
             last_idle: None,
+            run: None,
             unused_ticks: 0,
             slack: 0,
         }
@@ -195,6 +200,7 @@ impl Backlog {
     /// Counts a request of `holder` that waits, for its owner and for the groups above; its tenant
     /// has `weight` from now on. It is taken only once it is listed.
     pub fn join(&mut self, holder: &Holder, weight: u32, bytes: usize) -> OwnerKey {
+        self.end_run();
         let owner = self.find_or_make(OwnerName::of(holder));
         let mut at = Some(owner);
         while let Some(key) = at {
@@ -273,6 +279,7 @@ impl Backlog {
 
     /// The request to be taken next, and its owner; `None` if none may be taken.
     pub fn next(&mut self, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
+        self.end_run();
         self.settle(self.root, look)?;
         let mut at = self.root;
         while let Some(&Reverse((_, member))) = self.node(at).listed.peek() {
@@ -287,19 +294,11 @@ impl Backlog {
         self.slack = (TOGETHER as u64 * cost_us).min(TOGETHER_US_MAX) * PARTS;
     }
 
-    /// Takes the request that [`Self::next`] told, of `bytes`, into a call, and charges its owner
-    /// `cost_us`.
-    pub fn take(&mut self, owner: OwnerKey, bytes: usize, cost_us: u64) {
-        self.node_mut(owner).entries.pop();
-        self.count_in_flight(owner);
-        self.leave(owner, bytes);
-        self.charge(owner, cost_us);
-    }
-
     /// Takes note that a request of `owner`, which was charged `charged_us` when it was taken, is
     /// in flight no more, and cost `cost_us` in truth. Returns the number of entries that are
     /// dropped with the owner.
     pub fn give_back(&mut self, owner: OwnerKey, charged_us: u64, cost_us: u64) -> usize {
+        self.end_run();
         let mut at = Some(owner);
         // Whether a member below is listed now that was ahead.
         let mut more = false;

@@ -77,6 +77,7 @@ impl Backlog {
 
     /// Takes all entries out, and begins the time of all groups anew: nobody is ahead.
     pub fn take_entries(&mut self) -> Vec<Reverse<Entry>> {
+        self.run = None;
         let all: Vec<OwnerKey> = self.nodes.iter().map(|(key, _)| key).collect();
         let mut entries = Vec::new();
         for key in all {

@@ -84,7 +84,7 @@ impl Backlog {
     }
 
     /// The first request of an owner that may be taken, if `is` holds for the owner.
-    fn first_where(
+    pub(super) fn first_where(
         &mut self,
         owner: OwnerKey,
         is: impl Fn(&Node) -> bool,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::run::RUN;
 use super::*;
-use crate::engine::dispatcher::queue::{EVEN_TICKS, InstanceQueue};
+use crate::engine::dispatcher::queue::{EVEN_TICKS, InstanceQueue, Taker};
 use crate::engine::dispatcher::request::QueuePosition;
 use crate::engine::dispatcher::slots::Line;
 use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
@@ -324,6 +325,36 @@ fn one_with_much_waiting_does_not_stay_together() {
     rig.put_many(user(0, 2), 4);
     let served = rig.served(9, |_| COST_US);
     assert_eq!(sum(&served, |h| *h == user(0, 2)), 4, "{served:?}");
+}
+
+#[test]
+fn what_an_owner_has_waiting_goes_in_few_calls_and_shares_stay_equal() {
+    let mut rig = Rig::new();
+    let holders = [user(0, 1), user(0, 2), session(0, 1, 1), session(0, 1, 2)];
+    (0..200).for_each(|_| {
+        for holder in holders {
+            rig.put(holder, Priority::Normal);
+        }
+    });
+    let mut served = BTreeMap::new();
+    let mut turns = 0;
+    for call in 1..=4 {
+        let mut last = None;
+        for items in 0..60 {
+            let taker = Taker { ticket: Ticket::new(1, call), items, kept: None };
+            let Rig { queue, requests, ordering, .. } = &mut rig;
+            let key = queue.take_into(&taker, requests, ordering).expect("much waits");
+            let holder = rig.requests.get(key).expect("there").holder;
+            *served.entry(format!("{:?}", holder.party)).or_insert(0) += 1;
+            turns += usize::from(last.replace(holder) != Some(holder));
+        }
+    }
+    let runs = 4 * 60 / turns;
+    assert!(runs >= 8, "{runs} in a row, {turns} turns");
+    // Both users and the address get a third each, give or take a run.
+    let counts: Vec<usize> = served.values().copied().collect();
+    assert_eq!(counts.len(), 3, "{served:?}");
+    assert!(counts.iter().all(|n| n.abs_diff(80) <= RUN), "{served:?}");
 }
 
 #[test]

@@ -207,7 +207,13 @@ impl InstanceQueue {
         let instance = *instance;
         let mut look = Look { instance, ticket: call.ticket, requests, ordering, stale };
         let ((_, key, _), owner) = match call.kept {
-            None => backlog.next(&mut look)?,
+            None => {
+                let of_run = match call.items {
+                    0 => None,
+                    _ => backlog.next_of_run(cost_us, &mut look),
+                };
+                of_run.or_else(|| backlog.next(&mut look))?
+            }
             Some(kept) => backlog.next_idle(kept, &mut look)?,
         };
         let request = requests.get_mut(key).expect("candidates wait here");
