@@ -7,20 +7,26 @@ use std::hint::black_box;
 use shardgate::config::settings::{CacheSettings, DedupSettings};
 use shardgate::engine::dispatcher::batch::{BodyWriter, GatewayIdentity};
 use shardgate::engine::dispatcher::dedup::{DedupWindow, Scope, StoredReply, fingerprint};
-use shardgate::engine::dispatcher::ordering::Ordering;
+use shardgate::engine::dispatcher::ordering::{Ordering, StreamName};
 use shardgate::engine::dispatcher::queue::InstanceQueue;
 use shardgate::engine::dispatcher::request::Requests;
 use shardgate::engine::dispatcher::route_cache::{RouteCache, RouteKey};
 use shardgate::engine::owner::{Holder, Party};
-use shardgate::ids::{InstanceId, MsgKey, TenantId, Ticket};
+use shardgate::ids::{InstanceId, MsgKey, ServiceId, SessionKey, TenantId, Ticket};
 use shardgate::message::Micros;
 use shardgate::routing::{Snapshot, affinity_hash};
 
 use super::rig::frames::payload;
-use super::rig::{BATCH, fill, snapshot, stream_name, waiting};
+use super::rig::{BATCH, fill, snapshot, waiting};
 
 /// Users whose messages are routed.
 const USERS: u32 = 10_000;
+
+/// The stream of client number `n`.
+fn stream_name(n: u64) -> StreamName {
+    let session = SessionKey::new(1, n as u32 & 0xff_ffff);
+    StreamName { session, service: ServiceId(0), hash: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+}
 
 /// Fields that every batch begins with.
 fn origin() -> GatewayIdentity {

@@ -21,10 +21,15 @@ fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A text, as a JSON client sends it.
+pub fn text_frame(text: &str) -> Vec<u8> {
+    frame(1, text.as_bytes())
+}
+
 /// A message of 64 bytes of payload, as a JSON client sends it.
 pub fn json_frame(seq: u64) -> Vec<u8> {
     let payload = String::from_utf8(payload()).expect("ASCII");
-    frame(1, format!("{{\"msg_id\":1001,\"seq\":{seq},\"payload\":{payload}}}").as_bytes())
+    text_frame(&format!("{{\"msg_id\":1001,\"seq\":{seq},\"payload\":{payload}}}"))
 }
 
 /// A message as of [`json_frame`], with an idempotency key.
@@ -32,7 +37,7 @@ fn json_frame_with_id(seq: u64) -> Vec<u8> {
     let payload = String::from_utf8(payload()).expect("ASCII");
     let text =
         format!("{{\"msg_id\":1001,\"seq\":{seq},\"id\":\"{seq:016x}\",\"payload\":{payload}}}");
-    frame(1, text.as_bytes())
+    text_frame(&text)
 }
 
 /// A message of 64 bytes of payload, as a protobuf client sends it.
@@ -54,10 +59,13 @@ pub struct Talk {
     pub subprotocol: &'static str,
     /// The frame of the message with that sequence number, and 64 bytes of payload.
     pub frame: fn(u64) -> Vec<u8>,
+    /// What it sends before its first message: frames, or nothing.
+    pub opening: fn() -> Vec<u8>,
 }
 
 impl Talk {
-    pub const JSON: Self = Self { subprotocol: "shardgate.v1.json", frame: json_frame };
+    pub const JSON: Self =
+        Self { subprotocol: "shardgate.v1.json", frame: json_frame, opening: Vec::new };
     /// Messages have idempotency keys.
     pub const JSON_WITH_IDS: Self = Self { frame: json_frame_with_id, ..Self::JSON };
 }

@@ -16,7 +16,6 @@ use prost::encoding::{decode_varint, encode_varint};
 
 use shardgate::backend::framing::{Assembly, MessageEncoding, prefix};
 use shardgate::config::settings::{GatewaySettings, ShardSettings};
-use shardgate::engine::dispatcher::ordering::StreamName;
 use shardgate::engine::dispatcher::request::{Request, Requests};
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, InstanceId, MsgKey, ServiceId, SessionId, ShardId, Ticket};
@@ -77,12 +76,6 @@ pub fn snapshot(instances: u32) -> Snapshot {
     }
 }
 
-/// The stream of client number `n`.
-pub fn stream_name(n: u64) -> StreamName {
-    let session = SessionId::from_random(u128::from(n) << 40 | 12_345);
-    StreamName { session, service: ServiceId(0), hash: n.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
-}
-
 /// Makes `message` number `n`, waiting since 1 s.
 pub fn fill(message: &mut Request, n: u64) {
     message.msg_id = 1001;
@@ -91,7 +84,7 @@ pub fn fill(message: &mut Request, n: u64) {
     message.deadline = Micros(6_000_000 + n);
     message.arrival = n;
     message.instance = InstanceId(0);
-    message.session = stream_name(n).session;
+    message.session = SessionId::new(ShardId(0), u128::from(n) << 40 | 12_345);
     message.payload.set(&[b'1'; 64]);
 }
 
@@ -278,7 +271,8 @@ impl Turn {
             .map(|_| {
                 let peer = SocketAddr::from(([127, 0, 0, 1], 1));
                 let id = engine.open(peer, now).expect("room for 64");
-                engine.on_bytes(id, &mut request.as_bytes().to_vec(), now);
+                let mut bytes = [request.as_bytes(), &(talk.opening)()].concat();
+                engine.on_bytes(id, &mut bytes, now);
                 let told = engine.outbox(id).len();
                 engine.on_sent(id, told, now);
                 id

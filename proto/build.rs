@@ -14,8 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Payloads of the service protocol as `Bytes`: the demo services hand them through
         // uncopied.
         .bytes(".shardgate.backend.v1")
-        // It is a secret.
-        .skip_debug([".shardgate.client.v1.Auth"])
+        // They hold secrets.
+        .skip_debug([
+            ".shardgate.client.v1.Auth",
+            ".shardgate.client.v1.Resume",
+            ".shardgate.client.v1.Resumed",
+        ])
         // Clients of the JSON subprotocol get the same messages as plain JSON.
         .type_attribute(".shardgate.client.v1", "#[derive(serde::Serialize)]")
         .compile_fds(files)?;

@@ -17,7 +17,7 @@ use crate::auth::load::{FetchedSets, LocalKeys};
 use crate::cli::{EXIT_START, EXIT_USAGE, Serve, environment};
 use crate::clock::{unix_now, unix_now_s};
 use crate::config::key_files::Reading;
-use crate::config::settings::GatewaySettings;
+use crate::config::settings::{AdminSettings, GatewaySettings};
 use crate::config::{Config, Loader, Problems};
 use crate::control::compose::Composer;
 use crate::control::log::LogGuard;
@@ -120,7 +120,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         started,
         unix_at_boot_us,
         boot_id: rand::random(),
-        gateway: Arc::new(config.gateway.clone()),
+        gateway: Arc::new(sockets.known_to_shards(&config.gateway)),
         snapshot: composer.snapshot().clone(),
         auth: keys.verifier(&config, &FetchedSets::default()),
         tls: tls.server(),
@@ -188,6 +188,8 @@ fn start_demo(config: &Config) -> Result<Option<DemoServices>, StartError> {
 /// Sockets that listen.
 struct Sockets {
     admin: TcpListener,
+    /// Address of `admin`, with the port that the kernel chose if that was left to it.
+    admin_at: SocketAddr,
     probes: Option<TcpListener>,
     registry: Option<TcpListener>,
     /// Sockets for clients, by shard.
@@ -231,7 +233,18 @@ impl Sockets {
         };
         let plain = gateway.listen.map(|a| each("listen", a, Port::Plain)).transpose()?;
         let tls = gateway.tls.listen.map(|a| each("tls.listen", a, Port::Tls)).transpose()?;
-        Ok(Self { admin, probes, registry, clients, listens: Listens { plain, tls } })
+        let admin_at = admin
+            .local_addr()
+            .map_err(|e| StartError(format!("admin.listen = {}: {e}", gateway.admin.listen)))?;
+        let listens = Listens { plain, tls };
+        Ok(Self { admin, admin_at, probes, registry, clients, listens })
+    }
+
+    /// The settings for shards, with the real port of the admin endpoint: by that they know its
+    /// pages.
+    fn known_to_shards(&self, gateway: &GatewaySettings) -> GatewaySettings {
+        let admin = AdminSettings { listen: self.admin_at, ..gateway.admin.clone() };
+        GatewaySettings { admin, ..gateway.clone() }
     }
 }
 

@@ -152,6 +152,7 @@ fn shake_hands(stream: &mut Wire, scratch: &mut [u8]) -> io::Result<Option<Vec<u
     let rules = HandshakeRules {
         path: "/".into(),
         origins: Vec::new(),
+        admin_pages: None,
         tenant_origins: Vec::new(),
         subprotocols: false,
         limits: HeaderLimits { header_bytes_max, headers_max },

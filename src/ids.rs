@@ -98,6 +98,10 @@ slot_key! {
     ConnId
 }
 slot_key! {
+    /// Key of a session of one shard: it may outlive the connection that it is on.
+    SessionKey
+}
+slot_key! {
     /// Key of a message without a terminal answer. Services see it as the request id.
     MsgKey
 }
@@ -133,26 +137,101 @@ impl Default for LimiterKey {
     }
 }
 
-/// Public id of a session: 80 random bits as 16 characters of base32 (Crockford's alphabet).
+/// Crockford's alphabet of base32, in small letters.
+const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Bits of a session id that name its shard.
+const SHARD_BITS: u32 = 10;
+
+/// Writes `bits` as base32, five bits a character, the lowest first.
+fn write_base32(bits: u128, text: &mut [u8]) {
+    for (i, c) in text.iter_mut().enumerate() {
+        *c = BASE32[(bits >> (5 * i)) as usize & 31];
+    }
+}
+
+/// Reads what [`write_base32`] wrote; `None` if a character is none of the alphabet's.
+fn read_base32(text: &[u8]) -> Option<u128> {
+    let mut bits = 0;
+    for (i, c) in text.iter().enumerate() {
+        let digit = BASE32.iter().position(|b| b == c)? as u128;
+        bits |= digit.checked_shl(5 * i as u32)?;
+    }
+    Some(bits)
+}
+
+/// Public id of a session: 16 characters of base32. The first two are the number of the shard that
+/// it lives on, so that who knows an id knows where to ask; 14 are 70 random bits.
 ///
-/// With a billion sessions alive the chance that any two ids are equal is 4e-7 (n^2 / 2^81).
+/// With a million sessions alive on a shard the chance that any two ids are equal is 4e-10
+/// (n^2 / 2^71).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; 16]);
 
 impl SessionId {
-    /// The id made of the low 80 bits of `random`.
-    pub fn from_random(random: u128) -> Self {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    /// The id on `shard` made of the low 70 bits of `random`.
+    pub fn new(shard: ShardId, random: u128) -> Self {
         let mut text = [0; 16];
-        for (i, c) in text.iter_mut().enumerate() {
-            *c = ALPHABET[(random >> (5 * i)) as usize & 31];
-        }
+        write_base32(random << SHARD_BITS | u128::from(shard.0), &mut text);
         Self(text)
+    }
+
+    /// Reads an id that a client shows; `None` if the text cannot be one.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let id = <[u8; 16]>::try_from(text.as_bytes()).ok()?;
+        read_base32(&id).map(|_| Self(id))
+    }
+
+    /// The shard that it lives on.
+    pub(crate) fn shard(&self) -> ShardId {
+        let bits = read_base32(&self.0[..2]).expect("made of base32 characters");
+        ShardId(bits as u16)
     }
 
     /// The id as clients and services see it.
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("made of base32 characters")
+    }
+}
+
+/// Secret that resumes a session: 128 random bits, shown as 26 characters of base32. `Debug` does
+/// not show them.
+#[derive(Clone, Copy)]
+pub struct SessionSecret(u128);
+
+impl SessionSecret {
+    /// Characters of a secret: 26 x 5 = 130 bits.
+    const CHARS: usize = 26;
+
+    /// The secret made of `random`.
+    pub(crate) fn new(random: u128) -> Self {
+        Self(random)
+    }
+
+    /// Reads a secret that a client shows; `None` if the text cannot be one.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let text = <&[u8; Self::CHARS]>::try_from(text.as_bytes()).ok()?;
+        // The last character has three of the 128 bits.
+        let has_room = BASE32.iter().position(|b| *b == text[Self::CHARS - 1])? < 8;
+        if has_room { read_base32(text).map(Self) } else { None }
+    }
+
+    /// The secret as its client sees it.
+    pub(crate) fn text(self) -> String {
+        let mut text = [0; Self::CHARS];
+        write_base32(self.0, &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Whether both are one secret, in a time that does not depend on the bits: all of them are
+    /// combined before the one comparison.
+    pub(crate) fn equals(self, other: Self) -> bool {
+        self.0 ^ other.0 == 0
+    }
+}
+
+impl fmt::Debug for SessionSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
     }
 }
 
@@ -181,8 +260,34 @@ mod tests {
 
     #[test]
     fn session_ids_are_sixteen_plain_characters() {
-        assert_eq!(SessionId::from_random(0).as_str(), "0000000000000000");
-        assert_eq!(SessionId::from_random(u128::MAX).as_str(), "zzzzzzzzzzzzzzzz");
-        assert_eq!(SessionId::from_random(1 << 5).as_str(), "0100000000000000");
+        let id = |shard, random| SessionId::new(ShardId(shard), random);
+        assert_eq!(id(0, 0).as_str(), "0000000000000000");
+        assert_eq!(id(1023, u128::MAX).as_str(), "zzzzzzzzzzzzzzzz");
+        assert_eq!(id(33, 1).as_str(), "1110000000000000");
+        assert_eq!(id(1023, 0).shard(), ShardId(1023));
+        assert_eq!(SessionId::read(id(7, 99).as_str()), Some(id(7, 99)));
+        for bad in
+            ["", "000000000000000", "00000000000000000", "000000000000000u", "é0000000000000"]
+        {
+            assert_eq!(SessionId::read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_reads_as_it_was_written_and_is_not_shown() {
+        for bits in [0, 1, u128::MAX, 1 << 127, 0x0123_4567_89ab_cdef << 64 | 42] {
+            let secret = SessionSecret::new(bits);
+            let text = secret.text();
+            assert_eq!(text.len(), 26);
+            assert!(SessionSecret::read(&text).is_some_and(|read| read.equals(secret)), "{text}");
+            assert_eq!(format!("{secret:?}"), "<redacted>");
+        }
+        let text = SessionSecret::new(5).text();
+        let other = SessionSecret::read(&text.replacen('5', "6", 1)).expect("a secret");
+        assert!(!other.equals(SessionSecret::new(5)));
+        let too_many_bits = "zzzzzzzzzzzzzzzzzzzzzzzzzz";
+        for bad in ["", &text[1..], too_many_bits, "uuuuuuuuuuuuuuuuuuuuuuuuuu"] {
+            assert!(SessionSecret::read(bad).is_none(), "{bad}");
+        }
     }
 }

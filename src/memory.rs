@@ -18,6 +18,9 @@ use crate::engine::clients::home::places;
 use crate::engine::clients::limiter::{IDLE_MAX, Limiter, User};
 use crate::engine::clients::limits::MEMBERS_BYTES;
 use crate::engine::clients::outbox::{POOLED_BYTES_MAX, POOLED_MAX};
+use crate::engine::clients::resumption::Resumption;
+use crate::engine::clients::session::Session;
+use crate::engine::clients::sessions::{AWAY_BYTES, ENDED_BYTES};
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
 use crate::engine::owner::Address;
@@ -44,8 +47,9 @@ const MESSAGE_BYTES: u64 = Slab::<MsgKey, Request>::SLOT_BYTES as u64;
 /// Formula of the connections that a shard has room for: those that it accepts, and on top those
 /// that other shards hand to it because it is their user's home.
 const PLACES: &str = "conn.connections_max + 1/8 + 64";
-/// Stores of a shard that each reserve a piece at the start: connections, requests, streams, calls.
-const STORES: usize = 4;
+/// Stores of a shard that each reserve a piece at the start: connections, sessions, requests,
+/// streams, calls.
+const STORES: usize = 5;
 /// Address space of a shard's other parts at the start: its tables of keys, rings and buffers. With
 /// the defaults they came to some 20 MiB.
 const TABLES_BYTES: u64 = 32 << 20;
@@ -94,6 +98,7 @@ fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part
 pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
     let connections = places(settings.conn.connections_max.get()) as u64;
     let mut full = connection_parts(connections);
+    full.extend(session_parts(settings));
     full.extend(queue_parts(settings));
     full.extend(cache_parts(settings));
     full.push(buffers(settings, tls));
@@ -117,6 +122,22 @@ fn connection_parts(connections: u64) -> Vec<Part> {
     let each =
         Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>() + AddressPlaces::ENTRY_BYTES;
     vec![times("connections", PLACES, connections, "of state", each as u64)]
+}
+
+/// Sessions that wait for their clients, and what is kept for those.
+fn session_parts(settings: &ShardSettings) -> Vec<Part> {
+    let session = &settings.session;
+    if session.ttl_ms == 0 {
+        return Vec::new();
+    }
+    let each = (size_of::<Session>() + size_of::<Resumption>() + AWAY_BYTES) as u64;
+    let kept = session.kept_total_bytes_max as u64;
+    // A buffer that grows doubles.
+    let how = "session.kept_total_bytes_max x 2, and what is remembered of ended sessions";
+    vec![
+        times("sessions away", "session.away_max", session.away_max as u64, "of state", each),
+        Part::new("sessions, frames", how.into(), 2 * kept + ENDED_BYTES as u64),
+    ]
 }
 
 fn queue_parts(settings: &ShardSettings) -> Vec<Part> {

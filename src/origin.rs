@@ -2,7 +2,7 @@
 //! request is one of them. Config reads the list once, the handshake compares without allocating.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Zones without public names, in which a wildcard may stand before a single label: RFC 6761,
 /// RFC 6762, and ICANN's resolution on `.internal`.
@@ -179,6 +179,56 @@ pub(crate) fn is_of_host(origin: &str, host: &str) -> bool {
         && !page.host.is_empty()
         && page.host.eq_ignore_ascii_case(own_host)
         && port_of(page.scheme, own_port).is_some_and(|port| port == page.port)
+}
+
+/// Pages of the admin endpoint, where it listens on a loopback address: they may connect without
+/// being listed, from the machine itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AdminPages {
+    /// Where the endpoint listens, with its real port.
+    address: SocketAddr,
+    scheme: &'static str,
+}
+
+impl AdminPages {
+    /// Pages of an endpoint at `address`, which speaks https with `tls`. `None`: other hosts reach
+    /// it, so that its pages have names that must be listed.
+    pub(crate) fn at(address: SocketAddr, tls: bool) -> Option<Self> {
+        let scheme = if tls { "https" } else { "http" };
+        address.ip().is_loopback().then_some(Self { address, scheme })
+    }
+
+    /// Whether `origin` is such a page, and connects by `host`, the host and port of a request, to
+    /// the machine that it is on. No name but `localhost` counts in either, as its owner's name
+    /// server can give any other one a loopback address.
+    pub(crate) fn allows(&self, origin: &str, host: &str) -> bool {
+        let Some(page) = Page::of(origin) else { return false };
+        let port = Some(self.address.port());
+        let is_here = |name: &str| match ip_of(name) {
+            Some(ip) => ip == self.address.ip(),
+            None => name.eq_ignore_ascii_case("localhost"),
+        };
+        page.scheme.eq_ignore_ascii_case(self.scheme)
+            && page.port.or(default_port(self.scheme)) == port
+            && is_here(page.host)
+            && is_this_machine(split_port(host).0)
+    }
+}
+
+/// Whether a host is `localhost`, or the text of a loopback address.
+fn is_this_machine(host: &str) -> bool {
+    match ip_of(host) {
+        Some(ip) => ip.is_loopback(),
+        None => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// The IP address that a host is, if its text is one; that of IPv6 stands in brackets.
+fn ip_of(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(text) => text.parse().ok().map(IpAddr::V6),
+        None => host.parse().ok().map(IpAddr::V4),
+    }
 }
 
 /// An origin taken apart.

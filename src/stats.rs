@@ -184,8 +184,33 @@ counters! {
     GatewayErrors = "gateway_errors",
     /// Terminal answers written to connections.
     Answers = "answers",
-    /// Messages whose connection ended before the answer.
+    /// Terminal answers kept for a client that lost its connection.
+    AnswersKept = "answers_kept",
+    /// Messages whose session ended before the answer, or whose answer found no room in its window.
     AnswersUndeliverable = "answers_undeliverable",
+    /// Sessions made resumable.
+    SessionsResumable = "sessions_resumable",
+    /// Sessions resumed without a gap.
+    SessionsResumed = "sessions_resumed",
+    /// Sessions resumed, of which frames are missing.
+    SessionsGap = "sessions_gap",
+    /// Sessions that could not be resumed: away for longer than `session.ttl_ms`, or crowded out.
+    SessionsLostExpired = "sessions_lost_expired",
+    /// Sessions that could not be resumed: of a gateway before its restart, or of another one.
+    SessionsLostRestarted = "sessions_lost_restarted",
+    /// Sessions that could not be resumed: their clients had left.
+    SessionsLostEnded = "sessions_lost_ended",
+    /// Sessions that could not be resumed: no such id, or another secret or user.
+    SessionsLostUnknown = "sessions_lost_unknown",
+    /// Sessions resumed while their old connection was still there; it is closed with 4000.
+    SessionTakeovers = "session_takeovers",
+    /// Resumable sessions that ended because their clients left, signed in, or broke a rule.
+    SessionsEnded = "sessions_ended",
+    /// Sessions that ended because they were away for `session.ttl_ms`.
+    SessionsExpired = "sessions_expired",
+    /// Sessions that ended because more were away than `session.away_max` or their user's or
+    /// address's part, or their frames came to more than `session.kept_total_bytes_max`.
+    SessionsCrowdedOut = "sessions_crowded_out",
     /// One-way messages that were refused.
     OneWayRefused = "one_way_refused",
     /// Times reading a connection was paused for its unanswered messages, or for the bytes of
@@ -470,6 +495,12 @@ pub struct Gauges {
     pub(crate) connections: u64,
     /// Connections that were upgraded.
     pub(crate) sessions: u64,
+    /// Sessions that can be resumed, those without a connection among them.
+    pub sessions_resumable: u64,
+    /// Sessions without a connection.
+    pub sessions_away: u64,
+    /// Bytes of frames that are kept for resumable sessions.
+    pub session_kept_bytes: u64,
     /// Connections in the handshake, or that must sign in and have not yet.
     pub(crate) unauthenticated: u64,
     /// Users for which limits are counted.

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, TextRule};
+use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, SHARD_BYTES_MAX, SLOTS_MAX, TextRule};
 use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
-use super::{admin, auth, discovery, health, host, limits, listen, log_filter};
+use super::{admin, auth, discovery, health, host, limits, listen, log_filter, session};
 use crate::limits::*;
 use crate::origin::AllowedOrigin;
 
@@ -15,10 +15,6 @@ use crate::origin::AllowedOrigin;
 pub const SHARD_SECTIONS: [&str; 10] =
     ["shard", "conn", "session", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
 
-/// Largest table of a shard: one entry for each slot that a key can number.
-const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
-/// Largest byte cap of a shard: 64 GiB, as much as a large host has for each of a few cores.
-const SHARD_BYTES_MAX: u64 = 64 << 30;
 /// Largest byte cap of one client: 1 GiB, 64 of the largest messages.
 const CLIENT_BYTES_MAX: u64 = 1 << 30;
 
@@ -178,6 +174,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         ring_depth: r.number("shard.ring_depth", d.ring_depth, Bounds::new(64, 32_768)),
         conn: conn(r, d.conn),
         limits: limits::limits(r, d.limits),
+        session: session::session(r, d.session),
         queue: queue(r, d.queue),
         batch: batch(r, d.batch),
         retry: retry(r, d.retry),
@@ -186,6 +183,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         backend: backend(r, d.backend),
     };
     conn_relations(r, &settings);
+    session::relations(r, &settings.session);
     queue_relations(r, &settings);
     other_relations(r, &settings);
     settings

@@ -15,7 +15,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Modules of this program that log (a test holds the list against the sources). A filter may name
 /// one of them or a module that they are in.
-const OWN: [&str; 36] = [
+const OWN: [&str; 37] = [
     "shardgate::backend::channel::driver",
     "shardgate::boot",
     "shardgate::control",
@@ -43,6 +43,7 @@ const OWN: [&str; 36] = [
     "shardgate::engine::clients",
     "shardgate::engine::clients::handshake",
     "shardgate::engine::clients::introduction",
+    "shardgate::engine::clients::resume",
     "shardgate::engine::clients::sign_in",
     "shardgate::engine::dispatcher::failures",
     "shardgate::engine::dispatcher::held_back",

@@ -25,6 +25,7 @@ mod route;
 mod routes;
 pub mod rule;
 mod service_tls;
+mod session;
 pub mod settings;
 mod tables;
 mod tenants;

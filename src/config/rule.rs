@@ -9,6 +9,10 @@ pub const MINUTE_MS: u64 = 60_000;
 pub const HOUR_MS: u64 = 60 * MINUTE_MS;
 #[allow(missing_docs)]
 pub const DAY_MS: u64 = 24 * HOUR_MS;
+/// Largest table of a shard: one entry for each slot that a key can number.
+pub(super) const SLOTS_MAX: u64 = 1 << crate::ids::SLOT_BITS;
+/// Largest byte cap of a shard: 64 GiB, as much as a large host has for each of a few cores.
+pub(super) const SHARD_BYTES_MAX: u64 = 64 << 30;
 
 /// The whole numbers that a key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

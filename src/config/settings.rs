@@ -4,6 +4,7 @@
 
 mod auth;
 mod limits;
+mod session;
 mod shard;
 mod tenant;
 mod tls;
@@ -19,6 +20,7 @@ use crate::peers::{Forwarded, Peers};
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants, UnknownTenant};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
+pub use session::SessionSettings;
 pub use shard::{
     BackendSettings, BatchSettings, CacheSettings, ConnSettings, ConnectionsMax, DedupSettings,
     QueueSettings, RetrySettings, ShardSettings,

@@ -117,6 +117,7 @@ fn start(
         node: gateway.node.clone(),
         boot_id: inputs.boot_id,
         cores: inputs.cores,
+        listens: inputs.listens,
         started: inputs.started,
         log_dropped: inputs.log_dropped,
     });

@@ -61,6 +61,7 @@ impl Announcement {
         next += &format!("  answers     {}\n", answers(gateway, snapshot));
         next += &format!("  clients     {}\n", clients(config, *shards, *connections_cap));
         let page = reachable(*admin);
+        next += &format!("  try it      {http}://{page}/ in a browser\n");
         next += &format!("  read        {http}://{page}/guide, the state in /health and /stats\n");
         if let Some(address) = probes {
             let at = reachable(*address);
@@ -146,6 +147,7 @@ mod tests {
              answers     ids 1000-1999 logic (demo), 2000-2999 chat (demo), 3000-3999 fight \
              (demo), 9000-9999 the gateway itself\n  \
              clients     at most 18000 at once, by the limit of open files\n  \
+             try it      http://127.0.0.1:8000/ in a browser\n  \
              read        http://127.0.0.1:8000/guide, the state in /health and /stats\n  \
              stop        Ctrl-C, or: PROGRAM drain";
         assert_eq!(next, expected.replace("PROGRAM", &program()));

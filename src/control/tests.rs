@@ -98,7 +98,7 @@ hash_on = "key""#;
 /// A shard's answer: it has one connection, and routes everything to instance 1, which its cache
 /// knows.
 fn inspect(shard: ShardId, query: &Query) -> Inspection {
-    let session = SessionId::from_random(shard.0.into());
+    let session = SessionId::new(shard, 0);
     let conn = ConnInfo {
         session,
         peer: ([127, 0, 0, 1], 9).into(),

@@ -21,11 +21,6 @@ const UNIMPLEMENTED: Reject = Reject::new(
     Reason::Unimplemented,
     "this gateway serves neither this type nor this id of its own range",
 );
-/// Sessions do not outlive their connection yet: the type is known, and not served.
-const NO_RESUME: Reject = Reject::new(
-    Reason::Unimplemented,
-    "this gateway cannot resume a session: go on with the present one",
-);
 
 /// Handles `ping`, `heartbeat`, `auth` and `resume`, or says why not.
 pub(super) fn on_system(
@@ -49,7 +44,7 @@ pub(super) fn on_system(
             Ok(())
         }
         "auth" => clients.on_auth(cx, id, message, now),
-        "resume" => Err(NO_RESUME),
+        "resume" => clients.on_resume(cx, source, message, now),
         _ => Err(UNIMPLEMENTED),
     }
 }

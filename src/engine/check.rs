@@ -1,9 +1,13 @@
 //! Invariants of an engine's state between any two events, for the simulator and unit tests.
 
+use std::collections::BTreeMap;
+
 use crate::engine::Engine;
 use crate::engine::clients::conn::{Hold, Phase};
+use crate::engine::clients::session::Session;
+use crate::engine::clients::sessions::Seat;
 use crate::engine::held::Held;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, SessionKey};
 use crate::message::Micros;
 
 /// State of one connection for an observer.
@@ -42,7 +46,7 @@ impl Engine {
         let conns = self.clients.conns.iter().map(|(id, c)| ConnView {
             id,
             phase: c.phase,
-            unanswered: c.unanswered,
+            unanswered: c.session.unanswered,
             paused: !c.holds.is_empty(),
         });
         View {
@@ -68,25 +72,71 @@ impl Engine {
         self.dispatcher.check_no_delay(&self.config.settings.batch, now)
     }
 
+    /// Checks that a session is where its key says, and known by its id if it can be resumed.
+    fn check_session(&self, session: &Session, at: Option<ConnId>) -> Result<(), String> {
+        let sessions = &self.clients.sessions;
+        let seat = match sessions.seat(session.key) {
+            Some(Seat::At(conn)) => Some(Some(*conn)),
+            Some(Seat::Away(_)) => Some(None),
+            None => None,
+        };
+        ensure(seat == Some(at), || format!("{:?} is at {seat:?}, in truth {at:?}", session.key))?;
+        let shard = session.id.shard();
+        ensure(shard == self.config.shard, || {
+            format!("{} is on {:?}", session.id.as_str(), self.config.shard)
+        })?;
+        let named = sessions.find(&session.id);
+        let expected = session.resumption.is_some().then_some(session.key);
+        ensure(named == expected, || format!("{:?} is named {named:?}", session.key))
+    }
+
+    fn check_sessions(&self, unanswered: &BTreeMap<SessionKey, Held>) -> Result<(), String> {
+        let sessions = &self.clients.sessions;
+        let mut kept = 0;
+        let mut resumable = 0;
+        for session in sessions.iter_away() {
+            self.check_session(session, None)?;
+            let found = unanswered.get(&session.key).copied().unwrap_or_default();
+            let held = Held { items: session.unanswered as usize, bytes: session.unanswered_bytes };
+            ensure(found == held, || {
+                format!("{:?}: unanswered {held:?}, in truth {found:?}", session.key)
+            })?;
+        }
+        let attached = self.clients.conns.iter().map(|(_, conn)| &*conn.session);
+        for resumption in attached.chain(sessions.iter_away()).filter_map(|s| s.resumption.as_ref())
+        {
+            kept += resumption.kept.size();
+            resumable += 1;
+        }
+        let all = sessions.iter_away().count() + self.clients.conns.len();
+        ensure(
+            (kept, resumable, all) == (sessions.kept_bytes, sessions.len().0, sessions.seats()),
+            || format!("sessions: {kept} bytes of {resumable} of {all}, and {:?}", sessions.len()),
+        )?;
+        sessions.check()
+    }
+
     fn check_conns(&self) -> Result<(), String> {
         let named = self.dispatcher.unanswered();
         let answer_bytes = self.dispatcher.answer_bytes();
         let mut late = self.dispatcher.late_calls();
         let mut upgraded = 0;
         for (id, conn) in self.clients.conns.iter() {
-            let found = named.get(&id).copied().unwrap_or_default();
-            let kept = Held { items: conn.unanswered as usize, bytes: conn.unanswered_bytes };
+            let session = &*conn.session;
+            self.check_session(session, Some(id))?;
+            let found = named.get(&session.key).copied().unwrap_or_default();
+            let kept = Held { items: session.unanswered as usize, bytes: session.unanswered_bytes };
             ensure(found == kept, || format!("{id:?}: unanswered {kept:?}, in truth {found:?}"))?;
-            ensure(conn.unanswered <= conn.terms.unanswered_max, || {
-                format!("{id:?}: {} unanswered", conn.unanswered)
+            ensure(session.unanswered <= conn.terms.unanswered_max, || {
+                format!("{id:?}: {} unanswered", session.unanswered)
             })?;
-            let expected = answer_bytes.get(&id).copied().unwrap_or(0);
-            ensure(expected == conn.answer_bytes, || {
-                format!("{id:?}: answers of {} bytes, in truth {expected}", conn.answer_bytes)
+            let expected = answer_bytes.get(&session.key).copied().unwrap_or(0);
+            ensure(expected == session.answer_bytes, || {
+                format!("{id:?}: answers of {} bytes, in truth {expected}", session.answer_bytes)
             })?;
             // Each cause of a hold is ended by something that exists.
             let holds = conn.holds;
-            ensure(!holds.has(Hold::Unanswered) || conn.unanswered > 0, || {
+            ensure(!holds.has(Hold::Unanswered) || session.unanswered > 0, || {
                 format!("{id:?} is held for answers that never come")
             })?;
             ensure(!holds.has(Hold::Outbox) || conn.outbox_claimed() > 0, || {
@@ -104,17 +154,18 @@ impl Engine {
             ensure(conn.newcomer.is_none() || self.clients.waits_for_place(id), || {
                 format!("{id:?} waits for a place for ever")
             })?;
-            let late = late.remove(&id).unwrap_or(0);
-            ensure(late == conn.late_calls, || {
-                format!("{id:?}: {} late calls, in truth {late}", conn.late_calls)
+            let late = late.remove(&session.key).unwrap_or(0);
+            ensure(late == session.late_calls, || {
+                format!("{id:?}: {} late calls, in truth {late}", session.late_calls)
             })?;
             let listed =
                 self.clients.moves_waiting.contains(&id) || self.effects.moves.contains(&id);
-            ensure(conn.moving.is_none() || !conn.is_at_rest() || listed, || {
+            ensure(conn.moving.is_none() || !session.is_at_rest() || listed, || {
                 format!("{id:?} never moves")
             })?;
             upgraded += u64::from(conn.upgraded);
         }
+        self.check_sessions(&named)?;
         ensure(upgraded == self.clients.upgraded, || {
             format!("sessions: {}, in truth {upgraded}", self.clients.upgraded)
         })

@@ -21,6 +21,7 @@ const LATE_BYTES_DECODED_MAX: usize = READ_SCRATCH_BYTES;
 /// Bytes after our last word after which the connection is closed: more than a kernel holds for one
 /// by default (net.ipv4.tcp_rmem, 6 MiB), so that they were not all on the way before it came.
 const LATE_BYTES_MAX: usize = 8 << 20;
+const ACK_AHEAD: &str = "ack: above the last offset that this session was given";
 const SEQ_FELL: &str = "seq: a number above that of every earlier message is wanted";
 
 impl Engine {
@@ -307,8 +308,14 @@ impl Engine {
             }
             conn.session.last_seq = message.seq;
         }
-        let source = conn.source(id, clients.sign_in.required);
         let category = cx.config.category(message);
+        conn.session.is_used |= category != Category::System;
+        let source = conn.source(id, clients.sign_in.required);
+        if message.ack > 0 && clients.on_ack(id, message.ack).is_err() {
+            let (reason, text) = (Reason::BadMessage, ACK_AHEAD.into());
+            self.on_bad(id, &BadMessage { seq: message.seq, reason, text }, now);
+            return;
+        }
         cx.stats.message(category);
         cx.stats.add(Counter::MessageBytes, bytes as u64);
         let taken =

@@ -211,7 +211,7 @@ impl Engine {
     }
 
     /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are
-    /// counted as undeliverable.
+    /// kept, if its session can be resumed, else counted as undeliverable.
     pub fn remove(&mut self, id: ConnId) {
         let (clients, _, mut cx) = self.parts();
         clients.remove(&mut cx, id);

@@ -137,6 +137,17 @@ impl<K: Copy + From<u64> + Into<u64>, T> Slab<K, T> {
         if slot.raw == raw { slot.value.as_mut() } else { None }
     }
 
+    /// The values of two keys, to be changed; `None` of one that has ended. The keys are of two
+    /// slots.
+    pub(crate) fn get_two_mut(&mut self, keys: [K; 2]) -> [Option<&mut T>; 2] {
+        let raw = keys.map(Into::into);
+        let indexes = raw.map(|raw| (raw & SLOT_MASK) as usize);
+        let Ok(slots) = self.slots.get_disjoint_mut(indexes) else { return [None, None] };
+        let [a, b] = slots;
+        [(a, raw[0]), (b, raw[1])]
+            .map(|(slot, raw)| if slot.raw == raw { slot.value.as_mut() } else { None })
+    }
+
     /// Removes and returns the value of `key`; `None` if the key has ended before.
     #[inline]
     pub(crate) fn remove(&mut self, key: K) -> Option<T> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::auth::Identity;
 use crate::engine::owner::Holder;
-use crate::ids::{ConnId, SessionId};
+use crate::ids::{ConnId, SessionId, SessionKey};
 use crate::message::Encoding;
 use crate::routing::{Route, Sender};
 
@@ -12,6 +12,9 @@ use crate::routing::{Route, Sender};
 #[derive(Debug)]
 pub(crate) struct Source {
     pub conn: ConnId,
+    /// Session that gets the answer.
+    pub session_key: SessionKey,
+    /// Its public id.
     pub session: SessionId,
     /// Tenant, and the hashes of session and user.
     pub sender: Sender,

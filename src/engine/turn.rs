@@ -23,6 +23,7 @@ impl Engine {
         clients.sweep(&mut cx, now, closing);
         clients.move_again(&mut cx);
         clients.limits.expire(now);
+        clients.expire_sessions(&mut cx, now);
         dispatcher.clean_up(&mut cx, now);
         let ids_of = |id| dispatcher.dedup.ids_of(id);
         if let Some(demands) = cx.tenants.demands(ids_of, now) {

@@ -30,6 +30,7 @@ macro_rules! pages {
 /// All pages, in the order in which a newcomer reads them; the last five are for looking up.
 pub const PAGES: &[Page] = pages![
     "clients",
+    "client-library",
     "services",
     "tokens",
     "limits",

@@ -241,3 +241,54 @@ proptest! {
         is_of_host(&origin, &text);
     }
 }
+
+/// A row: where the admin endpoint listens and whether with TLS, the host that a page connects to,
+/// its origin, and whether it is let in.
+type AdminPage = (&'static str, bool, &'static str, &'static str, bool);
+
+const ADMIN_PAGES: &[AdminPage] = &[
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://127.0.0.1:8000", true),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://localhost:8000", true),
+    ("127.0.0.1:8000", false, "localhost:9000", "HTTP://LocalHost:8000", true),
+    ("127.0.0.1:8000", false, "[::1]:9000", "http://127.0.0.1:8000", true),
+    ("127.0.0.1:80", false, "127.0.0.1", "http://127.0.0.1", true),
+    ("127.0.0.1:443", true, "localhost", "https://localhost", true),
+    ("127.0.0.1:8000", true, "localhost:9443", "https://localhost:8000", true),
+    ("[::1]:8000", false, "[::1]:9000", "http://[::1]:8000", true),
+    // A page of another port, scheme or address.
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://127.0.0.1:8001", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://127.0.0.1", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "https://127.0.0.1:8000", false),
+    ("127.0.0.1:8000", true, "127.0.0.1:9000", "http://127.0.0.1:8000", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "ws://127.0.0.1:8000", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://127.0.0.2:8000", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://[::1]:8000", false),
+    // Names to which anybody can give a loopback address: of the page, of the gateway, of both.
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://evil.example:8000", false),
+    ("127.0.0.1:8000", false, "evil.example:9000", "http://evil.example:8000", false),
+    ("127.0.0.1:8000", false, "evil.example:9000", "http://127.0.0.1:8000", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://localhost.evil.example:8000", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://127.0.0.1.evil.example:8000", false),
+    ("127.0.0.1:8000", false, "localhost.:9000", "http://localhost.:8000", false),
+    // A page on the reader's machine, and a gateway on another one.
+    ("127.0.0.1:8000", false, "192.0.2.1:9000", "http://127.0.0.1:8000", false),
+    ("127.0.0.1:8000", false, "gate.example:9000", "http://localhost:8000", false),
+    // No origin of a page, and no host.
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "null", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://x@127.0.0.1:8000", false),
+    ("127.0.0.1:8000", false, "127.0.0.1:9000", "http://127.0.0.1:8000/", false),
+    ("127.0.0.1:8000", false, "x@127.0.0.1:9000", "http://127.0.0.1:8000", false),
+    // Other hosts reach the endpoint: its pages are listed.
+    ("0.0.0.0:8000", true, "127.0.0.1:9000", "https://127.0.0.1:8000", false),
+    ("[::]:8000", true, "localhost:9000", "https://localhost:8000", false),
+    ("192.0.2.1:8000", true, "192.0.2.1:9000", "https://192.0.2.1:8000", false),
+];
+
+#[test]
+fn pages_of_an_admin_endpoint_on_loopback_are_let_in_from_the_machine_itself() {
+    for (listen, tls, host, origin, ok) in ADMIN_PAGES {
+        let pages = AdminPages::at(listen.parse().expect("an address"), *tls);
+        let allows = pages.is_some_and(|pages| pages.allows(origin, host));
+        assert_eq!(allows, *ok, "{listen} {tls} {host} {origin}");
+    }
+}

@@ -14,7 +14,8 @@ pub mod generated {
 }
 
 pub use generated::{
-    Auth, AuthOk, Draining, ErrorCount, Explain, Explanation, Limits, Pong, Time, Welcome, WhoAmI,
+    Auth, AuthOk, Draining, ErrorCount, Explain, Explanation, Limits, Pong, Resume, Resumed, Time,
+    Welcome, WhoAmI,
 };
 
 /// Encodes a typed payload: JSON with the names of the .proto file, or protobuf.
@@ -39,6 +40,41 @@ pub(crate) fn read_auth(encoding: Encoding, payload: &[u8]) -> Option<String> {
             fields::string(token.unwrap_or("\"\"")).map(Cow::into_owned)
         }
         Encoding::Protobuf => Auth::decode(payload).ok().map(|auth| auth.token),
+    }
+}
+
+impl std::fmt::Debug for Resume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Resume(<redacted>)")
+    }
+}
+
+impl std::fmt::Debug for Resumed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Resumed({} {}, <redacted>)", self.outcome, self.reason)
+    }
+}
+
+/// The number of a run of the gateway, as clients see it: text, as it may be above 2^53.
+pub(crate) fn boot(boot_id: u64) -> String {
+    format!("{boot_id:016x}")
+}
+
+/// Reads a `resume` message. Fields that are absent are empty; without a payload all are.
+pub(crate) fn read_resume(encoding: Encoding, payload: &[u8]) -> Option<Resume> {
+    match encoding {
+        Encoding::Json if payload.is_empty() => Some(Resume::default()),
+        Encoding::Json => {
+            let text = std::str::from_utf8(payload).ok()?;
+            let [session, secret, offset, boot] =
+                fields::values(text, ["session", "secret", "offset", "boot"])?;
+            let text =
+                |value: Option<&str>| fields::string(value.unwrap_or("\"\"")).map(Cow::into_owned);
+            let offset = fields::whole_number(offset.unwrap_or("0"))?;
+            let (session, secret, boot) = (text(session)?, text(secret)?, text(boot)?);
+            Some(Resume { session, secret, offset, boot })
+        }
+        Encoding::Protobuf => Resume::decode(payload).ok(),
     }
 }
 
@@ -84,6 +120,31 @@ mod tests {
         for bad in [&b""[..], b"[\"a.b.c\"]", b"\"a.b.c\"", b"{\"token\":1}", twice, b"{} {}"] {
             assert_eq!(read(Encoding::Json, bad), None);
         }
+    }
+
+    #[test]
+    fn a_resume_reads_in_both_encodings_and_its_secret_is_not_shown() {
+        let whole = Resume {
+            session: "0b7k".into(),
+            secret: "s3cret".into(),
+            offset: 41,
+            boot: "00ff".into(),
+        };
+        assert!(!format!("{whole:?}").contains("s3cret"));
+        let bytes = payload(Encoding::Protobuf, &whole);
+        assert_eq!(read_resume(Encoding::Protobuf, &bytes), Some(whole.clone()));
+        let json = br#"{"session":"0b7k","secret":"s3cret","offset":4.1e1,"boot":"00ff","x":[]}"#;
+        assert_eq!(read_resume(Encoding::Json, json), Some(whole));
+        for empty in [&b""[..], b"{}", br#"{"session":null}"#] {
+            assert_eq!(read_resume(Encoding::Json, empty), Some(Resume::default()));
+        }
+        for bad in
+            [&b"[]"[..], b"1", br#"{"offset":-1}"#, br#"{"offset":"1"}"#, br#"{"session":1}"#]
+        {
+            assert_eq!(read_resume(Encoding::Json, bad), None);
+        }
+        let told = Resumed { secret: "s3cret".into(), ..Resumed::default() };
+        assert!(!format!("{told:?}").contains("s3cret"));
     }
 
     #[test]

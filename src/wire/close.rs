@@ -11,6 +11,8 @@
 //!
 //! All other codes are invalid (section 7.4.2).
 
+/// RFC 6455: the purpose of the connection is fulfilled; from a client, that it leaves.
+pub(crate) const NORMAL: u16 = 1000;
 /// RFC 6455: the gateway stops.
 pub(crate) const GOING_AWAY: u16 = 1001;
 /// RFC 6455: the client broke the protocol.
@@ -26,6 +28,8 @@ pub(crate) const TOO_BIG: u16 = 1009;
 /// IANA: the gateway has no room for the client now.
 pub(crate) const TRY_LATER: u16 = 1013;
 
+/// Reconnect: the session was resumed on another connection, which has it now.
+pub(crate) const RESUMED_ELSEWHERE: u16 = 4000;
 /// Reconnect: the client did not take its answers in time.
 pub(crate) const TOO_SLOW: u16 = 4001;
 /// Reconnect: no frame came for two heartbeats, not even the answer to a ping.
@@ -52,6 +56,7 @@ const fn may_reconnect(code: u16) -> bool {
 }
 
 const _: () = {
+    assert!(may_be_sent(NORMAL) && may_reconnect(RESUMED_ELSEWHERE));
     assert!(may_reconnect(TOO_SLOW) && may_reconnect(NO_HEARTBEAT));
     assert!(may_reconnect(TOKEN_EXPIRED) && may_reconnect(NO_AUTH) && !may_reconnect(BAD_TOKEN));
     assert!(may_be_sent(GOING_AWAY) && may_be_sent(UNSUPPORTED) && may_be_sent(POLICY));

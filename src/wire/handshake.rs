@@ -18,7 +18,7 @@ use tungstenite::handshake::derive_accept_key;
 use self::target::{Target, is_authority};
 use crate::limits::{EMPTY_LINES_MAX, HANDSHAKE_TARGET_BYTES_MAX};
 use crate::message::Encoding;
-use crate::origin::{AllowedOrigin, PageOrigin, is_allowed, is_of_host};
+use crate::origin::{AdminPages, AllowedOrigin, PageOrigin, is_allowed, is_of_host};
 use crate::peers::Forwarded;
 use crate::wire::forwarded::{self, Told};
 
@@ -39,6 +39,8 @@ pub(crate) struct HandshakeRules {
     /// Pages that may connect; empty = those of the request's own host only. A request without
     /// `Origin` (no browser) passes.
     pub(crate) origins: Vec<AllowedOrigin>,
+    /// Pages of the admin endpoint, which may connect, too, where it is for this machine alone.
+    pub(crate) admin_pages: Option<AdminPages>,
     /// Pages that may connect, too, because a tenant lists them; which of its users come from them
     /// is checked when they sign in.
     pub(crate) tenant_origins: Vec<AllowedOrigin>,
@@ -432,10 +434,11 @@ fn check_origin(
         return Err((400, "send at most one Origin").into());
     }
     let Ok(text) = std::str::from_utf8(origin) else { return Err(Refusal::of_origin(origin)) };
-    let is_common = match rules.origins.is_empty() {
+    let is_listed = match rules.origins.is_empty() {
         true => is_of_host(text, host),
         false => is_allowed(&rules.origins, text),
     };
+    let is_common = is_listed || rules.admin_pages.is_some_and(|own| own.allows(text, host));
     if !is_common && !is_allowed(&rules.tenant_origins, text) {
         return Err(Refusal::of_origin(origin));
     }

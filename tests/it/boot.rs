@@ -88,7 +88,7 @@ fn a_gateway_that_is_ready_says_what_to_do_next() {
         .service("logic", &[("a", "127.0.0.1:1".parse().expect("an address"))])
         .route(1000, "logic", "");
     let mut gateway = Gateway::start(&config);
-    let lines: Vec<String> = (0..5).map(|_| gateway.next_line()).collect();
+    let lines: Vec<String> = (0..6).map(|_| gateway.next_line()).collect();
     let after = |line: &str, word: &str| {
         let rest = line.strip_prefix(&format!("  {word:10}  "));
         rest.unwrap_or_else(|| panic!("{word} in {lines:?}")).to_owned()
@@ -101,10 +101,11 @@ fn a_gateway_that_is_ready_says_what_to_do_next() {
     let told: usize = told.and_then(|n| n.parse().ok()).expect("a number");
     assert_eq!(gateway.admin_get("/config")["connections_max"], json!([told]));
     let guide = format!("http://{}/guide, the state in /health and /stats", gateway.admin);
-    assert_eq!(after(&lines[3], "read"), guide);
+    assert_eq!(after(&lines[3], "try it"), format!("http://{}/ in a browser", gateway.admin));
+    assert_eq!(after(&lines[4], "read"), guide);
     assert_eq!(gateway.request("GET /guide", "", "").0, 200);
     // The command is pasted as it stands, into a shell that has the same environment.
-    let drain = after(&lines[4], "stop");
+    let drain = after(&lines[5], "stop");
     let drain = drain.strip_prefix("Ctrl-C, or: ").and_then(own).expect("our command");
     let runtime = gateway.dir().to_owned();
     let drained = run(&drain.split(' ').collect::<Vec<_>>(), |command| {

@@ -248,6 +248,41 @@ fn only_listed_origins_pass_where_there_is_a_list() {
 }
 
 #[test]
+fn the_page_of_the_admin_endpoint_may_connect_from_this_machine_whatever_is_listed() {
+    let gateway = Gateway::start(&Config::new());
+    let (to, admin) = (gateway.ws, gateway.admin);
+    // The kernel chose both ports.
+    let (port, other) = (admin.port(), admin.port() ^ 1);
+    let status = |host: &str, origin: &str| {
+        let mut raw = Raw::connect(to);
+        let asks = request(to, |lines| {
+            lines[1] = format!("Host: {host}");
+            lines.push(format!("Origin: {origin}"));
+        });
+        raw.send(asks.as_bytes());
+        raw.head().split(' ').nth(1).expect("a status line").to_owned()
+    };
+    let here = to.to_string();
+    let rows = [
+        (&*here, format!("http://{admin}"), "101"),
+        (&here, format!("http://localhost:{port}"), "101"),
+        (&here, format!("http://127.0.0.1:{other}"), "403"),
+        (&here, format!("https://{admin}"), "403"),
+        (&here, format!("http://evil.example:{port}"), "403"),
+        ("gate.example", format!("http://{admin}"), "403"),
+    ];
+    for (host, origin, expected) in &rows {
+        assert_eq!(status(host, origin), *expected, "{host} {origin}");
+    }
+    gateway.rewrite(&Config::new().key("origins = [\"https://game.example\"]"));
+    gateway.signal(Signal::HUP);
+    eventually("the list holds", || (status(&here, "https://game.example") == "101").then_some(()));
+    for (host, origin, expected) in &rows {
+        assert_eq!(status(host, origin), *expected, "{host} {origin}, with a list");
+    }
+}
+
+#[test]
 fn the_size_of_a_request_is_a_key_that_a_reload_changes() {
     let gateway = Gateway::start(&Config::new());
     let to = gateway.ws;

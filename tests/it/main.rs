@@ -33,6 +33,7 @@ mod proxy;
 mod quotas;
 mod reload;
 mod resource_limits;
+mod resume;
 mod retry;
 mod service_manager;
 mod service_tls;

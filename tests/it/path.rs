@@ -132,7 +132,7 @@ fn system_messages_are_answered_by_the_gateway() {
     assert_eq!(client.read()["type"], "pong");
     let answer = client.ask(json!({"type": "heartbeat"}));
     assert_eq!((&answer["seq"], answer.get("status")), (&json!(2), None));
-    for kind in ["auth", "resume", "no_such_type"] {
+    for kind in ["auth", "no_such_type"] {
         let answer = client.ask(json!({"type": kind, "payload": {"token": "x"}}));
         assert_eq!((&answer["status"], &answer["reason"]), (&json!(12), &json!("UNIMPLEMENTED")));
     }

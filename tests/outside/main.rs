@@ -3,6 +3,7 @@
 //! is missing, its test says so in one line.
 
 mod browser;
+mod client_library;
 mod discovery;
 mod etcd;
 mod interop;
@@ -16,3 +17,4 @@ mod restarts;
 mod support;
 mod systemd;
 mod tls;
+mod try_page;

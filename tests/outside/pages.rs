@@ -84,6 +84,7 @@ macro_rules! pages {
 pages! {
     the_commands_of_the_readme_run "README.md",
     the_commands_for_clients_run "src/guide/clients.md",
+    the_commands_for_the_client_library_run "src/guide/client-library.md",
     the_commands_for_services_run "src/guide/services.md",
     the_commands_for_tokens_run "src/guide/tokens.md",
     the_commands_for_limits_run "src/guide/limits.md",

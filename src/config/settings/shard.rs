@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::LimitSettings;
+use super::SessionSettings;
 
 /// All settings of one shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ pub struct ShardSettings {
     pub conn: ConnSettings,
     /// Limits of users and addresses.
     pub limits: LimitSettings,
+    /// Sessions that outlive their connection.
+    pub session: SessionSettings,
     /// Priority queue and admission.
     pub queue: QueueSettings,
     /// Batches and calls to services.
@@ -307,6 +310,7 @@ impl Default for ShardSettings {
             ring_depth: 1024,
             conn: ConnSettings::default(),
             limits: LimitSettings::default(),
+            session: SessionSettings::default(),
             queue: QueueSettings::default(),
             batch: BatchSettings::default(),
             retry: RetrySettings::default(),

@@ -4,7 +4,7 @@
 //! endpoint's is refused (DNS rebinding), and so is an `Origin` or `Sec-Fetch-Site` that names
 //! another page; a change takes a header and a content type that no page of another origin can send
 //! without a preflight, which is never granted. Probes are asked by programs that name any host or
-//! none; their answers are words.
+//! none; their answers are words. The client library is for pages of any origin, and is no data.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::body::to_bytes;
 use axum::extract::{Extension, Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -29,6 +29,8 @@ pub struct Origins {
     pub tls: bool,
     /// Whether a path is answered whatever host the request names.
     pub any_host: fn(&str) -> bool,
+    /// Whether pages of other origins may read a path.
+    pub any_page: fn(&str) -> bool,
 }
 
 /// Rights at the admin endpoint.
@@ -44,6 +46,8 @@ pub struct Rights {
 pub enum Access {
     /// No token anywhere: the page holds no data.
     Static,
+    /// No token, and for pages of any origin: the client library, which everybody has anyway.
+    Library,
     /// No token and any `Host`: probes have no secret, and name the host as they like or not at
     /// all. The answer is a word that tells nothing.
     Probe,
@@ -56,7 +60,7 @@ pub enum Access {
 impl Access {
     fn needs_token(self, loopback: bool) -> bool {
         match self {
-            Access::Static | Access::Probe => false,
+            Access::Static | Access::Library | Access::Probe => false,
             Access::Read => !loopback,
             Access::Change => true,
         }
@@ -64,7 +68,7 @@ impl Access {
 
     fn needs_json(self) -> bool {
         match self {
-            Access::Static | Access::Probe | Access::Read => false,
+            Access::Static | Access::Library | Access::Probe | Access::Read => false,
             Access::Change => true,
         }
     }
@@ -77,14 +81,18 @@ pub async fn check_origin(
     next: Next,
 ) -> Response {
     let headers = request.headers();
-    let host = host(&request);
-    let any_host = (origins.any_host)(request.uri().path());
+    let host = host(request.uri(), headers);
+    let path = request.uri().path();
+    let any_host = (origins.any_host)(path);
+    // A preflight asks for more than to read, and is never granted.
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let any_page = reads && (origins.any_page)(path);
     let refused = |why| HttpError::new(StatusCode::FORBIDDEN, why).into_response();
     let mut response = if !any_host && !host.is_some_and(|host| is_ours(host, origins.address)) {
         refused("Host names another server: use localhost or the address that it listens on")
-    } else if !origin_is_ours(headers, host.unwrap_or_default(), origins.tls) {
+    } else if !any_page && !origin_is_ours(headers, host.unwrap_or_default(), origins.tls) {
         refused("Origin names a page of another server, which gets no answer")
-    } else if !is_from_here(headers) {
+    } else if !any_page && !is_from_here(headers) {
         refused("Sec-Fetch-Site names a page of another site, which gets no answer")
     } else {
         next.run(request).await
@@ -167,11 +175,11 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// The host that a request is for: that of an absolute target, else (RFC 9112 section 3.2.2) the
 /// one `Host`. `None`: there is none, several, or one that is no text.
-fn host(request: &Request) -> Option<&str> {
-    if let Some(authority) = request.uri().authority() {
+pub fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<&'r str> {
+    if let Some(authority) = uri.authority() {
         return Some(authority.as_str());
     }
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
     host.to_str().ok()
 }

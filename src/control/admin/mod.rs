@@ -6,6 +6,7 @@ mod answer;
 mod change;
 mod guard;
 mod guide;
+mod page;
 pub mod probes;
 mod read;
 mod routes;
@@ -68,7 +69,12 @@ pub fn serve(
             "admin_token_missing: the admin endpoint refuses every request that needs the token"
         );
     }
-    let origins = Origins { address, tls: tls.is_some(), any_host: routes::is_probe };
+    let origins = Origins {
+        address,
+        tls: tls.is_some(),
+        any_host: routes::is_probe,
+        any_page: routes::is_library,
+    };
     let rights = Rights { loopback: address.ip().is_loopback(), token };
     let endpoint = Endpoint {
         key: "admin.listen",

@@ -53,6 +53,6 @@ fn router(address: SocketAddr, metrics: bool, admin: Admin) -> Router {
         no_such = "this port serves /healthz, /readyz and /metrics; all else is at admin.listen";
         any_host = |path| path != METRICS;
     }
-    let origins = Origins { address, tls: false, any_host };
+    let origins = Origins { address, tls: false, any_host, any_page: |_| false };
     guarded(router, no_such, origins).with_state(admin)
 }

@@ -2,13 +2,15 @@
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Json;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Admin;
 use super::answer::{HttpError, JsonResult, PLAIN, Text, text};
+use super::guard::host;
 use crate::control::gathering::Overview;
 use crate::control::marks::{MARKS_MAX, Moment};
 use crate::control::request::ControlRequest;
@@ -108,6 +110,12 @@ pub async fn shards(State(admin): State<Admin>) -> JsonResult {
 
 pub async fn services(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::services::services(&*admin.gather().await?)))
+}
+
+pub async fn connect(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> JsonResult {
+    let asked = host(&uri, &headers).and_then(|host| host.parse::<Authority>().ok());
+    let host = asked.as_ref().map(Authority::host).filter(|host| !host.is_empty());
+    Ok(Json(view::connect::connect(&admin.info, &*admin.gather().await?, host)))
 }
 
 /// Parameters of `/connections` in the query.

@@ -3,12 +3,13 @@
 
 use std::fmt::Write as _;
 
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, get, on, post};
 
-use super::answer::{PLAIN, Text, text};
+use super::answer::{PLAIN, text};
 use super::guard::Access;
-use super::{Admin, change, guide, read};
+use super::{Admin, change, guide, page, read};
 use crate::guide::{PICTURE, STYLE};
 
 /// A row of the table: a path with a method.
@@ -24,9 +25,11 @@ pub struct Route {
 pub enum Answer {
     /// A text of the program itself. As it is no function, it can hold no data of the gateway.
     Static(Page),
+    /// A text of the program itself that pages of any origin may read.
+    Library(Page),
     /// A handler that shows texts of the program itself. As it has no state, it can reach no data
     /// of the gateway.
-    Guide(fn() -> MethodRouter),
+    Stateless(fn() -> MethodRouter),
     /// A handler that answers programs with a word: GET, and OPTIONS, by which HAProxy asks.
     Probe(fn() -> MethodRouter<Admin>),
     /// A handler that only shows something: GET.
@@ -57,8 +60,16 @@ impl Route {
         Self { path, about, answer: Answer::Static(Page { media, text }) }
     }
 
-    const fn guide(path: &'static str, about: &'static str, handler: fn() -> MethodRouter) -> Self {
-        Self { path, about, answer: Answer::Guide(handler) }
+    const fn library(path: &'static str, about: &'static str, text: &'static str) -> Self {
+        Self { path, about, answer: Answer::Library(Page { media: JAVASCRIPT, text }) }
+    }
+
+    const fn stateless(
+        path: &'static str,
+        about: &'static str,
+        handler: fn() -> MethodRouter,
+    ) -> Self {
+        Self { path, about, answer: Answer::Stateless(handler) }
     }
 
     const fn probe(
@@ -88,7 +99,8 @@ impl Route {
     /// Requirements of the route.
     pub fn access(&self) -> Access {
         match self.answer {
-            Answer::Static(_) | Answer::Guide(_) => Access::Static,
+            Answer::Static(_) | Answer::Stateless(_) => Access::Static,
+            Answer::Library(_) => Access::Library,
             Answer::Probe(_) => Access::Probe,
             Answer::Read(_) => Access::Read,
             Answer::Change(_) => Access::Change,
@@ -98,7 +110,7 @@ impl Route {
     /// Method of the route: `GET` or `POST`.
     pub fn method(&self) -> &'static str {
         match self.access() {
-            Access::Static | Access::Probe | Access::Read => "GET",
+            Access::Static | Access::Library | Access::Probe | Access::Read => "GET",
             Access::Change => "POST",
         }
     }
@@ -109,7 +121,10 @@ impl Route {
             Answer::Static(Page { media, text }) => {
                 get(async move || ([(header::CONTENT_TYPE, media)], text))
             }
-            Answer::Guide(handler) => handler().with_state(()),
+            Answer::Library(Page { media, text }) => {
+                get(async move || ([(header::CONTENT_TYPE, media)], FOR_ANY_PAGE, text))
+            }
+            Answer::Stateless(handler) => handler().with_state(()),
             Answer::Probe(handler) | Answer::Read(handler) | Answer::Change(handler) => handler(),
         }
     }
@@ -118,13 +133,43 @@ impl Route {
 /// Methods of probes. HAProxy's `option httpchk` with a path alone sends OPTIONS; GET is HEAD, too.
 const PROBED_BY: MethodFilter = MethodFilter::GET.or(MethodFilter::OPTIONS);
 
+/// Headers by which browsers let pages of any origin read an answer: as a script, and by `fetch`
+/// (<https://fetch.spec.whatwg.org/#http-responses>).
+const FOR_ANY_PAGE: [(HeaderName, &str); 2] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
+];
+
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
 /// Whether a path is that of a probe.
 pub fn is_probe(path: &str) -> bool {
     ROUTES.iter().any(|route| route.access() == Access::Probe && route.path == path)
 }
 
+/// Whether a path is that of the client library.
+pub fn is_library(path: &str) -> bool {
+    ROUTES.iter().any(|route| route.access() == Access::Library && route.path == path)
+}
+
 pub const ROUTES: &[Route] = &[
-    Route::read("/", "list all paths", || get(index)),
+    Route::stateless(
+        "/",
+        "this list; for a browser a page that connects and sends messages",
+        || get(index),
+    ),
+    Route::file("/page.css", "style of the page", CSS, page::STYLE),
+    Route::file("/page.js", "script of the page", JAVASCRIPT, page::SCRIPT),
+    Route::file("/icon.svg", "icon of the page", SVG, page::ICON),
+    Route::library("/client.js", "the client library, a module for any web page", page::LIBRARY),
+    Route::page("/client.d.ts", "types of the client library, for TypeScript", page::TYPES),
+    Route::read(
+        "/connect",
+        "URLs where clients connect, whether they sign in, and which ids are answered",
+        || get(read::connect),
+    ),
     Route::read(
         "/health",
         "state of shards, sources and services; 503 unless all shards serve",
@@ -195,19 +240,19 @@ pub const ROUTES: &[Route] = &[
         post(change::trace)
     }),
     Route::read("/openapi.json", "description of these paths, OpenAPI 3.1", || get(read::openapi)),
-    Route::guide(
+    Route::stateless(
         "/guide",
         "the guide of this version, for a browser; ?q=words searches it",
         || get(guide::index),
     ),
-    Route::guide("/guide/{page}", "one page of the guide", || get(guide::named)),
-    Route::file("/guide/guide.css", "style of the guide", "text/css; charset=utf-8", STYLE),
-    Route::file("/guide/way-of-a-message.svg", "picture of the guide", "image/svg+xml", PICTURE),
+    Route::stateless("/guide/{page}", "one page of the guide", || get(guide::named)),
+    Route::file("/guide/guide.css", "style of the guide", CSS, STYLE),
+    Route::file("/guide/way-of-a-message.svg", "picture of the guide", SVG, PICTURE),
     Route::page("/robots.txt", "keep crawlers away", "User-agent: *\nDisallow: /\n"),
 ];
 
-async fn index() -> Text {
-    text(PLAIN, list())
+async fn index(headers: HeaderMap) -> Response {
+    page::or_list(&headers, text(PLAIN, list()))
 }
 
 /// One line for each route: method, path and purpose.

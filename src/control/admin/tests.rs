@@ -1,6 +1,7 @@
 //! The admin endpoint by raw HTTP, in front of fake shards.
 
 mod access;
+mod page;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -35,9 +35,12 @@ type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 /// Gauge of a shard: name, help and value.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
-const LEVELS: [Level; 18] = [
+const LEVELS: [Level; 21] = [
     ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
     ("sessions", "Upgraded connections.", |g| g.sessions as f64),
+    ("sessions_resumable", "Sessions that can be resumed.", |g| g.sessions_resumable as f64),
+    ("sessions_away", "Sessions without a connection.", |g| g.sessions_away as f64),
+    ("session_kept_bytes", "Bytes of frames kept for sessions.", |g| g.session_kept_bytes as f64),
     ("unauthenticated", "Connections that are not known yet.", |g| g.unauthenticated as f64),
     ("limited_users", "Users that limits are kept for.", |g| g.limited_users as f64),
     ("limited_addresses", "Addresses that limits are kept for.", |g| g.limited_addresses as f64),

@@ -2,6 +2,7 @@
 //! text.
 
 pub mod config;
+pub mod connect;
 pub mod connections;
 pub mod explain;
 pub mod health;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::gathering::Overview;
-use super::inputs::Cores;
+use super::inputs::{Cores, Listens};
 use super::log::DroppedLines;
 use super::shards::{ShardState, ShardView};
 use crate::ids::InstanceId;
@@ -35,6 +36,8 @@ pub struct ProcessInfo {
     pub node: String,
     pub boot_id: u64,
     pub cores: Cores,
+    /// Addresses for clients.
+    pub listens: Listens,
     pub started: Instant,
     pub log_dropped: Option<DroppedLines>,
 }
@@ -87,6 +90,9 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
     *sum = Gauges {
         connections: sum.connections + one.connections,
         sessions: sum.sessions + one.sessions,
+        sessions_resumable: sum.sessions_resumable + one.sessions_resumable,
+        sessions_away: sum.sessions_away + one.sessions_away,
+        session_kept_bytes: sum.session_kept_bytes + one.session_kept_bytes,
         unauthenticated: sum.unauthenticated + one.unauthenticated,
         limited_users: sum.limited_users + one.limited_users,
         limited_addresses: sum.limited_addresses + one.limited_addresses,

@@ -58,6 +58,9 @@ fn counted(sum: &Sum) -> Map<String, Value> {
     let fields = [
         ("connections", g.connections.into()),
         ("sessions", g.sessions.into()),
+        ("sessions_resumable", g.sessions_resumable.into()),
+        ("sessions_away", g.sessions_away.into()),
+        ("session_kept_bytes", g.session_kept_bytes.into()),
         ("unauthenticated", g.unauthenticated.into()),
         ("limited_users", g.limited_users.into()),
         ("limited_addresses", g.limited_addresses.into()),

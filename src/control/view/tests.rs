@@ -53,7 +53,8 @@ fn gathered_of(files: Files) -> Overview {
 
 pub(in crate::control) fn about() -> ProcessInfo {
     let (node, cores) = ("n".into(), Cores::default());
-    ProcessInfo { node, boot_id: 1, cores, started: Instant::now(), log_dropped: None }
+    let listens = Listens { plain: Some(([127, 0, 0, 1], 9000).into()), tls: None };
+    ProcessInfo { node, boot_id: 1, cores, listens, started: Instant::now(), log_dropped: None }
 }
 
 /// Ejects every instance of a service.
@@ -249,4 +250,27 @@ fn dumps_are_new_files_each_time_and_a_link_is_not_followed() {
     let state: serde_json::Value = serde_json::from_str(&state).unwrap();
     assert_eq!(state["health"]["status"], "ok");
     assert!(dump::write(&dir.path().join("none"), &about(), &overview).is_err());
+}
+
+#[test]
+fn who_asks_where_to_connect_is_told_urls_that_can_be_reached_from_there() {
+    let overview = gathered();
+    let listens = Listens {
+        plain: Some(([127, 0, 0, 1], 9000).into()),
+        tls: Some((std::net::Ipv6Addr::UNSPECIFIED, 9443).into()),
+    };
+    let info = ProcessInfo { listens, ..about() };
+    for (host, tls) in [
+        (Some("gate.example"), "wss://gate.example:9443/ws"),
+        (Some("[2001:db8::1]"), "wss://[2001:db8::1]:9443/ws"),
+        (None, "wss://[::1]:9443/ws"),
+    ] {
+        let told = connect::connect(&info, &overview, host);
+        assert_eq!(told["urls"], json!(["ws://127.0.0.1:9000/ws", tls]), "{host:?}");
+    }
+    let told = connect::connect(&info, &overview, None);
+    assert_eq!(told["auth"], json!({ "mode": "off", "required": false }));
+    let first = json!({ "range": [1000, 1999], "service": "logic", "demo": true, "auth": "none" });
+    assert_eq!((&told["routes"][0], told["routes"].as_array().map(Vec::len)), (&first, Some(3)));
+    assert_eq!(told["gateway_ids"], json!([9000, 9999]));
 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use crate::auth::Identity;
 use crate::config::settings::ConnSettings;
 use crate::engine::clients::outbox::Outbox;
+use crate::engine::clients::resumption::Claimed;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::window::Window;
 use crate::engine::owner::Address;
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
-use crate::ids::{ConnId, LimiterKey, SessionId};
+use crate::ids::{ConnId, LimiterKey, SessionId, ShardId};
 use crate::message::{Encoding, Micros, Reason};
 use crate::origin::PageOrigin;
-use crate::routing::{CountedOne, Sender};
+use crate::routing::CountedOne;
 use crate::wire::frames::{Decoder, FrameLimits};
 
 /// A cause for which a connection is not read.
@@ -147,10 +148,34 @@ pub(crate) struct Claim {
 /// A move that waits until its connection is at rest.
 #[derive(Debug)]
 pub struct Moving {
-    /// The user that signs in on the home shard.
-    pub identity: Identity,
-    /// The `auth` message that is answered there; the upgrade if there was none.
-    pub seq: u64,
+    /// The shard that it goes to.
+    pub to: ShardId,
+    /// The reason, and with it what is left to do there.
+    pub cause: MoveCause,
+}
+
+/// Cause of a move, and what is left to do where it ends.
+#[derive(Debug)]
+pub enum MoveCause {
+    /// That shard is the home of the user who signs in.
+    SignIn {
+        /// The user, verified.
+        identity: Identity,
+        /// The `auth` message that is answered there; the upgrade if there was none.
+        seq: u64,
+    },
+    /// The session that the client claims is there.
+    Resume(Claimed),
+}
+
+impl MoveCause {
+    /// The message that is answered there.
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::SignIn { seq, .. } => *seq,
+            Self::Resume(claimed) => claimed.seq,
+        }
+    }
 }
 
 /// A sign-in that waits for a place among its user's connections.
@@ -224,25 +249,16 @@ pub struct Conn {
     pub dirty: bool,
     /// Causes for which the connection is not read.
     pub holds: Holds,
-    /// Messages answered as late whose call is still under way: the connection does not move before
-    /// those have ended.
-    pub late_calls: u32,
     /// Data messages read since the connection was opened.
     pub messages: u64,
     /// Work that it has cost since then, in units of [`crate::engine::work::Work`]: what it sent,
     /// and what was sent to it. It is shown, and nothing goes by it.
     pub work: u64,
-    /// Messages without an answer.
-    pub unanswered: u32,
-    /// Bytes of the messages without an answer.
-    pub unanswered_bytes: usize,
-    /// Bytes that the large ones among the answers to come are expected to have.
-    pub answer_bytes: usize,
-    /// The sender that it was before it signed in, while messages from then are under way: those
-    /// after them keep their order.
-    pub before: Option<Box<Sender>>,
     /// The session that the connection serves.
     pub session: Box<Session>,
+    /// Whether its end is the end of its session, also of one that could be resumed: its client
+    /// left, or broke a rule.
+    pub ends_session: bool,
     /// Address of the client's end; a balancer's or a proxy's until its header was read.
     pub peer: SocketAddr,
     /// Whether the peer is a proxy whose request is to name the client.
@@ -270,7 +286,7 @@ pub struct Conn {
     pub page: Option<Box<PageOrigin>>,
     /// A token that waits for its turn to be verified.
     pub pending_auth: Option<Box<PendingAuth>>,
-    /// The move to the user's home shard under way.
+    /// The move to another shard under way.
     pub moving: Option<Box<Moving>>,
     /// The sign-in that waits for a place.
     pub newcomer: Option<Box<Newcomer>>,
@@ -293,14 +309,10 @@ impl Conn {
             outbox: Outbox::default(),
             dirty: false,
             holds: Holds::default(),
-            late_calls: 0,
             messages: 0,
             work: 0,
-            unanswered: 0,
-            unanswered_bytes: 0,
-            answer_bytes: 0,
-            before: None,
             session: Box::new(Session::new(session, peer.ip())),
+            ends_session: false,
             peer,
             client_unknown: false,
             opened: now,
@@ -324,9 +336,10 @@ impl Conn {
     pub(crate) fn source(&self, id: ConnId, auth_required: bool) -> Source {
         Source {
             conn: id,
+            session_key: self.session.key,
             session: self.session.id,
             sender: self.session.sender,
-            before: self.before.as_deref().copied(),
+            before: self.session.before.as_deref().copied(),
             user: self.session.owner.user().cloned(),
             holder: self.session.holder(),
             encoding: self.encoding,
@@ -344,14 +357,14 @@ impl Conn {
 
     /// Whether it has as many messages without an answer, or bytes of them, as it may have.
     pub fn has_too_much_unanswered(&self, settings: &ConnSettings) -> bool {
-        self.unanswered >= self.terms.unanswered_max
-            || self.unanswered_bytes >= settings.unanswered_bytes_max
+        self.session.unanswered >= self.terms.unanswered_max
+            || self.session.unanswered_bytes >= settings.unanswered_bytes_max
     }
 
     /// Bytes that the outbox has, or is expected to get.
     #[inline]
     pub fn outbox_claimed(&self) -> usize {
-        self.outbox.len() + self.answer_bytes
+        self.outbox.len() + self.session.answer_bytes
     }
 
     /// The place of its next bytes.
@@ -376,7 +389,7 @@ impl Conn {
 
     /// Whether all that was decoded of an open connection has its answer.
     pub fn is_answered(&self) -> bool {
-        self.unanswered == 0 && !self.waits_for_us()
+        self.session.unanswered == 0 && !self.waits_for_us()
     }
 
     /// Whether it waits for something that is not in its client's hands: its token's turn, its move
@@ -461,26 +474,11 @@ impl Conn {
         }
     }
 
-    /// Whether nothing of it is under way: no message without an answer, and no call that still has
-    /// one that was answered as late.
-    pub fn is_at_rest(&self) -> bool {
-        self.unanswered == 0 && self.late_calls == 0
-    }
-
-    /// Forgets the time before the sign-in, if nothing from then is under way any more.
-    #[inline]
-    pub fn note_rest(&mut self) {
-        if self.before.is_some() && self.is_at_rest() {
-            self.before = None;
-        }
-    }
-
     /// Bytes of memory that it holds: its slot, and what is on the heap for it alone.
     pub fn memory_bytes(&self) -> usize {
         let request = self.handshake.as_ref().map_or(0, |held| held.0.capacity());
         Slab::<ConnId, Self>::SLOT_BYTES
             + self.session.memory_bytes()
-            + self.before.as_deref().map_or(0, size_of_val)
             + self.page.as_deref().map_or(0, |page| size_of_val(page) + page.text().len())
             + request
             + self.decoder.memory_bytes()

@@ -134,6 +134,7 @@ impl Clients {
                 unanswered_max: terms.unanswered_max,
                 messages_per_s_max,
             }),
+            boot: client::boot(cx.config.identity.boot_id),
         };
         cx.stats.inc(Counter::Upgraded);
         self.upgraded += 1;

@@ -1,8 +1,9 @@
 //! A connection moves to its user's home shard, so that all of one user (order, deduplication,
-//! limits) is local to one core.
+//! limits) is local to one core; and one without a user to the shard of the session that its client
+//! claims.
 //!
 //! ```text
-//!   identity known --at rest--> depart --a lane--> arrive: signed in, its bytes go on
+//!   shard known --at rest-----> depart --a lane--> arrive: signed in, its bytes go on
 //!                                  ^         |
 //!                                  +-refused-+  the lane is full: again with the next tick
 //! ```
@@ -23,12 +24,15 @@
 //! each tick, in their order; a client that was to be handed over is offered to the next shard, or
 //! refused.
 
+use rand::Rng;
+
 use crate::auth::Identity;
 use crate::engine::Context;
-use crate::engine::clients::conn::{Conn, Hold, Moving, Phase};
+use crate::engine::clients::conn::{Conn, Hold, MoveCause, Moving, Phase};
 use crate::engine::clients::session::user_hash;
+use crate::engine::clients::sessions::End;
 use crate::engine::clients::{Clients, mark_dirty};
-use crate::ids::{ConnId, ShardId, home_shard};
+use crate::ids::{ConnId, SessionId, ShardId, home_shard};
 use crate::message::{Micros, Reason, Reject};
 use crate::stats::Counter;
 use crate::wire::close;
@@ -87,12 +91,18 @@ impl Clients {
         cx.drain.is_none() && home_of(cx, identity) != cx.config.shard
     }
 
+    /// Lets a connection move to the home shard of the user who signs in.
+    pub fn move_home(&mut self, cx: &mut Context<'_>, id: ConnId, identity: Identity, seq: u64) {
+        let to = home_of(cx, &identity);
+        self.set_moving(cx, id, to, MoveCause::SignIn { identity, seq });
+    }
+
     /// Stops the reading of a connection that is to move; it moves when it is at rest.
-    pub fn set_moving(&mut self, cx: &mut Context<'_>, id: ConnId, identity: Identity, seq: u64) {
+    pub fn set_moving(&mut self, cx: &mut Context<'_>, id: ConnId, to: ShardId, cause: MoveCause) {
         let conn = self.conns.get_mut(id).expect("the caller has it");
-        conn.moving = Some(Box::new(Moving { identity, seq }));
+        conn.moving = Some(Box::new(Moving { to, cause }));
         conn.hold(Hold::Move);
-        if conn.is_at_rest() {
+        if conn.session.is_at_rest() {
             cx.effects.moves.push(id);
         }
     }
@@ -101,13 +111,20 @@ impl Clients {
     /// move after all.
     pub fn depart(&mut self, cx: &mut Context<'_>, id: ConnId) -> Option<(ShardId, Departed)> {
         let conn = self.conns.get(id)?;
-        let home = home_of(cx, &conn.moving.as_deref()?.identity);
+        let to = conn.moving.as_deref()?.to;
         let mut conn = self.conns.remove(id)?;
         self.limits.release(id, &mut conn.limits);
-        debug_assert!(conn.is_at_rest());
+        debug_assert!(conn.session.is_at_rest());
+        // What its client wants on another shard is another session.
+        if conn.session.resumption.is_some() {
+            self.sessions.forget(&conn.session, End::Left);
+            conn.session.resumption = None;
+            cx.stats.inc(Counter::SessionsEnded);
+        }
+        self.sessions.stand_up(conn.session.key);
         self.upgraded -= u64::from(conn.upgraded);
         cx.stats.inc(Counter::MovedOut);
-        Some((home, Departed(Box::new(conn))))
+        Some((to, Departed(Box::new(conn))))
     }
 
     /// Takes over a connection that moved here. `None`: there is not even a place for its refusal;
@@ -142,7 +159,7 @@ impl Clients {
                 | Phase::Lingering { .. }
                 | Phase::Finished { .. },
             ) => {
-                self.sign_in_moved(cx, id, now);
+                self.go_on_moved(cx, id, now);
                 self.tell_draining(cx, id);
                 AtHome::Done
             }
@@ -198,7 +215,13 @@ impl Clients {
         self.upgraded += u64::from(conn.upgraded);
         conn.dirty = false;
         let id = self.conns.insert(*conn);
+        let key = self.sessions.sit(id);
         let conn = self.conns.get_mut(id).expect("just put in");
+        conn.session.key = key;
+        // An id names the shard that its session lives on. Requests of before it are over.
+        if conn.session.id.shard() != cx.config.shard {
+            conn.session.id = new_session_id(cx);
+        }
         self.limits.count(&cx.config.snapshot.tenants, id, conn, now);
         if !conn.outbox.is_empty() {
             mark_dirty(conn, id, cx.effects);
@@ -206,12 +229,20 @@ impl Clients {
         id
     }
 
-    /// Signs an open connection in as the user it was moved for, and lets it go on.
-    fn sign_in_moved(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
+    /// Does what an open connection was moved for, and lets it go on.
+    fn go_on_moved(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(moving) = conn.moving.take() else { return };
         conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
-        self.welcome_user(cx, id, moving.seq, moving.identity, now);
+        match moving.cause {
+            MoveCause::SignIn { identity, seq } => self.welcome_user(cx, id, seq, identity, now),
+            MoveCause::Resume(claimed) => {
+                if let Err(reject) = self.resume_here(cx, id, &claimed, now) {
+                    let Reject { reason, text, retry_after_ms, .. } = reject;
+                    self.tell_error(cx, id, claimed.seq, reason, text, retry_after_ms);
+                }
+            }
+        }
     }
 
     /// Tells a connection that moved here that there is no room, and closes it.
@@ -227,7 +258,7 @@ impl Clients {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         conn.refused_arrival = true;
         self.refused_arrivals += 1;
-        let seq = conn.moving.as_deref().map_or(0, |moving| moving.seq);
+        let seq = conn.moving.as_deref().map_or(0, |moving| moving.cause.seq());
         if conn.phase == Phase::Handshake {
             self.refuse_upgrade(cx, id, status, why.text, why.retry_after_ms, now);
         } else {
@@ -237,12 +268,13 @@ impl Clients {
         AtHome::Done
     }
 
-    /// Ends the move of a connection: its user signs in here.
+    /// Ends the move of a connection: its user signs in here, and the session that it wants is not
+    /// here.
     pub fn end_move(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) -> AtHome {
         let Some(conn) = self.conns.get_mut(id) else { return AtHome::Done };
         match conn.phase {
             Phase::Open => {
-                self.sign_in_moved(cx, id, now);
+                self.go_on_moved(cx, id, now);
                 AtHome::Done
             }
             // With the identity that is known.
@@ -271,6 +303,12 @@ impl Clients {
     pub fn move_again(&mut self, cx: &mut Context<'_>) {
         cx.effects.moves.append(&mut self.moves_waiting);
     }
+}
+
+/// A new session's id on this shard.
+pub(super) fn new_session_id(cx: &mut Context<'_>) -> SessionId {
+    let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
+    SessionId::new(cx.config.shard, random)
 }
 
 /// The home shard of a user.

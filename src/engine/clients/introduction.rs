@@ -13,16 +13,15 @@
 
 use std::net::SocketAddr;
 
-use rand::Rng;
-
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::address_places::{OverShare, Places};
 use crate::engine::clients::conn::Conn;
+use crate::engine::clients::home::new_session_id;
 use crate::engine::clients::limits::{COME_BACK_MS, OpenRefusal};
 use crate::engine::owner::Address;
 use crate::engine::refusals::Cause;
-use crate::ids::{ConnId, SessionId};
+use crate::ids::ConnId;
 use crate::message::Micros;
 use crate::peers::Forwarded;
 use crate::stats::Counter;
@@ -65,6 +64,7 @@ impl Clients {
         if counted.is_err()
             && let Some(mut conn) = self.conns.remove(id)
         {
+            self.sessions.stand_up(conn.session.key);
             self.limits.release(id, &mut conn.limits);
         }
         if let Err(refusal) = &counted {
@@ -91,12 +91,14 @@ impl Clients {
             note_limit(cx, &refusal, peer, now);
             return Err(refusal);
         }
-        let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
-        let session = SessionId::from_random(random);
+        let session = new_session_id(cx);
         let mut conn = Conn::new(peer, session, self.terms.clone(), now);
         conn.client_unknown = cx.config.gateway.forwarded.from.has(peer.ip());
         self.limits.count_unauthenticated(&mut conn.limits);
-        Ok(self.conns.insert(conn))
+        let id = self.conns.insert(conn);
+        let key = self.sessions.sit(id);
+        self.conns.get_mut(id).expect("just put in").session.key = key;
+        Ok(id)
     }
 
     /// Gives a connection the address that a balancer told: the client's, or that of a proxy that

@@ -6,6 +6,7 @@ pub mod conn;
 pub(crate) mod handshake;
 pub mod home;
 mod introduction;
+pub mod kept;
 pub mod limiter;
 pub mod limits;
 pub mod outbox;
@@ -14,7 +15,10 @@ pub mod place_tests;
 pub(crate) mod places;
 pub(crate) mod quotas;
 mod reply;
+pub mod resume;
+pub mod resumption;
 pub mod session;
+pub mod sessions;
 pub mod sign_in;
 mod sweep;
 pub mod token_bucket;
@@ -28,13 +32,16 @@ use crate::auth::Verifier;
 use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::limits::ClientLimits;
+use crate::engine::clients::session::Session;
+use crate::engine::clients::sessions::{Seat, Sessions};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
 use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::engine::{Context, work};
-use crate::ids::{ConnId, TenantId};
+use crate::ids::{ConnId, SessionKey, TenantId};
 use crate::message::Micros;
+use crate::origin::AdminPages;
 use crate::routing::TenantTable;
 use crate::stats::{Counter, Gauges};
 use crate::wire::close;
@@ -45,6 +52,7 @@ use crate::wire::handshake::{HandshakeRules, HeaderLimits};
 #[derive(Debug)]
 pub(crate) struct Clients {
     pub conns: Slab<ConnId, Conn>,
+    pub sessions: Sessions,
     pub sign_in: SignIn,
     pub limits: ClientLimits,
     rules: HandshakeRules,
@@ -52,6 +60,10 @@ pub(crate) struct Clients {
     terms: Arc<Terms>,
     /// Pool of buffers for outboxes.
     buffers: Vec<Vec<u8>>,
+    /// Buffer for a frame that is kept and not sent.
+    frame: Vec<u8>,
+    /// Time of the last tick: ends of connections come without one.
+    ticked: Micros,
     /// The largest message that any connection was ever allowed.
     pub message_bytes_high: usize,
     /// The largest outbox that any connection is allowed.
@@ -80,17 +92,21 @@ impl Clients {
         Self {
             // `has_room` and `arrive` say how many there may be.
             conns: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
+            sessions: Sessions::default(),
             sign_in: SignIn::default(),
             limits: ClientLimits::new(settings, shards, seed),
             rules: HandshakeRules {
                 path: gateway.path.clone(),
                 origins: gateway.origins.clone(),
+                admin_pages: AdminPages::at(gateway.admin.listen, gateway.admin.tls_cert.is_some()),
                 tenant_origins: Vec::new(),
                 subprotocols: true,
                 limits: header_limits(&settings.conn),
             },
             terms: Arc::new(Terms::of(&settings.conn)),
             buffers: Vec::new(),
+            frame: Vec::new(),
+            ticked: Micros(0),
             message_bytes_high: settings.conn.message_bytes_max,
             outbox_bytes_high: settings.conn.outbox_bytes_max,
             upgraded: 0,
@@ -155,9 +171,10 @@ impl Clients {
     }
 
     /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are
-    /// counted as undeliverable.
+    /// kept, if its session can be resumed, else counted as undeliverable.
     pub fn remove(&mut self, cx: &mut Context<'_>, id: ConnId) {
         let Some(mut conn) = self.conns.remove(id) else { return };
+        let stays = self.release_session(cx, &conn);
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
         self.limits.release(id, &mut conn.limits);
@@ -166,6 +183,9 @@ impl Clients {
         }
         self.upgraded -= u64::from(conn.upgraded);
         conn.outbox.discard(&mut self.buffers);
+        if stays {
+            self.put_away(cx, conn.session, conn.heard);
+        }
     }
 
     /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
@@ -212,6 +232,10 @@ impl Clients {
         gauges.limited_users = limited_users as u64;
         gauges.limited_addresses = limited_addresses as u64;
         gauges.sessions = self.upgraded;
+        let (resumable, away) = self.sessions.len();
+        gauges.sessions_resumable = resumable as u64;
+        gauges.sessions_away = away as u64;
+        gauges.session_kept_bytes = self.sessions.kept_bytes as u64;
         gauges.outbox_bytes = self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum();
         gauges.connection_bytes = self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum();
     }
@@ -227,53 +251,75 @@ impl Clients {
         self.conns.get(id).map(|conn| conn.peer.to_string()).unwrap_or_default()
     }
 
-    /// Whether the connection is still there.
-    pub fn is_open(&self, id: ConnId) -> bool {
-        self.conns.get(id).is_some()
+    /// Whether the session is still there, on a connection or without one: answers reach it.
+    #[inline]
+    pub fn is_there(&self, session: SessionKey) -> bool {
+        self.sessions.seat(session).is_some()
     }
 
     /// Takes note of a message that was taken in: it is unanswered from now on.
     pub fn accepted(&mut self, id: ConnId, claim: Claim) {
         let conn = self.conns.get_mut(id).expect("the sender of a message is there");
-        conn.unanswered += 1;
-        conn.unanswered_bytes += claim.bytes;
-        conn.answer_bytes += claim.answer_bytes;
+        let session = &mut *conn.session;
+        session.unanswered += 1;
+        session.unanswered_bytes += claim.bytes;
+        session.answer_bytes += claim.answer_bytes;
     }
 
-    /// Takes note that a message of the connection is not unanswered any more.
-    pub fn settle(&mut self, cx: &mut Context<'_>, id: ConnId, claim: Claim, now: Micros) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.unanswered -= 1;
-        conn.unanswered_bytes -= claim.bytes;
-        conn.answer_bytes -= claim.answer_bytes;
-        conn.note_rest();
+    /// The session with this key, and its connection if it has one.
+    #[inline]
+    fn session_mut(&mut self, key: SessionKey) -> Option<(&mut Session, Option<ConnId>)> {
+        match self.sessions.seat_mut(key)? {
+            Seat::At(id) => {
+                let id = *id;
+                self.conns.get_mut(id).map(|conn| (&mut *conn.session, Some(id)))
+            }
+            Seat::Away(session) => Some((session, None)),
+        }
+    }
+
+    /// Takes note that a message of the session is not unanswered any more.
+    pub fn settle(&mut self, cx: &mut Context<'_>, key: SessionKey, claim: Claim, now: Micros) {
+        let Some((session, at)) = self.session_mut(key) else { return };
+        session.unanswered -= 1;
+        session.unanswered_bytes -= claim.bytes;
+        session.answer_bytes -= claim.answer_bytes;
+        session.note_rest();
+        let Some((id, conn)) = at.and_then(|id| Some((id, self.conns.get_mut(id)?))) else {
+            return;
+        };
         if conn.holds.is_empty() {
             return;
         }
         conn.release_outbox(id, now, &mut cx.effects.resumed);
         // Half of the cap: reading on for each single answer would cost a turn each.
-        let low = conn.unanswered <= conn.terms.unanswered_max / 2;
+        let low = conn.session.unanswered <= conn.terms.unanswered_max / 2;
         if low && !conn.has_too_much_unanswered(&cx.config.settings.conn) {
             conn.release(Hold::Unanswered, id, now, &mut cx.effects.resumed);
         }
-        if conn.moving.is_some() && conn.is_at_rest() {
+        if conn.moving.is_some() && conn.session.is_at_rest() {
             cx.effects.moves.push(id);
         }
     }
 
-    /// Takes note that a message of the connection was answered as late while its call goes on.
-    pub fn call_is_late(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.late_calls += 1;
+    /// Takes note that a message of the session was answered as late while its call goes on.
+    pub fn call_is_late(&mut self, key: SessionKey) {
+        if let Some((session, _)) = self.session_mut(key) {
+            session.late_calls += 1;
         }
     }
 
     /// Takes note that the call with a message that was answered as late has ended.
-    pub fn late_call_ended(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        conn.late_calls -= 1;
-        conn.note_rest();
-        if conn.moving.is_some() && conn.is_at_rest() {
+    pub fn late_call_ended(&mut self, cx: &mut Context<'_>, key: SessionKey) {
+        let Some((session, at)) = self.session_mut(key) else { return };
+        session.late_calls -= 1;
+        session.note_rest();
+        let is_at_rest = session.is_at_rest();
+        let conn = at.and_then(|id| Some((id, self.conns.get(id)?)));
+        if let Some((id, conn)) = conn
+            && is_at_rest
+            && conn.moving.is_some()
+        {
             cx.effects.moves.push(id);
         }
     }
@@ -297,6 +343,7 @@ impl Clients {
         }
         // After an error of the client's the rest of its bytes cannot be read as frames, and those
         // of one that sent too many are not: that would be what it is closed for.
+        conn.ends_session |= !resume::outlives_our_close(code);
         let phase = match conn.decoder.ended() || code == close::POLICY {
             true => Phase::Lingering { until },
             false => Phase::Closing { until },
@@ -339,6 +386,7 @@ impl Clients {
     pub fn on_close(&mut self, cx: &mut Context<'_>, id: ConnId, code: Option<u16>, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.phase == Phase::Open {
+            conn.ends_session |= !resume::outlives_their_close(code);
             append(conn, id, &mut self.buffers, cx.effects, |out| {
                 frames::write_close(out, code, "");
             });

@@ -31,6 +31,7 @@ impl Clients {
             conn.put_off(us, now);
         }
         self.limits.places.put_off(us);
+        self.sessions.put_off(us, now);
     }
 
     /// Whether the shard still reads what came during a pause.

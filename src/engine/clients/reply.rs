@@ -3,8 +3,9 @@
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::conn::{Conn, Phase};
-use crate::engine::clients::{Clients, append};
-use crate::ids::ConnId;
+use crate::engine::clients::sessions::Seat;
+use crate::engine::clients::{Clients, append, mark_dirty};
+use crate::ids::{ConnId, SessionKey};
 use crate::limits::LIGHT_ANSWER_BYTES;
 use crate::message::{
     Category, ClientMessage, Encoding, Micros, Reason, Reject, ServerMessage, status,
@@ -21,6 +22,17 @@ const REPLY_TOO_LARGE: Reject = Reject::new(
     Reason::BadServiceReply,
     "the message ran, but its answer is larger than outbox_bytes_max",
 );
+/// Where an answer went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Delivery {
+    /// Into the outbox of the session's connection.
+    Written,
+    /// Into the window of a session whose client is to come back.
+    Kept,
+    /// Nowhere.
+    Lost,
+}
+
 /// Pongs are not written while more than this waits: 16 KiB, two hundred replies.
 const PONG_OUTBOX_BYTES_MAX: usize = 16 << 10;
 /// Between two errors that tell how many messages without seq were refused; count says how many.
@@ -40,9 +52,7 @@ impl Clients {
         true
     }
 
-    /// Writes an answer and counts it: by its reason; by the part of the gateway that says so, if
-    /// it is an error (`None`: it is counted as a bad message); and as an answer, if it is the
-    /// terminal one of a message.
+    /// Writes an answer to a connection's session, as [`Self::reply_to`] does.
     pub fn reply(
         &mut self,
         cx: &mut Context<'_>,
@@ -50,36 +60,117 @@ impl Clients {
         category: Option<Category>,
         message: &ServerMessage<'_>,
     ) {
-        if let Some(reason) = message.reason {
-            self.count_reason(cx, id, reason);
+        if let Some(conn) = self.conns.get(id) {
+            self.reply_to(cx, conn.session.key, category, message);
         }
-        let written = self.write(cx, id, message);
-        if let (true, Some(category)) = (written && message.status != status::OK, category) {
+    }
+
+    /// Writes an answer and counts it: by its reason; by the part of the gateway that says so, if
+    /// it is an error (`None`: it is counted as a bad message); and as an answer, if it is the
+    /// terminal one of a message.
+    fn reply_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        category: Option<Category>,
+        message: &ServerMessage<'_>,
+    ) {
+        if let Some(reason) = message.reason {
+            self.count_reason(cx, key, reason);
+        }
+        let delivery = self.deliver(cx, key, message);
+        let has_room = delivery != Delivery::Lost;
+        if let (true, Some(category)) = (has_room && message.status != status::OK, category) {
             cx.stats.error(category);
         }
         if message.seq > 0 {
-            cx.stats.inc(match written {
-                true => Counter::Answers,
-                false => Counter::AnswersUndeliverable,
+            cx.stats.inc(match delivery {
+                Delivery::Written => Counter::Answers,
+                Delivery::Kept => Counter::AnswersKept,
+                Delivery::Lost => Counter::AnswersUndeliverable,
             });
-            if written && !cx.tenants.is_empty() {
-                self.count_for_tenant(cx, id, TenantCounter::Answers);
+            if has_room && !cx.tenants.is_empty() {
+                self.count_for_tenant(cx, key, TenantCounter::Answers);
             }
         }
     }
 
-    /// Counts an error answer by its reason, and for the tenant of the client.
-    fn count_reason(&mut self, cx: &mut Context<'_>, id: ConnId, reason: Reason) {
-        cx.stats.reason(reason);
-        if !cx.tenants.is_empty() {
-            self.count_for_tenant(cx, id, TenantCounter::Errors);
+    /// Writes an answer into its connection's outbox, and keeps it, numbered, if the session can be
+    /// resumed; also of one that is away, or whose connection ends.
+    #[inline]
+    fn deliver(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        message: &ServerMessage<'_>,
+    ) -> Delivery {
+        let Some(seat) = self.sessions.seat(key) else { return Delivery::Lost };
+        if let Seat::At(id) = *seat {
+            let Some(conn) = self.conns.get(id) else { return Delivery::Lost };
+            if conn.session.resumption.is_none() || message.seq == 0 {
+                return match self.write(cx, id, message) {
+                    true => Delivery::Written,
+                    false => Delivery::Lost,
+                };
+            }
+        }
+        self.deliver_numbered(cx, key, message)
+    }
+
+    fn deliver_numbered(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        message: &ServerMessage<'_>,
+    ) -> Delivery {
+        let caps = Self::window_caps(cx);
+        let Self { conns, sessions, buffers, frame, .. } = self;
+        frame.clear();
+        let (outbox, session) = match sessions.seat_mut(key) {
+            Some(Seat::At(id)) => {
+                let id = *id;
+                let Some(conn) = conns.get_mut(id) else { return Delivery::Lost };
+                let is_open = conn.phase == Phase::Open;
+                if is_open {
+                    mark_dirty(conn, id, cx.effects);
+                }
+                (is_open.then_some(&mut conn.outbox), &mut conn.session)
+            }
+            Some(Seat::Away(session)) => (None, session),
+            None => return Delivery::Lost,
+        };
+        let Some(resumption) = session.resumption.as_deref_mut() else { return Delivery::Lost };
+        let is_written = outbox.is_some();
+        let out = outbox.map_or(frame, |outbox| outbox.writer(buffers));
+        let begin = out.len();
+        let message = ServerMessage { offset: resumption.kept.last() + 1, ..*message };
+        match resumption.encoding {
+            Encoding::Json => json::encode(out, &message),
+            Encoding::Protobuf => protobuf::encode(out, &message),
+        }
+        let before = resumption.kept.size();
+        let is_kept = resumption.kept.push(&out[begin..], caps);
+        let after = resumption.kept.size();
+        sessions.kept_bytes = sessions.kept_bytes + after - before;
+        self.bound_kept(cx, key);
+        match (is_written, is_kept) {
+            (true, _) => Delivery::Written,
+            (false, true) => Delivery::Kept,
+            (false, false) => Delivery::Lost,
         }
     }
 
-    fn count_for_tenant(&mut self, cx: &mut Context<'_>, id: ConnId, counter: TenantCounter) {
-        let tenant = self.conns.get(id).map(|conn| conn.session.owner.tenant);
-        if let Some(tenant) = tenant {
-            cx.tenants.add(tenant, counter, 1);
+    /// Counts an error answer by its reason, and for the tenant of the client.
+    fn count_reason(&mut self, cx: &mut Context<'_>, key: SessionKey, reason: Reason) {
+        cx.stats.reason(reason);
+        if !cx.tenants.is_empty() {
+            self.count_for_tenant(cx, key, TenantCounter::Errors);
+        }
+    }
+
+    fn count_for_tenant(&mut self, cx: &mut Context<'_>, key: SessionKey, counter: TenantCounter) {
+        if let Some((session, _)) = self.session_mut(key) {
+            cx.tenants.add(session.owner.tenant, counter, 1);
         }
     }
 
@@ -109,7 +200,9 @@ impl Clients {
         now: Micros,
     ) {
         if message.seq == 0 {
-            self.count_reason(cx, id, reject.reason);
+            if let Some(key) = self.conns.get(id).map(|conn| conn.session.key) {
+                self.count_reason(cx, key, reject.reason);
+            }
             self.refuse_one_way(cx, id, reject.reason, now);
             return;
         }
@@ -161,31 +254,39 @@ impl Clients {
     pub fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        id: ConnId,
+        key: SessionKey,
         msg_id: u32,
         seq: u64,
         answer: &Answer<'_>,
         now: Micros,
     ) {
+        let seat = self.sessions.seat(key);
+        let at = seat.and_then(|seat| if let Seat::At(id) = seat { Some(*id) } else { None });
         if seq == 0 {
             if let Some(reason) = answer.reason {
-                self.count_reason(cx, id, reason);
-                self.refuse_one_way(cx, id, reason, now);
+                self.count_reason(cx, key, reason);
+                at.inspect(|id| self.refuse_one_way(cx, *id, reason, now));
             }
             return;
         }
-        let refused = self.conns.get(id).and_then(|conn| {
-            let is_text = conn.encoding == Encoding::Json && !answer.is_bytes;
-            let from_service = answer.reason.is_none() && !answer.payload.is_empty();
-            // The size first: what is too large is not read.
-            if answer.payload.len() > conn.terms.outbox_bytes_max {
-                Some(REPLY_TOO_LARGE)
-            } else if is_text && from_service && !json::is_json(answer.payload) {
-                Some(NOT_JSON)
-            } else {
-                None
+        // Of one that is away its own window is the bound.
+        let (encoding, bytes_max) = match (seat, at.and_then(|id| self.conns.get(id))) {
+            (_, Some(conn)) => (Some(conn.encoding), conn.terms.outbox_bytes_max),
+            (Some(Seat::Away(session)), None) => {
+                (session.resumption.as_deref().map(|kept| kept.encoding), usize::MAX)
             }
-        });
+            (Some(Seat::At(_)) | None, None) => (None, usize::MAX),
+        };
+        let is_text = encoding == Some(Encoding::Json) && !answer.is_bytes;
+        let from_service = answer.reason.is_none() && !answer.payload.is_empty();
+        // The size first: what is too large is not read.
+        let refused = if answer.payload.len() > bytes_max {
+            Some(REPLY_TOO_LARGE)
+        } else if is_text && from_service && !json::is_json(answer.payload) {
+            Some(NOT_JSON)
+        } else {
+            None
+        };
         let answer = refused.as_ref().map_or(*answer, Answer::reject);
         let message = ServerMessage {
             msg_id,
@@ -199,11 +300,12 @@ impl Clients {
             retry_after_ms: answer.retry_after_ms,
             offset: 0,
         };
-        self.reply(cx, id, Some(Category::Business), &message);
+        self.reply_to(cx, key, Some(Category::Business), &message);
         // Light answers add up to no more than the flush at the end of the turn can judge.
         if answer.payload.len() <= LIGHT_ANSWER_BYTES {
             return;
         }
+        let Some(id) = at else { return };
         let is_open = |conn: &&Conn| conn.phase == Phase::Open;
         if self.conns.get(id).filter(is_open).is_some_and(Conn::is_overfull_by_far) {
             self.close_slow(cx, id, now);

@@ -9,9 +9,11 @@ use crate::auth::{
 };
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
-use crate::engine::clients::conn::{Hold, PendingAuth, Phase, Token};
+use crate::engine::clients::conn::{Hold, MoveCause, Moving, PendingAuth, Phase, Token};
+use crate::engine::clients::home::new_session_id;
 use crate::engine::clients::limits::{CountedUser, NotCounted};
 use crate::engine::clients::session::tenant_of;
+use crate::engine::clients::sessions::End;
 use crate::engine::clients::token_turns::TokenTurns;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::engine::refusals::Cause;
@@ -165,9 +167,11 @@ impl Clients {
     ) -> UpgradeDecision {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         // It came from another shard, which has verified the token.
-        if let Some(moved) = conn.moving.take() {
+        if let Some(Moving { cause: MoveCause::SignIn { identity, .. }, .. }) =
+            conn.moving.take().map(|moving| *moving)
+        {
             conn.release(Hold::Move, id, now, &mut cx.effects.resumed);
-            return self.enter_as(cx, id, moved.identity, now);
+            return self.enter_as(cx, id, identity, now);
         }
         // It has waited for its place.
         if let Some(newcomer) = conn.newcomer.take() {
@@ -190,7 +194,7 @@ impl Clients {
                 UpgradeDecision::Refused(403, OTHER_PAGE.text.into(), 0)
             }
             Verified::Good(identity) if self.lives_elsewhere(cx, &identity) => {
-                self.set_moving(cx, id, identity, 0);
+                self.move_home(cx, id, identity, 0);
                 UpgradeDecision::Later
             }
             Verified::Good(identity) => self.enter_as(cx, id, identity, now),
@@ -342,7 +346,7 @@ impl Clients {
             Some(known) if !same(known) => {
                 self.tell_error(cx, id, seq, SOMEBODY_ELSE.reason, SOMEBODY_ELSE.text, 0);
             }
-            None if self.lives_elsewhere(cx, &identity) => self.set_moving(cx, id, identity, seq),
+            None if self.lives_elsewhere(cx, &identity) => self.move_home(cx, id, identity, seq),
             Some(_) | None => self.welcome_user(cx, id, seq, identity, now),
         }
     }
@@ -357,7 +361,10 @@ impl Clients {
         now: Micros,
     ) {
         match self.count_user(cx, id, &identity, now) {
-            Ok(counted) => self.become_user(cx, id, seq, identity, counted),
+            Ok(counted) => {
+                self.begin_session(cx, id);
+                self.become_user(cx, id, seq, identity, counted);
+            }
             Err(NotCounted::Waits) => self.set_newcomer(id, identity, seq),
             Err(NotCounted::Refused(reject)) => self.turn_away(cx, id, seq, &reject, now),
         }
@@ -382,6 +389,22 @@ impl Clients {
         self.close(cx, id, code, text, now);
     }
 
+    /// Gives a client that signs in by a message a session of its own: what was known of the one
+    /// before is worth nothing any more (session fixation). The order of its messages holds.
+    fn begin_session(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        let new = new_session_id(cx);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.session.user().is_some() {
+            return;
+        }
+        if conn.session.resumption.is_some() {
+            self.sessions.forget(&conn.session, End::Left);
+            cx.stats.inc(Counter::SessionsEnded);
+        }
+        conn.session.resumption = None;
+        conn.session.id = new;
+    }
+
     /// Makes the connection one of a user that is counted, and tells the client.
     fn become_user(
         &mut self,
@@ -396,11 +419,9 @@ impl Clients {
             user: identity.user.to_string(),
             tenant: identity.tenant.as_deref().unwrap_or_default().to_owned(),
             expires_unix_s: identity.expires_unix_s,
+            session: conn.session.id.as_str().to_owned(),
         };
         let payload = client::payload(conn.encoding, &ok);
-        if conn.session.user().is_none() && !conn.is_at_rest() {
-            conn.before = Some(Box::new(conn.session.sender));
-        }
         conn.session.sign_in(identity);
         conn.auth_by = Micros(u64::MAX);
         conn.page = None;

@@ -64,6 +64,7 @@ impl Clients {
                 if conn.one_way.count > 0 {
                     self.tell_refused(cx, id, now);
                 }
+                self.shrink_kept(id);
                 if judges {
                     self.check_heartbeat(cx, id, now);
                 }

@@ -100,7 +100,7 @@ impl Dispatcher {
     ) -> Result<(), Reject> {
         let NewRequest { from, message, route, now, .. } = *new;
         let (_, hash) = affinity(route.hash_on, &from.sender, &message.key);
-        let name = StreamName { session: from.session, service: route.service, hash };
+        let name = StreamName { session: from.session_key, service: route.service, hash };
         let ordered = route.order == Order::Session;
         // A stream changes its instance only after its call has ended.
         let bound = ordered.then(|| self.ordering.find(&name)).flatten();
@@ -156,7 +156,7 @@ impl Dispatcher {
         let NewRequest { from, message, route, .. } = *new;
         let Some(before) = &from.before else { return };
         let (_, hash) = affinity(route.hash_on, before, &message.key);
-        let name = StreamName { session: from.session, service: route.service, hash };
+        let name = StreamName { session: from.session_key, service: route.service, hash };
         if let Some(leader) = self.ordering.find(&name)
             && leader != stream
             && self.ordering.has_unsigned(leader, &self.requests)
@@ -326,7 +326,7 @@ impl Dispatcher {
             Lookup::Finished(reply) => {
                 cx.stats.inc(Counter::Duplicates);
                 let answer = Answer::stored(reply);
-                clients.answer(cx, from.conn, message.msg_id, message.seq, &answer, now);
+                clients.answer(cx, from.session_key, message.msg_id, message.seq, &answer, now);
                 Ok(DedupDecision::Done)
             }
             Lookup::InFlight(first) => {

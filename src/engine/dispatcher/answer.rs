@@ -82,13 +82,13 @@ impl Dispatcher {
         let request = self.requests.get_mut(key).expect("a request is finished once");
         let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
         let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
-        let (conn, msg_id, seq) = (request.conn, request.msg_id, request.seq);
+        let (session, msg_id, seq) = (request.session_key, request.msg_id, request.seq);
         let (dedup, received, claim) = (request.dedup, request.received, request.claim());
         self.release(cx, key);
         cx.stats.record(Stage::Whole, now.since(received), 1);
         // In this order: what the outbox holds keeps a connection from being read on.
-        clients.answer(cx, conn, msg_id, seq, answer, now);
-        clients.settle(cx, conn, claim, now);
+        clients.answer(cx, session, msg_id, seq, answer, now);
+        clients.settle(cx, session, claim, now);
         let Some(dedup) = dedup else { return };
         let waiters = if answer.says_not_run() {
             self.dedup.release(dedup)
@@ -125,9 +125,9 @@ impl Dispatcher {
         now: Micros,
     ) {
         let request = self.requests.get(key).expect("the caller has it");
-        let (conn, claim) = (request.conn, request.claim());
+        let (session, claim) = (request.session_key, request.claim());
         self.release(cx, key);
-        clients.settle(cx, conn, claim, now);
+        clients.settle(cx, session, claim, now);
     }
 
     /// Removes a waiting request from its queue and its stream; the caller finishes it.

@@ -19,7 +19,7 @@ use crate::engine::dispatcher::slots::{Kept, Line, Occupied, Room, Wait};
 use crate::engine::dispatcher::slow_owners::ANY_COMPANY;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::engine::owner::Holder;
-use crate::ids::{ConnId, InstanceId, MsgKey, StreamKey, Ticket};
+use crate::ids::{InstanceId, MsgKey, SessionKey, StreamKey, Ticket};
 use crate::limits;
 use crate::message::{Call, CallBody, Micros, Reason, Reject};
 use crate::routing::Mode;
@@ -43,7 +43,7 @@ pub(crate) struct CallInFlight {
     /// Ordered streams of its requests.
     pub streams: Vec<StreamKey>,
     /// Connections of its requests that were answered as late, once for each request.
-    pub late: Vec<ConnId>,
+    pub late: Vec<SessionKey>,
     /// Owners and routes of its requests that were answered as late: it is not known yet how slow
     /// they are.
     pub late_owners: Vec<(Holder, u32)>,
@@ -366,7 +366,10 @@ impl Dispatcher {
                 if request.deadline <= now {
                     return Some(Unsent::Expired(key));
                 }
-                if request.seq > 0 && request.dedup.is_none() && !clients.is_open(request.conn) {
+                if request.seq > 0
+                    && request.dedup.is_none()
+                    && !clients.is_there(request.session_key)
+                {
                     return Some(Unsent::Undeliverable(key));
                 }
                 request.attempt += 1;
@@ -423,8 +426,8 @@ impl Dispatcher {
         for &key in &streams {
             self.free_stream(cx, clients, key, now);
         }
-        for &conn in &late {
-            clients.late_call_ended(cx, conn);
+        for &session in &late {
+            clients.late_call_ended(cx, session);
         }
         // The slot keeps the buffers.
         let call = self.calls.get_mut(ticket).expect("seen above");

@@ -10,7 +10,7 @@ use crate::engine::dispatcher::request::State;
 use crate::engine::dispatcher::slots::{Line, Room, long_slots};
 use crate::engine::dispatcher::{Delayed, Dispatcher};
 use crate::engine::held::Held;
-use crate::ids::{ConnId, InstanceId, OwnerKey, StreamKey};
+use crate::ids::{InstanceId, OwnerKey, SessionKey, StreamKey};
 use crate::message::Micros;
 use crate::stats::{Counter, Counters};
 
@@ -25,29 +25,29 @@ impl Dispatcher {
         self.check_requests()
     }
 
-    /// Number and bytes of the requests under way, by connection.
-    pub fn unanswered(&self) -> BTreeMap<ConnId, Held> {
-        let mut named: BTreeMap<ConnId, Held> = BTreeMap::new();
+    /// Number and bytes of the requests under way, by session.
+    pub fn unanswered(&self) -> BTreeMap<SessionKey, Held> {
+        let mut named: BTreeMap<SessionKey, Held> = BTreeMap::new();
         for (_, r) in self.requests.iter() {
-            named.entry(r.conn).or_default().add(Held::one(r.bytes()));
+            named.entry(r.session_key).or_default().add(Held::one(r.bytes()));
         }
         named
     }
 
-    /// Bytes that the answers to the requests under way are expected to have, by connection.
-    pub fn answer_bytes(&self) -> BTreeMap<ConnId, usize> {
-        let mut expected: BTreeMap<ConnId, usize> = BTreeMap::new();
+    /// Bytes that the answers to the requests under way are expected to have, by session.
+    pub fn answer_bytes(&self) -> BTreeMap<SessionKey, usize> {
+        let mut expected: BTreeMap<SessionKey, usize> = BTreeMap::new();
         for (_, r) in self.requests.iter() {
-            *expected.entry(r.conn).or_default() += r.answer_bytes;
+            *expected.entry(r.session_key).or_default() += r.answer_bytes;
         }
         expected
     }
 
-    /// Number of requests answered as late whose call is in flight, by connection.
-    pub fn late_calls(&self) -> BTreeMap<ConnId, u32> {
-        let mut late: BTreeMap<ConnId, u32> = BTreeMap::new();
-        for conn in self.calls.iter().flat_map(|(_, call)| &call.late) {
-            *late.entry(*conn).or_default() += 1;
+    /// Number of requests answered as late whose call is in flight, by session.
+    pub fn late_calls(&self) -> BTreeMap<SessionKey, u32> {
+        let mut late: BTreeMap<SessionKey, u32> = BTreeMap::new();
+        for session in self.calls.iter().flat_map(|(_, call)| &call.late) {
+            *late.entry(*session).or_default() += 1;
         }
         late
     }

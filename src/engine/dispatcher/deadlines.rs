@@ -71,10 +71,10 @@ impl Dispatcher {
                 self.ordering.pass(request);
                 // The call goes on, and with it the stream: the connection does not move to another
                 // shard before the call has ended.
-                let (conn, instance) = (request.conn, request.instance);
-                clients.call_is_late(conn);
+                let (session, instance) = (request.session_key, request.instance);
+                clients.call_is_late(session);
                 let call = self.calls.get_mut(ticket).expect("it has this request");
-                call.late.push(conn);
+                call.late.push(session);
                 call.late_owners.push((request.holder, request.handling.route));
                 self.instances.get_mut(instance).failed += 1;
                 cx.stats.inc(Counter::DispatchFailed);

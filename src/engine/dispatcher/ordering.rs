@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 
 use crate::engine::dispatcher::request::{Request, Requests, StreamLinks};
 use crate::engine::slab::Slab;
-use crate::ids::{InstanceId, MsgKey, ServiceId, SessionId, StreamKey, Ticket};
+use crate::ids::{InstanceId, MsgKey, ServiceId, SessionKey, StreamKey, Ticket};
 
 /// The requests of one session to one service with one affinity hash, as long as any is under way.
 #[derive(Debug)]
@@ -33,12 +33,13 @@ pub struct OrderedStream {
     pub(crate) epoch: u64,
 }
 
-/// The key of a stream, compared in full. Two affinity keys of a session with one 64-bit hash share
-/// a stream: they go to one instance anyway, so that costs no correctness.
+/// The key of a stream, compared in full. The session is named by its key on this shard, which
+/// stays when its public id changes with the sign-in. Two affinity keys of a session with one
+/// 64-bit hash share a stream: they go to one instance anyway, so that costs no correctness.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct StreamName {
-    pub session: SessionId,
+    pub session: SessionKey,
     pub service: ServiceId,
     /// Affinity hash of the messages.
     pub hash: u64,
@@ -255,10 +256,7 @@ fn linked(requests: &mut Requests, key: MsgKey) -> &mut Request {
 /// Hash of a stream's name. The affinity hash is mixed already; session and service are mixed in by
 /// multiplication with an odd constant (the fractional part of the golden ratio).
 fn hash(name: &StreamName) -> u64 {
-    let session = name.session.as_str().as_bytes();
-    let low = u64::from_le_bytes(session[..8].try_into().expect("16 characters"));
-    let high = u64::from_le_bytes(session[8..].try_into().expect("16 characters"));
-    (name.hash ^ low.rotate_left(17) ^ high ^ u64::from(name.service.0))
+    (name.hash ^ name.session.0.rotate_left(17) ^ u64::from(name.service.0))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -270,8 +268,7 @@ mod tests {
     fn a_stream_names_only_followers_that_are_under_way() {
         let mut ordering = Ordering::new(8);
         let open = |ordering: &mut Ordering, hash| {
-            let name =
-                StreamName { session: SessionId::from_random(1), service: ServiceId(0), hash };
+            let name = StreamName { session: SessionKey(1), service: ServiceId(0), hash };
             ordering.open(name, InstanceId(0), 0)
         };
         let leader = open(&mut ordering, 0);

@@ -15,8 +15,8 @@ use crate::engine::owner::{Holder, Party};
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
 use crate::ids::{
-    ConnId, DedupKey, InstanceId, MsgKey, OwnerKey, ServiceId, SessionId, StreamKey, TenantId,
-    Ticket,
+    DedupKey, InstanceId, MsgKey, OwnerKey, ServiceId, SessionId, SessionKey, ShardId, StreamKey,
+    TenantId, Ticket,
 };
 use crate::limits;
 use crate::message::{ClientMessage, Encoding, Micros, Priority};
@@ -229,8 +229,8 @@ impl Payload {
 #[derive(Debug)]
 pub struct Request {
     pub(crate) state: State,
-    /// Connection that gets the answer.
-    pub(crate) conn: ConnId,
+    /// Session that gets the answer.
+    pub(crate) session_key: SessionKey,
     /// Id of the message, by which it was routed.
     pub msg_id: u32,
     /// Number that the client gave the message; 0: one-way, without an answer.
@@ -269,7 +269,7 @@ pub struct Request {
     pub holder: Holder,
     /// Weight of its tenant's part of what is shared.
     pub(crate) weight: u32,
-    /// Session, for the service.
+    /// Id of the session, for the service.
     pub session: SessionId,
     /// User, for the service; `None` before authentication.
     pub(crate) user: Option<Arc<Identity>>,
@@ -293,7 +293,7 @@ impl Default for Request {
     fn default() -> Self {
         Self {
             state: State::Waiting,
-            conn: ConnId(0),
+            session_key: SessionKey(0),
             msg_id: 0,
             seq: 0,
             handling: Handling {
@@ -323,7 +323,7 @@ impl Default for Request {
             links: StreamLinks::default(),
             holder: Holder { tenant: TenantId::DEFAULT, party: Party::User(0), session: 0 },
             weight: 1,
-            session: SessionId::from_random(0),
+            session: SessionId::new(ShardId(0), 0),
             user: None,
             encoding: Encoding::Json,
             dedup: None,
@@ -343,7 +343,7 @@ impl Request {
         let NewRequest { from, message, payload: bytes, route, now } = *new;
         let Self {
             state,
-            conn,
+            session_key,
             msg_id,
             seq,
             handling,
@@ -375,7 +375,7 @@ impl Request {
             payload,
         } = self;
         *state = assigned.state;
-        *conn = from.conn;
+        *session_key = from.session_key;
         *msg_id = message.msg_id;
         *seq = message.seq;
         *handling = Handling::of(route);

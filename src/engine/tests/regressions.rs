@@ -343,7 +343,8 @@ fn a_smaller_outbox_holds_for_the_connections_that_come_after_it() {
     };
     let now = rig.now;
     let (clients, _, mut cx) = rig.engine.parts();
-    clients.answer(&mut cx, later, 1001, 1, &answer, now);
+    let key = clients.conns.get(later).expect("there").session.key;
+    clients.answer(&mut cx, key, 1001, 1, &answer, now);
     assert!(rig.told(later).contains(&long));
 }
 

@@ -14,6 +14,7 @@ fn rules() -> HandshakeRules {
     HandshakeRules {
         path: "/ws".to_owned(),
         origins: Vec::new(),
+        admin_pages: None,
         tenant_origins: Vec::new(),
         subprotocols: true,
         limits: HeaderLimits { header_bytes_max: BYTES_MAX, headers_max: FIELDS_MAX },
@@ -364,6 +365,32 @@ fn only_allowed_origins_pass() {
         assert_eq!(matches!(progress, Progress::Upgrade { .. }), ok, "{origin}");
     }
     assert!(matches!(upgrade_with(&rules, &with("")), Progress::Upgrade { .. }), "no browser");
+}
+
+#[test]
+fn pages_of_the_admin_endpoint_of_this_machine_need_not_be_listed() {
+    let asks = |rules: &HandshakeRules, host: &str, origin: &str| {
+        let input = request("Host", &format!("Host: {host}"), &format!("Origin: {origin}\r\n"));
+        matches!(upgrade_with(rules, &input), Progress::Upgrade { .. })
+    };
+    let listed = vec![AllowedOrigin::read("https://game.example").expect("an origin")];
+    let admin_pages = AdminPages::at(([127, 0, 0, 1], 8000).into(), false);
+    for origins in [Vec::new(), listed] {
+        let rules = HandshakeRules { origins, admin_pages, ..rules() };
+        assert!(asks(&rules, "127.0.0.1:9000", "http://127.0.0.1:8000"));
+        assert!(!asks(&rules, "gate.example:9000", "http://127.0.0.1:8000"), "another machine");
+        assert!(!asks(&rules, "127.0.0.1:9000", "http://evil.example:8000"), "another page");
+        let without = HandshakeRules { admin_pages: None, ..rules };
+        assert!(!asks(&without, "127.0.0.1:9000", "http://127.0.0.1:8000"), "off loopback");
+    }
+    // Off loopback such a page has a name, which is listed as any other.
+    let rules = HandshakeRules {
+        origins: vec![AllowedOrigin::read("https://admin.example:8000").expect("an origin")],
+        admin_pages: AdminPages::at(([0, 0, 0, 0], 8000).into(), true),
+        ..rules()
+    };
+    assert!(asks(&rules, "gate.example:9000", "https://admin.example:8000"));
+    assert!(!asks(&rules, "127.0.0.1:9000", "https://127.0.0.1:8000"));
 }
 
 #[test]

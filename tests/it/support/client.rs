@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
+use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
 use super::{PATIENCE, secure};
@@ -280,6 +281,13 @@ impl Client {
             Ok(Message::Binary(bytes)) => MessageOut::decode(&bytes[..]).expect("a message"),
             other => panic!("a protobuf message, not {other:?}"),
         }
+    }
+
+    /// Sends a close frame.
+    #[track_caller]
+    pub fn close(&mut self, code: u16) {
+        let close = CloseFrame { code: code.into(), reason: "".into() };
+        self.socket.close(Some(close)).expect("sent");
     }
 
     /// Sends a JSON text, unless the gateway has closed.

@@ -4,6 +4,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
+use crate::control::Listens;
 use crate::control::admin::guard::Access;
 use crate::control::admin::routes::Answer;
 
@@ -174,7 +175,7 @@ async fn a_preflight_is_not_granted_and_refusals_say_what_lacks() {
 }
 
 /// The whole answer, with its headers.
-async fn whole(rig: &Rig, request: &str) -> String {
+pub(super) async fn whole(rig: &Rig, request: &str) -> String {
     let mut stream = TcpStream::connect(rig.admin).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
@@ -210,6 +211,7 @@ impl TlsEndpoint {
             node: "node".into(),
             boot_id: 1,
             cores: Default::default(),
+            listens: Listens { plain: None, tls: None },
             started: std::time::Instant::now(),
             log_dropped: None,
         };
@@ -239,7 +241,7 @@ impl TlsEndpoint {
     }
 
     /// Status and body of one request with these headers.
-    async fn ask(&self, line: &str, headers: &str) -> (u16, String) {
+    pub(super) async fn ask(&self, line: &str, headers: &str) -> (u16, String) {
         let name = "admin.example".try_into().unwrap();
         let mut stream = self.connector.connect(name, self.connect().await).await.unwrap();
         let request = format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n");
@@ -300,15 +302,18 @@ async fn without_the_token_static_pages_are_all_that_other_hosts_may_read() {
         for headers in [&json, &wrong] {
             let (status, body) = endpoint.ask(&line, headers).await;
             match route.answer {
-                Answer::Static(page) => assert_eq!((status, &*body), (200, page.text), "{line}"),
+                Answer::Static(page) | Answer::Library(page) => {
+                    assert_eq!((status, &*body), (200, page.text), "{line}");
+                }
                 // Its handlers have no state: the compiler keeps them from data of the gateway.
-                Answer::Guide(_) => assert_eq!(status, 200, "{line}: {body}"),
+                Answer::Stateless(_) => assert_eq!(status, 200, "{line}: {body}"),
                 Answer::Probe(_) => assert_eq!((status, &*body), (200, "ok\n"), "{line}"),
                 Answer::Read(_) | Answer::Change(_) => assert_eq!(status, 401, "{line}: {body}"),
             }
         }
-        // A page of another origin gets nothing at all.
-        assert_eq!(endpoint.ask(&line, &page).await.0, 403, "{line}");
+        // A page of another origin gets the client library and nothing else.
+        let expected = if route.access() == Access::Library { 200 } else { 403 };
+        assert_eq!(endpoint.ask(&line, &page).await.0, expected, "{line}");
     }
 }
 
@@ -316,11 +321,13 @@ async fn without_the_token_static_pages_are_all_that_other_hosts_may_read() {
 #[test]
 fn the_static_pages_are_these_and_hold_no_data() {
     let is_static = |path: &&str| {
-        ROUTES.iter().any(|route| route.path == *path && route.access() == Access::Static)
+        let open = [Access::Static, Access::Library];
+        ROUTES.iter().any(|route| route.path == *path && open.contains(&route.access()))
     };
     let pages: Vec<&str> = ROUTES.iter().map(|route| route.path).filter(is_static).collect();
+    let page = ["/", "/page.css", "/page.js", "/icon.svg", "/client.js", "/client.d.ts"];
     let guide = ["/guide", "/guide/{page}", "/guide/guide.css", "/guide/way-of-a-message.svg"];
-    assert_eq!(pages, [&guide[..], &["/robots.txt"]].concat());
+    assert_eq!(pages, [&page[..], &guide, &["/robots.txt"]].concat());
     for path in pages {
         let rows = ROUTES.iter().filter(|route| route.path == path).count();
         assert_eq!(rows, 1, "{path}: one method");

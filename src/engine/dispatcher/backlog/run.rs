@@ -1,5 +1,5 @@
-//! Runs: what an owner has waiting goes into a call together, so that its client gets the answers in
-//! one write.
+//! Runs: what an owner has waiting goes into a call together, so that its client gets the answers
+//! in one write.
 
 use std::cmp::Reverse;
 
@@ -10,12 +10,12 @@ use crate::ids::OwnerKey;
 /// answer by default. Answers that come in one call are one write to their client, and a message
 /// costs less than half as much then.
 pub(super) const RUN: usize = 32;
-/// Time in the order by which the last message of a run may be less urgent than the first: 5 ms, the
-/// delay of the class high, so that a run holds up no class for longer than that.
+/// Time in the order by which the last message of a run may be less urgent than the first: 5 ms,
+/// the delay of the class high, so that a run holds up no class for longer than that.
 const RUN_US_MAX: u64 = 5_000;
 
-/// Requests of one owner that a call takes in a row. They are charged together, at its end: a charge
-/// is some steps on each level of the tree.
+/// Requests of one owner that a call takes in a row. They are charged together, at its end: a
+/// charge is some steps on each level of the tree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     owner: OwnerKey,
@@ -27,8 +27,8 @@ pub(super) struct Run {
 }
 
 impl Backlog {
-    /// The next request of the owner of the last one, for the same call, while the run is short. The
-    /// owner pays for what it gets so, and waits the longer for its next turn.
+    /// The next request of the owner of the last one, for the same call, while the run is short.
+    /// The owner pays for what it gets so, and waits the longer for its next turn.
     pub fn next_of_run(&mut self, cost_us: u64, look: &mut Look<'_>) -> Option<(Entry, OwnerKey)> {
         let Run { owner, length, began_us, .. } = self.run?;
         if length >= RUN || length as u64 * cost_us >= TOGETHER_US_MAX {

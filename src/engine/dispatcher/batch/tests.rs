@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::demo::proto::{BatchRequest, Encoding as WireEncoding, Priority as WirePriority};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, ShardId};
 use crate::limits;
 use crate::message::{Encoding, Priority};
 
@@ -20,7 +20,7 @@ fn request(seq: u64, payload: &[u8]) -> Request {
         attempt: 1,
         received: Micros(10),
         deadline: Micros(5_001),
-        session: SessionId::from_random(u128::from(seq)),
+        session: SessionId::new(ShardId(0), u128::from(seq)),
         user: seq.is_multiple_of(2).then(|| someone().into()),
         encoding: Encoding::Protobuf,
         id: format!("id-{seq}"),
@@ -65,7 +65,7 @@ fn a_batch_reads_as_what_was_put_in() {
     let [first, second] = &read.requests[..] else { panic!("two requests") };
     assert_eq!(first.request_id, MsgKey::new(1, 0).0);
     assert_eq!((first.msg_id, first.seq, first.attempt), (1001, 1, 1));
-    assert_eq!(first.session, SessionId::from_random(1).as_str());
+    assert_eq!(first.session, SessionId::new(ShardId(0), 1).as_str());
     assert_eq!((first.user.as_str(), second.user.as_str()), ("", "someone"));
     assert_eq!((first.id.as_str(), first.key.as_str()), ("id-1", ""));
     assert_eq!((&first.payload[..], &second.payload[..]), (&b"{}"[..], &b""[..]));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::engine::owner::{Address, Party};
 use crate::engine::shares::tests::List;
-use crate::ids::TenantId;
+use crate::ids::{ShardId, TenantId};
 use proptest::prelude::*;
 
 const ADDRESS: Address = Address::V4([192, 0, 2, 1]);
@@ -180,7 +180,7 @@ fn the_same_id_for_something_else_is_a_mismatch() {
 #[test]
 fn owners_tenants_and_ids_are_told_apart_in_full() {
     let mut window = DedupWindow::new(&settings(), 1);
-    let session = SessionId::from_random(0);
+    let session = SessionId::new(ShardId(0), 0);
     let name = "0000000000000000";
     let ids = [
         (0, Scope::Session(&session), "a"),

@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::dispatcher::ordering::StreamName;
 use crate::engine::owner::{Address, Holder, Party};
 use crate::engine::slab::Slab;
-use crate::ids::{ServiceId, SessionId, StreamKey, TenantId};
+use crate::ids::{ServiceId, SessionKey, StreamKey, TenantId};
 use crate::message::Priority;
 use crate::routing::Order;
 
@@ -147,7 +147,7 @@ impl Pair {
         let instance = self.instance_of(stream).unwrap_or((arrival % u64::from(INSTANCES)) as u32);
         let at = usize::from(stream);
         if stream > 0 && self.keys[at].is_none_or(|k| self.ordering.get_alive(k).is_none()) {
-            let session = SessionId::from_random(u128::from(stream));
+            let session = SessionKey(u64::from(stream));
             let name = StreamName { session, service: ServiceId(0), hash: 1 };
             assert!(self.ordering.find(&name).is_none());
             self.keys[at] = Some(self.ordering.open(name, InstanceId(instance), 0));

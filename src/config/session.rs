@@ -1,0 +1,43 @@
+//! The section `[session]`: how long sessions wait for their clients, and what is kept for them.
+
+use super::reader::Reader;
+use super::rule::{Bounds, DAY_MS, SHARD_BYTES_MAX, SLOTS_MAX};
+use super::settings::SessionSettings;
+
+/// Largest window of a session: 16 MiB, the largest message.
+const KEPT_BYTES_MAX: u64 = 16 << 20;
+
+/// Reads the section.
+pub fn session(r: &mut Reader, d: SessionSettings) -> SessionSettings {
+    let ttl = Bounds::or_zero("sessions end with their connection", 1_000, DAY_MS);
+    let bytes = Bounds::new(256, KEPT_BYTES_MAX);
+    let total = Bounds::new(64 << 10, SHARD_BYTES_MAX);
+    SessionSettings {
+        ttl_ms: r.number("session.ttl_ms", d.ttl_ms, ttl),
+        kept_items_max: r.number(
+            "session.kept_items_max",
+            d.kept_items_max,
+            Bounds::new(1, 65_536),
+        ),
+        kept_bytes_max: r.number("session.kept_bytes_max", d.kept_bytes_max, bytes),
+        away_max: r.number("session.away_max", d.away_max, Bounds::new(1, SLOTS_MAX)),
+        kept_total_bytes_max: r.number(
+            "session.kept_total_bytes_max",
+            d.kept_total_bytes_max,
+            total,
+        ),
+    }
+}
+
+/// Checks that all sessions together have room for one window.
+pub fn relations(r: &mut Reader, session: &SessionSettings) {
+    let SessionSettings { kept_bytes_max, kept_total_bytes_max, .. } = *session;
+    r.relation(
+        kept_bytes_max <= kept_total_bytes_max,
+        ["session.kept_bytes_max", "session.kept_total_bytes_max"],
+        format!(
+            "kept_bytes_max {kept_bytes_max}, of one session, must be at most \
+             kept_total_bytes_max {kept_total_bytes_max}, of all sessions of a shard"
+        ),
+    );
+}

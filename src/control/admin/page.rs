@@ -1,0 +1,54 @@
+//! The page at `/` that connects to the gateway from a browser, and the client library that it
+//! uses. They are texts of the program; all that the page knows of the gateway it asks for itself,
+//! by the rules that hold for everybody.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+
+const HTML: &str = include_str!("../page/index.html");
+/// Style of the page.
+pub const STYLE: &str = include_str!("../page/page.css");
+/// Script of the page.
+pub const SCRIPT: &str = include_str!("../page/page.js");
+/// Icon of the page.
+pub const ICON: &str = include_str!("../page/icon.svg");
+/// The client library: a module for browsers and Node.
+pub const LIBRARY: &str = include_str!("../page/shardgate.js");
+/// Its types.
+pub const TYPES: &str = include_str!("../page/shardgate.d.ts");
+
+/// Policy for browsers: files of this endpoint and WebSockets, no script or style within the page,
+/// and no form that is sent (<https://www.w3.org/TR/CSP3/>).
+const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'; \
+                      base-uri 'none'; form-action 'none'";
+
+/// The page for who accepts HTML, which browsers say and programs do not; else `list`.
+pub fn or_list(headers: &HeaderMap, list: impl IntoResponse) -> Response {
+    let mut response = match accepts_html(headers) {
+        true => {
+            let policy = (header::CONTENT_SECURITY_POLICY, POLICY);
+            ([policy, (header::REFERRER_POLICY, "no-referrer")], Html(HTML)).into_response()
+        }
+        false => list.into_response(),
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// Whether `Accept` names `text/html`, with a weight above 0 (RFC 9110 section 12.5.1). Wildcards
+/// do not count: curl sends `*/*`.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        media.eq_ignore_ascii_case("text/html") && !parts.any(is_weight_zero)
+    })
+}
+
+fn is_weight_zero(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, value)| {
+        let weight = value.trim().parse::<f32>();
+        name.trim().eq_ignore_ascii_case("q") && weight.is_ok_and(|weight| weight <= 0.0)
+    })
+}

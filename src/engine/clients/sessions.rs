@@ -1,0 +1,302 @@
+//! The sessions of a shard: where each is, and what becomes of those without a connection.
+//!
+//! ```text
+//!   (none) --accept--> at a connection --ends, not resumable, or its client left--> (none)
+//!                        |      ^   \--resumed on another one: that takes its place
+//!              ends      v      |
+//!            unintended away ---+ resumed
+//!                         \--ttl, too many, too large--> (none), remembered as ended
+//! ```
+//!
+//! A session that is away is bounded: in time by `session.ttl_ms`, in number by `session.away_max`
+//! and a part of it for each user or address, in bytes by `session.kept_total_bytes_max`. The one
+//! that is away longest ends first.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use hashbrown::HashMap;
+
+use crate::engine::clients::session::Session;
+use crate::engine::owner::{Holder, Party};
+use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
+use crate::ids::{ConnId, SessionId, SessionKey, SessionSecret};
+use crate::message::Micros;
+
+/// Ended sessions that are remembered, so that a client that comes back late is told why: 146 bytes
+/// each where their table is half empty, 2.3 MiB. A storm of 15,000 that come back too late is told
+/// the truth.
+const ENDED_MAX: usize = 16_384;
+/// Sessions that a user may have away if nothing says how many it may have connected: some devices
+/// and tabs of one person.
+const AWAY_OF_USER: usize = 16;
+/// Part of `session.away_max` that the sessions of one address may have that have not signed in: a
+/// half, as a carrier may have many clients behind one address.
+const ADDRESS_PART: usize = 2;
+
+/// Bytes of the tables for a session that is away, beside the session itself: its seat, its name (a
+/// hash table is half empty at worst), and its places in two orders (a B-tree's nodes are 6/11
+/// full or more).
+pub const AWAY_BYTES: usize = Slab::<SessionKey, Seat>::SLOT_BYTES
+    + 2 * (size_of::<(SessionId, SessionKey)>() + 1)
+    + 2 * (size_of::<(Micros, SessionKey)>() + size_of::<(PartyName, Micros, SessionKey)>())
+    + 2 * (size_of::<(Holder, u32)>() + 1);
+/// Bytes of what is remembered of ended sessions, at most.
+pub const ENDED_BYTES: usize =
+    ENDED_MAX * (2 * (size_of::<(SessionId, Ended)>() + 1) + size_of::<SessionId>());
+
+/// The place of a session.
+#[derive(Debug)]
+pub enum Seat {
+    /// It is on this connection, which owns it.
+    At(ConnId),
+    /// It has no connection.
+    Away(Box<Session>),
+}
+
+/// Why a session ended before its client came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It was away for `session.ttl_ms`.
+    Expired,
+    /// It was away longest when there were too many, or their frames too large.
+    Crowded,
+    /// Its client left, signed in as somebody, or broke a rule.
+    Left,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    /// The secrets that would have resumed it.
+    secrets: [SessionSecret; 2],
+    why: End,
+}
+
+/// A party as a key with an order: a tenant, whether it is a user, and a hash or an address.
+type PartyName = (u64, bool, [u8; 8]);
+
+fn party_name(holder: &Holder) -> PartyName {
+    use crate::engine::owner::Address;
+    let (is_user, name) = match holder.party {
+        Party::User(user) => (true, user.to_be_bytes()),
+        Party::Address(Address::V6(network)) => (false, network),
+        Party::Address(Address::V4([a, b, c, d])) => (false, [0, 0, 0, 0, a, b, c, d]),
+    };
+    (holder.tenant.0, is_user, name)
+}
+
+/// The caps of sessions that are away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AwayCaps {
+    /// Sessions of all parties.
+    pub items: usize,
+    /// Sessions that a user may have connected; 0 = no limit.
+    pub of_user: usize,
+}
+
+/// The sessions of a shard.
+#[derive(Debug)]
+pub struct Sessions {
+    seats: Slab<SessionKey, Seat>,
+    /// The resumable ones.
+    names: HashMap<SessionId, SessionKey>,
+    /// The ones without a connection, the one that is away longest first.
+    away: BTreeSet<(Micros, SessionKey)>,
+    /// The same of each party.
+    away_of: BTreeSet<(PartyName, Micros, SessionKey)>,
+    /// Number of those of each party.
+    counts: HashMap<PartyName, u32>,
+    ended: HashMap<SessionId, Ended>,
+    /// The remembered ones, the oldest first.
+    ended_order: VecDeque<SessionId>,
+    /// Bytes of all frames that are kept.
+    pub kept_bytes: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            seats: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
+            names: HashMap::new(),
+            away: BTreeSet::new(),
+            away_of: BTreeSet::new(),
+            counts: HashMap::new(),
+            ended: HashMap::new(),
+            ended_order: VecDeque::new(),
+            kept_bytes: 0,
+        }
+    }
+}
+
+impl Sessions {
+    /// Gives a session that is on `conn` its seat.
+    pub fn sit(&mut self, conn: ConnId) -> SessionKey {
+        self.seats.insert(Seat::At(conn))
+    }
+
+    /// The place of a session; `None` if it has ended.
+    #[inline]
+    pub fn seat(&self, key: SessionKey) -> Option<&Seat> {
+        self.seats.get(key)
+    }
+
+    /// The same, to be changed.
+    #[inline]
+    pub fn seat_mut(&mut self, key: SessionKey) -> Option<&mut Seat> {
+        self.seats.get_mut(key)
+    }
+
+    /// Takes note that a session is on `conn` now.
+    pub fn change_seat(&mut self, key: SessionKey, conn: ConnId) {
+        *self.seats.get_mut(key).expect("the caller has it") = Seat::At(conn);
+    }
+
+    /// Ends the seat of a session that is on a connection.
+    pub fn stand_up(&mut self, key: SessionKey) {
+        self.seats.remove(key);
+    }
+
+    /// Makes a session known by its id, so that it can be resumed.
+    pub fn name(&mut self, session: &Session) {
+        self.names.insert(session.id, session.key);
+    }
+
+    /// Whether a session has this id.
+    pub fn is_named(&self, id: &SessionId) -> bool {
+        self.names.contains_key(id)
+    }
+
+    /// The resumable session with this id.
+    pub fn find(&self, id: &SessionId) -> Option<SessionKey> {
+        self.names.get(id).copied()
+    }
+
+    /// Why the session with this id and secret ended, if that is remembered.
+    pub fn end_of(&self, id: &SessionId, secret: SessionSecret) -> Option<End> {
+        let ended = self.ended.get(id)?;
+        let [present, former] = ended.secrets;
+        (present.equals(secret) | former.equals(secret)).then_some(ended.why)
+    }
+
+    /// Number of resumable sessions, and of those without a connection.
+    pub fn len(&self) -> (usize, usize) {
+        (self.names.len(), self.away.len())
+    }
+
+    /// Sessions with a seat.
+    pub fn seats(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Takes a resumable session that lost its connection, at `now`.
+    pub fn goes_away(&mut self, mut session: Box<Session>, now: Micros) {
+        let party = party_name(&session.holder());
+        session.away_since = now;
+        if let Some(resumption) = session.resumption.as_deref_mut() {
+            resumption.kept.shrink();
+        }
+        let key = session.key;
+        self.away.insert((now, key));
+        self.away_of.insert((party, now, key));
+        *self.counts.entry(party).or_default() += 1;
+        *self.seats.get_mut(key).expect("a session has a seat") = Seat::Away(session);
+    }
+
+    /// Takes a session that is away out, for the connection `conn`.
+    pub fn comes_back(&mut self, key: SessionKey, conn: ConnId) -> Option<Box<Session>> {
+        let seat = self.seats.get_mut(key)?;
+        let Seat::Away(session) = std::mem::replace(seat, Seat::At(conn)) else {
+            unreachable!("the caller has seen that it is away")
+        };
+        self.forget_away(&session);
+        Some(session)
+    }
+
+    /// Ends a session that is away.
+    pub fn end_away(&mut self, key: SessionKey, why: End) {
+        let Some(Seat::Away(session)) = self.seats.remove(key) else { return };
+        self.forget_away(&session);
+        self.forget(&session, why);
+    }
+
+    /// Forgets that a session can be resumed; who tries to is told why.
+    pub fn forget(&mut self, session: &Session, why: End) {
+        let Some(resumption) = session.resumption.as_deref() else { return };
+        self.kept_bytes -= resumption.kept.size();
+        self.names.remove(&session.id);
+        if self.ended_order.len() >= ENDED_MAX
+            && let Some(oldest) = self.ended_order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+        self.ended_order.push_back(session.id);
+        self.ended.insert(session.id, Ended { secrets: resumption.secrets(), why });
+    }
+
+    /// The session that is to end for want of room: of the party of `holder` if that has more away
+    /// than its part, else of all, if they are more than `caps` allow.
+    pub fn crowded_out(&self, holder: &Holder, caps: AwayCaps) -> Option<SessionKey> {
+        let party = party_name(holder);
+        let most = match holder.party {
+            Party::User(_) if caps.of_user == 0 => AWAY_OF_USER,
+            Party::User(_) => caps.of_user,
+            Party::Address(_) => caps.items.div_ceil(ADDRESS_PART),
+        };
+        if self.counts.get(&party).is_some_and(|count| *count as usize > most) {
+            let first = (party, Micros(0), SessionKey(0));
+            return self.away_of.range(first..).next().map(|(_, _, key)| *key);
+        }
+        if self.away.len() > caps.items { self.longest_away().map(|(_, key)| key) } else { None }
+    }
+
+    /// The session that is away longest, and since when.
+    pub fn longest_away(&self) -> Option<(Micros, SessionKey)> {
+        self.away.first().copied()
+    }
+
+    /// Leaves out a time in which the shard was stopped, up to `now`: what was away goes on being
+    /// so for as long.
+    pub fn put_off(&mut self, us: u64, now: Micros) {
+        let later = |at: Micros| Micros(at.0.saturating_add(us)).min(now);
+        self.away = self.away.iter().map(|(at, key)| (later(*at), *key)).collect();
+        self.away_of = self.away_of.iter().map(|(p, at, key)| (*p, later(*at), *key)).collect();
+        for (_, key) in &self.away {
+            if let Some(Seat::Away(session)) = self.seats.get_mut(*key) {
+                session.away_since = later(session.away_since);
+            }
+        }
+    }
+
+    fn forget_away(&mut self, session: &Session) {
+        let party = party_name(&session.holder());
+        self.away.remove(&(session.away_since, session.key));
+        self.away_of.remove(&(party, session.away_since, session.key));
+        if let Some(count) = self.counts.get_mut(&party) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&party);
+            }
+        }
+    }
+
+    /// Checks that the orders of those that are away agree with each other.
+    pub fn check(&self) -> Result<(), String> {
+        let (away, of) = (self.away.len(), self.away_of.len());
+        let counted: u32 = self.counts.values().sum();
+        let seated = self.iter_away().count();
+        match [of, counted as usize, seated] == [away; 3] {
+            true => Ok(()),
+            false => Err(format!("away: {away}, {of} by party, {counted} counted, {seated} seats")),
+        }
+    }
+
+    /// The sessions that are away.
+    pub fn iter_away(&self) -> impl Iterator<Item = &Session> {
+        self.away.iter().filter_map(|(_, key)| match self.seats.get(*key) {
+            Some(Seat::Away(session)) => Some(&**session),
+            Some(Seat::At(_)) | None => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

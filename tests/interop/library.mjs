@@ -1,0 +1,1295 @@
+// The client library, one group of cases a run.
+// usage: node library.mjs GROUP WS_URL [NAME=VALUE…]
+// The group `alone` needs no gateway: its cases play one themselves, with a clock of their own.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { Gateway, GatewayError } from "../../src/control/page/shardgate.js";
+
+const [group, url, ...given] = process.argv.slice(2);
+const args = Object.fromEntries(given.map((arg) => arg.split(/=(.*)/s).slice(0, 2)));
+// Node before 22 has it in a package only: its own is that of undici.
+const WebSocket = globalThis.WebSocket ?? createRequire(import.meta.url)("undici").WebSocket;
+const library = new URL("../../src/control/page/", import.meta.url);
+
+/** Waits until something holds. */
+async function until(what, holds) {
+  for (const end = Date.now() + 30_000; !(await holds()); await later(5)) {
+    assert.ok(Date.now() < end, `it never came true that ${what}`);
+  }
+}
+const later = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const event = (gate, name) => new Promise((resolve) => gate.on(name, resolve));
+const rejected = (promise) => promise.then((value) => assert.fail(`it gave ${value}`), (e) => e);
+/** Checks that a request was rejected with these fields. */
+async function refused(promise, fields) {
+  const error = await rejected(promise);
+  assert.ok(error instanceof GatewayError, error.stack);
+  const got = Object.fromEntries(Object.keys(fields).map((name) => [name, error[name]]));
+  assert.deepEqual(got, fields);
+}
+/** Numbers from 0 to 1, the same ones for a seed. */
+function generator(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(seed ^ (seed >>> 15), seed | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+const counts = (from, to) => Array.from({ length: to - from + 1 }, (_, n) => from + n);
+
+// ---- A gateway that is played.
+
+const real = { setTimeout, clearTimeout, random: Math.random };
+
+/** Time that passes only when it is told to. */
+class Clock {
+  ms = 1_000;
+  #timers = new Map();
+  #id = 0;
+
+  install() {
+    globalThis.setTimeout = (action, ms = 0) => {
+      this.#timers.set(++this.#id, { at: this.ms + Math.max(0, ms), action });
+      return this.#id;
+    };
+    globalThis.clearTimeout = (id) => void this.#timers.delete(id);
+    Object.defineProperty(performance, "now", { value: () => this.ms, configurable: true });
+  }
+
+  remove() {
+    Object.assign(globalThis, { setTimeout: real.setTimeout, clearTimeout: real.clearTimeout });
+    delete performance.now;
+    Math.random = real.random;
+  }
+
+  async pass(ms) {
+    const end = this.ms + ms;
+    await settled();
+    for (let next; (next = this.#next(end)); await settled()) {
+      this.ms = Math.max(this.ms, next.at);
+      next.action();
+    }
+    this.ms = end;
+  }
+
+  #next(end) {
+    const due = [...this.#timers].filter(([, timer]) => timer.at <= end);
+    due.sort(([a, x], [b, y]) => x.at - y.at || a - b);
+    if (due.length) this.#timers.delete(due[0][0]);
+    return due[0]?.[1];
+  }
+}
+
+/** Lets all promises settle that can. */
+async function settled() {
+  for (let n = 0; n < 50; n++) await null;
+}
+
+/** The gateway's side of one connection. */
+class Socket {
+  sent = [];
+
+  constructor(url, protocols) {
+    assert.deepEqual([url, protocols], ["ws://played/ws", ["shardgate.v1.json"]]);
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code) {
+    this.closedWith = code;
+  }
+
+  says(...messages) {
+    for (const message of messages) this.onmessage({ data: JSON.stringify(message) });
+  }
+
+  /** Takes what was sent since the last time. */
+  took() {
+    return this.sent.splice(0).map(({ deadline_ms, ...message }) => message);
+  }
+
+  /** Accepts the connection; returns what it asks first. */
+  opens(limits) {
+    this.onopen({});
+    this.says({ type: "welcome", payload: welcome(limits) });
+    return this.took();
+  }
+
+  /** The whole beginning, up to a session that can be resumed. */
+  async begins({ limits, ...resumed } = {}) {
+    const first = this.opens(limits);
+    if (first[0].type === "auth") this.says({ type: "auth_ok", seq: 1, payload: ALICE });
+    const payload = { ...RESUMED, secret: `secret-${++secrets}`, ...resumed };
+    this.says({ type: "resumed", seq: 2, payload });
+    await settled();
+    return first.at(-1).payload;
+  }
+
+  ends(code, reason = "") {
+    this.onclose({ code, reason });
+  }
+}
+
+let secrets = 0;
+const ALICE = { user: "alice", tenant: "", expires_unix_s: 2_000_000_000, session: "s-1" };
+const RESUMED = { session: "s-1", outcome: "new", received_seq: 2, offset: 0, ttl_ms: 60_000 };
+const welcome = (limits) => ({
+  session: "s-0", node: "n", shard: 3, heartbeat_ms: 30_000, boot: "b-1",
+  limits: { message_bytes_max: 65_536, unanswered_max: 32, messages_per_s_max: 0, ...limits },
+});
+const REFUSES_RESUME = { type: "error", seq: 2, status: 12, reason: "UNIMPLEMENTED" };
+
+/** A gate to a played gateway: its sockets, its events, and the clock. */
+function play(options = {}) {
+  const sockets = [];
+  class Played extends Socket {
+    constructor(...form) {
+      super(...form);
+      sockets.push(this);
+    }
+  }
+  const network = Object.assign(new EventTarget(), { document: new EventTarget() });
+  network.document.visibilityState = "visible";
+  const gate = new Gateway("ws://played/ws", { WebSocket: Played, network, ...options });
+  const seen = [];
+  for (const name of ["state", "resumed", "gap", "lost", "draining", "error", "message"]) {
+    gate.on(name, (what) => void seen.push([name, what]));
+  }
+  const tells = (name) => seen.filter(([found]) => found === name).map(([, what]) => what);
+  const happens = (name) => network.dispatchEvent(new Event(name));
+  const shows = (visibilityState) => {
+    network.document.visibilityState = visibilityState;
+    network.document.dispatchEvent(new Event("visibilitychange"));
+  };
+  return { gate, sockets, tells, happens, shows };
+}
+
+/** The same, opened, and with a session. */
+async function playOpen(options, resumed) {
+  const played = play(options);
+  played.gate.open();
+  await settled();
+  await played.sockets[0].begins(resumed);
+  played.sockets[0].took();
+  return played;
+}
+
+const alone = {
+  async nothing_is_sent_before_the_session_is_resumable(clock) {
+    const { gate, sockets } = play({ token: () => "t" });
+    const answer = gate.request(1001, { n: 1 }, { timeoutMs: 2_000 });
+    const opened = gate.open();
+    assert.equal(gate.open(), opened);
+    await settled();
+    const [socket] = sockets;
+    assert.deepEqual(socket.opens(), [
+      { type: "auth", seq: 1, payload: { token: "t" } },
+      { type: "resume", seq: 2, payload: {} },
+    ]);
+    socket.says({ type: "auth_ok", seq: 1, payload: ALICE });
+    assert.deepEqual([socket.took(), gate.state], [[], "connecting"]);
+    await clock.pass(500);
+    socket.says({ type: "resumed", seq: 2, payload: { ...RESUMED, secret: "x" } });
+    const message = { msg_id: 1001, seq: 3, deadline_ms: 1_500, payload: { n: 1 } };
+    assert.deepEqual(socket.sent, [message]);
+    await opened;
+    assert.equal(gate.state, "open");
+    socket.says({ msg_id: 1001, seq: 3, payload: "done", offset: 1 });
+    assert.equal(await answer, "done");
+    assert.deepEqual(gate.session, {
+      id: "s-1", user: "alice", tenant: "", expiresUnixS: 2_000_000_000, node: "n", shard: 3,
+      isResumable: true, ttlMs: 60_000,
+    });
+  },
+
+  async a_gateway_that_resumes_nothing_is_used_all_the_same() {
+    const { gate, sockets, tells } = play();
+    gate.open();
+    const kept = gate.request(1001, 1, { id: "buy-1" });
+    const lost = gate.request(1001, 2);
+    await settled();
+    assert.deepEqual(sockets[0].opens(), [{ type: "resume", seq: 2, payload: {} }]);
+    sockets[0].says(REFUSES_RESUME);
+    assert.equal(gate.state, "open");
+    assert.equal(gate.session.isResumable, false);
+    assert.deepEqual(sockets[0].took().map(({ seq }) => seq), [3, 4]);
+    sockets[0].ends(1006);
+    await refused(lost, { reason: "LOST", maybeRan: true });
+    gate.close();
+    await refused(kept, { reason: "CLOSED", maybeRan: true });
+    assert.deepEqual(tells("error"), []);
+    assert.deepEqual(tells("lost"), []);
+  },
+
+  async what_the_gateway_had_not_read_is_sent_again_with_its_seq(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    const answers = [1, 2, 3, 4].map((n) => gate.request(1001, n));
+    sockets[0].says({ msg_id: 1001, seq: 3, payload: 1, offset: 1 });
+    sockets[0].ends(1006);
+    const after = gate.request(1001, 5);
+    await clock.pass(500);
+    const position = await sockets[1].begins({ outcome: "resumed", received_seq: 4, offset: 2 });
+    const secret = `secret-${secrets - 1}`;
+    assert.deepEqual(position, { session: "s-1", secret, boot: "b-1", offset: 1 });
+    assert.deepEqual(sockets[1].took(), [
+      { msg_id: 1001, seq: 5, payload: 3, ack: 1 },
+      { msg_id: 1001, seq: 6, payload: 4 },
+      { msg_id: 1001, seq: 7, payload: 5 },
+    ]);
+    sockets[1].says(...[4, 5, 6, 7].map((seq) => ({ seq, payload: seq - 2, offset: seq - 2 })));
+    assert.deepEqual(await Promise.all([...answers, after]), [1, 2, 3, 4, 5]);
+    assert.deepEqual(tells("resumed"), [{ session: "s-1", reason: "" }]);
+    // Each time a new secret.
+    sockets[1].ends(4002);
+    await clock.pass(1_000);
+    assert.equal((await sockets[2].begins()).secret, `secret-${secrets - 1}`);
+  },
+
+  async after_lost_only_what_has_an_id_is_sent_again(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    sockets[0].says({ type: "news", offset: 7 });
+    const plain = gate.request(1001, 1);
+    const named = gate.request(1001, 2, { id: "buy-2" });
+    gate.send(1001, "one-way");
+    sockets[0].ends(1006);
+    const queued = gate.request(1001, 3);
+    await clock.pass(500);
+    const lost = { outcome: "lost", reason: "RESTARTED", session: "s-9" };
+    assert.equal((await sockets[1].begins(lost)).offset, 7);
+    await refused(plain, { reason: "LOST", status: 2, maybeRan: true });
+    const [again, next] = sockets[1].took();
+    assert.deepEqual([again.id, again.payload, next.payload], ["buy-2", 2, 3]);
+    assert.ok(again.seq > 2 && next.seq === again.seq + 1);
+    assert.deepEqual(tells("lost"), [{ session: "s-9", reason: "RESTARTED" }]);
+    assert.equal(gate.session.id, "s-9");
+    // The offsets are those of the new session.
+    sockets[1].says({ seq: again.seq, payload: "a", offset: 1 }, { seq: next.seq, offset: 2 });
+    assert.deepEqual([await named, await queued], ["a", undefined]);
+  },
+
+  async after_a_gap_an_answer_may_be_missing(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    const answers = [1, 2].map((n) => gate.request(1001, n, { timeoutMs: 3_000 }));
+    sockets[0].ends(1006);
+    await clock.pass(500);
+    const gap = { outcome: "gap", reason: "OVERFLOW", received_seq: 4, offset: 9 };
+    await sockets[1].begins(gap);
+    sockets[1].says({ seq: 4, payload: "late", offset: 9 });
+    assert.equal(await answers[1], "late");
+    assert.deepEqual(tells("gap"), [{ session: "s-1", reason: "OVERFLOW" }]);
+    await clock.pass(3_000);
+    await refused(answers[0], { reason: "TIMEOUT", status: 4, maybeRan: true });
+  },
+
+  async what_comes_twice_is_told_once(clock) {
+    const { sockets, tells } = await playOpen();
+    const news = counts(1, 3).map((n) => ({ type: "news", msg_id: 7, payload: n, offset: n }));
+    sockets[0].says(news[0], news[1], news[1]);
+    sockets[0].ends(1006);
+    await clock.pass(500);
+    await sockets[1].begins({ outcome: "resumed", offset: 3 });
+    sockets[1].says(...news);
+    sockets[0].says({ type: "news", payload: "from the old connection" });
+    const told = (n) => ({ type: "news", msgId: 7, payload: n, offset: n });
+    assert.deepEqual(tells("message"), [1, 2, 3].map(told));
+  },
+
+  async offsets_are_acked_when_they_are_done_with(clock) {
+    const { gate, sockets } = await playOpen();
+    const [socket] = sockets;
+    let done;
+    const off = gate.on("message", () => new Promise((resolve) => (done = resolve)));
+    socket.says({ type: "news", offset: 1 });
+    off();
+    socket.says({ type: "news", offset: 2 });
+    gate.send(1001, 1);
+    await clock.pass(5_000);
+    assert.deepEqual(socket.took(), [{ msg_id: 1001, payload: 1 }]);
+    done();
+    await clock.pass(999);
+    assert.deepEqual(socket.took(), []);
+    await clock.pass(1);
+    assert.deepEqual(socket.took(), [{ type: "heartbeat", ack: 2 }]);
+    socket.says({ type: "news", offset: 3 });
+    gate.send(1001, 2);
+    gate.send(1001, 3);
+    await clock.pass(5_000);
+    const sent = [{ msg_id: 1001, ack: 3, payload: 2 }, { msg_id: 1001, payload: 3 }];
+    assert.deepEqual(socket.took(), sent);
+    // A resume with nothing missed is confirmed as well: the old secret is given up by it.
+    socket.ends(1006);
+    await clock.pass(500);
+    await sockets[1].begins({ outcome: "resumed", offset: 3 });
+    await clock.pass(1_000);
+    assert.deepEqual(sockets[1].took(), [{ type: "heartbeat", ack: 3 }]);
+  },
+
+  async a_session_that_another_connection_took_is_left_to_it(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    const answer = gate.request(1001);
+    sockets[0].ends(4000);
+    await refused(answer, { reason: "LOST", maybeRan: true });
+    await clock.pass(500);
+    assert.deepEqual(await sockets[1].begins({ session: "s-2" }), {});
+    assert.deepEqual(tells("lost"), [{ session: "s-2", reason: "REPLACED" }]);
+    assert.equal(gate.state, "open");
+  },
+
+  async close_codes_say_whether_to_come_back(clock) {
+    for (const code of [1001, 1006, 1008, 1009, 1011, 1012, 1013, 3000, 4001, 4002, 4005, 4499]) {
+      const { gate, sockets } = await playOpen();
+      sockets[0].ends(code);
+      assert.equal(gate.state, "away", code);
+      await clock.pass(500);
+      assert.equal(sockets.length, 2, code);
+      gate.close();
+    }
+    for (const code of [1000, 4500, 4501, 4502, 4999]) {
+      const { gate, sockets, tells } = await playOpen();
+      const answer = gate.request(1001);
+      sockets[0].ends(code, "why");
+      await refused(answer, { reason: "CLOSED", maybeRan: true });
+      await clock.pass(60_000);
+      assert.deepEqual([gate.state, sockets.length], ["closed", 1], code);
+      assert.deepEqual(tells("error").map((error) => error.code), [code]);
+      await refused(gate.request(1001), { reason: "CLOSED", maybeRan: false });
+      assert.equal(gate.send(1001), false);
+    }
+  },
+
+  async close_says_goodbye(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    gate.close();
+    gate.close();
+    await clock.pass(60_000);
+    assert.deepEqual([sockets[0].closedWith, sockets.length], [1000, 1]);
+    assert.deepEqual([tells("state"), tells("error")], [["connecting", "open", "closed"], []]);
+    const opened = gate.open();
+    await settled();
+    assert.deepEqual(await sockets[1].begins(), {});
+    await opened;
+  },
+
+  async a_token_is_asked_for_once_each_time_it_is_no_good(clock) {
+    const asked = [];
+    const token = async (why) => `token-${asked.push(why)}`;
+    const { gate, sockets } = await playOpen({ token });
+    sockets[0].ends(1006);
+    await clock.pass(500);
+    assert.equal(sockets[1].opens()[0].payload.token, "token-1");
+    sockets[1].ends(4004);
+    await clock.pass(1_000);
+    assert.equal(sockets[2].opens()[0].payload.token, "token-2");
+    sockets[2].ends(4500);
+    await clock.pass(2_000);
+    assert.equal(sockets[3].opens()[0].payload.token, "token-3");
+    sockets[3].says({ type: "auth_ok", seq: 1, payload: ALICE });
+    sockets[3].says({ type: "resumed", seq: 2, payload: RESUMED });
+    // A good one in between: the next refusal is the first one again.
+    sockets[3].ends(4500);
+    await clock.pass(4_000);
+    sockets[4].opens();
+    sockets[4].ends(4500, "still bad");
+    await clock.pass(60_000);
+    assert.deepEqual([gate.state, sockets.length], ["closed", 5]);
+    assert.deepEqual(asked, ["first", "expired", "bad", "bad"]);
+  },
+
+  async a_gate_without_a_token_to_give_is_closed() {
+    const { gate, sockets } = play({ token: async () => assert.fail("no login") });
+    await refused(gate.open(), { reason: "CLOSED", message: "cannot connect: no login" });
+    assert.deepEqual([gate.state, sockets.length], ["closed", 0]);
+    for (const code of [4004, 4500]) {
+      const { gate, sockets } = await playOpen({ token: "text" });
+      sockets[0].ends(code);
+      assert.equal(gate.state, "closed");
+    }
+  },
+
+  async a_token_that_cannot_be_verified_now_is_shown_again(clock) {
+    const { gate, sockets } = play({ token: "t" });
+    gate.open();
+    await settled();
+    sockets[0].opens();
+    const busy = { status: 14, reason: "UNAVAILABLE", retry_after_ms: 3_000 };
+    sockets[0].says({ type: "error", seq: 1, ...busy }, { type: "error", seq: 2, status: 16 });
+    assert.deepEqual([sockets[0].closedWith, gate.state], [4900, "away"]);
+    await clock.pass(2_999);
+    assert.equal(sockets.length, 1);
+    await clock.pass(1);
+    // Refused for good: the close code decides, and nothing else is heard.
+    sockets[1].opens();
+    sockets[1].says({ type: "error", seq: 1, status: 16, reason: "UNAUTHENTICATED" });
+    sockets[1].says({ type: "resumed", seq: 2, payload: { ...RESUMED, outcome: "lost" } });
+    assert.equal(gate.state, "connecting");
+    sockets[1].ends(4500);
+    assert.equal(gate.state, "closed");
+  },
+
+  async pauses_are_random_below_a_cap_that_doubles(clock) {
+    const { sockets } = await playOpen({ reconnect: { minMs: 100, maxMs: 1_000 } });
+    Math.random = () => 0.5;
+    for (const ms of [50, 100, 200, 400, 500, 500]) {
+      sockets.at(-1).ends(1006);
+      const tries = sockets.length;
+      await clock.pass(ms - 1);
+      assert.equal(sockets.length, tries, ms);
+      await clock.pass(1);
+      assert.equal(sockets.length, tries + 1, ms);
+    }
+    // Only a connection that lasts makes the pauses short again.
+    await sockets.at(-1).begins();
+    await clock.pass(9_999);
+    sockets.at(-1).ends(1006);
+    await clock.pass(499);
+    assert.equal(sockets.length, 7);
+    await clock.pass(1);
+    await sockets.at(-1).begins();
+    await clock.pass(10_000);
+    sockets.at(-1).ends(1006);
+    await clock.pass(50);
+    assert.equal(sockets.length, 9);
+  },
+
+  async the_gateway_can_make_a_pause_longer(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    const before = gate.request(1001, "before");
+    sockets[0].says({ type: "draining", payload: { reconnect_after_ms: 5_000 } });
+    assert.deepEqual(tells("draining"), [{ reconnectAfterMs: 5_000 }]);
+    const after = gate.request(1001, "after", { timeoutMs: 20_000 });
+    assert.deepEqual(sockets[0].took().map(({ payload }) => payload), ["before"]);
+    sockets[0].says({ seq: 3, payload: "in time", offset: 1 });
+    assert.equal(await before, "in time");
+    sockets[0].ends(1001);
+    await clock.pass(4_999);
+    assert.equal(sockets.length, 1);
+    await clock.pass(1);
+    sockets[1].onopen({});
+    const full = { status: 8, reason: "RATE_LIMITED", retry_after_ms: 7_000 };
+    sockets[1].says({ type: "error", ...full });
+    sockets[1].ends(1013);
+    await clock.pass(6_999);
+    assert.equal(sockets.length, 2);
+    await clock.pass(1);
+    await sockets[2].begins();
+    sockets[2].says({ seq: sockets[2].took()[0].seq, payload: "here", offset: 2 });
+    assert.equal(await after, "here");
+  },
+
+  async the_network_and_the_reader_end_a_pause(clock) {
+    Math.random = () => 1;
+    const { gate, sockets, happens, shows } = await playOpen({ reconnect: { minMs: 20_000 } });
+    sockets[0].ends(1006);
+    happens("online");
+    await clock.pass(0);
+    assert.equal(sockets.length, 2);
+    sockets[1].ends(1006);
+    shows("hidden");
+    await clock.pass(0);
+    assert.equal(sockets.length, 2);
+    shows("visible");
+    await clock.pass(0);
+    await sockets[2].begins();
+    happens("offline");
+    assert.deepEqual([gate.state, sockets[2].closedWith], ["away", 4900]);
+    shows("visible");
+    await clock.pass(600_000);
+    assert.equal(sockets.length, 3);
+    happens("online");
+    await clock.pass(0);
+    assert.equal(sockets.length, 4);
+    gate.close();
+    happens("online");
+    await clock.pass(600_000);
+    assert.equal(sockets.length, 4);
+  },
+
+  async silence_is_asked_about_before_a_connection_is_cut(clock) {
+    const { gate, sockets } = await playOpen();
+    await clock.pass(44_999);
+    assert.deepEqual(sockets[0].took(), []);
+    await clock.pass(1);
+    const [ping] = sockets[0].took();
+    assert.deepEqual(ping, { type: "ping", seq: 3 });
+    await clock.pass(4_999);
+    sockets[0].says({ type: "pong", seq: 3, payload: { unix_ms: 1 } });
+    await clock.pass(45_000);
+    assert.deepEqual(sockets[0].took(), [{ type: "ping", seq: 4 }]);
+    await clock.pass(4_999);
+    assert.equal(gate.state, "open");
+    await clock.pass(1);
+    assert.deepEqual([gate.state, sockets[0].closedWith], ["away", 4900]);
+  },
+
+  async a_request_that_times_out_in_silence_is_asked_about(clock) {
+    const { gate, sockets } = await playOpen();
+    await clock.pass(1);
+    const answers = [gate.request(1001, 1), gate.request(1001, 2)].map(rejected);
+    sockets[0].took();
+    await clock.pass(5_000);
+    assert.deepEqual(sockets[0].took(), [{ type: "ping", seq: 5 }]);
+    sockets[0].says({ type: "pong", seq: 5 });
+    // A service that is slow says nothing of the gateway.
+    answers.push(rejected(gate.request(1001, 3)));
+    sockets[0].says({ type: "news" });
+    await clock.pass(5_000);
+    assert.deepEqual(sockets[0].took().map(({ type }) => type), [undefined]);
+    answers.push(rejected(gate.request(1001, 4, { timeoutMs: 1_000 })));
+    await clock.pass(6_000);
+    assert.equal(gate.state, "away");
+    assert.deepEqual(new Set((await Promise.all(answers)).map((e) => e.reason)), new Set(["TIMEOUT"]));
+  },
+
+  async a_hidden_page_is_not_cut_off_and_asks_when_it_is_seen(clock) {
+    const { gate, sockets, shows } = await playOpen();
+    shows("hidden");
+    await clock.pass(600_000);
+    assert.deepEqual([gate.state, sockets[0].took()], ["open", []]);
+    shows("visible");
+    assert.deepEqual(sockets[0].took(), [{ type: "ping", seq: 3 }]);
+    shows("hidden");
+    await clock.pass(60_000);
+    assert.equal(gate.state, "open");
+    shows("visible");
+    await clock.pass(5_000);
+    assert.equal(gate.state, "away");
+  },
+
+  async a_connection_that_gets_no_session_is_tried_again(clock) {
+    const { gate, sockets } = play();
+    gate.open();
+    await settled();
+    sockets[0].opens();
+    await clock.pass(9_999);
+    assert.equal(gate.state, "connecting");
+    await clock.pass(1);
+    assert.deepEqual([gate.state, sockets[0].closedWith], ["away", 4900]);
+    await clock.pass(500);
+    sockets[1].onerror({});
+    await clock.pass(0);
+    assert.equal(gate.state, "away");
+  },
+
+  async the_queue_has_bounds_and_keeps_the_order(clock) {
+    const { gate, sockets } = play({ queue: { items: 3, bytes: 100, maxAgeMs: 1_000 } });
+    const now = [gate.request(1001, 1), gate.request(1001, 2, { timeoutMs: 400 })];
+    assert.equal(gate.send(1001, "dropped", { volatile: true }), false);
+    assert.equal(gate.send(1001, "old"), true);
+    await refused(gate.request(1001, 4), { reason: "QUEUE_FULL", status: 8, maybeRan: false });
+    assert.equal(gate.send(1001, 4), false);
+    await clock.pass(400);
+    await refused(now[1], { reason: "TIMEOUT", maybeRan: false });
+    await refused(gate.request(1001, "ä".repeat(50)), { reason: "QUEUE_FULL" });
+    await clock.pass(600);
+    await refused(now[0], { reason: "EXPIRED", status: 4, maybeRan: false });
+    await clock.pass(1);
+    const late = [1, 2].map((n) => gate.request(1001, n));
+    assert.equal(gate.send(1001, 3), true);
+    late.push(gate.request(1001, 4).catch((error) => error.reason));
+    gate.open();
+    await settled();
+    await sockets[0].begins();
+    assert.deepEqual(sockets[0].took().map(({ payload }) => payload), [1, 2, 3]);
+    assert.equal(await late[2], "QUEUE_FULL");
+  },
+
+  async a_network_that_takes_nothing_is_not_fed() {
+    const { gate, sockets } = await playOpen({ queue: { bytes: 1_000 } });
+    sockets[0].bufferedAmount = 1_000;
+    assert.equal(gate.send(1001, 1, { volatile: true }), true);
+    sockets[0].bufferedAmount = 1_001;
+    assert.equal(gate.send(1001, 2), false);
+    gate.request(1001, 3).catch(() => {});
+    assert.deepEqual(sockets[0].took().map(({ payload }) => payload), [1, 3]);
+  },
+
+  async never_more_are_in_flight_than_the_gateway_takes() {
+    const limits = { unanswered_max: 5 };
+    const { gate, sockets } = await playOpen({ queue: { items: 1_000 } }, { limits });
+    const answers = counts(1, 100).map((n) => gate.request(1001, n));
+    for (let seq = 3; seq < 103; seq++) {
+      assert.ok(sockets[0].sent.length - (seq - 3) <= 5, `${sockets[0].sent.length} at ${seq}`);
+      sockets[0].says({ seq, payload: seq - 2, offset: seq - 2 });
+    }
+    assert.deepEqual(await Promise.all(answers), counts(1, 100));
+    assert.deepEqual(sockets[0].sent.map(({ payload }) => payload), counts(1, 100));
+  },
+
+  async an_aborted_request_gives_nothing_but_its_offset_counts(clock) {
+    const { gate, sockets, tells } = await playOpen();
+    const stop = new AbortController();
+    const answer = gate.request(1001, 1, { signal: stop.signal });
+    await refused(gate.request(1001, 2, { signal: AbortSignal.abort() }), { maybeRan: false });
+    stop.abort("changed my mind");
+    const told = { reason: "ABORTED", status: 1, maybeRan: true, cause: "changed my mind" };
+    await refused(answer, told);
+    sockets[0].took();
+    sockets[0].says({ seq: 3, payload: "late", offset: 1 });
+    await clock.pass(1_000);
+    assert.deepEqual(sockets[0].took(), [{ type: "heartbeat", ack: 1 }]);
+    assert.deepEqual([tells("message"), tells("error")], [[], []]);
+  },
+
+  async a_place_in_flight_is_free_when_no_answer_can_come_for_it(clock) {
+    const { gate, sockets } = await playOpen({ timeoutMs: 20_000 }, { limits: { unanswered_max: 4 } });
+    const stop = new AbortController();
+    const { signal } = stop;
+    const gone = [1, 2].map((n) => rejected(gate.request(1001, n, { signal })));
+    const slow = rejected(gate.request(1001, 3, { timeoutMs: 2_000 }));
+    stop.abort();
+    await Promise.all(gone);
+    // The gateway has them all the same.
+    const sent = (socket) => socket.took().map(({ payload }) => payload);
+    const next = [4, 5, 6, 7].map((n) => gate.request(1001, n));
+    assert.deepEqual(sent(sockets[0]), [1, 2, 3]);
+    sockets[0].says({ seq: 3, payload: "late", offset: 1 });
+    assert.deepEqual(sent(sockets[0]), [4]);
+    sockets[0].ends(1006);
+    await clock.pass(500);
+    const gap = { outcome: "gap", received_seq: 6, offset: 9, limits: { unanswered_max: 4 } };
+    await sockets[1].begins(gap);
+    assert.deepEqual(sent(sockets[1]), [5]);
+    await clock.pass(1_500);
+    assert.equal((await slow).reason, "TIMEOUT");
+    assert.deepEqual(sent(sockets[1]), [6]);
+    sockets[1].says(...[6, 7, 8].map((seq) => ({ seq, payload: seq - 2, offset: seq + 4 })));
+    assert.deepEqual(sent(sockets[1]), [7]);
+    sockets[1].says({ seq: 9, payload: 7, offset: 13 });
+    assert.deepEqual(await Promise.all(next), [4, 5, 6, 7]);
+  },
+
+  async a_listener_that_throws_harms_nobody() {
+    const { gate, sockets, tells } = await playOpen();
+    const off = [
+      gate.on("message", () => assert.fail("thrown")),
+      gate.on("message", async () => assert.fail("rejected")),
+      gate.on("error", () => assert.fail("thrown again")),
+    ];
+    const { error } = console;
+    const said = [];
+    console.error = (what) => said.push(what.message);
+    sockets[0].says({ type: "news", payload: 1 });
+    await settled();
+    console.error = error;
+    assert.deepEqual(said, ["thrown again", "thrown again"]);
+    assert.deepEqual(tells("error").map(({ message }) => message), ["thrown", "rejected"]);
+    off.forEach((each) => each());
+    sockets[0].says({ type: "news", payload: 2 }, { type: "error", status: 8, reason: "X" });
+    assert.deepEqual(tells("message").map(({ payload }) => payload), [1, 2]);
+    assert.equal(tells("error").at(-1).reason, "X");
+  },
+
+  async a_reload_of_the_page_goes_on_with_the_session(clock) {
+    const stored = new Map();
+    const persist = {
+      getItem: (name) => stored.get(name) ?? null,
+      setItem: (name, value) => void stored.set(name, value),
+      removeItem: (name) => void stored.delete(name),
+    };
+    const before = await playOpen({ persist });
+    before.gate.request(1001).catch(() => {});
+    before.sockets[0].says({ seq: 3, offset: 1 });
+    assert.equal(stored.size, 0);
+    before.happens("pagehide");
+    assert.equal(stored.size, 1);
+    const after = play({ persist });
+    after.gate.open();
+    assert.equal(stored.size, 0);
+    await settled();
+    const position = await after.sockets[0].begins({ outcome: "resumed", received_seq: 3 });
+    const secret = `secret-${secrets - 1}`;
+    assert.deepEqual(position, { session: "s-1", secret, boot: "b-1", offset: 1 });
+    after.gate.send(1001, 0);
+    after.gate.request(1001).catch(() => {});
+    assert.deepEqual(after.sockets[0].took().map(({ seq }) => seq), [undefined, 4]);
+    after.happens("pagehide");
+    after.happens("pageshow");
+    assert.equal(stored.size, 0);
+    after.happens("pagehide");
+    after.gate.close();
+    assert.equal(stored.size, 0);
+    before.gate.close();
+    await clock.pass(0);
+  },
+
+  async messages_that_the_gateway_cannot_take_are_refused_here(clock) {
+    const { gate, sockets, tells } = await playOpen({}, { limits: { message_bytes_max: 100 } });
+    const large = "ä".repeat(50);
+    await refused(gate.request(1001, large), { reason: "TOO_LARGE", maybeRan: false });
+    for (const msgId of [0, -1, 1.5, 2 ** 32, "1001", undefined]) {
+      await refused(gate.request(msgId), { reason: "BAD_MESSAGE", status: 3 });
+    }
+    assert.throws(() => gate.send(0), GatewayError);
+    assert.match((await rejected(gate.request(1001, 1n))).message, /BigInt/);
+    assert.equal(gate.send(1001, large), false);
+    sockets[0].ends(1006);
+    assert.equal(gate.send(1001, large), true);
+    await clock.pass(500);
+    await sockets[1].begins({ limits: { message_bytes_max: 100 } });
+    assert.deepEqual(tells("error").map(({ reason }) => reason), ["TOO_LARGE"]);
+    assert.deepEqual([sockets[0].took(), sockets[1].took()], [[], []]);
+  },
+};
+
+// ---- A gateway that runs.
+
+const gates = [];
+
+/** A gate that is closed at the end of the case. */
+function connect(to, options) {
+  const reconnect = { minMs: 5, maxMs: 50 };
+  const gate = new Gateway(to, { WebSocket, reconnect, token: args.token, ...options });
+  gates.push(gate);
+  return gate;
+}
+
+/** Asks the demo service for the next number that it counts for this user, or this session. */
+const count = (gate, options) =>
+  gate.request(1001, { count: true }, options).then((answer) => answer.count);
+
+const asks = {
+  async every_value_of_json_comes_back() {
+    const gate = connect(url);
+    await gate.open();
+    const all = [{ text: "hällo\n😀", n: [1, null, 2.5, 1e300] }, "", "text", 0, false, null, []];
+    for (const value of all) assert.deepEqual(await gate.request(1001, value), value);
+    assert.equal(await gate.request(1001), undefined);
+    const { id, node, isResumable } = gate.session;
+    const who = await gate.request(9002);
+    assert.deepEqual([who.session, who.node, typeof isResumable], [id, node, "boolean"]);
+  },
+
+  async bytes_come_back_as_bytes() {
+    const gate = connect(url);
+    await gate.open();
+    for (const length of [1, 2, 3, 256, 20_000]) {
+      const bytes = Uint8Array.from({ length }, (_, n) => (n * 7) % 256);
+      const answer = await gate.request(4001, bytes);
+      assert.ok(answer instanceof Uint8Array);
+      assert.deepEqual(Buffer.from(answer), Buffer.from(bytes));
+    }
+  },
+
+  async errors_say_what_happened() {
+    const gate = connect(url);
+    await gate.open();
+    const noRoute = { status: 5, reason: "NO_ROUTE", maybeRan: false, retryAfterMs: 0 };
+    await refused(gate.request(77), noRoute);
+    const busy = gate.request(1001, { fail: 14, retry_after_ms: 30 });
+    await refused(busy, { status: 14, reason: "", maybeRan: true, retryAfterMs: 30 });
+    const unknown = { reason: "OUTCOME_UNKNOWN", maybeRan: true };
+    await refused(gate.request(1001, { fail_call: 13 }), unknown);
+    await refused(gate.request(1001, 1, { id: "x".repeat(65) }), { reason: "TOO_LARGE" });
+    const large = { reason: "TOO_LARGE", maybeRan: false };
+    await refused(gate.request(1001, "x".repeat(70_000)), large);
+    assert.equal(await gate.request(1001, "still here"), "still here");
+  },
+
+  async the_largest_message_passes_and_no_larger_one() {
+    const sent = [];
+    class Tapped extends WebSocket {
+      send(text) {
+        sent.push(text.length);
+        super.send(text);
+      }
+    }
+    const gate = connect(url, { WebSocket: Tapped, resume: false }); // no acks
+    await gate.open();
+    await gate.request(1001, "x".repeat(60_000));
+    const rest = 65_536 - sent.at(-1);
+    await gate.request(1001, "x".repeat(60_000 + rest));
+    assert.equal(sent.at(-1), 65_536);
+    await refused(gate.request(1001, "x".repeat(60_001 + rest)), { reason: "TOO_LARGE" });
+    assert.equal(gate.state, "open");
+  },
+
+  async an_answer_that_is_late_is_no_answer() {
+    const gate = connect(url);
+    await gate.open();
+    const slow = await rejected(gate.request(2001, { delay_ms: 1_000 }, { timeoutMs: 50 }));
+    // On a busy machine the gateway, which is told the time, may say it before the timer does.
+    assert.ok(["TIMEOUT", "EXPIRED", "OUTCOME_UNKNOWN"].includes(slow.reason), slow.reason);
+    assert.equal(slow.maybeRan, slow.reason !== "EXPIRED");
+    const stop = new AbortController();
+    const long = gate.request(2001, { delay_ms: 1_000 }, { signal: stop.signal });
+    stop.abort();
+    await refused(long, { reason: "ABORTED", maybeRan: true });
+    assert.equal(await gate.request(3001, "quick"), "quick");
+  },
+
+  async messages_keep_the_order_of_the_calls() {
+    const gate = connect(url, { queue: { items: 1_000 } });
+    // Before there is a connection, and then more than may be in flight at once.
+    const early = counts(1, 20).map(() => count(gate));
+    await gate.open();
+    for (let n = 0; n < 10; n++) assert.equal(gate.send(1001, { count: true }), true);
+    const late = counts(1, 200).map(() => count(gate));
+    assert.deepEqual(await Promise.all(early), counts(1, 20));
+    assert.deepEqual(await Promise.all(late), counts(31, 230));
+  },
+
+  async an_id_runs_once() {
+    const gate = connect(url);
+    await gate.open();
+    const ask = (id) => count(gate, { id });
+    assert.deepEqual([await ask("buy-77"), await ask("buy-77")], [1, 1]);
+    assert.deepEqual([await ask(true), await ask(true)], [2, 3]);
+  },
+
+  async a_token_is_no_harm_where_nobody_signs_in() {
+    const gate = connect(url, { token: "t" });
+    await gate.open();
+    assert.deepEqual([gate.session.user, await count(gate)], ["", 1]);
+  },
+
+  async a_closed_gate_refuses_and_opens_again() {
+    const gate = connect(url);
+    await gate.open();
+    const answer = gate.request(2001, { delay_ms: 500 });
+    gate.close();
+    await refused(answer, { reason: "CLOSED", maybeRan: true });
+    await refused(gate.request(1001), { reason: "CLOSED", maybeRan: false });
+    await gate.open();
+    assert.equal(await gate.request(1001, "again"), "again");
+  },
+
+  async a_cut_connection_comes_back() {
+    const gate = connect(url);
+    const states = [];
+    gate.on("state", (state) => void states.push(state));
+    await gate.open();
+    gate.cut();
+    assert.equal(await gate.request(1001, "back"), "back");
+    assert.deepEqual(states, ["connecting", "open", "away", "connecting", "open"]);
+  },
+
+  async a_gateway_that_is_not_there_is_waited_for() {
+    const proxy = await Proxy.start();
+    proxy.isDown = true;
+    const gate = connect(proxy.url);
+    const opened = gate.open();
+    await until("it tried three times", () => proxy.connections > 2);
+    assert.notEqual(gate.state, "open");
+    proxy.isDown = false;
+    await opened;
+    proxy.stop();
+  },
+};
+
+const tokens = {
+  // The first one, while the token still holds.
+  async an_expired_token_is_replaced() {
+    const asked = [];
+    const token = (why) => (asked.push(why) === 1 ? args.short : args.alice);
+    const gate = connect(url, { token });
+    await gate.open();
+    const closed = new Promise((resolve) => {
+      gate.on("state", (state, error) => state === "away" && resolve(error.code));
+    });
+    assert.equal(await closed, 4004);
+    assert.equal((await gate.request(1001, { who: true })).user, "alice");
+    assert.deepEqual(asked, ["first", "expired"]);
+  },
+
+  async a_token_signs_in() {
+    for (const token of [args.alice, () => args.alice, async () => args.alice]) {
+      const gate = connect(url, { token });
+      await gate.open();
+      assert.equal(gate.session.user, "alice");
+      assert.ok(gate.session.expiresUnixS > Date.now() / 1000);
+      const { user } = await gate.request(1001, { who: true });
+      assert.equal(user, "alice");
+      const { session } = await gate.request(9002);
+      assert.equal(session, gate.session.id);
+    }
+  },
+
+  async without_a_token_the_client_is_anonymous() {
+    for (const token of [undefined, () => null]) {
+      const gate = connect(url, { token });
+      await gate.open();
+      assert.equal(gate.session.user, "");
+      const error = { reason: "UNAUTHENTICATED", status: 16, maybeRan: false };
+      await refused(gate.request(1001), error);
+    }
+  },
+
+  async a_bad_token_is_replaced_once() {
+    const asked = [];
+    const give = (...all) => (why) => all[asked.push(why) - 1];
+    const gate = connect(url, { token: give("bad", args.alice) });
+    const said = event(gate, "error");
+    await gate.open();
+    assert.equal((await said).reason, "UNAUTHENTICATED");
+    assert.equal(gate.session.user, "alice");
+    assert.deepEqual(asked.splice(0), ["first", "bad"]);
+    const other = connect(url, { token: give("bad", "worse") });
+    await refused(other.open(), { code: 4500 });
+    assert.deepEqual([other.state, asked], ["closed", ["first", "bad"]]);
+  },
+};
+
+/** Passes bytes on, and breaks connections after so many of them. */
+class Proxy {
+  connections = 0;
+  isDown = false;
+  #open = new Set();
+
+  static async start(budget = () => Infinity) {
+    const proxy = new Proxy();
+    const target = new URL(url);
+    proxy.server = net.createServer((near) => proxy.#pass(near, target, budget()));
+    await new Promise((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
+    target.port = proxy.server.address().port;
+    proxy.url = target.href;
+    target.port = new URL(url).port;
+    return proxy;
+  }
+
+  #pass(near, { hostname, port }, budget) {
+    this.connections++;
+    if (this.isDown) return near.destroy();
+    const far = net.connect(port, hostname);
+    const pair = [near, far];
+    this.#open.add(pair);
+    const end = () => {
+      pair.forEach((socket) => socket.destroy());
+      this.#open.delete(pair);
+    };
+    for (const [from, to] of [pair, [far, near]]) {
+      from.setNoDelay();
+      from.on("data", (bytes) => {
+        const passed = bytes.subarray(0, budget);
+        budget -= passed.length;
+        to.write(passed, () => budget <= 0 && end());
+      });
+      from.on("error", end).on("close", end);
+    }
+  }
+
+  /** Breaks what is open: both sides, or the client's alone, so that the gateway hears nothing. */
+  cut(onlyNear = false) {
+    for (const [near, far] of this.#open) {
+      if (onlyNear) {
+        near.removeAllListeners("close");
+        near.destroy();
+        far.removeAllListeners("data").resume();
+      } else far.resetAndDestroy();
+    }
+  }
+
+  stop() {
+    this.server.close();
+    this.cut();
+  }
+}
+
+/** Storage as a page has it. */
+const storage = () => {
+  const entries = new Map();
+  return {
+    entries,
+    getItem: (name) => entries.get(name) ?? null,
+    setItem: (name, value) => void entries.set(name, value),
+    removeItem: (name) => void entries.delete(name),
+  };
+};
+
+const survives = {
+  async a_session_goes_on_after_a_break() {
+    const proxy = await Proxy.start();
+    const gate = connect(proxy.url);
+    await gate.open();
+    const { id, isResumable, ttlMs } = gate.session;
+    assert.deepEqual([isResumable, ttlMs > 0], [true, true]);
+    const first = await count(gate);
+    for (const onlyNear of [false, true, false]) {
+      const resumed = event(gate, "resumed");
+      const under_way = gate.request(2001, { delay_ms: 200, n: 7 });
+      await gate.request(3001, 1);
+      proxy.cut(onlyNear);
+      assert.deepEqual(await resumed, { session: id, reason: "" });
+      assert.deepEqual(await under_way, { delay_ms: 200, n: 7 });
+    }
+    assert.equal(await count(gate), first + 1);
+    assert.equal(proxy.connections, 4);
+    proxy.stop();
+  },
+
+  async every_request_is_answered_once_however_often_the_line_breaks() {
+    for (const seed of (args.seeds ?? "1,2,3").split(",").map(Number)) {
+      const random = generator(seed);
+      let isCalm = false;
+      const budget = () => (isCalm ? Infinity : 300 + Math.floor(random() ** 3 * 20_000));
+      const proxy = await Proxy.start(budget);
+      const gate = connect(proxy.url, {
+        queue: { items: 1_000, bytes: 1e6 },
+        reconnect: { minMs: 1, maxMs: 10 },
+        timeoutMs: 60_000,
+      });
+      const told = [];
+      for (const name of ["gap", "lost", "error"]) gate.on(name, (what) => void told.push(what));
+      await gate.open();
+      const { id } = gate.session;
+      const first = await count(gate);
+      const answers = [];
+      for (let n = 1; n <= 1_000; n++) {
+        answers.push(count(gate));
+        if (n % 50 === 0) await later(random() * 20);
+        if (n % 400 === 0) proxy.cut(true);
+      }
+      // The service counts what it runs: in order is each once, and to each its own answer.
+      const expected = counts(first + 1, first + 1_000);
+      assert.deepEqual(await Promise.all(answers), expected, `seed ${seed}`);
+      assert.ok(proxy.connections > 20, `seed ${seed}: ${proxy.connections} connections`);
+      isCalm = true;
+      proxy.cut();
+      assert.equal(await count(gate), first + 1_001);
+      assert.deepEqual([told, gate.session.id], [[], id], `seed ${seed}`);
+      gate.close();
+      proxy.stop();
+    }
+  },
+
+  async a_reloaded_page_has_its_session_again() {
+    const persist = storage();
+    const network = new EventTarget();
+    const proxy = await Proxy.start();
+    const before = connect(proxy.url, { persist, network });
+    await before.open();
+    const { id } = before.session;
+    const first = await count(before);
+    network.dispatchEvent(new Event("pagehide"));
+    proxy.isDown = true;
+    proxy.cut();
+    const after = connect(proxy.url, { persist, network: null });
+    const resumed = event(after, "resumed");
+    const opened = after.open();
+    before.close();
+    proxy.isDown = false;
+    await opened;
+    assert.equal((await resumed).session, id);
+    assert.equal(await count(after), first + 1);
+    proxy.stop();
+  },
+
+  async two_tabs_with_one_session_do_not_fight_for_it() {
+    const persist = storage();
+    const network = new EventTarget();
+    const first = connect(url, { persist, network });
+    await first.open();
+    const { id } = first.session;
+    network.dispatchEvent(new Event("pagehide"));
+    const lost = event(first, "lost");
+    const second = connect(url, { persist, network: null });
+    await second.open();
+    assert.equal(second.session.id, id);
+    assert.equal((await lost).reason, "REPLACED");
+    assert.notEqual(first.session.id, id);
+    await Promise.all([first, second].map((gate) => gate.request(1001, 1)));
+    await later(200);
+    assert.deepEqual([first.state, second.state, second.session.id], ["open", "open", id]);
+  },
+
+  async a_session_that_nobody_knows_is_lost_and_the_next_one_works() {
+    const persist = storage();
+    const key = { session: "0000000000000000", secret: "a".repeat(26), boot: "no" };
+    persist.setItem(`shardgate ${url}`, JSON.stringify({ ...key, offset: 5, seq: 9 }));
+    const gate = connect(url, { persist });
+    const lost = event(gate, "lost");
+    await gate.open();
+    assert.notEqual((await lost).reason, "");
+    const first = await count(gate);
+    assert.equal(await count(gate), first + 1);
+  },
+
+  async leaving_ends_the_session() {
+    const persist = storage();
+    const network = new EventTarget();
+    const gate = connect(url, { persist, network });
+    await gate.open();
+    network.dispatchEvent(new Event("pagehide"));
+    const kept = [...persist.entries];
+    gate.close();
+    kept.forEach(([name, value]) => persist.setItem(name, value));
+    const other = connect(url, { persist });
+    const lost = event(other, "lost");
+    await other.open();
+    assert.ok((await lost).reason);
+  },
+};
+
+/** The gateway keeps sessions for 3 s, and 4 answers of each. */
+const forgets = {
+  async who_is_away_for_too_long_has_lost_the_session() {
+    const proxy = await Proxy.start();
+    const gate = connect(proxy.url);
+    await gate.open();
+    const { id } = gate.session;
+    const plain = gate.request(2001, { delay_ms: 300 }, { timeoutMs: 20_000 });
+    const named = gate.request(2001, { delay_ms: 300 }, { timeoutMs: 20_000, id: "buy-1" });
+    await gate.request(3001);
+    proxy.isDown = true;
+    proxy.cut();
+    await later(5_000);
+    const lost = event(gate, "lost");
+    proxy.isDown = false;
+    const { reason, session } = await lost;
+    assert.equal(reason, "EXPIRED");
+    assert.deepEqual([gate.session.id, session === id], [session, false]);
+    await refused(plain, { reason: "LOST", maybeRan: true });
+    assert.deepEqual(await named, { delay_ms: 300 });
+    proxy.stop();
+  },
+
+  async what_the_gateway_could_not_keep_is_a_gap() {
+    const proxy = await Proxy.start();
+    const gate = connect(proxy.url);
+    await gate.open();
+    const { id } = gate.session;
+    const slow = (n) => gate.request(2001, { delay_ms: 100, n }, { timeoutMs: 4_000 });
+    const answers = counts(1, 10).map(slow);
+    await gate.request(3001);
+    proxy.isDown = true;
+    proxy.cut();
+    const told = Promise.allSettled(answers);
+    await later(1_000);
+    const gap = event(gate, "gap");
+    proxy.isDown = false;
+    assert.deepEqual(await gap, { session: id, reason: "OVERFLOW" });
+    const statuses = (await told).map(({ value, reason }) => value?.n ?? reason.reason);
+    assert.deepEqual(statuses, [...Array(6).fill("TIMEOUT"), 7, 8, 9, 10]);
+    assert.equal(await gate.request(3001, "on"), "on");
+    proxy.stop();
+  },
+};
+
+/** The gateway keeps no sessions. */
+const without = {
+  async each_connection_has_a_session_of_its_own() {
+    const proxy = await Proxy.start();
+    const gate = connect(proxy.url);
+    const told = [];
+    for (const name of ["gap", "lost", "error"]) gate.on(name, (what) => void told.push(what));
+    await gate.open();
+    const { id, isResumable } = gate.session;
+    const plain = gate.request(2001, { delay_ms: 300 });
+    const named = gate.request(2001, { delay_ms: 300 }, { id: "buy-1" });
+    await gate.request(3001);
+    proxy.cut();
+    await refused(plain, { reason: "LOST", maybeRan: true });
+    assert.deepEqual(await named, { delay_ms: 300 });
+    assert.equal(isResumable, false);
+    assert.notEqual(gate.session.id, id);
+    assert.deepEqual(told, []);
+    proxy.stop();
+  },
+};
+
+/** The gateway is stopped, and another one started, when this says so. */
+const restarts = {
+  async a_restart_is_told_and_got_over() {
+    const gate = connect(url);
+    await gate.open();
+    assert.equal(await count(gate), 1);
+    const outcomes = Promise.all([event(gate, "draining"), event(gate, "lost")]);
+    console.log("restart the gateway");
+    const [{ reconnectAfterMs }, { reason }] = await outcomes;
+    assert.ok(reconnectAfterMs > 0);
+    assert.equal(reason, "RESTARTED");
+    assert.equal(await count(gate), 1);
+  },
+};
+
+// ---- The files.
+
+const files = {
+  async the_library_is_small() {
+    const bytes = gzipSync(readFileSync(new URL("shardgate.js", library)), { level: 9 }).length;
+    assert.ok(bytes <= 8_192, `${bytes} bytes gzipped`);
+  },
+
+  async it_needs_nothing_else() {
+    const text = readFileSync(new URL("shardgate.js", library), "utf8");
+    assert.ok(!/\bimport\b|\brequire\b|\bprocess\b|\bBuffer\b/.test(text));
+  },
+
+  async the_types_are_strict() {
+    // Deno has a TypeScript compiler in it.
+    const packages = (process.env.NODE_PATH ?? "").split(":");
+    const deno = packages.map((dir) => join(dir, ".bin/deno")).find(existsSync);
+    if (!deno) return console.log("skipped: the types are checked where deno is (NODE_PATH)");
+    const dir = mkdtempSync(join(tmpdir(), "shardgate-types-"));
+    for (const name of ["shardgate.js", "shardgate.d.ts"]) {
+      writeFileSync(join(dir, name), readFileSync(new URL(name, library)));
+    }
+    writeFileSync(join(dir, "use.ts"), USE);
+    const compilerOptions = { lib: ["esnext", "dom"], strict: true };
+    writeFileSync(join(dir, "deno.json"), JSON.stringify({ compilerOptions }));
+    const env = { ...process.env, DENO_DIR: dir, DENO_NO_UPDATE_CHECK: "1", NO_COLOR: "1" };
+    try {
+      execFileSync(deno, ["check", "--no-lock", "use.ts"], { cwd: dir, env, stdio: "pipe" });
+    } catch (error) {
+      assert.fail(String(error.stderr));
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  },
+};
+
+const USE = `
+// @ts-types="./shardgate.d.ts"
+import { Gateway, GatewayError, type Outcome, type State } from "./shardgate.js";
+const gate = new Gateway(new URL("wss://host/ws"), {
+  token: async (why) => (why === "bad" ? null : "token"),
+  reconnect: { minMs: 1 }, queue: { items: 1 }, WebSocket, network: window, persist: sessionStorage,
+});
+const off: () => void = gate.on("state", (state: State, error) => error?.code.toFixed());
+gate.on("lost", ({ session, reason }: Outcome) => session + reason);
+gate.on("message", async (message) => message.type.length + message.msgId);
+gate.open().then(() => gate.session?.user.length);
+const reply = await gate.request<{ n: number }>(1, new Uint8Array(1), { id: true, timeoutMs: 5 });
+const sent: boolean = gate.send(1, { n: reply.n }, { volatile: true });
+try { gate.cut(); off(); } catch (e) { if (e instanceof GatewayError && e.maybeRan) gate.close(); }
+// @ts-expect-error: no such event
+gate.on("opened", () => {});
+// @ts-expect-error: one-way messages have no answer to wait for
+gate.send(1, null, { timeoutMs: 5 });
+// @ts-expect-error: an id is a text
+gate.request(1, null, { id: 7 });
+`;
+
+// ---- All of a group, one after the other.
+
+const groups = { files, alone, asks, tokens, survives, forgets, without, restarts };
+let failed = 0;
+for (const [name, run] of Object.entries(groups[group])) {
+  const clock = new Clock();
+  const late = setTimeout(() => {
+    console.log(`FAILED ${name}: no end in 50 s`);
+    process.exit(1);
+  }, 50_000);
+  try {
+    if (group === "alone") clock.install();
+    await run(clock);
+    console.log(`ok ${name}`);
+  } catch (error) {
+    failed++;
+    console.log(`FAILED ${name}: ${error.stack}`);
+  } finally {
+    if (group === "alone") clock.remove();
+    clearTimeout(late);
+    for (const gate of gates.splice(0)) gate.close();
+  }
+}
+console.log(failed ? `${failed} failed` : "all as it should be");
+process.exit(failed ? 1 : 0);
