@@ -70,7 +70,7 @@ impl Publish {
             auth: None,
             boot_id: 1,
             unix_at_boot_us: 1_700_000_000_000_000,
-            seed: 1,
+            seed: [1; 32],
         });
         let state = ShardConfig {
             snapshot,

@@ -258,7 +258,7 @@ impl Turn {
             auth: None,
             boot_id: 1,
             unix_at_boot_us: 1_700_000_000_000_000,
-            seed: 1,
+            seed: [1; 32],
         });
         let now = Micros(1_000_000);
         let protocol = talk.subprotocol;

@@ -20,7 +20,7 @@ use crate::engine::clients::limits::MEMBERS_BYTES;
 use crate::engine::clients::outbox::{POOLED_BYTES_MAX, POOLED_MAX};
 use crate::engine::clients::resumption::Resumption;
 use crate::engine::clients::session::Session;
-use crate::engine::clients::sessions::{AWAY_BYTES, ENDED_BYTES};
+use crate::engine::clients::sessions::{AWAY_BYTES, ENDED_BYTES, RESUMABLE_BYTES, SEAT_BYTES};
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
 use crate::engine::owner::Address;
@@ -98,7 +98,7 @@ fn times(what: &'static str, key: &str, count: u64, of: &str, each: u64) -> Part
 pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget {
     let connections = places(settings.conn.connections_max.get()) as u64;
     let mut full = connection_parts(connections);
-    full.extend(session_parts(settings));
+    full.extend(session_parts(settings, connections));
     full.extend(queue_parts(settings));
     full.extend(cache_parts(settings));
     full.push(buffers(settings, tls));
@@ -119,13 +119,16 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
 }
 
 fn connection_parts(connections: u64) -> Vec<Part> {
-    let each =
-        Slab::<ConnId, Conn>::SLOT_BYTES + size_of::<Option<Socket>>() + AddressPlaces::ENTRY_BYTES;
+    let each = Slab::<ConnId, Conn>::SLOT_BYTES
+        + size_of::<Option<Socket>>()
+        + AddressPlaces::ENTRY_BYTES
+        + size_of::<Session>()
+        + SEAT_BYTES;
     vec![times("connections", PLACES, connections, "of state", each as u64)]
 }
 
 /// Sessions that wait for their clients, and what is kept for those.
-fn session_parts(settings: &ShardSettings) -> Vec<Part> {
+fn session_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     let session = &settings.session;
     if session.ttl_ms == 0 {
         return Vec::new();
@@ -134,7 +137,9 @@ fn session_parts(settings: &ShardSettings) -> Vec<Part> {
     let kept = session.kept_total_bytes_max as u64;
     // A buffer that grows doubles.
     let how = "session.kept_total_bytes_max x 2, and what is remembered of ended sessions";
+    let resumable = (size_of::<Resumption>() + RESUMABLE_BYTES) as u64;
     vec![
+        times("sessions, resumable", PLACES, connections, "to resume them", resumable),
         times("sessions away", "session.away_max", session.away_max as u64, "of state", each),
         Part::new("sessions, frames", how.into(), 2 * kept + ENDED_BYTES as u64),
     ]
@@ -334,7 +339,7 @@ mod tests {
         let after = of_shard(&settings, 3, false);
         for (a, b) in before.full.iter().zip(&after.full) {
             let expected = match a.what {
-                "connections" => a.bytes / places_before * places_after,
+                "connections" | "sessions, resumable" => a.bytes / places_before * places_after,
                 "queue, payloads" => a.bytes * 2,
                 _ => a.bytes,
             };

@@ -209,8 +209,10 @@ counters! {
     /// Sessions that ended because they were away for `session.ttl_ms`.
     SessionsExpired = "sessions_expired",
     /// Sessions that ended because more were away than `session.away_max` or their user's or
-    /// address's part, or their frames came to more than `session.kept_total_bytes_max`.
+    /// address's part, or by a lower `session.kept_total_bytes_max`.
     SessionsCrowdedOut = "sessions_crowded_out",
+    /// Frames dropped before their clients confirmed them: by newer ones, or with their session.
+    SessionFramesDropped = "session_frames_dropped",
     /// One-way messages that were refused.
     OneWayRefused = "one_way_refused",
     /// Times reading a connection was paused for its unanswered messages, or for the bytes of

@@ -8,12 +8,12 @@ use prost::encoding::encode_varint;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::plan::Kind;
 use crate::message::Encoding;
 use crate::wire::client::generated::{ClientMessage, ServerMessage};
-use crate::wire::client::{Auth, payload};
+use crate::wire::client::{Auth, Resume, Resumed, Welcome, payload};
 use crate::wire::frames::client::write_masked;
 use crate::wire::frames::{Control, Data, OpCode};
 
@@ -65,8 +65,9 @@ impl Writer {
         self.weights.partition_point(|sum| *sum <= at) as u16
     }
 
-    /// Appends the frame of a message.
-    pub fn message(&mut self, kind: u16, seq: u64, rng: &mut StdRng, out: &mut Vec<u8>) {
+    /// Appends the frame of a message, which confirms everything up to the offset `ack`; 0 = it
+    /// confirms nothing.
+    pub fn message(&mut self, kind: u16, seq: u64, ack: u64, rng: &mut StdRng, out: &mut Vec<u8>) {
         let template = &self.templates[usize::from(kind)];
         self.body.clear();
         self.body.extend_from_slice(&template.before_seq);
@@ -74,8 +75,23 @@ impl Writer {
             Encoding::Json => write!(self.body, "{seq}").expect("a Vec takes every byte"),
             Encoding::Protobuf => encode_varint(seq, &mut self.body),
         }
+        if ack > 0 {
+            confirm(self.encoding, ack, &mut self.body);
+        }
         self.body.extend_from_slice(&template.after_seq);
         write_masked(out, opcode(self.encoding), mask(rng), &self.body);
+    }
+}
+
+/// Appends the field that confirms everything up to an offset, behind another field.
+fn confirm(encoding: Encoding, ack: u64, body: &mut Vec<u8>) {
+    match encoding {
+        Encoding::Json => write!(body, ",\"ack\":{ack}").expect("a Vec takes every byte"),
+        Encoding::Protobuf => {
+            // Field 8, a varint.
+            body.push(8 << 3);
+            encode_varint(ack, body);
+        }
     }
 }
 
@@ -127,6 +143,59 @@ pub fn sign_in(encoding: Encoding, token: &str, rng: &mut StdRng, out: &mut Vec<
     write_masked(out, opcode(encoding), mask(rng), &body);
 }
 
+/// Appends the message that makes a session resumable, or goes on with the one that is shown. It
+/// has no number, as those of the session go on.
+pub fn resume(encoding: Encoding, shown: &Resume, rng: &mut StdRng, out: &mut Vec<u8>) {
+    let body = match encoding {
+        Encoding::Json => json!({"type": "resume", "payload": shown}).to_string().into_bytes(),
+        Encoding::Protobuf => {
+            let (r#type, payload) = ("resume".into(), payload(encoding, shown));
+            ClientMessage { r#type, payload, ..ClientMessage::default() }.encode_to_vec()
+        }
+    };
+    write_masked(out, opcode(encoding), mask(rng), &body);
+}
+
+/// The run of the gateway that a `welcome` names; empty = it names none.
+pub fn boot(encoding: Encoding, message: &[u8]) -> String {
+    let read = match encoding {
+        Encoding::Json => json_payload(message).map(|payload| text(&payload, "boot")),
+        Encoding::Protobuf => protobuf_payload::<Welcome>(message).map(|welcome| welcome.boot),
+    };
+    read.unwrap_or_default()
+}
+
+/// What `resumed` says; `None` = it cannot be read.
+pub fn resumed(encoding: Encoding, message: &[u8]) -> Option<Resumed> {
+    match encoding {
+        Encoding::Json => {
+            let payload = json_payload(message)?;
+            Some(Resumed {
+                session: text(&payload, "session"),
+                secret: text(&payload, "secret"),
+                outcome: text(&payload, "outcome"),
+                reason: text(&payload, "reason"),
+                received_seq: payload["received_seq"].as_u64()?,
+                ..Resumed::default()
+            })
+        }
+        Encoding::Protobuf => protobuf_payload(message),
+    }
+}
+
+fn json_payload(message: &[u8]) -> Option<Value> {
+    let mut message: Value = serde_json::from_slice(message).ok()?;
+    Some(message["payload"].take())
+}
+
+fn text(payload: &Value, name: &str) -> String {
+    payload[name].as_str().unwrap_or_default().to_owned()
+}
+
+fn protobuf_payload<M: prost::Message + Default>(message: &[u8]) -> Option<M> {
+    M::decode(&*ServerMessage::decode(message).ok()?.payload).ok()
+}
+
 /// Appends the pong that answers a ping with this payload.
 pub fn pong(payload: &[u8], rng: &mut StdRng, out: &mut Vec<u8>) {
     write_masked(out, OpCode::Control(Control::Pong), mask(rng), payload);
@@ -154,6 +223,8 @@ pub struct Answer<'a> {
     /// Sentence for people.
     #[serde(borrow)]
     pub message: Cow<'a, str>,
+    /// Place in its session, if that can be resumed; else 0.
+    pub offset: u64,
 }
 
 impl<'a> Answer<'a> {
@@ -174,6 +245,7 @@ impl<'a> Answer<'a> {
                     status: read.status,
                     reason: read.reason.into(),
                     message: read.message.into(),
+                    offset: read.offset,
                 })
             }
         }
@@ -195,8 +267,8 @@ mod tests {
         ]
     }
 
-    /// The id, number and payload that the gateway reads.
-    fn read(encoding: Encoding, mut bytes: Vec<u8>) -> (u32, u64, Vec<u8>) {
+    /// The id, number, payload and confirmed offset that the gateway reads.
+    fn read(encoding: Encoding, mut bytes: Vec<u8>) -> (u32, u64, Vec<u8>, u64) {
         let limits = FrameLimits { message_bytes_max: 1 << 20, fragments_max: 1 };
         let mut found = None;
         let fed = Decoder::default().feed(&limits, &mut bytes, |event| {
@@ -206,7 +278,7 @@ mod tests {
                 (_, other) => panic!("a message, not {other:?}"),
             };
             let message = message.expect("right");
-            found = Some((message.msg_id, message.seq, message.payload.to_vec()));
+            found = Some((message.msg_id, message.seq, message.payload.to_vec(), message.ack));
             Flow::Continue
         });
         fed.expect("right");
@@ -218,11 +290,14 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         for encoding in [Encoding::Json, Encoding::Protobuf] {
             let mut writer = Writer::new(encoding, &mix());
-            for (kind, seq, expected) in
-                [(0, 1, (1001, 1, b"{\"a\":1}".to_vec())), (1, 300, (2001, 300, Vec::new()))]
-            {
+            for (kind, seq, ack, expected) in [
+                (0, 1, 0, (1001, 1, b"{\"a\":1}".to_vec(), 0)),
+                (1, 300, 0, (2001, 300, Vec::new(), 0)),
+                (0, 9, 1000, (1001, 9, b"{\"a\":1}".to_vec(), 1000)),
+                (1, 9, 7, (2001, 9, Vec::new(), 7)),
+            ] {
                 let mut out = Vec::new();
-                writer.message(kind, seq, &mut rng, &mut out);
+                writer.message(kind, seq, ack, &mut rng, &mut out);
                 assert_eq!(read(encoding, out), expected);
             }
         }

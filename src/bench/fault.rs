@@ -32,6 +32,8 @@ pub enum Fault {
     Tls(String),
     /// The token was refused, with this reason.
     SignIn(String),
+    /// A session cannot be made resumable, or resumed, for this reason.
+    Resume(String),
     /// The gateway closed the connection with this code before it was signed in.
     Closed(u16),
 }
@@ -83,6 +85,11 @@ impl Fault {
             Self::Tls(_) => {
                 "--ca FILE names the authority of its certificate, --insecure takes any".into()
             }
+            Self::Resume(_) => {
+                "does it keep sessions (session.ttl_ms above 0), and are they signed in \
+                                (--tokens)? Else take no --resume"
+                    .into()
+            }
             Self::Closed(_) => format!("its code is in `{program} guide codes`"),
         }
     }
@@ -101,6 +108,7 @@ impl fmt::Display for Fault {
             Self::NotAGateway(why) => write!(f, "it is no gateway: {why}"),
             Self::Tls(what) => write!(f, "TLS: {what}"),
             Self::SignIn(reason) => write!(f, "the token was refused with {reason}"),
+            Self::Resume(reason) => write!(f, "resume was refused with {reason}"),
             Self::Closed(code) => write!(f, "it closed with {code} before the load began"),
         }
     }

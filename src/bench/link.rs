@@ -1,5 +1,8 @@
 //! One connection of the load: it connects, upgrades, signs in, sends and counts its answers.
 
+mod end;
+mod resume;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,12 +12,15 @@ use tungstenite::handshake::client::generate_key;
 use super::context::Context;
 use super::envelope::{self, Answer};
 use super::fault::Fault;
-use super::plan::Load;
+use super::plan::{Load, Sessions};
+use super::session::Session;
 use super::upgrade::{self, Upgraded};
 use super::window::{Answered, Sent, Window};
 use super::wire::Wire;
 use crate::wire::frames::client::read_server;
 use crate::wire::frames::{Control, OpCode};
+
+use end::End;
 
 /// Bytes that wait for a connection's socket; with as many, no further message is written: an open
 /// loop takes another connection. As many as one message of the default size limit.
@@ -26,11 +32,6 @@ const SLOW_UNREAD_MAX: u64 = 1000;
 const INPUT_BYTES_KEPT: usize = 64 << 10;
 /// Time for the end of a connection after its close frame.
 const CLOSE_NS: u64 = 1_000_000_000;
-/// Pause before the second attempt to connect; it doubles with each further one.
-const PAUSE_NS: u64 = 100_000_000;
-/// Doublings of the pause: 3.2 s at most.
-const PAUSE_DOUBLINGS_MAX: u32 = 5;
-
 /// Stage of a connection's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -44,26 +45,14 @@ enum Phase {
     Welcoming,
     /// The answer to the token is awaited.
     SigningIn,
+    /// The answer to `resume` is awaited.
+    Resuming,
     /// Messages flow.
     Ready,
     /// No more messages are sent; it ends with its last answer.
     Leaving,
     /// The close frame was sent.
     Closing,
-}
-
-/// Reason of a connection's end.
-enum End {
-    /// It did not come to be.
-    Fault(Fault),
-    /// The gateway ended it, with this close code.
-    Closed(Option<u16>),
-}
-
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 /// A connection.
@@ -90,11 +79,14 @@ pub struct Link {
     said: String,
     /// Messages that a slow reader has sent and not read the answers of; `None` = it is a fast one.
     slow_unread: Option<u64>,
+    /// Its session, if that is resumed; a slow reader's is not.
+    session: Option<Box<Session>>,
 }
 
 impl Link {
     /// A connection that is not there yet.
-    pub fn new(number: usize, index: usize, is_slow: bool) -> Self {
+    pub fn new(number: usize, index: usize, is_slow: bool, sessions: Sessions) -> Self {
+        let is_resumed = !is_slow && matches!(sessions, Sessions::Resumed { .. });
         Self {
             number,
             index,
@@ -110,6 +102,7 @@ impl Link {
             key: String::new(),
             said: String::new(),
             slow_unread: is_slow.then_some(0),
+            session: is_resumed.then(Box::default),
         }
     }
 
@@ -282,7 +275,7 @@ impl Link {
                 OpCode::Data(_) => {
                     let answer = Answer::read(cx.plan.encoding, frame.payload)
                         .ok_or(Fault::NotAGateway("what it says is no message of a gateway"))?;
-                    self.on_message(&answer, cx)?;
+                    self.on_message(&answer, frame.payload, cx)?;
                 }
                 OpCode::Control(Control::Ping) => {
                     envelope::pong(frame.payload, &mut cx.rng, &mut self.output);
@@ -304,19 +297,29 @@ impl Link {
         }
     }
 
-    fn on_message(&mut self, answer: &Answer<'_>, cx: &mut Context<'_>) -> Result<(), End> {
+    fn on_message(
+        &mut self,
+        answer: &Answer<'_>,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
         if answer.kind == "error" && !(self.phase == Phase::Ready && answer.seq > 0) {
             answer.message.as_ref().clone_into(&mut self.said);
         }
         match self.phase {
             Phase::Welcoming => match &*answer.kind {
-                "welcome" => self.welcomed(cx),
+                "welcome" => self.welcomed(bytes, cx),
                 "error" => {}
                 _ => return Err(Fault::NotAGateway("its first message is no welcome").into()),
             },
             Phase::SigningIn => match &*answer.kind {
-                "auth_ok" => self.begin(cx),
+                "auth_ok" => self.signed_in(cx),
                 "error" => return Err(Fault::SignIn(answer.reason.clone().into_owned()).into()),
+                _ => {}
+            },
+            Phase::Resuming => match &*answer.kind {
+                "resumed" => self.resumed(bytes, cx)?,
+                "error" => return Err(Fault::Resume(answer.reason.clone().into_owned()).into()),
                 _ => {}
             },
             // A message with the number 0 answers none: a drain is announced, or one-way errors.
@@ -334,12 +337,17 @@ impl Link {
             cx.tally.slow_answered += 1;
             return;
         }
+        if let Some(session) = &mut self.session {
+            session.came(answer.offset);
+        }
         match self.window.answer(answer.seq.saturating_sub(envelope::SIGN_IN_SEQ)) {
             Answered::First(sent) => {
                 cx.open -= 1;
                 cx.answered_one(answer);
                 if sent.measured {
-                    cx.tally.answered(answer, sent.kind, cx.now().saturating_sub(sent.due));
+                    let ns = cx.now().saturating_sub(sent.due);
+                    cx.tally.answered(answer, sent.kind, ns);
+                    cx.tally.resumes.answered(cx.now(), ns);
                 }
             }
             Answered::Late { measured } => {
@@ -351,14 +359,28 @@ impl Link {
         }
     }
 
-    fn welcomed(&mut self, cx: &mut Context<'_>) {
-        let tokens = &cx.plan.tokens;
-        if tokens.is_empty() {
-            return self.begin(cx);
+    fn welcomed(&mut self, welcome: &[u8], cx: &mut Context<'_>) {
+        let (encoding, tokens) = (cx.plan.encoding, &cx.plan.tokens);
+        if !tokens.is_empty() {
+            let token = &tokens[self.number % tokens.len()];
+            envelope::sign_in(encoding, token, &mut cx.rng, &mut self.output);
+            self.phase = Phase::SigningIn;
         }
-        let token = &tokens[self.number % tokens.len()];
-        envelope::sign_in(cx.plan.encoding, token, &mut cx.rng, &mut self.output);
-        self.phase = Phase::SigningIn;
+        if let Some(session) = &mut self.session {
+            session.meets(envelope::boot(encoding, welcome));
+            session.resume(encoding, &mut cx.rng, &mut self.output);
+        }
+        if tokens.is_empty() {
+            self.signed_in(cx);
+        }
+    }
+
+    fn signed_in(&mut self, cx: &mut Context<'_>) {
+        match self.session {
+            // It was asked for with the token.
+            Some(_) => self.phase = Phase::Resuming,
+            None => self.begin(cx),
+        }
     }
 
     /// Begins to send.
@@ -394,7 +416,7 @@ impl Link {
                 *unread += 1;
                 cx.tally.slow_sent += 1;
                 let kind = cx.writer.pick(&mut cx.rng);
-                cx.writer.message(kind, cx.tally.slow_sent, &mut cx.rng, &mut self.output);
+                cx.writer.message(kind, cx.tally.slow_sent, 0, &mut cx.rng, &mut self.output);
             }
         } else if let Load::Closed { depth } = cx.plan.load {
             while self.window.open() < depth && self.has_room() && cx.may_send() {
@@ -409,7 +431,8 @@ impl Link {
         let kind = cx.writer.pick(&mut cx.rng);
         let seq = self.window.push(Sent { due, at: cx.now(), kind, measured });
         let seq = seq + envelope::SIGN_IN_SEQ;
-        cx.writer.message(kind, seq, &mut cx.rng, &mut self.output);
+        let ack = self.session.as_deref().map_or(0, Session::offset);
+        cx.writer.message(kind, seq, ack, &mut cx.rng, &mut self.output);
     }
 
     /// Writes the output as far as the socket takes it, and ends the connection if that fails.
@@ -446,8 +469,12 @@ impl Link {
         }
     }
 
-    /// Gives up messages that have waited for too long.
+    /// Gives up messages that have waited for too long. Those of a session without a connection
+    /// have their time from when it goes on.
     pub fn expire(&mut self, cx: &mut Context<'_>) {
+        if self.session.as_deref().is_some_and(Session::is_away) {
+            return;
+        }
         let (now, timeout) = (cx.now(), cx.timeout_ns);
         let (open, tally) = (&mut cx.open, &mut cx.tally);
         self.window.expire(now, timeout, |sent| {
@@ -475,61 +502,15 @@ impl Link {
 
     /// Has it leave when it has its answers, for a new connection in its place.
     pub fn leave(&mut self, cx: &mut Context<'_>) {
-        if self.is_usable() {
+        if self.is_usable() && self.session.is_some() {
+            cx.tally.churned += 1;
+            self.cut(cx);
+        } else if self.is_usable() {
             cx.ready -= 1;
             self.phase = Phase::Leaving;
             self.refill(cx);
             self.flush_or_end(cx);
         }
-    }
-
-    /// Ends it at the end of the run; messages that wait are unanswered.
-    pub fn finish(&mut self, cx: &mut Context<'_>) {
-        let tally = &mut cx.tally;
-        self.window.clear(|sent| tally.unanswered += u64::from(sent.measured));
-        if matches!(self.phase, Phase::Ready | Phase::Leaving) {
-            envelope::close(1000, &mut cx.rng, &mut self.output);
-            let _ = self.flush();
-        }
-        self.wire = None;
-    }
-
-    fn end(&mut self, end: End, cx: &mut Context<'_>) {
-        self.wire = None;
-        self.input.clear();
-        self.output.clear();
-        self.written = 0;
-        let (open, tally) = (&mut cx.open, &mut cx.tally);
-        self.window.clear(|sent| {
-            *open -= 1;
-            tally.lost += u64::from(sent.measured);
-        });
-        if let Some(unread) = &mut self.slow_unread {
-            *unread = 0;
-        }
-        let said = std::mem::take(&mut self.said);
-        match (self.phase, end) {
-            (Phase::Closing, _) => {
-                cx.tally.churned += 1;
-                self.phase = Phase::Idle;
-                cx.wait(self.index, cx.now());
-                return;
-            }
-            (Phase::Ready | Phase::Leaving, End::Closed(code)) => cx.tally.closed(code, &said),
-            (_, End::Fault(fault)) => cx.tally.failed(fault, &said),
-            (_, End::Closed(None)) => cx.tally.failed(Fault::Ended, &said),
-            (_, End::Closed(Some(code))) => cx.tally.failed(Fault::Closed(code), &said),
-        }
-        match self.phase {
-            Phase::Ready => cx.ready -= usize::from(self.is_measured()),
-            Phase::Leaving => {}
-            _ => cx.connecting -= 1,
-        }
-        self.phase = Phase::Idle;
-        self.tried(cx);
-        let pause = PAUSE_NS << self.failures.min(PAUSE_DOUBLINGS_MAX);
-        self.failures += 1;
-        cx.wait(self.index, cx.now() + pause);
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Plan {
     pub connects_per_s: u64,
     /// Connections that are replaced by new ones in a second.
     pub churn_per_s: u64,
+    /// What becomes of a session whose connection is gone.
+    pub sessions: Sessions,
     /// Time before anything counts.
     pub warmup: Duration,
     /// Time that counts; `None` = until all messages are answered.
@@ -85,6 +87,12 @@ impl Plan {
                 words += &format!(", {count} {what}");
             }
         }
+        if let Sessions::Resumed { cut_at } = self.sessions {
+            words += ", sessions are resumed";
+            if let Some(at) = cut_at {
+                words += &format!(", all connections cut after {} s", at.as_secs_f64());
+            }
+        }
         if self.slow_readers > 0 {
             let (count, bytes) = (self.slow_readers, self.slow_bytes_per_s);
             words += &format!(", {count} slow readers of {bytes} bytes a second");
@@ -108,6 +116,19 @@ pub enum Load {
         per_s: u64,
         /// Distribution of the times between them.
         arrivals: Arrivals,
+    },
+}
+
+/// What becomes of a session whose connection is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sessions {
+    /// It ends, and the next connection begins another one.
+    #[default]
+    End,
+    /// It is resumed on the next connection. Connections that are to be replaced are cut.
+    Resumed {
+        /// Time after the beginning of what is measured at which all connections are cut.
+        cut_at: Option<Duration>,
     },
 }
 

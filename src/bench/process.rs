@@ -46,7 +46,9 @@ mod tests {
         while own() < counted + 1_000_000 {}
         assert!(own_cpu_ns() > clock);
         let pid = std::process::id();
-        assert!(cpu_of(&[pid]) > Some(0) && exists(pid) && !exists(u32::MAX));
+        // A thread of another test may end while it is looked at, and then nothing is told.
+        let seen = (0..1000).find_map(|_| cpu_of(&[pid]));
+        assert!(seen > Some(0) && exists(pid) && !exists(u32::MAX));
         assert_eq!((cpu_of(&[]), cpu_of(&[pid, u32::MAX])), (Some(0), None));
     }
 }

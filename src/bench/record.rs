@@ -8,8 +8,10 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Load, Plan};
-use super::tally::{Counted, Tally, histogram};
+use super::plan::{Load, Plan, Sessions};
+use super::resumes::Resumed;
+use super::tally::{Counted, Tally};
+use super::times::{Times, histogram, micros, rounded};
 use super::worker::Outcome;
 use crate::config::program;
 
@@ -24,51 +26,6 @@ const BUSY_PERCENT: f64 = 90.0;
 const NO_CPU: &str = "the CPU time a message is not known: nothing was answered, a process of \
                       --pid or some of its threads ended, or /proc/PID/task/*/schedstat cannot \
                       be read";
-
-/// Nanoseconds in a microsecond: histograms of runs hold nanoseconds, all that is shown is in
-/// microseconds.
-pub const NS_PER_US: f64 = 1000.0;
-
-/// Times in microseconds.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Times {
-    pub count: u64,
-    pub mean: f64,
-    pub p50: f64,
-    pub p90: f64,
-    pub p99: f64,
-    pub p99_9: f64,
-    pub max: f64,
-}
-
-impl Times {
-    /// The times of a histogram of nanoseconds.
-    pub fn of(histogram: &Histogram<u64>) -> Self {
-        if histogram.is_empty() {
-            return Self::default();
-        }
-        let at = |quantile| micros(histogram.value_at_quantile(quantile) as f64);
-        Self {
-            count: histogram.len(),
-            mean: micros(histogram.mean()),
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p99_9: at(0.999),
-            max: micros(histogram.max() as f64),
-        }
-    }
-}
-
-/// Microseconds with one decimal.
-fn micros(ns: f64) -> f64 {
-    rounded(ns / NS_PER_US)
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
-}
 
 /// A run that was made.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -127,6 +84,9 @@ pub struct Record {
     pub failed_connects: BTreeMap<String, Counted>,
     /// Connections that were replaced as planned.
     pub replaced: u64,
+    /// What came of sessions, if they are resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
     /// Messages that slow readers sent.
     pub slow_sent: u64,
     /// Answers that they read.
@@ -191,6 +151,10 @@ impl Record {
             closes: closes(&tally),
             failed_connects: failed_connects(&tally),
             replaced: tally.churned,
+            resumed: match plan.sessions {
+                Sessions::Resumed { .. } => Some(resumed(&tally)),
+                Sessions::End => None,
+            },
             slow_sent: tally.slow_sent,
             slow_answered: tally.slow_answered,
             wanted_per_s: match plan.load {
@@ -323,6 +287,11 @@ impl Joined {
     }
 }
 
+/// What came of sessions that are resumed.
+fn resumed(tally: &Tally) -> Resumed {
+    tally.resumes.resumed(tally.lost + tally.timed_out, tally.doubled)
+}
+
 /// A part in percent, with one decimal.
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { rounded(part as f64 * 100.0 / whole as f64) }
@@ -389,17 +358,6 @@ mod tests {
         assert!(decoded("AAAA").is_err() && decoded("%").is_err());
     }
 
-    #[test]
-    fn times_are_microseconds() {
-        let mut recorded = histogram();
-        for us in 1..=1000 {
-            recorded.record(us * 1000).expect("in bounds");
-        }
-        let times = Times::of(&recorded);
-        assert_eq!((times.count, times.max.round()), (1000, 1000.0));
-        assert!((times.p50 - 500.0).abs() < 1.0 && (times.p99 - 990.0).abs() < 1.0, "{times:?}");
-        assert_eq!(Times::of(&histogram()), Times::default());
-    }
     /// What a run advises that had so many messages due and unsent, with this share of CPU time.
     fn advice(unsent: u64, is_held_back: bool, cpu_percent: u64) -> String {
         let plan = Plan {
@@ -415,6 +373,7 @@ mod tests {
             sources: 0,
             connects_per_s: 0,
             churn_per_s: 0,
+            sessions: Sessions::End,
             warmup: Duration::ZERO,
             duration: None,
             messages: None,

@@ -7,15 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::Answer;
 use super::fault::Fault;
-
-/// Longest time that is told apart: an hour, in nanoseconds. Longer ones count as this.
-const LONGEST_NS: u64 = 3_600_000_000_000;
-
-/// A histogram of nanoseconds with three significant digits (an error of 0.1 % at most): 32
-/// buckets of 1,024 counts and as many for the smallest values, 33 * 1,024 * 8 bytes = 264 KiB.
-pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("bounds are valid")
-}
+use super::resumes::Resumes;
+use super::times::histogram;
 
 /// A count, with the first text that said why.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -76,6 +69,8 @@ pub struct Tally {
     pub slow_sent: u64,
     /// Answers that they read.
     pub slow_answered: u64,
+    /// Sessions that are resumed.
+    pub resumes: Resumes,
 }
 
 impl Tally {
@@ -101,6 +96,7 @@ impl Tally {
             churned: 0,
             slow_sent: 0,
             slow_answered: 0,
+            resumes: Resumes::new(),
         }
     }
 
@@ -169,6 +165,7 @@ impl Tally {
         }
         add(&mut self.error_latencies, &other.error_latencies);
         add(&mut self.connects, &other.connects);
+        self.resumes.merge(other.resumes);
         merge(&mut self.errors, other.errors);
         merge(&mut self.closes, other.closes);
         merge(&mut self.faults, other.faults);

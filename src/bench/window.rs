@@ -129,6 +129,17 @@ impl Window {
         }
     }
 
+    /// Has everything be as of `now`, when a session goes on, and gives the messages above the
+    /// number `received` that still wait: they are written again.
+    pub fn resume(&mut self, received: u64, now: u64, mut on: impl FnMut(u64, Sent)) {
+        for ((sent, state), number) in self.slots.iter_mut().zip(self.forgotten + 1..) {
+            sent.at = now;
+            if *state == State::Open && number > received {
+                on(number, *sent);
+            }
+        }
+    }
+
     /// Forgets everything, for a new connection; gives what still waited.
     pub fn clear(&mut self, mut on: impl FnMut(Sent)) {
         let waited = self.slots.iter().filter(|(_, state)| *state == State::Open);
@@ -175,6 +186,24 @@ mod tests {
         window.clear(|sent| lost.push(sent.at));
         assert_eq!((lost, window.open(), window.push(sent(9))), (vec![4], 0, 1));
     }
+
+    #[test]
+    fn what_was_not_received_is_written_again_and_what_waits_has_its_time_from_then() {
+        let mut window = Window::default();
+        for at in 1..=5 {
+            window.push(sent(at));
+        }
+        window.answer(1);
+        window.answer(4);
+        let mut again = Vec::new();
+        window.resume(2, 1000, |number, sent| again.push((number, sent.at, sent.due)));
+        assert_eq!(again, [(3, 1000, 3), (5, 1000, 5)]);
+        window.expire(1099, 100, |_| panic!("none has waited for so long since"));
+        let mut gone = Vec::new();
+        window.expire(1100, 100, |sent| gone.push(sent.due));
+        assert_eq!((gone, window.answer(2)), (vec![2, 3, 5], Answered::Late { measured: true }));
+    }
+
     #[test]
     fn a_message_without_an_answer_does_not_keep_all_that_follow_it() {
         let mut window = Window::default();

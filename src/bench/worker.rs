@@ -13,7 +13,7 @@ use rustix::time::Timespec;
 use super::context::Context;
 use super::link::Link;
 use super::pace::{Pace, SECOND_NS};
-use super::plan::{Arrivals, Load, Plan, Share};
+use super::plan::{Arrivals, Load, Plan, Sessions, Share};
 use super::process::own_cpu_ns;
 use super::shared::Shared;
 use super::tally::Tally;
@@ -92,6 +92,8 @@ struct Worker<'a> {
     churn: Pace,
     next_link: usize,
     next_churn: usize,
+    /// Time at which all connections are cut; `u64::MAX` = never, or no more.
+    next_cut: u64,
     next_check: u64,
     /// Looks at what has a time limit, so far.
     checks: u64,
@@ -129,8 +131,9 @@ impl<'a> Worker<'a> {
         let slow = (0..plan.slow_readers).map(|n| (plan.connections + n, true));
         let all = (0..plan.connections).map(|n| (n, false)).chain(slow);
         let own = all.filter(|(n, _)| n % share.of == share.thread).enumerate();
-        let links: Vec<Link> =
-            own.map(|(index, (number, slow))| Link::new(number, index, slow)).collect();
+        let links: Vec<Link> = own
+            .map(|(index, (number, slow))| Link::new(number, index, slow, plan.sessions))
+            .collect();
         for index in 0..links.len() {
             cx.wait(index, 0);
         }
@@ -158,6 +161,7 @@ impl<'a> Worker<'a> {
             churn: none(),
             next_link: 0,
             next_churn: 0,
+            next_cut: u64::MAX,
             next_check: 0,
             checks: 0,
             touched: Vec::new(),
@@ -179,6 +183,7 @@ impl<'a> Worker<'a> {
             self.connect();
             self.send_due();
             self.replace();
+            self.cut();
             self.check();
             self.serve(&mut events)?;
         }
@@ -244,6 +249,10 @@ impl<'a> Worker<'a> {
             let seed = self.share.thread as u64;
             self.due = Pace::new(self.share.rate(per_s), arrivals, start + turn, seed);
         }
+        if let Sessions::Resumed { cut_at: Some(after) } = plan.sessions {
+            self.next_cut = self.cx.measured_from + after.as_nanos() as u64;
+            self.cx.tally.resumes.cut = self.next_cut;
+        }
         let churn = self.share.rate(plan.churn_per_s);
         self.churn = Pace::new(churn, Arrivals::Constant, start, 0);
         for link in &mut self.links {
@@ -298,12 +307,17 @@ impl<'a> Worker<'a> {
 
     /// Begins the connections whose turn it is.
     fn connect(&mut self) {
-        if matches!(self.stage, Stage::Draining { .. }) {
+        let is_resumed = self.resumes();
+        if matches!(self.stage, Stage::Draining { .. }) && !is_resumed {
             return;
         }
         let is_ramp = self.cx.plan.connects_per_s > 0 && self.stage == Stage::Connecting;
         let now = self.cx.now();
-        let most = self.share.part(CONNECTING_MAX).max(1) as usize;
+        let most = match is_resumed && self.stage != Stage::Connecting {
+            // Who lost its connection waits for nobody else.
+            true => usize::MAX,
+            false => self.share.part(CONNECTING_MAX).max(1) as usize,
+        };
         let next = |cx: &Context<'_>| cx.waiting.peek().filter(|next| next.0.0 <= now).copied();
         while let Some(Reverse((_, index))) = next(&self.cx) {
             let is_turn = match is_ramp {
@@ -375,6 +389,22 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Cuts all connections when it is time.
+    fn cut(&mut self) {
+        if self.cx.now() < self.next_cut {
+            return;
+        }
+        self.next_cut = u64::MAX;
+        for link in &mut self.links {
+            link.cut(&mut self.cx);
+        }
+    }
+
+    /// Whether sessions go on with another connection.
+    fn resumes(&self) -> bool {
+        matches!(self.cx.plan.sessions, Sessions::Resumed { .. })
+    }
+
     /// Looks at what has a time limit, and has slow readers read.
     fn check(&mut self) {
         let now = self.cx.now();
@@ -403,6 +433,10 @@ impl<'a> Worker<'a> {
             let waits = self.cx.waiting.peek().map(|next| next.0.0.max(self.connects.due()));
             let start = self.shared.start();
             until = until.min(waits.unwrap_or(u64::MAX)).min(start.unwrap_or(u64::MAX));
+        }
+        if self.stage != Stage::Connecting && self.resumes() {
+            let waits = self.cx.waiting.peek().map_or(u64::MAX, |next| next.0.0);
+            until = until.min(waits).min(self.next_cut);
         }
         self.cx.tick();
         let wait = Timespec {

@@ -183,7 +183,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         backend: backend(r, d.backend),
     };
     conn_relations(r, &settings);
-    session::relations(r, &settings.session);
+    session::relations(r, &settings.session, settings.conn.outbox_bytes_max);
     queue_relations(r, &settings);
     other_relations(r, &settings);
     settings

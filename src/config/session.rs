@@ -7,6 +7,11 @@ use super::settings::SessionSettings;
 /// Largest window of a session: 16 MiB, the largest message.
 const KEPT_BYTES_MAX: u64 = 16 << 20;
 
+/// Most sessions of a shard without a connection: half of its places for sessions.
+const AWAY_MAX: u64 = SLOTS_MAX / 2;
+/// Outboxes that a window may be as large as: one less than closes a client that reads.
+const OUTBOXES: usize = 3;
+
 /// Reads the section.
 pub fn session(r: &mut Reader, d: SessionSettings) -> SessionSettings {
     let ttl = Bounds::or_zero("sessions end with their connection", 1_000, DAY_MS);
@@ -20,7 +25,7 @@ pub fn session(r: &mut Reader, d: SessionSettings) -> SessionSettings {
             Bounds::new(1, 65_536),
         ),
         kept_bytes_max: r.number("session.kept_bytes_max", d.kept_bytes_max, bytes),
-        away_max: r.number("session.away_max", d.away_max, Bounds::new(1, SLOTS_MAX)),
+        away_max: r.number("session.away_max", d.away_max, Bounds::new(1, AWAY_MAX)),
         kept_total_bytes_max: r.number(
             "session.kept_total_bytes_max",
             d.kept_total_bytes_max,
@@ -29,8 +34,9 @@ pub fn session(r: &mut Reader, d: SessionSettings) -> SessionSettings {
     }
 }
 
-/// Checks that all sessions together have room for one window.
-pub fn relations(r: &mut Reader, session: &SessionSettings) {
+/// Checks that all sessions together have room for one window, and a client's outbox for what a
+/// resume puts into it at once.
+pub fn relations(r: &mut Reader, session: &SessionSettings, outbox_bytes_max: usize) {
     let SessionSettings { kept_bytes_max, kept_total_bytes_max, .. } = *session;
     r.relation(
         kept_bytes_max <= kept_total_bytes_max,
@@ -38,6 +44,14 @@ pub fn relations(r: &mut Reader, session: &SessionSettings) {
         format!(
             "kept_bytes_max {kept_bytes_max}, of one session, must be at most \
              kept_total_bytes_max {kept_total_bytes_max}, of all sessions of a shard"
+        ),
+    );
+    r.relation(
+        kept_bytes_max <= outbox_bytes_max.saturating_mul(OUTBOXES),
+        ["session.kept_bytes_max", "conn.outbox_bytes_max"],
+        format!(
+            "kept_bytes_max {kept_bytes_max} must be at most {OUTBOXES} times outbox_bytes_max \
+             {outbox_bytes_max}, or a client that resumes could be closed for what it gets"
         ),
     );
 }

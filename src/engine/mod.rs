@@ -79,8 +79,9 @@ pub struct EngineInit {
     pub boot_id: u64,
     /// Unix time of [`Micros`] 0, in microseconds.
     pub unix_at_boot_us: i64,
-    /// Seed of session ids, hashes and jitter: from the system's randomness, or the simulator's.
-    pub seed: u64,
+    /// Seed of session ids and secrets, hashes and jitter: 256 bits of the system's randomness, so
+    /// that no secret tells another, or the simulator's.
+    pub seed: [u8; 32],
 }
 
 /// The state of a shard: two halves, what both work by and count into, and what comes out.
@@ -121,7 +122,7 @@ impl Engine {
     pub fn new(init: EngineInit) -> Self {
         let EngineInit { shard, shards, gateway, settings, snapshot, auth, .. } = init;
         let EngineInit { boot_id, unix_at_boot_us, seed, .. } = init;
-        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rng = StdRng::from_seed(seed);
         let identity = GatewayIdentity {
             gateway: gateway.node.clone(),
             shard: u32::from(shard.0),
@@ -159,7 +160,8 @@ impl Engine {
     /// Whether there is a place for one more connection.
     pub fn has_room(&self) -> bool {
         let max = self.config.settings.conn.connections_max.get();
-        self.drain.is_none() && self.clients.conns.len() < max
+        let is_full = self.clients.conns.len() >= max || self.clients.sessions.is_full();
+        self.drain.is_none() && !is_full
     }
 
     /// Whether a connection from `ip` has a place here: if not, another shard may have one.

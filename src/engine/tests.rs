@@ -92,7 +92,7 @@ impl Rig {
             auth: None,
             boot_id: 1,
             unix_at_boot_us: 0,
-            seed: 1,
+            seed: [1; 32],
         });
         let now = Micros::from_ms(1_000);
         let conn = engine.open(([127, 0, 0, 1], 9).into(), now).expect("room");

@@ -133,7 +133,7 @@ impl Net {
             shard: engine.shard,
             gateway: engine.gateway.clone(),
             settings: engine.settings.clone(),
-            seed: engine.seed,
+            seed: rand::random(),
             shell: Shell::new(engine, boot, state.awake()),
             state,
             lanes: Lanes { commands, events, shards, handed, bell, pulse },

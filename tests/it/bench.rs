@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::auth::{SECRET, auth_of, token};
 use crate::support::secure::Signer;
-use crate::support::{Config, Finished, Gateway, Instance, eventually, run};
+use crate::support::{Action, Config, Finished, Gateway, Instance, eventually, run};
 use crate::tls::certificate;
 
 /// A gateway with one service for the ids from 1000, which echoes.
@@ -183,6 +183,76 @@ fn connections_are_replaced_without_losing_a_message() {
     assert_eq!((number(&record, "ok"), number(&record, "lost")), (200, 0), "{record}");
     assert!(number(&record, "replaced") > 0, "{record}");
     assert_eq!((&record["closes"], &record["failed_connects"]), (&json!({}), &json!({})));
+}
+
+#[test]
+fn a_thousand_sessions_that_are_cut_at_once_come_back_and_lose_no_answer() {
+    let (gateway, _instance) = echo(Config::new());
+    for (n, encoding) in (1..).zip(["json", "protobuf"]) {
+        let options = format!(
+            "--resume --connections 1000 --sources 20 --rate 1000 --warmup 100ms --duration 3s \
+             --cut-at 1s --encoding {encoding}"
+        );
+        let record = measured(gateway.ws, &options);
+        adds_up(&record);
+        let resumed = &record["resumed"];
+        let outcomes = json!({"new": 1000, "resumed": 1000});
+        assert_eq!(resumed["outcomes"], outcomes, "{record}");
+        let counts = ["losses", "away", "answers_lost", "answers_doubled"];
+        let counts = counts.map(|key| number(resumed, key));
+        assert_eq!(counts, [1000, 0, 0, 0], "{record}");
+        assert_eq!(number(&record, "ok"), number(&record, "sent"), "{record}");
+        assert_eq!(number(&resumed["back_us"], "count"), 1000, "{record}");
+        assert!(number(&resumed["around_cut_us"][0], "count") > 0, "{record}");
+        assert_eq!(gateway.counter("sessions_resumed"), 1000 * n);
+        // All of them said that they leave.
+        eventually("no session is left", || {
+            (gateway.admin_get("/stats")["sessions_resumable"] == 0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn connections_that_are_replaced_come_back_to_their_sessions() {
+    let (gateway, _instance) = echo(auth_of(SECRET).key("auth.required = true"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let tokens = dir.path().join("tokens");
+    let lines: Vec<String> = (0..20).map(|n| token(&format!("user-{n}"))).collect();
+    fs::write(&tokens, lines.join("\n")).expect("our directory");
+    let options = format!(
+        "--resume --connections 40 --rate 1000 --duration 3s --churn 100 --payload-bytes 2000 \
+         --tokens {}",
+        tokens.display()
+    );
+    let record = measured(gateway.ws, &options);
+    adds_up(&record);
+    let resumed = &record["resumed"];
+    let counts = ["answers_lost", "answers_doubled"].map(|key| number(resumed, key));
+    assert_eq!(counts, [0; 2], "{record}");
+    let losses = number(resumed, "losses");
+    assert!(losses > 100 && number(&record, "replaced") == losses, "{record}");
+    // The run does not wait for the last ones, whose messages all have their answers.
+    let back = losses - number(resumed, "away");
+    assert_eq!(resumed["outcomes"], json!({"new": 40, "resumed": back}), "{record}");
+    assert_eq!(number(&record, "ok"), number(&record, "sent"), "{record}");
+}
+
+#[test]
+fn sessions_that_are_lost_are_told_with_their_answers_and_a_gateway_without_any_refuses() {
+    let (gateway, instance) = echo(Config::new().shard("session.away_max = 1"));
+    instance.script(|_| Action::Never);
+    let options = "--resume --connections 20 --depth 1 --warmup 0 --duration 2s --cut-at 500ms \
+                   --timeout 1s";
+    let finished = bench(gateway.ws, &format!("{options} --format json"));
+    let record = read(&finished.stdout);
+    let resumed = &record["resumed"];
+    let lost = number(&resumed["outcomes"], "lost EXPIRED");
+    assert!(lost > 0 && number(&record, "lost") >= lost, "{record}");
+    assert!(number(resumed, "answers_lost") >= lost, "{record}");
+    let (none, _instance) = echo(Config::new().shard("session.ttl_ms = 0"));
+    let finished = bench(none.ws, "--resume --connections 2 --messages 10");
+    assert_eq!((finished.code, finished.stdout.lines().count()), (Some(1), 1), "{finished:?}");
+    assert!(finished.stdout.contains("resume was refused with UNIMPLEMENTED: "), "{finished:?}");
 }
 
 /// A run that goes on until it is told to end.

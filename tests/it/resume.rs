@@ -307,8 +307,8 @@ fn an_answer_that_was_cut_in_its_middle_comes_again_whole() {
 #[test]
 fn a_window_larger_than_the_outbox_reaches_a_client_that_reads() {
     let instance = Instance::echo();
-    let base = Config::new().shard("conn.outbox_bytes_max = 70000");
-    let gateway = start(&instance, base.shard("session.kept_bytes_max = 400000"));
+    let base = Config::new().shard("conn.outbox_bytes_max = 90000");
+    let gateway = start(&instance, base.shard("session.kept_bytes_max = 260000"));
     let long = json!("x".repeat(40_000));
     let mut person = Person::new(&gateway);
     let seqs: Vec<u64> = (0..6).map(|_| person.says(&long)).collect();

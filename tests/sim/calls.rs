@@ -9,6 +9,7 @@ use shardgate::message::{Call, CallError, CallFault, Micros, Outcome, Started, s
 use shardgate::routing::Snapshot;
 
 use crate::backend::{self, Channel, State};
+use crate::sessions::SESSIONS;
 use crate::world::{Event, World};
 
 impl World {
@@ -111,7 +112,10 @@ impl World {
         let mut runs = Vec::new();
         for item in items {
             let peer = self.oracle.peer(item.unit).filter(|_| item.seq > 0);
-            let order = peer.map(|p| self.peers[p].sent[&item.seq].order);
+            let order = peer.map(|p| match p.checked_sub(SESSIONS) {
+                Some(k) => self.travel.sessions[k].sent[&item.seq].order,
+                None => self.peers[p].sent[&item.seq].order,
+            });
             runs.push(self.oracle.runs(item.unit, (s, item.request_id), order));
         }
         runs

@@ -7,6 +7,7 @@ use shardgate::message::Encoding;
 
 use crate::greedy::Role;
 use crate::tenants::TENANTS;
+use crate::travel::Leg;
 use crate::wire::{Answer, Incoming, Message, Parser};
 
 /// Bytes that the kernel holds for the gateway's side.
@@ -95,6 +96,8 @@ pub struct Peer {
     pub role: Role,
     pub address: [u8; 4],
     pub has_token: bool,
+    /// State of a traveller's connection.
+    pub leg: Option<Leg>,
 }
 
 impl Peer {
@@ -138,6 +141,7 @@ impl Peer {
             role: Role::Any,
             address: [127, 0, 0, 1],
             has_token: false,
+            leg: None,
         }
     }
 
@@ -203,6 +207,7 @@ impl Peer {
             _ => {}
         }
         assert!(self.session.is_some() || !self.open, "welcome comes first");
+        assert_eq!(answer.offset, 0, "nobody asked for offsets: {answer:?}");
         if answer.seq == 0 {
             let known = ["welcome", "draining", "error", "pong", "auth_ok"];
             let known = known.contains(&answer.kind.as_str());

@@ -45,6 +45,9 @@ impl World {
     }
 
     fn act(&mut self, p: usize) {
+        if self.peers[p].leg.is_some() {
+            return self.travels_on(p);
+        }
         let faults = self.plan.faults.clone();
         let encoding = self.peers[p].encoding;
         if self.peers[p].written == 0 {
@@ -357,13 +360,34 @@ impl World {
             return;
         }
         let most = if self.peers[p].slow && self.active { 500 } else { usize::MAX };
+        self.takes_in(p, most);
+        let peer = &mut self.peers[p];
+        if !peer.down.is_empty() {
+            self.schedule_read(p);
+        } else if peer.gateway_ended {
+            peer.gone = true;
+            // The client closes its side, too: the gateway may wait for that.
+            peer.ends = true;
+            peer.outgoing.clear();
+            self.readable(p);
+            match self.peers[p].leg {
+                Some(_) => self.is_cut_off(p),
+                None => self.replace(),
+            }
+        }
+    }
+
+    /// A client takes some of the bytes that have come, `most` at most.
+    pub fn takes_in(&mut self, p: usize, most: usize) {
         let peer = &mut self.peers[p];
         let encoding = peer.encoding;
         let n = peer.down.len().min(most);
         let bytes: Vec<u8> = peer.down.drain(..n).collect();
         peer.parser.push(&bytes);
         while let Some(incoming) = self.peers[p].parser.next(encoding) {
-            if let Some(unit) = self.peers[p].receive(&incoming) {
+            if self.peers[p].leg.is_some() {
+                self.traveller_receives(p, &incoming);
+            } else if let Some(unit) = self.peers[p].receive(&incoming) {
                 let wire::Incoming::Message(answer) = &incoming else { continue };
                 self.oracle.answered(unit, answer);
                 if let Some(tenancy) = &mut self.tenancy {
@@ -403,17 +427,6 @@ impl World {
         if n > 0 {
             self.writable(p);
         }
-        let peer = &mut self.peers[p];
-        if !peer.down.is_empty() {
-            self.schedule_read(p);
-        } else if peer.gateway_ended {
-            peer.gone = true;
-            // The client closes its side, too: the gateway may wait for that.
-            peer.ends = true;
-            peer.outgoing.clear();
-            self.readable(p);
-            self.replace();
-        }
     }
 }
 
@@ -421,7 +434,7 @@ fn is_bytes(route: &Route) -> bool {
     route.payload == PayloadKind::Bytes
 }
 
-fn opcode(encoding: Encoding) -> u8 {
+pub fn opcode(encoding: Encoding) -> u8 {
     match encoding {
         Encoding::Json => wire::TEXT,
         Encoding::Protobuf => wire::BINARY,

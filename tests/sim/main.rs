@@ -14,8 +14,11 @@ mod greedy;
 mod habits;
 mod oracle;
 mod plan;
+mod resumed;
+mod sessions;
 mod shell;
 mod tenants;
+mod travel;
 mod wire;
 mod world;
 
@@ -274,5 +277,7 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(run(seed).trace, run(seed).trace, "seed {seed}");
         let [one, other] = [(); 2].map(|()| finish(Plan::with_tenants(seed)).trace());
         assert_eq!(one, other, "seed {seed} with tenants");
+        let [one, other] = [(); 2].map(|()| finish(Plan::with_sessions(seed)).trace());
+        assert_eq!(one, other, "seed {seed} with sessions");
     }
 }

@@ -24,6 +24,7 @@ use shardgate::routing::{
 
 use crate::dice::Dice;
 use crate::greedy::Greed;
+use crate::sessions::SessionPlan;
 use crate::tenants::{OWN_SERVICES, TenantPlan, tenant_of};
 
 /// Names of the services; the last one is called in unary mode.
@@ -134,6 +135,8 @@ pub struct Plan {
     pub greed: Option<Greed>,
     /// Tenants of the users, if they are configured.
     pub tenants: Option<TenantPlan>,
+    /// Clients that resume their sessions, if there are some.
+    pub sessions: Option<SessionPlan>,
 }
 
 impl Plan {
@@ -173,6 +176,7 @@ impl Plan {
             read_us: d.pick(&[0, 0, 0, 700]),
             greed: None,
             tenants: None,
+            sessions: None,
         }
     }
 

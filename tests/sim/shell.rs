@@ -206,6 +206,9 @@ impl ShardIo for Host<'_> {
         if let Some(tenancy) = &mut self.world.tenancy {
             tenancy.check_connections();
         }
+        if self.world.plan.sessions.is_some() {
+            self.world.note_decoded(self.s);
+        }
         if self.world.dice.chance(10) {
             let (s, Shard { engine, state, .. }) = (self.s, self.shard());
             // The engine looks for connections that move in its own effects: it is shown those that
@@ -215,6 +218,9 @@ impl ShardIo for Host<'_> {
             let checked = engine.check_invariants().and_then(|()| engine.check_no_delay(now));
             checked.unwrap_or_else(|what| panic!("shard {s} at {now:?}: {what}"));
             engine.effects.moves.truncate(own);
+            if self.world.plan.sessions.is_some() {
+                self.world.check_session_caps(self.s);
+            }
         }
     }
 

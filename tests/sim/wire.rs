@@ -37,6 +37,7 @@ pub struct Message {
     pub id: String,
     pub key: String,
     pub deadline_ms: u32,
+    pub ack: u64,
 }
 
 /// The message as the payload of a data frame.
@@ -51,7 +52,7 @@ pub fn encode(encoding: Encoding, m: &Message) -> Vec<u8> {
             id: m.id.clone(),
             key: m.key.clone(),
             deadline_ms: m.deadline_ms,
-            ack: 0,
+            ack: m.ack,
             traceparent: String::new(),
         }
         .encode_to_vec(),
@@ -67,6 +68,9 @@ fn encode_json(m: &Message) -> Vec<u8> {
     }
     if m.deadline_ms > 0 {
         text.push_str(&format!(",\"deadline_ms\":{}", m.deadline_ms));
+    }
+    if m.ack > 0 {
+        text.push_str(&format!(",\"ack\":{}", m.ack));
     }
     if m.is_bytes {
         text.push_str(&format!(",\"payload_base64\":\"{}\"", STANDARD.encode(&m.payload)));
@@ -126,6 +130,7 @@ pub struct Answer {
     pub payload: Vec<u8>,
     pub status: u32,
     pub reason: String,
+    pub offset: u64,
 }
 
 /// Something that the gateway sent.
@@ -213,6 +218,7 @@ fn from_json(bytes: &[u8]) -> Answer {
         payload,
         status: number("status") as u32,
         reason: text("reason"),
+        offset: number("offset"),
     }
 }
 
@@ -225,5 +231,6 @@ fn from_protobuf(bytes: &[u8]) -> Answer {
         payload: m.payload,
         status: m.status,
         reason: m.reason,
+        offset: m.offset,
     }
 }

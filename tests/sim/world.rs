@@ -22,6 +22,7 @@ use crate::client::{Peer, UP_BYTES_MAX};
 use crate::dice::Dice;
 use crate::oracle::Oracle;
 use crate::plan::{self, Plan};
+use crate::sessions::Travel;
 use crate::tenants::{self, Tenancy};
 use crate::wire::Message;
 
@@ -35,6 +36,8 @@ pub enum Event {
     Write(usize),
     /// A client reads its socket.
     Read(usize),
+    /// A traveller comes back.
+    Travel(usize),
     /// A call of a shard arrives at its instance, ends, or times out.
     Arrives(usize, u64),
     Ends(usize, u64),
@@ -117,6 +120,8 @@ pub struct World {
     pub paused_until: u64,
     /// State of the tenants, if they are configured.
     pub tenancy: Option<Tenancy>,
+    /// Clients that resume their sessions.
+    pub travel: Travel,
 }
 
 /// Number of users as whom clients sign in.
@@ -162,6 +167,7 @@ impl World {
             clock_step_s: 0,
             paused_until: 0,
             tenancy,
+            travel: Travel::default(),
             dice,
             plan,
         };
@@ -179,6 +185,7 @@ impl World {
             Some(greed) => self.connect_roles(greed),
             None => (0..self.plan.clients).for_each(|_| self.connect()),
         }
+        self.add_travellers();
         self.at(1_000, Event::Control);
         if self.plan.faults.flap_ms > 0 {
             self.at(5_000, Event::Flap);
@@ -241,6 +248,7 @@ impl World {
             | Event::Drain => true,
             Event::Write(_)
             | Event::Read(_)
+            | Event::Travel(_)
             | Event::Arrives(..)
             | Event::Pause(_)
             | Event::SetClock(_) => false,
@@ -264,6 +272,7 @@ impl World {
             Event::Tick(s) => self.tick(s),
             Event::Write(p) => self.peer_writes(p),
             Event::Read(p) => self.peer_reads(p),
+            Event::Travel(t) => self.travels(t),
             Event::Arrives(s, ticket) => self.call_arrives(s, ticket),
             Event::Ends(s, ticket) => self.call_ends(s, ticket),
             Event::TimesOut(s, ticket) => self.call_times_out(s, ticket),
@@ -449,7 +458,7 @@ impl World {
                 assert_eq!((report.gauges.queue_items, report.gauges.queue_bytes), (0, 0));
             }
         }
-        for (p, peer) in self.peers.iter().enumerate() {
+        for (p, peer) in self.peers.iter().enumerate().filter(|(_, peer)| peer.leg.is_none()) {
             let is_told = peer.close_code.is_some() || peer.draining && !peer.open || peer.reset;
             assert!(is_told || !peer.cut_by_end, "peer {p} was closed without a reason");
             let limit = match (peer.close_code, peer.read_at_close) {
@@ -479,7 +488,7 @@ impl Shard {
             auth: plan.verifier.clone(),
             boot_id: 7,
             unix_at_boot_us: plan::UNIX_AT_BOOT_S * 1_000_000,
-            seed,
+            seed: wide(seed),
         });
         Self {
             engine,
@@ -501,4 +510,11 @@ impl Shard {
             drain: false,
         }
     }
+}
+
+/// A seed of 256 bits made of one of 64.
+fn wide(seed: u64) -> [u8; 32] {
+    let mut wide = [0; 32];
+    wide[..8].copy_from_slice(&seed.to_le_bytes());
+    wide
 }

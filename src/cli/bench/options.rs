@@ -10,7 +10,7 @@ use clap::value_parser;
 use rustls::ClientConfig;
 use serde::de::IgnoredAny;
 
-use crate::bench::{Arrivals, Kind, Load, Plan, SOURCES_MAX, Target, filler};
+use crate::bench::{Arrivals, Kind, Load, Plan, SOURCES_MAX, Sessions, Target, filler};
 use crate::config::settings::GatewaySettings;
 use crate::config::{Config, Problems, reachable};
 use crate::message::Encoding;
@@ -81,6 +81,12 @@ pub struct BenchArgs {
     /// Connections that are replaced by new ones in a second
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=1_000_000))]
     churn: Option<u64>,
+    /// Sessions are resumed by connections that --churn cuts, or that are lost
+    #[arg(long)]
+    resume: bool,
+    /// Time of what is measured at which all connections are cut, without a close frame
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "resume")]
+    cut_at: Option<Duration>,
     /// Further connections that send and read slowly, or not at all
     #[arg(long, value_name = "N", default_value_t = 0)]
     #[arg(value_parser = value_parser!(u32).range(0..=1_000_000))]
@@ -154,6 +160,11 @@ impl BenchArgs {
             (None, Some(_)) => Duration::ZERO,
             (None, None) => Duration::from_secs(1),
         };
+        if self.cut_at.zip(duration).is_some_and(|(at, whole)| at >= whole) {
+            return Err(
+                "--cut-at must be below --duration: it is a time of what is measured".into()
+            );
+        }
         let cores = allowed_cores();
         if let Some(core) = self.cpu.iter().find(|core| !cores.contains(core)) {
             let cores = ranges(&cores);
@@ -178,6 +189,10 @@ impl BenchArgs {
             sources: self.sources.unwrap_or(0) as usize,
             connects_per_s: self.connects_per_s.unwrap_or(0),
             churn_per_s: self.churn.unwrap_or(0),
+            sessions: match self.resume {
+                true => Sessions::Resumed { cut_at: self.cut_at },
+                false => Sessions::End,
+            },
             warmup,
             duration,
             messages: self.messages,
@@ -315,12 +330,13 @@ mod tests {
     fn options_come_to_a_plan() {
         let plan = plan(
             "ws://10.0.0.1:1 --rate 500 --arrivals poisson --mix 1:2 --mix 3:4:0 --payload 7 \
-             --messages 9 --duration 500ms",
+             --messages 9 --duration 500ms --resume --cut-at 200ms",
         );
         let plan = plan.expect("right");
         assert_eq!(plan.load, Load::Open { per_s: 500, arrivals: Arrivals::Poisson });
         let payloads: Vec<_> = plan.mix.iter().map(|k| (k.msg_id, &*k.payload)).collect();
         assert_eq!(payloads, [(1, "7"), (3, "")]);
+        assert_eq!(plan.sessions, Sessions::Resumed { cut_at: Some(Duration::from_millis(200)) });
         let limits = (plan.messages, plan.duration, plan.warmup);
         assert_eq!(limits, (Some(9), Some(Duration::from_millis(500)), Duration::ZERO));
     }
@@ -342,6 +358,8 @@ mod tests {
             "--sources 9",
             "--connects-per-s 9",
             "--churn 9",
+            "--resume",
+            "--resume --cut-at 9s",
             "--slow-readers 9",
             "--slow-readers 9 --slow-bytes-per-s 9",
             "wss://127.0.0.1:1 --insecure",
@@ -358,6 +376,8 @@ mod tests {
             ("--rate 0", "1..=10000000"),
             ("--rate 9 --depth 2", "cannot be used with"),
             ("--arrivals poisson", "--rate"),
+            ("--cut-at 1s", "--resume"),
+            ("--resume --cut-at 10s", "below --duration"),
             ("--duration 0", "above 0"),
             ("--duration 2d", "at most 24h"),
             ("--duration 99999999999999999999", "at most 24h"),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::bench::{Counted, Record, Times};
+use crate::bench::{Counted, Record, Resumed, Times};
 use crate::cli::chart::time;
 use crate::cli::table::aligned;
 
@@ -25,6 +25,7 @@ pub fn text(record: &Record, before: Option<&Record>) -> String {
         let _ = writeln!(out, "the {count} that timed out are in none of these times");
     }
     out += &ends(record);
+    out += &record.resumed.as_ref().map(resumed).unwrap_or_default();
     out += &own(record);
     if let Some(cpu) = record.cpu_us_per_message {
         let _ = write!(out, "\nCPU of the processes of --pid: {cpu} us a message\n");
@@ -75,6 +76,11 @@ fn times(record: &Record) -> String {
     all.extend(record.by_id.iter().map(|(id, times)| (format!("ok, id {id}"), times)));
     all.push(("errors".into(), &record.error_latency_us));
     all.push(("connecting".into(), &record.connect_us));
+    if let Some(resumed) = &record.resumed {
+        all.push(("back after a loss".into(), &resumed.back_us));
+        let around = resumed.around_cut_us.iter().zip(0..);
+        all.extend(around.map(|(times, second)| (around_cut(second), times)));
+    }
     all.retain(|(_, times)| times.count > 0);
     let row = |(name, t): (String, &Times)| {
         let [p50, p90, p99, p99_9, max] = [t.p50, t.p90, t.p99, t.p99_9, t.max].map(time);
@@ -82,6 +88,27 @@ fn times(record: &Record) -> String {
     };
     let rows: Vec<_> = all.into_iter().map(row).collect();
     aligned(["time", "p50", "p90", "p99", "p99.9", "max"], &rows)
+}
+
+/// The row of the answers that came in a second around the cut.
+fn around_cut(second: usize) -> String {
+    match second {
+        0 => "the second before the cut".into(),
+        _ => format!("second {second} after it"),
+    }
+}
+
+/// What came of the sessions.
+fn resumed(resumed: &Resumed) -> String {
+    let row = |name: &str, count: u64, what: &str| [name.to_owned(), grouped(count), what.into()];
+    let mut rows = vec![row("losses", resumed.losses, "of their connection")];
+    rows.extend(resumed.outcomes.iter().map(|(name, count)| row(name, *count, "")));
+    rows.extend([
+        row("away", resumed.away, "when the run ended"),
+        row("answers lost", resumed.answers_lost, "with their session, or not within --timeout"),
+        row("answers doubled", resumed.answers_doubled, "to a message that had one"),
+    ]);
+    format!("\n{}", aligned(["session", "count", ""], &rows))
 }
 
 /// What the load itself took, and added.
@@ -199,6 +226,9 @@ mod tests {
             "connect_us": times(2.0), "by_id": {"1001": times(1.0), "2001": times(2.0)},
             "closes": {"4001": counted(2, "too slow"), "none": counted(1, "")},
             "failed_connects": {"HTTP 429": counted(4, "enough")}, "replaced": 7, "slow_sent": 8,
+            "resumed": {"outcomes": {"new": 64, "resumed": 63, "lost EXPIRED": 1}, "losses": 64,
+                        "away": 0, "answers_lost": 5, "answers_doubled": 0, "back_us": times(3.0),
+                        "around_cut_us": [times(1.0), times(4.0)]},
             "slow_answered": 3, "wanted_per_s": null, "unsent": 0, "sent_late_max_us": 250.0,
             "load_cpu_percent": 10.0, "cpu_us_per_message": 6.5, "advice": ["do this"],
             "histogram": "",
@@ -214,13 +244,18 @@ mod tests {
             "\nsent        1,011\nok          1,000     1,234 a second\n",
             "\nQUEUE_FULL  5         wait\n",
             "\nlate        2         answers after --timeout\n",
-            "\nok, id 2001  900 us  1.8 ms  4 ms    6 ms    24 ms\n",
+            "\nok, id 2001                900 us   1.8 ms  4 ms    6 ms    24 ms\n",
             "\nconnections when the load began: 60 of 64\n",
             "\nconnecting failed 4 times: HTTP 429: enough\n",
             "\nthe gateway closed 2 times with 4001: too slow\n",
             "\nthe gateway closed 1 times without a close frame\n",
             "\nslow readers sent 8 messages and read 3 answers\n",
             "\nCPU of the processes of --pid: 6.5 us a message\n",
+            "\nback after a loss          1.35 ms  2.7 ms  6 ms    9 ms    36 ms\n",
+            "\nthe second before the cut  450 us   900 us  2 ms    3 ms    12 ms\n",
+            "\nsecond 1 after it          1.8 ms   3.6 ms  8 ms    12 ms   48 ms\n",
+            "\nlost EXPIRED     1\n",
+            "\nanswers lost     5      with their session, or not within --timeout\n",
             "\nthe 3 that timed out are in none of these times\n",
             "\nthe busiest thread of the load took 10 % of a core\n",
             "\nmessages were written up to 250 us after they were due\n",
@@ -228,7 +263,7 @@ mod tests {
         ] {
             assert!(text.contains(row), "{row} in\n{text}");
         }
-        assert!(!text.contains("doubled") && !text.contains("no message was"), "{text}");
+        assert!(!text.contains("\ndoubled ") && !text.contains("no message was"), "{text}");
     }
 
     #[test]

@@ -286,6 +286,8 @@ pub struct Conn {
     pub page: Option<Box<PageOrigin>>,
     /// A token that waits for its turn to be verified.
     pub pending_auth: Option<Box<PendingAuth>>,
+    /// Whether the last token could be neither accepted nor refused.
+    pub token_later: bool,
     /// The move to another shard under way.
     pub moving: Option<Box<Moving>>,
     /// The sign-in that waits for a place.
@@ -325,6 +327,7 @@ impl Conn {
             auth_by: Micros(u64::MAX),
             page: None,
             pending_auth: None,
+            token_later: false,
             moving: None,
             newcomer: None,
             refused_arrival: false,

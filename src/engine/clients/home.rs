@@ -15,10 +15,11 @@
 //! answered.
 //!
 //! Lanes have no shares. Each shard has one, for what comes from all others; it holds 64
-//! ([`crate::limits`]) and is emptied in each turn of its shard. Moves alone seldom fill it: a
-//! connection moves once, after its token was verified, and of tokens a shard verifies eight a
-//! turn, of users and addresses in rotation ([`super::token_turns`]). But a shard that has no room
-//! for new clients hands them over by the same lanes, up to 64 in each of its turns. So a lane is
+//! ([`crate::limits`]) and is emptied in each turn of its shard. Moves alone seldom fill it. A
+//! connection moves once: after its token was verified, and of tokens a shard verifies eight a
+//! turn, of users and addresses in rotation ([`super::token_turns`]); or without a user, to the
+//! shard of the session that it claims. But a shard that has no room for new clients hands them
+//! over by the same lanes, up to 64 in each of its turns. So a lane is
 //! full while its shard does not run, or has longer turns than those that send to it, or while a
 //! storm of clients overfills another shard. Then connections that move wait, and try again with
 //! each tick, in their order; a client that was to be handed over is offered to the next shard, or
@@ -79,13 +80,24 @@ pub fn places(connections_max: usize) -> usize {
 
 const CROWDED: Reject = Reject::later(
     Reason::Unavailable,
-    "the shard of this user has no room: connect again later",
+    "the shard of this user or session has no room: connect again later",
     1_000,
 );
 const OVERRUN: Reject =
     Reject::later(Reason::RateLimited, "your address has too many connections: close one", 1_000);
 
 impl Clients {
+    /// An id on this shard that no resumable session has.
+    pub(super) fn new_session_id(&self, cx: &mut Context<'_>) -> SessionId {
+        loop {
+            let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
+            let id = SessionId::new(cx.config.shard, random);
+            if self.sessions.find(&id).is_none() {
+                return id;
+            }
+        }
+    }
+
     /// Whether the user's home is another shard, to which the connection may move.
     pub fn lives_elsewhere(&self, cx: &Context<'_>, identity: &Identity) -> bool {
         cx.drain.is_none() && home_of(cx, identity) != cx.config.shard
@@ -169,8 +181,13 @@ impl Clients {
 
     fn room_for(&self, cx: &Context<'_>, conn: &Conn) -> Room {
         let max = cx.config.settings.conn.connections_max.get();
-        let (ip, all, taken) = (conn.peer.ip(), max.saturating_add(spare(max)), self.conns.len());
-        if taken >= all || self.conns.is_full() {
+        // The spare places are for users, who can be nowhere else.
+        let spare = match conn.moving.as_deref().map(|moving| &moving.cause) {
+            Some(MoveCause::Resume(_)) => 0,
+            Some(MoveCause::SignIn { .. }) | None => spare(max),
+        };
+        let (ip, all, taken) = (conn.peer.ip(), max.saturating_add(spare), self.conns.len());
+        if taken >= all || self.conns.is_full() || self.sessions.is_full() {
             Room::Crowded
         } else if self.limits.is_address_over(ip) || !self.limits.leaves_places(ip, all, taken) {
             Room::Overrun
@@ -220,8 +237,11 @@ impl Clients {
         conn.session.key = key;
         // An id names the shard that its session lives on. Requests of before it are over.
         if conn.session.id.shard() != cx.config.shard {
-            conn.session.id = new_session_id(cx);
+            let new = self.new_session_id(cx);
+            let conn = self.conns.get_mut(id).expect("just put in");
+            conn.session.begin_anew(new);
         }
+        let conn = self.conns.get_mut(id).expect("just put in");
         self.limits.count(&cx.config.snapshot.tenants, id, conn, now);
         if !conn.outbox.is_empty() {
             mark_dirty(conn, id, cx.effects);
@@ -303,12 +323,6 @@ impl Clients {
     pub fn move_again(&mut self, cx: &mut Context<'_>) {
         cx.effects.moves.append(&mut self.moves_waiting);
     }
-}
-
-/// A new session's id on this shard.
-pub(super) fn new_session_id(cx: &mut Context<'_>) -> SessionId {
-    let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
-    SessionId::new(cx.config.shard, random)
 }
 
 /// The home shard of a user.

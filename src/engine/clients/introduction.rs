@@ -17,7 +17,6 @@ use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::address_places::{OverShare, Places};
 use crate::engine::clients::conn::Conn;
-use crate::engine::clients::home::new_session_id;
 use crate::engine::clients::limits::{COME_BACK_MS, OpenRefusal};
 use crate::engine::owner::Address;
 use crate::engine::refusals::Cause;
@@ -91,7 +90,7 @@ impl Clients {
             note_limit(cx, &refusal, peer, now);
             return Err(refusal);
         }
-        let session = new_session_id(cx);
+        let session = self.new_session_id(cx);
         let mut conn = Conn::new(peer, session, self.terms.clone(), now);
         conn.client_unknown = cx.config.gateway.forwarded.from.has(peer.ip());
         self.limits.count_unauthenticated(&mut conn.limits);

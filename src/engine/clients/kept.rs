@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 
 /// Bytes of frames for which memory stays allocated while none is kept: one or two small answers,
 /// so that a client that confirms each of them costs no allocation a message.
-const STAYS_BYTES: usize = 256;
+pub const STAYS_BYTES: usize = 256;
 /// Frames for which memory stays allocated: 8 lengths are 32 bytes.
-const STAYS_ITEMS: usize = 8;
+pub const STAYS_ITEMS: usize = 8;
 
 /// The caps of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,11 +60,11 @@ impl Kept {
     /// Keeps the frame with the next offset; the oldest ones make room for it. False: it is larger
     /// than the whole window, so that neither it nor anything before it is kept.
     pub fn push(&mut self, frame: &[u8], caps: WindowCaps) -> bool {
-        self.last += 1;
         if frame.len() > caps.bytes || caps.items == 0 {
-            self.clear();
+            self.skip();
             return false;
         }
+        self.last += 1;
         while self.count() >= caps.items || self.size() + frame.len() > caps.bytes {
             self.drop_oldest();
         }
@@ -72,6 +72,12 @@ impl Kept {
         // A frame is no larger than the window, and that is at most 16 MiB.
         self.lengths.push_back(frame.len() as u32);
         true
+    }
+
+    /// Gives the next offset to a frame that is not kept: nothing before it is of use any more.
+    pub fn skip(&mut self) {
+        self.last += 1;
+        self.clear();
     }
 
     /// Drops what the client has: everything up to `offset`.

@@ -3,6 +3,7 @@
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::conn::{Conn, Phase};
+use crate::engine::clients::outbox::POOLED_BYTES_MAX;
 use crate::engine::clients::sessions::Seat;
 use crate::engine::clients::{Clients, append, mark_dirty};
 use crate::ids::{ConnId, SessionKey};
@@ -123,7 +124,7 @@ impl Clients {
         key: SessionKey,
         message: &ServerMessage<'_>,
     ) -> Delivery {
-        let caps = Self::window_caps(cx);
+        let caps = Self::window_caps(cx, self.sessions.kept_bytes);
         let Self { conns, sessions, buffers, frame, .. } = self;
         frame.clear();
         let (outbox, session) = match sessions.seat_mut(key) {
@@ -131,6 +132,9 @@ impl Clients {
                 let id = *id;
                 let Some(conn) = conns.get_mut(id) else { return Delivery::Lost };
                 let is_open = conn.phase == Phase::Open;
+                if !is_open && conn.ends_session {
+                    return Delivery::Lost;
+                }
                 if is_open {
                     mark_dirty(conn, id, cx.effects);
                 }
@@ -140,19 +144,27 @@ impl Clients {
             None => return Delivery::Lost,
         };
         let Some(resumption) = session.resumption.as_deref_mut() else { return Delivery::Lost };
+        let kept = &mut resumption.kept;
+        let (bytes, count) = (kept.size(), kept.count() as u64);
         let is_written = outbox.is_some();
-        let out = outbox.map_or(frame, |outbox| outbox.writer(buffers));
-        let begin = out.len();
-        let message = ServerMessage { offset: resumption.kept.last() + 1, ..*message };
-        match resumption.encoding {
-            Encoding::Json => json::encode(out, &message),
-            Encoding::Protobuf => protobuf::encode(out, &message),
-        }
-        let before = resumption.kept.size();
-        let is_kept = resumption.kept.push(&out[begin..], caps);
-        let after = resumption.kept.size();
-        sessions.kept_bytes = sessions.kept_bytes + after - before;
-        self.bound_kept(cx, key);
+        // The size first: what is too large is not encoded.
+        let is_kept = if !is_written && message.payload.len() > caps.bytes {
+            kept.skip();
+            false
+        } else {
+            let out = outbox.map_or(&mut *frame, |outbox| outbox.writer(buffers));
+            let begin = out.len();
+            let message = ServerMessage { offset: kept.last() + 1, ..*message };
+            match resumption.encoding {
+                Encoding::Json => json::encode(out, &message),
+                Encoding::Protobuf => protobuf::encode(out, &message),
+            }
+            kept.push(&out[begin..], caps)
+        };
+        let (bytes_now, count_now) = (kept.size(), kept.count() as u64);
+        frame.shrink_to(POOLED_BYTES_MAX);
+        sessions.frames_dropped += count + 1 - count_now;
+        sessions.kept_bytes = sessions.kept_bytes + bytes_now - bytes;
         match (is_written, is_kept) {
             (true, _) => Delivery::Written,
             (false, true) => Delivery::Kept,
@@ -265,15 +277,20 @@ impl Clients {
         if seq == 0 {
             if let Some(reason) = answer.reason {
                 self.count_reason(cx, key, reason);
-                at.inspect(|id| self.refuse_one_way(cx, *id, reason, now));
+                match at {
+                    Some(id) => self.refuse_one_way(cx, id, reason, now),
+                    None => cx.stats.inc(Counter::OneWayRefused),
+                }
             }
             return;
         }
-        // Of one that is away its own window is the bound.
+        // Of one that is away its own window is the bound: what is larger is not read either.
         let (encoding, bytes_max) = match (seat, at.and_then(|id| self.conns.get(id))) {
             (_, Some(conn)) => (Some(conn.encoding), conn.terms.outbox_bytes_max),
             (Some(Seat::Away(session)), None) => {
-                (session.resumption.as_deref().map(|kept| kept.encoding), usize::MAX)
+                let fits = answer.payload.len() <= cx.config.settings.session.kept_bytes_max;
+                let resumption = session.resumption.as_deref().filter(|_| fits);
+                (resumption.map(|resumption| resumption.encoding), usize::MAX)
             }
             (Some(Seat::At(_)) | None, None) => (None, usize::MAX),
         };

@@ -11,7 +11,7 @@
 use rand::Rng;
 
 use crate::engine::Context;
-use crate::engine::clients::conn::{Conn, Hold, MoveCause, Phase};
+use crate::engine::clients::conn::{Conn, Hold, MoveCause, PendingAuth, Phase};
 use crate::engine::clients::kept::{AckAhead, WindowCaps};
 use crate::engine::clients::resumption::{Claimed, Resumption};
 use crate::engine::clients::session::Session;
@@ -26,6 +26,10 @@ use crate::wire::{client, close};
 
 /// Sessions that end in a tick because they were away too long: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
+/// Sessions that end because one more goes away: mostly one, more after a reload.
+const CROWDED_BUDGET: usize = 100;
+/// Part of the free bytes that one window may have: with 1,000 that are full the last 1 % is free.
+const FREE_PART: usize = 8;
 
 const OFF: Reject = Reject::new(
     Reason::Unimplemented,
@@ -45,6 +49,11 @@ const TWICE: Reject = Reject::new(
 const USED: Reject = Reject::new(
     Reason::BadMessage,
     "resume names a session, and messages were sent on this connection before it: send it first",
+);
+const TOKEN_LATER: Reject = Reject::later(
+    Reason::Unavailable,
+    "the token could be neither accepted nor refused: send it again, then resume",
+    1_000,
 );
 const OFFSET_AHEAD: Reject =
     Reject::new(Reason::BadMessage, "offset: above the last one that this session was given");
@@ -150,6 +159,10 @@ impl Clients {
         if conn.session.is_used {
             return Err(USED);
         }
+        // Its user may have the session, and is only not known yet.
+        if conn.token_later {
+            return Err(TOKEN_LATER);
+        }
         let lost =
             if shown.boot.is_empty() || shown.boot == client::boot(cx.config.identity.boot_id) {
                 Lost::Unknown
@@ -248,6 +261,7 @@ impl Clients {
             }
             None => unreachable!("the caller has found it"),
         };
+        self.answer_waiting_token(cx, old);
         let [Some(conn), Some(former)] = self.conns.get_two_mut([id, old]) else {
             unreachable!("a session is on a connection that is there")
         };
@@ -261,6 +275,23 @@ impl Clients {
         cx.stats.inc(Counter::SessionTakeovers);
         let why = "the session was resumed on another connection";
         self.close(cx, old, close::RESUMED_ELSEWHERE, why, now);
+    }
+
+    /// Answers an `auth` message of a resumable session that still waits for its turn: its
+    /// connection ends, and the session goes on.
+    pub(super) fn answer_waiting_token(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.session.resumption.is_none() {
+            return;
+        }
+        if let Some(PendingAuth::Message { seq, .. }) =
+            conn.pending_auth.as_deref().filter(|_| !conn.ends_session)
+        {
+            let seq = *seq;
+            conn.pending_auth = None;
+            let Reject { reason, text, retry_after_ms, .. } = TOKEN_LATER;
+            self.tell_error(cx, id, seq, reason, text, retry_after_ms);
+        }
     }
 
     /// Tells a client that its session goes on, and what it lacks of that.
@@ -278,20 +309,17 @@ impl Clients {
         let encoding = conn.encoding;
         let resumption = conn.session.resumption.as_deref_mut().expect("it was found by that");
         let held = resumption.kept.size();
-        let outcome = if !resumption.kept.has_all_after(claimed.offset) {
-            Outcome::Gap(Gap::Overflow)
-        } else if resumption.encoding != encoding && resumption.kept.last() > claimed.offset {
-            Outcome::Gap(Gap::Encoding)
-        } else {
+        let overflowed = !resumption.kept.has_all_after(claimed.offset);
+        resumption.recode(encoding);
+        let outcome = if resumption.kept.has_all_after(claimed.offset) {
             Outcome::Resumed
+        } else if overflowed && !resumption.is_recoded_after(claimed.offset) {
+            Outcome::Gap(Gap::Overflow)
+        } else {
+            Outcome::Gap(Gap::Encoding)
         };
-        // Of another encoding nothing can be used; the client is told, or lacks nothing.
-        if resumption.encoding != encoding {
-            resumption.kept.clear();
-        }
-        resumption.encoding = encoding;
         resumption.confirm(claimed.offset).expect("it is not above the last one");
-        resumption.renew(claimed.secret, secret, claimed.offset);
+        resumption.renew(claimed.secret, secret);
         sessions.kept_bytes = sessions.kept_bytes + resumption.kept.size() - held;
         self.tell_resumed(cx, id, claimed.seq, outcome);
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -394,12 +422,7 @@ impl Clients {
     }
 
     /// Puts a session away, whose connection is gone; `heard`: when its client last sent something.
-    pub(super) fn put_away(
-        &mut self,
-        cx: &mut Context<'_>,
-        session: Box<Session>,
-        heard: Micros,
-    ) {
+    pub(super) fn put_away(&mut self, cx: &mut Context<'_>, session: Box<Session>, heard: Micros) {
         let holder = session.holder();
         self.sessions.goes_away(session, self.ticked.max(heard));
         let settings = &cx.config.settings;
@@ -407,53 +430,45 @@ impl Clients {
             items: settings.session.away_max,
             of_user: settings.limits.user.connections_max as usize,
         };
-        while let Some(key) = self.sessions.crowded_out(&holder, caps) {
+        // A lower cap of a reload is come to in steps, the rest with each tick.
+        for _ in 0..CROWDED_BUDGET {
+            let Some(key) = self.sessions.crowded_out(&holder, caps) else { return };
             cx.stats.inc(Counter::SessionsCrowdedOut);
             self.sessions.end_away(key, End::Crowded);
-        }
-    }
-
-    /// Keeps the frames of all sessions within their bytes: the one that is away longest ends.
-    /// While none is away, the window of the session at hand has to do with less.
-    pub(super) fn bound_kept(&mut self, cx: &mut Context<'_>, key: SessionKey) {
-        let most = cx.config.settings.session.kept_total_bytes_max;
-        while self.sessions.kept_bytes > most {
-            if let Some((_, longest)) = self.sessions.longest_away() {
-                cx.stats.inc(Counter::SessionsCrowdedOut);
-                self.sessions.end_away(longest, End::Crowded);
-                continue;
-            }
-            let Some(&Seat::At(id)) = self.sessions.seat(key) else { return };
-            let Some(conn) = self.conns.get_mut(id) else { return };
-            let Some(resumption) = conn.session.resumption.as_deref_mut() else { return };
-            let held = resumption.kept.size();
-            if held == 0 {
-                return;
-            }
-            resumption.kept.drop_oldest();
-            self.sessions.kept_bytes -= held - resumption.kept.size();
         }
     }
 
     /// Ends sessions that were away for too long: part of the tick.
     pub fn expire_sessions(&mut self, cx: &mut Context<'_>, now: Micros) {
         self.ticked = now;
-        let ttl_us = cx.config.settings.session.ttl_ms * 1000;
+        let settings = &cx.config.settings.session;
+        let ttl_us = settings.ttl_ms * 1000;
         for _ in 0..EXPIRE_BUDGET {
-            match self.sessions.longest_away() {
-                Some((since, key)) if now.since(since) >= ttl_us => {
-                    cx.stats.inc(Counter::SessionsExpired);
-                    self.sessions.end_away(key, End::Expired);
-                }
-                Some(_) | None => return,
-            }
+            let Some((since, key)) = self.sessions.longest_away() else { break };
+            let is_crowded = self.sessions.len().1 > settings.away_max
+                || self.sessions.kept_bytes > settings.kept_total_bytes_max;
+            let (counter, end) = match now.since(since) >= ttl_us {
+                true => (Counter::SessionsExpired, End::Expired),
+                false if is_crowded => (Counter::SessionsCrowdedOut, End::Crowded),
+                false => break,
+            };
+            cx.stats.inc(counter);
+            self.sessions.end_away(key, end);
         }
+        let dropped = std::mem::take(&mut self.sessions.frames_dropped);
+        cx.stats.add(Counter::SessionFramesDropped, dropped);
     }
 
-    /// The window of a session by the settings in force.
-    pub(super) fn window_caps(cx: &Context<'_>) -> WindowCaps {
+    /// The window of a session now: as the settings say, and no more than an eighth of the bytes
+    /// that are free for all. So the windows of many who confirm nothing leave room for those of
+    /// others, and never come to more than there is.
+    pub(super) fn window_caps(cx: &Context<'_>, kept_bytes: usize) -> WindowCaps {
         let session = &cx.config.settings.session;
-        WindowCaps { items: session.kept_items_max, bytes: session.kept_bytes_max }
+        let free = session.kept_total_bytes_max.saturating_sub(kept_bytes);
+        WindowCaps {
+            items: session.kept_items_max,
+            bytes: session.kept_bytes_max.min(free / FREE_PART),
+        }
     }
 }
 

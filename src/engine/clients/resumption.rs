@@ -28,6 +28,9 @@ pub struct Resumption {
     former: Option<SessionSecret>,
     /// Offset whose ack shows that: nobody could know of it before the present secret was told.
     shown_by: u64,
+    /// The last offset of frames that were dropped because they were in another encoding. Their
+    /// client may not have read that they were: it is told when it comes back once more.
+    recoded: u64,
     /// The frames.
     pub kept: Kept,
 }
@@ -35,7 +38,7 @@ pub struct Resumption {
 impl Resumption {
     /// A session that nothing was sent to yet.
     pub fn new(encoding: Encoding, secret: SessionSecret) -> Self {
-        Self { encoding, secret, former: None, shown_by: 0, kept: Kept::default() }
+        Self { encoding, secret, former: None, shown_by: 0, recoded: 0, kept: Kept::default() }
     }
 
     /// Whether a client that shows `secret` may resume the session.
@@ -45,14 +48,26 @@ impl Resumption {
     }
 
     /// Replaces the secret by `secret`. The one with which the session was resumed stays good until
-    /// the client confirms a frame that it can only have got behind the new one: of those that
-    /// it lacks, which has `position` itself, the last; else the next one. An older number proves
-    /// nothing, as a client may have sent it before.
-    pub fn renew(&mut self, shown: SessionSecret, secret: SessionSecret, position: u64) {
+    /// the client confirms the next frame: it can only have got that behind the new secret. An
+    /// older number proves nothing, as a client may have sent it before.
+    pub fn renew(&mut self, shown: SessionSecret, secret: SessionSecret) {
         self.former = Some(shown);
         self.secret = secret;
-        let last = self.kept.last();
-        self.shown_by = if position < last { last } else { last + 1 };
+        self.shown_by = self.kept.last() + 1;
+    }
+
+    /// Goes on in `encoding`: of frames in another one nothing can be used.
+    pub fn recode(&mut self, encoding: Encoding) {
+        if self.encoding != encoding && self.kept.count() > 0 {
+            self.recoded = self.kept.last();
+            self.kept.clear();
+        }
+        self.encoding = encoding;
+    }
+
+    /// Whether frames above `offset` were dropped because of their encoding.
+    pub fn is_recoded_after(&self, offset: u64) -> bool {
+        offset < self.recoded
     }
 
     /// Takes note that the client has everything up to `offset`.
@@ -101,18 +116,19 @@ mod tests {
     #[test]
     fn the_former_secret_is_good_until_the_client_confirms_what_came_behind_the_new_one() {
         let mut resumption = with(3);
-        resumption.renew(secret(1), secret(2), 1);
+        resumption.renew(secret(1), secret(2));
         assert!(resumption.accepts(secret(1)) && resumption.accepts(secret(2)));
-        resumption.confirm(2).expect("given");
-        assert!(resumption.accepts(secret(1)), "it may have read only a part");
         resumption.confirm(3).expect("given");
+        assert!(resumption.accepts(secret(1)), "its old connection may have brought them");
+        assert!(resumption.kept.push(b"frame", CAPS));
+        resumption.confirm(4).expect("given");
         assert!(!resumption.accepts(secret(1)) && resumption.accepts(secret(2)));
     }
 
     #[test]
     fn an_ack_that_was_sent_along_with_the_resume_confirms_no_secret() {
         let mut resumption = with(3);
-        resumption.renew(secret(1), secret(2), 3);
+        resumption.renew(secret(1), secret(2));
         resumption.confirm(3).expect("given");
         assert!(resumption.accepts(secret(1)), "it knew that number before");
         assert!(resumption.kept.push(b"frame", CAPS));
@@ -123,8 +139,8 @@ mod tests {
     #[test]
     fn a_secret_that_was_lost_on_its_way_is_replaced_and_never_good_again() {
         let mut resumption = with(1);
-        resumption.renew(secret(1), secret(2), 1);
-        resumption.renew(secret(1), secret(3), 1);
+        resumption.renew(secret(1), secret(2));
+        resumption.renew(secret(1), secret(3));
         assert!(!resumption.accepts(secret(2)));
         assert!(resumption.accepts(secret(1)) && resumption.accepts(secret(3)));
     }

@@ -67,11 +67,24 @@ impl Session {
         }
     }
 
-    /// Makes it a user's.
-    pub fn sign_in(&mut self, identity: Identity) {
-        if self.user().is_none() && !self.is_at_rest() {
+    /// Gives it another id, by which its messages are routed from now on.
+    pub fn begin_anew(&mut self, id: SessionId) {
+        self.note_before();
+        self.id = id;
+        self.sender = Sender::of_session(id.as_str());
+        self.owner.principal = Principal::Session(id);
+    }
+
+    /// Remembers how the messages under way were routed, so that those after them keep their order.
+    fn note_before(&mut self) {
+        if self.user().is_none() && self.before.is_none() && !self.is_at_rest() {
             self.before = Some(Box::new(self.sender));
         }
+    }
+
+    /// Makes it a user's.
+    pub fn sign_in(&mut self, identity: Identity) {
+        self.note_before();
         let tenant = tenant_of(&identity);
         self.sender = self.sender.signed_in(tenant, &identity.user);
         self.owner.tenant = tenant;

@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
 
+use crate::engine::clients::kept;
 use crate::engine::clients::session::Session;
 use crate::engine::owner::{Holder, Party};
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
@@ -26,17 +27,20 @@ use crate::message::Micros;
 /// each where their table is half empty, 2.3 MiB. A storm of 15,000 that come back too late is told
 /// the truth.
 const ENDED_MAX: usize = 16_384;
-/// Sessions that a user may have away if nothing says how many it may have connected: some devices
-/// and tabs of one person.
-const AWAY_OF_USER: usize = 16;
-/// Part of `session.away_max` that the sessions of one address may have that have not signed in: a
-/// half, as a carrier may have many clients behind one address.
-const ADDRESS_PART: usize = 2;
+/// Part of `session.away_max` that the sessions of one user may have, of whom nothing says how many
+/// it may have connected, or those of one address that have not signed in: a half, as a carrier may
+/// have many clients behind one address, and a program many connections of one user.
+const PARTY_PART: usize = 2;
 
+/// Bytes of a session's seat.
+pub const SEAT_BYTES: usize = Slab::<SessionKey, Seat>::SLOT_BYTES;
+/// Bytes of the tables for a resumable session, and of its window while that is empty.
+pub const RESUMABLE_BYTES: usize =
+    2 * (size_of::<(SessionId, SessionKey)>() + 1) + kept::STAYS_BYTES + 4 * kept::STAYS_ITEMS;
 /// Bytes of the tables for a session that is away, beside the session itself: its seat, its name (a
 /// hash table is half empty at worst), and its places in two orders (a B-tree's nodes are 6/11
 /// full or more).
-pub const AWAY_BYTES: usize = Slab::<SessionKey, Seat>::SLOT_BYTES
+pub const AWAY_BYTES: usize = SEAT_BYTES
     + 2 * (size_of::<(SessionId, SessionKey)>() + 1)
     + 2 * (size_of::<(Micros, SessionKey)>() + size_of::<(PartyName, Micros, SessionKey)>())
     + 2 * (size_of::<(Holder, u32)>() + 1);
@@ -110,6 +114,8 @@ pub struct Sessions {
     ended_order: VecDeque<SessionId>,
     /// Bytes of all frames that are kept.
     pub kept_bytes: usize,
+    /// Frames that were dropped before their clients confirmed them, and are not counted yet.
+    pub frames_dropped: u64,
 }
 
 impl Default for Sessions {
@@ -123,6 +129,7 @@ impl Default for Sessions {
             ended: HashMap::new(),
             ended_order: VecDeque::new(),
             kept_bytes: 0,
+            frames_dropped: 0,
         }
     }
 }
@@ -182,6 +189,11 @@ impl Sessions {
         (self.names.len(), self.away.len())
     }
 
+    /// Whether there is no seat for one more session.
+    pub fn is_full(&self) -> bool {
+        self.seats.is_full()
+    }
+
     /// Sessions with a seat.
     pub fn seats(&self) -> usize {
         self.seats.len()
@@ -222,6 +234,7 @@ impl Sessions {
     pub fn forget(&mut self, session: &Session, why: End) {
         let Some(resumption) = session.resumption.as_deref() else { return };
         self.kept_bytes -= resumption.kept.size();
+        self.frames_dropped += resumption.kept.count() as u64;
         self.names.remove(&session.id);
         if self.ended_order.len() >= ENDED_MAX
             && let Some(oldest) = self.ended_order.pop_front()
@@ -233,14 +246,16 @@ impl Sessions {
     }
 
     /// The session that is to end for want of room: of the party of `holder` if that has more away
-    /// than its part, else of all, if they are more than `caps` allow.
+    /// than its part or than places are free, else of all, if they are more than `caps` allow.
     pub fn crowded_out(&self, holder: &Holder, caps: AwayCaps) -> Option<SessionKey> {
         let party = party_name(holder);
         let most = match holder.party {
-            Party::User(_) if caps.of_user == 0 => AWAY_OF_USER,
-            Party::User(_) => caps.of_user,
-            Party::Address(_) => caps.items.div_ceil(ADDRESS_PART),
+            Party::User(_) if caps.of_user > 0 => caps.of_user,
+            Party::User(_) | Party::Address(_) => caps.items.div_ceil(PARTY_PART),
         };
+        // No more than what is free: so a few parties with many leave places to others.
+        let free = caps.items.saturating_sub(self.away.len());
+        let most = most.min(free.max(1));
         if self.counts.get(&party).is_some_and(|count| *count as usize > most) {
             let first = (party, Micros(0), SessionKey(0));
             return self.away_of.range(first..).next().map(|(_, _, key)| *key);

@@ -10,7 +10,6 @@ use crate::auth::{
 use crate::config::settings::AuthSettings;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, MoveCause, Moving, PendingAuth, Phase, Token};
-use crate::engine::clients::home::new_session_id;
 use crate::engine::clients::limits::{CountedUser, NotCounted};
 use crate::engine::clients::session::tenant_of;
 use crate::engine::clients::sessions::End;
@@ -292,6 +291,7 @@ impl Clients {
                 self.refuse_token(cx, id, seq, Reason::Unauthenticated, &why, now);
             }
             Verified::Later => {
+                self.conns.get_mut(id).expect("the caller has it").token_later = true;
                 let Reject { reason, text, retry_after_ms, .. } = TOKEN_LATER;
                 self.tell_error(cx, id, seq, reason, text, retry_after_ms);
             }
@@ -392,7 +392,7 @@ impl Clients {
     /// Gives a client that signs in by a message a session of its own: what was known of the one
     /// before is worth nothing any more (session fixation). The order of its messages holds.
     fn begin_session(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        let new = new_session_id(cx);
+        let new = self.new_session_id(cx);
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.session.user().is_some() {
             return;
@@ -402,7 +402,7 @@ impl Clients {
             cx.stats.inc(Counter::SessionsEnded);
         }
         conn.session.resumption = None;
-        conn.session.id = new;
+        conn.session.begin_anew(new);
     }
 
     /// Makes the connection one of a user that is counted, and tells the client.
@@ -423,6 +423,7 @@ impl Clients {
         };
         let payload = client::payload(conn.encoding, &ok);
         conn.session.sign_in(identity);
+        conn.token_later = false;
         conn.auth_by = Micros(u64::MAX);
         conn.page = None;
         self.limits.enter(id, &mut conn.limits, counted);
@@ -442,6 +443,7 @@ impl Clients {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         if !self.sign_in.turns.wait(id, conn.session.holder().party) {
             cx.stats.inc(Counter::AuthWaitRefused);
+            conn.token_later = true;
             return Err(TOO_MANY_TOKENS);
         }
         conn.pending_auth = Some(Box::new(pending));

@@ -67,7 +67,7 @@ fn engine() -> Engine {
         auth: None,
         boot_id: 1,
         unix_at_boot_us: 0,
-        seed: 1,
+        seed: [1; 32],
     })
 }
 

@@ -100,7 +100,7 @@ impl Rig {
             auth: None,
             boot_id: 1,
             unix_at_boot_us: 0,
-            seed: 1,
+            seed: [1; 32],
         });
         Self { engine, now: Micros(1_000_000) }
     }

@@ -124,7 +124,7 @@ pub(in crate::engine) fn engine(published: ShardConfig, shard: u16, shards: u16)
         auth,
         boot_id: 1,
         unix_at_boot_us: START_S * 1_000_000,
-        seed: u64::from(shard),
+        seed: [shard as u8; 32],
     })
 }
 
