@@ -173,7 +173,7 @@ impl Clients {
     /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are
     /// kept, if its session can be resumed, else counted as undeliverable.
     pub fn remove(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        self.answer_waiting_token(cx, id);
+        self.answer_waiting_token(cx, id, self.ticked);
         let Some(mut conn) = self.conns.remove(id) else { return };
         let stays = self.release_session(cx, &conn);
         cx.stats.inc(Counter::Closed);

@@ -261,7 +261,7 @@ impl Clients {
             }
             None => unreachable!("the caller has found it"),
         };
-        self.answer_waiting_token(cx, old);
+        self.answer_waiting_token(cx, old, now);
         let [Some(conn), Some(former)] = self.conns.get_two_mut([id, old]) else {
             unreachable!("a session is on a connection that is there")
         };
@@ -269,6 +269,7 @@ impl Clients {
         conn.session.continue_for(&former.session);
         // What it waited for is the session's, and the client's Close is still to be read.
         former.release(Hold::Unanswered, old, now, &mut cx.effects.resumed);
+        former.release_outbox(old, now, &mut cx.effects.resumed);
         let (taken, left) = (conn.session.key, former.session.key);
         self.sessions.change_seat(taken, id);
         self.sessions.change_seat(left, old);
@@ -279,7 +280,7 @@ impl Clients {
 
     /// Answers an `auth` message of a resumable session that still waits for its turn: its
     /// connection ends, and the session goes on.
-    pub(super) fn answer_waiting_token(&mut self, cx: &mut Context<'_>, id: ConnId) {
+    pub(super) fn answer_waiting_token(&mut self, cx: &mut Context<'_>, id: ConnId, now: Micros) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.session.resumption.is_none() {
             return;
@@ -289,6 +290,7 @@ impl Clients {
         {
             let seq = *seq;
             conn.pending_auth = None;
+            conn.release(Hold::Token, id, now, &mut cx.effects.resumed);
             let Reject { reason, text, retry_after_ms, .. } = TOKEN_LATER;
             self.tell_error(cx, id, seq, reason, text, retry_after_ms);
         }

@@ -2,6 +2,7 @@
 //! nothing.
 
 mod bounds;
+mod leaving;
 
 use bytes::{Buf, Bytes};
 use prost::Message as _;
