@@ -256,6 +256,8 @@ fn relations_between_keys_are_checked() {
         ("[conn]\noutbox_bytes_max = 65536", "must be above message_bytes_max 65536"),
         ("[conn]\nunanswered_bytes_max = 65535", "must be at least message_bytes_max 65536"),
         ("[conn]\nsend_buffer_bytes = 2000000", "the kernel would hold more"),
+        ("[session]\nkept_bytes_max = 4000000", "must be at most 3 times outbox_bytes_max 1048576"),
+        ("[session]\nkept_total_bytes_max = 65536\nkept_bytes_max = 65537", "of all sessions"),
         ("[retry]\ndelay_ms = 1001", "must not be above delay_max_ms 1000"),
         ("[dedup]\nbytes_max = 65536\nreply_bytes_max = 65537", "which holds all of them"),
         ("[backend]\nbackoff_ms = 20000\nbackoff_max_ms = 10000", "must not be above backoff_max"),

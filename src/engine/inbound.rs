@@ -21,7 +21,8 @@ const LATE_BYTES_DECODED_MAX: usize = READ_SCRATCH_BYTES;
 /// Bytes after our last word after which the connection is closed: more than a kernel holds for one
 /// by default (net.ipv4.tcp_rmem, 6 MiB), so that they were not all on the way before it came.
 const LATE_BYTES_MAX: usize = 8 << 20;
-const ACK_AHEAD: &str = "ack: above the last offset that this session was given";
+const ACK_AHEAD: &str =
+    "ack: above the last offset that this session was given: confirm what came, and nothing else";
 const SEQ_FELL: &str = "seq: a number above that of every earlier message is wanted";
 
 impl Engine {

@@ -25,13 +25,12 @@
 //! each tick, in their order; a client that was to be handed over is offered to the next shard, or
 //! refused.
 
-use rand::Rng;
+use rand::RngExt;
 
 use crate::auth::Identity;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Conn, Hold, MoveCause, Moving, Phase};
 use crate::engine::clients::session::user_hash;
-use crate::engine::clients::sessions::End;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::{ConnId, SessionId, ShardId, home_shard};
 use crate::message::{Micros, Reason, Reject};
@@ -90,8 +89,7 @@ impl Clients {
     /// An id on this shard that no resumable session has.
     pub(super) fn new_session_id(&self, cx: &mut Context<'_>) -> SessionId {
         loop {
-            let random = u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64());
-            let id = SessionId::new(cx.config.shard, random);
+            let id = SessionId::new(cx.config.shard, cx.rng.random());
             if self.sessions.find(&id).is_none() {
                 return id;
             }
@@ -128,11 +126,7 @@ impl Clients {
         self.limits.release(id, &mut conn.limits);
         debug_assert!(conn.session.is_at_rest());
         // What its client wants on another shard is another session.
-        if conn.session.resumption.is_some() {
-            self.sessions.forget(&conn.session, End::Left);
-            conn.session.resumption = None;
-            cx.stats.inc(Counter::SessionsEnded);
-        }
+        self.sessions.end_resumption(cx.stats, &mut conn.session);
         self.sessions.stand_up(conn.session.key);
         self.upgraded -= u64::from(conn.upgraded);
         cx.stats.inc(Counter::MovedOut);
@@ -231,16 +225,11 @@ impl Clients {
         self.outbox_bytes_high = self.outbox_bytes_high.max(conn.terms.outbox_bytes_max);
         self.upgraded += u64::from(conn.upgraded);
         conn.dirty = false;
-        let id = self.conns.insert(*conn);
-        let key = self.sessions.sit(id);
-        let conn = self.conns.get_mut(id).expect("just put in");
-        conn.session.key = key;
         // An id names the shard that its session lives on. Requests of before it are over.
         if conn.session.id.shard() != cx.config.shard {
-            let new = self.new_session_id(cx);
-            let conn = self.conns.get_mut(id).expect("just put in");
-            conn.session.begin_anew(new);
+            conn.session.begin_anew(self.new_session_id(cx));
         }
+        let id = self.put(*conn);
         let conn = self.conns.get_mut(id).expect("just put in");
         self.limits.count(&cx.config.snapshot.tenants, id, conn, now);
         if !conn.outbox.is_empty() {

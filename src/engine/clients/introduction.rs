@@ -94,10 +94,7 @@ impl Clients {
         let mut conn = Conn::new(peer, session, self.terms.clone(), now);
         conn.client_unknown = cx.config.gateway.forwarded.from.has(peer.ip());
         self.limits.count_unauthenticated(&mut conn.limits);
-        let id = self.conns.insert(conn);
-        let key = self.sessions.sit(id);
-        self.conns.get_mut(id).expect("just put in").session.key = key;
-        Ok(id)
+        Ok(self.put(conn))
     }
 
     /// Gives a connection the address that a balancer told: the client's, or that of a proxy that

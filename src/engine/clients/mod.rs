@@ -170,12 +170,20 @@ impl Clients {
         Some((conn.peer, count))
     }
 
+    /// Puts a connection into the slab, and its session on a seat.
+    fn put(&mut self, conn: Conn) -> ConnId {
+        let id = self.conns.insert(conn);
+        let key = self.sessions.sit(id);
+        self.conns.get_mut(id).expect("just put in").session.key = key;
+        id
+    }
+
     /// Forgets a connection whose socket is gone. Its messages under way run on; their answers are
     /// kept, if its session can be resumed, else counted as undeliverable.
     pub fn remove(&mut self, cx: &mut Context<'_>, id: ConnId) {
         self.answer_waiting_token(cx, id, self.ticked);
         let Some(mut conn) = self.conns.remove(id) else { return };
-        let stays = self.release_session(cx, &conn);
+        let stays = self.release_session(cx, &mut conn);
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
         self.limits.release(id, &mut conn.limits);

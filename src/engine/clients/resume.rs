@@ -8,7 +8,7 @@
 //!
 //! A wrong id, secret or user touches nothing but the connection that shows it.
 
-use rand::Rng;
+use rand::RngExt;
 
 use crate::engine::Context;
 use crate::engine::clients::conn::{Conn, Hold, MoveCause, PendingAuth, Phase};
@@ -16,6 +16,7 @@ use crate::engine::clients::kept::{AckAhead, WindowCaps};
 use crate::engine::clients::resumption::{Claimed, Resumption};
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::{AwayCaps, End, Seat};
+use crate::engine::clients::sign_in::TOKEN_LATER;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::engine::refusals::Cause;
 use crate::engine::source::Source;
@@ -50,13 +51,15 @@ const USED: Reject = Reject::new(
     Reason::BadMessage,
     "resume names a session, and messages were sent on this connection before it: send it first",
 );
-const TOKEN_LATER: Reject = Reject::later(
+const USER_NOT_KNOWN: Reject = Reject::later(
     Reason::Unavailable,
     "the token could be neither accepted nor refused: send it again, then resume",
     1_000,
 );
-const OFFSET_AHEAD: Reject =
-    Reject::new(Reason::BadMessage, "offset: above the last one that this session was given");
+const OFFSET_AHEAD: Reject = Reject::new(
+    Reason::BadMessage,
+    "offset: above the last one that this session was given: send the last one that came, or 0",
+);
 
 /// The outcome of resuming that the client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,7 +164,7 @@ impl Clients {
         }
         // Its user may have the session, and is only not known yet.
         if conn.token_later {
-            return Err(TOKEN_LATER);
+            return Err(USER_NOT_KNOWN);
         }
         let lost =
             if shown.boot.is_empty() || shown.boot == client::boot(cx.config.identity.boot_id) {
@@ -311,8 +314,9 @@ impl Clients {
         let encoding = conn.encoding;
         let resumption = conn.session.resumption.as_deref_mut().expect("it was found by that");
         let held = resumption.kept.size();
+        resumption.confirm(claimed.offset).expect("it is not above the last one");
         let overflowed = !resumption.kept.has_all_after(claimed.offset);
-        resumption.recode(encoding);
+        sessions.frames_dropped += resumption.recode(encoding) as u64;
         let outcome = if resumption.kept.has_all_after(claimed.offset) {
             Outcome::Resumed
         } else if overflowed && !resumption.is_recoded_after(claimed.offset) {
@@ -320,7 +324,6 @@ impl Clients {
         } else {
             Outcome::Gap(Gap::Encoding)
         };
-        resumption.confirm(claimed.offset).expect("it is not above the last one");
         resumption.renew(claimed.secret, secret);
         sessions.kept_bytes = sessions.kept_bytes + resumption.kept.size() - held;
         self.tell_resumed(cx, id, claimed.seq, outcome);
@@ -410,17 +413,14 @@ impl Clients {
     }
 
     /// Ends the session of a connection that is gone, or keeps it for its client to come back.
-    pub(super) fn release_session(&mut self, cx: &mut Context<'_>, conn: &Conn) -> bool {
-        let stays = conn.session.resumption.is_some() && !conn.ends_session;
-        if !stays || cx.config.settings.session.ttl_ms == 0 || cx.drain.is_some() {
+    pub(super) fn release_session(&mut self, cx: &mut Context<'_>, conn: &mut Conn) -> bool {
+        let is_kept = cx.config.settings.session.ttl_ms > 0 && cx.drain.is_none();
+        let stays = conn.session.resumption.is_some() && !conn.ends_session && is_kept;
+        if !stays {
             self.sessions.stand_up(conn.session.key);
-            if conn.session.resumption.is_some() {
-                self.sessions.forget(&conn.session, End::Left);
-                cx.stats.inc(Counter::SessionsEnded);
-            }
-            return false;
+            self.sessions.end_resumption(cx.stats, &mut conn.session);
         }
-        true
+        stays
     }
 
     /// Puts a session away, whose connection is gone; `heard`: when its client last sent something.
@@ -475,7 +475,7 @@ impl Clients {
 }
 
 fn new_secret(cx: &mut Context<'_>) -> SessionSecret {
-    SessionSecret::new(u128::from(cx.rng.next_u64()) << 64 | u128::from(cx.rng.next_u64()))
+    SessionSecret::new(cx.rng.random())
 }
 
 #[cfg(test)]

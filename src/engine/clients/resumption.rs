@@ -56,13 +56,16 @@ impl Resumption {
         self.shown_by = self.kept.last() + 1;
     }
 
-    /// Goes on in `encoding`: of frames in another one nothing can be used.
-    pub fn recode(&mut self, encoding: Encoding) {
-        if self.encoding != encoding && self.kept.count() > 0 {
+    /// Goes on in `encoding`: of frames in another one nothing can be used. Returns how many are
+    /// dropped.
+    pub fn recode(&mut self, encoding: Encoding) -> usize {
+        let dropped = if self.encoding == encoding { 0 } else { self.kept.count() };
+        if dropped > 0 {
             self.recoded = self.kept.last();
             self.kept.clear();
         }
         self.encoding = encoding;
+        dropped
     }
 
     /// Whether frames above `offset` were dropped because of their encoding.

@@ -18,10 +18,12 @@ use hashbrown::HashMap;
 
 use crate::engine::clients::kept;
 use crate::engine::clients::session::Session;
-use crate::engine::owner::{Holder, Party};
+use crate::engine::owner::{Address, Holder, Party};
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
+use crate::engine::stats::Stats;
 use crate::ids::{ConnId, SessionId, SessionKey, SessionSecret};
 use crate::message::Micros;
+use crate::stats::Counter;
 
 /// Ended sessions that are remembered, so that a client that comes back late is told why: 146 bytes
 /// each where their table is half empty, 2.3 MiB. A storm of 15,000 that come back too late is told
@@ -79,7 +81,6 @@ struct Ended {
 type PartyName = (u64, bool, [u8; 8]);
 
 fn party_name(holder: &Holder) -> PartyName {
-    use crate::engine::owner::Address;
     let (is_user, name) = match holder.party {
         Party::User(user) => (true, user.to_be_bytes()),
         Party::Address(Address::V6(network)) => (false, network),
@@ -167,11 +168,6 @@ impl Sessions {
         self.names.insert(session.id, session.key);
     }
 
-    /// Whether a session has this id.
-    pub fn is_named(&self, id: &SessionId) -> bool {
-        self.names.contains_key(id)
-    }
-
     /// The resumable session with this id.
     pub fn find(&self, id: &SessionId) -> Option<SessionKey> {
         self.names.get(id).copied()
@@ -243,6 +239,15 @@ impl Sessions {
         }
         self.ended_order.push_back(session.id);
         self.ended.insert(session.id, Ended { secrets: resumption.secrets(), why });
+    }
+
+    /// Makes a session one that cannot be resumed any more, as its client left it, if it can.
+    pub(crate) fn end_resumption(&mut self, stats: &mut Stats, session: &mut Session) {
+        if session.resumption.is_some() {
+            self.forget(session, End::Left);
+            session.resumption = None;
+            stats.inc(Counter::SessionsEnded);
+        }
     }
 
     /// The session that is to end for want of room: of the party of `holder` if that has more away

@@ -12,7 +12,6 @@ use crate::engine::Context;
 use crate::engine::clients::conn::{Hold, MoveCause, Moving, PendingAuth, Phase, Token};
 use crate::engine::clients::limits::{CountedUser, NotCounted};
 use crate::engine::clients::session::tenant_of;
-use crate::engine::clients::sessions::End;
 use crate::engine::clients::token_turns::TokenTurns;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::engine::refusals::Cause;
@@ -95,7 +94,7 @@ pub(crate) enum UpgradeDecision {
     Refused(u16, String, u32),
 }
 
-const TOKEN_LATER: Reject = Reject::later(
+pub(super) const TOKEN_LATER: Reject = Reject::later(
     Reason::Unavailable,
     "the gateway can neither accept nor refuse the token at the moment: send it again",
     1_000,
@@ -397,11 +396,7 @@ impl Clients {
         if conn.session.user().is_some() {
             return;
         }
-        if conn.session.resumption.is_some() {
-            self.sessions.forget(&conn.session, End::Left);
-            cx.stats.inc(Counter::SessionsEnded);
-        }
-        conn.session.resumption = None;
+        self.sessions.end_resumption(cx.stats, &mut conn.session);
         conn.session.begin_anew(new);
     }
 

@@ -101,10 +101,34 @@ impl Rig {
         ticket(&told)
     }
 
+    /// A connection on which `user` has signed in.
+    fn signs_in(&mut self, user: &str) -> ConnId {
+        let id = self.open();
+        self.sends(id, auth(1, &token(user)));
+        assert_eq!(self.told(id)[0]["type"], "auth_ok");
+        id
+    }
+
+    /// The same, with a session that can be resumed.
+    fn opts_in_as(&mut self, user: &str) -> (ConnId, Ticket) {
+        let id = self.signs_in(user);
+        self.says(id, r#"{"type":"resume","seq":2}"#);
+        let resumed = ticket(&self.told(id)[0]);
+        (id, resumed)
+    }
+
+    /// Resumes as `user` on a new connection: that one, and everything that it is told.
+    fn resumes_as(&mut self, user: &str, ticket: &Ticket, offset: u64) -> (ConnId, Vec<Value>) {
+        let id = self.signs_in(user);
+        self.says(id, &resume(2, ticket, offset));
+        let told = self.told(id);
+        (id, told)
+    }
+
     /// Resumes on a new connection: that one, and everything that it is told.
     fn resumes(&mut self, ticket: &Ticket, offset: u64) -> (ConnId, Vec<Value>) {
         let id = self.open();
-        self.says(id, &resume(ticket, offset));
+        self.says(id, &resume(1, ticket, offset));
         let told = self.told(id);
         (id, told)
     }
@@ -138,9 +162,9 @@ impl Rig {
     }
 }
 
-fn resume(Ticket { session, secret }: &Ticket, offset: u64) -> String {
+fn resume(seq: u64, Ticket { session, secret }: &Ticket, offset: u64) -> String {
     let payload = format!(r#"{{"session":"{session}","secret":"{secret}","offset":{offset}}}"#);
-    format!(r#"{{"type":"resume","seq":1,"payload":{payload}}}"#)
+    format!(r#"{{"type":"resume","seq":{seq},"payload":{payload}}}"#)
 }
 
 fn ticket(resumed: &Value) -> Ticket {
@@ -270,11 +294,7 @@ fn who_does_not_ask_gets_no_offsets_and_its_session_ends_with_its_connection() {
 #[test]
 fn a_wrong_secret_or_user_or_id_touches_nothing() {
     let mut rig = Rig::one();
-    let id = rig.open();
-    rig.sends(id, auth(1, &token("ann")));
-    rig.told(id);
-    rig.says(id, r#"{"type":"resume","seq":2}"#);
-    let right = ticket(&rig.told(id)[0]);
+    let (id, right) = rig.opts_in_as("ann");
     let other = |text: &str| text.chars().rev().collect::<String>();
     let wrong_secret = Ticket { secret: other(&right.secret), ..right.clone() };
     let wrong_id = Ticket { session: "00zzzzzzzzzzzzzz".into(), ..right.clone() };
@@ -286,13 +306,10 @@ fn a_wrong_secret_or_user_or_id_touches_nothing() {
         (Some("bob"), &right),
         (None, &right),
     ] {
-        let attempt = rig.open();
-        if let Some(user) = user {
-            rig.sends(attempt, auth(1, &token(user)));
-            rig.told(attempt);
-        }
-        rig.says(attempt, &resume(shown, 0).replace("\"seq\":1", "\"seq\":2"));
-        let told = rig.told(attempt);
+        let (attempt, told) = match user {
+            Some(user) => rig.resumes_as(user, shown, 0),
+            None => rig.resumes(shown, 0),
+        };
         is(&told, "lost", "UNKNOWN", &[]);
         // A usable connection, with a session of its own.
         assert_ne!(told[0]["payload"]["session"], right.session);
@@ -301,11 +318,7 @@ fn a_wrong_secret_or_user_or_id_touches_nothing() {
     }
     rig.says(id, r#"{"msg_id":9000,"seq":3}"#);
     assert_eq!(rig.told(id)[0]["offset"], 1, "the session is where it was");
-    let ours = rig.open();
-    rig.sends(ours, auth(1, &token("ann")));
-    rig.told(ours);
-    rig.says(ours, &resume(&right, 0).replace("\"seq\":1", "\"seq\":2"));
-    is(&rig.told(ours), "resumed", "", &[1]);
+    is(&rig.resumes_as("ann", &right, 0).1, "resumed", "", &[1]);
 }
 
 #[test]
@@ -382,11 +395,7 @@ fn a_page_that_goes_away_a_cut_and_an_expired_token_leave_the_session_there() {
         is(&rig.resumes(&before, 0).1, "resumed", "", &[]);
     }
     let mut rig = Rig::one();
-    let id = rig.open();
-    rig.sends(id, auth(1, &token("ann")));
-    rig.told(id);
-    rig.says(id, r#"{"type":"resume","seq":2}"#);
-    rig.told(id);
+    let (id, _) = rig.opts_in_as("ann");
     rig.now = rig.now.plus_ms(700_000);
     (0..100).for_each(|_| rig.tick());
     assert_eq!(rig.told(id), [Value::from(close::TOKEN_EXPIRED)]);
@@ -454,12 +463,12 @@ fn acks_and_offsets_above_the_last_one_and_a_second_resume_are_bad_messages() {
     assert_eq!(told[0]["reason"], "BAD_MESSAGE", "{told:?}");
     assert!(told[0]["message"].as_str().is_some_and(|text| text.starts_with("offset")));
     // The connection can still resume it.
-    rig.says(other, &resume(&before, 3).replace("\"seq\":1", "\"seq\":2"));
+    rig.says(other, &resume(2, &before, 3));
     is(&rig.told(other), "resumed", "", &[]);
     let used = rig.open();
     rig.says(used, ECHO[0]);
     rig.told(used);
-    rig.says(used, &resume(&before, 3).replace("\"seq\":1", "\"seq\":3"));
+    rig.says(used, &resume(3, &before, 3));
     let told = rig.told(used);
     assert_eq!(told[0]["reason"], "BAD_MESSAGE", "{told:?}");
 }
@@ -490,7 +499,7 @@ fn a_session_without_a_user_is_resumed_on_the_shard_that_its_id_names() {
     rig.says(id, ECHO[0]);
     rig.breaks(id);
     let other = rig.open_on(1);
-    rig.shards[1].on_bytes(other, &mut frame(&resume(&before, 0)), rig.now);
+    rig.shards[1].on_bytes(other, &mut frame(&resume(1, &before, 0)), rig.now);
     rig.shards[1].end_turn(rig.now);
     assert_eq!(std::mem::take(&mut rig.shards[1].effects.moves), [other]);
     let (home, departed) = rig.shards[1].depart(other).expect("it moves");
@@ -571,5 +580,8 @@ fn another_encoding_goes_on_with_the_session_and_tells_a_gap_if_it_lacks_anythin
         // That was lost on its way: what is missing is so for the same reason.
         let reason = if expected == "gap" { "ENCODING" } else { "" };
         is(&rig.resumes(&before, offset).1, expected, reason, &[]);
+        rig.tick();
+        let dropped = u64::from(expected == "gap");
+        assert_eq!(rig.counted(Counter::SessionFramesDropped), dropped, "what it lacks, once");
     }
 }

@@ -7,8 +7,8 @@ use super::{Backlog, Entry, Look, TOGETHER_US_MAX};
 use crate::ids::OwnerKey;
 
 /// Most messages of an owner that one call takes in a row: as many as a client may have without an
-/// answer by default. Answers that come in one call are one write to their client, and a message
-/// costs less than half as much then.
+/// answer by default. Answers that come in one call are one write to their client; what that saves
+/// stands in perf/NOTES.md.
 pub(super) const RUN: usize = 32;
 /// Time in the order by which the last message of a run may be less urgent than the first: 5 ms,
 /// the delay of the class high, so that a run holds up no class for longer than that.

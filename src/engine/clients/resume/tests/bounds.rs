@@ -9,31 +9,21 @@ fn sessions_away_are_bounded_and_the_one_away_longest_ends_first() {
     for n in 0..6 {
         rig.now = rig.now.plus_ms(10);
         rig.tick();
-        let id = rig.open();
-        rig.sends(id, auth(1, &token(&format!("user{n}"))));
-        rig.told(id);
-        rig.says(id, r#"{"type":"resume","seq":2}"#);
-        tickets.push(ticket(&rig.told(id)[0]));
+        let (id, resumable) = rig.opts_in_as(&format!("user{n}"));
+        tickets.push(resumable);
         rig.breaks(id);
     }
     assert_eq!((rig.away(), rig.counted(Counter::SessionsCrowdedOut)), (4, 2));
     for (n, expected) in [(1, "lost"), (2, "resumed")] {
-        let id = rig.open();
-        rig.sends(id, auth(1, &token(&format!("user{n}"))));
-        rig.told(id);
-        rig.says(id, &resume(&tickets[n], 0).replace("\"seq\":1", "\"seq\":2"));
-        assert_eq!(outcome(&rig.told(id)).0, expected, "{n}");
+        let (_, told) = rig.resumes_as(&format!("user{n}"), &tickets[n], 0);
+        assert_eq!(outcome(&told).0, expected, "{n}");
     }
 }
 
 #[test]
 fn who_leaves_many_sessions_behind_ends_its_own() {
     let mut rig = Rig::new(1, |c| c.settings.session.away_max = 8);
-    let quiet = rig.open();
-    rig.sends(quiet, auth(1, &token("ann")));
-    rig.told(quiet);
-    rig.says(quiet, r#"{"type":"resume","seq":2}"#);
-    let of_ann = ticket(&rig.told(quiet)[0]);
+    let (quiet, of_ann) = rig.opts_in_as("ann");
     rig.breaks(quiet);
     // Clients of one address that have not signed in.
     for _ in 0..20 {
@@ -44,11 +34,7 @@ fn who_leaves_many_sessions_behind_ends_its_own() {
         rig.breaks(id);
     }
     assert_eq!(rig.away(), 1 + 3, "of eight places it takes no more than are free");
-    let id = rig.open();
-    rig.sends(id, auth(1, &token("ann")));
-    rig.told(id);
-    rig.says(id, &resume(&of_ann, 0).replace("\"seq\":1", "\"seq\":2"));
-    is(&rig.told(id), "resumed", "", &[]);
+    is(&rig.resumes_as("ann", &of_ann, 0).1, "resumed", "", &[]);
 }
 
 #[test]

@@ -6,21 +6,15 @@ use crate::engine::clients::token_turns::VERIFICATIONS_PER_TURN;
 #[test]
 fn a_token_that_waits_for_its_turn_is_answered_when_its_session_leaves_the_connection() {
     let mut rig = Rig::one();
-    let [id, other] = [0; 2].map(|_| {
-        let id = rig.open();
-        rig.sends(id, auth(1, &token("ann")));
-        rig.told(id);
-        id
-    });
-    rig.says(id, r#"{"type":"resume","seq":2}"#);
-    let before = ticket(&rig.told(id)[0]);
+    let (id, before) = rig.opts_in_as("ann");
+    let other = rig.signs_in("ann");
     // More tokens than a turn verifies.
     for n in 0..VERIFICATIONS_PER_TURN {
         let busy = rig.open();
         rig.shards[0].on_bytes(busy, &mut auth(1, &token(&format!("user{n}"))), rig.now);
     }
     rig.shards[0].on_bytes(id, &mut auth(9, &token("ann")), rig.now);
-    let shown = resume(&before, 0).replace("\"seq\":1", "\"seq\":2");
+    let shown = resume(2, &before, 0);
     rig.shards[0].on_bytes(other, &mut frame(&shown), rig.now);
     rig.shards[0].check_invariants().expect("consistent");
     let told = rig.told(other);
