@@ -42,10 +42,10 @@
 //!
 //! In the order of dependence; a module uses only those above its own line.
 //!
-//! - [`limits`] [`ids`] [`message`] `plain` [`origin`] [`stats`] [`inspect`] [`mod@trace`]
-//!   [`lanes`] [`mailbox`]: the vocabulary. Caps with their arithmetic, names, what moves, which
-//!   characters people are shown, which web pages are let in, what is counted, an operator's
-//!   queries, the steps of a turn, and all that two threads know of each other.
+//! - [`limits`] [`ids`] [`message`] [`push`] `plain` [`origin`] [`stats`] [`inspect`] [`mod@trace`]
+//!   [`lanes`] [`mailbox`]: the vocabulary. Caps with their arithmetic, names, what moves, both
+//!   ways, which characters people are shown, which web pages are let in, what is counted, an
+//!   operator's queries, the steps of a turn, and all that two threads know of each other.
 //! - [`routing`]: the immutable snapshot of services, instances, routes and rings, and the rule
 //!   that picks an instance.
 //! - [`config`]: files, environment and flags become checked settings, or every problem at once.
@@ -202,6 +202,7 @@ pub mod origin;
 pub mod peers;
 mod plain;
 mod preflight;
+pub mod push;
 pub mod readiness;
 pub mod routing;
 pub mod shard;

@@ -82,6 +82,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         log: log_filter(r, &d.log),
         log_json: r.boolean("log.json", d.log_json),
         histograms: histograms(r),
+        push: d.push,
     };
     listen::relations(r, &settings);
     settings
@@ -175,6 +176,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         conn: conn(r, d.conn),
         limits: limits::limits(r, d.limits),
         session: session::session(r, d.session),
+        groups: d.groups,
         queue: queue(r, d.queue),
         batch: batch(r, d.batch),
         retry: retry(r, d.retry),

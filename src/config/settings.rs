@@ -4,6 +4,7 @@
 
 mod auth;
 mod limits;
+mod push;
 mod session;
 mod shard;
 mod tenant;
@@ -20,6 +21,10 @@ use crate::peers::{Forwarded, Peers};
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants, UnknownTenant};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
+pub use push::{
+    GroupRule, GroupSettings, JoinBy, Keep, Pattern, PresenceKind, PushCaller, PushRights,
+    PushSettings, PushTo, PushVerb, SlowMember, Who,
+};
 pub use session::SessionSettings;
 pub use shard::{
     BackendSettings, BatchSettings, CacheSettings, ConnSettings, ConnectionsMax, DedupSettings,
@@ -101,6 +106,8 @@ pub struct GatewaySettings {
     pub log_json: bool,
     /// The log of intervals of histograms. Live.
     pub histograms: HistogramSettings,
+    /// Pushes of services, and the rules of groups.
+    pub push: PushSettings,
 }
 
 /// The section `[histograms]`: the log of intervals. Live.
@@ -367,6 +374,7 @@ impl Default for GatewaySettings {
             log: "info".into(),
             log_json: false,
             histograms: HistogramSettings::default(),
+            push: PushSettings::default(),
         }
     }
 }

@@ -12,21 +12,22 @@ use std::path::Path;
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The vocabulary: what every layer may name.
-const WORDS: [&str; 11] = [
-    "ids", "limits", "inspect", "message", "origin", "peers", "plain", "stats", "trace", "lanes",
-    "mailbox",
+const WORDS: [&str; 12] = [
+    "ids", "limits", "inspect", "message", "origin", "peers", "plain", "push", "stats", "trace",
+    "lanes", "mailbox",
 ];
 
 /// Every module of the crate, and what it may name beside itself (and the vocabulary, from
 /// `config` on). Vocabulary < routing < config, wire < engine, backend < shard, and beside it
 /// control < boot, cli, main.
-const MAY_NAME: [(&str, &[&str]); 33] = [
+const MAY_NAME: [(&str, &[&str]); 34] = [
     ("ids", &[]),
     ("limits", &[]),
     ("plain", &[]),
     ("origin", &[]),
     ("peers", &[]),
     ("message", &["ids"]),
+    ("push", &["ids", "message"]),
     ("stats", &["ids", "message"]),
     ("inspect", &["ids", "message"]),
     ("trace", &["stats"]),

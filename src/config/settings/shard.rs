@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::LimitSettings;
 use super::SessionSettings;
+use super::{GroupSettings, LimitSettings};
 
 /// All settings of one shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct ShardSettings {
     pub limits: LimitSettings,
     /// Sessions that outlive their connection.
     pub session: SessionSettings,
+    /// Groups of clients.
+    pub groups: GroupSettings,
     /// Priority queue and admission.
     pub queue: QueueSettings,
     /// Batches and calls to services.
@@ -311,6 +313,7 @@ impl Default for ShardSettings {
             conn: ConnSettings::default(),
             limits: LimitSettings::default(),
             session: SessionSettings::default(),
+            groups: GroupSettings::default(),
             queue: QueueSettings::default(),
             batch: BatchSettings::default(),
             retry: RetrySettings::default(),
