@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
@@ -182,6 +182,75 @@ impl<T> LaneReceiver<T> {
     }
 }
 
+/// The sending end of a lane whose places are taken before anything is sent: so that something for
+/// several receivers is sent to all of them or to none. Clones share the lane.
+#[derive(Debug)]
+pub struct PlaceSender<T> {
+    lane: LaneSender<T>,
+    taken: Arc<AtomicUsize>,
+    items_max: usize,
+}
+
+impl<T> Clone for PlaceSender<T> {
+    fn clone(&self) -> Self {
+        let Self { lane, taken, items_max } = self;
+        Self { lane: lane.clone(), taken: taken.clone(), items_max: *items_max }
+    }
+}
+
+impl<T> PlaceSender<T> {
+    /// Takes a place, if fewer than `percent` of them are taken. Who has one sends, or gives it
+    /// back.
+    pub fn take_place(&self, percent: u32) -> bool {
+        let most = (self.items_max * percent as usize).div_ceil(100).min(self.items_max);
+        let one_more = |taken: usize| (taken < most).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Gives a place back for which nothing is sent.
+    pub fn give_place_back(&self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sends `item` on a place that was taken. False: nobody receives any more.
+    pub fn send(&self, item: T) -> bool {
+        match self.lane.try_send(item) {
+            Ok(()) => true,
+            Err(LaneRefusal::Closed(_)) => {
+                self.give_place_back();
+                false
+            }
+            Err(LaneRefusal::Full(_)) => unreachable!("there are as many items as places taken"),
+        }
+    }
+}
+
+/// The receiving end of a lane with places.
+#[derive(Debug)]
+pub struct PlaceReceiver<T> {
+    lane: LaneReceiver<T>,
+    taken: Arc<AtomicUsize>,
+}
+
+impl<T> PlaceReceiver<T> {
+    /// The oldest item, if there is one; its place is free again.
+    pub fn try_recv(&self) -> Option<T> {
+        let item = self.lane.try_recv()?;
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+        Some(item)
+    }
+}
+
+/// A lane of `items_max` places whose receiver is woken by `bell`.
+pub fn lane_of_places<T>(
+    items_max: usize,
+    bell: &Arc<Doorbell>,
+) -> (PlaceSender<T>, PlaceReceiver<T>) {
+    let (lane, receiver) = self::lane(items_max, bell);
+    let taken = Arc::new(AtomicUsize::new(0));
+    (PlaceSender { lane, taken: taken.clone(), items_max }, PlaceReceiver { lane: receiver, taken })
+}
+
 /// A lane of at most `items_max` items whose receiver is woken by `bell`.
 pub fn lane<T>(items_max: usize, bell: &Arc<Doorbell>) -> (LaneSender<T>, LaneReceiver<T>) {
     let (items, receiver) = bounded(items_max);
@@ -192,7 +261,6 @@ pub fn lane<T>(items_max: usize, bell: &Arc<Doorbell>) -> (LaneSender<T>, LaneRe
 mod tests {
     use super::*;
     use std::mem::MaybeUninit;
-    use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -284,6 +352,23 @@ mod tests {
         let cx = Context::from_waker(Waker::noop());
         assert!(bell.poll_rung(&cx).is_ready());
         assert_eq!((rx.len(), rx.try_recv()), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_place_that_was_taken_holds_its_item_and_others_are_refused_one() {
+        let bell = Doorbell::new();
+        let (tx, rx) = lane_of_places(10, &bell);
+        assert_eq!((0..9).filter(|_| tx.take_place(70)).count(), 7);
+        assert_eq!((0..9).filter(|_| tx.take_place(100)).count(), 3);
+        tx.give_place_back();
+        assert!(tx.take_place(100) && !tx.take_place(100));
+        assert!((0..10).all(|item| tx.send(item)));
+        assert_eq!(rx.try_recv(), Some(0));
+        assert!(tx.take_place(100) && tx.send(10) && !tx.take_place(100));
+        assert_eq!(std::iter::from_fn(|| rx.try_recv()).count(), 10);
+        assert!(tx.take_place(1));
+        drop(rx);
+        assert!(!tx.send(11) && tx.take_place(1), "its place is free again");
     }
 
     #[test]

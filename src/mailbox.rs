@@ -6,6 +6,7 @@ use crate::auth::{KeyOwner, Verifier};
 use crate::config::settings::{GatewaySettings, ShardSettings, StopSettings};
 use crate::ids::ShardId;
 use crate::inspect::{Inspection, Query};
+use crate::push::Receipt;
 use crate::routing::Snapshot;
 use crate::routing::quota::{TenantDemand, TenantPart};
 use crate::stats::{Report, Signal};
@@ -110,6 +111,13 @@ pub enum ShardEvent {
         shard: ShardId,
         /// Owners of the sets, each once.
         owners: Vec<KeyOwner>,
+    },
+    /// What became of pushes and of work about groups that control sent. May be lost: control waits
+    /// for no longer than it says.
+    Receipts {
+        shard: ShardId,
+        /// In the order in which they came about.
+        receipts: Vec<Receipt>,
     },
     /// The shard ended in order.
     Stopped {

@@ -244,6 +244,7 @@ impl Control {
                 | ShardEvent::Report(_)
                 | ShardEvent::Inspection { .. }
                 | ShardEvent::Trace { .. }
+                | ShardEvent::Receipts { .. }
                 | ShardEvent::Stopped { .. }
                 | ShardEvent::Failed { .. } => {}
             }

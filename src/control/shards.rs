@@ -157,6 +157,7 @@ impl ShardTable {
             | ShardEvent::KeysWanted { shard, .. }
             | ShardEvent::Inspection { shard, .. }
             | ShardEvent::Trace { shard, .. }
+            | ShardEvent::Receipts { shard, .. }
             | ShardEvent::Stopped { shard, .. }
             | ShardEvent::Failed { shard } => *shard,
         };
@@ -186,10 +187,11 @@ impl ShardTable {
                 self.inspections.take(shard, number, inspection);
             }
             ShardEvent::Trace { piece, .. } => self.traces.take(piece),
-            // For the directory and the refresh of keys, which the loop gives them to.
+            // For the directory, the refresh of keys and the pushes, which the loop gives them to.
             ShardEvent::Signals { .. }
             | ShardEvent::QuotaDemands { .. }
-            | ShardEvent::KeysWanted { .. } => {}
+            | ShardEvent::KeysWanted { .. }
+            | ShardEvent::Receipts { .. } => {}
             ShardEvent::Stopped { cut_off, .. } => {
                 entry.state = ShardState::Stopped;
                 self.inspections.shard_ended(shard);

@@ -38,6 +38,7 @@ const MAY_NAME: [(&str, &[&str]); 34] = [
         &[
             "ids",
             "inspect",
+            "push",
             "stats",
             "trace",
             "routing",
