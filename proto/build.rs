@@ -1,7 +1,7 @@
 //! Compiles the .proto files with protox, a protobuf compiler in Rust: no protoc is needed.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(
+    let mut files = protox::compile(
         [
             "shardgate/client/v1/client.proto",
             "shardgate/backend/v1/backend.proto",
@@ -9,19 +9,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ],
         ["proto"],
     )?;
-    tonic_prost_build::configure()
+    // Called by tests and by whoever builds on the library. Payloads as `Bytes`: they are handed on
+    // uncopied.
+    let push = protox::compile(["shardgate/push/v1/push.proto"], ["proto"])?;
+    tonic_prost_build::configure().bytes(".shardgate.push.v1").compile_fds(push)?;
+    files.file.retain(|file| file.package() != "shardgate.push.v1");
+    let mut config = tonic_prost_build::configure();
+    // Clients of the JSON subprotocol get the same messages as plain JSON. What has a payload of
+    // either kind is written by hand (src/wire/groups.rs).
+    let client = files.file.iter().filter(|file| file.package() == "shardgate.client.v1");
+    for name in client.flat_map(|file| &file.message_type).map(|message| message.name()) {
+        if !["Kept", "Publish"].contains(&name) {
+            let path = format!(".shardgate.client.v1.{name}");
+            config = config.type_attribute(path, "#[derive(serde::Serialize)]");
+        }
+    }
+    config
         .build_client(false)
         // Payloads of the service protocol as `Bytes`: the demo services hand them through
         // uncopied.
         .bytes(".shardgate.backend.v1")
+        .extern_path(".shardgate.push.v1", "crate::wire::push::generated")
         // They hold secrets.
         .skip_debug([
             ".shardgate.client.v1.Auth",
             ".shardgate.client.v1.Resume",
             ".shardgate.client.v1.Resumed",
         ])
-        // Clients of the JSON subprotocol get the same messages as plain JSON.
-        .type_attribute(".shardgate.client.v1", "#[derive(serde::Serialize)]")
+        .field_attribute(
+            ".shardgate.client.v1.Person.info",
+            "#[serde(serialize_with = \"crate::wire::groups::write_value\")]",
+        )
+        .bytes(".shardgate.client.v1.Kept")
         .compile_fds(files)?;
     // etcd is called, not served.
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;

@@ -300,8 +300,21 @@ pub struct ServerMessage<'a> {
     pub reason: Option<Reason>,
     /// Milliseconds until a retry can succeed; 0 = absent.
     pub retry_after_ms: u32,
-    /// Position in the session's stream of replies; 0 = absent.
+    /// Place in the session's stream of replies, or in the group's of pushes; 0 = absent.
     pub offset: u64,
+    /// The group that a push went to; empty = absent.
+    pub group: &'a str,
+    /// Id of a push; empty = absent.
+    pub id: &'a str,
+    /// User or session that published a push; empty = absent.
+    pub from: &'a str,
+}
+
+impl ServerMessage<'_> {
+    /// Whether it has fields that only pushes have: its encoders pass a reply by them in one step.
+    pub(crate) fn names_its_push(&self) -> bool {
+        self.group.len() + self.id.len() + self.from.len() != 0
+    }
 }
 
 /// The bytes of one gRPC request: small parts copied together, large payloads by reference.

@@ -57,7 +57,8 @@ impl Session {
         let goes_on = matches!(&*told.outcome, "resumed" | "gap");
         let offset = if goes_on { self.shown.offset } else { 0 };
         let boot = self.boot.clone();
-        self.shown = Resume { session: told.session, secret: told.secret, offset, boot };
+        self.shown =
+            Resume { session: told.session, secret: told.secret, offset, boot, groups: Vec::new() };
         goes_on
     }
 

@@ -158,7 +158,7 @@ impl Backend for Demo {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
         match fail_call {
-            None => Ok(Response::new(BatchResponse { responses })),
+            None => Ok(Response::new(BatchResponse { responses, ..Default::default() })),
             Some(code) => {
                 let text = format!("{} fails the call with {code}, as asked", self.instance);
                 Err(Status::new(Code::from_i32(code), text))

@@ -166,7 +166,9 @@ fn ok(items: &[(u64, u64)]) -> Result<Bytes, CallError> {
         payload: "1".into(),
         ..Default::default()
     });
-    Ok(BatchResponse { responses: responses.collect() }.encode_to_vec().into())
+    Ok(BatchResponse { responses: responses.collect(), ..Default::default() }
+        .encode_to_vec()
+        .into())
 }
 
 #[test]

@@ -14,8 +14,9 @@ pub mod generated {
 }
 
 pub use generated::{
-    Auth, AuthOk, Draining, ErrorCount, Explain, Explanation, Limits, Pong, Resume, Resumed, Time,
-    Welcome, WhoAmI,
+    Auth, AuthOk, Draining, ErrorCount, Explain, Explanation, Gap, GroupList, GroupOutcome,
+    GroupPosition, HistoryPage, Kept, Limits, MemberList, Person, Pong, Presence, Resume, Resumed,
+    Time, Welcome, WhoAmI,
 };
 
 /// Encodes a typed payload: JSON with the names of the .proto file, or protobuf.
@@ -72,7 +73,7 @@ pub(crate) fn read_resume(encoding: Encoding, payload: &[u8]) -> Option<Resume> 
                 |value: Option<&str>| fields::string(value.unwrap_or("\"\"")).map(Cow::into_owned);
             let offset = fields::whole_number(offset.unwrap_or("0"))?;
             let (session, secret, boot) = (text(session)?, text(secret)?, text(boot)?);
-            Some(Resume { session, secret, offset, boot })
+            Some(Resume { session, secret, offset, boot, groups: Vec::new() })
         }
         Encoding::Protobuf => Resume::decode(payload).ok(),
     }
@@ -129,6 +130,7 @@ mod tests {
             secret: "s3cret".into(),
             offset: 41,
             boot: "00ff".into(),
+            groups: Vec::new(),
         };
         assert!(!format!("{whole:?}").contains("s3cret"));
         let bytes = payload(Encoding::Protobuf, &whole);

@@ -168,7 +168,8 @@ pub fn encode(out: &mut Vec<u8>, message: &ServerMessage<'_>) {
     };
     // Two numbers and all keys of a reply are about 40 bytes, of an error about 80.
     let fixed = if message.status == 0 { 40 } else { 80 };
-    let guess = frame_header_len(fixed + payload_len + message.kind.len() + message.message.len());
+    let texts = message.kind.len() + message.message.len() + message.group.len();
+    let guess = frame_header_len(fixed + payload_len + texts);
     let start = out.len();
     out.extend_from_slice(&[0; 10][..guess]);
     write_object(out, message, payload_len);
@@ -213,9 +214,25 @@ fn write_object(out: &mut Vec<u8>, message: &ServerMessage<'_>, payload_len: usi
     if message.offset != 0 {
         put_value(out, b",\"offset\":", &message.offset);
     }
+    if message.names_its_push() {
+        put_names(out, message);
+    }
     // Every field came with a comma; there is at least one: a reply has msg_id, others a type.
     out[start] = b'{';
     out.push(b'}');
+}
+
+#[cold]
+fn put_names(out: &mut Vec<u8>, message: &ServerMessage<'_>) {
+    for (key, text) in [
+        (&b",\"group\":"[..], message.group),
+        (b",\"id\":", message.id),
+        (b",\"from\":", message.from),
+    ] {
+        if !text.is_empty() {
+            put_value(out, key, text);
+        }
+    }
 }
 
 fn put_payload(out: &mut Vec<u8>, message: &ServerMessage<'_>, payload_len: usize) {

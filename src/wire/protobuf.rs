@@ -122,6 +122,8 @@ pub fn encode(out: &mut Vec<u8>, message: &ServerMessage<'_>) {
         + bytes_len(reason.len())
         + number_len(u64::from(message.retry_after_ms))
         + number_len(message.offset);
+    let names_len = if message.names_its_push() { names_len(message) } else { 0 };
+    let len = len + names_len;
     write_frame_header(out, OpCode::Data(Data::Binary), len);
     let start = out.len();
     put_number(out, 1, u64::from(message.msg_id));
@@ -133,7 +135,17 @@ pub fn encode(out: &mut Vec<u8>, message: &ServerMessage<'_>) {
     put_bytes(out, 7, reason.as_bytes());
     put_number(out, 8, u64::from(message.retry_after_ms));
     put_number(out, 9, message.offset);
+    if names_len != 0 {
+        put_bytes(out, 10, message.group.as_bytes());
+        put_bytes(out, 11, message.id.as_bytes());
+        put_bytes(out, 12, message.from.as_bytes());
+    }
     debug_assert_eq!(out.len() - start, len, "the frame's length was computed before");
+}
+
+/// Bytes of the fields that only pushes have.
+fn names_len(message: &ServerMessage<'_>) -> usize {
+    bytes_len(message.group.len()) + bytes_len(message.id.len()) + bytes_len(message.from.len())
 }
 
 /// Bytes of a varint field; 0 is left out.

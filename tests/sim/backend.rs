@@ -151,5 +151,5 @@ pub fn answer(items: &[Item], runs: &[u64], item_percent: u64, large: u64, d: &m
     for i in (1..responses.len()).rev() {
         responses.swap(i, d.below(i as u64 + 1) as usize);
     }
-    BatchResponse { responses }.encode_to_vec().into()
+    BatchResponse { responses, ..Default::default() }.encode_to_vec().into()
 }

@@ -195,6 +195,7 @@ pub fn read_resumed(encoding: Encoding, payload: &[u8]) -> Resumed {
                 received_seq: number("received_seq"),
                 offset: number("offset"),
                 ttl_ms: number("ttl_ms") as u32,
+                ..Resumed::default()
             }
         }
     }

@@ -284,7 +284,10 @@ impl World {
         let wrong_boot = self.leg(p).wrong == Some(Wrong::Boot);
         let boot = if wrong_boot { "0000000000000001".to_owned() } else { String::new() };
         let resume = claim.map(|Claim { session, secret, offset }| {
-            client::payload(encoding, &Resume { session, secret, offset, boot })
+            client::payload(
+                encoding,
+                &Resume { session, secret, offset, boot, ..Default::default() },
+            )
         });
         seq += 1;
         let payload = resume.unwrap_or_default();

@@ -315,7 +315,7 @@ impl Clients {
             message: answer.text,
             reason: answer.reason,
             retry_after_ms: answer.retry_after_ms,
-            offset: 0,
+            ..ServerMessage::default()
         };
         self.reply_to(cx, key, Some(Category::Business), &message);
         // Light answers add up to no more than the flush at the end of the turn can judge.

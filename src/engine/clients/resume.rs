@@ -381,6 +381,7 @@ impl Clients {
             },
             offset: resumption.kept.last(),
             ttl_ms: u32::try_from(cx.config.settings.session.ttl_ms).unwrap_or(u32::MAX),
+            groups: Vec::new(),
         };
         let payload = client::payload(conn.encoding, &resumed);
         let message =

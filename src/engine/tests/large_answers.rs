@@ -20,8 +20,9 @@ fn answer(rig: &mut Rig, mut call: Call, bytes: usize) -> usize {
         payload: payload.clone().into(),
         ..Default::default()
     });
-    let body: bytes::Bytes =
-        BatchResponse { responses: responses.collect() }.encode_to_vec().into();
+    let body: bytes::Bytes = BatchResponse { responses: responses.collect(), ..Default::default() }
+        .encode_to_vec()
+        .into();
     assert!(body.len() <= call.answer_bytes_max, "{} of {}", body.len(), call.answer_bytes_max);
     rig.engine.on_outcome(Outcome { ticket: call.ticket, result: Ok(body) }, rig.now);
     rig.engine.end_turn(rig.now);

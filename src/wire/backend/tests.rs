@@ -66,7 +66,7 @@ fn read(bytes: &[u8]) -> (Vec<ResponseItem<'_>>, Result<(), &'static str>) {
 fn malformed_batches_are_refused_after_their_whole_items() {
     let good =
         v1::BaseResponse { request_id: 7, payload: b"x".to_vec().into(), ..Default::default() };
-    let batch = v1::BatchResponse { responses: vec![good] }.encode_to_vec();
+    let batch = v1::BatchResponse { responses: vec![good], ..Default::default() }.encode_to_vec();
     let item = ResponseItem { request_id: 7, payload: b"x", ..Default::default() };
     for (tail, result) in [
         (&[][..], Ok(())),
@@ -128,15 +128,15 @@ proptest! {
     ) {
         let responses: Vec<_> = items.into_iter().map(|item| v1::BaseResponse {
             request_id: item.0, status: item.1, message: String::from_iter(item.2),
-            payload: item.3.into(), retry_after_ms: item.4,
+            payload: item.3.into(), retry_after_ms: item.4, ..Default::default()
         }).collect();
-        let bytes = v1::BatchResponse { responses: responses.clone() }.encode_to_vec();
+        let bytes = v1::BatchResponse { responses: responses.clone(), ..Default::default() }.encode_to_vec();
         let (read, result) = read(&bytes);
         prop_assert_eq!(result, Ok(()));
         let read: Vec<_> = read.into_iter().map(|item| v1::BaseResponse {
             request_id: item.request_id, status: item.status,
             message: item.message.to_owned(), payload: item.payload.to_vec().into(),
-            retry_after_ms: item.retry_after_ms,
+            retry_after_ms: item.retry_after_ms, ..Default::default()
         }).collect();
         prop_assert_eq!(read, responses);
     }

@@ -486,26 +486,27 @@ proptest! {
     #[test]
     fn encoded_messages_read_back(
         numbers in (any::<u32>(), any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>()),
-        strings in (vec(any::<char>(), 0..40), vec(any::<char>(), 0..10)),
+        [text, kind, group, id, from] in prop::array::uniform5("(?s).{0,40}"),
         bytes in vec(any::<u8>(), 0..200),
         as_bytes in any::<bool>(),
         reason in prop::option::of(prop::sample::select(Reason::ALL.to_vec())),
     ) {
-        let (text, kind) = (String::from_iter(strings.0), String::from_iter(strings.1));
         let (msg_id, seq, status, retry_after_ms, offset) = numbers;
         let payload = if as_bytes { bytes.clone() } else { json!(bytes).to_string().into_bytes() };
         let message = ServerMessage {
             msg_id, seq, kind: &kind, payload: &payload, payload_is_bytes: as_bytes, status,
-            message: &text, reason, retry_after_ms, offset,
+            message: &text, reason, retry_after_ms, offset, group: &group, id: &id, from: &from,
         };
         let value: Value = serde_json::from_str(&text_of(&message)).unwrap();
-        prop_assert_eq!(value.get("msg_id").map_or(0, |v| v.as_u64().unwrap()), u64::from(msg_id));
-        prop_assert_eq!(value.get("seq").map_or(0, |v| v.as_u64().unwrap()), seq);
-        prop_assert_eq!(value.get("type").map_or("", |v| v.as_str().unwrap()), &kind);
-        prop_assert_eq!(value.get("status").map_or(0, |v| v.as_u64().unwrap()), u64::from(status));
-        prop_assert_eq!(value.get("message").map_or("", |v| v.as_str().unwrap()), &text);
+        let (id32, status32) = (u64::from(msg_id), u64::from(status));
+        for (n, was) in [("msg_id", id32), ("seq", seq), ("status", status32), ("offset", offset)] {
+            prop_assert_eq!(value.get(n).map_or(0, |v| v.as_u64().unwrap()), was);
+        }
+        let texts = [("type", kind), ("message", text), ("group", group), ("id", id), ("from", from)];
+        for (name, was) in texts {
+            prop_assert_eq!(value.get(name).map_or("", |v| v.as_str().unwrap()), was);
+        }
         prop_assert_eq!(value.get("reason").map(|v| v.as_str().unwrap()), reason.map(Reason::name));
-        prop_assert_eq!(value.get("offset").map_or(0, |v| v.as_u64().unwrap()), offset);
         if as_bytes {
             let read = value.get("payload_base64").map_or("", |v| v.as_str().unwrap());
             prop_assert_eq!(decode_base64(read).unwrap(), bytes);

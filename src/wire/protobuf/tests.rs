@@ -5,12 +5,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-
-// Generated; not every message of it is used here.
-#[allow(missing_docs, dead_code, clippy::all)]
-mod client {
-    tonic::include_proto!("shardgate.client.v1");
-}
+use crate::wire::client::generated as client;
 
 fn wire(message: &client::ClientMessage) -> Vec<u8> {
     message.encode_to_vec()
@@ -143,6 +138,7 @@ proptest! {
     fn what_is_encoded_prost_decodes(
         numbers in (any::<u32>(), any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>()),
         strings in (vec(any::<char>(), 0..8), vec(any::<char>(), 0..60)),
+        (group, id, from) in (".{0,128}", ".{0,64}", ".{0,40}"),
         payload in vec(any::<u8>(), 0..300),
         reason in prop::option::of(prop::sample::select(Reason::ALL.to_vec())),
     ) {
@@ -151,7 +147,7 @@ proptest! {
         encode(&mut out, &ServerMessage {
             msg_id: numbers.0, seq: numbers.1, status: numbers.2, retry_after_ms: numbers.3,
             offset: numbers.4, kind: &kind, message: &text, payload: &payload, reason,
-            payload_is_bytes: false,
+            payload_is_bytes: false, group: &group, id: &id, from: &from,
         });
         let header = if out[1] == 126 { 4 } else { 2 };
         let mut expected = Vec::new();
@@ -161,7 +157,7 @@ proptest! {
         let read = client::ServerMessage::decode(&out[header..]).unwrap();
         prop_assert_eq!(read, client::ServerMessage {
             msg_id: numbers.0, seq: numbers.1, status: numbers.2, retry_after_ms: numbers.3,
-            offset: numbers.4, r#type: kind, message: text, payload, reason,
+            offset: numbers.4, r#type: kind, message: text, payload, reason, group, id, from,
         });
     }
 

@@ -280,7 +280,9 @@ async fn call(
     // The sender lives as long as the instance.
     let _ = held.wait_for(|held| !held).await;
     let message = match action {
-        Action::Reply(responses) => BatchResponse { responses }.encode_to_vec(),
+        Action::Reply(responses) => {
+            BatchResponse { responses, ..Default::default() }.encode_to_vec()
+        }
         Action::Message(message) => message,
         Action::Status(code) => {
             let mut head = Response::new(());

@@ -147,7 +147,8 @@ impl Rig {
             payload: Bytes::from(r.seq.to_string()),
             ..Default::default()
         });
-        let result = BatchResponse { responses: responses.collect() }.encode_to_vec();
+        let result =
+            BatchResponse { responses: responses.collect(), ..Default::default() }.encode_to_vec();
         let outcome = CallOutcome { ticket: call.ticket, result: Ok(result.into()) };
         self.shards[0].on_outcome(outcome, self.now);
         self.shards[0].check_invariants().expect("consistent");
