@@ -12,7 +12,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Called by tests and by whoever builds on the library. Payloads as `Bytes`: they are handed on
     // uncopied.
     let push = protox::compile(["shardgate/push/v1/push.proto"], ["proto"])?;
-    tonic_prost_build::configure().bytes(".shardgate.push.v1").compile_fds(push)?;
+    let mut config = tonic_prost_build::configure().bytes(".shardgate.push.v1");
+    // What the answer to POST /push is made of.
+    for name in ["SendResponse", "PushResult", "Counts", "ShardCounts", "Position", "GroupPosition"]
+    {
+        let path = format!(".shardgate.push.v1.{name}");
+        let leave_out = "#[serde(skip_serializing_if = \"crate::wire::push::is_default\")]";
+        config = config
+            .type_attribute(&path, "#[derive(serde::Serialize)]")
+            .field_attribute(&path, leave_out);
+    }
+    config.compile_fds(push)?;
     files.file.retain(|file| file.package() != "shardgate.push.v1");
     let mut config = tonic_prost_build::configure();
     // Clients of the JSON subprotocol get the same messages as plain JSON. What has a payload of

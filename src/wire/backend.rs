@@ -140,14 +140,89 @@ pub struct ResponseItem<'a> {
     pub payload: &'a [u8],
     /// Milliseconds until a retry can succeed; 0 = no hint.
     pub(crate) retry_after_ms: u32,
+    /// Groups that the session joins and leaves after its answer.
+    pub memberships: Memberships<'a>,
 }
 
-/// Reads a `BatchResponse` and gives each item to `on`, in the service's order. An error says what
-/// is wrong with the bytes; items before the fault were whole and have been given.
+/// The groups that a `BaseResponse` names. They are read again when they are asked for: nearly all
+/// responses have none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Memberships<'a> {
+    /// The `BaseResponse`; empty if it names no group.
+    item: &'a [u8],
+}
+
+impl<'a> Memberships<'a> {
+    /// Whether it names none.
+    pub fn is_empty(self) -> bool {
+        self.item.is_empty()
+    }
+
+    /// Names of groups to join, unchecked. One that is not UTF-8 reads as empty, which is no name.
+    pub fn join(self) -> impl Iterator<Item = &'a str> {
+        Fields { rest: self.item, tag: JOIN }
+            .map(|name| std::str::from_utf8(name).unwrap_or_default())
+    }
+
+    /// Names of groups to leave, unchecked, as in [`Self::join`].
+    pub fn leave(self) -> impl Iterator<Item = &'a str> {
+        Fields { rest: self.item, tag: LEAVE }
+            .map(|name| std::str::from_utf8(name).unwrap_or_default())
+    }
+}
+
+/// The pushes of a `BatchResponse`, each an encoded `PushMessage`, in the service's order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pushes<'a> {
+    /// The `BatchResponse`; empty if it has no push.
+    batch: &'a [u8],
+}
+
+impl<'a> Pushes<'a> {
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// The pushes.
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        Fields { rest: self.batch, tag: PUSHES }
+    }
+}
+
+const JOIN: u32 = 6;
+const LEAVE: u32 = 7;
+const PUSHES: u32 = 2;
+
+/// The length-delimited fields with one number in a message whose fields were read before.
+struct Fields<'a> {
+    rest: &'a [u8],
+    tag: u32,
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let (tag, wire_type) = decode_key(&mut self.rest).ok()?;
+            if tag == self.tag && wire_type == WireType::LengthDelimited {
+                return take_bytes(&mut self.rest);
+            }
+            skip_field(wire_type, tag, &mut self.rest, DecodeContext::default()).ok()?;
+        }
+        None
+    }
+}
+
+/// Reads a `BatchResponse`, gives each item to `on`, in the service's order, and returns the pushes
+/// of the batch. An error says what is wrong with the bytes; items before the fault were whole and
+/// have been given.
 pub fn read_responses<'a>(
     bytes: &'a [u8],
     mut on: impl FnMut(ResponseItem<'a>),
-) -> Result<(), &'static str> {
+) -> Result<Pushes<'a>, &'static str> {
+    let mut pushes = Pushes::default();
     let mut rest = bytes;
     while !rest.is_empty() {
         let (tag, wire_type) = decode_key(&mut rest).map_err(|_| NOT_A_BATCH)?;
@@ -155,19 +230,24 @@ pub fn read_responses<'a>(
             (1, WireType::LengthDelimited) => {
                 on(read_item(take_bytes(&mut rest).ok_or(NOT_A_BATCH)?)?);
             }
-            (1, _) => return Err(WRONG_TYPE),
+            (PUSHES, WireType::LengthDelimited) => {
+                take_bytes(&mut rest).ok_or(NOT_A_BATCH)?;
+                pushes.batch = bytes;
+            }
+            (1 | PUSHES, _) => return Err(WRONG_TYPE),
             _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())
                 .map_err(|_| NOT_A_BATCH)?,
         }
     }
-    Ok(())
+    Ok(pushes)
 }
 
 const NOT_A_BATCH: &str = "not a protobuf BatchResponse";
 const WRONG_TYPE: &str = "a field of the BatchResponse has the wrong wire type";
 
-fn read_item(mut rest: &[u8]) -> Result<ResponseItem<'_>, &'static str> {
+fn read_item(bytes: &[u8]) -> Result<ResponseItem<'_>, &'static str> {
     let mut item = ResponseItem::default();
+    let mut rest = bytes;
     while !rest.is_empty() {
         let (tag, wire_type) = decode_key(&mut rest).map_err(|_| NOT_A_BATCH)?;
         match (tag, wire_type) {
@@ -187,7 +267,11 @@ fn read_item(mut rest: &[u8]) -> Result<ResponseItem<'_>, &'static str> {
                     _ => item.payload = value,
                 }
             }
-            (1..=5, _) => return Err(WRONG_TYPE),
+            (JOIN | LEAVE, WireType::LengthDelimited) => {
+                take_bytes(&mut rest).ok_or(NOT_A_BATCH)?;
+                item.memberships.item = bytes;
+            }
+            (1..=LEAVE, _) => return Err(WRONG_TYPE),
             _ => skip_field(wire_type, tag, &mut rest, DecodeContext::default())
                 .map_err(|_| NOT_A_BATCH)?,
         }

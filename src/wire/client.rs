@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use prost::Message as _;
 
 use crate::message::Encoding;
+use crate::wire::groups;
 use crate::wire::json::fields;
 
 /// Messages generated from proto/shardgate/client/v1/client.proto.
@@ -67,13 +68,14 @@ pub(crate) fn read_resume(encoding: Encoding, payload: &[u8]) -> Option<Resume> 
         Encoding::Json if payload.is_empty() => Some(Resume::default()),
         Encoding::Json => {
             let text = std::str::from_utf8(payload).ok()?;
-            let [session, secret, offset, boot] =
-                fields::values(text, ["session", "secret", "offset", "boot"])?;
+            let [session, secret, offset, boot, groups] =
+                fields::values(text, ["session", "secret", "offset", "boot", "groups"])?;
             let text =
                 |value: Option<&str>| fields::string(value.unwrap_or("\"\"")).map(Cow::into_owned);
             let offset = fields::whole_number(offset.unwrap_or("0"))?;
             let (session, secret, boot) = (text(session)?, text(secret)?, text(boot)?);
-            Some(Resume { session, secret, offset, boot, groups: Vec::new() })
+            let groups = groups::read_positions(groups.unwrap_or("[]"))?;
+            Some(Resume { session, secret, offset, boot, groups })
         }
         Encoding::Protobuf => Resume::decode(payload).ok(),
     }
@@ -96,6 +98,7 @@ pub(crate) fn read_explain(encoding: Encoding, payload: &[u8]) -> Option<Explain
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::push::Position;
 
     #[test]
     fn json_payloads_use_the_names_of_the_proto_file() {
@@ -130,19 +133,26 @@ mod tests {
             secret: "s3cret".into(),
             offset: 41,
             boot: "00ff".into(),
-            groups: Vec::new(),
+            groups: vec![groups::group_position("room:7", Position { epoch: 0xa3f2, offset: 118 })],
         };
         assert!(!format!("{whole:?}").contains("s3cret"));
         let bytes = payload(Encoding::Protobuf, &whole);
         assert_eq!(read_resume(Encoding::Protobuf, &bytes), Some(whole.clone()));
-        let json = br#"{"session":"0b7k","secret":"s3cret","offset":4.1e1,"boot":"00ff","x":[]}"#;
+        let json = br#"{"session":"0b7k","secret":"s3cret","offset":4.1e1,"boot":"00ff","x":[],
+            "groups":[{"group":"room:7","position":{"offset":118,"epoch":"0000a3f2"}}]}"#;
         assert_eq!(read_resume(Encoding::Json, json), Some(whole));
         for empty in [&b""[..], b"{}", br#"{"session":null}"#] {
             assert_eq!(read_resume(Encoding::Json, empty), Some(Resume::default()));
         }
-        for bad in
-            [&b"[]"[..], b"1", br#"{"offset":-1}"#, br#"{"offset":"1"}"#, br#"{"session":1}"#]
-        {
+        for bad in [
+            &b"[]"[..],
+            b"1",
+            br#"{"groups":{}}"#,
+            br#"{"groups":[7]}"#,
+            br#"{"offset":-1}"#,
+            br#"{"offset":"1"}"#,
+            br#"{"session":1}"#,
+        ] {
             assert_eq!(read_resume(Encoding::Json, bad), None);
         }
         let told = Resumed { secret: "s3cret".into(), ..Resumed::default() };

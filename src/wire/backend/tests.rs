@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::wire::push::generated::PushMessage;
 
 // Generated; not every message of it is used here.
 #[allow(missing_docs, dead_code, clippy::all)]
@@ -56,7 +57,7 @@ fn fields(request: &v1::BaseRequest) -> RequestFields<'_> {
     }
 }
 
-fn read(bytes: &[u8]) -> (Vec<ResponseItem<'_>>, Result<(), &'static str>) {
+fn read(bytes: &[u8]) -> (Vec<ResponseItem<'_>>, Result<Pushes<'_>, &'static str>) {
     let mut items = Vec::new();
     let result = read_responses(bytes, |item| items.push(item));
     (items, result)
@@ -68,8 +69,9 @@ fn malformed_batches_are_refused_after_their_whole_items() {
         v1::BaseResponse { request_id: 7, payload: b"x".to_vec().into(), ..Default::default() };
     let batch = v1::BatchResponse { responses: vec![good], ..Default::default() }.encode_to_vec();
     let item = ResponseItem { request_id: 7, payload: b"x", ..Default::default() };
+    let none = Ok(Pushes::default());
     for (tail, result) in [
-        (&[][..], Ok(())),
+        (&[][..], none),
         (&[0x0a], Err(NOT_A_BATCH)),
         (&[0x0a, 5, 8], Err(NOT_A_BATCH)),
         (&[0x0a, 2, 0x08, 0xff], Err(NOT_A_BATCH)),
@@ -78,11 +80,14 @@ fn malformed_batches_are_refused_after_their_whole_items() {
         (&[0x0a, 2, 0x0a, 0x00], Err(WRONG_TYPE)),
         (&[0x00, 1], Err(NOT_A_BATCH)),
         (&[0x7b; 200], Err(NOT_A_BATCH)),
-        (&[0x10, 1, 0x1a, 1, 0], Ok(())),
+        (&[0x10, 1], Err(WRONG_TYPE)),
+        (&[0x12, 1], Err(NOT_A_BATCH)),
+        (&[0x0a, 2, 0x30, 0], Err(WRONG_TYPE)),
+        (&[0x18, 1, 0x22, 1, 0], none),
     ] {
         assert_eq!(read(&[&batch, tail].concat()), (vec![item], result), "{tail:?}");
     }
-    assert_eq!(read(b""), (vec![], Ok(())));
+    assert_eq!(read(b""), (vec![], none));
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn odd_values_stay_within_their_item() {
     let bytes = [0x0a, 6, 0x08, 1, 0x1a, 2, 0xff, b'a', 0x0a, 8, 0x08, 2, 0x10];
     let bytes = [&bytes[..], &[0xff, 0xff, 0xff, 0xff, 0x7f]].concat();
     let (items, result) = read(&bytes);
-    assert_eq!(result, Ok(()));
+    assert_eq!(result, Ok(Pushes::default()));
     assert_eq!(items[0], ResponseItem { request_id: 1, ..Default::default() });
     assert_eq!(items[1], ResponseItem { request_id: 2, status: u32::MAX, ..Default::default() });
 }
@@ -125,18 +130,31 @@ proptest! {
         items in vec(
             (any::<u64>(), any::<u32>(), vec(any::<char>(), 0..20), vec(any::<u8>(), 0..200),
              any::<u32>()), 0..6),
+        groups in vec((vec(".{0,9}", 0..3), vec(".{0,9}", 0..3)), 6),
+        msg_ids in vec(any::<u32>(), 0..4),
     ) {
-        let responses: Vec<_> = items.into_iter().map(|item| v1::BaseResponse {
+        let responses: Vec<_> = items.into_iter().zip(groups).map(|(item, (join, leave))| v1::BaseResponse {
             request_id: item.0, status: item.1, message: String::from_iter(item.2),
-            payload: item.3.into(), retry_after_ms: item.4, ..Default::default()
+            payload: item.3.into(), retry_after_ms: item.4, join, leave,
         }).collect();
-        let bytes = v1::BatchResponse { responses: responses.clone(), ..Default::default() }.encode_to_vec();
+        let push = |msg_id| PushMessage { msg_id, ..Default::default() };
+        let pushes: Vec<_> = msg_ids.into_iter().map(push).collect();
+        let bytes = v1::BatchResponse { responses: responses.clone(), pushes: pushes.clone() };
+        let bytes = bytes.encode_to_vec();
         let (read, result) = read(&bytes);
-        prop_assert_eq!(result, Ok(()));
+        let told: Result<Vec<_>, _> =
+            result.unwrap().iter().map(|push| PushMessage::decode(push)).collect();
+        prop_assert_eq!(told, Ok(pushes));
+        for (item, response) in read.iter().zip(&responses) {
+            let has_none = response.join.is_empty() && response.leave.is_empty();
+            prop_assert_eq!(item.memberships.is_empty(), has_none);
+        }
         let read: Vec<_> = read.into_iter().map(|item| v1::BaseResponse {
             request_id: item.request_id, status: item.status,
             message: item.message.to_owned(), payload: item.payload.to_vec().into(),
-            retry_after_ms: item.retry_after_ms, ..Default::default()
+            retry_after_ms: item.retry_after_ms,
+            join: item.memberships.join().map(str::to_owned).collect(),
+            leave: item.memberships.leave().map(str::to_owned).collect(),
         }).collect();
         prop_assert_eq!(read, responses);
     }

@@ -68,6 +68,15 @@ pub(crate) fn values<'a, const N: usize>(
     text: &'a str,
     wanted: [&str; N],
 ) -> Option<[Option<&'a str>; N]> {
+    let found = values_and_nulls(text, wanted)?;
+    Some(found.map(|value| value.filter(|text| *text != "null")))
+}
+
+/// Like [`values`], but `null` is a value like others.
+pub(crate) fn values_and_nulls<'a, const N: usize>(
+    text: &'a str,
+    wanted: [&str; N],
+) -> Option<[Option<&'a str>; N]> {
     let mut found = [None; N];
     let mut object = Object::new(text);
     while let Some(Entry { key, value, .. }) = object.next().ok()? {
@@ -78,7 +87,7 @@ pub(crate) fn values<'a, const N: usize>(
             return None;
         }
     }
-    Some(found.map(|value| value.filter(|text| *text != "null")))
+    Some(found)
 }
 
 /// Sets a field to a value, which is a JSON text. `null` is not there, except as a payload.
