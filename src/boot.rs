@@ -24,10 +24,11 @@ use crate::control::log::LogGuard;
 use crate::control::{self, ControlInputs, Cores, ExitReason, Listens, LocalFiles};
 use crate::demo::{self, DemoServices};
 use crate::engine::EngineInit;
-use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender, PlaceSender, lane, lane_of_places};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::preflight::{self, Plan, ShardPlan};
+use crate::push::Submit;
 use crate::routing::Snapshot;
 use crate::shard::pulse::{Pulse, PulseThread};
 use crate::shard::{self, ShardInit};
@@ -137,6 +138,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         listens: sockets.listens,
         shards: shards.mailboxes,
         events: shards.events,
+        pushes: shards.pushes,
         bell: shards.bell,
         boot_id: common.boot_id,
         cores,
@@ -285,6 +287,8 @@ struct Shards {
     mailboxes: Vec<LaneSender<Command>>,
     pulses: Vec<Arc<Pulse>>,
     events: LaneReceiver<ShardEvent>,
+    /// Lanes for pushes, to every shard by its number.
+    pushes: Vec<PlaceSender<Submit>>,
     /// Doorbell that `events` ring.
     bell: Arc<Doorbell>,
 }
@@ -303,10 +307,15 @@ impl Shards {
         // One lane into each shard, from all others.
         let (to_shards, from_shards): (Vec<_>, Vec<_>) =
             bells.iter().map(|bell| lane(limits::HANDOFF_ITEMS_MAX, bell)).unzip();
+        let (delivers, delivered): (Vec<_>, Vec<_>) =
+            bells.iter().map(|bell| lane(limits::DELIVER_ITEMS_MAX, bell)).unzip();
+        let (pushes, submitted): (Vec<_>, Vec<_>) =
+            bells.iter().map(|bell| lane_of_places(limits::PUSH_ITEMS_MAX, bell)).unzip();
         let (threads, mailboxes, pulses) = (Vec::new(), Vec::new(), Vec::new());
-        let mut shards = Self { threads, mailboxes, pulses, events, bell };
+        let mut shards = Self { threads, mailboxes, pulses, events, pushes, bell };
+        let from_shards = from_shards.into_iter().zip(delivered).zip(submitted);
         let parts = plans.into_iter().zip(listeners).zip(bells).zip(from_shards);
-        for (((plan, listeners), bell), handed) in parts {
+        for (((plan, listeners), bell), ((handed, delivered), submitted)) in parts {
             let (mailbox, commands) = lane(limits::MAILBOX_ITEMS_MAX, &bell);
             let pulse = Arc::new(Pulse::new(bell.clone()));
             let init = ShardInit {
@@ -329,6 +338,10 @@ impl Shards {
                 events: events_in.clone(),
                 shards: to_shards.clone(),
                 handed,
+                delivers: delivers.clone(),
+                delivered,
+                pushes: shards.pushes.clone(),
+                submitted,
                 bell,
                 pulse: pulse.clone(),
                 boot: common.started,

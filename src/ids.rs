@@ -122,6 +122,14 @@ slot_key! {
     OwnerKey
 }
 slot_key! {
+    /// Key of a group with members on a shard.
+    GroupKey
+}
+slot_key! {
+    /// Key of a group whose home is a shard.
+    HomeKey
+}
+slot_key! {
     /// Key of a user, or of an address, whose connections and messages a shard counts.
     LimiterKey
 }

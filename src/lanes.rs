@@ -16,6 +16,8 @@ use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::ids::ShardId;
+
 /// Wakes a receiver once for any number of rings.
 #[derive(Debug)]
 pub struct Doorbell {
@@ -223,6 +225,23 @@ impl<T> PlaceSender<T> {
             Err(LaneRefusal::Full(_)) => unreachable!("there are as many items as places taken"),
         }
     }
+}
+
+/// Sends items to several receivers, of `lanes` by number: to all of them, or to none if one has no
+/// place. Whether they were sent; a receiver that is gone counts as one that has its item.
+pub fn send_to_all<T>(lanes: &[PlaceSender<T>], items: Vec<(ShardId, T)>) -> bool {
+    for (taken, (to, _)) in items.iter().enumerate() {
+        if !lanes[usize::from(to.0)].take_place(100) {
+            for (to, _) in &items[..taken] {
+                lanes[usize::from(to.0)].give_place_back();
+            }
+            return false;
+        }
+    }
+    for (to, item) in items {
+        lanes[usize::from(to.0)].send(item);
+    }
+    true
 }
 
 /// The receiving end of a lane with places.

@@ -61,6 +61,11 @@ pub(crate) const LANE_BUDGET: usize = 256;
 
 /// Connections that may wait in the lane to a shard, from all others: as many as one turn accepts.
 pub(crate) const HANDOFF_ITEMS_MAX: usize = ACCEPTS_PER_TURN_MAX;
+/// Pushes that may wait in the lane to a shard, of control and all shards: as many as a turn takes.
+pub(crate) const PUSH_ITEMS_MAX: usize = LANE_BUDGET;
+/// Items about groups that may wait in the lane to a shard, from all others: 16 turns of them. Each
+/// item may have several pushes, and what finds no room is told later.
+pub(crate) const DELIVER_ITEMS_MAX: usize = 16 * LANE_BUDGET;
 /// Commands of the control thread that may wait at one shard. It sends a handful a second.
 pub(crate) const MAILBOX_ITEMS_MAX: usize = 64;
 

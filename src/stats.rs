@@ -213,6 +213,29 @@ counters! {
     SessionsCrowdedOut = "sessions_crowded_out",
     /// Frames dropped before their clients confirmed them: by newer ones, or with their session.
     SessionFramesDropped = "session_frames_dropped",
+    /// Pushes that came to this shard: of callers, services and clients.
+    Pushes = "pushes",
+    /// Pushes of them that were refused: nobody got them.
+    PushesRefused = "pushes_refused",
+    /// Pushes to sessions that went before their client took them: for a newer one of their key,
+    /// because too many waited, or because their time was over.
+    PushesDropped = "pushes_dropped",
+    /// Pushes written to clients, each counted once for each client.
+    Deliveries = "deliveries",
+    /// Writes to clients' sockets straight from the log of a group: one may have many pushes.
+    DeliverySends = "delivery_sends",
+    /// Pushes of groups that members missed because they read too slowly.
+    DeliveriesMissed = "deliveries_missed",
+    /// Times that a member was told of a gap in its group's pushes.
+    GroupGaps = "group_gaps",
+    /// Sessions that joined a group.
+    GroupJoins = "group_joins",
+    /// Sessions that left a group, or ended in it.
+    GroupLeaves = "group_leaves",
+    /// Joins that were refused.
+    GroupJoinsRefused = "group_joins_refused",
+    /// Connections that a service closed.
+    ClosedByService = "closed_by_service",
     /// One-way messages that were refused.
     OneWayRefused = "one_way_refused",
     /// Times reading a connection was paused for its unanswered messages, or for the bytes of

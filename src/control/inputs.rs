@@ -8,8 +8,9 @@ use super::compose::Composer;
 use super::log::DroppedLines;
 use crate::auth::load::LocalKeys;
 use crate::config::{Config, Loader};
-use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender, PlaceSender};
 use crate::mailbox::{Command, ShardEvent};
+use crate::push::Submit;
 use crate::tls::load::LocalTls;
 
 /// Everything that control starts with.
@@ -26,6 +27,8 @@ pub(crate) struct ControlInputs {
     pub shards: Vec<LaneSender<Command>>,
     /// Events of all shards.
     pub events: LaneReceiver<ShardEvent>,
+    /// Lanes for pushes, to every shard by its number.
+    pub pushes: Vec<PlaceSender<Submit>>,
     /// Doorbell that `events` ring.
     pub bell: Arc<Doorbell>,
     /// Random number of this run.

@@ -219,6 +219,7 @@ pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
         listens: Listens { plain: Some(SocketAddr::from(([127, 0, 0, 1], 9000))), tls: None },
         shards,
         events,
+        pushes: Vec::new(),
         bell,
         boot_id: 1,
         cores: Cores::default(),

@@ -4,6 +4,7 @@ use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::admission::{NEEDS_USER, NO_ROUTE};
+use crate::engine::group_requests::on_group_message;
 use crate::engine::source::Source;
 use crate::message::{Category, ClientMessage, Micros, Reason, Reject};
 use crate::wire::client;
@@ -60,7 +61,11 @@ pub(super) fn on_gateway(
 ) -> Result<(), Reject> {
     let config = cx.config;
     let encoding = source.encoding;
-    let payload = match message.msg_id - config.gateway.gateway_ids.0 {
+    let number = message.msg_id - config.gateway.gateway_ids.0;
+    if let Some(done) = on_group_message(cx, clients, source, message, number, now) {
+        return done;
+    }
+    let payload = match number {
         ECHO => message.payload.to_vec(),
         TIME => client::payload(encoding, &client::Time { unix_us: config.unix_us(now) }),
         WHO_AM_I => {

@@ -63,6 +63,7 @@ impl Engine {
         self.dispatcher.check(&self.config.settings, &self.stats.counters)?;
         self.tenants.check(self.dispatcher.queued_bytes())?;
         self.check_conns()?;
+        self.clients.check_groups()?;
         self.clients.check_counts()
     }
 
@@ -85,9 +86,8 @@ impl Engine {
         ensure(shard == self.config.shard, || {
             format!("{} is on {:?}", session.id.as_str(), self.config.shard)
         })?;
-        let named = sessions.find(&session.id);
-        let expected = session.resumption.is_some().then_some(session.key);
-        ensure(named == expected, || format!("{:?} is named {named:?}", session.key))
+        let named = sessions.index.find(&session.id);
+        ensure(named == Some(session.key), || format!("{:?} is named {named:?}", session.key))
     }
 
     fn check_sessions(&self, unanswered: &BTreeMap<SessionKey, Held>) -> Result<(), String> {
@@ -117,7 +117,10 @@ impl Engine {
     }
 
     fn check_conns(&self) -> Result<(), String> {
-        let named = self.dispatcher.unanswered();
+        let mut named = self.dispatcher.unanswered();
+        for ask in self.clients.groups.asks.iter().filter(|ask| ask.seq > 0) {
+            named.entry(ask.session).or_default().items += 1;
+        }
         let answer_bytes = self.dispatcher.answer_bytes();
         let mut late = self.dispatcher.late_calls();
         let mut upgraded = 0;

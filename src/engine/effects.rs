@@ -1,8 +1,10 @@
 //! Effects: the work that the engine leaves for the shell, and the only way out of the engine.
 
 use crate::auth::KeyOwner;
-use crate::ids::{ConnId, InstanceId};
+use crate::engine::groups::lane::Deliver;
+use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::message::Call;
+use crate::push::{Receipt, Submit};
 use crate::routing::quota::TenantDemand;
 use crate::stats::Signal;
 
@@ -20,6 +22,13 @@ pub struct Effects {
     pub moves: Vec<ConnId>,
     /// Connections that may be read again: see [`super::Engine::on_resumed`].
     pub resumed: Vec<ConnId>,
+    /// Items for other shards, in their order; what a lane has no room for comes back by
+    /// [`super::Engine::deliver_refused`], with all that was to follow it to that shard.
+    pub deliver: Vec<(ShardId, Deliver)>,
+    /// What became of work about pushes, for control.
+    pub receipts: Vec<Receipt>,
+    /// Pushes of services for several shards: each is sent to all of its shards, or to none.
+    pub pushes: Vec<Vec<(ShardId, Submit)>>,
     /// Reports on instances for control.
     pub signals: Vec<Signal>,
     /// What tenants want of their quotas, for control. Taken with each tick.

@@ -16,12 +16,15 @@ mod config;
 pub mod dispatcher;
 mod drain;
 pub mod effects;
+mod group_requests;
+pub mod groups;
 mod held;
 mod inbound;
 pub mod inspect;
 pub mod instance_map;
 pub mod owner;
 pub mod pace;
+mod pushes;
 mod refusals;
 mod shares;
 pub mod slab;
@@ -131,7 +134,7 @@ impl Engine {
         };
         let dispatcher = Dispatcher::new(&settings, &snapshot, &mut rng);
         let seed = rng.next_u64();
-        let mut clients = Clients::new(&gateway, &settings, shards, seed);
+        let mut clients = Clients::new(&gateway, &settings, (shard, shards), seed);
         clients.sign_in.set(auth, &gateway.auth);
         clients.set_tenants(&snapshot.tenants);
         let mut tenants = TenantLedger::new(usize::from(shard.0), usize::from(shards.max(1)));
@@ -219,9 +222,20 @@ impl Engine {
         clients.remove(&mut cx, id);
     }
 
-    /// Bytes for the client that the kernel has not taken.
+    /// Bytes of the outbox that the kernel has not taken.
     pub fn outbox(&self, id: ConnId) -> &[u8] {
         self.clients.conns.get(id).map_or(&[], |c| c.outbox.pending())
+    }
+
+    /// The bytes that a flush is to write now, and that [`Self::on_sent`] is told of next: the
+    /// outbox, or pushes of groups from their log. `is_copied`: the transport holds on to what it was given, so that the same bytes come again
+    /// until they are sent (TLS).
+    #[inline]
+    pub fn bytes_to_send(&mut self, id: ConnId, is_copied: bool, now: Micros) -> &[u8] {
+        let Self { config, stats, tenants, clients, drain, effects, rng, .. } = self;
+        let drain = drain.as_ref();
+        let mut cx = Context { config, stats, tenants, effects, rng, drain };
+        clients.bytes_to_send(&mut cx, id, is_copied, now)
     }
 
     /// Takes note that the kernel took `n` bytes (0: its buffer is full), and says what becomes of
@@ -350,7 +364,7 @@ impl Engine {
 
     /// The earliest time at which something waits to be done; ticks come besides it.
     pub fn next_due(&self) -> Option<Micros> {
-        self.dispatcher.next_due()
+        if self.has_pushes() { Some(Micros(0)) } else { self.dispatcher.next_due() }
     }
 
     /// Everything that is counted, at this moment; `number` is that of the question. With 10,000

@@ -30,6 +30,7 @@ impl Engine {
             cx.effects.demands = demands;
         }
         self.go_on_with_newcomers(now);
+        self.tick_of_pushes(now);
         if self.drain.is_some() {
             self.go_on_draining(now, closing);
         }
@@ -41,6 +42,7 @@ impl Engine {
         self.go_on_signing_in(now);
         let (clients, dispatcher, mut cx) = self.parts();
         dispatcher.end_turn(&mut cx, clients, now);
+        self.end_turn_of_pushes(now);
     }
 
     /// Takes the time of the wall clock, with each tick. A step of it counts for claims of tokens

@@ -26,12 +26,14 @@ use std::time::{Duration, Instant};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::config::settings::ShardSettings;
+use crate::engine::groups::lane::Deliver;
 use crate::engine::{Engine, EngineInit};
 use crate::ids::ShardId;
-use crate::lanes::{Doorbell, LaneReceiver, LaneSender};
+use crate::lanes::{Doorbell, LaneReceiver, LaneSender, PlaceReceiver, PlaceSender};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
+use crate::push::Submit;
 use crate::shard::awake::AwakeClock;
 use crate::shard::begin::{Part, begin};
 use crate::shard::net::{Handoff, Net};
@@ -60,6 +62,14 @@ pub(crate) struct ShardInit {
     pub(crate) shards: Vec<LaneSender<Handoff>>,
     /// Lane from the other shards.
     pub(crate) handed: LaneReceiver<Handoff>,
+    /// Lanes to every shard for what is told of groups, by its number.
+    pub(crate) delivers: Vec<LaneSender<Deliver>>,
+    /// Lane from the other shards.
+    pub(crate) delivered: LaneReceiver<Deliver>,
+    /// Lanes to every shard for pushes, by its number.
+    pub(crate) pushes: Vec<PlaceSender<Submit>>,
+    /// Lane from control and all shards.
+    pub(crate) submitted: PlaceReceiver<Submit>,
     /// Rung by commands and by the other shards.
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) pulse: Arc<Pulse>,

@@ -16,12 +16,14 @@ use std::time::Duration;
 use crate::backend::channel::Channel;
 use crate::clock::unix_now;
 use crate::config::settings::{GatewaySettings, ShardSettings};
+use crate::engine::groups::lane::Deliver;
 use crate::engine::instance_map::InstanceMap;
 use crate::ids::ShardId;
-use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender};
+use crate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, PlaceReceiver, PlaceSender};
 use crate::limits;
 use crate::mailbox::{Command, Port, ShardEvent};
 use crate::message::Micros;
+use crate::push::Submit;
 use crate::readiness::{Polled, Ready, ReadySet, yield_once};
 use crate::shard::handoff;
 use crate::shard::net::accept::AcceptedClient;
@@ -75,6 +77,15 @@ struct Lanes {
     shards: Vec<LaneSender<Handoff>>,
     /// Lane from the other shards.
     handed: LaneReceiver<Handoff>,
+    /// Lanes to every shard for what is told of groups, by its number; the one to itself is not
+    /// used.
+    delivers: Vec<LaneSender<Deliver>>,
+    /// Lane from the other shards.
+    delivered: LaneReceiver<Deliver>,
+    /// Lanes to every shard for pushes, by its number.
+    pushes: Vec<PlaceSender<Submit>>,
+    /// Lane from control and all shards.
+    submitted: PlaceReceiver<Submit>,
     /// Rung by commands and by the other shards.
     bell: Arc<Doorbell>,
     pulse: Arc<Pulse>,
@@ -117,6 +128,7 @@ impl Net {
     pub(crate) fn new(init: ShardInit) -> io::Result<Self> {
         let ShardInit { engine, listeners, tls, service_tls, commands, events, .. } = init;
         let ShardInit { shards, handed, bell, pulse, boot, core: _, .. } = init;
+        let ShardInit { delivers, delivered, pushes, submitted, .. } = init;
         let set = ReadySet::new()?;
         if let Some(bell) = bell.descriptor() {
             set.add_bell(bell)?;
@@ -136,7 +148,18 @@ impl Net {
             seed: rand::random(),
             shell: Shell::new(engine, boot, state.awake()),
             state,
-            lanes: Lanes { commands, events, shards, handed, bell, pulse },
+            lanes: Lanes {
+                commands,
+                events,
+                shards,
+                handed,
+                delivers,
+                delivered,
+                pushes,
+                submitted,
+                bell,
+                pulse,
+            },
             tls,
             service_tls,
             set,

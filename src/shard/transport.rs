@@ -136,6 +136,12 @@ impl Transport {
         self.session().is_some_and(Session::has_ended)
     }
 
+    /// Whether it holds on to bytes that it was given and has not sent: TLS has encrypted them.
+    #[inline]
+    pub(crate) fn holds_on(&self) -> bool {
+        self.session().is_some()
+    }
+
     /// Whether TLS has bytes to send of its own: handshake, alert or a part of a record.
     pub(crate) fn has_unsent(&self) -> bool {
         self.session().is_some_and(Session::is_unsent)

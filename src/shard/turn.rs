@@ -17,6 +17,7 @@ mod arrivals;
 mod bound;
 mod handoffs;
 mod messages;
+mod pushes;
 mod reading;
 mod rota;
 mod rounds;
@@ -26,10 +27,12 @@ use crate::config::settings::ShardSettings;
 use crate::engine::Engine;
 use crate::engine::clients::conn::SocketAction;
 use crate::engine::effects::Effects;
+use crate::engine::groups::lane::Deliver;
 use crate::ids::{ConnId, InstanceId, ShardId};
 use crate::lanes::LaneRefusal;
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
+use crate::push::Submit;
 use crate::readiness::timers::Timers;
 use crate::shard::awake::AwakeClock;
 use crate::shard::handoff::Handoff;
@@ -125,6 +128,18 @@ pub trait ShardIo: Sized {
 
     /// The oldest handoff of the other shards.
     fn next_handoff(&mut self) -> Option<HandoffOf<Self>>;
+
+    /// Gives another shard an item about a group.
+    fn send_deliver(&mut self, to: ShardId, item: Deliver) -> Result<(), LaneRefusal<Deliver>>;
+
+    /// The oldest item of the other shards about a group.
+    fn next_deliver(&mut self) -> Option<Deliver>;
+
+    /// Gives pushes to their shards: all of them or none. Whether there was room.
+    fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool;
+
+    /// The oldest work about pushes, of control or of another shard.
+    fn next_submit(&mut self) -> Option<Submit>;
 
     /// The oldest command of control.
     fn next_command(&mut self) -> Option<Command>;
@@ -322,8 +337,19 @@ impl TurnState {
     /// Takes the effects out of the engine. They leave it in no other way.
     fn take_effects(&mut self, engine: &mut Engine) {
         // Each field by its name, so that a new one is an error here.
-        let Effects { calls, asked, dirty, moves, resumed, signals, demands, keys_wanted } =
-            &mut engine.effects;
+        let Effects {
+            calls,
+            asked,
+            dirty,
+            moves,
+            resumed,
+            deliver,
+            receipts,
+            pushes,
+            signals,
+            demands,
+            keys_wanted,
+        } = &mut engine.effects;
         take_list(calls, &mut self.effects.calls);
         take_list(asked, &mut self.effects.asked);
         take_list(dirty, &mut self.effects.dirty);
@@ -332,6 +358,9 @@ impl TurnState {
         take_list(signals, &mut self.effects.signals);
         take_list(demands, &mut self.effects.demands);
         take_list(keys_wanted, &mut self.effects.keys_wanted);
+        take_list(deliver, &mut self.effects.deliver);
+        take_list(receipts, &mut self.effects.receipts);
+        take_list(pushes, &mut self.effects.pushes);
     }
 }
 
@@ -366,6 +395,7 @@ pub fn run(io: &mut impl ShardIo, now: Micros) {
     io.with(|engine, state| state.take_effects(engine));
     tracer::step(io, Step::Batches);
     start_calls(io);
+    pushes::send_all(io, now);
     tracer::step(io, Step::Calls);
     flush_all(io, now);
     tracer::step(io, Step::Flush);

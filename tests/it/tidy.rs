@@ -31,7 +31,7 @@ const MAY_NAME: [(&str, &[&str]); 34] = [
     ("stats", &["ids", "message"]),
     ("inspect", &["ids", "message"]),
     ("trace", &["stats"]),
-    ("lanes", &[]),
+    ("lanes", &["ids"]),
     // Control hands the shards whole states, so the command that carries one names its parts.
     (
         "mailbox",

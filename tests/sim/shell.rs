@@ -13,12 +13,14 @@ use std::net::SocketAddr;
 use std::task::{Context, Waker};
 
 use shardgate::engine::clients::conn::{Phase, ReadNext, SocketAction};
+use shardgate::engine::groups::lane::Deliver;
 use shardgate::engine::{Engine, work};
 use shardgate::ids::{ConnId, InstanceId, ShardId};
 use shardgate::lanes::LaneRefusal;
 use shardgate::limits;
 use shardgate::mailbox::{Command, ShardConfig, ShardEvent};
 use shardgate::message::{Call, Micros};
+use shardgate::push::Submit;
 use shardgate::readiness::Ready;
 use shardgate::shard::handoff::Handoff;
 use shardgate::shard::turn::{self, HandoffOf, Input, ReadOnce, Readiness, ShardIo, TurnState};
@@ -266,7 +268,9 @@ impl ShardIo for Host<'_> {
         let Some(socket) = shard.sockets.get_mut(&id) else { return SocketAction::Keep };
         let p = socket.peer;
         let peer = &mut peers[p];
-        let bytes = shard.engine.outbox(id);
+        // Every other connection is one of a transport that holds on to what it was given.
+        let is_copied = p % 2 == 1;
+        let bytes = shard.engine.bytes_to_send(id, is_copied, now);
         if peer.reset && !bytes.is_empty() {
             return SocketAction::Close;
         }
@@ -368,6 +372,31 @@ impl ShardIo for Host<'_> {
 
     fn next_handoff(&mut self) -> Option<HandoffOf<Self>> {
         self.shard().handed.try_recv()
+    }
+
+    fn send_deliver(&mut self, to: ShardId, item: Deliver) -> Result<(), LaneRefusal<Deliver>> {
+        let to = usize::from(to.0);
+        if self.world.shards[to].stopped {
+            return Err(LaneRefusal::Closed(item));
+        }
+        if self.world.dice.chance(self.world.plan.faults.full) {
+            return Err(LaneRefusal::Full(item));
+        }
+        self.world.shards[to].deliver.try_send(item)?;
+        self.world.wake(to);
+        Ok(())
+    }
+
+    fn next_deliver(&mut self) -> Option<Deliver> {
+        self.shard().delivered.try_recv()
+    }
+
+    fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {
+        self.world.send_pushes(pushes)
+    }
+
+    fn next_submit(&mut self) -> Option<Submit> {
+        self.shard().submitted.try_recv()
     }
 
     fn next_command(&mut self) -> Option<Command> {

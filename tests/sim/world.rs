@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shardgate::config::settings::Tenants;
+use shardgate::engine::groups::lane::Deliver;
 use shardgate::engine::{Engine, EngineInit};
 use shardgate::ids::{ConnId, ShardId};
-use shardgate::lanes::{Doorbell, LaneReceiver, LaneRefusal, LaneSender, lane};
+use shardgate::lanes::{
+    self, Doorbell, LaneReceiver, LaneRefusal, LaneSender, PlaceReceiver, PlaceSender, lane,
+    lane_of_places,
+};
 use shardgate::limits;
 use shardgate::mailbox::{Command, ShardConfig, ShardEvent};
 use shardgate::message::{Encoding, Micros};
+use shardgate::push::Submit;
 use shardgate::routing::{Instance, Share, Snapshot};
 use shardgate::shard::handoff::Handoff;
 use shardgate::shard::turn::{Readiness, TurnState};
@@ -79,6 +84,10 @@ pub struct Shard {
     /// Lane from the other shards into this one.
     pub handoff: LaneSender<Handoff<usize, usize>>,
     pub handed: LaneReceiver<Handoff<usize, usize>>,
+    pub deliver: LaneSender<Deliver>,
+    pub delivered: LaneReceiver<Deliver>,
+    pub submit: PlaceSender<Submit>,
+    pub submitted: PlaceReceiver<Submit>,
     pub turn_at: Option<u64>,
     pub stalled_until: u64,
     /// Whether the shard is in its last turn.
@@ -222,6 +231,17 @@ impl World {
             self.handle(event);
         }
         self.now = until;
+    }
+
+    /// Gives pushes to their shards: all of them or none.
+    pub fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {
+        let to: Vec<usize> = pushes.iter().map(|(to, _)| usize::from(to.0)).collect();
+        let lanes: Vec<_> = self.shards.iter().map(|shard| shard.submit.clone()).collect();
+        let sent = lanes::send_to_all(&lanes, pushes);
+        if sent {
+            to.into_iter().for_each(|s| self.wake(s));
+        }
+        sent
     }
 
     /// Stops the process: its shards have no turn, its channels and its control read nothing.
@@ -479,6 +499,8 @@ impl Shard {
         let bell = Doorbell::new();
         let (control, commands) = lane(plan.lane_items, &bell);
         let (handoff, handed) = lane(plan.lane_items, &bell);
+        let (deliver, delivered) = lane(plan.lane_items, &bell);
+        let (submit, submitted) = lane_of_places(plan.lane_items, &bell);
         let engine = Engine::new(EngineInit {
             shard: ShardId(n as u16),
             shards: plan.shards as u16,
@@ -501,6 +523,10 @@ impl Shard {
             control,
             handoff,
             handed,
+            deliver,
+            delivered,
+            submit,
+            submitted,
             turn_at: None,
             stalled_until: 0,
             ending: false,

@@ -247,6 +247,10 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
+    /// Whether there are pushes of groups that it has not read.
+    pub is_behind: bool,
+    /// Whether pushes to its session wait apart, as it reads slowly.
+    pub has_waiting: bool,
     /// Causes for which the connection is not read.
     pub holds: Holds,
     /// Data messages read since the connection was opened.
@@ -310,6 +314,8 @@ impl Conn {
             handshake: None,
             outbox: Outbox::default(),
             dirty: false,
+            is_behind: false,
+            has_waiting: false,
             holds: Holds::default(),
             messages: 0,
             work: 0,

@@ -90,7 +90,7 @@ impl Clients {
     pub(super) fn new_session_id(&self, cx: &mut Context<'_>) -> SessionId {
         loop {
             let id = SessionId::new(cx.config.shard, cx.rng.random());
-            if self.sessions.find(&id).is_none() {
+            if self.sessions.index.find(&id).is_none() {
                 return id;
             }
         }
@@ -127,7 +127,9 @@ impl Clients {
         debug_assert!(conn.session.is_at_rest());
         // What its client wants on another shard is another session.
         self.sessions.end_resumption(cx.stats, &mut conn.session);
-        self.sessions.stand_up(conn.session.key);
+        self.sessions.stand_up(&conn.session);
+        self.leave_all(cx, &mut conn.session);
+        conn.is_behind = false;
         self.upgraded -= u64::from(conn.upgraded);
         cx.stats.inc(Counter::MovedOut);
         Some((to, Departed(Box::new(conn))))

@@ -63,7 +63,7 @@ impl Clients {
         if counted.is_err()
             && let Some(mut conn) = self.conns.remove(id)
         {
-            self.sessions.stand_up(conn.session.key);
+            self.sessions.stand_up(&conn.session);
             self.limits.release(id, &mut conn.limits);
         }
         if let Err(refusal) = &counted {

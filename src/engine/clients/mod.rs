@@ -2,17 +2,25 @@
 //! who they are, what they may, and what is written to them. It knows nothing of services.
 
 pub mod address_places;
+mod by_service;
+mod check_groups;
 pub mod conn;
+pub mod deliveries;
+pub mod direct;
 pub(crate) mod handshake;
 pub mod home;
+pub mod index;
 mod introduction;
+pub mod joining;
 pub mod kept;
 pub mod limiter;
 pub mod limits;
+pub mod membership;
 pub mod outbox;
 mod pause;
 pub mod place_tests;
 pub(crate) mod places;
+pub mod publishing;
 pub(crate) mod quotas;
 mod reply;
 pub mod resume;
@@ -23,23 +31,29 @@ pub mod sign_in;
 mod sweep;
 pub mod token_bucket;
 pub mod token_turns;
+pub mod waiting;
 pub mod window;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::auth::Verifier;
 use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
+use crate::engine::clients::deliveries::Pulled;
+use crate::engine::clients::direct::{Direct, Wave};
 use crate::engine::clients::limits::ClientLimits;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::{Seat, Sessions};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
+use crate::engine::groups::Groups;
+use crate::engine::groups::push_ids::PushIds;
 use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::engine::{Context, work};
-use crate::ids::{ConnId, SessionKey, TenantId};
+use crate::ids::{ConnId, SessionKey, ShardId, TenantId};
 use crate::message::Micros;
 use crate::origin::AdminPages;
 use crate::routing::TenantTable;
@@ -53,6 +67,19 @@ use crate::wire::handshake::{HandshakeRules, HeaderLimits};
 pub(crate) struct Clients {
     pub conns: Slab<ConnId, Conn>,
     pub sessions: Sessions,
+    pub groups: Groups,
+    /// Ids of pushes that were taken lately.
+    pub push_ids: PushIds,
+    /// Frames that the flush under way was given out of a group's log.
+    pulled: Option<Pulled>,
+    /// Connections that have more to read than one flush wrote.
+    pub more_to_send: Vec<ConnId>,
+    /// Pushes to all sessions under way.
+    pub waves: VecDeque<Wave>,
+    /// Pushes to sessions of this turn, which are to be counted.
+    pub placed: Vec<Direct>,
+    /// Pushes to sessions that were flushed since, and are counted next.
+    pub to_count: Vec<Direct>,
     pub sign_in: SignIn,
     pub limits: ClientLimits,
     rules: HandshakeRules,
@@ -82,17 +109,24 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// No connection yet; `seed` is that of the hashes of limits.
+    /// No connection yet, on a shard of so many; `seed` is that of the hashes of limits.
     pub fn new(
         gateway: &GatewaySettings,
         settings: &ShardSettings,
-        shards: u16,
+        (shard, shards): (ShardId, u16),
         seed: u64,
     ) -> Self {
         Self {
             // `has_room` and `arrive` say how many there may be.
             conns: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
             sessions: Sessions::default(),
+            groups: Groups::new(shard, shards),
+            push_ids: PushIds::default(),
+            pulled: None,
+            more_to_send: Vec::new(),
+            waves: VecDeque::new(),
+            placed: Vec::new(),
+            to_count: Vec::new(),
             sign_in: SignIn::default(),
             limits: ClientLimits::new(settings, shards, seed),
             rules: HandshakeRules {
@@ -173,8 +207,8 @@ impl Clients {
     /// Puts a connection into the slab, and its session on a seat.
     fn put(&mut self, conn: Conn) -> ConnId {
         let id = self.conns.insert(conn);
-        let key = self.sessions.sit(id);
-        self.conns.get_mut(id).expect("just put in").session.key = key;
+        let conn = self.conns.get_mut(id).expect("just put in");
+        self.sessions.sit(&mut conn.session, id);
         id
     }
 
@@ -184,6 +218,9 @@ impl Clients {
         self.answer_waiting_token(cx, id, self.ticked);
         let Some(mut conn) = self.conns.remove(id) else { return };
         let stays = self.release_session(cx, &mut conn);
+        if !stays {
+            self.leave_all(cx, &mut conn.session);
+        }
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
         self.limits.release(id, &mut conn.limits);
@@ -206,6 +243,11 @@ impl Clients {
         n: usize,
         now: Micros,
     ) -> SocketAction {
+        let n = if self.pulled.is_some() || self.conns.get(id).is_some_and(|conn| conn.is_behind) {
+            self.on_pulled_sent(cx, id, n)
+        } else {
+            n
+        };
         let Some(conn) = self.conns.get_mut(id) else { return SocketAction::Close };
         conn.dirty = false;
         // TLS may report bytes of an outbox that was discarded after they were encrypted.
@@ -224,6 +266,10 @@ impl Clients {
             if conn.phase == Phase::Open && conn.is_overfull(now) {
                 self.close_slow(cx, id, now);
             }
+            return SocketAction::Keep;
+        }
+        if conn.has_waiting {
+            self.place_waiting(cx, id, now);
             return SocketAction::Keep;
         }
         match conn.phase {
@@ -277,7 +323,10 @@ impl Clients {
 
     /// The session with this key, and its connection if it has one.
     #[inline]
-    fn session_mut(&mut self, key: SessionKey) -> Option<(&mut Session, Option<ConnId>)> {
+    pub(super) fn session_mut(
+        &mut self,
+        key: SessionKey,
+    ) -> Option<(&mut Session, Option<ConnId>)> {
         match self.sessions.seat_mut(key)? {
             Seat::At(id) => {
                 let id = *id;
@@ -333,8 +382,24 @@ impl Clients {
         }
     }
 
-    /// Sends a Close frame and waits for the client's.
+    /// Sends a Close frame and waits for the client's. The session ends with it, or can be resumed,
+    /// as `code` says.
     pub fn close(&mut self, cx: &mut Context<'_>, id: ConnId, code: u16, why: &str, now: Micros) {
+        if let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.phase == Phase::Open) {
+            conn.ends_session |= !resume::outlives_our_close(code);
+        }
+        self.close_only(cx, id, code, why, now);
+    }
+
+    /// Sends a Close frame that says nothing of the session, and waits for the client's.
+    pub(super) fn close_only(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        code: u16,
+        why: &str,
+        now: Micros,
+    ) {
         self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
@@ -352,7 +417,6 @@ impl Clients {
         }
         // After an error of the client's the rest of its bytes cannot be read as frames, and those
         // of one that sent too many are not: that would be what it is closed for.
-        conn.ends_session |= !resume::outlives_our_close(code);
         let phase = match conn.decoder.ended() || code == close::POLICY {
             true => Phase::Lingering { until },
             false => Phase::Closing { until },

@@ -8,6 +8,9 @@ use crate::message::Micros;
 pub struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
+    /// Whether all that waits are pushes of groups: their client is skipped, and not closed, if it
+    /// reads too slowly.
+    is_pushed: bool,
     /// Since when the kernel has taken nothing although bytes wait; `None` if none wait, or none of
     /// them were offered to it yet.
     stuck_since: Option<Micros>,
@@ -49,7 +52,21 @@ impl Outbox {
         {
             self.bytes = buffer;
         }
+        self.is_pushed = false;
         &mut self.bytes
+    }
+
+    /// The buffer to append pushes of groups to.
+    pub(super) fn pusher(&mut self, pool: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
+        let is_pushed = self.is_empty() || self.is_pushed;
+        self.writer(pool);
+        self.is_pushed = is_pushed;
+        &mut self.bytes
+    }
+
+    /// Whether pushes of groups are all that waits.
+    pub fn is_pushed(&self) -> bool {
+        self.is_pushed
     }
 
     /// Whether bytes wait that were offered to the kernel and not taken: its buffer is full.

@@ -3,6 +3,7 @@
 use crate::engine::Context;
 use crate::engine::answer::Answer;
 use crate::engine::clients::conn::{Conn, Phase};
+use crate::engine::clients::joining::Wanted;
 use crate::engine::clients::outbox::POOLED_BYTES_MAX;
 use crate::engine::clients::sessions::Seat;
 use crate::engine::clients::{Clients, append, mark_dirty};
@@ -23,9 +24,9 @@ const REPLY_TOO_LARGE: Reject = Reject::new(
     Reason::BadServiceReply,
     "the message ran, but its answer is larger than outbox_bytes_max",
 );
-/// Where an answer went.
+/// The place that an answer went to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Delivery {
+pub(super) enum Delivery {
     /// Into the outbox of the session's connection.
     Written,
     /// Into the window of a session whose client is to come back.
@@ -118,7 +119,9 @@ impl Clients {
         self.deliver_numbered(cx, key, message)
     }
 
-    fn deliver_numbered(
+    /// Writes a message to a resumable session with its next offset, and keeps it; also of one that
+    /// is away, or whose connection ends.
+    pub(super) fn deliver_numbered(
         &mut self,
         cx: &mut Context<'_>,
         key: SessionKey,
@@ -199,6 +202,35 @@ impl Clients {
         let (msg_id, seq) = (message.msg_id, message.seq);
         let answer = ServerMessage { msg_id, seq, kind, payload, ..ServerMessage::default() };
         self.reply(cx, id, Some(category), &answer);
+    }
+
+    /// Answers a session's message about a group with OK, later than it came.
+    pub(super) fn answer_gateway(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        wanted: Wanted,
+        payload: &[u8],
+    ) {
+        let Wanted { seq, msg_id } = wanted;
+        let answer = ServerMessage { msg_id, seq, payload, ..ServerMessage::default() };
+        self.reply_to(cx, key, Some(Category::Gateway), &answer);
+    }
+
+    /// Answers a session's message about a group with a refusal, later than it came.
+    pub(super) fn answer_reject(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        wanted: Wanted,
+        reject: &Reject,
+    ) {
+        let Wanted { seq, msg_id } = wanted;
+        if seq > 0 {
+            let Reject { text: message, retry_after_ms, reason, .. } = *reject;
+            let error = ServerMessage { msg_id, message, retry_after_ms, ..error(seq, reason) };
+            self.reply_to(cx, key, Some(Category::Gateway), &error);
+        }
     }
 
     /// Refuses a message: one that wants an answer gets it, one-way messages are told together.

@@ -13,6 +13,7 @@ use rand::RngExt;
 use crate::engine::Context;
 use crate::engine::clients::conn::{Conn, Hold, MoveCause, PendingAuth, Phase};
 use crate::engine::clients::kept::{AckAhead, WindowCaps};
+use crate::engine::clients::membership::GROUPS_MAX;
 use crate::engine::clients::resumption::{Claimed, Resumption};
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::{AwayCaps, End, Seat};
@@ -23,7 +24,7 @@ use crate::engine::source::Source;
 use crate::ids::{ConnId, SessionId, SessionKey, SessionSecret};
 use crate::message::{ClientMessage, Micros, Reason, Reject, ServerMessage};
 use crate::stats::Counter;
-use crate::wire::{client, close};
+use crate::wire::{client, close, groups};
 
 /// Sessions that end in a tick because they were away too long: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
@@ -51,6 +52,8 @@ const USED: Reject = Reject::new(
     Reason::BadMessage,
     "resume names a session, and messages were sent on this connection before it: send it first",
 );
+const TOO_MANY_GROUPS: Reject =
+    Reject::new(Reason::TooLarge, "groups: a session is in at most 64 groups");
 const USER_NOT_KNOWN: Reject = Reject::later(
     Reason::Unavailable,
     "the token could be neither accepted nor refused: send it again, then resume",
@@ -177,7 +180,20 @@ impl Clients {
             self.lose(cx, id, message.seq, lost, now);
             return Ok(());
         };
-        let claimed = Claimed { seq: message.seq, session, secret, offset: shown.offset };
+        if shown.groups.len() > GROUPS_MAX {
+            return Err(TOO_MANY_GROUPS);
+        }
+        let groups = shown.groups.into_iter().map(|shown| {
+            let at = shown.position.unwrap_or_default();
+            (shown.group, groups::place(&at.epoch, at.offset))
+        });
+        let claimed = Claimed {
+            seq: message.seq,
+            session,
+            secret,
+            offset: shown.offset,
+            groups: groups.collect(),
+        };
         let home = session.shard();
         // Sessions of users are on the shard that their connections come to.
         let moves = source.user.is_none() && cx.drain.is_none() && home.0 < cx.config.shards;
@@ -217,7 +233,7 @@ impl Clients {
 
     /// The session that a connection may go on with.
     fn claimed_session(&self, conn: &Conn, claimed: &Claimed) -> Result<SessionKey, Lost> {
-        let Some(key) = self.sessions.find(&claimed.session) else {
+        let Some(key) = self.find_resumable(&claimed.session) else {
             return Err(match self.sessions.end_of(&claimed.session, claimed.secret) {
                 Some(End::Expired | End::Crowded) => Lost::Expired,
                 Some(End::Left) => Lost::Ended,
@@ -241,6 +257,16 @@ impl Clients {
         }
     }
 
+    /// The session with this id, if it can be resumed.
+    fn find_resumable(&self, id: &SessionId) -> Option<SessionKey> {
+        let key = self.sessions.index.find(id)?;
+        let session = match self.sessions.seat(key)? {
+            Seat::Away(session) => session,
+            Seat::At(id) => &self.conns.get(*id)?.session,
+        };
+        session.resumption.is_some().then_some(key)
+    }
+
     fn last_offset(&self, key: SessionKey) -> Option<u64> {
         let session = match self.sessions.seat(key)? {
             Seat::Away(session) => session,
@@ -257,9 +283,10 @@ impl Clients {
             Some(Seat::Away(_)) => {
                 let session = self.sessions.comes_back(key, id).expect("just seen");
                 let conn = self.conns.get_mut(id).expect("the caller has it");
-                let own = std::mem::replace(&mut conn.session, session);
-                self.sessions.stand_up(own.key);
+                let mut own = std::mem::replace(&mut conn.session, session);
                 conn.session.continue_for(&own);
+                self.sessions.stand_up(&own);
+                self.leave_all(cx, &mut own);
                 return;
             }
             None => unreachable!("the caller has found it"),
@@ -270,6 +297,7 @@ impl Clients {
         };
         std::mem::swap(&mut conn.session, &mut former.session);
         conn.session.continue_for(&former.session);
+        (former.is_behind, former.has_waiting) = (false, false);
         // What it waited for is the session's, and the client's Close is still to be read.
         former.release(Hold::Unanswered, old, now, &mut cx.effects.resumed);
         former.release_outbox(old, now, &mut cx.effects.resumed);
@@ -326,7 +354,8 @@ impl Clients {
         };
         resumption.renew(claimed.secret, secret);
         sessions.kept_bytes = sessions.kept_bytes + resumption.kept.size() - held;
-        self.tell_resumed(cx, id, claimed.seq, outcome);
+        let groups = self.go_on_in_groups(cx, id, &claimed.groups);
+        self.tell_resumed(cx, id, claimed.seq, outcome, groups);
         let Some(conn) = self.conns.get_mut(id) else { return };
         let out = conn.outbox.writer(&mut self.buffers);
         if let Some(resumption) = conn.session.resumption.as_deref() {
@@ -338,6 +367,8 @@ impl Clients {
         if conn.has_too_much_unanswered(&cx.config.settings.conn) {
             conn.hold(Hold::Unanswered);
         }
+        conn.has_waiting = conn.session.waiting.is_some();
+        self.place_waiting(cx, id, now);
     }
 
     /// Tells a client that its session is not there, and goes on with the connection's own.
@@ -360,12 +391,19 @@ impl Clients {
         let secret = new_secret(cx);
         let conn = self.conns.get_mut(id).expect("the caller has it");
         conn.session.resumption = Some(Box::new(Resumption::new(conn.encoding, secret)));
-        self.sessions.name(&conn.session);
-        self.tell_resumed(cx, id, seq, outcome);
+        self.sessions.became_resumable();
+        self.tell_resumed(cx, id, seq, outcome, Vec::new());
     }
 
     /// Writes the answer to `resume`. It has no offset: the position is in it.
-    fn tell_resumed(&mut self, cx: &mut Context<'_>, id: ConnId, seq: u64, outcome: Outcome) {
+    fn tell_resumed(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ConnId,
+        seq: u64,
+        outcome: Outcome,
+        groups: Vec<client::GroupOutcome>,
+    ) {
         cx.stats.inc(outcome.counter());
         let Some(conn) = self.conns.get(id) else { return };
         let Some(resumption) = conn.session.resumption.as_deref() else { return };
@@ -381,7 +419,7 @@ impl Clients {
             },
             offset: resumption.kept.last(),
             ttl_ms: u32::try_from(cx.config.settings.session.ttl_ms).unwrap_or(u32::MAX),
-            groups: Vec::new(),
+            groups,
         };
         let payload = client::payload(conn.encoding, &resumed);
         let message =
@@ -418,7 +456,7 @@ impl Clients {
         let is_kept = cx.config.settings.session.ttl_ms > 0 && cx.drain.is_none();
         let stays = conn.session.resumption.is_some() && !conn.ends_session && is_kept;
         if !stays {
-            self.sessions.stand_up(conn.session.key);
+            self.sessions.stand_up(&conn.session);
             self.sessions.end_resumption(cx.stats, &mut conn.session);
         }
         stays
@@ -437,7 +475,7 @@ impl Clients {
         for _ in 0..CROWDED_BUDGET {
             let Some(key) = self.sessions.crowded_out(&holder, caps) else { return };
             cx.stats.inc(Counter::SessionsCrowdedOut);
-            self.sessions.end_away(key, End::Crowded);
+            self.end_away(cx, key, End::Crowded);
         }
     }
 
@@ -456,10 +494,17 @@ impl Clients {
                 false => break,
             };
             cx.stats.inc(counter);
-            self.sessions.end_away(key, end);
+            self.end_away(cx, key, end);
         }
         let dropped = std::mem::take(&mut self.sessions.frames_dropped);
         cx.stats.add(Counter::SessionFramesDropped, dropped);
+    }
+
+    /// Ends a session that is away, and its memberships.
+    pub(super) fn end_away(&mut self, cx: &mut Context<'_>, key: SessionKey, why: End) {
+        if let Some(mut session) = self.sessions.end_away(key, why) {
+            self.leave_all(cx, &mut session);
+        }
     }
 
     /// The window of a session now: as the settings say, and no more than an eighth of the bytes

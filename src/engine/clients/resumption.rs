@@ -3,9 +3,10 @@
 use crate::engine::clients::kept::{AckAhead, Kept};
 use crate::ids::{SessionId, SessionSecret};
 use crate::message::Encoding;
+use crate::push::Position;
 
 /// A session that a client wants to go on with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Claimed {
     /// The `resume` message that is answered.
     pub seq: u64,
@@ -15,6 +16,8 @@ pub struct Claimed {
     pub secret: SessionSecret,
     /// The last offset that the client has.
     pub offset: u64,
+    /// Names of groups, and up to where the client has their pushes.
+    pub groups: Vec<(String, Position)>,
 }
 
 /// The state of a session that was made resumable.

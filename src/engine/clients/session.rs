@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::Identity;
+use crate::engine::clients::membership::Memberships;
 use crate::engine::clients::resumption::Resumption;
+use crate::engine::clients::waiting::Waiting;
 use crate::engine::owner::{Address, Holder, Owner, Party, Principal};
 use crate::ids::{SessionId, SessionKey, TenantId};
 use crate::message::Micros;
@@ -41,6 +43,10 @@ pub struct Session {
     pub before: Option<Box<Sender>>,
     /// What a client needs to resume it; `None` if it ends with its connection.
     pub resumption: Option<Box<Resumption>>,
+    /// Groups that it is in; `None` if it never was in one.
+    pub groups: Option<Box<Memberships>>,
+    /// Pushes that wait for its client, if there are any.
+    pub waiting: Option<Box<Waiting>>,
     /// Time at which it lost its connection, of one that has none.
     pub away_since: Micros,
 }
@@ -63,6 +69,8 @@ impl Session {
             late_calls: 0,
             before: None,
             resumption: None,
+            groups: None,
+            waiting: None,
             away_since: Micros(0),
         }
     }
@@ -145,7 +153,10 @@ impl Session {
         });
         let before = self.before.as_deref().map_or(0, size_of_val);
         let resumption = self.resumption.as_deref().map_or(0, Resumption::memory_bytes);
-        size_of::<Self>() + user + before + resumption
+        let groups = self.groups.as_deref();
+        let groups = groups.map_or(0, |all| size_of_val(all) + all.memory_bytes());
+        let waiting = self.waiting.as_deref().map_or(0, Waiting::memory_bytes);
+        size_of::<Self>() + user + before + resumption + groups + waiting
     }
 }
 

@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
 
+use crate::engine::clients::index::{INDEXED_BYTES, SessionIndex};
 use crate::engine::clients::kept;
 use crate::engine::clients::session::Session;
 use crate::engine::owner::{Address, Holder, Party};
@@ -36,14 +37,12 @@ const PARTY_PART: usize = 2;
 
 /// Bytes of a session's seat.
 pub const SEAT_BYTES: usize = Slab::<SessionKey, Seat>::SLOT_BYTES;
-/// Bytes of the tables for a resumable session, and of its window while that is empty.
-pub const RESUMABLE_BYTES: usize =
-    2 * (size_of::<(SessionId, SessionKey)>() + 1) + kept::STAYS_BYTES + 4 * kept::STAYS_ITEMS;
-/// Bytes of the tables for a session that is away, beside the session itself: its seat, its name (a
-/// hash table is half empty at worst), and its places in two orders (a B-tree's nodes are 6/11
-/// full or more).
+/// Bytes of a resumable session's window while that is empty.
+pub const RESUMABLE_BYTES: usize = kept::STAYS_BYTES + 4 * kept::STAYS_ITEMS;
+/// Bytes of the tables for a session that is away, beside the session itself: its seat, its places
+/// in the index, and those in two orders (a B-tree's nodes are 6/11 full or more).
 pub const AWAY_BYTES: usize = SEAT_BYTES
-    + 2 * (size_of::<(SessionId, SessionKey)>() + 1)
+    + INDEXED_BYTES
     + 2 * (size_of::<(Micros, SessionKey)>() + size_of::<(PartyName, Micros, SessionKey)>())
     + 2 * (size_of::<(Holder, u32)>() + 1);
 /// Bytes of what is remembered of ended sessions, at most.
@@ -102,8 +101,10 @@ pub struct AwayCaps {
 #[derive(Debug)]
 pub struct Sessions {
     seats: Slab<SessionKey, Seat>,
-    /// The resumable ones.
-    names: HashMap<SessionId, SessionKey>,
+    /// All of them, by what services know of them.
+    pub index: SessionIndex,
+    /// Number of the resumable ones.
+    resumable: usize,
     /// The ones without a connection, the one that is away longest first.
     away: BTreeSet<(Micros, SessionKey)>,
     /// The same of each party.
@@ -123,7 +124,8 @@ impl Default for Sessions {
     fn default() -> Self {
         Self {
             seats: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
-            names: HashMap::new(),
+            index: SessionIndex::default(),
+            resumable: 0,
             away: BTreeSet::new(),
             away_of: BTreeSet::new(),
             counts: HashMap::new(),
@@ -137,8 +139,9 @@ impl Default for Sessions {
 
 impl Sessions {
     /// Gives a session that is on `conn` its seat.
-    pub fn sit(&mut self, conn: ConnId) -> SessionKey {
-        self.seats.insert(Seat::At(conn))
+    pub fn sit(&mut self, session: &mut Session, conn: ConnId) {
+        session.key = self.seats.insert(Seat::At(conn));
+        self.index.add(session);
     }
 
     /// The place of a session; `None` if it has ended.
@@ -159,18 +162,14 @@ impl Sessions {
     }
 
     /// Ends the seat of a session that is on a connection.
-    pub fn stand_up(&mut self, key: SessionKey) {
-        self.seats.remove(key);
+    pub fn stand_up(&mut self, session: &Session) {
+        self.seats.remove(session.key);
+        self.index.remove(session);
     }
 
-    /// Makes a session known by its id, so that it can be resumed.
-    pub fn name(&mut self, session: &Session) {
-        self.names.insert(session.id, session.key);
-    }
-
-    /// The resumable session with this id.
-    pub fn find(&self, id: &SessionId) -> Option<SessionKey> {
-        self.names.get(id).copied()
+    /// Takes note that a session can be resumed from now on.
+    pub fn became_resumable(&mut self) {
+        self.resumable += 1;
     }
 
     /// Why the session with this id and secret ended, if that is remembered.
@@ -182,7 +181,7 @@ impl Sessions {
 
     /// Number of resumable sessions, and of those without a connection.
     pub fn len(&self) -> (usize, usize) {
-        (self.names.len(), self.away.len())
+        (self.resumable, self.away.len())
     }
 
     /// Whether there is no seat for one more session.
@@ -220,10 +219,12 @@ impl Sessions {
     }
 
     /// Ends a session that is away.
-    pub fn end_away(&mut self, key: SessionKey, why: End) {
-        let Some(Seat::Away(session)) = self.seats.remove(key) else { return };
+    pub fn end_away(&mut self, key: SessionKey, why: End) -> Option<Box<Session>> {
+        let Some(Seat::Away(session)) = self.seats.remove(key) else { return None };
         self.forget_away(&session);
         self.forget(&session, why);
+        self.index.remove(&session);
+        Some(session)
     }
 
     /// Forgets that a session can be resumed; who tries to is told why.
@@ -231,7 +232,7 @@ impl Sessions {
         let Some(resumption) = session.resumption.as_deref() else { return };
         self.kept_bytes -= resumption.kept.size();
         self.frames_dropped += resumption.kept.count() as u64;
-        self.names.remove(&session.id);
+        self.resumable -= 1;
         if self.ended_order.len() >= ENDED_MAX
             && let Some(oldest) = self.ended_order.pop_front()
         {

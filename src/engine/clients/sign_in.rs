@@ -397,7 +397,10 @@ impl Clients {
             return;
         }
         self.sessions.end_resumption(cx.stats, &mut conn.session);
+        self.sessions.index.remove(&conn.session);
         conn.session.begin_anew(new);
+        self.sessions.index.add(&conn.session);
+        self.leave_with_notice(cx, id, "SIGNED_IN");
     }
 
     /// Makes the connection one of a user that is counted, and tells the client.
@@ -417,7 +420,9 @@ impl Clients {
             session: conn.session.id.as_str().to_owned(),
         };
         let payload = client::payload(conn.encoding, &ok);
+        self.sessions.index.remove(&conn.session);
         conn.session.sign_in(identity);
+        self.sessions.index.add(&conn.session);
         conn.token_later = false;
         conn.auth_by = Micros(u64::MAX);
         conn.page = None;

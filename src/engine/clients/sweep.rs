@@ -43,7 +43,8 @@ impl Clients {
             return;
         }
         let judges = !self.is_catching_up(now);
-        let is_late = conn.outbox.stuck_us(now) > stuck_us || conn.is_overfull(now);
+        let is_stuck = conn.outbox.stuck_us(now) > stuck_us && !conn.outbox.is_pushed();
+        let is_late = is_stuck || conn.is_overfull(now);
         let is_slow = judges && is_late || conn.is_overfull_by_far();
         if is_slow && conn.phase == Phase::Open {
             self.close_slow(cx, id, now);

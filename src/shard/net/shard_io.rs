@@ -5,11 +5,13 @@ use std::io;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::engine::clients::conn::{ReadNext, SocketAction};
+use crate::engine::groups::lane::Deliver;
 use crate::engine::{Engine, work};
 use crate::ids::{ConnId, InstanceId, ShardId};
-use crate::lanes::LaneRefusal;
+use crate::lanes::{self, LaneRefusal};
 use crate::mailbox::{Command, ShardConfig, ShardEvent};
 use crate::message::{Call, Micros};
+use crate::push::Submit;
 use crate::shard::net::accept::AcceptedClient;
 use crate::shard::net::{Handoff, Net};
 use crate::shard::sockets::{IoResult, Socket};
@@ -128,7 +130,8 @@ impl ShardIo for Net {
     fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction {
         let Self { sockets, shell, cipher, .. } = self;
         let Some(socket) = sockets.get(id) else { return SocketAction::Keep };
-        shell.enter(|engine| match socket.send(engine.outbox(id), cipher) {
+        let is_copied = socket.transport.holds_on();
+        shell.enter(|engine| match socket.send(engine.bytes_to_send(id, is_copied, now), cipher) {
             IoResult::Bytes(n) => engine.on_sent(id, n, now),
             IoResult::WouldBlock => engine.on_sent(id, 0, now),
             IoResult::Closed => SocketAction::Close,
@@ -213,6 +216,22 @@ impl ShardIo for Net {
 
     fn next_handoff(&mut self) -> Option<Handoff> {
         self.lanes.handed.try_recv()
+    }
+
+    fn send_deliver(&mut self, to: ShardId, item: Deliver) -> Result<(), LaneRefusal<Deliver>> {
+        self.lanes.delivers[usize::from(to.0)].try_send(item)
+    }
+
+    fn next_deliver(&mut self) -> Option<Deliver> {
+        self.lanes.delivered.try_recv()
+    }
+
+    fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {
+        lanes::send_to_all(&self.lanes.pushes, pushes)
+    }
+
+    fn next_submit(&mut self) -> Option<Submit> {
+        self.lanes.submitted.try_recv()
     }
 
     fn next_command(&mut self) -> Option<Command> {

@@ -5,7 +5,7 @@ use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::Micros;
-use crate::shard::turn::{ShardIo, close, handoffs, tracer};
+use crate::shard::turn::{ShardIo, close, handoffs, pushes, tracer};
 use crate::stats::Counter;
 use crate::trace::Step;
 
@@ -41,6 +41,7 @@ pub fn tick(io: &mut impl ShardIo, late_us: u64, unix_us: i64, now: Micros) {
 /// Takes the handoffs of other shards, then commands. True: the shard is to end at once.
 pub fn take_messages(io: &mut impl ShardIo, now: Micros) -> bool {
     handoffs::take_handed(io, now);
+    pushes::take_all(io, now);
     let ends = take_commands(io, now);
     tracer::step(io, Step::Messages);
     ends
@@ -80,7 +81,7 @@ fn take_commands(io: &mut impl ShardIo, now: Micros) -> bool {
 }
 
 /// Offers control an event that may be lost: control asks again, or gets it with the next tick.
-fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
+pub(super) fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
     let refused = match io.try_send_event(event) {
         Ok(()) => return,
         Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,

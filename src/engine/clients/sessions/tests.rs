@@ -12,10 +12,10 @@ use crate::message::Encoding;
 fn session(sessions: &mut Sessions, n: u64, address: u8) -> Box<Session> {
     let ip = IpAddr::from([127, 0, 0, address]);
     let mut session = Box::new(Session::new(SessionId::new(ShardId(0), n.into()), ip));
-    session.key = sessions.sit(ConnId(1));
+    sessions.sit(&mut session, ConnId(1));
     let secret = SessionSecret::new(n.into());
     session.resumption = Some(Box::new(Resumption::new(Encoding::Json, secret)));
-    sessions.name(&session);
+    sessions.became_resumable();
     session
 }
 
@@ -97,7 +97,7 @@ fn the_end_of_a_session_is_told_to_its_secret_alone_and_the_oldest_ends_are_forg
     for n in 0..=ENDED_MAX as u64 {
         let session = session(&mut sessions, n, 1);
         sessions.forget(&session, End::Left);
-        sessions.stand_up(session.key);
+        sessions.stand_up(&session);
     }
     let end = |n: u64, secret: u64| {
         let id = SessionId::new(ShardId(0), n.into());

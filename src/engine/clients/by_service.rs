@@ -1,0 +1,246 @@
+//! What services do about sessions of a shard besides pushing: put them into groups, take them out,
+//! and close their connections.
+
+use std::sync::Arc;
+
+use crate::engine::Context;
+use crate::engine::clients::Clients;
+use crate::engine::clients::joining::{Joined, Joining, Wanted, outcome_of};
+use crate::engine::clients::sessions::{End, Seat};
+use crate::ids::{SessionKey, TenantId};
+use crate::message::{Encoding, Micros, Reject, ServerMessage};
+use crate::push::{GroupName, Receipt, ReceiptPart, Whom};
+use crate::routing::affinity_hash;
+use crate::stats::Counter;
+use crate::wire::client;
+
+impl Clients {
+    /// The sessions that are meant and are here, each once, and how many sessions and users are
+    /// not.
+    fn find_all(&mut self, tenant: TenantId, whom: &Whom) -> (Vec<SessionKey>, u32) {
+        let (mut found, mut absent) = (Vec::new(), 0);
+        for id in &whom.sessions {
+            let key = self.sessions.index.find(id);
+            let is_of_tenant = |clients: &mut Self, key: SessionKey| {
+                clients.session_mut(key).is_some_and(|(s, _)| s.owner.tenant == tenant)
+            };
+            match key.filter(|key| is_of_tenant(self, *key)) {
+                Some(key) => found.push(key),
+                None => absent += 1,
+            }
+        }
+        for user in &whom.users {
+            let keys = self.sessions.index.of_user(tenant, affinity_hash(tenant, user.as_bytes()));
+            absent += u32::from(keys.is_empty());
+            found.extend_from_slice(keys);
+        }
+        found.sort_unstable();
+        found.dedup();
+        (found, absent)
+    }
+
+    /// Puts sessions into groups, whatever the rules say of who joins by itself. They are told by
+    /// `joined`.
+    pub fn join_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        number: u64,
+        tenant: TenantId,
+        whom: &Whom,
+        groups: &[Arc<str>],
+        now: Micros,
+    ) {
+        let (found, offline) = self.find_all(tenant, whom);
+        let mut joined = 0;
+        for &key in &found {
+            joined += u32::from(self.join_by_service(cx, key, tenant, groups, now));
+        }
+        let position = |name: &Arc<str>| {
+            let group = GroupName { tenant, name: name.clone() };
+            self.groups.position(&group).map(|position| (name.clone(), position))
+        };
+        let positions = groups.iter().filter_map(position).collect();
+        let part = ReceiptPart::Joined { joined, offline, positions };
+        cx.effects.receipts.push(Receipt { number, shard: cx.config.shard, part });
+    }
+
+    /// Puts a session into groups of which a service, or its token, names it a member. Whether it
+    /// is in all of them, or waits for a place.
+    pub fn join_by_service(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        tenant: TenantId,
+        groups: &[Arc<str>],
+        now: Micros,
+    ) -> bool {
+        let mut all = true;
+        for name in groups {
+            let group = GroupName::new(tenant, name).ok();
+            let config = cx.config;
+            let rule = group.as_ref().and_then(|group| config.gateway.push.rule(&group.name));
+            let (Some(group), Some(rule)) = (group, rule) else {
+                cx.stats.inc(Counter::GroupJoinsRefused);
+                all = false;
+                continue;
+            };
+            match self.join(cx, key, &group, rule, None, Wanted::default(), now) {
+                Ok(Joining::Done(joined)) => {
+                    self.tell_joined(cx, key, Wanted::default(), &group, Ok(joined));
+                    self.write_newest(cx, key, &group, &joined);
+                }
+                Ok(Joining::Waits) => {}
+                Err(_) => {
+                    cx.stats.inc(Counter::GroupJoinsRefused);
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+
+    /// Tells a client what became of a join: by the answer that it wants, or by `joined`.
+    pub fn tell_joined(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        wanted: Wanted,
+        name: &GroupName,
+        result: Result<Joined, Reject>,
+    ) {
+        let Wanted { seq, msg_id } = wanted;
+        let joined = match result {
+            Ok(joined) => joined,
+            Err(reject) => {
+                cx.stats.inc(Counter::GroupJoinsRefused);
+                self.answer_reject(cx, key, wanted, &reject);
+                return;
+            }
+        };
+        let outcome = outcome_of(&name.name, joined.outcome, Some(joined.position));
+        let payload = client::payload(self.encoding_of(key), &outcome);
+        if seq > 0 {
+            self.answer_gateway(cx, key, wanted, &payload);
+            return;
+        }
+        // A client that joins one-way wants to know nothing; one that was put in is told.
+        if msg_id == 0 {
+            self.tell_session(cx, key, "joined", &payload);
+        }
+    }
+
+    /// Encoding in which a session is written to.
+    pub(super) fn encoding_of(&self, key: SessionKey) -> Encoding {
+        match self.sessions.seat(key) {
+            Some(Seat::At(id)) => self.conns.get(*id).map_or(Encoding::Json, |conn| conn.encoding),
+            Some(Seat::Away(session)) => {
+                session.resumption.as_deref().map_or(Encoding::Json, |r| r.encoding)
+            }
+            None => Encoding::Json,
+        }
+    }
+
+    /// Writes a message of the gateway's own to a session that is on a connection.
+    pub(super) fn tell_session(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        kind: &str,
+        payload: &[u8],
+    ) {
+        if let Some(Seat::At(id)) = self.sessions.seat(key) {
+            let id = *id;
+            self.write(cx, id, &ServerMessage { kind, payload, ..ServerMessage::default() });
+        }
+    }
+
+    /// Takes sessions out of groups; they are told by `left`.
+    pub fn leave_by_service(
+        &mut self,
+        cx: &mut Context<'_>,
+        number: u64,
+        tenant: TenantId,
+        whom: &Whom,
+        groups: &[Arc<str>],
+        reason: &str,
+    ) {
+        let (found, _) = self.find_all(tenant, whom);
+        let mut left = 0;
+        for &key in &found {
+            left += u32::from(self.leave_named(cx, key, tenant, groups, reason) > 0);
+        }
+        self.tell_done(cx, number, left, 0);
+    }
+
+    /// Takes a session out of groups by their names. Returns of how many.
+    pub fn leave_named(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        tenant: TenantId,
+        groups: &[Arc<str>],
+        reason: &str,
+    ) -> usize {
+        let mut left = 0;
+        for name in groups {
+            let group = self.groups.find(&GroupName { tenant, name: name.clone() });
+            let Some((session, _)) = self.session_mut(key) else { continue };
+            let memberships = session.groups.as_deref();
+            let slot = group.zip(memberships).and_then(|(group, all)| all.slot_of(group));
+            if let Some(name) = slot.and_then(|slot| self.leave(cx, key, slot)) {
+                left += 1;
+                self.tell_left(cx, key, &name, reason);
+            }
+        }
+        left
+    }
+
+    /// Tells a client that its session is in a group no more.
+    pub(super) fn tell_left(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        name: &GroupName,
+        reason: &str,
+    ) {
+        let left =
+            client::generated::Leave { group: name.name.to_string(), reason: reason.to_owned() };
+        let payload = client::payload(self.encoding_of(key), &left);
+        self.tell_session(cx, key, "left", &payload);
+    }
+
+    /// Closes the connections of sessions. Without `keep_session` the sessions end, those that are
+    /// away too.
+    pub fn disconnect(
+        &mut self,
+        cx: &mut Context<'_>,
+        number: u64,
+        tenant: TenantId,
+        whom: &Whom,
+        (code, reason): (u16, &str),
+        keep_session: bool,
+        now: Micros,
+    ) {
+        let (found, _) = self.find_all(tenant, whom);
+        let (mut closed, mut ended) = (0, 0);
+        for key in found {
+            match self.sessions.seat(key) {
+                Some(&Seat::At(id)) => {
+                    if let Some(conn) = self.conns.get_mut(id) {
+                        conn.ends_session |= !keep_session;
+                    }
+                    cx.stats.inc(Counter::ClosedByService);
+                    self.close_only(cx, id, code, reason, now);
+                    closed += 1;
+                    ended += u32::from(!keep_session);
+                }
+                Some(Seat::Away(_)) if !keep_session => {
+                    self.end_away(cx, key, End::Left);
+                    ended += 1;
+                }
+                Some(Seat::Away(_)) | None => {}
+            }
+        }
+        self.tell_done(cx, number, closed, ended);
+    }
+}
