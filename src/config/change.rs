@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::settings::{AuthKey, TenantSettings};
+use super::settings::{AuthKey, PushCaller, TenantSettings};
 use super::{Config, Problem, Source};
 
 /// Keys that are read at the start only. All others are live; the comments above the keys in the
 /// files say the same (a test holds them together).
-pub(crate) const BOOT_KEYS: [&str; 37] = [
+pub(crate) const BOOT_KEYS: [&str; 43] = [
     "listen",
     "tls.listen",
     "path",
@@ -40,6 +40,12 @@ pub(crate) const BOOT_KEYS: [&str; 37] = [
     "registry.tls_cert",
     "registry.tls_key",
     "auth.tenants",
+    "push.listen",
+    "push.tls_cert",
+    "push.tls_key",
+    "push.dedup_entries_max",
+    "groups.names_max",
+    "groups.members_max",
     "shard.core",
     "shard.spin_us",
     "shard.preempt_us",
@@ -55,13 +61,15 @@ pub fn is_boot(key: &str) -> bool {
 
 /// Tables of lists, each with the key that names its elements: a route is its range, wherever in
 /// the file it stands.
-const NAMED_BY: [(&str, &str); 7] = [
+const NAMED_BY: [(&str, &str); 9] = [
     ("route", "range"),
     ("service", "name"),
     ("tenant", "name"),
     ("instances", "id"),
     ("auth_key", "id"),
     ("registry_token", "name"),
+    ("push_caller", "name"),
+    ("group", "name"),
     ("tls_certificate", "chain_file"),
 ];
 
@@ -127,7 +135,8 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     for key in changed_secrets(old, new) {
         // A table whose other keys have changed, too, has its line.
         let list = key.rsplit_once('.').map(|(list, _)| list);
-        let list = list.filter(|l| l.ends_with("auth_key") || l.ends_with("registry_token"));
+        let lists = ["auth_key", "registry_token", "push_caller"];
+        let list = list.filter(|list| lists.iter().any(|known| list.ends_with(known)));
         let is_told = |change: &Change| match list {
             Some(list) => change.key.starts_with(list),
             None => change.key == key,
@@ -182,11 +191,16 @@ fn changed_secrets(old: &Config, new: &Config) -> Vec<String> {
     let callers = |config: &Config| {
         config.gateway.discovery.registry.as_ref().map(|registry| registry.callers.clone())
     };
+    let tokens = |config: &Config| {
+        let token = |caller: &PushCaller| (caller.name.clone(), caller.token.clone());
+        config.gateway.push.callers.iter().map(token).collect::<Vec<_>>()
+    };
     let of_process = [
         ("admin.token", old.gateway.admin.token != new.gateway.admin.token),
         ("etcd.password", password(old) != password(new)),
         ("auth_key.secret", old.gateway.auth.keys != new.gateway.auth.keys),
         ("registry_token.token", callers(old) != callers(new)),
+        ("push_caller.token", tokens(old) != tokens(new)),
     ];
     let of_process = of_process.into_iter().filter(|(_, differ)| *differ);
     let before: BTreeMap<&str, &TenantSettings> =

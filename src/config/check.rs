@@ -7,13 +7,17 @@ use super::reader::Reader;
 use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, SHARD_BYTES_MAX, SLOTS_MAX, TextRule};
 use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
-use super::{admin, auth, discovery, health, host, limits, listen, log_filter, session};
+use super::{
+    admin, auth, discovery, groups, health, host, limits, listen, log_filter, push, session,
+};
 use crate::limits::*;
 use crate::origin::AllowedOrigin;
 
 /// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
-pub const SHARD_SECTIONS: [&str; 10] =
-    ["shard", "conn", "session", "limits", "queue", "batch", "retry", "dedup", "cache", "backend"];
+pub const SHARD_SECTIONS: [&str; 11] = [
+    "shard", "conn", "session", "groups", "limits", "queue", "batch", "retry", "dedup", "cache",
+    "backend",
+];
 
 /// Largest byte cap of one client: 1 GiB, 64 of the largest messages.
 const CLIENT_BYTES_MAX: u64 = 1 << 30;
@@ -82,7 +86,7 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         log: log_filter(r, &d.log),
         log_json: r.boolean("log.json", d.log_json),
         histograms: histograms(r),
-        push: d.push,
+        push: push::push(r),
     };
     listen::relations(r, &settings);
     settings
@@ -176,7 +180,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         conn: conn(r, d.conn),
         limits: limits::limits(r, d.limits),
         session: session::session(r, d.session),
-        groups: d.groups,
+        groups: groups::groups(r, d.groups),
         queue: queue(r, d.queue),
         batch: batch(r, d.batch),
         retry: retry(r, d.retry),

@@ -14,6 +14,7 @@ use super::hint;
 use super::limits;
 use super::nearest::nearest;
 use super::problem::{Problem, Problems, Source};
+use super::push;
 use super::raw::{self, Value};
 use super::reader::{self, Entry, Reader, Report};
 use super::routes::{self, FileTables, RouteContext};
@@ -324,7 +325,7 @@ fn check_all(
     let gateway_flags = flag_entries(flags, cores.len());
     let gateway_layer = gateway_file.unwrap_or_default();
     let mut gateway = Reader::new(vec![gateway_layer, gateway_env, gateway_flags]);
-    let settings = check::gateway(&mut gateway);
+    let mut settings = check::gateway(&mut gateway);
     let ring_points = check::ring_points(&mut gateway);
 
     let mut overrides = BTreeMap::new();
@@ -338,6 +339,7 @@ fn check_all(
     let window_ms = longest_window(&overrides, &default);
     let context = RouteContext { ring_points, window_ms, settings: &settings, found };
     let tables = routes::read(&mut gateway, &context);
+    pushes(&mut gateway, &mut settings, &tables, overrides.values().chain([&default]));
     for (n, text, mut reader) in readers {
         reader.unknown(gateway.known(), "gateway.toml");
         report.absorb(own_report(n, text, reader.report));
@@ -355,7 +357,7 @@ fn check_all(
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
-    let FileTables { snapshot, lookups, service_tls, tenants } = tables;
+    let FileTables { snapshot, lookups, service_tls, tenants, push_rights: _ } = tables;
     let awaited = match settings.has_tenant_source() {
         true => found.awaited.clone(),
         false => AwaitedTenants::NONE,
@@ -381,6 +383,22 @@ fn across(r: &mut Reader, settings: &GatewaySettings, tables: &FileTables) {
     demo_warning(r, settings, snapshot, service_tls);
     own_instances(r, settings, snapshot);
     auth::check_keys(r, settings, tenants);
+}
+
+/// Reads the rules of groups, and checks pushes against services and shards.
+fn pushes<'a>(
+    r: &mut Reader,
+    settings: &mut GatewaySettings,
+    tables: &FileTables,
+    shards: impl Iterator<Item = &'a ShardSettings>,
+) {
+    let names: Vec<&str> = tables.snapshot.services.iter().map(|service| &*service.name).collect();
+    // Services with problems are not in the snapshot.
+    let services = (!names.is_empty() || r.report.problems.is_empty()).then_some(&names[..]);
+    let has_users = settings.auth.mode == AuthMode::Jwt;
+    settings.push.groups = push::groups(r, services, has_users);
+    settings.push.services = tables.push_rights.clone();
+    push::relations(r, &mut settings.push, shards);
 }
 
 /// Sorts problems and warnings by their places, each once. `syntax`: the main file is no TOML.

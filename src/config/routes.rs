@@ -7,12 +7,15 @@ use std::sync::Arc;
 use super::auth::auth_has_keys;
 use super::nearest::nearest;
 use super::problem::{Problem, Source};
+use super::push;
 use super::raw::Node;
 use super::reader::{Reader, Report};
 use super::route::{ROUTES_MAX, RouteRules, RoutedService, check_failover};
 use super::rule::{Bounds, TextRule};
 use super::service_tls;
-use super::settings::{AuthMode, GatewaySettings, ServiceTlsSettings, TenantSettings, Tenants};
+use super::settings::{
+    AuthMode, GatewaySettings, PushRights, ServiceTlsSettings, TenantSettings, Tenants,
+};
 use super::tables::{FoundTables, Tables, too_many};
 use super::tenants::TenantRules;
 use super::words::{NAME_RULE, is_name};
@@ -31,6 +34,7 @@ struct Services {
     instances: Vec<Instance>,
     lookups: Vec<Lookup>,
     service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
+    push_rights: BTreeMap<Arc<str>, Arc<PushRights>>,
     discovered: bool,
     has_tenants: bool,
     /// Whether a source may name tenants that the files do not have.
@@ -72,6 +76,8 @@ pub struct FileTables {
     pub service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
     /// Tenants, by name.
     pub tenants: Vec<TenantSettings>,
+    /// What services may push, by their names.
+    pub push_rights: BTreeMap<Arc<str>, Arc<PushRights>>,
 }
 
 /// Reads services, routes and tenants.
@@ -116,7 +122,7 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     let own = tenants.iter().flat_map(|(_, tenant)| &tenant.routes);
     let used = routes.iter().map(|table| &table.route).chain(own).map(|route| route.service);
     services.check_unused(r, &used.collect(), &mut report);
-    let Services { list, instances, lookups, service_tls, .. } = services;
+    let Services { list, instances, lookups, service_tls, push_rights, .. } = services;
     let sound = report.problems.is_empty();
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
@@ -126,7 +132,7 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     let (tenants, routed): (Vec<_>, Vec<_>) = tenants.into_iter().unzip();
     let snapshot =
         Snapshot { version: 1, routes, tenants: TenantTable::new(routed), services, instances };
-    FileTables { snapshot, lookups, service_tls, tenants }
+    FileTables { snapshot, lookups, service_tls, tenants, push_rights }
 }
 
 fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Vec<Service> {
@@ -189,6 +195,10 @@ impl Services {
         }
         if let (Some((looked_up, family)), Some(name)) = (lookup, &name) {
             self.lookups.push(Lookup { service: name.as_str().into(), name: looked_up, family });
+        }
+        let rights = push::service_rights(&mut r);
+        if let (Some(name), false) = (&name, rights.may.is_empty()) {
+            self.push_rights.insert(name.as_str().into(), Arc::new(rights));
         }
         let tenants = r.texts("tenants", &[], is_name, NAME_RULE);
         if !tenants.is_empty() && !self.has_tenants {

@@ -126,9 +126,11 @@ pub enum Rule {
 }
 
 /// Ends of the names of keys and the unit of their numbers: the first one that fits.
-const UNITS: [(&str, &str); 8] = [
+const UNITS: [(&str, &str); 10] = [
     ("connects_per_s", "connections/s"),
     ("messages_per_s", "messages/s"),
+    ("pushes_per_s", "pushes/s"),
+    ("deliveries_per_s", "deliveries/s"),
     ("frames_per_s", "frames/s"),
     ("bytes_per_s", "bytes/s"),
     ("ms", "ms"),

@@ -339,6 +339,7 @@ impl GatewaySettings {
             ("admin.listen", Some(self.admin.listen)),
             ("admin.probes", self.admin.probes),
             ("registry.listen", registry),
+            ("push.listen", self.push.listen),
         ];
         let others = others.into_iter().filter_map(|(key, address)| Some((key, address?)));
         self.listens().chain(others)

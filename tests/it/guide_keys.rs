@@ -27,6 +27,12 @@ const A_TABLE_OF_EACH_LIST: &str = r#"
     name = "caller"
     token_file = "token"
     services = ["logic"]
+    [[push_caller]]
+    name = "mailer"
+    token_file = "token"
+    to = ["user"]
+    [[group]]
+    name = "room:*"
     [[service]]
     name = "logic"
     tls = {}

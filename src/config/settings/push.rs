@@ -1,5 +1,6 @@
 //! Settings of pushes and groups: `[push]`, `[[push_caller]]`, `[groups]` and `[[group]]`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -200,6 +201,8 @@ pub struct PushSettings {
     pub callers: Vec<PushCaller>,
     /// Rules of groups. Live.
     pub groups: Vec<Arc<GroupRule>>,
+    /// What services may push in their answers, by their names; who is not here may nothing. Live.
+    pub services: BTreeMap<Arc<str>, Arc<PushRights>>,
 }
 
 impl Default for PushSettings {
@@ -215,6 +218,7 @@ impl Default for PushSettings {
             dedup_entries_max: 100_000,
             callers: Vec::new(),
             groups: Vec::new(),
+            services: BTreeMap::new(),
         }
     }
 }
@@ -261,8 +265,10 @@ pub struct PushRights {
     pub tenants: Vec<Pattern>,
     /// Kinds of addressees.
     pub to: Vec<PushTo>,
-    /// Names of groups, to push to and to put sessions into.
+    /// Names of groups to push to.
     pub groups: Vec<Pattern>,
+    /// Names of groups to put sessions into; a caller's are the same as `groups`.
+    pub joins: Vec<Pattern>,
     /// What it may do.
     pub may: Vec<PushVerb>,
 }
@@ -273,9 +279,14 @@ impl PushRights {
         self.tenants.iter().any(|pattern| pattern.has(tenant))
     }
 
-    /// Whether it has them for the group `name`.
+    /// Whether it may push to the group `name`.
     pub fn has_group(&self, name: &str) -> bool {
         self.groups.iter().any(|pattern| pattern.has(name))
+    }
+
+    /// Whether it may put sessions into the group `name`.
+    pub fn has_join(&self, name: &str) -> bool {
+        self.joins.iter().any(|pattern| pattern.has(name))
     }
 }
 

@@ -133,7 +133,8 @@ proptest! {
         groups in vec((vec(".{0,9}", 0..3), vec(".{0,9}", 0..3)), 6),
         msg_ids in vec(any::<u32>(), 0..4),
     ) {
-        let responses: Vec<_> = items.into_iter().zip(groups).map(|(item, (join, leave))| v1::BaseResponse {
+        let items = items.into_iter().zip(groups);
+        let responses: Vec<_> = items.map(|(item, (join, leave))| v1::BaseResponse {
             request_id: item.0, status: item.1, message: String::from_iter(item.2),
             payload: item.3.into(), retry_after_ms: item.4, join, leave,
         }).collect();
