@@ -2,10 +2,13 @@
 //! control runs on the calling thread until they have ended.
 
 mod steer;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -54,6 +57,18 @@ struct Running {
     demo: Option<DemoServices>,
     /// Writes the log until it is dropped.
     log: LogGuard,
+}
+
+/// From here on a failed assertion, on whichever thread, is told on stderr and ends the process by
+/// SIGABRT: a half-true shard is worse than a restart. The release profile says so, too, and saves
+/// the code that would unwind; the dev profile cannot: tests have to unwind, and two ways to panic
+/// mean that every dependency is compiled twice.
+pub fn abort_on_panic() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |failed| {
+        tell(failed);
+        process::abort();
+    }));
 }
 
 /// Whether the process has the stack and the memory that every verb needs. If not, the reason is on

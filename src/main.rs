@@ -11,6 +11,7 @@ use shardgate::{boot, demo, echo};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    boot::abort_on_panic();
     if !boot::has_room() {
         return ExitCode::from(EXIT_START);
     }
