@@ -1,4 +1,4 @@
-//! The section `[push]` and the lists `[[push_caller]]` and `[[group]]`, and what services may push.
+//! The section `[push]`, the lists `[[push_caller]]` and `[[group]]`, and what services may push.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const USERS_MAX: u64 = 10_000;
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 
 const PATTERN_RULE: TextRule = TextRule::new(
-    "a name, or the beginning of names and '*'",
+    "a name, or the beginning of names and a star",
     ", at most 128 visible characters, e.g. \"room:*\"",
 );
 const SERVICE_PUSH_RULE: TextRule = TextRule::new(
@@ -376,8 +376,8 @@ fn check_join(r: &mut Reader, rule: &GroupRule, services: Option<&[&str]>, has_u
         JoinBy::None | JoinBy::Anybody | JoinBy::Ask => false,
     };
     if needs_users && !has_users {
-        let text = "nobody can join while auth.mode is \"off\", as no client is a user; set that to \
-                    \"jwt\", or this to \"anybody\"";
+        let text = "nobody can join while auth.mode is \"off\", as no client is a user; set that \
+                    to \"jwt\", or this to \"anybody\"";
         r.warning("join", text);
     }
 }

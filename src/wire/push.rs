@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::hash::Hash;
 
 pub use self::json::{read_request, write_response};
-use crate::config::settings::Tenants;
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Micros, Priority, Reason};
 use crate::push::{
@@ -41,7 +40,7 @@ pub struct Limits {
     /// The first and the last id of the gateway's own: `gateway.ids`.
     pub gateway_ids: (u32, u32),
     /// Whether there is more than one tenant: `auth.tenants`.
-    pub tenants: Tenants,
+    pub has_tenants: bool,
 }
 
 /// The time of a push.
@@ -118,7 +117,7 @@ pub fn check(
     let wait_ms = if message.wait_ms == 0 { WAIT_MS } else { message.wait_ms };
     let to = message.to.unwrap_or_default();
     let tenant = to.tenant.clone();
-    check_tenant(&tenant, to.everyone, limits.tenants)?;
+    check_tenant(&tenant, to.everyone, limits.has_tenants)?;
     let to = target(to, limits)?;
     let (first, last) = limits.gateway_ids;
     let msg_id = message.msg_id;
@@ -150,18 +149,18 @@ pub fn check(
     Ok(CheckedPush { tenant, to, body, is_counted, wait_ms })
 }
 
-fn check_tenant(tenant: &str, is_everyone: bool, tenants: Tenants) -> Result<(), PushFault> {
-    match tenants {
-        Tenants::One if !tenant.is_empty() => Err(bad(format!(
+fn check_tenant(tenant: &str, is_everyone: bool, has_tenants: bool) -> Result<(), PushFault> {
+    match has_tenants {
+        false if !tenant.is_empty() => Err(bad(format!(
             "to.tenant: {} names a tenant, and there is only one (auth.tenants = \"one\"); leave \
              it out",
             shown(tenant)
         ))),
-        Tenants::Many if tenant.is_empty() && !is_everyone => Err(bad(
+        true if tenant.is_empty() && !is_everyone => Err(bad(
             "to.tenant: is missing; name the tenant of the addressees (auth.tenants = \"many\")"
                 .into(),
         )),
-        Tenants::One | Tenants::Many => Ok(()),
+        false | true => Ok(()),
     }
 }
 

@@ -68,7 +68,11 @@ fn callers_that_nobody_should_have_are_refused() {
     let twin = user.replace("\"a\"", "\"b\"");
     problem(&format!("{user}{twin}"), "", "is the token of another caller");
     for bad in ["", "a b", "*x", "a**"] {
-        problem(&caller(&format!("to = [\"user\"]\ntenants = [\"{bad}\"]")), "", "names and '*'");
+        problem(
+            &caller(&format!("to = [\"user\"]\ntenants = [\"{bad}\"]")),
+            "",
+            "names and a star",
+        );
     }
 }
 
@@ -106,7 +110,7 @@ fn a_rule_of_groups_is_what_it_says_and_the_first_one_counts() {
 fn rules_that_mean_nothing_are_refused() {
     let rule = |name: &str, more: &str| format!("[[group]]\nname = \"{name}\"\n{more}\n");
     let ask = |service: &str| format!("join = \"ask\"\nask_service = \"{service}\"");
-    problem(&rule("a b", ""), "", "names and '*'");
+    problem(&rule("a b", ""), "", "names and a star");
     problem(&format!("{}{}", rule("a", ""), rule("a", "")), "", "is also the name of group[0]");
     problem(&format!("{}{}", rule("a*", ""), rule("ab*", "")), "", "is never used");
     problem(&rule("a", "join = \"ask\""), "", "set both");

@@ -10,7 +10,7 @@ use super::generated::{
 use super::*;
 
 const LIMITS: Limits =
-    Limits { bytes_max: 100, users_max: 1000, gateway_ids: (9000, 9999), tenants: Tenants::One };
+    Limits { bytes_max: 100, users_max: 1000, gateway_ids: (9000, 9999), has_tenants: false };
 const ARRIVED: Arrived = Arrived { now: Micros(5_000), unix_ms: 7 };
 const SESSION: &str = "0b7k000000000000";
 
@@ -102,7 +102,7 @@ fn each_rule_that_a_push_breaks_is_told_with_field_and_value() {
 
 #[test]
 fn a_tenant_is_named_where_there_are_many_and_everyone_needs_none() {
-    let limits = Limits { tenants: Tenants::Many, ..LIMITS };
+    let limits = Limits { has_tenants: true, ..LIMITS };
     let checked = |to| check(self::to(to), &limits, ARRIVED);
     let nobody = checked(To { tenant_all: true, ..To::default() }).expect_err("no tenant");
     assert!(nobody.text.starts_with("to.tenant: is missing"), "{}", nobody.text);
