@@ -2,92 +2,25 @@
 //! payload is never parsed: it is passed on as the text of a JSON value.
 
 pub(crate) mod fields;
-
-use std::borrow::Cow;
+mod plain;
+mod syntax;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine as _, alphabet};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
-use crate::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
+use crate::limits::JSON_DEPTH_MAX;
 use crate::message::{ClientMessage, Reason, Reject, ServerMessage};
 use crate::wire::bad_message::BadMessage;
 use crate::wire::frames::{Data, OpCode, frame_header, frame_header_len};
-use crate::wire::trace_context::is_traceparent;
-
-/// The keys of a client's message, as most clients write them. `null` is not there, except as a
-/// payload.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Envelope<'a> {
-    msg_id: Option<u32>,
-    seq: Option<u64>,
-    #[serde(rename = "type", borrow)]
-    kind: Option<Text<'a>>,
-    #[serde(borrow, deserialize_with = "raw_value")]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload_base64: Option<Text<'a>>,
-    #[serde(borrow)]
-    id: Option<Text<'a>>,
-    #[serde(borrow)]
-    key: Option<Text<'a>>,
-    deadline_ms: Option<u32>,
-    ack: Option<u64>,
-    #[serde(borrow)]
-    traceparent: Option<Text<'a>>,
-}
-
-/// A string, borrowed unless it has escapes. (The derived reader of an optional string would copy
-/// it.)
-#[derive(Deserialize, Default)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Reads the text of a value as it stands; `null` is a value like others.
-fn raw_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
 
 /// Decodes one text frame's message. Unknown keys are ignored; a known key twice is an error.
 pub fn decode(text: &str) -> Result<ClientMessage<'_>, BadMessage> {
-    match decode_plain(text) {
+    match plain::read(text) {
         Some(message) => Ok(message),
         None => fields::read(text),
     }
-}
-
-/// The message, if it is right and written plainly: numbers as integers.
-#[inline]
-fn decode_plain(text: &str) -> Option<ClientMessage<'_>> {
-    // The derived reader would also accept an array of the fields.
-    if too_deep(text.as_bytes()) || !text.trim_ascii_start().starts_with('{') {
-        return None;
-    }
-    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
-    let message = ClientMessage {
-        msg_id: envelope.msg_id.unwrap_or(0),
-        seq: envelope.seq.unwrap_or(0),
-        kind: envelope.kind.unwrap_or_default().0,
-        payload: envelope.payload.map_or(&[], |raw| raw.get().as_bytes()),
-        payload_base64: envelope.payload_base64.map(|text| text.0).filter(|text| !text.is_empty()),
-        id: envelope.id.unwrap_or_default().0,
-        key: envelope.key.unwrap_or_default().0,
-        deadline_ms: envelope.deadline_ms.unwrap_or(0),
-        ack: envelope.ack.unwrap_or(0),
-        traceparent: envelope.traceparent.unwrap_or_default().0,
-    };
-    let is_good = message.seq <= SEQ_MAX
-        && message.kind.len() <= TYPE_BYTES_MAX
-        && message.id.len() <= ID_BYTES_MAX
-        && message.key.len() <= KEY_BYTES_MAX
-        && (message.traceparent.is_empty() || is_traceparent(&message.traceparent))
-        && (message.msg_id != 0 || !message.kind.is_empty())
-        && (message.payload.is_empty() || message.payload_base64.is_none());
-    is_good.then_some(message)
 }
 
 /// Decodes a `payload_base64`. As in proto3's JSON mapping, either alphabet (RFC 4648 sections 4
@@ -116,41 +49,7 @@ const BAD_BASE64: Reject =
 
 /// Whether `bytes` are one JSON text (RFC 8259), not nested deeper than [`JSON_DEPTH_MAX`].
 pub(crate) fn is_json(bytes: &[u8]) -> bool {
-    !too_deep(bytes)
-        && std::str::from_utf8(bytes)
-            .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
-}
-
-/// Whether arrays and objects nest deeper than [`JSON_DEPTH_MAX`].
-fn too_deep(bytes: &[u8]) -> bool {
-    // '[' and '{' differ in one bit. Counting them is a vectorised sweep; only a text with more
-    // brackets than levels allowed needs a second pass for their nesting.
-    bytes.len() > JSON_DEPTH_MAX
-        && bytes.iter().filter(|&&byte| byte | 0x20 == b'{').count() > JSON_DEPTH_MAX
-        && nests_too_deep(bytes).is_some()
-}
-
-/// Place of the first bracket that opens a level too deep.
-fn nests_too_deep(bytes: &[u8]) -> Option<usize> {
-    let (mut depth, mut in_string) = (0_usize, false);
-    let mut rest = bytes.iter().enumerate();
-    while let Some((at, byte)) = rest.next() {
-        match (byte, in_string) {
-            (b'"', _) => in_string = !in_string,
-            (b'\\', true) => {
-                rest.next();
-            }
-            (b'[' | b'{', false) => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return Some(at);
-                }
-            }
-            (b']' | b'}', false) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    None
+    std::str::from_utf8(bytes).is_ok() && syntax::is_one_value(bytes, JSON_DEPTH_MAX as u32)
 }
 
 /// Appends one complete text frame.

@@ -1,13 +1,12 @@
-//! The slow reader of an object, for what the derived one does not take. It knows where it is, so
-//! that a refusal can say that, and it takes what the JSON libraries of other languages write:
-//! `1001.0`, a byte order mark.
+//! The slow reader of an object, for what the quick one does not take. It knows where it is, so
+//! that a refusal can say that.
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Text, nests_too_deep};
-use crate::limits::{ID_BYTES_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
+use crate::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, SEQ_MAX, TYPE_BYTES_MAX};
 use crate::message::ClientMessage;
 use crate::wire::bad_message::{BadMessage, Fault, Field, What};
 use crate::wire::trace_context::{TRACEPARENT_BYTES, is_traceparent};
@@ -129,6 +128,11 @@ fn set<'a>(message: &mut ClientMessage<'a>, field: Field, value: &'a str) -> Res
     }
     Ok(())
 }
+
+/// A string, borrowed unless it has escapes. (A `Cow` alone would be read as a copy.)
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The string in a JSON text, borrowed unless it has escapes.
 pub(crate) fn string(value: &str) -> Option<Cow<'_, str>> {
@@ -270,6 +274,29 @@ impl<'a> Object<'a> {
             None => Err(self.text.len()),
         }
     }
+}
+
+/// Place of the first bracket that opens a level too deep.
+fn nests_too_deep(bytes: &[u8]) -> Option<usize> {
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut rest = bytes.iter().enumerate();
+    while let Some((at, byte)) = rest.next() {
+        match (byte, in_string) {
+            (b'"', _) => in_string = !in_string,
+            (b'\\', true) => {
+                rest.next();
+            }
+            (b'[' | b'{', false) => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return Some(at);
+                }
+            }
+            (b']' | b'}', false) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Bytes of `text` in front of the one that the error is about.
