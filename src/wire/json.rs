@@ -49,7 +49,7 @@ const BAD_BASE64: Reject =
 
 /// Whether `bytes` are one JSON text (RFC 8259), not nested deeper than [`JSON_DEPTH_MAX`].
 pub(crate) fn is_json(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok() && syntax::is_one_value(bytes, JSON_DEPTH_MAX as u32)
+    simdutf8::basic::from_utf8(bytes).is_ok() && syntax::is_one_value(bytes, JSON_DEPTH_MAX as u32)
 }
 
 /// Appends one complete text frame.

@@ -395,7 +395,8 @@ impl Decoder {
     {
         Ok(match kind {
             Kind::Data(Data::Text) => {
-                let text = std::str::from_utf8(payload).map_err(|_| ProtocolError::BadUtf8)?;
+                let text =
+                    simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::BadUtf8)?;
                 on(FrameEvent::Text(text))
             }
             Kind::Data(Data::Binary | Data::Continue | Data::Reserved(_)) => {
@@ -437,7 +438,7 @@ impl Joining {
     fn append(&mut self, part: &[u8]) -> Result<(), ProtocolError> {
         self.bytes.extend_from_slice(part);
         if self.is_text {
-            match std::str::from_utf8(&self.bytes[self.valid..]) {
+            match simdutf8::compat::from_utf8(&self.bytes[self.valid..]) {
                 Ok(_) => self.valid = self.bytes.len(),
                 Err(error) if error.error_len().is_none() => self.valid += error.valid_up_to(),
                 Err(_) => return Err(ProtocolError::BadUtf8),
