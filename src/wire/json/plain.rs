@@ -63,7 +63,7 @@ pub(super) fn read(text: &str) -> Option<ClientMessage<'_>> {
     is_good.then_some(message)
 }
 
-/// What is left of an object that is read entry by entry. After an answer of `None` it is anything.
+/// The rest of an object that is read entry by entry. After an answer of `None` it is anything.
 struct Cursor<'a> {
     /// The whole object.
     text: &'a str,

@@ -134,7 +134,7 @@ fn after_escapes(mut text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What is left from the first byte on that does not stand for itself in a string: a quote, a
+/// The rest from the first byte on that does not stand for itself in a string: a quote, a
 /// backslash or a control character.
 #[inline]
 pub(super) fn after_plain(text: &[u8]) -> &[u8] {
@@ -215,7 +215,7 @@ pub(super) fn plain_number(first: u8, text: &[u8]) -> Option<(u64, &[u8])> {
     is_plain.then(|| (number(), rest))
 }
 
-/// What is left from the first byte on that is no digit.
+/// The rest from the first byte on that is no digit.
 #[inline]
 fn after_digits(text: &[u8]) -> &[u8] {
     if let Some((word, _)) = text.split_first_chunk() {
