@@ -47,7 +47,11 @@ fn append(checkout: &Checkout, text: &str) {
 #[test]
 fn the_library_is_small_and_its_types_are_strict() {
     if is_here("the_library_is_small_and_its_types_are_strict") {
-        cases(&Checkout::new(), "files", "");
+        let checkout = Checkout::new();
+        let gateway = checkout.gateway(&[], &[]);
+        let served = format!("served=http://{}/client.js", checkout.address("8000"));
+        cases(&checkout, "files", &served);
+        assert_eq!(gateway.stop().code(), Some(0));
     }
 }
 

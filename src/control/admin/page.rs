@@ -2,6 +2,8 @@
 //! uses. They are texts of the program; all that the page knows of the gateway it asks for itself,
 //! by the rules that hold for everybody.
 
+use std::sync::LazyLock;
+
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 
@@ -12,10 +14,29 @@ pub const STYLE: &str = include_str!("../page/page.css");
 pub const SCRIPT: &str = include_str!("../page/page.js");
 /// Icon of the page.
 pub const ICON: &str = include_str!("../page/icon.svg");
-/// The client library: a module for browsers and Node.
-pub const LIBRARY: &str = include_str!("../page/shardgate.js");
+/// The client library as it is served, a module for browsers and Node: its source without the
+/// comments, which are a fifth of it once compressed, and with the first one, which says what it is.
+pub static LIBRARY: LazyLock<String> =
+    LazyLock::new(|| without_comments(include_str!("../page/shardgate.js")));
 /// Its types.
 pub const TYPES: &str = include_str!("../page/shardgate.d.ts");
+
+/// A module without its comments, but for the first: they are whole lines, or follow ` // `.
+fn without_comments(source: &str) -> String {
+    let (title, code) = source.split_once("*/\n").unwrap_or_default();
+    let mut kept = format!("{title}*/\n");
+    let mut is_comment = false;
+    for line in code.lines() {
+        let text = line.trim_start();
+        is_comment |= text.starts_with("/**");
+        if !is_comment && !text.starts_with("//") {
+            kept += line.split(" // ").next().unwrap_or_default();
+            kept.push('\n');
+        }
+        is_comment &= !text.ends_with("*/");
+    }
+    kept
+}
 
 /// Policy for browsers: files of this endpoint and WebSockets, no script or style within the page,
 /// and no form that is sent (<https://www.w3.org/TR/CSP3/>).

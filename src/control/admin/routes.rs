@@ -25,8 +25,8 @@ pub struct Route {
 pub enum Answer {
     /// A text of the program itself. As it is no function, it can hold no data of the gateway.
     Static(Page),
-    /// A text of the program itself that pages of any origin may read.
-    Library(Page),
+    /// The client library, a text of the program itself that pages of any origin may read.
+    Library,
     /// A handler that shows texts of the program itself. As it has no state, it can reach no data
     /// of the gateway.
     Stateless(fn() -> MethodRouter),
@@ -60,8 +60,8 @@ impl Route {
         Self { path, about, answer: Answer::Static(Page { media, text }) }
     }
 
-    const fn library(path: &'static str, about: &'static str, text: &'static str) -> Self {
-        Self { path, about, answer: Answer::Library(Page { media: JAVASCRIPT, text }) }
+    const fn library(path: &'static str, about: &'static str) -> Self {
+        Self { path, about, answer: Answer::Library }
     }
 
     const fn stateless(
@@ -100,7 +100,7 @@ impl Route {
     pub fn access(&self) -> Access {
         match self.answer {
             Answer::Static(_) | Answer::Stateless(_) => Access::Static,
-            Answer::Library(_) => Access::Library,
+            Answer::Library => Access::Library,
             Answer::Probe(_) => Access::Probe,
             Answer::Read(_) => Access::Read,
             Answer::Change(_) => Access::Change,
@@ -121,9 +121,9 @@ impl Route {
             Answer::Static(Page { media, text }) => {
                 get(async move || ([(header::CONTENT_TYPE, media)], text))
             }
-            Answer::Library(Page { media, text }) => {
-                get(async move || ([(header::CONTENT_TYPE, media)], FOR_ANY_PAGE, text))
-            }
+            Answer::Library => get(async || {
+                ([(header::CONTENT_TYPE, JAVASCRIPT)], FOR_ANY_PAGE, page::LIBRARY.as_str())
+            }),
             Answer::Stateless(handler) => handler().with_state(()),
             Answer::Probe(handler) | Answer::Read(handler) | Answer::Change(handler) => handler(),
         }
@@ -163,7 +163,7 @@ pub const ROUTES: &[Route] = &[
     Route::file("/page.css", "style of the page", CSS, page::STYLE),
     Route::file("/page.js", "script of the page", JAVASCRIPT, page::SCRIPT),
     Route::file("/icon.svg", "icon of the page", SVG, page::ICON),
-    Route::library("/client.js", "the client library, a module for any web page", page::LIBRARY),
+    Route::library("/client.js", "the client library, a module for any web page"),
     Route::page("/client.d.ts", "types of the client library, for TypeScript", page::TYPES),
     Route::read(
         "/connect",

@@ -34,6 +34,8 @@ export interface Options {
    * and time of each. Default 100, 65,536 and 30,000 ms.
    */
   queue?: { items?: number; bytes?: number; maxAgeMs?: number };
+  /** First id that the gateway answers itself: its key `gateway.ids`. Default 9000. */
+  gatewayIds?: number;
   /** Class of WebSockets. Default: that of the platform. */
   WebSocket?: WebSocketClass;
   /**
@@ -121,14 +123,124 @@ export interface Session {
 export interface Outcome {
   readonly session: string;
   readonly reason: string;
+  /** Of `gap`, for pushes that this client was too slow for: how many; 0: not known. */
+  readonly dropped?: number;
 }
 
-/** A message of the gateway that answers nothing. */
+/** A message of the gateway that answers nothing: a push, if its type is `push`. */
 export interface ServerMessage {
   readonly type: string;
   readonly msgId: number;
-  readonly payload: unknown;
+  readonly payload: any;
+  /** Place in the session, or, with a group, among the group's pushes; absent: it has none. */
   readonly offset?: number;
+  /** Group that it went to; absent: it is for this session, its user, a tenant or everyone. */
+  readonly group?: string;
+  /** Id that the pusher gave it. */
+  readonly id?: string;
+  /** User or session that published it; absent: a service did. */
+  readonly from?: string;
+}
+
+/** Place in the pushes of a group: of the last one whose listeners have ended. */
+export interface Position {
+  readonly epoch: string;
+  readonly offset: number;
+}
+
+/** Pushes of a group that are missing for good; `dropped` is 0 if their number is not known. */
+export interface GroupGap {
+  readonly group: string;
+  readonly dropped: number;
+  readonly position?: Position;
+  readonly reason: string;
+}
+
+/** A user, or a session that is not signed in: its `user` is empty. */
+export interface Person {
+  readonly user: string;
+  readonly session: string;
+  /** What a service said of it. */
+  readonly info?: any;
+  /** Whether it is without a connection for the moment. */
+  readonly away: boolean;
+}
+
+/** Who is in a group: all of them, and who came and went since the last time. */
+export interface Presence {
+  readonly count: number;
+  /** Empty where the group's rule does not tell names, or for so many. */
+  readonly people: readonly Person[];
+  readonly joined: readonly Person[];
+  readonly left: readonly Person[];
+}
+
+/** A push that the gateway has kept. */
+export interface Kept extends Omit<ServerMessage, "type" | "group"> {
+  readonly offset: number;
+  readonly key: string;
+  /** Time at which it came to the gateway, in milliseconds since 1970. */
+  readonly unixMs: number;
+}
+
+/** What listeners of a group get. */
+export interface GroupEvents {
+  /** A push to the group. Its position moves when the listener's promise has settled. */
+  push: [push: ServerMessage];
+  gap: [gap: GroupGap];
+  /** Only with the option `presence`. */
+  presence: [presence: Presence];
+  /** The session is in the group, by `join()`, by its token, or by a service. */
+  joined: [group: Group];
+  /** It is not in the group any more. `reason` is empty after `leave()`. */
+  left: [left: { readonly group: string; readonly reason: string }];
+}
+
+export interface GroupOptions {
+  /** Whether to be told who is there. Default false. */
+  presence?: boolean;
+  /** Begin after this push: a `position` that was saved. Default: with the next one. */
+  since?: Position;
+}
+
+/** A group, whether the session is in it or not. */
+export interface Group {
+  readonly name: string;
+  /** To be saved with the state that it belongs to; absent while the session is not in the group. */
+  readonly position: Position | undefined;
+  /** Adds a listener, for all connections to come; returns what takes it away. */
+  on<E extends keyof GroupEvents>(
+    event: E,
+    listener: (...what: GroupEvents[E]) => unknown,
+  ): () => void;
+  /** Goes into the group, and stays there over breaks and restarts, until `leave()` or `left`. */
+  join(): Promise<unknown>;
+  leave(): Promise<unknown>;
+  /**
+   * Pushes to the members, as far as the group's rule allows. `key`: a newer push with the same key
+   * takes the place of one that was not delivered yet. `toMe`: this session gets it, too.
+   */
+  publish(
+    msgId: number,
+    payload?: unknown,
+    options?: Omit<RequestOptions, "key"> & { key?: string; toMe?: boolean },
+  ): Promise<Position>;
+  /** Lists members, a page at a time: `after` is the `next` of the page before. */
+  members(page?: { limit?: number; after?: string }): Promise<{
+    readonly members: readonly Person[];
+    /** Empty: this was the last page. */
+    readonly next: string;
+    readonly count: number;
+  }>;
+  /**
+   * Pushes that the gateway has kept, the oldest first unless `newestFirst`. `limit` is 100 if none
+   * is given; with 0 the position alone comes. `gap`: not all after `since` are kept.
+   */
+  history(page?: { since?: Position; limit?: number; newestFirst?: boolean }): Promise<{
+    readonly position: Position;
+    readonly gap: boolean;
+    readonly pushes: readonly Kept[];
+  }>;
 }
 
 /** What listeners of each event get. */
@@ -145,7 +257,14 @@ export interface Events {
   draining: [notice: { readonly reconnectAfterMs: number }];
   /** A listener threw this, or the gateway said it of no request. */
   error: [error: unknown];
-  /** A message that answers nothing. Its offset is acked when the listener's promise has settled. */
+  /** The session is in this group, by whatever way. */
+  joined: [group: Group];
+  /** It is not any more. */
+  left: [left: { readonly group: string; readonly reason: string }];
+  /**
+   * A message that answers nothing, and a push that has no listener of its own. Its offset is acked
+   * when the listener's promise has settled.
+   */
   message: [message: ServerMessage];
 }
 
@@ -196,6 +315,13 @@ export class Gateway {
    * that JSON can hold, or, on routes with `payload = "bytes"`, a Uint8Array.
    */
   request<T = any>(msgId: number, payload?: unknown, options?: RequestOptions): Promise<T>;
+  /**
+   * Adds a listener for pushes with this id, to whomever they are; returns what takes it away. The
+   * push is acked when the listener's promise has settled.
+   */
+  onPush(msgId: number, listener: (push: ServerMessage) => unknown): () => void;
+  /** The group of this name: always the same object. */
+  group(name: string, options?: GroupOptions): Group;
   /**
    * Sends a message that is not answered. False: it was dropped, because the queue is full, more
    * than `queue.bytes` wait for the network, the gate is closed, or it is `volatile` and would

@@ -10,6 +10,10 @@ const BREAK = 4900;
 /** Times to a ready session, to the answer to a ping, from a message to its ack, and after which a
  * connection counts as stable. */
 const READY_MS = 10_000, PING_MS = 5_000, ACK_MS = 1_000, STABLE_MS = 10_000;
+/** Ids of the gateway, as numbers in its own range. */
+const JOIN = 10, LEAVE = 11, MEMBERS = 13, HISTORY = 14, PUBLISH = 15;
+/** Messages of the gateway about a group. */
+const OF_GROUPS = ["joined", "left", "gap", "presence"];
 /** Longest time that a timer takes. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
 /** Reasons of the gateway with which a service may have run the message. */
@@ -33,6 +37,10 @@ const utf8 = new TextEncoder();
 const toBase64 = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 const payloadOf = ({ payload, payload_base64: base64 }) =>
   base64 === undefined ? payload : Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+const messageOf = ({ msg_id: msgId = 0, payload_base64, ...m }) =>
+  ({ ...m, msgId, payload: payloadOf({ ...m, payload_base64 }) });
+const payloadIn = (payload) =>
+  payload instanceof Uint8Array ? { payload_base64: toBase64(payload) } : { payload };
 /** 128 random bits. Pages without TLS have no crypto.randomUUID. */
 const newId = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
@@ -56,6 +64,30 @@ const refusal = (m) =>
     payload: payloadOf(m),
   });
 
+/** Offsets of what came: of a session, or of a group. */
+class Offsets {
+  #working = new Set(); // of listeners that have not ended, the lowest first
+  seen = 0; // the highest
+  from = 0; // what came later is above it, as the gateway said
+
+  /** The highest up to which all listeners have ended. */
+  get done() {
+    for (const lowest of this.#working) return lowest - 1;
+    return Math.max(this.seen, this.from);
+  }
+
+  /** Gives a message to its listeners, unless it came before. */
+  take(offset, give, then) {
+    if (!offset) return give();
+    if (offset <= this.seen) return;
+    this.seen = offset;
+    this.#working.add(offset);
+    const done = () => this.#working.delete(offset) && then();
+    const ended = give();
+    ended ? ended.then(done) : done();
+  }
+}
+
 export class Gateway {
   #url;
   #options;
@@ -71,8 +103,8 @@ export class Gateway {
   #key; // { session, secret, boot }: goes on with the session on another connection
   #lost = ""; // why there is no such session any more, until the program is told
   #seq = RESUME;
-  #seen = 0; // highest offset received
-  #working = new Set(); // offsets whose listeners have not ended, the lowest first
+  #offsets = new Offsets();
+  #groups = new Map(); // name -> what is known of the group
   #acked = 0; // highest offset acked on this connection
   #flight = new Map(); // seq -> request that the gateway has not answered, the lowest first
   #queue = []; // messages that wait for a session, or for room in flight
@@ -93,6 +125,7 @@ export class Gateway {
       resume: true,
       timeoutMs: 5_000,
       network: globalThis,
+      gatewayIds: 9_000,
       ...options,
       reconnect: { minMs: 500, maxMs: 20_000, ...options.reconnect },
       queue: { items: 100, bytes: 65_536, maxAgeMs: 30_000, ...options.queue },
@@ -105,6 +138,17 @@ export class Gateway {
 
   get session() {
     return this.#session;
+  }
+
+  onPush(msgId, listener) {
+    return this.on(`push ${msgId}`, listener);
+  }
+
+  group(name, { presence, since } = {}) {
+    const group = this.#group(name);
+    group.presence ||= !!presence;
+    if (since && !group.epoch) this.#place(group, since);
+    return group.room;
   }
 
   on(event, listener) {
@@ -132,11 +176,12 @@ export class Gateway {
     if (this.#conn) this.#break(failure("BROKEN", {}, "cut() was called"));
   }
 
-  request(msgId, payload, { id, key, timeoutMs = this.#options.timeoutMs, signal } = {}) {
+  request(msgId, payload, { id, key, timeoutMs = this.#options.timeoutMs, ...more } = {}) {
+    const { signal } = more;
     return new Promise((resolve, reject) => {
       const item = this.#item(msgId, payload, id === true ? newId() : id, key);
       const abort = () => this.#fail(item, "ABORTED", { cause: signal.reason });
-      Object.assign(item, { resolve, reject, due: item.at + timeoutMs, signal, abort });
+      Object.assign(item, more, { resolve, reject, due: item.at + timeoutMs, abort });
       if (signal?.aborted) return abort();
       signal?.addEventListener("abort", abort);
       const reason = this.#submit(item);
@@ -152,12 +197,9 @@ export class Gateway {
 
   #item(msgId, payload, id, key) {
     if (!Number.isInteger(msgId) || msgId < 1 || msgId >= 2 ** 32) throw failure("BAD_MESSAGE");
-    const isBytes = payload instanceof Uint8Array;
     // As text, and now: the program may change the value before it is sent, or sent again.
-    const json = JSON.stringify(isBytes ? toBase64(payload) : payload);
-    let tail = json === undefined ? "" : `,"payload${isBytes ? "_base64" : ""}":${json}`;
-    if (id) tail += `,"id":${JSON.stringify(id)}`;
-    if (key) tail += `,"key":${JSON.stringify(key)}`;
+    const fields = { ...payloadIn(payload), id: id || undefined, key: key || undefined };
+    const tail = JSON.stringify(fields).slice(1, -1).replace(/^./, ",$&");
     return { msgId, id, tail, bytes: utf8.encode(tail).length, at: now(), seq: 0 };
   }
 
@@ -167,7 +209,8 @@ export class Gateway {
     const { items, bytes, maxAgeMs } = this.#options.queue;
     // Nothing else bounds one-way messages that the network does not take.
     if (!item.resolve && this.#conn?.ws.bufferedAmount > bytes) return "QUEUE_FULL";
-    if (!this.#queue.length && this.#mayGo(item)) return this.#transmit(item);
+    if ((item.isFirst || !this.#queue.length) && this.#mayGo(item)) return this.#transmit(item);
+    if (item.isFirst) return this.#enqueue("unshift", [item]);
     // One-way messages have no timer.
     const isOld = (other) => !other.resolve && now() - other.at > maxAgeMs;
     this.#queue.filter(isOld).forEach((old) => this.#unqueue(old));
@@ -229,7 +272,7 @@ export class Gateway {
 
   /** Sends the fields of `head` and the text `tail`, with an ack if one is due. */
   #post(head, tail = "", tailBytes = 0) {
-    const ack = this.#processed;
+    const ack = this.#offsets.done;
     const hasAck = this.#ready && ack > this.#acked;
     const text = JSON.stringify(hasAck ? { ...head, ack } : head).slice(0, -1);
     if (text.length + tailBytes >= this.#conn.welcome?.limits.message_bytes_max) return false;
@@ -262,7 +305,7 @@ export class Gateway {
     item.signal?.removeEventListener("abort", item.abort);
     this.#unqueue(item);
     if (item.mayBeMissed) this.#flight.delete(item.seq);
-    error ? item.reject(error) : item.resolve(value);
+    error ? item.reject(error) : item.resolve(item.take ? item.take(value) : value);
     this.#flush();
   }
 
@@ -270,10 +313,10 @@ export class Gateway {
   #lose() {
     const open = [...this.#flight.values()].filter((item) => !item.isSettled);
     this.#flight.clear();
-    const again = open.filter((item) => item.id);
+    const again = open.filter((item) => item.id || item.isSafe);
     for (const item of again) Object.assign(item, { seq: 0, mayBeMissed: false, at: now() });
     this.#enqueue("unshift", again);
-    for (const item of open) if (!item.id) this.#fail(item, "LOST");
+    for (const item of open) if (!item.isQueued) this.#fail(item, "LOST");
   }
 
   // Connections.
@@ -306,7 +349,10 @@ export class Gateway {
     ws.onopen = () => {
       if (isOld()) return;
       if (!conn.auth) this.#post({ type: "auth", seq: AUTH, payload: { token: this.#token } });
-      const position = this.#key && { ...this.#key, offset: this.#processed };
+      const members = [...this.#groups.values()].filter((group) => group.isIn && group.epoch);
+      const groups = members.map(({ name, room }) => ({ group: name, position: room.position }));
+      const position = this.#key && { ...this.#key, offset: this.#offsets.done };
+      if (position && groups.length) position.groups = groups;
       if (resume) this.#post({ type: "resume", seq: RESUME, payload: position ?? {} });
     };
     ws.onmessage = ({ data }) => isOld() || this.#receive(data);
@@ -365,6 +411,7 @@ export class Gateway {
       item.resolve ? this.#fail(item, "CLOSED", {}, error.message) : this.#unqueue(item);
     }
     this.#forget("");
+    for (const group of this.#groups.values()) this.#leave(group, "CLOSED");
     this.#session = undefined;
     this.#why = "first";
     this.#wasBad = this.#isOffline = false;
@@ -377,8 +424,7 @@ export class Gateway {
   #forget(reason) {
     this.#key = undefined;
     this.#lost = reason;
-    this.#seen = 0;
-    this.#working = new Set();
+    this.#offsets = new Offsets();
     this.#lose();
   }
 
@@ -392,14 +438,10 @@ export class Gateway {
       return this.#break(failure("BROKEN", {}, "a frame that is not JSON"));
     }
     this.#heard = now();
-    const { offset = 0 } = m;
-    if (this.#conn.isRefused || (offset && offset <= this.#seen)) return;
-    if (!offset) return this.#take(m);
-    this.#seen = offset;
-    const working = this.#working.add(offset);
-    const done = () => working.delete(offset) && this.#ackSoon();
-    const ended = this.#take(m);
-    ended ? ended.then(done) : done();
+    if (this.#conn.isRefused) return;
+    // The offset of what a group was sent is the group's.
+    const offsets = m.group ? this.#group(m.group).offsets : this.#offsets;
+    offsets.take(m.offset, () => this.#take(m), () => this.#ackSoon());
   }
 
   /** Acts on a message. Returns a promise if listeners have not ended with it. */
@@ -426,9 +468,14 @@ export class Gateway {
       if (seq) return; // of a request whose caller has gone
       if (!this.#ready) this.#pauseMs = m.retry_after_ms ?? 0;
       this.#emit("error", refusal(m));
+    } else if (OF_GROUPS.includes(type) && m.payload.group) {
+      this.#takeOfGroup(type, m.payload);
+    } else if (type === "gap") {
+      this.#emit(type, { session: this.#session?.id, reason: "", ...m.payload });
     } else if (type && type !== "pong") {
-      const { msg_id: msgId = 0, offset } = m;
-      return this.#emit("message", { type, msgId, payload: payloadOf(m), offset });
+      const events = [`push ${m.msg_id}`, `push/${m.group}`];
+      const isHeard = type === "push" && events.some((name) => this.#listeners[name]?.size);
+      return this.#emit(isHeard ? events : "message", messageOf(m));
     }
   }
 
@@ -478,6 +525,7 @@ export class Gateway {
     this.#acked = 0;
     this.#ready = true;
     if (auth.user) this.#wasBad = false;
+    this.#enterAgain(isOn, resumed.groups);
     for (const item of unread) this.#go(item);
     this.#flush();
     this.#ackSoon();
@@ -489,16 +537,123 @@ export class Gateway {
     if (event && this.#ready) this.#emit(event, { session, reason: why });
   }
 
-  /** Highest offset up to which all listeners have ended. */
-  get #processed() {
-    for (const lowest of this.#working) return lowest - 1;
-    return this.#seen;
-  }
-
   #ackSoon() {
-    const isDue = () => this.#ready && this.#processed > this.#acked;
+    const isDue = () => this.#ready && this.#offsets.done > this.#acked;
     const ack = () => isDue() && this.#post({ type: "heartbeat" });
     if (isDue() && !this.#timers.ack) this.#after("ack", ACK_MS, ack);
+  }
+
+  // Groups.
+
+  #group(name) {
+    const ask = (id, what, options) =>
+      this.request(this.#options.gatewayIds + id, { group: name, ...what }, options);
+    let group = this.#groups.get(name);
+    if (group) return group;
+    const room = {
+      name,
+      get position() {
+        return group.epoch && { epoch: group.epoch, offset: group.offsets.done };
+      },
+      on: (event, listener) => this.on(`${event}/${name}`, listener),
+      join: () => this.#join(group),
+      leave: () => ask(LEAVE, {}, { isSafe: true, take: () => this.#leave(group, "") }),
+      publish: (msgId, payload, { toMe, key, ...options } = {}) =>
+        ask(PUBLISH, { msg_id: msgId, ...payloadIn(payload), key, to_me: toMe }, options),
+      members: (page) => ask(MEMBERS, page),
+      history: async ({ since, limit = 100, newestFirst } = {}) => {
+        const told = await ask(HISTORY, { since, limit, newest_first: newestFirst });
+        const kept = ({ unix_ms: unixMs, ...m }) => ({ ...messageOf(m), unixMs });
+        return { ...told, pushes: told.pushes.map(kept) };
+      },
+    };
+    group = { ask, room, name, offsets: new Offsets(), people: new Map() };
+    this.#groups.set(name, group);
+    return group;
+  }
+
+  #join(group, isFirst) {
+    const take = (told) => this.#enter(group, told);
+    const what = { presence: group.presence, since: group.room.position };
+    return group.ask(JOIN, what, { isFirst, isSafe: true, take });
+  }
+
+  /** The session is in the group: by a join, by a claim or a service, or still. */
+  #enter(group, told) {
+    const { name, isIn, room } = group;
+    const was = room.position;
+    Object.assign(group, { isIn: true, isComing: false, conn: this.#conn });
+    this.#place(group, told.position);
+    if (!isIn) this.#emit(["joined", `joined/${name}`], room);
+    const { position } = room;
+    // Who is put in anew by a claim has missed what came in between, too.
+    const isBehind = was && (was.epoch !== position?.epoch || was.offset < position.offset);
+    const isGap = told.outcome === "gap" || (told.outcome === "joined" && isBehind);
+    if (isGap) this.#emit(`gap/${name}`, { group: name, dropped: 0, position, reason: "" });
+    if (group.presence) this.#look(group);
+    return told;
+  }
+
+  /** What follows comes after `position`. */
+  #place(group, position) {
+    if (group.epoch !== position?.epoch) group.offsets = new Offsets();
+    group.epoch = position?.epoch;
+    group.offsets.from = position?.offset;
+  }
+
+  #leave(group, reason) {
+    if (!group.isIn) return;
+    group.isIn = group.isComing = false;
+    group.epoch = undefined;
+    this.#emit(["left", `left/${group.name}`], { group: group.name, reason });
+  }
+
+  /** What became of the groups after a break. */
+  #enterAgain(isOn, outcomes = []) {
+    for (const told of outcomes) this.#enter(this.#group(told.group), told);
+    for (const group of this.#groups.values()) {
+      if (group.conn === this.#conn) continue;
+      isOn && !group.isComing ? this.#leave(group, "LOST") : this.#joinAgain(group);
+    }
+  }
+
+  #joinAgain(group) {
+    if (!group.isIn) return;
+    group.isComing = true;
+    this.#join(group, true).catch(({ reason, status, retryAfterMs }) => {
+      const isLater = retryAfterMs || status === 4;
+      if (!isLater) return this.#leave(group, reason);
+      this.#after(`join ${group.name}`, retryAfterMs || ACK_MS, () => this.#joinAgain(group));
+    });
+  }
+
+  /** Reads who is there. Where names are told to nobody this is refused. */
+  #look(group) {
+    const take = ({ members, count }) => {
+      group.people.clear();
+      this.#presence(group, { count, joined: members });
+    };
+    group.ask(MEMBERS, {}, { take }).catch(() => {});
+  }
+
+  #presence(group, { count, joined = [], left = [] }) {
+    const { people } = group;
+    for (const person of joined) people.set(person.user || person.session, person);
+    for (const person of left) people.delete(person.user || person.session);
+    const told = { count, joined, left, people: [...people.values()] };
+    this.#emit(`presence/${group.name}`, told);
+  }
+
+  /** Takes what the gateway says of a group. */
+  #takeOfGroup(type, told) {
+    const group = this.#group(told.group);
+    if (type === "joined") this.#enter(group, told);
+    else if (type === "left") this.#leave(group, told.reason);
+    else if (type === "presence") told.reset ? this.#look(group) : this.#presence(group, told);
+    else {
+      this.#place(group, told.position ?? group.room.position);
+      this.#emit(`gap/${told.group}`, told);
+    }
   }
 
   // Silence and the network.
@@ -553,7 +708,7 @@ export class Gateway {
 
   #save() {
     if (!this.#key) return;
-    const kept = { ...this.#key, offset: this.#processed, seq: this.#seq };
+    const kept = { ...this.#key, offset: this.#offsets.done, seq: this.#seq };
     try {
       this.#options.persist?.setItem(this.#entry, JSON.stringify(kept));
     } catch (error) {
@@ -567,7 +722,7 @@ export class Gateway {
     this.#options.persist.removeItem(this.#entry);
     const { offset, seq, ...key } = JSON.parse(text);
     this.#key = key;
-    this.#seen = offset;
+    this.#offsets.seen = offset;
     this.#seq = Math.max(seq, this.#seq);
   }
 
@@ -579,14 +734,14 @@ export class Gateway {
     this.#emit("state", state, error);
   }
 
-  /** Calls the listeners. Returns a promise if some of them have not ended. */
+  /** Calls the listeners of one event, or of several. Returns a promise if some of them have not ended. */
   #emit(event, ...what) {
     const wrong = (error) => {
       const isHeard = event !== "error" && this.#listeners.error?.size;
       isHeard ? this.#emit("error", error) : console.error(error);
     };
     const running = [];
-    for (const listener of [...(this.#listeners[event] ?? [])]) {
+    for (const listener of [event].flat().flatMap((name) => [...(this.#listeners[name] ?? [])])) {
       try {
         const result = listener(...what);
         if (typeof result?.then === "function") running.push(Promise.resolve(result).catch(wrong));

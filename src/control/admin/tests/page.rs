@@ -62,7 +62,7 @@ async fn the_page_may_load_its_own_files_and_connect_and_nothing_else() {
         ("/page.js", "text/javascript; charset=utf-8", page::SCRIPT),
         ("/page.css", "text/css; charset=utf-8", page::STYLE),
         ("/icon.svg", "image/svg+xml", page::ICON),
-        ("/client.js", "text/javascript; charset=utf-8", page::LIBRARY),
+        ("/client.js", "text/javascript; charset=utf-8", &page::LIBRARY),
         ("/client.d.ts", "text/plain; charset=utf-8", page::TYPES),
     ] {
         let (head, body) = get(&rig, path, "Sec-Fetch-Site: same-origin\r\n").await;
@@ -113,7 +113,7 @@ async fn pages_of_other_origins_may_read_the_client_library_and_nothing_else() {
         for header in ["access-control-allow-origin: *", "cross-origin-resource-policy: cross-or"] {
             assert_eq!(head.contains(header), is_library, "{path}: {head}");
         }
-        assert_eq!(body == page::LIBRARY, is_library, "{path}");
+        assert_eq!(body == *page::LIBRARY, is_library, "{path}");
     }
     // No preflight is granted, and no other name of this machine taken (DNS rebinding).
     for (method, host, status) in [
@@ -127,6 +127,27 @@ async fn pages_of_other_origins_may_read_the_client_library_and_nothing_else() {
         assert!(answer.starts_with(&format!("http/1.1 {status}")), "{method} {host}: {answer}");
         assert_eq!(answer.contains("access-control"), status == 200, "{method} {host}: {answer}");
     }
+}
+
+/// Its source is for who reads it; what is served is for who loads it.
+#[test]
+fn the_client_library_is_served_without_its_comments() {
+    let (source, served) = (include_str!("../../page/shardgate.js"), &*page::LIBRARY);
+    let (title, code) = served.split_once("*/\n").expect("it says what it is");
+    assert!(title.contains("Client of the shardgate") && source.starts_with(title), "{title}");
+    assert!(!code.contains("//") && !code.contains("*/"), "{code}");
+    // Nothing but comments is left out.
+    let mut lines = served.lines();
+    let mut next = lines.next();
+    for line in source.lines() {
+        let text = line.trim_start();
+        if next == line.split(" // ").next() {
+            next = lines.next();
+        } else {
+            assert!(["/**", "* ", "*/", "//"].iter().any(|c| text.starts_with(c)), "{line}");
+        }
+    }
+    assert_eq!(next, None);
 }
 
 #[tokio::test]
