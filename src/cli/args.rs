@@ -251,10 +251,11 @@ enum GenArgs {
         /// Directory for the files; it is made if it is missing
         dir: PathBuf,
     },
-    /// Write the .proto files of clients, services and the registry into a directory
+    /// Write the .proto files of clients, services, pushes and the registry into a directory
     #[command(after_help = "EXAMPLE\n  shardgate gen proto proto\n\n\
-        Writes shardgate/client/v1/client.proto, shardgate/backend/v1/backend.proto and\n\
-        shardgate/registry/v1/registry.proto. A file that exists is not overwritten.")]
+        Writes shardgate/client/v1/client.proto, shardgate/backend/v1/backend.proto,\n\
+        shardgate/push/v1/push.proto and shardgate/registry/v1/registry.proto. A file that exists\n\
+        is not overwritten.")]
     Proto {
         /// Directory for the files; it is made if it is missing
         dir: PathBuf,

@@ -24,7 +24,7 @@ type File = (&'static str, &'static str);
 const CONFIG: [File; 2] = [("gateway.toml", GATEWAY_TOML), ("default.toml", DEFAULT_TOML)];
 
 /// The .proto files under the paths by which programs import them.
-const PROTO: [File; 3] = [
+const PROTO: [File; 4] = [
     (
         "shardgate/client/v1/client.proto",
         include_str!("../../proto/shardgate/client/v1/client.proto"),
@@ -33,6 +33,7 @@ const PROTO: [File; 3] = [
         "shardgate/backend/v1/backend.proto",
         include_str!("../../proto/shardgate/backend/v1/backend.proto"),
     ),
+    ("shardgate/push/v1/push.proto", include_str!("../../proto/shardgate/push/v1/push.proto")),
     (
         "shardgate/registry/v1/registry.proto",
         include_str!("../../proto/shardgate/registry/v1/registry.proto"),
@@ -53,7 +54,8 @@ impl BuiltIn {
             Self::Config => format!("next: {} check --config {dir}", program()),
             Self::Proto => format!(
                 "next, for a service in Python: mkdir -p pb && python3 -m grpc_tools.protoc \
-                 -I{dir} --python_out=pb --grpc_python_out=pb shardgate/backend/v1/backend.proto"
+                 -I{dir} --python_out=pb --grpc_python_out=pb shardgate/backend/v1/backend.proto \
+                 shardgate/push/v1/push.proto"
             ),
         }
     }
@@ -114,7 +116,7 @@ mod tests {
     fn files_are_written_once_and_never_over_others() {
         let parent = tempfile::tempdir().expect("a directory");
         let dir = parent.path().join("my files");
-        for (what, count) in [(BuiltIn::Config, 2), (BuiltIn::Proto, 3)] {
+        for (what, count) in [(BuiltIn::Config, 2), (BuiltIn::Proto, 4)] {
             let Output { text, code, .. } = write(what, &dir);
             assert_eq!(code, 0, "{text}");
             assert_eq!(text.lines().filter(|line| line.starts_with("wrote ")).count(), count);

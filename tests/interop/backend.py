@@ -19,11 +19,11 @@ import grpc
 from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROTO = "shardgate/backend/v1/backend.proto"
+PROTO = ["shardgate/backend/v1/backend.proto", "shardgate/push/v1/push.proto"]
 STUBS = tempfile.TemporaryDirectory()
 sys.path.insert(0, STUBS.name)
 if protoc.main(["", f"-I{ROOT / 'proto'}", f"--python_out={STUBS.name}",
-                f"--grpc_python_out={STUBS.name}", PROTO]) != 0:
+                f"--grpc_python_out={STUBS.name}", *PROTO]) != 0:
     sys.exit("the .proto file does not compile")
 pb = importlib.import_module("shardgate.backend.v1.backend_pb2")
 rpc = importlib.import_module("shardgate.backend.v1.backend_pb2_grpc")
