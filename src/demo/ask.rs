@@ -9,7 +9,16 @@ pub const DELAY_MS_MAX: u64 = 60_000;
 /// carried, and must not cost a search through all of it.
 const KEY_WITHIN_BYTES: usize = 256;
 
-const KEYS: [&[u8]; 5] = [b"delay_ms\"", b"fail\"", b"fail_call\"", b"count\"", b"who\""];
+const KEYS: [&[u8]; 8] = [
+    b"delay_ms\"",
+    b"fail\"",
+    b"fail_call\"",
+    b"count\"",
+    b"who\"",
+    b"join\"",
+    b"leave\"",
+    b"say\"",
+];
 
 /// The known keys of a payload. Keys combine: the delay comes first, then the first that is set of
 /// `fail_call`, `fail`, `who`, `count`, echo.
@@ -31,6 +40,14 @@ pub struct Ask {
     /// Whether to answer with all fields that the service got.
     #[serde(default)]
     pub who: bool,
+    /// The group that the session joins.
+    pub join: Option<String>,
+    /// The group that it leaves.
+    pub leave: Option<String>,
+    /// A line for all who are in `room`.
+    pub say: Option<String>,
+    /// The group that the line is for.
+    pub room: Option<String>,
 }
 
 impl Ask {
@@ -41,7 +58,10 @@ impl Ask {
             return None;
         }
         let ask: Ask = serde_json::from_slice(payload).ok()?;
-        (ask != Ask { retry_after_ms: ask.retry_after_ms, ..Ask::default() }).then_some(ask)
+        // These ask for nothing by themselves.
+        let Ask { retry_after_ms, ref room, .. } = ask;
+        let nothing = Ask { retry_after_ms, room: room.clone(), ..Ask::default() };
+        (ask != nothing).then_some(ask)
     }
 }
 
@@ -54,7 +74,7 @@ fn names_a_key(payload: &[u8]) -> bool {
     let quotes = head.iter().enumerate().filter(|&(_, &b)| b == b'"');
     for (at, _) in quotes {
         let name = &payload[at + 1..];
-        if matches!(name.first(), Some(b'd' | b'f' | b'c' | b'w'))
+        if matches!(name.first(), Some(b'd' | b'f' | b'c' | b'w' | b'j' | b'l' | b's'))
             && KEYS.iter().any(|key| name.starts_with(key))
         {
             return true;
@@ -79,6 +99,8 @@ mod tests {
             r#"{"text":"hello"}"#,
             r#"{"text":"delay_ms"}"#,
             r#"{"retry_after_ms":5}"#,
+            r#"{"room":"room:7"}"#,
+            r#"{"say":7}"#,
             r#"{"delay_ms":"soon"}"#,
             r#"{"delay_ms":-1}"#,
             r#"{"delay_ms":5"#,
@@ -98,6 +120,9 @@ mod tests {
         assert_eq!(Ask::read(br#"{"fail_call":8}"#).and_then(|a| a.fail_call), Some(8));
         assert!(Ask::read(br#"{"count":true}"#).is_some_and(|a| a.count));
         assert!(Ask::read(br#"{"who":true}"#).is_some_and(|a| a.who));
+        let ask = Ask::read(br#"{"room":"room:7","say":"hi","join":"a","leave":"b"}"#).unwrap();
+        let said = [ask.room, ask.say, ask.join, ask.leave].map(Option::unwrap);
+        assert_eq!(said, ["room:7", "hi", "a", "b"]);
     }
 
     #[test]

@@ -9,8 +9,18 @@
 //! | `{"fail_call": 14}` | that gRPC status for the whole call |
 //! | `{"count": true}` | service, instance, affinity key, and how often this process counted it |
 //! | `{"who": true}` | all fields that the service got with the message |
+//!
+//! `chat` has rooms, too, which are groups of the gateway:
+//!
+//! | payload | what it does besides the echo |
+//! |---|---|
+//! | `{"join": "room:lobby"}`, `{"leave": "room:lobby"}` | puts the session into the room, or takes it out |
+//! | `{"say": "hi", "room": "room:lobby"}` | pushes `{"text", "from"}` with id 2100 to all in the room, by default the lobby; a line that is empty or longer than 500 characters is refused |
+//!
+//! A client that publishes to the room by itself (id 9015) does it with the same id 2100.
 
 mod ask;
+mod rooms;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -41,7 +51,10 @@ pub mod proto {
 }
 
 /// Names of the services, in the order of their addresses.
-pub const SERVICES: [&str; 3] = ["logic", "chat", "fight"];
+pub const SERVICES: [&str; 3] = ["logic", CHAT, "fight"];
+
+/// The service that has rooms.
+const CHAT: &str = "chat";
 
 /// Names of the instances in answers, unless other names are given.
 pub const INSTANCES: [&str; 3] = ["logic-1", "chat-1", "fight-1"];

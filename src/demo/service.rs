@@ -10,7 +10,9 @@ use tonic::{Code, Request, Response, Status};
 use super::ask::{Ask, DELAY_MS_MAX};
 use super::proto::backend_server::Backend;
 use super::proto::{BaseRequest, BaseResponse, BatchRequest, BatchResponse, Encoding, Priority};
+use super::{CHAT, rooms};
 use crate::message::status;
+use crate::wire::push::generated::PushMessage;
 
 /// Most affinity keys that are counted: 100,000 of some 100 bytes are 10 MB. A further key gets an
 /// error.
@@ -46,8 +48,14 @@ impl Demo {
         Self { service, instance, counts: Mutex::default() }
     }
 
-    /// The answer to an item with a request.
-    fn answer(&self, caller: &Caller, request: BaseRequest, ask: &Ask) -> BaseResponse {
+    /// The answer to an item with a request, which may come with `pushes`.
+    fn answer(
+        &self,
+        caller: &Caller,
+        request: BaseRequest,
+        ask: &Ask,
+        pushes: &mut Vec<PushMessage>,
+    ) -> BaseResponse {
         let mut response = BaseResponse { request_id: request.request_id, ..Default::default() };
         if let Some(code) = ask.fail {
             response.status = code;
@@ -64,7 +72,10 @@ impl Demo {
                 }
             }
         } else {
-            response.payload = request.payload;
+            response.payload = request.payload.clone();
+            if self.service == CHAT {
+                rooms::enter(&request, ask, &mut response, pushes);
+            }
         }
         response
     }
@@ -139,6 +150,7 @@ impl Backend for Demo {
         let caller = Caller { gateway, shard, boot_id };
         let mut responses = Vec::with_capacity(requests.len());
         let (mut delay_ms, mut fail_call) = (0, None);
+        let mut pushes = Vec::new();
         for request in requests {
             let response = match Ask::read(&request.payload) {
                 None => BaseResponse {
@@ -149,7 +161,7 @@ impl Backend for Demo {
                 Some(ask) => {
                     delay_ms = ask.delay_ms.min(DELAY_MS_MAX).max(delay_ms);
                     fail_call = fail_call.or(ask.fail_call);
-                    self.answer(&caller, request, &ask)
+                    self.answer(&caller, request, &ask, &mut pushes)
                 }
             };
             responses.push(response);
@@ -158,7 +170,7 @@ impl Backend for Demo {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
         match fail_call {
-            None => Ok(Response::new(BatchResponse { responses, ..Default::default() })),
+            None => Ok(Response::new(BatchResponse { responses, pushes })),
             Some(code) => {
                 let text = format!("{} fails the call with {code}, as asked", self.instance);
                 Err(Status::new(Code::from_i32(code), text))

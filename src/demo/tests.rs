@@ -174,6 +174,52 @@ fn who_tells_all_that_the_service_saw() {
 }
 
 #[test]
+fn chat_puts_sessions_into_rooms_and_pushes_what_they_say() {
+    with_services(async |[logic, chat, _]| {
+        let whole = async |address, requests| {
+            let batch = BatchRequest { requests, ..Default::default() };
+            let (bytes, _) = call(address, HANDLE, batch.encode_to_vec()).await;
+            BatchResponse::decode(bytes).unwrap()
+        };
+        let ann = BaseRequest { user: "ann".into(), ..item(3, r#"{"say":"hi","room":"room:7"}"#) };
+        let (join, leave) = (r#"{"join":"room:lobby"}"#, r#"{"leave":"room:7","join":"room:8"}"#);
+        let requests = vec![item(1, join), item(2, leave), ann.clone(), item(4, r#"{"say":"é"}"#)];
+        let told = whole(chat, requests).await;
+        assert!(told.responses.iter().all(|r| r.status == 0 && !r.payload.is_empty()));
+        assert_eq!(told.responses[0].join, ["room:lobby"]);
+        assert_eq!(
+            (&*told.responses[1].join, &*told.responses[1].leave),
+            (&["room:8".to_owned()][..], &["room:7".to_owned()][..])
+        );
+        let pushes: Vec<_> = told
+            .pushes
+            .iter()
+            .map(|p| {
+                let to = p.to.as_ref().expect("it has addressees");
+                (p.msg_id, to.groups[0].as_str(), std::str::from_utf8(&p.payload).unwrap())
+            })
+            .collect();
+        assert_eq!(
+            pushes,
+            [
+                (2100, "room:7", r#"{"from":"ann","text":"hi"}"#),
+                (2100, "room:lobby", r#"{"from":"s1","text":"é"}"#),
+            ]
+        );
+        for refused in [r#"{"say":" "}"#.to_owned(), format!(r#"{{"say":"{}"}}"#, "x".repeat(501))]
+        {
+            let request = BaseRequest { payload: refused.into(), ..item(1, "") };
+            let told = whole(chat, vec![request]).await;
+            assert_eq!((told.responses[0].status, told.pushes.len()), (3, 0));
+            assert_eq!(told.responses[0].message, "a line has 1 to 500 characters");
+        }
+        // The other services have no rooms.
+        let told = whole(logic, vec![ann]).await;
+        assert_eq!((told.responses[0].status, told.pushes), (0, vec![]));
+    });
+}
+
+#[test]
 fn health_is_serving_and_other_paths_are_unimplemented() {
     with_services(async |[logic, ..]| {
         let (bytes, _) = call(logic, "/grpc.health.v1.Health/Check", Vec::new()).await;

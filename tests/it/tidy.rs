@@ -64,7 +64,8 @@ const MAY_NAME: [(&str, &[&str]); 34] = [
     // Never `shard` nor `engine`: it speaks to them through the mailbox.
     ("control", &["routing", "config", "auth", "tls", "clock", "guide"]),
     // What else can be started: each stands on as little as it can.
-    ("demo", &["config"]),
+    // Its rooms push.
+    ("demo", &["config", "wire::push"]),
     ("echo", &["wire", "config::settings", "tls", "clock"]),
     // A client: the protocol, and how a command of this program is written.
     ("bench", &["config::program", "wire", "tls", "clock"]),
