@@ -851,11 +851,20 @@ Object.assign(alone, {
     assert.deepEqual(sent[0].payload.since, at(6));
     assert.deepEqual(sent[2].payload, { group: "room:7", msg_id: 7001, payload: "hi", to_me: true });
     const again = { ...IN, outcome: "gap", position: at(2, "e2") };
-    sockets[1].says({ seq: sent[0].seq, payload: again, offset: 1 });
-    sockets[1].says({ seq: sent[1].seq, status: 7, reason: "FORBIDDEN", offset: 2 });
-    sockets[1].says({ seq: sent[2].seq, payload: at(3, "e2"), offset: 3 }, push(3, "hi"));
-    assert.deepEqual(await said, at(3, "e2"));
+    // It is not let in yet when the gateway reads what it says there.
+    sockets[1].says({ seq: sent[2].seq, status: 7, reason: "FORBIDDEN", offset: 1 });
     await settled();
+    sockets[1].says({ seq: sent[1].seq, status: 7, reason: "FORBIDDEN", offset: 2 });
+    sockets[1].says({ seq: sent[0].seq, payload: again, offset: 3 });
+    await settled();
+    const { seq, ...later } = sockets[1].took()[0];
+    assert.deepEqual(later.payload, sent[2].payload);
+    sockets[1].says({ seq, payload: at(3, "e2"), offset: 4 }, push(3, "hi"));
+    assert.deepEqual(await said, at(3, "e2"));
+    const other = room.publish(7001, "no");
+    sockets[1].says({ seq: seq + 1, status: 7, reason: "FORBIDDEN", offset: 5 });
+    await refused(other, { reason: "FORBIDDEN" });
+    assert.equal(sockets[1].took().length, 1);
     assert.deepEqual(seen.slice(1), [["push", 6], ["gap", ""], ["push", "hi"]]);
     assert.deepEqual(left, [["joined", "served:1"], ["left", "FORBIDDEN"]]);
     assert.deepEqual(gate.group("mine").position, at(3));
@@ -954,7 +963,8 @@ Object.assign(alone, {
     const { sockets, room, seen, tells } = await playRoom();
     sockets[0].ends(1006);
     await clock.pass(500);
-    await sockets[1].begins({ outcome: "resumed", offset: 1, groups: [] });
+    const gone = { group: "room:7", outcome: "lost", position: null, count: 0 };
+    await sockets[1].begins({ outcome: "resumed", offset: 1, groups: [gone] });
     assert.deepEqual(seen.at(-1), ["left", "LOST"]);
     assert.equal(room.position, undefined);
     assert.deepEqual(sockets[1].took(), []);
@@ -1467,8 +1477,223 @@ const survives = {
   },
 };
 
+/** A gate in a group, and the pushes that it got: their offset and payload. */
+async function member(to, name, options) {
+  const gate = connect(to);
+  const room = gate.group(name, options);
+  const got = [];
+  const told = [];
+  room.on("push", ({ offset, payload }) => void got.push([offset, payload]));
+  for (const event of ["gap", "joined", "left"]) room.on(event, () => void told.push(event));
+  gate.on("error", (error) => void told.push(error));
+  await gate.open();
+  await room.join();
+  return { gate, room, got, told };
+}
+
+let rooms_made = 0;
+const newRoom = (kind = "room") => `${kind}:test-${++rooms_made}`;
+
+/** The gateway has the groups `room:*` (history), `last:*` and `closed:*`. */
+const rooms = {
+  async all_members_see_one_order() {
+    const name = newRoom();
+    const all = await Promise.all([1, 2, 3].map(() => member(url, name)));
+    const sent = all.flatMap(({ room }, who) =>
+      counts(1, 50).map((n) => room.publish(7001, [who, n], { toMe: true })));
+    const offsets = (await Promise.all(sent)).map(({ offset }) => offset);
+    assert.deepEqual(offsets.toSorted((a, b) => a - b), counts(1, 150));
+    await until("all have all", () => all.every(({ got }) => got.length === 150));
+    const [first, ...others] = all.map(({ got }) => got);
+    assert.deepEqual(first.map(([offset]) => offset), counts(1, 150));
+    for (const other of others) assert.deepEqual(other, first);
+    for (const who of [0, 1, 2]) {
+      const own = first.filter(([, [by]]) => by === who).map(([, [, n]]) => n);
+      assert.deepEqual(own, counts(1, 50), "in the order of the calls");
+    }
+    for (const { told, room } of all) {
+      assert.deepEqual([told, room.position.offset], [["joined"], 150]);
+    }
+  },
+
+  async a_publisher_hears_itself_only_if_it_wants_to() {
+    const name = newRoom();
+    const [ann, bob] = [await member(url, name), await member(url, name)];
+    await ann.room.publish(7001, "not to me");
+    await ann.room.publish(7001, "to me", { toMe: true });
+    await ann.room.publish(7001, Uint8Array.of(1, 2, 255));
+    await until("bob has all", () => bob.got.length === 3);
+    assert.deepEqual(ann.got, [[2, "to me"]]);
+    assert.deepEqual(bob.got, [[1, "not to me"], [2, "to me"], [3, Uint8Array.of(1, 2, 255)]]);
+    const from = new Promise((resolve) => bob.gate.onPush(7002, resolve));
+    await ann.room.publish(7002, null, { id: "m-1" });
+    const push = await from;
+    assert.deepEqual([push.from, push.id, push.group], [ann.gate.session.id, "m-1", name]);
+    // An id runs once.
+    assert.equal((await ann.room.publish(7002, null, { id: "m-1" })).offset, 4);
+  },
+
+  async who_comes_back_has_missed_nothing_and_hears_nothing_twice() {
+    for (const seed of [1, 2, 3]) {
+      const random = generator(seed);
+      let isCalm = false;
+      const budget = () => (isCalm ? Infinity : 400 + Math.floor(random() ** 2 * 8_000));
+      const proxy = await Proxy.start(budget);
+      const name = newRoom();
+      const [near, far] = [await member(url, name), await member(proxy.url, name)];
+      let unfinished = 0;
+      const slow = [];
+      far.room.on("push", async ({ offset }) => {
+        unfinished++;
+        await later(random() * 3);
+        slow.push(offset);
+        unfinished--;
+      });
+      for (let n = 1; n <= 400; n++) {
+        await near.room.publish(7001, n);
+        if (n % 100 === 0) proxy.cut(true);
+      }
+      isCalm = true;
+      const all = counts(1, 400).map((n) => [n, n]);
+      await until("it has all", () => far.got.length >= 400 && !unfinished);
+      assert.deepEqual(far.got, all, `seed ${seed}`);
+      assert.deepEqual(slow.toSorted((a, b) => a - b), counts(1, 400));
+      assert.deepEqual([far.told, far.room.position.offset], [["joined"], 400]);
+      assert.ok(proxy.connections > 5, `${proxy.connections} connections`);
+      far.gate.close();
+      proxy.stop();
+    }
+  },
+
+  async a_saved_position_is_where_the_next_program_goes_on() {
+    const name = newRoom();
+    const [ann, bob] = [await member(url, name), await member(url, name)];
+    await ann.room.publish(7001, 1);
+    await until("bob has it", () => bob.got.length === 1);
+    const since = bob.room.position;
+    bob.gate.close();
+    for (const n of [2, 3]) await ann.room.publish(7001, n);
+    const next = await member(url, name, { since });
+    await until("it has the rest", () => next.got.length === 2);
+    assert.deepEqual([next.got, next.told], [[[2, 2], [3, 3]], ["joined"]]);
+    // Of another life of the group nobody knows what is missing.
+    const strange = await member(url, name, { since: { epoch: "none", offset: 1 } });
+    assert.deepEqual(strange.told, ["joined", "gap"]);
+    await ann.room.publish(7001, 4);
+    await until("it is told what is new", () => strange.got.length === 1);
+  },
+
+  async what_was_said_before_can_be_read() {
+    const { room } = await member(url, newRoom());
+    for (const n of counts(1, 5)) await room.publish(7001, { n });
+    const { pushes, position, gap } = await room.history({ limit: 2, newestFirst: true });
+    assert.deepEqual(pushes.map(({ offset, payload }) => [offset, payload.n]), [[5, 5], [4, 4]]);
+    assert.deepEqual([position.offset, gap], [5, false]);
+    assert.ok(Math.abs(pushes[0].unixMs - Date.now()) < 60_000);
+    const since = await room.history({ since: { ...position, offset: 3 } });
+    assert.deepEqual(since.pushes.map(({ offset }) => offset), [4, 5]);
+    assert.deepEqual((await room.history({ limit: 0 })).pushes, []);
+  },
+
+  async the_newest_of_each_key_is_told_to_who_joins() {
+    const name = newRoom("last");
+    const ann = await member(url, name);
+    for (const n of counts(1, 3)) {
+      for (const key of ["x", "y"]) await ann.room.publish(7001, `${key}${n}`, { key });
+    }
+    const bob = await member(url, name);
+    await until("it has them", () => bob.got.length === 2);
+    assert.deepEqual(bob.got, [[5, "x3"], [6, "y3"]]);
+    await ann.room.publish(7001, "x4", { key: "x" });
+    await until("it goes on", () => bob.got.length === 3);
+    assert.deepEqual([bob.got[2], bob.told], [[7, "x4"], ["joined"]]);
+  },
+
+  async what_nobody_allows_is_refused_and_does_no_harm() {
+    const { gate, room } = await member(url, newRoom());
+    const forbidden = { reason: "FORBIDDEN", status: 7, maybeRan: false };
+    await refused(gate.group("closed:1").join(), forbidden);
+    await refused(gate.group("no-such-kind").join(), forbidden);
+    await refused(gate.group(newRoom()).publish(7001, 1), forbidden);
+    await refused(gate.group("").join(), { reason: "BAD_MESSAGE" });
+    await refused(gate.group("x".repeat(129)).join(), { reason: "TOO_LARGE" });
+    await refused(room.publish(0, 1), { reason: "BAD_MESSAGE" });
+    assert.equal((await room.publish(7001, 1)).offset, 1);
+    await room.leave();
+    await refused(room.publish(7001, 1), forbidden);
+    await room.leave();
+    await room.join();
+    assert.equal((await room.publish(7001, 1)).offset, 2);
+  },
+
+  async a_service_puts_a_session_into_a_room_and_says_things_there() {
+    const name = newRoom();
+    const gate = connect(url);
+    await gate.open();
+    const joined = event(gate, "joined");
+    const lines = [];
+    gate.onPush(2100, ({ payload, group, offset }) => void lines.push([group, offset, payload]));
+    await gate.request(2001, { join: name });
+    const room = await joined;
+    assert.equal(room, gate.group(name));
+    await gate.request(2001, { say: "hi", room: name });
+    await until("it is pushed", () => lines.length === 1);
+    assert.deepEqual(lines[0], [name, 1, { from: gate.session.id, text: "hi" }]);
+    await refused(gate.request(2001, { say: " ", room: name }), { status: 3, reason: "" });
+    // A break changes nothing about who is in.
+    const resumed = event(gate, "resumed");
+    gate.cut();
+    await resumed;
+    await gate.request(2001, { say: "again", room: name });
+    await until("it is pushed again", () => lines.length === 2);
+    const left = event(room, "left");
+    await gate.request(2001, { leave: name });
+    assert.equal((await left).group, name);
+    assert.equal(room.position, undefined);
+  },
+
+  async many_groups_are_entered_at_once() {
+    const gate = connect(url, { queue: { items: 1_000 } });
+    const all = counts(1, 64).map(() => gate.group(newRoom()));
+    gate.open();
+    // Neither is waited for.
+    all.forEach((room) => room.join());
+    const early = await Promise.all(all.map((room) => room.publish(7001, 0)));
+    assert.deepEqual(early.map(({ offset }) => offset), Array(64).fill(1));
+    await refused(gate.group(newRoom()).join(), { reason: "TOO_LARGE" });
+    const resumed = event(gate, "resumed");
+    const left = [];
+    gate.on("left", (told) => void left.push(told));
+    gate.cut();
+    await resumed;
+    const said = await Promise.all(all.map((room) => room.publish(7001, 1)));
+    assert.deepEqual(said.map(({ offset }) => offset), Array(64).fill(2));
+    assert.deepEqual(left, []);
+  },
+};
+
 /** The gateway keeps sessions for 3 s, and 4 answers of each. */
 const forgets = {
+  async a_lost_session_does_not_lose_its_groups() {
+    const proxy = await Proxy.start();
+    const name = newRoom();
+    const [ann, bob] = [await member(url, name), await member(proxy.url, name)];
+    await ann.room.publish(7001, 1);
+    await until("bob has it", () => bob.got.length === 1);
+    const lost = event(bob.gate, "lost");
+    proxy.isDown = true;
+    proxy.cut();
+    await later(5_000);
+    await ann.room.publish(7001, 2);
+    proxy.isDown = false;
+    assert.equal((await lost).reason, "EXPIRED");
+    await ann.room.publish(7001, 3);
+    await until("bob has all", () => bob.got.length === 3);
+    assert.deepEqual([bob.got, bob.told], [counts(1, 3).map((n) => [n, n]), ["joined"]]);
+    assert.equal((await bob.room.publish(7001, "here")).offset, 4);
+    proxy.stop();
+  },
+
   async who_is_away_for_too_long_has_lost_the_session() {
     const proxy = await Proxy.start();
     const gate = connect(proxy.url);
@@ -1540,12 +1765,20 @@ const restarts = {
     const gate = connect(url);
     await gate.open();
     assert.equal(await count(gate), 1);
+    const { room, got, told } = await member(url, "room:restarts");
+    await room.publish(7001, "before", { toMe: true });
+    await until("it came", () => got.length === 1);
     const outcomes = Promise.all([event(gate, "draining"), event(gate, "lost")]);
     console.log("restart the gateway");
     const [{ reconnectAfterMs }, { reason }] = await outcomes;
     assert.ok(reconnectAfterMs > 0);
     assert.equal(reason, "RESTARTED");
     assert.equal(await count(gate), 1);
+    // The group is another one: what was missed cannot be known, and is told as a gap.
+    await until("it is in the group again", () => told.includes("gap"));
+    await room.publish(7001, "after", { toMe: true });
+    await until("it came, too", () => got.length === 2);
+    assert.deepEqual([got, told], [[[1, "before"], [1, "after"]], ["joined", "gap"]]);
   },
 };
 
@@ -1619,7 +1852,7 @@ gate.request(1, null, { id: 7 });
 
 // ---- All of a group, one after the other.
 
-const groups = { files, alone, asks, tokens, survives, forgets, without, restarts };
+const groups = { files, alone, asks, tokens, survives, rooms, forgets, without, restarts };
 let failed = 0;
 for (const [name, run] of Object.entries(groups[group])) {
   const clock = new Clock();

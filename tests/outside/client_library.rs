@@ -114,6 +114,30 @@ fn every_request_is_answered_once_however_often_the_line_breaks() {
     assert_eq!(gateway.stop().code(), Some(0));
 }
 
+/// Groups of the cases about them, beside those of the built-in configuration.
+const GROUPS: &str = "
+[[group]]
+name = \"last:*\"
+join = \"anybody\"
+publish = \"members\"
+keep = \"last\"
+
+[[group]]
+name = \"closed:*\"
+";
+
+#[test]
+fn the_library_is_in_groups_and_misses_no_push() {
+    if !is_here("the_library_is_in_groups_and_misses_no_push") {
+        return;
+    }
+    let checkout = Checkout::new();
+    append(&checkout, GROUPS);
+    let gateway = checkout.gateway(&[], &ALL);
+    cases(&checkout, "rooms", "");
+    assert_eq!(gateway.stop().code(), Some(0));
+}
+
 #[test]
 fn the_library_says_what_the_gateway_has_forgotten() {
     if !is_here("the_library_says_what_the_gateway_has_forgotten") {

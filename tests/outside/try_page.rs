@@ -14,9 +14,10 @@ use tungstenite::{Message, WebSocket};
 use crate::browser::{chromium, headless};
 use crate::support::{Checkout, PATIENCE, Running, available, eventually, free_port};
 
-/// A browser with one page, and what the page complained of.
+/// A browser with its tabs, and what their pages complained of.
 struct Browser {
     socket: WebSocket<MaybeTlsStream<TcpStream>>,
+    /// The tab that is looked at.
     page: String,
     id: u64,
     complaints: Vec<Value>,
@@ -25,7 +26,7 @@ struct Browser {
 }
 
 impl Browser {
-    /// Starts the browser, with an empty page.
+    /// Starts the browser, with an empty tab.
     fn start(checkout: &Checkout, program: &Path) -> Self {
         let profile = tempfile::tempdir().expect("a directory");
         let port = free_port();
@@ -52,14 +53,26 @@ impl Browser {
             _process: process,
             _profile: profile,
         };
-        let target = browser.ask("Target.createTarget", &json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let page = browser.ask("Target.attachToTarget", &attach)["sessionId"].clone();
-        browser.page = page.as_str().expect("a session").to_owned();
-        for domain in ["Page.enable", "Runtime.enable", "Log.enable"] {
-            browser.ask(domain, &json!({}));
-        }
+        browser.new_tab();
         browser
+    }
+
+    /// Opens an empty tab, and looks at it. Returns the one that was looked at.
+    fn new_tab(&mut self) -> String {
+        let before = std::mem::take(&mut self.page);
+        let target = self.ask("Target.createTarget", &json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let page = self.ask("Target.attachToTarget", &attach)["sessionId"].clone();
+        self.page = page.as_str().expect("a session").to_owned();
+        for domain in ["Page.enable", "Runtime.enable", "Log.enable"] {
+            self.ask(domain, &json!({}));
+        }
+        before
+    }
+
+    /// Looks at the other one of two tabs.
+    fn turn_to(&mut self, other: &mut String) {
+        std::mem::swap(&mut self.page, other);
     }
 
     /// Sends a command, and waits for its result.
@@ -148,6 +161,15 @@ impl Browser {
         self.ask("Input.insertText", &json!({ "text": text }));
     }
 
+    /// Presses Enter in the field that has the focus.
+    fn press_enter(&mut self) {
+        for kind in ["keyDown", "keyUp"] {
+            let code = json!({ "type": kind, "key": "Enter", "code": "Enter", "text": "\r",
+                               "windowsVirtualKeyCode": 13 });
+            self.ask("Input.dispatchKeyEvent", &code);
+        }
+    }
+
     /// Shows the page on a screen of that width, light or dark.
     fn show(&mut self, width: u32, scheme: &str) {
         let height = if width < 600 { 780 } else { 900 };
@@ -222,6 +244,68 @@ fn a_person_connects_sends_cuts_the_line_and_sees_the_session_come_back() {
     }
     browser.click("#close");
     browser.wait_for("#state", "closed");
+    assert_eq!(browser.complaints, Vec::<Value>::new());
+    assert_eq!(gateway.stop().code(), Some(0));
+}
+
+#[test]
+fn two_tabs_chat_in_a_room_and_who_was_cut_off_has_missed_nothing() {
+    let test = "two_tabs_chat_in_a_room_and_who_was_cut_off_has_missed_nothing";
+    let Some(program) = found(test) else { return };
+    let checkout = Checkout::new();
+    let gateway = checkout.gateway(&[], &["chat"]);
+    let mut browser = Browser::start(&checkout, &program);
+    let url = format!("http://{}/", checkout.address("8000"));
+    browser.open(&url);
+    // Joining connects by itself.
+    browser.click("#enter");
+    browser.wait_for("#group-position", "room:lobby");
+    let first = &mut browser.new_tab();
+    browser.open(&url);
+    browser.click("#enter");
+    browser.wait_for("#group-position", "room:lobby");
+    // By the keyboard alone, and as text, whatever it says.
+    browser.fill("#words", "hello <img src=x onerror=alert(1)>");
+    browser.press_enter();
+    browser.wait_for("#room", "you hello <img src=x");
+    browser.turn_to(first);
+    browser.wait_for("#room", "hello <img src=x");
+    assert_eq!(browser.value("document.querySelectorAll('main img').length"), 0);
+    assert!(browser.text("#room").contains("guest "), "{}", browser.text("#room"));
+    // Through the service chat, which reads what is said.
+    browser.value("document.querySelector('#way').value = 'service'");
+    browser.fill("#words", "by the service");
+    browser.click("#tell");
+    browser.wait_for("#room", "you by the service");
+    browser.turn_to(first);
+    browser.wait_for("#room", "by the service");
+    browser.wait_for("#group-position", "offset 2");
+    browser.click("#offline");
+    browser.wait_for("#state", "offline");
+    browser.turn_to(first);
+    for line in ["one", "two", "three"] {
+        browser.fill("#words", line);
+        browser.press_enter();
+        browser.wait_for("#room", line);
+    }
+    browser.turn_to(first);
+    assert!(!browser.text("#room").contains("three"), "nothing comes while it is offline");
+    browser.wait_for("#group-position", "offset 5");
+    browser.wait_for("#outcome", "resumed");
+    browser.wait_for("#log", "room:lobby: resumed");
+    let lines = "[...document.querySelectorAll('#room .offset')].map((line) => line.innerText)";
+    assert_eq!(browser.value(lines), json!(["#1", "#2", "#3", "#4", "#5"]));
+    for (width, scheme) in [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")] {
+        browser.show(width, scheme);
+        assert!(browser.fits(), "{width}");
+        browser.picture(&format!("room-{width}-{scheme}"));
+    }
+    browser.click("#enter");
+    browser.wait_for("#enter", "Join");
+    browser.wait_for("#room", "you left room:lobby");
+    browser.fill("#group", "nobody:1");
+    browser.click("#enter");
+    browser.wait_for("#group-hint", "FORBIDDEN");
     assert_eq!(browser.complaints, Vec::<Value>::new());
     assert_eq!(gateway.stop().code(), Some(0));
 }

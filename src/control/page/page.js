@@ -10,6 +10,13 @@ const LINES_MAX = 200;
 /** Characters that are shown of a text in the log, and of the last answer. */
 const LOG_TEXT_MAX = 400;
 const ANSWER_TEXT_MAX = 20_000;
+/** Id of the pushes that bring a line of a room, as in the demo service chat. */
+const LINE_ID = 2100;
+/** Lines of a room that are shown, and that are read of those that came before. */
+const ROOM_LINES_MAX = 200;
+const EARLIER_MAX = 20;
+/** Names of who is there that are shown. */
+const NAMES_MAX = 12;
 /** Seconds without a network, for who asks to see that. */
 const OFFLINE_S = 5;
 /** Names of the canonical gRPC codes (google.rpc.Code), in their order. */
@@ -46,6 +53,12 @@ const EXAMPLES = [
 ];
 
 let gate = null;
+/** The group whose lines are shown, and whether this client is in it. */
+let room = null;
+let isIn = false;
+/** First id that the gateway answers itself, and an id of the demo service chat, if it is there. */
+let firstOwn = 9000;
+let chatId = 0;
 /** Whether a connection of this gate was ever complete. */
 let wasOpen = false;
 let isOffline = false;
@@ -153,8 +166,8 @@ class Line extends WebSocket {
     // Timers run when all listeners of this frame have.
     setTimeout(() => (frame = null));
     const { type, payload, offset } = frame;
-    if (offset > position) showPosition(offset);
-      if (type === "resumed") showOutcome(payload ?? {});
+    if (offset > position && !frame.group) showPosition(offset);
+    if (type === "resumed") showOutcome(payload ?? {});
   }
 }
 
@@ -169,13 +182,16 @@ function showPosition(offset) {
   $("position").textContent = offset ? `offset ${offset}` : "none yet";
 }
 
-function showOutcome({ outcome, reason, received_seq: receivedSeq = 0, offset = 0 }) {
+function showOutcome({ outcome, reason, received_seq: receivedSeq = 0, offset = 0, groups = [] }) {
   if (outcome === "new" || outcome === "lost") showPosition(offset);
   $("outcome").textContent = `${outcome}${reason ? `, ${reason}` : ""}: ${OUTCOMES[outcome] ?? "unknown"}`;
   if (outcome === "new") return;
   const kind = { resumed: "good", gap: "wait" }[outcome] ?? "bad";
   const facts = `messages up to #${receivedSeq} had arrived, answers up to offset ${offset} were given`;
   log(kind, reason ? `${outcome}, ${reason}` : outcome, `${OUTCOMES[outcome]}; ${facts}`);
+  for (const { group, outcome, position } of groups) {
+    log(outcome === "gap" ? "wait" : kind, `${group}: ${outcome}`, `pushes after offset ${position?.offset ?? 0} follow`);
+  }
 }
 
 function explainRefusal() {
@@ -195,10 +211,10 @@ function showState() {
   if (isOffline) [word, kind] = ["offline; coming back …", "bad"];
   $("state-word").textContent = word;
   $("state").className = `state ${kind}`;
-  const isLive = state !== "idle" && state !== "closed";
-  $("url").readOnly = isLive;
+  const isOpened = state !== "idle" && state !== "closed";
+  $("url").readOnly = isOpened;
   // A button that is disabled would lose the focus of who uses the keyboard.
-  const off = { open: isLive, close: !isLive, cut: state !== "open", offline: !isLive || isOffline };
+  const off = { open: isOpened, close: !isOpened, cut: state !== "open", offline: !isOpened || isOffline };
   for (const id in off) $(id).setAttribute("aria-disabled", String(off[id]));
 }
 
@@ -213,8 +229,11 @@ function connect() {
     if (why === "bad") throw new Error("the gateway refused the token: type another one, or none");
     return $("token").value.trim() || null;
   };
-  gate = new Gateway(url, { token, WebSocket: Line, network });
+  gate = new Gateway(url, { token, WebSocket: Line, network, gatewayIds: firstOwn });
   gate.on("state", onState);
+  gate.on("joined", ({ name }) => log("good", "in a group", name));
+  gate.on("left", ({ group, reason }) => log(reason ? "bad" : "", "out of a group", group, reason));
+  gate.on("message", (push) => log("", push.type, pushFacts(push), "", textOf(push.payload)));
   gate.on("draining", () => log("wait", "draining", "the gateway stops; the library comes back by itself"));
   gate.on("error", (error) => log("bad", error.reason || "error", error.message));
   gate.open().catch(() => "told by the state");
@@ -234,6 +253,7 @@ function onState(state, error) {
   }
   if (state === "connecting") connecting = performance.now();
   if (state === "away") log("wait", "away", error.message);
+  if (state === "away" && isIn) tellRoom("the line is cut …");
   if (state === "closed") {
     stopRepeating();
     // Without a code or a cause it was the button.
@@ -284,6 +304,7 @@ function goOffline() {
 // Messages.
 
 const PAYLOAD_HINT = $("payload-hint").textContent;
+const GROUP_HINT = $("group-hint").textContent;
 
 /** The message in the form, or null when something in it is wrong. */
 function message() {
@@ -303,11 +324,12 @@ function message() {
   return { msgId: $("msg-id").valueAsNumber, payload, options };
 }
 
+const isLive = () => gate && !["idle", "closed"].includes(gate.state);
+
 function send() {
   const asked = message();
   if (!asked) return stopRepeating();
-  const isLive = gate && !["idle", "closed"].includes(gate.state);
-  if (!isLive && !connect()) return stopRepeating();
+  if (!isLive() && !connect()) return stopRepeating();
   const start = performance.now();
   count("sent", 1);
   count("waiting", 1);
@@ -355,6 +377,134 @@ function stopRepeating() {
   $("repeat").checked = false;
 }
 
+// The room.
+
+const pushFacts = ({ msgId, group, offset, id, from }) => {
+  const facts = [group, msgId > 0 && `id ${msgId}`, offset > 0 && `offset ${offset}`, id, from && `from ${from}`];
+  return facts.filter(Boolean).join(" · ");
+};
+
+/** How somebody is called here: sessions differ in their last characters. */
+function nameOf(who) {
+  if (who === gate.session?.user || who === gate.session?.id) return "you";
+  return /^[0-9a-z]{16}$/.test(who) ? `guest ${who.slice(-4)}` : who;
+}
+
+function addToRoom(line, isFirst) {
+  const list = $("room");
+  const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  list.hidden = false;
+  isFirst ? list.prepend(line) : list.append(line);
+  while (list.childElementCount > ROOM_LINES_MAX) list.firstElementChild.remove();
+  if (isAtEnd) list.scrollTop = list.scrollHeight;
+}
+
+/** Adds a line that somebody said. Who publishes by 9015 is told by the gateway, else by the service. */
+function addLine({ payload, offset, from, msgId }, isFirst) {
+  const who = nameOf(from || String(payload?.from ?? "a service"));
+  const words = typeof payload?.text === "string" ? payload.text : textOf(payload);
+  const line = element("p", who === "you" ? "own" : "");
+  const said = element("span");
+  said.append(element("b", "", who), " ", short(words, LOG_TEXT_MAX));
+  if (msgId !== LINE_ID) said.append(" ", element("span", "quiet", `(id ${msgId})`));
+  line.append(said, element("span", "offset", offset ? `#${offset}` : ""));
+  addToRoom(line, isFirst);
+}
+
+const tellRoom = (text, kind = "") => addToRoom(element("p", `told ${kind}`, text));
+
+function showRoom() {
+  const at = isIn ? room.position : undefined;
+  $("group-position").textContent = at ? `${room.name}, offset ${at.offset}` : "none yet";
+  $("enter").textContent = isIn ? "Leave" : "Join";
+  $("group").readOnly = isIn;
+  if (!isIn) $("people").textContent = "Nobody is seen before you join.";
+}
+
+function showPeople({ count, people }) {
+  const names = people.slice(0, NAMES_MAX).map(({ user, session, away }) => `${nameOf(user || session)}${away ? " (away)" : ""}`);
+  const rest = count > names.length ? [`${count - names.length} more`] : [];
+  $("people").textContent = `${count} here: ${[...names, ...rest].join(", ")}`;
+}
+
+const known = new WeakSet();
+
+/** The group of this name, with its listeners: the library has one object for each name. */
+function roomOf(name) {
+  const found = gate.group(name, { presence: true });
+  if (known.has(found)) return found;
+  known.add(found);
+  const only = (action) => (what) => found === room && action(what);
+  found.on("push", (push) => {
+    log("", "push", pushFacts(push), "", textOf(push.payload));
+    if (found !== room) return;
+    addLine(push);
+    setTimeout(showRoom); // the position moves when this has returned
+  });
+  found.on("gap", only(({ dropped, reason }) => {
+    const many = dropped ? `${dropped} pushes are missing` : "some pushes are missing";
+    tellRoom(`${many}${reason && `, ${reason}`}`, "bad");
+    showRoom();
+  }));
+  found.on("presence", only(showPeople));
+  found.on("joined", only(() => {
+    isIn = true;
+    showRoom();
+  }));
+  found.on("left", only(({ reason }) => {
+    isIn = false;
+    tellRoom(reason ? `out of ${name}: ${reason}` : `you left ${name}`, reason && "bad");
+    showRoom();
+  }));
+  return found;
+}
+
+/** Goes into the group. Returns whether it is in. */
+async function join() {
+  if (!isLive() && !connect()) return false;
+  const name = $("group").value.trim();
+  const next = roomOf(name);
+  if (next !== room) $("room").replaceChildren();
+  room = next;
+  try {
+    await room.join();
+    tell("group", "group-hint", GROUP_HINT, false);
+    await showEarlier();
+    return true;
+  } catch (error) {
+    const why = error.reason === "NO_ROUTE" || error.reason === "FORBIDDEN" ? "no [[group]] of this gateway lets you in" : error.message;
+    tell("group", "group-hint", `${statusName(error.status)} ${error.reason}: ${why}.`, true);
+    return false;
+  }
+}
+
+/** What was said before, if the gateway keeps it and tells it. */
+async function showEarlier() {
+  const before = room.position?.offset ?? 0;
+  const isEmpty = $("room").childElementCount === 0;
+  try {
+    const { pushes } = await room.history({ limit: EARLIER_MAX, newestFirst: true });
+    if (isEmpty) pushes.filter(({ offset }) => offset <= before).forEach((push) => addLine(push, true));
+    tellRoom(`you joined ${room.name} after offset ${before}`);
+  } catch (error) {
+    log("wait", "no history", error.reason, error.message);
+  }
+}
+
+async function say() {
+  const text = $("words").value;
+  if (!text.trim()) return $("words").focus();
+  if (!isIn && !(await join())) return;
+  const byService = $("way").value === "service";
+  $("words").value = "";
+  try {
+    if (byService) await gate.request(chatId, { say: text, room: room.name });
+    else await room.publish(LINE_ID, { text }, { toMe: true });
+  } catch (error) {
+    tellRoom(`not said: ${statusName(error.status)} ${error.reason || error.message}`, "bad");
+  }
+}
+
 // The gateway: where it listens, and what it answers.
 
 let urlHint = "As the gateway prints it when it starts.";
@@ -394,6 +544,13 @@ function showGateway({ urls, auth, routes, gateway_ids: [first, last] }, secure)
     auth.mode === "off"
       ? "This gateway signs nobody in (auth.mode): leave it empty."
       : `${asks} A JSON Web Token; this page keeps it nowhere, and a reload forgets it.`;
+  firstOwn = first;
+  const chat = routes.find(({ demo, service }) => demo && service === "chat");
+  chatId = chat?.range[0] ?? 0;
+  const [byClient, byService] = $("way").options;
+  byClient.textContent = `the client publishes it (id ${first + 15})`;
+  byService.hidden = byService.disabled = !chatId;
+  if (chatId) byService.textContent = `the service chat reads it, and pushes (id ${chatId})`;
   const route = routes.find(({ demo }) => demo) ?? routes[0];
   if (route) serviceId = Math.min(route.range[0] + 1, route.range[1]);
   const ranges = routes.map(({ range, service, demo }) => `${service}${demo ? " (demo)" : ""} ${range.join("–")}`);
@@ -403,10 +560,10 @@ function showGateway({ urls, auth, routes, gateway_ids: [first, last] }, secure)
   const options = ids.map(([id, service]) => Object.assign(element("option", "", service), { value: id }));
   $("msg-ids").replaceChildren(...options);
   const hasDemo = routes.some(({ demo }) => demo);
-  fillExamples(EXAMPLES.filter(({ isDemo }) => hasDemo || !isDemo), first);
+  fillExamples(EXAMPLES.filter(({ isDemo }) => hasDemo || !isDemo));
 }
 
-function fillExamples(examples, firstOwn = 9000) {
+function fillExamples(examples) {
   const options = examples.map(({ name }, n) => Object.assign(element("option", "", name), { value: n }));
   $("preset").replaceChildren(...options);
   $("preset").onchange = () => {
@@ -448,6 +605,15 @@ on("payload", "keydown", (event) => {
     event.preventDefault();
     send();
   }
+});
+on("join", "submit", (event) => {
+  event.preventDefault();
+  if (isIn) room.leave().catch((error) => log("bad", error.reason, error.message));
+  else join();
+});
+on("say", "submit", (event) => {
+  event.preventDefault();
+  say();
 });
 on("repeat", "change", () => {
   if (!$("repeat").checked) return stopRepeating();

@@ -546,10 +546,16 @@ export class Gateway {
   // Groups.
 
   #group(name) {
-    const ask = (id, what, options) =>
-      this.request(this.#options.gatewayIds + id, { group: name, ...what }, options);
     let group = this.#groups.get(name);
     if (group) return group;
+    const send = (id, what, options) =>
+      this.request(this.#options.gatewayIds + id, { group: name, ...what }, options);
+    // What is sent behind a join may come before the group's home has let the session in.
+    const ask = (...what) =>
+      send(...what).catch((error) => {
+        if (error.reason !== "FORBIDDEN" || !group.joining) throw error;
+        return group.joining.then(() => send(...what));
+      });
     const room = {
       name,
       get position() {
@@ -567,7 +573,7 @@ export class Gateway {
         return { ...told, pushes: told.pushes.map(kept) };
       },
     };
-    group = { ask, room, name, offsets: new Offsets(), people: new Map() };
+    group = { send, room, name, offsets: new Offsets(), people: new Map() };
     this.#groups.set(name, group);
     return group;
   }
@@ -575,7 +581,10 @@ export class Gateway {
   #join(group, isFirst) {
     const take = (told) => this.#enter(group, told);
     const what = { presence: group.presence, since: group.room.position };
-    return group.ask(JOIN, what, { isFirst, isSafe: true, take });
+    const joined = group.send(JOIN, what, { isFirst, isSafe: true, take });
+    const done = () => void (group.joining = undefined);
+    group.joining = joined.then(done, done);
+    return joined;
   }
 
   /** The session is in the group: by a join, by a claim or a service, or still. */
@@ -610,7 +619,8 @@ export class Gateway {
 
   /** What became of the groups after a break. */
   #enterAgain(isOn, outcomes = []) {
-    for (const told of outcomes) this.#enter(this.#group(told.group), told);
+    const kept = outcomes.filter(({ outcome }) => outcome !== "lost");
+    for (const told of kept) this.#enter(this.#group(told.group), told);
     for (const group of this.#groups.values()) {
       if (group.conn === this.#conn) continue;
       isOn && !group.isComing ? this.#leave(group, "LOST") : this.#joinAgain(group);
@@ -633,7 +643,7 @@ export class Gateway {
       group.people.clear();
       this.#presence(group, { count, joined: members });
     };
-    group.ask(MEMBERS, {}, { take }).catch(() => {});
+    group.send(MEMBERS, {}, { take }).catch(() => {});
   }
 
   #presence(group, { count, joined = [], left = [] }) {

@@ -16,9 +16,9 @@ use super::block::{Block, Use};
 use crate::support::{BINARY, Ports, Running, eventually, get, root, run, shell};
 
 /// Ports that pages use; each has a free one in its place here.
-const PORTS: [&str; 16] = [
+const PORTS: [&str; 17] = [
     "9000", "8000", "50001", "50002", "50003", "50010", "50011", "9443", "7000", "2379", "2380",
-    "9090", "8080", "9081", "9082", "9083",
+    "9090", "8080", "8001", "9081", "9082", "9083",
 ];
 /// How the README starts the program. Here it is built already; cargo would build it anew,
 /// optimised, in the middle of a test.
