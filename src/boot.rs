@@ -162,6 +162,7 @@ fn start(loaded: Loaded) -> Result<(ControlInputs, Running), StartError> {
         probes: sockets.probes,
         admin_connections,
         registry: sockets.registry,
+        push: sockets.push,
         seed: rand::random(),
         log_dropped: Some(log.dropped()),
     };
@@ -209,6 +210,7 @@ struct Sockets {
     admin_at: SocketAddr,
     probes: Option<TcpListener>,
     registry: Option<TcpListener>,
+    push: Option<TcpListener>,
     /// Sockets for clients, by shard.
     clients: Vec<Vec<(Port, TcpListener)>>,
     listens: Listens,
@@ -229,6 +231,7 @@ impl Sockets {
         let probes = gateway.admin.probes.map(|a| one("admin.probes", a)).transpose()?;
         let registry = gateway.discovery.registry.as_ref();
         let registry = registry.map(|r| one("registry.listen", r.listen)).transpose()?;
+        let push = gateway.push.listen.map(|a| one("push.listen", a)).transpose()?;
         let mut clients: Vec<Vec<(Port, TcpListener)>> = cores.iter().map(|_| Vec::new()).collect();
         let mut each = |key: &str, address: SocketAddr, port| {
             let wrong = |error: io::Error| StartError(format!("{key} = {address}: {error}"));
@@ -254,7 +257,7 @@ impl Sockets {
             .local_addr()
             .map_err(|e| StartError(format!("admin.listen = {}: {e}", gateway.admin.listen)))?;
         let listens = Listens { plain, tls };
-        Ok(Self { admin, admin_at, probes, registry, clients, listens })
+        Ok(Self { admin, admin_at, probes, registry, push, clients, listens })
     }
 
     /// The settings for shards, with the real port of the admin endpoint: by that they know its

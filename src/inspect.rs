@@ -2,12 +2,18 @@
 //! as control sends it to every shard, and a shard's answer. Bounded, and free while nobody asks.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::ids::{InstanceId, ServiceId, SessionId, TenantId};
 use crate::message::Encoding;
+use crate::push::{GroupName, Position};
 
 /// Connections in one answer.
 pub const TOP_MAX: usize = 100;
+/// Members in one answer, and kept pushes.
+pub const PAGE_MAX: usize = 1_000;
 
 /// A question to every shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +37,36 @@ pub enum Query {
         /// The sender, whose share is told.
         sender: Asked,
     },
+    /// Members of a group on this shard: those whose public ids, as texts, come after `after`, the
+    /// least ones first, at most `limit` and at most [`PAGE_MAX`]; and how many there are in all.
+    /// Answered by [`Inspection::Members`].
+    #[allow(missing_docs)]
+    Members { group: GroupName, limit: usize, after: Option<SessionId> },
+    /// How many members each of these groups has on this shard, and the position, of those whose
+    /// home it is. Answered by [`Inspection::Groups`], one for each, in their order.
+    Groups(Vec<GroupName>),
+    /// The pushes that a group keeps, asked of all shards and answered by its home: those after
+    /// `since` (`None` = from the oldest on), the oldest or the newest first, at most `limit` and
+    /// at most [`PAGE_MAX`]. Answered by [`Inspection::History`].
+    #[allow(missing_docs)]
+    History { group: GroupName, since: Option<Position>, limit: usize, newest_first: bool },
+    /// The sessions of these users on this shard, those without a connection, too. Answered by
+    /// [`Inspection::Sessions`].
+    #[allow(missing_docs)]
+    SessionsOf { tenant: TenantId, users: Vec<Box<str>> },
+}
+
+impl Query {
+    /// Whether an operator asks it, and not a caller at the doors of pushes.
+    pub fn is_of_operator(&self) -> bool {
+        match self {
+            Self::TopTalkers(_) | Self::Session(_) | Self::Route { .. } => true,
+            Self::Members { .. }
+            | Self::Groups(_)
+            | Self::History { .. }
+            | Self::SessionsOf { .. } => false,
+        }
+    }
 }
 
 /// The sender of whom a query asks.
@@ -51,6 +87,98 @@ pub enum Inspection {
     Conns(Vec<ConnInfo>),
     /// Answer to [`Query::Route`].
     Route(RouteInfo),
+    /// Answer to [`Query::Members`].
+    Members(MembersInfo),
+    /// Answer to [`Query::Groups`].
+    Groups(Vec<GroupInfo>),
+    /// Answer to [`Query::History`]: `None` of a shard that is not the group's home, and of a home
+    /// that does not know the group.
+    History(Option<HistoryInfo>),
+    /// Answer to [`Query::SessionsOf`].
+    Sessions(Vec<SessionInfo>),
+}
+
+/// Members of a group on one shard.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MembersInfo {
+    /// The members that were asked for, by their public ids as texts.
+    pub members: Vec<MemberInfo>,
+    /// All of the group's sessions on the shard.
+    pub sessions: u64,
+    /// Their users; a session that has not signed in counts as one.
+    pub users: u64,
+}
+
+/// A member of a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberInfo {
+    /// Its session.
+    pub session: SessionId,
+    /// Its user; empty = it has not signed in.
+    pub user: Box<str>,
+    /// Whether it has no connection for the time being.
+    pub is_away: bool,
+    /// What was said of it when it joined: one JSON text, or empty.
+    pub info: Bytes,
+}
+
+/// A group on one shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GroupInfo {
+    /// Sessions that are members.
+    pub sessions: u64,
+    /// Their users; a session that has not signed in counts as one.
+    pub users: u64,
+    /// Of the sessions: those without a connection.
+    pub away: u64,
+    /// Position of the newest push; `None` of a shard that is not the home of the group, or of a
+    /// group that has none.
+    pub position: Option<Position>,
+}
+
+/// Pushes that a group keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HistoryInfo {
+    /// Position of the newest push.
+    pub position: Position,
+    /// Whether not everything after the asked position is kept, or that is of another epoch.
+    pub is_gap: bool,
+    /// The pushes, in the order that was asked for.
+    pub pushes: Vec<KeptPush>,
+}
+
+/// A push that a group keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct KeptPush {
+    pub offset: u64,
+    pub msg_id: u32,
+    pub payload: Bytes,
+    /// Whether the payload is no JSON text.
+    pub is_bytes: bool,
+    pub key: Box<str>,
+    pub id: Box<str>,
+    /// Time of its arrival, in milliseconds since 1970.
+    pub unix_ms: i64,
+}
+
+/// A session of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionInfo {
+    /// Public id.
+    pub session: SessionId,
+    /// Name of its user.
+    pub user: Box<str>,
+    /// Whether it has no connection for the time being.
+    pub is_away: bool,
+    /// Time at which it was made, in milliseconds since 1970.
+    pub since_unix_ms: i64,
+    /// Address of its client; `None` without a connection.
+    pub peer: Option<SocketAddr>,
+    /// Encoding of its connection, the last one if it has none.
+    pub encoding: Encoding,
+    /// Names of the groups that it is in.
+    pub groups: Vec<Arc<str>>,
 }
 
 /// State of one connection.

@@ -70,6 +70,21 @@ pub struct Position {
     pub offset: u64,
 }
 
+impl Position {
+    /// The epoch as clients and callers see it: eight hexadecimal digits.
+    pub fn epoch_text(self) -> String {
+        format!("{:08x}", self.epoch)
+    }
+
+    /// The position that a client or a caller shows. A text that is no epoch of this gateway stands
+    /// for one that no group has: epoch 0.
+    pub fn shown(epoch: &str, offset: u64) -> Self {
+        let is_ours = epoch.len() == 8 && epoch.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let epoch = u32::from_str_radix(epoch, 16).ok().filter(|_| is_ours);
+        Self { epoch: epoch.unwrap_or(0), offset }
+    }
+}
+
 /// Whom a push leaves out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Excepted {
@@ -255,6 +270,16 @@ mod tests {
         assert_eq!(name(&"x".repeat(129)), Err(NameFault::TooLong));
         for bad in ["a b", "a\n", "\u{e9}", "\x7f"] {
             assert_eq!(name(bad), Err(NameFault::Character), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_position_reads_as_it_was_shown_and_another_text_is_of_no_epoch() {
+        let position = Position { epoch: 0x1f, offset: 7 };
+        assert_eq!(position.epoch_text(), "0000001f");
+        assert_eq!(Position::shown("0000001f", 7), position);
+        for bad in ["", "1f", "+000001f", "0000001g", "0000001f0"] {
+            assert_eq!(Position::shown(bad, 7), Position { epoch: 0, offset: 7 }, "{bad}");
         }
     }
 

@@ -15,18 +15,18 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Modules of this program that log (a test holds the list against the sources). A filter may name
 /// one of them or a module that they are in.
-const OWN: [&str; 37] = [
+const OWN: [&str; 40] = [
     "shardgate::backend::channel::driver",
     "shardgate::boot",
     "shardgate::control",
     "shardgate::control::active_config",
     "shardgate::control::admin",
     "shardgate::control::admin::sockets",
+    "shardgate::control::caller_conns",
     "shardgate::control::certificates",
     "shardgate::control::directory",
     "shardgate::control::discovery::etcd",
     "shardgate::control::discovery::registry",
-    "shardgate::control::discovery::registry::conns",
     "shardgate::control::discovery::registry::service",
     "shardgate::control::dump",
     "shardgate::control::event_loop",
@@ -35,6 +35,9 @@ const OWN: [&str; 37] = [
     "shardgate::control::log",
     "shardgate::control::log::repeats",
     "shardgate::control::probe",
+    "shardgate::control::push",
+    "shardgate::control::push::conns",
+    "shardgate::control::push::refusal",
     "shardgate::control::service_manager",
     "shardgate::control::shards",
     "shardgate::control::source_tables",

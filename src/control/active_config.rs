@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::discovery::registry;
 use super::inputs::LocalFiles;
 use super::log;
+use super::push;
 use super::source_tables::{CheckedConfig, SourceTables, TokenFiles};
 use super::token_keys::TokenKeys;
 use crate::clock::unix_now_s;
@@ -228,6 +229,9 @@ impl ActiveConfig {
         if let Some(settings) = &config.gateway.discovery.registry
             && let Err(why) = registry::check_callers(&settings.callers)
         {
+            return Err(vec![Problem::whole(Source::File("gateway.toml".into(), 0), why)]);
+        }
+        if let Err(why) = push::check_callers(&config.gateway.push.callers) {
             return Err(vec![Problem::whole(Source::File("gateway.toml".into(), 0), why)]);
         }
         Ok(NewConfig { loader, checked, tls, changes })

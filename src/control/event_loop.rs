@@ -21,6 +21,7 @@ use super::histogram_log::HistogramLog;
 use super::inputs::{ControlInputs, Cores};
 use super::jwks::{self, JwksFetch, JwksRefresher};
 use super::probe::CheckResult;
+use super::push::{Phase, Pushes};
 use super::quotas::QuotaDivision;
 use super::ready::{Announcement, ReadyLines};
 use super::request::ControlRequest;
@@ -122,7 +123,8 @@ fn start(
         log_dropped: inputs.log_dropped,
     });
     let admin = inputs.admin.local_addr()?;
-    let handlers = admin::Admin { info: info.clone(), requests: sender, marks: Default::default() };
+    let handlers =
+        admin::Admin { info: info.clone(), requests: sender.clone(), marks: Default::default() };
     let places = inputs.admin_connections;
     let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, places, handlers.clone())?;
     tokio::spawn(endpoint);
@@ -149,7 +151,13 @@ fn start(
     let fleet = Fleet::new(gateway.health.clone(), service_tls, inputs.seed, check_sender);
     let (fetch_sender, fetches) = mpsc::channel(jwks::FETCHES_MAX);
     let jwks = JwksRefresher::start(config, inputs.local.tls.authorities(), fetch_sender);
+    let push_settings = config.gateway.push.clone();
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
+    let mut pushes =
+        Pushes::new(active.config(), inputs.pushes, inputs.started).map_err(io::Error::other)?;
+    if let Some(listener) = inputs.push {
+        pushes.serve(listener, &push_settings, sender).map_err(io::Error::other)?;
+    }
     let mut control = Control {
         quotas: QuotaDivision::new(inputs.shards.len()),
         shards: ShardTable::new(inputs.shards),
@@ -157,6 +165,7 @@ fn start(
         directory: Directory::new(active, inputs.composer, fleet, now),
         sources,
         jwks,
+        pushes,
         certificates: CertificateWatch::new(now),
         sources_until: now + SOURCES_TIMEOUT,
         announcement: Some(announcement),
@@ -177,6 +186,7 @@ struct Control {
     directory: Directory,
     sources: Sources,
     jwks: JwksRefresher,
+    pushes: Pushes,
     quotas: QuotaDivision,
     certificates: CertificateWatch,
     /// End of the wait for sources that have not answered yet.
@@ -217,6 +227,11 @@ impl Control {
         if self.shards.any_failed() && self.stop.is_none() {
             self.begin_stop("a shard failed");
         }
+        self.pushes.set_phase(match (&self.stop, &self.announcement) {
+            (Some(_), _) => Phase::Draining,
+            (None, Some(_)) => Phase::Starting,
+            (None, None) => Phase::Serving,
+        });
         let log = &self.directory.config().gateway.histograms;
         // Both: each notes its next time.
         if self.service_manager.is_due(now) | self.histogram_log.is_due(log, now) {
@@ -229,8 +244,8 @@ impl Control {
     }
 
     fn take_events(&mut self, now: Instant) {
-        while let Some(event) = self.events.try_recv() {
-            match &event {
+        while let Some(mut event) = self.events.try_recv() {
+            match &mut event {
                 ShardEvent::Signals { shard, signals } => {
                     self.directory.take_signals(*shard, signals, now);
                 }
@@ -240,13 +255,16 @@ impl Control {
                 ShardEvent::KeysWanted { owners, .. } => {
                     owners.iter().for_each(|owner| self.jwks.hurry(owner, now));
                 }
+                ShardEvent::Receipts { receipts, .. } => {
+                    self.pushes.take_receipts(std::mem::take(receipts));
+                }
+                ShardEvent::Stopped { shard, .. } | ShardEvent::Failed { shard } => {
+                    self.pushes.shard_ended(*shard);
+                }
                 ShardEvent::Ready(_)
                 | ShardEvent::Report(_)
                 | ShardEvent::Inspection { .. }
-                | ShardEvent::Trace { .. }
-                | ShardEvent::Receipts { .. }
-                | ShardEvent::Stopped { .. }
-                | ShardEvent::Failed { .. } => {}
+                | ShardEvent::Trace { .. } => {}
             }
             self.shards.take(event, now);
         }
@@ -301,6 +319,7 @@ impl Control {
             draining: self.stop.is_some(),
             shards: self.shards.view(now),
             directory: self.directory.view(),
+            pushes: self.pushes.view(),
         });
         self.service_manager.beat(overview.shards.iter().all(|shard| !shard.silent), now);
         let log = &self.directory.config().gateway.histograms;
@@ -398,6 +417,7 @@ impl Control {
                 self.directory.forget_source(&source, now);
             }
             self.follow_keys();
+            self.pushes.follow(self.directory.config());
             self.certificates.check_again(now);
             self.publish();
         }

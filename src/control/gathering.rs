@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::directory::DirectoryView;
+use super::push::PushView;
 use super::shards::{ShardTable, ShardView};
 
 /// Longest wait for a shard's report; a slower shard is shown as silent. A shard answers between
@@ -23,6 +24,8 @@ pub struct Overview {
     pub shards: Vec<ShardView>,
     /// Services, instances, sources and configuration.
     pub directory: DirectoryView,
+    /// Callers at the doors of pushes, and their counts.
+    pub pushes: PushView,
 }
 
 /// The gathering under way, if there is one.

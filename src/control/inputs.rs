@@ -44,6 +44,8 @@ pub(crate) struct ControlInputs {
     pub admin_connections: usize,
     /// Socket of the registry, listening, if there is one.
     pub registry: Option<std::net::TcpListener>,
+    /// Socket of the doors of pushes, listening, if there is one.
+    pub push: Option<std::net::TcpListener>,
     /// Seed of jitter: spreads in time what must not happen all at once.
     pub seed: u64,
     /// Count of lost log lines; `None` without [`super::log::init`].

@@ -6,13 +6,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::ids::ShardId;
-use crate::inspect::Inspection;
+use crate::inspect::{Inspection, Query};
 
 /// Longest wait for a shard's answer; slower ones are left out. A shard answers between two turns,
 /// which take milliseconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Queries at once; more are refused. Each may cost a shard a pass over its connections.
+/// Queries of operators at once; more are refused. Each may cost a shard a pass over its
+/// connections.
 const QUERIES_MAX: usize = 4;
+/// Queries of callers at the doors of pushes at once; more are refused. Most cost a shard a look-up;
+/// one for members costs a pass over the group's on it, some 2 ms of 100,000.
+pub const READS_MAX: usize = 16;
 
 /// Answers of all shards to one query.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,7 @@ pub struct QueryResult {
 #[derive(Debug)]
 struct OpenQuery {
     number: u64,
+    is_of_operator: bool,
     until: Instant,
     result: QueryResult,
     reply: oneshot::Sender<QueryResult>,
@@ -43,17 +48,21 @@ impl Inspections {
     /// is refused: `None`, and `reply` is dropped.
     pub fn begin(
         &mut self,
+        query: &Query,
         shards: Vec<ShardId>,
         reply: oneshot::Sender<QueryResult>,
         now: Instant,
     ) -> Option<u64> {
-        if self.open.len() >= QUERIES_MAX {
+        let is_of_operator = query.is_of_operator();
+        let max = if is_of_operator { QUERIES_MAX } else { READS_MAX };
+        let open = self.open.iter().filter(|open| open.is_of_operator == is_of_operator);
+        if open.count() >= max {
             return None;
         }
         self.last_number += 1;
         let (number, until) = (self.last_number, now + QUERY_TIMEOUT);
         let result = QueryResult { answers: Vec::new(), silent: shards };
-        self.open.push(OpenQuery { number, until, result, reply });
+        self.open.push(OpenQuery { number, is_of_operator, until, result, reply });
         Some(number)
     }
 
@@ -91,15 +100,17 @@ impl Inspections {
 mod tests {
     use super::*;
 
+    const TOP: Query = Query::TopTalkers(1);
+
     #[test]
     fn a_result_is_complete_or_says_who_is_missing() {
         let (now, shards) = (Instant::now(), || vec![ShardId(0), ShardId(1)]);
         let none = || Inspection::Conns(Vec::new());
         let mut inspections = Inspections::default();
         let (reply, mut first_result) = oneshot::channel();
-        let first = inspections.begin(shards(), reply, now).unwrap();
+        let first = inspections.begin(&TOP, shards(), reply, now).unwrap();
         let (reply, mut second_result) = oneshot::channel();
-        let second = inspections.begin(shards(), reply, now).unwrap();
+        let second = inspections.begin(&TOP, shards(), reply, now).unwrap();
         inspections.take(ShardId(1), first, none());
         inspections.take(ShardId(0), second, none());
         inspections.take(ShardId(0), 77, none());
@@ -124,12 +135,17 @@ mod tests {
         let mut results = Vec::new();
         for _ in 0..QUERIES_MAX {
             let (reply, result) = oneshot::channel();
-            assert!(inspections.begin(vec![ShardId(0)], reply, now).is_some());
+            assert!(inspections.begin(&TOP, vec![ShardId(0)], reply, now).is_some());
             results.push(result);
         }
         let (reply, mut refused) = oneshot::channel();
-        assert_eq!(inspections.begin(vec![ShardId(0)], reply, now), None);
+        assert_eq!(inspections.begin(&TOP, vec![ShardId(0)], reply, now), None);
         assert_eq!(refused.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
+        let (reply, result) = oneshot::channel();
+        let read = Query::Groups(Vec::new());
+        let begun = inspections.begin(&read, vec![ShardId(0)], reply, now);
+        assert!(begun.is_some(), "callers have places of their own");
+        results.push(result);
         inspections.shard_ended(ShardId(0));
         inspections.turn(now);
         assert!(results.iter_mut().all(|result| result.try_recv().is_ok()));

@@ -3,6 +3,8 @@
 
 mod active_config;
 mod admin;
+mod caller_conns;
+mod caller_tokens;
 mod certificates;
 pub(crate) mod compose;
 mod directory;
@@ -12,6 +14,7 @@ mod event_loop;
 mod exit;
 mod fleet;
 mod gathering;
+mod headers;
 mod health;
 mod histogram_log;
 mod inputs;
@@ -21,9 +24,11 @@ pub(crate) mod jwks_fetch;
 pub(crate) mod log;
 pub(crate) mod marks;
 mod probe;
+pub mod push;
 mod quotas;
 mod ready;
 mod request;
+mod server_tls;
 mod service_manager;
 mod shards;
 mod signals;

@@ -238,7 +238,7 @@ impl ShardTable {
     ) {
         let serving = (0u16..).zip(&self.entries).filter(|(_, e)| e.state.serves());
         let serving: Vec<ShardId> = serving.map(|(n, _)| ShardId(n)).collect();
-        let Some(number) = self.inspections.begin(serving, reply, now) else { return };
+        let Some(number) = self.inspections.begin(query, serving, reply, now) else { return };
         for entry in self.entries.iter_mut().filter(|e| e.state.serves()) {
             entry.waiting.push_back(Command::Inspect(query.clone(), number));
         }

@@ -17,7 +17,9 @@ use super::*;
 use crate::auth::load::LocalKeys;
 use crate::config::{Loader, Overrides};
 use crate::ids::{InstanceId, SessionId, ShardId};
-use crate::inspect::{Asked, ConnInfo, Inspection, Query, RouteInfo, ShareInfo};
+use crate::inspect::{
+    Asked, ConnInfo, GroupInfo, Inspection, MembersInfo, Query, RouteInfo, ShareInfo,
+};
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::{CallFault, Encoding, Micros, Reason};
@@ -130,6 +132,10 @@ fn inspect(shard: ShardId, query: &Query) -> Inspection {
                 vec![ShareInfo { slow: Some(shard.0 == 1), ..of_session }, all]
             }),
         }),
+        Query::Members { .. } => Inspection::Members(MembersInfo::default()),
+        Query::Groups(groups) => Inspection::Groups(vec![GroupInfo::default(); groups.len()]),
+        Query::History { .. } => Inspection::History(None),
+        Query::SessionsOf { .. } => Inspection::Sessions(Vec::new()),
     }
 }
 
@@ -219,7 +225,6 @@ pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
         listens: Listens { plain: Some(SocketAddr::from(([127, 0, 0, 1], 9000))), tls: None },
         shards,
         events,
-        pushes: Vec::new(),
         bell,
         boot_id: 1,
         cores: Cores::default(),
@@ -228,6 +233,8 @@ pub(super) fn rig_with(fakes: &[Fake], more: &str) -> Rig {
         probes: None,
         admin_connections: 64,
         registry: None,
+        push: None,
+        pushes: Vec::new(),
         seed: 1,
         log_dropped: None,
     };

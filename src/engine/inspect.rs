@@ -9,7 +9,9 @@ use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::engine::owner::{Holder, Party};
 use crate::ids::{ConnId, TenantId};
-use crate::inspect::{Asked, ConnInfo, Inspection, Query, RouteInfo, TOP_MAX};
+use crate::inspect::{
+    Asked, ConnInfo, GroupInfo, Inspection, MembersInfo, Query, RouteInfo, TOP_MAX,
+};
 use crate::message::Micros;
 use crate::routing::{Failover, choose};
 
@@ -33,6 +35,10 @@ impl Engine {
                     .map(|(id, holder)| self.dispatcher.shares_at(id, &holder, route));
                 Inspection::Route(info)
             }
+            Query::Members { .. } => Inspection::Members(MembersInfo::default()),
+            Query::Groups(groups) => Inspection::Groups(vec![GroupInfo::default(); groups.len()]),
+            Query::History { .. } => Inspection::History(None),
+            Query::SessionsOf { .. } => Inspection::Sessions(Vec::new()),
         }
     }
 

@@ -29,7 +29,7 @@ const MAY_NAME: [(&str, &[&str]); 34] = [
     ("message", &["ids"]),
     ("push", &["ids", "message"]),
     ("stats", &["ids", "message"]),
-    ("inspect", &["ids", "message"]),
+    ("inspect", &["ids", "message", "push"]),
     ("trace", &["stats"]),
     ("lanes", &["ids"]),
     // Control hands the shards whole states, so the command that carries one names its parts.
@@ -62,7 +62,7 @@ const MAY_NAME: [(&str, &[&str]); 34] = [
     // The wall clock, for dates of certificates and tokens.
     ("clock", &[]),
     // Never `shard` nor `engine`: it speaks to them through the mailbox.
-    ("control", &["routing", "config", "auth", "tls", "clock", "guide"]),
+    ("control", &["routing", "config", "wire", "auth", "tls", "clock", "guide"]),
     // What else can be started: each stands on as little as it can.
     // Its rooms push.
     ("demo", &["config", "wire::push"]),

@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::BODY_BYTES_MAX;
 use super::answer::HttpError;
+use crate::control::headers::is_json;
 use crate::control::slots::Slot;
 use crate::control::token::Token;
 
@@ -163,14 +164,6 @@ fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), &'static str> {
         true => Ok(()),
         false => Err("Bearer realm=\"shardgate\", error=\"invalid_token\""),
     }
-}
-
-/// Whether there is exactly one `Content-Type`, of JSON, with or without parameters.
-fn is_json(headers: &HeaderMap) -> bool {
-    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else { return false };
-    let media = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
-    media.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 /// The host that a request is for: that of an absolute target, else (RFC 9112 section 3.2.2) the

@@ -32,8 +32,8 @@ use super::gathering::Overview;
 use super::inspections::QueryResult;
 use super::marks::Marks;
 use super::request::ControlRequest;
-use super::token;
 use super::view::ProcessInfo;
+use super::{server_tls, token};
 use crate::config::settings::AdminSettings;
 use crate::inspect;
 
@@ -58,7 +58,13 @@ pub fn serve(
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let tls = sockets::tls(settings).map_err(io::Error::other)?;
+    let tls = server_tls::acceptor(
+        "admin",
+        settings.tls_cert.as_deref(),
+        settings.tls_key.as_deref(),
+        &[b"http/1.1"],
+    )
+    .map_err(io::Error::other)?;
     let (token, made) = match token::for_server(settings, address.port()) {
         Ok((token, made)) => (Ok(token), made),
         Err(why) => (Err(why), None),

@@ -97,6 +97,10 @@ pub async fn explain(
     Ok(Json(explanation.json(&result)))
 }
 
+pub async fn push_callers(State(admin): State<Admin>) -> JsonResult {
+    Ok(Json(view::pushes::callers(&admin.gather().await?.pushes)))
+}
+
 pub async fn metrics(State(admin): State<Admin>) -> Result<Text, HttpError> {
     let found = admin.gather().await?;
     let body = view::metrics::metrics(&admin.info, &found)

@@ -201,6 +201,9 @@ pub const ROUTES: &[Route] = &[
         "which instance gets a message, and why: ?msg_id=&key=&user=&tenant=&session=",
         || get(read::explain),
     ),
+    Route::read("/push/callers", "who may push, to whom, and how much each did", || {
+        get(read::push_callers)
+    }),
     Route::read("/metrics", "all metrics for Prometheus", || get(read::metrics)),
     Route::read("/shards", "state, version, core and load of each shard", || get(read::shards)),
     Route::read("/services", "services with their routes and instances", || get(read::services)),

@@ -3,10 +3,8 @@
 //!
 //! [`slots`]: crate::control::slots
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,15 +20,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
-use crate::config::settings::AdminSettings;
 use crate::control::slots::{Slot, Slots};
 use crate::limits::ACCEPT_PAUSE;
-use crate::tls::provider;
 
 /// Longest life of a connection: a gathering takes at most one second, the rest is the client's
 /// time.
@@ -38,33 +31,6 @@ pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes read from one connection at most: request line and headers (browsers send under 4 KiB), a
 /// body of [`super::BODY_BYTES_MAX`], and a TLS handshake with its records, under 4 KiB.
 const CONNECTION_BYTES_MAX: usize = (16 << 10) + super::BODY_BYTES_MAX + (4 << 10);
-
-/// Reads certificate and key, if TLS is configured. The error is one line.
-pub fn tls(settings: &AdminSettings) -> Result<Option<TlsAcceptor>, String> {
-    let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
-        return Ok(None);
-    };
-    let wrong =
-        |name: &str, path: &Path, why: String| format!("admin.{name} = {}: {why}", path.display());
-    let certs = fs::read(cert).map_err(|e| wrong("tls_cert", cert, e.to_string()))?;
-    let certs: Vec<_> = CertificateDer::pem_slice_iter(&certs)
-        .collect::<Result<_, _>>()
-        .map_err(|e| wrong("tls_cert", cert, e.to_string()))?;
-    if certs.is_empty() {
-        return Err(wrong("tls_cert", cert, "there is no PEM certificate in it".into()));
-    }
-    let text = fs::read(key).map_err(|e| wrong("tls_key", key, e.to_string()))?;
-    let own = PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|e| wrong("tls_key", key, format!("no PEM private key: {e}")))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_no_client_auth()
-        .with_single_cert(certs, own)
-        .map_err(|e| wrong("tls_key", key, format!("does not go with admin.tls_cert: {e}")))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
-}
 
 /// Answers of a listener, and the time and the places that its clients have for them.
 pub struct Endpoint {

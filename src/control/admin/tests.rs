@@ -370,7 +370,10 @@ async fn a_certificate_that_cannot_be_used_is_one_clear_line() {
     let endpoint = access::TlsEndpoint::start();
     let settings = endpoint.settings.clone();
     let other = dir.path().join("other");
-    let error = |settings: &AdminSettings| sockets::tls(settings).err().unwrap();
+    let error = |settings: &AdminSettings| {
+        let (cert, key) = (settings.tls_cert.as_deref(), settings.tls_key.as_deref());
+        server_tls::acceptor("admin", cert, key, &[]).err().unwrap()
+    };
     let none = AdminSettings { tls_cert: Some(dir.path().join("none")), ..settings.clone() };
     assert!(error(&none).contains("admin.tls_cert = ") && error(&none).contains("No such file"));
     std::fs::write(&other, "nothing").unwrap();

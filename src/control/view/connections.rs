@@ -59,7 +59,11 @@ pub fn connections(
             };
             body["session"] = one(shard, conn);
         }
-        Query::Route { .. } => {}
+        Query::Route { .. }
+        | Query::Members { .. }
+        | Query::Groups(_)
+        | Query::History { .. }
+        | Query::SessionsOf { .. } => {}
     }
     Ok(body)
 }

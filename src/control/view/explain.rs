@@ -243,7 +243,11 @@ fn has_tenants(overview: &Overview) -> bool {
 fn routes(result: &QueryResult) -> impl Iterator<Item = (u16, &RouteInfo)> {
     result.answers.iter().filter_map(|(shard, inspection)| match inspection {
         Inspection::Route(route) => Some((shard.0, route)),
-        Inspection::Conns(_) => None,
+        Inspection::Conns(_)
+        | Inspection::Members(_)
+        | Inspection::Groups(_)
+        | Inspection::History(_)
+        | Inspection::Sessions(_) => None,
     })
 }
 

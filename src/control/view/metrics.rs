@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hdrhistogram::Histogram as Recorded;
 use prometheus::TextEncoder;
 use prometheus::proto::{
     Bucket, Counter as Count, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
@@ -20,7 +21,7 @@ use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::{Instance, OTHER_TENANTS, Tenant};
-use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage, TenantCounter};
+use crate::stats::{Counter, Gauges, InstanceReport, Report, Stage, TenantCounter};
 
 /// Upper bounds of the buckets, in microseconds: 1, 2.5, 5 a decade from 50 us, which is a message
 /// through an idle gateway, to a minute, which is an hour's worth of timeouts.
@@ -69,12 +70,13 @@ pub fn metrics(info: &ProcessInfo, overview: &Overview) -> Result<String, String
     instances(overview, &mut families);
     tenants(overview, &mut families);
     discovery(overview, &mut families);
+    super::pushes::metrics(&overview.pushes, &mut families);
     // A family without a series shows nothing (and the encoder takes none).
     families.retain(|family| !family.get_metric().is_empty());
     TextEncoder::new().encode_to_string(&families).map_err(|error| error.to_string())
 }
 
-fn family(
+pub(super) fn family(
     name: &str,
     help: &str,
     kind: MetricType,
@@ -98,7 +100,7 @@ fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
     pairs.iter().map(pair).collect()
 }
 
-fn gauge(pairs: &[(&str, &str)], value: f64) -> Metric {
+pub(super) fn gauge(pairs: &[(&str, &str)], value: f64) -> Metric {
     let mut metric = Metric::from_label(labels(pairs));
     let mut gauge = Gauge::default();
     gauge.set_value(value);
@@ -106,7 +108,7 @@ fn gauge(pairs: &[(&str, &str)], value: f64) -> Metric {
     metric
 }
 
-fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
+pub(super) fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
     let mut metric = Metric::from_label(labels(pairs));
     let mut count = Count::default();
     count.set_value(value as f64);
@@ -237,17 +239,19 @@ fn certificates(overview: &Overview, out: &mut Vec<MetricFamily>) {
 fn stages(overview: &Overview, out: &mut Vec<MetricFamily>) {
     let of_shard = |report: &Report| {
         let shard = report.shard.to_string();
-        Stage::ALL.map(|stage| histogram(&shard, stage, &report.histograms))
+        let histograms = &report.histograms;
+        Stage::ALL.map(|stage| {
+            times(&[("shard", &shard), ("stage", stage.name())], histograms.get(stage))
+        })
     };
     let all = reports(overview).flat_map(of_shard);
     let help = "Where the time of a message goes, by stage.";
     out.push(family("stage_seconds", help, MetricType::HISTOGRAM, all));
 }
 
-/// A stage's histogram. A recorded value counts in the first bucket that holds the lowest value it
-/// may stand for.
-fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
-    let recorded = histograms.get(stage);
+/// Metric of times in microseconds. A recorded value counts in the first bucket that holds the
+/// lowest value it may stand for.
+pub(super) fn times(pairs: &[(&str, &str)], recorded: &Recorded<u64>) -> Metric {
     let mut counts = [0; BUCKETS_US.len()];
     for step in recorded.iter_recorded() {
         let us = recorded.lowest_equivalent(step.value_iterated_to());
@@ -268,7 +272,7 @@ fn histogram(shard: &str, stage: Stage, histograms: &Histograms) -> Metric {
     histogram.set_bucket(BUCKETS_US.into_iter().zip(counts).map(bucket).collect());
     histogram.set_sample_count(recorded.len());
     histogram.set_sample_sum(recorded.mean() * recorded.len() as f64 / 1e6);
-    let mut metric = Metric::from_label(labels(&[("shard", shard), ("stage", stage.name())]));
+    let mut metric = Metric::from_label(labels(pairs));
     metric.set_histogram(histogram);
     metric
 }

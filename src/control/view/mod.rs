@@ -9,6 +9,7 @@ pub mod health;
 pub mod histograms;
 pub mod log;
 pub mod metrics;
+pub mod pushes;
 pub mod routing;
 pub mod services;
 pub mod stats;

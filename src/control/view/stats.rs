@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::health::{shard_health, status};
-use super::{Overview, ProcessInfo, Sum, fault_name, mode, others, reports, seen_by};
+use super::{Overview, ProcessInfo, Sum, fault_name, mode, others, pushes, reports, seen_by};
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::{Instance, Snapshot};
@@ -31,6 +31,7 @@ pub fn stats(info: &ProcessInfo, overview: &Overview) -> Value {
     all.insert("boot_id".into(), format!("{:016x}", info.boot_id).into());
     all.insert("uptime_s".into(), info.started.elapsed().as_secs().into());
     all.insert("log_lines_dropped".into(), json!(info.log_dropped.as_ref().map(|d| d.get())));
+    all.insert("push".into(), pushes::stats(&overview.pushes));
     all.insert("services".into(), services(&overview.directory.snapshot, overview));
     let versions = json!({
         "shardgate": env!("CARGO_PKG_VERSION"),

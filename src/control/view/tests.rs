@@ -13,6 +13,7 @@ use crate::control::directory::DirectoryView;
 use crate::control::dump;
 use crate::control::fleet::Judgement;
 use crate::control::inspections::QueryResult;
+use crate::control::push::PushView;
 use crate::control::shards::ShardState;
 use crate::control::source_tables::{RefusedList, RefusedTables};
 use crate::control::sources::SourceState;
@@ -48,7 +49,8 @@ fn gathered_of(files: Files) -> Overview {
         silent: false,
         report: None,
     };
-    Overview { at: Instant::now(), draining: false, shards: vec![shard], directory }
+    let (shards, pushes) = (vec![shard], PushView::default());
+    Overview { at: Instant::now(), draining: false, shards, directory, pushes }
 }
 
 pub(in crate::control) fn about() -> ProcessInfo {

@@ -86,7 +86,7 @@ fn say(engine: &mut Engine, conn: ConnId, text: &str, now: Micros) {
 fn conns(inspection: Inspection) -> Vec<ConnInfo> {
     match inspection {
         Inspection::Conns(conns) => conns,
-        Inspection::Route(_) => panic!("not what was asked"),
+        other => panic!("not what was asked: {other:?}"),
     }
 }
 
@@ -192,7 +192,7 @@ fn an_owners_messages_at_an_instance_are_told_beside_those_of_its_groups() {
         let query = Query::Route { tenant, service, route: 1000, hash, next: true, sender };
         match engine.inspect(&query, now) {
             Inspection::Route(info) => info.shares,
-            Inspection::Conns(_) => panic!("a route"),
+            other => panic!("a route was asked for: {other:?}"),
         }
     };
     let told = |shares: Option<Vec<ShareInfo>>| -> Vec<(&'static str, u64, u64)> {

@@ -1,27 +1,17 @@
-//! Callers of the registry and their tokens, which are compared in a time that says nothing about
-//! them.
+//! Callers of the registry, found by their tokens.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-
 use crate::config::settings::RegistryCaller;
-use crate::config::{STATIC_TOKEN_BYTES_MAX, TOKEN_RULE, is_token};
-
-/// A token, padded with zeros. No token contains a zero, so equal buffers are equal tokens, and a
-/// comparison takes as long for every pair.
-type Padded = [u8; STATIC_TOKEN_BYTES_MAX];
+use crate::control::caller_tokens::{CallerTokens, Named};
 
 /// A caller, with the services that it may register instances of.
+#[derive(Debug)]
 pub struct Caller {
     /// Name in logs and of the caller's leases: a new token changes nothing about them.
     pub name: Arc<str>,
     services: Vec<Arc<str>>,
-    token: Padded,
 }
 
 impl Caller {
@@ -31,75 +21,37 @@ impl Caller {
     }
 }
 
-impl fmt::Debug for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("name", &self.name).finish_non_exhaustive()
-    }
+/// All callers of one configuration.
+pub struct Callers {
+    callers: Vec<Arc<Caller>>,
+    tokens: CallerTokens,
 }
 
-/// All callers of one configuration.
-#[derive(Debug)]
-pub struct Callers(Vec<Arc<Caller>>);
+impl fmt::Debug for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.callers).finish()
+    }
+}
 
 impl Callers {
     /// Reads the token files. The error is one line, and never shows the content of a file.
     pub fn new(settings: &[RegistryCaller]) -> Result<Self, String> {
-        let mut callers: Vec<Arc<Caller>> = Vec::with_capacity(settings.len());
-        for one in settings {
-            let at = format!("[[registry_token]] {}", one.name);
-            let token = match (&one.token, &one.token_file) {
-                (Some(token), _) => token.expose().to_owned(),
-                (None, Some(path)) => read(path)
-                    .map_err(|why| format!("{at}: token_file {}: {why}", path.display()))?,
-                (None, None) => return Err(format!("{at}: set one of token and token_file")),
-            };
-            let token =
-                padded(token.as_bytes()).ok_or_else(|| format!("{at}: the token {TOKEN_RULE}"))?;
-            if let Some(other) = callers.iter().find(|other| other.token == token) {
-                let other = &other.name;
-                return Err(format!(
-                    "{at}: has the token of {other}: who it is could not be told; make another"
-                ));
-            }
-            let services = one.services.clone();
-            callers.push(Arc::new(Caller { name: one.name.clone(), services, token }));
-        }
-        Ok(Self(callers))
+        let named = settings.iter().map(|one| Named {
+            name: &one.name,
+            token: one.token.as_ref(),
+            file: one.token_file.as_ref(),
+        });
+        let tokens = CallerTokens::read("registry_token", named)?;
+        let caller = |one: &RegistryCaller| {
+            Arc::new(Caller { name: one.name.clone(), services: one.services.clone() })
+        };
+        Ok(Self { callers: settings.iter().map(caller).collect(), tokens })
     }
 
-    /// The caller with this token. Compares with all of all tokens, whatever it finds.
+    /// The caller with this token.
     pub fn find(&self, token: &[u8]) -> Option<&Arc<Caller>> {
-        let token = padded(token)?;
-        let mut found = Choice::from(0);
-        let mut index = 0u32;
-        for (at, caller) in self.0.iter().enumerate() {
-            let same = caller.token.ct_eq(&token);
-            index.conditional_assign(&(at as u32), same);
-            found |= same;
-        }
-        if bool::from(found) { self.0.get(index as usize) } else { None }
+        self.tokens.find(token).and_then(|at| self.callers.get(at))
     }
-}
-
-fn padded(token: &[u8]) -> Option<Padded> {
-    let text = std::str::from_utf8(token).ok().filter(|text| is_token(text))?;
-    let mut buffer = [0; STATIC_TOKEN_BYTES_MAX];
-    buffer[..text.len()].copy_from_slice(text.as_bytes());
-    Some(buffer)
-}
-
-/// Reads a token from a file, without the white space around it.
-fn read(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    // A pipe would make the gateway wait for its writer.
-    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Err("is not a regular file".into());
-    }
-    let mut text = String::new();
-    let mut few = file.take(4 * STATIC_TOKEN_BYTES_MAX as u64);
-    few.read_to_string(&mut text).map_err(|error| error.to_string())?;
-    let token = text.trim();
-    if is_token(token) { Ok(token.into()) } else { Err(format!("the token {TOKEN_RULE}")) }
 }
 
 #[cfg(test)]

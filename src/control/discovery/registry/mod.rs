@@ -1,13 +1,12 @@
 //! Registry: instances that register themselves, by the gRPC service
 //! `shardgate.registry.v1.Registry`.
 //!
-//! [`leases`] holds the leases, [`service`] checks callers and fields, [`conns`] bounds
-//! connections. Here they are started, and a task sends the contents to control: in full, after
+//! [`leases`] holds the leases, [`service`] checks callers and fields,
+//! [`crate::control::caller_conns`] bounds connections. Here they are started, and a task sends the contents to control: in full, after
 //! each change, one at a time. While control does not take them, changes add up in the leases, so
 //! that no call waits for control and the last state is never lost.
 
 mod callers;
-mod conns;
 mod leases;
 mod service;
 #[cfg(test)]
@@ -26,11 +25,11 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use self::callers::Callers;
-use self::conns::{Connections, PROOF_TIMEOUT};
 use self::proto::registry_server::RegistryServer;
 use self::service::{RegistryService, Shared};
 use super::{News, NewsSender, SourceContents, SourceEvent};
 use crate::config::settings::{RegistryCaller, RegistrySettings};
+use crate::control::caller_conns::{Connections, PROOF_TIMEOUT};
 use crate::control::sleep_until;
 
 /// Generated from `proto/shardgate/registry/v1/registry.proto`.
@@ -39,6 +38,8 @@ pub mod proto {
     tonic::include_proto!("shardgate.registry.v1");
 }
 
+/// Connections at once. A service needs one.
+const CONNECTIONS_MAX: usize = 256;
 /// Largest request. The longest valid one has under 300 bytes.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Calls at once on a connection. A service needs one.
@@ -113,7 +114,8 @@ fn serve_with(
     let (running, stopped) = watch::channel(());
     let (give, connections) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut accepted = Connections::new(listener, proof_timeout);
+        let mut accepted =
+            Connections::new("registry.listen", listener, CONNECTIONS_MAX, proof_timeout);
         loop {
             let connection = tokio::select! {
                 connection = accepted.accept() => connection,

@@ -8,11 +8,11 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
 use super::callers::{Caller, Callers};
-use super::conns::Peer;
 use super::leases::{LeaseError, LeaseId, LeaseUpdate, Leases, Registration};
 use super::proto;
 use super::proto::registry_server::Registry;
 use crate::config::{NAME_RULE, is_name};
+use crate::control::caller_conns::Peer;
 
 const TTL_DEFAULT_MS: u32 = 15_000;
 const TTL_MIN_MS: u32 = 1_000;

@@ -41,7 +41,7 @@ fn peer(rig: &Rig, id: ConnId) -> String {
     let query = Query::Session(session.as_str().to_owned());
     match rig.engine.inspect(&query, rig.now) {
         Inspection::Conns(conns) => conns[0].peer.to_string(),
-        Inspection::Route(_) => panic!("no route was asked for"),
+        other => panic!("connections were asked for: {other:?}"),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Connections of the registry: bounded in number, and closed when no call on them shows a good
-//! token; at once if all places are taken and another client comes.
+//! Connections of callers with tokens, at the registry and at the doors of pushes: bounded in
+//! number, and closed when no call on them shows a good token; at once if all places are taken and
+//! another client comes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +18,9 @@ use tonic::transport::server::Connected;
 use crate::control::slots::{GivenAway, Slot, Slots};
 use crate::limits::ACCEPT_PAUSE;
 
-/// Connections at once. A service needs one.
-const CONNECTIONS_MAX: usize = 256;
 /// Longest time from accept to the first call with a good token, TLS and HTTP/2 included.
 pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time between two such calls: the longest time to live, and a minute.
+/// Longest time between two such calls: the longest time to live of a registration, and a minute.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 
 /// Facts about its connection that a call can see.
@@ -44,15 +43,22 @@ impl Peer {
 
 /// The listener, and the deadlines of its connections.
 pub struct Connections {
+    /// Key of the listener's address, for the log.
+    key: &'static str,
     listener: TcpListener,
     slots: Arc<Slots>,
     proof_timeout: Duration,
 }
 
 impl Connections {
-    /// Connections of a listening socket.
-    pub fn new(listener: TcpListener, proof_timeout: Duration) -> Self {
-        Self { listener, slots: Slots::new(CONNECTIONS_MAX), proof_timeout }
+    /// Connections of a listening socket, of which there are at most `connections_max` at once.
+    pub fn new(
+        key: &'static str,
+        listener: TcpListener,
+        connections_max: usize,
+        proof_timeout: Duration,
+    ) -> Self {
+        Self { key, listener, slots: Slots::new(connections_max), proof_timeout }
     }
 
     /// Accepts the next connection.
@@ -65,8 +71,9 @@ impl Connections {
                     let (slot, given_away, given_up) = self.slots.take(from).await;
                     if let Some(peer) = given_up {
                         tracing::warn!(
+                            at = self.key,
                             %peer,
-                            "registry_crowded: all places were taken; the connection that had \
+                            "caller_crowded: all places were taken; the connection that had \
                              waited longest without a good token was closed for a new one"
                         );
                     }
@@ -77,8 +84,9 @@ impl Connections {
                 }
                 Err(error) => {
                     tracing::warn!(
+                        at = self.key,
                         %error,
-                        "registry_accept_failed: a service cannot connect; raise `ulimit -n` \
+                        "caller_accept_failed: a service cannot connect; raise `ulimit -n` \
                          (LimitNOFILE) if files are the cause"
                     );
                     tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -1,0 +1,206 @@
+//! HTTP at the doors: who is let in, and `POST /push`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::callers::Caller;
+use super::desk::Desk;
+use super::reads::Reads;
+use super::refusal::Refused;
+use super::send;
+use super::service::{self, PushService};
+use super::tally::Door;
+use crate::control::caller_conns::Peer;
+use crate::control::headers::{bearer, is_json};
+use crate::message::Reason;
+use crate::wire::push::generated::push_server::PushServer;
+use crate::wire::push::{read_request, write_response};
+
+/// Largest body of a call: 1 MiB of gRPC with its prefix of 5 bytes.
+const BODY_BYTES_MAX: usize = (1 << 20) + 5;
+/// Longest time in which a call is sent, from its headers to the end of its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies that are received at once; others wait for their turn. 64 of the largest are 64 MiB.
+const BODIES_MAX: usize = 64;
+
+const NO_CALLER: &str = "send `authorization: Bearer <token>` with a token of a [[push_caller]] of \
+                         this gateway";
+
+/// The path of gRPC calls; the name of the method follows.
+const GRPC_PATH: &str = "/shardgate.push.v1.Push/{method}";
+
+/// State of the layer that lets callers in.
+#[derive(Clone)]
+struct Entrance {
+    desk: Arc<Desk>,
+    bodies: Arc<Semaphore>,
+}
+
+/// Everything that is answered at the doors.
+pub fn router(desk: &Arc<Desk>, reads: Reads) -> Router {
+    let grpc = PushServer::new(PushService { desk: desk.clone(), reads })
+        .max_decoding_message_size(BODY_BYTES_MAX);
+    let entrance = Entrance { desk: desk.clone(), bodies: Arc::new(Semaphore::new(BODIES_MAX)) };
+    Router::new()
+        .route("/push", post(push).with_state(desk.clone()))
+        .route_service(GRPC_PATH, grpc)
+        .fallback(async || {
+            error(StatusCode::NOT_FOUND, "this path is not served: POST /push, or gRPC", None)
+        })
+        .layer(from_fn_with_state(entrance, enter))
+}
+
+/// Layer around everything: finds the caller by its token, and receives the whole call before
+/// anything is done for it, so that who has no token makes the gateway hold and decode nothing.
+async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -> Response {
+    let is_grpc = is_grpc(request.headers());
+    let peer = request.extensions().get::<Peer>().cloned();
+    let Some(caller) = entrance.caller(request.headers(), peer.as_ref()) else {
+        let refused = Refused::new(Reason::Unauthenticated, NO_CALLER);
+        return refusal(&refused, is_grpc);
+    };
+    if let Some(peer) = peer {
+        peer.prove();
+    }
+    if let Err(refused) = entrance.desk.open() {
+        return refusal(&refused, is_grpc);
+    }
+    let (mut parts, body) = request.into_parts();
+    let body = match entrance.receive(body).await {
+        Ok(body) => body,
+        Err((status, why)) if is_grpc => {
+            let code = match status {
+                StatusCode::PAYLOAD_TOO_LARGE => tonic::Code::ResourceExhausted,
+                _ => tonic::Code::DeadlineExceeded,
+            };
+            return tonic::Status::new(code, why).into_http();
+        }
+        // The rest of the body may still come: it is not read, and the connection ends.
+        Err((status, why)) => {
+            let mut response = error(status, why, None);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
+    };
+    parts.extensions.insert(caller);
+    let arrived = Instant::now();
+    let mut response = next.run(Request::from_parts(parts, body.into())).await;
+    entrance.desk.lock().tally.note_time(arrived.elapsed());
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+}
+
+impl Entrance {
+    fn caller(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Option<Arc<Caller>> {
+        let token = bearer(headers);
+        let mut inner = self.desk.lock();
+        let rules = inner.rules.clone();
+        let caller = token.and_then(|token| rules.callers.find(token)).cloned();
+        if caller.is_none() {
+            inner.tally.unknown += 1;
+            let peer = peer.and_then(|peer| peer.address);
+            inner.refusals.note_unknown(peer, token.is_some(), Instant::now());
+        }
+        caller
+    }
+
+    /// The whole body, or a status and what is wrong with it.
+    async fn receive(&self, body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
+        let receive = async {
+            let _place = self.bodies.acquire().await;
+            to_bytes(body, BODY_BYTES_MAX).await
+        };
+        match tokio::time::timeout(BODY_TIMEOUT, receive).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(_)) => Err((
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is over 1 MiB, or was not sent whole: send fewer pushes in a request",
+            )),
+            Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come within 10 seconds")),
+        }
+    }
+}
+
+async fn push(
+    State(desk): State<Arc<Desk>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !is_json(&headers) {
+        let why = "Content-Type must be application/json";
+        return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why, None);
+    }
+    let request = match read_request(&body) {
+        Ok(request) => request,
+        Err(why) => return error(StatusCode::BAD_REQUEST, &why, None),
+    };
+    match send::send(&desk, &caller, Door::Http, request.pushes).await {
+        Ok(response) => {
+            let media = HeaderValue::from_static("application/json");
+            ([(header::CONTENT_TYPE, media)], write_response(&response)).into_response()
+        }
+        Err(refused) => refusal(&refused, false),
+    }
+}
+
+/// The answer to a call that is refused as a whole.
+fn refusal(refused: &Refused, is_grpc: bool) -> Response {
+    if is_grpc {
+        return service::status(refused).into_http();
+    }
+    let status = match refused.reason {
+        Reason::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Reason::Forbidden => StatusCode::FORBIDDEN,
+        Reason::RateLimited | Reason::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Unavailable | Reason::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::NoRoute => StatusCode::NOT_FOUND,
+        Reason::BadMessage
+        | Reason::Duplicate
+        | Reason::Expired
+        | Reason::OutcomeUnknown
+        | Reason::BadServiceReply
+        | Reason::Unimplemented
+        | Reason::Internal => StatusCode::BAD_REQUEST,
+    };
+    let mut response = error(status, &refused.why, Some(refused));
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Bearer realm=\"shardgate\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// An answer that is no success, as JSON; with the time after which to retry, if there is one.
+fn error(status: StatusCode, why: &str, refused: Option<&Refused>) -> Response {
+    let reason = refused.map(|refused| refused.reason.name());
+    let retry_after_ms = refused.map_or(0, |refused| refused.retry_after_ms);
+    let body = json!({ "error": why, "reason": reason, "retry_after_ms": retry_after_ms });
+    let mut response = (status, axum::Json(body)).into_response();
+    if retry_after_ms > 0 {
+        // Whole seconds (RFC 9110 section 10.2.3), at least one.
+        let seconds = HeaderValue::from(retry_after_ms.div_ceil(1_000));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// Whether a call is one of gRPC, by its content type.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let media: Option<&HeaderValue> = headers.get(HeaderName::from_static("content-type"));
+    media.is_some_and(|media| media.as_bytes().starts_with(GRPC))
+}
