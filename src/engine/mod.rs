@@ -26,6 +26,7 @@ pub mod owner;
 pub mod pace;
 mod pushes;
 mod refusals;
+mod service_pushes;
 mod shares;
 pub mod slab;
 mod source;

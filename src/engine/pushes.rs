@@ -115,7 +115,7 @@ impl Engine {
 }
 
 impl Clients {
-    fn on_push(&mut self, cx: &mut Context<'_>, push: Push, now: Micros) {
+    pub(super) fn on_push(&mut self, cx: &mut Context<'_>, push: Push, now: Micros) {
         let (number, is_counted) = match push.origin {
             Origin::Control { number, is_counted } => (Some(number), is_counted),
             Origin::Service => (None, false),

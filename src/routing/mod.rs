@@ -4,6 +4,7 @@
 //! control composes the later ones, and the engine routes by them.
 
 mod addresses;
+pub mod addressing;
 mod affinity;
 pub mod quota;
 mod ring;

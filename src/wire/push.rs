@@ -9,8 +9,8 @@ pub use self::json::{read_request, write_response};
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Micros, Priority, Reason};
 use crate::push::{
-    Body, EXCEPT_MAX, Excepted, GROUP_NAME_BYTES_MAX, GROUPS_PER_PUSH_MAX, GroupName, NameFault,
-    PUSH_ID_BYTES_MAX, PUSH_KEY_BYTES_MAX,
+    Addressees, Body, EXCEPT_MAX, Excepted, GROUP_NAME_BYTES_MAX, GROUPS_PER_PUSH_MAX, GroupName,
+    NameFault, PUSH_ID_BYTES_MAX, PUSH_KEY_BYTES_MAX,
 };
 use crate::wire::json::is_json;
 
@@ -65,6 +65,19 @@ pub enum Target {
     Tenant,
     /// All sessions.
     Everyone,
+}
+
+impl Target {
+    /// The same, each part of which is sent for itself: of groups each one.
+    pub fn addressees(self) -> Vec<Addressees> {
+        match self {
+            Self::Sessions(sessions) => vec![Addressees::Sessions(sessions)],
+            Self::Users(users) => vec![Addressees::Users(users)],
+            Self::Groups(groups) => groups.into_iter().map(Addressees::Group).collect(),
+            Self::Tenant => vec![Addressees::Tenant],
+            Self::Everyone => vec![Addressees::Everyone],
+        }
+    }
 }
 
 /// A push that keeps the rules. What its caller may is not checked here.

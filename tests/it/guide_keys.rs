@@ -195,7 +195,9 @@ fn tables(keys: &mut BTreeMap<String, Key>) -> String {
             let default = known.default.map_or("required".into(), |d| format!("`{d}`"));
             let (unit, range) = (known.rule.unit(&name), known.rule.range(&name));
             let cells = [&format!("`{name}`"), unit, &range, &default, read(&name), meaning];
-            let odd = cells.iter().any(|cell| cell.contains(['|', '<', '*', '\\']));
+            let odd = cells
+                .iter()
+                .any(|cell| !cell.starts_with('`') && cell.contains(['|', '<', '*', '\\']));
             assert!(!odd, "a character that Markdown takes for its own in {cells:?}");
             page += &format!("| {} |\n", cells.join(" | "));
         }

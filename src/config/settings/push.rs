@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Secret;
 use crate::message::Priority;
+use crate::push::Addressees;
 
 /// A pattern of names: a text, or a beginning followed by `*`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -256,6 +257,30 @@ pub enum PushTo {
     Tenant,
     /// All.
     Everyone,
+}
+
+impl PushTo {
+    /// The kind of some addressees.
+    pub fn of(to: &Addressees) -> Self {
+        match to {
+            Addressees::Sessions(_) => Self::Session,
+            Addressees::Users(_) => Self::User,
+            Addressees::Group(_) => Self::Group,
+            Addressees::Tenant => Self::Tenant,
+            Addressees::Everyone => Self::Everyone,
+        }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Tenant => "tenant",
+            Self::Everyone => "everyone",
+        }
+    }
 }
 
 /// The rights of somebody who pushes: a caller, or a service in its answers.

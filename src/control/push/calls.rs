@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::addressing::whom_by_shard;
 use super::answer;
 use super::callers::Caller;
 use super::desk::{Desk, Job, Rules, Waits};
@@ -17,6 +16,7 @@ use crate::config::settings::PushVerb;
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Priority, Reason};
 use crate::push::{GROUPS_PER_PUSH_MAX, GroupName, Submit, Whom};
+use crate::routing::addressing::whom_by_shard;
 use crate::wire;
 use crate::wire::push::generated as proto;
 

@@ -4,7 +4,6 @@
 //! [`desk`] sends to all their shards or to none, and whose receipts [`receipts`] awaits;
 //! [`calls`] is the other work, and [`reads`] asks the shards.
 
-mod addressing;
 mod answer;
 mod callers;
 mod calls;

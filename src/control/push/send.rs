@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::addressing::by_shard;
 use super::answer;
 use super::callers::Caller;
 use super::desk::{Desk, Inner, Job, Rules, Waits};
@@ -18,6 +17,7 @@ use crate::config::settings::{PushSettings, Tenants};
 use crate::ids::TenantId;
 use crate::message::Reason;
 use crate::push::{Addressees, GroupName, Origin, Push, Submit};
+use crate::routing::addressing::by_shard;
 use crate::wire::push::generated as proto;
 use crate::wire::push::{Arrived, CheckedPush, Limits, Target, check};
 
@@ -153,7 +153,7 @@ impl Sending {
             bytes_max: gateway.push.bytes_max,
             users_max: gateway.push.users_max,
             gateway_ids: gateway.gateway_ids,
-            tenants: gateway.auth.tenants,
+            has_tenants: gateway.auth.tenants == Tenants::Many,
         };
         let arrived = Arrived { now: inner.now(now), unix_ms: unix_now().as_millis() as i64 };
         let has_class = push.priority != 0;
@@ -182,13 +182,7 @@ impl Sending {
         // payloads is kept.
         body.payload = Bytes::copy_from_slice(&body.payload);
         let body = Arc::new(body);
-        let to: Vec<Addressees> = match to {
-            Target::Sessions(sessions) => vec![Addressees::Sessions(sessions)],
-            Target::Users(users) => vec![Addressees::Users(users)],
-            Target::Groups(groups) => groups.into_iter().map(Addressees::Group).collect(),
-            Target::Tenant => vec![Addressees::Tenant],
-            Target::Everyone => vec![Addressees::Everyone],
-        };
+        let to = to.addressees();
         let shards = inner.shards();
         let mut jobs = Vec::with_capacity(to.len());
         for to in to {

@@ -60,7 +60,7 @@ impl Dispatcher {
             Ok(body) => {
                 let read = match unary {
                     true => self.read_unary(cx, clients, ticket, &items, &body, now),
-                    false => self.read_batch(cx, clients, ticket, &items, &body, now),
+                    false => self.read_batch(cx, clients, ticket, (instance, &items), &body, now),
                 };
                 let state = self.instances.get_mut(instance);
                 state.has_answered |= read.is_readable;
@@ -131,7 +131,7 @@ impl Dispatcher {
         cx: &mut Context<'_>,
         clients: &mut Clients,
         ticket: Ticket,
-        items: &[MsgKey],
+        (instance, items): (InstanceId, &[MsgKey]),
         body: &[u8],
         now: Micros,
     ) -> ReadResult {
@@ -143,16 +143,25 @@ impl Dispatcher {
                 let Some(request) = self.carried(key, ticket).filter(|r| r.responses == 1) else {
                     return;
                 };
-                let (instance, route) = (request.instance, request.handling.route);
+                let route = request.handling.route;
                 let (msg_id, answer) = (request.msg_id, service_answer(&request.handling, &item));
+                let session = request.session_key;
                 tally.add(&answer);
                 if is_failure(item.status) {
                     self.note_failure(cx, instance, msg_id, item.status, item.message, now);
                 }
                 self.weights.record(instance, route, item.payload.len());
                 self.finish(cx, clients, key, &answer, now);
+                if !item.memberships.is_empty() {
+                    let service = self.instances.get(instance).service;
+                    clients.take_memberships(cx, session, service, item.memberships, now);
+                }
             });
             debug_assert!(answered.is_ok(), "the first pass read the same bytes");
+            if let Some(pushes) = answered.ok().filter(|pushes| !pushes.is_empty()) {
+                let service = self.instances.get(instance).service;
+                clients.take_pushes(cx, service, pushes, now);
+            }
         }
         let missing = Answer::reject(if is_readable { &NO_RESPONSE } else { &UNREADABLE });
         for &key in items {

@@ -81,7 +81,7 @@ fn take_commands(io: &mut impl ShardIo, now: Micros) -> bool {
 }
 
 /// Offers control an event that may be lost: control asks again, or gets it with the next tick.
-pub(super) fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
+fn offer_event(io: &mut impl ShardIo, event: ShardEvent) {
     let refused = match io.try_send_event(event) {
         Ok(()) => return,
         Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => event,

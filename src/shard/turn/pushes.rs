@@ -5,8 +5,11 @@ use crate::lanes::LaneRefusal;
 use crate::limits;
 use crate::mailbox::ShardEvent;
 use crate::message::Micros;
-use crate::shard::turn::{ShardIo, messages};
+use crate::shard::turn::ShardIo;
 use crate::stats::Counter;
+
+/// Receipts that wait for room in control's lane: 16 times as many as pushes come in a turn.
+const RECEIPTS_MAX: usize = 16 * limits::LANE_BUDGET;
 
 /// Takes what other shards tell of groups, then pushes, as many of each as a turn takes of a lane.
 pub(super) fn take_all(io: &mut impl ShardIo, now: Micros) {
@@ -38,10 +41,26 @@ pub(super) fn send_all(io: &mut impl ShardIo, now: Micros) {
             io.enter(|engine| engine.count(Counter::PushesRefused, count));
         }
     }
+    send_receipts(io);
+}
+
+/// Sends control what became of pushes. While its lane is full they wait for the next turn, but no
+/// more than control can wait for: what is over that counts as lost, and control says `unknown`.
+fn send_receipts(io: &mut impl ShardIo) {
     let receipts = std::mem::take(&mut io.state().effects.receipts);
-    if !receipts.is_empty() {
-        let shard = io.state().shard;
-        messages::offer_event(io, ShardEvent::Receipts { shard, receipts });
+    if receipts.is_empty() {
+        return;
+    }
+    let shard = io.state().shard;
+    let refused = match io.try_send_event(ShardEvent::Receipts { shard, receipts }) {
+        Ok(()) => return,
+        Err(LaneRefusal::Full(refused) | LaneRefusal::Closed(refused)) => refused,
+    };
+    if let ShardEvent::Receipts { mut receipts, .. } = refused {
+        let lost = receipts.len().saturating_sub(RECEIPTS_MAX);
+        receipts.drain(..lost);
+        io.state().effects.receipts = receipts;
+        io.enter(|engine| engine.count(Counter::LaneLost, lost as u64));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which shards a push, or other work, is for.
+//! The shards that a push, or other work, is for.
 
 use std::collections::BTreeMap;
 
