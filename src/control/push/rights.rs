@@ -116,6 +116,7 @@ mod tests {
             tenants: patterns(tenants),
             to: to.to_vec(),
             groups: patterns(groups),
+            joins: Vec::new(),
             may: vec![PushVerb::Push],
         };
         Caller {

@@ -32,6 +32,7 @@ fn caller(name: &str, token: &str) -> PushCaller {
         tenants: vec![Pattern("*".into())],
         to: KINDS.to_vec(),
         groups: vec![Pattern("room:*".into())],
+        joins: Vec::new(),
         may: vec![PushVerb::Push, PushVerb::Join, PushVerb::Read, PushVerb::Disconnect],
     };
     PushCaller {
