@@ -396,7 +396,7 @@ fn pushes<'a>(
     // Services with problems are not in the snapshot.
     let services = (!names.is_empty() || r.report.problems.is_empty()).then_some(&names[..]);
     let has_users = settings.auth.mode == AuthMode::Jwt;
-    settings.push.groups = push::groups(r, services, has_users);
+    settings.push.groups = push::groups(r, has_users);
     settings.push.services = tables.push_rights.clone();
     push::relations(r, &mut settings.push, shards);
 }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::nearest::nearest;
 use super::reader::Reader;
 use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, SLOTS_MAX, TextRule};
 use super::settings::*;
@@ -256,9 +255,8 @@ pub fn service_rights(r: &mut Reader) -> PushRights {
     rights
 }
 
-/// Reads `[[group]]`. `services` are the names of all services; `None` = they are not known, as
-/// they have problems of their own. `has_users`: clients can sign in.
-pub fn groups(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Vec<Arc<GroupRule>> {
+/// Reads `[[group]]`. `has_users`: clients can sign in.
+pub fn groups(r: &mut Reader, has_users: bool) -> Vec<Arc<GroupRule>> {
     let (list, source) = r.list("group", RULES_MAX);
     if list.len() > RULES_MAX {
         r.problem("group", format!("at most {RULES_MAX} of them"));
@@ -270,7 +268,7 @@ pub fn groups(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Vec
         let Some(mut table) = Reader::of_table(prefix, node, &source, &mut r.report) else {
             continue;
         };
-        let rule = group(&mut table, services, has_users);
+        let rule = group(&mut table, has_users);
         if let Some(rule) = &rule {
             check_order(&mut table, rule, &rules);
         }
@@ -300,7 +298,7 @@ fn check_order(r: &mut Reader, rule: &GroupRule, before: &[Arc<GroupRule>]) {
 }
 
 /// Reads a rule; `None` if it has no valid name.
-fn group(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Option<GroupRule> {
+fn group(r: &mut Reader, has_users: bool) -> Option<GroupRule> {
     let name = r.required_text("name", is_pattern, PATTERN_RULE);
     let d = GroupRule::new(name.as_deref().unwrap_or_default());
     let who = [("none", Who::None), ("members", Who::Members), ("user", Who::User)];
@@ -309,7 +307,6 @@ fn group(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Option<G
         ("claim", JoinBy::Claim),
         ("user", JoinBy::User),
         ("anybody", JoinBy::Anybody),
-        ("ask", JoinBy::Ask),
     ];
     let keep = [
         ("none", Keep::None),
@@ -328,7 +325,6 @@ fn group(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Option<G
     let history_bytes = Bounds::new(256, HISTORY_BYTES_MAX);
     let rule = GroupRule {
         join: r.word("join", d.join, &join),
-        ask_service: r.text("ask_service", "", is_name, ASK_RULE.or_empty()).into(),
         publish: r.word("publish", d.publish, &who),
         list: r.word("list", d.list, &who),
         members_max: r.number("members_max", d.members_max, Bounds::new(1, SLOTS_MAX)),
@@ -347,7 +343,7 @@ fn group(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Option<G
         presence_ms: r.number("presence_ms", d.presence_ms, Bounds::new(100, MINUTE_MS)),
         name: d.name,
     };
-    check_join(r, &rule, services, has_users);
+    check_join(r, &rule, has_users);
     for key in ["history_items", "history_bytes", "history_ms"] {
         if rule.keep != Keep::History && r.is_set(key) {
             r.warning(key, "without effect: only keep = \"history\" has a history");
@@ -356,24 +352,10 @@ fn group(r: &mut Reader, services: Option<&[&str]>, has_users: bool) -> Option<G
     name.map(|_| rule)
 }
 
-const ASK_RULE: TextRule = TextRule::new("the name of a [[service]]", "");
-
-fn check_join(r: &mut Reader, rule: &GroupRule, services: Option<&[&str]>, has_users: bool) {
-    let service = &*rule.ask_service;
-    if (rule.join == JoinBy::Ask) == service.is_empty() {
-        let text = "goes with join = \"ask\", which asks it; set both";
-        r.problem("ask_service", text);
-    } else if let Some(services) = services
-        && !service.is_empty()
-        && !services.contains(&service)
-    {
-        let near = nearest(service, services.iter().copied());
-        let hint = near.map_or("add one".into(), |near| format!("did you mean {near:?}?"));
-        r.problem("ask_service", format!("no [[service]] has this name; {hint}"));
-    }
+fn check_join(r: &mut Reader, rule: &GroupRule, has_users: bool) {
     let needs_users = match rule.join {
         JoinBy::Claim | JoinBy::User => true,
-        JoinBy::None | JoinBy::Anybody | JoinBy::Ask => false,
+        JoinBy::None | JoinBy::Anybody => false,
     };
     if needs_users && !has_users {
         let text = "nobody can join while auth.mode is \"off\", as no client is a user; set that \

@@ -154,7 +154,8 @@ impl Clients {
         }
     }
 
-    /// Numbers a push at the home of its group. True: it was numbered before, by its id.
+    /// Numbers a push at the home of its group. True: it was numbered before, by its id. A group
+    /// is never born with epoch 0, which stands for what is no epoch.
     fn number(
         &mut self,
         cx: &mut Context<'_>,
@@ -171,7 +172,7 @@ impl Clients {
         let id = (caller, &*name.name, &*body.id);
         let Self { groups, push_ids, .. } = self;
         push_ids.once(id, push.dedup_entries_max, until, || {
-            let epoch = cx.rng.next_u32();
+            let epoch = cx.rng.next_u32().max(1);
             groups.home_mut(name, rule, settings, epoch, now).ok_or(NO_ROOM)?;
             groups.publish(name, body, counted, settings, now).ok_or(LAGS)
         })
@@ -236,7 +237,7 @@ impl Clients {
     ) {
         let settings = &cx.config.settings.groups;
         let rule = cx.config.gateway.push.rule(&group.name);
-        let epoch = cx.rng.next_u32();
+        let epoch = cx.rng.next_u32().max(1);
         let home = rule.and_then(|rule| self.groups.home_mut(&group, rule, settings, epoch, now));
         match home {
             Some(home) => {

@@ -17,7 +17,7 @@ use crate::wire::json::{self, fields};
 
 /// The place `at` as clients and callers see it.
 pub fn position(at: Position) -> generated::Position {
-    generated::Position { epoch: epoch(at.epoch), offset: at.offset }
+    generated::Position { epoch: at.epoch_text(), offset: at.offset }
 }
 
 /// The place `at` in the group `group`, as clients see it.
@@ -25,21 +25,8 @@ pub fn group_position(group: &str, at: Position) -> GroupPosition {
     GroupPosition { group: group.to_owned(), position: Some(position(at)) }
 }
 
-/// The number of a group's life as text.
-pub fn epoch(number: u32) -> String {
-    format!("{number:08x}")
-}
-
-/// The place that a client or a caller names. A text that is no epoch is epoch 0, which no group
-/// has: what comes after it is not known.
-pub fn place(epoch: &str, offset: u64) -> Position {
-    let is_epoch = epoch.len() == 8 && epoch.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let number = is_epoch.then(|| u32::from_str_radix(epoch, 16).ok()).flatten();
-    Position { epoch: number.unwrap_or(0), offset }
-}
-
 fn place_of(at: &generated::Position) -> Position {
-    place(&at.epoch, at.offset)
+    Position::shown(&at.epoch, at.offset)
 }
 
 /// The question of id 9010: put me into this group.

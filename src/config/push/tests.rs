@@ -95,10 +95,10 @@ fn a_services_rights_keep_pushing_and_joining_apart() {
 #[test]
 fn a_rule_of_groups_is_what_it_says_and_the_first_one_counts() {
     let push = of(&format!(
-        "{SERVICE}[[group]]\nname = \"room:vip\"\njoin = \"ask\"\nask_service = \"chat\"\n\
+        "[[group]]\nname = \"room:vip\"\njoin = \"none\"\n\
          [[group]]\nname = \"room:*\"\njoin = \"anybody\"\nkeep = \"history\"\nhistory_items = 50\n"
     ));
-    assert_eq!(push.rule("room:vip").expect("a rule").join, JoinBy::Ask);
+    assert_eq!(push.rule("room:vip").expect("a rule").join, JoinBy::None);
     let rule = push.rule("room:7").expect("a rule");
     assert_eq!((rule.join, rule.keep, rule.history_items), (JoinBy::Anybody, Keep::History, 50));
     let plain = of("[[group]]\nname = \"room:*\"");
@@ -109,14 +109,9 @@ fn a_rule_of_groups_is_what_it_says_and_the_first_one_counts() {
 #[test]
 fn rules_that_mean_nothing_are_refused() {
     let rule = |name: &str, more: &str| format!("[[group]]\nname = \"{name}\"\n{more}\n");
-    let ask = |service: &str| format!("join = \"ask\"\nask_service = \"{service}\"");
     problem(&rule("a b", ""), "", "names and a star");
     problem(&format!("{}{}", rule("a", ""), rule("a", "")), "", "is also the name of group[0]");
     problem(&format!("{}{}", rule("a*", ""), rule("ab*", "")), "", "is never used");
-    problem(&rule("a", "join = \"ask\""), "", "set both");
-    problem(&rule("a", "ask_service = \"chat\""), "", "set both");
-    problem(&format!("{SERVICE}{}", rule("a", &ask("chta"))), "", "did you mean \"chat\"?");
-    problem(&rule("a", &ask("chat")), "", "no [[service]] has this name");
     problem(&rule("a", "history_bytes = 0"), "", "history_bytes");
     let config = load(&rule("a", "join = \"user\"\nhistory_ms = 5000"), "").expect("warned of");
     let warned: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();

@@ -34,8 +34,6 @@ pub enum JoinBy {
     User,
     /// Everybody.
     Anybody,
-    /// Whom the service `ask_service` says yes to.
-    Ask,
 }
 
 /// Clients that may publish to a group, or list its members.
@@ -91,8 +89,6 @@ pub struct GroupRule {
     pub name: Pattern,
     /// Clients that may join by themselves.
     pub join: JoinBy,
-    /// The service that is asked with [`JoinBy::Ask`]; else empty.
-    pub ask_service: Arc<str>,
     /// Clients that may publish by id 9015.
     pub publish: Who,
     /// Clients that may list members by id 9013.
@@ -125,7 +121,6 @@ impl GroupRule {
         Self {
             name: Pattern(name.into()),
             join: JoinBy::None,
-            ask_service: "".into(),
             publish: Who::None,
             list: Who::None,
             members_max: 100_000,

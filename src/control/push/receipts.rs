@@ -146,6 +146,8 @@ impl Wait {
             }
             ReceiptPart::Refused { reject, .. } => {
                 if self.home.take_if(|home| *home == shard).is_some() {
+                    // A refused push has reached nobody.
+                    self.outcome.counts.clear();
                     self.outcome.refused.push((shard, reject));
                 } else if let Some(dropped) = self.strike(shard) {
                     self.outcome.refused.push((shard, reject));

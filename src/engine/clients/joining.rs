@@ -98,7 +98,7 @@ pub(crate) fn may_join<'a>(
         JoinBy::Claim => session
             .user()
             .is_some_and(|user| user.groups.iter().any(|claimed| **claimed == *group.name)),
-        JoinBy::None | JoinBy::Ask => false,
+        JoinBy::None => false,
     };
     if may { Ok(rule) } else { Err(MAY_NOT) }
 }
@@ -166,6 +166,34 @@ impl Clients {
         }
         self.groups.ask_for_places(group_key);
         Ok(Joining::Waits)
+    }
+
+    /// Puts a session into the groups that its user's token names, where the rule goes by that, and
+    /// takes it out of those that the token names no more. Its client is told.
+    pub(super) fn follow_claims(&mut self, cx: &mut Context<'_>, key: SessionKey, now: Micros) {
+        let Some((session, _)) = self.session_mut(key) else { return };
+        let Some(user) = session.owner.user().cloned() else { return };
+        let tenant = session.owner.tenant;
+        let memberships = session.groups.as_deref();
+        let all: Vec<_> = memberships.into_iter().flat_map(|all| all.iter()).collect();
+        let mut present = Vec::new();
+        for (slot, membership) in all {
+            let Some(group) = self.groups.get(membership.group) else { continue };
+            let (name, by) = (group.name.clone(), group.rule.join);
+            if by == JoinBy::Claim && !user.groups.contains(&name.name) {
+                self.leave(cx, key, slot);
+                self.tell_left(cx, key, &name, "TOKEN");
+            } else {
+                present.push(name.name);
+            }
+        }
+        let config = cx.config;
+        let is_claimed = |name: &&Arc<str>| {
+            let rule = config.gateway.push.rule(name);
+            rule.is_some_and(|rule| rule.join == JoinBy::Claim) && !present.contains(name)
+        };
+        let claimed: Vec<Arc<str>> = user.groups.iter().filter(is_claimed).cloned().collect();
+        self.join_by_service(cx, key, tenant, &claimed, now);
     }
 
     /// A session that is in the group joins it once more: it goes on from where its client is.

@@ -23,8 +23,9 @@ use crate::engine::refusals::Cause;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, SessionId, SessionKey, SessionSecret};
 use crate::message::{ClientMessage, Micros, Reason, Reject, ServerMessage};
+use crate::push::Position;
 use crate::stats::Counter;
-use crate::wire::{client, close, groups};
+use crate::wire::{client, close};
 
 /// Sessions that end in a tick because they were away too long: 100,000 a second.
 const EXPIRE_BUDGET: usize = 1_000;
@@ -185,7 +186,7 @@ impl Clients {
         }
         let groups = shown.groups.into_iter().map(|shown| {
             let at = shown.position.unwrap_or_default();
-            (shown.group, groups::place(&at.epoch, at.offset))
+            (shown.group, Position::shown(&at.epoch, at.offset))
         });
         let claimed = Claimed {
             seq: message.seq,
@@ -369,6 +370,9 @@ impl Clients {
         }
         conn.has_waiting = conn.session.waiting.is_some();
         self.place_waiting(cx, id, now);
+        if let Some(key) = self.key_at(id) {
+            self.follow_claims(cx, key, now);
+        }
     }
 
     /// Tells a client that its session is not there, and goes on with the connection's own.

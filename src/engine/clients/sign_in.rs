@@ -238,7 +238,7 @@ impl Clients {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         conn.page = page.map(Box::new);
         match user {
-            Some((identity, counted)) => self.become_user(cx, id, 0, identity, counted),
+            Some((identity, counted)) => self.become_user(cx, id, 0, identity, counted, now),
             None if needs => conn.auth_by = Micros(now.0 + timeout_us),
             None => self.becomes_authenticated(id),
         }
@@ -362,7 +362,7 @@ impl Clients {
         match self.count_user(cx, id, &identity, now) {
             Ok(counted) => {
                 self.begin_session(cx, id);
-                self.become_user(cx, id, seq, identity, counted);
+                self.become_user(cx, id, seq, identity, counted, now);
             }
             Err(NotCounted::Waits) => self.set_newcomer(id, identity, seq),
             Err(NotCounted::Refused(reject)) => self.turn_away(cx, id, seq, &reject, now),
@@ -411,6 +411,7 @@ impl Clients {
         seq: u64,
         identity: Identity,
         counted: CountedUser,
+        now: Micros,
     ) {
         let conn = self.conns.get_mut(id).expect("the caller has it");
         let ok = client::AuthOk {
@@ -431,6 +432,9 @@ impl Clients {
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
         self.reply(cx, id, Some(Category::System), &message);
+        if let Some(key) = self.key_at(id) {
+            self.follow_claims(cx, key, now);
+        }
     }
 
     /// Not read until it has had its turn.

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use crate::config::settings::{GroupRule, JoinBy, Keep, Who};
 use crate::engine::Engine;
-use crate::engine::clients::sign_in::tests::{SECRET, auth, engine, frame, published, token};
+use crate::engine::clients::sign_in::tests::{
+    SECRET, auth, engine, frame, published, token, token_with,
+};
 use crate::ids::{ConnId, ShardId, TenantId};
 use crate::mailbox::ShardConfig;
 use crate::message::{Micros, Priority};
@@ -486,4 +488,33 @@ fn a_lane_that_is_full_loses_nothing() {
     assert!(pushes(&rig.told(client)).is_empty());
     rig.tick(10);
     assert_eq!(pushes(&rig.told(client)), (0..4).map(|n| (n + 1, first + n)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_user_is_in_the_groups_that_its_token_names_as_long_as_it_names_them() {
+    let mut rig = Rig::new(2, GroupRule { join: JoinBy::Claim, ..room() });
+    rig.tenant = TenantId::of("acme");
+    let home = crate::ids::home_shard(crate::routing::affinity_hash(rig.tenant, b"ann"), 2);
+    let client = rig.open(usize::from(home.0));
+    rig.sends(client, auth(1, &token_with("ann", &["room:7", "hall:1", "room:9"])));
+    let told = rig.told(client);
+    let kinds: Vec<&str> = told.iter().filter_map(|told| told["type"].as_str()).collect();
+    assert_eq!(kinds, ["auth_ok", "joined", "joined"], "{told:?}");
+    let name = |group: &str| GroupName::new(TenantId::of("acme"), group).expect("a name");
+    let first = rig.push(Addressees::Group(name("room:7")), |_| {});
+    rig.settle();
+    assert_eq!(pushes(&rig.told(client)), [(1, first)]);
+    rig.says(client, r#"{"msg_id":9010,"seq":2,"payload":{"group":"room:8"}}"#);
+    assert_eq!(rig.told(client)[0]["reason"], "FORBIDDEN");
+    rig.sends(client, auth(3, &token_with("ann", &["room:8", "room:9"])));
+    let told = rig.told(client);
+    let kinds: Vec<&str> = told.iter().filter_map(|told| told["type"].as_str()).collect();
+    assert_eq!(kinds, ["auth_ok", "left", "joined"], "{told:?}");
+    assert_eq!(
+        (&told[1]["payload"]["group"], &told[1]["payload"]["reason"]),
+        (&"room:7".into(), &"TOKEN".into())
+    );
+    rig.push(Addressees::Group(name("room:7")), |_| {});
+    rig.settle();
+    assert!(rig.told(client).is_empty());
 }

@@ -114,6 +114,6 @@ fn a_place_is_known_again_and_one_of_no_life_is_epoch_0() {
         assert_eq!(place_of(&position(at)), at);
     }
     for bad in ["", "x3f2", "+0000001", "000000001"] {
-        assert_eq!(place(bad, 9), Position { epoch: 0, offset: 9 }, "{bad}");
+        assert_eq!(Position::shown(bad, 9), Position { epoch: 0, offset: 9 }, "{bad}");
     }
 }
