@@ -1,5 +1,5 @@
 // The client library, one group of cases a run.
-// usage: node library.mjs GROUP WS_URL [NAME=VALUE…]
+// usage: node library.mjs GROUP WS_URL [only=CASE] [NAME=VALUE…]
 // The group `alone` needs no gateway: its cases play one themselves, with a clock of their own.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -1492,7 +1492,8 @@ async function member(to, name, options) {
 }
 
 let rooms_made = 0;
-const newRoom = (kind = "room") => `${kind}:test-${++rooms_made}`;
+const run = crypto.randomUUID().slice(0, 8);
+const newRoom = (kind = "room") => `${kind}:${run}-${++rooms_made}`;
 
 /** The gateway has the groups `room:*` (history), `last:*` and `closed:*`. */
 const rooms = {
@@ -1854,7 +1855,7 @@ gate.request(1, null, { id: 7 });
 
 const groups = { files, alone, asks, tokens, survives, rooms, forgets, without, restarts };
 let failed = 0;
-for (const [name, run] of Object.entries(groups[group])) {
+for (const [name, run] of Object.entries(groups[group]).filter(([name]) => (args.only ?? name) === name)) {
   const clock = new Clock();
   const late = setTimeout(() => {
     console.log(`FAILED ${name}: no end in 50 s`);

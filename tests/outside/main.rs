@@ -5,6 +5,7 @@
 mod browser;
 mod client_library;
 mod discovery;
+mod driver;
 mod etcd;
 mod interop;
 mod libraries;

@@ -22,21 +22,29 @@ use std::fs;
 
 use self::block::{Block, Use, blocks};
 use self::place::Place;
+use crate::driver::Browser;
 use crate::support::{available, root, succeeds};
 
 /// Runs one page.
 fn run_page(test: &str, path: &str) {
+    if let Some(place) = run_blocks(test, path) {
+        place.end();
+    }
+}
+
+/// Runs the blocks of a page, unless a program is missing. What it has started runs on.
+fn run_blocks(test: &str, path: &str) -> Option<Place> {
     let text = fs::read_to_string(root().join(path)).expect("a page");
     for what in needs(&text) {
         if !available(test, what, is_found(what)) {
-            return;
+            return None;
         }
     }
     let mut place = Place::new(path == "README.md");
     for block in blocks(&text) {
         place.take(path, &block);
     }
-    place.end();
+    Some(place)
 }
 
 /// Outside programs that a page names in its comment.
@@ -106,6 +114,32 @@ pages! {
     the_commands_for_metrics_run "src/guide/metrics.md",
     the_commands_for_events_run "src/guide/events.md",
     the_commands_for_codes_run "src/guide/codes.md",
+}
+
+#[test]
+fn the_chat_room_of_the_guide_works_in_two_tabs() {
+    let test = "the_chat_room_of_the_guide_works_in_two_tabs";
+    let Some(program) = crate::try_page::found(test) else { return };
+    let Some(place) = run_blocks(test, "src/guide/chat.md") else { return };
+    let site = format!("http://127.0.0.1:{}/?name=", place.port("8080"));
+    let mut browser = Browser::start(&program);
+    browser.open(&format!("{site}ann"), "#lines", "ann: Is there cake?");
+    let other = &mut browser.new_tab();
+    browser.open(&format!("{site}bob"), "#lines", "ann: Is there cake?");
+    browser.fill("#text", "Who asks?");
+    browser.press_enter();
+    browser.wait_for("#lines", "bob: Who asks?");
+    browser.turn_to(other);
+    browser.wait_for("#lines", "bob: Who asks?");
+    browser.fill("#text", "<b>I</b>");
+    browser.press_enter();
+    browser.wait_for("#lines", "ann: <b>I</b>");
+    browser.turn_to(other);
+    browser.wait_for("#lines", "ann: Is there cake?\n\nbob: Who asks?\n\nann: <b>I</b>");
+    // A page that is reloaded reads what was said.
+    browser.open(&format!("{site}bob"), "#lines", "ann: <b>I</b>");
+    assert_eq!(browser.complaints, Vec::<serde_json::Value>::new());
+    place.end();
 }
 
 #[test]

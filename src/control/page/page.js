@@ -190,7 +190,9 @@ function showOutcome({ outcome, reason, received_seq: receivedSeq = 0, offset = 
   const facts = `messages up to #${receivedSeq} had arrived, answers up to offset ${offset} were given`;
   log(kind, reason ? `${outcome}, ${reason}` : outcome, `${OUTCOMES[outcome]}; ${facts}`);
   for (const { group, outcome, position } of groups) {
-    log(outcome === "gap" ? "wait" : kind, `${group}: ${outcome}`, `pushes after offset ${position?.offset ?? 0} follow`);
+    const follows = `pushes after offset ${position?.offset ?? 0} follow`;
+    log(outcome === "gap" ? "wait" : kind, `${group}: ${outcome}`, follows);
+    if (group === room?.name && outcome === "resumed") tellRoom(`back: ${follows}`);
   }
 }
 
@@ -418,7 +420,6 @@ function showRoom() {
   $("group-position").textContent = at ? `${room.name}, offset ${at.offset}` : "none yet";
   $("enter").textContent = isIn ? "Leave" : "Join";
   $("group").readOnly = isIn;
-  if (!isIn) $("people").textContent = "Nobody is seen before you join.";
 }
 
 function showPeople({ count, people }) {
@@ -449,10 +450,12 @@ function roomOf(name) {
   found.on("presence", only(showPeople));
   found.on("joined", only(() => {
     isIn = true;
+    $("people").textContent = "You are here.";
     showRoom();
   }));
   found.on("left", only(({ reason }) => {
     isIn = false;
+    $("people").textContent = "You are not here.";
     tellRoom(reason ? `out of ${name}: ${reason}` : `you left ${name}`, reason && "bad");
     showRoom();
   }));

@@ -83,6 +83,11 @@ impl Place {
         self.ports.here(text)
     }
 
+    /// Port in the place of `port`.
+    pub fn port(&self, port: &str) -> u16 {
+        self.ports.of(port)
+    }
+
     /// Does with a block of the page at `path` what its use says.
     pub fn take(&mut self, path: &str, block: &Block) {
         let at = format!("{path}:{}", block.line);
