@@ -242,7 +242,7 @@ impl Clients {
         match home {
             Some(home) => {
                 home.ask(from, places, now);
-                self.groups.list_home(&group);
+                self.groups.tell_now(&group);
             }
             // No place is granted: those who wait are told.
             None => {

@@ -33,7 +33,9 @@ impl Clients {
         let is_member = || {
             let group = self.groups.find(name);
             let memberships = session.groups.as_deref();
-            group.zip(memberships).is_some_and(|(group, all)| all.slot_of(group).is_some())
+            let is_in = group.zip(memberships).is_some_and(|(g, all)| all.slot_of(g).is_some());
+            // Sent right behind its join, which waits for the home.
+            is_in || self.groups.asks.has_join(session.key, name)
         };
         let may = match rule.publish {
             Who::None => false,

@@ -63,6 +63,14 @@ impl Asks {
         Some((number, self.waiting.remove(&number)?))
     }
 
+    /// Whether a session waits for a place in a group.
+    pub fn has_join(&self, session: SessionKey, name: &GroupName) -> bool {
+        self.waiting.values().any(|ask| match &ask.wish {
+            Wish::Join { group, .. } => ask.session == session && group == name,
+            Wish::Publish => false,
+        })
+    }
+
     /// Those that wait.
     pub fn iter(&self) -> impl Iterator<Item = &Ask> {
         self.waiting.values()

@@ -218,6 +218,20 @@ impl Groups {
         }
     }
 
+    /// Lets a home tell at once what it has to: a shard that asked is told of the place before a push
+    /// that it sent behind that is numbered.
+    pub fn tell_now(&mut self, name: &GroupName) {
+        let mut told = Vec::new();
+        let Some(home) = self.known_home(name) else { return };
+        let has_more = home.tell(&mut told);
+        for (shard, item) in told {
+            self.send(shard, item);
+        }
+        if has_more {
+            self.list_home(name);
+        }
+    }
+
     /// Gives an item to a shard.
     pub fn send(&mut self, to: ShardId, item: Deliver) {
         match to == self.shard {

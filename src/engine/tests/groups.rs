@@ -293,6 +293,12 @@ fn a_client_publishes_to_its_group_and_not_to_others() {
     assert_eq!(pushes(&rig.told(ann)), [(2, 5)]);
     rig.says(ann, &publish(4, "room:8", true));
     assert_eq!(rig.told(ann)[0]["reason"], "FORBIDDEN");
+    // Right behind the join, whose answer comes from another shard.
+    let home = usize::from(name("room:10").home(2).0);
+    let cat = rig.open(1 - home);
+    let join = frame(r#"{"msg_id":9010,"seq":1,"payload":{"group":"room:10"}}"#);
+    rig.sends(cat, [join, frame(&publish(2, "room:10", true))].concat());
+    assert_eq!(pushes(&rig.told(cat)), [(1, 5)]);
     rig.says(ann, r#"{"msg_id":9015,"seq":5,"payload":{"group":"room:7","msg_id":9001}}"#);
     assert_eq!(rig.told(ann)[0]["reason"], "BAD_MESSAGE");
 }
