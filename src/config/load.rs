@@ -392,9 +392,6 @@ fn pushes<'a>(
     tables: &FileTables,
     shards: impl Iterator<Item = &'a ShardSettings>,
 ) {
-    let names: Vec<&str> = tables.snapshot.services.iter().map(|service| &*service.name).collect();
-    // Services with problems are not in the snapshot.
-    let services = (!names.is_empty() || r.report.problems.is_empty()).then_some(&names[..]);
     let has_users = settings.auth.mode == AuthMode::Jwt;
     settings.push.groups = push::groups(r, has_users);
     settings.push.services = tables.push_rights.clone();

@@ -79,9 +79,11 @@ impl Ports {
     pub fn here(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (port, own)| {
             let text = text.replace(&format!("admin-{port}."), &format!("admin-{own}."));
-            // Envoy's own key.
+            // Envoy's own key, and the argument of Python's web server.
             let text =
                 text.replace(&format!("port_value: {port} "), &format!("port_value: {own} "));
+            let text =
+                text.replace(&format!("http.server {port} "), &format!("http.server {own} "));
             let mut out = String::new();
             let mut rest = &*text;
             while let Some((before, after)) = rest.split_once(&format!(":{port}")) {
