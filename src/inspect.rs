@@ -14,6 +14,9 @@ use crate::push::{GroupName, Position};
 pub const TOP_MAX: usize = 100;
 /// Members in one answer, and kept pushes.
 pub const PAGE_MAX: usize = 1_000;
+/// Bytes of payloads of kept pushes in one answer: gRPC clients take messages of 4 MiB unless they
+/// are told otherwise. The first push of an answer may have more.
+pub const HISTORY_BYTES_MAX: usize = 3 << 20;
 
 /// A question to every shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,13 +57,23 @@ pub enum Query {
     /// [`Inspection::Sessions`].
     #[allow(missing_docs)]
     SessionsOf { tenant: TenantId, users: Vec<Box<str>> },
+    /// The groups with the most members: at most so many, and at most [`TOP_MAX`]. Answered by
+    /// their homes, with [`Inspection::TopGroups`].
+    TopGroups(usize),
+    /// What a shard has of these groups. Answered by [`Inspection::GroupDetails`], one for each, in
+    /// their order.
+    GroupDetails(Vec<GroupName>),
 }
 
 impl Query {
     /// Whether an operator asks it, and not a caller at the doors of pushes.
     pub fn is_of_operator(&self) -> bool {
         match self {
-            Self::TopTalkers(_) | Self::Session(_) | Self::Route { .. } => true,
+            Self::TopTalkers(_)
+            | Self::Session(_)
+            | Self::Route { .. }
+            | Self::TopGroups(_)
+            | Self::GroupDetails(_) => true,
             Self::Members { .. }
             | Self::Groups(_)
             | Self::History { .. }
@@ -96,6 +109,11 @@ pub enum Inspection {
     History(Option<HistoryInfo>),
     /// Answer to [`Query::SessionsOf`].
     Sessions(Vec<SessionInfo>),
+    /// Answer to [`Query::TopGroups`]: those whose home the shard is, with the number of places
+    /// that all shards have for members, the most first.
+    TopGroups(Vec<(GroupName, u64)>),
+    /// Answer to [`Query::GroupDetails`]: `None` of a group that the shard does not know.
+    GroupDetails(Vec<Option<GroupDetail>>),
 }
 
 /// Members of a group on one shard.
@@ -134,6 +152,31 @@ pub struct GroupInfo {
     /// Position of the newest push; `None` of a shard that is not the home of the group, or of a
     /// group that has none.
     pub position: Option<Position>,
+}
+
+/// What a shard has of a group, for operators.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GroupDetail {
+    /// Pattern of the rule by which it works.
+    pub rule: Arc<str>,
+    /// Name of its tenant, if a member here says it.
+    pub tenant: Option<Arc<str>>,
+    /// Sessions here that are members.
+    pub sessions: u64,
+    /// Bytes of pushes that members here read, with their frames.
+    pub log_bytes: u64,
+    /// Bytes of pushes that it keeps as the group's home.
+    pub kept_bytes: u64,
+    /// Position of the newest push; `None` of a shard that is not the group's home.
+    pub position: Option<Position>,
+    /// Pushes that the member here lacks which is furthest behind.
+    pub behind: u64,
+    /// Age of the oldest of those that are still here, in microseconds.
+    pub behind_us: u64,
+    /// Public id of that member, if it is behind.
+    pub slowest: Option<SessionId>,
+    /// Whether members here cannot be told as fast as pushes come.
+    pub is_lagging: bool,
 }
 
 /// Pushes that a group keeps.

@@ -136,6 +136,8 @@ fn inspect(shard: ShardId, query: &Query) -> Inspection {
         Query::Groups(groups) => Inspection::Groups(vec![GroupInfo::default(); groups.len()]),
         Query::History { .. } => Inspection::History(None),
         Query::SessionsOf { .. } => Inspection::Sessions(Vec::new()),
+        Query::TopGroups(_) => Inspection::TopGroups(Vec::new()),
+        Query::GroupDetails(groups) => Inspection::GroupDetails(vec![None; groups.len()]),
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::settings::Keep;
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
@@ -175,15 +174,9 @@ fn on_history(
             && group.log.place_after(since.offset, group.position.offset).is_some()
     };
     let gap = asked.since.is_some_and(|since| !is_known(since));
-    let items_max = match group.rule.keep {
-        Keep::None => 0,
-        Keep::Recent | Keep::Last => HISTORY_MAX,
-        Keep::History if group.rule.history_items == 0 => HISTORY_MAX,
-        Keep::History => group.rule.history_items,
-    };
     let offset = if gap { 0 } else { since.offset };
     let kept = group.log.iter().rev().filter(|entry| entry.offset > offset);
-    let mut kept: Vec<_> = kept.take(items_max).collect();
+    let mut kept: Vec<_> = kept.take(group.rule.shown_max()).collect();
     if !asked.newest_first {
         kept.reverse();
     }

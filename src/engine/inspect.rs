@@ -1,4 +1,6 @@
-//! Answers to an operator's queries about this shard. Nothing is changed by them.
+//! Answers to queries of operators and callers about this shard. Nothing is changed by them.
+
+mod groups;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,9 +11,7 @@ use crate::engine::dispatcher::instances::Link;
 use crate::engine::dispatcher::route_cache::RouteKey;
 use crate::engine::owner::{Holder, Party};
 use crate::ids::{ConnId, TenantId};
-use crate::inspect::{
-    Asked, ConnInfo, GroupInfo, Inspection, MembersInfo, Query, RouteInfo, TOP_MAX,
-};
+use crate::inspect::{Asked, ConnInfo, Inspection, Query, RouteInfo, TOP_MAX};
 use crate::message::Micros;
 use crate::routing::{Failover, choose};
 
@@ -35,10 +35,23 @@ impl Engine {
                     .map(|(id, holder)| self.dispatcher.shares_at(id, &holder, route));
                 Inspection::Route(info)
             }
-            Query::Members { .. } => Inspection::Members(MembersInfo::default()),
-            Query::Groups(groups) => Inspection::Groups(vec![GroupInfo::default(); groups.len()]),
-            Query::History { .. } => Inspection::History(None),
-            Query::SessionsOf { .. } => Inspection::Sessions(Vec::new()),
+            Query::Members { group, limit, after } => {
+                Inspection::Members(self.members(group, *limit, after.as_ref()))
+            }
+            Query::Groups(groups) => {
+                Inspection::Groups(groups.iter().map(|name| self.group_info(name)).collect())
+            }
+            Query::History { group, since, limit, newest_first } => {
+                Inspection::History(self.history(group, *since, *limit, *newest_first))
+            }
+            Query::SessionsOf { tenant, users } => {
+                Inspection::Sessions(self.sessions_of(*tenant, users))
+            }
+            Query::TopGroups(top) => Inspection::TopGroups(self.top_groups(*top)),
+            Query::GroupDetails(groups) => {
+                let details = groups.iter().map(|name| self.group_detail(name, now));
+                Inspection::GroupDetails(details.collect())
+            }
         }
     }
 

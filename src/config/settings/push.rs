@@ -135,6 +135,15 @@ impl GroupRule {
             presence_ms: 1_000,
         }
     }
+
+    /// Pushes that are shown to who asks for the history: the newest ones.
+    pub fn shown_max(&self) -> usize {
+        match self.keep {
+            Keep::None => 0,
+            Keep::History if self.history_items > 0 => self.history_items,
+            Keep::Recent | Keep::Last | Keep::History => usize::MAX,
+        }
+    }
 }
 
 /// The section `[groups]`: caps of a shard. Live, but for `names_max` and `members_max`.

@@ -6,7 +6,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Json;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Admin;
 use super::answer::{HttpError, JsonResult, PLAIN, Text, text};
@@ -16,7 +16,9 @@ use crate::control::marks::{MARKS_MAX, Moment};
 use crate::control::request::ControlRequest;
 use crate::control::view::histograms::Interval;
 use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
+use crate::ids::TenantId;
 use crate::inspect::{self, TOP_MAX};
+use crate::push::GroupName;
 
 /// Description of the endpoint, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -148,6 +150,45 @@ pub async fn connections(
     let inspected = inspected.as_ref().map(|(query, result)| (query, result));
     let body = view::connections::connections(&found, inspected);
     body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
+}
+
+/// Parameters of `/groups` in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupsParams {
+    top: Option<usize>,
+    name: Option<String>,
+    tenant: Option<String>,
+}
+
+pub async fn groups(
+    State(admin): State<Admin>,
+    params: Result<Query<GroupsParams>, QueryRejection>,
+) -> JsonResult {
+    let Query(params) = params.map_err(bad_query)?;
+    let found = admin.gather().await?;
+    let tenant = TenantId::of(params.tenant.as_deref().unwrap_or_default());
+    let names = match (&params.name, params.top) {
+        (Some(name), _) => {
+            let why = "name: 1 to 128 printable ASCII characters without spaces";
+            let bad = |_| HttpError::new(StatusCode::BAD_REQUEST, why);
+            vec![GroupName::new(tenant, name).map_err(bad)?]
+        }
+        (None, Some(top)) => {
+            let top = top.min(TOP_MAX);
+            view::groups::largest(&admin.inspect(inspect::Query::TopGroups(top)).await?, top)
+        }
+        (None, None) => return Ok(Json(view::groups::groups(&found, None))),
+    };
+    let result = admin.inspect(inspect::Query::GroupDetails(names.clone())).await?;
+    let body = view::groups::groups(&found, Some((&names, &result)));
+    match params.name {
+        Some(name) if body["top"] == json!([]) => {
+            let why = format!("no shard knows a group {name:?}: it has neither members nor pushes");
+            Err(HttpError::new(StatusCode::NOT_FOUND, why))
+        }
+        Some(_) | None => Ok(Json(body)),
+    }
 }
 
 /// Parameters of `/histograms` in the query.

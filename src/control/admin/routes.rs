@@ -213,6 +213,11 @@ pub const ROUTES: &[Route] = &[
         || get(read::connections),
     ),
     Route::read(
+        "/groups",
+        "counts of groups and members; ?top=N the largest; ?name=NAME&tenant=NAME one",
+        || get(read::groups),
+    ),
+    Route::read(
         "/histograms",
         "times of all stages, as an HdrHistogram V2 interval log; ?since=start, then its marks",
         || get(read::histograms),

@@ -119,7 +119,9 @@ impl Reads {
             | Inspection::Route(_)
             | Inspection::Members(_)
             | Inspection::Groups(_)
-            | Inspection::Sessions(_) => None,
+            | Inspection::Sessions(_)
+            | Inspection::TopGroups(_)
+            | Inspection::GroupDetails(_) => None,
         });
         // A group that is not there has pushed nothing; a position of it is of another life.
         Ok(match found {

@@ -63,7 +63,9 @@ pub fn connections(
         | Query::Members { .. }
         | Query::Groups(_)
         | Query::History { .. }
-        | Query::SessionsOf { .. } => {}
+        | Query::SessionsOf { .. }
+        | Query::TopGroups(_)
+        | Query::GroupDetails(_) => {}
     }
     Ok(body)
 }

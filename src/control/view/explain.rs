@@ -247,7 +247,9 @@ fn routes(result: &QueryResult) -> impl Iterator<Item = (u16, &RouteInfo)> {
         | Inspection::Members(_)
         | Inspection::Groups(_)
         | Inspection::History(_)
-        | Inspection::Sessions(_) => None,
+        | Inspection::Sessions(_)
+        | Inspection::TopGroups(_)
+        | Inspection::GroupDetails(_) => None,
     })
 }
 

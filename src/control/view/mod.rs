@@ -5,6 +5,7 @@ pub mod config;
 pub mod connect;
 pub mod connections;
 pub mod explain;
+pub mod groups;
 pub mod health;
 pub mod histograms;
 pub mod log;
@@ -110,6 +111,15 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
         slow_owners: sum.slow_owners + one.slow_owners,
         outbox_bytes: sum.outbox_bytes + one.outbox_bytes,
         connection_bytes: sum.connection_bytes + one.connection_bytes,
+        groups: sum.groups + one.groups,
+        group_members: sum.group_members + one.group_members,
+        group_log_bytes: sum.group_log_bytes + one.group_log_bytes,
+        group_passes: sum.group_passes + one.group_passes,
+        pushes_waiting: sum.pushes_waiting + one.pushes_waiting,
+        push_waves: sum.push_waves + one.push_waves,
+        push_ids: sum.push_ids + one.push_ids,
+        sessions_indexed: sum.sessions_indexed + one.sessions_indexed,
+        users_indexed: sum.users_indexed + one.users_indexed,
         snapshot_version: oldest,
     };
 }

@@ -7,7 +7,7 @@ use super::{Overview, ProcessInfo, Sum, fault_name, mode, others, pushes, report
 use crate::ids::InstanceId;
 use crate::message::Reason;
 use crate::routing::{Instance, Snapshot};
-use crate::stats::{Counter, Histograms, InstanceReport, Report, Stage};
+use crate::stats::{Counter, Gauges, Histograms, InstanceReport, Report, Stage};
 
 /// Counters, levels and times in sum, by shard and by instance.
 pub fn stats(info: &ProcessInfo, overview: &Overview) -> Value {
@@ -74,12 +74,28 @@ fn counted(sum: &Sum) -> Map<String, Value> {
         ("slow_owners", g.slow_owners.into()),
         ("outbox_bytes", g.outbox_bytes.into()),
         ("connection_bytes", g.connection_bytes.into()),
+        ("groups", groups(g)),
+        ("sessions_indexed", g.sessions_indexed.into()),
+        ("users_indexed", g.users_indexed.into()),
+        ("pushes_waiting", g.pushes_waiting.into()),
+        ("push_waves", g.push_waves.into()),
+        ("push_ids", g.push_ids.into()),
         ("counters", counters.into()),
         ("reasons", reasons.into()),
         ("call_faults", faults.into()),
         ("stages", stages.into()),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Groups and members. In a sum a group counts once for each shard with members of it.
+fn groups(g: &Gauges) -> Value {
+    json!({
+        "groups": g.groups,
+        "members": g.group_members,
+        "log_bytes": g.group_log_bytes,
+        "passes": g.group_passes,
+    })
 }
 
 fn stage(histograms: &Histograms, stage: Stage) -> Value {

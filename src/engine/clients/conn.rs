@@ -319,7 +319,7 @@ impl Conn {
             holds: Holds::default(),
             messages: 0,
             work: 0,
-            session: Box::new(Session::new(session, peer.ip())),
+            session: Box::new(Session::new(session, peer.ip(), now)),
             ends_session: false,
             peer,
             client_unknown: false,

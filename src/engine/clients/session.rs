@@ -49,11 +49,13 @@ pub struct Session {
     pub waiting: Option<Box<Waiting>>,
     /// Time at which it lost its connection, of one that has none.
     pub away_since: Micros,
+    /// Time at which it was made.
+    pub made: Micros,
 }
 
 impl Session {
     /// A session that has not signed in, from `ip`. It gets its key with its seat.
-    pub fn new(id: SessionId, ip: IpAddr) -> Self {
+    pub fn new(id: SessionId, ip: IpAddr, now: Micros) -> Self {
         let principal = Principal::Session(id);
         let owner = Owner { tenant: TenantId::DEFAULT, principal, address: Address::of(ip) };
         Self {
@@ -72,6 +74,7 @@ impl Session {
             groups: None,
             waiting: None,
             away_since: Micros(0),
+            made: now,
         }
     }
 

@@ -188,6 +188,11 @@ impl Home {
         self.kept.iter()
     }
 
+    /// The newest push of each key with its offset, the oldest first, if the rule keeps those.
+    pub fn newest(&self) -> impl Iterator<Item = (u64, &Arc<Body>)> {
+        self.newest.above(0)
+    }
+
     /// Takes note that `shard` wants `wanted` places for members: as many are granted as the rule
     /// leaves. It is told so, and of every push from now on.
     pub fn ask(&mut self, shard: ShardId, wanted: u32, now: Micros) {

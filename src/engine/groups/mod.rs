@@ -121,6 +121,11 @@ impl Groups {
         self.groups.get_mut(key)
     }
 
+    /// Number of groups with members here.
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
     /// The groups with members here.
     pub fn iter(&self) -> impl Iterator<Item = (GroupKey, &Group)> {
         self.groups.iter()

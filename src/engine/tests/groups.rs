@@ -15,6 +15,8 @@ use crate::mailbox::ShardConfig;
 use crate::message::{Micros, Priority};
 use crate::push::{Addressees, Body, Counts, GroupName, Origin, Push, ReceiptPart, Submit};
 
+mod queries;
+
 const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
      Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
      Sec-WebSocket-Version: 13\r\n\r\n";

@@ -11,7 +11,7 @@ use crate::message::Encoding;
 
 fn session(sessions: &mut Sessions, n: u64, address: u8) -> Box<Session> {
     let ip = IpAddr::from([127, 0, 0, address]);
-    let mut session = Box::new(Session::new(SessionId::new(ShardId(0), n.into()), ip));
+    let mut session = Box::new(Session::new(SessionId::new(ShardId(0), n.into()), ip, Micros(0)));
     sessions.sit(&mut session, ConnId(1));
     let secret = SessionSecret::new(n.into());
     session.resumption = Some(Box::new(Resumption::new(Encoding::Json, secret)));
