@@ -161,6 +161,10 @@ fn metrics_of_the_source() -> BTreeSet<String> {
     for maker in ["family(", "level(", "counted("] {
         names.extend(quoted_after(&view, maker));
     }
+    let pushes = text_of("src/control/view/pushes.rs");
+    for maker in ["family(", "counter("] {
+        names.extend(quoted_after(&pushes, maker));
+    }
     let counters = stats.split_once("\ncounters! {").and_then(|(_, rest)| rest.split_once("\n}\n"));
     let labels = quoted_after(counters.expect("the list of counters").0, " = ");
     names.extend(labels.iter().map(|label| format!("{label}_total")));
