@@ -151,12 +151,12 @@ fn start(
     let fleet = Fleet::new(gateway.health.clone(), service_tls, inputs.seed, check_sender);
     let (fetch_sender, fetches) = mpsc::channel(jwks::FETCHES_MAX);
     let jwks = JwksRefresher::start(config, inputs.local.tls.authorities(), fetch_sender);
-    let push_settings = config.gateway.push.clone();
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
-    let mut pushes =
-        Pushes::new(active.config(), inputs.pushes, inputs.started).map_err(io::Error::other)?;
+    let pushes = Pushes::new(active.config(), inputs.pushes, inputs.started);
+    let mut pushes = pushes.map_err(io::Error::other)?;
     if let Some(listener) = inputs.push {
-        pushes.serve(listener, &push_settings, sender).map_err(io::Error::other)?;
+        let settings = &active.config().gateway.push;
+        pushes.serve(listener, settings, sender).map_err(io::Error::other)?;
     }
     let mut control = Control {
         quotas: QuotaDivision::new(inputs.shards.len()),

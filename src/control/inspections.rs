@@ -14,8 +14,8 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Queries of operators at once; more are refused. Each may cost a shard a pass over its
 /// connections.
 const QUERIES_MAX: usize = 4;
-/// Queries of callers at the doors of pushes at once; more are refused. Most cost a shard a look-up;
-/// one for members costs a pass over the group's on it, some 2 ms of 100,000.
+/// Queries of callers at the doors of pushes at once; more are refused. Most cost a shard a
+/// look-up; one for members costs a pass over the group's on it, some 2 ms of 100,000.
 pub const READS_MAX: usize = 16;
 
 /// Answers of all shards to one query.

@@ -21,8 +21,8 @@ const HISTORY_BYTES_MAX: usize = 128 << 10;
 
 const JOIN_FORM: Reject = Reject::new(
     Reason::BadMessage,
-    "the payload must be {\"group\": text, \"since\": {\"epoch\": text, \"offset\": number}}; since \
-     may be absent",
+    "the payload must be {\"group\": text, \"since\": {\"epoch\": text, \"offset\": number}}; \
+     since may be absent",
 );
 const LEAVE_FORM: Reject = Reject::new(Reason::BadMessage, "the payload must be {\"group\": text}");
 const HISTORY_FORM: Reject = Reject::new(

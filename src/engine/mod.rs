@@ -229,8 +229,8 @@ impl Engine {
     }
 
     /// The bytes that a flush is to write now, and that [`Self::on_sent`] is told of next: the
-    /// outbox, or pushes of groups from their log. `is_copied`: the transport holds on to what it was given, so that the same bytes come again
-    /// until they are sent (TLS).
+    /// outbox, or pushes of groups from their log. `is_copied`: the transport holds on to what it
+    /// was given, so that the same bytes come again until they are sent (TLS).
     #[inline]
     pub fn bytes_to_send(&mut self, id: ConnId, is_copied: bool, now: Micros) -> &[u8] {
         let Self { config, stats, tenants, clients, drain, effects, rng, .. } = self;

@@ -15,7 +15,8 @@ pub const SCRIPT: &str = include_str!("../page/page.js");
 /// Icon of the page.
 pub const ICON: &str = include_str!("../page/icon.svg");
 /// The client library as it is served, a module for browsers and Node: its source without the
-/// comments, which are a fifth of it once compressed, and with the first one, which says what it is.
+/// comments, which are a fifth of it once compressed, and with the first one, which says what it
+/// is.
 pub static LIBRARY: LazyLock<String> =
     LazyLock::new(|| without_comments(include_str!("../page/shardgate.js")));
 /// Its types.

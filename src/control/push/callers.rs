@@ -1,4 +1,4 @@
-//! Those who push: their tokens, their rights, and their rates.
+//! Callers who push: their tokens, their rights, and their rates.
 
 use std::sync::Arc;
 

@@ -54,7 +54,7 @@ pub struct Account {
 /// The state behind the lock.
 pub struct Inner {
     lanes: Vec<PlaceSender<Submit>>,
-    /// What is awaited of shards.
+    /// Receipts that are awaited of shards.
     pub receipts: Receipts,
     pub phase: Phase,
     pub rules: Arc<Rules>,

@@ -68,8 +68,8 @@ pub struct PushView {
 }
 
 impl Pushes {
-    /// Pushes into these lanes, one a shard, by callers of `config`; nobody is let in yet. The error
-    /// is one line: a token that cannot be used.
+    /// Pushes into these lanes, one a shard, by callers of `config`; nobody is let in yet. The
+    /// error is one line: a token that cannot be used.
     pub fn new(
         config: &Arc<Config>,
         lanes: Vec<PlaceSender<Submit>>,

@@ -1,4 +1,4 @@
-//! What is counted of pushes on the way from their callers to the shards.
+//! Counts of pushes on the way from their callers to the shards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -79,6 +79,7 @@ impl Found<'_> {
     fn json(&self, overview: &Overview) -> Value {
         let Self { name, parts } = self;
         let home = parts.iter().find_map(|(shard, part)| Some((shard, part.position?)));
+        let position = home.map(|(_, at)| json!({ "epoch": at.epoch_text(), "offset": at.offset }));
         let slowest = parts.iter().max_by_key(|(_, part)| part.behind);
         let slowest = slowest.filter(|(_, part)| part.slowest.is_some());
         json!({
@@ -87,7 +88,7 @@ impl Found<'_> {
             "rule": parts.first().map(|(_, part)| &*part.rule),
             "members": self.members(),
             "home": home.map(|(shard, _)| shard.0),
-            "position": home.map(|(_, at)| json!({ "epoch": at.epoch_text(), "offset": at.offset })),
+            "position": position,
             "kept_bytes": parts.iter().map(|(_, part)| part.kept_bytes).sum::<u64>(),
             "log_bytes": parts.iter().map(|(_, part)| part.log_bytes).sum::<u64>(),
             "slowest": slowest.map(|(shard, part)| json!({

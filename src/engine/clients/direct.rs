@@ -1,8 +1,8 @@
 //! Pushes to sessions: of a list, of users, of a tenant, of everybody.
 //!
 //! A push is written into a session's outbox, and kept there with a number if the session can be
-//! resumed. For a client that reads slowly it waits apart ([`super::waiting`]), where a newer one of
-//! its key takes its place. All sessions of a tenant or of the shard get their turn in steps, so
+//! resumed. For a client that reads slowly it waits apart ([`super::waiting`]), where a newer one
+//! of its key takes its place. All sessions of a tenant or of the shard get their turn in steps, so
 //! that a push to everybody delays nobody's answer.
 
 use std::sync::Arc;

@@ -275,9 +275,9 @@ impl Clients {
         self.set_cursor(cx, key, slot, since)
     }
 
-    /// Sets the cursors of a session that was resumed to what its client has of each group, and says
-    /// what became of each. A group of which the client says nothing has a gap: nobody knows what
-    /// it got of that.
+    /// Sets the cursors of a session that was resumed to what its client has of each group, and
+    /// says what became of each. A group of which the client says nothing has a gap: nobody knows
+    /// what it got of that.
     pub(super) fn go_on_in_groups(
         &mut self,
         cx: &mut Context<'_>,
@@ -439,9 +439,7 @@ impl Clients {
                     let group = group.clone();
                     self.answer_join(cx, &ask, &group, Err(NO_WORD), now);
                 }
-                Wish::Publish => {
-                    self.answer_publish(cx, &ask, Err(super::publishing::NO_WORD), now)
-                }
+                Wish::Publish => self.publish_is_late(cx, &ask, now),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::push::{Body, GroupName, Position};
 use crate::wire::{client, groups};
 
 /// The home did not answer in time: it may have numbered the push.
-pub(super) const NO_WORD: Reject = Reject::new(
+const NO_WORD: Reject = Reject::new(
     Reason::OutcomeUnknown,
     "the group's home shard did not answer in time: the push may have been delivered",
 );
@@ -74,6 +74,11 @@ impl Clients {
     ) -> Ask {
         let due = now.plus_ms(cx.config.settings.groups.join_timeout_ms);
         Ask { session, seq, msg_id, due, wish: Wish::Publish }
+    }
+
+    /// Answers a session to which no word of the home has come about its push.
+    pub(super) fn publish_is_late(&mut self, cx: &mut Context<'_>, ask: &Ask, now: Micros) {
+        self.answer_publish(cx, ask, Err(NO_WORD), now);
     }
 
     pub(super) fn answer_publish(

@@ -71,7 +71,7 @@ impl Asks {
         })
     }
 
-    /// Those that wait.
+    /// Sessions that wait.
     pub fn iter(&self) -> impl Iterator<Item = &Ask> {
         self.waiting.values()
     }

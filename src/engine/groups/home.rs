@@ -129,8 +129,8 @@ impl Home {
         newer.map(|kept| cost(&kept.frame.body)).sum()
     }
 
-    /// Gives a push its number and keeps it until the shards are told, and as long as the rule says.
-    /// One that is not kept gets none. `counted`: number of the receipt that counts it.
+    /// Gives a push its number and keeps it until the shards are told, and as long as the rule
+    /// says. One that is not kept gets none. `counted`: number of the receipt that counts it.
     pub fn publish(
         &mut self,
         body: &Arc<Body>,

@@ -21,7 +21,7 @@ const SEGMENT_BYTES: usize = 16 << 10;
 /// Bytes of frames that are kept encoded. Members further behind are served one by one.
 const ARENA_BYTES_MAX: usize = 64 << 10;
 
-/// What is kept of a log beside what its members still have to read.
+/// The part of a log that is kept beside what its members still have to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
     /// Bytes of pushes with their overhead.

@@ -223,8 +223,8 @@ impl Groups {
         }
     }
 
-    /// Lets a home tell at once what it has to: a shard that asked is told of the place before a push
-    /// that it sent behind that is numbered.
+    /// Lets a home tell at once what it has to: a shard that asked is told of the place before a
+    /// push that it sent behind that is numbered.
     pub fn tell_now(&mut self, name: &GroupName) {
         let mut told = Vec::new();
         let Some(home) = self.known_home(name) else { return };

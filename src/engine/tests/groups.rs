@@ -278,7 +278,8 @@ fn a_client_publishes_to_its_group_and_not_to_others() {
     rig.joins(bob, 1, "room:7");
     let publish = |seq: u64, group: &str, to_me: bool| {
         format!(
-            r#"{{"msg_id":9015,"seq":{seq},"payload":{{"group":"{group}","msg_id":7,"payload":5,"to_me":{to_me}}}}}"#
+            r#"{{"msg_id":9015,"seq":{seq},"payload":{{"group":"{group}","msg_id":7,
+            "payload":5,"to_me":{to_me}}}}}"#
         )
     };
     rig.says(ann, &publish(2, "room:7", false));
@@ -398,7 +399,10 @@ fn a_session_that_comes_back_gets_what_it_missed_of_its_groups_or_a_gap() {
     let (session, secret) = (text("session"), text("secret"));
     let resume = |offset: u64, secret: &str| {
         format!(
-            r#"{{"type":"resume","seq":1,"payload":{{"session":"{session}","secret":"{secret}","offset":0,"groups":[{{"group":"room:7","position":{{"epoch":"{epoch}","offset":{offset}}}}},{{"group":"room:9","position":{{"epoch":"{epoch}","offset":1}}}}]}}}}"#
+            r#"{{"type":"resume","seq":1,"payload":{{"session":"{session}","secret":"{secret}",
+            "offset":0,"groups":[
+            {{"group":"room:7","position":{{"epoch":"{epoch}","offset":{offset}}}}},
+            {{"group":"room:9","position":{{"epoch":"{epoch}","offset":1}}}}]}}}}"#
         )
     };
     rig.says(back, &resume(1, &secret));

@@ -2,9 +2,10 @@
 //! `shardgate.registry.v1.Registry`.
 //!
 //! [`leases`] holds the leases, [`service`] checks callers and fields,
-//! [`crate::control::caller_conns`] bounds connections. Here they are started, and a task sends the contents to control: in full, after
-//! each change, one at a time. While control does not take them, changes add up in the leases, so
-//! that no call waits for control and the last state is never lost.
+//! [`crate::control::caller_conns`] bounds connections. Here they are started, and a task sends the
+//! contents to control: in full, after each change, one at a time. While control does not take
+//! them, changes add up in the leases, so that no call waits for control and the last state is
+//! never lost.
 
 mod callers;
 mod leases;

@@ -1,3 +1,5 @@
+//! Receipts under way: each gets its counts, whatever the shards tell and in whatever order.
+
 use proptest::prelude::*;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -221,11 +223,14 @@ proptest! {
             .filter(|event| !matches!(event, Event::Receipt(_, Told::Numbered(_))))
             .cloned()
             .collect();
-        let fates: Vec<_> = addressed.iter().map(|(&s, &known)| (s, known, fate(s, known, &told))).collect();
-        let expected: Vec<_> = fates.iter().map(|&(s, known, fate)| (s, fate.unwrap_or(known))).collect();
+        let fates = addressed.iter().map(|(&s, &known)| (s, known, fate(s, known, &told)));
+        let fates: Vec<_> = fates.collect();
+        let expected = fates.iter().map(|&(s, known, fate)| (s, fate.unwrap_or(known)));
+        let expected: Vec<_> = expected.collect();
         prop_assert_eq!(by_shard(&outcome), expected);
         prop_assert_eq!(is_complete, fates.iter().all(|(_, _, fate)| fate.is_some()));
-        let (total, sum) = (outcome.total(), outcome.counts.iter().map(|(_, c)| c.addressees()).sum::<u64>());
+        let sum: u64 = outcome.counts.iter().map(|(_, c)| c.addressees()).sum();
+        let total = outcome.total();
         prop_assert_eq!(total.addressees(), sum);
     }
 

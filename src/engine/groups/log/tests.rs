@@ -1,3 +1,5 @@
+//! The log against a naive list of pushes, and each of its rules.
+
 use super::*;
 use crate::message::Priority;
 use proptest::prelude::*;
@@ -133,7 +135,8 @@ proptest! {
                     let except =
                         if excepts { vec![Excepted::User("ann".into())] } else { Vec::new() };
                     let expires_at = if expires { Micros(50) } else { Micros(u64::MAX) };
-                    let body = Body { except, expires: expires_at, ..(*body_with(&name, bytes)).clone() };
+                    let plain = (*body_with(&name, bytes)).clone();
+                    let body = Body { except, expires: expires_at, ..plain };
                     if key > 0 {
                         let from = first as usize - 1;
                         if let Some(older) = all[from..].iter_mut().rfind(|n| n.key == key) {
@@ -175,7 +178,12 @@ proptest! {
                 Step::Skip => {
                     log.skip(1);
                     all.push(Naive {
-                        offset: 0, key: 0, bytes: 0, excepts: false, expires: false, superseded: true,
+                        offset: 0,
+                        key: 0,
+                        bytes: 0,
+                        excepts: false,
+                        expires: false,
+                        superseded: true,
                     });
                     first = all.len() as u64 + 1;
                     prop_assert_eq!((log.first(), log.end()), (first, first));
