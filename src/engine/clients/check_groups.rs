@@ -1,4 +1,4 @@
-//! Checks that memberships, members and what is counted of them agree (promise 19).
+//! Checks that memberships, members and what is counted of them agree (promise 23).
 
 use std::collections::BTreeSet;
 
