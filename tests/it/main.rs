@@ -30,6 +30,7 @@ mod path;
 mod pause;
 mod probes;
 mod proxy;
+mod push;
 mod quotas;
 mod reload;
 mod resource_limits;

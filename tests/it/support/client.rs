@@ -60,6 +60,12 @@ pub struct MessageOut {
     pub retry_after_ms: u32,
     #[prost(uint64, tag = "9")]
     pub offset: u64,
+    #[prost(string, tag = "10")]
+    pub group: String,
+    #[prost(string, tag = "11")]
+    pub id: String,
+    #[prost(string, tag = "12")]
+    pub from: String,
 }
 
 /// Transport of the connection.
