@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
@@ -113,7 +111,7 @@ fn on_join(
     };
     let key = source.session_key;
     let wanted = Wanted { seq: message.seq, msg_id: message.msg_id };
-    match clients.join(cx, key, &name, &rule, join.since, wanted, now)? {
+    match clients.join(cx, key, (&name, &rule), join.since, wanted, now)? {
         Joining::Done(joined) => {
             clients.tell_joined(cx, key, wanted, &name, Ok(joined));
             clients.write_newest(cx, key, &name, &joined);
@@ -231,7 +229,7 @@ fn on_publish(
     };
     let body = Body {
         msg_id: push.msg_id,
-        payload: Bytes::from(push.payload),
+        payload: push.payload,
         is_bytes: push.is_bytes,
         key: push.key.into(),
         id: (*message.id).into(),

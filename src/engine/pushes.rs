@@ -46,15 +46,8 @@ impl Engine {
                 clients.leave_by_service(&mut cx, number, tenant, &whom, &groups, &reason);
             }
             Submit::Disconnect { number, tenant, whom, code, reason, keep_session } => {
-                clients.disconnect(
-                    &mut cx,
-                    number,
-                    tenant,
-                    &whom,
-                    (code, &reason),
-                    keep_session,
-                    now,
-                );
+                let how = (code, &*reason, keep_session);
+                clients.disconnect(&mut cx, number, tenant, &whom, how, now);
             }
             Submit::Forget { number, group } => {
                 let is_known = clients.groups.forget(&group);

@@ -84,7 +84,7 @@ impl Clients {
                 all = false;
                 continue;
             };
-            match self.join(cx, key, &group, rule, None, Wanted::default(), now) {
+            match self.join(cx, key, (&group, rule), None, Wanted::default(), now) {
                 Ok(Joining::Done(joined)) => {
                     self.tell_joined(cx, key, Wanted::default(), &group, Ok(joined));
                     self.write_newest(cx, key, &group, &joined);
@@ -217,8 +217,7 @@ impl Clients {
         number: u64,
         tenant: TenantId,
         whom: &Whom,
-        (code, reason): (u16, &str),
-        keep_session: bool,
+        (code, reason, keep_session): (u16, &str, bool),
         now: Micros,
     ) {
         let (found, _) = self.find_all(tenant, whom);

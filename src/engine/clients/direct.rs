@@ -180,7 +180,7 @@ impl Clients {
             return Fate::Excepted;
         }
         let is_resumable = session.resumption.is_some();
-        let has_waiting = session.waiting.as_deref().is_some_and(|waiting| waiting.len() > 0);
+        let has_waiting = session.waiting.as_deref().is_some_and(|waiting| !waiting.is_empty());
         let conn = at.and_then(|id| Some((id, self.conns.get(id)?)));
         let open = conn.filter(|(_, conn)| conn.phase == Phase::Open);
         match open {

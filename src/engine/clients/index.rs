@@ -85,7 +85,7 @@ impl SessionIndex {
     }
 
     /// Number of sessions.
-    pub fn len(&self) -> usize {
+    pub fn sessions(&self) -> usize {
         self.ids.len()
     }
 

@@ -293,7 +293,7 @@ impl Clients {
         gauges.session_kept_bytes = self.sessions.kept_bytes as u64;
         gauges.outbox_bytes = self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum();
         gauges.connection_bytes = self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum();
-        gauges.groups = self.groups.len() as u64;
+        gauges.groups = self.groups.count() as u64;
         gauges.group_members = self.groups.memberships as u64;
         gauges.group_log_bytes = self.groups.log_bytes as u64;
         gauges.group_passes = self.groups.passes.len() as u64;
@@ -302,8 +302,8 @@ impl Clients {
             connected.chain(self.sessions.iter_away()).filter_map(|s| s.waiting.as_deref());
         gauges.pushes_waiting = waiting.map(|waiting| waiting.len() as u64).sum();
         gauges.push_waves = self.waves.len() as u64;
-        gauges.push_ids = self.push_ids.len() as u64;
-        gauges.sessions_indexed = self.sessions.index.len() as u64;
+        gauges.push_ids = self.push_ids.count() as u64;
+        gauges.sessions_indexed = self.sessions.index.sessions() as u64;
         gauges.users_indexed = self.sessions.index.users() as u64;
     }
 

@@ -122,7 +122,7 @@ impl Groups {
     }
 
     /// Number of groups with members here.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.groups.len()
     }
 

@@ -61,7 +61,7 @@ impl PushIds {
     }
 
     /// Number of ids.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.known.len()
     }
 }
@@ -93,9 +93,9 @@ mod tests {
         assert_eq!(push(&mut ids, 1, "room:7", ""), Ok((4, false)));
         assert_eq!(push(&mut ids, 1, "room:7", ""), Ok((5, false)));
         ids.expire(Micros(4));
-        assert_eq!(ids.len(), 3);
+        assert_eq!(ids.count(), 3);
         ids.expire(Micros(5));
-        assert_eq!((ids.len(), push(&mut ids, 1, "room:7", "a")), (0, Ok((6, false))));
+        assert_eq!((ids.count(), push(&mut ids, 1, "room:7", "a")), (0, Ok((6, false))));
     }
 
     #[test]
@@ -103,12 +103,12 @@ mod tests {
         let mut ids = PushIds::default();
         let at = |offset| Position { epoch: 0, offset };
         let refused = ids.once((1, "", "a"), 2, Micros(9), || Err("full"));
-        assert_eq!((refused, ids.len()), (Err("full"), 0));
+        assert_eq!((refused, ids.count()), (Err("full"), 0));
         for (n, id) in ["a", "b", "c"].into_iter().enumerate() {
             let taken = ids.once((1, "", id), 2, Micros(9), || Ok::<_, ()>(at(n as u64)));
             assert_eq!(taken, Ok((at(n as u64), false)));
         }
         let again = ids.once((1, "", "a"), 2, Micros(9), || Ok::<_, ()>(at(9)));
-        assert_eq!((again, ids.len()), (Ok((at(9), false)), 2));
+        assert_eq!((again, ids.count()), (Ok((at(9), false)), 2));
     }
 }

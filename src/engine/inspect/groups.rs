@@ -127,14 +127,14 @@ impl Engine {
     /// The sessions of users here, in the order of the users.
     pub(super) fn sessions_of(&self, tenant: TenantId, users: &[Box<str>]) -> Vec<SessionInfo> {
         let index = &self.clients.sessions.index;
-        let of_user = |name: &Box<str>| {
+        let of_user = |name: &str| {
             let hash = affinity_hash(tenant, name.as_bytes());
             let found = index.of_user(tenant, hash).iter().filter_map(|key| self.session(*key));
-            let is_asked = |session: &Session| session.user().is_some_and(|u| *u.user == **name);
+            let is_asked = |session: &Session| session.user().is_some_and(|u| *u.user == *name);
             let found = found.filter(|(session, _)| is_asked(session));
             found.map(|(session, conn)| self.session_info(session, conn)).collect::<Vec<_>>()
         };
-        users.iter().flat_map(of_user).collect()
+        users.iter().flat_map(|name| of_user(name)).collect()
     }
 
     fn session_info(&self, session: &Session, conn: Option<&Conn>) -> SessionInfo {

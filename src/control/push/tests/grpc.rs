@@ -61,7 +61,7 @@ async fn a_push_is_answered_with_positions_and_with_counts_that_add_up() {
         vec![counted(users(&names)), push(groups(&["room:1", "room:2"])), push(users(&["ann"]))];
     let results = client.send(pushes).await.unwrap();
     assert_eq!(reasons(&results), ["", "", ""]);
-    let counts = results[0].counts.clone().expect("they were asked for");
+    let counts = results[0].counts.expect("they were asked for");
     assert_eq!((counts.addressees, counts.written, counts.offline), (42, 40, 2));
     assert_eq!((results[0].shards.len(), results[0].offline_users.len()), (2, 2));
     let positions: Vec<_> = results[1].positions.iter().map(|p| p.group.as_str()).collect();
@@ -70,7 +70,7 @@ async fn a_push_is_answered_with_positions_and_with_counts_that_add_up() {
     assert_eq!((position.epoch.as_str(), position.offset), ("00000007", 41));
     assert!(results[1].counts.is_none() && results[2].counts.is_none());
     let results = client.send(vec![counted(groups(&["room:1"]))]).await.unwrap();
-    assert_eq!(results[0].counts.clone().map(|c| c.addressees), Some(4));
+    assert_eq!(results[0].counts.map(|c| c.addressees), Some(4));
     let tally = doors.pushes.view().tally;
     let game = &tally.callers["game"];
     assert_eq!((game.pushes(), game.pushes[Door::Grpc as usize][2]), (4, 2));
@@ -171,7 +171,7 @@ async fn shards_that_say_nothing_are_waited_for_no_longer_than_asked() {
     let before = Instant::now();
     let results = client.send(pushes).await.unwrap();
     assert!(before.elapsed() >= Duration::from_millis(50));
-    let counts = results[0].counts.clone().expect("they were asked for");
+    let counts = results[0].counts.expect("they were asked for");
     assert_eq!((results[0].status, counts.unknown, counts.addressees), (0, 2, 2));
     assert!(results[0].message.contains("did not answer within 50 ms"), "{results:?}");
     assert_eq!(results[1].reason, "OUTCOME_UNKNOWN");
@@ -180,7 +180,7 @@ async fn shards_that_say_nothing_are_waited_for_no_longer_than_asked() {
     [0, 1].into_iter().for_each(|shard| doors.pushes.shard_ended(ShardId(shard)));
     let long = PushMessage { wait_ms: 5_000, ..counted(users(&["ann"])) };
     let result = tokio::time::timeout(PATIENCE, client.send(vec![long])).await;
-    let counts = result.unwrap().unwrap()[0].counts.clone();
+    let counts = result.unwrap().unwrap()[0].counts;
     assert_eq!(counts.map(|counts| counts.unknown), Some(1));
 }
 

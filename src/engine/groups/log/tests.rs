@@ -156,7 +156,7 @@ proptest! {
                         .iter()
                         .enumerate()
                         .filter(|(n, _)| *n as u64 + 1 >= from)
-                        .filter(|(_, p)| !p.superseded && !p.expires && !(p.excepts && reader == 0))
+                        .filter(|(_, p)| !(p.superseded || p.expires || p.excepts && reader == 0))
                         .map(|(_, p)| p.offset)
                         .collect();
                     let got: Vec<u64> = got.into_iter().filter(|o| *o < 1 << 32).collect();
