@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,12 +129,10 @@ fn start(
     let places = inputs.admin_connections;
     let endpoint = admin::serve(inputs.admin, admin, &gateway.admin, places, handlers.clone())?;
     tokio::spawn(endpoint);
-    let mut probes = None;
-    if let Some(listener) = inputs.probes {
-        let address = listener.local_addr()?;
+    let probes = inputs.probes.as_ref().map(TcpListener::local_addr).transpose()?;
+    if let Some((listener, address)) = inputs.probes.zip(probes) {
         let metrics = gateway.admin.probes_metrics;
         tokio::spawn(admin::probes::serve(listener, address, metrics, places, handlers)?);
-        probes = Some(address);
     }
     let announcement = Announcement {
         dir: inputs.loader.dir().map(Path::to_owned),

@@ -12,10 +12,10 @@
 //!
 //! `chat` has rooms, too, which are groups of the gateway:
 //!
-//! - `{"join": "room:lobby"}`, `{"leave": "room:lobby"}`: besides the echo, puts the session into the
-//!   room, or takes it out
-//! - `{"say": "hi", "room": "room:lobby"}`: pushes `{"text", "from"}` with id 2100 to all in the room,
-//!   by default the lobby; a line that is empty or longer than 500 characters is refused
+//! - `{"join": "room:lobby"}`, `{"leave": "room:lobby"}`: besides the echo, puts the session into
+//!   the room, or takes it out
+//! - `{"say": "hi", "room": "room:lobby"}`: pushes `{"text", "from"}` with id 2100 to all in the
+//!   room, by default the lobby; a line that is empty or longer than 500 characters is refused
 //!
 //! A client that publishes to the room by itself (id 9015) does it with the same id 2100.
 

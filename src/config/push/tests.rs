@@ -95,7 +95,8 @@ fn a_services_rights_keep_pushing_and_joining_apart() {
 #[test]
 fn a_rule_of_groups_is_what_it_says_and_the_first_one_counts() {
     let push = of("[[group]]\nname = \"room:vip\"\njoin = \"none\"\n\
-         [[group]]\nname = \"room:*\"\njoin = \"anybody\"\nkeep = \"history\"\nhistory_items = 50\n");
+                   [[group]]\nname = \"room:*\"\njoin = \"anybody\"\n\
+                   keep = \"history\"\nhistory_items = 50\n");
     assert_eq!(push.rule("room:vip").expect("a rule").join, JoinBy::None);
     let rule = push.rule("room:7").expect("a rule");
     assert_eq!((rule.join, rule.keep, rule.history_items), (JoinBy::Anybody, Keep::History, 50));

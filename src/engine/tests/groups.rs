@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::config::settings::{GroupRule, JoinBy, Keep, Who};
+use crate::auth::mint::{SigningKey, Wanted, mint};
+use crate::config::settings::{Algorithm, GroupRule, JoinBy, Keep, Who};
 use crate::engine::Engine;
 use crate::engine::clients::sign_in::tests::{
-    SECRET, auth, engine, frame, published, token, token_with,
+    SECRET, START_S, auth, engine, frame, published, token,
 };
 use crate::ids::{ConnId, ShardId, TenantId};
 use crate::mailbox::ShardConfig;
@@ -208,6 +209,23 @@ impl Rig {
         }
         (counts, shards)
     }
+}
+
+/// A token that names groups.
+fn token_with(user: &str, groups: &[&str]) -> String {
+    let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+    let wanted = Wanted {
+        algorithm: Algorithm::Hs256,
+        key_id: None,
+        user,
+        tenant: Some("acme"),
+        groups: &groups,
+        issuer: None,
+        audience: None,
+        now_unix_s: START_S,
+        lifetime_s: 600,
+    };
+    mint(&wanted, SigningKey::Secret(SECRET.as_bytes())).expect("a token")
 }
 
 fn name(group: &str) -> GroupName {

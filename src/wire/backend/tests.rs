@@ -144,7 +144,7 @@ proptest! {
         let bytes = bytes.encode_to_vec();
         let (read, result) = read(&bytes);
         let told: Result<Vec<_>, _> =
-            result.unwrap().iter().map(|push| PushMessage::decode(push)).collect();
+            result.unwrap().iter().map(PushMessage::decode).collect();
         prop_assert_eq!(told, Ok(pushes));
         for (item, response) in read.iter().zip(&responses) {
             let has_none = response.join.is_empty() && response.leave.is_empty();

@@ -55,7 +55,7 @@ fn disconnects(grpc: &mut Grpc, asked: DisconnectRequest) -> (u32, u32) {
 }
 
 fn written(result: &PushResult) -> (u32, u64, u64) {
-    let counts = result.counts.clone().unwrap_or_default();
+    let counts = result.counts.unwrap_or_default();
     (result.status, counts.addressees, counts.written)
 }
 

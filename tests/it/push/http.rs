@@ -77,7 +77,10 @@ fn a_push_reaches_sessions_users_groups_and_everyone_and_each_addressee_is_count
 fn an_id_reaches_its_addressees_once_and_the_second_answer_is_that_of_the_first() {
     let gateway = Gateway::start(&config());
     let (mut ann, mut guest) = (user(&gateway, "ann"), guest(&gateway));
-    let push = |to: Value, payload: &str| json!({"to": to, "msg_id": 7001, "payload": payload, "id": "order-1", "receipt": "COUNTED"});
+    let push = |to: Value, payload: &str| {
+        let id = "order-1";
+        json!({"to": to, "msg_id": 7001, "payload": payload, "id": id, "receipt": "COUNTED"})
+    };
     let room = || json!({"groups": ["room:7"]});
     let mut shop = Http::connect(&gateway, SHOP);
     let first = shop.sends(push(room(), "first"));

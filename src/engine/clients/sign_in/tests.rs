@@ -96,23 +96,6 @@ fn token_named(key_id: &str, secret: &str, user: &str, lifetime_s: u32) -> Strin
     mint(&wanted, SigningKey::Secret(secret.as_bytes())).expect("a token")
 }
 
-/// A token that names groups.
-pub(in crate::engine) fn token_with(user: &str, groups: &[&str]) -> String {
-    let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
-    let wanted = Wanted {
-        algorithm: Algorithm::Hs256,
-        key_id: None,
-        user,
-        tenant: Some("acme"),
-        groups: &groups,
-        issuer: None,
-        audience: None,
-        now_unix_s: START_S,
-        lifetime_s: 600,
-    };
-    mint(&wanted, SigningKey::Secret(SECRET.as_bytes())).expect("a token")
-}
-
 pub(in crate::engine) fn token(user: &str) -> String {
     token_of(SECRET, user, 600)
 }

@@ -108,6 +108,15 @@ struct Naive {
     superseded: bool,
 }
 
+impl Naive {
+    fn body(&self) -> Arc<Body> {
+        let name = if self.key == 0 { String::new() } else { self.key.to_string() };
+        let except = if self.excepts { vec![Excepted::User("ann".into())] } else { Vec::new() };
+        let expires = if self.expires { Micros(50) } else { Micros(u64::MAX) };
+        Arc::new(Body { except, expires, ..(*body_with(&name, self.bytes)).clone() })
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -131,20 +140,16 @@ proptest! {
                 Step::Push { key, bytes, excepts, expires } => {
                     // Below the byte of payloads.
                     let offset = all.len() as u64 % 40 + 1;
-                    let name = if key == 0 { String::new() } else { key.to_string() };
-                    let except =
-                        if excepts { vec![Excepted::User("ann".into())] } else { Vec::new() };
-                    let expires_at = if expires { Micros(50) } else { Micros(u64::MAX) };
-                    let plain = (*body_with(&name, bytes)).clone();
-                    let body = Body { except, expires: expires_at, ..plain };
+                    let push =
+                        Naive { offset, key, bytes, excepts, expires, superseded: false };
                     if key > 0 {
                         let from = first as usize - 1;
                         if let Some(older) = all[from..].iter_mut().rfind(|n| n.key == key) {
                             older.superseded = true;
                         }
                     }
-                    log.push(offset, Arc::new(body), Micros(0));
-                    all.push(Naive { offset, key, bytes, excepts, expires, superseded: false });
+                    log.push(offset, push.body(), Micros(0));
+                    all.push(push);
                 }
                 Step::Read { reader, step } => {
                     let who = [&ANN, &bob, &cat][reader];
