@@ -14,22 +14,30 @@ use crate::control::marks::MARKS_MAX;
 use crate::engine::REQUESTS_MAX;
 use crate::engine::clients::address_places::AddressPlaces;
 use crate::engine::clients::conn::{Conn, OVERFULL};
+use crate::engine::clients::direct::WAITING_BYTES_MAX;
 use crate::engine::clients::home::places;
+use crate::engine::clients::index::INDEXED_BYTES;
 use crate::engine::clients::limiter::{IDLE_MAX, Limiter, User};
 use crate::engine::clients::limits::MEMBERS_BYTES;
+use crate::engine::clients::membership::Membership;
 use crate::engine::clients::outbox::{POOLED_BYTES_MAX, POOLED_MAX};
 use crate::engine::clients::resumption::Resumption;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::{AWAY_BYTES, ENDED_BYTES, RESUMABLE_BYTES, SEAT_BYTES};
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
+use crate::engine::groups::group::Member;
+use crate::engine::groups::lane::Deliver;
+use crate::engine::groups::log::PUSH_OVERHEAD_BYTES;
+use crate::engine::groups::push_ids::PUSH_ID_BYTES;
+use crate::engine::groups::{GROUP_BYTES, HOME_BYTES};
 use crate::engine::owner::Address;
 use crate::engine::slab::{self, Slab};
 use crate::engine::tenants::ACCOUNT_BYTES;
 use crate::ids::{ConnId, MsgKey};
 use crate::limits::{
-    self, IO_MEMORY_BYTES, READ_SCRATCH_BYTES, RING_ENTRY_BYTES, RINGS, TENANT_BYTES_MAX,
-    TENANTS_MAX,
+    self, DELIVER_ITEMS_MAX, IO_MEMORY_BYTES, PUSH_ITEMS_MAX, READ_SCRATCH_BYTES, RING_ENTRY_BYTES,
+    RINGS, TENANT_BYTES_MAX, TENANTS_MAX,
 };
 use crate::routing::quota::{self, Demand};
 use crate::routing::{Route, Tenant};
@@ -99,6 +107,7 @@ pub fn of_shard(settings: &ShardSettings, instances: usize, tls: bool) -> Budget
     let connections = places(settings.conn.connections_max.get()) as u64;
     let mut full = connection_parts(connections);
     full.extend(session_parts(settings, connections));
+    full.extend(group_parts(settings, connections));
     full.extend(queue_parts(settings));
     full.extend(cache_parts(settings));
     full.push(buffers(settings, tls));
@@ -123,7 +132,8 @@ fn connection_parts(connections: u64) -> Vec<Part> {
         + size_of::<Option<Socket>>()
         + AddressPlaces::ENTRY_BYTES
         + size_of::<Session>()
-        + SEAT_BYTES;
+        + SEAT_BYTES
+        + INDEXED_BYTES;
     vec![times("connections", PLACES, connections, "of state", each as u64)]
 }
 
@@ -142,6 +152,26 @@ fn session_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
         times("sessions, resumable", PLACES, connections, "to resume them", resumable),
         times("sessions away", "session.away_max", session.away_max as u64, "of state", each),
         Part::new("sessions, frames", how.into(), 2 * kept + ENDED_BYTES as u64),
+    ]
+}
+
+/// Groups, their members, and the pushes that they keep.
+fn group_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
+    let groups = &settings.groups;
+    let away = if settings.session.ttl_ms > 0 { settings.session.away_max as u64 } else { 0 };
+    let sessions = connections.saturating_add(away);
+    let members = sessions.saturating_mul(groups.per_session_max as u64);
+    let members = members.min(groups.members_max as u64);
+    // A list that grows doubles: that of a group's members, and that of a session's groups.
+    let member = 2 * (size_of::<Member>() + size_of::<Option<Membership>>()) as u64;
+    // A shard may have members of as many, and be the home of as many.
+    let group = (GROUP_BYTES + HOME_BYTES) as u64;
+    let (key, names) = ("groups.names_max", groups.names_max as u64);
+    let pushes = groups.log_total_bytes_max as u64;
+    vec![
+        times("groups, members", "groups.members_max", members, "a membership", member),
+        times("groups", key, names, "of state and name", group),
+        Part::new("groups, pushes", "groups.log_total_bytes_max".into(), pushes),
     ]
 }
 
@@ -204,6 +234,9 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     let request = 2 * conn.header_bytes_max as u64;
     let outbox_key = "of conn.outbox_bytes_max";
     let burst_key = "of conn.outbox_bytes_max x 4";
+    let waiting = WAITING_BYTES_MAX as u64;
+    // In two encodings, in buffers that double.
+    let frames = (settings.groups.log_total_bytes_max as u64).saturating_mul(4);
     let slow_key = format!("{SLOW_READERS} of them hardly read: clients");
     let slow = SLOW_READERS.min(connections);
     // Both caps hold: that of each connection, and that of all messages of the shard.
@@ -219,6 +252,12 @@ fn worst_of_clients(settings: &ShardSettings, connections: u64) -> Vec<Part> {
             "all wait for answers",
             format!("connections x conn.unanswered_bytes_max, in {REQUESTS_MAX} messages"),
             unanswered,
+        ),
+        times("pushes wait for all", PLACES, connections, "of pushes", waiting),
+        Part::new(
+            "all groups are read",
+            "groups.log_total_bytes_max x 4, of frames".into(),
+            frames,
         ),
     ]
 }
@@ -267,8 +306,27 @@ pub fn of_process(config: &Config, shards: usize) -> Vec<Part> {
         times("hash rings", "routing.ring_points x weights", points, "a point", RING_POINT_BYTES),
         Part::new("log", "lines that wait for stderr, each as long as can be".into(), LOG_BYTES),
     ];
+    parts.extend(push_parts(config, shards));
     parts.extend(tenant_parts(config, shards));
     parts
+}
+
+/// Ids of pushes, and what waits in the lanes for pushes and groups.
+fn push_parts(config: &Config, shards: usize) -> Vec<Part> {
+    let push = &config.gateway.push;
+    let of_all = |items: usize| (items as u64).saturating_mul(shards as u64);
+    let ids_key = format!("{shards} shards x push.dedup_entries_max");
+    let lanes_key = format!("{shards} shards x {PUSH_ITEMS_MAX} pushes");
+    let groups_key = format!("{shards} shards x {DELIVER_ITEMS_MAX} items");
+    let (ids, pushes) = (of_all(push.dedup_entries_max), of_all(PUSH_ITEMS_MAX));
+    let each = (push.bytes_max + PUSH_OVERHEAD_BYTES) as u64;
+    // Their pushes are those of the groups' logs.
+    let item = size_of::<Deliver>() as u64;
+    vec![
+        times("pushes, ids", &ids_key, ids, "an id", PUSH_ID_BYTES as u64),
+        times("pushes, lanes", &lanes_key, pushes, "of push.bytes_max and state", each),
+        times("groups, lanes", &groups_key, of_all(DELIVER_ITEMS_MAX), "of state", item),
+    ]
 }
 
 /// Tables, routes and keys of tenants, which shards have in common, and the accounts that each
@@ -386,6 +444,18 @@ mod tests {
         assert_eq!(two[2], JWKS_KEYS_MAX as u64 * KEY_BYTES as u64);
         assert_eq!((eight[..3].to_vec(), eight[3]), (two[..3].to_vec(), 2 * two[3]));
         assert_eq!(of("etcd.endpoints = [\"http://127.0.0.1:1\"]", 4), [65_536_000]);
+    }
+
+    #[test]
+    fn a_membership_takes_less_than_a_fifth_of_a_kilobyte() {
+        let settings = ShardSettings::default();
+        let parts = group_parts(&settings, u64::MAX);
+        let of = |what: &str| parts.iter().find(|part| part.what == what).expect(what).bytes;
+        let members = settings.groups.members_max as u64;
+        assert!(of("groups, members") < members * 200, "{parts:?}");
+        assert!(of("groups") < settings.groups.names_max as u64 * 1_500, "{parts:?}");
+        let few = group_parts(&settings, 1);
+        assert!(few[0].bytes < parts[0].bytes, "no more than sessions have: {few:?}");
     }
 
     #[test]

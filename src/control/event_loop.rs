@@ -153,10 +153,9 @@ fn start(
     let active = ActiveConfig::new(inputs.loader, inputs.config, inputs.local);
     let pushes = Pushes::new(active.config(), inputs.pushes, inputs.started);
     let mut pushes = pushes.map_err(io::Error::other)?;
-    if let Some(listener) = inputs.push {
-        let settings = &active.config().gateway.push;
-        pushes.serve(listener, settings, sender).map_err(io::Error::other)?;
-    }
+    let push = &active.config().gateway.push;
+    let doors = inputs.push.map(|listener| pushes.serve(listener, push, sender));
+    doors.unwrap_or(Ok(())).map_err(io::Error::other)?;
     let mut control = Control {
         quotas: QuotaDivision::new(inputs.shards.len()),
         shards: ShardTable::new(inputs.shards),

@@ -27,7 +27,7 @@ const OUTBOX_BYTES_MAX: usize = 16 << 10;
 /// Pushes that may wait for one session.
 const WAITING_ITEMS_MAX: usize = 64;
 /// Bytes of them.
-const WAITING_BYTES_MAX: usize = 128 << 10;
+pub const WAITING_BYTES_MAX: usize = 128 << 10;
 
 /// What became of a push to one session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -80,6 +80,16 @@ pub struct Groups {
     upkeep_at: [usize; 2],
 }
 
+/// Bytes of an entry of the table of names, which is half empty at worst, and of the longest name
+/// with its two counts.
+const NAME_BYTES: usize = 2 * (size_of::<(GroupName, GroupKey)>() + 1)
+    + 2 * size_of::<usize>()
+    + crate::push::GROUP_NAME_BYTES_MAX;
+/// Bytes of a group on a shard, without members and pushes.
+pub const GROUP_BYTES: usize = Slab::<GroupKey, Group>::SLOT_BYTES + NAME_BYTES;
+/// Bytes of a group at its home, without pushes.
+pub const HOME_BYTES: usize = Slab::<HomeKey, Home>::SLOT_BYTES + NAME_BYTES;
+
 impl Groups {
     /// No group yet, on `shard` of `shards`.
     pub fn new(shard: ShardId, shards: u16) -> Self {
