@@ -32,6 +32,15 @@
 //! `reply` writes it into the connection's outbox; the net loop writes that once a turn. Deadlines,
 //! heartbeats, a reload and the end of a stop are `engine::turn`.
 //!
+//! The other way, a push comes from a caller at the doors of [`control::push`], from a service in
+//! its answer (`engine::service_pushes`), or from a client (`engine::group_requests`). One for
+//! sessions, users or all goes to the shards that those are on, where `clients::direct` writes it,
+//! or lets it wait for a client that reads slowly. One for a group goes to the group's home shard
+//! ([`engine::groups::home`]), which numbers it and tells the shards with members. There it is
+//! encoded once into the group's log ([`engine::groups::log`]); a member is a place in that log,
+//! and a flush (`clients::deliveries`) sends what lies behind that place. Shards tell each other of
+//! groups over *deliver* lanes, whose items are [`engine::groups::lane`].
+//!
 //! A connection lives where it was accepted until its user is known; then on the user's home shard,
 //! to which [`engine::clients::home`] and the shell take it at rest, with its socket, over a lane.
 //! So what belongs to a user is on one core. What stands between a socket and the engine, a
@@ -60,8 +69,9 @@
 //! - [`shard`]: the shell of an engine. Net loop, client sockets, pulse.
 //! - [`control`]: the control thread. [`control::discovery`] finds instances, `fleet` and `health`
 //!   judge them, `compose` makes snapshots of all that, `active_config` holds the configuration in
-//!   force and reads the files again, `directory` puts all of it together; admin endpoint, ordered
-//!   stop, log. Never imports [`shard`].
+//!   force and reads the files again, `directory` puts all of it together; [`control::push`] has
+//!   the doors of pushes and their receipts; admin endpoint, ordered stop, log. Never imports
+//!   [`shard`].
 //! - [`demo`] [`mod@echo`]: the demo services; the codec as an echo server, for conformance suites.
 //! - [`mod@bench`]: the load generator, a client of any gateway. Knows the protocol and no more.
 //! - `preflight`, `memory`, `clock`, [`boot`], [`cli`]: checks of this machine; memory that the
@@ -82,6 +92,8 @@
 //!    connections to close at once. Take `effects.signals` and `effects.keys_wanted` for control;
 //!    signals that control could not be given go back by [`return_signals`].
 //! 2. **From other shards**: [`arrive`] for a connection that moves here, [`open`] for a fresh one.
+//!    Then [`on_deliver`] for their items about groups, in the order of each, and [`on_submit`] for
+//!    pushes and other work of control or of another shard.
 //! 3. **Commands of control**: [`apply`] (the channels to new instances are opened before it, as
 //!    calls may follow at once), [`report`], [`inspect`](engine::Engine::inspect), and [`drain`]
 //!    (accept what waits before it, and nothing after it).
@@ -97,12 +109,19 @@
 //! 7. **End of the turn**: [`end_turn`], once, after all bytes: it checks tokens that waited and
 //!    forms batches. If `effects.resumed` is not empty another turn follows without sleeping.
 //! 8. **Calls**: take `effects.calls`; each goes to the channel of its instance.
-//! 9. **Flush**: take `effects.dirty`, and add sockets that became writable. For each: write
-//!    [`outbox`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what it says:
-//!    `SocketAction::Keep`, `ShutWrite` or `Close`. Then [`record_flush`].
-//! 10. **Moves**: take `effects.moves`; [`depart`] gives the connection that leaves, or nothing if
+//! 9. **Lanes**: take `effects.deliver`, and send each item to its shard, in order. What a lane
+//!    refuses goes back by [`deliver_refused`], and so does all that is behind it for that shard.
+//!    Take `effects.pushes`: the parts of one go to all of their shards, or to none. Take
+//!    `effects.receipts` for control; those that find no room wait for the next turn.
+//! 10. **Flush**: take `effects.dirty`, and add sockets that became writable. For each: write
+//!     [`bytes_to_send`], tell [`on_sent`] how much the kernel took (0 is right, too), and do what
+//!     it says: `SocketAction::Keep`, `ShutWrite` or `Close`. Then [`record_flush`]. The bytes are
+//!     those of the outbox, or of the log of a group, from which nothing is copied; a transport
+//!     that keeps what it was given (TLS) says so, and is shown the same bytes until they are sent.
+//! 11. **Moves**: take `effects.moves`; [`depart`] gives the connection that leaves, or nothing if
 //!     it cannot go yet. A lane that refuses it gives it back: [`move_refused`].
-//! 11. **Sleep** until a socket is ready, a bell rings, or [`next_due`].
+//! 12. **Sleep** until a socket is ready, a bell rings, or [`next_due`], which is at once while
+//!     members of a group are still to be told.
 //!
 //! Between turns, from the tasks of the channels: [`on_link`] when a connection to an instance is
 //! up or down, and [`on_outcome`] exactly once for each call. Their effects wait for the next turn,
@@ -135,7 +154,10 @@
 //! [`record_unread`]: engine::Engine::record_unread
 //! [`next_bytes`]: engine::Engine::next_bytes
 //! [`end_turn`]: engine::Engine::end_turn
-//! [`outbox`]: engine::Engine::outbox
+//! [`bytes_to_send`]: engine::Engine::bytes_to_send
+//! [`on_deliver`]: engine::Engine::on_deliver
+//! [`on_submit`]: engine::Engine::on_submit
+//! [`deliver_refused`]: engine::Engine::deliver_refused
 //! [`on_sent`]: engine::Engine::on_sent
 //! [`record_flush`]: engine::Engine::record_flush
 //! [`depart`]: engine::Engine::depart
@@ -156,6 +178,8 @@
 //! - **No lock and no shared memory between shards.** Threads meet in bounded [`lanes`], in atomics
 //!   that only ring or measure ([`lanes::Doorbell`], [`shard::pulse`]), and in immutable snapshots.
 //!   A full lane gives the item back to its sender, or the loss is counted; it blocks no shard.
+//! - **No copy of a group's push for a member.** What a member has to read is in the log of its
+//!   group, what it has read is a number; so one that does not read costs nothing (promise 18).
 //! - **No borrow of the engine across an await.** [`shard::Shell::enter`] takes a sync closure, and
 //!   tasks keep ids, never references; an id whose slot was reused finds nothing.
 //! - **No task a connection and none a message.** A connection is plain state in a slab; a shard's

@@ -2,11 +2,18 @@
 //! socket, no randomness that was not passed in, so that the simulator can run it.
 //!
 //! Two halves: [`clients`] (connections, and what is known of and written to them) and
-//! [`dispatcher`] (requests on their way to services and back). The way of a business message:
+//! [`dispatcher`] (requests on their way to services and back). Beside them [`groups`]: logs,
+//! members and homes, which `clients` holds. The way of a business message:
 //! `inbound` (decode, classify) -> `clients::limits` (rates) -> `dispatcher::admission` (route,
 //! dedup, pick, let in) -> `dispatcher::queue` -> `dispatcher::calls` (batch) -> a
 //! [`crate::message::Call`] leaves -> its [`Outcome`] -> `dispatcher::outcome` (answer, retry,
 //! move) -> `dispatcher::answer` -> `clients::reply` (into the outbox).
+//!
+//! The way of a push: `pushes` (from control, another shard, or `service_pushes`) ->
+//! `clients::direct` (sessions and users: the outbox, or `clients::waiting`); or `groups::home`
+//! (numbers it) -> a deliver lane -> `groups::log` of each shard with members -> `clients::sweep`
+//! (tells members that there is something) -> `clients::deliveries` (the bytes of a flush).
+//! Messages of clients about groups are `group_requests`; `clients::joining` lets them in and out.
 
 mod answer;
 mod builtin;
