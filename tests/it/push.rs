@@ -3,7 +3,9 @@
 mod callers;
 mod grpc;
 mod http;
+mod order;
 mod rates;
+mod slow;
 mod stop;
 
 use serde_json::{Value, json};

@@ -161,7 +161,8 @@ impl Clients {
                     }
                     place + 1
                 }
-                Next::Frames { bytes, from, to } if is_direct => {
+                // Behind a frame that was made for this member alone it is copied.
+                Next::Frames { bytes, from, to } if is_direct && outbox.is_empty() => {
                     let (group_key, bytes) = (membership.group, bytes.len());
                     *pulled = Some(Pulled { id, group: group_key, slot, from, to, bytes });
                     // Up to here the member has read, or does not get it.
