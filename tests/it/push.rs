@@ -5,6 +5,8 @@ mod grpc;
 mod http;
 mod order;
 mod rates;
+mod rules;
+mod services;
 mod slow;
 mod stop;
 

@@ -2,13 +2,15 @@
 
 use serde_json::json;
 use shardgate::wire::push::generated::{
-    DisconnectRequest, ForgetRequest, JoinRequest, JoinResponse, LeaveRequest, PushMessage,
-    PushResult, Receipt, To,
+    CountRequest, DisconnectRequest, ForgetRequest, HistoryRequest, JoinRequest, JoinResponse,
+    LeaveRequest, MembersRequest, PushMessage, PushResult, Receipt, SessionsRequest, To,
 };
 use tonic::{Code, Status};
 
 use super::callers::{Grpc, Http};
-use super::{DESK, SHOP, bare, config, desk, hears, hears_nothing, join, rule, shop, tell, user};
+use super::{
+    DESK, SHOP, bare, config, desk, hears, hears_nothing, join, people, rule, shop, tell, user,
+};
 use crate::support::{Client, Gateway};
 
 pub fn names(list: &[&str]) -> Vec<String> {
@@ -97,14 +99,13 @@ fn users_are_put_into_groups_and_taken_out_and_are_told() {
 fn a_group_that_was_told_to_forget_keeps_its_position_and_nothing_else() {
     let gateway = Gateway::start(&config());
     let mut grpc = Grpc::connect(&gateway, SHOP);
-    let mut ann = user(&gateway, "ann");
-    let start = join(&mut ann, "room:7")["position"].clone();
     let mut http = Http::connect(&gateway, SHOP);
-    tell(&mut http, &json!({"groups": ["room:7"]}), 1..4);
-    assert_eq!([(); 3].map(|()| hears(&mut ann)), [1, 2, 3]);
+    let results = tell(&mut http, &json!({"groups": ["room:7"]}), 1..4);
+    let epoch = &results[0]["positions"][0]["position"]["epoch"];
     forgets(&mut grpc, "room:7");
     let mut late = Client::connect(gateway.ws);
-    let told = late.call(9010, json!({"group": "room:7", "since": start}))["payload"].clone();
+    let since = json!({"epoch": epoch, "offset": 0});
+    let told = late.call(9010, json!({"group": "room:7", "since": since}))["payload"].clone();
     assert_eq!(
         (&told["outcome"], &told["position"]["offset"]),
         (&json!("gap"), &json!(3)),
@@ -113,9 +114,65 @@ fn a_group_that_was_told_to_forget_keeps_its_position_and_nothing_else() {
     tell(&mut http, &json!({"groups": ["room:7"]}), 4..5);
     let push = late.read();
     assert_eq!((&push["offset"], &push["payload"]), (&json!(4), &json!(4)));
-    assert_eq!(hears(&mut ann), 4);
     // Of a group that is not there nothing is kept, which is what was wanted.
     forgets(&mut grpc, "room:nobody");
+}
+
+#[test]
+fn members_counts_sessions_and_history_are_those_of_all_shards() {
+    let gateway = Gateway::start(&config());
+    let mut grpc = Grpc::connect(&gateway, SHOP);
+    let people = people();
+    let mut members: Vec<Client> = people.iter().map(|name| user(&gateway, name)).collect();
+    members.push(user(&gateway, &people[0]));
+    members.push(Client::connect(gateway.ws));
+    members.iter_mut().for_each(|member| drop(join(member, "room:7")));
+    let count = members.len() as u64;
+    tell(&mut Http::connect(&gateway, SHOP), &json!({"groups": ["room:7"]}), 0..5);
+
+    let mut after = String::new();
+    let mut found = Vec::new();
+    loop {
+        let asked =
+            MembersRequest { group: "room:7".into(), limit: 3, after, ..Default::default() };
+        let page = grpc.call(asked, async |client, request| client.members(request).await);
+        let page = page.expect("it may");
+        // Who did not sign in is a person of its own.
+        assert_eq!((page.sessions, page.users), (count, count - 1), "{page:?}");
+        found.extend(page.members.into_iter().map(|member| member.session));
+        after = page.next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    let mut expected: Vec<String> = members.iter().map(Client::session).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+
+    let groups = names(&["room:7", "room:8"]);
+    let asked = CountRequest { groups, ..Default::default() };
+    let counts = grpc.call(asked, async |client, request| client.count(request).await);
+    let counts = counts.expect("it may").groups;
+    let offset = counts[0].position.as_ref().map(|position| position.offset);
+    assert_eq!((counts[0].sessions, counts[1].sessions, offset), (count, 0, Some(5)));
+
+    let asked = SessionsRequest { users: names(&[&people[0], "eve"]), ..Default::default() };
+    let sessions = grpc.call(asked, async |client, request| client.sessions(request).await);
+    let sessions = sessions.expect("it may").sessions;
+    assert_eq!(sessions.len(), 2, "two tabs: {sessions:?}");
+    assert!(sessions.iter().all(|one| one.user == people[0] && one.groups == ["room:7"]));
+
+    let mut history = |limit, newest_first| {
+        let group = "room:7".to_owned();
+        let asked = HistoryRequest { group, limit, newest_first, ..Default::default() };
+        let page = grpc.call(asked, async |client, request| client.history(request).await);
+        let page = page.expect("it may");
+        let offsets: Vec<u64> = page.pushes.iter().map(|push| push.offset).collect();
+        (page.position.map(|position| position.offset), offsets)
+    };
+    assert_eq!(history(0, false), (Some(5), vec![]));
+    assert_eq!(history(3, false), (Some(5), vec![1, 2, 3]));
+    assert_eq!(history(2, true), (Some(5), vec![5, 4]));
 }
 
 #[test]

@@ -26,6 +26,8 @@ use super::eventually;
 pub enum Action {
     /// Answers with these responses.
     Reply(Vec<BaseResponse>),
+    /// Answers with these responses and pushes.
+    Push(BatchResponse),
     /// Answers with these bytes as the message, whatever they are.
     Message(Vec<u8>),
     /// Answers with a gRPC status and no message.
@@ -283,6 +285,7 @@ async fn call(
         Action::Reply(responses) => {
             BatchResponse { responses, ..Default::default() }.encode_to_vec()
         }
+        Action::Push(response) => response.encode_to_vec(),
         Action::Message(message) => message,
         Action::Status(code) => {
             let mut head = Response::new(());
