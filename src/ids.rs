@@ -172,7 +172,7 @@ fn read_base32(text: &[u8]) -> Option<u128> {
 ///
 /// With a million sessions alive on a shard the chance that any two ids are equal is 4e-10
 /// (n^2 / 2^71).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
 
 impl SessionId {

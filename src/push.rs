@@ -94,9 +94,39 @@ pub enum Excepted {
     User(Box<str>),
 }
 
+/// What a push is to its receivers.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A message of a service or a client.
+    Push,
+    /// The gateway's word on the people of a group.
+    Presence(Box<Presence>),
+}
+
+/// What a word on people has beside its payload, which is that for JSON clients.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// The payload for clients that use protobuf.
+    pub protobuf: Bytes,
+    /// How many people each shard has.
+    pub parts: Vec<(ShardId, u32)>,
+}
+
+impl Kind {
+    /// Bytes that it has beside the payload.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Push => 0,
+            Self::Presence(told) => told.protobuf.len(),
+        }
+    }
+}
+
 /// The content of a push: one for all addressees, shared by the shards, never changed.
 #[derive(Clone, Debug)]
 pub struct Body {
+    /// What it is to its receivers.
+    pub kind: Kind,
     /// Id that the client dispatches on; not 0, and not one of the gateway's own range.
     pub msg_id: u32,
     /// The payload: one JSON text, unless `is_bytes`.

@@ -6,10 +6,12 @@ use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::conn::Claim;
 use crate::engine::clients::joining::{Joining, MAY_NOT, Wanted, may_join, read_name};
+use crate::engine::groups::asks::Asked;
+use crate::engine::groups::presence::read_cursor;
 use crate::engine::source::Source;
 use crate::ids::{GroupKey, SessionKey};
 use crate::message::{Category, ClientMessage, Micros, Priority, Reason, Reject};
-use crate::push::{Body, Excepted, GroupName, PUSH_KEY_BYTES_MAX};
+use crate::push::{Body, Excepted, GroupName, Kind, PUSH_KEY_BYTES_MAX};
 use crate::wire::{client, groups};
 
 /// Pushes in one answer of history, at most.
@@ -27,6 +29,15 @@ const HISTORY_FORM: Reject = Reject::new(
     Reason::BadMessage,
     "the payload must be {\"group\": text, \"since\": {\"epoch\": text, \"offset\": number}, \
      \"limit\": number, \"newest_first\": true or false}; all but group may be absent",
+);
+const MEMBERS_FORM: Reject = Reject::new(
+    Reason::BadMessage,
+    "the payload must be {\"group\": text, \"limit\": number, \"after\": text}; all but group may \
+     be absent",
+);
+const AFTER_BAD: Reject = Reject::new(
+    Reason::BadMessage,
+    "after: must be `next` of the page before, or absent for the first page",
 );
 const PUBLISH_FORM: Reject = Reject::new(
     Reason::BadMessage,
@@ -59,6 +70,7 @@ pub(super) fn on_group_message(
             answer(cx, clients, source, message, &client::payload(source.encoding, &list));
             Ok(())
         }
+        13 => on_members(cx, clients, source, message, now),
         14 => on_history(cx, clients, source, message),
         15 => on_publish(cx, clients, source, message, now),
         _ => return None,
@@ -111,7 +123,8 @@ fn on_join(
     };
     let key = source.session_key;
     let wanted = Wanted { seq: message.seq, msg_id: message.msg_id };
-    match clients.join(cx, key, (&name, &rule), join.since, wanted, now)? {
+    let asked = Asked { since: join.since, presence: Some(join.presence) };
+    match clients.join(cx, key, (&name, &rule), asked, wanted, now)? {
         Joining::Done(joined) => {
             clients.tell_joined(cx, key, wanted, &name, Ok(joined));
             clients.write_newest(cx, key, &name, &joined);
@@ -150,10 +163,31 @@ fn list(clients: &Clients, source: &Source) -> client::GroupList {
             group: group.name.name.to_string(),
             outcome: "joined".to_owned(),
             position: Some(groups::position(position)),
-            count: 0,
+            count: clients.groups.present(membership.group),
         })
     };
     client::GroupList { groups: groups.filter_map(outcome).collect() }
+}
+
+fn on_members(
+    cx: &mut Context<'_>,
+    clients: &mut Clients,
+    source: &Source,
+    message: &ClientMessage<'_>,
+    now: Micros,
+) -> Result<(), Reject> {
+    let asked = groups::read_members_of(source.encoding, message.payload).ok_or(MEMBERS_FORM)?;
+    let name = name_of(clients, source, &asked.group)?;
+    let after = read_cursor(&asked.after).ok_or(AFTER_BAD)?;
+    let conn = clients.conns.get(source.conn).expect("the sender of a message is there");
+    clients.may_list(cx, &conn.session, &name)?;
+    // Nobody waits for the answer of one that wants none.
+    if message.seq > 0 {
+        clients.accepted(source.conn, Claim::default());
+        let wanted = Wanted { seq: message.seq, msg_id: message.msg_id };
+        clients.ask_for_members(cx, source.session_key, wanted, name, (after, asked.limit), now);
+    }
+    Ok(())
 }
 
 fn on_history(
@@ -228,6 +262,7 @@ fn on_publish(
         false => vec![Excepted::Session(source.session)],
     };
     let body = Body {
+        kind: Kind::Push,
         msg_id: push.msg_id,
         payload: push.payload,
         is_bytes: push.is_bytes,

@@ -67,7 +67,7 @@ impl Engine {
         let (clients, _, mut cx) = self.parts();
         cx.stats.inc(Counter::LaneRefused);
         if let Some(ask) = clients.groups.refused(shard, item) {
-            clients.on_published(&mut cx, ask, Err(LAGS), now);
+            clients.refuse_ask(&mut cx, ask, LAGS, now);
         }
     }
 
@@ -103,7 +103,11 @@ impl Engine {
         clients.end_asks(&mut cx, now);
         clients.push_ids.expire(now);
         let push = &cx.config.gateway.push;
-        clients.groups.tend(&cx.config.settings.groups, now, |name| push.rule(name));
+        let settings = &cx.config.settings.groups;
+        clients.groups.tend(settings, now, |name| push.rule(name));
+        clients.make_rosters();
+        clients.note_absent(&cx, now);
+        clients.groups.tell_presence(settings, now, cx.config.unix_us(now) / 1000);
     }
 }
 
@@ -199,6 +203,9 @@ impl Clients {
                 if let Some(home) = self.groups.known_home(&group) {
                     home.release(from, places, is_last, now);
                 }
+                if is_last {
+                    self.groups.forget_people(&group, from);
+                }
             }
             Deliver::Lagging { group, from, is_lagging } => {
                 if let Some(home) = self.groups.known_home(&group) {
@@ -216,6 +223,11 @@ impl Clients {
                     self.groups.append(key, frames, &cx.config.settings.groups, now);
                 }
             }
+            Deliver::People { group, from, people } => {
+                self.groups.take_people(&group, from, *people);
+            }
+            Deliver::List(list) => self.on_list(*list),
+            Deliver::Listed { ask, page } => self.on_listed(cx, ask, &page, now),
             Deliver::Published { ask, result, .. } => self.on_published(cx, ask, result, now),
         }
     }
@@ -240,7 +252,9 @@ impl Clients {
             // No place is granted: those who wait are told.
             None => {
                 let position = Position::default();
-                let refused = Confirmed { group, position, places: 0, asked: places, kept: None };
+                let (places, asked) = (0, places);
+                let refused =
+                    Confirmed { group, position, places, asked, elsewhere: 0, kept: None };
                 self.groups.send(from, Deliver::Confirmed(refused));
             }
         }

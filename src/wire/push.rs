@@ -10,7 +10,7 @@ use crate::ids::{SessionId, TenantId};
 use crate::message::{Micros, Priority, Reason};
 use crate::push::{
     Addressees, Body, EXCEPT_MAX, Excepted, GROUP_NAME_BYTES_MAX, GROUPS_PER_PUSH_MAX, GroupName,
-    NameFault, PUSH_ID_BYTES_MAX, PUSH_KEY_BYTES_MAX,
+    Kind, NameFault, PUSH_ID_BYTES_MAX, PUSH_KEY_BYTES_MAX,
 };
 use crate::wire::json::is_json;
 
@@ -144,6 +144,7 @@ pub fn check(
     check_text("key", &message.key, PUSH_KEY_BYTES_MAX)?;
     check_text("id", &message.id, PUSH_ID_BYTES_MAX)?;
     let body = Body {
+        kind: Kind::Push,
         msg_id,
         payload: message.payload,
         is_bytes,

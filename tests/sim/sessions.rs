@@ -68,6 +68,7 @@ impl Plan {
         let kept_total = d.pick(&[64 << 20, 64 << 20, 2_000]);
         s.session = SessionSettings {
             ttl_ms: d.pick(&[100, 400, 1_500, 60_000]),
+            grace_ms: 50,
             kept_items_max: d.pick(&[1, 4, 256, 256]),
             kept_bytes_max: d.pick(&[200, 64 << 10, 64 << 10]).min(kept_total),
             away_max: d.pick(&[2, 4, 100_000, 100_000]),

@@ -91,7 +91,7 @@ pub struct GroupRule {
     pub join: JoinBy,
     /// Clients that may publish by id 9015.
     pub publish: Who,
-    /// Clients that may list members by id 9013.
+    /// Clients that may list members by id 9013, as far as `presence` tells of them.
     pub list: Who,
     /// Sessions in one group.
     pub members_max: u32,
@@ -111,7 +111,7 @@ pub struct GroupRule {
     pub presence: PresenceKind,
     /// Members up to which names are told.
     pub names_max: u32,
-    /// Least time between two presence messages of a group.
+    /// Least time between two presence messages of a group; a shard tells its home no more often.
     pub presence_ms: u64,
 }
 

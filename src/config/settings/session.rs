@@ -6,6 +6,9 @@
 pub struct SessionSettings {
     /// Time that a resumable session waits for its client; 0 = sessions end with their connection.
     pub ttl_ms: u64,
+    /// Time for which a session without a connection counts as there for others; no more than
+    /// `ttl_ms`, as it ends then.
+    pub grace_ms: u64,
     /// Frames that are kept for a client that has not confirmed them.
     pub kept_items_max: usize,
     /// Bytes of those frames.
@@ -20,6 +23,7 @@ impl Default for SessionSettings {
     fn default() -> Self {
         Self {
             ttl_ms: 60_000,
+            grace_ms: 5_000,
             kept_items_max: 256,
             kept_bytes_max: 64 << 10,
             away_max: 100_000,

@@ -7,6 +7,7 @@ use crate::engine::Context;
 use crate::engine::clients::Clients;
 use crate::engine::clients::joining::{Joined, Joining, Wanted, outcome_of};
 use crate::engine::clients::sessions::{End, Seat};
+use crate::engine::groups::asks::Asked;
 use crate::ids::{SessionKey, TenantId};
 use crate::message::{Encoding, Micros, Reject, ServerMessage};
 use crate::push::{GroupName, Receipt, ReceiptPart, Whom};
@@ -84,7 +85,7 @@ impl Clients {
                 all = false;
                 continue;
             };
-            match self.join(cx, key, (&group, rule), None, Wanted::default(), now) {
+            match self.join(cx, key, (&group, rule), Asked::default(), Wanted::default(), now) {
                 Ok(Joining::Done(joined)) => {
                     self.tell_joined(cx, key, Wanted::default(), &group, Ok(joined));
                     self.write_newest(cx, key, &group, &joined);
@@ -117,7 +118,7 @@ impl Clients {
                 return;
             }
         };
-        let outcome = outcome_of(&name.name, joined.outcome, Some(joined.position));
+        let outcome = outcome_of(&name.name, joined.outcome, Some(joined.position), joined.count);
         let payload = client::payload(self.encoding_of(key), &outcome);
         if seq > 0 {
             self.answer_gateway(cx, key, wanted, &payload);

@@ -15,6 +15,7 @@ impl Clients {
             self.check_memberships(session, &mut found)?;
         }
         let mut members = 0;
+        self.check_rosters()?;
         let mut bytes = self.groups.homes().map(|(_, home)| home.bytes()).sum::<usize>();
         for (key, group) in self.groups.iter() {
             members += group.members().len();

@@ -12,11 +12,11 @@ use crate::engine::clients::conn::{Conn, Phase};
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::Seat;
 use crate::engine::clients::{Clients, append, mark_dirty};
-use crate::engine::groups::group::Group;
+use crate::engine::groups::group::{Group, Member};
 use crate::engine::groups::log::{Entry, Next, Reader, is_excepted};
 use crate::ids::{ConnId, GroupKey, SessionKey};
 use crate::message::{Encoding, Micros, ServerMessage};
-use crate::push::{Body, Counts, Receipt, ReceiptPart};
+use crate::push::{Body, Counts, Kind, Receipt, ReceiptPart};
 use crate::stats::Counter;
 use crate::wire::{client, groups, json, protobuf};
 
@@ -127,7 +127,7 @@ impl Clients {
             return;
         };
         let user = owner.user().map(|user| &*user.user);
-        let reader = Reader { session: session.as_str(), user, encoding };
+        let session = session.as_str();
         let is_direct = !is_copied && outbox.is_empty() && memberships.only_behind().is_some();
         let mut slot = 0;
         while let Some(next) = memberships.next_behind(slot) {
@@ -140,7 +140,8 @@ impl Clients {
                 memberships.set_read(slot);
                 continue;
             };
-            let at = group.member_mut(membership.index).at;
+            let &mut Member { at, wants_presence, .. } = group.member_mut(membership.index);
+            let reader = Reader { session, user, encoding, wants_presence };
             let Group { name, log, .. } = group;
             let encode = |out: &mut Vec<u8>, entry: &Entry| {
                 encode_push(out, encoding, &name.name, entry.offset, &entry.body);
@@ -297,7 +298,8 @@ impl Clients {
                 None => continue,
             };
             let user = session.user().map(|user| &*user.user);
-            let reader = Reader { session: session.id.as_str(), user, encoding: Encoding::Json };
+            let (session_id, encoding) = (session.id.as_str(), Encoding::Json);
+            let reader = Reader { session: session_id, user, encoding, wants_presence: false };
             if entry.is_some_and(|entry| is_excepted(&entry.body, &reader)) || member.since > place
             {
                 continue;
@@ -352,10 +354,16 @@ pub(super) fn encode_push(
     offset: u64,
     body: &Body,
 ) {
+    let (kind, group, payload) = match (&body.kind, encoding) {
+        (Kind::Push, _) => ("push", group, &body.payload),
+        // The payload names the group, as in other words of the gateway about one.
+        (Kind::Presence(_), Encoding::Json) => ("presence", "", &body.payload),
+        (Kind::Presence(told), Encoding::Protobuf) => ("presence", "", &told.protobuf),
+    };
     let message = ServerMessage {
         msg_id: body.msg_id,
-        kind: "push",
-        payload: &body.payload,
+        kind,
+        payload,
         payload_is_bytes: body.is_bytes,
         offset,
         group,

@@ -175,7 +175,8 @@ impl Clients {
             return Fate::Offline { is_kept: false };
         };
         let user = session.user().map(|user| &*user.user);
-        let reader = Reader { session: session.id.as_str(), user, encoding: Encoding::Json };
+        let (id, encoding) = (session.id.as_str(), Encoding::Json);
+        let reader = Reader { session: id, user, encoding, wants_presence: false };
         if is_excepted(body, &reader) {
             return Fate::Excepted;
         }

@@ -14,9 +14,10 @@ use crate::engine::clients::conn::Claim;
 use crate::engine::clients::membership::Membership;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::Seat;
-use crate::engine::groups::asks::{Ask, Wish};
+use crate::engine::groups::asks::{Ask, Asked, Wish};
 use crate::engine::groups::group::{Joiner, Member};
 use crate::engine::groups::lane::Confirmed;
+use crate::engine::groups::roster::PersonName;
 use crate::ids::{ConnId, GroupKey, SessionKey, TenantId};
 use crate::message::{Micros, Reason, Reject};
 use crate::push::{GroupName, NameFault, Position};
@@ -42,7 +43,7 @@ const TABLE_FULL: Reject = Reject::later(
 );
 const GROUP_FULL: Reject =
     Reject::later(Reason::QueueFull, "the group has as many members as it may", 1_000);
-const NO_WORD: Reject = Reject::later(
+pub(super) const NO_WORD: Reject = Reject::later(
     Reason::Unavailable,
     "the group's home shard did not answer in time: try again",
     1_000,
@@ -56,6 +57,8 @@ pub struct Joined {
     pub outcome: &'static str,
     /// The place that it begins at: what comes after it is delivered.
     pub position: Position,
+    /// People in the group, itself among them, if the rule tells of them.
+    pub count: u64,
 }
 
 /// The state of a join.
@@ -108,24 +111,24 @@ pub(super) fn outcome_of(
     name: &str,
     outcome: &str,
     position: Option<Position>,
+    count: u64,
 ) -> client::GroupOutcome {
     client::GroupOutcome {
         group: name.to_owned(),
         outcome: outcome.to_owned(),
         position: position.map(groups::position),
-        count: 0,
+        count,
     }
 }
 
 impl Clients {
-    /// Puts a session into a group, by `rule`: at once, or when its home has a place. `since`: the
-    /// place up to which its client has the group's pushes.
+    /// Puts a session into a group, by `rule`: at once, or when its home has a place.
     pub fn join(
         &mut self,
         cx: &mut Context<'_>,
         key: SessionKey,
         (name, rule): (&GroupName, &Arc<GroupRule>),
-        since: Option<Position>,
+        asked: Asked,
         wanted: Wanted,
         now: Micros,
     ) -> Result<Joining, Reject> {
@@ -135,7 +138,7 @@ impl Clients {
         let (count, has_slot) = (memberships.len(), memberships.free_slot().is_some());
         let known = self.groups.find(name);
         if let Some(group) = known
-            && let Some(joined) = self.join_again(cx, key, group, since)
+            && let Some(joined) = self.join_again(cx, key, group, asked)
         {
             return Ok(Joining::Done(joined));
         }
@@ -150,14 +153,14 @@ impl Clients {
         let group_key = group.ok_or(TABLE_FULL)?;
         let group = self.groups.get(group_key).ok_or(TABLE_FULL)?;
         if group.is_confirmed && group.free > 0 && group.joiners.is_empty() {
-            return Ok(Joining::Done(self.seat_member(cx, group_key, key, since)));
+            return Ok(Joining::Done(self.seat_member(cx, group_key, key, asked)));
         }
         let ask = Ask {
             session: key,
             seq: wanted.seq,
             msg_id: wanted.msg_id,
             due: now.plus_ms(settings.join_timeout_ms),
-            wish: Wish::Join { group: name.clone(), since },
+            wish: Wish::Join { group: name.clone(), asked },
         };
         let ask = self.groups.asks.put(ask);
         if let Some(group) = self.groups.get_mut(group_key) {
@@ -201,11 +204,17 @@ impl Clients {
         cx: &mut Context<'_>,
         key: SessionKey,
         group: GroupKey,
-        since: Option<Position>,
+        asked: Asked,
     ) -> Option<Joined> {
         let (session, _) = self.session_mut(key)?;
         let slot = session.groups.as_deref()?.slot_of(group)?;
-        Some(self.set_cursor(cx, key, slot, since))
+        let index = session.groups.as_deref()?.get(slot)?.index;
+        if let Some(presence) = asked.presence
+            && let Some(group) = self.groups.get_mut(group)
+        {
+            group.member_mut(index).wants_presence = presence;
+        }
+        Some(self.set_cursor(cx, key, slot, asked.since))
     }
 
     /// Sets the cursor of a member to what its client has, if that is known and kept.
@@ -216,7 +225,7 @@ impl Clients {
         slot: u8,
         since: Option<Position>,
     ) -> Joined {
-        let none = Joined { outcome: "lost", position: Position::default() };
+        let none = Joined { outcome: "lost", position: Position::default(), count: 0 };
         let Some((session, _)) = self.session_mut(key) else { return none };
         let Some(membership) = session.groups.as_deref().and_then(|groups| groups.get(slot)) else {
             return none;
@@ -247,7 +256,7 @@ impl Clients {
             "resumed" => since.unwrap_or(position),
             _ => position,
         };
-        Joined { outcome, position }
+        Joined { outcome, position, count: self.groups.present(membership.group) }
     }
 
     /// Makes a session a member of a group that has a free place.
@@ -256,22 +265,27 @@ impl Clients {
         cx: &mut Context<'_>,
         group_key: GroupKey,
         key: SessionKey,
-        since: Option<Position>,
+        asked: Asked,
     ) -> Joined {
-        let none = Joined { outcome: "lost", position: Position::default() };
+        let none = Joined { outcome: "lost", position: Position::default(), count: 0 };
         let Some((session, _)) = self.session_mut(key) else { return none };
+        let there = session.person_there();
         let memberships = session.groups.get_or_insert_default();
         let Some(slot) = memberships.free_slot() else { return none };
         let Some(group) = self.groups.get_mut(group_key) else { return none };
         let at = group.log.end();
-        let index = group.add(Member { session: key, at, since: at, slot });
+        let wants_presence = asked.presence.unwrap_or(false);
+        let index = group.add(Member { session: key, at, since: at, slot, wants_presence });
+        if let Some(person) = there {
+            self.groups.comes(group_key, person);
+        }
         self.groups.memberships += 1;
         if let Some((session, _)) = self.session_mut(key) {
             let membership = Membership { group: group_key, index };
             session.groups.get_or_insert_default().put(slot, membership);
         }
         cx.stats.inc(Counter::GroupJoins);
-        self.set_cursor(cx, key, slot, since)
+        self.set_cursor(cx, key, slot, asked.since)
     }
 
     /// Sets the cursors of a session that was resumed to what its client has of each group, and
@@ -293,11 +307,12 @@ impl Clients {
             let name = group.name.name.clone();
             let since = shown.iter().find(|(shown, _)| *shown == *name).map(|(_, at)| *at);
             let joined = self.set_cursor(cx, key, slot, Some(since.unwrap_or_default()));
-            outcomes.push(outcome_of(&name, joined.outcome, Some(joined.position)));
+            let Joined { outcome, position, count } = joined;
+            outcomes.push(outcome_of(&name, outcome, Some(position), count));
         }
         let is_known = |name: &str| outcomes.iter().any(|outcome| outcome.group == name);
         let lost: Vec<_> = shown.iter().filter(|(name, _)| !is_known(name)).collect();
-        outcomes.extend(lost.into_iter().map(|(name, _)| outcome_of(name, "lost", None)));
+        outcomes.extend(lost.into_iter().map(|(name, _)| outcome_of(name, "lost", None, 0)));
         outcomes
     }
 
@@ -327,19 +342,26 @@ impl Clients {
     /// Takes a session out of the group in a slot.
     pub fn leave(&mut self, cx: &mut Context<'_>, key: SessionKey, slot: u8) -> Option<GroupName> {
         let (session, _) = self.session_mut(key)?;
+        let there = session.person_there();
         let membership = session.groups.as_deref_mut()?.take(slot)?;
-        self.leave_group(cx, membership)
+        self.leave_group(cx, membership, there)
     }
 
     /// Ends all memberships of a session that ends.
     pub(super) fn leave_all(&mut self, cx: &mut Context<'_>, session: &mut Session) {
         let Some(memberships) = session.groups.take() else { return };
         for (_, membership) in memberships.iter() {
-            self.leave_group(cx, membership);
+            self.leave_group(cx, membership, session.person_there());
         }
     }
 
-    fn leave_group(&mut self, cx: &mut Context<'_>, left: Membership) -> Option<GroupName> {
+    /// Ends a membership; `there`: the person that the session is, if it counts as there.
+    fn leave_group(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: Membership,
+        there: Option<PersonName>,
+    ) -> Option<GroupName> {
         cx.stats.inc(Counter::GroupLeaves);
         self.groups.memberships -= 1;
         let group = self.groups.get_mut(left.group)?;
@@ -353,6 +375,9 @@ impl Clients {
             if is_passed_over {
                 self.tell_behind(cx, moved.session, moved.slot);
             }
+        }
+        if let Some(person) = there {
+            self.groups.goes(left.group, person);
         }
         Some(name)
     }
@@ -373,17 +398,17 @@ impl Clients {
             }
             let Some(joiner) = group.joiners.pop_front() else { break };
             let Some(ask) = self.groups.asks.take(joiner.ask) else { continue };
-            let Wish::Join { since, .. } = ask.wish else { continue };
+            let Wish::Join { asked, .. } = ask.wish else { continue };
             if !self.is_there(joiner.session) {
                 continue;
             }
             // It may have joined by another message, or signed in as somebody, meanwhile.
             let result = if self.tenant_of(joiner.session) != Some(name.tenant) {
                 Err(MAY_NOT)
-            } else if let Some(joined) = self.join_again(cx, joiner.session, key, since) {
+            } else if let Some(joined) = self.join_again(cx, joiner.session, key, asked) {
                 Ok(joined)
             } else if self.has_free_slot(cx, joiner.session) {
-                Ok(self.seat_member(cx, key, joiner.session, since))
+                Ok(self.seat_member(cx, key, joiner.session, asked))
             } else {
                 Err(TOO_MANY)
             };
@@ -439,6 +464,7 @@ impl Clients {
                     self.answer_join(cx, &ask, &group, Err(NO_WORD), now);
                 }
                 Wish::Publish => self.publish_is_late(cx, &ask, now),
+                Wish::Members => self.answer_members(cx, &ask, Err(NO_WORD), now),
             }
         }
     }

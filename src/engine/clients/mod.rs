@@ -20,6 +20,7 @@ pub mod outbox;
 mod pause;
 pub mod place_tests;
 pub(crate) mod places;
+pub mod presence;
 pub mod publishing;
 pub(crate) mod quotas;
 mod reply;

@@ -30,16 +30,9 @@ impl Clients {
         name: &GroupName,
     ) -> Result<(), Reject> {
         let rule = cx.config.gateway.push.rule(&name.name).ok_or(MAY_NOT)?;
-        let is_member = || {
-            let group = self.groups.find(name);
-            let memberships = session.groups.as_deref();
-            let is_in = group.zip(memberships).is_some_and(|(g, all)| all.slot_of(g).is_some());
-            // Sent right behind its join, which waits for the home.
-            is_in || self.groups.asks.has_join(session.key, name)
-        };
         let may = match rule.publish {
             Who::None => false,
-            Who::Members => is_member(),
+            Who::Members => self.is_member(session, name),
             Who::User => session.user().is_some(),
         };
         if may { Ok(()) } else { Err(MAY_NOT) }
@@ -110,6 +103,15 @@ impl Clients {
     ) {
         if let Some(ask) = self.groups.asks.take(ask) {
             self.answer_publish(cx, &ask, result, now);
+        }
+    }
+
+    /// Refuses what a session asked a home for, as a lane had no room for the question.
+    pub fn refuse_ask(&mut self, cx: &mut Context<'_>, ask: u64, reject: Reject, now: Micros) {
+        let Some(ask) = self.groups.asks.take(ask) else { return };
+        match ask.wish {
+            Wish::Members => self.answer_members(cx, &ask, Err(super::joining::NO_WORD), now),
+            Wish::Publish | Wish::Join { .. } => self.answer_publish(cx, &ask, Err(reject), now),
         }
     }
 }

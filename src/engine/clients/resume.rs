@@ -288,6 +288,7 @@ impl Clients {
                 conn.session.continue_for(&own);
                 self.sessions.stand_up(&own);
                 self.leave_all(cx, &mut own);
+                self.is_back(key);
                 return;
             }
             None => unreachable!("the caller has found it"),

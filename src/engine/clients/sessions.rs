@@ -13,6 +13,7 @@
 //! that is away longest ends first.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use hashbrown::HashMap;
 
@@ -107,6 +108,8 @@ pub struct Sessions {
     resumable: usize,
     /// The ones without a connection, the one that is away longest first.
     away: BTreeSet<(Micros, SessionKey)>,
+    /// The last of those that were found to be away for longer than the grace.
+    absent_to: (Micros, SessionKey),
     /// The same of each party.
     away_of: BTreeSet<(PartyName, Micros, SessionKey)>,
     /// Number of those of each party.
@@ -127,6 +130,7 @@ impl Default for Sessions {
             index: SessionIndex::default(),
             resumable: 0,
             away: BTreeSet::new(),
+            absent_to: (Micros(0), SessionKey(0)),
             away_of: BTreeSet::new(),
             counts: HashMap::new(),
             ended: HashMap::new(),
@@ -274,12 +278,22 @@ impl Sessions {
         self.away.first().copied()
     }
 
+    /// A session that is away since before `before`, each mostly once.
+    pub fn next_absent(&mut self, before: Micros) -> Option<SessionKey> {
+        let behind = (Bound::Excluded(self.absent_to), Bound::Unbounded);
+        let next = self.away.range(behind).next().copied().filter(|(since, _)| *since < before)?;
+        self.absent_to = next;
+        Some(next.1)
+    }
+
     /// Leaves out a time in which the shard was stopped, up to `now`: what was away goes on being
     /// so for as long.
     pub fn put_off(&mut self, us: u64, now: Micros) {
         let later = |at: Micros| Micros(at.0.saturating_add(us)).min(now);
         self.away = self.away.iter().map(|(at, key)| (later(*at), *key)).collect();
         self.away_of = self.away_of.iter().map(|(p, at, key)| (*p, later(*at), *key)).collect();
+        // Their order is another one: those that were found are found once more.
+        self.absent_to = (Micros(0), SessionKey(0));
         for (_, key) in &self.away {
             if let Some(Seat::Away(session)) = self.seats.get_mut(*key) {
                 session.away_since = later(session.away_since);

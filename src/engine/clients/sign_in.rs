@@ -391,16 +391,16 @@ impl Clients {
     /// Gives a client that signs in by a message a session of its own: what was known of the one
     /// before is worth nothing any more (session fixation). The order of its messages holds.
     fn begin_session(&mut self, cx: &mut Context<'_>, id: ConnId) {
-        let new = self.new_session_id(cx);
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.session.user().is_some() {
+        if self.conns.get(id).is_none_or(|conn| conn.session.user().is_some()) {
             return;
         }
+        self.leave_with_notice(cx, id, "SIGNED_IN");
+        let new = self.new_session_id(cx);
+        let Some(conn) = self.conns.get_mut(id) else { return };
         self.sessions.end_resumption(cx.stats, &mut conn.session);
         self.sessions.index.remove(&conn.session);
         conn.session.begin_anew(new);
         self.sessions.index.add(&conn.session);
-        self.leave_with_notice(cx, id, "SIGNED_IN");
     }
 
     /// Makes the connection one of a user that is counted, and tells the client.

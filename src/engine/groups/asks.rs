@@ -13,11 +13,22 @@ pub enum Wish {
     Join {
         /// The group.
         group: GroupName,
-        /// Place up to which its client has them.
-        since: Option<Position>,
+        /// What its client says of it.
+        asked: Asked,
     },
     /// The number of a push.
     Publish,
+    /// The people of a group.
+    Members,
+}
+
+/// What a client says when it joins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    /// Place up to which it has the group's pushes.
+    pub since: Option<Position>,
+    /// Whether it wants to be told who comes and goes; `None` = as before, and at first not.
+    pub presence: Option<bool>,
 }
 
 /// A session that waits.
@@ -67,7 +78,7 @@ impl Asks {
     pub fn has_join(&self, session: SessionKey, name: &GroupName) -> bool {
         self.waiting.values().any(|ask| match &ask.wish {
             Wish::Join { group, .. } => ask.session == session && group == name,
-            Wish::Publish => false,
+            Wish::Publish | Wish::Members => false,
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::settings::GroupRule;
 use crate::engine::groups::log::Log;
 use crate::engine::groups::newest::Newest;
+use crate::engine::groups::roster::Roster;
 use crate::ids::SessionKey;
 use crate::message::Micros;
 use crate::push::{GroupName, Position};
@@ -21,6 +22,8 @@ pub struct Member {
     pub since: u64,
     /// Number of the group among those of its session.
     pub slot: u8,
+    /// Whether its client wants to be told who comes and goes.
+    pub wants_presence: bool,
 }
 
 /// A session that waits until the group's home has a place for it.
@@ -68,6 +71,10 @@ pub struct Group {
     /// The newest push of each key with its offset, if the group keeps those.
     pub newest: Newest,
     members: Vec<Member>,
+    /// The people that the members are, if the rule tells of them.
+    pub roster: Option<Box<Roster>>,
+    /// People on other shards, as the home told last.
+    pub elsewhere: u64,
     /// Sessions that wait for a place.
     pub joiners: VecDeque<Joiner>,
     /// Places that the home has granted and that no member has.
@@ -90,6 +97,8 @@ impl Group {
     /// A group of which nothing is known yet.
     pub fn new(name: GroupName, rule: Arc<GroupRule>, now: Micros) -> Self {
         Self {
+            roster: Roster::of(&rule),
+            elsewhere: 0,
             name,
             rule,
             is_confirmed: false,
@@ -174,5 +183,6 @@ impl Group {
             + self.log.bytes()
             + self.log.arena_bytes()
             + self.members.capacity() * size_of::<Member>()
+            + self.roster.as_deref().map_or(0, Roster::memory_bytes)
     }
 }

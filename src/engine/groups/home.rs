@@ -13,6 +13,7 @@ use crate::config::settings::{GroupRule, Keep};
 use crate::engine::groups::lane::{Confirmed, Deliver, Frame, KeptAll};
 use crate::engine::groups::log::{Retention, cost};
 use crate::engine::groups::newest::Newest;
+use crate::engine::groups::presence::Everybody;
 use crate::ids::ShardId;
 use crate::message::Micros;
 use crate::push::{Body, GroupName, Position};
@@ -70,6 +71,8 @@ pub struct Home {
     /// Pushes that are not kept, for the shards that have members now.
     transient: Vec<Frame>,
     interest: Vec<Interest>,
+    /// The people of all shards; `None` until one has told of some.
+    pub everybody: Option<Box<Everybody>>,
     /// Whether it is on the list of those that have something to tell.
     pub is_listed: bool,
     /// Time of the last push or change of interest.
@@ -88,6 +91,7 @@ impl Home {
             newest: Newest::default(),
             transient: Vec::new(),
             interest: Vec::new(),
+            everybody: None,
             is_listed: false,
             touched: now,
         }
@@ -241,7 +245,7 @@ impl Home {
     /// The items that tell the shards what they were not told, at most one item of pushes each.
     /// Whether there is more.
     pub fn tell(&mut self, out: &mut Vec<(ShardId, Deliver)>) -> bool {
-        let Self { interest, kept, newest, position, name, transient, .. } = self;
+        let Self { interest, kept, newest, position, name, transient, everybody, .. } = self;
         let (mut has_more, epoch) = (false, position.epoch);
         for interest in interest.iter_mut() {
             if let Some((places, asked)) = interest.unconfirmed.take() {
@@ -251,6 +255,7 @@ impl Home {
                     position: *position,
                     places,
                     asked,
+                    elsewhere: everybody.as_deref().map_or(0, |all| all.elsewhere(interest.shard)),
                     kept: is_first.then(|| Box::new(all_of(kept, newest))),
                 };
                 if is_first {
@@ -303,7 +308,10 @@ impl Home {
             | Deliver::Release { .. }
             | Deliver::Lagging { .. }
             | Deliver::Publish(_)
-            | Deliver::Published { .. } => {}
+            | Deliver::Published { .. }
+            | Deliver::People { .. }
+            | Deliver::List(_)
+            | Deliver::Listed { .. } => {}
         }
     }
 }

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use crate::engine::groups::home::Kept;
+use crate::engine::groups::presence::Page;
+use crate::engine::groups::roster::{People, PersonName};
 use crate::ids::{SessionKey, ShardId};
 use crate::message::Reject;
 use crate::push::{Body, GroupName, Position};
@@ -40,6 +42,8 @@ pub struct Confirmed {
     pub places: u32,
     /// Places that were asked for, which may be more.
     pub asked: u32,
+    /// People on other shards.
+    pub elsewhere: u64,
     /// Everything that is kept, when the shard is told of the group for the first time.
     pub kept: Option<Box<KeptAll>>,
 }
@@ -61,6 +65,21 @@ pub struct Publish {
     pub caller: u64,
 }
 
+/// The question of a client who is in a group, on its way to the group's home.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// The group.
+    pub group: GroupName,
+    /// Shard of the client.
+    pub from: ShardId,
+    /// Number under which it waits for the answer.
+    pub ask: u64,
+    /// Person behind whom the list begins; `None` = with the first.
+    pub after: Option<PersonName>,
+    /// People of the answer, at most; 0 = as many as there may be.
+    pub limit: u32,
+}
+
 /// An item of a deliver lane.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -74,6 +93,12 @@ pub enum Deliver {
     Lagging { group: GroupName, from: ShardId, is_lagging: bool },
     /// To the home: a push of a client.
     Publish(Publish),
+    /// To the home: the people of `from`, or what changed of them.
+    People { group: GroupName, from: ShardId, people: Box<People> },
+    /// To the home: a client asks who is there.
+    List(Box<List>),
+    /// From the home: who is there.
+    Listed { ask: u64, page: Box<Page> },
     /// From the home: places for members.
     Confirmed(Confirmed),
     /// From the home: pushes in order. A jump of the offsets says that the ones between are lost.

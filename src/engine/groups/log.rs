@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::message::{Encoding, Micros};
-use crate::push::{Body, Excepted, Position};
+use crate::push::{Body, Excepted, Kind, Position};
 
 /// Bytes that a push takes beside its payload: its body, its place in the log and in an index.
 pub const PUSH_OVERHEAD_BYTES: usize = 256;
@@ -52,6 +52,8 @@ pub struct Reader<'a> {
     pub user: Option<&'a str>,
     /// Encoding of its connection.
     pub encoding: Encoding,
+    /// Whether it is told who comes and goes.
+    pub wants_presence: bool,
 }
 
 /// The next thing for a member, behind what it is not to get.
@@ -171,7 +173,8 @@ pub struct Log {
     /// Bytes of the entries with their overhead.
     bytes: usize,
     arenas: [Arena; 2],
-    /// Places of those that not every member gets: superseded, with exceptions, or with an end.
+    /// Places of those that not every member gets: superseded, with exceptions, with an end, or
+    /// about people.
     special: BTreeSet<u64>,
     /// Place of the newest push of each key.
     keys: HashMap<Box<str>, u64>,
@@ -241,7 +244,11 @@ impl Log {
             replaces = true;
             self.special.insert(older);
         }
-        if !body.except.is_empty() || body.expires != Micros(u64::MAX) {
+        let is_for_all = match body.kind {
+            Kind::Push => body.except.is_empty() && body.expires == Micros(u64::MAX),
+            Kind::Presence(_) => false,
+        };
+        if !is_for_all {
             self.special.insert(place);
         }
         self.bytes += cost(&body);
@@ -391,14 +398,18 @@ impl Log {
 
     fn is_for(&self, place: u64, reader: &Reader<'_>, now: Micros) -> bool {
         self.get(place).is_some_and(|entry| {
-            !entry.is_superseded && entry.body.expires > now && !is_excepted(&entry.body, reader)
+            let is_wanted = match entry.body.kind {
+                Kind::Push => !is_excepted(&entry.body, reader),
+                Kind::Presence(_) => reader.wants_presence,
+            };
+            is_wanted && !entry.is_superseded && entry.body.expires > now
         })
     }
 }
 
 /// Bytes that a push counts for.
 pub fn cost(body: &Body) -> usize {
-    body.payload.len() + PUSH_OVERHEAD_BYTES
+    body.payload.len() + body.kind.bytes() + PUSH_OVERHEAD_BYTES
 }
 
 /// Whether a push leaves `reader` out.

@@ -18,10 +18,12 @@ pub mod home;
 pub mod lane;
 pub mod log;
 pub mod newest;
+pub mod presence;
 pub mod push_ids;
+pub mod roster;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -35,7 +37,7 @@ use crate::engine::groups::log::Retention;
 use crate::engine::slab::Slab;
 use crate::ids::{GroupKey, HomeKey, ShardId};
 use crate::message::Micros;
-use crate::push::{Body, GroupName, Position};
+use crate::push::{Body, GroupName, Kind, Position};
 
 /// Part of the free bytes of all logs that one may have: with 1,000 that are full the last 1 % is
 /// free.
@@ -70,6 +72,12 @@ pub struct Groups {
     pub out: Vec<(ShardId, Deliver)>,
     /// Items that a lane refused, and that are states: told again with the next turn.
     again: Vec<(ShardId, Deliver)>,
+    /// Groups whose home may have to be told of their people, by the time.
+    rosters_due: BTreeSet<(Micros, GroupKey)>,
+    /// Homes whose members may have to be told of people, by the time.
+    presence_due: BTreeSet<(Micros, HomeKey)>,
+    /// Groups whose rule tells of people now, or does so no more.
+    pub rosters_to_make: Vec<GroupKey>,
     /// Sessions that wait for a word of a home.
     pub asks: Asks,
     /// Memberships of all sessions.
@@ -107,6 +115,9 @@ impl Groups {
             own: VecDeque::new(),
             out: Vec::new(),
             again: Vec::new(),
+            rosters_due: BTreeSet::new(),
+            presence_due: BTreeSet::new(),
+            rosters_to_make: Vec::new(),
             asks: Asks::default(),
             memberships: 0,
             log_bytes: 0,
@@ -308,11 +319,17 @@ impl Groups {
             Deliver::Ask { .. }
             | Deliver::Release { .. }
             | Deliver::Lagging { .. }
+            | Deliver::Listed { .. }
             | Deliver::Published { .. } => {
                 self.again.push((shard, item));
                 None
             }
+            Deliver::People { group, .. } => {
+                self.people_refused(group);
+                None
+            }
             Deliver::Publish(publish) => Some(publish.ask),
+            Deliver::List(list) => Some(list.ask),
         }
     }
 
@@ -321,7 +338,13 @@ impl Groups {
         let Some(home) = self.homes.get_mut(*key) else { return };
         home.tell_again(shard, item);
         // With the next tick: a lane that is full is not tried once a turn.
-        self.behind.push(*key);
+        let key = *key;
+        self.behind.push(key);
+        if let Deliver::Frames { frames, .. } = item
+            && frames.iter().any(|frame| matches!(frame.body.kind, Kind::Presence(_)))
+        {
+            self.presence_refused(key);
+        }
     }
 
     /// Tells again what lanes had no room for: part of the tick.
@@ -387,10 +410,11 @@ impl Groups {
         settings: &GroupSettings,
         now: Micros,
     ) {
-        let lane::Confirmed { position, places, asked, kept, .. } = confirmed;
+        let lane::Confirmed { position, places, asked, elsewhere, kept, .. } = confirmed;
         let Some(group) = self.groups.get_mut(key) else { return };
         group.free += places;
         group.asked = group.asked.saturating_sub(asked);
+        group.elsewhere = elsewhere;
         let Some(kept) = kept else { return };
         group.is_confirmed = true;
         group.position = position;
@@ -425,6 +449,10 @@ impl Groups {
             }
             if group.rule.keep == Keep::Last && !body.key.is_empty() && offset > 0 {
                 group.newest.put(offset, body.clone(), settings.lag_bytes_max);
+            }
+            if let Kind::Presence(told) = &body.kind {
+                let others = told.parts.iter().filter(|(shard, _)| *shard != self.shard);
+                group.elsewhere = others.map(|(_, count)| u64::from(*count)).sum();
             }
             if let Some(number) = counted {
                 group.counted.push(Counted { number, place: group.log.end() });

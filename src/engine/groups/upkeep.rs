@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::settings::{GroupRule, GroupSettings};
+use crate::config::settings::{GroupRule, GroupSettings, PresenceKind};
 use crate::engine::groups::lane::Deliver;
 use crate::engine::groups::{Groups, PLACES_AT_ONCE};
 use crate::ids::{GroupKey, HomeKey};
@@ -51,8 +51,13 @@ impl Groups {
         self.trim(key, settings, now);
         self.note_lag(key, settings);
         let Some(group) = self.groups.get_mut(key) else { return };
-        if let Some(rule) = rule {
+        if let Some(rule) = rule.filter(|rule| !Arc::ptr_eq(rule, &group.rule)) {
             group.rule = rule;
+            self.list_roster(key);
+        }
+        let Some(group) = self.groups.get_mut(key) else { return };
+        if (group.rule.presence != PresenceKind::Off) != group.roster.is_some() {
+            self.rosters_to_make.push(key);
         }
         let newest = group.log.iter().next_back().map_or(Micros(0), |entry| entry.since);
         if !group.sweep.is_listed && now.since(newest) >= FRAMES_US {
@@ -91,9 +96,11 @@ impl Groups {
         let before = home.bytes();
         home.trim(retention, now);
         self.log_bytes = self.log_bytes + home.bytes() - before;
-        if let Some(rule) = rule {
+        if let Some(rule) = rule.filter(|rule| !Arc::ptr_eq(rule, &home.rule)) {
             home.rule = rule;
+            self.list_presence(key);
         }
+        let Some(home) = self.homes.get_mut(key) else { return };
         // Its epoch and its last offset are worth something while a client may come back.
         let kept_us = home.rule.recent_ms.max(settings.linger_ms) * 1000;
         if home.is_idle() && !home.is_listed && now.since(home.touched) >= kept_us {

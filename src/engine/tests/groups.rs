@@ -1,5 +1,7 @@
 //! Groups on several shards: who gets what, in which order, and what is told of the rest.
 
+mod presence;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use crate::engine::clients::sign_in::tests::{
 use crate::ids::{ConnId, ShardId, TenantId};
 use crate::mailbox::ShardConfig;
 use crate::message::{Micros, Priority};
-use crate::push::{Addressees, Body, Counts, GroupName, Origin, Push, ReceiptPart, Submit};
+use crate::push::{Addressees, Body, Counts, GroupName, Kind, Origin, Push, ReceiptPart, Submit};
 
 mod queries;
 
@@ -159,6 +161,7 @@ impl Rig {
     fn push(&mut self, to: Addressees, change: impl FnOnce(&mut Body)) -> u64 {
         self.number += 1;
         let mut body = Body {
+            kind: Kind::Push,
             msg_id: 7001,
             payload: self.number.to_string().into(),
             is_bytes: false,

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 /// A push with a key and a payload of so many bytes.
 pub(crate) fn body_with(key: &str, bytes: usize) -> Arc<Body> {
     Arc::new(Body {
+        kind: Kind::Push,
         msg_id: 7001,
         payload: vec![b'1'; bytes].into(),
         is_bytes: false,
@@ -21,8 +22,12 @@ pub(crate) fn body_with(key: &str, bytes: usize) -> Arc<Body> {
     })
 }
 
-const ANN: Reader<'static> =
-    Reader { session: "0000000000000000", user: Some("ann"), encoding: Encoding::Json };
+const ANN: Reader<'static> = Reader {
+    session: "0000000000000000",
+    user: Some("ann"),
+    encoding: Encoding::Json,
+    wants_presence: false,
+};
 
 /// A frame of a test: its offset, and as many bytes as its payload.
 fn encode(out: &mut Vec<u8>, entry: &Entry) {
