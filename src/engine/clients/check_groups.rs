@@ -19,7 +19,7 @@ impl Clients {
         let mut bytes = self.groups.homes().map(|(_, home)| home.bytes()).sum::<usize>();
         for (key, group) in self.groups.iter() {
             members += group.members().len();
-            bytes += group.log.bytes();
+            bytes += group.bytes();
             for (index, member) in (0u32..).zip(group.members()) {
                 if !found.contains(&(key, index)) {
                     return Err(format!("{member:?} of {:?} is no membership", group.name));

@@ -177,10 +177,15 @@ impl Group {
         is_behind
     }
 
+    /// Bytes of its pushes with their overhead.
+    pub fn bytes(&self) -> usize {
+        self.log.bytes() + self.newest.bytes()
+    }
+
     /// Bytes of memory that it holds.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
-            + self.log.bytes()
+            + self.bytes()
             + self.log.arena_bytes()
             + self.members.capacity() * size_of::<Member>()
             + self.roster.as_deref().map_or(0, Roster::memory_bytes)

@@ -99,7 +99,7 @@ impl Home {
 
     /// Bytes of what is kept, with their overhead.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.newest.bytes()
     }
 
     /// The shards with members.

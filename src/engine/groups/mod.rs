@@ -418,14 +418,14 @@ impl Groups {
         let Some(kept) = kept else { return };
         group.is_confirmed = true;
         group.position = position;
-        let before = group.log.bytes();
+        let before = group.bytes();
         for home::Kept { frame, since } in kept.frames {
             group.log.push(frame.offset, frame.body, since);
         }
         for (offset, body) in kept.newest {
             group.newest.put(offset, body, settings.lag_bytes_max);
         }
-        self.log_bytes = self.log_bytes + group.log.bytes() - before;
+        self.log_bytes = self.log_bytes + group.bytes() - before;
         self.trim(key, settings, now);
     }
 
@@ -438,7 +438,7 @@ impl Groups {
         now: Micros,
     ) {
         let Some(group) = self.groups.get_mut(key) else { return };
-        let before = group.log.bytes();
+        let before = group.bytes();
         for lane::Frame { offset, body, counted } in frames {
             let expected = group.position.offset + 1;
             if offset > expected {
@@ -459,7 +459,7 @@ impl Groups {
             }
             group.log.push(offset, body, now);
         }
-        self.log_bytes = self.log_bytes + group.log.bytes() - before;
+        self.log_bytes = self.log_bytes + group.bytes() - before;
         if group.begin_pass() {
             self.passes.push_back(key);
         }
@@ -472,9 +472,9 @@ impl Groups {
         let Some(group) = self.groups.get(key) else { return };
         let retention = self.retention(&group.rule, settings);
         let Some(group) = self.groups.get_mut(key) else { return };
-        let before = group.log.bytes();
+        let before = group.bytes();
         group.log.trim(retention, now);
-        self.log_bytes = self.log_bytes + group.log.bytes() - before;
+        self.log_bytes = self.log_bytes + group.bytes() - before;
     }
 
     /// Tells the home of a group when the pass over its members cannot keep up with pushes: half of

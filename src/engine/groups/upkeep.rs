@@ -77,7 +77,7 @@ impl Groups {
         let group_name = group.name.clone();
         if is_over && let Some(group) = self.groups.remove(key) {
             self.names.remove(&group_name);
-            self.log_bytes -= group.log.bytes();
+            self.log_bytes -= group.bytes();
         }
         let (home, from) = (group_name.home(self.shards), self.shard);
         self.send(home, Deliver::Release { group: group_name, from, places, is_last: is_over });

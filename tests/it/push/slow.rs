@@ -53,8 +53,8 @@ fn push(to: Value, n: u64, key: &str) -> Value {
            "id": n.to_string(), "receipt": "COUNTED"})
 }
 
-/// Sends large pushes to `room:7`, whose ids are numbers from `from`: how many were written, and how
-/// many wait, for each.
+/// Sends large pushes to `room:7`, whose ids are numbers from `from`: how many were written, and
+/// how many wait, for each.
 fn floods(shop: &mut Http, from: u64, count: u64) -> Vec<[u64; 6]> {
     let mut all = Vec::new();
     for n in (from..from + count).step_by(BATCH as usize) {

@@ -113,6 +113,13 @@ struct Naive {
     superseded: bool,
 }
 
+/// Takes note that a newer push with this key comes.
+fn supersede(kept: &mut [Naive], key: u8) {
+    if let Some(older) = kept.iter_mut().rfind(|n| key > 0 && n.key == key) {
+        older.superseded = true;
+    }
+}
+
 impl Naive {
     fn body(&self) -> Arc<Body> {
         let name = if self.key == 0 { String::new() } else { self.key.to_string() };
@@ -147,12 +154,7 @@ proptest! {
                     let offset = all.len() as u64 % 40 + 1;
                     let push =
                         Naive { offset, key, bytes, excepts, expires, superseded: false };
-                    if key > 0 {
-                        let from = first as usize - 1;
-                        if let Some(older) = all[from..].iter_mut().rfind(|n| n.key == key) {
-                            older.superseded = true;
-                        }
-                    }
+                    supersede(&mut all[first as usize - 1..], key);
                     log.push(offset, push.body(), Micros(0));
                     all.push(push);
                 }
