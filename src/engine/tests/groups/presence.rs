@@ -297,16 +297,19 @@ impl Viewer {
                     let left = ids(&payload["left"]);
                     self.people.retain(|id| !left.contains(id));
                 }
-                ("", Some(9010)) if told["status"].is_null() => {
+                ("", Some(9010)) => {
                     self.is_member = true;
                     self.is_old = true;
                 }
                 ("", Some(9011)) => self.is_member = false,
                 ("", Some(9013)) if told["seq"].as_u64() == self.asked => {
                     self.asked = None;
-                    self.is_old |= !told["status"].is_null();
                     self.people = ids(&payload["members"]).into_iter().collect();
                     self.count = payload["count"].as_u64().unwrap_or(0);
+                }
+                // A lane had no room for the question: it is asked once more.
+                ("error", _) if told["seq"].as_u64() == self.asked => {
+                    (self.asked, self.is_old) = (None, true);
                 }
                 _ => {}
             }
