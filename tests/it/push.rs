@@ -1,6 +1,7 @@
 //! Pushes and groups through the real process: every door, both shards, real sockets.
 
 mod callers;
+mod groups;
 mod grpc;
 mod http;
 mod order;

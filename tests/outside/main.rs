@@ -13,6 +13,7 @@ mod metrics;
 mod names;
 mod pages;
 mod proxies;
+mod push;
 mod register;
 mod restarts;
 mod support;

@@ -224,7 +224,8 @@ fn a_caller_can_do_what_its_table_says_and_no_more() {
     assert!(desk().contains("to = [\"user\"]"), "this is what is tested here");
     let gateway = Gateway::start(&config());
     let mut ann = user(&gateway, "ann");
-    let push = |to: Value, class: &str| json!({"to": to, "msg_id": 7001, "payload": class, "priority": class});
+    let push =
+        |to: Value, class| json!({"to": to, "msg_id": 7001, "payload": class, "priority": class});
     let users = || json!({"users": ["ann"]});
     let mut desk = Http::connect(&gateway, DESK);
     let results = desk.push(vec![

@@ -21,8 +21,8 @@ fn push(to: To, payload: &str) -> PushMessage {
     PushMessage { to: Some(to), msg_id: 7001, payload, ..Default::default() }
 }
 
-/// An instance that does as a message says: `{"join": [...], "leave": [...], "to": ..., "say": ...}`.
-/// It pushes `say` to the group or the users of `to`.
+/// An instance that does as a message says: `{"join": [], "leave": [], "to": "", "say": ""}`. It
+/// pushes `say` to the group or the users of `to`.
 fn obedient() -> Instance {
     Instance::start(|call| {
         let mut batch = BatchResponse::default();
