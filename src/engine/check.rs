@@ -9,6 +9,7 @@ use crate::engine::clients::sessions::Seat;
 use crate::engine::held::Held;
 use crate::ids::{ConnId, SessionKey};
 use crate::message::Micros;
+use crate::push::GroupName;
 
 /// State of one connection for an observer.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,10 @@ pub struct View {
     pub calls: usize,
     /// State of the connections, by slot.
     pub conns: Vec<ConnView>,
+    /// Groups with a part here, and how many members each has here.
+    pub groups: Vec<(GroupName, usize)>,
+    /// Shards that are told of the groups whose home is here.
+    pub interest: usize,
 }
 
 /// Fails with the text that `what` makes unless `holds`.
@@ -49,11 +54,14 @@ impl Engine {
             unanswered: c.session.unanswered,
             paused: !c.holds.is_empty(),
         });
+        let groups = self.clients.groups.iter();
         View {
             messages: self.dispatcher.requests.len(),
             streams: self.dispatcher.ordering.len(),
             calls: self.dispatcher.calls.len(),
             conns: conns.collect(),
+            groups: groups.map(|(_, group)| (group.name.clone(), group.members().len())).collect(),
+            interest: self.clients.groups.homes().map(|(_, home)| home.interest().len()).sum(),
         }
     }
 

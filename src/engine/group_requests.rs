@@ -127,7 +127,7 @@ fn on_join(
     match clients.join(cx, key, (&name, &rule), asked, wanted, now)? {
         Joining::Done(joined) => {
             clients.tell_joined(cx, key, wanted, &name, Ok(joined));
-            clients.write_newest(cx, key, &name, &joined);
+            clients.write_newest(cx, key, &name, &joined, now);
         }
         Joining::Waits if message.seq > 0 => clients.accepted(source.conn, Claim::default()),
         Joining::Waits => {}

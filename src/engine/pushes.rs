@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rand::Rng;
 
 use crate::engine::clients::Clients;
-use crate::engine::groups::lane::{Confirmed, Deliver, Publish};
+use crate::engine::groups::lane::{Confirmed, Deliver, Frame, Publish};
 use crate::engine::{Context, Engine};
-use crate::ids::ShardId;
+use crate::ids::{GroupKey, ShardId};
 use crate::message::{Micros, Reason, Reject};
 use crate::push::{
     Addressees, Body, GroupName, Origin, Position, Push, Receipt, ReceiptPart, Submit,
@@ -187,7 +187,8 @@ impl Clients {
                 let interest = self.groups.home(&group).map_or(&[][..], |home| home.interest());
                 let shards = match is_duplicate {
                     true => Vec::new(),
-                    false => interest.iter().map(|interest| interest.shard).collect(),
+                    // One that is told of the group only later has no member that is addressed.
+                    false => interest.iter().filter(|i| i.is_begun).map(|i| i.shard).collect(),
                 };
                 ReceiptPart::Numbered { group, position, is_duplicate, shards }
             }
@@ -215,12 +216,17 @@ impl Clients {
             Deliver::Publish(publish) => self.on_publish_at_home(cx, publish, now),
             Deliver::Confirmed(confirmed) => self.on_confirmed(cx, confirmed, now),
             Deliver::Frames { group, epoch, frames } => {
-                let Some(key) = self.groups.find(&group) else { return };
-                let is_current = |group: &crate::engine::groups::group::Group| {
-                    group.is_confirmed && group.position.epoch == epoch
+                let is_current = |key: &GroupKey| {
+                    self.groups
+                        .get(*key)
+                        .is_some_and(|group| group.is_confirmed && group.position.epoch == epoch)
                 };
-                if self.groups.get(key).is_some_and(is_current) {
-                    self.groups.append(key, frames, &cx.config.settings.groups, now);
+                match self.groups.find(&group).filter(is_current) {
+                    Some(key) => {
+                        self.groups.append(key, frames, &cx.config.settings.groups, now);
+                    }
+                    // The last member left meanwhile: the home was told so.
+                    None => tell_nobody(cx, &frames),
                 }
             }
             Deliver::People { group, from, people } => {
@@ -275,6 +281,15 @@ impl Clients {
 
     pub(super) fn tell_done(&self, cx: &mut Context<'_>, number: u64, done: u32, ended: u32) {
         let part = ReceiptPart::Done { done, ended };
+        cx.effects.receipts.push(Receipt { number, shard: cx.config.shard, part });
+    }
+}
+
+/// Tells control of pushes that nobody here is addressed by.
+fn tell_nobody(cx: &mut Context<'_>, frames: &[Frame]) {
+    for number in frames.iter().filter_map(|frame| frame.counted) {
+        let (counts, offline_users) = Default::default();
+        let part = ReceiptPart::Counted { counts, offline_users, is_duplicate: false };
         cx.effects.receipts.push(Receipt { number, shard: cx.config.shard, part });
     }
 }

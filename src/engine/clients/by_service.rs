@@ -88,7 +88,7 @@ impl Clients {
             match self.join(cx, key, (&group, rule), Asked::default(), Wanted::default(), now) {
                 Ok(Joining::Done(joined)) => {
                     self.tell_joined(cx, key, Wanted::default(), &group, Ok(joined));
-                    self.write_newest(cx, key, &group, &joined);
+                    self.write_newest(cx, key, &group, &joined, now);
                 }
                 Ok(Joining::Waits) => {}
                 Err(_) => {

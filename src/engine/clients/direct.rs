@@ -60,12 +60,10 @@ pub struct Direct {
 pub struct Wave {
     body: Arc<Body>,
     tenant: Option<TenantId>,
-    /// The next slot of connections.
+    /// The next slot of sessions: each keeps its own, whatever connection it is on meanwhile.
     next: usize,
-    /// Slots when it began: connections that came later are not addressed.
+    /// Slots when it began: sessions that came later are not addressed.
     end: usize,
-    /// Sessions without a connection, which are addressed first.
-    away: Vec<SessionKey>,
     direct: Direct,
 }
 
@@ -123,9 +121,8 @@ impl Clients {
             }
             Addressees::Tenant | Addressees::Everyone => {
                 let tenant = (push.to == Addressees::Tenant).then_some(push.tenant);
-                let away = self.sessions.iter_away().map(|session| session.key).collect();
-                let (body, end) = (push.body, self.conns.slots());
-                self.waves.push_back(Wave { body, tenant, next: 0, end, away, direct });
+                let (body, end) = (push.body, self.sessions.slots());
+                self.waves.push_back(Wave { body, tenant, next: 0, end, direct });
                 return;
             }
             Addressees::Group(_) => unreachable!("the home of the group has numbered it"),
@@ -282,7 +279,7 @@ impl Clients {
         }
     }
 
-    /// Goes on with pushes to all sessions: `groups.sweep_members` connections in a turn.
+    /// Goes on with pushes to all sessions: `groups.sweep_members` of them in a turn.
     pub fn go_on_with_waves(&mut self, cx: &mut Context<'_>, now: Micros) {
         let mut left = cx.config.settings.groups.sweep_members;
         while left > 0
@@ -301,17 +298,13 @@ impl Clients {
     }
 
     fn push_next(&mut self, cx: &mut Context<'_>, wave: &mut Wave, now: Micros) {
-        let key = match wave.away.pop() {
-            // Back meanwhile: it comes with the connections.
-            Some(key) if matches!(self.sessions.seat(key), Some(Seat::At(_))) => return,
-            Some(key) => Some(key),
-            None => {
-                wave.next += 1;
-                let conn = self.conns.slot_at(wave.next - 1);
-                conn.filter(|(_, conn)| conn.upgraded).map(|(_, conn)| conn.session.key)
-            }
-        };
-        let Some(key) = key else { return };
+        wave.next += 1;
+        let Some((key, seat)) = self.sessions.slot_at(wave.next - 1) else { return };
+        if let Seat::At(id) = seat
+            && !self.conns.get(*id).is_some_and(|conn| conn.upgraded)
+        {
+            return;
+        }
         let Some((session, _)) = self.session_mut(key) else { return };
         if wave.tenant.is_none_or(|tenant| session.owner.tenant == tenant) {
             let fate = self.push_to(cx, key, &wave.body, now);
@@ -342,7 +335,7 @@ impl Clients {
 
 impl Wave {
     fn is_over(&self) -> bool {
-        self.away.is_empty() && self.next >= self.end
+        self.next >= self.end
     }
 }
 

@@ -17,10 +17,11 @@ use crate::engine::clients::sessions::Seat;
 use crate::engine::groups::asks::{Ask, Asked, Wish};
 use crate::engine::groups::group::{Joiner, Member};
 use crate::engine::groups::lane::Confirmed;
+use crate::engine::groups::log::{Reader, is_excepted};
 use crate::engine::groups::roster::PersonName;
 use crate::ids::{ConnId, GroupKey, SessionKey, TenantId};
 use crate::message::{Micros, Reason, Reject};
-use crate::push::{GroupName, NameFault, Position};
+use crate::push::{Body, GroupName, NameFault, Position};
 use crate::stats::Counter;
 use crate::wire::{client, groups};
 
@@ -317,23 +318,30 @@ impl Clients {
     }
 
     /// Writes the newest push of each key for a session that has just joined, where the group keeps
-    /// those, above what its client has.
+    /// those and they are for this session still.
     pub fn write_newest(
         &mut self,
         cx: &mut Context<'_>,
         key: SessionKey,
         name: &GroupName,
         joined: &Joined,
+        now: Micros,
     ) {
         let Some(Seat::At(id)) = self.sessions.seat(key) else { return };
         let id = *id;
+        let Some(conn) = self.conns.get(id) else { return };
+        let user = conn.session.user().map(|user| &*user.user);
+        let (session, encoding) = (conn.session.id.as_str(), conn.encoding);
+        let reader = Reader { session, user, encoding, wants_presence: false };
         let Some(group) = self.groups.find(name).and_then(|key| self.groups.get(key)) else {
             return;
         };
         if group.rule.keep != Keep::Last || joined.outcome == "resumed" {
             return;
         }
-        let newest: Vec<_> = group.newest.above(0).map(|(o, body)| (o, body.clone())).collect();
+        let is_for = |body: &Body| body.expires > now && !is_excepted(body, &reader);
+        let newest = group.newest.above(0).filter(|(_, body)| is_for(body));
+        let newest: Vec<_> = newest.map(|(offset, body)| (offset, body.clone())).collect();
         for (offset, body) in newest {
             self.write_push(cx, id, &name.name, offset, &body);
         }
@@ -451,7 +459,7 @@ impl Clients {
             self.settle(cx, ask.session, Claim::default(), now);
         }
         if let Ok(joined) = result {
-            self.write_newest(cx, ask.session, name, &joined);
+            self.write_newest(cx, ask.session, name, &joined, now);
         }
     }
 

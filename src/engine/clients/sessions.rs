@@ -193,6 +193,16 @@ impl Sessions {
         self.seats.is_full()
     }
 
+    /// Slots of seats, of which some may be free.
+    pub fn slots(&self) -> usize {
+        self.seats.slots()
+    }
+
+    /// The session in a slot, which it keeps while it lives.
+    pub fn slot_at(&self, slot: usize) -> Option<(SessionKey, &Seat)> {
+        self.seats.slot_at(slot)
+    }
+
     /// Sessions with a seat.
     pub fn seats(&self) -> usize {
         self.seats.len()

@@ -41,8 +41,8 @@ pub struct Interest {
     pub granted: u32,
     /// Places granted, and asked for, of which it was not told yet.
     unconfirmed: Option<(u32, u32)>,
-    /// Whether it was told what is kept.
-    is_begun: bool,
+    /// Whether it was told what is kept, and is told of pushes since.
+    pub is_begun: bool,
     /// Whether its members cannot be told as fast as pushes come.
     pub is_lagging: bool,
 }

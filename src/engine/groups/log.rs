@@ -30,6 +30,16 @@ pub struct Retention {
     pub us: u64,
 }
 
+/// Whether a newer push of its key has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Superseded {
+    No,
+    /// One that leaves some members out, or is not delivered any more from some time on: who does
+    /// not get the newest of its key gets this one.
+    ForSome,
+    ForAll,
+}
+
 /// A push of the log.
 #[derive(Debug)]
 pub struct Entry {
@@ -39,8 +49,7 @@ pub struct Entry {
     pub body: Arc<Body>,
     /// Time at which it came.
     pub since: Micros,
-    /// Whether a newer one of its key has come.
-    is_superseded: bool,
+    superseded: Superseded,
 }
 
 /// Facts about a member that decide what it gets.
@@ -240,19 +249,18 @@ impl Log {
             && let Some(entry) = self.entries.get_mut(older.saturating_sub(self.first) as usize)
             && older >= self.first
         {
-            entry.is_superseded = true;
+            entry.superseded = match is_for_all(&body) {
+                true => Superseded::ForAll,
+                false => Superseded::ForSome,
+            };
             replaces = true;
             self.special.insert(older);
         }
-        let is_for_all = match body.kind {
-            Kind::Push => body.except.is_empty() && body.expires == Micros(u64::MAX),
-            Kind::Presence(_) => false,
-        };
-        if !is_for_all {
+        if !is_for_all(&body) {
             self.special.insert(place);
         }
         self.bytes += cost(&body);
-        self.entries.push_back(Entry { offset, body, since, is_superseded: false });
+        self.entries.push_back(Entry { offset, body, since, superseded: Superseded::No });
         replaces
     }
 
@@ -402,8 +410,27 @@ impl Log {
                 Kind::Push => !is_excepted(&entry.body, reader),
                 Kind::Presence(_) => reader.wants_presence,
             };
-            is_wanted && !entry.is_superseded && entry.body.expires > now
+            let is_replaced = match entry.superseded {
+                Superseded::No => false,
+                Superseded::ForSome => self.has_newer_for(entry, reader, now),
+                Superseded::ForAll => true,
+            };
+            is_wanted && !is_replaced && entry.body.expires > now
         })
+    }
+
+    /// Whether the newest push of the key of `entry` is for `reader`.
+    fn has_newer_for(&self, entry: &Entry, reader: &Reader<'_>, now: Micros) -> bool {
+        let newest = self.keys.get(&entry.body.key).and_then(|place| self.get(*place));
+        newest.is_some_and(|newest| newest.body.expires > now && !is_excepted(&newest.body, reader))
+    }
+}
+
+/// Whether every member gets a push, whenever it reads.
+fn is_for_all(body: &Body) -> bool {
+    match body.kind {
+        Kind::Push => body.except.is_empty() && body.expires == Micros(u64::MAX),
+        Kind::Presence(_) => false,
     }
 }
 

@@ -67,7 +67,9 @@ impl Groups {
         if !is_empty {
             group.idle_since = now;
         }
-        let is_over = is_empty && now.since(group.idle_since) >= settings.linger_ms * 1000;
+        let is_told = group.counted.is_empty() && !group.sweep.is_listed;
+        let is_over =
+            is_empty && is_told && now.since(group.idle_since) >= settings.linger_ms * 1000;
         let stock = 2 * PLACES_AT_ONCE;
         let places = if is_over { group.free } else { group.free.saturating_sub(stock) };
         if places == 0 && !is_over {

@@ -111,12 +111,26 @@ struct Naive {
     excepts: bool,
     expires: bool,
     superseded: bool,
+    /// Whether by one that is for everybody.
+    by_all: bool,
 }
 
-/// Takes note that a newer push with this key comes.
-fn supersede(kept: &mut [Naive], key: u8) {
-    if let Some(older) = kept.iter_mut().rfind(|n| key > 0 && n.key == key) {
+/// A push of which nothing is there.
+const GONE: Naive = Naive {
+    offset: 0,
+    key: 0,
+    bytes: 0,
+    excepts: false,
+    expires: false,
+    superseded: true,
+    by_all: true,
+};
+
+/// Takes note that a newer push of a key comes.
+fn supersede(kept: &mut [Naive], newer: &Naive) {
+    if let Some(older) = kept.iter_mut().rfind(|n| newer.key > 0 && n.key == newer.key) {
         older.superseded = true;
+        older.by_all = !newer.excepts && !newer.expires;
     }
 }
 
@@ -152,9 +166,9 @@ proptest! {
                 Step::Push { key, bytes, excepts, expires } => {
                     // Below the byte of payloads.
                     let offset = all.len() as u64 % 40 + 1;
-                    let push =
-                        Naive { offset, key, bytes, excepts, expires, superseded: false };
-                    supersede(&mut all[first as usize - 1..], key);
+                    let mut push = Naive { offset, key, bytes, excepts, expires, ..GONE };
+                    push.superseded = false;
+                    supersede(&mut all[first as usize - 1..], &push);
                     log.push(offset, push.body(), Micros(0));
                     all.push(push);
                 }
@@ -164,11 +178,15 @@ proptest! {
                     let got = read_all(&mut log, &mut cursors[reader], who, step);
                     let from = before.max(first);
                     prop_assert_eq!(got.iter().any(|o| *o > 1 << 32), before < first);
+                    let is_for = |p: &Naive| !p.expires && !(p.excepts && reader == 0);
+                    let has_newer = |p: &Naive| {
+                        p.by_all || all.iter().rfind(|n| n.key == p.key).is_some_and(is_for)
+                    };
                     let should: Vec<u64> = all
                         .iter()
                         .enumerate()
                         .filter(|(n, _)| *n as u64 + 1 >= from)
-                        .filter(|(_, p)| !(p.superseded || p.expires || p.excepts && reader == 0))
+                        .filter(|(_, p)| is_for(p) && !(p.superseded && has_newer(p)))
                         .map(|(_, p)| p.offset)
                         .collect();
                     let got: Vec<u64> = got.into_iter().filter(|o| *o < 1 << 32).collect();
@@ -189,14 +207,7 @@ proptest! {
                 Step::DropFrames => log.drop_frames(),
                 Step::Skip => {
                     log.skip(1);
-                    all.push(Naive {
-                        offset: 0,
-                        key: 0,
-                        bytes: 0,
-                        excepts: false,
-                        expires: false,
-                        superseded: true,
-                    });
+                    all.push(GONE);
                     first = all.len() as u64 + 1;
                     prop_assert_eq!((log.first(), log.end()), (first, first));
                 }
