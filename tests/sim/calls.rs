@@ -98,7 +98,8 @@ impl World {
             } else if self.dice.chance(garbage) {
                 Ok(Bytes::from_static(&[10, 200, 1, 2]))
             } else {
-                Ok(backend::answer(&items, &runs, item, faults.large, &mut self.dice))
+                let body = backend::answer(&items, &runs, item, faults.large, &mut self.dice);
+                Ok(self.speaks(s, ticket, body))
             }
         };
         if self.dice.chance(5) {

@@ -98,6 +98,10 @@ pub struct Peer {
     pub has_token: bool,
     /// State of a traveller's connection.
     pub leg: Option<Leg>,
+    /// The member whose connection it is, in a run with pushes.
+    pub member: Option<usize>,
+    /// Whether it mostly does not read at all.
+    pub stalls: bool,
 }
 
 impl Peer {
@@ -142,6 +146,8 @@ impl Peer {
             address: [127, 0, 0, 1],
             has_token: false,
             leg: None,
+            member: None,
+            stalls: false,
         }
     }
 

@@ -6,6 +6,7 @@ use shardgate::wire::client;
 
 use crate::client::{Peer, SentKind};
 use crate::greedy::{Role, STORM_US};
+use crate::members::STALL_US;
 use crate::oracle::Sender;
 use crate::plan;
 use crate::tenants::tenant_of;
@@ -47,6 +48,9 @@ impl World {
     fn act(&mut self, p: usize) {
         if self.peers[p].leg.is_some() {
             return self.travels_on(p);
+        }
+        if self.peers[p].member.is_some() {
+            return self.member_acts(p);
         }
         let faults = self.plan.faults.clone();
         let encoding = self.peers[p].encoding;
@@ -348,7 +352,11 @@ impl World {
         if self.peers[p].reads_at.is_some() || self.peers[p].gone {
             return;
         }
-        let longest = if self.peers[p].slow && self.active { 30_000 } else { 300 };
+        let longest = match self.active {
+            true if self.peers[p].stalls => STALL_US,
+            true if self.peers[p].slow => 30_000,
+            true | false => 300,
+        };
         let after = self.dice.range(1, longest);
         self.peers[p].reads_at = Some(self.now + after);
         self.at(after, Event::Read(p));
@@ -370,9 +378,10 @@ impl World {
             peer.ends = true;
             peer.outgoing.clear();
             self.readable(p);
-            match self.peers[p].leg {
-                Some(_) => self.is_cut_off(p),
-                None => self.replace(),
+            match (&self.peers[p].leg, self.peers[p].member) {
+                (Some(_), _) => self.is_cut_off(p),
+                (None, Some(_)) => self.member_is_cut_off(p),
+                (None, None) => self.replace(),
             }
         }
     }
@@ -387,6 +396,8 @@ impl World {
         while let Some(incoming) = self.peers[p].parser.next(encoding) {
             if self.peers[p].leg.is_some() {
                 self.traveller_receives(p, &incoming);
+            } else if self.peers[p].member.is_some() {
+                self.member_receives(p, &incoming);
             } else if let Some(unit) = self.peers[p].receive(&incoming) {
                 let wire::Incoming::Message(answer) = &incoming else { continue };
                 self.oracle.answered(unit, answer);

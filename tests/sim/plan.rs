@@ -24,6 +24,7 @@ use shardgate::routing::{
 
 use crate::dice::Dice;
 use crate::greedy::Greed;
+use crate::pushes::PushPlan;
 use crate::sessions::SessionPlan;
 use crate::tenants::{OWN_SERVICES, TenantPlan, tenant_of};
 
@@ -137,6 +138,8 @@ pub struct Plan {
     pub tenants: Option<TenantPlan>,
     /// Clients that resume their sessions, if there are some.
     pub sessions: Option<SessionPlan>,
+    /// Groups and pushes, if there are any.
+    pub pushes: Option<PushPlan>,
 }
 
 impl Plan {
@@ -177,6 +180,7 @@ impl Plan {
             greed: None,
             tenants: None,
             sessions: None,
+            pushes: None,
         }
     }
 

@@ -29,6 +29,9 @@ use shardgate::trace::Nanos;
 use crate::plan::UNIX_AT_BOOT_S;
 use crate::world::{Event, Shard, Socket, World};
 
+/// Turns one after the other that may find work about pushes: as many as a pass over all members of
+/// all groups takes, one at a time.
+const TURNS_ON_END_MAX: u32 = 20_000;
 /// Bytes of one read of the shell.
 const SCRATCH: usize = 16 << 10;
 
@@ -83,7 +86,12 @@ impl World {
         if shard.state.is_stopping() && shard.engine.is_drained() {
             return self.end(s);
         }
-        if let Some(due) = shard.state.next_due() {
+        let goes_on = shard.engine.has_pushes();
+        shard.turns_on_end = if goes_on { shard.turns_on_end + 1 } else { 0 };
+        assert!(shard.turns_on_end < TURNS_ON_END_MAX, "work that never ends: the loop would spin");
+        if goes_on {
+            self.wake(s);
+        } else if let Some(due) = shard.state.next_due() {
             assert!(due.0 > self.now, "what is due was not done: the loop would spin");
             let after = due.0 - self.now;
             if shard.turn_at.is_none_or(|t| t > due.0) {
@@ -210,6 +218,9 @@ impl ShardIo for Host<'_> {
         }
         if self.world.plan.sessions.is_some() {
             self.world.note_decoded(self.s);
+        }
+        if self.world.plan.pushes.is_some() {
+            self.world.check_members();
         }
         if self.world.dice.chance(10) {
             let (s, Shard { engine, state, .. }) = (self.s, self.shard());
@@ -405,7 +416,13 @@ impl ShardIo for Host<'_> {
 
     fn try_send_event(&mut self, event: ShardEvent) -> Result<(), LaneRefusal<ShardEvent>> {
         let sent = self.world.reports.try_send(event);
-        self.shard().lost_events += u64::from(sent.is_err());
+        // Receipts wait for the next turn.
+        let waits = |event: &ShardEvent| matches!(event, ShardEvent::Receipts { .. });
+        let is_lost = match &sent {
+            Ok(()) => false,
+            Err(LaneRefusal::Full(event) | LaneRefusal::Closed(event)) => !waits(event),
+        };
+        self.shard().lost_events += u64::from(is_lost);
         sent
     }
 

@@ -131,6 +131,7 @@ pub struct Answer {
     pub status: u32,
     pub reason: String,
     pub offset: u64,
+    pub group: String,
 }
 
 /// Something that the gateway sent.
@@ -219,6 +220,7 @@ fn from_json(bytes: &[u8]) -> Answer {
         status: number("status") as u32,
         reason: text("reason"),
         offset: number("offset"),
+        group: text("group"),
     }
 }
 
@@ -232,5 +234,6 @@ fn from_protobuf(bytes: &[u8]) -> Answer {
         status: m.status,
         reason: m.reason,
         offset: m.offset,
+        group: m.group,
     }
 }

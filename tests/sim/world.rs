@@ -27,6 +27,7 @@ use crate::client::{Peer, UP_BYTES_MAX};
 use crate::dice::Dice;
 use crate::oracle::Oracle;
 use crate::plan::{self, Plan};
+use crate::push_oracle::Fan;
 use crate::sessions::Travel;
 use crate::tenants::{self, Tenancy};
 use crate::wire::Message;
@@ -43,6 +44,10 @@ pub enum Event {
     Read(usize),
     /// A traveller comes back.
     Travel(usize),
+    /// A member comes back.
+    Member(usize),
+    /// Control pushes something.
+    Push,
     /// A call of a shard arrives at its instance, ends, or times out.
     Arrives(usize, u64),
     Ends(usize, u64),
@@ -90,6 +95,8 @@ pub struct Shard {
     pub submitted: PlaceReceiver<Submit>,
     pub turn_at: Option<u64>,
     pub stalled_until: u64,
+    /// Turns one after the other that left work about pushes.
+    pub turns_on_end: u32,
     /// Whether the shard is in its last turn.
     pub ending: bool,
     pub stopped: bool,
@@ -131,6 +138,8 @@ pub struct World {
     pub tenancy: Option<Tenancy>,
     /// Clients that resume their sessions.
     pub travel: Travel,
+    /// Members of groups, and what is pushed to them.
+    pub fan: Fan,
 }
 
 /// Number of users as whom clients sign in.
@@ -177,6 +186,7 @@ impl World {
             paused_until: 0,
             tenancy,
             travel: Travel::default(),
+            fan: Fan::default(),
             dice,
             plan,
         };
@@ -195,6 +205,7 @@ impl World {
             None => (0..self.plan.clients).for_each(|_| self.connect()),
         }
         self.add_travellers();
+        self.add_members();
         self.at(1_000, Event::Control);
         if self.plan.faults.flap_ms > 0 {
             self.at(5_000, Event::Flap);
@@ -265,10 +276,12 @@ impl World {
             | Event::Flap
             | Event::Control
             | Event::Apply
+            | Event::Push
             | Event::Drain => true,
             Event::Write(_)
             | Event::Read(_)
             | Event::Travel(_)
+            | Event::Member(_)
             | Event::Arrives(..)
             | Event::Pause(_)
             | Event::SetClock(_) => false,
@@ -293,6 +306,8 @@ impl World {
             Event::Write(p) => self.peer_writes(p),
             Event::Read(p) => self.peer_reads(p),
             Event::Travel(t) => self.travels(t),
+            Event::Member(c) => self.member_comes(c),
+            Event::Push => self.pushes(),
             Event::Arrives(s, ticket) => self.call_arrives(s, ticket),
             Event::Ends(s, ticket) => self.call_ends(s, ticket),
             Event::TimesOut(s, ticket) => self.call_times_out(s, ticket),
@@ -358,8 +373,15 @@ impl World {
         self.at(after, Event::Control);
     }
 
-    fn take_events(&mut self) {
+    pub fn take_events(&mut self) {
         while let Some(event) = self.reported.try_recv() {
+            let event = match event {
+                ShardEvent::Receipts { receipts, .. } => {
+                    receipts.into_iter().for_each(|receipt| self.takes_receipt(receipt));
+                    continue;
+                }
+                event => event,
+            };
             if let (Some(tenancy), ShardEvent::QuotaDemands { shard, demands }) =
                 (&mut self.tenancy, event)
             {
@@ -478,7 +500,10 @@ impl World {
                 assert_eq!((report.gauges.queue_items, report.gauges.queue_bytes), (0, 0));
             }
         }
-        for (p, peer) in self.peers.iter().enumerate().filter(|(_, peer)| peer.leg.is_none()) {
+        for (p, peer) in self.peers.iter().enumerate() {
+            if peer.leg.is_some() || peer.member.is_some() {
+                continue;
+            }
             let is_told = peer.close_code.is_some() || peer.draining && !peer.open || peer.reset;
             assert!(is_told || !peer.cut_by_end, "peer {p} was closed without a reason");
             let limit = match (peer.close_code, peer.read_at_close) {
@@ -529,6 +554,7 @@ impl Shard {
             submitted,
             turn_at: None,
             stalled_until: 0,
+            turns_on_end: 0,
             ending: false,
             stopped: false,
             lost_events: 0,
