@@ -93,7 +93,7 @@ impl Engine {
         clients.go_on_with_waves(&mut cx, now);
         clients.pass_over_members(&mut cx);
         clients.to_count.append(&mut clients.placed);
-        cx.effects.deliver.append(&mut clients.groups.out);
+        clients.groups.take_out(&mut cx.effects.deliver);
     }
 
     /// The part of a tick that is about pushes.
@@ -132,7 +132,7 @@ impl Clients {
         }
         let settings = &cx.config.gateway.push;
         let until = now.plus_ms(settings.dedup_ms);
-        let id = (push.caller, "", &*push.body.id);
+        let id = (push.caller, push.tenant, "", &*push.body.id);
         let nowhere = || Ok::<_, Reject>(Position::default());
         let is_known = match self.push_ids.once(id, settings.dedup_entries_max, until, nowhere) {
             Ok((_, is_known)) => is_known,
@@ -166,7 +166,7 @@ impl Clients {
         let settings = &cx.config.settings.groups;
         let rule = push.rule(&name.name).ok_or(NO_RULE)?;
         let until = now.plus_ms(push.dedup_ms);
-        let id = (caller, &*name.name, &*body.id);
+        let id = (caller, name.tenant, &*name.name, &*body.id);
         let Self { groups, push_ids, .. } = self;
         push_ids.once(id, push.dedup_entries_max, until, || {
             let epoch = cx.rng.next_u32().max(1);

@@ -38,7 +38,7 @@ pub const PUBLISH: u32 = 9_015;
 /// Groups, by the beginnings that the plan's rules have; the last has no rule.
 pub const GROUPS: [&str; 9] =
     ["room:1", "room:2", "last:1", "last:2", "hist:1", "none:1", "small:1", "hall:1", "lost:1"];
-/// Those that clients join by themselves.
+/// The ones that clients join by themselves.
 const OPEN_GROUPS: usize = 7;
 /// A group that services alone fill.
 pub const HALL: &str = "hall:1";
@@ -336,7 +336,7 @@ impl World {
             Encoding::Protobuf => generated::Publish {
                 group: group.into(),
                 msg_id: 7_002,
-                payload: payload.into_bytes().into(),
+                payload: payload.into_bytes(),
                 key: key.into(),
                 to_me,
                 is_json: true,

@@ -42,6 +42,8 @@ use crate::push::{Body, GroupName, Kind, Position};
 /// Part of the free bytes of all logs that one may have: with 1,000 that are full the last 1 % is
 /// free.
 const FREE_PART: usize = 8;
+/// Items that wait for room in lanes and keep those behind them waiting: as many as a lane has.
+const AGAIN_MAX: usize = crate::limits::DELIVER_ITEMS_MAX;
 /// Places that are asked for at once where there are many: so that most members who join need no
 /// word of the home.
 const PLACES_AT_ONCE: u32 = 64;
@@ -301,6 +303,30 @@ impl Groups {
         !(self.passes.is_empty() && self.telling.is_empty() && self.own.is_empty())
     }
 
+    /// Moves the items for other shards into `effects`. What is for a shard whose lane refused an
+    /// item that is to be told again waits behind that, so that nothing overtakes it.
+    pub fn take_out(&mut self, effects: &mut Vec<(ShardId, Deliver)>) {
+        for (to, item) in std::mem::take(&mut self.out) {
+            let waits = self.again.iter().any(|(shard, _)| *shard == to);
+            let is_ordered = match &item {
+                Deliver::Ask { .. }
+                | Deliver::Release { .. }
+                | Deliver::Lagging { .. }
+                | Deliver::Publish(_) => true,
+                Deliver::People { .. }
+                | Deliver::List(_)
+                | Deliver::Listed { .. }
+                | Deliver::Confirmed(_)
+                | Deliver::Frames { .. }
+                | Deliver::Published { .. } => false,
+            };
+            match waits && is_ordered && self.again.len() < AGAIN_MAX {
+                true => self.again.push((to, item)),
+                false => effects.push((to, item)),
+            }
+        }
+    }
+
     /// Takes back an item that the lane to `shard` has no room for: it is told again in a later
     /// turn, and what nobody keeps is lost. Returns the sessions' ask that has failed, if it was
     /// one.
@@ -349,7 +375,8 @@ impl Groups {
 
     /// Tells again what lanes had no room for: part of the tick.
     pub fn tell_refused(&mut self) {
-        self.out.append(&mut self.again);
+        let newer = std::mem::replace(&mut self.out, std::mem::take(&mut self.again));
+        self.out.extend(newer);
         for key in std::mem::take(&mut self.behind) {
             if let Some(home) = self.homes.get_mut(key)
                 && !std::mem::replace(&mut home.is_listed, true)

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use crate::ids::TenantId;
 use crate::message::Micros;
 use crate::push::Position;
 
@@ -13,7 +14,7 @@ use crate::push::Position;
 pub const PUSH_ID_BYTES: usize =
     2 * (size_of::<(u128, Position)>() + 1) + size_of::<(Micros, u128)>();
 
-/// Ids, by a hash of 128 bits of caller, kind of addressee and id: two of a million are equal once
+/// Ids, by a hash of 128 bits of caller, tenant, group and id: two of a million are equal once
 /// in 10^26.
 #[derive(Debug, Default)]
 pub struct PushIds {
@@ -26,7 +27,7 @@ impl PushIds {
     /// with the number that `take` gives it, if that takes it.
     pub fn once<E>(
         &mut self,
-        (caller, scope, id): (u64, &str, &str),
+        (caller, tenant, scope, id): (u64, TenantId, &str, &str),
         entries_max: usize,
         until: Micros,
         take: impl FnOnce() -> Result<Position, E>,
@@ -34,7 +35,7 @@ impl PushIds {
         if id.is_empty() {
             return take().map(|position| (position, false));
         }
-        let key = key(caller, scope, id);
+        let key = key(caller, tenant, scope, id);
         if let Some(position) = self.known.get(&key) {
             return Ok((*position, true));
         }
@@ -66,9 +67,9 @@ impl PushIds {
     }
 }
 
-fn key(caller: u64, scope: &str, id: &str) -> u128 {
-    let text = [scope, "\0", id].concat();
-    xxh3_128_with_seed(text.as_bytes(), caller)
+fn key(caller: u64, tenant: TenantId, scope: &str, id: &str) -> u128 {
+    let text = [&tenant.0.to_le_bytes(), scope.as_bytes(), b"\0", id.as_bytes()].concat();
+    xxh3_128_with_seed(&text, caller)
 }
 
 #[cfg(test)]
@@ -80,7 +81,7 @@ mod tests {
         let mut ids = PushIds::default();
         let mut offset = 0;
         let mut push = |ids: &mut PushIds, caller, scope, id| {
-            ids.once((caller, scope, id), 10, Micros(5), || {
+            ids.once((caller, TenantId(7), scope, id), 10, Micros(5), || {
                 offset += 1;
                 Ok::<_, ()>(Position { epoch: 1, offset })
             })
@@ -102,13 +103,16 @@ mod tests {
     fn a_push_that_is_refused_leaves_its_id_free_and_the_oldest_ids_go() {
         let mut ids = PushIds::default();
         let at = |offset| Position { epoch: 0, offset };
-        let refused = ids.once((1, "", "a"), 2, Micros(9), || Err("full"));
+        let refused = ids.once((1, TenantId(7), "", "a"), 2, Micros(9), || Err("full"));
         assert_eq!((refused, ids.count()), (Err("full"), 0));
         for (n, id) in ["a", "b", "c"].into_iter().enumerate() {
-            let taken = ids.once((1, "", id), 2, Micros(9), || Ok::<_, ()>(at(n as u64)));
+            let taken =
+                ids.once((1, TenantId(7), "", id), 2, Micros(9), || Ok::<_, ()>(at(n as u64)));
             assert_eq!(taken, Ok((at(n as u64), false)));
         }
-        let again = ids.once((1, "", "a"), 2, Micros(9), || Ok::<_, ()>(at(9)));
+        let again = ids.once((1, TenantId(7), "", "a"), 2, Micros(9), || Ok::<_, ()>(at(9)));
         assert_eq!((again, ids.count()), (Ok((at(9), false)), 2));
+        let other = ids.once((1, TenantId(8), "", "a"), 2, Micros(9), || Ok::<_, ()>(at(5)));
+        assert_eq!(other, Ok((at(5), false)), "of another tenant");
     }
 }

@@ -41,7 +41,7 @@ pub enum Names {
     None,
     /// All of them.
     All(Vec<PersonName>),
-    /// Who came and who left since the word before.
+    /// People who came and who left since the word before.
     #[allow(missing_docs)]
     Changes { came: Vec<PersonName>, left: Vec<PersonName> },
 }
@@ -114,7 +114,7 @@ impl Roster {
         }
     }
 
-    /// Who came and left again, or the other way, has not changed.
+    /// A person who came and left again, or the other way, has not changed.
     fn note(&mut self, person: PersonName, came: bool) {
         if let Told::Names(changed) = &mut self.told
             && changed.remove(&person).is_none()
