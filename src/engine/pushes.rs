@@ -215,7 +215,7 @@ impl Clients {
             }
             Deliver::Publish(publish) => self.on_publish_at_home(cx, publish, now),
             Deliver::Confirmed(confirmed) => self.on_confirmed(cx, confirmed, now),
-            Deliver::Frames { group, epoch, frames } => {
+            Deliver::Frames { group, epoch, frames, up_to } => {
                 let is_current = |key: &GroupKey| {
                     self.groups
                         .get(*key)
@@ -223,7 +223,7 @@ impl Clients {
                 };
                 match self.groups.find(&group).filter(is_current) {
                     Some(key) => {
-                        self.groups.append(key, frames, &cx.config.settings.groups, now);
+                        self.groups.append(key, frames, up_to, &cx.config.settings.groups, now);
                     }
                     // The last member left meanwhile: the home was told so.
                     None => tell_nobody(cx, &frames),

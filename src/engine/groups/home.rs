@@ -268,7 +268,7 @@ impl Home {
             }
             if !transient.is_empty() {
                 let (group, frames) = (name.clone(), transient.clone());
-                out.push((interest.shard, Deliver::Frames { group, epoch, frames }));
+                out.push((interest.shard, Deliver::Frames { group, epoch, frames, up_to: 0 }));
             }
             if interest.told >= position.offset {
                 continue;
@@ -279,10 +279,9 @@ impl Home {
             let frames: Vec<Frame> = frames.map(|kept| kept.frame.clone()).collect();
             interest.told = frames.last().map_or(position.offset, |frame| frame.offset);
             has_more |= interest.told < position.offset;
-            if !frames.is_empty() {
-                let group = name.clone();
-                out.push((interest.shard, Deliver::Frames { group, epoch, frames }));
-            }
+            // Without frames it tells that the last ones are not kept any more.
+            let (group, up_to) = (name.clone(), interest.told);
+            out.push((interest.shard, Deliver::Frames { group, epoch, frames, up_to }));
         }
         transient.clear();
         has_more
@@ -299,8 +298,9 @@ impl Home {
                 }
             }
             // Pushes without a number are lost: they are the ones that are not kept.
-            Deliver::Frames { frames, .. } => {
-                if let Some(before) = frames.first().and_then(|f| f.offset.checked_sub(1)) {
+            Deliver::Frames { frames, up_to, .. } => {
+                let first = frames.first().map_or(*up_to, |frame| frame.offset);
+                if let Some(before) = first.checked_sub(1) {
                     interest.told = interest.told.min(before);
                 }
             }

@@ -101,8 +101,9 @@ pub enum Deliver {
     Listed { ask: u64, page: Box<Page> },
     /// From the home: places for members.
     Confirmed(Confirmed),
-    /// From the home: pushes in order. A jump of the offsets says that the ones between are lost.
-    Frames { group: GroupName, epoch: u32, frames: Vec<Frame> },
+    /// From the home: pushes in order. A jump of the offsets says that the ones between are lost,
+    /// and `up_to` that those up to it are, of which none came; 0 = it says nothing.
+    Frames { group: GroupName, epoch: u32, frames: Vec<Frame>, up_to: u64 },
     /// From the home: the number of a client's push, or why it has none.
     Published { session: SessionKey, ask: u64, result: Result<Position, Reject> },
 }

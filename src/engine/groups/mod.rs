@@ -456,11 +456,13 @@ impl Groups {
         self.trim(key, settings, now);
     }
 
-    /// Appends pushes to the log of a group that is here, and begins a pass.
+    /// Appends pushes to the log of a group that is here, and begins a pass. `up_to`: the last of
+    /// those that were lost behind them.
     pub fn append(
         &mut self,
         key: GroupKey,
         frames: Vec<lane::Frame>,
+        up_to: u64,
         settings: &GroupSettings,
         now: Micros,
     ) {
@@ -485,6 +487,10 @@ impl Groups {
                 group.counted.push(Counted { number, place: group.log.end() });
             }
             group.log.push(offset, body, now);
+        }
+        if up_to > group.position.offset {
+            group.log.skip(up_to - group.position.offset);
+            group.position.offset = up_to;
         }
         self.log_bytes = self.log_bytes + group.bytes() - before;
         if group.begin_pass() {

@@ -551,3 +551,24 @@ fn a_user_is_in_the_groups_that_its_token_names_as_long_as_it_names_them() {
     rig.settle();
     assert!(rig.told(client).is_empty());
 }
+
+#[test]
+fn members_are_told_of_the_last_pushes_although_none_is_kept_for_their_shard() {
+    let mut rig = Rig::new(2, GroupRule { keep: Keep::None, recent_ms: 1_000, ..room() });
+    let home = usize::from(name("room:7").home(2).0);
+    let client = rig.open(1 - home);
+    rig.joins(client, 1, "room:7");
+    rig.push(Addressees::Group(name("room:7")), |_| {});
+    rig.shards[home].end_turn(rig.now);
+    for (to, item) in std::mem::take(&mut rig.shards[home].effects.deliver) {
+        rig.shards[home].deliver_refused(to, item, rig.now);
+    }
+    // The lane has no room for longer than the push is kept.
+    rig.now = rig.now.plus_ms(2_000);
+    for _ in 0..100 {
+        rig.shards[home].clients.groups.tend(&Default::default(), rig.now, |_| None);
+    }
+    rig.tick(10);
+    let told = rig.told(client);
+    assert_eq!((&told[0]["type"], &told[0]["payload"]["dropped"]), (&"gap".into(), &1.into()));
+}
