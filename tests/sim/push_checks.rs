@@ -8,7 +8,7 @@ use crate::push_oracle::{Fan, Life, Sent, Stint, Target};
 const KNOWN_US: u64 = 0;
 
 impl Fan {
-    /// Promises 16, 17 and 19: of every push in a stint that its member did not get it is known why.
+    /// Promises 16, 17 and 19: of every push in a stint that its member lacks it is known why.
     pub fn check_stint(&mut self, stint: usize, ended: bool, now: u64) {
         let stint = &self.stints[stint];
         let life = &self.lives[stint.life];
