@@ -20,7 +20,7 @@ pub fn session(r: &mut Reader, d: SessionSettings) -> SessionSettings {
     let ttl_ms = r.number("session.ttl_ms", d.ttl_ms, ttl);
     SessionSettings {
         ttl_ms,
-        grace_ms: r.number("session.grace_ms", d.grace_ms.min(ttl_ms), Bounds::new(0, DAY_MS)),
+        grace_ms: r.number("session.grace_ms", d.grace_ms, Bounds::new(0, DAY_MS)),
         kept_items_max: r.number(
             "session.kept_items_max",
             d.kept_items_max,
@@ -39,15 +39,7 @@ pub fn session(r: &mut Reader, d: SessionSettings) -> SessionSettings {
 /// Checks that all sessions together have room for one window, and a client's outbox for what a
 /// resume puts into it at once.
 pub fn relations(r: &mut Reader, session: &SessionSettings, outbox_bytes_max: usize) {
-    let SessionSettings { ttl_ms, grace_ms, kept_bytes_max, kept_total_bytes_max, .. } = *session;
-    r.relation(
-        grace_ms <= ttl_ms || ttl_ms == 0,
-        ["session.grace_ms", "session.ttl_ms"],
-        format!(
-            "grace_ms {grace_ms}, for which a session without a connection counts as there, must \
-             be at most ttl_ms {ttl_ms}, after which it ends"
-        ),
-    );
+    let SessionSettings { kept_bytes_max, kept_total_bytes_max, .. } = *session;
     r.relation(
         kept_bytes_max <= kept_total_bytes_max,
         ["session.kept_bytes_max", "session.kept_total_bytes_max"],

@@ -90,6 +90,7 @@ impl Engine {
             let Some(item) = clients.groups.next_own() else { break };
             clients.on_deliver(&mut cx, item, now);
         }
+        clients.tell_join_calls(&mut cx);
         clients.go_on_with_waves(&mut cx, now);
         clients.pass_over_members(&mut cx);
         clients.to_count.append(&mut clients.placed);

@@ -176,8 +176,13 @@ impl Wait {
                     self.outcome.joined += joined;
                     self.outcome.offline += offline;
                     for (group, position) in positions {
-                        if self.outcome.positions.iter().all(|(known, _)| *known != group) {
-                            self.outcome.positions.push((group, position));
+                        let known =
+                            self.outcome.positions.iter_mut().find(|(name, _)| *name == group);
+                        match known {
+                            // Everything above the highest one comes to all.
+                            Some((_, at)) if at.offset < position.offset => *at = position,
+                            Some(_) => {}
+                            None => self.outcome.positions.push((group, position)),
                         }
                     }
                 }

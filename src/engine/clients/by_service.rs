@@ -15,6 +15,17 @@ use crate::routing::affinity_hash;
 use crate::stats::Counter;
 use crate::wire::client;
 
+/// A service's call to put sessions into groups, of which some may wait for a place.
+#[derive(Debug)]
+pub struct JoinCall {
+    number: u64,
+    /// The asks that it made: those behind the first number, up to the second.
+    asks: (u64, u64),
+    sessions: Vec<SessionKey>,
+    groups: Vec<GroupName>,
+    offline: u32,
+}
+
 impl Clients {
     /// The sessions that are meant and are here, each once, and how many sessions and users are
     /// not.
@@ -51,22 +62,43 @@ impl Clients {
         groups: &[Arc<str>],
         now: Micros,
     ) {
-        let (found, offline) = self.find_all(tenant, whom);
-        let mut joined = 0;
-        for &key in &found {
-            joined += u32::from(self.join_by_service(cx, key, tenant, groups, now));
+        let (sessions, offline) = self.find_all(tenant, whom);
+        let after = self.groups.asks.last();
+        for &key in &sessions {
+            self.join_by_service(cx, key, tenant, groups, now);
         }
-        let position = |name: &Arc<str>| {
-            let group = GroupName { tenant, name: name.clone() };
-            self.groups.position(&group).map(|position| (name.clone(), position))
-        };
-        let positions = groups.iter().filter_map(position).collect();
-        let part = ReceiptPart::Joined { joined, offline, positions };
-        cx.effects.receipts.push(Receipt { number, shard: cx.config.shard, part });
+        let asks = (after, self.groups.asks.last());
+        let groups = groups.iter().map(|name| GroupName { tenant, name: name.clone() }).collect();
+        self.joins.push(JoinCall { number, asks, sessions, groups, offline });
+        self.tell_join_calls(cx);
     }
 
-    /// Puts a session into groups of which a service, or its token, names it a member. Whether it
-    /// is in all of them, or waits for a place.
+    /// Tells control of joins of which none waits for a word of a home any more: a push that comes
+    /// after the answer reaches those who joined.
+    pub fn tell_join_calls(&mut self, cx: &mut Context<'_>) {
+        for call in std::mem::take(&mut self.joins) {
+            if self.groups.asks.has_between(call.asks.0, call.asks.1) {
+                self.joins.push(call);
+                continue;
+            }
+            let JoinCall { number, sessions, groups, offline, .. } = call;
+            let is_in = |clients: &mut Self, key: SessionKey, name: &GroupName| {
+                let group = clients.groups.find(name);
+                let session = clients.session_mut(key).map(|(session, _)| &*session);
+                let memberships = session.and_then(|session| session.groups.as_deref());
+                group.zip(memberships).is_some_and(|(group, all)| all.slot_of(group).is_some())
+            };
+            let in_all = sessions.iter().filter(|key| groups.iter().all(|g| is_in(self, **key, g)));
+            let joined = in_all.count() as u32;
+            let position =
+                |group: &GroupName| Some((group.name.clone(), self.groups.position(group)?));
+            let positions = groups.iter().filter_map(position).collect();
+            let part = ReceiptPart::Joined { joined, offline, positions };
+            cx.effects.receipts.push(Receipt { number, shard: cx.config.shard, part });
+        }
+    }
+
+    /// Puts a session into groups of which a service, or its token, names it a member.
     pub fn join_by_service(
         &mut self,
         cx: &mut Context<'_>,
@@ -74,15 +106,13 @@ impl Clients {
         tenant: TenantId,
         groups: &[Arc<str>],
         now: Micros,
-    ) -> bool {
-        let mut all = true;
+    ) {
         for name in groups {
             let group = GroupName::new(tenant, name).ok();
             let config = cx.config;
             let rule = group.as_ref().and_then(|group| config.gateway.push.rule(&group.name));
             let (Some(group), Some(rule)) = (group, rule) else {
                 cx.stats.inc(Counter::GroupJoinsRefused);
-                all = false;
                 continue;
             };
             match self.join(cx, key, (&group, rule), Asked::default(), Wanted::default(), now) {
@@ -91,13 +121,9 @@ impl Clients {
                     self.write_newest(cx, key, &group, &joined, now);
                 }
                 Ok(Joining::Waits) => {}
-                Err(_) => {
-                    cx.stats.inc(Counter::GroupJoinsRefused);
-                    all = false;
-                }
+                Err(_) => cx.stats.inc(Counter::GroupJoinsRefused),
             }
         }
-        all
     }
 
     /// Tells a client what became of a join: by the answer that it wants, or by `joined`.

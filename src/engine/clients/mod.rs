@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use crate::auth::Verifier;
 use crate::config::settings::{ConnSettings, GatewaySettings, ShardSettings};
+use crate::engine::clients::by_service::JoinCall;
 use crate::engine::clients::conn::{Claim, Conn, Hold, Phase, SocketAction, Terms};
 use crate::engine::clients::deliveries::Pulled;
 use crate::engine::clients::direct::{Direct, Wave};
@@ -75,6 +76,8 @@ pub(crate) struct Clients {
     pulled: Option<Pulled>,
     /// Connections that have more to read than one flush wrote.
     pub more_to_send: Vec<ConnId>,
+    /// Calls of services to put sessions into groups that are not answered.
+    pub joins: Vec<JoinCall>,
     /// Pushes to all sessions under way.
     pub waves: VecDeque<Wave>,
     /// Pushes to sessions of this turn, which are to be counted.
@@ -125,6 +128,7 @@ impl Clients {
             push_ids: PushIds::default(),
             pulled: None,
             more_to_send: Vec::new(),
+            joins: Vec::new(),
             waves: VecDeque::new(),
             placed: Vec::new(),
             to_count: Vec::new(),

@@ -62,6 +62,16 @@ impl Asks {
         self.last
     }
 
+    /// Number of the last one.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether one of those behind `after`, up to `last`, still waits.
+    pub fn has_between(&self, after: u64, last: u64) -> bool {
+        after < last && self.waiting.range(after + 1..=last).next().is_some()
+    }
+
     /// Takes the one with this number out, if it still waits.
     pub fn take(&mut self, number: u64) -> Option<Ask> {
         self.waiting.remove(&number)

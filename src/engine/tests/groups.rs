@@ -16,7 +16,9 @@ use crate::engine::clients::sign_in::tests::{
 use crate::ids::{ConnId, ShardId, TenantId};
 use crate::mailbox::ShardConfig;
 use crate::message::{Micros, Priority};
-use crate::push::{Addressees, Body, Counts, GroupName, Kind, Origin, Push, ReceiptPart, Submit};
+use crate::push::{
+    Addressees, Body, Counts, GroupName, Kind, Origin, Push, ReceiptPart, Submit, Whom,
+};
 
 mod queries;
 
@@ -571,4 +573,25 @@ fn members_are_told_of_the_last_pushes_although_none_is_kept_for_their_shard() {
     rig.tick(10);
     let told = rig.told(client);
     assert_eq!((&told[0]["type"], &told[0]["payload"]["dropped"]), (&"gap".into(), &1.into()));
+}
+
+#[test]
+fn a_service_is_told_of_a_join_when_a_push_would_reach_who_joined() {
+    let mut rig = Rig::new(2, room());
+    let home = usize::from(name("room:7").home(2).0);
+    let (shard, id) = rig.open(1 - home);
+    let session = rig.shards[shard].clients.conns.get(id).expect("there").session.id;
+    let whom = Whom { sessions: vec![session], users: Vec::new() };
+    let (groups, info) = (vec!["room:7".into()], Default::default());
+    let tenant = TenantId::DEFAULT;
+    rig.shards[shard].on_submit(Submit::Join { number: 9, tenant, whom, groups, info }, rig.now);
+    rig.shards[shard].end_turn(rig.now);
+    assert!(rig.shards[shard].effects.receipts.is_empty(), "the home has not answered");
+    for (to, item) in std::mem::take(&mut rig.shards[shard].effects.deliver) {
+        rig.shards[usize::from(to.0)].on_deliver(item, rig.now);
+    }
+    rig.settle();
+    let told = &rig.shards[shard].effects.receipts[0];
+    assert!(matches!(&told.part, ReceiptPart::Joined { joined: 1, offline: 0, .. }), "{told:?}");
+    assert_eq!(rig.told((shard, id))[0]["type"], "joined");
 }
