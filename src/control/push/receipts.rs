@@ -73,6 +73,15 @@ impl Outcome {
         total
     }
 
+    /// Notes a group's position: everything above the highest one comes to all who joined.
+    fn add_position(&mut self, (group, position): (Arc<str>, Position)) {
+        match self.positions.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, at)) if at.offset < position.offset => *at = position,
+            Some(_) => {}
+            None => self.positions.push((group, position)),
+        }
+    }
+
     fn add_silent(&mut self, shard: ShardId, addressees: u64) {
         self.silent.push(shard);
         self.counts.push((shard, Counts { unknown: addressees, ..Counts::default() }));
@@ -175,16 +184,7 @@ impl Wait {
                     self.outcome.answered += 1;
                     self.outcome.joined += joined;
                     self.outcome.offline += offline;
-                    for (group, position) in positions {
-                        let known =
-                            self.outcome.positions.iter_mut().find(|(name, _)| *name == group);
-                        match known {
-                            // Everything above the highest one comes to all.
-                            Some((_, at)) if at.offset < position.offset => *at = position,
-                            Some(_) => {}
-                            None => self.outcome.positions.push((group, position)),
-                        }
-                    }
+                    positions.into_iter().for_each(|at| self.outcome.add_position(at));
                 }
             }
             ReceiptPart::Done { done, ended } => {
