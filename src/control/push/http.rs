@@ -13,6 +13,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tokio_stream::StreamExt;
 
 use super::callers::Caller;
 use super::desk::Desk;
@@ -31,6 +32,8 @@ use crate::wire::push::{read_request, write_response};
 const BODY_BYTES_MAX: usize = (1 << 20) + 5;
 /// Longest time in which a call is sent, from its headers to the end of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the rest of a body that nobody reads: a round trip around the world and more.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bodies that are received at once; others wait for their turn. 64 of the largest are 64 MiB.
 const BODIES_MAX: usize = 64;
 
@@ -68,13 +71,13 @@ async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -
     let peer = request.extensions().get::<Peer>().cloned();
     let Some(caller) = entrance.caller(request.headers(), peer.as_ref()) else {
         let refused = Refused::new(Reason::Unauthenticated, NO_CALLER);
-        return refusal(&refused, is_grpc);
+        return refuse_unread(&refused, is_grpc, request.into_body()).await;
     };
     if let Some(peer) = peer {
         peer.prove();
     }
     if let Err(refused) = entrance.desk.open() {
-        return refusal(&refused, is_grpc);
+        return refuse_unread(&refused, is_grpc, request.into_body()).await;
     }
     let (mut parts, body) = request.into_parts();
     let body = match entrance.receive(body).await {
@@ -86,12 +89,8 @@ async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -
             };
             return tonic::Status::new(code, why).into_http();
         }
-        // The rest of the body may still come: it is not read, and the connection ends.
-        Err((status, why)) => {
-            let mut response = error(status, why, None);
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return response;
-        }
+        // The rest of the body may still come: it is not read.
+        Err((status, why)) => return and_close(error(status, why, None)),
     };
     parts.extensions.insert(caller);
     let arrived = Instant::now();
@@ -154,6 +153,37 @@ async fn push(
         }
         Err(refused) => refusal(&refused, false),
     }
+}
+
+/// Refuses a call before its body is read. What comes of the body is thrown away, so that its
+/// caller can call again on this connection: many send headers and body apart, and a connection
+/// that closes in between fails them in the middle of a write.
+async fn refuse_unread(refused: &Refused, is_grpc: bool, body: Body) -> Response {
+    let response = refusal(refused, is_grpc);
+    if is_grpc {
+        return response; // HTTP/2 ends the stream alone
+    }
+    let mut chunks = body.into_data_stream();
+    let throw_away = async {
+        let mut bytes = 0;
+        while let Some(chunk) = chunks.next().await {
+            bytes += chunk.ok()?.len();
+            if bytes > BODY_BYTES_MAX {
+                return None;
+            }
+        }
+        Some(())
+    };
+    match tokio::time::timeout(UNREAD_TIMEOUT, throw_away).await {
+        Ok(Some(())) => response,
+        Ok(None) | Err(_) => and_close(response),
+    }
+}
+
+/// The last answer on an HTTP/1.1 connection, which says so.
+fn and_close(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The answer to a call that is refused as a whole.

@@ -79,6 +79,36 @@ async fn several_requests_go_over_one_connection() {
 }
 
 #[tokio::test]
+async fn a_caller_who_is_refused_before_its_body_is_there_can_call_again() {
+    let doors = Doors::open(Shards::Good, vec![caller("game", GAME)]);
+    let mut conn = doors.connect().await;
+    // Headers, a piece of the body once they have been read, and the rest: as http.client of
+    // Python and others send it.
+    let request = post("nobody-knows-this-token", ONE);
+    let (head, body) = request.split_at(request.len() - ONE.len());
+    conn.0.write_all(head.as_bytes()).await.unwrap();
+    while doors.pushes.view().tally.unknown == 0 {
+        tokio::task::yield_now().await;
+    }
+    conn.0.write_all(body.as_bytes()).await.unwrap();
+    let answer = conn.answer().await;
+    assert_eq!(answer.status, 401);
+    assert!(!answer.head.contains("connection: close"), "{}", answer.head);
+    assert_eq!(conn.ask(&post(GAME, ONE)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refused_caller_whose_body_never_ends_is_told_that_the_connection_does() {
+    let doors = Doors::open(Shards::Good, vec![caller("game", GAME)]);
+    let mut conn = doors.connect().await;
+    let request = post("nobody-knows-this-token", ONE);
+    let answer = conn.ask(&request[..request.len() - 1]).await;
+    assert_eq!(answer.status, 401);
+    assert!(answer.head.contains("connection: close"), "{}", answer.head);
+    assert_eq!(conn.0.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
 async fn each_fault_of_a_request_has_its_status() {
     let doors = Doors::open(Shards::Good, vec![caller("game", GAME)]);
     let good = post(GAME, ONE);
