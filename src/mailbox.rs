@@ -50,6 +50,8 @@ pub enum Command {
     Apply(Box<ShardConfig>),
     /// Send a [`ShardEvent::Report`] with this number.
     Report(u64),
+    /// Send a [`ShardEvent::Sample`]: what can be told without a pass over the connections.
+    Sample,
     /// Answer the query with a [`ShardEvent::Inspection`] of this number.
     Inspect(Query, u64),
     /// Record a trace of the turns, and send it in [`ShardEvent::Trace`].
@@ -76,6 +78,8 @@ pub enum ShardEvent {
     Ready(ShardId),
     /// The answer to [`Command::Report`].
     Report(Box<Report>),
+    /// The answer to [`Command::Sample`]. May be lost: the next one says what has come since.
+    Sample(Box<Report>),
     /// The answer to [`Command::Inspect`].
     Inspection {
         /// Who.

@@ -9,7 +9,9 @@ use std::mem::size_of;
 use crate::auth::keys::{JWKS_KEYS_MAX, KEY_BYTES};
 use crate::config::Config;
 use crate::config::settings::{ShardSettings, TenantSettings};
+use crate::control::live;
 use crate::control::log::LOG_BYTES;
+use crate::control::log::recent::RECENT_BYTES;
 use crate::control::marks::MARKS_MAX;
 use crate::engine::REQUESTS_MAX;
 use crate::engine::clients::address_places::AddressPlaces;
@@ -305,6 +307,12 @@ pub fn of_process(config: &Config, shards: usize) -> Vec<Part> {
     let mut parts = vec![
         times("hash rings", "routing.ring_points x weights", points, "a point", RING_POINT_BYTES),
         Part::new("log", "lines that wait for stderr, each as long as can be".into(), LOG_BYTES),
+        Part::new("log, kept", "the last warnings, for /live".into(), RECENT_BYTES),
+        Part::new(
+            "live",
+            format!("{shards} shards x {} rows", live::ROWS_MAX),
+            live::bytes_max(shards),
+        ),
     ];
     parts.extend(push_parts(config, shards));
     parts.extend(tenant_parts(config, shards));

@@ -1,11 +1,13 @@
 //! Statistics: closed lists of counters and histograms, one set a shard, added up at export.
 
+pub mod call_times;
 pub mod report;
 
 use hdrhistogram::Histogram;
 
 use crate::ids::TenantId;
-pub use report::{Gauges, InstanceReport, Report, Signal};
+pub use call_times::CallTimes;
+pub use report::{Gauges, HeldOwner, InstanceReport, Report, Signal};
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])* $name:ident = $label:literal,)*) => {
@@ -502,6 +504,24 @@ impl Histograms {
         for (a, b) in self.stages.iter_mut().zip(&other.stages) {
             a.add(b).expect("same bounds");
         }
+    }
+    /// Adds the values from the time of `earlier` (`None` = the start) to that of `now`. A stage
+    /// without any costs nothing.
+    pub(crate) fn add_since(&mut self, now: &Histograms, earlier: Option<&Histograms>) {
+        for (at, sum) in self.stages.iter_mut().enumerate() {
+            let (now, earlier) = (&now.stages[at], earlier.map(|earlier| &earlier.stages[at]));
+            if earlier.map_or(0, Histogram::len) == now.len() {
+                continue;
+            }
+            sum.add(now).expect("same bounds");
+            if let Some(earlier) = earlier {
+                sum.subtract(earlier).expect("a shard takes nothing back");
+            }
+        }
+    }
+    /// Forgets all values.
+    pub(crate) fn clear(&mut self) {
+        self.stages.iter_mut().filter(|stage| !stage.is_empty()).for_each(Histogram::reset);
     }
     /// Takes out what had been recorded before, at the time of `earlier`; all, if that is later.
     pub(crate) fn subtract(&mut self, earlier: &Histograms) {

@@ -21,6 +21,7 @@ use super::gathering::{Gathering, Overview};
 use super::histogram_log::HistogramLog;
 use super::inputs::{ControlInputs, Cores};
 use super::jwks::{self, JwksFetch, JwksRefresher};
+use super::live::{Live, Reading};
 use super::probe::CheckResult;
 use super::push::{Phase, Pushes};
 use super::quotas::QuotaDivision;
@@ -169,6 +170,7 @@ fn start(
         announcement: Some(announcement),
         gathering: Gathering::default(),
         histogram_log: HistogramLog::default(),
+        live: Live::new(inputs.started, now),
         stop: None,
         info,
         service_manager: ServiceManager::from_environment(now),
@@ -193,6 +195,7 @@ struct Control {
     announcement: Option<Announcement>,
     gathering: Gathering,
     histogram_log: HistogramLog,
+    live: Live,
     /// Set when a stop began: the time at which it is given up.
     stop: Option<StopBound>,
     info: Arc<ProcessInfo>,
@@ -238,7 +241,21 @@ impl Control {
         if self.gathering.is_over(&self.shards, now) {
             self.finish_gathering(now);
         }
+        self.take_samples(now);
         commands_wait | self.shards.flush()
+    }
+
+    /// Asks the shards for samples once a second, and makes a row of them when all have come, or
+    /// when the next ones are due.
+    fn take_samples(&mut self, now: Instant) {
+        let is_due = self.live.is_due(now);
+        if self.live.is_open() && (is_due || self.shards.all_sampled()) {
+            self.live.take(&self.shards.sampled(now), now);
+        }
+        if is_due {
+            self.shards.ask_samples();
+            self.live.asked(now);
+        }
     }
 
     fn take_events(&mut self, now: Instant) {
@@ -261,6 +278,7 @@ impl Control {
                 }
                 ShardEvent::Ready(_)
                 | ShardEvent::Report(_)
+                | ShardEvent::Sample(_)
                 | ShardEvent::Inspection { .. }
                 | ShardEvent::Trace { .. } => {}
             }
@@ -371,6 +389,10 @@ impl Control {
     fn answer(&mut self, request: ControlRequest) -> bool {
         match request {
             ControlRequest::Gather(waiter) => self.gather(waiter),
+            ControlRequest::Live(since, reply) => {
+                // The client may have gone away.
+                let _ = reply.send(self.read_live(since, Instant::now()));
+            }
             ControlRequest::Reload(done) => {
                 let result = self.reload(Instant::now());
                 // The client may have gone away.
@@ -474,6 +496,17 @@ impl Control {
         self.gathering.begin(&mut self.shards, Instant::now());
     }
 
+    fn read_live(&self, since: u64, now: Instant) -> Reading {
+        let overview = Overview {
+            at: now,
+            draining: self.stop.is_some(),
+            shards: self.shards.sampled(now),
+            directory: self.directory.view(),
+            pushes: self.pushes.view(),
+        };
+        self.live.read(since, overview)
+    }
+
     /// Time of the next turn without an event.
     fn next_wake(&self, commands_wait: bool) -> Option<Instant> {
         let now = Instant::now();
@@ -489,6 +522,7 @@ impl Control {
             self.histogram_log.due(),
             self.shards.questions_due(),
             Some(self.certificates.due()),
+            Some(self.live.due()),
         ];
         times.into_iter().flatten().min()
     }

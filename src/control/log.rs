@@ -3,8 +3,9 @@
 //! A stderr whose reader has stopped must not stop a shard, so lines go to a thread of their own;
 //! what does not fit is dropped and counted. Characters that are not plain ([`is_plain`]) are
 //! escaped, so that no value can forge a line, turn it around or talk to a terminal; long values
-//! are cut; warnings that repeat are counted ([`repeats`]).
+//! are cut; warnings that repeat are counted ([`repeats`]), and the last ones kept ([`recent`]).
 
+pub mod recent;
 pub mod repeats;
 
 use std::fmt::{self, Write as _};
@@ -77,7 +78,7 @@ pub fn init(filter: &str, json: bool) -> Result<LogGuard, String> {
     let (collapse, reporter) = repeats::collapse().map_err(|error| error.to_string())?;
     let writer = CleanLines { lines, json };
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
-    let base = tracing_subscriber::registry().with(filter).with(collapse);
+    let base = tracing_subscriber::registry().with(filter).with(collapse).with(recent::Keep);
     let installed = if json {
         base.with(layer.json().flatten_event(true)).try_init()
     } else {

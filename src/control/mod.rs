@@ -21,6 +21,7 @@ mod inputs;
 mod inspections;
 mod jwks;
 pub(crate) mod jwks_fetch;
+pub(crate) mod live;
 pub(crate) mod log;
 pub(crate) mod marks;
 mod probe;

@@ -10,6 +10,7 @@ use super::active_config::ReloadReport;
 use super::dump::DumpFiles;
 use super::gathering::Overview;
 use super::inspections::QueryResult;
+use super::live::Reading;
 use super::traces::TraceReply;
 use crate::config::Problem;
 use crate::ids::ShardId;
@@ -24,6 +25,9 @@ pub const REQUESTS_MAX: usize = 64;
 pub enum ControlRequest {
     /// The state of everything. Requests that come while shards are asked share one round.
     Gather(oneshot::Sender<Arc<Overview>>),
+    /// The rows after the one of this number, and the state of everything, by samples that are
+    /// there: no shard is asked.
+    Live(u64, oneshot::Sender<Reading>),
     /// Read the files again. Answered when every shard has been sent the result.
     Reload(oneshot::Sender<Result<ReloadReport, Vec<Problem>>>),
     /// Whether every shard serves and no stop is under way.

@@ -85,6 +85,12 @@ struct ShardEntry {
     silent: bool,
     answered: Option<Instant>,
     report: Option<Arc<Report>>,
+    /// Whether the last sample that was asked for has not come yet.
+    awaits_sample: bool,
+    /// Whether none had come when the next one was asked for.
+    is_late: bool,
+    /// Last sample.
+    sample: Option<Arc<Report>>,
 }
 
 /// All shards, by number.
@@ -111,6 +117,9 @@ impl ShardTable {
             silent: false,
             answered: None,
             report: None,
+            awaits_sample: false,
+            is_late: false,
+            sample: None,
         };
         let entries = shards.into_iter().map(entry).collect();
         Self {
@@ -151,7 +160,7 @@ impl ShardTable {
     pub fn take(&mut self, event: ShardEvent, now: Instant) {
         let shard = match &event {
             ShardEvent::Ready(shard) => *shard,
-            ShardEvent::Report(report) => report.shard,
+            ShardEvent::Report(report) | ShardEvent::Sample(report) => report.shard,
             ShardEvent::Signals { shard, .. }
             | ShardEvent::QuotaDemands { shard, .. }
             | ShardEvent::KeysWanted { shard, .. }
@@ -183,6 +192,10 @@ impl ShardTable {
                 }
                 entry.report = Some(report.into());
             }
+            ShardEvent::Sample(sample) => {
+                (entry.awaits_sample, entry.is_late) = (false, false);
+                entry.sample = Some(sample.into());
+            }
             ShardEvent::Inspection { number, inspection, .. } => {
                 self.inspections.take(shard, number, inspection);
             }
@@ -197,6 +210,7 @@ impl ShardTable {
                 self.inspections.shard_ended(shard);
                 self.traces.shard_ended(shard, now);
                 entry.awaited = None;
+                (entry.awaits_sample, entry.is_late) = (false, false);
                 entry.silent = false;
                 self.cut_off += cut_off;
                 tracing::info!(shard = shard.0, cut_off, "shard_stopped: the shard has ended");
@@ -207,6 +221,7 @@ impl ShardTable {
                 self.inspections.shard_ended(shard);
                 self.traces.shard_ended(shard, now);
                 entry.awaited = None;
+                (entry.awaits_sample, entry.is_late) = (false, false);
                 entry.silent = false;
             }
         }
@@ -226,6 +241,33 @@ impl ShardTable {
                 ShardState::Starting | ShardState::Stopped | ShardState::Failed => {}
             }
         }
+    }
+
+    /// Asks every shard that serves for a sample. One that has not taken the last question yet is
+    /// not asked twice.
+    pub fn ask_samples(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.state.serves()) {
+            entry.is_late = entry.awaits_sample;
+            entry.awaits_sample = true;
+            entry.waiting.retain(|command| !matches!(command, Command::Sample));
+            entry.waiting.push_back(Command::Sample);
+        }
+    }
+
+    /// Whether all samples that were asked for have come.
+    pub fn all_sampled(&self) -> bool {
+        self.entries.iter().all(|entry| !entry.awaits_sample)
+    }
+
+    /// State of all shards, as [`Self::view`], by their samples: silent is one whose sample had not
+    /// come when the next one was due.
+    pub fn sampled(&self, now: Instant) -> Vec<ShardView> {
+        let mut shards = self.view(now);
+        for (shard, entry) in shards.iter_mut().zip(&self.entries) {
+            shard.silent = entry.is_late;
+            shard.report = entry.sample.clone();
+        }
+        shards
     }
 
     /// Puts a query to every shard that serves. Refused (`reply` is dropped) while too many are

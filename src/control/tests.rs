@@ -23,7 +23,9 @@ use crate::inspect::{
 use crate::lanes::{Doorbell, LaneReceiver, LaneSender, lane};
 use crate::mailbox::{Command, ShardEvent};
 use crate::message::{CallFault, Encoding, Micros, Reason};
-use crate::stats::{Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage};
+use crate::stats::{
+    CallTimes, Counter, Counters, Gauges, Histograms, InstanceReport, Report, Stage,
+};
 use crate::tls::load::LocalTls;
 
 /// Behaviour of a fake shard.
@@ -58,6 +60,7 @@ pub(super) fn report(shard: ShardId) -> Report {
         number: 0,
         shard,
         at: Micros(1),
+        busy_us: 0,
         counters,
         reasons: [n; Reason::ALL.len()],
         faults: vec![(CallFault::Reset, n)],
@@ -77,8 +80,10 @@ pub(super) fn report(shard: ShardId) -> Report {
             in_flight: 0,
             ok: 3 * n,
             failed: n,
+            times: CallTimes::default(),
         }],
         tenants: Vec::new(),
+        held_back: Vec::new(),
     }
 }
 
@@ -159,6 +164,9 @@ async fn fake_shard(
                 Command::Report(number) if fake == Fake::Good => {
                     say(ShardEvent::Report(Box::new(Report { number, ..report(shard) })));
                 }
+                Command::Sample if fake == Fake::Good => {
+                    say(ShardEvent::Sample(Box::new(report(shard))));
+                }
                 Command::Drain(_) if fake != Fake::Dead => {
                     return say(ShardEvent::Stopped { shard, cut_off: 2 });
                 }
@@ -168,6 +176,7 @@ async fn fake_shard(
                 }
                 Command::Abort => return,
                 Command::Report(_)
+                | Command::Sample
                 | Command::Inspect(..)
                 | Command::Drain(_)
                 | Command::QuotaParts(_)

@@ -390,25 +390,28 @@ impl TenantLedger {
         (!demands.is_empty()).then_some(demands)
     }
 
-    /// What each tenant has used here; `sessions` gives the tenant of each upgraded connection.
-    pub fn report(
-        &self,
-        sessions: impl Iterator<Item = TenantId>,
-        ids_of: impl Fn(TenantId) -> usize,
-    ) -> Vec<TenantReport> {
-        if self.accounts.is_empty() {
-            return Vec::new();
-        }
-        let mut connections = vec![0; self.accounts.len()];
-        sessions.filter_map(|id| self.place(id)).for_each(|at| connections[at] += 1);
-        let report = |(account, connections): (&Account, u64)| TenantReport {
+    /// What each tenant has used here, but for its connections.
+    pub fn report(&self, ids_of: impl Fn(TenantId) -> usize) -> Vec<TenantReport> {
+        let report = |account: &Account| TenantReport {
             id: account.id,
             counts: account.counts,
-            connections,
+            connections: 0,
             queued_bytes: account.queued_bytes,
             dedup_ids: ids_of(account.id) as u64,
         };
-        self.accounts.iter().zip(connections).map(report).collect()
+        self.accounts.iter().map(report).collect()
+    }
+
+    /// Counts the connections of each tenant into its report; `sessions` gives the tenant of each
+    /// upgraded connection.
+    pub fn count_connections(
+        &self,
+        sessions: impl Iterator<Item = TenantId>,
+        reports: &mut [TenantReport],
+    ) {
+        if !self.accounts.is_empty() {
+            sessions.filter_map(|id| self.place(id)).for_each(|at| reports[at].connections += 1);
+        }
     }
 
     /// Checks the bytes without an answer against the truth, given by tenant.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Counters, Histograms, TenantReport};
-use crate::ids::{InstanceId, ShardId};
+use super::{CallTimes, Counters, Histograms, TenantReport};
+use crate::ids::{InstanceId, SessionId, ShardId};
 use crate::message::{CallFault, Micros, Reason};
 
 /// Levels of one shard at one moment.
@@ -73,6 +73,51 @@ pub struct Gauges {
     pub(crate) snapshot_version: u64,
 }
 
+impl Gauges {
+    /// Adds one shard's levels, but for the fill (of the fullest shard), throttling (of any) and the
+    /// version (the oldest).
+    pub(crate) fn add(&mut self, one: &Gauges) {
+        let sum = &*self;
+        let oldest = match sum.snapshot_version {
+            0 => one.snapshot_version,
+            version => version.min(one.snapshot_version),
+        };
+        *self = Gauges {
+            connections: sum.connections + one.connections,
+            sessions: sum.sessions + one.sessions,
+            sessions_resumable: sum.sessions_resumable + one.sessions_resumable,
+            sessions_away: sum.sessions_away + one.sessions_away,
+            session_kept_bytes: sum.session_kept_bytes + one.session_kept_bytes,
+            unauthenticated: sum.unauthenticated + one.unauthenticated,
+            limited_users: sum.limited_users + one.limited_users,
+            limited_addresses: sum.limited_addresses + one.limited_addresses,
+            unanswered: sum.unanswered + one.unanswered,
+            queue_items: sum.queue_items + one.queue_items,
+            queue_bytes: sum.queue_bytes + one.queue_bytes,
+            usage_ratio: sum.usage_ratio.max(one.usage_ratio),
+            is_throttling: sum.is_throttling || one.is_throttling,
+            cache_entries: sum.cache_entries + one.cache_entries,
+            cache_active: sum.cache_active + one.cache_active,
+            dedup_entries: sum.dedup_entries + one.dedup_entries,
+            dedup_bytes: sum.dedup_bytes + one.dedup_bytes,
+            calls_in_flight: sum.calls_in_flight + one.calls_in_flight,
+            slow_owners: sum.slow_owners + one.slow_owners,
+            outbox_bytes: sum.outbox_bytes + one.outbox_bytes,
+            connection_bytes: sum.connection_bytes + one.connection_bytes,
+            groups: sum.groups + one.groups,
+            group_members: sum.group_members + one.group_members,
+            group_log_bytes: sum.group_log_bytes + one.group_log_bytes,
+            group_passes: sum.group_passes + one.group_passes,
+            pushes_waiting: sum.pushes_waiting + one.pushes_waiting,
+            push_waves: sum.push_waves + one.push_waves,
+            push_ids: sum.push_ids + one.push_ids,
+            sessions_indexed: sum.sessions_indexed + one.sessions_indexed,
+            users_indexed: sum.users_indexed + one.users_indexed,
+            snapshot_version: oldest,
+        };
+    }
+}
+
 /// State of one instance in one shard.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -90,6 +135,29 @@ pub struct InstanceReport {
     pub(crate) ok: u64,
     /// Messages that failed at it.
     pub(crate) failed: u64,
+    /// Times of its calls since the shard knows it.
+    pub(crate) times: CallTimes,
+}
+
+/// An owner of which messages were refused because it has its share of an instance's queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldOwner {
+    /// Session of the last refused message.
+    pub session: SessionId,
+    /// Its user; `None` before the session has signed in.
+    pub user: Option<Arc<str>>,
+    /// Tenant of the user, with `auth.tenants = "many"`.
+    pub tenant: Option<Arc<str>>,
+    /// Instance for which the last refused message was.
+    pub instance: InstanceId,
+    /// The level that was full: `tenant`, `user or address` or `session`.
+    pub full: &'static str,
+    /// Messages that waited on that level.
+    pub held: u64,
+    /// Refusals, without a pause of a minute between two.
+    pub count: u64,
+    /// Time of the last one, on the process clock.
+    pub last: Micros,
 }
 
 /// Calls and connections of an instance in one shard since the last signal: the grounds for health.
@@ -107,15 +175,19 @@ pub struct Signal {
     pub(crate) losses: u32,
 }
 
-/// Statistics that a shard reports to the control thread on demand.
+/// Statistics that a shard sends to the control thread: as a report on demand, or as a sample each
+/// second, which lacks what takes a pass over the connections.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Number of the [`crate::mailbox::Command::Report`].
+    /// Number of the [`crate::mailbox::Command::Report`]; 0 of a sample.
     pub(crate) number: u64,
     /// The shard that reports.
     pub(crate) shard: ShardId,
     /// Time of the report, on the process clock.
     pub at: Micros,
+    /// Time for which the shard's thread has run since its start, in microseconds of processor
+    /// time, that of `shard.spin_us` included.
+    pub busy_us: u64,
     /// Counters, summed since boot.
     pub counters: Counters,
     /// Error answers since boot, by reason, in the order of [`Reason::ALL`].
@@ -130,4 +202,6 @@ pub struct Report {
     pub(crate) instances: Vec<InstanceReport>,
     /// Use by each tenant of the configuration.
     pub tenants: Vec<TenantReport>,
+    /// Owners that were held back, of each minute the latest ones.
+    pub held_back: Vec<HeldOwner>,
 }

@@ -22,6 +22,7 @@ mod health;
 mod home;
 mod jwks;
 mod limits;
+mod live;
 mod mistakes;
 mod no_batching_delay;
 mod one_answer;

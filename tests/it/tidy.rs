@@ -79,6 +79,7 @@ const MAY_NAME: [(&str, &[&str]); 34] = [
             "auth::keys",
             "engine",
             "shard",
+            "control::live",
             "control::log",
             "control::marks",
             "tls::session",

@@ -363,7 +363,8 @@ impl World {
         let s = self.dice.below(self.plan.shards as u64) as usize;
         if self.dice.chance(30) {
             // A full mailbox does no harm: the next report will do.
-            let _ = self.shards[s].control.try_send(Command::Report(0));
+            let asked = if self.dice.chance(50) { Command::Report(0) } else { Command::Sample };
+            let _ = self.shards[s].control.try_send(asked);
             self.wake(s);
         }
         for s in 0..self.shards.len() {

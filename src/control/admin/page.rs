@@ -1,6 +1,6 @@
-//! The page at `/` that connects to the gateway from a browser, and the client library that it
-//! uses. They are texts of the program; all that the page knows of the gateway it asks for itself,
-//! by the rules that hold for everybody.
+//! The page at `/` that connects to the gateway from a browser, the client library that it uses,
+//! and the dashboard at `/ui`. They are texts of the program; all that the pages know of the
+//! gateway they ask for themselves, by the rules that hold for everybody.
 
 use std::sync::LazyLock;
 
@@ -14,6 +14,15 @@ pub const STYLE: &str = include_str!("../page/page.css");
 pub const SCRIPT: &str = include_str!("../page/page.js");
 /// Icon of the page.
 pub const ICON: &str = include_str!("../page/icon.svg");
+const DASHBOARD: &str = include_str!("../page/ui.html");
+/// Style of the dashboard, beside [`STYLE`].
+pub const DASHBOARD_STYLE: &str = include_str!("../page/ui.css");
+/// Script of the dashboard.
+pub const DASHBOARD_SCRIPT: &str = include_str!("../page/ui.js");
+/// Charts of the dashboard.
+pub const CHARTS: &str = include_str!("../page/ui-charts.js");
+/// Questions and changes of the dashboard.
+pub const ACTIONS: &str = include_str!("../page/ui-actions.js");
 /// The client library as it is served, a module for browsers and Node: its source without the
 /// comments, which are a fifth of it once compressed, and with the first one, which says what it
 /// is.
@@ -47,14 +56,21 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; frame-anc
 /// The page for who accepts HTML, which browsers say and programs do not; else `list`.
 pub fn or_list(headers: &HeaderMap, list: impl IntoResponse) -> Response {
     let mut response = match accepts_html(headers) {
-        true => {
-            let policy = (header::CONTENT_SECURITY_POLICY, POLICY);
-            ([policy, (header::REFERRER_POLICY, "no-referrer")], Html(HTML)).into_response()
-        }
+        true => html(HTML),
         false => list.into_response(),
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
+}
+
+/// The dashboard.
+pub async fn dashboard() -> Response {
+    html(DASHBOARD)
+}
+
+fn html(text: &'static str) -> Response {
+    let policy = (header::CONTENT_SECURITY_POLICY, POLICY);
+    ([policy, (header::REFERRER_POLICY, "no-referrer")], Html(text)).into_response()
 }
 
 /// Whether `Accept` names `text/html`, with a weight above 0 (RFC 9110 section 12.5.1). Wildcards

@@ -12,9 +12,11 @@ use super::Admin;
 use super::answer::{HttpError, JsonResult, PLAIN, Text, text};
 use super::guard::host;
 use crate::control::gathering::Overview;
+use crate::control::log;
 use crate::control::marks::{MARKS_MAX, Moment};
 use crate::control::request::ControlRequest;
 use crate::control::view::histograms::Interval;
+use crate::control::view::live::Mark;
 use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
 use crate::ids::TenantId;
 use crate::inspect::{self, TOP_MAX};
@@ -63,6 +65,30 @@ pub async fn stats(
         None => Ok(view::stats::stats(&admin.info, &found)),
     };
     body.map(Json).map_err(|why| HttpError::new(StatusCode::NOT_FOUND, why))
+}
+
+/// Parameters of `/live` in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveParams {
+    since: Option<String>,
+}
+
+pub async fn live(
+    State(admin): State<Admin>,
+    params: Result<Query<LiveParams>, QueryRejection>,
+) -> JsonResult {
+    let Query(params) = params.map_err(bad_query)?;
+    let mark = match params.since.as_deref().map(Mark::read) {
+        None => Mark::default(),
+        Some(Some(mark)) => mark.of_run(admin.info.boot_id),
+        Some(None) => {
+            let why = "since is no mark: show the mark of the last answer, or none";
+            return Err(HttpError::new(StatusCode::BAD_REQUEST, why));
+        }
+    };
+    let reading = admin.ask(|reply| ControlRequest::Live(mark.row, reply)).await?;
+    Ok(Json(view::live::live(&admin.info, &reading, &log::recent::since(mark.line))))
 }
 
 /// Parameters of `/tenants` in the query.
@@ -244,7 +270,7 @@ pub async fn config(State(admin): State<Admin>) -> JsonResult {
     Ok(Json(view::config::config(&admin.info, &*admin.gather().await?)))
 }
 
-pub async fn log() -> JsonResult {
+pub async fn log_filter() -> JsonResult {
     Ok(Json(view::log::log()))
 }
 

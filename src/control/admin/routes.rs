@@ -160,6 +160,11 @@ pub const ROUTES: &[Route] = &[
         "this list; for a browser a page that connects and sends messages",
         || get(index),
     ),
+    Route::stateless("/ui", "the dashboard, for a browser", || get(page::dashboard)),
+    Route::file("/ui.css", "style of the dashboard", CSS, page::DASHBOARD_STYLE),
+    Route::file("/ui.js", "script of the dashboard", JAVASCRIPT, page::DASHBOARD_SCRIPT),
+    Route::file("/ui-charts.js", "charts of the dashboard", JAVASCRIPT, page::CHARTS),
+    Route::file("/ui-actions.js", "changes by the dashboard", JAVASCRIPT, page::ACTIONS),
     Route::file("/page.css", "style of the page", CSS, page::STYLE),
     Route::file("/page.js", "script of the page", JAVASCRIPT, page::SCRIPT),
     Route::file("/icon.svg", "icon of the page", SVG, page::ICON),
@@ -185,6 +190,11 @@ pub const ROUTES: &[Route] = &[
         "/stats",
         "all counters, levels and times, in sum and by shard; ?tenant=NAME those of a tenant",
         || get(read::stats),
+    ),
+    Route::read(
+        "/live",
+        "the last five minutes second by second, and what is wrong now; ?since=MARK what is new",
+        || get(read::live),
     ),
     Route::read(
         "/tenants",
@@ -225,7 +235,7 @@ pub const ROUTES: &[Route] = &[
     Route::read("/config", "every setting with its origin, services and routes", || {
         get(read::config)
     }),
-    Route::read("/log", "the log filter in force", || get(read::log)),
+    Route::read("/log", "the log filter in force", || get(read::log_filter)),
     Route::change(
         "/log",
         "change the log filter: {\"filter\": \"warn,shardgate::backend=info\"}",

@@ -8,6 +8,7 @@ pub mod explain;
 pub mod groups;
 pub mod health;
 pub mod histograms;
+pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod pushes;
@@ -67,7 +68,7 @@ impl Sum {
         for report in reports {
             sum.counters.merge(&report.counters);
             sum.histograms.merge(&report.histograms);
-            add_gauges(&mut sum.gauges, &report.gauges);
+            sum.gauges.add(&report.gauges);
             for (all, one) in sum.reasons.iter_mut().zip(report.reasons) {
                 *all += one;
             }
@@ -80,48 +81,6 @@ impl Sum {
         }
         sum
     }
-}
-
-/// Adds one shard's levels to the sum, but for the fill (of the fullest shard), throttling (of any)
-/// and the version (the oldest).
-fn add_gauges(sum: &mut Gauges, one: &Gauges) {
-    let oldest = match sum.snapshot_version {
-        0 => one.snapshot_version,
-        version => version.min(one.snapshot_version),
-    };
-    *sum = Gauges {
-        connections: sum.connections + one.connections,
-        sessions: sum.sessions + one.sessions,
-        sessions_resumable: sum.sessions_resumable + one.sessions_resumable,
-        sessions_away: sum.sessions_away + one.sessions_away,
-        session_kept_bytes: sum.session_kept_bytes + one.session_kept_bytes,
-        unauthenticated: sum.unauthenticated + one.unauthenticated,
-        limited_users: sum.limited_users + one.limited_users,
-        limited_addresses: sum.limited_addresses + one.limited_addresses,
-        unanswered: sum.unanswered + one.unanswered,
-        queue_items: sum.queue_items + one.queue_items,
-        queue_bytes: sum.queue_bytes + one.queue_bytes,
-        usage_ratio: sum.usage_ratio.max(one.usage_ratio),
-        is_throttling: sum.is_throttling || one.is_throttling,
-        cache_entries: sum.cache_entries + one.cache_entries,
-        cache_active: sum.cache_active + one.cache_active,
-        dedup_entries: sum.dedup_entries + one.dedup_entries,
-        dedup_bytes: sum.dedup_bytes + one.dedup_bytes,
-        calls_in_flight: sum.calls_in_flight + one.calls_in_flight,
-        slow_owners: sum.slow_owners + one.slow_owners,
-        outbox_bytes: sum.outbox_bytes + one.outbox_bytes,
-        connection_bytes: sum.connection_bytes + one.connection_bytes,
-        groups: sum.groups + one.groups,
-        group_members: sum.group_members + one.group_members,
-        group_log_bytes: sum.group_log_bytes + one.group_log_bytes,
-        group_passes: sum.group_passes + one.group_passes,
-        pushes_waiting: sum.pushes_waiting + one.pushes_waiting,
-        push_waves: sum.push_waves + one.push_waves,
-        push_ids: sum.push_ids + one.push_ids,
-        sessions_indexed: sum.sessions_indexed + one.sessions_indexed,
-        users_indexed: sum.users_indexed + one.users_indexed,
-        snapshot_version: oldest,
-    };
 }
 
 fn reports(overview: &Overview) -> impl Iterator<Item = &Report> {

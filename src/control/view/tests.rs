@@ -218,6 +218,7 @@ fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
         number: 1,
         shard: ShardId(0),
         at: crate::message::Micros(1),
+        busy_us: 0,
         counters: Counters::default(),
         reasons: Default::default(),
         faults: Vec::new(),
@@ -225,6 +226,7 @@ fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
         histograms,
         instances: Vec::new(),
         tenants: Vec::new(),
+        held_back: Vec::new(),
     }));
     let text = metrics::metrics(&about(), &overview).unwrap();
     for (bound, count) in [("0.00005", 4), ("0.0001", 6), ("0.001", 8), ("60", 10), ("+Inf", 12)] {

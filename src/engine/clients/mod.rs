@@ -284,7 +284,7 @@ impl Clients {
         }
     }
 
-    /// Fills in the levels of this half.
+    /// Fills in the levels of this half that take no pass over the connections.
     pub fn report_into(&self, gauges: &mut Gauges) {
         let (limited_users, limited_addresses) = self.limits.len();
         gauges.connections = self.conns.len() as u64;
@@ -296,20 +296,24 @@ impl Clients {
         gauges.sessions_resumable = resumable as u64;
         gauges.sessions_away = away as u64;
         gauges.session_kept_bytes = self.sessions.kept_bytes as u64;
-        gauges.outbox_bytes = self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum();
-        gauges.connection_bytes = self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum();
         gauges.groups = self.groups.count() as u64;
         gauges.group_members = self.groups.memberships as u64;
         gauges.group_log_bytes = self.groups.log_bytes as u64;
         gauges.group_passes = self.groups.passes.len() as u64;
-        let connected = self.conns.iter().map(|(_, conn)| &*conn.session);
-        let waiting =
-            connected.chain(self.sessions.iter_away()).filter_map(|s| s.waiting.as_deref());
-        gauges.pushes_waiting = waiting.map(|waiting| waiting.len() as u64).sum();
         gauges.push_waves = self.waves.len() as u64;
         gauges.push_ids = self.push_ids.count() as u64;
         gauges.sessions_indexed = self.sessions.index.sessions() as u64;
         gauges.users_indexed = self.sessions.index.users() as u64;
+    }
+
+    /// Fills in the levels of this half that take a pass over the connections.
+    pub fn report_each_into(&self, gauges: &mut Gauges) {
+        gauges.outbox_bytes = self.conns.iter().map(|(_, c)| c.outbox.len() as u64).sum();
+        gauges.connection_bytes = self.conns.iter().map(|(_, c)| c.memory_bytes() as u64).sum();
+        let connected = self.conns.iter().map(|(_, conn)| &*conn.session);
+        let waiting =
+            connected.chain(self.sessions.iter_away()).filter_map(|s| s.waiting.as_deref());
+        gauges.pushes_waiting = waiting.map(|waiting| waiting.len() as u64).sum();
     }
 
     /// Tenant of the user of each upgraded connection that has one.

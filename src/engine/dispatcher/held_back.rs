@@ -1,5 +1,5 @@
-//! The log line about owners who have been held back for a while (promise 6): those who run a
-//! gateway want to know of it before they are asked.
+//! The owners who are held back (promise 6), for those who run a gateway and want to know of it
+//! before they are asked: a short list of them, and a log line when it has lasted for a while.
 
 use crate::engine::Context;
 use crate::engine::dispatcher::share::Level;
@@ -7,6 +7,7 @@ use crate::engine::pace::Pace;
 use crate::engine::source::Source;
 use crate::ids::InstanceId;
 use crate::message::Micros;
+use crate::stats::HeldOwner;
 
 /// Time without a refusal after which the next one is the first again: a second.
 const GAP_US: u64 = 1_000_000;
@@ -15,7 +16,12 @@ const LONG_US: u64 = 5_000_000;
 /// Time between two lines of a shard: ten seconds.
 const EVERY_US: u64 = 10_000_000;
 
-/// Refusals of messages whose owner has its share of a queue, as far as the log is concerned.
+/// Owners in the list: those that were refused last.
+const OWNERS_MAX: usize = 8;
+/// Time without a refusal after which an owner's next one is its first again: a minute.
+const FORGET_US: u64 = 60_000_000;
+
+/// Refusals of messages whose owner has its share of a queue.
 #[derive(Debug, Default)]
 pub(crate) struct HeldBack {
     /// The first of those that go on, and the last one.
@@ -23,6 +29,8 @@ pub(crate) struct HeldBack {
     last: Micros,
     /// Lines about those that go on for long.
     lines: Pace,
+    /// Owners that were refused, in no order.
+    owners: Vec<HeldOwner>,
 }
 
 impl HeldBack {
@@ -37,8 +45,48 @@ impl HeldBack {
         if is_long { self.lines.note(EVERY_US, now) } else { None }
     }
 
-    /// Logs a refusal of a message of `from`, if owners have been held back for long. `held`:
-    /// messages that wait on the level that is full.
+    /// Counts a refusal for its owner: the user, or the session of nobody. One that is new to a full
+    /// list takes the place of the owner that was refused longest ago.
+    fn list(
+        &mut self,
+        from: &Source,
+        instance: InstanceId,
+        (level, held): (Level, usize),
+        now: Micros,
+    ) {
+        let identity = from.user.as_deref();
+        let (user, tenant) = (identity.map(|i| &i.user), identity.and_then(|i| i.tenant.as_ref()));
+        let is_same = |owner: &&mut HeldOwner| match (&owner.user, user) {
+            (Some(a), Some(b)) => a == b && owner.tenant.as_ref() == tenant,
+            (None, None) => owner.session == from.session,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        let (full, held) = (level.name(), held as u64);
+        if let Some(owner) = self.owners.iter_mut().find(is_same) {
+            let count = if now.since(owner.last) > FORGET_US { 0 } else { owner.count };
+            let (user, tenant) = (owner.user.take(), owner.tenant.take());
+            let (session, last) = (from.session, now);
+            *owner =
+                HeldOwner { session, user, tenant, instance, full, held, count: count + 1, last };
+            return;
+        }
+        let (user, tenant) = (user.cloned(), tenant.cloned());
+        let (session, last) = (from.session, now);
+        let owner = HeldOwner { session, user, tenant, instance, full, held, count: 1, last };
+        if self.owners.len() < OWNERS_MAX {
+            self.owners.push(owner);
+        } else if let Some(oldest) = self.owners.iter_mut().min_by_key(|owner| owner.last) {
+            *oldest = owner;
+        }
+    }
+
+    /// Owners that were refused, at most [`OWNERS_MAX`], in no order.
+    pub fn owners(&self) -> &[HeldOwner] {
+        &self.owners
+    }
+
+    /// Takes note of a refusal of a message of `from`, and logs it if owners have been held back
+    /// for long. `held`: messages that wait on the level that is full.
     pub fn tell(
         &mut self,
         cx: &Context<'_>,
@@ -47,6 +95,7 @@ impl HeldBack {
         (level, held): (Level, usize),
         now: Micros,
     ) {
+        self.list(from, instance, (level, held), now);
         let Some(count) = self.note(now) else { return };
         let user = from.user.as_deref();
         let tenant = user.and_then(|user| user.tenant.as_deref());

@@ -11,7 +11,7 @@ use crate::engine::instance_map::InstanceMap;
 use crate::engine::pace::Pace;
 use crate::ids::{InstanceId, ServiceId};
 use crate::routing::{Mode, Share, Snapshot};
-use crate::stats::{InstanceReport, Signal};
+use crate::stats::{CallTimes, InstanceReport, Signal};
 
 /// State of the connection to an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,6 +114,8 @@ pub(crate) struct InstanceState {
     pub ok: u64,
     /// Number of requests that failed.
     pub failed: u64,
+    /// Times of its calls.
+    pub times: CallTimes,
     /// Log lines of failures of its code.
     pub failures: Pace,
     pub history: CallHistory,
@@ -201,6 +203,7 @@ impl Instances {
                     has_answered: false,
                     ok: 0,
                     failed: 0,
+                    times: CallTimes::default(),
                     failures: Pace::default(),
                     history: CallHistory::default(),
                 })
@@ -286,6 +289,7 @@ impl Instances {
                 in_flight: state.slots.len() as u64,
                 ok: state.ok,
                 failed: state.failed,
+                times: state.times.clone(),
             })
             .collect();
         reports.sort_unstable_by_key(|report| report.instance);

@@ -54,7 +54,7 @@ use crate::engine::{Context, REQUESTS_MAX};
 use crate::ids::{InstanceId, MsgKey, StreamKey, TenantId, Ticket};
 use crate::message::Micros;
 use crate::routing::{Snapshot, TenantTable};
-use crate::stats::Gauges;
+use crate::stats::{Gauges, HeldOwner};
 
 /// Expired dedup ids, and cache entries, that a tick drops at most: 100,000 of each a second.
 const EXPIRE_BUDGET: usize = 1_000;
@@ -248,19 +248,23 @@ impl Dispatcher {
         }
     }
 
-    /// Sets the gauges of this half.
-    pub fn report_into(&self, gauges: &mut Gauges, settings: &QueueSettings, now: Micros) {
+    /// Sets the gauges of this half, but for `cache_active`, which takes a pass over expired entries.
+    pub fn report_into(&self, gauges: &mut Gauges, settings: &QueueSettings) {
         gauges.unanswered = self.requests.len() as u64;
         gauges.queue_items = self.fill.items as u64;
         gauges.queue_bytes = self.fill.bytes as u64;
         gauges.usage_ratio = self.fill.of(settings).ratio();
         gauges.is_throttling = self.fill.throttling;
         gauges.cache_entries = self.cache.len() as u64;
-        gauges.cache_active = self.cache.active(now) as u64;
         gauges.dedup_entries = self.dedup.len() as u64;
         gauges.dedup_bytes = self.dedup.bytes() as u64;
         gauges.calls_in_flight = self.calls.len() as u64;
         gauges.slow_owners = self.slow.len() as u64;
+    }
+
+    /// Owners of which messages were refused lately because they have their share of a queue.
+    pub fn held_back(&self) -> &[HeldOwner] {
+        self.held_back.owners()
     }
 
     /// Changes a queue of an instance, and the sums over all queues with it.

@@ -52,6 +52,7 @@ impl Dispatcher {
         let line = state.slots.free(ticket, route, has_answered(&result), now);
         state.slot_freed = true;
         cx.stats.record(Stage::RoundTrip, now.since(started), 1);
+        state.times.record(now.since(started));
         if result.is_ok() {
             state.queue_mut(line).note_cost(cost_us);
         }

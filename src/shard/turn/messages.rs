@@ -59,7 +59,13 @@ fn take_commands(io: &mut impl ShardIo, now: Micros) -> bool {
             Command::Report(number) => {
                 let mut report = io.enter(|engine| engine.report(number, now));
                 report.gauges.connection_bytes += io.socket_bytes() as u64;
+                report.busy_us = io.nanos().ran / 1000;
                 offer_event(io, ShardEvent::Report(Box::new(report)));
+            }
+            Command::Sample => {
+                let mut sample = io.enter(|engine| engine.sample(now));
+                sample.busy_us = io.nanos().ran / 1000;
+                offer_event(io, ShardEvent::Sample(Box::new(sample)));
             }
             Command::Inspect(query, number) => {
                 let inspection = io.enter(|engine| engine.inspect(&query, now));

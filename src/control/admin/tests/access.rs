@@ -329,9 +329,10 @@ fn the_static_pages_are_these_and_hold_no_data() {
         ROUTES.iter().any(|route| route.path == *path && open.contains(&route.access()))
     };
     let pages: Vec<&str> = ROUTES.iter().map(|route| route.path).filter(is_static).collect();
-    let page = ["/", "/page.css", "/page.js", "/icon.svg", "/client.js", "/client.d.ts"];
+    let dashboard = ["/ui", "/ui.css", "/ui.js", "/ui-charts.js", "/ui-actions.js"];
+    let page = ["/page.css", "/page.js", "/icon.svg", "/client.js", "/client.d.ts"];
     let guide = ["/guide", "/guide/{page}", "/guide/guide.css", "/guide/way-of-a-message.svg"];
-    assert_eq!(pages, [&page[..], &guide, &["/robots.txt"]].concat());
+    assert_eq!(pages, [&["/"], &dashboard[..], &page, &guide, &["/robots.txt"]].concat());
     for path in pages {
         let rows = ROUTES.iter().filter(|route| route.path == path).count();
         assert_eq!(rows, 1, "{path}: one method");

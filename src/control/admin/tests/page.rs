@@ -100,6 +100,71 @@ fn the_page_has_no_script_style_or_address_of_elsewhere_within() {
 }
 
 #[tokio::test]
+async fn the_dashboard_is_served_under_the_same_policy_and_loads_its_own_files() {
+    let rig = rig(&[Fake::Good]);
+    let policy = |head: &str| {
+        let line = head.lines().find(|line| line.starts_with("content-security-policy: "));
+        line.expect("a policy").to_owned()
+    };
+    let (of_page, _) = get(&rig, "/", "Accept: text/html\r\n").await;
+    let (head, html) = get(&rig, "/ui", "").await;
+    assert_eq!(policy(&head), policy(&of_page));
+    assert!(head.contains("referrer-policy: no-referrer"), "{head}");
+    let scripts = [page::DASHBOARD_SCRIPT, page::CHARTS, page::ACTIONS];
+    for (path, media, text) in [
+        ("/ui.js", "text/javascript; charset=utf-8", scripts[0]),
+        ("/ui-charts.js", "text/javascript; charset=utf-8", scripts[1]),
+        ("/ui-actions.js", "text/javascript; charset=utf-8", scripts[2]),
+        ("/ui.css", "text/css; charset=utf-8", page::DASHBOARD_STYLE),
+    ] {
+        let (head, body) = get(&rig, path, "Sec-Fetch-Site: same-origin\r\n").await;
+        assert!(head.contains(&format!("content-type: {media}\r\n")), "{path}: {head}");
+        assert_eq!(body, text, "{path}");
+        assert!(html.contains(path) || scripts[0].contains(path), "{path}");
+    }
+    for forbidden in ["<style", "style=", " onclick", " onload", "javascript:", "http"] {
+        assert!(!html.contains(forbidden), "{forbidden}");
+    }
+    let kept = ["localStorage", "sessionStorage", "indexedDB", "document.cookie"];
+    let texts = ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("];
+    for forbidden in kept.iter().chain(&texts) {
+        assert!(scripts.iter().all(|script| !script.contains(forbidden)), "{forbidden}");
+    }
+    let (_, try_it) = get(&rig, "/", "Accept: text/html\r\n").await;
+    assert!(try_it.contains("href=\"/ui\""), "the other page leads there");
+}
+
+#[tokio::test]
+async fn live_has_rows_of_all_shards_and_only_new_ones_since_a_mark() {
+    let rig = rig(&[Fake::Good, Fake::Good]);
+    rig.healthy().await;
+    let first = loop {
+        let (status, answer) = rig.get("/live").await;
+        assert_eq!(status, 200, "{answer}");
+        if answer["rows"] != json!([]) {
+            break answer;
+        }
+        tokio::task::yield_now().await;
+    };
+    let row = &first["rows"][0];
+    assert_eq!((&row["n"], &row["counters"]["cache_hits"]), (&json!(1), &json!(9)));
+    assert_eq!((&row["reasons"]["QUEUE_FULL"], &row["shards"][1][0]), (&json!(3), &json!(1)));
+    assert_eq!(row["stages"]["round_trip"][0], 2);
+    let logic = &first["instances"]["shown"][0];
+    assert_eq!((&logic["id"], &logic["ok"]), (&json!("logic-1"), &json!(9)));
+    let mark = first["mark"].as_str().unwrap();
+    assert!(mark.starts_with("1-1-"), "{mark}");
+    let since = rig.get(&format!("/live?since={mark}")).await.1;
+    assert!(since["rows"].as_array().unwrap().iter().all(|row| row["n"] != 1), "{since}");
+    // A mark of another run has none of these rows.
+    let all = rig.get("/live?since=2-99-0").await.1;
+    assert_eq!(all["rows"][0]["n"], 1);
+    for bad in ["since=yesterday", "since=", "after=1-1-1"] {
+        assert_eq!(rig.get(&format!("/live?{bad}")).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn pages_of_other_origins_may_read_the_client_library_and_nothing_else() {
     let rig = rig(&[Fake::Good]);
     rig.healthy().await;
