@@ -160,16 +160,56 @@ impl Browser {
             "(() => {{ const e = document.querySelector({selector:?}); e.focus(); e.select(); }})()"
         );
         self.value(&whole);
-        self.ask("Input.insertText", &json!({ "text": text }));
+        self.type_text(text);
     }
 
     /// Presses Enter in the field that has the focus.
     pub fn press_enter(&mut self) {
+        self.press("Enter");
+    }
+
+    /// Presses a key: Enter, Tab, Escape, ArrowLeft, ArrowRight, Home or End.
+    pub fn press(&mut self, key: &str) {
+        let (text, number) = match key {
+            "Enter" => ("\r", 13),
+            "Tab" => ("", 9),
+            "Escape" => ("", 27),
+            "End" => ("", 35),
+            "Home" => ("", 36),
+            "ArrowLeft" => ("", 37),
+            "ArrowRight" => ("", 39),
+            other => panic!("no key {other:?} yet"),
+        };
         for kind in ["keyDown", "keyUp"] {
-            let code = json!({ "type": kind, "key": "Enter", "code": "Enter", "text": "\r",
-                               "windowsVirtualKeyCode": 13 });
-            self.ask("Input.dispatchKeyEvent", &code);
+            let mut event = json!({ "type": kind, "key": key, "code": key,
+                                    "windowsVirtualKeyCode": number });
+            if !text.is_empty() {
+                event["text"] = text.into();
+            }
+            self.ask("Input.dispatchKeyEvent", &event);
         }
+    }
+
+    /// Goes by the key Tab until the element has the focus.
+    pub fn tab_to(&mut self, selector: &str) {
+        let has_focus = format!("document.activeElement.matches({selector:?})");
+        for _ in 0..200 {
+            if self.value(&has_focus) == true {
+                return;
+            }
+            self.press("Tab");
+        }
+        panic!("the key Tab never leads to {selector}");
+    }
+
+    /// Types into the field that has the focus.
+    pub fn type_text(&mut self, text: &str) {
+        self.ask("Input.insertText", &json!({ "text": text }));
+    }
+
+    /// Lets pages of servers come with certificates that nobody vouches for.
+    pub fn take_any_certificate(&mut self) {
+        self.ask("Security.setIgnoreCertificateErrors", &json!({ "ignore": true }));
     }
 
     /// Shows the page on a screen of that width, light or dark.

@@ -4,6 +4,7 @@
 
 mod browser;
 mod client_library;
+mod dashboard;
 mod discovery;
 mod driver;
 mod etcd;

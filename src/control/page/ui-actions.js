@@ -11,13 +11,14 @@ let token = "";
 /** Asks the gateway. An answer that is no success is an error with its sentence and `status`. */
 export async function ask(path, method = "GET") {
   const headers = {};
-  if (token) headers.Authorization = `Bearer ${token}`;
+  const shown = token;
+  if (shown) headers.Authorization = `Bearer ${shown}`;
   if (method === "POST") headers["Content-Type"] = "application/json";
   const response = await fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
   // A token that is refused is forgotten, so that it is asked for again.
-  if (response.status === 401) token = "";
+  if (response.status === 401 && token === shown) token = "";
   const why = body.error ?? body.problems?.join("; ") ?? `HTTP ${response.status}`;
   throw Object.assign(new Error(why), { status: response.status });
 }

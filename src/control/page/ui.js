@@ -117,17 +117,20 @@ function tableRow(names) {
 
 const fill = (row, texts) => texts.forEach((text, n) => say(row.children[n], text));
 
-/** Shows a list as a table, and the sentence beside it where the list is empty. */
-function table(id, names, items, keyOf, textsOf, update = () => {}) {
-  keyed($(id), items, keyOf, () => tableRow(names), (row, item) => {
-    const texts = textsOf(item);
-    if (texts) fill(row, texts);
-    update(row, item);
-  });
-  const list = $(id).closest("table");
-  list.hidden = items.length === 0;
+/** Shows items as rows of a table, or the sentence beside it where there are none. */
+function rowsOf(id, items, keyOf, make, update) {
+  keyed($(id), items, keyOf, make, update);
+  $(id).closest("table").hidden = items.length === 0;
   const empty = $(`no-${id}`);
   if (empty) empty.hidden = items.length > 0;
+}
+
+/** Shows items as rows of texts. */
+function table(id, names, items, keyOf, textsOf, update = () => {}) {
+  rowsOf(id, items, keyOf, () => tableRow(names), (row, item) => {
+    fill(row, textsOf(item));
+    update(row, item);
+  });
 }
 
 /** Figures with their names, as a list of terms. */
@@ -301,8 +304,7 @@ function showInstances({ instances: { count, shown }, over_ms: over }) {
   const span = over / 1_000;
   const more = count > shown.length ? `${shown.length} of ${count}, those with the most trouble; ` : "";
   say($("instances-about"), `${more}calls, failures and times of the last ${Math.round(span)} s`);
-  table("instances", [], shown, ({ id }) => id, () => null, () => {});
-  keyed($("instances"), shown, ({ id }) => id, makeInstance, (row, one) => {
+  rowsOf("instances", shown, ({ id }) => id, makeInstance, (row, one) => {
     const [name, standing, inFlight, waiting, calls, failed, p50, p99, action] = row.children;
     say(name.firstChild, one.id);
     say(name.children[1], ` ${one.service} · ${one.address}`);
@@ -392,7 +394,7 @@ function showTenants({ tenants: { count, shown }, over_ms: over }) {
   const which = count > shown.length ? `${shown.length} of ${count}: those over their quota, then the busiest; ` : "";
   say($("tenants-about"), `${which}of the last ${Math.round(over / 1_000)} s`);
   const columns = ["Tenant", "Messages", "Answers", "Errors", "Over quota", "Bytes queued"];
-  table("tenants", columns, shown, ({ name }) => name, () => null, (row, one) => {
+  rowsOf("tenants", shown, ({ name }) => name, () => tableRow(columns), (row, one) => {
     const [name] = row.children;
     if (!name.firstChild) name.append(element("b"));
     say(name.firstChild, one.name);
@@ -457,27 +459,36 @@ function showFailure({ status, message }) {
   say($("status"), `no answer${ago}: ${message}`);
 }
 
-async function look() {
+/** Number of the loop of questions; a new one ends the one before it. */
+let loop = 0;
+
+async function look(own) {
+  let answer;
   try {
-    const answer = await ask(mark ? `/live?since=${mark}` : "/live");
-    answered = performance.now();
-    $("unlock").hidden = true;
-    take(answer);
+    answer = await ask(mark ? `/live?since=${mark}` : "/live");
   } catch (error) {
+    if (own !== loop) return;
     showFailure(error);
     // It waits for the token.
     if (error.status === 401) return;
   }
+  if (own !== loop) return;
+  if (answer) {
+    answered = performance.now();
+    $("unlock").hidden = true;
+    take(answer);
+  }
   // A page that nobody sees asks nothing; it lacks nothing when it is seen again.
-  if (document.hidden) document.addEventListener("visibilitychange", look, { once: true });
-  else setTimeout(look, PAUSE_MS);
+  const next = () => look(own);
+  if (document.hidden) document.addEventListener("visibilitychange", next, { once: true });
+  else setTimeout(next, PAUSE_MS);
 }
 
 $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   setToken($("unlock-token").value);
   $("unlock-token").value = "";
-  look();
+  look(++loop);
 });
 
-look();
+look(loop);
