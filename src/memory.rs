@@ -307,7 +307,7 @@ pub fn of_process(config: &Config, shards: usize) -> Vec<Part> {
     let mut parts = vec![
         times("hash rings", "routing.ring_points x weights", points, "a point", RING_POINT_BYTES),
         Part::new("log", "lines that wait for stderr, each as long as can be".into(), LOG_BYTES),
-        Part::new("log, kept", "the last warnings, for /live".into(), RECENT_BYTES),
+        Part::new("log, kept", "the last 100 lines of level warn".into(), RECENT_BYTES),
         Part::new(
             "live",
             format!("{shards} shards x {} rows", live::ROWS_MAX),

@@ -488,4 +488,28 @@ mod tests {
         table.flush();
         assert_eq!(asked(&commands), [10]);
     }
+
+    #[test]
+    fn a_shard_whose_sample_has_not_come_by_the_next_question_is_silent_until_it_does() {
+        let (mut table, commands) = table();
+        let is_silent = |table: &ShardTable| table.sampled(Instant::now())[0].silent;
+        table.ask_samples();
+        table.flush();
+        assert!(!table.all_sampled() && !is_silent(&table));
+        assert!(table.sampled(Instant::now())[0].report.is_none());
+        table.ask_samples();
+        table.ask_samples();
+        table.flush();
+        assert!(is_silent(&table));
+        let asked: Vec<_> = std::iter::from_fn(|| commands.try_recv()).collect();
+        assert!(matches!(asked[..], [Command::Sample, Command::Sample]), "{asked:?}");
+        table.take(ShardEvent::Sample(Box::new(report(ShardId(0)))), Instant::now());
+        assert!(table.all_sampled() && !is_silent(&table));
+        assert!(table.sampled(Instant::now())[0].report.is_some());
+        // It is no answer to a gathering.
+        assert!(table.view(Instant::now())[0].report.is_none());
+        table.ask_samples();
+        table.take(ShardEvent::Stopped { shard: ShardId(0), cut_off: 0 }, Instant::now());
+        assert!(table.all_sampled(), "nothing more comes");
+    }
 }

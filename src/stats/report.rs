@@ -74,8 +74,8 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// Adds one shard's levels, but for the fill (of the fullest shard), throttling (of any) and the
-    /// version (the oldest).
+    /// Adds one shard's levels, but for the fill (of the fullest shard), throttling (of any) and
+    /// the version (the oldest).
     pub(crate) fn add(&mut self, one: &Gauges) {
         let sum = &*self;
         let oldest = match sum.snapshot_version {

@@ -149,8 +149,10 @@ fn warnings_of_the_log_come_once_and_hold_no_secret() {
         "{text}\n{}",
         gateway.log()
     );
-    poller.poll(&gateway);
-    assert_eq!(lines(&poller), Vec::<Value>::new(), "it was told");
+    for _ in 0..3 {
+        poller.poll(&gateway);
+        assert_eq!(lines(&poller), Vec::<Value>::new(), "it was told");
+    }
     assert!(!gateway.admin_get("/live").to_string().contains("a-token-that-is-secret"));
     assert_eq!(gateway.admin("/live?since=1").0, 400);
 }

@@ -96,6 +96,16 @@ fn users_and_tenants_behind_one_address_have_a_share_each() {
         send(&gateway, &mut client, 200);
         assert!(gateway.counter("queue_over_share") > refused + 100);
     }
+    // The dashboard names them: the user once, whatever its connections.
+    let mut held = eventually("the sample has them", || {
+        let answer = gateway.admin_get("/live");
+        let held = answer["held_back"].as_array().expect("a list");
+        (held.len() == 2).then(|| held.clone())
+    });
+    held.sort_by_key(|owner| owner["user"].is_null());
+    assert_eq!((&held[0]["user"], &held[0]["tenant"]), (&json!("alice"), &json!("a")));
+    assert!(held[0]["refused"].as_u64() > Some(200), "{held:?}");
+    assert_eq!((&held[1]["user"], &held[1]["instance"]), (&Value::Null, &json!("a")));
     let refused = gateway.counter("queue_rejected");
     let mut others = [signed_in("bob", "a"), signed_in("alice", "b")];
     let asked: Vec<u64> = others.iter_mut().map(|c| send(&gateway, c, 1)[0]).collect();

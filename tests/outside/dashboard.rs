@@ -58,35 +58,7 @@ fn who_has_only_a_keyboard_reads_the_charts_explains_drains_and_reloads() {
     let label = "document.querySelector('#traffic svg').getAttribute('aria-label')";
     let label = browser.value(label).to_string();
     assert!(label.contains("Messages in, answers, errors. in ") && label.contains("At most"));
-    // An instance is drained: two questions, and the token.
-    browser.tab_to("#instances [data-key='logic-2'] button");
-    browser.press_enter();
-    browser.wait_for("#ask-title", "Drain logic-2?");
-    assert_eq!(browser.value("document.activeElement.id"), "ask-token");
-    browser.type_text("a wrong token");
-    browser.press_enter();
-    browser.wait_for("#ask-text", "1 other instance takes the messages of logic");
-    assert_eq!(browser.value("document.activeElement.id"), "ask-no", "Enter does not go on");
-    browser.tab_to("#ask-yes");
-    browser.press_enter();
-    browser.wait_for("#done", "Not done: this path needs the token");
-    browser.tab_to("#instances [data-key='logic-2'] button");
-    browser.press_enter();
-    browser.type_text(TOKEN);
-    browser.press_enter();
-    browser.press("Escape");
-    assert_eq!(browser.value("document.querySelector('#ask').open"), false);
-    assert_eq!(draining(&place), [false, false], "nothing was confirmed");
-    browser.tab_to("#instances [data-key='logic-2'] button");
-    browser.press_enter();
-    assert_eq!(browser.value("document.querySelector('#ask-token-field').hidden"), true);
-    browser.tab_to("#ask-yes");
-    browser.press_enter();
-    browser.tab_to("#ask-yes");
-    browser.press_enter();
-    browser.wait_for("#done", "logic-2 gets no new messages");
-    browser.wait_for("#instances [data-key='logic-2']", "draining");
-    assert_eq!(draining(&place), [false, true]);
+    drains_by_keys(&mut browser, &place);
     browser.tab_to("#explain-key");
     browser.type_text("room:7");
     browser.press_enter();
@@ -111,6 +83,38 @@ fn who_has_only_a_keyboard_reads_the_charts_explains_drains_and_reloads() {
     end(&browser, place);
 }
 
+/// An instance is drained: two questions, and the token.
+fn drains_by_keys(browser: &mut Browser, place: &Place) {
+    browser.tab_to("#instances [data-key='logic-2'] button");
+    browser.press_enter();
+    browser.wait_for("#ask-title", "Drain logic-2?");
+    assert_eq!(browser.value("document.activeElement.id"), "ask-token");
+    browser.type_text("a wrong token");
+    browser.press_enter();
+    browser.wait_for("#ask-text", "1 other instance takes the messages of logic");
+    assert_eq!(browser.value("document.activeElement.id"), "ask-no", "Enter does not go on");
+    browser.tab_to("#ask-yes");
+    browser.press_enter();
+    browser.wait_for("#done", "Not done: this path needs the token");
+    browser.tab_to("#instances [data-key='logic-2'] button");
+    browser.press_enter();
+    browser.type_text(TOKEN);
+    browser.press_enter();
+    browser.press("Escape");
+    assert_eq!(browser.value("document.querySelector('#ask').open"), false);
+    assert_eq!(draining(place), [false, false], "nothing was confirmed");
+    browser.tab_to("#instances [data-key='logic-2'] button");
+    browser.press_enter();
+    assert_eq!(browser.value("document.querySelector('#ask-token-field').hidden"), true);
+    browser.tab_to("#ask-yes");
+    browser.press_enter();
+    browser.tab_to("#ask-yes");
+    browser.press_enter();
+    browser.wait_for("#done", "logic-2 gets no new messages");
+    browser.wait_for("#instances [data-key='logic-2']", "draining");
+    assert_eq!(draining(place), [false, true]);
+}
+
 /// Whether each instance of logic is drained.
 fn draining(place: &Place) -> Vec<Value> {
     let services = get_json(place.admin, "/services");
@@ -121,7 +125,8 @@ fn draining(place: &Place) -> Vec<Value> {
 /// Fields, buttons and pictures that have no name for who cannot see them.
 fn nameless(browser: &mut Browser) -> Value {
     let all = "[...document.querySelectorAll('input, button, svg, section, [role=region]')]";
-    let has_name = "e.labels?.length || e.ariaLabel || e.textContent.trim() && e.tagName == 'BUTTON' \
+    let has_name = "e.labels?.length || e.ariaLabel \
+                    || e.textContent.trim() && e.tagName == 'BUTTON' \
                     || document.getElementById(e.getAttribute('aria-labelledby'))";
     browser.value(&format!("{all}.filter((e) => !({has_name})).map((e) => e.outerHTML)"))
 }
@@ -137,6 +142,8 @@ fn elsewhere_than_on_loopback_it_asks_for_the_token_and_forgets_a_wrong_one() {
     let url = format!("https://127.0.0.1:{}/ui", place.admin.port());
     browser.open(&url, "#status", "it asks for the token");
     browser.picture("dashboard-guarded");
+    let told = browser.value("document.querySelector('#no-reasons').checkVisibility()");
+    assert_eq!(told, false, "what is not known is not told");
     browser.tab_to("#unlock-token");
     browser.type_text("wrong");
     browser.press_enter();

@@ -88,7 +88,8 @@ pub async fn live(
         }
     };
     let reading = admin.ask(|reply| ControlRequest::Live(mark.row, reply)).await?;
-    Ok(Json(view::live::live(&admin.info, &reading, &log::recent::since(mark.line))))
+    let lines = log::recent::since(mark.line);
+    Ok(Json(view::live::live(&admin.info, mark, &reading, &lines)))
 }
 
 /// Parameters of `/tenants` in the query.

@@ -439,6 +439,7 @@ function take(answer) {
   showVerdict(answer);
   showWarnings(answer.warnings);
   if (rows.length === 0) return;
+  $("main").classList.remove("waiting", "stale");
   showTraffic();
   showStages();
   showShards(answer);
@@ -449,6 +450,7 @@ function take(answer) {
 }
 
 function showFailure({ status, message }) {
+  $("main").classList.add("stale");
   $("unlock").hidden = status !== 401;
   $("verdict-title").className = "state bad";
   if (status === 401) {

@@ -81,8 +81,9 @@ impl TenantNow<'_> {
     }
 }
 
-/// The body of `/live`: `reading` has the rows, and `lines` are the log's, that the reader lacks.
-pub fn live(info: &ProcessInfo, reading: &Reading, lines: &[Line]) -> Value {
+/// The body of `/live` for a reader who has all up to `mark`: `reading` has the rows, and `lines`
+/// are the log's, that it lacks.
+pub fn live(info: &ProcessInfo, mark: Mark, reading: &Reading, lines: &[Line]) -> Value {
     let Reading { overview, earlier, .. } = reading;
     let now = Totals::of(reports(overview), overview.at);
     let since = earlier.at.unwrap_or(info.started);
@@ -98,7 +99,7 @@ pub fn live(info: &ProcessInfo, reading: &Reading, lines: &[Line]) -> Value {
     let use_of = |t: &TenantNow<'_>| (t.refused(), t.lately(TenantCounter::Messages));
     tenants.sort_by_key(|t| (std::cmp::Reverse(use_of(t)), &t.tenant.name));
     tenants.truncate(TENANTS_MAX);
-    let line = lines.last().map_or(0, |line| line.number);
+    let line = lines.last().map_or(mark.line, |line| line.number);
     json!({
         "mark": format!("{:x}-{}-{line}", info.boot_id, reading.newest),
         "node": info.node,

@@ -45,38 +45,22 @@ impl HeldBack {
         if is_long { self.lines.note(EVERY_US, now) } else { None }
     }
 
-    /// Counts a refusal for its owner: the user, or the session of nobody. One that is new to a full
-    /// list takes the place of the owner that was refused longest ago.
-    fn list(
-        &mut self,
-        from: &Source,
-        instance: InstanceId,
-        (level, held): (Level, usize),
-        now: Micros,
-    ) {
-        let identity = from.user.as_deref();
-        let (user, tenant) = (identity.map(|i| &i.user), identity.and_then(|i| i.tenant.as_ref()));
-        let is_same = |owner: &&mut HeldOwner| match (&owner.user, user) {
-            (Some(a), Some(b)) => a == b && owner.tenant.as_ref() == tenant,
-            (None, None) => owner.session == from.session,
+    /// Counts a refusal for its owner: the user, or the session of nobody. One that is new to a
+    /// full list takes the place of the owner that was refused longest ago.
+    fn list(&mut self, refused: HeldOwner) {
+        let is_same = |owner: &&mut HeldOwner| match (&owner.user, &refused.user) {
+            (Some(a), Some(b)) => a == b && owner.tenant == refused.tenant,
+            (None, None) => owner.session == refused.session,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        let (full, held) = (level.name(), held as u64);
         if let Some(owner) = self.owners.iter_mut().find(is_same) {
-            let count = if now.since(owner.last) > FORGET_US { 0 } else { owner.count };
-            let (user, tenant) = (owner.user.take(), owner.tenant.take());
-            let (session, last) = (from.session, now);
-            *owner =
-                HeldOwner { session, user, tenant, instance, full, held, count: count + 1, last };
-            return;
-        }
-        let (user, tenant) = (user.cloned(), tenant.cloned());
-        let (session, last) = (from.session, now);
-        let owner = HeldOwner { session, user, tenant, instance, full, held, count: 1, last };
-        if self.owners.len() < OWNERS_MAX {
-            self.owners.push(owner);
+            let is_forgotten = refused.last.since(owner.last) > FORGET_US;
+            let before = if is_forgotten { 0 } else { owner.count };
+            *owner = HeldOwner { count: before + refused.count, ..refused };
+        } else if self.owners.len() < OWNERS_MAX {
+            self.owners.push(refused);
         } else if let Some(oldest) = self.owners.iter_mut().min_by_key(|owner| owner.last) {
-            *oldest = owner;
+            *oldest = refused;
         }
     }
 
@@ -95,7 +79,17 @@ impl HeldBack {
         (level, held): (Level, usize),
         now: Micros,
     ) {
-        self.list(from, instance, (level, held), now);
+        let identity = from.user.as_deref();
+        self.list(HeldOwner {
+            session: from.session,
+            user: identity.map(|identity| identity.user.clone()),
+            tenant: identity.and_then(|identity| identity.tenant.clone()),
+            instance,
+            full: level.name(),
+            held: held as u64,
+            count: 1,
+            last: now,
+        });
         let Some(count) = self.note(now) else { return };
         let user = from.user.as_deref();
         let tenant = user.and_then(|user| user.tenant.as_deref());
@@ -118,7 +112,10 @@ impl HeldBack {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::ids::{SessionId, ShardId};
 
     #[test]
     fn a_burst_is_not_told_and_a_flood_once_in_ten_seconds() {
@@ -132,5 +129,33 @@ mod tests {
         let told = (0..300).filter_map(|k| Some((k, held_back.note(at(100_000 + k * 100))?)));
         let told: Vec<(u64, u64)> = told.collect();
         assert_eq!(told, [(50, 1), (150, 100), (250, 100)]);
+    }
+
+    #[test]
+    fn the_owners_refused_last_are_listed_each_once_and_counted_anew_after_a_minute() {
+        let mut held_back = HeldBack::default();
+        let refused = |session: u64, user: Option<&str>, ms| HeldOwner {
+            session: SessionId::new(ShardId(0), session.into()),
+            user: user.map(Arc::from),
+            tenant: None,
+            instance: InstanceId(0),
+            full: Level::Party.name(),
+            held: 5,
+            count: 1,
+            last: Micros::from_ms(ms),
+        };
+        // Two sessions of a user are one owner, two of nobody are two.
+        for (session, user) in [(1, Some("ann")), (2, Some("ann")), (3, None), (4, None)] {
+            held_back.list(refused(session, user, session));
+        }
+        let counts: Vec<u64> = held_back.owners().iter().map(|owner| owner.count).collect();
+        assert_eq!(counts, [2, 1, 1]);
+        held_back.list(refused(2, Some("ann"), 50_000));
+        held_back.list(refused(3, None, 70_000));
+        let counts: Vec<u64> = held_back.owners().iter().map(|owner| owner.count).collect();
+        assert_eq!(counts, [3, 1, 1], "a minute has passed for one");
+        (10..100).for_each(|n| held_back.list(refused(n, None, 100_000 + n)));
+        assert_eq!(held_back.owners().len(), OWNERS_MAX);
+        assert!(held_back.owners().iter().all(|owner| owner.last >= Micros::from_ms(100_092)));
     }
 }

@@ -248,7 +248,8 @@ impl Dispatcher {
         }
     }
 
-    /// Sets the gauges of this half, but for `cache_active`, which takes a pass over expired entries.
+    /// Sets the gauges of this half, but for `cache_active`, which takes a pass over expired
+    /// entries.
     pub fn report_into(&self, gauges: &mut Gauges, settings: &QueueSettings) {
         gauges.unanswered = self.requests.len() as u64;
         gauges.queue_items = self.fill.items as u64;

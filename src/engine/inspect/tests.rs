@@ -13,6 +13,7 @@ use crate::routing::Ring;
 use crate::routing::{
     HashOn, Instance, Mode, Order, PayloadKind, Route, Service, Share, Snapshot, TenantTable,
 };
+use crate::stats::Gauges;
 
 const UPGRADE: &[u8] =
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -172,9 +173,31 @@ fn a_report_of_ten_thousand_connections_is_made_in_no_time() {
     let report = times(&|engine| drop(engine.report(1, now)));
     let talkers = times(&|engine| drop(engine.inspect(&Query::TopTalkers(100), now)));
     let histograms = times(&|engine| drop(engine.stats.histograms.clone()));
-    println!("report {report:?} (histograms {histograms:?}), talkers {talkers:?}");
+    let sample = times(&|engine| drop(engine.sample(now)));
+    println!(
+        "report {report:?}, sample {sample:?} (histograms {histograms:?}), talkers {talkers:?}"
+    );
     // Without optimization, and with other tests beside it.
     assert!(report < std::time::Duration::from_millis(50), "{report:?}");
+}
+
+#[test]
+fn a_sample_is_a_report_without_what_takes_a_pass_over_the_connections() {
+    let (mut engine, now) = (engine(), Micros::from_ms(1_000));
+    for _ in 0..10 {
+        connect(&mut engine, now);
+    }
+    let (report, sample) = (engine.report(3, now), engine.sample(now));
+    assert!(report.gauges.connection_bytes > 0 && sample.gauges.connection_bytes == 0);
+    let without = Gauges {
+        outbox_bytes: 0,
+        connection_bytes: 0,
+        pushes_waiting: 0,
+        cache_active: 0,
+        ..report.gauges
+    };
+    assert_eq!((sample.gauges, sample.gauges.connections), (without, 10));
+    assert_eq!((sample.number, sample.at, sample.reasons), (0, report.at, report.reasons));
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub struct Demo {
 /// Tables of a service logic with two instances at these addresses, by key.
 pub fn two_of_logic(first: SocketAddr, second: SocketAddr) -> String {
     format!(
-        "[[service]]\nname = \"logic\"\ninstances = [{{ id = \"logic-1\", address = \"{first}\" }}, \
+        "[[service]]\nname = \"logic\"\n\
+         instances = [{{ id = \"logic-1\", address = \"{first}\" }}, \
          {{ id = \"logic-2\", address = \"{second}\" }}]\n\
          [[route]]\nrange = [1000, 1999]\nservice = \"logic\"\nhash_on = \"key\"\n"
     )
@@ -87,6 +88,7 @@ impl Place {
         }
         let (ws, admin) = (local(ws), SocketAddr::from((admin, port)));
         let mut command = Command::new(BINARY);
+        command.env_remove("SHARDGATE_REQUIRE_EXTERNAL");
         command.arg("--config").arg(dir.path());
         command.args(["--listen", &ws.to_string(), "--admin", &admin.to_string()]);
         let gateway = Running::start(&mut command, "ready: ws://");

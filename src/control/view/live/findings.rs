@@ -130,7 +130,11 @@ fn instance(one: &InstanceNow<'_>, all: &[InstanceNow<'_>]) -> Vec<Value> {
 }
 
 fn milliseconds(us: u64) -> String {
-    if us < 10_000 { format!("{:.1}", us as f64 / 1000.0) } else { format!("{}", us / 1000) }
+    if us < 10_000 {
+        format!("{:.1}", us as f64 / 1000.0)
+    } else {
+        format!("{}", (us + 500) / 1000)
+    }
 }
 
 /// Owners that are held back now.

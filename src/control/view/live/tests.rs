@@ -42,12 +42,18 @@ fn idle() -> [Report; 2] {
 
 /// The answer after a second of these samples.
 fn answer(samples: &[Report; 2]) -> Value {
+    answer_of(samples, |_| ())
+}
+
+/// The answer after a second of these samples, with a change to all else.
+fn answer_of(samples: &[Report; 2], change: impl FnOnce(&mut Overview)) -> Value {
     let start = Instant::now();
     let mut live = Live::new(start, start);
     let mut overview = gathered();
+    change(&mut overview);
     overview.shards = samples.iter().map(shard).collect();
     live.take(&overview.shards, start + Duration::from_secs(1));
-    super::live(&about(), &live.read(0, overview), &[])
+    super::live(&about(), Mark { boot_id: 1, row: 0, line: 7 }, &live.read(0, overview), &[])
 }
 
 /// Part, name and text of each finding.
@@ -98,6 +104,26 @@ fn a_shard_with_far_more_to_do_than_the_others_is_named() {
     assert_eq!((&*name, &*text), ("0", "shard 0 has 400 connections, the others 2 each"));
     samples[0].gauges.connections = 19;
     assert_eq!(found(&samples), [], "a handful is no skew");
+}
+
+#[test]
+fn an_instance_is_slow_beside_the_others_of_its_service_and_not_beside_other_services() {
+    let mut samples = idle();
+    samples[0].instances[0].times = calls(100, 5_000);
+    samples[0].instances[1].times = calls(100, 90_000);
+    assert_eq!(found(&samples), [], "they are of two services");
+    let one_service = |overview: &mut Overview| {
+        let mut snapshot = (*overview.directory.snapshot).clone();
+        snapshot.instances[1].service = snapshot.instances[0].service;
+        overview.directory.snapshot = Arc::new(snapshot);
+    };
+    let all = answer_of(&samples, one_service);
+    let text = all["findings"][0]["text"].as_str().unwrap();
+    assert!(text.contains(" is slow: p99 98 ms, the others of its service 5.1 ms"), "{text}");
+    assert_eq!(all["findings"].as_array().unwrap().len(), 1);
+    samples[0].instances[1].times = calls(9, 90_000);
+    let few = answer_of(&samples, one_service);
+    assert_eq!(few["findings"], json!([]), "nine calls say nothing");
 }
 
 #[test]
@@ -173,5 +199,6 @@ fn a_mark_is_read_back_and_one_of_another_run_is_none() {
     for bad in ["", "abc", "abc-1", "abc-1-", "abc-1-x", "xyz-1-2", "abc-1-2-3", "abc--1-2"] {
         assert_eq!(Mark::read(bad), None, "{bad}");
     }
-    assert_eq!(answer(&idle())["mark"], "1-1-0");
+    // Without new lines the reader keeps those that it has.
+    assert_eq!(answer(&idle())["mark"], "1-1-7");
 }
