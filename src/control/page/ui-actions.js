@@ -5,6 +5,8 @@ const $ = (id) => document.getElementById(id);
 
 /** Time for which an answer is waited for. */
 const PATIENCE_MS = 8_000;
+/** Time for which the result of a change is shown. */
+const SHOWN_MS = 30_000;
 
 let token = "";
 
@@ -32,6 +34,8 @@ const element = (tag, className, text) => Object.assign(document.createElement(t
 /** The change that is being asked about, and whether the first question was answered. */
 let pending = null;
 let isSecond = false;
+/** Timer that takes the result away. */
+let shown = 0;
 
 /**
  * Asks whether something is to be changed, and then once more.
@@ -70,7 +74,8 @@ async function go() {
   $("done").hidden = false;
   $("done").className = `note ${kind}`;
   $("done").textContent = text;
-  $("done").scrollIntoView({ block: "nearest" });
+  clearTimeout(shown);
+  shown = setTimeout(() => ($("done").hidden = true), SHOWN_MS);
 }
 
 $("ask-form").addEventListener("submit", (event) => {
