@@ -1,9 +1,11 @@
 //! Pushes and groups through the real process: every door, both shards, real sockets.
 
 mod callers;
+mod explained;
 mod groups;
 mod grpc;
 mod http;
+mod http_calls;
 mod order;
 mod rates;
 mod rules;
