@@ -1,10 +1,12 @@
-//! The doors by which services push: gRPC `shardgate.push.v1.Push` and `POST /push` on one port.
+//! The doors by which services push: gRPC `shardgate.push.v1.Push` and JSON over HTTP on one port.
 //!
-//! [`http`] lets callers in, [`service`] answers gRPC; [`send`] makes jobs of pushes, which
-//! [`desk`] sends to all their shards or to none, and whose receipts [`receipts`] awaits;
-//! [`calls`] is the other work, and [`reads`] asks the shards.
+//! [`http`] lets callers in and answers JSON, [`service`] answers gRPC; [`send`] makes jobs of
+//! pushes, which [`desk`] sends to all their shards or to none, and whose receipts [`receipts`]
+//! awaits; [`asks`] are the other calls, of which [`calls`] does the work, and [`reads`] asks the
+//! shards.
 
 mod answer;
+mod asks;
 mod callers;
 mod calls;
 mod conns;
