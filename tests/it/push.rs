@@ -12,6 +12,7 @@ mod rules;
 mod services;
 mod slow;
 mod stop;
+mod unsent;
 
 use serde_json::{Value, json};
 

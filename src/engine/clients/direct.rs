@@ -192,7 +192,11 @@ impl Clients {
                 self.put_waiting(cx, key, body.clone());
                 Fate::Queued
             }
-            Some((id, _)) => {
+            Some((id, conn)) => {
+                let is_first = !conn.takes_pushes;
+                if is_first && let Some(conn) = self.conns.get_mut(id) {
+                    conn.note_push(id, cx.effects);
+                }
                 self.place_push(cx, key, id, body);
                 Fate::Placed
             }
