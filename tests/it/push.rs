@@ -6,6 +6,7 @@ mod groups;
 mod grpc;
 mod http;
 mod http_calls;
+mod members;
 mod order;
 mod rates;
 mod rules;

@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::engine::Engine;
 use crate::engine::clients::conn::Conn;
 use crate::engine::clients::session::Session;
@@ -68,7 +70,7 @@ impl Engine {
                 session: session.id,
                 user: user.into(),
                 is_away: conn.is_none(),
-                info: Default::default(),
+                info: group.info_of(session.key).map_or_else(Bytes::new, Bytes::from_owner),
             }
         });
         MembersInfo { members: members.collect(), sessions, users: parties.len() as u64 }
