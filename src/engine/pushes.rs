@@ -109,7 +109,8 @@ impl Engine {
         clients.groups.tend(settings, now, |name| push.rule(name));
         clients.make_rosters();
         clients.note_absent(&cx, now);
-        clients.groups.tell_presence(settings, now, cx.config.unix_us(now) / 1000);
+        let told = clients.groups.tell_presence(settings, now, cx.config.unix_us(now) / 1000);
+        cx.stats.add(Counter::PresenceFrames, told);
     }
 }
 

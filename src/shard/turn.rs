@@ -138,6 +138,9 @@ pub trait ShardIo: Sized {
     /// The oldest item of the other shards about a group.
     fn next_deliver(&mut self) -> Option<Deliver>;
 
+    /// Items of the other shards about groups that wait.
+    fn delivers_waiting(&self) -> usize;
+
     /// Gives pushes to their shards: all of them or none. Whether there was room.
     fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool;
 

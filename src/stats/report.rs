@@ -65,6 +65,8 @@ pub struct Gauges {
     pub(crate) push_waves: u64,
     /// Ids of pushes that are remembered.
     pub(crate) push_ids: u64,
+    /// Items about groups that other shards have sent and that wait.
+    pub(crate) group_lane_items: u64,
     /// Sessions that pushes find by their ids, those without a connection among them.
     pub(crate) sessions_indexed: u64,
     /// Users that pushes find by their names.

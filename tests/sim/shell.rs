@@ -406,6 +406,10 @@ impl ShardIo for Host<'_> {
         self.shard().delivered.try_recv()
     }
 
+    fn delivers_waiting(&self) -> usize {
+        self.world.shards[self.s].delivered.len()
+    }
+
     fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {
         self.world.send_pushes(pushes)
     }

@@ -117,6 +117,11 @@ impl Inner {
         self.lanes.len() as u16
     }
 
+    /// Work that waits in the lane to each shard.
+    pub fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(PlaceSender::taken).collect()
+    }
+
     /// The time by the process's clock.
     pub fn now(&self, now: Instant) -> Micros {
         Micros(now.saturating_duration_since(self.started).as_micros() as u64)

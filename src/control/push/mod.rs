@@ -67,6 +67,8 @@ pub struct PushView {
     pub tally: Tally,
     /// Pieces of work whose receipts are awaited.
     pub awaited: usize,
+    /// Work that waits in the lane to each shard.
+    pub waiting: Vec<usize>,
 }
 
 impl Pushes {
@@ -155,6 +157,7 @@ impl Pushes {
             callers: inner.rules.callers.list().to_vec(),
             tally: inner.tally.clone(),
             awaited: inner.receipts.len(),
+            waiting: inner.waiting(),
         }
     }
 }

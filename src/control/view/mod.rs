@@ -119,6 +119,7 @@ fn add_gauges(sum: &mut Gauges, one: &Gauges) {
         pushes_waiting: sum.pushes_waiting + one.pushes_waiting,
         push_waves: sum.push_waves + one.push_waves,
         push_ids: sum.push_ids + one.push_ids,
+        group_lane_items: sum.group_lane_items + one.group_lane_items,
         sessions_indexed: sum.sessions_indexed + one.sessions_indexed,
         users_indexed: sum.users_indexed + one.users_indexed,
         snapshot_version: oldest,

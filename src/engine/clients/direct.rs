@@ -241,7 +241,8 @@ impl Clients {
         let caps = WaitingCaps { items: WAITING_ITEMS_MAX, bytes: WAITING_BYTES_MAX };
         let Some((session, at)) = self.session_mut(key) else { return };
         let gone = session.waiting.get_or_insert_default().put(body, caps);
-        cx.stats.add(Counter::PushesDropped, gone);
+        cx.stats.add(Counter::PushesDropped, gone.replaced + gone.crowded_out);
+        cx.stats.add(Counter::Conflated, gone.replaced);
         if let Some(conn) = at.and_then(|id| self.conns.get_mut(id)) {
             conn.has_waiting = true;
         }

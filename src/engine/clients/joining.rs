@@ -253,6 +253,7 @@ impl Clients {
         }
         if outcome == "gap" {
             cx.stats.inc(Counter::GroupGaps);
+            cx.stats.inc(Counter::GroupGapsOnReturn);
         }
         let position = match outcome {
             "resumed" => since.unwrap_or(position),

@@ -307,9 +307,11 @@ impl Groups {
         }
     }
 
-    /// Tells homes of people, and members of them: part of the tick.
-    pub fn tell_presence(&mut self, settings: &GroupSettings, now: Micros, unix_ms: i64) {
+    /// Tells homes of people, and members of them: part of the tick. Returns to the members of how
+    /// many groups.
+    pub fn tell_presence(&mut self, settings: &GroupSettings, now: Micros, unix_ms: i64) -> u64 {
         self.tell_people(now);
+        let mut told = 0;
         while let Some(&(due, key)) = self.presence_due.first()
             && due <= now
         {
@@ -328,7 +330,9 @@ impl Groups {
             let name = home.name.clone();
             let body = Arc::new(body_of(&name, &word, everybody, unix_ms));
             self.publish(&name, &body, None, settings, now);
+            told += 1;
         }
+        told
     }
 
     /// A page of the members of a group whose home is here, as its rule allows it.

@@ -233,6 +233,10 @@ impl ShardIo for Net {
         self.lanes.delivered.try_recv()
     }
 
+    fn delivers_waiting(&self) -> usize {
+        self.lanes.delivered.len()
+    }
+
     fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {
         lanes::send_to_all(&self.lanes.pushes, pushes)
     }
