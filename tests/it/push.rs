@@ -13,6 +13,7 @@ mod rules;
 mod services;
 mod slow;
 mod stop;
+mod tenants;
 mod unsent;
 
 use serde_json::{Value, json};
