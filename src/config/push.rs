@@ -19,6 +19,9 @@ const RULES_MAX: usize = 256;
 const PUSHES_OF_AN_OUTBOX: usize = 4;
 /// Most users, or sessions, of one push.
 const USERS_MAX: u64 = 10_000;
+/// Most pushes of a feed under way. HTTP/2 ends a connection on which many more small frames wait
+/// to be read, some 2,600 with a push each.
+const FEED_CREDIT_MAX: u64 = 2_000;
 /// Most bytes of a group's history.
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 
@@ -77,6 +80,7 @@ pub fn push(r: &mut Reader) -> PushSettings {
         bytes_max: r.number("push.bytes_max", d.bytes_max, bytes),
         batch_max: r.number("push.batch_max", d.batch_max, Bounds::new(1, 1_000)),
         users_max: r.number("push.users_max", d.users_max, Bounds::new(1, USERS_MAX)),
+        feed_credit: r.number("push.feed_credit", d.feed_credit, Bounds::new(1, FEED_CREDIT_MAX)),
         dedup_ms: r.number("push.dedup_ms", d.dedup_ms, Bounds::new(100, DAY_MS)),
         dedup_entries_max: r.number("push.dedup_entries_max", d.dedup_entries_max, dedup),
         callers: callers(r),

@@ -2,6 +2,7 @@
 
 mod callers;
 mod explained;
+mod feed;
 mod groups;
 mod grpc;
 mod http;

@@ -241,6 +241,8 @@ pub struct PushSettings {
     pub batch_max: usize,
     /// Users or sessions of one push.
     pub users_max: usize,
+    /// Pushes of one `Feed` that are on their way, or whose answers were not read.
+    pub feed_credit: u32,
     /// Time for which the id of a push is remembered.
     pub dedup_ms: u64,
     /// Ids that a shard remembers. Boot.
@@ -262,6 +264,7 @@ impl Default for PushSettings {
             bytes_max: 64 << 10,
             batch_max: 100,
             users_max: 1_000,
+            feed_credit: 1_000,
             dedup_ms: 60_000,
             dedup_entries_max: 100_000,
             callers: Vec::new(),

@@ -47,6 +47,9 @@ const NO_CALLER: &str = "send `authorization: Bearer <token>` with a token of a 
 const NO_PATH: &str = "this path is not served: POST /push, /join, /leave, /members, /count, \
                        /history, /forget, /sessions or /disconnect, or gRPC";
 
+/// The path of the call whose body is a stream that does not end by itself.
+const FEED_PATH: &str = "/shardgate.push.v1.Push/Feed";
+
 /// The path of gRPC calls; the name of the method follows.
 const GRPC_PATH: &str = "/shardgate.push.v1.Push/{method}";
 
@@ -81,7 +84,8 @@ pub fn router(desk: &Arc<Desk>, reads: Reads) -> Router {
 }
 
 /// Layer around everything: finds the caller by its token, and receives the whole call before
-/// anything is done for it, so that who has no token makes the gateway hold and decode nothing.
+/// anything is done for it, so that who has no token makes the gateway hold and decode nothing. A
+/// feed is read as it comes, as its credit allows.
 async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -> Response {
     let is_grpc = is_grpc(request.headers());
     let peer = request.extensions().get::<Peer>().cloned();
@@ -96,6 +100,10 @@ async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -
         return refuse_unread(&refused, is_grpc, request.into_body()).await;
     }
     let (mut parts, body) = request.into_parts();
+    if is_grpc && parts.uri.path() == FEED_PATH {
+        parts.extensions.insert(caller);
+        return next.run(Request::from_parts(parts, body)).await;
+    }
     let body = match entrance.receive(body).await {
         Ok(body) => body,
         Err((status, why)) if is_grpc => {

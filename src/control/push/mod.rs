@@ -3,7 +3,7 @@
 //! [`http`] lets callers in and answers JSON, [`service`] answers gRPC; [`send`] makes jobs of
 //! pushes, which [`desk`] sends to all their shards or to none, and whose receipts [`receipts`]
 //! awaits; [`asks`] are the other calls, of which [`calls`] does the work, and [`reads`] asks the
-//! shards.
+//! shards; [`feed`] is the long stream of pushes.
 
 mod answer;
 mod asks;
@@ -11,6 +11,7 @@ mod callers;
 mod calls;
 mod conns;
 mod desk;
+mod feed;
 mod http;
 mod rate;
 mod reads;
@@ -136,7 +137,7 @@ impl Pushes {
 
     /// Takes pushes, or none.
     pub fn set_phase(&self, phase: Phase) {
-        self.desk.lock().phase = phase;
+        self.desk.lock().phase.send_replace(phase);
     }
 
     /// Takes in what a shard tells of work.

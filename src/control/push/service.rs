@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::asks::{self, Ask};
 use super::callers::Caller;
 use super::desk::Desk;
+use super::feed;
 use super::reads::Reads;
 use super::refusal::Refused;
 use super::send;
@@ -54,6 +56,16 @@ impl PushService {
 
 #[tonic::async_trait]
 impl Push for PushService {
+    type FeedStream = ReceiverStream<Result<proto::FeedResponse, Status>>;
+
+    async fn feed(
+        &self,
+        request: Request<Streaming<proto::FeedRequest>>,
+    ) -> Result<Response<Self::FeedStream>, Status> {
+        let by = caller(&request)?;
+        Ok(Response::new(feed::open(&self.desk, &by, request.into_inner())))
+    }
+
     async fn send(
         &self,
         request: Request<proto::SendRequest>,
