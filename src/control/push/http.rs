@@ -164,7 +164,7 @@ async fn push(
 ) -> Response {
     match read(&headers, &body, read_request) {
         Ok(request) => answer(send::send(&desk, &caller, Door::Http, request.pushes).await),
-        Err(response) => response,
+        Err((status, why)) => error(status, &why, None),
     }
 }
 
@@ -180,21 +180,21 @@ where
 {
     match read(&headers, &body, read_call::<A>) {
         Ok(asked) => answer(asks::answer(&service.desk, &service.reads, &caller, asked).await),
-        Err(response) => response,
+        Err((status, why)) => error(status, &why, None),
     }
 }
 
-/// Reads a body of JSON, or says what is wrong with it.
+/// Reads a body of JSON; else a status, and what is wrong with it.
 fn read<T>(
     headers: &HeaderMap,
     body: &Bytes,
     read: impl FnOnce(&[u8]) -> Result<T, String>,
-) -> Result<T, Response> {
+) -> Result<T, (StatusCode, String)> {
     if !is_json(headers) {
         let why = "Content-Type must be application/json";
-        return Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why, None));
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why.to_owned()));
     }
-    read(body).map_err(|why| error(StatusCode::BAD_REQUEST, &why, None))
+    read(body).map_err(|why| (StatusCode::BAD_REQUEST, why))
 }
 
 fn answer<T: Serialize>(result: Result<T, Refused>) -> Response {
