@@ -1,4 +1,7 @@
 //! Compiles the .proto files with protox, a protobuf compiler in Rust: no protoc is needed.
+
+use tonic_prost_build::Builder;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut files = protox::compile(
@@ -12,16 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Called by tests and by whoever builds on the library. Payloads as `Bytes`: they are handed on
     // uncopied.
     let push = protox::compile(["shardgate/push/v1/push.proto"], ["proto"])?;
-    let mut config = tonic_prost_build::configure().bytes(".shardgate.push.v1");
-    // What the answer to POST /push is made of.
-    for name in ["SendResponse", "PushResult", "Counts", "ShardCounts", "Position", "GroupPosition"]
-    {
-        let path = format!(".shardgate.push.v1.{name}");
-        let leave_out = "#[serde(skip_serializing_if = \"crate::wire::push::is_default\")]";
-        config = config
-            .type_attribute(&path, "#[derive(serde::Serialize)]")
-            .field_attribute(&path, leave_out);
-    }
+    let config = tonic_prost_build::configure().bytes(".shardgate.push.v1");
+    let config = json_requests(json_answers(config));
     config.compile_fds(push)?;
     files.file.retain(|file| file.package() != "shardgate.push.v1");
     let mut config = tonic_prost_build::configure();
@@ -56,4 +51,63 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;
     tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
     Ok(())
+}
+
+/// Answers of the HTTP door. `Kept` is written by hand (src/wire/push/json.rs).
+fn json_answers(mut config: Builder) -> Builder {
+    for name in [
+        "SendResponse",
+        "PushResult",
+        "Counts",
+        "ShardCounts",
+        "Position",
+        "GroupPosition",
+        "JoinResponse",
+        "LeaveResponse",
+        "Member",
+        "MembersResponse",
+        "CountResponse",
+        "GroupCount",
+        "HistoryResponse",
+        "ForgetResponse",
+        "SessionsResponse",
+        "Session",
+        "DisconnectResponse",
+    ] {
+        let path = format!(".shardgate.push.v1.{name}");
+        let leave_out = "#[serde(skip_serializing_if = \"crate::wire::push::is_default\")]";
+        config = config
+            .type_attribute(&path, "#[derive(serde::Serialize)]")
+            .field_attribute(&path, leave_out);
+    }
+    config.field_attribute(
+        ".shardgate.push.v1.Member.info",
+        "#[serde(serialize_with = \"crate::wire::groups::write_value\")]",
+    )
+}
+
+/// Calls of the HTTP door, but for `SendRequest`, which is read by hand
+/// (src/wire/push/json.rs). Numbers of 32 bits and JSON values are read as in that.
+fn json_requests(mut config: Builder) -> Builder {
+    for (name, by_hand) in [
+        ("JoinRequest", &[("info", "value_text")][..]),
+        ("LeaveRequest", &[]),
+        ("MembersRequest", &[("limit", "narrow")]),
+        ("CountRequest", &[]),
+        ("HistoryRequest", &[("limit", "narrow")]),
+        ("ForgetRequest", &[]),
+        ("SessionsRequest", &[]),
+        ("DisconnectRequest", &[("code", "narrow")]),
+        ("Position", &[]),
+    ] {
+        let path = format!(".shardgate.push.v1.{name}");
+        let derive = "#[derive(serde::Deserialize)] #[serde(default, deny_unknown_fields)]";
+        config = config.type_attribute(&path, derive);
+        for (field, read) in by_hand {
+            let read = format!("crate::wire::push::json::{read}");
+            let with = format!("#[serde(deserialize_with = \"{read}\")]");
+            config = config.field_attribute(format!("{path}.{field}"), with);
+        }
+    }
+    config
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{InstanceId, ServiceId, SessionId, TenantId};
+use crate::ids::{InstanceId, ServiceId, SessionId, ShardId, TenantId};
 use crate::message::Encoding;
 use crate::push::{GroupName, Position};
 
@@ -169,6 +169,8 @@ pub struct GroupDetail {
     pub kept_bytes: u64,
     /// Position of the newest push; `None` of a shard that is not the group's home.
     pub position: Option<Position>,
+    /// Of a home: the shards that it tells of pushes.
+    pub interest: Vec<InterestInfo>,
     /// Pushes that the member here lacks which is furthest behind.
     pub behind: u64,
     /// Age of the oldest of those that are still here, in microseconds.
@@ -177,6 +179,17 @@ pub struct GroupDetail {
     pub slowest: Option<SessionId>,
     /// Whether members here cannot be told as fast as pushes come.
     pub is_lagging: bool,
+}
+
+/// A shard that the home of a group tells of its pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterestInfo {
+    /// The shard.
+    pub shard: ShardId,
+    /// Offset of the last push that it was told of.
+    pub told: u64,
+    /// Places for members that the home has granted it.
+    pub places: u32,
 }
 
 /// Pushes that a group keeps.

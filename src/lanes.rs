@@ -209,6 +209,11 @@ impl<T> PlaceSender<T> {
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
+    /// Places that are taken: by items that wait, and by those that are about to be sent.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// Gives a place back for which nothing is sent.
     pub fn give_place_back(&self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);

@@ -222,6 +222,8 @@ counters! {
     /// Pushes to sessions that went before their client took them: for a newer one of their key,
     /// because too many waited, or because their time was over.
     PushesDropped = "pushes_dropped",
+    /// Pushes to sessions among those dropped that went for a newer one of their key.
+    Conflated = "conflated",
     /// Pushes written to clients, each counted once for each client.
     Deliveries = "deliveries",
     /// Writes to clients' sockets straight from the log of a group: one may have many pushes.
@@ -230,6 +232,11 @@ counters! {
     DeliveriesMissed = "deliveries_missed",
     /// Times that a member was told of a gap in its group's pushes.
     GroupGaps = "group_gaps",
+    /// Gaps among them that were told when the member joined or came back, and not because it reads
+    /// slowly.
+    GroupGapsOnReturn = "group_gaps_on_return",
+    /// Messages about the people of a group that its home here gave to all shards with members.
+    PresenceFrames = "presence_frames",
     /// Sessions that joined a group.
     GroupJoins = "group_joins",
     /// Sessions that left a group, or ended in it.

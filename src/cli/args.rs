@@ -105,10 +105,12 @@ enum VerbArgs {
         #[command(flatten)]
         form: FormArgs,
     },
-    /// Explain who gets a message: range, service, hash, instance
-    #[command(after_help = "EXAMPLE\n  shardgate explain --msg-id 1001 --user alice\n\n\
+    /// Explain who gets a message: range, service, hash, instance; or where a group lives
+    #[command(after_help = "EXAMPLES\n  shardgate explain --msg-id 1001 --user alice\n  \
+        shardgate explain --group room:7\n\n\
         A gateway that answers at admin.listen is asked; else the configuration alone explains,\n\
-        and the first line says which it was. Exits with 1 if nobody gets the message.")]
+        and the first line says which it was. Exits with 1 if nobody gets the message, or if no\n\
+        rule has the group's name.")]
     Explain {
         #[command(flatten)]
         admin: AdminArgs,

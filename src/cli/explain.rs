@@ -1,5 +1,7 @@
-//! `shardgate explain`: the instance that gets a message, by a gateway that runs, else by the
-//! configuration.
+//! `shardgate explain`: the instance that gets a message, or the place of a group, by a gateway
+//! that runs, else by the configuration.
+
+mod group;
 
 use std::fmt::Write as _;
 
@@ -13,19 +15,22 @@ use crate::config::settings::Tenants;
 use crate::config::{Config, Problems};
 use crate::routing::{Described, HashOn, Snapshot};
 
-/// A message to explain.
+/// A message or a group to explain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct ExplainArgs {
     /// Id of the message
-    #[arg(long, value_name = "N")]
-    pub msg_id: u32,
+    #[arg(long, value_name = "N", required_unless_present = "group")]
+    pub msg_id: Option<u32>,
+    /// Name of a group: its rule, home shard, members and position
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["msg_id", "key", "user", "session"])]
+    pub group: Option<String>,
     /// Key of the message, for routes with hash_on = "key"
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
     /// User who sends the message
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// The sender's tenant
+    /// The sender's tenant, or the group's
     #[arg(long, value_name = "N")]
     pub tenant: Option<String>,
     /// The sender's session, as welcome says it
@@ -46,7 +51,13 @@ impl ExplainArgs {
     }
 
     fn path(&self) -> String {
-        let mut path = format!("/routing/explain?msg_id={}", self.msg_id);
+        let mut path = "/routing/explain?".to_owned();
+        match self.msg_id {
+            Some(id) => write!(path, "msg_id={id}").expect("a string takes it"),
+            None => path += "group=",
+        }
+        let group = self.group.as_deref().unwrap_or_default();
+        path.extend(utf8_percent_encode(group, NON_ALPHANUMERIC));
         let texts = [
             ("key", &self.key),
             ("user", &self.user),
@@ -63,8 +74,9 @@ impl ExplainArgs {
     }
 }
 
-/// Explains which instance gets a message: by the gateway that runs, and by the configuration if
-/// none does. The exit code is 1 if nobody gets it, whoever explained that.
+/// Explains which instance gets a message, or where a group lives: by the gateway that runs, and by
+/// the configuration if none does. The exit code is 1 if nobody gets it, or if no rule has the
+/// group's name, whoever explained that.
 pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs, form: Form) -> Output {
     let config = match loaded {
         Ok(config) => config,
@@ -93,11 +105,12 @@ pub fn explain(loaded: Result<Config, Problems>, args: &ExplainArgs, form: Form)
 /// An explanation in the form of the admin endpoint's answer, for people or for programs.
 fn shown(head: &str, args: &ExplainArgs, body: &Value, form: Form) -> Output {
     let text = match form {
+        Form::Text if args.group.is_some() => format!("{head}\n{}", group::lines(body)),
         Form::Text => format!("{head}\n{}", lines(args, body)),
         Form::Json => serde_json::to_string_pretty(body).expect("JSON of JSON"),
     };
     let is_found = match body["outcome"].as_str() {
-        Some(outcome) => ["instance", "gateway", "source"].contains(&outcome),
+        Some(outcome) => ["instance", "gateway", "source", "group"].contains(&outcome),
         // A gateway of an earlier version says the instance alone.
         None => body["instance"].is_string(),
     };
@@ -142,8 +155,11 @@ fn lines(args: &ExplainArgs, body: &Value) -> String {
 /// The explanation by the files, in the form of the admin endpoint's answer as far as the files
 /// know it.
 fn of_files(config: &Config, args: &ExplainArgs) -> Value {
+    if let Some(name) = &args.group {
+        return group::of_files(config, name, args.tenant.as_deref().unwrap_or_default());
+    }
     let (first, last) = config.gateway.gateway_ids;
-    let id = args.msg_id;
+    let id = args.msg_id.unwrap_or_default();
     let mut body = json!({ "msg_id": id, "from": "configuration" });
     if (first..=last).contains(&id) {
         body["outcome"] = "gateway".into();
@@ -230,8 +246,11 @@ mod tests {
 
     #[test]
     fn the_way_names_range_service_hash_and_instance() {
-        let args =
-            ExplainArgs { msg_id: 3_500, user: Some("alice".into()), ..ExplainArgs::default() };
+        let args = ExplainArgs {
+            msg_id: Some(3_500),
+            user: Some("alice".into()),
+            ..ExplainArgs::default()
+        };
         let Output { text, code, .. } = of(args.clone(), Form::Text);
         assert_eq!(code, 0);
         assert!(text.contains("  id 3500 is in the route 3000-3999 -> service fight\n"), "{text}");
@@ -239,7 +258,7 @@ mod tests {
         assert!(text.contains("fight-1 at 127.0.0.1:50003"), "{text}");
         let body: Value = serde_json::from_str(&of(args, Form::Json).text).expect("JSON");
         assert_eq!((&body["service"], &body["owner"]), (&"fight".into(), &"fight-1".into()));
-        let own = of(ExplainArgs { msg_id: 9_000, ..ExplainArgs::default() }, Form::Text);
+        let own = of(ExplainArgs { msg_id: Some(9_000), ..ExplainArgs::default() }, Form::Text);
         assert!(own.code == 0 && own.text.contains("answers it itself"), "{}", own.text);
     }
 
@@ -257,7 +276,7 @@ mod tests {
         let config = from_files(files, &[], &Overrides::default()).expect("right");
         let of = |tenant: &str, msg_id| {
             let (user, tenant) = (Some("u".to_owned()), Some(tenant.to_owned()));
-            let args = ExplainArgs { msg_id, user, tenant, ..ExplainArgs::default() };
+            let args = ExplainArgs { msg_id: Some(msg_id), user, tenant, ..ExplainArgs::default() };
             let body = of_files(&config, &args);
             (body["table"].clone(), shown("head:", &args, &body, Form::Text).text)
         };
@@ -279,7 +298,7 @@ mod tests {
     fn what_cannot_be_explained_says_what_lacks() {
         for (msg_id, part) in [(5_000, "NO_ROUTE"), (1_000, "--session")] {
             for form in [Form::Text, Form::Json] {
-                let said = of(ExplainArgs { msg_id, ..ExplainArgs::default() }, form);
+                let said = of(ExplainArgs { msg_id: Some(msg_id), ..ExplainArgs::default() }, form);
                 assert!(said.code == EXIT_START && said.text.contains(part), "{}", said.text);
             }
         }
@@ -311,11 +330,13 @@ mod tests {
     #[test]
     fn values_are_escaped_in_the_query() {
         let args = ExplainArgs {
-            msg_id: 1,
+            msg_id: Some(1),
             key: Some("a&b=ü".into()),
             tenant: Some("7".into()),
             ..ExplainArgs::default()
         };
         assert_eq!(args.path(), "/routing/explain?msg_id=1&key=a%26b%3D%C3%BC&tenant=7");
+        let args = ExplainArgs { group: Some("room:7".into()), ..ExplainArgs::default() };
+        assert_eq!(args.path(), "/routing/explain?group=room%3A7");
     }
 }

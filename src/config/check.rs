@@ -228,6 +228,7 @@ fn conn(r: &mut Reader, d: ConnSettings) -> ConnSettings {
         ),
         close_timeout_ms: r.number("conn.close_timeout_ms", d.close_timeout_ms, timeout),
         send_buffer_bytes: r.number("conn.send_buffer_bytes", d.send_buffer_bytes, buffer),
+        notsent_bytes: r.number("conn.notsent_bytes", d.notsent_bytes, buffer),
     }
 }
 

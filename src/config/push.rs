@@ -19,6 +19,9 @@ const RULES_MAX: usize = 256;
 const PUSHES_OF_AN_OUTBOX: usize = 4;
 /// Most users, or sessions, of one push.
 const USERS_MAX: u64 = 10_000;
+/// Most pushes of a feed under way. HTTP/2 ends a connection on which many more small frames wait
+/// to be read, some 2,600 with a push each.
+const FEED_CREDIT_MAX: u64 = 2_000;
 /// Most bytes of a group's history.
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 
@@ -77,6 +80,7 @@ pub fn push(r: &mut Reader) -> PushSettings {
         bytes_max: r.number("push.bytes_max", d.bytes_max, bytes),
         batch_max: r.number("push.batch_max", d.batch_max, Bounds::new(1, 1_000)),
         users_max: r.number("push.users_max", d.users_max, Bounds::new(1, USERS_MAX)),
+        feed_credit: r.number("push.feed_credit", d.feed_credit, Bounds::new(1, FEED_CREDIT_MAX)),
         dedup_ms: r.number("push.dedup_ms", d.dedup_ms, Bounds::new(100, DAY_MS)),
         dedup_entries_max: r.number("push.dedup_entries_max", d.dedup_entries_max, dedup),
         callers: callers(r),
@@ -301,34 +305,14 @@ fn check_order(r: &mut Reader, rule: &GroupRule, before: &[Arc<GroupRule>]) {
 fn group(r: &mut Reader, has_users: bool) -> Option<GroupRule> {
     let name = r.required_text("name", is_pattern, PATTERN_RULE);
     let d = GroupRule::new(name.as_deref().unwrap_or_default());
-    let who = [("none", Who::None), ("members", Who::Members), ("user", Who::User)];
-    let join = [
-        ("none", JoinBy::None),
-        ("claim", JoinBy::Claim),
-        ("user", JoinBy::User),
-        ("anybody", JoinBy::Anybody),
-    ];
-    let keep = [
-        ("none", Keep::None),
-        ("recent", Keep::Recent),
-        ("history", Keep::History),
-        ("last", Keep::Last),
-    ];
-    let slow =
-        [("skip", SlowMember::Skip), ("latest", SlowMember::Latest), ("close", SlowMember::Close)];
-    let presence = [
-        ("off", PresenceKind::Off),
-        ("count", PresenceKind::Count),
-        ("names", PresenceKind::Names),
-    ];
     let no_limit = "no limit but the others";
     let history_bytes = Bounds::new(256, HISTORY_BYTES_MAX);
     let rule = GroupRule {
-        join: r.word("join", d.join, &join),
-        publish: r.word("publish", d.publish, &who),
-        list: r.word("list", d.list, &who),
+        join: r.word("join", d.join, &JoinBy::WORDS),
+        publish: r.word("publish", d.publish, &Who::WORDS),
+        list: r.word("list", d.list, &Who::WORDS),
         members_max: r.number("members_max", d.members_max, Bounds::new(1, SLOTS_MAX)),
-        keep: r.word("keep", d.keep, &keep),
+        keep: r.word("keep", d.keep, &Keep::WORDS),
         recent_ms: r.number("recent_ms", d.recent_ms, Bounds::new(1_000, HOUR_MS)),
         history_items: r.number(
             "history_items",
@@ -337,8 +321,8 @@ fn group(r: &mut Reader, has_users: bool) -> Option<GroupRule> {
         ),
         history_bytes: r.number("history_bytes", d.history_bytes, history_bytes),
         history_ms: r.number("history_ms", d.history_ms, Bounds::or_zero(no_limit, 1_000, DAY_MS)),
-        slow: r.word("slow", d.slow, &slow),
-        presence: r.word("presence", d.presence, &presence),
+        slow: r.word("slow", d.slow, &SlowMember::WORDS),
+        presence: r.word("presence", d.presence, &PresenceKind::WORDS),
         names_max: r.number("names_max", d.names_max, Bounds::new(1, 10_000)),
         presence_ms: r.number("presence_ms", d.presence_ms, Bounds::new(100, MINUTE_MS)),
         name: d.name,

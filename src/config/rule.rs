@@ -242,6 +242,7 @@ mod tests {
             ("auth.jwks_refresh_s", "s"),
             ("conn.message_bytes_max", "bytes"),
             ("conn.send_buffer_bytes", "bytes"),
+            ("conn.notsent_bytes", "bytes"),
             ("ejection.percent_max", "percent"),
             ("queue.throttle_on_percent", "percent"),
             ("conn.frames_per_s_max", "frames/s"),

@@ -23,7 +23,7 @@ pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants, U
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use push::{
     GroupRule, GroupSettings, JoinBy, Keep, Pattern, PresenceKind, PushCaller, PushRights,
-    PushSettings, PushTo, PushVerb, SlowMember, Who,
+    PushSettings, PushTo, PushVerb, SlowMember, Who, word_of,
 };
 pub use session::SessionSettings;
 pub use shard::{

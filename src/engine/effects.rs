@@ -18,6 +18,8 @@ pub struct Effects {
     /// Connections with bytes to flush, or whose socket is to be shut or closed: see
     /// [`super::Engine::on_sent`].
     pub dirty: Vec<ConnId>,
+    /// Connections that get pushes from now on: what their sockets hold unsent is to be bounded.
+    pub pushed: Vec<ConnId>,
     /// Connections to be sent to their user's home shard: see [`super::Engine::depart`].
     pub moves: Vec<ConnId>,
     /// Connections that may be read again: see [`super::Engine::on_resumed`].

@@ -123,7 +123,7 @@ fn on_join(
     };
     let key = source.session_key;
     let wanted = Wanted { seq: message.seq, msg_id: message.msg_id };
-    let asked = Asked { since: join.since, presence: Some(join.presence) };
+    let asked = Asked { since: join.since, presence: Some(join.presence), info: None };
     match clients.join(cx, key, (&name, &rule), asked, wanted, now)? {
         Joining::Done(joined) => {
             clients.tell_joined(cx, key, wanted, &name, Ok(joined));

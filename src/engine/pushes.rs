@@ -39,8 +39,9 @@ impl Engine {
         let (clients, _, mut cx) = self.parts();
         match submit {
             Submit::Push(push) => clients.on_push(&mut cx, push, now),
-            Submit::Join { number, tenant, whom, groups, .. } => {
-                clients.join_all(&mut cx, number, tenant, &whom, &groups, now);
+            Submit::Join { number, tenant, whom, groups, info } => {
+                let info = (!info.is_empty()).then(|| Arc::from(&info[..]));
+                clients.join_all(&mut cx, number, tenant, &whom, (&groups, &info), now);
             }
             Submit::Leave { number, tenant, whom, groups, reason } => {
                 clients.leave_by_service(&mut cx, number, tenant, &whom, &groups, &reason);
@@ -108,7 +109,8 @@ impl Engine {
         clients.groups.tend(settings, now, |name| push.rule(name));
         clients.make_rosters();
         clients.note_absent(&cx, now);
-        clients.groups.tell_presence(settings, now, cx.config.unix_us(now) / 1000);
+        let told = clients.groups.tell_presence(settings, now, cx.config.unix_us(now) / 1000);
+        cx.stats.add(Counter::PresenceFrames, told);
     }
 }
 

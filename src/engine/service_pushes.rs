@@ -73,7 +73,7 @@ impl Clients {
         }
         let names = |list: Vec<&str>| list.into_iter().map(Arc::from).collect::<Vec<Arc<str>>>();
         self.leave_named(cx, key, tenant, &names(left), "SERVICE");
-        self.join_by_service(cx, key, tenant, &names(joined), now);
+        self.join_by_service(cx, key, tenant, (&names(joined), &None), now);
     }
 
     /// Takes the pushes of a service's answer.

@@ -89,6 +89,13 @@ impl Socket {
         }
     }
 
+    /// Bounds the bytes that the kernel holds and has not sent (TCP_NOTSENT_LOWAT). From there on a
+    /// write is refused, and the edge that tells of room comes when half of them are sent.
+    pub(crate) fn bound_unsent(&self, bytes: u32) {
+        // It fails only when the connection is gone already.
+        let _ = socket2::SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes);
+    }
+
     /// Sends close_notify if TLS is spoken: it tells an end from a cut (RFC 8446, 6.1). Whether
     /// nothing is left to be sent; with the kernel full, the record waits for room.
     pub(crate) fn send_close_notify(&mut self, cipher: &mut [u8]) -> bool {
@@ -228,7 +235,7 @@ pub(crate) fn accept(listener: &TcpListener, send_buffer_bytes: usize) -> Accept
 mod tests {
     use super::*;
     use crate::readiness::{Ready, ReadySet};
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener};
     use std::time::Instant;
 
@@ -264,6 +271,61 @@ mod tests {
         assert_eq!(socket.receive(&mut [0; 64]).0, IoResult::Bytes(4));
         assert!(socket.readiness.is_readable(), "the end is still to be read");
         assert_eq!(socket.receive(&mut [0; 64]).0, IoResult::Closed);
+    }
+
+    /// Sends until the kernel refuses; the number of bytes that it took.
+    fn fill(socket: &mut Socket) -> usize {
+        let mut taken = 0;
+        while let IoResult::Bytes(n) = socket.send(&[7; 4 << 10], &mut []) {
+            taken += n;
+        }
+        assert!(!socket.readiness.is_writable, "a refusal is remembered");
+        taken
+    }
+
+    /// A client that does not read makes the kernel refuse bytes long before its buffers are full.
+    /// The edge that tells of room does not come before bytes are sent, and then it does.
+    #[test]
+    fn writes_stop_at_the_bound_on_unsent_bytes_and_go_on_when_they_are_sent() {
+        const BOUND: usize = 32 << 10;
+        let mut taken = [0, 0];
+        for (bound, taken) in [0, BOUND].into_iter().zip(&mut taken) {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            let mut client = std::net::TcpStream::connect(address).expect("it listens");
+            let (server, _) = listener.accept().expect("a client waits");
+            let id = ConnId::new(1, 0);
+            let mut set = ReadySet::new().expect("a descriptor");
+            set.add(&server, id.0).expect("a socket");
+            let mut events = Vec::new();
+            while events.is_empty() {
+                set.poll(Duration::from_secs(20), &mut events).expect("a set");
+            }
+            let mut sockets = Sockets::default();
+            let socket = sockets.insert(id, server, Transport::Plain);
+            if bound > 0 {
+                socket.bound_unsent(bound as u32);
+            }
+            for _ in 0..3 {
+                let round = fill(socket);
+                *taken = round.max(*taken);
+                events.clear();
+                set.poll(Duration::ZERO, &mut events).expect("a set");
+                assert!(events.iter().all(|e: &Ready| !e.write), "nothing was sent since");
+                let mut left = round;
+                let mut piece = vec![0; 1 << 20];
+                while left > 0 {
+                    left -= client.read(&mut piece).expect("bytes");
+                }
+                while !events.iter().any(|e: &Ready| e.write) {
+                    set.poll(Duration::from_secs(20), &mut events).expect("a set");
+                    assert!(!events.is_empty(), "no edge tells of the room");
+                }
+                socket.readiness.is_writable = true;
+            }
+        }
+        let [free, bounded] = taken;
+        assert!(bounded + 8 * BOUND < free, "{bounded} of {free}");
     }
 
     /// The first connection of 64 is in the sample: how long its bytes lay in the kernel is told.

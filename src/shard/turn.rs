@@ -90,6 +90,9 @@ pub trait ShardIo: Sized {
     /// Writes what the engine has for a connection, once, and tells the engine how much was taken.
     fn flush(&mut self, id: ConnId, now: Micros) -> SocketAction;
 
+    /// Bounds what the socket of a connection holds unsent, as `conn.notsent_bytes` says.
+    fn bound_unsent(&mut self, id: ConnId);
+
     /// Ends the bytes to the client; bytes of the client are still read.
     fn shut_write(&mut self, id: ConnId);
 
@@ -134,6 +137,9 @@ pub trait ShardIo: Sized {
 
     /// The oldest item of the other shards about a group.
     fn next_deliver(&mut self) -> Option<Deliver>;
+
+    /// Items of the other shards about groups that wait.
+    fn delivers_waiting(&self) -> usize;
 
     /// Gives pushes to their shards: all of them or none. Whether there was room.
     fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool;
@@ -341,6 +347,7 @@ impl TurnState {
             calls,
             asked,
             dirty,
+            pushed,
             moves,
             resumed,
             deliver,
@@ -353,6 +360,7 @@ impl TurnState {
         take_list(calls, &mut self.effects.calls);
         take_list(asked, &mut self.effects.asked);
         take_list(dirty, &mut self.effects.dirty);
+        take_list(pushed, &mut self.effects.pushed);
         take_list(moves, &mut self.effects.moves);
         take_list(resumed, &mut self.effects.resumed);
         take_list(signals, &mut self.effects.signals);
@@ -455,6 +463,9 @@ fn start_calls(io: &mut impl ShardIo) {
 
 /// Writes once to each connection with something new for its client.
 fn flush_all(io: &mut impl ShardIo, now: Micros) {
+    while let Some(id) = io.state().effects.pushed.pop() {
+        io.bound_unsent(id);
+    }
     let state = io.state();
     let mut dirty = std::mem::take(&mut state.dirty);
     dirty.append(&mut state.effects.dirty);

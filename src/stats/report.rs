@@ -65,6 +65,8 @@ pub struct Gauges {
     pub(crate) push_waves: u64,
     /// Ids of pushes that are remembered.
     pub(crate) push_ids: u64,
+    /// Items about groups that other shards have sent and that wait.
+    pub(crate) group_lane_items: u64,
     /// Sessions that pushes find by their ids, those without a connection among them.
     pub(crate) sessions_indexed: u64,
     /// Users that pushes find by their names.
@@ -112,6 +114,7 @@ impl Gauges {
             push_waves: sum.push_waves + one.push_waves,
             push_ids: sum.push_ids + one.push_ids,
             sessions_indexed: sum.sessions_indexed + one.sessions_indexed,
+            group_lane_items: sum.group_lane_items + one.group_lane_items,
             users_indexed: sum.users_indexed + one.users_indexed,
             snapshot_version: oldest,
         };

@@ -239,9 +239,9 @@ fn value(text: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(text).ok()
 }
 
-/// A payload as JSON clients see it.
+/// A payload as JSON shows it.
 #[derive(Serialize)]
-struct Content<'a> {
+pub(crate) struct Content<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -250,7 +250,7 @@ struct Content<'a> {
 
 impl<'a> Content<'a> {
     /// Bytes that are said to be JSON, and are not, are shown as bytes.
-    fn new(payload: &'a [u8], is_json: bool) -> Self {
+    pub(crate) fn new(payload: &'a [u8], is_json: bool) -> Self {
         let value = if is_json { value(payload) } else { None };
         let bytes = (value.is_none() && !payload.is_empty()).then(|| STANDARD.encode(payload));
         Self { payload: value, payload_base64: bytes }

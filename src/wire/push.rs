@@ -1,11 +1,11 @@
-//! What services and callers push, as they write it: in protobuf, and as the JSON of `POST /push`.
+//! What services and callers push, as they write it: in protobuf, and as the JSON of the HTTP door.
 
-mod json;
+pub(crate) mod json;
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
-pub use self::json::{read_request, write_response};
+pub use self::json::{read_call, read_request, write_answer};
 use crate::ids::{SessionId, TenantId};
 use crate::message::{Micros, Priority, Reason};
 use crate::push::{

@@ -1,15 +1,21 @@
 //! Pushes and groups through the real process: every door, both shards, real sockets.
 
 mod callers;
+mod explained;
+mod feed;
 mod groups;
 mod grpc;
 mod http;
+mod http_calls;
+mod members;
 mod order;
 mod rates;
 mod rules;
 mod services;
 mod slow;
 mod stop;
+mod tenants;
+mod unsent;
 
 use serde_json::{Value, json};
 

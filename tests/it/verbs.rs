@@ -100,6 +100,12 @@ fn explain_does_without_a_gateway_and_says_so() {
     let finished = verb(&logic(), &["explain", "--msg-id", "7", "--admin", &nobody()]);
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stdout.contains("NO_ROUTE"), "{finished:?}");
+    let rooms = logic().key("group = [{ name = \"room:*\", join = \"anybody\" }]");
+    for (group, code, part) in [("room:7", 0, "join = \"anybody\""), ("lobby", 1, "NO_ROUTE")] {
+        let finished = verb(&rooms, &["explain", "--group", group, "--admin", &nobody()]);
+        assert_eq!(finished.code, Some(code), "{finished:?}");
+        assert!(finished.stdout.contains(part), "{finished:?}");
+    }
 }
 
 /// Of a gateway that runs, people read lines and programs JSON, and the exit code is that of the

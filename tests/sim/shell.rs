@@ -296,6 +296,10 @@ impl ShardIo for Host<'_> {
         self.shard().engine.on_sent(id, sent, now)
     }
 
+    fn bound_unsent(&mut self, _: ConnId) {
+        // The room of a peer is drawn once, for all bytes.
+    }
+
     fn shut_write(&mut self, id: ConnId) {
         if let Some(socket) = self.shard().sockets.get(&id) {
             let p = socket.peer;
@@ -400,6 +404,10 @@ impl ShardIo for Host<'_> {
 
     fn next_deliver(&mut self) -> Option<Deliver> {
         self.shard().delivered.try_recv()
+    }
+
+    fn delivers_waiting(&self) -> usize {
+        self.world.shards[self.s].delivered.len()
     }
 
     fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {

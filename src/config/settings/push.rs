@@ -23,6 +23,11 @@ impl Pattern {
     }
 }
 
+/// The word of a value among `words`, which have all of its kind.
+pub fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
+    words.iter().find(|(_, one)| one == value).map_or("", |(word, _)| word)
+}
+
 /// The clients that may join a group by themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JoinBy {
@@ -36,6 +41,16 @@ pub enum JoinBy {
     Anybody,
 }
 
+impl JoinBy {
+    /// Its values, by their words in the configuration.
+    pub const WORDS: [(&str, Self); 4] = [
+        ("none", Self::None),
+        ("claim", Self::Claim),
+        ("user", Self::User),
+        ("anybody", Self::Anybody),
+    ];
+}
+
 /// Clients that may publish to a group, or list its members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Who {
@@ -45,6 +60,12 @@ pub enum Who {
     Members,
     /// Every user of its tenant.
     User,
+}
+
+impl Who {
+    /// Its values, by their words in the configuration.
+    pub const WORDS: [(&str, Self); 3] =
+        [("none", Self::None), ("members", Self::Members), ("user", Self::User)];
 }
 
 /// The part of a group's pushes that is kept.
@@ -60,6 +81,16 @@ pub enum Keep {
     Last,
 }
 
+impl Keep {
+    /// Its values, by their words in the configuration.
+    pub const WORDS: [(&str, Self); 4] = [
+        ("none", Self::None),
+        ("recent", Self::Recent),
+        ("history", Self::History),
+        ("last", Self::Last),
+    ];
+}
+
 /// What becomes of a member that reads too slowly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SlowMember {
@@ -71,6 +102,12 @@ pub enum SlowMember {
     Close,
 }
 
+impl SlowMember {
+    /// Its values, by their words in the configuration.
+    pub const WORDS: [(&str, Self); 3] =
+        [("skip", Self::Skip), ("latest", Self::Latest), ("close", Self::Close)];
+}
+
 /// What members are told of each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PresenceKind {
@@ -80,6 +117,12 @@ pub enum PresenceKind {
     Count,
     /// Names of those who come and go.
     Names,
+}
+
+impl PresenceKind {
+    /// Its values, by their words in the configuration.
+    pub const WORDS: [(&str, Self); 3] =
+        [("off", Self::Off), ("count", Self::Count), ("names", Self::Names)];
 }
 
 /// A `[[group]]`: the rule of all groups whose name its pattern has. Live.
@@ -198,6 +241,8 @@ pub struct PushSettings {
     pub batch_max: usize,
     /// Users or sessions of one push.
     pub users_max: usize,
+    /// Pushes of one `Feed` that are on their way, or whose answers were not read.
+    pub feed_credit: u32,
     /// Time for which the id of a push is remembered.
     pub dedup_ms: u64,
     /// Ids that a shard remembers. Boot.
@@ -219,6 +264,7 @@ impl Default for PushSettings {
             bytes_max: 64 << 10,
             batch_max: 100,
             users_max: 1_000,
+            feed_credit: 1_000,
             dedup_ms: 60_000,
             dedup_entries_max: 100_000,
             callers: Vec::new(),

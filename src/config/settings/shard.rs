@@ -114,6 +114,9 @@ pub struct ConnSettings {
     pub close_timeout_ms: u64,
     /// Size of client sockets' send buffers (SO_SNDBUF); 0 = the kernel's choice.
     pub send_buffer_bytes: usize,
+    /// Bytes that the kernel may hold unsent for a client that gets pushes (TCP_NOTSENT_LOWAT); 0 =
+    /// the kernel's choice.
+    pub notsent_bytes: u32,
 }
 
 /// The section `[queue]`: the priority queue and admission to it.
@@ -231,6 +234,7 @@ impl Default for ConnSettings {
             bad_messages_max: 20,
             close_timeout_ms: 5_000,
             send_buffer_bytes: 0,
+            notsent_bytes: 32 << 10,
         }
     }
 }

@@ -15,15 +15,20 @@ use crate::control::gathering::Overview;
 use crate::control::log;
 use crate::control::marks::{MARKS_MAX, Moment};
 use crate::control::request::ControlRequest;
+use crate::control::view;
+use crate::control::view::explain::{ExplainParams, Explanation, Subject};
+use crate::control::view::explain_group::GroupExplanation;
 use crate::control::view::histograms::Interval;
 use crate::control::view::live::Mark;
-use crate::control::view::{self, explain::ExplainParams, explain::Explanation};
 use crate::ids::TenantId;
 use crate::inspect::{self, TOP_MAX};
 use crate::push::GroupName;
 
 /// Description of the endpoint, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("../openapi.json");
+
+/// The rule that a group's name in the query has broken.
+const NAME_RULE: &str = "the name of a group: 1 to 128 printable ASCII characters without spaces";
 
 pub async fn health(State(admin): State<Admin>) -> Result<(StatusCode, Json<Value>), HttpError> {
     let found = admin.gather().await?;
@@ -117,13 +122,25 @@ pub async fn explain(
     params: Result<Query<ExplainParams>, QueryRejection>,
 ) -> JsonResult {
     let Query(params) = params.map_err(bad_query)?;
+    let bad = |why: &str| HttpError::new(StatusCode::BAD_REQUEST, why);
+    let subject = params.subject().map_err(bad)?;
     let found = admin.gather().await?;
-    let explanation = Explanation::new(&found, &params);
-    let result = match explanation.query() {
-        Some(query) => admin.inspect(query).await?,
-        None => Default::default(),
-    };
-    Ok(Json(explanation.json(&result)))
+    match subject {
+        Subject::Message(message) => {
+            let explanation = Explanation::new(&found, &message);
+            let result = match explanation.query() {
+                Some(query) => admin.inspect(query).await?,
+                None => Default::default(),
+            };
+            Ok(Json(explanation.json(&result)))
+        }
+        Subject::Group { name, tenant } => {
+            let explanation =
+                GroupExplanation::new(&found, &name, &tenant).map_err(|_| bad(NAME_RULE))?;
+            let result = admin.inspect(explanation.query()).await?;
+            Ok(Json(explanation.json(&result)))
+        }
+    }
 }
 
 pub async fn push_callers(State(admin): State<Admin>) -> JsonResult {
@@ -197,8 +214,7 @@ pub async fn groups(
     let tenant = TenantId::of(params.tenant.as_deref().unwrap_or_default());
     let names = match (&params.name, params.top) {
         (Some(name), _) => {
-            let why = "name: 1 to 128 printable ASCII characters without spaces";
-            let bad = |_| HttpError::new(StatusCode::BAD_REQUEST, why);
+            let bad = |_| HttpError::new(StatusCode::BAD_REQUEST, NAME_RULE);
             vec![GroupName::new(tenant, name).map_err(bad)?]
         }
         (None, Some(top)) => {

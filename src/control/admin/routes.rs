@@ -208,7 +208,8 @@ pub const ROUTES: &[Route] = &[
     ),
     Route::read(
         "/routing/explain",
-        "which instance gets a message, and why: ?msg_id=&key=&user=&tenant=&session=",
+        "which instance gets a message, and why: ?msg_id=&key=&user=&tenant=&session=; where a \
+         group lives: ?group=&tenant=",
         || get(read::explain),
     ),
     Route::read("/push/callers", "who may push, to whom, and how much each did", || {

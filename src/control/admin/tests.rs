@@ -130,7 +130,11 @@ async fn explain_says_what_was_hashed_who_owns_it_and_what_each_shard_would_do()
     assert!(no_route["why"][0].as_str().unwrap().starts_with("NO_ROUTE"));
     let (_, own) = ask("msg_id=9000").await;
     assert!(own["why"][0].as_str().unwrap().contains("the gateway answers"));
-    for bad in ["", "msg_id=x", "msg_id=-1", "msg_id=1000&tenant=a&tenant=b", "msg_id=1&room=2"] {
+    let two_tenants = "msg_id=1000&tenant=a&tenant=b";
+    let of_groups =
+        ["group=", "group=a%20b", "group=a&msg_id=1", "group=a&key=k", "group=a&user=u"];
+    let of_messages = ["", "msg_id=x", "msg_id=-1", two_tenants, "msg_id=1&room=2"];
+    for bad in of_messages.into_iter().chain(of_groups) {
         assert_eq!(ask(bad).await.0, 400, "{bad}");
     }
 }
@@ -347,21 +351,30 @@ async fn answers_have_the_keys_that_the_description_requires() {
     let mut checked = 0;
     for route in ROUTES.iter().filter(|route| !["/drain", "/log"].contains(&route.path)) {
         let operation = &document["paths"][route.path][route.method().to_lowercase()];
-        let content = &operation["responses"]["200"]["content"]["application/json"];
-        let Some(required) = content["schema"]["required"].as_array() else { continue };
+        let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
         let path = route.path.replace("{id}", "logic-1");
-        let (status, answer) = match (route.method(), route.path) {
-            ("POST", _) => rig.post(&path, "").await,
-            (_, "/routing/explain") => rig.get("/routing/explain?msg_id=1000&key=k").await,
-            (_, _) => rig.get(&path).await,
+        let asked = match route.path {
+            "/routing/explain" => vec![
+                (&schema["oneOf"][0], format!("{path}?msg_id=1000&key=k")),
+                (&schema["oneOf"][1], format!("{path}?group=room:7")),
+            ],
+            _ => vec![(schema, path)],
         };
-        assert_eq!(status, 200, "{path}: {answer}");
-        let wanted: BTreeSet<_> = required.iter().map(|key| key.as_str().unwrap()).collect();
-        let found: BTreeSet<_> = answer.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(found, wanted, "{path}");
-        checked += 1;
+        for (schema, path) in asked {
+            let Some(required) = schema["required"].as_array() else { continue };
+            let (status, answer) = match route.method() {
+                "POST" => rig.post(&path, "").await,
+                _ => rig.get(&path).await,
+            };
+            assert_eq!(status, 200, "{path}: {answer}");
+            let wanted: BTreeSet<_> = required.iter().map(|key| key.as_str().unwrap()).collect();
+            let found: BTreeSet<_> =
+                answer.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(found, wanted, "{path}");
+            checked += 1;
+        }
     }
-    assert!(checked >= 12, "{checked}");
+    assert!(checked >= 13, "{checked}");
 }
 
 #[tokio::test]

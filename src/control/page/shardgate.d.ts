@@ -162,7 +162,7 @@ export interface Person {
   readonly session: string;
   /** What a service said of it. */
   readonly info?: any;
-  /** Whether it is without a connection for the moment. */
+  /** Whether it was without a connection when it was asked; of who came later, false. */
   readonly away: boolean;
 }
 

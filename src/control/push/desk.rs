@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::callers::{Caller, Callers};
 use super::rate::Bucket;
@@ -56,7 +56,8 @@ pub struct Inner {
     lanes: Vec<PlaceSender<Submit>>,
     /// Receipts that are awaited of shards.
     pub receipts: Receipts,
-    pub phase: Phase,
+    /// Whether pushes are taken; long streams wait for it to change.
+    pub phase: watch::Sender<Phase>,
     pub rules: Arc<Rules>,
     accounts: HashMap<Arc<str>, Account>,
     pub tally: Tally,
@@ -73,7 +74,7 @@ impl Desk {
         Arc::new(Self(Mutex::new(Inner {
             lanes,
             receipts: Receipts::default(),
-            phase: Phase::Starting,
+            phase: watch::Sender::new(Phase::Starting),
             rules: Arc::new(rules),
             accounts: HashMap::new(),
             tally: Tally::default(),
@@ -90,7 +91,8 @@ impl Desk {
     /// Whether pushes are taken; else why not.
     pub fn open(&self) -> Result<(), Refused> {
         let refused = |reason, why: &str| Err(Refused::new(reason, why).after(RETRY_STARTING));
-        match self.lock().phase {
+        let phase = *self.lock().phase.borrow();
+        match phase {
             Phase::Serving => Ok(()),
             Phase::Starting => refused(Reason::Unavailable, "the gateway starts: come again"),
             Phase::Draining => {
@@ -115,6 +117,11 @@ impl Inner {
     /// Number of the shards.
     pub fn shards(&self) -> u16 {
         self.lanes.len() as u16
+    }
+
+    /// Work that waits in the lane to each shard.
+    pub fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(PlaceSender::taken).collect()
     }
 
     /// The time by the process's clock.

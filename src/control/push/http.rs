@@ -1,4 +1,4 @@
-//! HTTP at the doors: who is let in, and `POST /push`.
+//! HTTP at the doors: who is let in, `POST /push`, and the other calls with JSON.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 
+use super::asks::{self, Ask};
 use super::callers::Caller;
 use super::desk::Desk;
 use super::reads::Reads;
@@ -25,8 +28,9 @@ use super::tally::Door;
 use crate::control::caller_conns::Peer;
 use crate::control::headers::{bearer, is_json};
 use crate::message::Reason;
+use crate::wire::push::generated as proto;
 use crate::wire::push::generated::push_server::PushServer;
-use crate::wire::push::{read_request, write_response};
+use crate::wire::push::{read_call, read_request, write_answer};
 
 /// Largest body of a call: 1 MiB of gRPC with its prefix of 5 bytes.
 const BODY_BYTES_MAX: usize = (1 << 20) + 5;
@@ -40,6 +44,12 @@ const BODIES_MAX: usize = 64;
 const NO_CALLER: &str = "send `authorization: Bearer <token>` with a token of a [[push_caller]] of \
                          this gateway";
 
+const NO_PATH: &str = "this path is not served: POST /push, /join, /leave, /members, /count, \
+                       /history, /forget, /sessions or /disconnect, or gRPC";
+
+/// The path of the call whose body is a stream that does not end by itself.
+const FEED_PATH: &str = "/shardgate.push.v1.Push/Feed";
+
 /// The path of gRPC calls; the name of the method follows.
 const GRPC_PATH: &str = "/shardgate.push.v1.Push/{method}";
 
@@ -52,20 +62,30 @@ struct Entrance {
 
 /// Everything that is answered at the doors.
 pub fn router(desk: &Arc<Desk>, reads: Reads) -> Router {
-    let grpc = PushServer::new(PushService { desk: desk.clone(), reads })
-        .max_decoding_message_size(BODY_BYTES_MAX);
+    let service = PushService { desk: desk.clone(), reads };
+    let calls = Router::new()
+        .route("/join", post(call::<proto::JoinRequest>))
+        .route("/leave", post(call::<proto::LeaveRequest>))
+        .route("/members", post(call::<proto::MembersRequest>))
+        .route("/count", post(call::<proto::CountRequest>))
+        .route("/history", post(call::<proto::HistoryRequest>))
+        .route("/forget", post(call::<proto::ForgetRequest>))
+        .route("/sessions", post(call::<proto::SessionsRequest>))
+        .route("/disconnect", post(call::<proto::DisconnectRequest>))
+        .with_state(service.clone());
+    let grpc = PushServer::new(service).max_decoding_message_size(BODY_BYTES_MAX);
     let entrance = Entrance { desk: desk.clone(), bodies: Arc::new(Semaphore::new(BODIES_MAX)) };
     Router::new()
         .route("/push", post(push).with_state(desk.clone()))
+        .merge(calls)
         .route_service(GRPC_PATH, grpc)
-        .fallback(async || {
-            error(StatusCode::NOT_FOUND, "this path is not served: POST /push, or gRPC", None)
-        })
+        .fallback(async || error(StatusCode::NOT_FOUND, NO_PATH, None))
         .layer(from_fn_with_state(entrance, enter))
 }
 
 /// Layer around everything: finds the caller by its token, and receives the whole call before
-/// anything is done for it, so that who has no token makes the gateway hold and decode nothing.
+/// anything is done for it, so that who has no token makes the gateway hold and decode nothing. A
+/// feed is read as it comes, as its credit allows.
 async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -> Response {
     let is_grpc = is_grpc(request.headers());
     let peer = request.extensions().get::<Peer>().cloned();
@@ -80,6 +100,10 @@ async fn enter(State(entrance): State<Entrance>, request: Request, next: Next) -
         return refuse_unread(&refused, is_grpc, request.into_body()).await;
     }
     let (mut parts, body) = request.into_parts();
+    if is_grpc && parts.uri.path() == FEED_PATH {
+        parts.extensions.insert(caller);
+        return next.run(Request::from_parts(parts, body)).await;
+    }
     let body = match entrance.receive(body).await {
         Ok(body) => body,
         Err((status, why)) if is_grpc => {
@@ -138,18 +162,46 @@ async fn push(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if !is_json(&headers) {
-        let why = "Content-Type must be application/json";
-        return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why, None);
+    match read(&headers, &body, read_request) {
+        Ok(request) => answer(send::send(&desk, &caller, Door::Http, request.pushes).await),
+        Err((status, why)) => error(status, &why, None),
     }
-    let request = match read_request(&body) {
-        Ok(request) => request,
-        Err(why) => return error(StatusCode::BAD_REQUEST, &why, None),
-    };
-    match send::send(&desk, &caller, Door::Http, request.pushes).await {
-        Ok(response) => {
+}
+
+/// Answers a call besides pushes.
+async fn call<A: Ask + DeserializeOwned>(
+    State(service): State<PushService>,
+    Extension(caller): Extension<Arc<Caller>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response
+where
+    A::Answer: Serialize,
+{
+    match read(&headers, &body, read_call::<A>) {
+        Ok(asked) => answer(asks::answer(&service.desk, &service.reads, &caller, asked).await),
+        Err((status, why)) => error(status, &why, None),
+    }
+}
+
+/// Reads a body of JSON; else a status, and what is wrong with it.
+fn read<T>(
+    headers: &HeaderMap,
+    body: &Bytes,
+    read: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Result<T, (StatusCode, String)> {
+    if !is_json(headers) {
+        let why = "Content-Type must be application/json";
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why.to_owned()));
+    }
+    read(body).map_err(|why| (StatusCode::BAD_REQUEST, why))
+}
+
+fn answer<T: Serialize>(result: Result<T, Refused>) -> Response {
+    match result {
+        Ok(answer) => {
             let media = HeaderValue::from_static("application/json");
-            ([(header::CONTENT_TYPE, media)], write_response(&response)).into_response()
+            ([(header::CONTENT_TYPE, media)], write_answer(&answer)).into_response()
         }
         Err(refused) => refusal(&refused, false),
     }
@@ -198,13 +250,13 @@ fn refusal(refused: &Refused, is_grpc: bool) -> Response {
         Reason::Unavailable | Reason::Draining => StatusCode::SERVICE_UNAVAILABLE,
         Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::NoRoute => StatusCode::NOT_FOUND,
+        Reason::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
+        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Reason::BadMessage
         | Reason::Duplicate
         | Reason::Expired
-        | Reason::OutcomeUnknown
         | Reason::BadServiceReply
-        | Reason::Unimplemented
-        | Reason::Internal => StatusCode::BAD_REQUEST,
+        | Reason::Unimplemented => StatusCode::BAD_REQUEST,
     };
     let mut response = error(status, &refused.why, Some(refused));
     if status == StatusCode::UNAUTHORIZED {

@@ -1,14 +1,17 @@
-//! The doors by which services push: gRPC `shardgate.push.v1.Push` and `POST /push` on one port.
+//! The doors by which services push: gRPC `shardgate.push.v1.Push` and JSON over HTTP on one port.
 //!
-//! [`http`] lets callers in, [`service`] answers gRPC; [`send`] makes jobs of pushes, which
-//! [`desk`] sends to all their shards or to none, and whose receipts [`receipts`] awaits;
-//! [`calls`] is the other work, and [`reads`] asks the shards.
+//! [`http`] lets callers in and answers JSON, [`service`] answers gRPC; [`send`] makes jobs of
+//! pushes, which [`desk`] sends to all their shards or to none, and whose receipts [`receipts`]
+//! awaits; [`asks`] are the other calls, of which [`calls`] does the work, and [`reads`] asks the
+//! shards; [`feed`] is the long stream of pushes.
 
 mod answer;
+mod asks;
 mod callers;
 mod calls;
 mod conns;
 mod desk;
+mod feed;
 mod http;
 mod rate;
 mod reads;
@@ -65,6 +68,8 @@ pub struct PushView {
     pub tally: Tally,
     /// Pieces of work whose receipts are awaited.
     pub awaited: usize,
+    /// Work that waits in the lane to each shard.
+    pub waiting: Vec<usize>,
 }
 
 impl Pushes {
@@ -132,7 +137,7 @@ impl Pushes {
 
     /// Takes pushes, or none.
     pub fn set_phase(&self, phase: Phase) {
-        self.desk.lock().phase = phase;
+        self.desk.lock().phase.send_replace(phase);
     }
 
     /// Takes in what a shard tells of work.
@@ -153,6 +158,7 @@ impl Pushes {
             callers: inner.rules.callers.list().to_vec(),
             tally: inner.tally.clone(),
             awaited: inner.receipts.len(),
+            waiting: inner.waiting(),
         }
     }
 }

@@ -55,16 +55,17 @@ pub async fn send(
     }
 }
 
-/// The pushes of one call.
-struct Sending {
-    desk: Arc<Desk>,
-    caller: Arc<Caller>,
-    door: Door,
-    rules: Arc<Rules>,
+/// The pushes of one call, or of one request of a feed.
+#[derive(Clone)]
+pub struct Sending {
+    pub desk: Arc<Desk>,
+    pub caller: Arc<Caller>,
+    pub door: Door,
+    pub rules: Arc<Rules>,
 }
 
 /// A push that was sent.
-struct Sent {
+pub struct Sent {
     waits: Waits,
     /// Whether its answer has counts.
     has_counts: bool,
@@ -88,11 +89,7 @@ impl Sending {
         let mut results = Vec::with_capacity(sent.len());
         for push in sent {
             let result = match push {
-                Ok(sent) => {
-                    let (result, deliveries) = sent.result().await;
-                    self.note_deliveries(deliveries);
-                    result
-                }
+                Ok(sent) => self.result(sent).await,
                 Err(refused) => answer::refused(&refused),
             };
             results.push(result);
@@ -100,19 +97,22 @@ impl Sending {
         results
     }
 
+    /// Waits for what is known of a push, and takes its deliveries into account.
+    pub async fn result(&self, sent: Sent) -> proto::PushResult {
+        let (result, deliveries) = sent.result().await;
+        self.note_deliveries(deliveries);
+        result
+    }
+
     /// Sends one after the other, and one at a time of all calls of the caller: its size is known
     /// when it was counted, and the next one comes in only if the rate allows.
-    async fn in_turn(self, pushes: Vec<proto::PushMessage>) -> Vec<proto::PushResult> {
+    pub async fn in_turn(self, pushes: Vec<proto::PushMessage>) -> Vec<proto::PushResult> {
         let mut results = Vec::with_capacity(pushes.len());
         for push in pushes {
             let turn = self.desk.lock().account(&self.caller, Instant::now()).turn.clone();
             let _turn = turn.lock().await;
             let result = match self.push(push, true) {
-                Ok(sent) => {
-                    let (result, deliveries) = sent.result().await;
-                    self.note_deliveries(deliveries);
-                    result
-                }
+                Ok(sent) => self.result(sent).await,
                 Err(refused) => answer::refused(&refused),
             };
             results.push(result);
@@ -130,7 +130,7 @@ impl Sending {
 
     /// Sends one push, and counts it or its refusal. With `is_charged` its deliveries are counted
     /// though the caller does not ask for that.
-    fn push(&self, push: proto::PushMessage, is_charged: bool) -> Result<Sent, Refused> {
+    pub fn push(&self, push: proto::PushMessage, is_charged: bool) -> Result<Sent, Refused> {
         let now = Instant::now();
         let mut inner = self.desk.lock();
         let sent = self.try_push(&mut inner, push, is_charged, now);

@@ -1,24 +1,25 @@
 //! The gRPC service.
 
 use std::sync::Arc;
-use std::time::Instant;
 
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::asks::{self, Ask};
 use super::callers::Caller;
-use super::calls::{self, Call};
 use super::desk::Desk;
+use super::feed;
 use super::reads::Reads;
 use super::refusal::Refused;
 use super::send;
 use super::tally::Door;
-use crate::config::settings::PushVerb;
 use crate::message::Reason;
 use crate::wire::push::generated as proto;
 use crate::wire::push::generated::push_server::Push;
 
 /// The service, for callers that the layer around it has found.
+#[derive(Clone)]
 pub struct PushService {
     pub desk: Arc<Desk>,
     pub reads: Reads,
@@ -45,30 +46,26 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
 }
 
 impl PushService {
-    /// Makes the answer of a call, or its status; a refusal is counted.
-    fn answer<T>(&self, by: &Caller, result: Result<T, Refused>) -> Result<Response<T>, Status> {
-        result.map(Response::new).map_err(|refused| {
-            self.desk.lock().note_refusal(by, &refused, Instant::now());
-            status(&refused)
-        })
+    /// Answers a call besides pushes, or gives its status.
+    async fn answer<A: Ask>(&self, request: Request<A>) -> Result<Response<A::Answer>, Status> {
+        let by = caller(&request)?;
+        let answer = asks::answer(&self.desk, &self.reads, &by, request.into_inner());
+        answer.await.map(Response::new).map_err(|refused| status(&refused))
     }
-}
-
-/// Answers a call: lets its caller in, and gives both to a function of [`calls`] or [`Reads`].
-macro_rules! call {
-    ($self:ident, $request:ident, $verb:ident, $answer:expr) => {{
-        let by = caller(&$request)?;
-        let asked = $request.into_inner();
-        let result = match Call::new(&$self.desk, &by, PushVerb::$verb, &asked.tenant) {
-            Ok(call) => $answer(call, asked).await,
-            Err(refused) => Err(refused),
-        };
-        $self.answer(&by, result)
-    }};
 }
 
 #[tonic::async_trait]
 impl Push for PushService {
+    type FeedStream = ReceiverStream<Result<proto::FeedResponse, Status>>;
+
+    async fn feed(
+        &self,
+        request: Request<Streaming<proto::FeedRequest>>,
+    ) -> Result<Response<Self::FeedStream>, Status> {
+        let by = caller(&request)?;
+        Ok(Response::new(feed::open(&self.desk, &by, request.into_inner())))
+    }
+
     async fn send(
         &self,
         request: Request<proto::SendRequest>,
@@ -84,55 +81,55 @@ impl Push for PushService {
         &self,
         request: Request<proto::JoinRequest>,
     ) -> Result<Response<proto::JoinResponse>, Status> {
-        call!(self, request, Join, calls::join)
+        self.answer(request).await
     }
 
     async fn leave(
         &self,
         request: Request<proto::LeaveRequest>,
     ) -> Result<Response<proto::LeaveResponse>, Status> {
-        call!(self, request, Join, calls::leave)
+        self.answer(request).await
     }
 
     async fn members(
         &self,
         request: Request<proto::MembersRequest>,
     ) -> Result<Response<proto::MembersResponse>, Status> {
-        call!(self, request, Read, |call, asked| self.reads.members(call, asked))
+        self.answer(request).await
     }
 
     async fn count(
         &self,
         request: Request<proto::CountRequest>,
     ) -> Result<Response<proto::CountResponse>, Status> {
-        call!(self, request, Read, |call, asked| self.reads.count(call, asked))
+        self.answer(request).await
     }
 
     async fn history(
         &self,
         request: Request<proto::HistoryRequest>,
     ) -> Result<Response<proto::HistoryResponse>, Status> {
-        call!(self, request, Read, |call, asked| self.reads.history(call, asked))
+        self.answer(request).await
     }
 
     async fn forget(
         &self,
         request: Request<proto::ForgetRequest>,
     ) -> Result<Response<proto::ForgetResponse>, Status> {
-        call!(self, request, Push, calls::forget)
+        self.answer(request).await
     }
 
     async fn sessions(
         &self,
         request: Request<proto::SessionsRequest>,
     ) -> Result<Response<proto::SessionsResponse>, Status> {
-        call!(self, request, Read, |call, asked| self.reads.sessions(call, asked))
+        self.answer(request).await
     }
 
     async fn disconnect(
         &self,
         request: Request<proto::DisconnectRequest>,
     ) -> Result<Response<proto::DisconnectResponse>, Status> {
-        call!(self, request, Disconnect, calls::disconnect)
+        self.answer(request).await
     }
 }

@@ -14,17 +14,55 @@ use crate::routing::{
     Described, Failover, HashedBy, Instance, Route, Service, Share, affinity_hash, choose,
 };
 
-/// Parameters of the request: what is known of the message.
+/// Parameters of the request: a group, or what is known of a message.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainParams {
+    msg_id: Option<u32>,
+    group: Option<String>,
+    key: Option<String>,
+    user: Option<String>,
+    #[serde(default)]
+    tenant: String,
+    session: Option<String>,
+}
+
+/// The subject of an explanation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The way of a message.
+    Message(AskedMessage),
+    /// A group.
+    #[allow(missing_docs)]
+    Group { name: String, tenant: String },
+}
+
+impl ExplainParams {
+    /// What they ask for; else the rule that they break.
+    pub fn subject(self) -> Result<Subject, &'static str> {
+        let Self { msg_id, group, key, user, tenant, session } = self;
+        match (msg_id, group) {
+            (Some(msg_id), None) => {
+                Ok(Subject::Message(AskedMessage { msg_id, key, user, tenant, session }))
+            }
+            (None, Some(name)) if (&key, &user, &session) == (&None, &None, &None) => {
+                Ok(Subject::Group { name, tenant })
+            }
+            (None, None) => Err("msg_id: name the id of a message, or with group= a group"),
+            (_, Some(_)) => Err("group: beside it only tenant= says anything"),
+        }
+    }
+}
+
+/// A message, as far as it is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AskedMessage {
     msg_id: u32,
     /// Affinity key of the message.
     key: Option<String>,
     /// User who sends the message; absent = not signed in.
     user: Option<String>,
-    /// Name of the tenant; absent = the default one.
-    #[serde(default)]
+    /// Name of the tenant; empty = the default one.
     tenant: String,
     /// Public id of the session that sends the message.
     session: Option<String>,
@@ -33,7 +71,7 @@ pub struct ExplainParams {
 /// Choice of an instance for a message, by the snapshot in force.
 pub struct Explanation<'a> {
     overview: &'a Overview,
-    params: &'a ExplainParams,
+    params: &'a AskedMessage,
     route: Option<&'a Route>,
     service: Option<&'a Service>,
     /// Kind of the hashed value, and the hash.
@@ -45,7 +83,7 @@ pub struct Explanation<'a> {
 
 impl<'a> Explanation<'a> {
     /// Finds the route of the message, hashes, and chooses.
-    pub fn new(overview: &'a Overview, params: &'a ExplainParams) -> Self {
+    pub fn new(overview: &'a Overview, params: &'a AskedMessage) -> Self {
         let snapshot = &overview.directory.snapshot;
         let described = described(overview, params);
         let tenant = described.tenant();
@@ -227,7 +265,7 @@ fn is_of_gateway(overview: &Overview, msg_id: u32) -> bool {
 
 /// The message as the rule of affinity takes it. Where the gateway has one tenant, no token names
 /// another, so the one that was asked for is ignored.
-fn described<'a>(overview: &Overview, params: &'a ExplainParams) -> Described<'a> {
+fn described<'a>(overview: &Overview, params: &'a AskedMessage) -> Described<'a> {
     Described {
         key: params.key.as_deref().unwrap_or_default(),
         user: params.user.as_deref().unwrap_or_default(),
@@ -236,7 +274,8 @@ fn described<'a>(overview: &Overview, params: &'a ExplainParams) -> Described<'a
     }
 }
 
-fn has_tenants(overview: &Overview) -> bool {
+/// Whether names of tenants say anything.
+pub fn has_tenants(overview: &Overview) -> bool {
     overview.directory.config.gateway.auth.tenants == Tenants::Many
 }
 

@@ -36,7 +36,7 @@ type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 /// Gauge of a shard: name, help and value.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
-const LEVELS: [Level; 30] = [
+const LEVELS: [Level; 31] = [
     ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
     ("sessions", "Upgraded connections.", |g| g.sessions as f64),
     ("sessions_resumable", "Sessions that can be resumed.", |g| g.sessions_resumable as f64),
@@ -62,6 +62,7 @@ const LEVELS: [Level; 30] = [
     ("group_members", "Memberships of sessions in groups.", |g| g.group_members as f64),
     ("group_log_bytes", "Bytes of pushes that groups keep.", |g| g.group_log_bytes as f64),
     ("group_passes", "Groups whose members are told of pushes now.", |g| g.group_passes as f64),
+    ("group_lane_depth", "Items of other shards about groups.", |g| g.group_lane_items as f64),
     ("pushes_waiting", "Pushes that wait for slow clients.", |g| g.pushes_waiting as f64),
     ("push_waves", "Pushes on their way to all of a tenant or all.", |g| g.push_waves as f64),
     ("push_ids", "Ids of pushes that are remembered.", |g| g.push_ids as f64),

@@ -5,6 +5,7 @@ pub mod config;
 pub mod connect;
 pub mod connections;
 pub mod explain;
+pub mod explain_group;
 pub mod groups;
 pub mod health;
 pub mod histograms;

@@ -18,6 +18,7 @@ pub fn stats(view: &PushView) -> Value {
         "callers": callers,
         "unknown_callers": view.tally.unknown,
         "awaited": view.awaited,
+        "waiting": view.waiting,
         "times": {
             "count": times.len(),
             "p50_us": times.value_at_quantile(0.5),
@@ -113,6 +114,10 @@ pub fn metrics(view: &PushView, out: &mut Vec<MetricFamily>) {
     let awaited = [gauge(&[], view.awaited as f64)];
     let help = "Pushes and other work whose receipts are awaited.";
     out.push(family("push_awaited", help, MetricType::GAUGE, awaited));
+    let waiting = view.waiting.iter().enumerate();
+    let waiting = waiting.map(|(shard, n)| gauge(&[("shard", &shard.to_string())], *n as f64));
+    let help = "Pushes and other work of callers and services on the way to the shard.";
+    out.push(family("push_lane_depth", help, MetricType::GAUGE, waiting));
     let all = [times(&[], &view.tally.times)];
     let help = "Time from a whole call of a caller to its answer.";
     out.push(family("push_call_seconds", help, MetricType::HISTOGRAM, all));

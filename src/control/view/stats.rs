@@ -80,6 +80,7 @@ fn counted(sum: &Sum) -> Map<String, Value> {
         ("pushes_waiting", g.pushes_waiting.into()),
         ("push_waves", g.push_waves.into()),
         ("push_ids", g.push_ids.into()),
+        ("group_lane_depth", g.group_lane_items.into()),
         ("counters", counters.into()),
         ("reasons", reasons.into()),
         ("call_faults", faults.into()),

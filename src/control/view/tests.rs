@@ -59,6 +59,15 @@ pub(in crate::control) fn about() -> ProcessInfo {
     ProcessInfo { node, boot_id: 1, cores, listens, started: Instant::now(), log_dropped: None }
 }
 
+/// The message that parameters of `/routing/explain` name.
+fn asked_message(params: serde_json::Value) -> explain::AskedMessage {
+    let params: explain::ExplainParams = serde_json::from_value(params).expect("right");
+    match params.subject().expect("right") {
+        explain::Subject::Message(message) => message,
+        explain::Subject::Group { name, .. } => panic!("{name} is a group"),
+    }
+}
+
 /// Ejects every instance of a service.
 fn eject_all(overview: &mut Overview, service: &str) {
     let mut snapshot = (*overview.directory.snapshot).clone();
@@ -146,7 +155,7 @@ fn health_says_what_is_in_force_of_tables_that_were_refused_and_who_waits_for_th
 #[test]
 fn explain_says_why_the_owner_does_not_get_it() {
     let mut overview = gathered();
-    let params = serde_json::from_value(json!({"msg_id": 1001, "user": "ann"})).unwrap();
+    let params = asked_message(json!({"msg_id": 1001, "user": "ann"}));
     let show = |overview: &Overview| {
         explain::Explanation::new(overview, &params).json(&QueryResult::default())
     };
@@ -190,7 +199,7 @@ fn routes_say_whose_they_are_and_explain_from_which_table_one_is() {
     assert_eq!(of_chat, [(None, 2000), (acme(), 1500)]);
     let explain = |tenant: &str, msg_id: u32| {
         let params = json!({"msg_id": msg_id, "user": "ann", "tenant": tenant});
-        let params = serde_json::from_value(params).expect("right");
+        let params = asked_message(params);
         explain::Explanation::new(&overview, &params).json(&QueryResult::default())
     };
     let own = explain("acme", 1600);

@@ -8,6 +8,7 @@ use crate::engine::clients::Clients;
 use crate::engine::clients::joining::{Joined, Joining, Wanted, outcome_of};
 use crate::engine::clients::sessions::{End, Seat};
 use crate::engine::groups::asks::Asked;
+use crate::engine::groups::roster::Info;
 use crate::ids::{SessionKey, TenantId};
 use crate::message::{Encoding, Micros, Reject, ServerMessage};
 use crate::push::{GroupName, Receipt, ReceiptPart, Whom};
@@ -51,21 +52,21 @@ impl Clients {
         (found, absent)
     }
 
-    /// Puts sessions into groups, whatever the rules say of who joins by itself. They are told by
-    /// `joined`.
+    /// Puts sessions into groups, whatever the rules say of who joins by itself, and remembers
+    /// `info` of each. They are told by `joined`.
     pub fn join_all(
         &mut self,
         cx: &mut Context<'_>,
         number: u64,
         tenant: TenantId,
         whom: &Whom,
-        groups: &[Arc<str>],
+        (groups, info): (&[Arc<str>], &Info),
         now: Micros,
     ) {
         let (sessions, offline) = self.find_all(tenant, whom);
         let after = self.groups.asks.last();
         for &key in &sessions {
-            self.join_by_service(cx, key, tenant, groups, now);
+            self.join_by_service(cx, key, tenant, (groups, info), now);
         }
         let asks = (after, self.groups.asks.last());
         let groups = groups.iter().map(|name| GroupName { tenant, name: name.clone() }).collect();
@@ -104,7 +105,7 @@ impl Clients {
         cx: &mut Context<'_>,
         key: SessionKey,
         tenant: TenantId,
-        groups: &[Arc<str>],
+        (groups, info): (&[Arc<str>], &Info),
         now: Micros,
     ) {
         for name in groups {
@@ -115,7 +116,8 @@ impl Clients {
                 cx.stats.inc(Counter::GroupJoinsRefused);
                 continue;
             };
-            match self.join(cx, key, (&group, rule), Asked::default(), Wanted::default(), now) {
+            let asked = Asked { info: info.clone(), ..Asked::default() };
+            match self.join(cx, key, (&group, rule), asked, Wanted::default(), now) {
                 Ok(Joining::Done(joined)) => {
                     self.tell_joined(cx, key, Wanted::default(), &group, Ok(joined));
                     self.write_newest(cx, key, &group, &joined, now);

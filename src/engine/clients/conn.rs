@@ -9,6 +9,7 @@ use crate::engine::clients::outbox::Outbox;
 use crate::engine::clients::resumption::Claimed;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::window::Window;
+use crate::engine::effects::Effects;
 use crate::engine::owner::Address;
 use crate::engine::slab::Slab;
 use crate::engine::source::Source;
@@ -247,6 +248,8 @@ pub struct Conn {
     pub outbox: Outbox,
     /// On the list of connections to flush.
     pub dirty: bool,
+    /// Whether it has got pushes, so that its socket is to hold little that is not sent.
+    pub takes_pushes: bool,
     /// Whether there are pushes of groups that it has not read.
     pub is_behind: bool,
     /// Whether pushes to its session wait apart, as it reads slowly.
@@ -303,6 +306,16 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// Takes note of a push for the client. What its socket holds unsent is to be bounded before
+    /// the first one is written: pushes that the kernel holds can be neither replaced nor passed.
+    #[inline]
+    pub fn note_push(&mut self, id: ConnId, effects: &mut Effects) {
+        if !self.takes_pushes {
+            self.takes_pushes = true;
+            effects.pushed.push(id);
+        }
+    }
+
     /// A connection that was just accepted.
     pub fn new(peer: SocketAddr, session: SessionId, terms: Arc<Terms>, now: Micros) -> Self {
         Self {
@@ -314,6 +327,7 @@ impl Conn {
             handshake: None,
             outbox: Outbox::default(),
             dirty: false,
+            takes_pushes: false,
             is_behind: false,
             has_waiting: false,
             holds: Holds::default(),

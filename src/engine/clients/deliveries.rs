@@ -342,6 +342,7 @@ fn set_behind(conn: &mut Conn, id: ConnId, slot: u8, effects: &mut crate::engine
     if let Some(memberships) = conn.session.groups.as_deref_mut() {
         memberships.set_behind(slot);
         conn.is_behind = true;
+        conn.note_push(id, effects);
         mark_dirty(conn, id, effects);
     }
 }

@@ -192,7 +192,11 @@ impl Clients {
                 self.put_waiting(cx, key, body.clone());
                 Fate::Queued
             }
-            Some((id, _)) => {
+            Some((id, conn)) => {
+                let is_first = !conn.takes_pushes;
+                if is_first && let Some(conn) = self.conns.get_mut(id) {
+                    conn.note_push(id, cx.effects);
+                }
                 self.place_push(cx, key, id, body);
                 Fate::Placed
             }
@@ -237,7 +241,8 @@ impl Clients {
         let caps = WaitingCaps { items: WAITING_ITEMS_MAX, bytes: WAITING_BYTES_MAX };
         let Some((session, at)) = self.session_mut(key) else { return };
         let gone = session.waiting.get_or_insert_default().put(body, caps);
-        cx.stats.add(Counter::PushesDropped, gone);
+        cx.stats.add(Counter::PushesDropped, gone.replaced + gone.crowded_out);
+        cx.stats.add(Counter::Conflated, gone.replaced);
         if let Some(conn) = at.and_then(|id| self.conns.get_mut(id)) {
             conn.has_waiting = true;
         }

@@ -18,7 +18,7 @@ use crate::engine::groups::asks::{Ask, Asked, Wish};
 use crate::engine::groups::group::{Joiner, Member};
 use crate::engine::groups::lane::Confirmed;
 use crate::engine::groups::log::{Reader, is_excepted};
-use crate::engine::groups::roster::PersonName;
+use crate::engine::groups::roster::{Info, PersonName, Standing};
 use crate::ids::{ConnId, GroupKey, SessionKey, TenantId};
 use crate::message::{Micros, Reason, Reject};
 use crate::push::{Body, GroupName, NameFault, Position};
@@ -139,7 +139,7 @@ impl Clients {
         let (count, has_slot) = (memberships.len(), memberships.free_slot().is_some());
         let known = self.groups.find(name);
         if let Some(group) = known
-            && let Some(joined) = self.join_again(cx, key, group, asked)
+            && let Some(joined) = self.join_again(cx, key, group, &asked)
         {
             return Ok(Joining::Done(joined));
         }
@@ -154,7 +154,7 @@ impl Clients {
         let group_key = group.ok_or(TABLE_FULL)?;
         let group = self.groups.get(group_key).ok_or(TABLE_FULL)?;
         if group.is_confirmed && group.free > 0 && group.joiners.is_empty() {
-            return Ok(Joining::Done(self.seat_member(cx, group_key, key, asked)));
+            return Ok(Joining::Done(self.seat_member(cx, group_key, key, &asked)));
         }
         let ask = Ask {
             session: key,
@@ -196,7 +196,7 @@ impl Clients {
             rule.is_some_and(|rule| rule.join == JoinBy::Claim) && !present.contains(name)
         };
         let claimed: Vec<Arc<str>> = user.groups.iter().filter(is_claimed).cloned().collect();
-        self.join_by_service(cx, key, tenant, &claimed, now);
+        self.join_by_service(cx, key, tenant, (&claimed, &None), now);
     }
 
     /// A session that is in the group joins it once more: it goes on from where its client is.
@@ -205,7 +205,7 @@ impl Clients {
         cx: &mut Context<'_>,
         key: SessionKey,
         group: GroupKey,
-        asked: Asked,
+        asked: &Asked,
     ) -> Option<Joined> {
         let (session, _) = self.session_mut(key)?;
         let slot = session.groups.as_deref()?.slot_of(group)?;
@@ -215,6 +215,7 @@ impl Clients {
         {
             group.member_mut(index).wants_presence = presence;
         }
+        self.note_info(key, group, &asked.info);
         Some(self.set_cursor(cx, key, slot, asked.since))
     }
 
@@ -252,6 +253,7 @@ impl Clients {
         }
         if outcome == "gap" {
             cx.stats.inc(Counter::GroupGaps);
+            cx.stats.inc(Counter::GroupGapsOnReturn);
         }
         let position = match outcome {
             "resumed" => since.unwrap_or(position),
@@ -266,27 +268,38 @@ impl Clients {
         cx: &mut Context<'_>,
         group_key: GroupKey,
         key: SessionKey,
-        asked: Asked,
+        asked: &Asked,
     ) -> Joined {
         let none = Joined { outcome: "lost", position: Position::default(), count: 0 };
         let Some((session, _)) = self.session_mut(key) else { return none };
-        let there = session.person_there();
+        let (person, standing) = (session.person(), session.standing);
         let memberships = session.groups.get_or_insert_default();
         let Some(slot) = memberships.free_slot() else { return none };
         let Some(group) = self.groups.get_mut(group_key) else { return none };
         let at = group.log.end();
         let wants_presence = asked.presence.unwrap_or(false);
         let index = group.add(Member { session: key, at, since: at, slot, wants_presence });
-        if let Some(person) = there {
-            self.groups.comes(group_key, person);
-        }
+        self.groups.moves(group_key, person, Standing::Absent, standing);
         self.groups.memberships += 1;
         if let Some((session, _)) = self.session_mut(key) {
             let membership = Membership { group: group_key, index };
             session.groups.get_or_insert_default().put(slot, membership);
         }
+        self.note_info(key, group_key, &asked.info);
         cx.stats.inc(Counter::GroupJoins);
         self.set_cursor(cx, key, slot, asked.since)
+    }
+
+    /// Takes note of what a service says of a member.
+    fn note_info(&mut self, key: SessionKey, group_key: GroupKey, info: &Info) {
+        let Some(info) = info else { return };
+        let Some((session, _)) = self.session_mut(key) else { return };
+        let (person, standing) = (session.person(), session.standing);
+        let Some(group) = self.groups.get_mut(group_key) else { return };
+        group.set_info(key, info.clone());
+        if standing != Standing::Absent {
+            self.groups.set_info(group_key, person, info.clone());
+        }
     }
 
     /// Sets the cursors of a session that was resumed to what its client has of each group, and
@@ -350,7 +363,7 @@ impl Clients {
     /// Takes a session out of the group in a slot.
     pub fn leave(&mut self, cx: &mut Context<'_>, key: SessionKey, slot: u8) -> Option<GroupName> {
         let (session, _) = self.session_mut(key)?;
-        let there = session.person_there();
+        let there = (session.person(), session.standing);
         let membership = session.groups.as_deref_mut()?.take(slot)?;
         self.leave_group(cx, membership, there)
     }
@@ -359,16 +372,16 @@ impl Clients {
     pub(super) fn leave_all(&mut self, cx: &mut Context<'_>, session: &mut Session) {
         let Some(memberships) = session.groups.take() else { return };
         for (_, membership) in memberships.iter() {
-            self.leave_group(cx, membership, session.person_there());
+            self.leave_group(cx, membership, (session.person(), session.standing));
         }
     }
 
-    /// Ends a membership; `there`: the person that the session is, if it counts as there.
+    /// Ends a membership of a session that is this person and stands in this way.
     fn leave_group(
         &mut self,
         cx: &mut Context<'_>,
         left: Membership,
-        there: Option<PersonName>,
+        (person, standing): (PersonName, Standing),
     ) -> Option<GroupName> {
         cx.stats.inc(Counter::GroupLeaves);
         self.groups.memberships -= 1;
@@ -384,9 +397,7 @@ impl Clients {
                 self.tell_behind(cx, moved.session, moved.slot);
             }
         }
-        if let Some(person) = there {
-            self.groups.goes(left.group, person);
-        }
+        self.groups.moves(left.group, person, standing, Standing::Absent);
         Some(name)
     }
 
@@ -406,7 +417,7 @@ impl Clients {
             }
             let Some(joiner) = group.joiners.pop_front() else { break };
             let Some(ask) = self.groups.asks.take(joiner.ask) else { continue };
-            let Wish::Join { asked, .. } = ask.wish else { continue };
+            let Wish::Join { asked, .. } = &ask.wish else { continue };
             if !self.is_there(joiner.session) {
                 continue;
             }

@@ -13,9 +13,10 @@ use crate::engine::clients::joining::{MAY_NOT, Wanted};
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::Seat;
 use crate::engine::groups::asks::{Ask, Wish};
+use crate::engine::groups::group::Member;
 use crate::engine::groups::lane::{Deliver, List};
 use crate::engine::groups::presence::{Page, cursor, person};
-use crate::engine::groups::roster::{PersonName, Roster};
+use crate::engine::groups::roster::{Info, PersonName, Roster, Seen, Standing};
 use crate::ids::{GroupKey, SessionKey};
 use crate::message::{Micros, Reject};
 use crate::push::GroupName;
@@ -38,25 +39,29 @@ impl Clients {
         for _ in 0..ABSENT_BUDGET {
             let Some(key) = self.sessions.next_absent(before) else { return };
             let Some(Seat::Away(session)) = self.sessions.seat_mut(key) else { continue };
-            if std::mem::replace(&mut session.is_absent, true) {
-                continue;
-            }
             let (person, groups) = (session.person(), groups_of(session));
+            let was = std::mem::replace(&mut session.standing, Standing::Absent);
             for group in groups {
-                self.groups.goes(group, person.clone());
+                self.groups.moves(group, person.clone(), was, Standing::Absent);
             }
+        }
+    }
+
+    /// Takes note that a session lost its connection.
+    pub(super) fn is_gone(&mut self, session: &mut Session) {
+        let was = std::mem::replace(&mut session.standing, Standing::Away);
+        for group in groups_of(session) {
+            self.groups.moves(group, session.person(), was, Standing::Away);
         }
     }
 
     /// Takes note that a session is on a connection again.
     pub(super) fn is_back(&mut self, key: SessionKey) {
         let Some((session, _)) = self.session_mut(key) else { return };
-        if !std::mem::replace(&mut session.is_absent, false) {
-            return;
-        }
+        let was = std::mem::replace(&mut session.standing, Standing::Here);
         let (person, groups) = (session.person(), groups_of(session));
         for group in groups {
-            self.groups.comes(group, person.clone());
+            self.groups.moves(group, person.clone(), was, Standing::Here);
         }
     }
 
@@ -64,35 +69,49 @@ impl Clients {
     /// groups whose rule does so no more: part of the tick.
     pub(crate) fn make_rosters(&mut self) {
         for key in std::mem::take(&mut self.groups.rosters_to_make) {
-            let people = self.people_there(key);
+            let people = self.people_in(key);
             let Some(group) = self.groups.get_mut(key) else { continue };
             group.roster = Roster::of(&group.rule);
-            for person in people {
-                self.groups.comes(key, person);
+            for (person, standing, info) in people {
+                self.groups.moves(key, person.clone(), Standing::Absent, standing);
+                if let Some(info) = info.filter(|_| standing != Standing::Absent) {
+                    self.groups.set_info(key, person, info);
+                }
             }
         }
     }
 
-    /// The person of each member that is there.
-    fn people_there(&self, key: GroupKey) -> Vec<PersonName> {
-        let members = self.groups.get(key).map_or(&[][..], |group| group.members());
+    /// The person of each member, how its session stands, and what a service said of it.
+    fn people_in(&self, key: GroupKey) -> Vec<(PersonName, Standing, Info)> {
+        let Some(group) = self.groups.get(key) else { return Vec::new() };
         let session = |key| match self.sessions.seat(key)? {
             Seat::At(id) => Some(&*self.conns.get(*id)?.session),
             Seat::Away(session) => Some(&**session),
         };
-        members.iter().filter_map(|member| session(member.session)?.person_there()).collect()
+        let member = |member: &Member| {
+            let session = session(member.session)?;
+            Some((session.person(), session.standing, group.info_of(member.session)))
+        };
+        group.members().iter().filter_map(member).collect()
     }
 
     /// Checks that each roster has exactly the people that members are (promise 21).
     pub(super) fn check_rosters(&self) -> Result<(), String> {
         for (key, group) in self.groups.iter() {
             let Some(roster) = group.roster.as_deref() else { continue };
-            let mut people = HashMap::<PersonName, u32>::new();
-            for person in self.people_there(key) {
-                *people.entry(person).or_default() += 1;
+            let mut people = HashMap::<PersonName, (u32, u32)>::new();
+            for (person, standing, _) in self.people_in(key) {
+                match standing {
+                    Standing::Here => people.entry(person).or_default().0 += 1,
+                    Standing::Away => people.entry(person).or_default().1 += 1,
+                    Standing::Absent => {}
+                }
             }
-            let (name, known) = (&group.name, roster.people());
-            if *known != people {
+            let known = roster.people().iter();
+            let known: HashMap<_, _> =
+                known.map(|(person, of)| (person.clone(), (of.here, of.away))).collect();
+            let name = &group.name;
+            if known != people {
                 return Err(format!("people of {name:?}: {known:?}, in truth {people:?}"));
             }
         }
@@ -168,9 +187,11 @@ impl Clients {
         let wanted = Wanted { seq: ask.seq, msg_id: ask.msg_id };
         match result {
             Ok(page) => {
-                let last = page.people.last().filter(|_| page.has_more);
+                let last = page.people.last().map(|(name, _)| name).filter(|_| page.has_more);
+                let shown =
+                    |(name, Seen { info, is_away }): &(_, Seen)| person(name, info, *is_away);
                 let list = client::MemberList {
-                    members: page.people.iter().map(person).collect(),
+                    members: page.people.iter().map(shown).collect(),
                     next: last.map(cursor).unwrap_or_default(),
                     count: page.count,
                 };

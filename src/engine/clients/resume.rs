@@ -468,7 +468,13 @@ impl Clients {
     }
 
     /// Puts a session away, whose connection is gone; `heard`: when its client last sent something.
-    pub(super) fn put_away(&mut self, cx: &mut Context<'_>, session: Box<Session>, heard: Micros) {
+    pub(super) fn put_away(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut session: Box<Session>,
+        heard: Micros,
+    ) {
+        self.is_gone(&mut session);
         let holder = session.holder();
         self.sessions.goes_away(session, self.ticked.max(heard));
         let settings = &cx.config.settings;

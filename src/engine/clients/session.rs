@@ -7,7 +7,7 @@ use crate::auth::Identity;
 use crate::engine::clients::membership::Memberships;
 use crate::engine::clients::resumption::Resumption;
 use crate::engine::clients::waiting::Waiting;
-use crate::engine::groups::roster::PersonName;
+use crate::engine::groups::roster::{PersonName, Standing};
 use crate::engine::owner::{Address, Holder, Owner, Party, Principal};
 use crate::ids::{SessionId, SessionKey, TenantId};
 use crate::message::Micros;
@@ -48,8 +48,8 @@ pub struct Session {
     pub groups: Option<Box<Memberships>>,
     /// Pushes that wait for its client, if there are any.
     pub waiting: Option<Box<Waiting>>,
-    /// Whether it is away for longer than `session.grace_ms`: nobody takes it for there any more.
-    pub is_absent: bool,
+    /// How it stands to others in its groups.
+    pub standing: Standing,
     /// Time at which it lost its connection, of one that has none.
     pub away_since: Micros,
     /// Time at which it was made.
@@ -68,7 +68,7 @@ impl Session {
             sender: Sender::of_session(id.as_str()),
             last_seq: 0,
             is_used: false,
-            is_absent: false,
+            standing: Standing::Here,
             unanswered: 0,
             unanswered_bytes: 0,
             answer_bytes: 0,
@@ -150,11 +150,6 @@ impl Session {
             Some(user) => PersonName::User(user.user.clone()),
             None => PersonName::Session(self.id),
         }
-    }
-
-    /// The same, if it counts as there.
-    pub fn person_there(&self) -> Option<PersonName> {
-        (!self.is_absent).then(|| self.person())
     }
 
     /// The user, if it signed in.

@@ -29,6 +29,15 @@ pub struct Waiting {
     pub dropped: u64,
 }
 
+/// Pushes that went for one that was put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gone {
+    /// It is a newer one of their key.
+    pub replaced: u64,
+    /// There was no room for all.
+    pub crowded_out: u64,
+}
+
 impl Waiting {
     /// Whether none waits and the client was told of all that went.
     pub fn is_empty(&self) -> bool {
@@ -41,14 +50,13 @@ impl Waiting {
     }
 
     /// Puts a push in. One of the same key goes for it; while there are too many, the least urgent
-    /// ones go, of those the oldest. Returns how many were dropped, for a newer one or for want of
-    /// room.
-    pub fn put(&mut self, body: Arc<Body>, caps: WaitingCaps) -> u64 {
-        let mut gone = 0;
+    /// ones go, of those the oldest.
+    pub fn put(&mut self, body: Arc<Body>, caps: WaitingCaps) -> Gone {
+        let mut gone = Gone::default();
         let same = |waits: &Arc<Body>| !body.key.is_empty() && waits.key == body.key;
         if let Some(older) = self.bodies.iter().position(same) {
             self.remove(older);
-            gone += 1;
+            gone.replaced += 1;
         }
         self.bytes += cost(&body);
         self.bodies.push_back(body);
@@ -59,7 +67,7 @@ impl Waiting {
             };
             self.remove(index);
             self.dropped += 1;
-            gone += 1;
+            gone.crowded_out += 1;
         }
         gone
     }
@@ -101,6 +109,8 @@ mod tests {
     use crate::message::Priority;
 
     const CAPS: WaitingCaps = WaitingCaps { items: 3, bytes: 100_000 };
+    const REPLACED: Gone = Gone { replaced: 1, crowded_out: 0 };
+    const CROWDED_OUT: Gone = Gone { replaced: 0, crowded_out: 1 };
 
     fn of_class(key: &str, priority: Priority) -> Arc<Body> {
         Arc::new(Body { priority, ..(*body_with(key, 1)).clone() })
@@ -113,9 +123,9 @@ mod tests {
     #[test]
     fn the_newest_of_a_key_waits_and_the_most_urgent_goes_first() {
         let mut waiting = Waiting::default();
-        assert_eq!(waiting.put(of_class("a", Priority::Normal), CAPS), 0);
-        assert_eq!(waiting.put(of_class("b", Priority::High), CAPS), 0);
-        assert_eq!(waiting.put(of_class("a", Priority::Normal), CAPS), 1);
+        assert_eq!(waiting.put(of_class("a", Priority::Normal), CAPS), Gone::default());
+        assert_eq!(waiting.put(of_class("b", Priority::High), CAPS), Gone::default());
+        assert_eq!(waiting.put(of_class("a", Priority::Normal), CAPS), REPLACED);
         assert_eq!((waiting.len(), waiting.dropped), (2, 0));
         assert_eq!(keys(&mut waiting), ["b", "a"]);
         assert!(waiting.is_empty());
@@ -126,10 +136,10 @@ mod tests {
         let mut waiting = Waiting::default();
         for (key, class) in [("a", Priority::Normal), ("b", Priority::Low), ("c", Priority::Normal)]
         {
-            assert_eq!(waiting.put(of_class(key, class), CAPS), 0);
+            assert_eq!(waiting.put(of_class(key, class), CAPS), Gone::default());
         }
-        assert_eq!(waiting.put(of_class("d", Priority::Critical), CAPS), 1);
-        assert_eq!(waiting.put(of_class("e", Priority::Normal), CAPS), 1);
+        assert_eq!(waiting.put(of_class("d", Priority::Critical), CAPS), CROWDED_OUT);
+        assert_eq!(waiting.put(of_class("e", Priority::Normal), CAPS), CROWDED_OUT);
         assert_eq!(waiting.dropped, 2);
         assert_eq!(keys(&mut waiting), ["d", "c", "e"]);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::groups::roster::Info;
 use crate::ids::SessionKey;
 use crate::message::Micros;
 use crate::push::{GroupName, Position};
@@ -22,13 +23,15 @@ pub enum Wish {
     Members,
 }
 
-/// What a client says when it joins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// The particulars of a join, by the client or by a service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Asked {
     /// Place up to which it has the group's pushes.
     pub since: Option<Position>,
     /// Whether it wants to be told who comes and goes; `None` = as before, and at first not.
     pub presence: Option<bool>,
+    /// What a service says of it; `None` = as before.
+    pub info: Info,
 }
 
 /// A session that waits.

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use crate::config::settings::GroupRule;
 use crate::engine::groups::log::Log;
 use crate::engine::groups::newest::Newest;
-use crate::engine::groups::roster::Roster;
+use crate::engine::groups::roster::{Info, Roster};
 use crate::ids::SessionKey;
 use crate::message::Micros;
 use crate::push::{GroupName, Position};
@@ -73,6 +75,8 @@ pub struct Group {
     members: Vec<Member>,
     /// The people that the members are, if the rule tells of them.
     pub roster: Option<Box<Roster>>,
+    /// What services said of members, if they said something.
+    infos: Option<Box<HashMap<SessionKey, Arc<[u8]>>>>,
     /// People on other shards, as the home told last.
     pub elsewhere: u64,
     /// Sessions that wait for a place.
@@ -98,6 +102,7 @@ impl Group {
     pub fn new(name: GroupName, rule: Arc<GroupRule>, now: Micros) -> Self {
         Self {
             roster: Roster::of(&rule),
+            infos: None,
             elsewhere: 0,
             name,
             rule,
@@ -140,11 +145,27 @@ impl Group {
     /// is returned, and whether the pass would miss it now.
     pub fn remove(&mut self, index: u32) -> Option<(Member, bool)> {
         let index = index as usize;
-        self.members.swap_remove(index);
+        let gone = self.members.swap_remove(index);
         self.free += 1;
+        if let Some(infos) = self.infos.as_deref_mut() {
+            infos.remove(&gone.session);
+            if infos.is_empty() {
+                self.infos = None;
+            }
+        }
         let moved = *self.members.get(index)?;
         let was_ahead = self.members.len() >= self.sweep.next;
         Some((moved, index < self.sweep.next && was_ahead))
+    }
+
+    /// Takes note of what a service says of a member.
+    pub fn set_info(&mut self, member: SessionKey, info: Arc<[u8]>) {
+        self.infos.get_or_insert_default().insert(member, info);
+    }
+
+    /// The last that a service said of a member.
+    pub fn info_of(&self, member: SessionKey) -> Info {
+        self.infos.as_deref()?.get(&member).cloned()
     }
 
     /// Begins a pass, unless one is under way: it goes on for the pushes that came meanwhile.
@@ -189,5 +210,9 @@ impl Group {
             + self.log.arena_bytes()
             + self.members.capacity() * size_of::<Member>()
             + self.roster.as_deref().map_or(0, Roster::memory_bytes)
+            + self.infos.as_deref().map_or(0, |infos| {
+                let texts: usize = infos.values().map(|info| info.len()).sum();
+                infos.capacity() * (size_of::<(SessionKey, Arc<[u8]>)>() + 1) + texts
+            })
     }
 }

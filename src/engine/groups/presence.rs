@@ -5,7 +5,7 @@
 //! told is remembered as they see it: the list of members (id 9013) is answered from that, so that
 //! who reads it and applies all later changes is never wrong, whichever comes first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::config::settings::{GroupRule, GroupSettings, PresenceKind};
 use crate::engine::groups::Groups;
-use crate::engine::groups::roster::{Names, People, PersonName};
+use crate::engine::groups::roster::{Info, Names, People, PersonName, Seen};
 use crate::ids::{HomeKey, SessionId, ShardId};
 use crate::message::{Encoding, Micros, Priority};
 use crate::push::{Body, GroupName, Kind, Presence};
@@ -41,10 +41,10 @@ struct Part {
 #[derive(Debug)]
 pub struct Everybody {
     parts: Vec<Part>,
-    /// The ones who are named, and their shard.
-    people: BTreeMap<PersonName, ShardId>,
-    /// Names that members know of; `None`: there are too many.
-    shown: Option<BTreeSet<PersonName>>,
+    /// The ones who are named, with their shard.
+    people: BTreeMap<PersonName, (ShardId, Seen)>,
+    /// People of whom members know, and what was said of them; `None`: there are too many.
+    shown: Option<BTreeMap<PersonName, Info>>,
     /// The count that members know of.
     shown_count: u64,
     /// Whether some members may have missed a message.
@@ -59,7 +59,7 @@ impl Default for Everybody {
         Self {
             parts: Vec::new(),
             people: BTreeMap::new(),
-            shown: Some(BTreeSet::new()),
+            shown: Some(BTreeMap::new()),
             shown_count: 0,
             is_missed: false,
             next_at: Micros(0),
@@ -71,7 +71,8 @@ impl Default for Everybody {
 /// What members are told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Word {
-    joined: Vec<PersonName>,
+    /// People who came, or have another `info`.
+    joined: Vec<(PersonName, Info)>,
     left: Vec<PersonName>,
     reset: bool,
 }
@@ -79,8 +80,8 @@ struct Word {
 /// A page of the list of members.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Page {
-    /// The people.
-    pub people: Vec<PersonName>,
+    /// The people, as members know of them, and whether they are away now.
+    pub people: Vec<(PersonName, Seen)>,
     /// Whether there are more behind them.
     pub has_more: bool,
     /// How many there are in all.
@@ -107,19 +108,22 @@ impl Everybody {
         });
         let part = &mut self.parts[at];
         let had_names = part.has_names;
+        let of_shard = |(name, seen): (PersonName, Seen)| (name, (shard, seen));
         part.count = people.count;
         part.has_names = people.names != Names::None;
         match people.names {
-            Names::None | Names::All(_) if had_names => self.people.retain(|_, of| *of != shard),
+            Names::None | Names::All(_) if had_names => {
+                self.people.retain(|_, (of, _)| *of != shard)
+            }
             Names::None | Names::All(_) | Names::Changes { .. } => {}
         }
         match people.names {
             Names::None => {}
-            Names::All(names) => self.people.extend(names.into_iter().map(|name| (name, shard))),
+            Names::All(names) => self.people.extend(names.into_iter().map(of_shard)),
             Names::Changes { came, left } => {
-                self.people.extend(came.into_iter().map(|name| (name, shard)));
+                self.people.extend(came.into_iter().map(of_shard));
                 for name in left {
-                    if self.people.get(&name) == Some(&shard) {
+                    if self.people.get(&name).is_some_and(|(of, _)| *of == shard) {
                         self.people.remove(&name);
                     }
                 }
@@ -130,7 +134,7 @@ impl Everybody {
     /// Forgets the people of a shard.
     fn forget(&mut self, shard: ShardId) {
         self.parts.retain(|part| part.shard != shard);
-        self.people.retain(|_, of| *of != shard);
+        self.people.retain(|_, (of, _)| *of != shard);
     }
 
     /// What members are to be told now, if there is anything.
@@ -149,14 +153,19 @@ impl Everybody {
             return (reset || !is_same).then(|| Word { reset, ..Word::default() });
         }
         let Some(shown) = self.shown.as_mut().filter(|_| !is_missed) else {
-            self.shown = Some(self.people.keys().cloned().collect());
+            let info = |(name, (_, seen)): (&PersonName, &(ShardId, Seen))| {
+                (name.clone(), seen.info.clone())
+            };
+            self.shown = Some(self.people.iter().map(info).collect());
             return Some(Word { reset: true, ..Word::default() });
         };
-        let joined: Vec<_> = self.people.keys().filter(|name| !shown.contains(*name)).collect();
+        let news = |(name, (_, seen)): (&PersonName, &(ShardId, Seen))| {
+            (shown.get(name) != Some(&seen.info)).then(|| (name.clone(), seen.info.clone()))
+        };
+        let joined: Vec<_> = self.people.iter().filter_map(news).collect();
         let left: Vec<_> =
-            shown.iter().filter(|name| !self.people.contains_key(*name)).cloned().collect();
-        let joined: Vec<_> = joined.into_iter().cloned().collect();
-        shown.retain(|name| self.people.contains_key(name));
+            shown.keys().filter(|name| !self.people.contains_key(*name)).cloned().collect();
+        shown.retain(|name, _| self.people.contains_key(name));
         shown.extend(joined.iter().cloned());
         match joined.len() + left.len() {
             0 if is_same => None,
@@ -168,14 +177,20 @@ impl Everybody {
     /// The people behind `after`, `limit` at most, as members know of them.
     fn page(&self, after: Option<&PersonName>, limit: usize) -> Page {
         let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.shown.iter().flat_map(|shown| shown.range((begin, Bound::Unbounded)));
+        let range = (begin, Bound::Unbounded);
+        let behind = self.shown.iter().flat_map(|shown| shown.range::<PersonName, _>(range));
         let mut behind = behind.peekable();
         let (mut people, mut bytes) = (Vec::new(), 0);
+        let size = |name: &PersonName, info: &Info| {
+            text_of(name).len() + info.as_deref().map_or(0, <[u8]>::len)
+        };
         while people.len() < limit.min(PAGE_MAX)
-            && let Some(name) = behind.next_if(|name| bytes + text_of(name).len() <= PAGE_BYTES_MAX)
+            && let Some((name, info)) =
+                behind.next_if(|(name, info)| bytes + size(name, info) <= PAGE_BYTES_MAX)
         {
-            bytes += text_of(name).len();
-            people.push(name.clone());
+            bytes += size(name, info);
+            let is_away = self.people.get(name).is_some_and(|(_, seen)| seen.is_away);
+            people.push((name.clone(), Seen { info: info.clone(), is_away }));
         }
         let has_more = !people.is_empty() && behind.peek().is_some();
         Page { people, has_more, count: self.shown_count }
@@ -190,8 +205,9 @@ fn text_of(name: &PersonName) -> &str {
 }
 
 /// A person as clients see it.
-pub fn person(name: &PersonName) -> client::Person {
-    let mut person = client::Person::default();
+pub fn person(name: &PersonName, info: &Info, away: bool) -> client::Person {
+    let info = info.as_deref().unwrap_or_default().to_vec();
+    let mut person = client::Person { info, away, ..client::Person::default() };
     match name {
         PersonName::User(user) => person.user = user.to_string(),
         PersonName::Session(session) => person.session = session.as_str().to_owned(),
@@ -225,8 +241,9 @@ fn body_of(name: &GroupName, word: &Word, everybody: &Everybody, unix_ms: i64) -
     let told = client::Presence {
         group: name.name.to_string(),
         count: everybody.count(),
-        joined: word.joined.iter().map(person).collect(),
-        left: word.left.iter().map(person).collect(),
+        // Who is away for a moment is told to those who ask, and to nobody else.
+        joined: word.joined.iter().map(|(name, info)| person(name, info, false)).collect(),
+        left: word.left.iter().map(|name| person(name, &None, false)).collect(),
         reset: word.reset,
     };
     let parts = everybody.parts.iter().map(|part| (part.shard, part.count)).collect();
@@ -290,9 +307,11 @@ impl Groups {
         }
     }
 
-    /// Tells homes of people, and members of them: part of the tick.
-    pub fn tell_presence(&mut self, settings: &GroupSettings, now: Micros, unix_ms: i64) {
+    /// Tells homes of people, and members of them: part of the tick. Returns to the members of how
+    /// many groups.
+    pub fn tell_presence(&mut self, settings: &GroupSettings, now: Micros, unix_ms: i64) -> u64 {
         self.tell_people(now);
+        let mut told = 0;
         while let Some(&(due, key)) = self.presence_due.first()
             && due <= now
         {
@@ -311,7 +330,9 @@ impl Groups {
             let name = home.name.clone();
             let body = Arc::new(body_of(&name, &word, everybody, unix_ms));
             self.publish(&name, &body, None, settings, now);
+            told += 1;
         }
+        told
     }
 
     /// A page of the members of a group whose home is here, as its rule allows it.

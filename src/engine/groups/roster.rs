@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use crate::config::settings::{GroupRule, PresenceKind};
 use crate::engine::groups::Groups;
@@ -25,6 +26,30 @@ pub enum PersonName {
     Session(SessionId),
 }
 
+/// A JSON text of a service about a session that it put into a group; `None` = it gave none.
+pub type Info = Option<Arc<[u8]>>;
+
+/// How a session stands to others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Standing {
+    /// It is on a connection.
+    #[default]
+    Here,
+    /// It lost its connection less than `session.grace_ms` ago: it counts as there.
+    Away,
+    /// It lost its connection before that, or is in the group no more.
+    Absent,
+}
+
+/// A person as others see it, but for the name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    /// The last that a service said of one of its sessions.
+    pub info: Info,
+    /// Whether none of its sessions is on a connection.
+    pub is_away: bool,
+}
+
 /// A shard's word to the home of a group about the people there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct People {
@@ -40,10 +65,10 @@ pub enum Names {
     /// Nobody is named: the rule does not want it, or there are too many.
     None,
     /// All of them.
-    All(Vec<PersonName>),
-    /// People who came and who left since the word before.
+    All(Vec<(PersonName, Seen)>),
+    /// People who came or are seen in another way, and who left, since the word before.
     #[allow(missing_docs)]
-    Changes { came: Vec<PersonName>, left: Vec<PersonName> },
+    Changes { came: Vec<(PersonName, Seen)>, left: Vec<PersonName> },
 }
 
 /// State of the home as this shard knows it.
@@ -53,15 +78,40 @@ enum Told {
     Nothing,
     /// So many people.
     Count(u32),
-    /// All names, but for those who came (true) or left (false) since.
-    Names(HashMap<PersonName, bool>),
+    /// All names, but for those who changed since, of whom this is what the home was told; `None`:
+    /// it does not know them.
+    Names(HashMap<PersonName, Option<Seen>>),
+}
+
+/// The sessions of a person that are there.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sessions {
+    /// On a connection.
+    pub here: u32,
+    /// Without one.
+    pub away: u32,
+    info: Info,
+}
+
+impl Sessions {
+    fn of(&mut self, standing: Standing) -> Option<&mut u32> {
+        match standing {
+            Standing::Here => Some(&mut self.here),
+            Standing::Away => Some(&mut self.away),
+            Standing::Absent => None,
+        }
+    }
+
+    fn seen(&self) -> Option<Seen> {
+        let Self { here, away, info } = self;
+        (here + away > 0).then(|| Seen { info: info.clone(), is_away: *here == 0 })
+    }
 }
 
 /// The people of a group on this shard.
 #[derive(Debug)]
 pub struct Roster {
-    /// Sessions of each that are there.
-    here: HashMap<PersonName, u32>,
+    people: HashMap<PersonName, Sessions>,
     told: Told,
     /// Time before which the home is told nothing.
     next_at: Micros,
@@ -70,8 +120,8 @@ pub struct Roster {
 
 impl Default for Roster {
     fn default() -> Self {
-        let (here, told) = (HashMap::new(), Told::Nothing);
-        Self { here, told, next_at: Micros(0), is_listed: false }
+        let (people, told) = (HashMap::new(), Told::Nothing);
+        Self { people, told, next_at: Micros(0), is_listed: false }
     }
 }
 
@@ -87,39 +137,49 @@ impl Roster {
     /// How many people there are.
     pub fn count(&self) -> u32 {
         // Members of a group are below 2^24.
-        self.here.len() as u32
+        self.people.len() as u32
     }
 
     /// Sessions of each person.
-    pub fn people(&self) -> &HashMap<PersonName, u32> {
-        &self.here
+    pub fn people(&self) -> &HashMap<PersonName, Sessions> {
+        &self.people
     }
 
-    /// Takes note that a session of a person is there.
-    pub fn comes(&mut self, person: PersonName) {
-        let sessions = self.here.entry(person.clone()).or_default();
-        *sessions += 1;
-        if *sessions == 1 {
-            self.note(person, true);
+    /// Takes note that a session of a person stands in another way than before: absent is one that
+    /// was no member, or is none any more.
+    pub fn moves(&mut self, person: PersonName, was: Standing, is: Standing) {
+        self.change(person, |sessions| {
+            if let Some(count) = sessions.of(was) {
+                *count = count.saturating_sub(1);
+            }
+            if let Some(count) = sessions.of(is) {
+                *count += 1;
+            }
+        });
+    }
+
+    /// Takes note of what a service says of a person who is there.
+    pub fn set_info(&mut self, person: PersonName, info: Arc<[u8]>) {
+        self.change(person, |sessions| sessions.info = Some(info));
+    }
+
+    /// Changes a person. One who is seen as the home was told has not changed.
+    fn change(&mut self, person: PersonName, act: impl FnOnce(&mut Sessions)) {
+        let before = self.people.get(&person).and_then(Sessions::seen);
+        let sessions = self.people.entry(person.clone()).or_default();
+        act(sessions);
+        let after = sessions.seen();
+        if after.is_none() {
+            self.people.remove(&person);
         }
-    }
-
-    /// Takes note that a session of a person is there no more.
-    pub fn goes(&mut self, person: PersonName) {
-        let Some(sessions) = self.here.get_mut(&person) else { return };
-        *sessions -= 1;
-        if *sessions == 0 {
-            self.here.remove(&person);
-            self.note(person, false);
-        }
-    }
-
-    /// A person who came and left again, or the other way, has not changed.
-    fn note(&mut self, person: PersonName, came: bool) {
-        if let Told::Names(changed) = &mut self.told
-            && changed.remove(&person).is_none()
+        if before != after
+            && let Told::Names(changed) = &mut self.told
         {
-            changed.insert(person, came);
+            match changed.entry(person) {
+                Entry::Occupied(known) if *known.get() == after => drop(known.remove()),
+                Entry::Occupied(_) => {}
+                Entry::Vacant(place) => drop(place.insert(before)),
+            }
         }
     }
 
@@ -138,13 +198,21 @@ impl Roster {
         let names = match std::mem::replace(&mut self.told, Told::Names(HashMap::new())) {
             Told::Names(changed) if changed.is_empty() => return None,
             Told::Names(changed) => {
-                let (came, left): (Vec<_>, Vec<_>) = changed.into_iter().partition(|(_, c)| *c);
-                let names = |list: Vec<(PersonName, bool)>| {
-                    list.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
-                };
-                Names::Changes { came: names(came), left: names(left) }
+                let (mut came, mut left) = (Vec::new(), Vec::new());
+                for (name, _) in changed {
+                    match self.people.get(&name).and_then(Sessions::seen) {
+                        Some(seen) => came.push((name, seen)),
+                        None => left.push(name),
+                    }
+                }
+                Names::Changes { came, left }
             }
-            Told::Nothing | Told::Count(_) => Names::All(self.here.keys().cloned().collect()),
+            Told::Nothing | Told::Count(_) => {
+                let seen = |(name, sessions): (&PersonName, &Sessions)| {
+                    Some((name.clone(), sessions.seen()?))
+                };
+                Names::All(self.people.iter().filter_map(seen).collect())
+            }
         };
         Some(People { count, names })
     }
@@ -156,25 +224,26 @@ impl Roster {
 
     /// Bytes of memory that it holds.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.here.capacity() * (size_of::<(PersonName, u32)>() + 1)
+        size_of::<Self>() + self.people.capacity() * (size_of::<(PersonName, Sessions)>() + 1)
     }
 }
 
 impl Groups {
-    /// Takes note that a session of a person is in a group, and there.
-    pub fn comes(&mut self, key: GroupKey, person: PersonName) {
-        let Some(group) = self.groups.get_mut(key) else { return };
-        if let Some(roster) = group.roster.as_deref_mut() {
-            roster.comes(person);
-            self.list_roster(key);
-        }
+    /// Takes note that a session of a person stands in another way in a group: see
+    /// [`Roster::moves`].
+    pub fn moves(&mut self, key: GroupKey, person: PersonName, was: Standing, is: Standing) {
+        self.change_roster(key, |roster| roster.moves(person, was, is));
     }
 
-    /// Takes note that a session of a person is not in a group any more, or not there.
-    pub fn goes(&mut self, key: GroupKey, person: PersonName) {
+    /// Takes note of what a service says of a person in a group.
+    pub fn set_info(&mut self, key: GroupKey, person: PersonName, info: Arc<[u8]>) {
+        self.change_roster(key, |roster| roster.set_info(person, info));
+    }
+
+    fn change_roster(&mut self, key: GroupKey, act: impl FnOnce(&mut Roster)) {
         let Some(group) = self.groups.get_mut(key) else { return };
         if let Some(roster) = group.roster.as_deref_mut() {
-            roster.goes(person);
+            act(roster);
             self.list_roster(key);
         }
     }
@@ -236,28 +305,41 @@ mod tests {
         PersonName::User(name.into())
     }
 
-    fn changes(came: &[&str], left: &[&str]) -> Names {
-        let names = |list: &[&str]| list.iter().map(|name| user(name)).collect();
-        Names::Changes { came: names(came), left: names(left) }
+    fn seen(name: &str) -> (PersonName, Seen) {
+        (user(name), Seen::default())
+    }
+
+    fn changes(came: Vec<(PersonName, Seen)>, left: &[&str]) -> Names {
+        Names::Changes { came, left: left.iter().map(|name| user(name)).collect() }
+    }
+
+    impl Roster {
+        fn comes(&mut self, name: &str) {
+            self.moves(user(name), Standing::Absent, Standing::Here);
+        }
+
+        fn goes(&mut self, name: &str) {
+            self.moves(user(name), Standing::Here, Standing::Absent);
+        }
     }
 
     #[test]
     fn a_second_tab_is_nobody_new_and_who_only_looked_in_is_not_told() {
         let (mut roster, rule) = (Roster::default(), rule(PresenceKind::Names, 10));
-        roster.comes(user("ann"));
-        let all = Names::All(vec![user("ann")]);
+        roster.comes("ann");
+        let all = Names::All(vec![seen("ann")]);
         assert_eq!(roster.take(&rule), Some(People { count: 1, names: all.clone() }));
-        roster.comes(user("ann"));
-        roster.comes(user("bob"));
-        roster.goes(user("bob"));
-        roster.goes(user("ann"));
+        roster.comes("ann");
+        roster.comes("bob");
+        roster.goes("bob");
+        roster.goes("ann");
         assert_eq!(roster.take(&rule), None);
-        roster.comes(user("eve"));
-        roster.goes(user("ann"));
-        let names = changes(&["eve"], &["ann"]);
+        roster.comes("eve");
+        roster.goes("ann");
+        let names = changes(vec![seen("eve")], &["ann"]);
         assert_eq!(roster.take(&rule), Some(People { count: 1, names }));
         roster.refused();
-        let all = Names::All(vec![user("eve")]);
+        let all = Names::All(vec![seen("eve")]);
         assert_eq!(roster.take(&rule), Some(People { count: 1, names: all }));
     }
 
@@ -265,21 +347,48 @@ mod tests {
     fn names_are_told_again_when_there_are_few_enough() {
         let (mut roster, rule) = (Roster::default(), rule(PresenceKind::Names, 1));
         let told = |roster: &mut Roster| roster.take(&rule).map(|people| people.names);
-        roster.comes(user("ann"));
-        assert_eq!(told(&mut roster), Some(Names::All(vec![user("ann")])));
-        roster.comes(user("bob"));
+        roster.comes("ann");
+        assert_eq!(told(&mut roster), Some(Names::All(vec![seen("ann")])));
+        roster.comes("bob");
         assert_eq!((told(&mut roster), told(&mut roster)), (Some(Names::None), None));
-        roster.goes(user("ann"));
-        assert_eq!(told(&mut roster), Some(Names::All(vec![user("bob")])));
+        roster.goes("ann");
+        assert_eq!(told(&mut roster), Some(Names::All(vec![seen("bob")])));
     }
 
     #[test]
     fn a_count_that_is_the_same_is_not_told_again() {
         let (mut roster, rule) = (Roster::default(), rule(PresenceKind::Count, 100));
-        roster.comes(user("ann"));
+        roster.comes("ann");
         assert_eq!(roster.take(&rule), Some(People { count: 1, names: Names::None }));
-        roster.comes(user("bob"));
-        roster.goes(user("ann"));
+        roster.comes("bob");
+        roster.goes("ann");
         assert_eq!(roster.take(&rule), None);
+    }
+
+    #[test]
+    fn who_breaks_or_is_said_something_new_of_is_seen_in_another_way() {
+        let (mut roster, rule) = (Roster::default(), rule(PresenceKind::Names, 10));
+        roster.comes("ann");
+        roster.take(&rule);
+        let told = |roster: &mut Roster| roster.take(&rule).map(|people| people.names);
+        roster.moves(user("ann"), Standing::Here, Standing::Away);
+        let away = Seen { is_away: true, ..Seen::default() };
+        let gone = vec![(user("ann"), away.clone())];
+        assert_eq!(told(&mut roster), Some(changes(gone.clone(), &[])));
+        roster.comes("ann");
+        assert_eq!(told(&mut roster), Some(changes(vec![seen("ann")], &[])), "another tab");
+        roster.goes("ann");
+        roster.moves(user("ann"), Standing::Away, Standing::Here);
+        assert_eq!(told(&mut roster), None, "as it was told before");
+        let info: Arc<[u8]> = (*b"{}").into();
+        roster.set_info(user("ann"), info.clone());
+        let known = Seen { info: Some(info.clone()), is_away: false };
+        assert_eq!(told(&mut roster), Some(changes(vec![(user("ann"), known)], &[])));
+        roster.set_info(user("ann"), info);
+        assert_eq!(told(&mut roster), None, "the same once more");
+        roster.goes("ann");
+        assert_eq!(told(&mut roster), Some(changes(vec![], &["ann"])));
+        roster.comes("ann");
+        assert_eq!(told(&mut roster), Some(changes(vec![seen("ann")], &[])), "and forgotten");
     }
 }

@@ -4,16 +4,18 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::engine::Engine;
 use crate::engine::clients::conn::Conn;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::Seat;
 use crate::engine::groups::group::Group;
-use crate::engine::groups::home::Home;
+use crate::engine::groups::home::{Home, Interest};
 use crate::ids::{SessionId, SessionKey, TenantId};
 use crate::inspect::{
-    GroupDetail, GroupInfo, HISTORY_BYTES_MAX, HistoryInfo, KeptPush, MemberInfo, MembersInfo,
-    PAGE_MAX, SessionInfo, TOP_MAX,
+    GroupDetail, GroupInfo, HISTORY_BYTES_MAX, HistoryInfo, InterestInfo, KeptPush, MemberInfo,
+    MembersInfo, PAGE_MAX, SessionInfo, TOP_MAX,
 };
 use crate::message::{Encoding, Micros};
 use crate::push::{Body, GroupName, Position};
@@ -68,7 +70,7 @@ impl Engine {
                 session: session.id,
                 user: user.into(),
                 is_away: conn.is_none(),
-                info: Default::default(),
+                info: group.info_of(session.key).map_or_else(Bytes::new, Bytes::from_owner),
             }
         });
         MembersInfo { members: members.collect(), sessions, users: parties.len() as u64 }
@@ -186,6 +188,7 @@ impl Engine {
             rule: rule.name.0.clone(),
             position: home.map(|home| home.position),
             kept_bytes: home.map_or(0, |home| home.bytes() as u64),
+            interest: home.map_or_else(Vec::new, interest_of),
             ..GroupDetail::default()
         };
         let Some(group) = group else { return Some(detail) };
@@ -206,6 +209,13 @@ impl Engine {
         detail.tenant = tenants.map(|user| user.tenant.clone()).next().flatten();
         Some(detail)
     }
+}
+
+/// The shards that a home tells.
+fn interest_of(home: &Home) -> Vec<InterestInfo> {
+    let told =
+        |one: &Interest| InterestInfo { shard: one.shard, told: one.told, places: one.granted };
+    home.interest().iter().map(told).collect()
 }
 
 /// The user of a session by the hash of the name, or the session itself.

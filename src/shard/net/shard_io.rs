@@ -138,6 +138,13 @@ impl ShardIo for Net {
         })
     }
 
+    fn bound_unsent(&mut self, id: ConnId) {
+        let bytes = self.settings.conn.notsent_bytes;
+        if let Some(socket) = self.sockets.get(id).filter(|_| bytes > 0) {
+            socket.bound_unsent(bytes);
+        }
+    }
+
     fn shut_write(&mut self, id: ConnId) {
         let Self { sockets, cipher, .. } = self;
         // With the kernel full the last record waits for room, and the next flush comes here again.
@@ -224,6 +231,10 @@ impl ShardIo for Net {
 
     fn next_deliver(&mut self) -> Option<Deliver> {
         self.lanes.delivered.try_recv()
+    }
+
+    fn delivers_waiting(&self) -> usize {
+        self.lanes.delivered.len()
     }
 
     fn send_pushes(&mut self, pushes: Vec<(ShardId, Submit)>) -> bool {

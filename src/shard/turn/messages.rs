@@ -60,6 +60,7 @@ fn take_commands(io: &mut impl ShardIo, now: Micros) -> bool {
                 let mut report = io.enter(|engine| engine.report(number, now));
                 report.gauges.connection_bytes += io.socket_bytes() as u64;
                 report.busy_us = io.nanos().ran / 1000;
+                report.gauges.group_lane_items = io.delivers_waiting() as u64;
                 offer_event(io, ShardEvent::Report(Box::new(report)));
             }
             Command::Sample => {

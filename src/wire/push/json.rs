@@ -1,15 +1,16 @@
-//! The JSON of `POST /push`: names of the .proto file, payloads as values.
+//! The JSON of the HTTP door: names of the .proto file, payloads as values.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::generated::{
-    Except, PayloadKind, Priority, PushMessage, Receipt, SendRequest, SendResponse, To,
+    Except, Kept, PayloadKind, Priority, PushMessage, Receipt, SendRequest, To,
 };
+use crate::wire::groups::Content;
 use crate::wire::json::{decode_base64, fields};
 
 /// Reads a `SendRequest`. An error says what is wrong, and where.
@@ -29,9 +30,17 @@ pub fn read_request(bytes: &[u8]) -> Result<SendRequest, String> {
     Ok(SendRequest { pushes: pushes? })
 }
 
-/// Writes a `SendResponse`. Fields that are 0, false or empty are left out.
-pub fn write_response(response: &SendResponse) -> Vec<u8> {
-    serde_json::to_vec(response).expect("plain fields always serialise")
+/// Reads the request of a call besides pushes, by the same rules.
+pub fn read_call<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err("a JSON object with the fields of the call is wanted".into());
+    }
+    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+}
+
+/// Writes an answer. Fields that are 0, false or empty are left out.
+pub fn write_answer(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("plain fields always serialise")
 }
 
 #[derive(Deserialize)]
@@ -151,8 +160,14 @@ fn raw_value<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>
     <&RawValue>::deserialize(from).map(Some)
 }
 
+/// Reads the text of a value as it stands; `null` is not there.
+pub(crate) fn value_text<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    let value = Option::<Box<RawValue>>::deserialize(from)?;
+    Ok(value.map_or_else(Bytes::new, |value| Bytes::copy_from_slice(value.get().as_bytes())))
+}
+
 /// Reads a number of 32 bits, however it is written.
-fn narrow<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+pub(crate) fn narrow<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let Some(value) = Option::<&RawValue>::deserialize(from)? else { return Ok(0) };
     let number = fields::whole_number(value.get()).and_then(|n| u32::try_from(n).ok());
     number.ok_or_else(|| D::Error::custom(format!("a number from 0 to {} is wanted", u32::MAX)))
@@ -186,4 +201,24 @@ fn priority<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
 
 fn receipt<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
     of_enum(from, |name| Some(Receipt::from_str_name(name)? as i32), "COUNTED")
+}
+
+impl Serialize for Kept {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            offset: u64,
+            msg_id: u32,
+            #[serde(flatten)]
+            content: Content<'a>,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            key: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            id: &'a str,
+            unix_ms: i64,
+        }
+        let Kept { offset, msg_id, ref payload, kind, ref key, ref id, unix_ms } = *self;
+        let content = Content::new(payload, kind == PayloadKind::Json as i32);
+        Shown { offset, msg_id, content, key, id, unix_ms }.serialize(to)
+    }
 }

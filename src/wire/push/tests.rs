@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::generated::{
-    Counts, Except, GroupPosition, Position, PushMessage, PushResult, SendResponse, To,
+    Counts, Except, GroupPosition, HistoryRequest, JoinRequest, Position, PushMessage, PushResult,
+    SendResponse, To,
 };
 use super::*;
 
@@ -125,7 +126,7 @@ fn the_example_of_the_guide_is_read_and_answered() {
     let counts =
         Some(Counts { addressees: 4, written: 3, offline: 1, kept: 1, ..Counts::default() });
     let results = vec![PushResult { positions, counts, ..PushResult::default() }];
-    let told = String::from_utf8(write_response(&SendResponse { results })).expect("JSON");
+    let told = String::from_utf8(write_answer(&SendResponse { results })).expect("JSON");
     let expected = concat!(
         r#"{"results":[{"positions":[{"group":"room:7","#,
         r#""position":{"epoch":"0000a3f2","offset":122}}],"#,
@@ -188,6 +189,22 @@ fn text_of(push: &PushMessage, is_value: bool, by_name: bool) -> Value {
     text
 }
 
+#[test]
+fn a_call_is_read_from_its_fields_and_absent_or_null_is_empty() {
+    let read = |text: &str| read_call::<JoinRequest>(text.as_bytes());
+    let text = r#" {"users": ["ann"], "groups": ["room:7"], "info": {"a" : [1]}}"#;
+    let join = read(text).expect("right");
+    assert_eq!((&*join.users, &*join.info), (&["ann".to_owned()][..], &br#"{"a" : [1]}"#[..]));
+    assert!(read(r#"{"info": null}"#).is_ok_and(|join| join.info.is_empty()));
+    for bad in ["[]", "[[], [], [], [], 1]", r#"{"user": []}"#, r#"{"users": "ann"}"#, "{} {}"] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+    let text = br#"{"group": "a", "since": {"epoch": "0000001f", "offset": 3}, "limit": 1e2}"#;
+    let history: HistoryRequest = read_call(text).expect("right");
+    let since = history.since.expect("it is there");
+    assert_eq!((&*since.epoch, since.offset, history.limit), ("0000001f", 3, 100));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
@@ -231,6 +248,7 @@ proptest! {
         names in vec("(?s).{0,20}", 0..3),
     ) {
         prop_assert!(read_request(&bytes).is_err());
+        let _ = read_call::<JoinRequest>(&bytes);
         let to = To { groups: names.clone(), sessions: names, ..To::default() };
         let (msg_id, kind, priority, receipt, ttl_ms) = numbers;
         let payload = bytes.into();

@@ -99,12 +99,26 @@ impl Http {
     /// Sends a body to `/push`.
     #[track_caller]
     pub fn post(&mut self, body: &str) -> Answer {
+        self.post_to("/push", body)
+    }
+
+    /// Sends a body to a path.
+    #[track_caller]
+    pub fn post_to(&mut self, path: &str, body: &str) -> Answer {
         let bearer = match self.token {
             "" => String::new(),
             token => format!("Authorization: Bearer {token}\r\n"),
         };
         let headers = format!("{bearer}Content-Type: application/json\r\n");
-        self.request("POST /push", &headers, body.as_bytes())
+        self.request(&format!("POST {path}"), &headers, body.as_bytes())
+    }
+
+    /// Makes a call besides pushes, which must succeed, and gives its answer.
+    #[track_caller]
+    pub fn call(&mut self, path: &str, asked: &Value) -> Value {
+        let answer = self.post_to(path, &asked.to_string());
+        assert_eq!(answer.status, 200, "{path} {asked}: {answer:?}");
+        answer.json
     }
 
     /// Sends pushes, and gives the result of each.

@@ -10,8 +10,12 @@ fn users(from: u32, to: u32) -> Vec<PersonName> {
     (from..to).map(|n| PersonName::User(format!("{n:03}").into())).collect()
 }
 
+fn seen(names: Vec<PersonName>) -> Vec<(PersonName, Seen)> {
+    names.into_iter().map(|name| (name, Seen::default())).collect()
+}
+
 fn all(names: Vec<PersonName>) -> People {
-    People { count: names.len() as u32, names: Names::All(names) }
+    People { count: names.len() as u32, names: Names::All(seen(names)) }
 }
 
 #[test]
@@ -43,7 +47,7 @@ fn names_that_are_too_many_end_once_and_begin_again_once() {
     assert_eq!(everybody.word(&rule), Some(count));
     everybody.take(ShardId(1), People { count: 0, names: Names::All(Vec::new()) });
     assert_eq!((everybody.word(&rule), everybody.word(&rule)), (Some(reset), None));
-    assert_eq!(everybody.page(None, 9).people, users(0, 2));
+    assert_eq!(everybody.page(None, 9).people, seen(users(0, 2)));
 }
 
 #[test]
@@ -66,8 +70,27 @@ fn pages_follow_each_other_by_what_clients_show() {
     everybody.word(&rule);
     let first = everybody.page(None, 2);
     assert_eq!((first.people.len(), first.has_more, first.count), (2, true, 3));
-    let after = read_cursor(&cursor(&first.people[1])).expect("a place");
+    let after = read_cursor(&cursor(&first.people[1].0)).expect("a place");
     let second = everybody.page(after.as_ref(), 2);
-    assert_eq!((second.people, second.has_more), (users(2, 3), false));
+    assert_eq!((second.people, second.has_more), (seen(users(2, 3)), false));
     assert_eq!((read_cursor(""), read_cursor("x"), read_cursor("s0")), (Some(None), None, None));
+}
+
+#[test]
+fn members_are_told_of_another_info_and_who_asks_also_of_who_is_away() {
+    let (mut everybody, rule) = (Everybody::default(), rule(9));
+    everybody.take(ShardId(0), all(users(0, 2)));
+    everybody.word(&rule).expect("two came");
+    let [first, second] = &users(0, 2)[..] else { panic!("two") };
+    let info: Info = Some((*b"7").into());
+    let changed = vec![
+        (first.clone(), Seen { info: info.clone(), is_away: false }),
+        (second.clone(), Seen { info: None, is_away: true }),
+    ];
+    let names = Names::Changes { came: changed.clone(), left: Vec::new() };
+    everybody.take(ShardId(0), People { count: 2, names });
+    let joined = vec![(first.clone(), info)];
+    assert_eq!(everybody.word(&rule), Some(Word { joined, ..Word::default() }));
+    assert_eq!(everybody.page(None, 9).people, changed);
+    assert_eq!(everybody.word(&rule), None, "to be away for a moment is no news");
 }
