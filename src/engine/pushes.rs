@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use crate::engine::clients::Clients;
-use crate::engine::groups::lane::{Confirmed, Deliver, Frame, Publish};
+use crate::engine::groups::lane::{Confirmed, Deliver, Publish};
 use crate::engine::{Context, Engine};
 use crate::ids::{GroupKey, ShardId};
 use crate::message::{Micros, Reason, Reject};
@@ -204,9 +204,9 @@ impl Clients {
         match item {
             Deliver::Ask { group, from, places } => self.on_ask(cx, group, from, places, now),
             Deliver::Release { group, from, places, is_last } => {
-                if let Some(home) = self.groups.known_home(&group) {
-                    home.release(from, places, is_last, now);
-                }
+                let home = self.groups.known_home(&group);
+                let untold = home.map(|home| home.release(from, places, is_last, now));
+                tell_nobody(cx, from, untold.into_iter().flatten());
                 if is_last {
                     self.groups.forget_people(&group, from);
                 }
@@ -217,7 +217,15 @@ impl Clients {
                 }
             }
             Deliver::Publish(publish) => self.on_publish_at_home(cx, publish, now),
-            Deliver::Confirmed(confirmed) => self.on_confirmed(cx, confirmed, now),
+            Deliver::Confirmed(confirmed) => {
+                if let Some(kept) = confirmed.kept.as_deref() {
+                    // Members come after them.
+                    let frames = kept.frames.iter().map(|kept| &kept.frame);
+                    let counted = frames.filter(|frame| frame.offset > kept.begun_at);
+                    tell_nobody(cx, cx.config.shard, counted.filter_map(|frame| frame.counted));
+                }
+                self.on_confirmed(cx, confirmed, now);
+            }
             Deliver::Frames { group, epoch, frames, up_to } => {
                 let is_current = |key: &GroupKey| {
                     self.groups
@@ -229,7 +237,10 @@ impl Clients {
                         self.groups.append(key, frames, up_to, &cx.config.settings.groups, now);
                     }
                     // The last member left meanwhile: the home was told so.
-                    None => tell_nobody(cx, &frames),
+                    None => {
+                        let counted = frames.iter().filter_map(|frame| frame.counted);
+                        tell_nobody(cx, cx.config.shard, counted);
+                    }
                 }
             }
             Deliver::People { group, from, people } => {
@@ -288,11 +299,11 @@ impl Clients {
     }
 }
 
-/// Tells control of pushes that nobody here is addressed by.
-fn tell_nobody(cx: &mut Context<'_>, frames: &[Frame]) {
-    for number in frames.iter().filter_map(|frame| frame.counted) {
+/// Tells control of pushes, by their receipts, that nobody on `shard` is addressed by.
+fn tell_nobody(cx: &mut Context<'_>, shard: ShardId, counted: impl Iterator<Item = u64>) {
+    for number in counted {
         let (counts, offline_users) = Default::default();
         let part = ReceiptPart::Counted { counts, offline_users, is_duplicate: false };
-        cx.effects.receipts.push(Receipt { number, shard: cx.config.shard, part });
+        cx.effects.receipts.push(Receipt { number, shard, part });
     }
 }

@@ -63,8 +63,8 @@ impl Fan {
         for (key, offset) in newest {
             let sent = &self.sent[numbered[&offset]];
             let is_excused = sent.excepts_life(life) || sent.expires <= now;
-            // One that nobody knows of may be newer.
-            let is_newer = given.iter().any(|at| *at > offset);
+            // One that nobody knows of may be newer: a service's that was over before it was read.
+            let is_newer = (offset + 1..=*up_to).any(|at| !numbered.contains_key(&at));
             assert!(
                 given.contains(&offset) || is_excused || is_newer,
                 "promise 17: the newest of {key} is at {offset}, not given: {stint:?}"
@@ -168,7 +168,12 @@ impl Fan {
                 // another, and be over before it is read.
                 let replaces = |(other, newer): (usize, &Sent)| {
                     let is_known = life.direct.contains(&other) || newer.expires <= now;
-                    other != n && newer.key == sent.key && newer.is_direct_to(life) && is_known
+                    let is_newer = other > n || newer.told.shards.is_empty();
+                    other != n
+                        && is_newer
+                        && newer.key == sent.key
+                        && newer.is_direct_to(life)
+                        && is_known
                 };
                 if !sent.key.is_empty() && self.sent.iter().enumerate().any(replaces) {
                     continue;

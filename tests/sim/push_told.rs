@@ -237,8 +237,16 @@ impl World {
                 let at = outcome.position.clone().expect("a place");
                 assert_eq!((at.epoch, at.offset + 1), (room.epoch, room.next), "promise 16");
                 self.fan.saw("group resumed", 1);
+                let member = &self.fan.members[c];
+                let left = Asked::Leave(group.to_owned());
+                let may_have_left = member.asked.values().any(|asked| *asked == left)
+                    || member.by_service.get(group).is_some_and(|by| by.1);
                 if let Some(room) = self.fan.members[c].rooms.get_mut(group) {
                     room.newest = None;
+                }
+                // It may have left and joined again meanwhile: then it was counted since then.
+                if may_have_left {
+                    self.fan.stints[room.stint].from = now;
                 }
                 // What it was given as it joined may be lost.
                 self.fan.stints[room.stint].newest = None;
@@ -349,7 +357,7 @@ impl World {
         let is_quick = member.is_quick && !self.peers[p].slow;
         let text = String::from_utf8_lossy(&answer.payload).into_owned();
         let sent = &mut self.fan.sent[n];
-        let life_of = &self.fan.lives[life];
+        let life_of = self.fan.lives.get(life);
         assert_eq!(text, sent.payload, "promise 16: another push");
         assert!(!sent.is_forbidden, "promise 22: {sent:?} reaches {life_of:?}");
         assert!(!sent.is_refused, "promise 15: {sent:?} was refused, and reaches {c}");
@@ -360,6 +368,7 @@ impl World {
             assert!(may && answer.group.is_empty(), "promise 22: {sent:?} reaches {life_of:?}");
             return;
         }
+        let life_of = life_of.expect("a session that is known");
         assert!(sent.tenant_is(tenant), "promise 22: {sent:?} reaches {life_of:?}");
         assert!(!sent.excepts_life(life_of), "{sent:?} reaches {life_of:?}");
         let is_late = now > sent.expires.saturating_add(READ_US);

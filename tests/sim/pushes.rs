@@ -364,9 +364,7 @@ impl World {
                 self.fan.check_newest(stint, self.now);
             }
         }
-        let is_roomy = self.plan.pushes.as_ref().is_some_and(|pushes| pushes.is_roomy)
-            && self.plan.faults.full == 0
-            && self.plan.lane_items == 64;
+        let is_roomy = self.plan.pushes.as_ref().is_some_and(|pushes| pushes.is_roomy);
         for n in 0..self.fan.sent.len() {
             let sent = &self.fan.sent[n];
             assert!(!sent.is_refused || sent.got.is_empty(), "promise 15: {sent:?}");
@@ -385,6 +383,7 @@ impl World {
         if !self.draining {
             self.settle_members();
         }
+        self.run(self.now.max(self.paused_until));
         self.run(self.now + 200_000);
         self.take_events();
         self.run(self.now + 200_000);
@@ -393,8 +392,7 @@ impl World {
         self.check_pushes();
         let (ttl_ms, linger_ms) =
             (self.plan.settings.session.ttl_ms, self.plan.settings.groups.linger_ms);
-        let breaks = self.plan.pushes.as_ref().map_or(0, |pushes| pushes.breaks);
-        if self.draining || breaks > 0 || ttl_ms.max(linger_ms) > WAITED_FOR_MS {
+        if self.draining || ttl_ms.max(linger_ms) > WAITED_FOR_MS {
             return;
         }
         for p in 0..self.peers.len() {

@@ -35,14 +35,22 @@ pub struct Kept {
 pub struct Interest {
     /// The shard.
     pub shard: ShardId,
-    /// Last offset that it was told.
+    /// Last offset that it was told. The lane may still refuse what it was told in this turn.
     pub told: u64,
+    /// The turn in which it was told that, and the last offset that it was told before.
+    told_in: u64,
+    told_before: u64,
     /// Places that it has for members.
     pub granted: u32,
     /// Places granted, and asked for, of which it was not told yet.
     unconfirmed: Option<(u32, u32)>,
-    /// Whether it was told what is kept, and is told of pushes since.
+    /// Whether it is told of pushes.
     pub is_begun: bool,
+    /// The last offset when that began. It counts the addressees of those above, also of those that
+    /// came while its lane refused the beginning.
+    begun_at: u64,
+    /// Whether it was told what is kept.
+    has_kept: bool,
     /// Whether its members cannot be told as fast as pushes come.
     pub is_lagging: bool,
 }
@@ -53,6 +61,19 @@ impl Interest {
         let owed = self.unconfirmed.get_or_insert((0, 0));
         owed.0 += granted;
         owed.1 += asked;
+    }
+
+    /// Takes note that it is told everything up to `offset` in the turn with this number.
+    fn tell(&mut self, offset: u64, turn: u64) {
+        if turn > self.told_in {
+            (self.told_before, self.told_in) = (self.told, turn);
+        }
+        self.told = offset;
+    }
+
+    /// Last offset that its lane has surely taken, in the turn with this number.
+    fn taken(&self, turn: u64) -> u64 {
+        if turn > self.told_in { self.told } else { self.told.min(self.told_before) }
     }
 }
 
@@ -158,12 +179,12 @@ impl Home {
         self.position
     }
 
-    /// Drops what is not kept any more.
-    pub fn trim(&mut self, retention: Retention, now: Micros) {
+    /// Drops what is not kept any more, in the turn with this number.
+    pub fn trim(&mut self, retention: Retention, turn: u64, now: Micros) {
         let told = match self.rule.keep {
-            // Nothing is kept once all shards were told.
+            // Nothing is kept once all shards were told, and their lanes had room for it.
             Keep::None | Keep::Last => {
-                self.interest.iter().map(|i| i.told).min().unwrap_or(u64::MAX)
+                self.interest.iter().map(|i| i.taken(turn)).min().unwrap_or(u64::MAX)
             }
             Keep::Recent | Keep::History => 0,
         };
@@ -214,9 +235,13 @@ impl Home {
             self.interest.push(Interest {
                 shard,
                 told: 0,
+                told_in: 0,
+                told_before: 0,
                 granted: 0,
                 unconfirmed: None,
                 is_begun: false,
+                begun_at: 0,
+                has_kept: false,
                 is_lagging: false,
             });
             self.interest.len() - 1
@@ -225,14 +250,20 @@ impl Home {
     }
 
     /// Takes places back that `shard` has no members for; `is_last`: it is not to be told any more.
-    pub fn release(&mut self, shard: ShardId, places: u32, is_last: bool, now: Micros) {
+    /// Returns the numbers of receipts that wait for its count of pushes of which it was not told:
+    /// nobody there is addressed.
+    pub fn release(&mut self, shard: ShardId, places: u32, is_last: bool, now: Micros) -> Vec<u64> {
         self.touched = now;
-        let Some(index) = self.interest.iter().position(|i| i.shard == shard) else { return };
+        let found = self.interest.iter().position(|i| i.shard == shard);
+        let Some(index) = found else { return Vec::new() };
         let interest = &mut self.interest[index];
         interest.granted = interest.granted.saturating_sub(places);
-        if is_last && interest.unconfirmed.is_none() && interest.granted == 0 {
-            self.interest.swap_remove(index);
+        if !is_last || interest.unconfirmed.is_some() || interest.granted > 0 {
+            return Vec::new();
         }
+        let Interest { told, is_begun, .. } = self.interest.swap_remove(index);
+        let untold = self.kept.iter().rev().take_while(|kept| kept.frame.offset > told);
+        untold.filter(|_| is_begun).filter_map(|kept| kept.frame.counted).collect()
     }
 
     /// Takes note whether `shard` can tell its members as fast as pushes come.
@@ -242,24 +273,27 @@ impl Home {
         }
     }
 
-    /// The items that tell the shards what they were not told, at most one item of pushes each.
-    /// Whether there is more.
-    pub fn tell(&mut self, out: &mut Vec<(ShardId, Deliver)>) -> bool {
+    /// The items that tell the shards what they were not told, at most one item of pushes each, in
+    /// the turn with this number. Whether there is more.
+    pub fn tell(&mut self, turn: u64, out: &mut Vec<(ShardId, Deliver)>) -> bool {
         let Self { interest, kept, newest, position, name, transient, everybody, .. } = self;
         let (mut has_more, epoch) = (false, position.epoch);
         for interest in interest.iter_mut() {
             if let Some((places, asked)) = interest.unconfirmed.take() {
-                let is_first = !std::mem::replace(&mut interest.is_begun, true);
+                if !std::mem::replace(&mut interest.is_begun, true) {
+                    interest.begun_at = position.offset;
+                }
+                let is_first = !std::mem::replace(&mut interest.has_kept, true);
                 let confirmed = Confirmed {
                     group: name.clone(),
                     position: *position,
                     places,
                     asked,
                     elsewhere: everybody.as_deref().map_or(0, |all| all.elsewhere(interest.shard)),
-                    kept: is_first.then(|| Box::new(all_of(kept, newest))),
+                    kept: is_first.then(|| Box::new(all_of(kept, newest, interest.begun_at))),
                 };
                 if is_first {
-                    interest.told = position.offset;
+                    interest.tell(position.offset, turn);
                 }
                 out.push((interest.shard, Deliver::Confirmed(confirmed)));
             }
@@ -277,7 +311,7 @@ impl Home {
             let skip = kept.partition_point(|kept| kept.frame.offset <= told);
             let frames = kept.range(skip..).take(FRAMES_PER_ITEM);
             let frames: Vec<Frame> = frames.map(|kept| kept.frame.clone()).collect();
-            interest.told = frames.last().map_or(position.offset, |frame| frame.offset);
+            interest.tell(frames.last().map_or(position.offset, |frame| frame.offset), turn);
             has_more |= interest.told < position.offset;
             // Without frames it tells that the last ones are not kept any more.
             let (group, up_to) = (name.clone(), interest.told);
@@ -294,7 +328,8 @@ impl Home {
             Deliver::Confirmed(confirmed) => {
                 interest.owe(confirmed.places, confirmed.asked);
                 if confirmed.kept.is_some() {
-                    interest.is_begun = false;
+                    interest.has_kept = false;
+                    interest.told = interest.told.min(interest.begun_at);
                 }
             }
             // Pushes without a number are lost: they are the ones that are not kept.
@@ -316,8 +351,11 @@ impl Home {
     }
 }
 
-/// Everything that is kept.
-fn all_of(kept: &VecDeque<Kept>, newest: &Newest) -> KeptAll {
+/// Everything that is kept, for a shard that counts the pushes above `begun_at`.
+fn all_of(kept: &VecDeque<Kept>, newest: &Newest, begun_at: u64) -> KeptAll {
     let newest = newest.above(0).map(|(offset, body)| (offset, body.clone())).collect();
-    KeptAll { frames: kept.iter().cloned().collect(), newest }
+    KeptAll { frames: kept.iter().cloned().collect(), newest, begun_at }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ pub struct KeptAll {
     pub frames: Vec<Kept>,
     /// The newest push of each key, with its offset.
     pub newest: Vec<(u64, Arc<Body>)>,
+    /// The last offset of which control is not told that the shard counts the addressees.
+    pub begun_at: u64,
 }
 
 /// The home's answer to [`Deliver::Ask`].

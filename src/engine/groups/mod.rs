@@ -88,6 +88,8 @@ pub struct Groups {
     pub log_bytes: usize,
     /// Slots at which the upkeep goes on: groups, then homes.
     upkeep_at: [usize; 2],
+    /// Number of the turn: what homes told in an earlier one was not refused by a lane.
+    turn: u64,
 }
 
 /// Bytes of an entry of the table of names, which is half empty at worst, and of the longest name
@@ -124,6 +126,7 @@ impl Groups {
             memberships: 0,
             log_bytes: 0,
             upkeep_at: [0; 2],
+            turn: 1,
         }
     }
 
@@ -222,7 +225,7 @@ impl Groups {
         settings: &GroupSettings,
         now: Micros,
     ) -> Option<Position> {
-        let rule = self.home(name)?.rule.clone();
+        let (rule, turn) = (self.home(name)?.rule.clone(), self.turn);
         let retention = self.retention(&rule, settings);
         let home = self.known_home(name)?;
         if home.is_lagging(settings.lag_bytes_max) {
@@ -230,7 +233,7 @@ impl Groups {
         }
         let before = home.bytes();
         let position = home.publish(body, counted, settings.lag_bytes_max, now);
-        home.trim(retention, now);
+        home.trim(retention, turn, now);
         let after = home.bytes();
         self.log_bytes = self.log_bytes + after - before;
         self.list_home(name);
@@ -249,9 +252,9 @@ impl Groups {
     /// Lets a home tell at once what it has to: a shard that asked is told of the place before a
     /// push that it sent behind that is numbered.
     pub fn tell_now(&mut self, name: &GroupName) {
-        let mut told = Vec::new();
+        let (mut told, turn) = (Vec::new(), self.turn);
         let Some(home) = self.known_home(name) else { return };
-        let has_more = home.tell(&mut told);
+        let has_more = home.tell(turn, &mut told);
         for (shard, item) in told {
             self.send(shard, item);
         }
@@ -282,7 +285,7 @@ impl Groups {
         let Some(key) = self.telling.pop_front() else { return };
         let Some(home) = self.homes.get_mut(key) else { return };
         let mut told = Vec::new();
-        home.is_listed = home.tell(&mut told);
+        home.is_listed = home.tell(self.turn, &mut told);
         if home.is_listed {
             self.telling.push_back(key);
         }
@@ -303,9 +306,11 @@ impl Groups {
         !(self.passes.is_empty() && self.telling.is_empty() && self.own.is_empty())
     }
 
-    /// Moves the items for other shards into `effects`. What is for a shard whose lane refused an
-    /// item that is to be told again waits behind that, so that nothing overtakes it.
+    /// Moves the items for other shards into `effects`, which ends a turn. What is for a shard
+    /// whose lane refused an item that is to be told again waits behind that, so that nothing
+    /// overtakes it.
     pub fn take_out(&mut self, effects: &mut Vec<(ShardId, Deliver)>) {
+        self.turn += 1;
         for (to, item) in std::mem::take(&mut self.out) {
             let waits = self.again.iter().any(|(shard, _)| *shard == to);
             let is_ordered = match &item {

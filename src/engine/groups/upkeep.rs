@@ -92,11 +92,12 @@ impl Groups {
         settings: &GroupSettings,
         now: Micros,
     ) {
+        let turn = self.turn;
         let Some(home) = self.homes.get(key) else { return };
         let retention = self.retention(&home.rule, settings);
         let Some(home) = self.homes.get_mut(key) else { return };
         let before = home.bytes();
-        home.trim(retention, now);
+        home.trim(retention, turn, now);
         self.log_bytes = self.log_bytes + home.bytes() - before;
         if let Some(rule) = rule.filter(|rule| !Arc::ptr_eq(rule, &home.rule)) {
             home.rule = rule;
