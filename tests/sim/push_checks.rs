@@ -164,16 +164,16 @@ impl Fan {
                 if !is_meant || is_void || !is_sent || may_lack || life.direct.contains(&n) {
                     continue;
                 }
-                // What a service pushes is numbered before it comes; one with an end may replace
-                // another, and be over before it is read.
+                // What a service pushes is numbered before it comes, and what is sent within a turn
+                // may come in another order.
                 let replaces = |(other, newer): (usize, &Sent)| {
+                    let is_newer = other > n
+                        || newer.told.shards.is_empty()
+                        || newer.at.abs_diff(sent.at) <= KNOWN_US;
+                    // One with an end may be over before it is read.
                     let is_known = life.direct.contains(&other) || newer.expires <= now;
-                    let is_newer = other > n || newer.told.shards.is_empty();
-                    other != n
-                        && is_newer
-                        && newer.key == sent.key
-                        && newer.is_direct_to(life)
-                        && is_known
+                    let is_meant = newer.key == sent.key && newer.is_direct_to(life);
+                    other != n && is_newer && is_meant && is_known
                 };
                 if !sent.key.is_empty() && self.sent.iter().enumerate().any(replaces) {
                     continue;

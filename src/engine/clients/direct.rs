@@ -189,8 +189,10 @@ impl Clients {
             Some((_, conn))
                 if has_waiting || is_behind(conn.outbox.is_stuck(), conn.outbox.len()) =>
             {
-                self.put_waiting(cx, key, body.clone());
-                Fate::Queued
+                match self.put_waiting(cx, key, body.clone()) {
+                    true => Fate::Queued,
+                    false => Fate::Dropped,
+                }
             }
             Some((id, conn)) => {
                 let is_first = !conn.takes_pushes;
@@ -230,22 +232,23 @@ impl Clients {
     /// for a newer one to take its place.
     fn keep_push(&mut self, cx: &mut Context<'_>, key: SessionKey, body: &Arc<Body>) -> bool {
         if !body.key.is_empty() {
-            self.put_waiting(cx, key, body.clone());
-            return true;
+            return self.put_waiting(cx, key, body.clone());
         }
         let message = message_of(body);
         self.deliver_numbered(cx, key, &message) == super::reply::Delivery::Kept
     }
 
-    fn put_waiting(&mut self, cx: &mut Context<'_>, key: SessionKey, body: Arc<Body>) {
+    /// Lets a push wait for its client; false: it has found no room.
+    fn put_waiting(&mut self, cx: &mut Context<'_>, key: SessionKey, body: Arc<Body>) -> bool {
         let caps = WaitingCaps { items: WAITING_ITEMS_MAX, bytes: WAITING_BYTES_MAX };
-        let Some((session, at)) = self.session_mut(key) else { return };
+        let Some((session, at)) = self.session_mut(key) else { return false };
         let gone = session.waiting.get_or_insert_default().put(body, caps);
         cx.stats.add(Counter::PushesDropped, gone.replaced + gone.crowded_out);
         cx.stats.add(Counter::Conflated, gone.replaced);
         if let Some(conn) = at.and_then(|id| self.conns.get_mut(id)) {
             conn.has_waiting = true;
         }
+        !gone.itself
     }
 
     /// Places pushes that waited for a client, as far as it reads: after a flush, and when it comes
@@ -263,8 +266,9 @@ impl Clients {
                 conn.has_waiting = false;
                 return;
             };
+            let late = waiting.expire(now);
             let dropped = std::mem::take(&mut waiting.dropped);
-            let (next, late) = waiting.take(now);
+            let next = waiting.take();
             if waiting.is_empty() {
                 conn.session.waiting = None;
                 conn.has_waiting = false;
