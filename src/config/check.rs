@@ -15,8 +15,8 @@ use crate::origin::AllowedOrigin;
 
 /// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
 pub const SHARD_SECTIONS: [&str; 12] = [
-    "shard", "conn", "session", "groups", "events", "limits", "queue", "batch", "retry", "dedup", "cache",
-    "backend",
+    "shard", "conn", "session", "groups", "events", "limits", "queue", "batch", "retry", "dedup",
+    "cache", "backend",
 ];
 
 /// Largest byte cap of one client: 1 GiB, 64 of the largest messages.

@@ -126,7 +126,8 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     let own = tenants.iter().flat_map(|(_, tenant)| &tenant.routes);
     let used = routes.iter().map(|table| &table.route).chain(own).map(|route| route.service);
     services.check_unused(r, &used.collect(), &mut report);
-    let Services { list, instances, lookups, service_tls, push_rights, event_rights, .. } = services;
+    let Services { list, instances, lookups, service_tls, push_rights, event_rights, .. } =
+        services;
     let sound = report.problems.is_empty();
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();

@@ -266,13 +266,7 @@ impl Events {
     }
 
     /// Takes the end of the request that an event was.
-    pub(crate) fn ends(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: MsgKey,
-        end: EventEnd,
-        now: Micros,
-    ) {
+    pub(crate) fn ends(&mut self, cx: &mut Context<'_>, key: MsgKey, end: EventEnd, now: Micros) {
         let Some((service, number)) = self.requests.remove(&key) else { return };
         let Some(line) = self.lines.iter_mut().find(|line| line.service == service) else { return };
         let Some(event) = line.sent.remove(&number) else { return };
@@ -330,7 +324,9 @@ impl Events {
         let sent: usize = self.lines.iter().map(|line| line.sent.len()).sum();
         match sent == self.requests.len() {
             true => Ok(()),
-            false => Err(format!("{sent} events on their way, as {} requests", self.requests.len())),
+            false => {
+                Err(format!("{sent} events on their way, as {} requests", self.requests.len()))
+            }
         }
     }
 }

@@ -216,7 +216,9 @@ impl Clients {
             let Some((session, _)) = self.session_mut(key) else { continue };
             let memberships = session.groups.as_deref();
             let slot = group.zip(memberships).and_then(|(group, all)| all.slot_of(group));
-            if let Some(name) = slot.and_then(|slot| self.leave(cx, key, slot, EventReason::Service)) {
+            if let Some(name) =
+                slot.and_then(|slot| self.leave(cx, key, slot, EventReason::Service))
+            {
                 left += 1;
                 self.tell_left(cx, key, &name, reason);
             }

@@ -67,7 +67,8 @@ impl EventRig {
     }
 
     fn says(&mut self, id: ConnId, seq: u64, fields: &str) {
-        let mut bytes = crate::engine::clients::sign_in::tests::frame(&format!("{{\"seq\":{seq},{fields}}}"));
+        let mut bytes =
+            crate::engine::clients::sign_in::tests::frame(&format!("{{\"seq\":{seq},{fields}}}"));
         self.engine.on_bytes(id, &mut bytes, self.now);
         self.engine.check_invariants().expect("consistent");
     }
