@@ -28,6 +28,7 @@ use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::{AWAY_BYTES, ENDED_BYTES, RESUMABLE_BYTES, SEAT_BYTES};
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{dedup, route_cache};
+use crate::engine::events::EVENT_BYTES;
 use crate::engine::groups::group::Member;
 use crate::engine::groups::lane::Deliver;
 use crate::engine::groups::log::PUSH_OVERHEAD_BYTES;
@@ -157,7 +158,7 @@ fn session_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     ]
 }
 
-/// Groups, their members, and the pushes that they keep.
+/// Groups, their members, and the pushes that they keep; and events to services.
 fn group_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     let groups = &settings.groups;
     let away = if settings.session.ttl_ms > 0 { settings.session.away_max as u64 } else { 0 };
@@ -170,10 +171,12 @@ fn group_parts(settings: &ShardSettings, connections: u64) -> Vec<Part> {
     let group = (GROUP_BYTES + HOME_BYTES) as u64;
     let (key, names) = ("groups.names_max", groups.names_max as u64);
     let pushes = groups.log_total_bytes_max as u64;
+    let events = settings.events.items_max as u64;
     vec![
         times("groups, members", "groups.members_max", members, "a membership", member),
         times("groups", key, names, "of state and name", group),
         Part::new("groups, pushes", "groups.log_total_bytes_max".into(), pushes),
+        times("events", "events.items_max", events, "of state", EVENT_BYTES as u64),
     ]
 }
 

@@ -1,9 +1,14 @@
 //! The data that moves through the gateway, plain and known to every layer, and the closed lists of
 //! reasons.
 
+mod event;
+
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::IoSlice;
+
+pub(crate) use event::{EventCounts, EventResult};
+pub use event::{EventKind, EventReason};
 
 use crate::ids::{InstanceId, Ticket};
 

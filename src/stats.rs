@@ -241,6 +241,8 @@ counters! {
     GroupJoins = "group_joins",
     /// Sessions that left a group, or ended in it.
     GroupLeaves = "group_leaves",
+    /// Events to services that were lost, each counted once for each service.
+    EventsLost = "events_lost",
     /// Joins that were refused.
     GroupJoinsRefused = "group_joins_refused",
     /// Connections that a service closed.

@@ -8,15 +8,15 @@ use super::rule::{Bounds, DAY_MS, HOUR_MS, MINUTE_MS, SHARD_BYTES_MAX, SLOTS_MAX
 use super::settings::*;
 use super::words::{ADDRESS_RULE, NAME_RULE, is_address, is_name};
 use super::{
-    admin, auth, discovery, groups, health, host, limits, listen, log_filter, push, session,
+    admin, auth, discovery, events, groups, health, host, limits, listen, log_filter, push, session,
 };
 use crate::limits::*;
 use crate::origin::AllowedOrigin;
 
 /// Sections of `default.toml` and `N.toml`; all others belong to `gateway.toml`.
-pub const SHARD_SECTIONS: [&str; 11] = [
-    "shard", "conn", "session", "groups", "limits", "queue", "batch", "retry", "dedup", "cache",
-    "backend",
+pub const SHARD_SECTIONS: [&str; 12] = [
+    "shard", "conn", "session", "groups", "events", "limits", "queue", "batch", "retry", "dedup",
+    "cache", "backend",
 ];
 
 /// Largest byte cap of one client: 1 GiB, 64 of the largest messages.
@@ -87,6 +87,8 @@ pub fn gateway(r: &mut Reader) -> GatewaySettings {
         log_json: r.boolean("log.json", d.log_json),
         histograms: histograms(r),
         push: push::push(r),
+        // Read with the services.
+        events: d.events,
     };
     listen::relations(r, &settings);
     settings
@@ -181,6 +183,7 @@ pub fn shard(r: &mut Reader) -> ShardSettings {
         limits: limits::limits(r, d.limits),
         session: session::session(r, d.session),
         groups: groups::groups(r, d.groups),
+        events: events::events(r, d.events),
         queue: queue(r, d.queue),
         batch: batch(r, d.batch),
         retry: retry(r, d.retry),

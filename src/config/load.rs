@@ -357,7 +357,8 @@ fn check_all(
     if !report.problems.is_empty() {
         return Err(Problems(report.problems));
     }
-    let FileTables { snapshot, lookups, service_tls, tenants, push_rights: _ } = tables;
+    let FileTables { snapshot, lookups, service_tls, tenants, push_rights: _, event_rights: _ } =
+        tables;
     let awaited = match settings.has_tenant_source() {
         true => found.awaited.clone(),
         false => AwaitedTenants::NONE,
@@ -395,6 +396,7 @@ fn pushes<'a>(
     let has_users = settings.auth.mode == AuthMode::Jwt;
     settings.push.groups = push::groups(r, has_users);
     settings.push.services = tables.push_rights.clone();
+    settings.events = tables.event_rights.clone();
     push::relations(r, &mut settings.push, shards);
 }
 

@@ -15,7 +15,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Modules of this program that log (a test holds the list against the sources). A filter may name
 /// one of them or a module that they are in.
-const OWN: [&str; 41] = [
+const OWN: [&str; 42] = [
     "shardgate::backend::channel::driver",
     "shardgate::boot",
     "shardgate::control",
@@ -50,6 +50,7 @@ const OWN: [&str; 41] = [
     "shardgate::engine::clients::sign_in",
     "shardgate::engine::dispatcher::failures",
     "shardgate::engine::dispatcher::held_back",
+    "shardgate::engine::events",
     "shardgate::engine::service_pushes",
     "shardgate::engine::stats",
     "shardgate::engine::turn",

@@ -7,6 +7,7 @@ mod check;
 pub mod command;
 mod discovery;
 mod environment;
+mod events;
 pub(crate) mod files;
 mod groups;
 mod health;

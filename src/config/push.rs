@@ -25,7 +25,7 @@ const FEED_CREDIT_MAX: u64 = 2_000;
 /// Most bytes of a group's history.
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 
-const PATTERN_RULE: TextRule = TextRule::new(
+pub(super) const PATTERN_RULE: TextRule = TextRule::new(
     "a name, or the beginning of names and a star",
     ", at most 128 visible characters, e.g. \"room:*\"",
 );
@@ -56,7 +56,7 @@ fn is_pattern(s: &str) -> bool {
 }
 
 /// Reads a pattern, or says the rule that it breaks.
-fn pattern(s: &str) -> Result<Pattern, String> {
+pub(super) fn pattern(s: &str) -> Result<Pattern, String> {
     match is_pattern(s) {
         true => Ok(Pattern(s.into())),
         false => Err(PATTERN_RULE.to_string()),
@@ -203,7 +203,7 @@ fn everybody() -> Vec<Pattern> {
 }
 
 /// Reads a list of words of a closed list.
-fn words<T: Copy>(
+pub(super) fn words<T: Copy>(
     r: &mut Reader,
     key: &'static str,
     shown: &str,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::auth::auth_has_keys;
+use super::events;
 use super::nearest::nearest;
 use super::problem::{Problem, Source};
 use super::push;
@@ -14,7 +15,7 @@ use super::route::{ROUTES_MAX, RouteRules, RoutedService, check_failover};
 use super::rule::{Bounds, TextRule};
 use super::service_tls;
 use super::settings::{
-    AuthMode, GatewaySettings, PushRights, ServiceTlsSettings, TenantSettings, Tenants,
+    AuthMode, EventRights, GatewaySettings, PushRights, ServiceTlsSettings, TenantSettings, Tenants,
 };
 use super::tables::{FoundTables, Tables, too_many};
 use super::tenants::TenantRules;
@@ -35,6 +36,7 @@ struct Services {
     lookups: Vec<Lookup>,
     service_tls: BTreeMap<Arc<str>, ServiceTlsSettings>,
     push_rights: BTreeMap<Arc<str>, Arc<PushRights>>,
+    event_rights: BTreeMap<Arc<str>, Arc<EventRights>>,
     discovered: bool,
     has_tenants: bool,
     /// Whether a source may name tenants that the files do not have.
@@ -78,6 +80,8 @@ pub struct FileTables {
     pub tenants: Vec<TenantSettings>,
     /// What services may push, by their names.
     pub push_rights: BTreeMap<Arc<str>, Arc<PushRights>>,
+    /// Events that services ask for, by their names.
+    pub event_rights: BTreeMap<Arc<str>, Arc<EventRights>>,
 }
 
 /// Reads services, routes and tenants.
@@ -122,7 +126,8 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     let own = tenants.iter().flat_map(|(_, tenant)| &tenant.routes);
     let used = routes.iter().map(|table| &table.route).chain(own).map(|route| route.service);
     services.check_unused(r, &used.collect(), &mut report);
-    let Services { list, instances, lookups, service_tls, push_rights, .. } = services;
+    let Services { list, instances, lookups, service_tls, push_rights, event_rights, .. } =
+        services;
     let sound = report.problems.is_empty();
     r.report.absorb(report);
     let mut routes: Vec<Route> = routes.into_iter().map(|t| t.route).collect();
@@ -132,7 +137,7 @@ pub fn read(r: &mut Reader, context: &RouteContext<'_>) -> FileTables {
     let (tenants, routed): (Vec<_>, Vec<_>) = tenants.into_iter().unzip();
     let snapshot =
         Snapshot { version: 1, routes, tenants: TenantTable::new(routed), services, instances };
-    FileTables { snapshot, lookups, service_tls, tenants, push_rights }
+    FileTables { snapshot, lookups, service_tls, tenants, push_rights, event_rights }
 }
 
 fn rings(services: Vec<ServiceTable>, instances: &[Instance], points: u32) -> Vec<Service> {
@@ -200,7 +205,12 @@ impl Services {
         if let (Some(name), false) = (&name, rights.may.is_empty()) {
             self.push_rights.insert(name.as_str().into(), Arc::new(rights));
         }
+        let told = events::service_events(&mut r, mode);
         let tenants = r.texts("tenants", &[], is_name, NAME_RULE);
+        if let (Some(name), false) = (&name, told.kinds.is_empty()) {
+            let told = EventRights { only_for: only_for(&tenants), ..told };
+            self.event_rights.insert(name.as_str().into(), Arc::new(told));
+        }
         if !tenants.is_empty() && !self.has_tenants {
             let rule = "nobody could use it: no client has a tenant while auth.tenants is \"one\"; \
                         set that to \"many\", or remove this";
@@ -215,10 +225,7 @@ impl Services {
     /// Services as their routes know them.
     fn routed(&self) -> Vec<RoutedService> {
         let service = |table: &ServiceTable| {
-            let mut ids: Vec<_> = table.tenants.iter().map(|name| TenantId::of(name)).collect();
-            ids.sort_unstable();
-            ids.dedup();
-            let only_for = (!ids.is_empty()).then(|| ids.into());
+            let only_for = only_for(&table.tenants);
             RoutedService { name: table.name.clone(), mode: table.mode, only_for }
         };
         self.list.iter().map(service).collect()
@@ -306,6 +313,14 @@ impl Services {
             }
         }
     }
+}
+
+/// Ids of the tenants that a service is for, sorted; `None` = everybody.
+fn only_for(tenants: &[String]) -> Option<Arc<[TenantId]>> {
+    let mut ids: Vec<_> = tenants.iter().map(|name| TenantId::of(name)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    (!ids.is_empty()).then(|| ids.into())
 }
 
 /// Reads `dns` and `dns_family`.

@@ -3,6 +3,7 @@
 //! rules.
 
 mod auth;
+mod events;
 mod limits;
 mod push;
 mod session;
@@ -10,6 +11,7 @@ mod shard;
 mod tenant;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use crate::origin::AllowedOrigin;
 use crate::peers::{Forwarded, Peers};
 
 pub use auth::{Algorithm, AuthKey, AuthMode, AuthSettings, KeySource, Tenants, UnknownTenant};
+pub use events::{EventRights, EventSettings};
 pub use limits::{ClientLimitSettings, LimitSettings, PerUser};
 pub use push::{
     GroupRule, GroupSettings, JoinBy, Keep, Pattern, PresenceKind, PushCaller, PushRights,
@@ -108,6 +111,8 @@ pub struct GatewaySettings {
     pub histograms: HistogramSettings,
     /// Pushes of services, and the rules of groups.
     pub push: PushSettings,
+    /// Events that services ask for, by their names; who is not here asks for none. Live.
+    pub events: BTreeMap<Arc<str>, Arc<EventRights>>,
 }
 
 /// The section `[histograms]`: the log of intervals. Live.
@@ -376,6 +381,7 @@ impl Default for GatewaySettings {
             log_json: false,
             histograms: HistogramSettings::default(),
             push: PushSettings::default(),
+            events: BTreeMap::new(),
         }
     }
 }

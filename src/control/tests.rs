@@ -63,6 +63,7 @@ pub(super) fn report(shard: ShardId) -> Report {
         busy_us: 0,
         counters,
         reasons: [n; Reason::ALL.len()],
+        events: Default::default(),
         faults: vec![(CallFault::Reset, n)],
         gauges: Gauges {
             connections: n,

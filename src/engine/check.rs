@@ -72,6 +72,7 @@ impl Engine {
         self.tenants.check(self.dispatcher.queued_bytes())?;
         self.check_conns()?;
         self.clients.check_groups()?;
+        self.clients.events.check()?;
         self.clients.check_counts()
     }
 

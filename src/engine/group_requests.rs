@@ -10,7 +10,7 @@ use crate::engine::groups::asks::Asked;
 use crate::engine::groups::presence::read_cursor;
 use crate::engine::source::Source;
 use crate::ids::{GroupKey, SessionKey};
-use crate::message::{Category, ClientMessage, Micros, Priority, Reason, Reject};
+use crate::message::{Category, ClientMessage, EventReason, Micros, Priority, Reason, Reject};
 use crate::push::{Body, Excepted, GroupName, Kind, PUSH_KEY_BYTES_MAX};
 use crate::wire::{client, groups};
 
@@ -145,7 +145,7 @@ fn on_leave(
     let name = name_of(clients, source, &name)?;
     // To leave a group twice is no mistake, as to join one is none.
     if let Some((_, slot)) = slot_of(clients, source, &name) {
-        clients.leave(cx, source.session_key, slot);
+        clients.leave(cx, source.session_key, slot, EventReason::Left);
     }
     answer(cx, clients, source, message, &[]);
     Ok(())

@@ -310,8 +310,14 @@ impl Engine {
             conn.session.last_seq = message.seq;
         }
         let category = cx.config.category(message);
-        conn.session.is_used |= category != Category::System;
+        let begins = category != Category::System && !conn.session.is_used;
+        conn.session.is_used |= begins;
         let source = conn.source(id, clients.sign_in.required);
+        if begins {
+            // Services hear of a session before they get its first message.
+            clients.announce(&mut cx, id);
+            dispatcher.send_events(&mut cx, clients, now);
+        }
         if message.ack > 0 && clients.on_ack(id, message.ack).is_err() {
             let (reason, text) = (Reason::BadMessage, ACK_AHEAD.into());
             self.on_bad(id, &BadMessage { seq: message.seq, reason, text }, now);

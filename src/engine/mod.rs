@@ -23,6 +23,7 @@ mod config;
 pub mod dispatcher;
 mod drain;
 pub mod effects;
+pub mod events;
 mod group_requests;
 pub mod groups;
 mod held;
@@ -145,6 +146,7 @@ impl Engine {
         let mut clients = Clients::new(&gateway, &settings, (shard, shards), seed);
         clients.sign_in.set(auth, &gateway.auth);
         clients.set_tenants(&snapshot.tenants);
+        clients.events.apply(&snapshot, &gateway.events);
         let mut tenants = TenantLedger::new(usize::from(shard.0), usize::from(shards.max(1)));
         tenants.apply(&snapshot.tenants, settings.limits.burst_s);
         Self {
@@ -296,6 +298,9 @@ impl Engine {
     pub fn on_link(&mut self, id: InstanceId, link: Link, why: &str, now: Micros) {
         let (clients, dispatcher, mut cx) = self.parts();
         dispatcher.on_link(&mut cx, clients, id, link, why, now);
+        // Events that waited for it come before the messages that it gets from now on.
+        clients.events.tend(&mut cx, now);
+        dispatcher.send_events(&mut cx, clients, now);
     }
 
     /// Takes note of a sign that an instance lives, which was asked for.
@@ -360,9 +365,10 @@ impl Engine {
         &self.config.snapshot
     }
 
-    /// Whether the stop is complete: no connection is left.
+    /// Whether the stop is complete: no connection is left, and no event is on its way.
     pub fn is_drained(&self) -> bool {
-        self.drain.is_some() && self.clients.conns.is_empty()
+        let is_empty = self.clients.conns.is_empty() && !self.clients.events.has_sent();
+        self.drain.is_some() && is_empty
     }
 
     /// Messages that got an error instead of their service's answer because of the stop.
@@ -403,6 +409,7 @@ impl Engine {
             counters: self.stats.counters.clone(),
             reasons: self.stats.reasons,
             faults: self.stats.faults.clone(),
+            events: self.clients.events.counts,
             gauges,
             histograms: self.stats.histograms.clone(),
             instances: self.dispatcher.instances.report(),

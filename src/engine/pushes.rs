@@ -108,7 +108,7 @@ impl Engine {
         let settings = &cx.config.settings.groups;
         clients.groups.tend(settings, now, |name| push.rule(name));
         clients.make_rosters();
-        clients.note_absent(&cx, now);
+        clients.note_absent(&mut cx, now);
         let told = clients.groups.tell_presence(settings, now, cx.config.unix_us(now) / 1000);
         cx.stats.add(Counter::PresenceFrames, told);
     }

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::check::View;
+mod events;
 mod groups;
 mod heartbeat;
 mod large_answers;

@@ -24,6 +24,10 @@ impl Engine {
         clients.move_again(&mut cx);
         clients.limits.expire(now);
         clients.expire_sessions(&mut cx, now);
+        if clients.events.is_on() {
+            clients.tell_settled(&mut cx, now);
+            clients.events.tend(&mut cx, now);
+        }
         dispatcher.clean_up(&mut cx, now);
         let ids_of = |id| dispatcher.dedup.ids_of(id);
         if let Some(demands) = cx.tenants.demands(ids_of, now) {
@@ -41,6 +45,7 @@ impl Engine {
     pub fn end_turn(&mut self, now: Micros) {
         self.go_on_signing_in(now);
         let (clients, dispatcher, mut cx) = self.parts();
+        dispatcher.send_events(&mut cx, clients, now);
         dispatcher.end_turn(&mut cx, clients, now);
         self.end_turn_of_pushes(now);
     }
@@ -76,6 +81,7 @@ impl Engine {
         let ShardConfig { snapshot, gateway, settings, auth, tls: _, service_tls: _ } = published;
         self.clients.apply(&gateway, &settings, auth, now);
         self.clients.set_tenants(&snapshot.tenants);
+        self.clients.events.apply(&snapshot, &gateway.events);
         self.dispatcher.set_settings(&settings);
         let same_rings = same_rings(&self.config.snapshot, &snapshot);
         self.config.set_settings(gateway, settings);
@@ -84,6 +90,8 @@ impl Engine {
         self.tenants.recount(self.dispatcher.queued_bytes());
         let (clients, dispatcher, mut cx) = self.parts();
         dispatcher.apply(&mut cx, clients, same_rings, now);
+        clients.events.tend(&mut cx, now);
+        dispatcher.send_events(&mut cx, clients, now);
     }
 
     /// Begins the stop: what was read is answered, new messages are refused, each connection is

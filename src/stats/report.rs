@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CallTimes, Counters, Histograms, TenantReport};
 use crate::ids::{InstanceId, SessionId, ShardId};
-use crate::message::{CallFault, Micros, Reason};
+use crate::message::{CallFault, EventCounts, Micros, Reason};
 
 /// Levels of one shard at one moment.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -61,6 +61,8 @@ pub struct Gauges {
     pub(crate) group_passes: u64,
     /// Pushes that wait for clients that read slowly or are away.
     pub(crate) pushes_waiting: u64,
+    /// Events that wait for their services, or are on their way to them.
+    pub(crate) events_waiting: u64,
     /// Pushes to a tenant or everyone that go from session to session now.
     pub(crate) push_waves: u64,
     /// Ids of pushes that are remembered.
@@ -111,6 +113,7 @@ impl Gauges {
             group_log_bytes: sum.group_log_bytes + one.group_log_bytes,
             group_passes: sum.group_passes + one.group_passes,
             pushes_waiting: sum.pushes_waiting + one.pushes_waiting,
+            events_waiting: sum.events_waiting + one.events_waiting,
             push_waves: sum.push_waves + one.push_waves,
             push_ids: sum.push_ids + one.push_ids,
             sessions_indexed: sum.sessions_indexed + one.sessions_indexed,
@@ -197,6 +200,8 @@ pub struct Report {
     pub(crate) reasons: [u64; Reason::ALL.len()],
     /// Failed calls since boot, by fault.
     pub(crate) faults: Vec<(CallFault, u64)>,
+    /// Events to services that ended since boot.
+    pub(crate) events: EventCounts,
     /// Levels at the time of the report.
     pub gauges: Gauges,
     /// Histograms of values since boot.

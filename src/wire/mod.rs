@@ -5,6 +5,7 @@ pub mod backend;
 pub(crate) mod bad_message;
 pub mod client;
 pub(crate) mod close;
+pub(crate) mod events;
 pub mod forwarded;
 pub mod frames;
 pub mod groups;

@@ -1,6 +1,7 @@
 //! Pushes and groups through the real process: every door, both shards, real sockets.
 
 mod callers;
+mod events;
 mod explained;
 mod feed;
 mod groups;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::SessionSettings;
-use super::{GroupSettings, LimitSettings};
+use super::{EventSettings, GroupSettings, LimitSettings};
 
 /// All settings of one shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub struct ShardSettings {
     pub session: SessionSettings,
     /// Groups of clients.
     pub groups: GroupSettings,
+    /// Events to services.
+    pub events: EventSettings,
     /// Priority queue and admission.
     pub queue: QueueSettings,
     /// Batches and calls to services.
@@ -318,6 +320,7 @@ impl Default for ShardSettings {
             limits: LimitSettings::default(),
             session: SessionSettings::default(),
             groups: GroupSettings::default(),
+            events: EventSettings::default(),
             queue: QueueSettings::default(),
             batch: BatchSettings::default(),
             retry: RetrySettings::default(),

@@ -300,7 +300,7 @@ async fn metrics_have_help_units_and_no_labels_of_clients() {
         assert!(text.contains(expected), "{expected}\n{text}");
     }
     let known = ["shard", "stage", "le", "reason", "fault", "service", "instance", "standing"];
-    let more = ["version", "node", "result", "source"];
+    let more = ["version", "node", "result", "source", "kind"];
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("shardgate_"), "{line}");
         let Some((_, rest)) = line.split_once('{') else { continue };

@@ -19,7 +19,7 @@ use crate::control::jwks::TENANT_SOURCE;
 use crate::control::shards::{ShardState, ShardView};
 use crate::control::sources::SourceState;
 use crate::ids::InstanceId;
-use crate::message::Reason;
+use crate::message::{EventKind, EventResult, Reason};
 use crate::routing::{Instance, OTHER_TENANTS, Tenant};
 use crate::stats::{Counter, Gauges, InstanceReport, Report, Stage, TenantCounter};
 
@@ -36,7 +36,7 @@ type MakeMetric<'a> = &'a dyn Fn(&Instance, &[(&str, &str)]) -> Metric;
 /// Gauge of a shard: name, help and value.
 type Level = (&'static str, &'static str, fn(&Gauges) -> f64);
 
-const LEVELS: [Level; 31] = [
+const LEVELS: [Level; 32] = [
     ("connections", "Open connections, handshakes included.", |g| g.connections as f64),
     ("sessions", "Upgraded connections.", |g| g.sessions as f64),
     ("sessions_resumable", "Sessions that can be resumed.", |g| g.sessions_resumable as f64),
@@ -64,6 +64,7 @@ const LEVELS: [Level; 31] = [
     ("group_passes", "Groups whose members are told of pushes now.", |g| g.group_passes as f64),
     ("group_lane_depth", "Items of other shards about groups.", |g| g.group_lane_items as f64),
     ("pushes_waiting", "Pushes that wait for slow clients.", |g| g.pushes_waiting as f64),
+    ("events_waiting", "Events that services were not told yet.", |g| g.events_waiting as f64),
     ("push_waves", "Pushes on their way to all of a tenant or all.", |g| g.push_waves as f64),
     ("push_ids", "Ids of pushes that are remembered.", |g| g.push_ids as f64),
     ("sessions_indexed", "Sessions that pushes find.", |g| g.sessions_indexed as f64),
@@ -187,6 +188,17 @@ fn of_shards(overview: &Overview, out: &mut Vec<MetricFamily>) {
         faults.map(one).collect::<Vec<_>>()
     });
     out.push(family("call_faults_total", "Failed calls by fault.", MetricType::COUNTER, faults));
+    let events = reports(overview).flat_map(|report| {
+        let shard = report.shard.to_string();
+        let each = EventKind::ALL.iter().flat_map(|kind| EventResult::ALL.map(|end| (*kind, end)));
+        let one = |(kind, end): (EventKind, EventResult)| {
+            let labels = [("shard", &*shard), ("kind", kind.name()), ("result", end.name())];
+            count(&labels, report.events.get(kind, end))
+        };
+        each.map(one).collect::<Vec<_>>()
+    });
+    let help = "Events to services by kind and result.";
+    out.push(family("events_total", help, MetricType::COUNTER, events));
 }
 
 /// Families by tenant: those that ask for it by their names, all others, and clients of none, as

@@ -78,6 +78,7 @@ fn counted(sum: &Sum) -> Map<String, Value> {
         ("sessions_indexed", g.sessions_indexed.into()),
         ("users_indexed", g.users_indexed.into()),
         ("pushes_waiting", g.pushes_waiting.into()),
+        ("events_waiting", g.events_waiting.into()),
         ("push_waves", g.push_waves.into()),
         ("push_ids", g.push_ids.into()),
         ("group_lane_depth", g.group_lane_items.into()),

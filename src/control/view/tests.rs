@@ -229,6 +229,7 @@ fn a_bucket_holds_what_was_recorded_up_to_its_bound() {
         at: crate::message::Micros(1),
         busy_us: 0,
         counters: Counters::default(),
+        events: Default::default(),
         reasons: Default::default(),
         faults: Vec::new(),
         gauges: Gauges::default(),

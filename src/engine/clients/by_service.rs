@@ -10,7 +10,7 @@ use crate::engine::clients::sessions::{End, Seat};
 use crate::engine::groups::asks::Asked;
 use crate::engine::groups::roster::Info;
 use crate::ids::{SessionKey, TenantId};
-use crate::message::{Encoding, Micros, Reject, ServerMessage};
+use crate::message::{Encoding, EventReason, Micros, Reject, ServerMessage};
 use crate::push::{GroupName, Receipt, ReceiptPart, Whom};
 use crate::routing::affinity_hash;
 use crate::stats::Counter;
@@ -216,7 +216,9 @@ impl Clients {
             let Some((session, _)) = self.session_mut(key) else { continue };
             let memberships = session.groups.as_deref();
             let slot = group.zip(memberships).and_then(|(group, all)| all.slot_of(group));
-            if let Some(name) = slot.and_then(|slot| self.leave(cx, key, slot)) {
+            if let Some(name) =
+                slot.and_then(|slot| self.leave(cx, key, slot, EventReason::Service))
+            {
                 left += 1;
                 self.tell_left(cx, key, &name, reason);
             }
@@ -256,6 +258,7 @@ impl Clients {
                 Some(&Seat::At(id)) => {
                     if let Some(conn) = self.conns.get_mut(id) {
                         conn.ends_session |= !keep_session;
+                        conn.session.parting = EventReason::Kicked;
                     }
                     cx.stats.inc(Counter::ClosedByService);
                     self.close_only(cx, id, code, reason, now);
@@ -263,7 +266,7 @@ impl Clients {
                     ended += u32::from(!keep_session);
                 }
                 Some(Seat::Away(_)) if !keep_session => {
-                    self.end_away(cx, key, End::Left);
+                    self.end_away(cx, key, End::Left, EventReason::Kicked);
                     ended += 1;
                 }
                 Some(Seat::Away(_)) | None => {}

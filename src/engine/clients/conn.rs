@@ -366,10 +366,15 @@ impl Conn {
             user: self.session.owner.user().cloned(),
             holder: self.session.holder(),
             encoding: self.encoding,
-            // Connections from before a reload that asks for tokens go on as they were let in.
-            must_sign_in: (auth_required || self.is_of_tenants_page())
-                && self.auth_by != Micros(u64::MAX),
+            must_sign_in: self.must_sign_in(auth_required),
         }
+    }
+
+    /// Whether its client has to sign in first. Connections from before a reload that asks for
+    /// tokens go on as they were let in.
+    #[inline]
+    pub fn must_sign_in(&self, auth_required: bool) -> bool {
+        (auth_required || self.is_of_tenants_page()) && self.auth_by != Micros(u64::MAX)
     }
 
     /// Whether it is from a page that only a tenant lists: users of the tenant may sign in there,

@@ -33,7 +33,7 @@ use crate::engine::clients::conn::{Conn, Hold, MoveCause, Moving, Phase};
 use crate::engine::clients::session::user_hash;
 use crate::engine::clients::{Clients, mark_dirty};
 use crate::ids::{ConnId, SessionId, ShardId, home_shard};
-use crate::message::{Micros, Reason, Reject};
+use crate::message::{EventReason, Micros, Reason, Reject};
 use crate::stats::Counter;
 use crate::wire::close;
 
@@ -128,7 +128,8 @@ impl Clients {
         // What its client wants on another shard is another session.
         self.sessions.end_resumption(cx.stats, &mut conn.session);
         self.sessions.stand_up(&conn.session);
-        self.leave_all(cx, &mut conn.session);
+        self.leave_all(cx, &mut conn.session, EventReason::Replaced);
+        conn.session.is_told = false;
         conn.is_behind = false;
         self.upgraded -= u64::from(conn.upgraded);
         cx.stats.inc(Counter::MovedOut);

@@ -14,13 +14,14 @@ use crate::engine::clients::conn::Claim;
 use crate::engine::clients::membership::Membership;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::Seat;
+use crate::engine::events::Subject;
 use crate::engine::groups::asks::{Ask, Asked, Wish};
 use crate::engine::groups::group::{Joiner, Member};
 use crate::engine::groups::lane::Confirmed;
 use crate::engine::groups::log::{Reader, is_excepted};
 use crate::engine::groups::roster::{Info, PersonName, Standing};
 use crate::ids::{ConnId, GroupKey, SessionKey, TenantId};
-use crate::message::{Micros, Reason, Reject};
+use crate::message::{EventReason, Micros, Reason, Reject};
 use crate::push::{Body, GroupName, NameFault, Position};
 use crate::stats::Counter;
 use crate::wire::{client, groups};
@@ -184,7 +185,7 @@ impl Clients {
             let Some(group) = self.groups.get(membership.group) else { continue };
             let (name, by) = (group.name.clone(), group.rule.join);
             if by == JoinBy::Claim && !user.groups.contains(&name.name) {
-                self.leave(cx, key, slot);
+                self.leave(cx, key, slot, EventReason::Token);
                 self.tell_left(cx, key, &name, "TOKEN");
             } else {
                 present.push(name.name);
@@ -287,6 +288,12 @@ impl Clients {
         }
         self.note_info(key, group_key, &asked.info);
         cx.stats.inc(Counter::GroupJoins);
+        if self.events.is_on()
+            && let Some(group) = self.groups.get(group_key)
+        {
+            let name = group.name.name.clone();
+            self.tell_join(cx, key, &name);
+        }
         self.set_cursor(cx, key, slot, asked.since)
     }
 
@@ -361,19 +368,39 @@ impl Clients {
     }
 
     /// Takes a session out of the group in a slot.
-    pub fn leave(&mut self, cx: &mut Context<'_>, key: SessionKey, slot: u8) -> Option<GroupName> {
+    pub fn leave(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        slot: u8,
+        reason: EventReason,
+    ) -> Option<GroupName> {
+        let is_on = self.events.is_on();
         let (session, _) = self.session_mut(key)?;
         let there = (session.person(), session.standing);
+        let subject = (is_on && session.is_told).then(|| Subject::of(session));
         let membership = session.groups.as_deref_mut()?.take(slot)?;
-        self.leave_group(cx, membership, there)
+        let name = self.leave_group(cx, membership, there)?;
+        self.tell_leave(cx, subject, &name.name, reason);
+        Some(name)
     }
 
-    /// Ends all memberships of a session that ends.
-    pub(super) fn leave_all(&mut self, cx: &mut Context<'_>, session: &mut Session) {
-        let Some(memberships) = session.groups.take() else { return };
-        for (_, membership) in memberships.iter() {
-            self.leave_group(cx, membership, (session.person(), session.standing));
+    /// Ends all memberships of a session that ends, and tells services of its end.
+    pub(super) fn leave_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &mut Session,
+        reason: EventReason,
+    ) {
+        let subject = self.subject_of(session);
+        let memberships = session.groups.take();
+        for (_, membership) in memberships.iter().flat_map(|all| all.iter()) {
+            let there = (session.person(), session.standing);
+            if let Some(name) = self.leave_group(cx, membership, there) {
+                self.tell_leave(cx, subject.clone(), &name.name, reason);
+            }
         }
+        self.tell_end(cx, subject, reason);
     }
 
     /// Ends a membership of a session that is this person and stands in this way.
@@ -492,7 +519,7 @@ impl Clients {
     pub(super) fn leave_with_notice(&mut self, cx: &mut Context<'_>, id: ConnId, reason: &str) {
         let Some(key) = self.key_at(id) else { return };
         while let Some(slot) = self.first_slot(key) {
-            let Some(name) = self.leave(cx, key, slot) else { return };
+            let Some(name) = self.leave(cx, key, slot, EventReason::Replaced) else { return };
             self.tell_left(cx, key, &name, reason);
         }
     }

@@ -30,6 +30,7 @@ pub mod session;
 pub mod sessions;
 pub mod sign_in;
 mod sweep;
+mod telling;
 pub mod token_bucket;
 pub mod token_turns;
 pub mod waiting;
@@ -50,13 +51,14 @@ use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::{Seat, Sessions};
 use crate::engine::clients::sign_in::SignIn;
 use crate::engine::effects::Effects;
+use crate::engine::events::Events;
 use crate::engine::groups::Groups;
 use crate::engine::groups::push_ids::PushIds;
 use crate::engine::refusals::Cause;
 use crate::engine::slab::{SLAB_ENTRIES_CAP, Slab};
 use crate::engine::{Context, work};
 use crate::ids::{ConnId, SessionKey, ShardId, TenantId};
-use crate::message::Micros;
+use crate::message::{EventReason, Micros};
 use crate::origin::AdminPages;
 use crate::routing::TenantTable;
 use crate::stats::{Counter, Gauges};
@@ -70,6 +72,8 @@ pub(crate) struct Clients {
     pub conns: Slab<ConnId, Conn>,
     pub sessions: Sessions,
     pub groups: Groups,
+    /// Events that services are to be told.
+    pub events: Events,
     /// Ids of pushes that were taken lately.
     pub push_ids: PushIds,
     /// Frames that the flush under way was given out of a group's log.
@@ -125,6 +129,7 @@ impl Clients {
             conns: Slab::with_capacity_max(SLAB_ENTRIES_CAP),
             sessions: Sessions::default(),
             groups: Groups::new(shard, shards),
+            events: Events::default(),
             push_ids: PushIds::default(),
             pulled: None,
             more_to_send: Vec::new(),
@@ -224,7 +229,8 @@ impl Clients {
         let Some(mut conn) = self.conns.remove(id) else { return };
         let stays = self.release_session(cx, &mut conn);
         if !stays {
-            self.leave_all(cx, &mut conn.session);
+            let reason = conn.session.parting;
+            self.leave_all(cx, &mut conn.session, reason);
         }
         cx.stats.inc(Counter::Closed);
         self.refused_arrivals -= usize::from(conn.refused_arrival);
@@ -300,6 +306,7 @@ impl Clients {
         gauges.group_members = self.groups.memberships as u64;
         gauges.group_log_bytes = self.groups.log_bytes as u64;
         gauges.group_passes = self.groups.passes.len() as u64;
+        gauges.events_waiting = self.events.len() as u64;
         gauges.push_waves = self.waves.len() as u64;
         gauges.push_ids = self.push_ids.count() as u64;
         gauges.sessions_indexed = self.sessions.index.sessions() as u64;
@@ -335,7 +342,8 @@ impl Clients {
 
     /// Takes note of a message that was taken in: it is unanswered from now on.
     pub fn accepted(&mut self, id: ConnId, claim: Claim) {
-        let conn = self.conns.get_mut(id).expect("the sender of a message is there");
+        // An event has no connection.
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let session = &mut *conn.session;
         session.unanswered += 1;
         session.unanswered_bytes += claim.bytes;
@@ -424,6 +432,9 @@ impl Clients {
         self.forget_waits(cx, id, now);
         let until = now.plus_ms(cx.config.settings.conn.close_timeout_ms);
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return };
+        if conn.session.parting == EventReason::Closed {
+            conn.session.parting = telling::reason_of(code);
+        }
         if let close::POLICY | close::TRY_LATER = code
             && let Some(count) = cx.stats.refusals.note(Cause::Close(code), now)
         {

@@ -33,7 +33,7 @@ fn groups_of(session: &Session) -> Vec<GroupKey> {
 
 impl Clients {
     /// Takes note of sessions that are away for longer than the grace: part of the tick.
-    pub(crate) fn note_absent(&mut self, cx: &Context<'_>, now: Micros) {
+    pub(crate) fn note_absent(&mut self, cx: &mut Context<'_>, now: Micros) {
         let grace_us = cx.config.settings.session.grace_ms * 1000;
         let before = Micros(now.0.saturating_sub(grace_us));
         for _ in 0..ABSENT_BUDGET {
@@ -44,6 +44,7 @@ impl Clients {
             for group in groups {
                 self.groups.moves(group, person.clone(), was, Standing::Absent);
             }
+            self.tell_absence(cx, key);
         }
     }
 

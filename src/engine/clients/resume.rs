@@ -22,7 +22,7 @@ use crate::engine::clients::{Clients, mark_dirty};
 use crate::engine::refusals::Cause;
 use crate::engine::source::Source;
 use crate::ids::{ConnId, SessionId, SessionKey, SessionSecret};
-use crate::message::{ClientMessage, Micros, Reason, Reject, ServerMessage};
+use crate::message::{ClientMessage, EventReason, Micros, Reason, Reject, ServerMessage};
 use crate::push::Position;
 use crate::stats::Counter;
 use crate::wire::{client, close};
@@ -286,8 +286,9 @@ impl Clients {
                 let conn = self.conns.get_mut(id).expect("the caller has it");
                 let mut own = std::mem::replace(&mut conn.session, session);
                 conn.session.continue_for(&own);
+                conn.session.parting = EventReason::Closed;
                 self.sessions.stand_up(&own);
-                self.leave_all(cx, &mut own);
+                self.leave_all(cx, &mut own, EventReason::Replaced);
                 self.is_back(key);
                 return;
             }
@@ -299,6 +300,7 @@ impl Clients {
         };
         std::mem::swap(&mut conn.session, &mut former.session);
         conn.session.continue_for(&former.session);
+        conn.session.parting = EventReason::Closed;
         (former.is_behind, former.has_waiting) = (false, false);
         // What it waited for is the session's, and the client's Close is still to be read.
         former.release(Hold::Unanswered, old, now, &mut cx.effects.resumed);
@@ -371,6 +373,8 @@ impl Clients {
         }
         conn.has_waiting = conn.session.waiting.is_some();
         self.place_waiting(cx, id, now);
+        // Services that were told that it is gone are told that it is back.
+        self.announce(cx, id);
         if let Some(key) = self.key_at(id) {
             self.follow_claims(cx, key, now);
         }
@@ -398,6 +402,7 @@ impl Clients {
         conn.session.resumption = Some(Box::new(Resumption::new(conn.encoding, secret)));
         self.sessions.became_resumable();
         self.tell_resumed(cx, id, seq, outcome, Vec::new());
+        self.announce(cx, id);
     }
 
     /// Writes the answer to `resume`. It has no offset: the position is in it.
@@ -474,6 +479,10 @@ impl Clients {
         mut session: Box<Session>,
         heard: Micros,
     ) {
+        if session.parting == EventReason::Closed {
+            // Its client may have closed it, or not come back.
+            session.parting = EventReason::Expired;
+        }
         self.is_gone(&mut session);
         let holder = session.holder();
         self.sessions.goes_away(session, self.ticked.max(heard));
@@ -486,7 +495,7 @@ impl Clients {
         for _ in 0..CROWDED_BUDGET {
             let Some(key) = self.sessions.crowded_out(&holder, caps) else { return };
             cx.stats.inc(Counter::SessionsCrowdedOut);
-            self.end_away(cx, key, End::Crowded);
+            self.end_away(cx, key, End::Crowded, EventReason::Expired);
         }
     }
 
@@ -505,16 +514,22 @@ impl Clients {
                 false => break,
             };
             cx.stats.inc(counter);
-            self.end_away(cx, key, end);
+            self.end_away(cx, key, end, EventReason::Expired);
         }
         let dropped = std::mem::take(&mut self.sessions.frames_dropped);
         cx.stats.add(Counter::SessionFramesDropped, dropped);
     }
 
     /// Ends a session that is away, and its memberships.
-    pub(super) fn end_away(&mut self, cx: &mut Context<'_>, key: SessionKey, why: End) {
+    pub(super) fn end_away(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: SessionKey,
+        why: End,
+        reason: EventReason,
+    ) {
         if let Some(mut session) = self.sessions.end_away(key, why) {
-            self.leave_all(cx, &mut session);
+            self.leave_all(cx, &mut session, reason);
         }
     }
 

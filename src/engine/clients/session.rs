@@ -10,7 +10,7 @@ use crate::engine::clients::waiting::Waiting;
 use crate::engine::groups::roster::{PersonName, Standing};
 use crate::engine::owner::{Address, Holder, Owner, Party, Principal};
 use crate::ids::{SessionId, SessionKey, TenantId};
-use crate::message::Micros;
+use crate::message::{EventReason, Micros};
 use crate::routing::{Sender, affinity_hash};
 
 /// A session: the sender of messages, and the receiver of their answers. It holds nothing of the
@@ -50,6 +50,10 @@ pub struct Session {
     pub waiting: Option<Box<Waiting>>,
     /// How it stands to others in its groups.
     pub standing: Standing,
+    /// Whether services were told that it is there.
+    pub is_told: bool,
+    /// Why its connection ended, or ends.
+    pub parting: EventReason,
     /// Time at which it lost its connection, of one that has none.
     pub away_since: Micros,
     /// Time at which it was made.
@@ -69,6 +73,8 @@ impl Session {
             last_seq: 0,
             is_used: false,
             standing: Standing::Here,
+            is_told: false,
+            parting: EventReason::Closed,
             unanswered: 0,
             unanswered_bytes: 0,
             answer_bytes: 0,

@@ -395,6 +395,7 @@ impl Clients {
             return;
         }
         self.leave_with_notice(cx, id, "SIGNED_IN");
+        self.tell_replaced(cx, id);
         let new = self.new_session_id(cx);
         let Some(conn) = self.conns.get_mut(id) else { return };
         self.sessions.end_resumption(cx.stats, &mut conn.session);
@@ -429,6 +430,7 @@ impl Clients {
         conn.page = None;
         self.limits.enter(id, &mut conn.limits, counted);
         self.becomes_authenticated(id);
+        self.begins_to_settle(id, now);
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
         self.reply(cx, id, Some(Category::System), &message);

@@ -88,16 +88,17 @@ impl Dispatcher {
         if let (Err(_), Some(key)) = (&admitted, dedup) {
             self.dedup.release(key);
         }
-        admitted
+        admitted.map(|_| ())
     }
 
-    fn enqueue(
+    /// Puts a message into the queue of the instance that it goes to.
+    pub(super) fn enqueue(
         &mut self,
         cx: &mut Context<'_>,
         clients: &mut Clients,
         new: &NewRequest<'_>,
         dedup: Option<DedupKey>,
-    ) -> Result<(), Reject> {
+    ) -> Result<MsgKey, Reject> {
         let NewRequest { from, message, route, now, .. } = *new;
         let (_, hash) = affinity(route.hash_on, &from.sender, &message.key);
         let name = StreamName { session: from.session_key, service: route.service, hash };
@@ -146,7 +147,7 @@ impl Dispatcher {
         let state = instances.get_mut(instance);
         fill.change(state.queue_mut(place.0), |queue| queue.push(key, requests, ordering));
         ready.add(instance, state);
-        Ok(())
+        Ok(key)
     }
 
     /// Lets `stream`, in which a message is about to be put, wait for those of its session from

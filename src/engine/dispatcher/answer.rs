@@ -6,6 +6,7 @@ use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::dedup::StoredReply;
 use crate::engine::dispatcher::request::State;
+use crate::engine::events::NO_SESSION;
 use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject};
 use crate::routing::Order;
@@ -80,6 +81,9 @@ impl Dispatcher {
     ) {
         self.leave_call(key, false, now);
         let request = self.requests.get_mut(key).expect("a request is finished once");
+        if request.session_key == NO_SESSION {
+            return self.end_event(cx, clients, key, answer, now);
+        }
         let unknown = Answer { status: answer.status, ..Answer::reject(&MAY_HAVE_RUN) };
         let answer = if request.may_have_run && answer.says_not_run() { &unknown } else { answer };
         let (session, msg_id, seq) = (request.session_key, request.msg_id, request.seq);

@@ -5,7 +5,8 @@ use crate::engine::answer::Answer;
 use crate::engine::clients::Clients;
 use crate::engine::dispatcher::Dispatcher;
 use crate::engine::dispatcher::calls::EXPIRED;
-use crate::engine::dispatcher::request::State;
+use crate::engine::dispatcher::request::{Request, State};
+use crate::engine::events::NO_SESSION;
 use crate::ids::MsgKey;
 use crate::message::{Micros, Reason, Reject, status};
 use crate::stats::Counter;
@@ -41,10 +42,12 @@ impl Dispatcher {
         self.deadline_next = next;
     }
 
-    /// Answers every request under way, because the grace of a stop is over. Returns their number.
+    /// Answers every request under way, because the grace of a stop is over. Returns the number of
+    /// messages among them.
     pub fn cut_off(&mut self, cx: &mut Context<'_>, clients: &mut Clients, now: Micros) -> u64 {
         let left: Vec<MsgKey> = self.requests.iter().map(|(key, _)| key).collect();
-        let count = left.len() as u64;
+        let is_message = |(_, request): &(MsgKey, &Request)| request.session_key != NO_SESSION;
+        let count = self.requests.iter().filter(is_message).count() as u64;
         for key in left {
             self.give_up(cx, clients, key, &CUT_OFF, now);
         }

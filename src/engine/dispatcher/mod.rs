@@ -12,6 +12,7 @@ mod check;
 mod deadlines;
 pub mod dedup;
 mod endings;
+mod events;
 mod failover;
 mod failures;
 mod fill;

@@ -146,7 +146,11 @@ impl Dispatcher {
                 };
                 let route = request.handling.route;
                 let (msg_id, answer) = (request.msg_id, service_answer(&request.handling, &item));
-                let session = request.session_key;
+                let session = match item.memberships.is_empty() {
+                    true => request.session_key,
+                    // An event is of a session, and answered to nobody.
+                    false => clients.events.session_of(key).unwrap_or(request.session_key),
+                };
                 tally.add(&answer);
                 if is_failure(item.status) {
                     self.note_failure(cx, instance, msg_id, item.status, item.message, now);

@@ -8,6 +8,7 @@ use crate::engine::Context;
 use crate::engine::dispatcher::calls::EXPIRED;
 use crate::engine::dispatcher::request::Request;
 use crate::engine::dispatcher::{Delayed, Dispatcher};
+use crate::engine::events::NO_SESSION;
 use crate::ids::{InstanceId, MsgKey, Ticket};
 use crate::limits;
 use crate::message::{CallError, CallFault, Micros, Reason, Reject, Started, status};
@@ -60,8 +61,13 @@ impl Dispatcher {
     ) -> Verdict {
         let request = self.requests.get_mut(key).expect("is in the call");
         request.may_have_run |= call.error.started == Started::Maybe;
+        let is_event = request.session_key == NO_SESSION;
         match self.retry(cx, key, call, now) {
             Some((instance, at)) => Verdict::Again { instance, at },
+            // It waits until there is an instance for it.
+            None if is_event && may_be_told_again(call.error) => {
+                Verdict::Answer(UNAVAILABLE, UNAVAILABLE.reason.status())
+            }
             None => give_up(self.requests.get(key).expect("is in the call"), call, now),
         }
     }
@@ -201,6 +207,11 @@ fn is_transient(error: &CallError) -> bool {
         | CallFault::Reset
         | CallFault::ConnectionLost => true,
     }
+}
+
+/// Whether an event of a call that failed waits for another one.
+fn may_be_told_again(error: &CallError) -> bool {
+    error.pushback != Some(None) && (error.started == Started::No || is_transient(error))
 }
 
 /// Whether another attempt is ruled out, even of a request that surely did not run: the service
