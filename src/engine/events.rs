@@ -15,7 +15,6 @@ use hashbrown::HashMap;
 use crate::auth::Identity;
 use crate::config::settings::EventRights;
 use crate::engine::Context;
-use crate::engine::clients::session::Session;
 use crate::engine::refusals::Cause;
 use crate::ids::{MsgKey, ServiceId, SessionId, SessionKey, ShardId, TenantId};
 use crate::message::{EventCounts, EventKind, EventReason, EventResult, Micros};
@@ -45,16 +44,6 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The session now.
-    pub fn of(session: &Session) -> Self {
-        Self {
-            key: session.key,
-            session: session.id,
-            sender: session.sender,
-            user: session.owner.user().cloned(),
-        }
-    }
-
     /// No session: that of events that are about the shard.
     fn none(shard: ShardId) -> Self {
         let session = SessionId::new(shard, 0);
@@ -227,6 +216,12 @@ impl Events {
                 lose(cx, &mut self.counts, line, event, now);
             }
         }
+    }
+
+    /// Whether something waits that was not tried since the last tick.
+    #[inline]
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Begins to try those that wait, in the order of their numbers. False: there is nothing new.

@@ -48,6 +48,12 @@ impl Engine {
         dispatcher.send_events(&mut cx, clients, now);
         dispatcher.end_turn(&mut cx, clients, now);
         self.end_turn_of_pushes(now);
+        // Of a join that was confirmed just now: before the messages that its client sends next.
+        let (clients, dispatcher, mut cx) = self.parts();
+        if clients.events.is_fresh() {
+            dispatcher.send_events(&mut cx, clients, now);
+            dispatcher.end_turn(&mut cx, clients, now);
+        }
     }
 
     /// Takes the time of the wall clock, with each tick. A step of it counts for claims of tokens

@@ -139,7 +139,6 @@ impl Clients {
         cx.stats.inc(Counter::Upgraded);
         self.upgraded += 1;
         let payload = client::payload(encoding, &welcome);
-        self.begins_to_settle(id, self.ticked);
         let kind = "welcome";
         self.write(cx, id, &ServerMessage { kind, payload: &payload, ..Default::default() });
     }

@@ -14,7 +14,7 @@ use crate::engine::clients::conn::Claim;
 use crate::engine::clients::membership::Membership;
 use crate::engine::clients::session::Session;
 use crate::engine::clients::sessions::Seat;
-use crate::engine::events::Subject;
+use crate::engine::clients::telling::subject;
 use crate::engine::groups::asks::{Ask, Asked, Wish};
 use crate::engine::groups::group::{Joiner, Member};
 use crate::engine::groups::lane::Confirmed;
@@ -378,7 +378,7 @@ impl Clients {
         let is_on = self.events.is_on();
         let (session, _) = self.session_mut(key)?;
         let there = (session.person(), session.standing);
-        let subject = (is_on && session.is_told).then(|| Subject::of(session));
+        let subject = (is_on && session.is_told).then(|| subject(session));
         let membership = session.groups.as_deref_mut()?.take(slot)?;
         let name = self.leave_group(cx, membership, there)?;
         self.tell_leave(cx, subject, &name.name, reason);

@@ -441,6 +441,7 @@ impl Clients {
         if let Some(conn) = self.conns.get_mut(id) {
             self.limits.authenticated(&mut conn.limits);
         }
+        self.begins_to_settle(id);
     }
 
     /// Counts a message of `bytes` that was read, and refuses it if it is over a rate. The address

@@ -394,8 +394,7 @@ impl Clients {
         if self.conns.get(id).is_none_or(|conn| conn.session.user().is_some()) {
             return;
         }
-        self.leave_with_notice(cx, id, "SIGNED_IN");
-        self.tell_replaced(cx, id);
+        self.ends_as_replaced(cx, id);
         let new = self.new_session_id(cx);
         let Some(conn) = self.conns.get_mut(id) else { return };
         self.sessions.end_resumption(cx.stats, &mut conn.session);
@@ -430,7 +429,6 @@ impl Clients {
         conn.page = None;
         self.limits.enter(id, &mut conn.limits, counted);
         self.becomes_authenticated(id);
-        self.begins_to_settle(id, now);
         let (kind, payload) = ("auth_ok", &payload[..]);
         let message = ServerMessage { seq, kind, payload, ..ServerMessage::default() };
         self.reply(cx, id, Some(Category::System), &message);

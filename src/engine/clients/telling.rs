@@ -32,13 +32,23 @@ pub(super) fn reason_of(code: u16) -> EventReason {
     }
 }
 
+/// The session now, as an event has it.
+pub(super) fn subject(session: &Session) -> Subject {
+    Subject {
+        key: session.key,
+        session: session.id,
+        sender: session.sender,
+        user: session.owner.user().cloned(),
+    }
+}
+
 impl Clients {
     /// Takes note that a connection has a session of which services may be told soon.
-    pub(super) fn begins_to_settle(&mut self, id: ConnId, now: Micros) {
+    pub(super) fn begins_to_settle(&mut self, id: ConnId) {
         if self.events.is_on()
             && let Some(conn) = self.conns.get(id)
         {
-            self.events.settles(conn.session.key, now);
+            self.events.settles(conn.session.key, self.ticked);
         }
     }
 
@@ -57,7 +67,7 @@ impl Clients {
             return;
         }
         conn.session.is_told = true;
-        let (subject, peer) = (Subject::of(&conn.session), conn.peer);
+        let (subject, peer) = (subject(&conn.session), conn.peer);
         let memberships = conn.session.groups.as_deref();
         let groups: Vec<_> = memberships.into_iter().flat_map(|all| all.iter()).collect();
         let (kind, at) = (EventKind::Connected, self.ticked);
@@ -90,7 +100,7 @@ impl Clients {
         }
         let Some((session, _)) = self.session_mut(key) else { return };
         if session.is_told {
-            let subject = Subject::of(session);
+            let subject = subject(session);
             self.tell_group(cx, subject, EventKind::Joined, group.clone(), None);
         }
     }
@@ -110,7 +120,7 @@ impl Clients {
 
     /// The session as an event has it, if services were told that it is there.
     pub(super) fn subject_of(&self, session: &Session) -> Option<Subject> {
-        (session.is_told && self.events.is_on()).then(|| Subject::of(session))
+        (session.is_told && self.events.is_on()).then(|| subject(session))
     }
 
     /// Tells services that a session is there no more, if they were told that it is.
@@ -126,8 +136,10 @@ impl Clients {
         self.events.tell(cx, &Event { kind, subject, group, reason, peer, count, at });
     }
 
-    /// Tells services that the session of a connection is there no more, as its client signs in.
-    pub(super) fn tell_replaced(&mut self, cx: &mut Context<'_>, id: ConnId) {
+    /// Ends the memberships of a connection's session whose client signs in, and tells services
+    /// that it is there no more.
+    pub(super) fn ends_as_replaced(&mut self, cx: &mut Context<'_>, id: ConnId) {
+        self.leave_with_notice(cx, id, "SIGNED_IN");
         let Some(conn) = self.conns.get(id) else { return };
         let subject = self.subject_of(&conn.session);
         self.tell_end(cx, subject, EventReason::Replaced);
@@ -143,7 +155,7 @@ impl Clients {
         if !self.events.is_on() || !std::mem::take(&mut session.is_told) {
             return;
         }
-        let (subject, reason) = (Subject::of(session), session.parting);
+        let (subject, reason) = (subject(session), session.parting);
         let memberships = session.groups.as_deref();
         let groups: Vec<_> = memberships.into_iter().flat_map(|all| all.iter()).collect();
         for (_, membership) in groups {

@@ -8,7 +8,7 @@ use super::{join, people, rule, user};
 use crate::auth::{SECRET, auth_of};
 use crate::support::{Action, Config, Gateway, Instance, eventually, ok};
 
-const EVENTS: &str = "events = [\"connected\", \"disconnected\", \"joined\", \"left\"], \
+const EVENTS: &str = "events = [\"connected\", \"disconnected\", \"joined\", \"left\"]\n\
                       event_groups = [\"room:*\"]";
 
 fn config(instance: &Instance) -> Config {
