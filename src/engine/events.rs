@@ -186,7 +186,7 @@ impl Events {
     }
 
     /// Events that wait for their services, or are on their way.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.lines.iter().map(EventLine::len).sum()
     }
 
@@ -198,7 +198,7 @@ impl Events {
     /// Tells the services that ask for it, and may serve the tenant, what happened.
     pub(crate) fn tell(&mut self, cx: &mut Context<'_>, event: &Event) {
         let items_max = cx.config.settings.events.items_max;
-        let mut held = self.len();
+        let mut held = self.waiting();
         let (tenant, now) = (event.subject.sender.tenant, event.at);
         for line in &mut self.lines {
             let is_wanted = line.rights.wants(event.kind, event.group.as_deref());
@@ -280,7 +280,7 @@ impl Events {
     pub(crate) fn tend(&mut self, cx: &mut Context<'_>, now: Micros) {
         let settings = &cx.config.settings.events;
         let (ttl_us, items_max) = (settings.ttl_ms * 1000, settings.items_max);
-        let mut held = self.len();
+        let mut held = self.waiting();
         for line in &mut self.lines {
             loop {
                 let is_of_lost = |event: &Event| event.kind == EventKind::Lost;

@@ -167,9 +167,7 @@ impl Fan {
                 // What a service pushes is numbered before it comes, and what is sent within a turn
                 // may come in another order.
                 let replaces = |(other, newer): (usize, &Sent)| {
-                    let is_newer = other > n
-                        || newer.told.shards.is_empty()
-                        || newer.at.abs_diff(sent.at) <= KNOWN_US;
+                    let is_newer = other > n || newer.told.shards.is_empty() || newer.at == sent.at;
                     // One with an end may be over before it is read.
                     let is_known = life.direct.contains(&other) || newer.expires <= now;
                     let is_meant = newer.key == sent.key && newer.is_direct_to(life);

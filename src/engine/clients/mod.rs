@@ -306,7 +306,7 @@ impl Clients {
         gauges.group_members = self.groups.memberships as u64;
         gauges.group_log_bytes = self.groups.log_bytes as u64;
         gauges.group_passes = self.groups.passes.len() as u64;
-        gauges.events_waiting = self.events.len() as u64;
+        gauges.events_waiting = self.events.waiting() as u64;
         gauges.push_waves = self.waves.len() as u64;
         gauges.push_ids = self.push_ids.count() as u64;
         gauges.sessions_indexed = self.sessions.index.sessions() as u64;
