@@ -1030,7 +1030,14 @@ Object.assign(alone, {
     await sockets[1].begins({ outcome: "resumed", offset: 1, groups: [IN] });
     await list(sockets[1], [ann, guest]);
     assert.deepEqual(seen.at(-1), ["presence", [ann, guest]]);
-    assert.equal(room.name, "room:7");
+    // Where names are told to nobody the count is.
+    const counts = [];
+    room.on("presence", ({ count }) => counts.push(count));
+    sockets[1].says(tell({ reset: true, count: 901 }));
+    const [{ seq }] = sockets[1].took();
+    sockets[1].says({ seq, status: 7, reason: "FORBIDDEN", offset: 2 });
+    await clock.pass(0);
+    assert.deepEqual(counts, [901]);
   },
 
   async kept_pushes_and_members_are_listed() {

@@ -637,13 +637,15 @@ export class Gateway {
     });
   }
 
-  /** Reads who is there. Where names are told to nobody this is refused. */
-  #look(group) {
+  /** Reads who is there. Where names are told to nobody this is refused, and there is the count. */
+  #look(group, count) {
     const take = ({ members, count }) => {
       group.people.clear();
       this.#presence(group, { count, joined: members });
     };
-    group.send(MEMBERS, {}, { take }).catch(() => {});
+    group.send(MEMBERS, {}, { take }).catch(({ reason }) => {
+      if (count && reason === "FORBIDDEN") this.#presence(group, { count });
+    });
   }
 
   #presence(group, { count, joined = [], left = [] }) {
@@ -659,7 +661,8 @@ export class Gateway {
     const group = this.#group(told.group);
     if (type === "joined") this.#enter(group, told);
     else if (type === "left") this.#leave(group, told.reason);
-    else if (type === "presence") told.reset ? this.#look(group) : this.#presence(group, told);
+    else if (told.reset) this.#look(group, told.count);
+    else if (type === "presence") this.#presence(group, told);
     else {
       this.#place(group, told.position ?? group.room.position);
       this.#emit(`gap/${told.group}`, told);
